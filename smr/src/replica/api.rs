@@ -1,0 +1,160 @@
+//! What the front door of a replica may ask of it, and what it hears back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{EntryId, Index, Term};
+use crate::id::{GroupName, NodeId, NodeName};
+use crate::protocol::{NotLeader, Role};
+
+/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientId(pub u64);
+
+/// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
+pub enum Request {
+    /// Open a session. Repeating it is harmless: an abandoned session is evicted some day.
+    OpenSession,
+    /// Apply a command exactly once.
+    Write {
+        /// The session.
+        client: ClientId,
+        /// The request's number in the session, from 1.
+        number: u64,
+        /// The lowest number whose answer the client still waits for; answers below it are forgotten.
+        lowest_unanswered: u64,
+        /// For the state machine.
+        command: Bytes,
+    },
+    /// Apply a command whose repetition is harmless, without a session.
+    Idempotent {
+        /// For the state machine.
+        command: Bytes,
+    },
+    /// Answer a query, linearizably.
+    Read {
+        /// For the state machine.
+        query: Bytes,
+    },
+    /// Answer a query from whatever is applied here, however old; also without a quorum.
+    LocalRead {
+        /// For the state machine.
+        query: Bytes,
+    },
+    /// Describe the replica.
+    Status,
+    /// Hand leadership to another replica.
+    Transfer {
+        /// The new leader.
+        to: NodeName,
+    },
+    /// Put the present incarnation of this seat into the place of the one that the configuration names.
+    Readmit {
+        /// The seat.
+        name: NodeName,
+    },
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was applied, or read; this is the state machine's answer.
+    Answer(Bytes),
+    /// The session is open.
+    SessionOpened(ClientId),
+    /// The replica.
+    Status(Box<ReplicaStatus>),
+    /// The operator's wish was fulfilled (transfer, readmission).
+    Done,
+    /// Not done, and it never will be: ask the leader.
+    NotLeader(NotLeader),
+    /// Not done: too much is waiting. Try again after this many milliseconds.
+    Busy {
+        /// When to try again, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// Not done: the command or query is larger than the limit.
+    TooLarge {
+        /// The limit in bytes.
+        limit_bytes: u32,
+    },
+    /// Not applied: the session does not exist (any more). Whether an earlier copy of the request was applied is unknown.
+    SessionExpired,
+    /// It was applied once, but the answer is no longer stored.
+    AnswerGone,
+    /// Refused without effect: the request makes no sense (C7), or the operator's wish cannot be fulfilled.
+    Refused(String),
+    /// The replica lost its leadership after it proposed the command: it may or may not take effect (C9).
+    Unknown,
+    /// Not done: the replica is not in service (unborn or quarantined), with the reason.
+    OutOfService(String),
+}
+
+/// Where the outcome of a request goes: the queue of a connection, with the request's number there.
+#[derive(Clone)]
+pub struct ReplyTo {
+    /// The request's number, chosen by the connection.
+    pub tag: u64,
+    /// The connection's queue. Called once per request, from the replica's threads; must not block.
+    pub sink: Arc<dyn Fn(u64, Outcome) + Send + Sync>,
+}
+
+impl ReplyTo {
+    /// Delivers the outcome.
+    pub fn send(self, outcome: Outcome) {
+        (self.sink)(self.tag, outcome);
+    }
+}
+
+/// A replica, described.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its group.
+    pub group: GroupName,
+    /// Itself.
+    pub node: NodeId,
+    /// What it is up to.
+    pub standing: Standing,
+    /// Its part; only meaningful in service.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whom it follows.
+    pub leader: Option<NodeId>,
+    /// The last entry under its snapshot.
+    pub snapshot: EntryId,
+    /// The last entry of its log.
+    pub last: EntryId,
+    /// The last entry it knows to be committed.
+    pub commit: Index,
+    /// The last entry it applied.
+    pub applied: Index,
+    /// Size of the log in memory, in bytes.
+    pub log_bytes: u64,
+    /// Sessions in the table.
+    pub sessions: u64,
+    /// The voters of the configuration in force.
+    pub voters: Vec<NodeId>,
+    /// Its learners.
+    pub learners: Vec<NodeId>,
+    /// How writes reach the device: `synced`, or what is missing.
+    pub sync_mode: String,
+    /// For a leader: each other member, and its last durable entry known.
+    pub peers: Vec<(NodeId, Index)>,
+}
+
+/// Whether a replica is in service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Waits for its group to be founded, or to be taken in.
+    Unborn,
+    /// Does its part.
+    InService,
+    /// Neither votes nor acknowledges nor leads, until it is readmitted.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! Exactly-once: the replicated table of clients, requests and answers.

@@ -1,0 +1,50 @@
+//! What a user of the library writes: a deterministic state machine.
+//!
+//! Determinism is the whole contract of [`StateMachine::apply`]: no clock, no randomness, no iteration over an
+//! unordered map. Every replica applies the same commands in the same order and must end in the same state.
+
+use std::io;
+
+use crate::entry::Index;
+
+/// The replicated state.
+pub trait StateMachine: Sized + Send + 'static {
+    /// A point-in-time copy, from which a snapshot is written in the background.
+    type Image: Image;
+
+    /// Applies the command of the entry at `index` and returns the answer for the client. Never fails: a command
+    /// that makes no sense has an answer that says so, the same on each replica.
+    fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8>;
+
+    /// Answers a question without changing anything.
+    fn query(&self, query: &[u8]) -> Answer;
+
+    /// A copy of the state as of now. Called on the replica's thread between two commands, so it must be cheap
+    /// (microseconds): share structure, do not copy.
+    fn image(&self) -> Self::Image;
+
+    /// Builds the state from what [`Image::write`] wrote. Runs in the background. The bytes have passed their
+    /// checksums; an error here means another format.
+    ///
+    /// # Errors
+    /// If the bytes are not a state of this kind.
+    fn restore(input: &mut dyn io::Read) -> io::Result<Self>;
+}
+
+/// A point-in-time copy of a state machine.
+pub trait Image: Send + 'static {
+    /// Writes the copy in a form that [`StateMachine::restore`] reads. The same state gives the same bytes on
+    /// every replica, so that digests can be compared.
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    fn write(&self, output: &mut dyn io::Write) -> io::Result<()>;
+}
+
+/// The answer to a query.
+pub enum Answer {
+    /// Here it is.
+    Now(Vec<u8>),
+    /// Long work on a point-in-time copy (a scan); done on a worker thread while the replica goes on.
+    Later(Box<dyn FnOnce() -> Vec<u8> + Send>),
+}

@@ -1,0 +1,178 @@
+//! The file system as the storage layer sees it: a few operations, so that tests and the simulator can put a
+//! virtual disk in the place of the real one, and crash, tear, lie and fail there.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Operations on files and directories. Nothing is durable before the matching sync has returned.
+pub trait Disk: Send + Sync + 'static {
+    /// Makes a directory, and those above it; an existing one is fine.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Makes the entries of a directory durable: creations, renames, removals.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// Those of the file system; `NotFound` if it does not exist and `create` is false.
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>>;
+    /// Renames a file or directory, replacing a file at `to`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory with everything in it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, sorted.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+    /// Whether something exists there.
+    ///
+    /// # Errors
+    /// Those of the file system, except "not found".
+    fn exists(&self, path: &Path) -> io::Result<bool>;
+}
+
+/// An open file.
+pub trait DiskFile: Send + Sync {
+    /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Cuts or extends (with zeros) the file.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// The file's length in bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file has no bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Makes content and size durable. After an error what was written counts as lost (D6).
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Reads a whole file, refusing one longer than `limit_bytes`.
+///
+/// # Errors
+/// Those of the file system; `InvalidData` beyond the limit.
+pub fn read_file(disk: &dyn Disk, path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    let file = disk.open(path, false)?;
+    let len = file.len()?;
+    if len > limit_bytes {
+        let what = format!("{}: {len} bytes, limit {limit_bytes}", path.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    let mut bytes = vec![0; len as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+struct RealFile(fs::File);
+
+impl Disk for RealDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        PathBuf::from(path).try_exists()
+    }
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(&self.0, buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

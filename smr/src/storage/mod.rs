@@ -1,0 +1,3 @@
+//! Durable state of a replica.
+
+pub mod disk;
