@@ -1,1 +1,15 @@
-//! Under construction.
+//! The words that MadKV's client, servers and manager share.
+//!
+//! - [`limits`]: what is too large, and how much may be under way.
+//! - [`slots`]: from a key to one of 16384 hash slots.
+//! - [`map`]: from a slot to a partition, and from a partition to the addresses of its replicas.
+//! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
+//! - [`frames`]: what travels between a client and a server or manager.
+//!
+//! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
+
+pub mod command;
+pub mod frames;
+pub mod limits;
+pub mod map;
+pub mod slots;

@@ -45,6 +45,7 @@ pub trait Image: Send + 'static {
 pub enum Answer {
     /// Here it is.
     Now(Vec<u8>),
-    /// Long work on a point-in-time copy (a scan); done on a worker thread while the replica goes on.
-    Later(Box<dyn FnOnce() -> Vec<u8> + Send>),
+    /// Long work on a point-in-time copy (a scan): the parts of the answer, in order. Drawn by a worker thread, as fast as the
+    /// client takes them, while the replica goes on.
+    Parts(Box<dyn Iterator<Item = Vec<u8>> + Send>),
 }

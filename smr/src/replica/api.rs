@@ -14,6 +14,7 @@ use crate::protocol::{NotLeader, Role};
 pub struct ClientId(pub u64);
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
+#[derive(Clone, Debug)]
 pub enum Request {
     /// Open a session. Repeating it is harmless: an abandoned session is evicted some day.
     OpenSession,
@@ -97,15 +98,26 @@ pub enum Outcome {
 pub struct ReplyTo {
     /// The request's number, chosen by the connection.
     pub tag: u64,
-    /// The connection's queue. Called once per request, from the replica's threads; must not block.
-    pub sink: Arc<dyn Fn(u64, Outcome) + Send + Sync>,
+    /// The connection's queue.
+    pub sink: Arc<dyn ReplySink>,
 }
 
 impl ReplyTo {
     /// Delivers the outcome.
     pub fn send(self, outcome: Outcome) {
-        (self.sink)(self.tag, outcome);
+        self.sink.deliver(self.tag, outcome);
     }
+}
+
+/// A connection's queue of outcomes.
+pub trait ReplySink: Send + Sync + 'static {
+    /// Takes the outcome of request `tag`. Called exactly once for each request, from the replica's threads: never
+    /// blocks. The connection bounds its requests, so it has room.
+    fn deliver(&self, tag: u64, outcome: Outcome);
+
+    /// Takes a part of a long answer; more follow, and at last an [`Outcome::Answer`] through [`ReplySink::deliver`].
+    /// Called from a worker thread: blocks while the connection has no room. False if nobody listens any more.
+    fn deliver_part(&self, tag: u64, part: Bytes) -> bool;
 }
 
 /// A replica, described.

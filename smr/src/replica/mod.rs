@@ -1,5 +1,7 @@
 //! The replica: drives a protocol core with threads, disk and network.
 
 mod api;
+mod handle;
 
 pub use api::*;
+pub use handle::*;
