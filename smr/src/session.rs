@@ -1,1 +1,0 @@
-//! Exactly-once: the replicated table of clients, requests and answers.

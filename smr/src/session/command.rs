@@ -1,0 +1,169 @@
+//! What the log carries for the session table.
+//!
+//! ```text
+//! Open        1
+//! Write       2 | client u64 | number u64 | lowest unanswered u64 | command, the rest
+//! Idempotent  3 | command, the rest
+//! ```
+//! Integers are little endian. Written by hand, because decoding runs once per entry on every replica and must not
+//! copy the command. The log's own framing gives the length and the checksum.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::replica::ClientId;
+
+const TAG_OPEN: u8 = 1;
+const TAG_WRITE: u8 = 2;
+const TAG_IDEMPOTENT: u8 = 3;
+
+const TAG_LEN_BYTES: usize = 1;
+const WRITE_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 3 * size_of::<u64>();
+
+/// A command as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionCommand {
+    /// Open a session; its name is the index of this very entry.
+    Open,
+    /// Apply a command exactly once.
+    Write {
+        /// The session.
+        client: ClientId,
+        /// The request's number in the session, from 1.
+        number: u64,
+        /// The lowest number whose answer the client still waits for, from 1; at most `number`.
+        lowest_unanswered: u64,
+        /// For the state machine.
+        command: Bytes,
+    },
+    /// Apply a command as often as it stands in the log.
+    Idempotent {
+        /// For the state machine.
+        command: Bytes,
+    },
+}
+
+/// Bytes in the log that this build does not understand. They are committed, so other replicas may well understand
+/// them: the replica must stop before it applies anything behind them, never skip them (fault catalogue L20).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionCommandError {
+    /// A command that this build does not know.
+    #[error("unknown session command {tag}")]
+    Unknown {
+        /// Its first byte.
+        tag: u8,
+    },
+    /// A known command of an impossible length.
+    #[error("session command {tag} of {len_bytes} bytes")]
+    Malformed {
+        /// Its first byte; 0 if there is none.
+        tag: u8,
+        /// Its length, in bytes.
+        len_bytes: usize,
+    },
+}
+
+impl SessionCommand {
+    /// The bytes for the log.
+    pub fn encode(&self) -> Bytes {
+        match self {
+            SessionCommand::Open => Bytes::from_static(&[TAG_OPEN]),
+            SessionCommand::Write { client, number, lowest_unanswered, command } => {
+                let mut bytes = BytesMut::with_capacity(WRITE_HEADER_LEN_BYTES + command.len());
+                bytes.put_u8(TAG_WRITE);
+                bytes.put_u64_le(client.0);
+                bytes.put_u64_le(*number);
+                bytes.put_u64_le(*lowest_unanswered);
+                bytes.put_slice(command);
+                bytes.freeze()
+            }
+            SessionCommand::Idempotent { command } => {
+                let mut bytes = BytesMut::with_capacity(TAG_LEN_BYTES + command.len());
+                bytes.put_u8(TAG_IDEMPOTENT);
+                bytes.put_slice(command);
+                bytes.freeze()
+            }
+        }
+    }
+
+    /// The command in `bytes`, which it shares.
+    ///
+    /// # Errors
+    /// If the bytes are no command that this build knows; see [`SessionCommandError`] for what to do then.
+    pub fn decode(bytes: &Bytes) -> Result<SessionCommand, SessionCommandError> {
+        let Some(&tag) = bytes.first() else {
+            return Err(SessionCommandError::Malformed { tag: 0, len_bytes: 0 });
+        };
+        match tag {
+            TAG_OPEN if bytes.len() == TAG_LEN_BYTES => Ok(SessionCommand::Open),
+            TAG_WRITE if bytes.len() >= WRITE_HEADER_LEN_BYTES => Ok(SessionCommand::Write {
+                client: ClientId(u64_at(bytes, TAG_LEN_BYTES)),
+                number: u64_at(bytes, TAG_LEN_BYTES + 8),
+                lowest_unanswered: u64_at(bytes, TAG_LEN_BYTES + 16),
+                command: bytes.slice(WRITE_HEADER_LEN_BYTES..),
+            }),
+            TAG_IDEMPOTENT => Ok(SessionCommand::Idempotent { command: bytes.slice(TAG_LEN_BYTES..) }),
+            TAG_OPEN | TAG_WRITE => Err(SessionCommandError::Malformed { tag, len_bytes: bytes.len() }),
+            tag => Err(SessionCommandError::Unknown { tag }),
+        }
+    }
+}
+
+/// The integer at `offset`, which lies inside: the caller has checked the length.
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[offset..offset + 8]);
+    u64::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_roundtrip_shares_the_bytes() {
+        let commands = [
+            SessionCommand::Open,
+            SessionCommand::Write {
+                client: ClientId(7),
+                number: u64::MAX,
+                lowest_unanswered: 3,
+                command: Bytes::from_static(b"put a 1"),
+            },
+            SessionCommand::Write {
+                client: ClientId(u64::MAX),
+                number: 1,
+                lowest_unanswered: 1,
+                command: Bytes::new(),
+            },
+            SessionCommand::Idempotent { command: Bytes::from_static(b"register") },
+            SessionCommand::Idempotent { command: Bytes::new() },
+        ];
+        for command in commands {
+            let bytes = command.encode();
+            let decoded = SessionCommand::decode(&bytes).unwrap();
+            assert_eq!(decoded, command);
+            if let SessionCommand::Write { command, .. } | SessionCommand::Idempotent { command } = decoded
+                && !command.is_empty()
+            {
+                assert!(bytes.as_ptr_range().contains(&command.as_ptr()), "the command was copied");
+            }
+        }
+    }
+
+    // covers L20
+    #[test]
+    fn command_of_another_build_is_an_error_not_a_guess() {
+        use SessionCommandError::{Malformed, Unknown};
+        let decode = |bytes: &[u8]| SessionCommand::decode(&Bytes::copy_from_slice(bytes));
+        assert_eq!(decode(&[]), Err(Malformed { tag: 0, len_bytes: 0 }));
+        assert_eq!(decode(&[0]), Err(Unknown { tag: 0 }));
+        assert_eq!(decode(&[4, 1, 2, 3]), Err(Unknown { tag: 4 }));
+        assert_eq!(decode(&[1, 0]), Err(Malformed { tag: 1, len_bytes: 2 }));
+        let whole =
+            SessionCommand::Write { client: ClientId(1), number: 1, lowest_unanswered: 1, command: Bytes::new() }
+                .encode();
+        for len in 1..whole.len() {
+            assert_eq!(decode(&whole[..len]), Err(Malformed { tag: 2, len_bytes: len }));
+        }
+    }
+}

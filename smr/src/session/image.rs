@@ -1,0 +1,230 @@
+//! Point-in-time copies of the table, and their form in a snapshot.
+//!
+//! ```text
+//! magic u32 | sessions_max u64 | answers_max_bytes u64 | applied u64 | sessions u32
+//! each session, in order of clients:
+//!     client u64 | last_used u64 | lowest u64 | executed, 16 words u64 | stored answers u32
+//!     each stored answer, in order of numbers:
+//!         number u64 | index u64 | hash of the command u64 | length u32 | answer
+//! ```
+//! Little endian. Equal tables give equal bytes. The snapshot file around it has the checksums, so what fails to parse
+//! here is of another format, or a bug; still every length is checked before anything is allocated for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::table::{Session, SessionTable, Stored, Window};
+use super::{REQUESTS_IN_FLIGHT_MAX, SessionLimits};
+use crate::entry::Index;
+use crate::replica::ClientId;
+
+/// "SES" and the version of the format.
+const MAGIC: u32 = u32::from_le_bytes(*b"SES1");
+
+/// A table as it was at one moment. Cheap to make, to keep and to hand to another thread.
+#[derive(Clone)]
+pub struct SessionImage {
+    pub(super) limits: SessionLimits,
+    pub(super) applied: Index,
+    pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
+}
+
+impl fmt::Debug for SessionImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionImage of {} sessions at {}", self.sessions.len(), self.applied)
+    }
+}
+
+impl SessionImage {
+    /// Writes the image in the form that [`SessionTable::restore`] reads. Makes many small writes.
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    pub fn write(&self, output: &mut dyn Write) -> io::Result<()> {
+        output.write_all(&MAGIC.to_le_bytes())?;
+        write_u64(output, self.limits.sessions_max as u64)?;
+        write_u64(output, self.limits.answers_max_bytes as u64)?;
+        write_u64(output, self.applied.0)?;
+        write_u32(output, self.sessions.len())?;
+        for (client, session) in &self.sessions {
+            write_u64(output, client.0)?;
+            write_u64(output, session.last_used.0)?;
+            write_u64(output, session.lowest)?;
+            for word in session.executed.0 {
+                write_u64(output, word)?;
+            }
+            write_u32(output, session.stored.len())?;
+            for stored in &session.stored {
+                write_u64(output, stored.number)?;
+                write_u64(output, stored.index.0)?;
+                write_u64(output, stored.command_hash)?;
+                write_u32(output, stored.answer.len())?;
+                output.write_all(&stored.answer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A hash over everything in the image.
+    pub fn digest(&self) -> u64 {
+        let mut hashing = Hashing(Xxh3::new());
+        self.write(&mut hashing).unwrap_or_else(|error| panic!("hashing failed: {error}"));
+        hashing.0.digest()
+    }
+}
+
+impl SessionTable {
+    /// The table that [`SessionImage::write`] wrote, under the limits that production has. Reads exactly what was
+    /// written and nothing behind it.
+    ///
+    /// # Errors
+    /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
+    pub fn restore(input: &mut dyn Read) -> io::Result<SessionTable> {
+        SessionTable::restore_with_limits(input, SessionLimits::default())
+    }
+
+    /// The same for a table with limits of one's own.
+    ///
+    /// # Errors
+    /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
+    pub fn restore_with_limits(input: &mut dyn Read, limits: SessionLimits) -> io::Result<SessionTable> {
+        let magic = read_u32(input)?;
+        check(magic == MAGIC, || format!("starts with {magic:08x}"))?;
+        let (sessions_max, answers_max_bytes) = (read_u64(input)?, read_u64(input)?);
+        check(
+            sessions_max == limits.sessions_max as u64 && answers_max_bytes == limits.answers_max_bytes as u64,
+            || {
+                format!(
+                    "written for {sessions_max} sessions and {answers_max_bytes} bytes of answers, not for {limits:?}"
+                )
+            },
+        )?;
+        let applied = Index(read_u64(input)?);
+        let count = read_u32(input)?;
+        check(u64::from(count) <= sessions_max, || format!("{count} sessions"))?;
+
+        let mut restored = Restored {
+            applied,
+            answers_room_bytes: limits.answers_max_bytes,
+            used: BTreeSet::new(),
+            executed: BTreeSet::new(),
+        };
+        let mut sessions: OrdMap<ClientId, Arc<Session>> = OrdMap::new();
+        for _ in 0..count {
+            let client = ClientId(read_u64(input)?);
+            let last = sessions.get_max().map_or(ClientId(0), |(client, _)| *client);
+            check(client > last, || format!("session {} behind session {}", client.0, last.0))?;
+            sessions.insert(client, Arc::new(restored.session(client, input)?));
+        }
+        Ok(SessionTable::from_parts(limits, applied, sessions))
+    }
+}
+
+/// What must hold across the sessions of a table that is being read.
+struct Restored {
+    applied: Index,
+    /// What is left of the limit.
+    answers_room_bytes: usize,
+    /// The last entries of the sessions so far.
+    used: BTreeSet<Index>,
+    /// The entries whose answers are stored, so far.
+    executed: BTreeSet<Index>,
+}
+
+impl Restored {
+    fn session(&mut self, client: ClientId, input: &mut dyn Read) -> io::Result<Session> {
+        let last_used = Index(read_u64(input)?);
+        let in_order = (client.0..=self.applied.0).contains(&last_used.0);
+        check(in_order && self.used.insert(last_used), || format!("session {} last used at {last_used}", client.0))?;
+        let lowest = read_u64(input)?;
+        check(lowest > 0, || format!("session {} with lowest number 0", client.0))?;
+        let mut executed = Window::default();
+        for word in &mut executed.0 {
+            *word = read_u64(input)?;
+        }
+        let count = read_u32(input)?;
+        check(u64::from(count) <= REQUESTS_IN_FLIGHT_MAX, || format!("{count} answers in session {}", client.0))?;
+        let mut session = Session { last_used, lowest, executed, stored: VecDeque::new() };
+        for _ in 0..count {
+            let stored = self.stored(client, &session, input)?;
+            session.stored.push_back(stored);
+        }
+        Ok(session)
+    }
+
+    fn stored(&mut self, client: ClientId, session: &Session, input: &mut dyn Read) -> io::Result<Stored> {
+        let number = read_u64(input)?;
+        let behind = session.stored.back().is_none_or(|last| last.number < number);
+        let inside = number >= session.lowest && number - session.lowest < REQUESTS_IN_FLIGHT_MAX;
+        check(behind && inside && session.executed.contains(number), || {
+            format!("answer {number} of session {} in a window from {}", client.0, session.lowest)
+        })?;
+        let index = Index(read_u64(input)?);
+        let in_order = client.0 < index.0 && index <= session.last_used;
+        check(in_order && self.executed.insert(index), || format!("answer of {index} in session {}", client.0))?;
+        let command_hash = read_u64(input)?;
+
+        let len_bytes = read_u32(input)? as usize;
+        let mut stored = Stored { number, index, command_hash, answer: Bytes::new() };
+        let cost_bytes = stored.cost_bytes() + len_bytes;
+        check(cost_bytes <= self.answers_room_bytes, || format!("answer of {len_bytes} bytes at {index}"))?;
+        self.answers_room_bytes -= cost_bytes;
+        let mut answer = Vec::new();
+        // Grows with what arrives, not with what was announced.
+        input.take(len_bytes as u64).read_to_end(&mut answer)?;
+        if answer.len() < len_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        stored.answer = Bytes::from(answer.into_boxed_slice());
+        Ok(stored)
+    }
+}
+
+fn check(holds: bool, what: impl FnOnce() -> String) -> io::Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("no session table: {}", what())))
+}
+
+fn write_u64(output: &mut dyn Write, value: u64) -> io::Result<()> {
+    output.write_all(&value.to_le_bytes())
+}
+
+/// Writes a count or length that the table's limits keep far below 2^32.
+fn write_u32(output: &mut dyn Write, value: usize) -> io::Result<()> {
+    let value = u32::try_from(value).unwrap_or_else(|_| panic!("{value} in a session image"));
+    output.write_all(&value.to_le_bytes())
+}
+
+fn read_u64(input: &mut dyn Read) -> io::Result<u64> {
+    let mut word = [0; 8];
+    input.read_exact(&mut word)?;
+    Ok(u64::from_le_bytes(word))
+}
+
+fn read_u32(input: &mut dyn Read) -> io::Result<u32> {
+    let mut word = [0; 4];
+    input.read_exact(&mut word)?;
+    Ok(u32::from_le_bytes(word))
+}
+
+/// A sink that only hashes.
+struct Hashing(Xxh3);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
