@@ -62,8 +62,31 @@ pub trait Protocol: Send + 'static {
     /// When [`Input::Tick`] is due next.
     fn deadline(&self) -> Time;
 
-    /// What the core knows of itself.
+    /// What the core knows of itself. Allocates; for a look now and then.
     fn status(&self) -> CoreStatus;
+
+    /// The role alone. Called for each request.
+    fn role(&self) -> Role {
+        self.status().role
+    }
+
+    /// Who leads, in which term: what a node that does not lead tells a client. Called for each request.
+    fn leader_hint(&self) -> NotLeader {
+        let status = self.status();
+        NotLeader { leader: status.leader.map(|leader| leader.name), term: status.term }
+    }
+
+    /// [`CoreStatus::log_bytes`] alone. Called after each batch.
+    fn log_bytes(&self) -> usize {
+        self.status().log_bytes
+    }
+
+    /// About how many bytes a message takes on the wire; queues are bounded by it.
+    fn message_size_bytes(message: &Self::Message) -> usize;
+
+    /// Whether a message may be overtaken by others on its way (entries), as opposed to heartbeats, votes and
+    /// acknowledgements, on which leadership and latency hang.
+    fn is_bulk(message: &Self::Message) -> bool;
 
     /// The configuration in force at `index` and the entry that carried it, for a snapshot that ends there.
     /// `index` lies between the log's start and its end.

@@ -1,6 +1,7 @@
 //! The replica: drives a protocol core with threads, disk and network.
 
 mod api;
+pub mod birth;
 mod handle;
 
 pub use api::*;

@@ -1,0 +1,17 @@
+//! What replicas of a group send each other: the protocol's own messages, and those around birth.
+
+use serde::{Deserialize, Serialize};
+
+use crate::replica::birth::BirthMessage;
+
+/// A message between replicas.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PeerMessage<M> {
+    /// From core to core.
+    Protocol(M),
+    /// Before there is a group, or for one who asks whether there is one.
+    Birth(BirthMessage),
+}
+
+/// About how many bytes a birth message takes.
+pub const BIRTH_MESSAGE_BYTES: usize = 1024;
