@@ -1,9 +1,11 @@
 //! Snapshot files in their directory: what is written is read back, damage is found, leftovers are cleared away.
 
+#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
+
 mod snapshot_support;
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
