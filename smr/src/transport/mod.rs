@@ -1,1 +1,282 @@
 //! Connections between the replicas of a group.
+//!
+//! Every replica dials every other one, and its dialled connection carries its own messages; nothing but the answer to
+//! the handshake and to pings comes back on it. So there are two connections between two replicas, one for each
+//! direction, both dial at once without a race to settle, and each learns by itself when the other is gone.
+//!
+//! # What it guarantees
+//! - [`TransportEvent::Received`] names the sender of a finished [handshake](handshake): same protocol, cluster, group
+//!   and birth, a name among the configured peers, and a present incarnation.
+//! - Messages of one lane from one sender arrive in order, each at most once. Any message may be lost.
+//! - Nothing of a connection is delivered after its successor's first message, or after its
+//!   [`TransportEvent::Disconnected`].
+//! - [`Transport::send`] never waits. Queues are bounded; what does not fit, or is for an incarnation that is not
+//!   connected at this moment, is dropped and counted.
+//! - [`TransportEvent::Disconnected`] follows within about a millisecond when a peer's process ends: the quick
+//!   replacement of a dead leader rests on it.
+//!
+//! # What it does not do
+//! It keeps nothing for later, repeats nothing, orders nothing across lanes and across peers, and encrypts nothing: peers
+//! are trusted not to lie.
+//!
+//! # Words
+//! *Dialled* connections are those we opened (module `outbound`), *accepted* ones those that peers opened (`inbound`).
+
+mod handshake;
+mod inbound;
+mod outbound;
+mod snapshot;
+mod stats;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+pub use self::inbound::INBOUND_CONNECTIONS_MAX;
+pub use self::outbound::{BULK_LANE_MAX_BYTES, LANE_MESSAGES_MAX, URGENT_LANE_MAX_BYTES};
+pub use self::snapshot::{NoSnapshots, Offer, SnapshotSink, SnapshotSource};
+pub use self::stats::TransportStats;
+
+use self::handshake::{Facts, kind};
+use self::inbound::Registry;
+use self::outbound::{Peer, Pushed};
+use self::stats::Counters;
+use crate::codec;
+use crate::entry::{EntryId, GenesisHash};
+use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+
+/// How long to wait before an event that the sink did not take is offered again, in milliseconds.
+const EVENT_RETRY_MS: u64 = 5;
+/// How many different refusals are remembered, so that each is logged once.
+const REFUSALS_SAID_MAX: usize = 64;
+
+/// What a transport needs to know.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    /// The group.
+    pub group: GroupName,
+    /// This replica.
+    pub node: NodeId,
+    /// The cluster, if it is known yet.
+    pub cluster: Option<ClusterId>,
+    /// The group's birth certificate, once it is born.
+    pub genesis: Option<GenesisHash>,
+    /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
+    pub peers: BTreeMap<NodeName, String>,
+}
+
+/// What a transport has to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TransportEvent<M> {
+    /// A message arrived.
+    Received {
+        /// Its sender.
+        from: NodeId,
+        /// The message.
+        message: M,
+    },
+    /// The dialled connection to this peer is ready; from now on messages to it are sent.
+    Connected {
+        /// The peer in its present incarnation.
+        peer: NodeId,
+    },
+    /// The connection *from* this peer was closed by its side, orderly or not, and it has no newer one. News, not proof of
+    /// death.
+    Disconnected {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// This peer and we do not fit together. Told again only when the reason changes, or after a connection.
+    Refused {
+        /// The peer's name, from the configuration.
+        peer: NodeName,
+        /// Why, for the operator.
+        reason: String,
+    },
+    /// The transfer of a snapshot to this node ended. Exactly one for each call of `send_snapshot`.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// The entry that the snapshot ends with, or `None` if the transfer failed.
+        last: Option<EntryId>,
+    },
+}
+
+/// Where events go. Called from the transport's tasks, so it must not block; returns `false` when there is no room. A
+/// message is then dropped; any other event is offered again soon.
+pub type EventSink<M> = Arc<dyn Fn(TransportEvent<M>) -> bool + Send + Sync>;
+
+/// How urgent a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Small and impatient: heartbeats, votes, acknowledgements. Overtakes bulk.
+    Urgent,
+    /// Log entries.
+    Bulk,
+}
+
+/// The connections of one replica to its group. Ends with [`Transport::shutdown`], or when dropped.
+pub struct Transport<M> {
+    shared: Arc<Shared<M>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What the tasks of a transport share.
+struct Shared<M> {
+    group: GroupName,
+    me: NodeId,
+    facts: Mutex<Facts>,
+    peers: BTreeMap<NodeName, Arc<Peer<M>>>,
+    registry: Registry,
+    sink: EventSink<M>,
+    stopped: AtomicBool,
+    counters: Counters,
+    refusals_said: Mutex<BTreeSet<String>>,
+}
+
+impl<M> Transport<M>
+where
+    M: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// Starts to accept on `listener` and to dial the peers. `runtime` needs its I/O and time drivers. Snapshots from peers
+    /// go to `snapshots`.
+    ///
+    /// # Errors
+    /// Those of the listener.
+    pub fn start(
+        config: TransportConfig,
+        listener: std::net::TcpListener,
+        runtime: Handle,
+        sink: EventSink<M>,
+        snapshots: Arc<dyn SnapshotSink>,
+    ) -> io::Result<Transport<M>> {
+        drop(snapshots); // streaming comes next
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _context = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let peers = config.peers.into_iter().filter(|(name, _)| *name != config.node.name);
+        let shared = Arc::new(Shared {
+            group: config.group.clone(),
+            me: config.node,
+            facts: Mutex::new(Facts {
+                cluster: config.cluster,
+                group: config.group,
+                node: config.node,
+                genesis: config.genesis,
+            }),
+            peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
+            registry: Registry::default(),
+            sink,
+            stopped: AtomicBool::new(false),
+            counters: Counters::default(),
+            refusals_said: Mutex::new(BTreeSet::new()),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn_on(inbound::accept_forever(shared.clone(), listener), &runtime);
+        for peer in shared.peers.values() {
+            tasks.spawn_on(outbound::dial_forever(shared.clone(), peer.clone()), &runtime);
+        }
+        Ok(Transport { shared, tasks: Mutex::new(tasks) })
+    }
+
+    /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound; an
+    /// estimate will do.
+    pub fn send(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
+        let pushed = match self.shared.peers.get(&to.name) {
+            Some(peer) => peer.push(to.incarnation, message, lane, size_bytes),
+            None => Pushed::Unconnected,
+        };
+        match pushed {
+            Pushed::Queued => {}
+            Pushed::Unconnected => self.shared.counters.dropped_unconnected.add(1),
+            Pushed::Full => self.shared.counters.dropped_full.add(1),
+        }
+    }
+}
+
+impl<M> Transport<M> {
+    /// The group is born: handshakes carry this from now on. Connections that were made before stay.
+    pub fn set_birth(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
+        let mut facts = locked(&self.shared.facts);
+        facts.cluster = cluster;
+        facts.genesis = Some(genesis);
+    }
+
+    /// The incarnation of `name` that messages reach at this moment, if any.
+    pub fn incarnation_of(&self, name: NodeName) -> Option<Incarnation> {
+        self.shared.peers.get(&name)?.incarnation()
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> TransportStats {
+        self.shared.counters.read()
+    }
+
+    /// Closes all connections, soon, and drops what waits in the lanes. No event is given out after this returns,
+    /// except by calls of the sink that are under way.
+    pub fn shutdown(&self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        locked(&self.tasks).abort_all();
+    }
+}
+
+impl<M> Drop for Transport<M> {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl<M> Shared<M> {
+    fn facts(&self) -> Facts {
+        locked(&self.facts).clone()
+    }
+
+    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more.
+    fn emit(&self, event: TransportEvent<M>) -> bool {
+        self.stopped.load(Ordering::SeqCst) || (self.sink)(event)
+    }
+
+    /// Calls `say` unless that was done for the same `reason` lately.
+    fn say_once(&self, reason: &str, say: impl FnOnce()) {
+        let mut said = locked(&self.refusals_said);
+        if said.contains(reason) {
+            return;
+        }
+        if said.len() >= REFUSALS_SAID_MAX {
+            said.clear();
+        }
+        said.insert(reason.to_owned());
+        drop(said);
+        say();
+    }
+
+    /// Appends the frames of a batch to `buffer`, and empties the batch.
+    fn encode(&self, batch: &mut Vec<M>, buffer: &mut Vec<u8>)
+    where
+        M: Serialize,
+    {
+        for message in batch.drain(..) {
+            match codec::frame(buffer, kind::MESSAGE, &message) {
+                Ok(()) => self.counters.messages_sent.add(1),
+                Err(error) => {
+                    self.counters.dropped_too_long.add(1);
+                    tracing::error!(group = %self.group, me = %self.me, %error, "a message fits no frame");
+                }
+            }
+        }
+    }
+}
+
+/// Locks a mutex. A panic elsewhere leaves the data behind these locks whole, so poison is no reason to stop.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,425 @@
+//! My side of the connections: one dialled connection per peer carries my messages to it.
+//!
+//! A message waits in one of two bounded lanes until the connection's task takes everything that is waiting, encodes it
+//! into one buffer and writes that at once. The urgent lane goes first in each batch; inside a lane order is kept.
+//! When a connection ends, whatever waits for it is dropped: a later connection may reach another process, and the
+//! core sends again what still matters (N5, N10).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
+
+use super::handshake::{self, HANDSHAKE_MAX_MS, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
+use super::{EVENT_RETRY_MS, Lane, Shared, TransportEvent, locked};
+use crate::codec;
+use crate::id::{Incarnation, NodeId, NodeName};
+use crate::wire::{self, BUFFER_KEEP_MAX_BYTES, FrameReader, WireError};
+
+/// Messages that wait in one lane for one peer. A core's in-flight limits keep well below this.
+pub const LANE_MESSAGES_MAX: usize = 4096;
+/// Bytes, as estimated by the sender, that wait in the urgent lane for one peer.
+pub const URGENT_LANE_MAX_BYTES: usize = 4 << 20;
+/// Bytes, as estimated by the sender, that wait in the bulk lane for one peer: four full frames.
+pub const BULK_LANE_MAX_BYTES: usize = 32 << 20;
+/// Bulk bytes taken into one batch (at least one message is). Small enough that an urgent message does not wait long.
+const BATCH_BULK_MAX_BYTES: usize = 256 << 10;
+/// How long a write may make no progress before the connection is given up (N7), in milliseconds.
+pub(super) const WRITE_STALL_MAX_MS: u64 = 5_000;
+/// How often a dialled connection pings, in milliseconds.
+pub(super) const PING_INTERVAL_MS: u64 = 1_000;
+/// Pings in a row without a sign of life before the connection is given up (N6).
+const PINGS_UNANSWERED_MAX: u32 = 5;
+/// The shortest and the longest first pause before dialling again, in milliseconds. Short: a restarted peer is found fast.
+const BACKOFF_FIRST_MS: (u64, u64) = (10, 50);
+/// The longest pause before dialling again, in milliseconds.
+const BACKOFF_MAX_MS: u64 = 500;
+/// A connection that lived this long was a good one: the next pause starts from the shortest again. In milliseconds.
+const STEADY_AFTER_MS: u64 = 1_000;
+
+/// One peer, seen from the sending side.
+pub(super) struct Peer<M> {
+    pub(super) name: NodeName,
+    pub(super) address: String,
+    outbox: Mutex<Outbox<M>>,
+    /// The connection's task sleeps until this: something waits.
+    work: Notify,
+    /// The dialler's pause is cut short by this: the peer was seen alive.
+    seen: Notify,
+}
+
+struct Outbox<M> {
+    /// Whom the connection leads to; without one the lanes are empty.
+    connected: Option<Incarnation>,
+    /// Whether the connection's task found nothing to do and must be woken.
+    idle: bool,
+    urgent: Queue<M>,
+    bulk: Queue<M>,
+}
+
+struct Queue<M> {
+    messages: VecDeque<(M, usize)>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<M> Queue<M> {
+    fn new(bytes_max: usize) -> Queue<M> {
+        Queue { messages: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// An empty queue takes a message of any size, or the largest ones would never get through.
+    fn has_room(&self, size_bytes: usize) -> bool {
+        self.messages.is_empty()
+            || (self.messages.len() < LANE_MESSAGES_MAX && self.bytes.saturating_add(size_bytes) <= self.bytes_max)
+    }
+
+    fn push(&mut self, message: M, size_bytes: usize) {
+        self.bytes = self.bytes.saturating_add(size_bytes);
+        self.messages.push_back((message, size_bytes));
+    }
+
+    fn pop(&mut self) -> Option<(M, usize)> {
+        let (message, size_bytes) = self.messages.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(size_bytes);
+        Some((message, size_bytes))
+    }
+}
+
+/// What became of a message given to [`Peer::push`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Queued,
+    Unconnected,
+    Full,
+}
+
+impl<M> Peer<M> {
+    pub(super) fn new(name: NodeName, address: String) -> Peer<M> {
+        let outbox = Outbox {
+            connected: None,
+            idle: false,
+            urgent: Queue::new(URGENT_LANE_MAX_BYTES),
+            bulk: Queue::new(BULK_LANE_MAX_BYTES),
+        };
+        Peer { name, address, outbox: Mutex::new(outbox), work: Notify::new(), seen: Notify::new() }
+    }
+
+    pub(super) fn incarnation(&self) -> Option<Incarnation> {
+        locked(&self.outbox).connected
+    }
+
+    /// The peer has just dialled us, so it is worth dialling it now.
+    pub(super) fn saw_alive(&self) {
+        if self.incarnation().is_none() {
+            self.seen.notify_one();
+        }
+    }
+
+    /// Queues a message for that very incarnation. A message that finds no room is dropped by the caller, after the lock.
+    pub(super) fn push(&self, to: Incarnation, message: M, lane: Lane, size_bytes: usize) -> Pushed {
+        let mut outbox = locked(&self.outbox);
+        if outbox.connected != Some(to) {
+            return Pushed::Unconnected;
+        }
+        let queue = match lane {
+            Lane::Urgent => &mut outbox.urgent,
+            Lane::Bulk => &mut outbox.bulk,
+        };
+        if !queue.has_room(size_bytes) {
+            return Pushed::Full;
+        }
+        queue.push(message, size_bytes);
+        let wake = std::mem::take(&mut outbox.idle);
+        drop(outbox);
+        if wake {
+            self.work.notify_one();
+        }
+        Pushed::Queued
+    }
+
+    /// Moves the next batch to `batch`: all that is urgent, then a bounded amount of bulk.
+    fn take(&self, batch: &mut Vec<M>) {
+        let mut outbox = locked(&self.outbox);
+        while let Some((message, _)) = outbox.urgent.pop() {
+            batch.push(message);
+        }
+        let mut bulk_bytes = 0;
+        while bulk_bytes < BATCH_BULK_MAX_BYTES
+            && let Some((message, size_bytes)) = outbox.bulk.pop()
+        {
+            bulk_bytes += size_bytes;
+            batch.push(message);
+        }
+        outbox.idle = batch.is_empty();
+    }
+
+    fn connect(&self, incarnation: Incarnation) {
+        let mut outbox = locked(&self.outbox);
+        outbox.connected = Some(incarnation);
+        outbox.idle = false;
+    }
+
+    /// Returns how many messages were waiting, and are lost.
+    fn disconnect(&self) -> usize {
+        let mut outbox = locked(&self.outbox);
+        outbox.connected = None;
+        let urgent = std::mem::replace(&mut outbox.urgent, Queue::new(URGENT_LANE_MAX_BYTES));
+        let bulk = std::mem::replace(&mut outbox.bulk, Queue::new(BULK_LANE_MAX_BYTES));
+        drop(outbox);
+        urgent.messages.len() + bulk.messages.len()
+    }
+}
+
+/// Pauses between attempts that grow, and that differ from node to node so that they do not all come at once (N8).
+pub(super) struct Backoff {
+    random: StdRng,
+    ceiling_ms: u64,
+}
+
+impl Backoff {
+    pub(super) fn new(me: NodeId, peer: NodeName) -> Backoff {
+        let seed = me.incarnation.0 ^ (u64::from(me.name.0) << 16) ^ u64::from(peer.0);
+        Backoff { random: StdRng::seed_from_u64(seed), ceiling_ms: BACKOFF_FIRST_MS.1 }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.ceiling_ms = BACKOFF_FIRST_MS.1;
+    }
+
+    /// Uniform between a fifth of the ceiling and the ceiling, which doubles up to its maximum.
+    pub(super) fn pause(&mut self) -> Duration {
+        let pause = self.random.random_range(self.ceiling_ms / 5..=self.ceiling_ms);
+        self.ceiling_ms = (self.ceiling_ms * 2).min(BACKOFF_MAX_MS);
+        Duration::from_millis(pause)
+    }
+}
+
+/// Keeps a connection to `peer` as long as the transport lives.
+pub(super) async fn dial_forever<M>(shared: Arc<Shared<M>>, peer: Arc<Peer<M>>)
+where
+    M: Serialize + DeserializeOwned + Send + 'static,
+{
+    let mut backoff = Backoff::new(shared.me, peer.name);
+    let mut refused: Option<String> = None;
+    let mut unreachable = false;
+    loop {
+        match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
+            Ok((mut stream, node)) => {
+                refused = None;
+                unreachable = false;
+                shared.counters.dialled.add(1);
+                tracing::info!(group = %shared.group, me = %shared.me, peer = %node, "connected");
+                let began = Instant::now();
+                peer.connect(node.incarnation);
+                let ended = carry(&shared, &peer, node, &mut stream).await;
+                if let WireError::Stalled(_) = ended {
+                    shared.counters.closed_for_silence.add(1);
+                    // What the kernel still holds is old news; without this it would be delivered some day (N5).
+                    if let Err(error) = stream.set_zero_linger() {
+                        tracing::debug!(%error, "no reset on close");
+                    }
+                }
+                shared.counters.dropped_unconnected.add(peer.disconnect() as u64);
+                tracing::info!(group = %shared.group, me = %shared.me, peer = %node, reason = %ended, "connection lost");
+                if began.elapsed() >= Duration::from_millis(STEADY_AFTER_MS) {
+                    backoff.reset();
+                }
+            }
+            Err(HandshakeError::Refused(reason)) => {
+                unreachable = false;
+                if refused.as_ref() != Some(&reason) {
+                    tracing::warn!(group = %shared.group, me = %shared.me, peer = %peer.name, %reason, "refused");
+                    // If the sink is full, the next attempt says it again.
+                    let event = TransportEvent::Refused { peer: peer.name, reason: reason.clone() };
+                    refused = shared.emit(event).then_some(reason);
+                }
+            }
+            Err(HandshakeError::Failed(reason)) => {
+                if !unreachable {
+                    tracing::info!(group = %shared.group, me = %shared.me, peer = %peer.name, address = %peer.address,
+                        %reason, "not reachable, trying until it is");
+                    unreachable = true;
+                }
+            }
+        }
+        let pause = backoff.pause();
+        let shortest = Duration::from_millis(BACKOFF_FIRST_MS.0);
+        sleep(shortest).await;
+        tokio::select! {
+            () = sleep(pause.saturating_sub(shortest)) => {}
+            () = peer.seen.notified() => {}
+        }
+    }
+}
+
+/// Connects to the replica `to`, and shakes hands.
+pub(super) async fn dial<M>(
+    shared: &Shared<M>,
+    to: NodeName,
+    address: &str,
+    purpose: Purpose,
+) -> Result<(TcpStream, NodeId), HandshakeError> {
+    let mut stream = wire::connect(address, Duration::from_millis(HANDSHAKE_MAX_MS))
+        .await
+        .map_err(|error| HandshakeError::Failed(error.to_string()))?;
+    let (read, mut write) = stream.split();
+    // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
+    let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
+    let mine = shared.facts();
+    let node = handshake::introduce(&mut reader, &mut write, &mine, to, purpose).await?;
+    Ok((stream, node))
+}
+
+/// Carries messages over `stream` until it ends; says why it ended.
+async fn carry<M>(shared: &Shared<M>, peer: &Peer<M>, node: NodeId, stream: &mut TcpStream) -> WireError
+where
+    M: Serialize,
+{
+    let ping = Duration::from_millis(PING_INTERVAL_MS);
+    let stall_max = Duration::from_millis(WRITE_STALL_MAX_MS);
+    let (read, mut write) = stream.split();
+    let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
+    let mut ticks = interval_at(tokio::time::Instant::now() + ping, ping);
+    // After a pause of the process one ping is due, not all that were missed (E18).
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut unanswered = 0;
+    let mut announced = shared.emit(TransportEvent::Connected { peer: node });
+    let mut batch = Vec::new();
+    let mut buffer = Vec::new();
+    loop {
+        peer.take(&mut batch);
+        shared.encode(&mut batch, &mut buffer);
+        tokio::select! {
+            biased;
+            // Only pongs come back; above all, this is how the end of the connection is noticed while nothing is sent.
+            frame = reader.next() => match frame {
+                Ok(Some(frame)) if frame.kind == kind::PONG => unanswered = 0,
+                Ok(Some(frame)) => {
+                    shared.counters.closed_for_nonsense.add(1);
+                    let what = format!("a frame of kind {:#x} on a connection that is not for it", frame.kind);
+                    return WireError::Codec(codec::CodecError::Malformed(what));
+                }
+                Ok(None) => return WireError::Io(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return error,
+            },
+            _ = ticks.tick() => {
+                unanswered += 1;
+                if unanswered > PINGS_UNANSWERED_MAX {
+                    return WireError::Stalled(ping * PINGS_UNANSWERED_MAX);
+                }
+                push_empty_frame(&mut buffer, kind::PING);
+            }
+            () = async { sleep(Duration::from_millis(EVENT_RETRY_MS)).await }, if !announced => {
+                announced = shared.emit(TransportEvent::Connected { peer: node });
+            }
+            () = async { if buffer.is_empty() { peer.work.notified().await } } => {}
+        }
+        if buffer.is_empty() {
+            continue;
+        }
+        match wire::write_all(&mut write, &buffer, stall_max).await {
+            // The kernel's buffer was full, and room came: the other side takes what we send, however slowly its
+            // answers get through.
+            Ok(true) => unanswered = 0,
+            Ok(false) => {}
+            Err(error) => return error,
+        }
+        shared.counters.batches_sent.add(1);
+        shared.counters.bytes_sent.add(buffer.len() as u64);
+        buffer.clear();
+        buffer.shrink_to(BUFFER_KEEP_MAX_BYTES);
+    }
+}
+
+/// Appends a frame that says everything by its kind.
+pub(super) fn push_empty_frame(buffer: &mut Vec<u8>, kind: u16) {
+    codec::frame(buffer, kind, &()).unwrap_or_else(|error| panic!("an empty frame of kind {kind} is {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFE: Incarnation = Incarnation(7);
+
+    fn peer() -> Peer<u32> {
+        let peer = Peer::new(NodeName(1), String::new());
+        peer.connect(LIFE);
+        peer
+    }
+
+    fn taken(peer: &Peer<u32>) -> Vec<u32> {
+        let mut batch = Vec::new();
+        peer.take(&mut batch);
+        batch
+    }
+
+    #[test]
+    fn urgent_lane_overtakes_bulk_lane_and_each_keeps_its_order() {
+        let peer = peer();
+        for (message, lane) in [(1, Lane::Bulk), (2, Lane::Bulk), (3, Lane::Urgent), (4, Lane::Urgent)] {
+            assert_eq!(peer.push(LIFE, message, lane, 10), Pushed::Queued);
+        }
+        assert_eq!(taken(&peer), [3, 4, 1, 2]);
+    }
+
+    #[test]
+    fn batch_takes_bounded_bulk_so_that_urgent_waits_briefly() {
+        let peer = peer();
+        for message in 0..3 {
+            peer.push(LIFE, message, Lane::Bulk, BATCH_BULK_MAX_BYTES);
+        }
+        assert_eq!(taken(&peer), [0]);
+        peer.push(LIFE, 99, Lane::Urgent, 10);
+        assert_eq!(taken(&peer), [99, 1]);
+    }
+
+    // covers N7
+    #[test]
+    fn full_lane_drops_by_bytes_and_by_count_and_leaves_the_other_alone() {
+        let peer = peer();
+        assert_eq!(peer.push(LIFE, 0, Lane::Bulk, BULK_LANE_MAX_BYTES + 1), Pushed::Queued);
+        assert_eq!(peer.push(LIFE, 0, Lane::Bulk, 1), Pushed::Full);
+        for _ in 0..LANE_MESSAGES_MAX {
+            assert_eq!(peer.push(LIFE, 0, Lane::Urgent, 0), Pushed::Queued);
+        }
+        assert_eq!(peer.push(LIFE, 0, Lane::Urgent, 0), Pushed::Full);
+        taken(&peer);
+        assert_eq!(peer.push(LIFE, 0, Lane::Bulk, 1), Pushed::Queued);
+    }
+
+    // covers M7, N10
+    #[test]
+    fn message_for_another_incarnation_or_a_lost_connection_dropped() {
+        let peer = peer();
+        assert_eq!(peer.push(Incarnation(6), 0, Lane::Bulk, 1), Pushed::Unconnected);
+        peer.push(LIFE, 1, Lane::Bulk, 1);
+        assert_eq!(peer.disconnect(), 1);
+        assert_eq!(peer.push(LIFE, 2, Lane::Bulk, 1), Pushed::Unconnected);
+        peer.connect(LIFE);
+        assert!(taken(&peer).is_empty());
+    }
+
+    // covers N8
+    #[test]
+    fn backoff_starts_short_grows_to_its_cap_and_differs_between_nodes() {
+        let mut one = Backoff::new(NodeId::new(0, 1), NodeName(1));
+        let mut other = Backoff::new(NodeId::new(2, 3), NodeName(1));
+        let pauses: Vec<Duration> = (0..20).map(|_| one.pause()).collect();
+        let others: Vec<Duration> = (0..20).map(|_| other.pause()).collect();
+        assert_ne!(pauses, others);
+        assert!((Duration::from_millis(10)..=Duration::from_millis(50)).contains(&pauses[0]), "{pauses:?}");
+        let late = Duration::from_millis(100)..=Duration::from_millis(BACKOFF_MAX_MS);
+        assert!(pauses[5..].iter().all(|pause| late.contains(pause)), "{pauses:?}");
+        one.reset();
+        assert!(one.pause() <= Duration::from_millis(50));
+    }
+}

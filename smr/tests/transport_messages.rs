@@ -1,0 +1,310 @@
+//! Messages over real sockets: order, bounds, reconnection, and what the end of a connection means.
+#![allow(missing_docs, dead_code, unreachable_pub, reason = "each test file uses a part of the shared helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod transport_support;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use smr::id::{NodeId, NodeName};
+use smr::transport::{BULK_LANE_MAX_BYTES, Lane, NoSnapshots, Transport, TransportEvent};
+use transport_support::*;
+
+const A: NodeId = NodeId::new(0, 100);
+const B: NodeId = NodeId::new(1, 101);
+/// B after its disk was emptied.
+const B_AGAIN: NodeId = NodeId::new(1, 999);
+
+fn pair() -> (Node, Node, String) {
+    let (listener_a, address_a) = listen();
+    let (listener_b, address_b) = listen();
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    let b = Node::start(config(B, &[(0, &address_a)]), listener_b);
+    a.await_connected(B);
+    b.await_connected(A);
+    (a, b, address_b)
+}
+
+/// One node whose peer B is played by the test.
+fn alone() -> (Node, std::net::TcpListener, String) {
+    let (listener_a, address_a) = listen();
+    let (listener_b, address_b) = listen();
+    (Node::start(config(A, &[(1, &address_b)]), listener_a), listener_b, address_a)
+}
+
+fn received(event: &Event) -> Option<(NodeId, u64)> {
+    match event {
+        TransportEvent::Received { from, message } => Some((*from, message.0)),
+        _ => None,
+    }
+}
+
+#[test]
+fn messages_of_a_lane_arrive_all_and_in_order() {
+    let (a, b, _) = pair();
+    for number in 0..1000 {
+        a.transport.send(B, (number, vec![1; 100]), Lane::Bulk, 100);
+        a.transport.send(B, (10_000 + number, vec![]), Lane::Urgent, 10);
+    }
+    let mut bulk = Vec::new();
+    let mut urgent = Vec::new();
+    for _ in 0..2000 {
+        let (from, number) = b.await_event(received);
+        assert_eq!(from, A);
+        if number < 10_000 { bulk.push(number) } else { urgent.push(number - 10_000) }
+    }
+    let all: Vec<u64> = (0..1000).collect();
+    assert_eq!(bulk, all);
+    assert_eq!(urgent, all);
+    let stats = a.transport.stats();
+    assert_eq!(stats.messages_sent, 2000);
+    assert!(stats.batches_sent < 2000, "messages share system calls: {stats:?}");
+}
+
+#[test]
+fn message_of_several_megabytes_arrives_whole() {
+    let (a, b, _) = pair();
+    let ballast: Vec<u8> = (0..7_000_000u32).map(|n| (n % 251) as u8).collect();
+    a.transport.send(B, (1, ballast.clone()), Lane::Bulk, ballast.len());
+    let found = b.await_event(|event| match event {
+        TransportEvent::Received { message, .. } => Some(message.1.clone()),
+        _ => None,
+    });
+    assert!(found == ballast);
+}
+
+#[test]
+fn message_beyond_the_frame_limit_dropped_and_the_next_one_delivered() {
+    let (a, b, _) = pair();
+    a.transport.send(B, (1, vec![0; 9 << 20]), Lane::Bulk, 9 << 20);
+    a.transport.send(B, (2, vec![]), Lane::Bulk, 10);
+    assert_eq!(b.await_event(received), (A, 2));
+    assert_eq!(a.transport.stats().dropped_too_long, 1);
+}
+
+// covers N7
+#[test]
+fn peer_that_accepts_and_never_reads_costs_bounded_memory_and_no_waiting_and_is_left() {
+    let (a, listener_b, _) = alone();
+    let (_never_read, _) = Wire::accept_as(&listener_b, B);
+    a.await_connected(B);
+    let began = Instant::now();
+    let size = 1 << 20;
+    let count = 4 * BULK_LANE_MAX_BYTES / size;
+    for number in 0..count {
+        a.transport.send(B, (number as u64, vec![0; size]), Lane::Bulk, size);
+    }
+    assert!(began.elapsed() < Duration::from_secs(4), "send waited: {:?}", began.elapsed());
+    assert!(a.transport.stats().dropped_full > 0);
+    await_that("the connection is given up", || a.transport.incarnation_of(NodeName(1)).is_none());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert_eq!(a.transport.stats().closed_for_silence, 1);
+    await_that("every message is accounted for", || {
+        let stats = a.transport.stats();
+        stats.messages_sent + stats.dropped_full + stats.dropped_unconnected == count as u64
+    });
+}
+
+// covers N6
+#[test]
+fn connections_that_fall_silent_are_closed_without_a_disconnect() {
+    let (a, listener_b, address_a) = alone();
+    // B keeps reading what A sends, so nothing is stuck; but it answers no ping.
+    let (mut from_a, _) = Wire::accept_as(&listener_b, B);
+    let mut to_a = Wire::dial_as(&address_a, B, 0);
+    a.await_connected(B);
+    from_a.await_end();
+    to_a.await_end();
+    assert_eq!(a.transport.stats().closed_for_silence, 2);
+    let events = a.drain(Duration::from_millis(50));
+    assert!(events.is_empty(), "{events:?}");
+}
+
+#[test]
+fn idle_connections_stay_open_by_pings() {
+    let (a, b, _) = pair();
+    // Longer than the silence that closes a connection.
+    let events = a.drain(Duration::from_millis(6500));
+    assert!(events.is_empty(), "{events:?}");
+    assert!(b.events.try_recv().is_err());
+    assert_eq!(a.transport.stats().closed_for_silence + b.transport.stats().closed_for_silence, 0);
+}
+
+// covers M7, N10
+#[test]
+fn peer_that_comes_back_on_an_empty_disk_is_another_node() {
+    let (a, b, address_b) = pair();
+    let address_a = "127.0.0.1:1"; // nobody: the new B is only dialled
+    b.transport.shutdown();
+    a.await_event(|event| (*event == TransportEvent::Disconnected { peer: B }).then_some(()));
+    let b_again = Node::start(config(B_AGAIN, &[(0, address_a)]), listen_again(&address_b));
+    let began = Instant::now();
+    a.await_connected(B_AGAIN);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(a.transport.incarnation_of(NodeName(1)), Some(B_AGAIN.incarnation));
+    a.transport.send(B, (1, vec![]), Lane::Urgent, 10);
+    a.transport.send(B_AGAIN, (2, vec![]), Lane::Urgent, 10);
+    assert_eq!(b_again.await_event(received), (A, 2));
+    assert_eq!(a.transport.stats().dropped_unconnected, 1);
+}
+
+// covers N8
+#[test]
+fn restarted_peer_is_found_again_and_messages_flow_both_ways() {
+    let (a, b, address_b) = pair();
+    let address_a = {
+        drop(a);
+        let (listener_a, address_a) = listen();
+        drop(b);
+        (listener_a, address_a)
+    };
+    let (listener_a, address_a) = address_a;
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    for round in 0..5 {
+        let b = Node::start(config(B, &[(0, &address_a)]), listen_again(&address_b));
+        a.await_connected(B);
+        b.await_connected(A);
+        a.transport.send(B, (round, vec![]), Lane::Bulk, 10);
+        b.transport.send(A, (round, vec![]), Lane::Bulk, 10);
+        assert_eq!(b.await_event(received), (A, round));
+        assert_eq!(a.await_event(received), (B, round));
+        b.transport.shutdown();
+        a.await_event(|event| (*event == TransportEvent::Disconnected { peer: B }).then_some(()));
+    }
+}
+
+// covers N5, N8
+#[test]
+fn newer_connection_supersedes_the_older_one_whose_end_is_no_news() {
+    let (a, _listener_b, address_a) = alone();
+    let mut older = Wire::dial_as(&address_a, B, 0);
+    older.send(kind::MESSAGE, &(1u64, Vec::<u8>::new()));
+    assert_eq!(a.await_event(received), (B, 1));
+    let mut newer = Wire::dial_as(&address_a, B, 0);
+    // Late words of the dead connection. It is being closed, so writing may fail.
+    drop(older.0.write_all(&frame(kind::MESSAGE, &(2u64, Vec::<u8>::new()))));
+    older.await_end();
+    newer.send(kind::MESSAGE, &(3u64, Vec::<u8>::new()));
+    assert_eq!(a.await_event(|event| Some(format!("{event:?}"))), format!("{:?}", received_event(3)));
+    drop(newer);
+    let next = a.await_event(|event| Some(format!("{event:?}")));
+    assert_eq!(next, format!("{:?}", Event::Disconnected { peer: B }));
+}
+
+fn received_event(number: u64) -> Event {
+    TransportEvent::Received { from: B, message: (number, vec![]) }
+}
+
+// covers M7
+#[test]
+fn other_incarnation_of_a_name_is_a_connection_of_its_own() {
+    let (a, _listener_b, address_a) = alone();
+    let one = Wire::dial_as(&address_a, B, 0);
+    let mut other = Wire::dial_as(&address_a, B_AGAIN, 0);
+    drop(one);
+    a.await_event(|event| (*event == TransportEvent::Disconnected { peer: B }).then_some(()));
+    other.send(kind::MESSAGE, &(5u64, Vec::<u8>::new()));
+    assert_eq!(a.await_event(received), (B_AGAIN, 5));
+}
+
+#[test]
+fn end_of_a_peer_is_told_at_once_behind_its_last_words() {
+    let (a, _listener_b, address_a) = alone();
+    let mut worst = Duration::ZERO;
+    for round in 0..20u64 {
+        let mut wire = Wire::dial(&address_a);
+        wire.send(kind::HELLO, &hello(B, 0));
+        if round % 2 == 0 {
+            // An orderly end; without this the unread Welcome makes it a reset.
+            assert_eq!(wire.receive().unwrap().0, kind::WELCOME);
+        }
+        wire.send(kind::MESSAGE, &(round, Vec::<u8>::new()));
+        assert_eq!(a.await_event(|event| Some(received(event))), Some((B, round)));
+        let began = Instant::now();
+        drop(wire);
+        let event = a.await_event(|event| Some(format!("{event:?}")));
+        worst = worst.max(began.elapsed());
+        assert_eq!(event, format!("{:?}", Event::Disconnected { peer: B }));
+    }
+    println!("longest from close to event: {worst:?}");
+    assert!(worst < Duration::from_millis(200), "{worst:?}");
+}
+
+// covers N8
+#[test]
+fn end_inside_a_frame_delivers_nothing_of_it() {
+    let (a, _listener_b, address_a) = alone();
+    let mut wire = Wire::dial_as(&address_a, B, 0);
+    let whole = frame(kind::MESSAGE, &(1u64, vec![0u8; 1000]));
+    wire.0.write_all(&whole[..500]).unwrap();
+    drop(wire);
+    let event = a.await_event(|event| Some(format!("{event:?}")));
+    assert_eq!(event, format!("{:?}", Event::Disconnected { peer: B }));
+}
+
+// covers B1, B5
+#[test]
+fn nonsense_after_the_handshake_closes_that_connection_only() {
+    let (a, _listener_b, address_a) = alone();
+    let mut damaged = frame(kind::MESSAGE, &(1u64, vec![0u8; 100]));
+    damaged[40] ^= 1;
+    let mut bystander = Wire::dial_as(&address_a, B_AGAIN, 0);
+    let cases = [damaged, frame(kind::MESSAGE, &1u8), frame(kind::HELLO, &hello(B, 0)), frame(77, &()), vec![0xff; 64]];
+    for (count, bytes) in cases.iter().enumerate() {
+        let mut wire = Wire::dial_as(&address_a, B, 0);
+        wire.0.write_all(bytes).unwrap();
+        wire.await_end();
+        await_that("counted", || a.transport.stats().closed_for_nonsense == count as u64 + 1);
+    }
+    bystander.send(kind::MESSAGE, &(9u64, Vec::<u8>::new()));
+    // We closed them: that is no news of B.
+    assert_eq!(a.await_event(|event| Some(received(event))), Some((B_AGAIN, 9)));
+}
+
+#[test]
+fn ping_is_answered_by_a_pong() {
+    let (_a, _listener_b, address_a) = alone();
+    let mut wire = Wire::dial_as(&address_a, B, 0);
+    wire.send(kind::PING, &());
+    assert_eq!(wire.receive(), Some((kind::PONG, vec![])));
+}
+
+#[test]
+fn full_sink_loses_messages_but_no_other_event() {
+    let (listener_a, address_a) = listen();
+    let (_listener_b, address_b) = listen();
+    let full = Arc::new(AtomicBool::new(true));
+    let (sender, events) = channel();
+    let gauge = full.clone();
+    let sink = Arc::new(move |event: Event| {
+        let room = !gauge.load(Ordering::SeqCst);
+        if room {
+            drop(sender.send(event));
+        }
+        room
+    });
+    let handle = runtime().handle().clone();
+    let config = config(A, &[(1, &address_b)]);
+    let transport: Transport<Message> =
+        Transport::start(config, listener_a, handle, sink, Arc::new(NoSnapshots)).unwrap();
+    let mut wire = Wire::dial_as(&address_a, B, 0);
+    wire.send(kind::MESSAGE, &(1u64, Vec::<u8>::new()));
+    await_that("the message is dropped", || transport.stats().dropped_by_sink == 1);
+    drop(wire);
+    full.store(false, Ordering::SeqCst);
+    assert_eq!(events.recv_timeout(PATIENCE), Ok(TransportEvent::Disconnected { peer: B }));
+}
+
+// covers B10
+#[test]
+fn shutdown_closes_all_and_ends_the_events() {
+    let (a, b, _) = pair();
+    a.transport.shutdown();
+    b.await_event(|event| (*event == TransportEvent::Disconnected { peer: A }).then_some(()));
+    await_that("b has lost a", || b.transport.incarnation_of(NodeName(0)).is_none());
+    assert!(a.events.try_recv().is_err());
+}

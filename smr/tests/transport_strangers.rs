@@ -1,0 +1,244 @@
+//! Who is not let in: replicas that do not belong here, clients at the wrong door, and noise.
+#![allow(missing_docs, dead_code, unreachable_pub, reason = "each test file uses a part of the shared helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod transport_support;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use smr::codec;
+use smr::entry::GenesisHash;
+use smr::id::{ClusterId, NodeId, NodeName};
+use smr::transport::{INBOUND_CONNECTIONS_MAX, Lane, TransportConfig, TransportEvent};
+use transport_support::*;
+
+const A: NodeId = NodeId::new(0, 100);
+const B: NodeId = NodeId::new(1, 101);
+
+/// Starts A as usual and B spoiled; returns what A and B were told about each other.
+fn refusals(spoil: impl FnOnce(&mut TransportConfig)) -> (String, String) {
+    let (listener_a, address_a) = listen();
+    let (listener_b, address_b) = listen();
+    let mut config_b = config(B, &[(0, &address_a), (2, "127.0.0.1:1")]);
+    spoil(&mut config_b);
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    let b = Node::start(config_b, listener_b);
+    let reason = |event: &Event| match event {
+        TransportEvent::Refused { reason, .. } => Some(reason.clone()),
+        TransportEvent::Connected { .. } => Some("connected".to_owned()),
+        _ => None,
+    };
+    let told = (a.await_event(reason), b.await_event(reason));
+    assert_ne!(told.0, "connected");
+    assert_ne!(told.1, "connected");
+    // They go on trying, and the reason is told once.
+    let before = b.transport.stats().turned_away;
+    await_that("more attempts", || b.transport.stats().turned_away >= before + 3);
+    assert!(a.events.try_recv().is_err() && b.events.try_recv().is_err());
+    told
+}
+
+// covers B4
+#[test]
+fn replica_of_another_group_refused_both_ways() {
+    let (a, b) = refusals(|config| config.group = "s1".parse().unwrap());
+    assert_eq!(a, "a replica of group s0 meets one of group s1");
+    assert_eq!(b, "a replica of group s1 meets one of group s0");
+}
+
+// covers B4
+#[test]
+fn replica_of_another_cluster_refused_both_ways() {
+    let (a, b) = refusals(|config| config.cluster = Some(ClusterId(8)));
+    assert!(a.contains("cluster") && b.contains("cluster"), "{a} {b}");
+}
+
+// covers M10
+#[test]
+fn replica_with_another_genesis_refused_both_ways() {
+    let (a, b) = refusals(|config| config.genesis = Some(GenesisHash(71)));
+    assert!(a.contains("genesis") && b.contains("genesis"), "{a} {b}");
+}
+
+// covers B4
+#[test]
+fn mixed_up_addresses_refused_with_both_names() {
+    let (a, _) = refusals(|config| config.node = NodeId::new(2, 102));
+    assert_eq!(a, "this is replica 2, not 1");
+}
+
+// covers B4
+#[test]
+fn own_address_among_the_peers_refused() {
+    let (listener, address) = listen();
+    let a = Node::start(config(A, &[(1, &address)]), listener);
+    let reason = a.await_event(|event| match event {
+        TransportEvent::Refused { peer, reason } => Some((*peer, reason.clone())),
+        _ => None,
+    });
+    assert_eq!(reason, (NodeName(1), "this is replica 0, not 1".to_owned()));
+}
+
+#[test]
+fn reason_is_told_again_when_it_changes() {
+    let (listener_a, _) = listen();
+    let (listener_b, address_b) = listen();
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    for reason in ["one", "one", "two"] {
+        let mut wire = Wire::accept(&listener_b);
+        assert_eq!(wire.receive().unwrap().0, kind::HELLO);
+        wire.send(kind::REFUSAL, &reason);
+    }
+    let (_wire, _) = Wire::accept_as(&listener_b, B);
+    let told = |text: &str| Event::Refused { peer: NodeName(1), reason: text.to_owned() };
+    let events: Vec<Event> = [(); 3].iter().map(|()| a.events.recv_timeout(PATIENCE).unwrap()).collect();
+    assert_eq!(events, [told("one"), told("two"), Event::Connected { peer: B }]);
+}
+
+#[test]
+fn dialler_judges_the_one_who_answers() {
+    type Spoil = fn(&mut Welcome);
+    let cases: [(Spoil, &str); 4] = [
+        (|w| w.facts.node = NodeId::new(2, 5), "replica 2 answers at the address of replica 1"),
+        (|w| w.facts.genesis = Some(GenesisHash(1)), "genesis"),
+        (|w| w.version = 9, "peer protocol version 9 meets version 1"),
+        (|w| w.magic = 9, "no replica"),
+    ];
+    let (listener_a, _) = listen();
+    let (listener_b, address_b) = listen();
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    for (spoil, expected) in cases {
+        let mut wire = Wire::accept(&listener_b);
+        wire.receive().unwrap();
+        let mut answer = welcome(B);
+        spoil(&mut answer);
+        wire.send(kind::WELCOME, &answer);
+        let said = a.await_event(|event| match event {
+            TransportEvent::Refused { reason, .. } => Some(reason.clone()),
+            other => panic!("{other:?}"),
+        });
+        assert!(said.contains(expected), "{said:?} lacks {expected:?}");
+        assert_eq!(a.transport.incarnation_of(NodeName(1)), None);
+    }
+}
+
+// covers M10
+#[test]
+fn birth_is_told_in_later_handshakes_and_leaves_connections_open() {
+    let (listener_a, address_a) = listen();
+    let (listener_b, address_b) = listen();
+    let unborn = TransportConfig { cluster: None, genesis: None, ..config(A, &[(1, &address_b)]) };
+    let a = Node::start(unborn, listener_a);
+    let (mut early, first) = Wire::accept_as(&listener_b, B);
+    assert_eq!((first.facts.cluster, first.facts.genesis), (None, None));
+    a.await_connected(B);
+    a.transport.set_birth(Some(ClusterId(7)), GenesisHash(71));
+    a.transport.send(B, (1, vec![]), Lane::Bulk, 10);
+    assert_eq!(early.receive().unwrap().0, kind::MESSAGE);
+    // B has another genesis, 70, and connects anew.
+    let mut late = Wire::dial(&address_a);
+    late.send(kind::HELLO, &hello(B, 0));
+    assert_eq!(late.receive().unwrap().0, kind::REFUSAL);
+    drop(early);
+    let (_again, second) = Wire::accept_as(&listener_b, B);
+    assert_eq!((second.facts.cluster, second.facts.genesis), (Some(ClusterId(7)), Some(GenesisHash(71))));
+}
+
+// covers B3, B4
+#[test]
+fn refused_hello_is_answered_with_the_reason_and_closed() {
+    let (listener_a, address_a) = listen();
+    let a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
+    let mut unknown = Wire::dial(&address_a);
+    unknown.send(kind::HELLO, &hello(NodeId::new(5, 5), 0));
+    let (found, payload) = unknown.receive().unwrap();
+    let reason: String = codec::decode(&payload).unwrap();
+    assert_eq!((found, reason.as_str()), (kind::REFUSAL, "replica 5 is not among the peers"));
+    unknown.await_end();
+
+    let mut newer_format = Wire::dial(&address_a);
+    let mut bytes = frame(kind::HELLO, &hello(B, 0));
+    bytes[4] = 99;
+    newer_format.0.write_all(&bytes).unwrap();
+    let (found, payload) = newer_format.receive().unwrap();
+    let reason: String = codec::decode(&payload).unwrap();
+    assert_eq!((found, reason.as_str()), (kind::REFUSAL, "format version 99, expected 1"));
+    newer_format.await_end();
+    assert_eq!(a.transport.stats().turned_away, 2);
+    assert!(a.events.try_recv().is_err());
+}
+
+// covers B1, B2, B3
+#[test]
+fn noise_and_clients_at_the_wrong_door_are_closed_and_peers_get_in_meanwhile() {
+    let (listener_a, address_a) = listen();
+    let a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
+    let hello_bytes = frame(kind::HELLO, &hello(B, 0));
+    let mut announced = hello_bytes.clone();
+    announced[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut damaged = hello_bytes.clone();
+    damaged[20] ^= 0x10;
+    let mut cases = vec![
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        vec![0; 1000],
+        vec![0xff; 1000],
+        announced,
+        damaged,
+        frame(1, &(1u64, "a client's request")),
+        frame(kind::MESSAGE, &(1u64, Vec::<u8>::new())),
+        frame(kind::HELLO, &()),
+    ];
+    let mut random: u64 = 1;
+    for length in 16..80 {
+        let mut noise = Vec::new();
+        while noise.len() < length {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            noise.push((random >> 56) as u8);
+        }
+        // Version right, so that more than the version is looked at; at most 255 bytes announced.
+        noise[1..4].fill(0);
+        noise[4..6].copy_from_slice(&1u16.to_le_bytes());
+        noise.resize(16 + 255, 0);
+        cases.push(noise);
+    }
+    let began = Instant::now();
+    for bytes in &cases {
+        let mut wire = Wire::dial(&address_a);
+        // It may be closed on us while we are still talking.
+        drop(wire.0.write_all(bytes));
+        wire.await_end();
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "closed at once, not by a deadline: {:?}", began.elapsed());
+    assert_eq!(a.transport.stats().turned_away, cases.len() as u64);
+    let _peer = Wire::dial_as(&address_a, B, 0);
+    assert!(a.events.try_recv().is_err());
+}
+
+// covers B3, N7
+#[test]
+fn idle_strangers_are_closed_by_the_deadline_and_never_more_than_the_limit() {
+    let (listener_a, address_a) = listen();
+    let a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
+    let half = &frame(kind::HELLO, &hello(B, 0))[..30];
+    let began = Instant::now();
+    let mut idle: Vec<Wire> = (0..INBOUND_CONNECTIONS_MAX)
+        .map(|count| {
+            let mut wire = Wire::dial(&address_a);
+            // Some say nothing, others the half of something.
+            if count % 2 == 0 {
+                wire.0.write_all(half).unwrap();
+            }
+            wire
+        })
+        .collect();
+    let mut beyond = Wire::dial(&address_a);
+    beyond.await_end();
+    assert!(began.elapsed() < Duration::from_millis(1900), "the limit closed it, not the deadline");
+    for wire in &mut idle {
+        wire.await_end();
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1900) && began.elapsed() < Duration::from_secs(6));
+    assert_eq!(a.transport.stats().turned_away, INBOUND_CONNECTIONS_MAX as u64 + 1);
+    let _peer = Wire::dial_as(&address_a, B, 0);
+}
