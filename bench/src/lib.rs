@@ -1,1 +1,24 @@
-//! Under construction.
+//! A MadKV cluster on one machine, as real processes: for the launcher, the end-to-end tests and the trials.
+//!
+//! - [`programs`]: where the executables are, and how to build them.
+//! - [`ports`]: loopback ports that nobody else takes.
+//! - [`process`]: one child process: start, kill -9, freeze, thaw, restart.
+//! - [`cluster`]: all processes of a cluster, and who leads where.
+//! - [`ask`]: one question to one replica, over its own port.
+//! - [`line_client`]: the command-line client, driven through its pipes.
+//! - [`chain`]: was each write applied exactly once, judged from the clients' answers alone.
+//! - [`load`]: clients that swap and keep a history for [`chain`].
+//! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
+//! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does.
+
+pub mod ask;
+pub mod chain;
+pub mod cluster;
+pub mod launcher;
+pub mod line_client;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod trial;
+pub mod wait;

@@ -1,0 +1,44 @@
+# Recipes of MadKV. The ones under `p3::` are fixed from outside (names, parameters, defaults); the rest is our own.
+
+mod p3
+
+# List the recipes.
+default:
+    @just --list --list-submodules
+
+# Start a whole cluster on this machine and give a prompt; options as in `just local --help`.
+[positional-arguments]
+local *options:
+    @cargo run --quiet --release --bin madkv-local -- "$@"
+
+# Run all tests, end to end ones included.
+test:
+    cargo test --workspace
+
+# Everything that a change must pass. Changes nothing.
+check:
+    .ci/run
+
+# Format the code and regenerate the golden traces; read the difference before you keep it.
+fmt:
+    cargo fmt
+
+# Kill the leader under a running client; print the longest pause of each kill (-9 and hung).
+failover kills="20":
+    cargo run --quiet --release --bin madkv-trial -- failover --kills {{kills}}
+
+# Kill every process at once under load, again and again; check that no acknowledged write is lost or applied twice.
+kill-all rounds="50":
+    cargo run --quiet --release --bin madkv-trial -- kill-all --rounds {{rounds}}
+
+# Cut the power under load, again and again, on a loop-mounted ext4. Needs root.
+power-cuts cuts="40":
+    cargo run --quiet --release --bin madkv-trial -- power-cuts --cuts {{cuts}}
+
+# Latency of a lone PUT against the disk's own, and PUT/s of 64 clients.
+speed:
+    cargo run --quiet --release --bin madkv-trial -- speed
+
+# A million overwrites of a thousand keys; print directory sizes, memory and restart time.
+bounded overwrites="1000000":
+    cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}}

@@ -1,0 +1,96 @@
+//! Where the executables of this project are, and how to build them.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The manager's executable.
+pub const MANAGER: &str = "madkv-manager";
+/// The server's executable.
+pub const SERVER: &str = "madkv-server";
+/// The client's executable.
+pub const CLIENT: &str = "madkv-client";
+/// The launcher's executable.
+pub const LAUNCHER: &str = "madkv-local";
+
+/// The directory with the executables of one build profile.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    directory: PathBuf,
+}
+
+/// The executables cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NoPrograms {
+    /// They are not there, and there is no cargo to build them.
+    #[error("{0} is missing; run: cargo build --release --workspace --bins")]
+    Missing(PathBuf),
+    /// The build failed.
+    #[error("building the executables failed ({0})")]
+    Build(String),
+    /// The system refused something.
+    #[error("cannot find the executables: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Programs {
+    /// The executables beside the present one, built first if cargo runs us (then it says so in `CARGO`): of the same
+    /// profile and in the same target directory, with cargo's words on stderr.
+    ///
+    /// # Errors
+    /// If they are not there in the end.
+    pub fn beside_this_one() -> Result<Programs, NoPrograms> {
+        let this = env::current_exe()?;
+        let mut directory = this.parent().map(Path::to_path_buf).unwrap_or_default();
+        // Tests and examples live one level deeper.
+        if directory.ends_with("deps") || directory.ends_with("examples") {
+            directory.pop();
+        }
+        if let Some(cargo) = env::var_os("CARGO") {
+            build(&cargo, &directory)?;
+        }
+        let programs = Programs { directory };
+        for name in [MANAGER, SERVER, CLIENT] {
+            if !programs.path(name).is_file() {
+                return Err(NoPrograms::Missing(programs.path(name)));
+            }
+        }
+        Ok(programs)
+    }
+
+    /// The executables in `directory`, whether they are there or not.
+    pub fn at(directory: &Path) -> Programs {
+        Programs { directory: directory.to_path_buf() }
+    }
+
+    /// The path of an executable.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The directory that they are in.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// `directory` is `<target>/<profile>`. Other calls at the same time wait for each other: cargo locks the directory.
+fn build(cargo: &OsString, directory: &Path) -> Result<(), NoPrograms> {
+    let target = directory.parent().unwrap_or(Path::new("."));
+    let mut command = Command::new(cargo);
+    command.args(["build", "--workspace", "--bins"]).arg("--target-dir").arg(target);
+    match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => {}
+        Some(profile) => {
+            command.args(["--profile", profile]);
+        }
+    }
+    if let Some(manifest) = env::var_os("CARGO_MANIFEST_DIR") {
+        command.current_dir(manifest);
+    }
+    // Nobody may mistake cargo's words for the client's.
+    let status = command.stdin(Stdio::null()).stdout(io::stderr()).status()?;
+    if status.success() { Ok(()) } else { Err(NoPrograms::Build(status.to_string())) }
+}
