@@ -3,6 +3,8 @@
 //! They need `just` (on the path, or named by `JUST`); without it each test says that it was skipped. Cargo and the
 //! executables are stand-ins that print their arguments, so nothing is built and nothing is started.
 
+#![cfg(test)]
+
 use std::env;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
