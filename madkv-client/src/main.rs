@@ -1,2 +1,59 @@
-//! Placeholder entry point.
-fn main() {}
+//! The command-line client. Parses, builds, runs, and gives the exit code: 0 well, 1 failed, 2 wrong arguments.
+
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+use madkv_client::cli::{self, args, line, pipe, prompt};
+use tokio::runtime::Builder;
+
+/// How much is read from a pipe at once, in bytes.
+const INPUT_CHUNK_BYTES: usize = 64 << 10;
+
+fn main() -> ExitCode {
+    let args = match args::parse(std::env::args_os()) {
+        Ok(args) => args,
+        Err(args::Stop::Print(text)) => return code(io::stdout().write_all(text.as_bytes())),
+        Err(args::Stop::Wrong(line)) => {
+            eprintln!("madkv-client: {line}");
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN).with_target(false).init();
+    // One thread: a lone request then crosses none.
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("madkv-client: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let client = cli::connect(&args);
+    if let Some(word) = &args.word {
+        return match runtime.block_on(cli::obey(&client, word)) {
+            Ok(text) => code(io::stdout().write_all(text.as_bytes())),
+            Err(error) => {
+                let _ = line::write_error(&mut io::stderr(), &error);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if io::stdin().is_terminal() {
+        return code(prompt::run(&runtime, &client));
+    }
+    let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, io::stdin().lock());
+    let mut out = BufWriter::new(io::stdout().lock());
+    code(pipe::run(&runtime, &client, &mut input, &mut out).map(|_| ()))
+}
+
+fn code(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whoever reads our answers may leave at any time; that needs no words.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                eprintln!("madkv-client: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,7 +1,2 @@
-//! One replica of MadKV's manager.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    madkv_api::process::start(madkv_manager::options::PROGRAM, madkv_manager::run)
-}
+//! Placeholder entry point.
+fn main() {}

@@ -1,0 +1,129 @@
+//! Calls for operators: how the cluster is, hand over leadership, readmit a replica.
+
+use std::sync::Arc;
+
+use madkv_api::frames::{Ask, Body};
+use smr::id::ClusterId;
+use smr::replica::ReplicaStatus;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::client::refusal;
+use crate::exchange::{Exchange, Final};
+use crate::group::Group;
+use crate::limits::STATUS_TIMEOUT;
+use crate::link::Link;
+use crate::mailbox::{Event, Mailbox};
+use crate::{Client, Error};
+
+/// How a cluster is, as far as it answers.
+#[derive(Clone, Debug)]
+pub struct ClusterStatus {
+    /// The cluster, if a manager has given a map.
+    pub cluster: Option<ClusterId>,
+    /// The epoch of that map; 0 for none.
+    pub epoch: u64,
+    /// All replicas: managers first, then by partition and replica.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// What one replica says of itself.
+#[derive(Clone, Debug)]
+pub struct NodeReport {
+    /// Its group: `m`, `s0`, ...
+    pub group: String,
+    /// Its number in the group, by the order of the addresses.
+    pub replica: u16,
+    /// `host:port`.
+    pub address: String,
+    /// Its own description, or why there is none.
+    pub status: Result<Box<ReplicaStatus>, String>,
+}
+
+impl Client {
+    /// Asks every replica how it is; each has a second to answer. Without a map only the managers are known.
+    pub async fn status(&self) -> ClusterStatus {
+        let router = &self.shared.router;
+        let deadline = Instant::now() + STATUS_TIMEOUT;
+        let routes = router.routes(Some(deadline)).await.ok();
+        let mut groups = vec![Arc::clone(&router.managers)];
+        groups.extend(routes.iter().flat_map(|routes| routes.groups.iter().cloned()));
+        let deadline = Instant::now() + STATUS_TIMEOUT;
+        let mut tasks = JoinSet::new();
+        for (place, group) in groups.iter().enumerate() {
+            for (replica, link) in group.links.iter().enumerate() {
+                let link = Arc::clone(link);
+                tasks.spawn(async move { (place, replica, ask_status(&link, deadline).await) });
+            }
+        }
+        let mut answers = tasks.join_all().await;
+        answers.sort_by_key(|(place, replica, _)| (*place, *replica));
+        let nodes = answers.into_iter().map(|(place, replica, status)| NodeReport {
+            group: groups[place].name.clone(),
+            replica: replica as u16, // below REPLICAS_MAX
+            address: groups[place].links[replica].address().to_owned(),
+            status,
+        });
+        ClusterStatus {
+            cluster: routes.as_ref().map(|routes| routes.map.cluster),
+            epoch: routes.as_ref().map_or(0, |routes| routes.map.epoch),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Hands the leadership of `group` (`m`, `s0`, ...) to its replica number `to`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no such group, or the group refuses; see [`Error`].
+    pub async fn transfer(&self, group: &str, to: u16) -> Result<(), Error> {
+        self.command(group, &|| Ask::Transfer { to }).await
+    }
+
+    /// Puts the present incarnation of replica number `replica` into the place of its former one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if there is no such group, or the group refuses; see [`Error`].
+    pub async fn readmit(&self, group: &str, replica: u16) -> Result<(), Error> {
+        self.command(group, &|| Ask::Readmit { replica }).await
+    }
+
+    async fn command(&self, group: &str, ask: &(dyn Fn() -> Ask + Sync)) -> Result<(), Error> {
+        let deadline = self.deadline();
+        let (group, epoch) = self.group_named(group, deadline).await?;
+        let mut exchange = Exchange::new(&self.shared.context, &group, deadline).without_resends();
+        match exchange.run(epoch, ask).await {
+            Ok(Final::Body(Body::Done)) => Ok(()),
+            Ok(Final::Body(other)) => Err(refusal(other, exchange.may_have_happened())),
+            Ok(Final::Answer(_)) => Err(Error::BadAnswer { what: "an answer to an operator's wish".into() }),
+            Err(late) => Err(self.failure(late.into(), exchange.may_have_happened())),
+        }
+    }
+
+    async fn group_named(&self, name: &str, deadline: Option<Instant>) -> Result<(Arc<Group>, u64), Error> {
+        let router = &self.shared.router;
+        if name == router.managers.name {
+            return Ok((Arc::clone(&router.managers), 0));
+        }
+        let routes = router.routes(deadline).await.map_err(|late| self.failure(late.into(), false))?;
+        let group = routes.groups.iter().find(|group| group.name == name);
+        let Some(group) = group else {
+            let reason = format!("no group {name:?}; there are m and s0 to s{}", routes.groups.len() - 1);
+            return Err(Error::Refused { reason, may_have_happened: false });
+        };
+        Ok((Arc::clone(group), routes.map.epoch))
+    }
+}
+
+async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>, String> {
+    let mailbox = Arc::new(Mailbox::default());
+    let posted = link.connection().and_then(|connection| connection.post(Ask::Status, 0, &mailbox, 0));
+    if posted.is_none() {
+        return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
+    }
+    match timeout_at(deadline, mailbox.receive()).await.map(|mail| mail.event) {
+        Ok(Event::Reply(Body::Status(status))) => Ok(status),
+        Ok(Event::Reply(other)) => Err(format!("{other:?}")),
+        Ok(Event::Broken { .. }) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
+        Err(_) => Err("silent".to_owned()),
+    }
+}

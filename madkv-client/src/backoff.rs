@@ -1,0 +1,51 @@
+//! Pauses of random length, so that many clients do not come back at once.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::lock;
+
+/// A source of random pauses.
+pub(crate) struct Jitter(Mutex<StdRng>);
+
+impl Jitter {
+    pub(crate) fn new() -> Jitter {
+        Jitter(Mutex::new(rand::make_rng()))
+    }
+
+    /// A pause between `low` and `high`.
+    pub(crate) fn between(&self, low: Duration, high: Duration) -> Duration {
+        low + high.saturating_sub(low).mul_f64(lock(&self.0).random_range(0.0..1.0))
+    }
+
+    /// The pause before attempt `attempt` (from 0): grows from `range.0` by half each time, up to `range.1`, give or
+    /// take half of it; never above `range.1`.
+    pub(crate) fn growing(&self, attempt: u32, range: (Duration, Duration)) -> Duration {
+        let (low, high) = range;
+        let middle = low.mul_f64(1.5f64.powi(attempt.min(32) as i32)).min(high); // 1.5^32 is beyond every ratio here
+        self.between(middle / 2, middle + middle / 2).min(high)
+    }
+
+    /// A place in `0..count`, to start a round from.
+    pub(crate) fn pick(&self, count: usize) -> usize {
+        if count == 0 { 0 } else { lock(&self.0).random_range(0..count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growing_any_attempt_stays_within_range() {
+        let jitter = Jitter::new();
+        let range = (Duration::from_millis(10), Duration::from_millis(50));
+        for attempt in [0, 1, 5, 100, u32::MAX] {
+            let pause = jitter.growing(attempt, range);
+            assert!(pause >= range.0 / 2 && pause <= range.1, "{pause:?} at attempt {attempt}");
+        }
+    }
+}

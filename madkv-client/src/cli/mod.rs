@@ -1,0 +1,118 @@
+//! The command-line client: the line protocol on pipes, a prompt on a terminal, and one-shot words for operators.
+
+pub mod args;
+pub mod line;
+pub mod pipe;
+pub mod prompt;
+pub mod status_table;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::{Client, Error, Options, Trace};
+use args::{Args, Word};
+
+/// A client as the arguments want it.
+pub fn connect(args: &Args) -> Client {
+    let trace = args.trace_messages.then(|| Arc::new(Console { client: args.client_id }) as Arc<dyn Trace>);
+    Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace })
+}
+
+/// Obeys an operator's word; the answer is what to print.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn obey(client: &Client, word: &Word) -> Result<String, Error> {
+    match word {
+        Word::Help => Ok(HELP.to_owned()),
+        Word::Status { json: false } => Ok(status_table::table(&client.status().await)),
+        Word::Status { json: true } => Ok(status_table::json(&client.status().await)),
+        Word::Transfer { group, to } => {
+            client.transfer(group, *to).await.map(|()| format!("{group}: leadership handed to replica {to}\n"))
+        }
+        Word::Readmit { group, replica } => {
+            client.readmit(group, *replica).await.map(|()| format!("{group}: replica {replica} readmitted\n"))
+        }
+    }
+}
+
+/// What `help` says.
+pub const HELP: &str = "\
+PUT <key> <value>         set; says whether the key was there
+SWAP <key> <value>        set; gives the old value
+GET <key>                 the value, or null
+DELETE <key>              remove; says whether the key was there
+SCAN <from> <to>          all keys from..to, both included, sorted by bytes
+STOP                      leave
+status [--json]           partitions, replicas, roles, terms, indexes, lag
+transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
+readmit <group> <n>       take replica n back after its directory was lost or damaged
+help                      this
+Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
+";
+
+/// Writes each message to stderr.
+struct Console {
+    /// The client's number in the messages.
+    client: u32,
+}
+
+impl Trace for Console {
+    fn sent(&self, server: usize, number: u64) {
+        eprintln!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client);
+    }
+
+    fn received(&self, server: usize, number: u64) {
+        eprintln!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client);
+    }
+
+    fn duplicate(&self, server: usize, number: u64) {
+        eprintln!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp());
+    }
+}
+
+/// The time now, in UTC, as `2026-01-31T12:34:56.789012Z`.
+fn timestamp() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (year, month, day) = date(now.as_secs() / 86_400);
+    let second = now.as_secs() % 86_400;
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{:02}:", second / 3600);
+    let _ = write!(text, "{:02}:{:02}.{:06}Z", second / 60 % 60, second % 60, now.subsec_micros());
+    text
+}
+
+/// The date `days` after 1970-01-01, in the Gregorian calendar.
+fn date(days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let (mut year, mut rest) = (1970, days);
+    while rest >= 365 + u64::from(is_leap(year)) {
+        rest -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if rest < length {
+            break;
+        }
+        rest -= length;
+        month += 1;
+    }
+    (year, month, rest + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn date_known_days_match_calendar() {
+        assert_eq!(date(0), (1970, 1, 1));
+        assert_eq!(date(59), (1970, 3, 1));
+        assert_eq!(date(11_016), (2000, 2, 29));
+        assert_eq!(date(20_453), (2025, 12, 31));
+    }
+}

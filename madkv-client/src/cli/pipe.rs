@@ -1,0 +1,128 @@
+//! The client on pipes: one line in, its answer out and flushed, then the next line.
+//!
+//! Reading blocks the thread that also runs the client's tasks. That is on purpose: between lines nothing is under way,
+//! and a lone request crosses no other thread.
+
+use std::io::{self, BufRead, Write};
+
+use tokio::runtime::Runtime;
+
+use crate::Client;
+use crate::cli::line::{self, Answer, BadLine};
+use crate::limits::LINE_MAX_BYTES;
+
+/// Answers lines until STOP or the end of input. Returns whether it was STOP.
+///
+/// # Errors
+/// Those of `input` and `out`.
+pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &mut impl Write) -> io::Result<bool> {
+    let mut buffer = Vec::new();
+    loop {
+        let line = match next_line(input, &mut buffer)? {
+            Next::End => return Ok(false),
+            Next::TooLong => Err(BadLine::TooLong),
+            Next::Line => line::parse(&buffer),
+        };
+        match line {
+            Err(bad) => line::write_error(out, &bad)?,
+            Ok(line) => match runtime.block_on(line::run(client, line)) {
+                Ok(answer) => {
+                    line::write_answer(out, line, &answer)?;
+                    if answer == Answer::Stopped {
+                        out.flush()?;
+                        return Ok(true);
+                    }
+                }
+                Err(error) => line::write_error(out, &error)?,
+            },
+        }
+        out.flush()?;
+    }
+}
+
+/// What [`next_line`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// A line; it is in the buffer, without its end.
+    Line,
+    /// A line beyond [`LINE_MAX_BYTES`]; it was skipped.
+    TooLong,
+    /// The end of input.
+    End,
+}
+
+/// Reads a line that ends with LF, CRLF or the input. Keeps at most [`LINE_MAX_BYTES`] of it.
+fn next_line(input: &mut impl BufRead, buffer: &mut Vec<u8>) -> io::Result<Next> {
+    buffer.clear();
+    let mut too_long = false;
+    loop {
+        let chunk = match input.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let at_end = chunk.is_empty();
+        let line_end = chunk.iter().position(|byte| *byte == b'\n');
+        let piece = &chunk[..line_end.unwrap_or(chunk.len())];
+        too_long |= buffer.len() + piece.len() > LINE_MAX_BYTES;
+        if !too_long {
+            buffer.extend_from_slice(piece);
+        }
+        let used = piece.len() + usize::from(line_end.is_some());
+        input.consume(used);
+        if line_end.is_none() && !at_end {
+            continue;
+        }
+        if at_end && buffer.is_empty() && !too_long {
+            return Ok(Next::End);
+        }
+        if buffer.last() == Some(&b'\r') {
+            buffer.pop();
+        }
+        return Ok(if too_long { Next::TooLong } else { Next::Line });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    fn lines(input: &[u8], chunk: usize) -> Vec<(Next, Vec<u8>)> {
+        let mut input = BufReader::with_capacity(chunk, input);
+        let mut buffer = Vec::new();
+        let mut lines = Vec::new();
+        loop {
+            match next_line(&mut input, &mut buffer).unwrap() {
+                Next::End => return lines,
+                next => lines.push((next, buffer.clone())),
+            }
+        }
+    }
+
+    #[test]
+    fn next_line_any_end_and_any_chunking_same_lines() {
+        for chunk in [1, 2, 3, 100] {
+            let found = lines(b"one\r\n\ntwo\nthree\r\r\nfour", chunk);
+            let texts: Vec<&[u8]> = found.iter().map(|(_, text)| &text[..]).collect();
+            assert_eq!(texts, [&b"one"[..], b"", b"two", b"three\r", b"four"], "chunks of {chunk}");
+            assert!(found.iter().all(|(next, _)| *next == Next::Line));
+        }
+        assert_eq!(lines(b"", 10), []);
+    }
+
+    // covers B1
+    #[test]
+    fn next_line_too_long_skipped_to_its_end_in_bounded_memory() {
+        let mut input = vec![b'x'; 5_000_000];
+        input.extend_from_slice(b"\nGET a\n");
+        let found = lines(&input, 1 << 16);
+        assert_eq!(found[0].0, Next::TooLong);
+        assert!(found[0].1.len() <= LINE_MAX_BYTES);
+        assert_eq!(found[1], (Next::Line, b"GET a".to_vec()));
+        let at_limit = lines(&vec![b'x'; LINE_MAX_BYTES], 1 << 16);
+        assert_eq!((at_limit[0].0, at_limit[0].1.len()), (Next::Line, LINE_MAX_BYTES));
+        assert_eq!(lines(&vec![b'x'; LINE_MAX_BYTES + 1], 1 << 16)[0].0, Next::TooLong);
+    }
+}

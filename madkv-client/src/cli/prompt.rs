@@ -1,0 +1,99 @@
+//! The client on a terminal: editing, history, `help` and the operators' words.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use tokio::runtime::Runtime;
+
+use crate::Client;
+use crate::cli::line::{self, Answer, BadLine};
+use crate::cli::{args, obey};
+
+/// Lines of history that are kept.
+const HISTORY_MAX: usize = 1000;
+
+/// Answers lines until STOP or the end of input.
+///
+/// # Errors
+/// Those of the terminal.
+pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
+    let mut editor = DefaultEditor::new().map_err(io::Error::other)?;
+    let mut history = load_history();
+    for line in &history {
+        let _ = editor.add_history_entry(line); // a line that history refuses is just not there
+    }
+    let mut out = io::stdout();
+    writeln!(out, "help lists what can be said, STOP or Ctrl-D leaves")?;
+    loop {
+        let text = match editor.readline("madkv> ") {
+            Ok(text) => text,
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => break,
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            continue;
+        }
+        let _ = editor.add_history_entry(text);
+        history.push(text.to_owned());
+        if answer(runtime, client, text, &mut out)? {
+            break;
+        }
+    }
+    save_history(&history);
+    Ok(())
+}
+
+/// Answers a line; returns whether it was STOP.
+fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) -> io::Result<bool> {
+    let stopped = match line::parse(text.as_bytes()) {
+        Ok(line) => match runtime.block_on(line::run(client, line)) {
+            Ok(answer) => {
+                line::write_answer(out, line, &answer)?;
+                answer == Answer::Stopped
+            }
+            Err(error) => {
+                line::write_error(out, &error)?;
+                false
+            }
+        },
+        Err(bad) => {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let is_operators = matches!(words.first(), Some(&("help" | "status" | "transfer" | "readmit")));
+            match args::word(&words) {
+                Ok(word) => match runtime.block_on(obey(client, &word)) {
+                    Ok(text) => out.write_all(text.as_bytes())?,
+                    Err(error) => line::write_error(out, &error)?,
+                },
+                Err(why) if is_operators => line::write_error(out, &why)?,
+                Err(_) if bad == BadLine::UnknownWord => line::write_error(out, &format!("{bad}, or try help"))?,
+                Err(_) => line::write_error(out, &bad)?,
+            }
+            false
+        }
+    };
+    out.flush()?;
+    Ok(stopped)
+}
+
+/// The history's file is a convenience: without a home, or if it cannot be read or written, history lasts for the run.
+fn history_path() -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os("HOME").filter(|home| !home.is_empty())?).join(".madkv_history"))
+}
+
+fn load_history() -> Vec<String> {
+    let text = history_path().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[lines.len().saturating_sub(HISTORY_MAX)..].to_vec()
+}
+
+fn save_history(history: &[String]) {
+    let Some(path) = history_path() else { return };
+    let kept = &history[history.len().saturating_sub(HISTORY_MAX)..];
+    if let Err(error) = std::fs::write(&path, kept.join("\n") + "\n") {
+        tracing::debug!("history is not kept: {}: {error}", path.display());
+    }
+}

@@ -1,0 +1,205 @@
+//! The state of a cluster as a table for people, or as JSON for programs.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use smr::replica::{ReplicaStatus, Standing};
+
+use crate::{ClusterStatus, NodeReport};
+
+const HEADINGS: [&str; 11] =
+    ["node", "address", "role", "term", "leader", "commit", "applied", "lag", "log bytes", "sessions", "state"];
+/// The columns that hold numbers and stand on the right.
+const NUMBERS: [usize; 6] = [3, 5, 6, 7, 8, 9];
+
+/// A table, with a line per replica.
+pub fn table(status: &ClusterStatus) -> String {
+    let commits = highest_commits(status);
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(status.nodes.iter().map(|node| row(node, commits.get(&node.group).copied().unwrap_or(0))));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    let mut text = match &status.cluster {
+        Some(cluster) => format!("cluster {cluster}, map epoch {}\n", status.epoch),
+        None => "no manager gives a map: the servers are not known\n".to_owned(),
+    };
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if NUMBERS.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(node: &NodeReport, commit: u64) -> [String; 11] {
+    let name = format!("{}.{}", node.group, node.replica);
+    let address = node.address.clone();
+    let status = match &node.status {
+        Ok(status) => status,
+        Err(why) => {
+            let dash = || "-".to_owned();
+            let state = format!("unreachable: {why}");
+            return [name, address, dash(), dash(), dash(), dash(), dash(), dash(), dash(), dash(), state];
+        }
+    };
+    [
+        name,
+        address,
+        role(status),
+        status.term.to_string(),
+        status.leader.map_or("-".to_owned(), |leader| format!("{}.{}", node.group, leader.name)),
+        status.commit.to_string(),
+        status.applied.to_string(),
+        commit.saturating_sub(status.applied.0).to_string(),
+        status.log_bytes.to_string(),
+        status.sessions.to_string(),
+        match &status.standing {
+            Standing::InService => format!("in service, {}", status.sync_mode),
+            Standing::Unborn => "unborn".to_owned(),
+            Standing::Quarantined { reason } => format!("quarantined: {reason}"),
+        },
+    ]
+}
+
+fn role(status: &ReplicaStatus) -> String {
+    match status.standing {
+        Standing::InService => status.role.to_string(),
+        Standing::Unborn | Standing::Quarantined { .. } => "-".to_owned(),
+    }
+}
+
+/// The highest commit index that any replica of each group knows: what the others lag behind.
+fn highest_commits(status: &ClusterStatus) -> BTreeMap<String, u64> {
+    let mut highest = BTreeMap::new();
+    for node in &status.nodes {
+        let commit = node.status.as_ref().map_or(0, |status| status.commit.0);
+        let known = highest.entry(node.group.clone()).or_insert(0);
+        *known = commit.max(*known);
+    }
+    highest
+}
+
+/// One JSON object, on one line.
+pub fn json(status: &ClusterStatus) -> String {
+    let commits = highest_commits(status);
+    let nodes: Vec<Value> = status.nodes.iter().map(|node| node_json(node, &commits)).collect();
+    let cluster = status.cluster.map(|cluster| cluster.to_string());
+    format!("{}\n", json!({ "cluster": cluster, "epoch": status.epoch, "nodes": nodes }))
+}
+
+fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
+    let mut object = json!({
+        "node": format!("{}.{}", node.group, node.replica),
+        "group": node.group,
+        "replica": node.replica,
+        "address": node.address,
+    });
+    let more = match &node.status {
+        Err(why) => json!({ "state": "unreachable", "reason": why }),
+        Ok(status) => {
+            let (state, reason) = match &status.standing {
+                Standing::InService => ("in_service", None),
+                Standing::Unborn => ("unborn", None),
+                Standing::Quarantined { reason } => ("quarantined", Some(reason)),
+            };
+            let commit = commits.get(&node.group).copied().unwrap_or(0);
+            json!({
+                "state": state,
+                "reason": reason,
+                "role": status.role.to_string(),
+                "term": status.term.0,
+                "leader": status.leader.map(|leader| leader.name.0),
+                "incarnation": status.node.incarnation.to_string(),
+                "snapshot": status.snapshot.index.0,
+                "last": status.last.index.0,
+                "commit": status.commit.0,
+                "applied": status.applied.0,
+                "lag": commit.saturating_sub(status.applied.0),
+                "log_bytes": status.log_bytes,
+                "sessions": status.sessions,
+                "sync_mode": status.sync_mode,
+                "voters": status.voters.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "learners": status.learners.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            })
+        }
+    };
+    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
+        object.extend(more);
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use smr::entry::{EntryId, Index, Term};
+    use smr::id::{ClusterId, NodeId};
+    use smr::protocol::Role;
+
+    use super::*;
+
+    fn sample() -> ClusterStatus {
+        let leader = ReplicaStatus {
+            group: "s0".parse().unwrap(),
+            node: NodeId::new(0, 0xab),
+            standing: Standing::InService,
+            role: Role::Leader,
+            term: Term(3),
+            leader: Some(NodeId::new(0, 0xab)),
+            snapshot: EntryId::ZERO,
+            last: EntryId::new(120, 3),
+            commit: Index(120),
+            applied: Index(120),
+            log_bytes: 4096,
+            sessions: 2,
+            voters: vec![NodeId::new(0, 0xab), NodeId::new(1, 0xcd)],
+            learners: vec![],
+            sync_mode: "synced".into(),
+            peers: vec![],
+        };
+        let follower = ReplicaStatus {
+            node: NodeId::new(1, 0xcd),
+            role: Role::Follower,
+            commit: Index(110),
+            applied: Index(100),
+            ..leader.clone()
+        };
+        let report = |replica: u16, status| NodeReport {
+            group: "s0".into(),
+            replica,
+            address: format!("127.0.0.1:{}", 3777 + replica),
+            status,
+        };
+        ClusterStatus {
+            cluster: Some(ClusterId(1)),
+            epoch: 1,
+            nodes: vec![
+                report(0, Ok(Box::new(leader))),
+                report(1, Ok(Box::new(follower))),
+                report(2, Err("connection refused".into())),
+            ],
+        }
+    }
+
+    #[test]
+    fn table_columns_are_aligned_and_lag_counts_from_the_highest_commit() {
+        let expected = "\
+cluster 00000000000000000000000000000001, map epoch 1
+node  address         role      term  leader  commit  applied  lag  log bytes  sessions  state
+s0.0  127.0.0.1:3777  leader       3  s0.0       120      120    0       4096         2  in service, synced
+s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced
+s0.2  127.0.0.1:3779  -            -  -            -        -    -          -         -  unreachable: connection refused
+";
+        assert_eq!(table(&sample()), expected);
+    }
+
+    #[test]
+    fn json_each_node_has_state_and_numbers() {
+        let value: Value = serde_json::from_str(&json(&sample())).unwrap();
+        assert_eq!(value["nodes"][1]["lag"], 20);
+        assert_eq!(value["nodes"][0]["role"], "leader");
+        assert_eq!(value["nodes"][2]["state"], "unreachable");
+    }
+}

@@ -1,0 +1,328 @@
+//! The client's handle and its calls.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use madkv_api::command::{Command, Malformed, Query, decode_found, decode_value};
+use madkv_api::frames::{Ask, Body};
+use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::backoff::Jitter;
+use crate::exchange::{Exchange, Failure, Final};
+use crate::group::Group;
+use crate::limits::RETRY_PAUSE;
+use crate::router::{Router, Routes};
+use crate::scan::{self, Record};
+use crate::trace::Trace;
+use crate::{Context, Error, before};
+
+/// What a client needs to know.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// `host:port` of each manager replica.
+    pub managers: Vec<String>,
+    /// How long a call may take; `None` retries until it succeeds.
+    pub timeout: Option<Duration>,
+    /// Hears of each message.
+    pub trace: Option<Arc<dyn Trace>>,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("managers", &self.managers).field("timeout", &self.timeout).finish()
+    }
+}
+
+/// A handle to a cluster. Cheap to clone; clones share connections and sessions. Calls may run at the same time, in any
+/// number, and are then unordered. Dropping a call's future abandons it: a write may then have happened.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) context: Arc<Context>,
+    pub(crate) router: Router,
+    timeout: Option<Duration>,
+}
+
+impl Client {
+    /// Makes a client; nothing is contacted before the first call. Its calls must run on a tokio runtime with time and
+    /// network enabled.
+    ///
+    /// # Panics
+    /// If no manager is named.
+    pub fn connect(options: Options) -> Client {
+        assert!(!options.managers.is_empty(), "no manager address");
+        let context =
+            Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(), trace: options.trace.clone() });
+        let router = Router::new(&context, &options.managers);
+        Client { shared: Arc::new(Shared { context, router, timeout: options.timeout }) }
+    }
+
+    /// Sets a value, and says whether the key was there before.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<bool, Error> {
+        let answer = self.write(Command::Put { key, value }).await?;
+        decode_found(&answer).map_err(bad_answer)
+    }
+
+    /// Sets a value, and gives the old one. An absent key is created.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn swap(&self, key: &[u8], value: &[u8]) -> Result<Option<Bytes>, Error> {
+        let answer = self.write(Command::Swap { key, value }).await?;
+        decode_value(answer).map_err(bad_answer)
+    }
+
+    /// Removes a key, and says whether it was there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete(&self, key: &[u8]) -> Result<bool, Error> {
+        let answer = self.write(Command::Delete { key }).await?;
+        decode_found(&answer).map_err(bad_answer)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        check("key", key.len(), KEY_MAX_BYTES)?;
+        let deadline = self.deadline();
+        let query = Query::Get { key }.encode();
+        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        loop {
+            let group = Arc::clone(routes.group_of(key));
+            match self.read(&group, routes.map.epoch, &query, deadline).await? {
+                Read::Answer(parts) => {
+                    let [answer] =
+                        <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
+                    return decode_value(answer).map_err(bad_answer);
+                }
+                Read::Elsewhere { epoch } => routes = self.moved(&routes, epoch, deadline, false).await?,
+            }
+        }
+    }
+
+    /// All records with `from <= key <= to`, sorted by the keys' bytes. Each key and each absence is checked on its own;
+    /// inside one partition the result is one moment. Never partial.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn scan(&self, from: &[u8], to: &[u8]) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        check("key", from.len(), KEY_MAX_BYTES)?;
+        check("key", to.len(), KEY_MAX_BYTES)?;
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let deadline = self.deadline();
+        let query = Query::Scan { from, to }.encode();
+        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        loop {
+            match self.scan_all(&routes, &query, deadline).await? {
+                Ok(lists) => return Ok(scan::merge(lists)),
+                // Some keys have moved: parts of different epochs could miss them, or have them twice.
+                Err(epoch) => routes = self.moved(&routes, epoch, deadline, false).await?,
+            }
+        }
+    }
+
+    /// Asks all partitions at once. The inner error is the epoch of a newer map.
+    async fn scan_all(
+        &self,
+        routes: &Arc<Routes>,
+        query: &Bytes,
+        deadline: Option<Instant>,
+    ) -> Result<Result<Vec<Vec<Record>>, u64>, Error> {
+        if let [group] = &routes.groups[..] {
+            return Ok(match self.read(group, routes.map.epoch, query, deadline).await? {
+                Read::Answer(parts) => Ok(vec![scan::records(&parts).map_err(bad_answer)?]),
+                Read::Elsewhere { epoch } => Err(epoch),
+            });
+        }
+        let mut tasks = JoinSet::new(); // dropped on an early return, which ends its tasks
+        for group in &routes.groups {
+            let (client, group, epoch, query) = (self.clone(), Arc::clone(group), routes.map.epoch, query.clone());
+            tasks.spawn(async move {
+                let read = client.read(&group, epoch, &query, deadline).await?;
+                Ok(match read {
+                    Read::Answer(parts) => Ok(scan::records(&parts).map_err(bad_answer)?),
+                    Read::Elsewhere { epoch } => Err(epoch),
+                })
+            });
+        }
+        let mut lists = Vec::with_capacity(routes.groups.len());
+        while let Some(task) = tasks.join_next().await {
+            match task.unwrap_or_else(|error| panic!("a part of a SCAN failed: {error}"))? {
+                Ok(list) => lists.push(list),
+                Err(epoch) => return Ok(Err(epoch)),
+            }
+        }
+        Ok(Ok(lists))
+    }
+
+    async fn read(
+        &self,
+        group: &Arc<Group>,
+        epoch: u64,
+        query: &Bytes,
+        deadline: Option<Instant>,
+    ) -> Result<Read, Error> {
+        let _admission = group.admit(query.len(), deadline).await.map_err(|_| self.timeout(false))?;
+        let mut exchange = Exchange::new(&self.shared.context, group, deadline);
+        let end = exchange.run(epoch, &|| Ask::Read { query: query.clone() }).await;
+        match end.map_err(|_| self.timeout(false))? {
+            Final::Answer(parts) => Ok(Read::Answer(parts)),
+            Final::Body(Body::WrongPartition { epoch }) => Ok(Read::Elsewhere { epoch }),
+            Final::Body(other) => Err(refusal(other, false)),
+        }
+    }
+
+    async fn write(&self, command: Command<'_>) -> Result<Bytes, Error> {
+        let key = command.key();
+        check("key", key.len(), KEY_MAX_BYTES)?;
+        check("value", command.value().len(), VALUE_MAX_BYTES)?;
+        let deadline = self.deadline();
+        let command = command.encode();
+        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        loop {
+            let group = Arc::clone(routes.group_of(key));
+            match self.write_in(&group, &mut routes, key, &command, deadline).await? {
+                Some(answer) => return Ok(answer),
+                None => continue,
+            }
+        }
+    }
+
+    /// Writes under the group's present session. `None` if it certainly did not happen and must be tried anew: under
+    /// another session, or in another group by newer `routes`.
+    async fn write_in(
+        &self,
+        group: &Arc<Group>,
+        routes: &mut Arc<Routes>,
+        key: &[u8],
+        command: &Bytes,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Bytes>, Error> {
+        let context = &self.shared.context;
+        let not_done = |failure| self.failure(failure, false);
+        let _admission = group.admit(command.len(), deadline).await.map_err(|late| not_done(late.into()))?;
+        let session = group.session(context, routes.map.epoch, deadline).await.map_err(not_done)?;
+        let ticket = before(deadline, session.reserve()).await.map_err(|late| not_done(late.into()))?;
+        let mut exchange = Exchange::new(context, group, deadline);
+        let ask = || Ask::Write {
+            client: session.client,
+            number: ticket.number(),
+            lowest_unanswered: session.lowest_unanswered(),
+            command: command.clone(),
+        };
+        loop {
+            let end = match exchange.run(routes.map.epoch, &ask).await {
+                Ok(end) => end,
+                Err(late) => return Err(self.failure(late.into(), exchange.may_have_happened())),
+            };
+            match end {
+                Final::Answer(parts) => {
+                    let [answer] =
+                        <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
+                    return Ok(Some(answer));
+                }
+                Final::Body(Body::SessionExpired) => {
+                    group.forget_session(&session);
+                    if exchange.may_have_happened() {
+                        return Err(Error::Evicted { what: "session evicted" });
+                    }
+                    // A server that evicts each session at once must not make us spin.
+                    let pause = context.jitter.between(RETRY_PAUSE.0, RETRY_PAUSE.1);
+                    let pause = before(deadline, tokio::time::sleep(pause)).await;
+                    pause.map_err(|late| not_done(late.into()))?;
+                    return Ok(None);
+                }
+                Final::Body(Body::AnswerGone) => {
+                    return Err(Error::Evicted { what: "answer evicted" });
+                }
+                Final::Body(Body::WrongPartition { epoch }) => {
+                    let unknown = exchange.may_have_happened();
+                    *routes = self.moved(routes, epoch, deadline, unknown).await?;
+                    if Arc::ptr_eq(routes.group_of(key), group) {
+                        exchange.pause(); // the server has an older map than we: its turn to catch up
+                    } else if unknown {
+                        // An earlier copy may have been applied before the key moved; here its number means nothing.
+                        return Err(Error::Evicted { what: "the key moved to another partition" });
+                    } else {
+                        return Ok(None);
+                    }
+                }
+                Final::Body(other) => return Err(refusal(other, exchange.may_have_happened())),
+            }
+        }
+    }
+
+    /// A server of `epoch` says that a key lives elsewhere.
+    async fn moved(
+        &self,
+        routes: &Arc<Routes>,
+        epoch: u64,
+        deadline: Option<Instant>,
+        unknown: bool,
+    ) -> Result<Arc<Routes>, Error> {
+        let newer = self.shared.router.refreshed(epoch, deadline).await.map_err(|_| self.timeout(unknown))?;
+        if newer.map.epoch == routes.map.epoch {
+            let pause = self.shared.context.jitter.between(RETRY_PAUSE.0, RETRY_PAUSE.1);
+            before(deadline, tokio::time::sleep(pause)).await.map_err(|_| self.timeout(unknown))?;
+        }
+        Ok(newer)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.shared.timeout.map(|timeout| Instant::now() + timeout)
+    }
+
+    pub(crate) fn failure(&self, failure: Failure, may_have_happened: bool) -> Error {
+        match failure {
+            Failure::TimedOut => self.timeout(may_have_happened),
+            Failure::Refused(reason) => Error::Refused { reason, may_have_happened },
+            Failure::Senseless(what) => Error::BadAnswer { what },
+        }
+    }
+
+    fn timeout(&self, may_have_happened: bool) -> Error {
+        Error::Timeout { after: self.shared.timeout.unwrap_or_default(), may_have_happened }
+    }
+}
+
+/// What became of a read.
+enum Read {
+    Answer(Vec<Bytes>),
+    /// A key lives elsewhere, by the map of this epoch.
+    Elsewhere {
+        epoch: u64,
+    },
+}
+
+fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<(), Error> {
+    if size_bytes > limit_bytes { Err(Error::TooLarge { what, size_bytes, limit_bytes }) } else { Ok(()) }
+}
+
+pub(crate) fn refusal(body: Body, may_have_happened: bool) -> Error {
+    match body {
+        Body::Refused(reason) => Error::Refused { reason, may_have_happened },
+        Body::TooLarge { limit_bytes } => {
+            Error::Refused { reason: format!("too large, the limit is {limit_bytes} bytes"), may_have_happened }
+        }
+        other => Error::BadAnswer { what: format!("{other:?}") },
+    }
+}
+
+fn bad_answer(what: Malformed) -> Error {
+    Error::BadAnswer { what: what.to_string() }
+}

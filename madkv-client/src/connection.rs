@@ -1,0 +1,316 @@
+//! One TCP connection, shared by all requests to one replica.
+//!
+//! A single task reads and writes. The writer takes everything that waits and writes it at once; batches form by
+//! themselves while a write is under way, and a lone request waits for nothing. Requests may be queued before the
+//! connection exists: they leave right behind the greeting.
+//!
+//! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
+//! still be withdrawn, and is certainly not done (fault catalogue C9).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use madkv_api::frames::{
+    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
+    Response, Service, Welcome,
+};
+use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
+use smr::wire::{self, Frame, FrameReader, WireError};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::limits::{CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX};
+use crate::mailbox::{Event, Mailbox};
+use crate::{Context, lock};
+
+/// A write buffer above this is given back after use, in bytes.
+const WRITE_BUFFER_KEEP_BYTES: usize = 1 << 20;
+
+/// A connection, from the attempt to its end.
+pub(crate) struct Connection {
+    context: Arc<Context>,
+    address: String,
+    /// The replica's number in traces.
+    number: usize,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Frames that wait to be written.
+    out: Vec<u8>,
+    pending: HashMap<u64, Pending>,
+    /// The number of the last request.
+    last_id: u64,
+    /// The number of the last request that the writer took; those up to it may have left.
+    taken_id: u64,
+    welcomed: bool,
+    end: Option<End>,
+    /// Requests that ended without this connection's answer: their ids and numbers in traces. Kept while tracing only.
+    late: VecDeque<(u64, u64)>,
+}
+
+/// A request that waits for its answer.
+struct Pending {
+    mailbox: Arc<Mailbox>,
+    copy: u32,
+    /// Where its frame lies in `out`, until the writer takes it.
+    start: usize,
+    end: usize,
+}
+
+/// How a connection ended.
+#[derive(Clone)]
+pub(crate) struct End {
+    /// Whether the other side had welcomed us.
+    pub(crate) welcomed: bool,
+    /// For a person to read.
+    pub(crate) why: String,
+}
+
+/// A request handed to a connection. Dropping it ends the interest in the answer.
+pub(crate) struct Posted {
+    connection: Arc<Connection>,
+    id: u64,
+    /// Its number in traces.
+    pub(crate) number: u64,
+}
+
+impl Connection {
+    /// Starts to connect, and returns at once.
+    pub(crate) fn open(context: Arc<Context>, address: String, service: Service, number: usize) -> Arc<Connection> {
+        let mut state = State::default();
+        let hello = Hello { magic: MAGIC, cluster: context.cluster.get().copied(), service };
+        append(&mut state.out, KIND_HELLO, &hello);
+        let connection =
+            Arc::new(Connection { context, address, number, state: Mutex::new(state), wake: Notify::new() });
+        tokio::spawn(Arc::clone(&connection).run());
+        connection
+    }
+
+    /// Queues a request. `None` if the connection has ended, or too much waits already.
+    pub(crate) fn post(
+        self: &Arc<Connection>,
+        ask: Ask,
+        epoch: u64,
+        mailbox: &Arc<Mailbox>,
+        copy: u32,
+    ) -> Option<Posted> {
+        let mut state = lock(&self.state);
+        if state.end.is_some() || state.out.len() > CONNECTION_OUT_MAX_BYTES {
+            return None;
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let number = if let Ask::Write { number, .. } = &ask { *number } else { id };
+        let start = state.out.len();
+        append(&mut state.out, KIND_REQUEST, &Request { id, epoch, ask });
+        let end = state.out.len();
+        state.pending.insert(id, Pending { mailbox: Arc::clone(mailbox), copy, start, end });
+        drop(state);
+        self.wake.notify_one();
+        Some(Posted { connection: Arc::clone(self), id, number })
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn end(&self) -> Option<End> {
+        lock(&self.state).end.clone()
+    }
+
+    /// Ends it. Requests that wait hear so. `served` is false if the other side said that it took none of them.
+    pub(crate) fn close(&self, why: &str, served: bool) {
+        let mut state = lock(&self.state);
+        if state.end.is_some() {
+            return;
+        }
+        tracing::debug!(address = self.address, why, "connection ended");
+        state.end = Some(End { welcomed: state.welcomed, why: why.to_owned() });
+        state.out = Vec::new();
+        let taken_id = state.taken_id;
+        let pending = std::mem::take(&mut state.pending);
+        drop(state);
+        for (id, request) in pending {
+            request.mailbox.post(request.copy, Event::Broken { sent: served && id <= taken_id });
+        }
+        self.wake.notify_one();
+    }
+
+    async fn run(self: Arc<Connection>) {
+        let served = match self.serve().await {
+            Ok(()) => return, // closed from this side
+            Err(Broken::Refused(why)) => {
+                self.close(&format!("{} refuses: {why}", self.address), false);
+                return;
+            }
+            Err(Broken::Lost(why)) => why,
+        };
+        self.close(&format!("{}: {served}", self.address), true);
+    }
+
+    async fn serve(&self) -> Result<(), Broken> {
+        let mut stream = wire::connect(&self.address, CONNECT_TIMEOUT).await?;
+        let (reader, writer) = stream.split();
+        tokio::select! {
+            ended = self.write_all(writer) => ended,
+            ended = self.read_all(FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES)) => ended,
+        }
+    }
+
+    /// Returns `Ok` when the connection was closed from this side.
+    async fn write_all(&self, mut writer: WriteHalf<'_>) -> Result<(), Broken> {
+        let mut batch = Vec::new();
+        loop {
+            {
+                let mut state = lock(&self.state);
+                if state.end.is_some() {
+                    return Ok(());
+                }
+                std::mem::swap(&mut state.out, &mut batch);
+                state.taken_id = state.last_id;
+            }
+            if batch.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            wire::write_all(&mut writer, &batch, CONNECTION_DEAD).await?;
+            batch.clear();
+            batch.shrink_to(WRITE_BUFFER_KEEP_BYTES);
+        }
+    }
+
+    async fn read_all(&self, mut reader: FrameReader<ReadHalf<'_>>) -> Result<(), Broken> {
+        loop {
+            while let Some(frame) = reader.buffered()? {
+                self.take(frame)?;
+            }
+            match timeout(CONNECTION_DEAD, reader.next()).await {
+                Ok(Ok(Some(frame))) => self.take(frame)?,
+                Ok(Ok(None)) => return Err(Broken::Lost("closed by the other side".into())),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) if lock(&self.state).pending.is_empty() => {}
+                Err(_) => return Err(Broken::Lost("silent for too long".into())),
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame<'_>) -> Result<(), Broken> {
+        let payload = frame.payload;
+        match frame.kind {
+            KIND_WELCOME => {
+                let welcome: Welcome = codec::decode(payload)?;
+                if let (Some(ours), Some(theirs)) = (self.context.cluster.get(), welcome.cluster)
+                    && *ours != theirs
+                {
+                    return Err(Broken::Lost(format!("it belongs to cluster {theirs}, not {ours}")));
+                }
+                lock(&self.state).welcomed = true;
+                Ok(())
+            }
+            // Instead of a welcome it means that nothing was taken; behind one it would prove nothing.
+            KIND_REFUSAL if !lock(&self.state).welcomed => {
+                Err(Broken::Refused(codec::decode::<Refusal>(payload)?.reason))
+            }
+            KIND_RESPONSE => {
+                self.deliver(codec::decode(payload)?);
+                Ok(())
+            }
+            other => Err(Broken::Lost(format!("a frame of unknown kind {other:#x}"))),
+        }
+    }
+
+    fn deliver(&self, response: Response) {
+        let mut state = lock(&self.state);
+        if let Body::Part(_) = response.body {
+            let Some(request) = state.pending.get(&response.id) else { return };
+            let (mailbox, copy) = (Arc::clone(&request.mailbox), request.copy);
+            drop(state);
+            mailbox.post(copy, Event::Reply(response.body));
+            return;
+        }
+        match state.pending.remove(&response.id) {
+            Some(request) => {
+                drop(state);
+                request.mailbox.post(request.copy, Event::Reply(response.body));
+            }
+            // Its exchange has ended: another copy was answered, or the caller gave up.
+            None => {
+                let Some(place) = state.late.iter().position(|(id, _)| *id == response.id) else { return };
+                let late = state.late.remove(place);
+                drop(state);
+                if let (Some(trace), Some((_, number)), Body::Answer(_)) = (&self.context.trace, late, &response.body) {
+                    trace.duplicate(self.number, number);
+                }
+            }
+        }
+    }
+}
+
+impl Posted {
+    /// Takes the request back if it has not left yet. Returns false if it may have left.
+    pub(crate) fn withdraw(&self) -> bool {
+        lock(&self.connection.state).withdraw(self.id)
+    }
+}
+
+impl State {
+    fn withdraw(&mut self, id: u64) -> bool {
+        if id <= self.taken_id {
+            return false;
+        }
+        let Some(request) = self.pending.remove(&id) else { return self.end.is_some() };
+        self.out.drain(request.start..request.end);
+        let taken_id = self.taken_id;
+        for (_, behind) in self.pending.iter_mut().filter(|(other, _)| **other > id.max(taken_id)) {
+            behind.start -= request.end - request.start;
+            behind.end -= request.end - request.start;
+        }
+        true
+    }
+}
+
+impl Drop for Posted {
+    fn drop(&mut self) {
+        let mut state = lock(&self.connection.state);
+        if state.withdraw(self.id) || state.pending.remove(&self.id).is_none() {
+            return;
+        }
+        if self.connection.context.trace.is_some() {
+            if state.late.len() == TRACE_LATE_MAX {
+                state.late.pop_front();
+            }
+            state.late.push_back((self.id, self.number));
+        }
+    }
+}
+
+/// Why a connection ended by itself.
+enum Broken {
+    /// The other side took no request of it.
+    Refused(String),
+    /// Anything else: what was sent may have been taken.
+    Lost(String),
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+impl From<WireError> for Broken {
+    fn from(error: WireError) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+impl From<codec::CodecError> for Broken {
+    fn from(error: codec::CodecError) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+fn append<T: serde::Serialize>(out: &mut Vec<u8>, kind: u16, value: &T) {
+    codec::frame(out, kind, value).unwrap_or_else(|error| panic!("a request passed the limits: {error}"));
+}

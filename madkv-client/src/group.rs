@@ -1,0 +1,186 @@
+//! A group as a client sees it: the links to its replicas, the belief about its leader, its session, and what is under
+//! way in it.
+
+use std::sync::{Arc, Mutex};
+
+use madkv_api::frames::{Ask, Body, Service};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::Instant;
+
+use crate::belief::Belief;
+use crate::exchange::{Exchange, Failure, Final};
+use crate::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
+use crate::link::Link;
+use crate::session::Session;
+use crate::{Context, TimedOut, before, finder, lock};
+
+/// A partition's group, or the managers.
+pub(crate) struct Group {
+    /// `s0`, `s1`, ..., `m`.
+    pub(crate) name: String,
+    /// The replicas, by number.
+    pub(crate) links: Vec<Arc<Link>>,
+    state: Mutex<State>,
+    /// Counts changes of the belief; whoever waits for a leader looks again.
+    changed: watch::Sender<u64>,
+    /// The open session.
+    session: Mutex<Option<Arc<Session>>>,
+    /// Held while a session is being opened, so that many writes open one.
+    opening: tokio::sync::Mutex<()>,
+    requests: Semaphore,
+    bytes: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    belief: Belief,
+    /// Requests that wait for a leader. Without any the finder stops.
+    waiting: usize,
+    /// Whether a finder runs.
+    finding: bool,
+}
+
+/// Room for one request; gives it back when dropped.
+pub(crate) struct Admission<'g> {
+    _request: SemaphorePermit<'g>,
+    _bytes: SemaphorePermit<'g>,
+}
+
+impl Group {
+    /// The group of partition number `partition`, or the managers.
+    pub(crate) fn new(context: &Arc<Context>, partition: Option<u16>, addresses: &[String]) -> Group {
+        let (name, service) = match partition {
+            Some(partition) => (format!("s{partition}"), Service::Server { partition }),
+            None => ("m".to_owned(), Service::Manager),
+        };
+        let first = usize::from(partition.unwrap_or(0)) * addresses.len() + 1;
+        let links = addresses.iter().enumerate().map(|(replica, address)| {
+            Arc::new(Link::new(Arc::clone(context), address.clone(), service, first + replica))
+        });
+        Group {
+            name,
+            links: links.collect(),
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+            session: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            requests: Semaphore::new(GROUP_REQUESTS_MAX),
+            bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
+        }
+    }
+
+    /// Whether the replicas listen where they listened in `other`.
+    pub(crate) fn is_at(&self, addresses: &[String]) -> bool {
+        self.links.iter().map(|link| link.address()).eq(addresses)
+    }
+
+    /// Waits until the group has room for a request of `len_bytes`.
+    pub(crate) async fn admit(&self, len_bytes: usize, deadline: Option<Instant>) -> Result<Admission<'_>, TimedOut> {
+        let closed = |_| panic!("the semaphores of group {} are never closed", self.name);
+        let request = before(deadline, self.requests.acquire()).await?.unwrap_or_else(closed);
+        let len = u32::try_from(len_bytes.min(GROUP_IN_FLIGHT_MAX_BYTES)).unwrap_or(u32::MAX);
+        let bytes = before(deadline, self.bytes.acquire_many(len)).await?.unwrap_or_else(closed);
+        Ok(Admission { _request: request, _bytes: bytes })
+    }
+
+    /// The open session; opens one if there is none.
+    pub(crate) async fn session(
+        self: &Arc<Group>,
+        context: &Arc<Context>,
+        epoch: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Session>, Failure> {
+        if let Some(session) = lock(&self.session).clone() {
+            return Ok(session);
+        }
+        let _opening = before(deadline, self.opening.lock()).await?;
+        if let Some(session) = lock(&self.session).clone() {
+            return Ok(session);
+        }
+        // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day.
+        let mut exchange = Exchange::new(context, self, deadline);
+        match exchange.run(epoch, &|| Ask::OpenSession).await? {
+            Final::Body(Body::SessionOpened(client)) => {
+                let session = Arc::new(Session::new(client));
+                *lock(&self.session) = Some(Arc::clone(&session));
+                Ok(session)
+            }
+            Final::Body(Body::Refused(reason)) => Err(Failure::Refused(reason)),
+            other => Err(Failure::Senseless(format!("{other:?} to OpenSession"))),
+        }
+    }
+
+    /// The servers no longer know `session`: the next write opens another.
+    pub(crate) fn forget_session(&self, session: &Arc<Session>) {
+        let mut current = lock(&self.session);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            *current = None;
+        }
+    }
+
+    /// Who leads, as far as is known.
+    pub(crate) fn leader(&self) -> Option<u16> {
+        lock(&self.state).belief.leader()
+    }
+
+    /// Waits until somebody is believed to lead. Cancelling is fine.
+    pub(crate) async fn leader_known(self: &Arc<Group>, context: &Arc<Context>) {
+        let _waiting = Waiting::new(self);
+        let mut changed = self.changed.subscribe();
+        loop {
+            if self.start_finding() {
+                tokio::spawn(finder::find(Arc::clone(self), Arc::clone(context)));
+            }
+            if self.leader().is_some() {
+                return;
+            }
+            let _ = changed.changed().await; // the sender lives in `self`
+        }
+    }
+
+    /// Changes the belief.
+    pub(crate) fn learn<T>(&self, lesson: impl FnOnce(&mut Belief) -> T) -> T {
+        let mut state = lock(&self.state);
+        let before = state.belief.leader();
+        let result = lesson(&mut state.belief);
+        let after = state.belief.leader();
+        drop(state);
+        if before != after {
+            tracing::debug!(group = self.name, ?before, ?after, "belief");
+            self.changed.send_modify(|count| *count += 1);
+        }
+        result
+    }
+
+    /// Whether a finder is needed and none runs; from now on one does.
+    fn start_finding(&self) -> bool {
+        let mut state = lock(&self.state);
+        let start = !state.finding && state.belief.leader().is_none();
+        state.finding |= start;
+        start
+    }
+
+    /// Whether the finder's work is done; it then no longer runs.
+    pub(crate) fn stop_finding(&self) -> bool {
+        let mut state = lock(&self.state);
+        let stop = state.waiting == 0 || state.belief.leader().is_some();
+        state.finding &= !stop;
+        stop
+    }
+}
+
+/// Counts a request that waits for a leader.
+struct Waiting<'g>(&'g Group);
+
+impl Waiting<'_> {
+    fn new(group: &Group) -> Waiting<'_> {
+        lock(&group.state).waiting += 1;
+        Waiting(group)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).waiting -= 1;
+    }
+}

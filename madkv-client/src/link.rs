@@ -1,0 +1,90 @@
+//! The way to one address: at most one connection, and pauses between attempts to make it.
+
+use std::sync::{Arc, Mutex};
+
+use madkv_api::frames::Service;
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::limits::RECONNECT_PAUSE;
+use crate::{Context, lock};
+
+/// The way to one replica.
+pub(crate) struct Link {
+    context: Arc<Context>,
+    address: String,
+    service: Service,
+    /// The replica's number in traces.
+    number: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Arc<Connection>>,
+    /// Attempts in a row that were not welcomed.
+    failures: u32,
+    /// No attempt before this time.
+    not_before: Option<Instant>,
+    /// How the last connection ended.
+    why: Option<String>,
+}
+
+impl Link {
+    pub(crate) fn new(context: Arc<Context>, address: String, service: Service, number: usize) -> Link {
+        Link { context, address, service, number, state: Mutex::default() }
+    }
+
+    /// `host:port` of the replica.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The replica's number in traces, from 1.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The connection, which may still be coming about; `None` while it is too early for another attempt.
+    pub(crate) fn connection(&self) -> Option<Arc<Connection>> {
+        let mut state = lock(&self.state);
+        state.reap(&self.context);
+        if let Some(connection) = &state.connection {
+            return Some(Arc::clone(connection));
+        }
+        if state.not_before.is_some_and(|at| Instant::now() < at) {
+            return None;
+        }
+        let connection = Connection::open(Arc::clone(&self.context), self.address.clone(), self.service, self.number);
+        state.connection = Some(Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// How the last connection ended, for a person to read.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let mut state = lock(&self.state);
+        state.reap(&self.context);
+        state.why.clone()
+    }
+}
+
+impl State {
+    /// Puts a closed connection away.
+    fn reap(&mut self, context: &Context) {
+        let Some(end) = self.connection.as_ref().and_then(|connection| connection.end()) else { return };
+        self.connection = None;
+        self.failures = if end.welcomed { 0 } else { self.failures.saturating_add(1) };
+        // A server that was there a moment ago is tried again at once: it may have dropped just this connection.
+        self.not_before =
+            (self.failures > 0).then(|| Instant::now() + context.jitter.growing(self.failures - 1, RECONNECT_PAUSE));
+        self.why = Some(end.why);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(connection) = &lock(&self.state).connection {
+            connection.close("the client is gone", true);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The cluster map: where it comes from, and which group owns a key.
+//!
+//! Any manager replica that has applied a map gives it out. They are asked in turn, each with a head start over the
+//! next. The epoch never goes down: an older map, or one of another cluster, is thrown away (fault catalogue G2, B4).
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use madkv_api::frames::{Ask, Body};
+use madkv_api::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
+use madkv_api::slots::{SLOTS, slot_of};
+use tokio::time::Instant;
+
+use crate::connection::Posted;
+use crate::group::Group;
+use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE};
+use crate::mailbox::{Event, Mailbox};
+use crate::{Context, TimedOut, before, lock};
+
+/// One version of the map, ready for use.
+pub(crate) struct Routes {
+    pub(crate) map: ClusterMap,
+    /// By partition number.
+    pub(crate) groups: Vec<Arc<Group>>,
+    /// The partition of each slot.
+    slots: Vec<u8>,
+}
+
+/// The way from keys to groups.
+pub(crate) struct Router {
+    context: Arc<Context>,
+    /// The managers, as a group of their own.
+    pub(crate) managers: Arc<Group>,
+    current: Mutex<Option<Arc<Routes>>>,
+    /// Held while a map is fetched: many requests fetch one.
+    fetching: tokio::sync::Mutex<()>,
+    /// The manager that answered last.
+    favourite: AtomicUsize,
+    complained: AtomicBool,
+}
+
+impl Routes {
+    /// The group that owns `key`.
+    pub(crate) fn group_of(&self, key: &[u8]) -> &Arc<Group> {
+        &self.groups[usize::from(self.slots[usize::from(slot_of(key))])]
+    }
+
+    fn build(context: &Arc<Context>, map: ClusterMap, former: Option<&Routes>) -> Result<Routes, String> {
+        let slots = slot_table(&map)?;
+        let groups = map.partitions.iter().enumerate().map(|(number, partition)| {
+            // Sessions, beliefs and connections outlive a map that leaves their group where it was.
+            let kept =
+                former.and_then(|former| former.groups.get(number)).filter(|group| group.is_at(&partition.servers));
+            let new = || Arc::new(Group::new(context, Some(number as u16), &partition.servers)); // at most PARTITIONS_MAX
+            kept.map_or_else(new, Arc::clone)
+        });
+        let groups = groups.collect();
+        Ok(Routes { map, groups, slots })
+    }
+}
+
+/// Each slot's partition. Fails if the map leaves a slot to nobody or to two, or is beyond the limits.
+fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
+    if map.partitions.is_empty() || map.partitions.len() > PARTITIONS_MAX {
+        return Err(format!("{} partitions", map.partitions.len()));
+    }
+    let mut slots = vec![u8::MAX; usize::from(SLOTS)];
+    for (number, partition) in map.partitions.iter().enumerate() {
+        if partition.servers.is_empty() || partition.servers.len() > REPLICAS_MAX {
+            return Err(format!("partition {number} has {} replicas", partition.servers.len()));
+        }
+        let range = usize::from(partition.slot_first)..usize::from(partition.slot_end);
+        let Some(own) = slots.get_mut(range) else {
+            return Err(format!("partition {number} has slots that do not exist"));
+        };
+        if own.iter().any(|owner| *owner != u8::MAX) {
+            return Err(format!("partition {number} has slots of another"));
+        }
+        own.fill(number as u8); // at most PARTITIONS_MAX
+    }
+    match slots.iter().position(|owner| *owner == u8::MAX) {
+        Some(slot) => Err(format!("slot {slot} belongs to nobody")),
+        None => Ok(slots),
+    }
+}
+
+impl Router {
+    pub(crate) fn new(context: &Arc<Context>, managers: &[String]) -> Router {
+        Router {
+            context: Arc::clone(context),
+            managers: Arc::new(Group::new(context, None, managers)),
+            current: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+            favourite: AtomicUsize::new(context.jitter.pick(managers.len())),
+            complained: AtomicBool::new(false),
+        }
+    }
+
+    /// The map; fetches the first one.
+    pub(crate) async fn routes(&self, deadline: Option<Instant>) -> Result<Arc<Routes>, TimedOut> {
+        if let Some(routes) = self.current() {
+            return Ok(routes);
+        }
+        before(deadline, self.fetch_first()).await
+    }
+
+    /// A map of at least `epoch`, if a manager has it by now; otherwise the newest known. Asks each manager once at most.
+    pub(crate) async fn refreshed(&self, epoch: u64, deadline: Option<Instant>) -> Result<Arc<Routes>, TimedOut> {
+        before(deadline, async {
+            let _fetching = self.fetching.lock().await;
+            if self.current().is_none_or(|routes| routes.map.epoch < epoch) {
+                self.ask_round(epoch).await;
+            }
+        })
+        .await?;
+        self.routes(deadline).await
+    }
+
+    fn current(&self) -> Option<Arc<Routes>> {
+        lock(&self.current).clone()
+    }
+
+    async fn fetch_first(&self) -> Arc<Routes> {
+        let _fetching = self.fetching.lock().await;
+        for round in 0.. {
+            if let Some(routes) = self.current() {
+                return routes;
+            }
+            if self.ask_round(0).await {
+                continue;
+            }
+            if !self.complained.swap(true, Ordering::Relaxed) {
+                let reasons: Vec<String> = self.managers.links.iter().filter_map(|link| link.trouble()).collect();
+                let why = if reasons.is_empty() { "none has a map".to_owned() } else { reasons.join("; ") };
+                tracing::warn!("no manager gives a map yet, trying on ({why})");
+            }
+            tokio::time::sleep(self.context.jitter.growing(round, MANAGER_PAUSE)).await;
+        }
+        unreachable!("the loop has no end")
+    }
+
+    /// Asks the managers in turn, until one gave a map of at least `epoch`. Returns whether one did.
+    async fn ask_round(&self, epoch: u64) -> bool {
+        let mailbox = Arc::new(Mailbox::default());
+        let count = self.managers.links.len();
+        let favourite = self.favourite.load(Ordering::Relaxed);
+        let mut questions: Vec<Option<Posted>> = (0..count).map(|_| None).collect();
+        for manager in (0..count).map(|step| (favourite + step) % count) {
+            let Some(connection) = self.managers.links[manager].connection() else { continue };
+            questions[manager] = connection.post(Ask::Map, 0, &mailbox, manager as u32);
+            let patience = Instant::now() + MANAGER_HEDGE;
+            while questions.iter().any(Option::is_some) {
+                let Ok(mail) = tokio::time::timeout_at(patience, mailbox.receive()).await else { break };
+                let sender = mail.copy as usize;
+                questions[sender] = None;
+                if let Event::Reply(Body::Map(map)) = mail.event {
+                    let offered = map.epoch;
+                    if self.install(*map) && offered >= epoch {
+                        self.favourite.store(sender, Ordering::Relaxed);
+                        return true;
+                    }
+                }
+                if sender == manager {
+                    break; // no use in waiting for it
+                }
+            }
+        }
+        false
+    }
+
+    /// Takes a map unless it is older than, or foreign to, the one in use. Returns false for a map that is no good.
+    fn install(&self, map: ClusterMap) -> bool {
+        if *self.context.cluster.get_or_init(|| map.cluster) != map.cluster {
+            tracing::warn!("a manager belongs to another cluster: {}", map.cluster);
+            return false;
+        }
+        let mut current = lock(&self.current);
+        if current.as_ref().is_some_and(|routes| routes.map.epoch >= map.epoch) {
+            return true;
+        }
+        match Routes::build(&self.context, map, current.as_deref()) {
+            Ok(routes) => {
+                tracing::debug!(epoch = routes.map.epoch, "map");
+                *current = Some(Arc::new(routes));
+                true
+            }
+            Err(why) => {
+                tracing::warn!("a manager gave a senseless map: {why}");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use madkv_api::map::Partition;
+    use smr::id::ClusterId;
+
+    use super::*;
+    use crate::backoff::Jitter;
+
+    fn map(epoch: u64, borders: &[(u16, u16)]) -> ClusterMap {
+        let partitions = borders.iter().map(|&(slot_first, slot_end)| Partition {
+            slot_first,
+            slot_end,
+            servers: vec![format!("127.0.0.1:{}", 1 + slot_first)],
+        });
+        ClusterMap { cluster: ClusterId(7), epoch, partitions: partitions.collect() }
+    }
+
+    fn router() -> Router {
+        let context = Context { cluster: Default::default(), jitter: Jitter::new(), trace: None };
+        Router::new(&Arc::new(context), &["127.0.0.1:1".to_owned()])
+    }
+
+    // covers G2
+    #[test]
+    fn install_older_map_keeps_newer() {
+        let router = router();
+        assert!(router.install(map(3, &[(0, SLOTS)])));
+        router.install(map(2, &[(0, 100), (100, SLOTS)]));
+        assert_eq!(router.current().unwrap().map.epoch, 3);
+        assert!(router.install(map(4, &[(0, 100), (100, SLOTS)])));
+        assert_eq!(router.current().unwrap().groups.len(), 2);
+    }
+
+    // covers B4
+    #[test]
+    fn install_other_cluster_refused() {
+        let router = router();
+        assert!(router.install(map(3, &[(0, SLOTS)])));
+        let foreign = ClusterMap { cluster: ClusterId(8), ..map(9, &[(0, SLOTS)]) };
+        assert!(!router.install(foreign));
+        assert_eq!(router.current().unwrap().map.epoch, 3);
+    }
+
+    // covers B5
+    #[test]
+    fn slot_table_gap_overlap_or_excess_refused() {
+        assert!(slot_table(&map(1, &[(0, 100), (101, SLOTS)])).is_err());
+        assert!(slot_table(&map(1, &[(0, 100), (99, SLOTS)])).is_err());
+        assert!(slot_table(&map(1, &[(0, SLOTS + 1)])).is_err());
+        assert!(slot_table(&map(1, &[(200, 100), (0, SLOTS)])).is_err());
+        assert!(slot_table(&map(1, &[])).is_err());
+        assert!(slot_table(&map(1, &[(0, 100), (100, SLOTS)])).is_ok());
+    }
+
+    #[test]
+    fn install_group_unmoved_keeps_its_belief() {
+        let router = router();
+        router.install(map(3, &[(0, SLOTS)]));
+        let group = Arc::clone(&router.current().unwrap().groups[0]);
+        router.install(map(4, &[(0, 100), (100, SLOTS)]));
+        assert!(Arc::ptr_eq(&group, &router.current().unwrap().groups[0]));
+    }
+}
