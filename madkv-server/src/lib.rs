@@ -1,1 +1,19 @@
-//! Under construction.
+//! One replica of one partition: an ordered map, replicated by [`smr`], behind a front door.
+//!
+//! - [`options`]: the command line.
+//! - [`map`]: the state machine, from commands to records.
+//! - [`backend`]: what is checked before a request is replicated.
+//! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and remembered.
+//! - [`trace`]: the messages of `--trace_messages`.
+//! - [`mod@run`]: from start to end.
+
+pub mod assignment;
+pub mod backend;
+pub mod map;
+pub mod options;
+pub mod register;
+pub mod run;
+pub mod trace;
+
+pub use options::Options;
+pub use run::run;

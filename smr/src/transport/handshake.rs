@@ -25,8 +25,6 @@ use crate::wire::{self, FrameReader, WireError};
 const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The version of what replicas say to each other, messages of the protocol core included.
 pub(super) const PEER_PROTOCOL_VERSION: u16 = 1;
-/// How long a handshake may take in each direction, in milliseconds. Longer than a round trip across a slow network.
-pub(super) const HANDSHAKE_MAX_MS: u64 = 2_000;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
 /// The longest reason of a refusal, in bytes; the rest is cut off. Fits the payload, with its length.
@@ -103,17 +101,17 @@ impl From<WireError> for HandshakeError {
     }
 }
 
-/// The dialler's half. Returns the node at the other end.
+/// The dialler's half, each step within `limit`. Returns the node at the other end.
 pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
     mine: &Facts,
     to: NodeName,
     purpose: Purpose,
+    limit: Duration,
 ) -> Result<NodeId, HandshakeError> {
-    let limit = Duration::from_millis(HANDSHAKE_MAX_MS);
     let hello = Hello { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: mine.clone(), to, purpose };
-    send(writer, kind::HELLO, &hello).await?;
+    send(writer, kind::HELLO, &hello, limit).await?;
     let answer = timeout(limit, reader.next())
         .await
         .map_err(|_| HandshakeError::Failed("no answer to the handshake".to_owned()))??
@@ -125,15 +123,15 @@ pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// The answerer's half. Returns the node that dialled, and what for; the caller welcomes it. Somebody who is known for
+/// The answerer's half, each step within `limit`. Returns the node that dialled, and what for; the caller welcomes it. Somebody who is known for
 /// a replica and refused has been told why.
 pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
     mine: &Facts,
     is_peer: impl Fn(NodeName) -> bool,
+    limit: Duration,
 ) -> Result<(NodeId, Purpose), HandshakeError> {
-    let limit = Duration::from_millis(HANDSHAKE_MAX_MS);
     let judged = match timeout(limit, reader.next()).await {
         Err(_) => return Err(HandshakeError::Failed("no handshake in time".to_owned())),
         Ok(Ok(None)) => return Err(HandshakeError::Failed("closed before a handshake".to_owned())),
@@ -144,21 +142,25 @@ pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         Ok(Err(error)) => Err(HandshakeError::from(error)),
     };
     if let Err(HandshakeError::Refused(reason)) = &judged {
-        refuse(writer, reason).await;
+        refuse(writer, reason, limit).await;
     }
     judged
 }
 
 /// Accepts the dialler.
-pub(super) async fn welcome<W: AsyncWrite + Unpin>(writer: &mut W, mine: &Facts) -> Result<(), WireError> {
+pub(super) async fn welcome<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    mine: &Facts,
+    limit: Duration,
+) -> Result<(), WireError> {
     let welcome = Welcome { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: mine.clone() };
-    send(writer, kind::WELCOME, &welcome).await
+    send(writer, kind::WELCOME, &welcome, limit).await
 }
 
 /// Tells the other side why the connection is about to be closed. Best effort.
-pub(super) async fn refuse<W: AsyncWrite + Unpin>(writer: &mut W, reason: &str) {
+pub(super) async fn refuse<W: AsyncWrite + Unpin>(writer: &mut W, reason: &str, limit: Duration) {
     let refusal = Refusal { reason: printable(reason) };
-    if let Err(error) = send(writer, kind::REFUSAL, &refusal).await {
+    if let Err(error) = send(writer, kind::REFUSAL, &refusal, limit).await {
         tracing::debug!(%error, "a refusal could not be sent");
     }
 }
@@ -171,15 +173,16 @@ pub(super) fn read_refusal(payload: &[u8]) -> String {
     }
 }
 
-/// Sends one small frame within the time of a handshake.
+/// Sends one small frame; the other side must take something of it within `limit`.
 pub(super) async fn send<W: AsyncWrite + Unpin, T: Serialize>(
     writer: &mut W,
     kind: u16,
     value: &T,
+    limit: Duration,
 ) -> Result<(), WireError> {
     let mut buffer = Vec::new();
     codec::frame(&mut buffer, kind, value)?;
-    wire::write_all(writer, &buffer, Duration::from_millis(HANDSHAKE_MAX_MS)).await?;
+    wire::write_all(writer, &buffer, limit).await?;
     Ok(())
 }
 

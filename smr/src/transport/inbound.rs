@@ -19,16 +19,14 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
-use super::outbound::{PING_INTERVAL_MS, push_empty_frame};
-use super::{EVENT_RETRY_MS, Shared, TransportEvent, locked};
+use super::outbound::push_empty_frame;
+use super::{EVENT_RETRY_MS, PINGS_MISSED_MAX, Shared, TransportEvent, locked, snapshot};
 use crate::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use crate::id::NodeId;
 use crate::wire::{Frame, FrameReader, WireError};
 
 /// Accepted connections that may be open at once, strangers included. A group of nine needs some twenty.
 pub const INBOUND_CONNECTIONS_MAX: usize = 128;
-/// Pings in a row that may be missing before an accepted connection is taken for half-open and closed (N6).
-const PINGS_MISSED_MAX: u32 = 5;
 /// How long accepting pauses after it failed (no descriptors left, for example), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
 
@@ -117,7 +115,9 @@ where
     let (read, mut write) = stream.split();
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mine = shared.facts();
-    let heard = handshake::listen(&mut reader, &mut write, &mine, |name| shared.peers.contains_key(&name)).await;
+    let limit = Duration::from_millis(shared.pace.handshake_max_ms);
+    let is_peer = |name| shared.peers.contains_key(&name);
+    let heard = handshake::listen(&mut reader, &mut write, &mine, is_peer, limit).await;
     let (node, purpose) = match heard {
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
@@ -137,7 +137,7 @@ where
     match purpose {
         Purpose::Messages => {
             let gate = shared.registry.register(node);
-            let ended = match handshake::welcome(&mut write, &mine).await {
+            let ended = match handshake::welcome(&mut write, &mine, limit).await {
                 Ok(()) => {
                     shared.counters.accepted.add(1);
                     if let Some(peer) = shared.peers.get(&node.name) {
@@ -151,8 +151,9 @@ where
             conclude(&shared, node, &gate, ended).await;
         }
         Purpose::Snapshot => {
-            if handshake::welcome(&mut write, &mine).await.is_ok() {
+            if handshake::welcome(&mut write, &mine, limit).await.is_ok() {
                 shared.counters.accepted.add(1);
+                snapshot::receive(&shared, node, &mut reader, &mut write).await;
             }
         }
     }
@@ -216,7 +217,7 @@ where
     M: DeserializeOwned,
     R: tokio::io::AsyncRead + Unpin,
 {
-    let period = Duration::from_millis(PING_INTERVAL_MS);
+    let period = Duration::from_millis(shared.pace.ping_interval_ms);
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     // Ticks are counted, not time: after a pause of this process, what the peers sent meanwhile is read first (E18).
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -21,6 +21,7 @@
 //!
 //! # Words
 //! *Dialled* connections are those we opened (module `outbound`), *accepted* ones those that peers opened (`inbound`).
+//! Snapshots travel on connections of their own (`snapshot`).
 
 mod handshake;
 mod inbound;
@@ -32,6 +33,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,12 +43,15 @@ use tokio::task::JoinSet;
 
 pub use self::inbound::INBOUND_CONNECTIONS_MAX;
 pub use self::outbound::{BULK_LANE_MAX_BYTES, LANE_MESSAGES_MAX, URGENT_LANE_MAX_BYTES};
-pub use self::snapshot::{NoSnapshots, Offer, SnapshotSink, SnapshotSource};
+pub use self::snapshot::{
+    CHUNK_MAX_BYTES, NoSnapshots, OFFER_HEADER_MAX_BYTES, Offer, SNAPSHOT_SENDS_MAX, SnapshotSink, SnapshotSource,
+};
 pub use self::stats::TransportStats;
 
 use self::handshake::{Facts, kind};
 use self::inbound::Registry;
 use self::outbound::{Peer, Pushed};
+use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash};
@@ -54,6 +59,8 @@ use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
 
 /// How long to wait before an event that the sink did not take is offered again, in milliseconds.
 const EVENT_RETRY_MS: u64 = 5;
+/// Pings in a row that may be missing, or unanswered, before a connection is taken for half-open and closed (N6).
+pub const PINGS_MISSED_MAX: u32 = 5;
 /// How many different refusals are remembered, so that each is logged once.
 const REFUSALS_SAID_MAX: usize = 64;
 
@@ -70,6 +77,31 @@ pub struct TransportConfig {
     pub genesis: Option<GenesisHash>,
     /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
     pub peers: BTreeMap<NodeName, String>,
+}
+
+/// How long a transport waits for its peers. The defaults suit one site; a slower network wants longer ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// How long connecting, and each step of a handshake, may take, in milliseconds. More than a round trip (N3).
+    pub handshake_max_ms: u64,
+    /// How often a dialled connection pings, in milliseconds. After [`PINGS_MISSED_MAX`] of them without a sign of life a
+    /// connection is closed. The same for all replicas of a group.
+    pub ping_interval_ms: u64,
+    /// How long a peer may take nothing of what is written to it before the connection is closed (N7), in milliseconds.
+    pub write_stall_max_ms: u64,
+    /// How long the other side of a snapshot's transfer may show no sign of life, in milliseconds.
+    pub snapshot_stall_max_ms: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            handshake_max_ms: 2_000,
+            ping_interval_ms: 1_000,
+            write_stall_max_ms: 5_000,
+            snapshot_stall_max_ms: 10_000,
+        }
+    }
 }
 
 /// What a transport has to tell.
@@ -100,7 +132,8 @@ pub enum TransportEvent<M> {
         /// Why, for the operator.
         reason: String,
     },
-    /// The transfer of a snapshot to this node ended. Exactly one for each call of `send_snapshot`.
+    /// The transfer of a snapshot to this node ended. Exactly one for each call of
+    /// [`Transport::send_snapshot`].
     SnapshotSent {
         /// The receiver.
         to: NodeId,
@@ -125,6 +158,7 @@ pub enum Lane {
 /// The connections of one replica to its group. Ends with [`Transport::shutdown`], or when dropped.
 pub struct Transport<M> {
     shared: Arc<Shared<M>>,
+    runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -136,6 +170,10 @@ struct Shared<M> {
     peers: BTreeMap<NodeName, Arc<Peer<M>>>,
     registry: Registry,
     sink: EventSink<M>,
+    snapshots: Arc<dyn SnapshotSink>,
+    sends: Sends,
+    receiving: Receiving,
+    pace: Pace,
     stopped: AtomicBool,
     counters: Counters,
     refusals_said: Mutex<BTreeSet<String>>,
@@ -157,7 +195,21 @@ where
         sink: EventSink<M>,
         snapshots: Arc<dyn SnapshotSink>,
     ) -> io::Result<Transport<M>> {
-        drop(snapshots); // streaming comes next
+        Transport::start_at_pace(config, listener, runtime, sink, snapshots, Pace::default())
+    }
+
+    /// As [`Transport::start`], for a network with its own pace.
+    ///
+    /// # Errors
+    /// Those of the listener.
+    pub fn start_at_pace(
+        config: TransportConfig,
+        listener: std::net::TcpListener,
+        runtime: Handle,
+        sink: EventSink<M>,
+        snapshots: Arc<dyn SnapshotSink>,
+        pace: Pace,
+    ) -> io::Result<Transport<M>> {
         listener.set_nonblocking(true)?;
         let listener = {
             let _context = runtime.enter();
@@ -176,6 +228,10 @@ where
             peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
             registry: Registry::default(),
             sink,
+            snapshots,
+            sends: Sends::default(),
+            receiving: Receiving::default(),
+            pace,
             stopped: AtomicBool::new(false),
             counters: Counters::default(),
             refusals_said: Mutex::new(BTreeSet::new()),
@@ -185,7 +241,7 @@ where
         for peer in shared.peers.values() {
             tasks.spawn_on(outbound::dial_forever(shared.clone(), peer.clone()), &runtime);
         }
-        Ok(Transport { shared, tasks: Mutex::new(tasks) })
+        Ok(Transport { shared, runtime, tasks: Mutex::new(tasks) })
     }
 
     /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound; an
@@ -200,6 +256,19 @@ where
             Pushed::Unconnected => self.shared.counters.dropped_unconnected.add(1),
             Pushed::Full => self.shared.counters.dropped_full.add(1),
         }
+    }
+
+    /// Starts to send a snapshot to that very incarnation, on a connection of its own that is dialled again if it breaks.
+    /// At most [`SNAPSHOT_SENDS_MAX`] are sent at once, the others wait; a second one for the same node fails.
+    /// [`TransportEvent::SnapshotSent`] tells how it ended.
+    pub fn send_snapshot(&self, to: NodeId, source: Box<dyn SnapshotSource>) {
+        if self.shared.stopped.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut tasks = locked(&self.tasks);
+        // Those that have ended; the others of this set never do.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_on(snapshot::send(self.shared.clone(), to, source), &self.runtime);
     }
 }
 
@@ -243,6 +312,13 @@ impl<M> Shared<M> {
     /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more.
     fn emit(&self, event: TransportEvent<M>) -> bool {
         self.stopped.load(Ordering::SeqCst) || (self.sink)(event)
+    }
+
+    /// Offers an event until the sink takes it.
+    async fn tell(&self, event: impl Fn() -> TransportEvent<M>) {
+        while !self.emit(event()) {
+            tokio::time::sleep(Duration::from_millis(EVENT_RETRY_MS)).await;
+        }
     }
 
     /// Calls `say` unless that was done for the same `reason` lately.

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
-use super::handshake::{self, HANDSHAKE_MAX_MS, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
-use super::{EVENT_RETRY_MS, Lane, Shared, TransportEvent, locked};
+use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
+use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
 use crate::codec;
 use crate::id::{Incarnation, NodeId, NodeName};
 use crate::wire::{self, BUFFER_KEEP_MAX_BYTES, FrameReader, WireError};
@@ -31,12 +31,6 @@ pub const URGENT_LANE_MAX_BYTES: usize = 4 << 20;
 pub const BULK_LANE_MAX_BYTES: usize = 32 << 20;
 /// Bulk bytes taken into one batch (at least one message is). Small enough that an urgent message does not wait long.
 const BATCH_BULK_MAX_BYTES: usize = 256 << 10;
-/// How long a write may make no progress before the connection is given up (N7), in milliseconds.
-pub(super) const WRITE_STALL_MAX_MS: u64 = 5_000;
-/// How often a dialled connection pings, in milliseconds.
-pub(super) const PING_INTERVAL_MS: u64 = 1_000;
-/// Pings in a row without a sign of life before the connection is given up (N6).
-const PINGS_UNANSWERED_MAX: u32 = 5;
 /// The shortest and the longest first pause before dialling again, in milliseconds. Short: a restarted peer is found fast.
 const BACKOFF_FIRST_MS: (u64, u64) = (10, 50);
 /// The longest pause before dialling again, in milliseconds.
@@ -267,14 +261,13 @@ pub(super) async fn dial<M>(
     address: &str,
     purpose: Purpose,
 ) -> Result<(TcpStream, NodeId), HandshakeError> {
-    let mut stream = wire::connect(address, Duration::from_millis(HANDSHAKE_MAX_MS))
-        .await
-        .map_err(|error| HandshakeError::Failed(error.to_string()))?;
+    let limit = Duration::from_millis(shared.pace.handshake_max_ms);
+    let mut stream = wire::connect(address, limit).await.map_err(|error| HandshakeError::Failed(error.to_string()))?;
     let (read, mut write) = stream.split();
     // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mine = shared.facts();
-    let node = handshake::introduce(&mut reader, &mut write, &mine, to, purpose).await?;
+    let node = handshake::introduce(&mut reader, &mut write, &mine, to, purpose, limit).await?;
     Ok((stream, node))
 }
 
@@ -283,8 +276,8 @@ async fn carry<M>(shared: &Shared<M>, peer: &Peer<M>, node: NodeId, stream: &mut
 where
     M: Serialize,
 {
-    let ping = Duration::from_millis(PING_INTERVAL_MS);
-    let stall_max = Duration::from_millis(WRITE_STALL_MAX_MS);
+    let ping = Duration::from_millis(shared.pace.ping_interval_ms);
+    let stall_max = Duration::from_millis(shared.pace.write_stall_max_ms);
     let (read, mut write) = stream.split();
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mut ticks = interval_at(tokio::time::Instant::now() + ping, ping);
@@ -312,8 +305,8 @@ where
             },
             _ = ticks.tick() => {
                 unanswered += 1;
-                if unanswered > PINGS_UNANSWERED_MAX {
-                    return WireError::Stalled(ping * PINGS_UNANSWERED_MAX);
+                if unanswered > PINGS_MISSED_MAX {
+                    return WireError::Stalled(ping * PINGS_MISSED_MAX);
                 }
                 push_empty_frame(&mut buffer, kind::PING);
             }

@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize};
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, GroupName, NodeId, NodeName};
-use smr::transport::{EventSink, NoSnapshots, SnapshotSink, Transport, TransportConfig, TransportEvent};
+use smr::transport::{EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// For tests of what happens when nothing happens: as the default, five times as fast.
+pub const BRISK: Pace =
+    Pace { handshake_max_ms: 2_000, ping_interval_ms: 200, write_stall_max_ms: 1_000, snapshot_stall_max_ms: 1_500 };
 
 /// What the tests send: a number and some ballast.
 pub type Message = (u64, Vec<u8>);
@@ -62,13 +66,14 @@ pub struct Node {
 
 impl Node {
     pub fn start(config: TransportConfig, listener: TcpListener) -> Node {
-        Node::start_with_snapshots(config, listener, Arc::new(NoSnapshots))
+        Node::start_with(config, listener, Arc::new(NoSnapshots), Pace::default())
     }
 
-    pub fn start_with_snapshots(
+    pub fn start_with(
         config: TransportConfig,
         listener: TcpListener,
         snapshots: Arc<dyn SnapshotSink>,
+        pace: Pace,
     ) -> Node {
         let (sender, events) = channel();
         let sink: EventSink<Message> = Arc::new(move |event| {
@@ -77,7 +82,8 @@ impl Node {
             true
         });
         let handle = runtime().handle().clone();
-        Node { transport: Transport::start(config, listener, handle, sink, snapshots).unwrap(), events }
+        let transport = Transport::start_at_pace(config, listener, handle, sink, snapshots, pace).unwrap();
+        Node { transport, events }
     }
 
     /// Waits for the first event that `wanted` maps to something; skips others.
@@ -130,6 +136,12 @@ pub mod kind {
     pub const PING: u16 = 0x5004;
     pub const PONG: u16 = 0x5005;
     pub const MESSAGE: u16 = 0x5006;
+    pub const OFFER: u16 = 0x5007;
+    pub const RESUME: u16 = 0x5008;
+    pub const CHUNK: u16 = 0x5009;
+    pub const ACK: u16 = 0x500a;
+    pub const BUSY: u16 = 0x500b;
+    pub const FINISHED: u16 = 0x500c;
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,8 +212,12 @@ impl Wire {
 
     /// Dials and is welcomed.
     pub fn dial_as(address: &str, from: NodeId, to: u16) -> Wire {
+        Wire::dial_for(address, from, to, Purpose::Messages)
+    }
+
+    pub fn dial_for(address: &str, from: NodeId, to: u16, purpose: Purpose) -> Wire {
         let mut wire = Wire::dial(address);
-        wire.send(kind::HELLO, &hello(from, to));
+        wire.send(kind::HELLO, &Hello { purpose, ..hello(from, to) });
         let (found, payload) = wire.receive().unwrap();
         assert_eq!(found, kind::WELCOME, "{payload:?}");
         wire

@@ -1,4 +1,21 @@
 //! Snapshots on connections of their own, so that messages never wait behind them.
+//!
+//! ```text
+//! sender   -> Offer  { header, last, length, fingerprint }
+//! receiver -> Resume { offset }               what it has kept of an earlier attempt
+//! sender   -> Chunk  { offset, bytes }   ...  at most a window ahead of the receiver
+//! receiver -> Ack    { offset behind it } ...
+//! receiver -> Finished                        verified and durable
+//! ```
+//! The receiver says Busy now and then while its disk works, so both sides can tell a slow one from a hung one and every
+//! wait has an end. It may answer with a refusal at any time; that ends the transfer for good, whereas a broken
+//! connection is dialled again and the transfer goes on at the offset that the receiver names.
+//!
+//! A replica receives one snapshot at a time. A newer one, or another attempt of the same sender, takes the place of
+//! the one under way; an older one is refused.
+
+mod receive;
+mod send;
 
 use std::io;
 
@@ -7,10 +24,40 @@ use serde::{Deserialize, Serialize};
 use crate::entry::EntryId;
 use crate::id::NodeId;
 
+pub(super) use self::receive::{Receiving, receive};
+pub(super) use self::send::{Sends, send};
+
+/// The largest chunk, in bytes.
+pub const CHUNK_MAX_BYTES: usize = 256 << 10;
+/// Bytes sent ahead of the receiver's acknowledgements: four chunks.
+const WINDOW_BYTES: u64 = 4 * CHUNK_MAX_BYTES as u64;
+/// The longest [`Offer::header`], in bytes.
+pub const OFFER_HEADER_MAX_BYTES: usize = 64 << 10;
+/// The largest payload of a frame that a receiver takes: a chunk, or an offer, and the lengths in them.
+const PAYLOAD_MAX_BYTES: usize = CHUNK_MAX_BYTES + 1024;
+const _: () = assert!(OFFER_HEADER_MAX_BYTES < CHUNK_MAX_BYTES);
+/// A receiver whose disk works says so this many times within the time that the sender waits for a sign of life.
+const BUSY_SIGNS: u32 = 8;
+/// How long one call of a [`SnapshotSink`] may take, in milliseconds. Verifying a large snapshot takes a while; a disk
+/// that needs longer is taken for hung.
+const CALL_MAX_MS: u64 = 120_000;
+/// Snapshots sent at once by one replica; others wait for their turn.
+pub const SNAPSHOT_SENDS_MAX: usize = 2;
+
+/// The kinds of frames of a transfer; they continue those of the handshake.
+mod kind {
+    pub(super) const OFFER: u16 = 0x5007;
+    pub(super) const RESUME: u16 = 0x5008;
+    pub(super) const CHUNK: u16 = 0x5009;
+    pub(super) const ACK: u16 = 0x500a;
+    pub(super) const BUSY: u16 = 0x500b;
+    pub(super) const FINISHED: u16 = 0x500c;
+}
+
 /// What the sender of a snapshot says before it sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
-    /// Opaque to the transport: what the receiving store needs to know.
+    /// Opaque to the transport: what the receiving store needs to know. At most [`OFFER_HEADER_MAX_BYTES`].
     pub header: Vec<u8>,
     /// The last entry that the snapshot includes.
     pub last: EntryId,

@@ -1,0 +1,218 @@
+//! One connection: reads requests, hands them over, and writes what comes back.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
+use smr::replica::{Outcome, ReplySink, ReplyTo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::queue::{Admission, PROGRESS_MIN_BYTES, Queue, Turn};
+use super::{Backend, DoorLimits, Phase, Shared, body_of, handshake};
+use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
+
+/// The least room that a read is given, in bytes: some tens of small requests.
+const READ_MIN_BYTES: usize = 16 << 10;
+/// The most room that is made before the bytes for it have arrived.
+const READ_AHEAD_MAX_BYTES: usize = 128 << 10;
+/// An empty buffer larger than this is given back.
+const BUFFER_KEPT_MAX_BYTES: usize = 256 << 10;
+/// When a client that was told `Busy` may try again, in milliseconds.
+pub(super) const RETRY_AFTER_MS: u32 = 50;
+
+/// A whole frame in a buffer.
+pub(super) struct Frame<'a> {
+    /// What it is.
+    pub(super) kind: u16,
+    /// Its verified payload.
+    pub(super) payload: &'a [u8],
+    /// Its length with the header.
+    pub(super) len_bytes: usize,
+}
+
+/// The first frame in `buffer`; `None` if it is not all there yet.
+///
+/// # Errors
+/// If what is there cannot become a valid frame.
+pub(super) fn next_frame(buffer: &[u8], payload_max_bytes: usize) -> Result<Option<Frame<'_>>, CodecError> {
+    let Some((header, rest)) = buffer.split_first_chunk::<HEADER_LEN_BYTES>() else { return Ok(None) };
+    let header = FrameHeader::parse(header, payload_max_bytes)?;
+    let Some(payload) = rest.get(..header.payload_len_bytes) else { return Ok(None) };
+    header.verify(payload)?;
+    Ok(Some(Frame { kind: header.kind, payload, len_bytes: HEADER_LEN_BYTES + payload.len() }))
+}
+
+/// Where the replica delivers the outcomes of a connection's requests.
+struct Desk<B> {
+    backend: Arc<B>,
+    queue: Queue,
+}
+
+impl<B: Backend> ReplySink for Desk<B> {
+    fn deliver(&self, tag: u64, outcome: Outcome) {
+        self.queue.deliver(tag, body_of(&*self.backend, outcome));
+    }
+
+    fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
+        self.queue.deliver_part(tag, part)
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<B: Backend>(shared: &Shared<B>, mut stream: TcpStream, mut phases: watch::Receiver<Phase>) {
+    let limits = &shared.limits;
+    let greeted = tokio::select! {
+        greeted = handshake::welcome(&mut stream, &*shared.backend, limits) => greeted,
+        _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
+    };
+    let buffer = match greeted {
+        Ok(Some(buffer)) => buffer,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended before it said who it is");
+            return;
+        }
+    };
+    let queue = Queue::new(limits, Arc::clone(&shared.held_bytes));
+    let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
+    let (input, output) = stream.into_split();
+    let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
+    let writer_ended = tokio::select! {
+        ended = read_requests(&desk, input, buffer, limits) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ends");
+            }
+            false
+        }
+        _ = &mut writer => true,
+        _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
+    };
+    desk.queue.no_more_requests();
+    if !writer_ended && timeout(limits.drain_timeout, &mut writer).await.is_err() {
+        writer.abort();
+    }
+    desk.queue.close();
+}
+
+async fn read_requests<B: Backend>(
+    desk: &Arc<Desk<B>>,
+    mut input: OwnedReadHalf,
+    mut buffer: BytesMut,
+    limits: &DoorLimits,
+) -> io::Result<()> {
+    // When the rest of the frame that stands first in the buffer must be there.
+    let mut deadline = Instant::now() + limits.frame_timeout;
+    loop {
+        while let Some(frame) = next_frame(&buffer, limits.request_max_bytes).map_err(io::Error::other)? {
+            if frame.kind != KIND_REQUEST {
+                return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
+            }
+            let request = codec::decode(frame.payload).map_err(io::Error::other)?;
+            let len = frame.len_bytes;
+            take_request(desk, request, len).await;
+            buffer.advance(len);
+            deadline = Instant::now() + limits.frame_timeout;
+        }
+        if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_MAX_BYTES {
+            buffer = BytesMut::new();
+        }
+        buffer.reserve(room_for(&buffer));
+        let count = if buffer.is_empty() {
+            let count = input.read_buf(&mut buffer).await?;
+            deadline = Instant::now() + limits.frame_timeout;
+            count
+        } else {
+            timeout_at(deadline, input.read_buf(&mut buffer)).await??
+        };
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// How many bytes to make room for. Never all that a header promises: only bytes that arrive earn more room.
+fn room_for(buffer: &[u8]) -> usize {
+    let Some((len, _)) = buffer.split_first_chunk::<4>() else { return READ_MIN_BYTES };
+    let missing = (u32::from_le_bytes(*len) as usize + HEADER_LEN_BYTES).saturating_sub(buffer.len());
+    missing.clamp(READ_MIN_BYTES, READ_AHEAD_MAX_BYTES)
+}
+
+async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_bytes: usize) {
+    let harmless = matches!(request.ask, Ask::Read { .. } | Ask::Status | Ask::Map);
+    match desk.queue.admit(request.id, len_bytes, harmless) {
+        Admission::Granted(tag) => {
+            let reply = ReplyTo { tag, sink: Arc::clone(desk) as Arc<dyn ReplySink> };
+            if let Some(body) = desk.backend.ask(request.ask, request.epoch, reply) {
+                desk.queue.deliver(tag, body);
+            }
+        }
+        // A client that keeps asking without listening is not read any further.
+        Admission::Denied => desk.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await,
+    }
+}
+
+async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, mut output: OwnedWriteHalf, patience: Duration) {
+    let mut responses = Vec::new();
+    let mut buffer = Vec::new();
+    loop {
+        match desk.queue.take(&mut responses) {
+            Turn::Wait => {
+                desk.queue.something_to_write().await;
+                continue;
+            }
+            Turn::End => break,
+            Turn::Write => {}
+        }
+        for response in responses.drain(..) {
+            encode(&mut buffer, response);
+        }
+        if let Err(error) = write(&mut output, &buffer, patience).await {
+            tracing::debug!(%error, "a client does not take its answers");
+            break;
+        }
+        buffer.clear();
+        if buffer.capacity() > BUFFER_KEPT_MAX_BYTES {
+            buffer = Vec::new();
+        }
+    }
+    desk.queue.close();
+    // It may be closed already.
+    let _ = output.shutdown().await;
+}
+
+fn encode(buffer: &mut Vec<u8>, response: Response) {
+    let id = response.id;
+    if let Err(error) = codec::frame(buffer, KIND_RESPONSE, &response) {
+        // Limits make this impossible; a client that waits for ever would be worse than one that learns of the bug.
+        tracing::error!(%error, "an answer does not fit into a frame");
+        let body = Body::Refused(format!("the answer does not fit: {error}"));
+        codec::frame(buffer, KIND_RESPONSE, &Response { id, body })
+            .unwrap_or_else(|error| panic!("a refusal does not fit: {error}"));
+    }
+}
+
+/// Writes all of `bytes`. The client must take [`PROGRESS_MIN_BYTES`] of them (or the rest) in every span of `patience`: one that
+/// reads a byte a second makes progress, too, and would hold its answers here for days (N7).
+async fn write(output: &mut OwnedWriteHalf, bytes: &[u8], patience: Duration) -> io::Result<()> {
+    let mut done = 0;
+    let mut goal = PROGRESS_MIN_BYTES;
+    let mut deadline = Instant::now() + patience;
+    while done < bytes.len() {
+        let count = timeout_at(deadline, output.write(&bytes[done..])).await??;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        done += count;
+        if done >= goal {
+            goal = done + PROGRESS_MIN_BYTES;
+            deadline = Instant::now() + patience;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The first two frames of a connection: who dials and whom it wants, and the answer.
+//!
+//! A stranger gets a [`Refusal`] and is shown out: we close our side, and read and forget what it still sends for a moment.
+//! Closing at once with its bytes unread would reset the connection, and the reason could be lost on the way.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use smr::codec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::connection::next_frame;
+use super::{Backend, DoorLimits};
+use crate::frames::{Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, Welcome};
+
+/// The longest [`Hello`], in bytes.
+const HELLO_MAX_BYTES: usize = 1024;
+/// How many bytes are read at once before we know who is there.
+const HELLO_READ_BYTES: usize = 4096;
+/// How long a refused stranger is listened to, in milliseconds.
+const SHOW_OUT_MS: u64 = 300;
+/// How many bytes a refused stranger may still send.
+const SHOW_OUT_MAX_BYTES: usize = 256 << 10;
+
+/// Does our part of the handshake. Returns what was read behind the hello, or `None` if the stranger was refused.
+///
+/// # Errors
+/// If the connection broke, or the time is over.
+pub(super) async fn welcome<B: Backend>(
+    stream: &mut TcpStream,
+    backend: &B,
+    limits: &DoorLimits,
+) -> io::Result<Option<BytesMut>> {
+    let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
+    let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(stream, &mut buffer)).await??;
+    if let Err(reason) = verdict.and_then(|hello| check(&hello, backend)) {
+        tracing::debug!(%reason, "refused a connection");
+        tokio::time::timeout(limits.handshake_timeout, show_out(stream, reason)).await??;
+        return Ok(None);
+    }
+    let welcome = Welcome { cluster: backend.cluster(), epoch: backend.epoch() };
+    stream.write_all(&frame(KIND_WELCOME, &welcome)).await?;
+    Ok(Some(buffer))
+}
+
+/// Turns a connection away that there is no room for. Never waits: a fresh socket has room for one small frame.
+pub(super) fn turn_away(stream: &TcpStream) {
+    let reason = "too many connections; try again later".to_owned();
+    // If it does not arrive the client sees a closed connection, and tries again as well.
+    let _ = stream.try_write(&frame(KIND_REFUSAL, &Refusal { reason }));
+}
+
+/// Reads the hello; the inner error is a reason to refuse.
+async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Result<Hello, String>> {
+    loop {
+        match next_frame(buffer, HELLO_MAX_BYTES) {
+            Err(error) => return Ok(Err(format!("this is no greeting: {error}"))),
+            Ok(Some(frame)) if frame.kind != KIND_HELLO => {
+                return Ok(Err(format!("this is no greeting: frame of kind {:#06x}", frame.kind)));
+            }
+            Ok(Some(frame)) => {
+                let hello = codec::decode(frame.payload).map_err(|error| format!("this is no greeting: {error}"));
+                let len = frame.len_bytes;
+                buffer.advance(len);
+                return Ok(hello);
+            }
+            Ok(None) => {}
+        }
+        buffer.reserve(HELLO_READ_BYTES);
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+fn check<B: Backend>(hello: &Hello, backend: &B) -> Result<(), String> {
+    if hello.magic != MAGIC {
+        return Err("another protocol".into());
+    }
+    if hello.service != backend.service() {
+        return Err(format!("this is {:?}, not {:?}", backend.service(), hello.service));
+    }
+    match (hello.cluster, backend.cluster()) {
+        (Some(theirs), Some(ours)) if theirs != ours => Err(format!("this is cluster {ours}, not {theirs}")),
+        _ => Ok(()),
+    }
+}
+
+async fn show_out(stream: &mut TcpStream, reason: String) -> io::Result<()> {
+    stream.write_all(&frame(KIND_REFUSAL, &Refusal { reason })).await?;
+    stream.shutdown().await?;
+    let mut left = SHOW_OUT_MAX_BYTES;
+    let mut scrap = [0; HELLO_READ_BYTES];
+    let listen = async {
+        while left > 0 {
+            match stream.read(&mut scrap).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    // Out of patience is as good as out of bytes.
+    let _ = tokio::time::timeout(Duration::from_millis(SHOW_OUT_MS), listen).await;
+    Ok(())
+}
+
+fn frame<T: serde::Serialize>(kind: u16, value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::frame(&mut bytes, kind, value).unwrap_or_else(|error| panic!("a greeting does not fit: {error}"));
+    bytes
+}

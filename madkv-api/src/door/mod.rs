@@ -1,0 +1,285 @@
+//! The front door of a server or manager: accepts connections, and answers the frames on them.
+//!
+//! ```text
+//! accept loop --- one task per connection: handshake, then reads requests --- Backend::ask --- replica
+//!                 one more per connection: writes responses           <--- Queue <--- ReplySink::deliver
+//! ```
+//! A connection may have many requests under way, and hears about them in any order. Its reader takes all the frames
+//! that one read brought; its writer takes all the responses that wait, and writes them at once. So the busier a
+//! connection is, the fewer system calls and wake-ups a request costs.
+//!
+//! # Guarantees
+//! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
+//! - Everything is bounded ([`DoorLimits`]): connections, requests and bytes under way, what waits to be written, the time for
+//!   a handshake, for the rest of a frame, and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
+//! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
+//! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
+
+mod connection;
+mod handshake;
+mod queue;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smr::id::ClusterId;
+use smr::replica::{Outcome, ReplyTo};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::frames::{Ask, Body, Service};
+use crate::limits;
+use crate::process::descriptor_limit;
+
+/// How long accepting pauses when it failed, in milliseconds: without file descriptors the next call would fail as well.
+const ACCEPT_PAUSE_MS: u64 = 100;
+/// File descriptors that connections leave for peers, files and libraries.
+const DESCRIPTORS_RESERVE: usize = 256;
+/// How long a connection may be silent before its peer is asked whether it still exists, in seconds.
+const KEEPALIVE_IDLE_S: u64 = 30;
+/// Seconds between two such questions.
+const KEEPALIVE_INTERVAL_S: u64 = 10;
+/// Unanswered questions before the connection counts as broken.
+const KEEPALIVE_PROBES_MAX: u32 = 3;
+
+/// What stands behind a door.
+pub trait Backend: Send + Sync + 'static {
+    /// Which service this is; a client that wants another one is refused.
+    fn service(&self) -> Service;
+
+    /// The cluster, once it is known; a client of another one is refused.
+    fn cluster(&self) -> Option<ClusterId>;
+
+    /// Epoch of the map that it knows; 0 for none.
+    fn epoch(&self) -> u64;
+
+    /// Answers at once (`Some`), or takes the request over and answers through `reply` (`None`). Runs on a network
+    /// thread, so it must not block. `epoch` is the one that the client routed by.
+    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body>;
+
+    /// What the state machine's answer means to the client.
+    fn answer(&self, answer: Bytes) -> Body {
+        Body::Answer(answer)
+    }
+}
+
+/// The bounds of a door. The defaults are those that the project publishes; tests take smaller ones.
+#[derive(Clone, Debug)]
+pub struct DoorLimits {
+    /// Connections at one time.
+    pub connections_max: usize,
+    /// Requests of one connection that are under way, or answered and not yet written.
+    pub requests_max: usize,
+    /// Bytes of requests of one connection that are under way.
+    pub in_flight_max_bytes: usize,
+    /// Bytes of one connection's answers that wait to be written. Beyond it reads are answered `Busy`, and a write's answer ends
+    /// the connection: the client asks again for it.
+    pub answers_max_bytes: usize,
+    /// Bytes of requests and answers of all connections; beyond it new requests are answered `Busy`.
+    pub total_max_bytes: usize,
+    /// The longest request frame, in bytes. Longer ones end the connection.
+    pub request_max_bytes: usize,
+    /// Time for the handshake.
+    pub handshake_timeout: Duration,
+    /// Time for the rest of a frame, once it has begun.
+    pub frame_timeout: Duration,
+    /// Time in which a client that has answers waiting must take 64 KiB of them, or all.
+    pub write_timeout: Duration,
+    /// How long requests under way are waited for, when the client has closed its side.
+    pub drain_timeout: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> DoorLimits {
+        DoorLimits {
+            connections_max: connections_for(descriptor_limit()),
+            requests_max: limits::CONNECTION_REQUESTS_MAX,
+            in_flight_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
+            answers_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
+            total_max_bytes: 256 << 20,
+            // Values a little beyond the limit get a typed refusal; a client library checks before it sends.
+            request_max_bytes: 2 << 20,
+            handshake_timeout: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
+            frame_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The connections that fit into a process with so many file descriptors.
+fn connections_for(descriptors: usize) -> usize {
+    let rest = if descriptors > 2 * DESCRIPTORS_RESERVE { descriptors - DESCRIPTORS_RESERVE } else { descriptors / 2 };
+    rest.clamp(1, limits::CONNECTIONS_MAX)
+}
+
+/// What the tasks of a door share.
+struct Shared<B> {
+    backend: Arc<B>,
+    limits: DoorLimits,
+    connections: AtomicUsize,
+    /// Bytes that all connections hold, see [`DoorLimits::total_max_bytes`].
+    held_bytes: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Accepting,
+    Serving,
+    Closing,
+}
+
+/// An open door.
+pub struct Door<B> {
+    shared: Arc<Shared<B>>,
+    phase: watch::Sender<Phase>,
+    /// Ends when the last task of the door has dropped its sender; nothing is ever sent.
+    finished: mpsc::Receiver<()>,
+    address: SocketAddr,
+}
+
+impl<B: Backend> Door<B> {
+    /// Serves `backend` at `listener`, with tasks on `runtime`.
+    ///
+    /// # Errors
+    /// If the listener cannot be used.
+    pub fn open(
+        runtime: &Handle,
+        listener: std::net::TcpListener,
+        backend: Arc<B>,
+        limits: DoorLimits,
+    ) -> io::Result<Door<B>> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let shared = Arc::new(Shared {
+            backend,
+            limits,
+            connections: AtomicUsize::new(0),
+            held_bytes: Arc::new(AtomicUsize::new(0)),
+        });
+        let (phase, phases) = watch::channel(Phase::Accepting);
+        let (alive, finished) = mpsc::channel(1);
+        runtime.spawn(accept(Arc::clone(&shared), listener, phases, alive));
+        Ok(Door { shared, phase, finished, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of requests and answers the connections hold.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes no new connections; those that exist go on.
+    pub fn stop_accepting(&self) {
+        self.phase.send_if_modified(|phase| {
+            let accepting = *phase == Phase::Accepting;
+            *phase = (*phase).max(Phase::Serving);
+            accepting
+        });
+    }
+
+    /// Reads no more requests, writes the answers to those under way, and closes the connections. Gives up after `patience`.
+    pub async fn close(mut self, patience: Duration) {
+        self.phase.send_replace(Phase::Closing);
+        let _ = tokio::time::timeout(patience, self.finished.recv()).await;
+    }
+}
+
+async fn accept<B: Backend>(
+    shared: Arc<Shared<B>>,
+    listener: TcpListener,
+    mut phases: watch::Receiver<Phase>,
+    alive: mpsc::Sender<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phases.wait_for(|phase| *phase > Phase::Accepting) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                continue;
+            }
+        };
+        if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.limits.connections_max {
+            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            handshake::turn_away(&stream);
+            continue;
+        }
+        if let Err(error) = prepare(&stream) {
+            tracing::debug!(%error, "a connection broke at once");
+            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        let (shared, phases, alive) = (Arc::clone(&shared), phases.clone(), alive.clone());
+        tokio::spawn(async move {
+            connection::serve(&shared, stream, phases).await;
+            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            drop(alive);
+        });
+    }
+}
+
+/// Answers leave at once, and a peer that vanished without a word is noticed.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, Duration::from_secs(KEEPALIVE_IDLE_S))?;
+    set_tcp_keepintvl(stream, Duration::from_secs(KEEPALIVE_INTERVAL_S))?;
+    set_tcp_keepcnt(stream, KEEPALIVE_PROBES_MAX)?;
+    Ok(())
+}
+
+/// What a replica's outcome is to a client. The one place where the two vocabularies meet.
+fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body {
+    match outcome {
+        Outcome::Answer(answer) => backend.answer(answer),
+        Outcome::SessionOpened(client) => Body::SessionOpened(client.0),
+        Outcome::Status(status) => Body::Status(status),
+        Outcome::Done => Body::Done,
+        Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },
+        Outcome::Busy { retry_after_ms } => Body::Busy { retry_after_ms },
+        Outcome::TooLarge { limit_bytes } => Body::TooLarge { limit_bytes },
+        Outcome::SessionExpired => Body::SessionExpired,
+        Outcome::AnswerGone => Body::AnswerGone,
+        Outcome::Refused(reason) => Body::Refused(reason),
+        Outcome::Unknown => Body::Unknown,
+        Outcome::OutOfService(reason) => Body::OutOfService(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers B8
+    #[test]
+    fn connections_for_few_descriptors_leaves_a_reserve() {
+        assert_eq!(connections_for(usize::MAX), limits::CONNECTIONS_MAX);
+        assert_eq!(connections_for(1024), 768);
+        assert_eq!(connections_for(64), 32);
+        assert_eq!(connections_for(0), 1);
+    }
+}

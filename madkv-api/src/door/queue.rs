@@ -1,0 +1,443 @@
+//! What one connection has under way: requests that were admitted, and responses that wait to be written.
+//!
+//! The reader admits, the replica's threads deliver, the writer takes. Everything is counted, so that neither a client that
+//! asks without listening nor one that asks for large answers costs more memory than [`DoorLimits`] allow.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::DoorLimits;
+use super::connection::RETRY_AFTER_MS;
+use crate::frames::{Body, Response};
+
+/// What a client must take in a span of [`DoorLimits::write_timeout`], in bytes.
+pub(super) const PROGRESS_MIN_BYTES: usize = 64 << 10;
+/// The writer takes responses until it has this much, in bytes.
+const WRITE_AIM_BYTES: usize = 256 << 10;
+/// Parts of long answers wait until fewer bytes than these wait to be written.
+const PARTS_WAIT_BYTES: usize = 1 << 20;
+/// How often a thread that delivers parts looks whether the connection is still there, in milliseconds.
+const PARTS_LOOK_MS: u64 = 1_000;
+/// What a response costs besides its bytes.
+const RESPONSE_OVERHEAD_BYTES: usize = 128;
+/// What a map or a status is taken to cost, in bytes.
+const DESCRIPTION_BYTES: usize = 4 << 10;
+
+/// Whether a request may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Yes, under this tag.
+    Granted(u64),
+    /// Too much is under way.
+    Denied,
+}
+
+/// What the writer has to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Write what was taken.
+    Write,
+    /// Wait for [`Queue::something_to_write`].
+    Wait,
+    /// Nothing more will come.
+    End,
+}
+
+/// See the module.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    writer: Notify,
+    reader: Notify,
+    parts: Condvar,
+    held_bytes: Arc<AtomicUsize>,
+    requests_max: usize,
+    in_flight_max_bytes: usize,
+    answers_max_bytes: usize,
+    total_max_bytes: usize,
+}
+
+struct State {
+    /// Requests under way, by tag; `None` where a tag is free.
+    slots: Vec<Option<Slot>>,
+    /// Tags that are free, the last one is given out next.
+    free: Vec<usize>,
+    /// Bytes of the requests under way.
+    in_flight_bytes: usize,
+    /// Responses that wait to be written, and their weight.
+    ready: VecDeque<Response>,
+    ready_bytes: usize,
+    /// Who waits for a word.
+    writer_waits: bool,
+    reader_waits: bool,
+    parts_waiting: usize,
+    /// More requests may come.
+    asking: bool,
+    /// Somebody takes responses.
+    open: bool,
+}
+
+/// A request under way.
+struct Slot {
+    /// The client's number for it.
+    id: u64,
+    cost_bytes: usize,
+    /// It changes nothing, so `Busy` is a true answer even after it was carried out.
+    harmless: bool,
+}
+
+impl State {
+    fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+}
+
+impl Queue {
+    pub(super) fn new(limits: &DoorLimits, held_bytes: Arc<AtomicUsize>) -> Queue {
+        let state = State {
+            slots: Vec::new(),
+            free: Vec::new(),
+            in_flight_bytes: 0,
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            writer_waits: false,
+            reader_waits: false,
+            parts_waiting: 0,
+            asking: true,
+            open: true,
+        };
+        Queue {
+            state: Mutex::new(state),
+            writer: Notify::new(),
+            reader: Notify::new(),
+            parts: Condvar::new(),
+            held_bytes,
+            requests_max: limits.requests_max,
+            in_flight_max_bytes: limits.in_flight_max_bytes,
+            answers_max_bytes: limits.answers_max_bytes,
+            total_max_bytes: limits.total_max_bytes,
+        }
+    }
+
+    /// Asks for a request of `cost_bytes` to go on. A lone request always may, whatever its size.
+    pub(super) fn admit(&self, id: u64, cost_bytes: usize, harmless: bool) -> Admission {
+        let mut state = self.lock();
+        let lone = state.in_flight() == 0 && state.ready.is_empty();
+        let fits = state.in_flight() + state.ready.len() < self.requests_max
+            && state.in_flight_bytes + cost_bytes <= self.in_flight_max_bytes
+            && self.held_bytes.load(Ordering::Relaxed) + cost_bytes <= self.total_max_bytes;
+        if !fits && !lone {
+            return Admission::Denied;
+        }
+        state.in_flight_bytes += cost_bytes;
+        self.held_bytes.fetch_add(cost_bytes, Ordering::Relaxed);
+        let slot = Some(Slot { id, cost_bytes, harmless });
+        let tag = match state.free.pop() {
+            Some(tag) => {
+                state.slots[tag] = slot;
+                tag
+            }
+            None => {
+                state.slots.push(slot);
+                state.slots.len() - 1
+            }
+        };
+        Admission::Granted(tag as u64)
+    }
+
+    /// Takes what became of an admitted request. Never blocks.
+    pub(super) fn deliver(&self, tag: u64, body: Body) {
+        let mut state = self.lock();
+        let slot = usize::try_from(tag).ok().and_then(|tag| state.slots.get_mut(tag)?.take());
+        let Some(slot) = slot else {
+            tracing::error!(tag, "an answer to no request");
+            return;
+        };
+        state.free.push(tag as usize);
+        state.in_flight_bytes -= slot.cost_bytes;
+        self.held_bytes.fetch_sub(slot.cost_bytes, Ordering::Relaxed);
+        let weight = weight(&body);
+        let fits = state.ready_bytes + weight <= self.answers_max_bytes || state.ready.is_empty();
+        match (fits, slot.harmless) {
+            (true, _) => self.push(&mut state, Response { id: slot.id, body }),
+            (false, true) => {
+                let body = Body::Busy { retry_after_ms: RETRY_AFTER_MS };
+                self.push(&mut state, Response { id: slot.id, body });
+            }
+            // It happened, and there is no room to say so: the client asks again on another connection, and the replica knows.
+            (false, false) => self.shut(&mut state),
+        }
+    }
+
+    /// Takes a part of a long answer. Blocks while much waits to be written. False if the connection has ended.
+    pub(super) fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
+        let mut state = self.lock();
+        while state.open && state.ready_bytes > PARTS_WAIT_BYTES.min(self.answers_max_bytes) {
+            state.parts_waiting += 1;
+            let look = Duration::from_millis(PARTS_LOOK_MS);
+            (state, _) = self.parts.wait_timeout(state, look).unwrap_or_else(PoisonError::into_inner);
+            state.parts_waiting -= 1;
+        }
+        let slot = usize::try_from(tag).ok().and_then(|tag| state.slots.get(tag)?.as_ref());
+        let Some(id) = slot.map(|slot| slot.id) else {
+            tracing::error!(tag, "a part of an answer to no request");
+            return false;
+        };
+        self.push(&mut state, Response { id, body: Body::Part(part) });
+        state.open
+    }
+
+    /// Answers a request that was not admitted; waits while very many responses wait to be written.
+    pub(super) async fn tell(&self, id: u64, body: Body) {
+        loop {
+            {
+                let mut state = self.lock();
+                // Every admitted request keeps its place among the responses, and as many again may be refusals.
+                if !state.open || state.ready.len() < 2 * self.requests_max {
+                    return self.push(&mut state, Response { id, body });
+                }
+                state.reader_waits = true;
+            }
+            self.reader.notified().await;
+        }
+    }
+
+    /// Moves responses to `batch`, which is empty.
+    pub(super) fn take(&self, batch: &mut Vec<Response>) -> Turn {
+        let mut state = self.lock();
+        if !state.open {
+            return Turn::End;
+        }
+        if state.ready.is_empty() {
+            if !state.asking && state.in_flight() == 0 {
+                return Turn::End;
+            }
+            state.writer_waits = true;
+            return Turn::Wait;
+        }
+        let mut taken_bytes = 0;
+        while taken_bytes < WRITE_AIM_BYTES {
+            let Some(response) = state.ready.pop_front() else { break };
+            taken_bytes += weight(&response.body);
+            batch.push(response);
+        }
+        state.ready_bytes -= taken_bytes;
+        self.held_bytes.fetch_sub(taken_bytes, Ordering::Relaxed);
+        self.wake_those_who_need_room(&mut state);
+        Turn::Write
+    }
+
+    /// Waits until [`Queue::take`] may have something.
+    pub(super) async fn something_to_write(&self) {
+        self.writer.notified().await;
+    }
+
+    /// The client asks nothing more; the writer ends behind the last answer.
+    pub(super) fn no_more_requests(&self) {
+        let mut state = self.lock();
+        state.asking = false;
+        self.wake_writer(&mut state);
+    }
+
+    /// Nobody takes responses any more.
+    pub(super) fn close(&self) {
+        self.shut(&mut self.lock());
+    }
+
+    fn push(&self, state: &mut State, response: Response) {
+        if !state.open {
+            return;
+        }
+        let weight = weight(&response.body);
+        state.ready_bytes += weight;
+        self.held_bytes.fetch_add(weight, Ordering::Relaxed);
+        state.ready.push_back(response);
+        self.wake_writer(state);
+    }
+
+    fn shut(&self, state: &mut State) {
+        state.open = false;
+        state.ready.clear();
+        self.held_bytes.fetch_sub(state.ready_bytes, Ordering::Relaxed);
+        state.ready_bytes = 0;
+        self.wake_writer(state);
+        self.wake_those_who_need_room(state);
+    }
+
+    fn wake_writer(&self, state: &mut State) {
+        if std::mem::take(&mut state.writer_waits) {
+            self.writer.notify_one();
+        }
+    }
+
+    fn wake_those_who_need_room(&self, state: &mut State) {
+        if std::mem::take(&mut state.reader_waits) {
+            self.reader.notify_one();
+        }
+        if state.parts_waiting > 0 {
+            self.parts.notify_all();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that holds the lock leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.close();
+        // Requests that a stopped replica never answered.
+        let bytes = self.lock().in_flight_bytes;
+        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+fn weight(body: &Body) -> usize {
+    RESPONSE_OVERHEAD_BYTES
+        + match body {
+            Body::Answer(bytes) | Body::Part(bytes) => bytes.len(),
+            Body::Status(_) | Body::Map(_) | Body::Registered(_) | Body::Occupied { .. } => DESCRIPTION_BYTES,
+            Body::Refused(reason) | Body::OutOfService(reason) => reason.len(),
+            _ => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> DoorLimits {
+        DoorLimits {
+            requests_max: 4,
+            in_flight_max_bytes: 1000,
+            answers_max_bytes: 2000,
+            total_max_bytes: 10_000,
+            ..DoorLimits::default()
+        }
+    }
+
+    fn queue() -> Queue {
+        Queue::new(&limits(), Arc::new(AtomicUsize::new(0)))
+    }
+
+    fn granted(queue: &Queue, id: u64, cost_bytes: usize, harmless: bool) -> u64 {
+        match queue.admit(id, cost_bytes, harmless) {
+            Admission::Granted(tag) => tag,
+            Admission::Denied => panic!("request {id} was denied"),
+        }
+    }
+
+    fn taken(queue: &Queue) -> Vec<Response> {
+        let mut batch = Vec::new();
+        assert_eq!(queue.take(&mut batch), Turn::Write);
+        batch
+    }
+
+    // covers I17
+    #[test]
+    fn admit_beyond_requests_or_bytes_is_denied() {
+        let queue = queue();
+        for id in 0..4 {
+            granted(&queue, id, 10, true);
+        }
+        assert_eq!(queue.admit(4, 10, true), Admission::Denied, "four are under way");
+        queue.deliver(0, Body::Done);
+        assert_eq!(queue.admit(4, 10, true), Admission::Denied, "three are under way, one waits to be written");
+        assert_eq!(taken(&queue).len(), 1);
+        assert_eq!(queue.admit(4, 980, true), Admission::Denied, "too many bytes");
+        granted(&queue, 4, 970, true);
+    }
+
+    #[test]
+    fn admit_lone_request_beyond_the_byte_limit_is_granted() {
+        let queue = queue();
+        granted(&queue, 1, 5000, false);
+        assert_eq!(queue.admit(2, 1, false), Admission::Denied);
+    }
+
+    #[test]
+    fn deliver_tag_reused_answers_carry_their_own_ids() {
+        let queue = queue();
+        let first = granted(&queue, 71, 1, false);
+        queue.deliver(first, Body::Done);
+        let second = granted(&queue, 72, 1, false);
+        assert_eq!(first, second, "the tag is free again");
+        queue.deliver(second, Body::Unknown);
+        queue.deliver(second, Body::Done); // answered twice: dropped
+        let ids: Vec<u64> = taken(&queue).iter().map(|response| response.id).collect();
+        assert_eq!(ids, [71, 72]);
+    }
+
+    // covers I17
+    #[test]
+    fn deliver_beyond_answer_bytes_reads_are_busy_and_a_write_ends_the_connection() {
+        let queue = queue();
+        let large = || Body::Answer(Bytes::from(vec![0; 1500]));
+        let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, id != 2)).collect();
+        queue.deliver(tags[0], large());
+        queue.deliver(tags[1], large());
+        let bodies: Vec<Body> = taken(&queue).into_iter().map(|response| response.body).collect();
+        assert_eq!(bodies, [large(), Body::Busy { retry_after_ms: RETRY_AFTER_MS }]);
+
+        let other = granted(&queue, 3, 1, true);
+        queue.deliver(other, large());
+        queue.deliver(tags[2], large());
+        assert_eq!(queue.take(&mut Vec::new()), Turn::End);
+    }
+
+    // covers N7
+    #[test]
+    fn deliver_part_full_queue_blocks_until_taken_and_fails_when_closed() {
+        let queue = Arc::new(queue());
+        let tag = granted(&queue, 9, 1, true);
+        let worker = {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || {
+                let mut sent = 0u64;
+                while queue.deliver_part(tag, Bytes::from(vec![0; 900])) {
+                    sent += 1;
+                }
+                sent
+            })
+        };
+        let mut parts = 0u64;
+        while parts < 10 {
+            let mut batch = Vec::new();
+            queue.take(&mut batch);
+            let held = queue.held_bytes.load(Ordering::Relaxed);
+            assert!(held <= 2000 + 2 * 1028 + 1, "{held} bytes are held");
+            parts += batch.len() as u64;
+        }
+        queue.close();
+        assert!(worker.join().unwrap() >= parts);
+    }
+
+    #[test]
+    fn drop_with_requests_under_way_gives_back_all_bytes() {
+        let held = Arc::new(AtomicUsize::new(0));
+        let queue = Queue::new(&limits(), Arc::clone(&held));
+        let tag = granted(&queue, 1, 100, false);
+        granted(&queue, 2, 200, false);
+        queue.deliver(tag, Body::Done);
+        assert!(held.load(Ordering::Relaxed) > 200);
+        drop(queue);
+        assert_eq!(held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn take_after_no_more_requests_ends_behind_the_last_answer() {
+        let queue = queue();
+        let tag = granted(&queue, 1, 1, false);
+        queue.no_more_requests();
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+        queue.deliver(tag, Body::Done);
+        assert_eq!(taken(&queue).len(), 1);
+        assert_eq!(queue.take(&mut Vec::new()), Turn::End);
+    }
+}

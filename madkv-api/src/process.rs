@@ -1,0 +1,189 @@
+//! How a server or manager process starts and ends.
+//!
+//! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the second.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smr::replica::ReplicaHandle;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{self, BadArgument, Parsed};
+use crate::door::{Backend, Door};
+
+/// Exit code for a command line that cannot work.
+const EXIT_USAGE: u8 = 2;
+/// Exit code for everything else that keeps a process from running.
+const EXIT_FAILED: u8 = 1;
+/// Exit code after a second signal.
+const EXIT_INTERRUPTED: i32 = 130;
+/// Worker threads for the network; replicas and disks have threads of their own.
+const NETWORK_THREADS_MAX: usize = 4;
+/// How long an orderly end may take in the replica, in milliseconds; it promises 3 s.
+const SHUTDOWN_REPLICA_MS: u64 = 3_500;
+/// How long connections may take for what they still have to say, in milliseconds.
+const SHUTDOWN_DOOR_MS: u64 = 1_000;
+
+// The contract: exit within 5 s of the first signal.
+const _: () = assert!(SHUTDOWN_REPLICA_MS + SHUTDOWN_DOOR_MS < 5_000);
+
+/// Why a process cannot run, in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The command line cannot work.
+    #[error(transparent)]
+    Usage(#[from] BadArgument),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<smr::replica::StartError> for Fatal {
+    fn from(error: smr::replica::StartError) -> Fatal {
+        Fatal::Failed(error.0)
+    }
+}
+
+/// What `main` does: parses the command line, runs, and turns the outcome into an exit code.
+pub fn start<O: clap::Parser>(program: &'static str, run: impl FnOnce(O) -> Result<(), Fatal>) -> ExitCode {
+    let outcome = match args::parse::<O>(std::env::args_os()) {
+        Ok(Parsed::Print(text)) => {
+            // Nobody may be listening any more; then nothing is lost.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Parsed::Options(options)) => {
+            log_to_stderr();
+            run(options)
+        }
+        Err(error) => Err(Fatal::Usage(error)),
+    };
+    let Err(fatal) = outcome else { return ExitCode::SUCCESS };
+    say(program, &fatal.to_string());
+    ExitCode::from(if matches!(fatal, Fatal::Usage(_)) { EXIT_USAGE } else { EXIT_FAILED })
+}
+
+/// Says something to the operator: one line on stderr.
+pub fn say(program: &str, line: &str) {
+    let line = line.replace('\n', " ");
+    let _ = writeln!(std::io::stderr(), "{program}: {line}");
+}
+
+/// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A test may have set one already.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// One line that names the address, for example if the port is in use.
+pub fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {
+    TcpListener::bind(address).map_err(|error| Fatal::Failed(format!("{flag}: cannot listen on {address}: {error}")))
+}
+
+/// The runtime on which the network tasks run, in a process with as many file descriptors as it can have.
+///
+/// # Errors
+/// If threads cannot be made.
+pub fn runtime() -> Result<Runtime, Fatal> {
+    raise_descriptor_limit();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.min(NETWORK_THREADS_MAX))
+        .thread_name("net")
+        .enable_all()
+        .build()
+        .map_err(|error| Fatal::Failed(format!("cannot start threads: {error}")))
+}
+
+/// The usual soft limit of 1024 is less than the connections that we promise.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // A refusal leaves the limit as it was; the door fits its connections to what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// How many file descriptors the process may have.
+pub(crate) fn descriptor_limit() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// A random duration around `base`: from a half of it to one and a half, so that those who wait for the same thing do not
+/// come back together.
+pub fn jittered(base: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    base / 2 + base.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+/// The signals that end a process in order.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Starts to listen for them. Called inside a runtime.
+    ///
+    /// # Errors
+    /// If the operating system refuses.
+    pub fn listen() -> Result<Signals, Fatal> {
+        let one = |kind| signal(kind).map_err(|error| Fatal::Failed(format!("cannot listen for signals: {error}")));
+        Ok(Signals { terminate: one(SignalKind::terminate())?, interrupt: one(SignalKind::interrupt())? })
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves at `door` until a signal comes, then ends in order: no new connections, leadership handed over, what is under
+/// way answered, connections closed. A second signal ends the process at once.
+pub async fn serve_until_signal<B: Backend>(mut signals: Signals, door: Door<B>, replica: ReplicaHandle) {
+    signals.next().await;
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+    door.stop_accepting();
+    let handover = tokio::task::spawn_blocking(move || replica.shutdown());
+    if tokio::time::timeout(Duration::from_millis(SHUTDOWN_REPLICA_MS), handover).await.is_err() {
+        tracing::warn!("the replica did not stop in time");
+    }
+    door.close(Duration::from_millis(SHUTDOWN_DOOR_MS)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jittered_any_draw_stays_around_base() {
+        let base = Duration::from_millis(100);
+        let draws: Vec<Duration> = (0..100).map(|_| jittered(base)).collect();
+        assert!(draws.iter().all(|&draw| draw >= base / 2 && draw <= base * 3 / 2), "{draws:?}");
+        assert!(draws.iter().any(|&draw| draw != draws[0]), "a constant is no jitter");
+    }
+
+    // covers B9
+    #[test]
+    fn bind_port_in_use_names_the_address() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind("--x", address).unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,75 @@
+//! What a client or a server may ask of a manager.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use madkv_api::door::Backend;
+use madkv_api::frames::{Ask, Body, Service};
+use smr::id::{ClusterId, NodeName};
+use smr::replica::{ReplicaHandle, ReplyTo, Request};
+
+use crate::state::{Command, Query, Reply, encode};
+
+/// A manager replica, behind its door.
+pub struct ManagerBackend {
+    replica: ReplicaHandle,
+    /// The highest epoch of a map that left here.
+    epoch: AtomicU64,
+}
+
+impl ManagerBackend {
+    /// A door to `replica`.
+    pub fn new(replica: ReplicaHandle) -> ManagerBackend {
+        ManagerBackend { replica, epoch: AtomicU64::new(0) }
+    }
+}
+
+impl Backend for ManagerBackend {
+    fn service(&self) -> Service {
+        Service::Manager
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        self.replica.cluster()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    fn ask(&self, ask: Ask, _epoch: u64, reply: ReplyTo) -> Option<Body> {
+        match request_of(ask) {
+            Ok(request) => {
+                self.replica.submit(request, reply);
+                None
+            }
+            Err(body) => Some(body),
+        }
+    }
+
+    fn answer(&self, answer: Bytes) -> Body {
+        let reply = Reply::decode(&answer);
+        if let Reply::Map(map) | Reply::Registered(map) | Reply::Occupied { map, .. } = &reply {
+            self.epoch.fetch_max(map.epoch, Ordering::Relaxed);
+        }
+        reply.into_body()
+    }
+}
+
+/// What to ask of the replica, or the answer that needs no replica.
+///
+/// # Errors
+/// That answer.
+pub fn request_of(ask: Ask) -> Result<Request, Body> {
+    match ask {
+        // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads nobody for long.
+        Ask::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
+        Ask::Register(registration) => Ok(Request::Idempotent { command: encode(&Command::Register(registration)) }),
+        Ask::Status => Ok(Request::Status),
+        Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
+        Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),
+        Ask::OpenSession | Ask::Write { .. } | Ask::Read { .. } => {
+            Err(Body::Refused("this is a manager; keys live on servers".into()))
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line of a manager.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use madkv_api::args::{self, BadArgument};
+use madkv_api::map::check_layout;
+
+/// The program's name.
+pub const PROGRAM: &str = "madkv-manager";
+
+/// One replica of MadKV's manager.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = PROGRAM, version, after_help = args::limits_help())]
+pub struct Options {
+    /// Number of this replica, from 0.
+    #[arg(long = "replica_id")]
+    pub replica_id: u16,
+    /// Where to listen for clients and servers.
+    #[arg(long = "man_listen")]
+    pub man_listen: String,
+    /// Where to listen for the other replicas.
+    #[arg(long = "p2p_listen")]
+    pub p2p_listen: String,
+    /// Where the other replicas listen for this one, in replica order, or the word none.
+    #[arg(long = "peer_addrs")]
+    pub peer_addrs: String,
+    /// Replicas of each partition.
+    #[arg(long = "server_rf")]
+    pub server_rf: usize,
+    /// Where the servers listen for clients: host:port, separated by commas, by partition first, then by replica.
+    #[arg(long = "server_addrs")]
+    pub server_addrs: String,
+    /// The replica's directory; made if it does not exist.
+    #[arg(long = "backer_path")]
+    pub backer_path: PathBuf,
+    /// Start although writes cannot be proved to reach the device.
+    #[arg(long = "allow_unsynced")]
+    pub allow_unsynced: bool,
+}
+
+/// A command line that makes sense.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Number of the replica.
+    pub replica: u16,
+    /// Where to listen for clients and servers.
+    pub man_listen: SocketAddr,
+    /// Where to listen for peers.
+    pub p2p_listen: SocketAddr,
+    /// The other replicas, by number.
+    pub peers: Vec<(u16, String)>,
+    /// Replicas of each partition; fits `servers`.
+    pub server_rf: usize,
+    /// The servers, by partition first.
+    pub servers: Vec<String>,
+    /// The directory.
+    pub directory: PathBuf,
+    /// See [`Options::allow_unsynced`].
+    pub allow_unsynced: bool,
+}
+
+impl Options {
+    /// Checks everything that can be checked without touching the world.
+    ///
+    /// # Errors
+    /// What is wrong, in one line.
+    pub fn check(self) -> Result<Plan, BadArgument> {
+        let man_listen = args::listen_address("--man_listen", &self.man_listen)?;
+        let p2p_listen = args::listen_address("--p2p_listen", &self.p2p_listen)?;
+        args::distinct(("--man_listen", man_listen), ("--p2p_listen", p2p_listen))?;
+        let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
+        let peers = args::peers_by_seat(self.replica_id, p2p_listen, &peers)?;
+        let servers = args::addresses("--server_addrs", &self.server_addrs)?;
+        check_layout(self.server_rf, &servers)
+            .map_err(|error| BadArgument(format!("--server_rf, --server_addrs: {error}")))?;
+        Ok(Plan {
+            replica: self.replica_id,
+            man_listen,
+            p2p_listen,
+            peers,
+            server_rf: self.server_rf,
+            servers,
+            directory: self.backer_path,
+            allow_unsynced: self.allow_unsynced,
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! What is checked before a request is replicated: that it makes sense, is not too large, and belongs here.
+
+use std::sync::{PoisonError, RwLock};
+
+use bytes::Bytes;
+use madkv_api::command::{Command, Query};
+use madkv_api::door::Backend;
+use madkv_api::frames::{Ask, Body, Service};
+use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_api::map::ClusterMap;
+use madkv_api::slots::slot_of;
+use smr::id::{ClusterId, NodeName};
+use smr::replica::{ClientId, ReplicaHandle, ReplyTo, Request};
+
+use crate::trace;
+
+/// What this partition owns, by the newest map known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owned {
+    epoch: u64,
+    slot_first: u16,
+    slot_end: u16,
+}
+
+impl Owned {
+    /// What `map` gives to `partition`; nothing if it has no such partition.
+    pub fn of(map: &ClusterMap, partition: u16) -> Owned {
+        let (slot_first, slot_end) =
+            map.partitions.get(usize::from(partition)).map_or((0, 0), |part| (part.slot_first, part.slot_end));
+        Owned { epoch: map.epoch, slot_first, slot_end }
+    }
+
+    fn check(&self, key: &[u8]) -> Result<(), Body> {
+        if (self.slot_first..self.slot_end).contains(&slot_of(key)) {
+            Ok(())
+        } else {
+            Err(Body::WrongPartition { epoch: self.epoch })
+        }
+    }
+}
+
+/// A replica of a partition, behind its door.
+pub struct ServerBackend {
+    replica: ReplicaHandle,
+    partition: u16,
+    cluster: ClusterId,
+    owned: RwLock<Owned>,
+}
+
+impl ServerBackend {
+    /// `replica` of `partition`, which owns what `map` says.
+    pub fn new(replica: ReplicaHandle, partition: u16, map: &ClusterMap) -> ServerBackend {
+        let owned = RwLock::new(Owned::of(map, partition));
+        ServerBackend { replica, partition, cluster: map.cluster, owned }
+    }
+
+    /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
+    pub fn adopt(&self, map: &ClusterMap) -> bool {
+        let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
+        let newer = map.cluster == self.cluster && map.epoch > owned.epoch;
+        if newer {
+            *owned = Owned::of(map, self.partition);
+        }
+        newer
+    }
+
+    fn owned(&self) -> Owned {
+        *self.owned.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for ServerBackend {
+    fn service(&self) -> Service {
+        Service::Server { partition: self.partition }
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(self.cluster)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.owned().epoch
+    }
+
+    fn ask(&self, ask: Ask, _epoch: u64, reply: ReplyTo) -> Option<Body> {
+        match admit(ask, &self.owned()) {
+            Ok(request) => {
+                let reply = traced(&request, reply);
+                self.replica.submit(request, reply);
+                None
+            }
+            Err(body) => Some(body),
+        }
+    }
+}
+
+fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
+    match (trace::tracer(), request) {
+        (Some(tracer), Request::Write { client, number, command, .. }) => {
+            tracer.received(client.0, *number, command, reply)
+        }
+        _ => reply,
+    }
+}
+
+/// What to ask of the replica, or the answer that needs no replica.
+///
+/// # Errors
+/// That answer.
+pub fn admit(ask: Ask, owned: &Owned) -> Result<Request, Body> {
+    match ask {
+        Ask::OpenSession => Ok(Request::OpenSession),
+        Ask::Write { client, number, lowest_unanswered, command } => {
+            check_command(&command, owned)?;
+            Ok(Request::Write { client: ClientId(client), number, lowest_unanswered, command })
+        }
+        Ask::Read { query } => {
+            check_query(&query, owned)?;
+            Ok(Request::Read { query })
+        }
+        Ask::Status => Ok(Request::Status),
+        Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
+        Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),
+        Ask::Map | Ask::Register(_) => Err(Body::Refused("this is a server; ask a manager".into())),
+    }
+}
+
+fn check_command(command: &Bytes, owned: &Owned) -> Result<(), Body> {
+    let command = Command::decode(command).map_err(refused)?;
+    check_len(command.key(), KEY_MAX_BYTES)?;
+    check_len(command.value(), VALUE_MAX_BYTES)?;
+    owned.check(command.key())
+}
+
+fn check_query(query: &Bytes, owned: &Owned) -> Result<(), Body> {
+    match Query::decode(query).map_err(refused)? {
+        Query::Get { key } => {
+            check_len(key, KEY_MAX_BYTES)?;
+            owned.check(key)
+        }
+        // Keys between two others may live anywhere: the client asks all partitions.
+        Query::Scan { from, to } => {
+            check_len(from, KEY_MAX_BYTES)?;
+            check_len(to, KEY_MAX_BYTES)
+        }
+    }
+}
+
+fn check_len(part: &[u8], limit: usize) -> Result<(), Body> {
+    if part.len() > limit { Err(Body::TooLarge { limit_bytes: limit as u32 }) } else { Ok(()) }
+}
+
+fn refused(error: madkv_api::command::Malformed) -> Body {
+    Body::Refused(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(partitions: usize) -> ClusterMap {
+        let servers: Vec<String> = (0..partitions).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect();
+        ClusterMap::deal(ClusterId(1), 1, &servers).unwrap()
+    }
+
+    fn put(key: &[u8], value: &[u8]) -> Ask {
+        let command = Command::Put { key, value }.encode();
+        Ask::Write { client: 1, number: 1, lowest_unanswered: 1, command }
+    }
+
+    // covers G7
+    #[test]
+    fn admit_key_of_another_partition_is_refused_with_epoch() {
+        let map = map(3);
+        for number in 0..300u32 {
+            let key = format!("key{number}");
+            let home = map.partition_of(key.as_bytes());
+            for partition in 0..3 {
+                let owned = Owned::of(&map, partition);
+                let get = Ask::Read { query: Query::Get { key: key.as_bytes() }.encode() };
+                for ask in [put(key.as_bytes(), b"v"), get] {
+                    let verdict = admit(ask, &owned);
+                    if usize::from(partition) == home {
+                        assert!(verdict.is_ok(), "{key} lives in {home}");
+                    } else {
+                        let wrong = Body::WrongPartition { epoch: 1 };
+                        assert_eq!(verdict.err(), Some(wrong), "{key} lives in {home}, not {partition}");
+                    }
+                }
+            }
+        }
+    }
+
+    // covers B6
+    #[test]
+    fn admit_at_and_above_the_limits_accepted_and_too_large() {
+        let owned = Owned::of(&map(1), 0);
+        let (key, value) = (vec![0xff; KEY_MAX_BYTES], vec![0; VALUE_MAX_BYTES]);
+        assert!(admit(put(&key, &value), &owned).is_ok());
+        assert!(admit(put(b"", b""), &owned).is_ok(), "an empty key is a key");
+        let too_large = |limit: usize| Some(Body::TooLarge { limit_bytes: limit as u32 });
+        let (long_key, long_value) = (vec![0; KEY_MAX_BYTES + 1], vec![0; VALUE_MAX_BYTES + 1]);
+        assert_eq!(admit(put(&long_key, b""), &owned).err(), too_large(KEY_MAX_BYTES));
+        assert_eq!(admit(put(b"", &long_value), &owned).err(), too_large(VALUE_MAX_BYTES));
+        for query in [
+            Query::Get { key: &long_key },
+            Query::Scan { from: &long_key, to: b"" },
+            Query::Scan { from: b"", to: &long_key },
+        ] {
+            assert_eq!(admit(Ask::Read { query: query.encode() }, &owned).err(), too_large(KEY_MAX_BYTES));
+        }
+    }
+
+    #[test]
+    fn admit_scan_over_foreign_keys_goes_on() {
+        let owned = Owned::of(&map(3), 1);
+        let query = Query::Scan { from: b"a", to: b"z" }.encode();
+        assert!(matches!(admit(Ask::Read { query }, &owned), Ok(Request::Read { .. })));
+    }
+
+    #[test]
+    fn admit_nonsense_or_managers_business_is_refused() {
+        let owned = Owned::of(&map(1), 0);
+        let nonsense = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
+        let write = Ask::Write { client: 1, number: 1, lowest_unanswered: 1, command: nonsense.clone() };
+        for ask in [write, Ask::Read { query: nonsense }, Ask::Read { query: Bytes::new() }, Ask::Map] {
+            assert!(matches!(admit(ask, &owned), Err(Body::Refused(_))));
+        }
+    }
+
+    #[test]
+    fn owned_partition_missing_in_map_owns_nothing() {
+        let owned = Owned::of(&map(2), 7);
+        assert!((0..100u32).all(|number| owned.check(&number.to_le_bytes()).is_err()));
+    }
+}

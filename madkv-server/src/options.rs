@@ -1,0 +1,106 @@
+//! The command line of a server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use madkv_api::args::{self, BadArgument};
+use madkv_api::map::PARTITIONS_MAX;
+
+/// The program's name.
+pub const PROGRAM: &str = "madkv-server";
+
+/// One replica of one partition of MadKV.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = PROGRAM, version, after_help = args::limits_help())]
+pub struct Options {
+    /// Number of the partition, from 0.
+    #[arg(long = "partition_id")]
+    pub partition_id: u16,
+    /// Number of this replica in its partition, from 0.
+    #[arg(long = "replica_id")]
+    pub replica_id: u16,
+    /// Where the managers' replicas listen: host:port, separated by commas, in replica order.
+    #[arg(long = "manager_addrs")]
+    pub manager_addrs: String,
+    /// Where to listen for clients.
+    #[arg(long = "api_listen")]
+    pub api_listen: String,
+    /// Where to listen for the other replicas of the partition.
+    #[arg(long = "p2p_listen")]
+    pub p2p_listen: String,
+    /// Where the other replicas listen for this one, in replica order, or the word none.
+    #[arg(long = "peer_addrs")]
+    pub peer_addrs: String,
+    /// The replica's directory; made if it does not exist.
+    #[arg(long = "backer_path")]
+    pub backer_path: PathBuf,
+    /// Start although writes cannot be proved to reach the device.
+    #[arg(long = "allow_unsynced")]
+    pub allow_unsynced: bool,
+    /// Print each request, reply and state to stderr.
+    #[arg(long = "trace_messages")]
+    pub trace_messages: bool,
+}
+
+/// A command line that makes sense.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Number of the partition.
+    pub partition: u16,
+    /// Number of the replica.
+    pub replica: u16,
+    /// The managers, by replica number.
+    pub managers: Vec<String>,
+    /// Where to listen for clients.
+    pub api_listen: SocketAddr,
+    /// Where to listen for peers.
+    pub p2p_listen: SocketAddr,
+    /// The other replicas, by number.
+    pub peers: Vec<(u16, String)>,
+    /// The directory.
+    pub directory: PathBuf,
+    /// See [`Options::allow_unsynced`].
+    pub allow_unsynced: bool,
+    /// See [`Options::trace_messages`].
+    pub trace_messages: bool,
+}
+
+impl Plan {
+    /// How this replica is called, for example `s0.2`.
+    pub fn node(&self) -> String {
+        format!("s{}.{}", self.partition, self.replica)
+    }
+}
+
+impl Options {
+    /// Checks everything that can be checked without touching the world.
+    ///
+    /// # Errors
+    /// What is wrong, in one line.
+    pub fn check(self) -> Result<Plan, BadArgument> {
+        if usize::from(self.partition_id) >= PARTITIONS_MAX {
+            let last = PARTITIONS_MAX - 1;
+            return Err(BadArgument(format!("--partition_id: {}; 0 to {last} are possible", self.partition_id)));
+        }
+        let managers = args::addresses("--manager_addrs", &self.manager_addrs)?;
+        if managers.is_empty() {
+            return Err(BadArgument("--manager_addrs: at least one manager is needed".into()));
+        }
+        let api_listen = args::listen_address("--api_listen", &self.api_listen)?;
+        let p2p_listen = args::listen_address("--p2p_listen", &self.p2p_listen)?;
+        args::distinct(("--api_listen", api_listen), ("--p2p_listen", p2p_listen))?;
+        let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
+        let peers = args::peers_by_seat(self.replica_id, p2p_listen, &peers)?;
+        Ok(Plan {
+            partition: self.partition_id,
+            replica: self.replica_id,
+            managers,
+            api_listen,
+            p2p_listen,
+            peers,
+            directory: self.backer_path,
+            allow_unsynced: self.allow_unsynced,
+            trace_messages: self.trace_messages,
+        })
+    }
+}

@@ -1,0 +1,179 @@
+//! Registration with the manager: who I am, and what am I to serve?
+//!
+//! Any manager may be asked. One that does not lead names the leader; one that does not answer is passed over. Registering twice
+//! is harmless, so a lost answer is simply asked for again (fault catalogue G1).
+
+use std::io;
+use std::time::Duration;
+
+use madkv_api::frames::{
+    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal,
+    Registration, Request, Response, Service,
+};
+use madkv_api::map::ClusterMap;
+use madkv_api::process::jittered;
+use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
+use smr::id::{ClusterId, Incarnation};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
+const ANSWER_TIMEOUT_MS: u64 = 2_000;
+/// How often a hint to the leader is followed in a row before the managers are asked in turn again.
+const HOPS_MAX: u32 = 3;
+/// Pauses between rounds grow from this, in milliseconds …
+const PAUSE_MIN_MS: u64 = 50;
+/// … to this.
+const PAUSE_MAX_MS: u64 = 1_000;
+
+/// What the manager said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The seat is this directory's.
+    Registered(ClusterMap),
+    /// The seat is another directory's.
+    Occupied {
+        /// The incarnation that has it.
+        by: Incarnation,
+        /// The map all the same.
+        map: ClusterMap,
+    },
+    /// There is no such seat.
+    Refused(String),
+}
+
+/// A server that wants to be known.
+#[derive(Clone, Debug)]
+pub struct Registrar {
+    /// The managers, by replica number.
+    pub managers: Vec<String>,
+    /// The cluster, once it is known. A manager of another one is refused.
+    pub cluster: Option<ClusterId>,
+    /// The partition.
+    pub partition: u16,
+    /// The replica number.
+    pub replica: u16,
+    /// The directory's incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// What came of asking one manager.
+enum Asked {
+    Verdict(Verdict),
+    /// Ask this one.
+    Leader(usize),
+    /// Nothing that helps, with the reason.
+    Nothing(String),
+}
+
+impl Registrar {
+    /// Registers; asks until a manager answers. `complain` hears once why it takes time.
+    pub async fn until_answered(&self, member: bool, complain: impl FnOnce(&str)) -> Verdict {
+        let mut complain = Some(complain);
+        let mut pause_ms = PAUSE_MIN_MS;
+        loop {
+            match self.one_round(member).await {
+                Ok(verdict) => return verdict,
+                // The first rounds of a fresh cluster find managers that are just being born; that is nothing to talk about.
+                Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
+                    if let Some(complain) = complain.take() {
+                        complain(&reason);
+                    }
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
+        }
+    }
+
+    /// Asks each manager once, and the leader that one of them names.
+    ///
+    /// # Errors
+    /// Why none of them answered.
+    pub async fn one_round(&self, member: bool) -> Result<Verdict, String> {
+        let mut reason = String::new();
+        let mut hops = 0;
+        for first in 0..self.managers.len() {
+            let mut target = first;
+            loop {
+                match self.ask(target, member).await {
+                    Asked::Verdict(verdict) => return Ok(verdict),
+                    Asked::Leader(leader) if leader != target && hops < HOPS_MAX => {
+                        hops += 1;
+                        target = leader;
+                    }
+                    Asked::Leader(_) => {
+                        reason = "the managers are electing a leader".into();
+                        break;
+                    }
+                    Asked::Nothing(why) => {
+                        reason = format!("{}: {why}", self.managers[target]);
+                        break;
+                    }
+                }
+            }
+        }
+        Err(reason)
+    }
+
+    async fn ask(&self, target: usize, member: bool) -> Asked {
+        let address = &self.managers[target];
+        let limit = Duration::from_millis(ANSWER_TIMEOUT_MS);
+        let body = match tokio::time::timeout(limit, self.converse(address, member)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(error)) => return Asked::Nothing(error.to_string()),
+            Err(_) => return Asked::Nothing("no answer in time".into()),
+        };
+        match body {
+            Body::Registered(map) => Asked::Verdict(Verdict::Registered(*map)),
+            Body::Occupied { by, map } => Asked::Verdict(Verdict::Occupied { by, map: *map }),
+            Body::Refused(reason) => Asked::Verdict(Verdict::Refused(reason)),
+            Body::NotLeader { leader: Some(leader), .. } if usize::from(leader) < self.managers.len() => {
+                Asked::Leader(usize::from(leader))
+            }
+            Body::NotLeader { .. } => Asked::Nothing("no leader yet".into()),
+            Body::NoMap => Asked::Nothing("no cluster map yet".into()),
+            Body::OutOfService(reason) => Asked::Nothing(reason),
+            other => Asked::Nothing(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// One connection, one question, one answer.
+    async fn converse(&self, address: &str, member: bool) -> io::Result<Body> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let hello = Hello { magic: MAGIC, cluster: self.cluster, service: Service::Manager };
+        let registration =
+            Registration { partition: self.partition, replica: self.replica, incarnation: self.incarnation, member };
+        let request = Request { id: 1, epoch: 0, ask: Ask::Register(registration) };
+        let mut bytes = Vec::new();
+        codec::frame(&mut bytes, KIND_HELLO, &hello).map_err(io::Error::other)?;
+        codec::frame(&mut bytes, KIND_REQUEST, &request).map_err(io::Error::other)?;
+        stream.write_all(&bytes).await?;
+        match read_frame(&mut stream).await? {
+            (KIND_WELCOME, _) => {}
+            (KIND_REFUSAL, payload) => {
+                let Refusal { reason } = codec::decode(&payload).map_err(io::Error::other)?;
+                return Err(io::Error::other(reason));
+            }
+            (kind, _) => return Err(io::Error::other(format!("a frame of kind {kind:#06x} is no welcome"))),
+        }
+        match read_frame(&mut stream).await? {
+            (KIND_RESPONSE, payload) => {
+                codec::decode::<Response>(&payload).map(|response| response.body).map_err(io::Error::other)
+            }
+            (kind, _) => Err(io::Error::other(format!("a frame of kind {kind:#06x} is no response"))),
+        }
+    }
+}
+
+async fn read_frame(stream: &mut TcpStream) -> io::Result<(u16, Vec<u8>)> {
+    let mut header = [0; HEADER_LEN_BYTES];
+    stream.read_exact(&mut header).await?;
+    let header = FrameHeader::parse(&header, FRAME_PAYLOAD_MAX_BYTES).map_err(io::Error::other)?;
+    let mut payload = vec![0; header.payload_len_bytes];
+    stream.read_exact(&mut payload).await?;
+    header.verify(&payload).map_err(io::Error::other)?;
+    Ok((header.kind, payload))
+}

@@ -1,0 +1,186 @@
+//! A server process, from start to end.
+//!
+//! Order matters: what can be wrong with the command line, the ports and the directory is found out first, and quickly. Only then
+//! does the process wait for others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madkv_api::door::{Door, DoorLimits};
+use madkv_api::map::ClusterMap;
+use madkv_api::process::{self, Fatal, Signals, jittered, say};
+use smr::id::{GroupName, Incarnation, NodeName};
+use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
+use smr::storage::disk::RealDisk;
+
+use crate::assignment;
+use crate::backend::ServerBackend;
+use crate::map::Map;
+use crate::options::{Options, PROGRAM, Plan};
+use crate::register::{Registrar, Verdict};
+use crate::trace;
+
+/// How often a running server looks whether the manager should hear something new, in milliseconds.
+const REGISTRATION_LOOK_MS: u64 = 500;
+
+/// Runs a server until a signal ends it.
+///
+/// # Errors
+/// Why it cannot run.
+pub fn run(options: Options) -> Result<(), Fatal> {
+    let plan = options.check()?;
+    let api = process::bind("--api_listen", plan.api_listen)?;
+    let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
+    if plan.trace_messages {
+        let group_size = plan.peers.len() + 1;
+        trace::enable(format!("S{}", usize::from(plan.partition) * group_size + usize::from(plan.replica) + 1));
+    }
+    let runtime = process::runtime()?;
+    let opened = Opened::open(ReplicaOptions {
+        group: group_name(plan.partition)?,
+        name: NodeName(plan.replica),
+        peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
+        listener: p2p,
+        directory: plan.directory.clone(),
+        allow_unsynced: plan.allow_unsynced,
+        runtime: runtime.handle().clone(),
+    })?;
+    let mut signals = runtime.block_on(async { Signals::listen() })?;
+
+    let registrar = Registrar {
+        managers: plan.managers.clone(),
+        cluster: opened.cluster(),
+        partition: plan.partition,
+        replica: plan.replica,
+        incarnation: opened.incarnation(),
+    };
+    let mut registered_as = None;
+    let map = match remembered(&plan) {
+        Some(map) => map,
+        None => {
+            let member = opened.is_born();
+            let verdict = runtime.block_on(async {
+                tokio::select! {
+                    verdict = registrar.until_answered(member, complain) => Some(verdict),
+                    () = signals.next() => None,
+                }
+            });
+            let Some(verdict) = verdict else { return Ok(()) };
+            registered_as = Some(member);
+            let map = map_of(verdict, &plan, opened.incarnation())?;
+            assignment::save(&RealDisk, &plan.directory, &map)
+                .map_err(|error| Fatal::Failed(format!("{}: {error}", plan.directory.display())))?;
+            map
+        }
+    };
+    check_seat(&map, &plan)?;
+
+    let replica = opened.run(Some(map.cluster), Map::default())?;
+    let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
+    let door = Door::open(runtime.handle(), api, Arc::clone(&backend), DoorLimits::default())
+        .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
+    let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
+    runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
+    runtime.block_on(process::serve_until_signal(signals, door, replica));
+    runtime.shutdown_background();
+    Ok(())
+}
+
+fn group_name(partition: u16) -> Result<GroupName, Fatal> {
+    format!("s{partition}").parse().map_err(|error: smr::id::BadGroupName| Fatal::Failed(error.to_string()))
+}
+
+/// The map of an earlier run, if it can be used.
+fn remembered(plan: &Plan) -> Option<ClusterMap> {
+    assignment::load(&RealDisk, &plan.directory).unwrap_or_else(|error| {
+        say(PROGRAM, &format!("{error}; asking the managers again"));
+        None
+    })
+}
+
+fn complain(reason: &str) {
+    say(PROGRAM, &format!("waiting for a manager ({reason})"));
+}
+
+/// What a verdict means for this process.
+fn map_of(verdict: Verdict, plan: &Plan, own: Incarnation) -> Result<ClusterMap, Fatal> {
+    match verdict {
+        Verdict::Registered(map) => Ok(map),
+        Verdict::Occupied { by, map } => {
+            say(PROGRAM, &occupied(plan, own, by));
+            Ok(map)
+        }
+        Verdict::Refused(reason) => Err(Fatal::Failed(format!("the manager refuses {}: {reason}", plan.node()))),
+    }
+}
+
+fn occupied(plan: &Plan, own: Incarnation, by: Incarnation) -> String {
+    format!(
+        "{} belongs to incarnation {by}, not to {own} in {}: in quarantine until readmitted (madkv-client --manager_addrs {} readmit \
+         s{} {})",
+        plan.node(),
+        plan.directory.display(),
+        plan.managers.join(","),
+        plan.partition,
+        plan.replica,
+    )
+}
+
+/// The map must have this seat, in a group of this size.
+fn check_seat(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
+    let Some(partition) = map.partitions.get(usize::from(plan.partition)) else {
+        let count = map.partitions.len();
+        return Err(Fatal::Failed(format!("--partition_id: {}; the cluster has {count} partitions", plan.partition)));
+    };
+    let (size, given) = (partition.servers.len(), plan.peers.len() + 1);
+    if size != given {
+        let what =
+            format!("--peer_addrs: {} others make a group of {given}; the cluster has groups of {size}", given - 1);
+        return Err(Fatal::Failed(what));
+    }
+    Ok(())
+}
+
+/// Tells the manager what it does not know yet: that this server runs, after a restart without a manager; and that its directory
+/// has become a member's. Ends when there is nothing more to tell.
+async fn keep_registered(
+    registrar: Registrar,
+    plan: Plan,
+    replica: ReplicaHandle,
+    backend: Arc<ServerBackend>,
+    mut registered_as: Option<bool>,
+) {
+    let mut complained = false;
+    loop {
+        let member = replica.is_born();
+        if registered_as != Some(member) {
+            match registrar.one_round(member).await {
+                Ok(verdict) => {
+                    registered_as = Some(member);
+                    note(verdict, &registrar, &plan, &backend);
+                }
+                Err(reason) if !complained => {
+                    complained = true;
+                    complain(&reason);
+                }
+                Err(_) => {}
+            }
+        } else if member {
+            return;
+        }
+        tokio::time::sleep(jittered(Duration::from_millis(REGISTRATION_LOOK_MS))).await;
+    }
+}
+
+/// Takes in what a manager said to a server that runs already, and goes on running in any case.
+fn note(verdict: Verdict, registrar: &Registrar, plan: &Plan, backend: &ServerBackend) {
+    match map_of(verdict, plan, registrar.incarnation) {
+        Err(fatal) => say(PROGRAM, &fatal.to_string()),
+        Ok(map) if backend.adopt(&map) => {
+            if let Err(error) = assignment::save(&RealDisk, &plan.directory, &map) {
+                say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
+            }
+        }
+        Ok(_) => {}
+    }
+}
