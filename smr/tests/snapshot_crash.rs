@@ -112,6 +112,29 @@ fn write_that_failed_once_leaves_room_and_succeeds_later() {
     assert_eq!(recovered.names(directory()).len(), 1);
 }
 
+// covers S6, S8
+#[test]
+fn write_that_the_disk_silently_damaged_does_not_count() {
+    let (disk, dir) = disk_with(Some(&old()));
+    let start = disk.operations();
+    write(&dir, &meta(9, 1), &new().1).unwrap();
+    let mut damaged = 0;
+    for operation in start + 1..=disk.operations() {
+        let (disk, dir) = disk_with(Some(&old()));
+        disk.damage_at(operation);
+        match write(&dir, &meta(9, 1), &new().1) {
+            Ok(info) => assert_eq!(content(&dir, Some(&info)), Some(new())),
+            Err(SnapshotError::Corrupt { .. }) => {
+                damaged += 1;
+                assert_eq!(content(&dir, dir.latest().as_ref()), Some(old()));
+                assert_eq!(disk.names(directory()).len(), 1);
+            }
+            Err(other) => panic!("operation {operation}: {other}"),
+        }
+    }
+    assert_eq!(damaged, 5, "a header, three chunks and a footer are written");
+}
+
 /// Receives the new snapshot from `from`.
 fn receive(dir: &SnapshotDir, from: &SnapshotDir) -> Result<ReceivedSnapshot, SnapshotError> {
     let info = from.latest().unwrap();

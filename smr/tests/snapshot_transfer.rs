@@ -65,6 +65,18 @@ fn flip(path: &Path, position: usize) {
     fs::write(path, bytes).unwrap();
 }
 
+/// What the replica's threads hand to each other, and what its background threads use.
+const _: () = {
+    const fn may_change_threads<T: Send>() {}
+    const fn may_be_shared<T: Send + Sync>() {}
+    may_be_shared::<SnapshotDir>();
+    may_change_threads::<Incoming>();
+    may_change_threads::<smr::snapshot::ReceivedSnapshot>();
+    may_change_threads::<smr::snapshot::SendingFile>();
+    may_change_threads::<smr::snapshot::SnapshotReader>();
+    may_change_threads::<smr::session::SessionImage>();
+};
+
 #[test]
 fn transfer_brings_the_same_file() {
     let pair = Pair::new();
@@ -288,7 +300,7 @@ fn received_snapshot_survives_the_next_transfer_and_is_adopted() {
     let refused = twice.adopt();
     assert!(matches!(refused, Err(SnapshotError::Obsolete { have }) if have == newer.meta.last));
     assert_eq!(pair.receiver.latest(), Some(newer));
-    assert_eq!(pair.files(".snap").len(), 1);
+    assert_eq!(pair.files("").len(), 1, "{:?}", pair.files(""));
 }
 
 // covers S3

@@ -39,7 +39,7 @@ impl Incoming {
         }
         let name = names::incoming(&offer);
         let path = dir.path(&name);
-        let id = {
+        let (id, file) = {
             let mut state = dir.state();
             let last = offer.meta.last;
             if let Some(latest) = &state.latest
@@ -52,11 +52,10 @@ impl Incoming {
             {
                 return Err(SnapshotError::Obsolete { have: other });
             }
-            let id = state.begin_transfer(last);
             dir.remove_incoming_but(&name)?;
-            id
+            let file = dir.disk().open(&path, true).map_err(at(&path))?;
+            (state.begin_transfer(last), file)
         };
-        let file = dir.disk().open(&path, true).map_err(at(&path))?;
         let mut incoming = Incoming { dir: dir.clone(), id, offer, name, file, offset: 0, synced_bytes: 0 };
         let offset = incoming.sound_bytes(&path)?;
         // What the earlier transfer left behind the last sound piece is torn, or will be sent again.
@@ -208,9 +207,13 @@ impl ReceivedSnapshot {
     /// Makes it the newest snapshot, durably, in one atomic step, and removes older ones. The log is changed after this.
     ///
     /// # Errors
-    /// `Obsolete` if there is a newer one; `Disk`: after a restart either the old snapshot counts or this one.
+    /// `Obsolete` if there is a newer one: then it is removed. `Disk`: after a restart either the old snapshot counts or this one.
     pub fn adopt(self) -> Result<SnapshotInfo, SnapshotError> {
-        self.dir.publish(&self.name, self.info)
+        let adopted = self.dir.publish(&self.name, self.info);
+        if let Err(SnapshotError::Obsolete { .. }) = adopted {
+            self.dir.remove(&self.name)?;
+        }
+        adopted
     }
 
     /// Removes it.

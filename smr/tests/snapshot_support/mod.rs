@@ -85,6 +85,7 @@ struct Contents {
     synced_entries: BTreeMap<PathBuf, usize>,
     operations: u64,
     fails_from: Option<u64>,
+    damages: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -121,6 +122,11 @@ impl CrashDisk {
         self.0.lock().unwrap().fails_from = Some(operation);
     }
 
+    /// The operation with this number, if it is a write, flips a bit and says nothing.
+    pub(crate) fn damage_at(&self, operation: u64) {
+        self.0.lock().unwrap().damages = Some(operation);
+    }
+
     /// The disk as the next process finds it.
     pub(crate) fn crash(&self, crash: Crash) -> CrashDisk {
         let contents = self.0.lock().unwrap();
@@ -145,6 +151,7 @@ impl CrashDisk {
             synced_entries: names.clone(),
             operations: 0,
             fails_from: None,
+            damages: None,
         })))
     }
 
@@ -262,12 +269,16 @@ impl DiskFile for CrashFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.disk.change(|contents| {
+            let damaged = contents.damages == Some(contents.operations);
             let file = &mut contents.files[self.number].bytes;
             let end = offset as usize + bytes.len();
             if file.len() < end {
                 file.resize(end, 0);
             }
             file[offset as usize..end].copy_from_slice(bytes);
+            if damaged {
+                file[offset as usize + bytes.len() / 2] ^= 4;
+            }
             Ok(())
         })
     }
