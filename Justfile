@@ -42,3 +42,7 @@ speed:
 # A million overwrites of a thousand keys; print directory sizes, memory and restart time.
 bounded overwrites="1000000":
     cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}}
+
+# Bring up clusters of many shapes, up to 9 replicas and 50 partitions, and run README's script on each.
+shapes:
+    cargo run --quiet --release --bin madkv-trial -- shapes

@@ -122,11 +122,12 @@ impl History {
         Ok(check(&self.swaps, &last)?)
     }
 
-    /// The longest time that a client waited for an answer which came after `since`.
-    pub fn longest_wait(&self, since: Instant) -> Duration {
+    /// The longest time that a client waited for an answer which came after `from`, and before `until` if that is given.
+    pub fn longest_wait(&self, from: Instant, until: Option<Instant>) -> Duration {
         let waits = self.swaps.iter().filter_map(|swap| {
             let (answered, _) = swap.answer.as_ref()?;
-            (*answered >= since).then(|| answered.duration_since(swap.started))
+            let inside = *answered >= from && until.is_none_or(|until| *answered < until);
+            inside.then(|| answered.duration_since(swap.started))
         });
         waits.max().unwrap_or_default()
     }

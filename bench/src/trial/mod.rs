@@ -1,1 +1,227 @@
-//! Under construction.
+//! `madkv-trial`: longer runs that measure or torment a cluster of real processes.
+//!
+//! Each trial prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the exit
+//! code is non-zero only if data was lost, doubled or wrong, or the trial could not be carried out.
+
+mod bounded;
+mod failover;
+mod kill_all;
+mod power_cuts;
+mod shapes;
+mod speed;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use madkv_client::{Client, Options as ClientOptions};
+use tempfile::TempDir;
+
+use crate::cluster::{Cluster, Group, Shape};
+use crate::launcher::sync_flags;
+use crate::programs::Programs;
+
+/// How long anything may take that must happen in the end.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The partition that is tormented.
+const FIRST: Group = Group::Partition(0);
+
+/// What a trial ends with: nothing, or why it failed.
+pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+
+/// Measure or torment a cluster of real processes on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "madkv-trial", version)]
+pub struct Options {
+    /// Which trial.
+    #[command(subcommand)]
+    pub trial: Trial,
+}
+
+/// The trials.
+#[derive(Debug, Subcommand)]
+pub enum Trial {
+    /// Kill the leader under a running client (kill -9, then SIGSTOP); print the longest pause of each kill
+    Failover {
+        /// Kills of each kind
+        #[arg(long, default_value_t = 20)]
+        kills: usize,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Kill every process at once under load; check that no acknowledged write is lost or applied twice
+    KillAll {
+        /// How often
+        #[arg(long, default_value_t = 50)]
+        rounds: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Cut the power under load on a loop-mounted ext4; every write acknowledged before must be there (needs root)
+    PowerCuts {
+        /// How often
+        #[arg(long, default_value_t = 40)]
+        cuts: usize,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Latency of a lone PUT against the disk's own fdatasync; PUT/s of many clients
+    Speed {
+        /// Clients
+        #[arg(long, default_value_t = 64)]
+        clients: usize,
+        /// PUTs of the lone client
+        #[arg(long, default_value_t = 3_000)]
+        lone_puts: usize,
+        /// Length of each measurement with many clients, in seconds
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Size of a value, in bytes
+        #[arg(long, default_value_t = 100)]
+        value_bytes: usize,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Many overwrites of a thousand keys; print directory sizes, memory and restart time
+    Bounded {
+        /// Overwrites
+        #[arg(long, default_value_t = 1_000_000)]
+        overwrites: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Bring up clusters of many shapes, and run README's script on each
+    Shapes {
+        /// Where.
+        #[arg(long, value_name = "DIRECTORY")]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// Where a trial's cluster lives, and its shape.
+#[derive(Clone, Debug, Args)]
+pub struct Place {
+    /// Put the fresh data directory below this one; by default beside the executables
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+    /// Replicas of each partition
+    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
+    pub server_rf: u16,
+    /// Replicas of the manager
+    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
+    pub manager_rf: u16,
+    /// Partitions
+    #[arg(long, default_value_t = 1)]
+    pub partitions: u16,
+}
+
+/// Runs a trial.
+///
+/// # Errors
+/// Why it failed.
+pub fn run(options: &Options) -> Outcome {
+    match &options.trial {
+        Trial::Failover { kills, place } => failover::run(*kills, place),
+        Trial::KillAll { rounds, place } => kill_all::run(*rounds, place),
+        Trial::PowerCuts { cuts, place } => power_cuts::run(*cuts, place),
+        Trial::Speed { clients, lone_puts, seconds, value_bytes, place } => {
+            let plan = speed::Plan {
+                clients: *clients,
+                lone_puts: *lone_puts,
+                length: Duration::from_secs(*seconds),
+                value_bytes: *value_bytes,
+            };
+            speed::run(&plan, place)
+        }
+        Trial::Bounded { overwrites, place } => bounded::run(*overwrites, place),
+        Trial::Shapes { directory } => shapes::run(directory.as_deref()),
+    }
+}
+
+impl Place {
+    fn shape(&self) -> Shape {
+        Shape { server_rf: self.server_rf, manager_rf: self.manager_rf, partitions: self.partitions }
+    }
+}
+
+/// A cluster that is ready, in a fresh directory that goes with it.
+struct Stage {
+    cluster: Cluster,
+    _directory: TempDir,
+}
+
+impl Stage {
+    fn set(place: &Place) -> Result<Stage, Box<dyn Error + Send + Sync>> {
+        let programs = Programs::beside_this_one()?;
+        let directory = fresh_directory(&programs, place.directory.as_deref())?;
+        let flags = sync_flags(directory.path());
+        let mut cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
+        cluster.start_all()?;
+        cluster.wait_ready(PATIENCE)?;
+        describe(&cluster)?;
+        Ok(Stage { cluster, _directory: directory })
+    }
+}
+
+fn fresh_directory(programs: &Programs, below: Option<&Path>) -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix("madkv-trial-").tempdir_in(below.unwrap_or(programs.directory()))
+}
+
+/// One line that says on what was measured.
+fn describe(cluster: &Cluster) -> Outcome {
+    let shape = cluster.layout().shape;
+    let leader = cluster.wait_leader(FIRST, PATIENCE)?;
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
+    println!(
+        "{} managers, {} partitions x {} servers on {cores} cores, {build}, log {}",
+        shape.manager_rf,
+        shape.partitions,
+        shape.server_rf,
+        cluster.status(leader)?.sync_mode
+    );
+    Ok(())
+}
+
+/// A client library's handle of this cluster; its calls must run on a runtime.
+fn library_client(cluster: &Cluster) -> Client {
+    let managers = cluster.manager_addresses().split(',').map(str::to_owned).collect();
+    Client::connect(ClientOptions { managers, timeout: Some(PATIENCE), ..ClientOptions::default() })
+}
+
+/// The value below which the given share of `sorted` lies.
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+}
+
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentile_of_few_values_is_one_of_them() {
+        let sorted: Vec<Duration> = (1..=5).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&sorted, 0.5), Duration::from_millis(3));
+        assert_eq!(percentile(&sorted, 0.99), Duration::from_millis(5));
+        assert_eq!(percentile(&[], 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn options_of_each_trial_parse() {
+        for trial in ["failover", "kill-all", "power-cuts", "speed", "bounded", "shapes"] {
+            Options::try_parse_from(["madkv-trial", trial]).unwrap();
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How long a client waits when its leader is killed or hangs.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Cluster, Node};
+use crate::load::{History, Load, Plan};
+use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage, verdict};
+use crate::wait::wait_for;
+
+/// Answers between two kills, so that each kill hits a client at full speed.
+const ANSWERS_BETWEEN: u64 = 300;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Kill,
+    Freeze,
+}
+
+pub(super) fn run(kills: usize, place: &Place) -> Outcome {
+    let mut stage = Stage::set(place)?;
+    for (way, name, median_target_ms, max_target_ms) in
+        [(Way::Kill, "kill -9", 150, Some(2_000)), (Way::Freeze, "SIGSTOP", 1_500, None)]
+    {
+        let mut pauses = strike(&mut stage.cluster, way, kills)?;
+        let list: Vec<String> = pauses.iter().map(|pause| pause.as_millis().to_string()).collect();
+        println!("{name}: longest pause of the client for each kill, ms: {}", list.join(" "));
+        pauses.sort();
+        let median = pauses.get(pauses.len() / 2).copied().unwrap_or_default();
+        let max = pauses.last().copied().unwrap_or_default();
+        let median_met = median <= Duration::from_millis(median_target_ms);
+        print!("{name}: median {} ms (target {median_target_ms}: {})", median.as_millis(), verdict(median_met));
+        match max_target_ms {
+            Some(target) => {
+                let met = max <= Duration::from_millis(target);
+                println!(", max {} ms (target {target}: {})", max.as_millis(), verdict(met));
+            }
+            None => println!(", max {} ms", max.as_millis()),
+        }
+    }
+    Ok(())
+}
+
+fn strike(
+    cluster: &mut Cluster,
+    way: Way,
+    kills: usize,
+) -> Result<Vec<Duration>, Box<dyn std::error::Error + Send + Sync>> {
+    let prefix = if way == Way::Kill { "kill" } else { "freeze" };
+    // One key, so one partition.
+    let load = Load::start(cluster, &Plan { clients: 1, keys: 1, prefix: format!("{{{prefix}}}") })?;
+    let mut moments = Vec::new();
+    let group = owner(cluster, &load)?;
+    for _ in 0..kills {
+        more(&load)?;
+        let leader = cluster.wait_leader(group, PATIENCE)?;
+        moments.push(Instant::now());
+        let process = cluster.process(leader);
+        match way {
+            Way::Kill => process.kill(),
+            Way::Freeze => process.freeze(),
+        }
+        more(&load)?;
+        revive(cluster, leader, way)?;
+    }
+    more(&load)?;
+    let history = load.finish()?;
+    history.check(cluster)?;
+    Ok(pauses(&history, &moments))
+}
+
+/// The key is chosen so that any partition may own it: find out whose leader the writes move.
+fn owner(cluster: &Cluster, load: &Load) -> Result<crate::cluster::Group, Box<dyn std::error::Error + Send + Sync>> {
+    if cluster.layout().shape.partitions == 1 {
+        return Ok(FIRST);
+    }
+    let commit = |group| {
+        let leader = cluster.wait_leader(group, PATIENCE)?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(cluster.status(leader)?.commit)
+    };
+    let groups: Vec<_> = cluster.groups().skip(1).collect();
+    let before = groups.iter().map(|&group| commit(group)).collect::<Result<Vec<_>, _>>()?;
+    more(load)?;
+    for (&group, before) in groups.iter().zip(before) {
+        // Idle groups commit nothing but the odd entry of a new term.
+        if commit(group)?.0 > before.0 + ANSWERS_BETWEEN / 2 {
+            return Ok(group);
+        }
+    }
+    Err("no partition's commit index moves".into())
+}
+
+fn more(load: &Load) -> Outcome {
+    let target = load.answered() + ANSWERS_BETWEEN;
+    wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
+    Ok(())
+}
+
+fn revive(cluster: &mut Cluster, node: Node, way: Way) -> Outcome {
+    match way {
+        Way::Kill => cluster.process(node).start()?,
+        Way::Freeze => cluster.process(node).thaw(),
+    }
+    cluster.wait_caught_up(node.group(), PATIENCE)?;
+    Ok(())
+}
+
+fn pauses(history: &History, moments: &[Instant]) -> Vec<Duration> {
+    let ends = moments.iter().skip(1).copied().map(Some).chain([None]);
+    moments.iter().zip(ends).map(|(&from, until)| history.longest_wait(from, until)).collect()
+}

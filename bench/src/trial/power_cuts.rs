@@ -1,0 +1,136 @@
+//! Power cuts, as far as software can make them: everything lives on an ext4 in a file (`commit=600`, so that the file
+//! system itself writes nothing in time). Under load all nodes are stopped at once; the image is copied *without
+//! unmounting*, so the copy holds only what had reached the device; then the nodes are killed, the copy takes the image's
+//! place, and the cluster restarts on it. Every write acknowledged before must be there, none twice.
+//!
+//! This does not test the device's own cache; that the calls which flush it are made is shown by tracing them.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cluster::Cluster;
+use crate::load::{ANSWER_PATIENCE, Load, Plan};
+use crate::programs::Programs;
+use crate::trial::{Outcome, PATIENCE, Place, describe, fresh_directory};
+use crate::wait::wait_for;
+
+/// Size of the image, in bytes; the file is sparse.
+const IMAGE_BYTES: u64 = 1 << 30;
+/// Answers before each cut: between this and twice as many, so that cuts hit different moments.
+const ANSWERS_MIN: u64 = 100;
+/// Answers after each restart.
+const ANSWERS_AFTER: u64 = 50;
+
+pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
+    let programs = Programs::beside_this_one()?;
+    let directory = fresh_directory(&programs, place.directory.as_deref())?;
+    let image = directory.path().join("image");
+    File::create(&image)?.set_len(IMAGE_BYTES)?;
+    command("mkfs.ext4", &["-q", "-F", &text(&image)])?;
+    let mut mount = Mount::new(&image, directory.path().join("mounted"))?;
+
+    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.at.join("data"), &[])?;
+    cluster.start_all()?;
+    cluster.wait_ready(PATIENCE)?;
+    describe(&cluster)?;
+    let mut last = BTreeMap::new();
+    let mut writes = 0;
+    for cut in 0..cuts as u64 {
+        let load = Load::start(&cluster, &Plan { clients: 8, keys: 8, prefix: format!("cut{cut}-") })?;
+        answers(&load, ANSWERS_MIN + (cut * 37) % ANSWERS_MIN)?;
+
+        // All stop signals first, so that nobody goes on alone for long.
+        cluster.processes().for_each(|(_, process)| process.send_freeze());
+        cluster.processes().for_each(|(_, process)| process.wait_frozen());
+        let acknowledged = load.answered();
+        let copy = directory.path().join("copy");
+        command("cp", &["--sparse=always", &text(&image), &text(&copy)])?;
+        cluster.kill_all();
+        mount.end()?;
+        fs::rename(&copy, &image)?;
+        mount = Mount::new(&image, mount.at.clone())?;
+
+        cluster.start_all()?;
+        cluster.wait_ready(PATIENCE)?;
+        answers(&load, ANSWERS_AFTER)?;
+        let history = load.finish()?;
+        history.check(&cluster).map_err(|error| format!("cut {cut}: {error}"))?;
+        writes += history.swaps.len();
+        remember(&cluster, &mut last, cut)?;
+        println!("cut {}: {acknowledged} writes were acknowledged before it; all are there, once", cut + 1);
+    }
+    println!("{cuts} power cuts, {writes} writes acknowledged: none lost, none applied twice");
+    drop(cluster);
+    mount.end()
+}
+
+/// What earlier rounds left behind must still be there; then this round's values join it.
+fn remember(cluster: &Cluster, last: &mut BTreeMap<String, Option<String>>, cut: u64) -> Outcome {
+    let mut client = cluster.client()?;
+    for (key, value) in last.iter() {
+        let found = client.get(key, ANSWER_PATIENCE)?;
+        if found != *value {
+            return Err(format!("cut {cut}: {key} holds {found:?}, but {value:?} was there before").into());
+        }
+    }
+    for number in 0..8 {
+        let key = format!("cut{cut}-{number}");
+        let value = client.get(&key, ANSWER_PATIENCE)?;
+        last.insert(key, value);
+    }
+    Ok(())
+}
+
+fn answers(load: &Load, more: u64) -> Outcome {
+    let target = load.answered() + more;
+    wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
+    Ok(())
+}
+
+/// A mounted image. Unmounted when dropped.
+struct Mount {
+    at: PathBuf,
+    mounted: bool,
+}
+
+impl Mount {
+    fn new(image: &Path, at: PathBuf) -> Result<Mount, Box<dyn Error + Send + Sync>> {
+        fs::create_dir_all(&at)?;
+        command("mount", &["-t", "ext4", "-o", "loop,commit=600,noatime", &text(image), &text(&at)])
+            .map_err(|error| format!("{error} (mounting needs root and a loop device)"))?;
+        Ok(Mount { at, mounted: true })
+    }
+
+    fn end(&mut self) -> Outcome {
+        if self.mounted {
+            command("umount", &[&text(&self.at)])?;
+            self.mounted = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("madkv-trial: {} stays mounted: {error}", self.at.display());
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn command(program: &str, arguments: &[&str]) -> Outcome {
+    let output =
+        Command::new(program).args(arguments).output().map_err(|error| format!("cannot run {program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, said.trim()).into())
+}
