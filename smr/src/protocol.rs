@@ -48,6 +48,17 @@ impl fmt::Debug for Time {
     }
 }
 
+/// What a node brought back from its disk, for a core to start from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// What it has promised.
+    pub promise: Promise,
+    /// Its snapshot; the default one for none.
+    pub snapshot: SnapshotMeta,
+    /// The entries right behind the snapshot, without a hole. Older ones in front of them are ignored.
+    pub entries: Vec<Entry>,
+}
+
 /// A replication protocol's core.
 pub trait Protocol: Send + 'static {
     /// What cores say to each other.

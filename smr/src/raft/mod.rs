@@ -1,1 +1,505 @@
-//! The Raft core.
+//! The Raft core: agreement on a log among a majority, as a pure function of what happened.
+//!
+//! A [`Raft`] is told what happens ([`Input`]) and says what to do ([`Outputs`]). It has no clock, thread, file,
+//! socket, lock or global randomness, and iterates over ordered collections only; a lint keeps it so. Given the same
+//! inputs it does the same, so every run can be replayed. [`crate::protocol`] lists the duties of its driver.
+//!
+//! # What it guarantees
+//! As long as a majority of disks keeps what was synced: at most one leader per term; a leader's log contains all that was
+//! committed before it; what is committed stays, in the same place, for ever, on everybody; and a read that is
+//! answered has seen everything that was committed when it arrived. Whatever messages are lost, doubled, delayed or
+//! overtaken, whoever crashes or pauses. As long as a majority can talk to each other in time, it makes progress.
+//!
+//! # Words
+//! As in the paper: term, index, commit index, match and next index. *Promise*: term and vote. *Start*: the entry that the
+//! log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before entering a
+//! term. *Campaign*: a pre-vote or an election. *Round*: heartbeats that confirm reads. *Handover*: a transfer of
+//! leadership. *To welcome* a member: to begin to count its progress. T: the election timeout.
+//!
+//! # Messages
+//! | message | from → to | answer | rests on |
+//! |---|---|---|---|
+//! | `PreVote` | pre-candidate → voters | `PreVoteGranted`, `PreVoteRefused` | nothing |
+//! | `Vote` | candidate → voters | `VoteGranted`, `VoteRefused` | own term and vote |
+//! | `VoteGranted` | voter → candidate | | the vote |
+//! | `Append` | leader → members | `AppendAccepted`, `AppendRejected` | the term |
+//! | `AppendAccepted` | member → leader | | the entries, and all writes before them |
+//! | `Heartbeat` | leader → members | `HeartbeatAck` | the term |
+//! | `Commit` | leader → members with nothing in flight | | the term |
+//! | `Outdated` | anybody → leader of an older term | | the term |
+//! | `TimeoutNow` | leader → its successor | `Vote` to all | the term |
+//! | `SnapshotInstalled` | member → leader | | the snapshot in its place |
+//!
+//! "Rests on": what must be durable before the message leaves. [`output`] enforces it for everybody.
+//!
+//! # The paper, and where it is
+//! | section | what | where |
+//! |---|---|---|
+//! | §5.1 | terms | [`Raft::receive`] |
+//! | §5.2 | elections | [`candidate`], [`voter`], timers in [`follower`] |
+//! | §5.3 | replication, consistency check, fast back-up | [`follower`], [`replicate`], [`progress`] |
+//! | §5.4.1 | who may be elected | [`voter`] |
+//! | §5.4.2 | commit only by the own term | [`leader`] |
+//! | §6 | membership, joint | [`membership`], [`leader`] |
+//! | §7 | snapshots | [`snapshot`], [`log`] |
+//! | §8 | first entry of a term | [`leader`] |
+//! | thesis §3.10 | transfer of leadership | [`leader`] |
+//! | thesis §4.2.3, §6.2, §9.6 | disruptive servers, check-quorum, pre-vote | [`voter`], [`leader`], [`candidate`] |
+//! | thesis §6.4 | reads without the log | [`read`] |
+//! | thesis §10.2 | parallel disk writes, pipelines | [`output`], [`progress`] |
+//!
+//! # Left out
+//! - Leases for reads (thesis §6.4.1): a voter would have to remember on disk how long it promised to follow, and wait for
+//!   that after a restart (E17) and before it votes after a broken connection.
+//! - Reads at followers (thesis §6.4, last paragraph): a client that asks a follower is sent to the leader.
+//! - Sending entries a voter lacks instead of asking them of the leader (witnesses, quiescence).
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod invariants;
+pub mod message;
+pub mod quorum;
+
+mod candidate;
+mod follower;
+mod leader;
+mod log;
+mod membership;
+mod output;
+mod progress;
+mod read;
+mod replicate;
+mod settings;
+mod snapshot;
+mod voter;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+use self::leader::Handover;
+use self::log::Log;
+use self::membership::Configurations;
+use self::message::Body;
+use self::output::Outbox;
+use self::progress::{Pace, Progress};
+use self::read::Reads;
+use crate::entry::{Configuration, EntryId, Index, Payload, Promise, Term};
+use crate::id::NodeId;
+use crate::protocol::{
+    self, CoreStatus, Event, Input, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
+};
+
+pub use self::message::Message;
+pub use self::settings::{BadSettings, MEMBERS_MAX, Settings};
+
+/// One member's Raft. See the module.
+#[derive(Debug)]
+pub struct Raft {
+    settings: Settings,
+    node: NodeId,
+    rng: ChaCha8Rng,
+    now: Time,
+    /// Term and vote, as of now; [`Outbox`] knows whether they are durable.
+    promise: Promise,
+    log: Log,
+    configurations: Configurations,
+    /// The last entry known to be committed. Between the snapshot and the log's end.
+    commit: Index,
+    role: Role,
+    leader: Leadership,
+    /// The election timeout that is being waited for, in microseconds; in [T, 2T), redrawn whenever it has passed.
+    timeout_us: u64,
+    put_off: Option<PutOff>,
+    out: Outbox,
+}
+
+/// The part that a node plays. Whether a follower votes is not part of it: that is what the configuration says, and
+/// saying it twice would be one time too many (M11).
+#[derive(Debug)]
+enum Role {
+    Follower(Follower),
+    PreCandidate(PreCandidate),
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+}
+
+#[derive(Debug)]
+struct Follower {
+    /// When to lose patience with the leader.
+    election_at: Time,
+    /// When to campaign before that, because the leader's connection broke.
+    campaign_at: Option<Time>,
+}
+
+impl Follower {
+    fn due_at(&self) -> Time {
+        self.campaign_at.map_or(self.election_at, |at| at.min(self.election_at))
+    }
+}
+
+/// Asks whether it would be elected in the next term. Still in its old one.
+#[derive(Debug)]
+struct PreCandidate {
+    /// Tells this campaign from earlier ones.
+    campaign: u32,
+    granted: BTreeSet<NodeId>,
+    asked_at: Time,
+    retry_at: Time,
+}
+
+/// Asks for votes in its term.
+#[derive(Debug)]
+struct Candidate {
+    granted: BTreeSet<NodeId>,
+    /// The write with its own vote, which counts when that is durable.
+    own_vote: WriteId,
+    retry_at: Time,
+}
+
+#[derive(Debug)]
+struct Leader {
+    /// All members but itself, and those that have just left until they could know it.
+    peers: BTreeMap<NodeId, Progress>,
+    reads: Reads,
+    handover: Option<Handover>,
+    heartbeat_at: Time,
+}
+
+/// What is known of the present term's leader.
+#[derive(Debug, Default)]
+struct Leadership {
+    /// Who it is. Never changes in a term once known, not even when it steps down.
+    node: Option<NodeId>,
+    /// When it was last heard; `None` for itself.
+    heard_at: Option<Time>,
+    /// When its connection broke, if nothing was heard since.
+    lost_at: Option<Time>,
+}
+
+/// A pre-vote granted a moment ago: others wait.
+#[derive(Debug)]
+struct PutOff {
+    favourite: NodeId,
+    until: Time,
+}
+
+impl Raft {
+    /// A node as it comes back from its disk, or starts for the first time.
+    ///
+    /// # Panics
+    /// If the settings are invalid, or the recovered log has a hole: its storage must have checked that.
+    pub fn new(settings: Settings, node: NodeId, recovered: Recovered, rng: ChaCha8Rng, now: Time) -> Raft {
+        settings.validate().unwrap_or_else(|error| panic!("{error}"));
+        let Recovered { promise, snapshot, entries } = recovered;
+        let mut log = Log::new(snapshot.last);
+        let mut configurations = Configurations::new(&snapshot);
+        for entry in entries.into_iter().filter(|entry| entry.id.index > snapshot.last.index) {
+            if let Payload::Configuration(configuration) = &entry.payload {
+                configurations.append(entry.id.index, configuration.clone());
+            }
+            log.append(entry);
+        }
+        assert!(log.last().term <= promise.term, "recovered entry {} in {}", log.last(), promise.term);
+        let commit = snapshot.last.index;
+        let out = Outbox::new(log.last().index);
+        let mut raft = Raft {
+            timeout_us: settings.election_timeout_us,
+            settings,
+            node,
+            rng,
+            now,
+            promise,
+            log,
+            configurations,
+            commit,
+            role: Role::Follower(Follower { election_at: now, campaign_at: None }),
+            leader: Leadership::default(),
+            put_off: None,
+            out,
+        };
+        raft.timeout_us = raft.draw_timeout_us();
+        // The only voter need not wait for others to speak first.
+        let alone = quorum::is_quorum(raft.configurations.current(), |voter| voter == node);
+        if !alone {
+            raft.restart_election_timer();
+        }
+        raft
+    }
+
+    /// Something arrived. In this order: is it sound, is it of our term, is it for our role (§5.1).
+    fn receive(&mut self, from: NodeId, message: Message) {
+        if from == self.node {
+            self.nonsense(from, "a message from oneself".to_owned());
+            return;
+        }
+        if let Some(flaw) = message.flaw() {
+            self.nonsense(from, flaw);
+            return;
+        }
+        let Message { term, body } = message;
+        match body {
+            // Questions of candidates are answered whoever asks: the asker may be in a configuration that this node has
+            // not seen yet (§6, E15).
+            Body::PreVote { campaign, last } => self.receive_pre_vote(from, term, campaign, last),
+            Body::Vote { last, transfer } => self.receive_vote(from, term, last, transfer),
+            // A leader is believed for the same reason.
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::TimeoutNow => {
+                self.receive_from_leader(from, Message { term, body });
+            }
+            // Answers count only from those who could have been asked; in particular not from an earlier incarnation (M7).
+            _ if !self.may_answer(from) => {}
+            Body::PreVoteGranted { campaign } => self.receive_pre_vote_granted(from, term, campaign),
+            Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(term, campaign),
+            Body::VoteRefused | Body::Outdated => self.receive_later_term(term, &body),
+            // The remaining answers repeat the term of the question.
+            _ if term > self.promise.term => {
+                let what = format!("an answer in {term} to a question that was never asked");
+                self.nonsense(from, what);
+            }
+            _ if term < self.promise.term => {}
+            Body::VoteGranted => self.receive_vote_granted(from),
+            Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatAck { .. }
+            | Body::SnapshotInstalled { .. } => self.receive_from_member(from, body),
+        }
+    }
+
+    fn receive_from_leader(&mut self, from: NodeId, message: Message) {
+        let Message { term, body } = message;
+        if term < self.promise.term {
+            // Nothing else would tell it: candidates that it does not hear cannot depose it.
+            if matches!(body, Body::Append { .. } | Body::Heartbeat { .. }) {
+                self.out.send(from, self.promise.term, Body::Outdated);
+            }
+            return;
+        }
+        if term > self.promise.term {
+            self.enter_term(term);
+        }
+        if !self.follow(from) {
+            let what = format!("claims to lead {term}, whose leader is {:?}", self.leader.node);
+            self.nonsense(from, what);
+            return;
+        }
+        match body {
+            Body::Append { previous, entries, commit } => self.receive_append(from, previous, entries, commit),
+            Body::Heartbeat { round, commit } => {
+                self.receive_commit(commit);
+                self.out.send(from, term, Body::HeartbeatAck { round });
+            }
+            Body::Commit { last } => self.receive_commit(last),
+            Body::TimeoutNow => self.receive_timeout_now(),
+            _ => {}
+        }
+    }
+
+    fn receive_from_member(&mut self, from: NodeId, body: Body) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return;
+        }
+        let flaw = match body {
+            Body::AppendAccepted { last } => self.receive_append_accepted(from, last),
+            Body::HeartbeatAck { round } => self.receive_heartbeat_ack(from, round),
+            Body::AppendRejected { previous, hint } => {
+                self.receive_append_rejected(from, previous, hint);
+                None
+            }
+            Body::SnapshotInstalled { last } => {
+                self.receive_snapshot_installed(from, last);
+                None
+            }
+            _ => None,
+        };
+        if let Some(flaw) = flaw {
+            self.nonsense(from, flaw);
+        }
+    }
+
+    /// Somebody that was asked is in a later term: that is news to candidates and leaders, who asked.
+    fn receive_later_term(&mut self, term: Term, body: &Body) {
+        let asked = match body {
+            Body::VoteRefused => matches!(self.role, Role::Candidate(_)),
+            _ => matches!(self.role, Role::Leader(_)),
+        };
+        if asked && term > self.promise.term {
+            self.enter_term(term);
+        }
+    }
+
+    fn may_answer(&self, node: NodeId) -> bool {
+        let kept = matches!(&self.role, Role::Leader(leader) if leader.peers.contains_key(&node));
+        kept || self.configurations.current().is_member(node)
+    }
+
+    fn nonsense(&mut self, from: NodeId, what: String) {
+        self.out.outputs.events.push(Event::Nonsense { from, what });
+    }
+
+    /// Changes term or vote, here and on disk.
+    ///
+    /// # Panics
+    /// If the term falls, or a vote given in it changes (I2).
+    fn set_promise(&mut self, promise: Promise) {
+        let own = self.promise;
+        assert!(
+            promise.term > own.term || (promise.term == own.term && own.vote.is_none()),
+            "promise {own:?} replaced by {promise:?}"
+        );
+        if promise.term > own.term {
+            self.leader = Leadership::default();
+            self.put_off = None;
+        }
+        self.promise = promise;
+        self.out.promise(promise);
+    }
+
+    /// Everything up to `index` is committed.
+    fn advance_commit(&mut self, index: Index) {
+        if index <= self.commit {
+            return;
+        }
+        assert!(index <= self.log.last().index, "commit {index} behind the last entry {}", self.log.last());
+        self.out.outputs.committed.extend(self.log.range(self.commit.next(), index).cloned());
+        self.commit = index;
+    }
+
+    /// The last entry known to be committed.
+    fn committed_id(&self) -> EntryId {
+        self.log.id_at(self.commit).unwrap_or_else(|| {
+            panic!("commit {} outside of the log from {} to {}", self.commit, self.log.start(), self.log.last())
+        })
+    }
+
+    /// Who leads, if that is known and still believed.
+    fn visible_leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(_) => Some(self.node),
+            Role::Follower(_) => self.leader.node.filter(|leader| *leader != self.node),
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    fn visible_role(&self) -> protocol::Role {
+        match &self.role {
+            Role::Leader(_) => protocol::Role::Leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => protocol::Role::Candidate,
+            Role::Follower(_) if self.configurations.current().is_voter(self.node) => protocol::Role::Follower,
+            Role::Follower(_) => protocol::Role::Learner,
+        }
+    }
+
+    /// A number in [0, `below`), from the generator that was passed in. The bias of the remainder is of no importance.
+    fn draw_us(&mut self, below: u64) -> u64 {
+        self.rng.next_u64() % below
+    }
+
+    fn draw_timeout_us(&mut self) -> u64 {
+        self.settings.election_timeout_us + self.draw_us(self.settings.election_timeout_us)
+    }
+}
+
+impl Protocol for Raft {
+    type Message = Message;
+
+    fn step(&mut self, now: Time, input: Input<Message>) -> Outputs<Message> {
+        self.now = self.now.max(now);
+        let before = (self.visible_role(), self.promise.term, self.visible_leader());
+        match input {
+            Input::Tick => {
+                self.tick_leader();
+                self.tick_voter();
+            }
+            Input::Receive { from, message } => self.receive(from, message),
+            Input::Propose(commands) => self.propose(commands),
+            Input::Read(token) => self.read(token),
+            Input::Durable(write) => {
+                self.out.complete(write);
+                self.count_own_vote(write);
+                self.commit_replicated();
+            }
+            Input::Disconnected(node) => self.disconnected(node),
+            Input::Change(change) => self.change_members(&change),
+            Input::Transfer(target) => self.transfer(target),
+            Input::SnapshotTaken(last) => self.snapshot_taken(last),
+            Input::SnapshotReceived(meta) => self.snapshot_received(&meta),
+            Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
+        }
+        self.announce_commit();
+        let after = (self.visible_role(), self.promise.term, self.visible_leader());
+        if before != after {
+            let (role, term, leader) = after;
+            self.out.outputs.events.push(Event::RoleChanged { role, term, leader });
+        }
+        self.out.finish(self.now, self.log.last().index)
+    }
+
+    fn deadline(&self) -> Time {
+        match &self.role {
+            Role::Follower(follower) => follower.due_at(),
+            Role::PreCandidate(pre) => pre.retry_at,
+            Role::Candidate(candidate) => candidate.retry_at,
+            Role::Leader(leader) => {
+                let handover = leader.handover.as_ref().map(|handover| handover.deadline);
+                handover.map_or(leader.heartbeat_at, |deadline| deadline.min(leader.heartbeat_at))
+            }
+        }
+    }
+
+    fn status(&self) -> CoreStatus {
+        let peers = match &self.role {
+            Role::Leader(leader) => leader.peers.iter().map(|(node, progress)| peer_status(*node, progress)).collect(),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
+        };
+        CoreStatus {
+            node: self.node,
+            role: self.visible_role(),
+            term: self.promise.term,
+            leader: self.visible_leader(),
+            log_start: self.log.start(),
+            last: self.log.last(),
+            commit: self.commit,
+            durable: self.out.durable(),
+            log_bytes: self.log.size_bytes(),
+            configuration: self.configurations.current().clone(),
+            configuration_index: self.configurations.current_index(),
+            peers,
+        }
+    }
+
+    fn role(&self) -> protocol::Role {
+        self.visible_role()
+    }
+
+    fn leader_hint(&self) -> NotLeader {
+        NotLeader { leader: self.visible_leader().map(|leader| leader.name), term: self.promise.term }
+    }
+
+    fn log_bytes(&self) -> usize {
+        self.log.size_bytes()
+    }
+
+    fn message_size_bytes(message: &Message) -> usize {
+        message.size_bytes()
+    }
+
+    fn is_bulk(message: &Message) -> bool {
+        // Also those without entries: a probe that overtakes the entries before it is rejected for nothing.
+        matches!(message.body, Body::Append { .. })
+    }
+
+    fn configuration_at(&self, index: Index) -> (Configuration, Index) {
+        self.configuration_for_snapshot(index)
+    }
+}
+
+fn peer_status(node: NodeId, progress: &Progress) -> PeerStatus {
+    PeerStatus {
+        node,
+        match_index: progress.match_index,
+        heard_at: progress.heard_at,
+        needs_snapshot: matches!(progress.pace, Pace::Snapshot(_)),
+    }
+}

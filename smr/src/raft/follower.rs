@@ -1,0 +1,183 @@
+//! Following: entries from the leader, its heartbeats, and what happens when it falls silent (§5.2, §5.3).
+
+use super::message::Body;
+use super::{Follower, Raft, Role};
+use crate::entry::{Entry, EntryId, Index, Payload, Promise, Term};
+use crate::id::NodeId;
+use crate::protocol::{LogChange, ReadOutcome};
+
+impl Raft {
+    /// A later term exists: whatever this node was before, it follows in that one, whose leader it does not know yet.
+    pub(super) fn enter_term(&mut self, term: Term) {
+        assert!(term > self.promise.term, "entering {term} from {}", self.promise.term);
+        self.set_promise(Promise { term, vote: None });
+        self.become_follower();
+    }
+
+    /// Gives up every other role. A follower stays as it is: seeing a term must not put off its own election (§5.2).
+    pub(super) fn become_follower(&mut self) {
+        let election_at = self.now.plus_us(self.timeout_us);
+        let follower = Role::Follower(Follower { election_at, campaign_at: None });
+        match &mut self.role {
+            Role::Follower(_) => {}
+            Role::PreCandidate(_) | Role::Candidate(_) => self.role = follower,
+            Role::Leader(leader) => {
+                let failed = leader.reads.drain();
+                self.out.outputs.reads.extend(failed.into_iter().map(|token| ReadOutcome::Failed { token }));
+                self.role = follower;
+            }
+        }
+    }
+
+    /// A leader of the present term spoke. `false` if the term already has another one, or this node leads it itself:
+    /// then somebody is broken, and it is not this node's log that pays for it.
+    pub(super) fn follow(&mut self, from: NodeId) -> bool {
+        if self.leader.node.is_some_and(|leader| leader != from) || matches!(self.role, Role::Leader(_)) {
+            return false;
+        }
+        self.leader.node = Some(from);
+        self.leader.heard_at = Some(self.now);
+        self.leader.lost_at = None;
+        self.put_off = None;
+        self.become_follower();
+        self.restart_election_timer();
+        true
+    }
+
+    /// Waits a whole timeout again, from now.
+    pub(super) fn restart_election_timer(&mut self) {
+        let election_at = self.now.plus_us(self.timeout_us);
+        if let Role::Follower(follower) = &mut self.role {
+            *follower = Follower { election_at, campaign_at: None };
+        }
+    }
+
+    /// Asks for pre-votes after a short random delay, at least `after_us`.
+    pub(super) fn campaign_soon(&mut self, after_us: u64) {
+        let at = self.now.plus_us(after_us + self.draw_us(self.settings.failover_delay_max_us));
+        if let Role::Follower(follower) = &mut self.role {
+            follower.campaign_at = Some(at);
+        }
+    }
+
+    /// The leader's side closed its connection to this node: most often its process is gone (fast failover).
+    pub(super) fn disconnected(&mut self, from: NodeId) {
+        if self.leader.node != Some(from) || self.leader.heard_at.is_none() {
+            return;
+        }
+        match &self.role {
+            Role::Leader(_) | Role::Candidate(_) => return,
+            Role::Follower(_) | Role::PreCandidate(_) => {}
+        }
+        self.leader.lost_at = Some(self.now);
+        self.campaign_soon(0);
+    }
+
+    /// The election timer, and the one that fast failover sets.
+    pub(super) fn tick_voter(&mut self) {
+        let due = match &self.role {
+            Role::Follower(follower) => follower.due_at(),
+            Role::PreCandidate(pre) => pre.retry_at,
+            Role::Candidate(candidate) => candidate.retry_at,
+            Role::Leader(_) => return,
+        };
+        if self.now < due {
+            return;
+        }
+        // Redrawn each time, or two nodes with equal timeouts would collide for ever (E3).
+        self.timeout_us = self.draw_timeout_us();
+        if self.may_campaign() {
+            self.start_pre_vote();
+        } else {
+            self.become_follower();
+            self.restart_election_timer();
+        }
+    }
+
+    /// Entries, or a probe without any, from the leader of this term (§5.3, Figure 2).
+    pub(super) fn receive_append(&mut self, from: NodeId, previous: EntryId, entries: Vec<Entry>, commit: Index) {
+        let proven = match entries.last() {
+            Some(last) => last.id,
+            None => previous,
+        };
+        // What is committed here is in every later leader's log (§5.4), so the logs agree at least up to there, and the
+        // append may begin (or even end) under our commit index, or under our snapshot (L9).
+        if previous.index > self.commit && !self.log.has(previous) {
+            let hint = self.agreement_hint(previous);
+            self.out.send(from, self.promise.term, Body::AppendRejected { previous: previous.index, hint });
+            return;
+        }
+        self.assert_committed_agrees(from, previous);
+        self.take_entries(from, entries);
+        let committed = self.committed_id();
+        let last = if proven.index > committed.index { proven } else { committed };
+        // Only what this message proved: our log may go on with entries that the leader does not have (L8).
+        self.advance_commit(commit.min(proven.index));
+        self.out.send_after_log(from, self.promise.term, Body::AppendAccepted { last });
+    }
+
+    /// Adds what is new; removes what contradicts it. A late, shorter append contradicts nothing (L4).
+    fn take_entries(&mut self, from: NodeId, entries: Vec<Entry>) {
+        let mut fresh = Vec::new();
+        for entry in entries {
+            if !fresh.is_empty() || entry.id.index > self.log.last().index {
+                fresh.push(entry);
+            } else if entry.id.index <= self.commit {
+                self.assert_committed_agrees(from, entry.id);
+            } else if !self.log.has(entry.id) {
+                self.remove_from(entry.id.index);
+                fresh.push(entry);
+            }
+        }
+        if fresh.is_empty() {
+            return;
+        }
+        for entry in &fresh {
+            if let Payload::Configuration(configuration) = &entry.payload {
+                self.configurations.append(entry.id.index, configuration.clone());
+            }
+            self.log.append(entry.clone());
+        }
+        self.out.change(LogChange::Append(fresh));
+    }
+
+    fn remove_from(&mut self, index: Index) {
+        assert!(
+            index > self.commit,
+            "removing entries from {index}, but {} is committed, in {}",
+            self.commit,
+            self.promise.term
+        );
+        self.log.truncate_from(index);
+        self.configurations.truncate_from(index);
+        self.out.cap_durable(index);
+        self.out.change(LogChange::RemoveFrom(index));
+    }
+
+    /// A leader that contradicts what is committed means that the group is broken: stop before more is lost (L3).
+    fn assert_committed_agrees(&self, from: NodeId, id: EntryId) {
+        if id.index <= self.commit
+            && let Some(own) = self.log.id_at(id.index)
+        {
+            assert!(own == id, "leader {from} has {id} where {own} is committed (commit {})", self.commit);
+        }
+    }
+
+    /// The last entry at which the leader's log may agree with ours if ours has no `previous`: the last one whose term
+    /// is not above `previous`'s. Between them, the two sides skip a whole term with each question (L10).
+    fn agreement_hint(&self, previous: EntryId) -> EntryId {
+        let committed = self.committed_id();
+        match self.log.back_up(previous.index.previous().min(self.log.last().index), previous.term) {
+            Some(hint) if hint.index > committed.index => hint,
+            _ => committed,
+        }
+    }
+
+    /// The leader says that `last` is committed. That moves our commit index only if we have this very entry: then our
+    /// log equals the leader's up to there, as if an append had proven it (§5.3).
+    pub(super) fn receive_commit(&mut self, last: EntryId) {
+        if last.index > self.commit && self.log.has(last) {
+            self.advance_commit(last.index);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What must be true of one core, and of a core before and after a step. Tests and simulators run both after each step.
+//!
+//! The core asserts most of this where it changes state, also in release builds. Here it is said once more, in one
+//! place and from outside, so that a forgotten assertion does not go unnoticed. Facts about several nodes (election
+//! safety, log matching, state-machine safety) belong to the harness that sees them all.
+
+use super::progress::Pace;
+use super::{Raft, Role};
+use crate::entry::{EntryId, Index, Promise};
+use crate::id::NodeId;
+
+/// What is kept of a core to compare it with later.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    promise: Promise,
+    leader: Option<NodeId>,
+    leads: bool,
+    commit: EntryId,
+    snapshot: Index,
+    start: Index,
+    last: EntryId,
+}
+
+/// Summarises a core, for [`check_transition`].
+pub fn summary(raft: &Raft) -> Summary {
+    Summary {
+        promise: raft.promise,
+        leader: raft.leader.node,
+        leads: matches!(raft.role, Role::Leader(_)),
+        commit: raft.committed_id(),
+        snapshot: raft.log.snapshot().index,
+        start: raft.log.start().index,
+        last: raft.log.last(),
+    }
+}
+
+/// Checks one state. Walks the whole log; for tests.
+///
+/// # Panics
+/// If an invariant is broken, with the values.
+pub fn check(raft: &Raft) {
+    let (start, snapshot, last) = (raft.log.start(), raft.log.snapshot(), raft.log.last());
+    // I10
+    raft.log.assert_shape();
+    assert!(
+        start.index <= snapshot.index && snapshot.index <= raft.commit && raft.commit <= last.index,
+        "start {start}, snapshot {snapshot}, commit {}, last {last}",
+        raft.commit
+    );
+    assert!(last.term <= raft.promise.term, "entry {last} in {}", raft.promise.term);
+    assert!(raft.out.durable() <= last.index, "durable {} behind the last entry {last}", raft.out.durable());
+    raft.out.assert_order();
+    // I15
+    raft.configurations.assert_steps();
+    assert!(
+        raft.configurations.current_index() <= last.index,
+        "configuration {} behind the last entry {last}",
+        raft.configurations.current_index()
+    );
+    match &raft.role {
+        Role::Leader(leader) => {
+            assert!(raft.leader.node == Some(raft.node), "a leader follows {:?}", raft.leader.node);
+            assert!(raft.promise.vote == Some(raft.node), "a leader voted for {:?}", raft.promise.vote);
+            assert!(last.term == raft.promise.term, "a leader of {} without an entry: {last}", raft.promise.term);
+            assert!(!leader.peers.contains_key(&raft.node), "a leader is its own follower");
+            for (node, progress) in &leader.peers {
+                let (matched, next) = (progress.match_index, progress.next_index);
+                assert!(matched < next, "{node}: match {matched}, next {next}");
+                assert!(next <= last.index.next(), "{node}: next {next}, but the log ends at {last}");
+                assert!(progress.confirmed_round <= leader.reads.round, "{node} confirmed a round of the future");
+                assert!(progress.inflight.len() <= raft.settings.inflight_appends_max + 1, "{node}: window overflow");
+                let idle = progress.inflight.is_empty();
+                assert!(idle || !matches!(progress.pace, Pace::Snapshot(_)), "{node}: appends during a snapshot");
+            }
+            // A leader may inherit several whose commitment it has not learnt of yet, but never starts a second one.
+            let uncommitted = raft.configurations.uncommitted(raft.commit);
+            let settled = raft.has_committed_in_term();
+            assert!(!settled || uncommitted <= 1, "{uncommitted} uncommitted configurations");
+        }
+        Role::Candidate(_) => {
+            assert!(raft.promise.vote == Some(raft.node), "a candidate voted for {:?}", raft.promise.vote);
+            assert!(raft.leader.node.is_none(), "a candidate of a term led by {:?}", raft.leader.node);
+        }
+        Role::Follower(_) | Role::PreCandidate(_) => {}
+    }
+}
+
+/// Checks two states of the same run, one step (or more) apart.
+///
+/// # Panics
+/// If an invariant is broken, with the values.
+pub fn check_transition(before: &Summary, raft: &Raft) {
+    let after = summary(raft);
+    // I3
+    assert!(after.promise.term >= before.promise.term, "the term fell: {before:?}, {after:?}");
+    assert!(after.commit.index >= before.commit.index, "the commit index fell: {before:?}, {after:?}");
+    assert!(after.snapshot >= before.snapshot, "the snapshot went back: {before:?}, {after:?}");
+    assert!(after.start >= before.start, "the log's start went back: {before:?}, {after:?}");
+    // What was committed is still the same entry, as far as one can still see it (I9).
+    if let Some(id) = raft.log.id_at(before.commit.index) {
+        assert!(id == before.commit, "committed {} became {id}", before.commit);
+    }
+    if after.promise.term == before.promise.term {
+        // I2, I1
+        assert!(
+            before.promise.vote.is_none() || after.promise.vote == before.promise.vote,
+            "the vote changed: {before:?}, {after:?}"
+        );
+        assert!(
+            before.leader.is_none() || after.leader == before.leader,
+            "the term's leader changed: {before:?}, {after:?}"
+        );
+        assert!(before.leads || !after.leads || before.leader.is_none(), "a deposed leader came back: {before:?}");
+        // I4
+        if before.leads && after.leads {
+            assert!(after.last.index >= before.last.index, "a leader's log shrank: {before:?}, {after:?}");
+            let kept = before.last.index < after.start || raft.log.has(before.last);
+            assert!(kept, "a leader rewrote its log: {before:?}, {after:?}");
+        }
+    }
+}

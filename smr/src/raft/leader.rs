@@ -1,0 +1,306 @@
+//! Leading: the term's first entry, proposals, the quorum check, transfer, and the way out of leadership.
+//! [`super::replicate`] has what goes to each follower, and what comes back.
+
+use std::collections::BTreeMap;
+
+use super::message::Body;
+use super::progress::{Pace, Progress};
+use super::read::Reads;
+use super::replicate::commit_for;
+use super::{Leader, Leadership, Raft, Role, membership, quorum};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
+use crate::id::{NodeId, NodeName};
+use crate::protocol::{Change, ChangeRefused, Event, LogChange, NotLeader, Proposed, Time, TransferRefused};
+
+/// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// Who is to lead.
+    pub(super) target: NodeId,
+    /// When to give up and serve again.
+    pub(super) deadline: Time,
+    /// Whether the target was told to start.
+    pub(super) told: bool,
+}
+
+impl Raft {
+    /// A quorum voted for this node in its term.
+    pub(super) fn become_leader(&mut self) {
+        let term = self.promise.term;
+        assert!(matches!(self.role, Role::Candidate(_)), "{} became leader of {term} without an election", self.node);
+        assert!(self.promise.vote == Some(self.node), "leader of {term} voted for {:?}", self.promise.vote);
+        assert!(self.leader.node.is_none(), "{term} has a second leader besides {:?} (I1)", self.leader.node);
+        assert!(self.log.last().term < term, "entry {} exists before its leader", self.log.last());
+        self.leader = Leadership { node: Some(self.node), heard_at: None, lost_at: None };
+        self.role = Role::Leader(Box::new(Leader {
+            peers: BTreeMap::new(),
+            reads: Reads::default(),
+            handover: None,
+            heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
+        }));
+        self.welcome_members();
+        // The first entry of the term is what makes it possible to commit those of earlier ones (§5.4.2, §8).
+        self.append_own(vec![Payload::Noop]);
+    }
+
+    /// Appends payloads to the leader's own log and sends them on, in parallel with its disk. Returns the first's id.
+    fn append_own(&mut self, payloads: Vec<Payload>) -> EntryId {
+        assert!(matches!(self.role, Role::Leader(_)), "{} appends entries of its own without leading", self.node);
+        let first = EntryId { index: self.log.last().index.next(), term: self.promise.term };
+        let mut entries = Vec::with_capacity(payloads.len());
+        for payload in payloads {
+            let entry = Entry { id: EntryId { index: self.log.last().index.next(), ..first }, payload };
+            if let Payload::Configuration(configuration) = &entry.payload {
+                self.configurations.append(entry.id.index, configuration.clone());
+            }
+            self.log.append(entry.clone());
+            entries.push(entry);
+        }
+        self.out.change(LogChange::Append(entries));
+        self.replicate_to_all();
+        first
+    }
+
+    /// Commands arrived.
+    pub(super) fn propose(&mut self, commands: Vec<bytes::Bytes>) {
+        let accepts = matches!(&self.role, Role::Leader(leader) if leader.handover.is_none());
+        self.out.outputs.proposed = Some(if !accepts {
+            Err(self.not_leader())
+        } else if commands.is_empty() {
+            Ok(Proposed { first: EntryId { index: self.log.last().index.next(), term: self.promise.term } })
+        } else {
+            Ok(Proposed { first: self.append_own(commands.into_iter().map(Payload::Command).collect()) })
+        });
+    }
+
+    /// The answer to what only a leader does. One that hands over names nobody: it does not know yet.
+    pub(super) fn not_leader(&self) -> NotLeader {
+        let leader = self.visible_leader().filter(|leader| *leader != self.node);
+        NotLeader { leader: leader.map(|leader| leader.name), term: self.promise.term }
+    }
+
+    /// Whether this leader has committed an entry of its own term, and so knows what is committed (§8).
+    pub(super) fn has_committed_in_term(&self) -> bool {
+        self.committed_id().term == self.promise.term
+    }
+
+    /// Commits what a quorum has (§5.3, §5.4.2).
+    pub(super) fn commit_replicated(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let durable = self.out.durable();
+        let reached = quorum::reached(self.configurations.current(), |node| {
+            // Our own log counts like everybody's: as far as it is durable.
+            if node == self.node { durable } else { leader.peers.get(&node).map_or(Index::ZERO, |p| p.match_index) }
+        });
+        let Some(reached) = reached.filter(|reached| *reached > self.commit) else { return };
+        // An entry of an earlier term may be on a majority and still be overwritten (Figure 8). Only one of our own term
+        // cannot, and it takes those below it along.
+        if self.log.id_at(reached).is_none_or(|id| id.term != self.promise.term) {
+            return;
+        }
+        let first_in_term = !self.has_committed_in_term();
+        self.advance_commit(reached);
+        if first_in_term {
+            self.release_early_reads();
+        }
+        self.follow_up_on_configuration();
+    }
+
+    /// The configuration in force may just have been committed: leave a joint one; leave the group if it is without us.
+    fn follow_up_on_configuration(&mut self) {
+        let configuration = self.configurations.current();
+        if self.configurations.current_index() > self.commit {
+            return;
+        }
+        if configuration.is_joint() {
+            // Also if a predecessor began the change and died (M13).
+            self.append_configuration(membership::left(configuration));
+        } else if !configuration.is_voter(self.node) {
+            // We led a group that we are no member of, until this was committed (§6, M4).
+            self.hand_over_and_follow();
+        } else if let Role::Leader(leader) = &mut self.role {
+            // Those who left were kept up to here, so that they can learn that they have.
+            for (node, progress) in leader.peers.iter().filter(|(node, _)| !configuration.is_member(**node)) {
+                let last = commit_for(progress, &self.log, self.commit);
+                self.out.send(*node, self.promise.term, Body::Commit { last });
+            }
+            leader.peers.retain(|node, _| configuration.is_member(*node));
+        }
+    }
+
+    fn append_configuration(&mut self, configuration: Configuration) -> EntryId {
+        for node in configuration.members() {
+            self.welcome(node);
+        }
+        let id = self.append_own(vec![Payload::Configuration(configuration)]);
+        // Other quorums count from now on.
+        self.commit_replicated();
+        self.confirm_round();
+        id
+    }
+
+    fn welcome_members(&mut self) {
+        for node in self.configurations.current().members() {
+            self.welcome(node);
+        }
+    }
+
+    fn welcome(&mut self, node: NodeId) {
+        let (own, last, now) = (self.node, self.log.last().index, self.now);
+        if let Role::Leader(leader) = &mut self.role
+            && node != own
+        {
+            leader.peers.entry(node).or_insert_with(|| Progress::new(last, now));
+        }
+    }
+
+    /// The operator wants other members.
+    pub(super) fn change_members(&mut self, change: &Change) {
+        let answer = self.try_change_members(change);
+        self.out.outputs.change = Some(answer);
+    }
+
+    fn try_change_members(&mut self, change: &Change) -> Result<EntryId, ChangeRefused> {
+        let Role::Leader(leader) = &self.role else { return Err(ChangeRefused::NotLeader(self.not_leader())) };
+        if leader.handover.is_some() {
+            return Err(ChangeRefused::NotYet("leadership is being handed over"));
+        }
+        // Without this two leaders could each change the same old configuration, and their majorities miss each other (M1).
+        if !self.has_committed_in_term() {
+            return Err(ChangeRefused::NotYet("the leader has not committed an entry of its term yet"));
+        }
+        let current = self.configurations.current();
+        if current.is_joint() || self.configurations.current_index() > self.commit {
+            return Err(ChangeRefused::NotYet("another change is under way"));
+        }
+        let (next, promoted) = membership::planned(current, change).map_err(ChangeRefused::Senseless)?;
+        // A voter that still has to catch up counts for the quorum and is of no use to it (M5).
+        if !promoted.iter().all(|node| self.is_caught_up(leader, *node)) {
+            return Err(ChangeRefused::NotYet("the learner has not caught up"));
+        }
+        Ok(self.append_configuration(next))
+    }
+
+    fn is_caught_up(&self, leader: &Leader, node: NodeId) -> bool {
+        let Some(progress) = leader.peers.get(&node) else { return node == self.node };
+        let missing = self.commit.0.saturating_sub(progress.match_index.0);
+        progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
+            && matches!(progress.pace, Pace::Replicate)
+            && missing <= self.settings.promotion_lag_entries_max
+            && progress.match_index >= self.log.start().index
+            && self.log.bytes_between(progress.match_index.next(), self.commit, self.settings.promotion_lag_bytes_max)
+                <= self.settings.promotion_lag_bytes_max
+    }
+
+    /// The operator wants another leader (thesis §3.10).
+    pub(super) fn transfer(&mut self, target: NodeName) {
+        let answer = self.try_transfer(target);
+        self.out.outputs.transfer = Some(answer);
+    }
+
+    fn try_transfer(&mut self, name: NodeName) -> Result<(), TransferRefused> {
+        let not_leader = self.not_leader();
+        let voters = &self.configurations.current().voters;
+        let Role::Leader(leader) = &mut self.role else { return Err(TransferRefused::NotLeader(not_leader)) };
+        if leader.handover.is_some() {
+            return Err(TransferRefused::Busy);
+        }
+        // In a joint configuration a seat may have two incarnations; the one that stays is meant.
+        let Some(target) = voters.iter().copied().find(|voter| voter.name == name) else {
+            return Err(TransferRefused::Senseless(format!("{name} is no voter")));
+        };
+        if target == self.node {
+            return Err(TransferRefused::Senseless(format!("{name} leads already")));
+        }
+        let deadline = self.now.plus_us(self.settings.election_timeout_us);
+        leader.handover = Some(Handover { target, deadline, told: false });
+        self.continue_handover();
+        Ok(())
+    }
+
+    /// Tells the target of a transfer to start once its log is complete.
+    pub(super) fn continue_handover(&mut self) {
+        let (term, last) = (self.promise.term, self.log.last().index);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(handover) = &mut leader.handover else { return };
+        let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.match_index == last);
+        if complete && !handover.told {
+            handover.told = true;
+            self.out.send(handover.target, term, Body::TimeoutNow);
+        }
+    }
+
+    /// Heartbeats, the checks that go with them, and the end of a transfer that came to nothing.
+    pub(super) fn tick_leader(&mut self) {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.handover.as_ref().is_some_and(|handover| now >= handover.deadline) {
+            leader.handover = None;
+            self.out.outputs.events.push(Event::TransferFailed);
+        }
+        if now < leader.heartbeat_at {
+            return;
+        }
+        // From now, not from when it was due: after a pause there is no storm of overdue ticks (E18).
+        leader.heartbeat_at = now.plus_us(self.settings.heartbeat_us);
+        if self.has_lost_quorum() {
+            self.become_follower();
+            self.restart_election_timer();
+        } else if self.is_disk_stalled() {
+            self.hand_over_and_follow();
+        } else {
+            self.send_heartbeats();
+        }
+    }
+
+    /// Check-quorum: whether a quorum was silent for T. Then others may have elected a leader, and clients should not
+    /// wait for this one (E8, E10).
+    fn has_lost_quorum(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let alive_at = quorum::reached(self.configurations.current(), |node| {
+            if node == self.node {
+                self.now
+            } else {
+                leader.peers.get(&node).map(Progress::alive_at).unwrap_or_default()
+            }
+        });
+        alive_at.is_none_or(|at| self.now.since_us(at) >= self.settings.election_timeout_us)
+    }
+
+    /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19). Alone
+    /// it has nobody to give way to.
+    fn is_disk_stalled(&self) -> bool {
+        let stalled = self.out.oldest_write_at().is_some_and(|at| self.now.since_us(at) > self.settings.disk_stall_us);
+        stalled && self.best_successor().is_some()
+    }
+
+    /// The voter that is alive and has most of the log.
+    fn best_successor(&self) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let alive = |progress: &Progress| {
+            progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
+        };
+        let voters = &self.configurations.current().voters;
+        let candidates = leader.peers.iter().filter(|(node, progress)| voters.contains(node) && alive(progress));
+        candidates.max_by_key(|(_, progress)| progress.match_index).map(|(node, _)| *node)
+    }
+
+    /// Steps down, and names a successor so that the group need not wait for a timeout.
+    fn hand_over_and_follow(&mut self) {
+        let term = self.promise.term;
+        if let Some(successor) = self.best_successor() {
+            self.announce_commit();
+            self.out.send(successor, term, Body::TimeoutNow);
+        }
+        self.become_follower();
+        self.restart_election_timer();
+    }
+
+    /// The leader asks this node to take over (thesis §3.10). Late and doubled requests are of an older term, or come
+    /// from a leader that serves again; the former are dropped before they get here, the latter cost an election (E16).
+    pub(super) fn receive_timeout_now(&mut self) {
+        if self.may_campaign() {
+            self.start_election(true);
+        }
+    }
+}

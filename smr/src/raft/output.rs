@@ -1,0 +1,156 @@
+//! What a step hands out, and what of it is still on its way to the disk.
+//!
+//! Two rules decide when a message may leave (I11), and they are enforced here for all senders at once:
+//! - no message that speaks in a term leaves before that term, and the vote given in it, are durable;
+//! - what rests on the log ([`Outbox::send_after_log`]) leaves after everything that was to be written before it.
+//!
+//! A step makes at most one [`Write`]. Writes complete in order, so one number says how far the log is durable: when a
+//! write completes, so has everything that was in the log when it was issued. A later truncation lowers what the
+//! writes before it can still claim, or the end of an old write would be taken for the durability of a new entry at the
+//! same index (L7).
+
+use std::collections::VecDeque;
+
+use super::message::{Body, Envelope, Message, envelope};
+use crate::entry::{Index, Promise, Term};
+use crate::id::NodeId;
+use crate::protocol::{LogChange, Outputs, Time, Write, WriteId};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// The rest of the step's outputs; `messages` and `writes` are filled by this type only.
+    pub(super) outputs: Outputs<Message>,
+    // The write that this step is making.
+    promise: Option<Promise>,
+    log: Vec<LogChange>,
+    then: Vec<Envelope>,
+    // Writes issued in earlier steps, and not complete.
+    next: WriteId,
+    pending: VecDeque<Pending>,
+    promise_pending: Option<WriteId>,
+    durable: Index,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: WriteId,
+    issued_at: Time,
+    /// How far the log is durable once this write is.
+    reaches: Index,
+}
+
+impl Outbox {
+    /// Nothing is on its way, and the log is durable up to `durable`.
+    pub(super) fn new(durable: Index) -> Outbox {
+        Outbox {
+            outputs: Outputs::default(),
+            promise: None,
+            log: Vec::new(),
+            then: Vec::new(),
+            next: WriteId(1),
+            pending: VecDeque::new(),
+            promise_pending: None,
+            durable,
+        }
+    }
+
+    /// Sends a message that rests on nothing but the term it speaks in.
+    pub(super) fn send(&mut self, to: NodeId, term: Term, body: Body) {
+        // A pre-vote's term is one that nobody has entered: nothing was promised in it.
+        let promises_nothing = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
+        if promises_nothing || self.promise_is_durable() {
+            self.outputs.messages.push(envelope(to, term, body));
+        } else {
+            self.then.push(envelope(to, term, body));
+        }
+    }
+
+    /// Sends a message that rests on the log as it is now.
+    pub(super) fn send_after_log(&mut self, to: NodeId, term: Term, body: Body) {
+        self.then.push(envelope(to, term, body));
+    }
+
+    /// Term and vote are to be made durable.
+    pub(super) fn promise(&mut self, promise: Promise) {
+        self.promise = Some(promise);
+    }
+
+    /// The log is to be changed. Changes are made in the order of these calls.
+    pub(super) fn change(&mut self, change: LogChange) {
+        self.log.push(change);
+    }
+
+    /// The write that this step is making, if it has anything to write.
+    pub(super) fn write_id(&self) -> WriteId {
+        self.next
+    }
+
+    /// Whether the latest term and vote are durable.
+    pub(super) fn promise_is_durable(&self) -> bool {
+        self.promise.is_none() && self.promise_pending.is_none()
+    }
+
+    /// How far the present log is durable.
+    pub(super) fn durable(&self) -> Index {
+        self.durable
+    }
+
+    /// When the oldest write was issued that is not complete.
+    pub(super) fn oldest_write_at(&self) -> Option<Time> {
+        self.pending.front().map(|write| write.issued_at)
+    }
+
+    /// Entries from `index` on were removed, or are no longer what they were: what is durable there counts no more.
+    pub(super) fn cap_durable(&mut self, index: Index) {
+        self.durable = self.durable.min(index.previous());
+        for write in &mut self.pending {
+            write.reaches = write.reaches.min(index.previous());
+        }
+    }
+
+    /// A durable snapshot covers the log up to `index`.
+    pub(super) fn raise_durable(&mut self, index: Index) {
+        self.durable = self.durable.max(index);
+    }
+
+    /// The write `id`, and all before it, are complete.
+    ///
+    /// # Panics
+    /// If that write was never issued.
+    pub(super) fn complete(&mut self, id: WriteId) {
+        assert!(id < self.next, "write {} was never issued, the next is {}", id.0, self.next.0);
+        while let Some(write) = self.pending.pop_front_if(|write| write.id <= id) {
+            self.durable = self.durable.max(write.reaches);
+        }
+        self.promise_pending = self.promise_pending.filter(|pending| *pending > id);
+    }
+
+    /// Ends the step: the outputs, with its write if there is one. `last` is the log's last entry.
+    pub(super) fn finish(&mut self, now: Time, last: Index) -> Outputs<Message> {
+        let promise = self.promise.take();
+        let log = std::mem::take(&mut self.log);
+        let mut then = std::mem::take(&mut self.then);
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let empty = promise.is_none() && log.is_empty();
+        if empty && self.pending.is_empty() {
+            outputs.messages.append(&mut then);
+        } else if !(empty && then.is_empty()) {
+            let id = self.next;
+            self.next = WriteId(id.0 + 1);
+            if promise.is_some() {
+                self.promise_pending = Some(id);
+            }
+            self.pending.push_back(Pending { id, issued_at: now, reaches: last });
+            outputs.writes.push(Write::new(id, promise, log, then));
+        }
+        outputs
+    }
+
+    /// Asserts that writes are in order. For tests.
+    pub(super) fn assert_order(&self) {
+        for (before, after) in self.pending.iter().zip(self.pending.iter().skip(1)) {
+            assert!(before.id < after.id && before.issued_at <= after.issued_at, "{before:?} before {after:?}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What a leader knows of one other member, and how much it may send there.
+
+use std::collections::VecDeque;
+
+use super::settings::Settings;
+use crate::entry::{EntryId, Index};
+use crate::protocol::Time;
+
+/// See the module. Invariants: match < next; next ≤ the leader's last entry + 1.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// The last entry known to be durable there, equal to the leader's. Never falls in a term. 0 at first.
+    pub(super) match_index: Index,
+    /// The next entry to send. Runs ahead of `match_index` by what is on its way.
+    pub(super) next_index: Index,
+    /// How to send.
+    pub(super) pace: Pace,
+    /// What is on its way.
+    pub(super) inflight: Inflight,
+    /// When this leader began to count on the member: for the quorum check before the first sign of life.
+    pub(super) since: Time,
+    /// The last sign of life in this term.
+    pub(super) heard_at: Option<Time>,
+    /// The latest heartbeat round that the member answered.
+    pub(super) confirmed_round: u64,
+    /// The highest commit index that it was told.
+    pub(super) commit_sent: Index,
+    /// The end of the oldest append in flight at the last heartbeat: if it is still in flight at the next one, it may be
+    /// lost.
+    pub(super) overdue: Option<Index>,
+}
+
+/// How a leader sends to a member.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Where the logs agree is unknown: one append at a time.
+    Probe {
+        /// An append was sent and not answered yet.
+        asked: bool,
+    },
+    /// The logs agree: a pipeline.
+    Replicate,
+    /// The log no longer reaches back to where they agree: a snapshot first.
+    Snapshot(Transfer),
+}
+
+/// Where a snapshot for a member is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Transfer {
+    /// The driver was asked to send one.
+    Wanted,
+    /// It failed; it will be wanted again at the next heartbeat.
+    Failed,
+    /// It arrived; the member's acknowledgement is awaited.
+    Sent {
+        /// What it ends with.
+        last: EntryId,
+        /// When that was.
+        at: Time,
+    },
+}
+
+impl Progress {
+    /// Of a member about which nothing is known, in a log that ends at `last`.
+    pub(super) fn new(last: Index, now: Time) -> Progress {
+        Progress {
+            match_index: Index::ZERO,
+            next_index: last.next(),
+            pace: Pace::Probe { asked: false },
+            inflight: Inflight::default(),
+            since: now,
+            heard_at: None,
+            confirmed_round: 0,
+            commit_sent: Index::ZERO,
+            overdue: None,
+        }
+    }
+
+    /// The last sign of life, or when one was first expected.
+    pub(super) fn alive_at(&self) -> Time {
+        self.heard_at.unwrap_or(self.since)
+    }
+
+    /// Back to single steps from `next` on, or from behind what is known to match.
+    pub(super) fn probe_from(&mut self, next: Index) {
+        self.pace = Pace::Probe { asked: false };
+        self.next_index = next.max(self.match_index.next());
+        self.inflight.clear();
+    }
+
+    /// A snapshot has to come first.
+    pub(super) fn want_snapshot(&mut self) {
+        self.pace = Pace::Snapshot(Transfer::Wanted);
+        self.inflight.clear();
+    }
+
+    /// The member has `last`, durably.
+    pub(super) fn accept(&mut self, last: Index, log_start: Index) {
+        self.match_index = self.match_index.max(last);
+        self.next_index = self.next_index.max(self.match_index.next());
+        self.inflight.free_through(self.match_index);
+        match self.pace {
+            Pace::Replicate => {}
+            // It has its snapshot, but the log was cut meanwhile: another one.
+            Pace::Snapshot(Transfer::Sent { last, .. }) if (last.index..log_start).contains(&self.match_index) => {
+                self.pace = Pace::Snapshot(Transfer::Failed);
+            }
+            Pace::Snapshot(_) if self.match_index < log_start => {}
+            Pace::Probe { .. } | Pace::Snapshot(_) => {
+                self.pace = Pace::Replicate;
+                self.next_index = self.match_index.next();
+                self.inflight.clear();
+            }
+        }
+    }
+
+    /// Whether the pipeline has room.
+    pub(super) fn has_room(&self, settings: &Settings) -> bool {
+        self.inflight.appends.len() < settings.inflight_appends_max && self.inflight.bytes < settings.inflight_bytes_max
+    }
+}
+
+/// The appends on their way to a member, oldest first. Acknowledgements are cumulative.
+#[derive(Debug, Default)]
+pub(super) struct Inflight {
+    appends: VecDeque<(Index, usize)>,
+    bytes: usize,
+}
+
+impl Inflight {
+    /// An append that ends with `last` was sent.
+    pub(super) fn add(&mut self, last: Index, bytes: usize) {
+        self.appends.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    /// Everything up to `last` arrived.
+    pub(super) fn free_through(&mut self, last: Index) {
+        while let Some((_, bytes)) = self.appends.pop_front_if(|(end, _)| *end <= last) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Where the oldest append on its way ends.
+    pub(super) fn oldest(&self) -> Option<Index> {
+        self.appends.front().map(|(last, _)| *last)
+    }
+
+    /// Whether nothing is on its way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.appends.is_empty()
+    }
+
+    /// How many appends are on their way.
+    pub(super) fn len(&self) -> usize {
+        self.appends.len()
+    }
+
+    fn clear(&mut self) {
+        self.appends.clear();
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inflight_acknowledged_frees_cumulatively() {
+        let mut progress = Progress::new(Index::ZERO, Time(0));
+        let settings = Settings { inflight_appends_max: 3, inflight_bytes_max: 100, ..Settings::default() };
+        for last in [2, 4, 6] {
+            assert!(progress.has_room(&settings));
+            progress.inflight.add(Index(last), 10);
+        }
+        assert!(!progress.has_room(&settings), "three appends");
+        progress.inflight.free_through(Index(5));
+        assert_eq!((progress.inflight.len(), progress.inflight.bytes), (1, 10));
+        progress.inflight.add(Index(7), 90);
+        assert!(!progress.has_room(&settings), "a hundred bytes");
+        progress.inflight.free_through(Index(7));
+        assert!(progress.inflight.is_empty() && progress.inflight.bytes == 0);
+    }
+
+    #[test]
+    fn accept_late_acknowledgement_never_lowers_match() {
+        let mut progress = Progress::new(Index(9), Time(0));
+        progress.accept(Index(9), Index::ZERO);
+        assert_eq!((progress.match_index, progress.next_index), (Index(9), Index(10)));
+        progress.accept(Index(4), Index::ZERO);
+        assert_eq!((progress.match_index, progress.next_index), (Index(9), Index(10)));
+        progress.probe_from(Index(3));
+        assert_eq!(progress.next_index, Index(10), "what matches is not sent again");
+    }
+}

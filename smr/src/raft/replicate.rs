@@ -1,0 +1,264 @@
+//! What a leader sends to each follower, and what the answers tell it (§5.3).
+
+use super::log::Log;
+use super::message::Body;
+use super::output::Outbox;
+use super::progress::{Pace, Progress, Transfer};
+use super::settings::Settings;
+use super::{Leader, Raft, Role};
+use crate::entry::{EntryId, Index, Term};
+use crate::id::NodeId;
+use crate::protocol::Time;
+
+/// The last entry that is committed and known to be in a member's log; nothing if our log starts above it.
+pub(super) fn commit_for(progress: &Progress, log: &Log, commit: Index) -> EntryId {
+    log.id_at(commit.min(progress.match_index)).unwrap_or(EntryId::ZERO)
+}
+
+/// What sending needs to see of the leader besides the member.
+struct View<'a> {
+    term: Term,
+    commit: Index,
+    log: &'a Log,
+    settings: &'a Settings,
+    now: Time,
+}
+
+impl View<'_> {
+    /// Sends as much as the member may be sent.
+    fn send_appends(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+        if !self.reach(to, progress, out) {
+            return;
+        }
+        match progress.pace {
+            Pace::Probe { asked: true } | Pace::Snapshot(_) => {}
+            // The question carries what would follow: most often the logs agree, and a round trip is saved.
+            Pace::Probe { asked: false } => {
+                progress.pace = Pace::Probe { asked: true };
+                self.send_append(to, progress, out);
+            }
+            Pace::Replicate => {
+                while progress.next_index <= self.log.last().index && progress.has_room(self.settings) {
+                    if let Some(last) = self.send_append(to, progress, out) {
+                        progress.next_index = last.next();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the batch that starts at the member's next index, and returns where it ends.
+    fn send_append(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) -> Option<Index> {
+        let (entries, bytes) =
+            self.log.batch(progress.next_index, self.settings.append_entries_max, self.settings.append_bytes_max);
+        let last = entries.last().map(|entry| entry.id.index);
+        let previous = self.previous(progress);
+        if let Some(last) = last {
+            progress.inflight.add(last, bytes);
+        }
+        progress.commit_sent = progress.commit_sent.max(self.commit.min(last.unwrap_or(previous.index)));
+        out.send(to, self.term, Body::Append { previous, entries, commit: self.commit });
+        last
+    }
+
+    /// Asks, without entries, whether the member's log reaches to its next index.
+    fn send_probe(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+        if self.reach(to, progress, out) {
+            let previous = self.previous(progress);
+            out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
+        }
+    }
+
+    fn previous(&self, progress: &Progress) -> EntryId {
+        let index = progress.next_index.previous();
+        self.log.id_at(index).unwrap_or_else(|| {
+            panic!("entry {index} should be sent to, but the log is from {} to {}", self.log.start(), self.log.last())
+        })
+    }
+
+    /// Whether the log reaches back to the member's next index. If not, a snapshot has to come first.
+    ///
+    /// Only for a member that has answered in this term. Its term is then durably at least ours, so it takes no entry
+    /// any more from a deposed leader, whose log the snapshot could contradict. A silent one is asked further up.
+    fn reach(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) -> bool {
+        if matches!(progress.pace, Pace::Snapshot(_)) {
+            return false;
+        }
+        if progress.next_index > self.log.start().index {
+            return true;
+        }
+        if progress.heard_at.is_none() {
+            progress.probe_from(self.log.start().index.next());
+            return true;
+        }
+        progress.want_snapshot();
+        out.outputs.snapshots_wanted.push(to);
+        false
+    }
+
+    /// What goes out with each heartbeat besides it: questions that were not answered are asked again.
+    fn remind(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+        let oldest = progress.inflight.oldest();
+        let stuck = oldest.is_some() && oldest == progress.overdue;
+        progress.overdue = oldest;
+        match &progress.pace {
+            Pace::Probe { asked: false } => self.send_appends(to, progress, out),
+            // Without entries: a slow disk at the other end must not be buried in copies.
+            Pace::Probe { asked: true } => self.send_probe(to, progress, out),
+            // Appends or their acknowledgements may be lost. One question at the end of the pipeline finds out.
+            Pace::Replicate if stuck => self.send_probe(to, progress, out),
+            Pace::Replicate => {}
+            Pace::Snapshot(Transfer::Wanted) => {}
+            Pace::Snapshot(Transfer::Failed) => {
+                let alive = self.now.since_us(progress.alive_at()) < self.settings.election_timeout_us;
+                if alive {
+                    progress.want_snapshot();
+                    out.outputs.snapshots_wanted.push(to);
+                }
+            }
+            Pace::Snapshot(Transfer::Sent { last, at }) => {
+                if self.now.since_us(*at) >= self.settings.snapshot_install_us {
+                    progress.pace = Pace::Snapshot(Transfer::Failed);
+                } else if let Some(previous) = self.log.id_at(last.index) {
+                    out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
+                }
+            }
+        }
+    }
+}
+
+impl Raft {
+    /// The leader, what it sees, and where its messages go; `None` for everybody else.
+    fn leading(&mut self) -> Option<(&mut Leader, View<'_>, &mut Outbox)> {
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let view = View {
+            term: self.promise.term,
+            commit: self.commit,
+            log: &self.log,
+            settings: &self.settings,
+            now: self.now,
+        };
+        Some((leader, view, &mut self.out))
+    }
+
+    /// Sends new entries to everybody who can take them.
+    pub(super) fn replicate_to_all(&mut self) {
+        let Some((leader, view, out)) = self.leading() else { return };
+        for (node, progress) in &mut leader.peers {
+            view.send_appends(*node, progress, out);
+        }
+    }
+
+    fn replicate_to(&mut self, node: NodeId) {
+        let Some((leader, view, out)) = self.leading() else { return };
+        if let Some(progress) = leader.peers.get_mut(&node) {
+            view.send_appends(node, progress, out);
+        }
+    }
+
+    /// Tells everybody that this node leads.
+    pub(super) fn send_heartbeats(&mut self) {
+        let Some((leader, view, out)) = self.leading() else { return };
+        let round = leader.reads.round;
+        for (node, progress) in &mut leader.peers {
+            let commit = commit_for(progress, view.log, view.commit);
+            progress.commit_sent = progress.commit_sent.max(commit.index);
+            out.send(*node, view.term, Body::Heartbeat { round, commit });
+            view.remind(*node, progress, out);
+        }
+    }
+
+    /// Tells the commit index to followers that have everything and would otherwise hear of it with the next heartbeat.
+    /// The others hear of it with their next append.
+    pub(super) fn announce_commit(&mut self) {
+        let Some((leader, view, out)) = self.leading() else { return };
+        for (node, progress) in &mut leader.peers {
+            if progress.commit_sent >= view.commit || !progress.inflight.is_empty() || progress.pace != Pace::Replicate
+            {
+                continue;
+            }
+            let last = commit_for(progress, view.log, view.commit);
+            if last.index > progress.commit_sent {
+                progress.commit_sent = last.index;
+                out.send(*node, view.term, Body::Commit { last });
+            }
+        }
+    }
+
+    /// A member's durable log equals ours up to `last`. What is wrong with that, if anything is.
+    pub(super) fn receive_append_accepted(&mut self, from: NodeId, last: EntryId) -> Option<String> {
+        let own = self.log.last();
+        if last.index > own.index || self.log.id_at(last.index).is_some_and(|id| id != last) {
+            return Some(format!(
+                "accepted {last}, but the log ends at {own} and has {:?}",
+                self.log.id_at(last.index)
+            ));
+        }
+        self.member_has(from, last);
+        None
+    }
+
+    /// A member's log begins with a snapshot now. Which was of this or an earlier leader; so it need not be in our log,
+    /// if we should be deposed without knowing it.
+    pub(super) fn receive_snapshot_installed(&mut self, from: NodeId, last: EntryId) {
+        if self.log.has(last) || last.index < self.log.start().index {
+            self.member_has(from, last);
+        }
+    }
+
+    fn member_has(&mut self, from: NodeId, last: EntryId) {
+        let now = self.now;
+        let Some((leader, view, _)) = self.leading() else { return };
+        let Some(progress) = leader.peers.get_mut(&from) else { return };
+        progress.heard_at = Some(now);
+        progress.accept(last.index, view.log.start().index);
+        self.commit_replicated();
+        self.replicate_to(from);
+        self.continue_handover();
+    }
+
+    /// A member has no entry `previous`; `hint` is the last one at which the logs may agree, as seen from there.
+    pub(super) fn receive_append_rejected(&mut self, from: NodeId, previous: Index, hint: EntryId) {
+        let now = self.now;
+        let Some((leader, view, out)) = self.leading() else { return };
+        let Some(progress) = leader.peers.get_mut(&from) else { return };
+        progress.heard_at = Some(now);
+        let current = match progress.pace {
+            Pace::Probe { .. } => previous == progress.next_index.previous(),
+            Pace::Replicate => previous < progress.next_index,
+            // While the snapshot is being put in place, the log behind it is of course missing.
+            Pace::Snapshot(_) => false,
+        };
+        // An answer to a question that was since answered otherwise.
+        if !current || previous <= progress.match_index {
+            return;
+        }
+        match view.log.back_up(hint.index, hint.term) {
+            // Strictly below the entry that was rejected, so this ends; a whole term at a time, so it ends soon (L10).
+            Some(agreed) => progress.probe_from(agreed.index.next()),
+            None if progress.match_index >= view.log.start().index => progress.probe_from(Index::ZERO),
+            None => {
+                progress.want_snapshot();
+                out.outputs.snapshots_wanted.push(from);
+                return;
+            }
+        }
+        view.send_appends(from, progress, out);
+    }
+
+    /// A member answered a heartbeat. What is wrong with that, if anything is.
+    pub(super) fn receive_heartbeat_ack(&mut self, from: NodeId, round: u64) -> Option<String> {
+        let now = self.now;
+        let (leader, ..) = self.leading()?;
+        if round > leader.reads.round {
+            return Some(format!("answered round {round}, the latest is {}", leader.reads.round));
+        }
+        let progress = leader.peers.get_mut(&from)?;
+        progress.heard_at = Some(now);
+        if round > progress.confirmed_round {
+            progress.confirmed_round = round;
+            self.confirm_round();
+        }
+        None
+    }
+}

@@ -1,0 +1,115 @@
+//! The core's limits and intervals, each with its unit in its name.
+
+use crate::codec::FRAME_PAYLOAD_MAX_BYTES;
+
+/// Limits and intervals of a core. All members of a group should use the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How often a leader says that it is there, in microseconds. Several fit into an election timeout.
+    pub heartbeat_us: u64,
+    /// `T`, in microseconds: timeouts are drawn from [T, 2T). A leader without a quorum for T steps down, and a voter
+    /// that heard its leader within T refuses to elect another (E12).
+    pub election_timeout_us: u64,
+    /// A follower that sees its leader's connection close asks for pre-votes after a delay in [0, this), in
+    /// microseconds.
+    pub failover_delay_max_us: u64,
+    /// Who granted such a pre-vote waits this long before it asks for its own, in microseconds. Longer than
+    /// `failover_delay_max_us`.
+    pub failover_put_off_us: u64,
+    /// A leader whose oldest write has been on its way to the disk for longer gives up its role (E19), in microseconds.
+    pub disk_stall_us: u64,
+    /// Entries in one append at most.
+    pub append_entries_max: usize,
+    /// Bytes of entries in one append at most; one larger entry still goes alone.
+    pub append_bytes_max: usize,
+    /// Appends on their way to one follower at most.
+    pub inflight_appends_max: usize,
+    /// Bytes of entries on their way to one follower at most; the append that crosses the line still goes.
+    pub inflight_bytes_max: usize,
+    /// Reads (tokens) that wait for a confirmation at most; more of them fail at once.
+    pub reads_waiting_max: usize,
+    /// Bytes of entries kept under a snapshot, for followers that are a little behind.
+    pub log_retain_bytes: usize,
+    /// A learner is promoted only if it lacks at most this many committed entries ...
+    pub promotion_lag_entries_max: u64,
+    /// ... and at most this many bytes of them.
+    pub promotion_lag_bytes_max: usize,
+    /// How long a follower may take from the end of a snapshot's transfer to its installation before the snapshot is
+    /// sent again, in microseconds.
+    pub snapshot_install_us: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            heartbeat_us: 100_000,
+            election_timeout_us: 600_000,
+            failover_delay_max_us: 30_000,
+            failover_put_off_us: 60_000,
+            disk_stall_us: 1_200_000,
+            append_entries_max: 4096,
+            append_bytes_max: 1 << 20,
+            inflight_appends_max: 256,
+            inflight_bytes_max: 8 << 20,
+            reads_waiting_max: 65_536,
+            log_retain_bytes: 4 << 20,
+            promotion_lag_entries_max: 1000,
+            promotion_lag_bytes_max: 1 << 20,
+            snapshot_install_us: 10_000_000,
+        }
+    }
+}
+
+/// Members of a group at most, learners included: a bound for what one input may cause (I17).
+pub const MEMBERS_MAX: usize = 32;
+
+/// Settings that contradict each other, with the reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad settings: {0}")]
+pub struct BadSettings(&'static str);
+
+impl Settings {
+    /// Checks what the settings must have to do with each other.
+    ///
+    /// # Errors
+    /// [`BadSettings`] says which relation is broken.
+    pub fn validate(&self) -> Result<(), BadSettings> {
+        let rules = [
+            (self.heartbeat_us > 0, "the heartbeat interval is zero"),
+            (self.election_timeout_us >= 2 * self.heartbeat_us, "two heartbeats must fit into an election timeout"),
+            (self.failover_delay_max_us > 0, "the failover delay is zero"),
+            (self.failover_put_off_us > self.failover_delay_max_us, "the put-off must exceed the failover delay"),
+            (self.failover_put_off_us < self.election_timeout_us, "the put-off must stay below the election timeout"),
+            (
+                self.disk_stall_us >= self.election_timeout_us,
+                "a disk stall must not be shorter than an election timeout",
+            ),
+            (self.append_entries_max > 0, "an append must hold an entry"),
+            (self.append_bytes_max <= FRAME_PAYLOAD_MAX_BYTES / 2, "an append must fit into a frame"),
+            (self.inflight_appends_max > 0, "one append must be allowed in flight"),
+            (self.inflight_bytes_max > 0, "one append must be allowed in flight"),
+            (self.reads_waiting_max > 0, "one read must be allowed to wait"),
+            (self.snapshot_install_us > 0, "a snapshot needs time to be installed"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, broken)) => Err(BadSettings(broken)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_default_is_valid() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn settings_heartbeat_longer_than_timeout_refused() {
+        let settings = Settings { heartbeat_us: 600_000, ..Settings::default() };
+        assert!(settings.validate().is_err());
+    }
+}

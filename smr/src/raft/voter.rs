@@ -1,0 +1,93 @@
+//! Answering those who campaign (§5.2, §5.4.1, thesis §4.2.3 and §9.6).
+
+use super::message::Body;
+use super::{PutOff, Raft, Role};
+use crate::entry::{EntryId, Promise, Term};
+use crate::id::NodeId;
+
+impl Raft {
+    /// Would this node vote for `from` in `term`? The answer binds nobody, and changes neither term nor vote.
+    pub(super) fn receive_pre_vote(&mut self, from: NodeId, term: Term, campaign: u32, last: EntryId) {
+        let next = term > self.promise.term && self.is_up_to_date(last);
+        if !next || self.leader_is_healthy() || self.prefers_another(from, last) {
+            self.out.send(from, self.promise.term, Body::PreVoteRefused { campaign });
+            return;
+        }
+        self.out.send(from, term, Body::PreVoteGranted { campaign });
+        // A campaign of ours would now only split the vote.
+        let put_off_us = self.settings.failover_put_off_us;
+        let put_off = PutOff { favourite: from, until: self.now.plus_us(put_off_us) };
+        match &mut self.role {
+            Role::PreCandidate(_) => {
+                self.become_follower();
+                self.campaign_soon(put_off_us);
+                self.put_off = Some(put_off);
+            }
+            Role::Follower(follower) if self.leader.lost_at.is_some() => {
+                if let Some(at) = &mut follower.campaign_at {
+                    *at = (*at).max(put_off.until);
+                }
+                self.put_off = Some(put_off);
+            }
+            Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) => {}
+        }
+    }
+
+    /// `from` asks for this node's vote.
+    pub(super) fn receive_vote(&mut self, from: NodeId, term: Term, last: EntryId, transfer: bool) {
+        // A server that hears its leader ignores candidates, their term included, or a removed or flaky node could
+        // depose a leader that serves everybody else (E12, thesis §4.2.3).
+        if term > self.promise.term && !transfer && self.leader_is_healthy() {
+            self.out.send(from, self.promise.term, Body::VoteRefused);
+            return;
+        }
+        if term > self.promise.term {
+            self.enter_term(term);
+        }
+        let free = self.promise.vote == Some(from) || (self.promise.vote.is_none() && self.leader.node.is_none());
+        if term < self.promise.term || !free || !self.is_up_to_date(last) {
+            self.out.send(from, self.promise.term, Body::VoteRefused);
+            return;
+        }
+        if self.promise.vote.is_none() {
+            self.set_promise(Promise { term, vote: Some(from) });
+        }
+        self.become_follower();
+        self.restart_election_timer();
+        self.out.send(from, term, Body::VoteGranted);
+    }
+
+    /// §5.4.1: whether a log that ends with `last` is at least as up to date as this node's: a later last term wins,
+    /// and among equal ones the longer log. Equal logs qualify.
+    fn is_up_to_date(&self, last: EntryId) -> bool {
+        let own = self.log.last();
+        (last.term, last.index) >= (own.term, own.index)
+    }
+
+    /// Whether this node has a leader, or is one. Healthy: heard within T, over a connection that still stands.
+    ///
+    /// A connection that the leader's side closed is most often the death of its process. It only makes this node
+    /// *willing* to elect another; one healthy connection per voter in a majority is enough to keep the leader.
+    fn leader_is_healthy(&self) -> bool {
+        match (&self.role, self.leader.heard_at) {
+            (Role::Leader(_), _) => true,
+            (_, Some(at)) => self.leader.lost_at.is_none() && self.now.since_us(at) < self.settings.election_timeout_us,
+            (_, None) => false,
+        }
+    }
+
+    /// Whether a pre-vote for `from` would only help to split the vote: this node granted one to another a moment ago,
+    /// or asks for the same thing itself and is the better one of the two.
+    fn prefers_another(&self, from: NodeId, last: EntryId) -> bool {
+        let favours = |put_off: &PutOff| put_off.favourite != from && self.now < put_off.until;
+        let own = self.log.last();
+        let stands_better = match &self.role {
+            Role::PreCandidate(pre) => {
+                let fresh = self.now.since_us(pre.asked_at) < self.settings.failover_delay_max_us;
+                fresh && last == own && from < self.node
+            }
+            Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) => false,
+        };
+        stands_better || self.put_off.as_ref().is_some_and(favours)
+    }
+}

@@ -1,0 +1,448 @@
+//! A whole group of cores in one value: nodes with disks that lose what was not synced, and a wire that a test may
+//! deliver, lose, double and reorder as it likes. Judges all of section I of the fault catalogue that can be seen from
+//! outside a core, after each step.
+
+#![allow(dead_code, unreachable_pub, reason = "shared by several test binaries, each of which uses a part")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::id::NodeId;
+use smr::protocol::{
+    Envelope, Event, Input, LogChange, Outputs, Protocol, ReadOutcome, ReadToken, Recovered, Role, Time, Write,
+};
+use smr::raft::message::Body;
+use smr::raft::{Message, Raft, Settings, invariants};
+
+/// What one node has on its disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub promise: Promise,
+    pub snapshot: SnapshotMeta,
+    /// Behind the snapshot, or reaching under it.
+    pub entries: Vec<Entry>,
+}
+
+impl Disk {
+    /// Makes one write durable.
+    fn apply(&mut self, promise: Option<Promise>, changes: &[LogChange]) {
+        self.promise = promise.unwrap_or(self.promise);
+        for change in changes {
+            change_log(&mut self.entries, change);
+            if let LogChange::Install(meta) = change {
+                self.snapshot = meta.clone();
+            }
+        }
+    }
+
+    /// Whether the disk holds this entry, itself or under its snapshot.
+    pub fn holds(&self, id: EntryId) -> bool {
+        id.index <= self.snapshot.last.index || id == EntryId::ZERO || self.entries.iter().any(|entry| entry.id == id)
+    }
+
+    fn recovered(&self) -> Recovered {
+        let entries = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.last.index).cloned().collect();
+        Recovered { promise: self.promise, snapshot: self.snapshot.clone(), entries }
+    }
+}
+
+fn change_log(entries: &mut Vec<Entry>, change: &LogChange) {
+    match change {
+        LogChange::RemoveFrom(index) => entries.retain(|entry| entry.id.index < *index),
+        LogChange::Append(new) => {
+            if let (Some(last), Some(first)) = (entries.last(), new.first()) {
+                // After a crash, a snapshot of one's own may reach further than the log did.
+                if first.id.index != last.id.index.next() {
+                    entries.clear();
+                }
+            }
+            entries.extend(new.iter().cloned());
+        }
+        LogChange::RemoveThrough(index) => entries.retain(|entry| entry.id.index > *index),
+        LogChange::Install(meta) => {
+            let same = entries.iter().any(|entry| entry.id == meta.last);
+            entries.retain(|entry| same && entry.id.index > meta.last.index);
+        }
+    }
+}
+
+/// One node: its core while it runs, its disk always.
+pub struct Node {
+    pub raft: Option<Raft>,
+    pub disk: Disk,
+    /// Issued and not durable, oldest first.
+    pub writes: VecDeque<Write<Message>>,
+    /// The log as the core has it, rebuilt from what it wrote: an independent witness.
+    mirror: Vec<Entry>,
+    pub applied: Index,
+    reads: BTreeMap<ReadToken, Index>,
+    pub starts: u64,
+}
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub struct Flying {
+    pub from: NodeId,
+    pub to: NodeId,
+    pub message: Message,
+}
+
+/// See the module.
+pub struct Cluster {
+    pub now: Time,
+    pub settings: Settings,
+    pub nodes: BTreeMap<NodeId, Node>,
+    pub wire: Vec<Flying>,
+    /// What was committed by anybody, for ever (I7, I9).
+    pub history: BTreeMap<Index, Entry>,
+    leaders: BTreeMap<Term, NodeId>,
+    next_token: u64,
+    pub seed: u64,
+    /// How often something happened, by name.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+impl Cluster {
+    pub fn new(seed: u64, settings: Settings) -> Cluster {
+        Cluster {
+            now: Time(0),
+            settings,
+            nodes: BTreeMap::new(),
+            wire: Vec::new(),
+            history: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            next_token: 1,
+            seed,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// Adds nodes that were founded together: entry 1 of term 1 names them all.
+    pub fn found(&mut self, members: &[NodeId]) {
+        let genesis = Entry {
+            id: EntryId::new(1, 1),
+            payload: Payload::Configuration(Configuration::of(members.iter().copied())),
+        };
+        for member in members {
+            let disk = Disk {
+                promise: Promise { term: Term(1), vote: None },
+                entries: vec![genesis.clone()],
+                ..Disk::default()
+            };
+            self.add(*member, disk);
+        }
+        self.history.insert(Index(1), genesis);
+    }
+
+    /// Adds a node with this on its disk, and starts it.
+    pub fn add(&mut self, node: NodeId, disk: Disk) {
+        let fresh = Node {
+            raft: None,
+            disk,
+            writes: VecDeque::new(),
+            mirror: Vec::new(),
+            applied: Index::ZERO,
+            reads: BTreeMap::new(),
+            starts: 0,
+        };
+        self.nodes.insert(node, fresh);
+        self.start(node);
+    }
+
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[&id]
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("no node {id}"))
+    }
+
+    pub fn raft(&self, id: NodeId) -> &Raft {
+        self.nodes[&id].raft.as_ref().unwrap_or_else(|| panic!("{id} is down"))
+    }
+
+    pub fn is_up(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.raft.is_some())
+    }
+
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Starts a node from its disk.
+    pub fn start(&mut self, id: NodeId) {
+        let (now, settings, seed) = (self.now, self.settings.clone(), self.seed);
+        let node = self.node_mut(id);
+        node.starts += 1;
+        let rng = ChaCha8Rng::seed_from_u64(
+            seed ^ (u64::from(id.name.0) << 32) ^ (id.incarnation.0 << 48) ^ (node.starts << 16),
+        );
+        let recovered = node.disk.recovered();
+        node.mirror = recovered.entries.clone();
+        node.applied = node.disk.snapshot.last.index;
+        let raft = Raft::new(settings, id, recovered, rng, now);
+        invariants::check(&raft);
+        node.raft = Some(raft);
+    }
+
+    /// Ends a node; the first `survive` of its writes reached the disk, and nobody was told.
+    pub fn crash(&mut self, id: NodeId, survive: usize) {
+        let node = self.node_mut(id);
+        for write in node.writes.drain(..).take(survive) {
+            node.disk.apply(write.promise(), write.log());
+        }
+        node.raft = None;
+        node.reads.clear();
+    }
+
+    /// One step of one node, with all checks. Messages that may leave are put on the wire.
+    pub fn step(&mut self, id: NodeId, input: Input<Message>) -> Outputs<Message> {
+        let now = self.now;
+        let node = self.node_mut(id);
+        let raft = node.raft.as_mut().unwrap_or_else(|| panic!("{id} is down"));
+        let led = raft.role() == Role::Leader;
+        let before = invariants::summary(raft);
+        let mut outputs = raft.step(now, input);
+        invariants::check(raft);
+        invariants::check_transition(&before, raft);
+        assert!(raft.deadline() >= now || raft.deadline() <= now, "a deadline exists");
+        if outputs.install == Some(true) {
+            let commit = raft.status().commit;
+            assert!(commit > node.applied, "{id}: a snapshot {commit} under what is applied, {}", node.applied);
+            node.applied = commit;
+        }
+        for write in outputs.writes.drain(..) {
+            for change in write.log() {
+                change_log(&mut node.mirror, change);
+            }
+            node.writes.push_back(write);
+        }
+        let status = raft.status();
+        let last = node.mirror.last().map_or(node.disk.snapshot.last.index, |entry| entry.id.index);
+        assert!(
+            node.mirror.is_empty() || last == status.last.index,
+            "{id}: the log was written up to {last}, but ends at {}",
+            status.last
+        );
+        let leads = status.role == Role::Leader;
+        for entry in &outputs.committed {
+            self.note_committed(id, entry);
+        }
+        if leads {
+            self.note_leader(id, status.term, !led);
+        }
+        for envelope in outputs.messages.drain(..) {
+            self.send(id, envelope);
+        }
+        for outcome in &outputs.reads {
+            self.note_read(id, outcome);
+        }
+        for event in &outputs.events {
+            if let Event::RoleChanged { role: Role::Leader, .. } = event {
+                self.count("leader elected");
+            }
+        }
+        self.check_log_matching(id);
+        outputs
+    }
+
+    /// I7 and I9: everybody applies the same, in order and without a gap. I8: the first to commit has it on enough disks.
+    fn note_committed(&mut self, id: NodeId, entry: &Entry) {
+        let node = self.node_mut(id);
+        assert_eq!(entry.id.index, node.applied.next(), "{id} skipped or repeated an entry");
+        node.applied = entry.id.index;
+        let leads = node.raft.as_ref().is_some_and(|raft| raft.role() == Role::Leader);
+        match self.history.get(&entry.id.index) {
+            Some(known) => assert_eq!(known, entry, "{id} applies another entry (I7)"),
+            None => {
+                // A leader that commits its own removal steps down in the same step.
+                let removed = !self.raft(id).status().configuration.is_voter(id);
+                assert!(leads || removed, "{id} is the first to commit {} and does not lead", entry.id);
+                self.history.insert(entry.id.index, entry.clone());
+                // The configuration in force counts, which is the last in the log, not the one at the entry. Leaving a joint
+                // one is allowed only after both of its majorities have it.
+                self.assert_on_majorities(&self.raft(id).status().configuration, entry.id);
+                if let Payload::Configuration(configuration) = &entry.payload {
+                    self.assert_on_majorities(configuration, entry.id);
+                }
+            }
+        }
+    }
+
+    fn assert_on_majorities(&self, configuration: &Configuration, id: EntryId) {
+        for set in [&configuration.voters, &configuration.outgoing] {
+            let holders: Vec<_> = set.iter().filter(|voter| self.nodes[voter].disk.holds(id)).collect();
+            let enough = set.is_empty() || holders.len() > set.len() / 2;
+            assert!(enough, "{id} was committed, but of {set:?} only {holders:?} have it on disk (I8)");
+        }
+    }
+
+    /// I1: over the whole history a term has one leader. I6: a new leader has everything that was ever committed.
+    fn note_leader(&mut self, id: NodeId, term: Term, new: bool) {
+        let known = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(known, id, "{term} has two leaders (I1)");
+        if !new {
+            return;
+        }
+        let node = &self.nodes[&id];
+        let start = node.raft.as_ref().map_or(Index::ZERO, |raft| raft.status().commit);
+        for (index, entry) in self.history.range(start.next()..) {
+            let own = node.mirror.iter().find(|own| own.id.index == *index);
+            assert_eq!(own, Some(entry), "{id} leads {term} without a committed entry (I6)");
+        }
+    }
+
+    /// I5: where two logs have the same entry, they are equal up to there.
+    fn check_log_matching(&self, id: NodeId) {
+        let own = &self.nodes[&id].mirror;
+        for (other_id, other) in &self.nodes {
+            if *other_id == id || other.raft.is_none() {
+                continue;
+            }
+            let mut equal_above = false;
+            let mut others = other.mirror.iter().rev().peekable();
+            for entry in own.iter().rev() {
+                while others.next_if(|other| other.id.index > entry.id.index).is_some() {}
+                let Some(other) = others.peek().filter(|other| other.id.index == entry.id.index) else { continue };
+                let equal = other.id == entry.id;
+                assert!(!equal || **other == *entry, "{id} and {other_id} have different entries {} (I5)", entry.id);
+                assert!(equal || !equal_above, "{id} and {other_id} agree above {}, not there (I5)", entry.id);
+                equal_above = equal;
+            }
+        }
+    }
+
+    fn note_read(&mut self, id: NodeId, outcome: &ReadOutcome) {
+        let node = self.node_mut(id);
+        match outcome {
+            ReadOutcome::Ready { token, index } => {
+                let needed = node.reads.remove(token).unwrap_or_else(|| panic!("{token:?} answered twice"));
+                assert!(
+                    *index >= needed,
+                    "{id}: read {token:?} at {index}, but {needed} was committed when it arrived"
+                );
+                self.count("read answered");
+            }
+            ReadOutcome::Failed { token } => {
+                assert!(node.reads.remove(token).is_some(), "{token:?} answered twice");
+            }
+        }
+    }
+
+    /// A read arrives; when it is answered, its index must cover all that anybody had committed by now.
+    pub fn read(&mut self, id: NodeId) -> (ReadToken, Outputs<Message>) {
+        let token = ReadToken(self.next_token);
+        self.next_token += 1;
+        let committed = self.history.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
+        self.node_mut(id).reads.insert(token, committed);
+        (token, self.step(id, Input::Read(token)))
+    }
+
+    /// I11: nothing leaves before what it rests on is on the disk.
+    fn send(&mut self, from: NodeId, envelope: Envelope<Message>) {
+        let Envelope { to, message } = envelope;
+        let disk = &self.nodes[&from].disk;
+        assert_ne!(from, to, "a message to oneself: {message:?}");
+        match &message.body {
+            Body::PreVote { .. } | Body::PreVoteGranted { .. } => {}
+            Body::Vote { .. } => {
+                assert_eq!(
+                    disk.promise,
+                    Promise { term: message.term, vote: Some(from) },
+                    "a candidacy before its sync"
+                );
+            }
+            Body::VoteGranted => {
+                let later = disk.promise.term > message.term;
+                let kept = disk.promise == Promise { term: message.term, vote: Some(to) };
+                assert!(kept || later, "{from} grants {message:?} to {to} with {:?} on disk", disk.promise);
+            }
+            Body::AppendAccepted { last } | Body::SnapshotInstalled { last } => {
+                assert!(disk.holds(*last), "{from} acknowledges {last} before it is on its disk");
+                assert!(disk.promise.term >= message.term);
+            }
+            _ => assert!(disk.promise.term >= message.term, "{from} speaks in {} before its sync", message.term),
+        }
+        self.wire.push(Flying { from, to, message });
+    }
+
+    /// The oldest write of a node reaches its disk, and the messages inside leave. Tell the core with `acknowledge`.
+    fn sync_one(&mut self, id: NodeId) -> Option<smr::protocol::WriteId> {
+        let node = self.node_mut(id);
+        let write = node.writes.pop_front()?;
+        node.disk.apply(write.promise(), write.log());
+        let (write_id, messages) = write.durable();
+        for message in messages {
+            self.send(id, message);
+        }
+        Some(write_id)
+    }
+
+    /// The first `count` writes of a node become durable, by one sync.
+    pub fn sync(&mut self, id: NodeId, count: usize) -> Option<Outputs<Message>> {
+        let mut latest = None;
+        for _ in 0..count {
+            latest = self.sync_one(id).or(latest);
+        }
+        latest.map(|write| self.step(id, Input::Durable(write)))
+    }
+
+    /// Takes a message from the wire and hands it to its receiver, if that runs.
+    pub fn deliver(&mut self, position: usize) -> Option<(Flying, Outputs<Message>)> {
+        let flying = self.wire.remove(position);
+        self.hand_over(flying)
+    }
+
+    /// Hands a message to its receiver, if that runs.
+    pub fn hand_over(&mut self, flying: Flying) -> Option<(Flying, Outputs<Message>)> {
+        if !self.is_up(flying.to) {
+            return None;
+        }
+        let input = Input::Receive { from: flying.from, message: flying.message.clone() };
+        let outputs = self.step(flying.to, input);
+        Some((flying, outputs))
+    }
+
+    /// A snapshot of everything that a node has applied becomes durable there, and the core is told.
+    pub fn take_snapshot(&mut self, id: NodeId) -> Option<Outputs<Message>> {
+        let node = self.node_mut(id);
+        let index = node.applied;
+        if index <= node.disk.snapshot.last.index {
+            return None;
+        }
+        let entry = self.history[&index].id;
+        let (configuration, configuration_index) = self.raft(id).configuration_at(index);
+        let node = self.node_mut(id);
+        node.disk.snapshot = SnapshotMeta { last: entry, configuration, configuration_index };
+        self.count("snapshot taken");
+        Some(self.step(id, Input::SnapshotTaken(entry)))
+    }
+
+    /// The snapshot of one node arrives at another, complete and verified.
+    pub fn send_snapshot(&mut self, meta: SnapshotMeta, to: NodeId) -> Outputs<Message> {
+        let outputs = self.step(to, Input::SnapshotReceived(meta));
+        if outputs.install == Some(true) {
+            self.count("snapshot installed");
+        }
+        outputs
+    }
+
+    /// Proposes commands.
+    pub fn propose(&mut self, id: NodeId, commands: &[&str]) -> Outputs<Message> {
+        self.step(id, Input::Propose(commands.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()))
+    }
+
+    /// The node that leads in the highest term, if any.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leads = |id: &&NodeId| self.is_up(**id) && self.raft(**id).role() == Role::Leader;
+        self.nodes.keys().filter(leads).max_by_key(|id| self.raft(**id).status().term).copied()
+    }
+
+    /// Everybody that runs.
+    pub fn up(&self) -> BTreeSet<NodeId> {
+        self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect()
+    }
+}
