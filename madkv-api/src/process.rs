@@ -6,6 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,6 +90,19 @@ fn log_to_stderr() {
 /// One line that names the address, for example if the port is in use.
 pub fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, Fatal> {
     TcpListener::bind(address).map_err(|error| Fatal::Failed(format!("{flag}: cannot listen on {address}: {error}")))
+}
+
+/// Checks that `directory` is one, or can still become one.
+///
+/// # Errors
+/// One line that names it.
+pub fn check_directory(directory: &Path) -> Result<(), Fatal> {
+    match std::fs::metadata(directory) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Fatal::Failed(format!("--backer_path: {} is not a directory", directory.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Fatal::Failed(format!("--backer_path: {}: {error}", directory.display()))),
+    }
 }
 
 /// The runtime on which the network tasks run, in a process with as many file descriptors as it can have.

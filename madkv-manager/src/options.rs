@@ -14,7 +14,7 @@ pub const PROGRAM: &str = "madkv-manager";
 #[command(name = PROGRAM, version, after_help = args::limits_help())]
 pub struct Options {
     /// Number of this replica, from 0.
-    #[arg(long = "replica_id")]
+    #[arg(long = "replica_id", allow_negative_numbers = true)]
     pub replica_id: u16,
     /// Where to listen for clients and servers.
     #[arg(long = "man_listen")]
@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long = "peer_addrs")]
     pub peer_addrs: String,
     /// Replicas of each partition.
-    #[arg(long = "server_rf")]
+    #[arg(long = "server_rf", allow_negative_numbers = true)]
     pub server_rf: usize,
     /// Where the servers listen for clients: host:port, separated by commas, by partition first, then by replica.
     #[arg(long = "server_addrs")]

@@ -23,6 +23,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let plan = options.check()?;
     let listener = process::bind("--man_listen", plan.man_listen)?;
     let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
+    process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
     let opened = Opened::open(ReplicaOptions {
         group: GROUP.parse().map_err(|error: smr::id::BadGroupName| Fatal::Failed(error.to_string()))?,

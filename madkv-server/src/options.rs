@@ -14,10 +14,10 @@ pub const PROGRAM: &str = "madkv-server";
 #[command(name = PROGRAM, version, after_help = args::limits_help())]
 pub struct Options {
     /// Number of the partition, from 0.
-    #[arg(long = "partition_id")]
+    #[arg(long = "partition_id", allow_negative_numbers = true)]
     pub partition_id: u16,
     /// Number of this replica in its partition, from 0.
-    #[arg(long = "replica_id")]
+    #[arg(long = "replica_id", allow_negative_numbers = true)]
     pub replica_id: u16,
     /// Where the managers' replicas listen: host:port, separated by commas, in replica order.
     #[arg(long = "manager_addrs")]

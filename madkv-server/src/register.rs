@@ -12,9 +12,10 @@ use madkv_api::frames::{
 };
 use madkv_api::map::ClusterMap;
 use madkv_api::process::jittered;
-use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
+use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::id::{ClusterId, Incarnation};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use smr::wire::{Frame, read_frame};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
@@ -151,29 +152,28 @@ impl Registrar {
         codec::frame(&mut bytes, KIND_HELLO, &hello).map_err(io::Error::other)?;
         codec::frame(&mut bytes, KIND_REQUEST, &request).map_err(io::Error::other)?;
         stream.write_all(&bytes).await?;
-        match read_frame(&mut stream).await? {
-            (KIND_WELCOME, _) => {}
-            (KIND_REFUSAL, payload) => {
-                let Refusal { reason } = codec::decode(&payload).map_err(io::Error::other)?;
+        let mut buffer = Vec::new();
+        let welcome = expect_frame(&mut stream, &mut buffer).await?;
+        match welcome.kind {
+            KIND_WELCOME => {}
+            KIND_REFUSAL => {
+                let Refusal { reason } = codec::decode(welcome.payload).map_err(io::Error::other)?;
                 return Err(io::Error::other(reason));
             }
-            (kind, _) => return Err(io::Error::other(format!("a frame of kind {kind:#06x} is no welcome"))),
+            kind => return Err(io::Error::other(format!("a frame of kind {kind:#06x} is no welcome"))),
         }
-        match read_frame(&mut stream).await? {
-            (KIND_RESPONSE, payload) => {
-                codec::decode::<Response>(&payload).map(|response| response.body).map_err(io::Error::other)
-            }
-            (kind, _) => Err(io::Error::other(format!("a frame of kind {kind:#06x} is no response"))),
+        let response = expect_frame(&mut stream, &mut buffer).await?;
+        if response.kind != KIND_RESPONSE {
+            return Err(io::Error::other(format!("a frame of kind {:#06x} is no response", response.kind)));
         }
+        codec::decode::<Response>(response.payload).map(|response| response.body).map_err(io::Error::other)
     }
 }
 
-async fn read_frame(stream: &mut TcpStream) -> io::Result<(u16, Vec<u8>)> {
-    let mut header = [0; HEADER_LEN_BYTES];
-    stream.read_exact(&mut header).await?;
-    let header = FrameHeader::parse(&header, FRAME_PAYLOAD_MAX_BYTES).map_err(io::Error::other)?;
-    let mut payload = vec![0; header.payload_len_bytes];
-    stream.read_exact(&mut payload).await?;
-    header.verify(&payload).map_err(io::Error::other)?;
-    Ok((header.kind, payload))
+async fn expect_frame<'b>(stream: &mut TcpStream, buffer: &'b mut Vec<u8>) -> io::Result<Frame<'b>> {
+    match read_frame(stream, buffer, FRAME_PAYLOAD_MAX_BYTES).await {
+        Ok(Some(frame)) => Ok(frame),
+        Ok(None) => Err(io::Error::other("the connection was closed")),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }

@@ -35,6 +35,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         let group_size = plan.peers.len() + 1;
         trace::enable(format!("S{}", usize::from(plan.partition) * group_size + usize::from(plan.replica) + 1));
     }
+    process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
     let opened = Opened::open(ReplicaOptions {
         group: group_name(plan.partition)?,

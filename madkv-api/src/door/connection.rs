@@ -1,4 +1,7 @@
 //! One connection: reads requests, hands them over, and writes what comes back.
+//!
+//! Clients are strangers and may be thousands, so reading and writing here is stricter than [`smr::wire`] is among peers: an
+//! idle connection keeps a small buffer, a frame that has begun must end in time, and a byte now and then is no progress.
 
 use std::io;
 use std::sync::Arc;

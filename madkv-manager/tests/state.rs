@@ -1,0 +1,217 @@
+//! The manager's state machine: layout, registrations, images.
+
+#![cfg(test)]
+
+use madkv_api::frames::{Body, Registration};
+use madkv_api::map::ClusterMap;
+use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
+use proptest::prelude::*;
+use smr::entry::Index;
+use smr::id::{ClusterId, Incarnation};
+use smr::state_machine::{Answer, Image, StateMachine};
+
+const CLUSTER: ClusterId = ClusterId(4);
+
+fn apply(state: &mut ManagerState, command: &Command) -> Reply {
+    Reply::decode(&state.apply(Index(1), &encode(command)))
+}
+
+fn map(state: &ManagerState) -> Option<ClusterMap> {
+    match state.query(&encode(&Query::Map)) {
+        Answer::Now(answer) => match Reply::decode(&answer) {
+            Reply::Map(map) => Some(map),
+            Reply::NoMap => None,
+            other => panic!("{other:?}"),
+        },
+        Answer::Parts(_) => panic!("a map in parts"),
+    }
+}
+
+fn servers(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect()
+}
+
+fn layout(server_rf: u64, count: usize) -> Command {
+    Command::Layout { cluster: CLUSTER, server_rf, servers: servers(count) }
+}
+
+fn laid_out() -> ManagerState {
+    let mut state = ManagerState::default();
+    assert!(matches!(apply(&mut state, &layout(3, 6)), Reply::Map(_)));
+    state
+}
+
+fn registration(partition: u16, replica: u16, incarnation: u64, member: bool) -> Registration {
+    Registration { partition, replica, incarnation: Incarnation(incarnation), member }
+}
+
+fn register(state: &mut ManagerState, incarnation: u64, member: bool) -> Reply {
+    apply(state, &Command::Register(registration(1, 2, incarnation, member)))
+}
+
+fn is_registered(reply: &Reply) -> bool {
+    matches!(reply, Reply::Registered(map) if map.epoch == 1 && map.cluster == CLUSTER)
+}
+
+fn occupied_by(reply: &Reply) -> Option<u64> {
+    match reply {
+        Reply::Occupied { by, .. } => Some(by.0),
+        _ => None,
+    }
+}
+
+fn image(state: &ManagerState) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    state.image().write(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn register_before_layout_has_no_map() {
+    let mut state = ManagerState::default();
+    assert_eq!(register(&mut state, 1, false), Reply::NoMap);
+    assert_eq!(map(&state), None);
+    assert_eq!(state, ManagerState::default(), "nothing was recorded");
+}
+
+// covers G2
+#[test]
+fn layout_again_same_map_another_one_refused() {
+    let mut state = laid_out();
+    let first = map(&state).unwrap();
+    assert_eq!((first.epoch, first.partitions.len()), (1, 2));
+    assert_eq!(apply(&mut state, &layout(3, 6)), Reply::Map(first.clone()));
+    for other in
+        [layout(1, 6), layout(3, 3), Command::Layout { cluster: ClusterId(5), server_rf: 3, servers: servers(6) }]
+    {
+        assert!(matches!(apply(&mut state, &other), Reply::Refused(_)));
+        assert_eq!(map(&state), Some(first.clone()));
+    }
+}
+
+#[test]
+fn layout_that_does_not_fit_is_refused() {
+    let mut state = ManagerState::default();
+    for bad in [layout(0, 6), layout(4, 4), layout(3, 5), layout(u64::MAX, 6), layout(3, 0)] {
+        assert!(matches!(apply(&mut state, &bad), Reply::Refused(_)));
+        assert_eq!(map(&state), None);
+    }
+}
+
+// covers G3
+#[test]
+fn register_unknown_seat_is_refused() {
+    let mut state = laid_out();
+    for (partition, replica) in [(2, 0), (0, 3), (u16::MAX, u16::MAX)] {
+        let reply = apply(&mut state, &Command::Register(registration(partition, replica, 1, false)));
+        assert!(
+            matches!(&reply, Reply::Refused(reason) if reason.contains(&format!("s{partition}.{replica}"))),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(state, laid_out());
+}
+
+// covers G1
+#[test]
+fn register_same_incarnation_again_is_registered_and_changes_nothing() {
+    let mut state = laid_out();
+    assert!(is_registered(&register(&mut state, 1, false)));
+    let once = state.clone();
+    assert!(is_registered(&register(&mut state, 1, false)));
+    assert_eq!(state, once);
+    assert!(is_registered(&register(&mut state, 1, true)));
+    // A late copy from before its birth does not make it less of a member.
+    assert!(is_registered(&register(&mut state, 1, false)));
+    assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
+}
+
+// covers G3, M6
+#[test]
+fn register_another_directory_under_a_members_name_is_occupied() {
+    let mut state = laid_out();
+    register(&mut state, 1, true);
+    let reply = register(&mut state, 2, false);
+    assert_eq!(occupied_by(&reply), Some(1));
+    assert!(matches!(reply.into_body(), Body::Occupied { by: Incarnation(1), map } if map.epoch == 1));
+    assert!(is_registered(&register(&mut state, 1, false)), "the seat is still the member's");
+}
+
+#[test]
+fn register_in_place_of_a_directory_that_was_never_a_member_is_registered() {
+    let mut state = laid_out();
+    register(&mut state, 1, false);
+    assert!(is_registered(&register(&mut state, 2, false)));
+    assert!(is_registered(&register(&mut state, 2, true)));
+    assert_eq!(occupied_by(&register(&mut state, 1, false)), Some(2));
+}
+
+#[test]
+fn register_readmitted_member_takes_the_seat() {
+    let mut state = laid_out();
+    register(&mut state, 1, true);
+    assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
+    assert!(is_registered(&register(&mut state, 2, true)));
+    assert_eq!(occupied_by(&register(&mut state, 1, false)), Some(2));
+}
+
+// covers B1
+#[test]
+fn nonsense_command_query_and_image_are_refused() {
+    let mut state = laid_out();
+    for bytes in [&b""[..], b"\xff", &[0xff; 40]] {
+        assert!(matches!(Reply::decode(&state.apply(Index(1), bytes)), Reply::Refused(_)));
+        assert!(
+            matches!(state.query(bytes), Answer::Now(answer) if matches!(Reply::decode(&answer), Reply::Refused(_)))
+        );
+    }
+    assert_eq!(state, laid_out());
+    let whole = image(&state);
+    for cut in 0..whole.len() {
+        assert!(ManagerState::restore(&mut &whole[..cut]).is_err(), "cut at {cut}");
+    }
+    assert!(ManagerState::restore(&mut &[0xff; 8][..]).is_err());
+}
+
+fn commands() -> impl Strategy<Value = Vec<Command>> {
+    let register = (0u16..3, 0u16..4, 1u64..4, any::<bool>()).prop_map(|(partition, replica, incarnation, member)| {
+        Command::Register(registration(partition, replica, incarnation, member))
+    });
+    let layout = prop_oneof![Just(layout(3, 6)), Just(layout(1, 2)), Just(layout(2, 2))];
+    proptest::collection::vec(prop_oneof![6 => register, 1 => layout], 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    // covers S10, G2
+    #[test]
+    fn restored_and_replayed_states_stay_equal_and_epochs_name_one_map(before in commands(), behind in commands()) {
+        let mut replayed = ManagerState::default();
+        let mut published = None;
+        for command in &before {
+            apply(&mut replayed, command);
+            published = published.or(map(&replayed));
+        }
+        let mut restored = ManagerState::restore(&mut &image(&replayed)[..]).unwrap();
+        prop_assert_eq!(&restored, &replayed);
+        for command in &behind {
+            prop_assert_eq!(apply(&mut restored, command), apply(&mut replayed, command));
+            published = published.or(map(&replayed));
+            prop_assert_eq!(map(&replayed), published.clone());
+        }
+        prop_assert_eq!(image(&restored), image(&replayed));
+    }
+
+    // covers G1
+    #[test]
+    fn command_repeated_at_once_same_reply_and_state(commands in commands()) {
+        let mut state = ManagerState::default();
+        for command in &commands {
+            let reply = apply(&mut state, command);
+            let once = state.clone();
+            prop_assert_eq!(apply(&mut state, command), reply);
+            prop_assert_eq!(&state, &once);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Registration with managers that lead, follow, hang, refuse, or are not there.
+
+#![cfg(test)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use madkv_api::door::{Backend, Door, DoorLimits};
+use madkv_api::frames::{Ask, Body, Registration, Service};
+use madkv_api::map::ClusterMap;
+use madkv_server::register::{Registrar, Verdict};
+use smr::id::{ClusterId, Incarnation};
+use smr::replica::ReplyTo;
+use tokio::runtime::Handle;
+
+const CLUSTER: ClusterId = ClusterId(9);
+const OWN: Incarnation = Incarnation(0xabc);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A manager that answers the n-th registration by a script; the last line of the script is repeated.
+struct Scripted {
+    script: Vec<Body>,
+    asked: AtomicUsize,
+}
+
+impl Backend for Scripted {
+    fn service(&self) -> Service {
+        Service::Manager
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(CLUSTER)
+    }
+
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+        let own = Registration { partition: 1, replica: 2, incarnation: OWN, member: true };
+        assert_eq!(ask, Ask::Register(own));
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.script.get(number).or(self.script.last()).cloned()
+    }
+}
+
+struct Manager {
+    door: Door<Scripted>,
+    backend: Arc<Scripted>,
+}
+
+impl Manager {
+    fn start(script: Vec<Body>) -> Manager {
+        let backend = Arc::new(Scripted { script, asked: AtomicUsize::new(0) });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = Door::open(&Handle::current(), listener, Arc::clone(&backend), DoorLimits::default()).unwrap();
+        Manager { door, backend }
+    }
+
+    fn address(&self) -> String {
+        self.door.address().to_string()
+    }
+
+    fn asked(&self) -> usize {
+        self.backend.asked.load(Ordering::Relaxed)
+    }
+}
+
+/// An address where nobody listens.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn map() -> ClusterMap {
+    ClusterMap::deal(CLUSTER, 1, &["127.0.0.1:1".into(), "127.0.0.1:2".into()]).unwrap()
+}
+
+fn registered() -> Body {
+    Body::Registered(Box::new(map()))
+}
+
+fn follow(leader: Option<u16>) -> Body {
+    Body::NotLeader { leader, term: 3 }
+}
+
+fn registrar(managers: Vec<String>, cluster: Option<ClusterId>) -> Registrar {
+    Registrar { managers, cluster, partition: 1, replica: 2, incarnation: OWN }
+}
+
+async fn until_answered(managers: Vec<String>) -> (Verdict, Option<String>) {
+    let mut complaint = None;
+    let registrar = registrar(managers, None);
+    let answered = registrar.until_answered(true, |reason| complaint = Some(reason.to_owned()));
+    let verdict = tokio::time::timeout(PATIENCE, answered).await.expect("an answer");
+    (verdict, complaint)
+}
+
+#[tokio::test]
+async fn follower_that_knows_the_leader_leads_there() {
+    let leader = Manager::start(vec![registered()]);
+    let follower = Manager::start(vec![follow(Some(1))]);
+    let (verdict, complaint) = until_answered(vec![follower.address(), leader.address()]).await;
+    assert_eq!(verdict, Verdict::Registered(map()));
+    assert_eq!((follower.asked(), leader.asked(), complaint), (1, 1, None));
+}
+
+// covers N9
+#[tokio::test]
+async fn followers_that_name_each_other_are_asked_a_bounded_number_of_times() {
+    let first = Manager::start(vec![follow(Some(1))]);
+    let second = Manager::start(vec![follow(Some(0))]);
+    let registrar = registrar(vec![first.address(), second.address()], None);
+    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(true)).await.expect("a bounded round");
+    assert!(outcome.unwrap_err().contains("electing"));
+    assert!(first.asked() + second.asked() <= 5, "{} and {}", first.asked(), second.asked());
+}
+
+// covers G5
+#[tokio::test]
+async fn managers_without_map_or_leader_asked_until_they_have_them() {
+    let manager = Manager::start(vec![follow(None), Body::NoMap, Body::OutOfService("unborn".into()), registered()]);
+    let (verdict, _) = until_answered(vec![nobody(), manager.address()]).await;
+    assert_eq!(verdict, Verdict::Registered(map()));
+    assert_eq!(manager.asked(), 4);
+}
+
+// covers G5
+#[tokio::test]
+async fn managers_absent_for_long_are_complained_about_once() {
+    let lines = Arc::new(AtomicUsize::new(0));
+    let address = nobody();
+    let registrar = registrar(vec![address.clone()], None);
+    let counted = Arc::clone(&lines);
+    let count = move |_: &str| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let waiting = tokio::spawn(async move { registrar.until_answered(true, count).await });
+    while lines.load(Ordering::Relaxed) == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let backend = Arc::new(Scripted { script: vec![registered()], asked: AtomicUsize::new(0) });
+    let listener = std::net::TcpListener::bind(&address).unwrap();
+    let _door = Door::open(&Handle::current(), listener, backend, DoorLimits::default()).unwrap();
+    let verdict = tokio::time::timeout(PATIENCE, waiting).await.expect("an answer").unwrap();
+    assert_eq!(verdict, Verdict::Registered(map()));
+    assert_eq!(lines.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn manager_that_hangs_is_passed_over() {
+    let hung = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // connections wait in its queue for ever
+    let manager = Manager::start(vec![registered()]);
+    let (verdict, _) = until_answered(vec![hung.local_addr().unwrap().to_string(), manager.address()]).await;
+    assert_eq!(verdict, Verdict::Registered(map()));
+}
+
+// covers G3
+#[tokio::test]
+async fn seat_taken_or_unknown_is_a_verdict() {
+    let taken = Body::Occupied { by: Incarnation(5), map: Box::new(map()) };
+    let manager = Manager::start(vec![taken, Body::Refused("no such seat".into())]);
+    let (verdict, _) = until_answered(vec![manager.address()]).await;
+    assert_eq!(verdict, Verdict::Occupied { by: Incarnation(5), map: map() });
+    let (verdict, _) = until_answered(vec![manager.address()]).await;
+    assert_eq!(verdict, Verdict::Refused("no such seat".into()));
+}
+
+// covers B4
+#[tokio::test]
+async fn manager_of_another_cluster_gives_no_verdict() {
+    let manager = Manager::start(vec![registered()]);
+    let registrar = registrar(vec![manager.address()], Some(ClusterId(10)));
+    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(true)).await.expect("an answer");
+    assert!(outcome.unwrap_err().contains("cluster"));
+    assert_eq!(manager.asked(), 0);
+}
