@@ -314,3 +314,69 @@ impl From<codec::CodecError> for Broken {
 fn append<T: serde::Serialize>(out: &mut Vec<u8>, kind: u16, value: &T) {
     codec::frame(out, kind, value).unwrap_or_else(|error| panic!("a request passed the limits: {error}"));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::backoff::Jitter;
+
+    fn context() -> Arc<Context> {
+        Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(), trace: None })
+    }
+
+    // covers C9
+    #[tokio::test]
+    async fn withdraw_before_the_writer_took_it_never_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connection = Connection::open(context(), address, Service::Manager, 1);
+        let mailbox = Arc::new(Mailbox::default());
+        // The connection's task has not run yet on this single thread, so nothing was taken.
+        let posted: Vec<Posted> =
+            (0..3u16).map(|to| connection.post(Ask::Transfer { to }, 0, &mailbox, 0).unwrap()).collect();
+        assert!(posted[1].withdraw());
+        drop(connection.post(Ask::Transfer { to: 9 }, 0, &mailbox, 0).unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut reader = FrameReader::new(stream, FRAME_PAYLOAD_MAX_BYTES);
+        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_HELLO);
+        for expected in [0, 2] {
+            let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
+            assert_eq!(request.ask, Ask::Transfer { to: expected });
+        }
+        assert!(!posted[0].withdraw(), "it has left");
+        connection.close("enough", true);
+        assert!(reader.next().await.unwrap().is_none());
+        let sent: Vec<bool> = [mailbox.receive().await, mailbox.receive().await]
+            .iter()
+            .map(|mail| matches!(mail.event, Event::Broken { sent: true }))
+            .collect();
+        assert_eq!(sent, [true, true]);
+    }
+
+    // covers B1, B3
+    #[tokio::test]
+    async fn connection_garbage_or_half_frame_ends_and_requests_hear_of_it() {
+        let half = {
+            let mut frame = Vec::new();
+            append(&mut frame, KIND_RESPONSE, &Response { id: 1, body: Body::Done });
+            frame.truncate(frame.len() - 1);
+            frame
+        };
+        for bytes in [b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), vec![0xff; 64], half] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let connection = Connection::open(context(), address, Service::Manager, 1);
+            let mailbox = Arc::new(Mailbox::default());
+            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+            drop(stream);
+            assert!(matches!(mailbox.receive().await.event, Event::Broken { .. }));
+            assert!(connection.end().is_some_and(|end| !end.welcomed));
+        }
+    }
+}

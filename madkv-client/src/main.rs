@@ -3,9 +3,12 @@
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
+use madkv_api::process;
 use madkv_client::cli::{self, args, line, pipe, prompt};
 use tokio::runtime::Builder;
 
+/// The program's name, in front of what it says on stderr.
+const PROGRAM: &str = "madkv-client";
 /// How much is read from a pipe at once, in bytes.
 const INPUT_CHUNK_BYTES: usize = 64 << 10;
 
@@ -14,7 +17,7 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(args::Stop::Print(text)) => return code(io::stdout().write_all(text.as_bytes())),
         Err(args::Stop::Wrong(line)) => {
-            eprintln!("madkv-client: {line}");
+            process::say(PROGRAM, &line);
             return ExitCode::from(2);
         }
     };
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("madkv-client: no runtime: {error}");
+            process::say(PROGRAM, &format!("no runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -51,7 +54,7 @@ fn code(result: io::Result<()>) -> ExitCode {
         Err(error) => {
             // Whoever reads our answers may leave at any time; that needs no words.
             if error.kind() != io::ErrorKind::BrokenPipe {
-                eprintln!("madkv-client: {error}");
+                process::say(PROGRAM, &error.to_string());
             }
             ExitCode::FAILURE
         }

@@ -1,0 +1,235 @@
+//! The executable on pipes, byte for byte, and its exit codes.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, where the lint only knows the tests themselves
+
+mod fake;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use fake::Cluster;
+use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_madkv-client"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program over `input`, on a thread of its own.
+async fn run(args: Vec<String>, input: Vec<u8>) -> Output {
+    tokio::task::spawn_blocking(move || {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut child = program(&args).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || {
+            let _ = stdin.write_all(&input); // it may stop reading before the end
+        });
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
+    })
+    .await
+    .unwrap()
+}
+
+fn managers(cluster: &Cluster) -> Vec<String> {
+    vec!["--manager_addrs".into(), cluster.manager_addrs().join(",")]
+}
+
+async fn lines(cluster: &Cluster, input: &[u8]) -> Vec<String> {
+    let output = run(managers(cluster), input.to_vec()).await;
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().split_inclusive('\n').map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_readme_lines_exact_bytes() {
+    let cluster = Cluster::start(2, 3).await;
+    let output = lines(&cluster, b"PUT a 1\nSWAP a 2\nGET a\nSCAN a z\nDELETE a\nGET a\nSTOP\n").await;
+    assert_eq!(
+        output.concat(),
+        "PUT a not_found\nSWAP a 1\nGET a 2\nSCAN a z BEGIN\n  a 2\nSCAN END\nDELETE a found\nGET a null\nSTOP\n"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_bad_lines_one_error_each_and_reads_on() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut input = Vec::new();
+    let bad: [&[u8]; 13] = [
+        b"",
+        b"  \t ",
+        b"put a 1",
+        b"FROB",
+        b"PUT",
+        b"PUT a",
+        b"PUT a 1 2",
+        b"GET",
+        b"GET a b",
+        b"SCAN a",
+        b"STOP now",
+        b"GET \xff\xfe",
+        b"status",
+    ];
+    for line in bad {
+        input.extend_from_slice(line);
+        input.push(b'\n');
+    }
+    input.extend_from_slice(&vec![b'x'; 5_000_000]);
+    input.extend_from_slice(b"\nPUT ");
+    input.extend_from_slice(&vec![b'k'; KEY_MAX_BYTES + 1]);
+    input.extend_from_slice(b" v\nPUT k ");
+    input.extend_from_slice(&vec![b'v'; VALUE_MAX_BYTES + 1]);
+    input.extend_from_slice(b"\n\tPUT  a\t \t1 \r\nGET a\r\n");
+    input.extend_from_slice(b"GET a"); // no line end, no STOP
+    let output = lines(&cluster, &input).await;
+    assert_eq!(output.len(), bad.len() + 3 + 3, "{output:?}");
+    let (errors, good) = output.split_at(bad.len() + 3);
+    assert!(errors.iter().all(|line| line.starts_with("ERROR ") && line.len() < 200), "{errors:?}");
+    assert_eq!(good, ["PUT a not_found\n", "GET a 1\n", "GET a 1\n"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_largest_key_and_value_pass() {
+    let cluster = Cluster::start(1, 1).await;
+    let (key, value) = ("k".repeat(KEY_MAX_BYTES), "v".repeat(VALUE_MAX_BYTES));
+    let output = lines(&cluster, format!("PUT {key} {value}\nGET {key}\nSTOP\nGET {key}\n").as_bytes()).await;
+    assert_eq!(output, [format!("PUT {key} not_found\n"), format!("GET {key} {value}\n"), "STOP\n".to_owned()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_empty_input_nothing_said_exit_0() {
+    let cluster = Cluster::start(1, 1).await;
+    assert_eq!(lines(&cluster, b"").await, Vec::<String>::new());
+}
+
+/// A child that is ended with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_each_answer_comes_before_the_next_line_is_sent() {
+    let cluster = Cluster::start(1, 1).await;
+    let managers = cluster.manager_addrs().join(",");
+    tokio::task::spawn_blocking(move || {
+        let mut child = Running(program(&["--manager-addrs", &managers]).spawn().unwrap());
+        let mut stdin = child.0.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
+        let mut answer = String::new();
+        for number in 0..20 {
+            writeln!(stdin, "PUT k{number} v").unwrap();
+            answer.clear();
+            stdout.read_line(&mut answer).unwrap();
+            assert_eq!(answer, format!("PUT k{number} not_found\n"));
+        }
+        drop(stdin);
+        assert!(child.0.wait().unwrap().success());
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_reader_gone_ends_quietly() {
+    let cluster = Cluster::start(1, 1).await;
+    let managers = cluster.manager_addrs().join(",");
+    tokio::task::spawn_blocking(move || {
+        let mut child = Running(program(&["--manager_addrs", &managers]).spawn().unwrap());
+        drop(child.0.stdout.take());
+        child.0.stdin.take().unwrap().write_all(b"PUT a 1\nGET a\nGET a\n").unwrap();
+        let mut said = String::new();
+        child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "");
+        assert_eq!(child.0.wait().unwrap().code(), Some(1));
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_timeout_says_whether_the_write_may_have_happened() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.group(0).leader = None;
+    let mut args = managers(&cluster);
+    args.extend(["--timeout-ms".to_owned(), "150".to_owned()]);
+    let output = run(args, b"PUT a 1\nGET a\nSTOP\n".to_vec()).await;
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "ERROR timeout after 150 ms: nothing was changed\nERROR timeout after 150 ms: nothing was changed\nSTOP\n"
+    );
+    assert!(output.status.success());
+}
+
+/// Without any manager: input is read and answered all the same, and stderr says once who is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipe_nobody_up_ready_at_once_and_says_so_once() {
+    let cluster = Cluster::start(1, 1).await;
+    for node in &cluster.managers {
+        node.kill().await;
+    }
+    let started = Instant::now();
+    let mut args = managers(&cluster);
+    args.extend(["--timeout_ms".to_owned(), "700".to_owned()]);
+    let output = run(args, b"FROB\nGET a\nGET a\nSTOP\n".to_vec()).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("no manager"), "{said}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(output.status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_messages_on_stderr_in_the_contract_form() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut args = managers(&cluster);
+    args.extend(["--trace_messages".to_owned(), "--client_id=7".to_owned()]);
+    let output = run(args, b"PUT a 1\nSTOP\n".to_vec()).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.lines().all(|line| line.starts_with('[')), "{said}");
+    assert!(said.contains("] Sent <C7, S1, 1, request>\n"), "{said}");
+    assert!(said.contains("] Received <C7, S1, 1, reply>\n"), "{said}");
+    assert_eq!(output.stdout, b"PUT a not_found\nSTOP\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_status_and_transfer_one_shot() {
+    let cluster = Cluster::start(1, 3).await;
+    let mut args = managers(&cluster);
+    args.extend(["transfer".to_owned(), "s0".to_owned(), "2".to_owned()]);
+    let output = run(args, vec![]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(cluster.group(0).leader, Some(2));
+    let mut args = managers(&cluster);
+    args.extend(["status".to_owned(), "--json".to_owned()]);
+    let output = run(args, vec![]).await;
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["nodes"].as_array().unwrap().len(), 6);
+    assert_eq!(json["nodes"][5]["role"], "leader");
+    let mut args = managers(&cluster);
+    args.extend(["transfer".to_owned(), "s9".to_owned(), "2".to_owned()]);
+    let output = run(args, vec![]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no group"));
+}
+
+// covers B9
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_wrong_one_line_exit_2_within_two_seconds() {
+    for args in [&["--manager_addrs", "nonsense"][..], &["--manager_addrs"], &["--frob"], &["dance"]] {
+        let started = Instant::now();
+        let output = run(args.iter().map(|arg| (*arg).to_owned()).collect(), vec![]).await;
+        assert!(started.elapsed() < Duration::from_secs(2));
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1, "{args:?}");
+    }
+}

@@ -1,0 +1,398 @@
+//! A cluster inside the test: real sockets and frames, no replication. Replicas of a group share one state, so whoever is
+//! named leader serves; a test scripts each replica's deviations, and reads back what reached it.
+
+// Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use madkv_api::command::{Command, Query, encode_found, encode_value, push_record};
+use madkv_api::frames::{
+    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
+    Response, Service, Welcome,
+};
+use madkv_api::map::ClusterMap;
+use madkv_client::{Client, Options};
+use smr::codec;
+use smr::entry::{EntryId, Index, Term};
+use smr::id::{ClusterId, NodeId};
+use smr::protocol::Role;
+use smr::replica::{ReplicaStatus, Standing};
+use smr::wire::FrameReader;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub const CLUSTER: ClusterId = ClusterId(0x77);
+
+/// What a node does about a request.
+#[derive(Clone, Debug)]
+pub enum Act {
+    Reply(Vec<Body>),
+    /// Some of it, and then the connection breaks.
+    ReplyAndClose(Vec<Body>),
+    Silent,
+}
+
+impl From<Body> for Act {
+    fn from(body: Body) -> Act {
+        Act::Reply(vec![body])
+    }
+}
+
+type Handler = Arc<dyn Fn(&Request) -> Act + Send + Sync>;
+
+/// A listening process.
+pub struct Node {
+    pub address: String,
+    service: Service,
+    cluster: ClusterId,
+    handler: Handler,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Node {
+    pub async fn start(service: Service, cluster: ClusterId, handler: Handler) -> Node {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let node = Node { address, service, cluster, handler, task: Mutex::new(None) };
+        node.run(listener);
+        node
+    }
+
+    fn run(&self, listener: TcpListener) {
+        let (service, cluster, handler) = (self.service, self.cluster, Arc::clone(&self.handler));
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, service, cluster, Arc::clone(&handler)));
+            }
+        });
+        *self.task.lock().unwrap() = Some(task);
+    }
+
+    /// Like kill -9: the port is free and all connections are broken when this returns.
+    pub async fn kill(&self) {
+        let task = self.task.lock().unwrap().take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    pub async fn revive(&self) {
+        for _ in 0..500 {
+            if let Ok(listener) = TcpListener::bind(&self.address).await {
+                return self.run(listener);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} is taken", self.address);
+    }
+}
+
+async fn serve(mut stream: TcpStream, service: Service, cluster: ClusterId, handler: Handler) {
+    let (reader, mut writer) = stream.split();
+    let mut reader = FrameReader::new(reader, codec::FRAME_PAYLOAD_MAX_BYTES);
+    let Ok(Some(frame)) = reader.next().await else { return };
+    assert_eq!(frame.kind, KIND_HELLO);
+    let hello: Hello = codec::decode(frame.payload).unwrap();
+    assert_eq!(hello.magic, MAGIC);
+    let mut out = Vec::new();
+    if hello.service != service || hello.cluster.is_some_and(|other| other != cluster) {
+        let reason = format!("{:?} of {cluster}, not {:?} of {:?}", service, hello.service, hello.cluster);
+        codec::frame(&mut out, KIND_REFUSAL, &Refusal { reason }).unwrap();
+        let _ = writer.write_all(&out).await;
+        return;
+    }
+    codec::frame(&mut out, KIND_WELCOME, &Welcome { cluster: Some(cluster), epoch: 1 }).unwrap();
+    if writer.write_all(&out).await.is_err() {
+        return;
+    }
+    while let Ok(Some(frame)) = reader.next().await {
+        assert_eq!(frame.kind, KIND_REQUEST);
+        let request: Request = codec::decode(frame.payload).unwrap();
+        let (bodies, close) = match handler(&request) {
+            Act::Reply(bodies) => (bodies, false),
+            Act::ReplyAndClose(bodies) => (bodies, true),
+            Act::Silent => continue,
+        };
+        let mut out = Vec::new();
+        for body in bodies {
+            codec::frame(&mut out, KIND_RESPONSE, &Response { id: request.id, body }).unwrap();
+        }
+        if writer.write_all(&out).await.is_err() || close {
+            return;
+        }
+    }
+}
+
+/// A request that reached a replica.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub replica: u16,
+    pub ask: Ask,
+}
+
+type Rule = Box<dyn FnMut(&mut GroupState, &Ask) -> Option<Act> + Send>;
+
+/// What the replicas of a group share.
+pub struct GroupState {
+    pub leader: Option<u16>,
+    pub term: u64,
+    pub data: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Answers by session and number.
+    pub sessions: BTreeMap<u64, BTreeMap<u64, Bytes>>,
+    pub opened: u64,
+    pub seen: Vec<Seen>,
+    /// How many commands were executed.
+    pub executed: u64,
+    partition: usize,
+    map: Arc<Mutex<Option<ClusterMap>>>,
+}
+
+pub struct Group {
+    pub state: Arc<Mutex<GroupState>>,
+    pub nodes: Vec<Node>,
+    rules: Vec<Arc<Mutex<Option<Rule>>>>,
+}
+
+pub struct Cluster {
+    pub groups: Vec<Group>,
+    pub managers: Vec<Node>,
+    pub map: Arc<Mutex<Option<ClusterMap>>>,
+}
+
+impl Cluster {
+    pub async fn start(partitions: usize, server_rf: usize) -> Cluster {
+        let map = Arc::new(Mutex::new(None));
+        let mut groups = Vec::new();
+        for partition in 0..partitions {
+            groups.push(Group::start(partition, server_rf, Arc::clone(&map)).await);
+        }
+        let servers: Vec<String> =
+            groups.iter().flat_map(|group| group.nodes.iter().map(|node| node.address.clone())).collect();
+        *map.lock().unwrap() = Some(ClusterMap::deal(CLUSTER, server_rf, &servers).unwrap());
+        let mut managers = Vec::new();
+        for _ in 0..3 {
+            let map = Arc::clone(&map);
+            managers.push(manager(move || map.lock().unwrap().clone()).await);
+        }
+        Cluster { groups, managers, map }
+    }
+
+    pub fn manager_addrs(&self) -> Vec<String> {
+        self.managers.iter().map(|node| node.address.clone()).collect()
+    }
+
+    pub fn client(&self, timeout_ms: Option<u64>) -> Client {
+        client(self.manager_addrs(), timeout_ms)
+    }
+
+    pub fn group(&self, number: usize) -> std::sync::MutexGuard<'_, GroupState> {
+        self.groups[number].state.lock().unwrap()
+    }
+
+    /// Lets `rule` decide first about each request at a replica, until it is replaced.
+    pub fn rule(
+        &self,
+        group: usize,
+        replica: usize,
+        rule: impl FnMut(&mut GroupState, &Ask) -> Option<Act> + Send + 'static,
+    ) {
+        *self.groups[group].rules[replica].lock().unwrap() = Some(Box::new(rule));
+    }
+
+    pub fn no_rule(&self, group: usize, replica: usize) {
+        *self.groups[group].rules[replica].lock().unwrap() = None;
+    }
+
+    /// The writes that reached a group: replica, session, number, lowest unanswered.
+    pub fn writes(&self, group: usize) -> Vec<(u16, u64, u64, u64)> {
+        let state = self.group(group);
+        let write = |seen: &Seen| match seen.ask {
+            Ask::Write { client, number, lowest_unanswered, .. } => {
+                Some((seen.replica, client, number, lowest_unanswered))
+            }
+            _ => None,
+        };
+        state.seen.iter().filter_map(write).collect()
+    }
+}
+
+pub fn client(managers: Vec<String>, timeout_ms: Option<u64>) -> Client {
+    Client::connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None })
+}
+
+pub async fn manager(map: impl Fn() -> Option<ClusterMap> + Send + Sync + 'static) -> Node {
+    let handler: Handler = Arc::new(move |request| match (&request.ask, map()) {
+        (Ask::Map, Some(map)) => Body::Map(Box::new(map)).into(),
+        (Ask::Map, None) => Body::NoMap.into(),
+        _ => Body::Refused("only maps here".into()).into(),
+    });
+    Node::start(Service::Manager, CLUSTER, handler).await
+}
+
+impl Group {
+    async fn start(partition: usize, server_rf: usize, map: Arc<Mutex<Option<ClusterMap>>>) -> Group {
+        let state = Arc::new(Mutex::new(GroupState {
+            leader: Some(0),
+            term: 5,
+            data: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            opened: 100,
+            seen: Vec::new(),
+            executed: 0,
+            partition,
+            map,
+        }));
+        let mut nodes = Vec::new();
+        let mut rules = Vec::new();
+        for replica in 0..server_rf as u16 {
+            let rule = Arc::new(Mutex::new(None::<Rule>));
+            rules.push(Arc::clone(&rule));
+            let state = Arc::clone(&state);
+            let handler: Handler = Arc::new(move |request| {
+                let mut state = state.lock().unwrap();
+                state.seen.push(Seen { replica, ask: request.ask.clone() });
+                let scripted = rule.lock().unwrap().as_mut().and_then(|rule| rule(&mut state, &request.ask));
+                scripted.unwrap_or_else(|| state.answer(replica, request))
+            });
+            nodes.push(Node::start(Service::Server { partition: partition as u16 }, CLUSTER, handler).await);
+        }
+        Group { state, nodes, rules }
+    }
+}
+
+impl GroupState {
+    /// What a sound replica does.
+    pub fn answer(&mut self, replica: u16, request: &Request) -> Act {
+        if let Ask::Status = request.ask {
+            return Body::Status(Box::new(self.status(replica))).into();
+        }
+        if self.leader != Some(replica) {
+            return Body::NotLeader { leader: self.leader, term: self.term }.into();
+        }
+        if let Some(epoch) = self.foreign(&request.ask) {
+            return Body::WrongPartition { epoch }.into();
+        }
+        self.lead(&request.ask)
+    }
+
+    /// What a leader does.
+    pub fn lead(&mut self, ask: &Ask) -> Act {
+        match ask {
+            Ask::OpenSession => {
+                self.opened += 1;
+                self.sessions.insert(self.opened, BTreeMap::new());
+                Body::SessionOpened(self.opened).into()
+            }
+            Ask::Write { client, number, command, .. } => {
+                let Some(answers) = self.sessions.get(client) else { return Body::SessionExpired.into() };
+                if let Some(answer) = answers.get(number) {
+                    return Body::Answer(answer.clone()).into();
+                }
+                let answer = self.execute(command);
+                self.sessions.get_mut(client).unwrap().insert(*number, answer.clone());
+                Body::Answer(answer).into()
+            }
+            Ask::Read { query } => Act::Reply(self.query(query)),
+            Ask::Transfer { to } => {
+                self.leader = Some(*to);
+                self.term += 1;
+                Body::Done.into()
+            }
+            _ => Body::Refused("not here".into()).into(),
+        }
+    }
+
+    fn execute(&mut self, command: &Bytes) -> Bytes {
+        self.executed += 1;
+        match Command::decode(command).unwrap() {
+            Command::Put { key, value } => encode_found(self.data.insert(key.to_vec(), value.to_vec()).is_some()),
+            Command::Swap { key, value } => encode_value(self.data.insert(key.to_vec(), value.to_vec()).as_deref()),
+            Command::Delete { key } => encode_found(self.data.remove(key).is_some()),
+        }
+        .into()
+    }
+
+    /// The answer to a query; each record of a SCAN is a part of its own.
+    pub fn query(&self, query: &Bytes) -> Vec<Body> {
+        let (from, to) = match Query::decode(query).unwrap() {
+            Query::Get { key } => {
+                return vec![Body::Answer(encode_value(self.data.get(key).map(Vec::as_slice)).into())];
+            }
+            Query::Scan { from, to } => (from.to_vec(), to.to_vec()),
+        };
+        let part = |(key, value): (&Vec<u8>, &Vec<u8>)| {
+            let mut part = Vec::new();
+            push_record(&mut part, key, value);
+            Body::Part(part.into())
+        };
+        let mut bodies: Vec<Body> = self.data.range(from..=to).map(part).collect();
+        bodies.push(Body::Answer(Bytes::new()));
+        bodies
+    }
+
+    /// The map's epoch, if the request's key lives elsewhere.
+    fn foreign(&self, ask: &Ask) -> Option<u64> {
+        let map = self.map.lock().unwrap();
+        let map = map.as_ref()?;
+        let owner = match ask {
+            Ask::Write { command, .. } => map.partition_of(Command::decode(command).unwrap().key()),
+            Ask::Read { query } => match Query::decode(query).unwrap() {
+                Query::Get { key } => map.partition_of(key),
+                Query::Scan { .. } => return None,
+            },
+            _ => return None,
+        };
+        (owner != self.partition).then_some(map.epoch)
+    }
+
+    pub fn status(&self, replica: u16) -> ReplicaStatus {
+        let leads = self.leader == Some(replica);
+        ReplicaStatus {
+            group: format!("s{}", self.partition).parse().unwrap(),
+            node: NodeId::new(replica, 1),
+            standing: Standing::InService,
+            role: if leads { Role::Leader } else { Role::Follower },
+            term: Term(self.term),
+            leader: self.leader.map(|leader| NodeId::new(leader, 1)),
+            snapshot: EntryId::ZERO,
+            last: EntryId::ZERO,
+            commit: Index(self.executed),
+            applied: Index(self.executed),
+            log_bytes: 0,
+            sessions: self.sessions.len() as u64,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            sync_mode: "synced".into(),
+            peers: Vec::new(),
+        }
+    }
+
+    /// Another replica takes over, in a new term.
+    pub fn elect(&mut self, leader: u16) {
+        self.leader = Some(leader);
+        self.term += 1;
+    }
+}
+
+/// A key of each partition of the map.
+pub fn key_in(map: &ClusterMap, partition: usize) -> Vec<u8> {
+    (0u32..).map(|number| format!("key{number}").into_bytes()).find(|key| map.partition_of(key) == partition).unwrap()
+}
+
+/// Waits until `done` holds, and fails after five seconds.
+pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("not within five seconds: {what}");
+}
