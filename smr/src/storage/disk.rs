@@ -1,6 +1,7 @@
 //! The file system as the storage layer sees it: a few operations, so that tests and the simulator can put a
 //! virtual disk in the place of the real one, and crash, tear, lie and fail there.
 
+use std::any::Any;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -48,7 +49,19 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system, except "not found".
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Creates the file if need be, and locks it against every other process, and every other caller in this one, until
+    /// the lock is dropped or the process ends. Does not wait. As it stands here it locks nothing: enough for a disk that
+    /// nobody else can reach.
+    ///
+    /// # Errors
+    /// `WouldBlock` if somebody else holds the lock; those of the file system.
+    fn lock(&self, _path: &Path) -> io::Result<DiskLock> {
+        Ok(Box::new(()))
+    }
 }
+
+/// Keeps a file locked until it is dropped.
+pub type DiskLock = Box<dyn Any + Send + Sync>;
 
 /// An open file.
 pub trait DiskFile: Send + Sync {
@@ -152,6 +165,14 @@ impl Disk for RealDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         PathBuf::from(path).try_exists()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<DiskLock> {
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        // flock, not fcntl: the lock belongs to this open file, so a second caller in this process is refused as well, and
+        // a stopped process keeps it (D13). The descriptor is close-on-exec, so no child inherits it.
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
     }
 }
 

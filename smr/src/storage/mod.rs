@@ -1,3 +1,243 @@
-//! Durable state of a replica.
+//! Durable state of a replica: its log, what it has promised, and proof that neither was lost.
+//!
+//! # Files
+//! ```text
+//! <directory>/lock         held (flock) by the process for its whole life
+//!             promise      identity, birth, term and vote        two slots, synced one after the other
+//!             mark         the highest entry known to be synced  two slots, written after each log sync
+//!             log/         the log engine's own files; for sled each inode carries the attribute S
+//!             snapshots/   see `crate::snapshot`
+//!             quarantine   the replica was found damaged; present until a readmission is complete
+//!             next/        the life after a quarantine: the same layout, another incarnation
+//!             damaged-*/   what a readmission has put aside; never read again
+//! ```
+//!
+//! # What a crash leaves behind, and what the next start does with it
+//! - *In the first start*: no `promise` (it appears complete, by a rename), so nothing else but `lock` and `promise.new`: a
+//!   new directory. Or a promise that says *unborn*: everything beside it is thrown away and made again.
+//! - *In a change of the promise*: one slot is new, the other old or torn. Nothing has left the node unless both are
+//!   written; the start takes the newer one and repairs the other.
+//! - *In an append*: a prefix of the records written since the last flush, because both engines recover a prefix of
+//!   their writes. The last record may lack parts: it is cut, if the mark does not cover it.
+//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix is left.
+//! - *In a prefix truncation*: records go from the front, so the rest is whole, and what is missing lies under the snapshot.
+//! - *In an install*: the snapshot was durable before. If the log does not fit it, the next start empties the log as
+//!   the install would have done.
+//! - *After a log sync, before the mark*: a mark that is too low, which proves less but nothing wrong.
+//!
+//! # Damage
+//! An engine may open a damaged directory without complaint, shorter or empty. So nothing is believed that the chain
+//! of checksums through all records, the mark and the promise do not confirm together; what does not fit is [`Damage`] and
+//! leads to *quarantine*: written down in a file before anything in `log/` is touched again, and final for this
+//! incarnation. An error of the device is no damage: the process stops and may be started again ([`StorageError`]).
+//!
+//! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
+//! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
+//! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`].
+//!
+//! # Layers
+//! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush) over, in
+//! production, [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of bytes): sled, or a
+//! journal file on any [`disk::Disk`], the virtual one included.
 
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::entry::{Entry, EntryId, Index, Term};
+
+mod directory;
 pub mod disk;
+mod identity;
+mod journal;
+pub mod mark;
+pub mod memory;
+mod open;
+mod promise;
+mod quarantine;
+mod record;
+pub mod record_log;
+mod sled;
+mod slots;
+mod store;
+mod sync_mode;
+pub mod virtual_disk;
+
+#[cfg(test)]
+mod conformance;
+
+pub use directory::{ReplicaDirectory, Seat};
+pub use identity::Identity;
+pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
+pub use promise::{Birth, PromiseRecord};
+pub use quarantine::Quarantined;
+pub use store::Store;
+pub use sync_mode::{SyncMode, probe_sync};
+
+/// A durable log of entries without holes. What a caller must not do (a hole, a falling term, an index that is not there) is
+/// a bug and panics, with the values.
+///
+/// After an error the log is in an unknown state: the process has to end and read it back from the device (D6).
+pub trait LogStore: Send {
+    /// Tells whose log it is. Only while it is empty and nothing was ever appended.
+    fn adopt(&mut self, identity: u64);
+
+    /// Appends entries, the first right behind [`LogStore::last`]. Durable after [`LogStore::flush`].
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError>;
+
+    /// Removes this entry and all behind it, from the end backwards.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn remove_from(&mut self, index: Index) -> Result<(), StorageError>;
+
+    /// Removes all entries up to and including this one: they are gone at once for the caller, and from the device in slices.
+    fn remove_through(&mut self, index: Index);
+
+    /// Does a bounded part of what [`LogStore::remove_through`] has left; returns whether some is still left.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn compact_slice(&mut self) -> Result<bool, StorageError>;
+
+    /// Empties the log; the next entry is the one behind `start`.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn reset_to(&mut self, start: EntryId) -> Result<(), StorageError>;
+
+    /// Makes everything up to here durable.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn flush(&mut self) -> Result<(), StorageError>;
+
+    /// The entry that the log starts behind: [`EntryId::ZERO`], or the last one removed from the front.
+    fn start(&self) -> EntryId;
+
+    /// The last entry, or [`LogStore::start`] if there is none.
+    fn last(&self) -> EntryId;
+
+    /// The term at an index from the start's to the last's, or `None` outside.
+    fn term_at(&self, index: Index) -> Option<Term>;
+
+    /// A checksum of the entry at an index behind the start, for the [`mark`].
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn fingerprint_at(&mut self, index: Index) -> Result<u64, StorageError>;
+
+    /// Reads all entries back, in order, verified.
+    ///
+    /// # Errors
+    /// Damage, or fatal ones of the engine.
+    fn load(&self) -> Result<Vec<Entry>, LoadError>;
+}
+
+/// The key of a value in a [`ByteMap`].
+pub type Key = [u8; KEY_LEN_BYTES];
+
+/// Length of a [`Key`] in bytes.
+pub const KEY_LEN_BYTES: usize = 12;
+
+/// An ordered map of bytes on the device. After a crash it holds what a *prefix* of the writes made of it, at least all
+/// those before the last flush.
+pub trait ByteMap: Send {
+    /// Puts a value in.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn insert(&mut self, key: &Key, value: &[u8]) -> Result<(), StorageError>;
+
+    /// Takes a value out; an absent key is fine.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn remove(&mut self, key: &Key) -> Result<(), StorageError>;
+
+    /// Reads the values from `from` on, in order, until `visit` returns false. A key of another length than
+    /// [`KEY_LEN_BYTES`] is damage.
+    ///
+    /// # Errors
+    /// Damage, or fatal ones of the engine.
+    fn scan(&self, from: &Key, visit: &mut dyn FnMut(&Key, &[u8]) -> bool) -> Result<(), LoadError>;
+
+    /// Makes all writes durable.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn flush(&mut self) -> Result<(), StorageError>;
+
+    /// The file or directory that it lives in, for messages.
+    fn place(&self) -> &Path;
+}
+
+/// The device or the engine failed. Fatal: what was written and not yet confirmed may or may not be there, and trying again
+/// would hide that (D6). The process ends; the next start reads what is really on the device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {doing}: {why}", .file.display())]
+pub struct StorageError {
+    /// The file or directory.
+    pub file: PathBuf,
+    /// What was being done.
+    pub doing: &'static str,
+    /// What went wrong.
+    pub why: String,
+}
+
+impl StorageError {
+    /// An error while `doing` something with `file`.
+    pub fn new(file: &Path, doing: &'static str, why: impl fmt::Display) -> StorageError {
+        StorageError { file: file.to_owned(), doing, why: why.to_string() }
+    }
+}
+
+/// What is on the device is not what was written there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {what}", .file.display())]
+pub struct Damage {
+    /// The file or directory.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Damage {
+    /// Damage in `file`.
+    pub fn new(file: &Path, what: impl fmt::Display) -> Damage {
+        Damage { file: file.to_owned(), what: what.to_string() }
+    }
+}
+
+/// Why a log cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The device failed; trying again later may help.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// It is damaged; the replica belongs into quarantine.
+    #[error(transparent)]
+    Damage(#[from] Damage),
+    /// A newer build wrote it; this one leaves it alone (D16).
+    #[error("{}: format version {found} is newer than this build's {supported}", .file.display())]
+    Newer {
+        /// The file or directory.
+        file: PathBuf,
+        /// The version found there.
+        found: u16,
+        /// The newest version this build reads.
+        supported: u16,
+    },
+}
+
+impl LoadError {
+    /// The same as a fatal error, for reads while running: what was read before can no longer be read.
+    pub(crate) fn into_fatal(self, file: &Path) -> StorageError {
+        match self {
+            LoadError::Storage(error) => error,
+            other => StorageError::new(file, "reading back", other),
+        }
+    }
+}

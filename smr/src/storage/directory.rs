@@ -1,0 +1,177 @@
+//! A replica's directory: claimed by one process, checked for its owner, not opened yet.
+//!
+//! The steps are separate because snapshots are read between them: [`ReplicaDirectory::open`] locks, finishes an interrupted
+//! readmission and refuses strangers; then the newest snapshot is looked for in [`ReplicaDirectory::snapshots`]; then
+//! [`super::Store::open`] reads the log behind it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::StorageError;
+use super::disk::{Disk, DiskLock};
+use super::mark::MARK;
+use super::open::OpenError;
+use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
+use super::quarantine::{self, Note};
+use super::slots::SLOT_VERSION;
+use crate::id::{ClusterId, GroupName, NodeName};
+
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const LOG: &str = "log";
+pub(crate) const SNAPSHOTS: &str = "snapshots";
+
+/// Which place in which group a process was started for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The group.
+    pub group: GroupName,
+    /// The seat in it.
+    pub name: NodeName,
+    /// The cluster, if the process knows it.
+    pub cluster: Option<ClusterId>,
+}
+
+/// Which of its lives a directory is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// The directory itself.
+    Present,
+    /// The one after a quarantine, inside the quarantined directory `of`.
+    Next {
+        /// The quarantined directory.
+        of: PathBuf,
+    },
+}
+
+/// A directory that this process has claimed: nobody else can open it until this, or the store made of it, is dropped.
+pub struct ReplicaDirectory {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) root: PathBuf,
+    pub(crate) seat: Seat,
+    pub(crate) life: Life,
+    pub(crate) note: Option<Note>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) lock: Arc<DiskLock>,
+}
+
+impl ReplicaDirectory {
+    /// Claims a directory, which is made if need be.
+    ///
+    /// # Errors
+    /// If another process has it, if it belongs to another seat, if a newer build wrote it, or if the file system fails. It is
+    /// then as it was.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, seat: Seat) -> Result<ReplicaDirectory, OpenError> {
+        make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
+        let lock = match disk.lock(&path.join(LOCK)) {
+            Ok(lock) => Arc::new(lock),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(OpenError::Locked { directory: path.to_owned() });
+            }
+            Err(error) => return Err(StorageError::new(&path.join(LOCK), "locking", error).into()),
+        };
+        let mut notes = Vec::new();
+        // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
+        quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
+        ReplicaDirectory::inspect(disk, path, seat, Life::Present, lock, notes)
+    }
+
+    pub(crate) fn inspect(
+        disk: Arc<dyn Disk>,
+        root: &Path,
+        seat: Seat,
+        life: Life,
+        lock: Arc<DiskLock>,
+        mut notes: Vec<String>,
+    ) -> Result<ReplicaDirectory, OpenError> {
+        let doing = |what: &'static str| move |error: io::Error| StorageError::new(root, what, error);
+        let note = quarantine::read(disk.as_ref(), root)?;
+        match PromiseFile::read(disk.as_ref(), root).map_err(doing("reading the promise"))? {
+            FoundPromise::Newer { file, found } => {
+                return Err(OpenError::Newer { file, found, supported: SLOT_VERSION });
+            }
+            FoundPromise::Sound { file, .. } => {
+                let identity = &file.record().identity;
+                let stranger = identity.group != seat.group
+                    || identity.node.name != seat.name
+                    || matches!((identity.cluster, seat.cluster), (Some(found), Some(expected)) if found != expected);
+                if stranger {
+                    let expected = Box::new(seat);
+                    return Err(OpenError::Foreign { directory: root.to_owned(), found: identity.clone(), expected });
+                }
+                if note.is_none() && file.record().birth == Birth::Unborn {
+                    throw_away(disk.as_ref(), root, &mut notes).map_err(doing("removing what an unborn node left"))?;
+                }
+            }
+            FoundPromise::Missing | FoundPromise::Broken(_) => {}
+        }
+        Ok(ReplicaDirectory { disk, root: root.to_owned(), seat, life, note, notes, lock })
+    }
+
+    /// Where the snapshots of this directory's present life are.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join(SNAPSHOTS)
+    }
+
+    /// Why it is in quarantine, if it is. Then nothing in it should be touched, snapshots included.
+    pub fn quarantined(&self) -> Option<&str> {
+        self.note.as_ref().map(|note| note.reason.as_str())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Removes what an unborn node has beside its promise: it has promised nothing, so nothing of it counts.
+fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Result<()> {
+    let mut any = false;
+    for name in [LOG, SNAPSHOTS] {
+        if disk.exists(&root.join(name))? {
+            disk.remove_dir_all(&root.join(name))?;
+            any = true;
+        }
+    }
+    if disk.exists(&root.join(MARK))? {
+        disk.remove_file(&root.join(MARK))?;
+        any = true;
+    }
+    if any {
+        disk.sync_dir(root)?;
+        notes.push(format!("{}: not born yet, its empty log was made again", root.display()));
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it, durably.
+fn make_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut parents = Vec::new();
+    for ancestor in path.ancestors().filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        parents.push(parent_of(ancestor));
+        if disk.exists(ancestor)? && ancestor != path {
+            break;
+        }
+    }
+    disk.create_dir_all(path)?;
+    if disk.exists(&path.join(PROMISE))? {
+        return Ok(()); // it was synced before the promise was made
+    }
+    // Also if the directory was there: an earlier start may have ended right after it was made.
+    for parent in parents {
+        match disk.sync_dir(parent) {
+            // Those further up may be closed to us; they were not made by us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && parent != parent_of(path) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}

@@ -1,0 +1,43 @@
+//! Who a directory belongs to.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::id::{ClusterId, GroupName, NodeId};
+
+/// The owner of a directory. In every record, mark and promise, so that a file of another owner is found out (D11, M9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The cluster; unknown before birth.
+    pub cluster: Option<ClusterId>,
+    /// The group.
+    pub group: GroupName,
+    /// The node.
+    pub node: NodeId,
+}
+
+impl Identity {
+    /// A hash over all of it, for records and marks.
+    pub fn hash(&self) -> u64 {
+        codec::checksum(&[
+            b"smr identity 1",
+            &[u8::from(self.cluster.is_some())],
+            &self.cluster.map_or(0, |cluster| cluster.0).to_le_bytes(),
+            &self.node.name.0.to_le_bytes(),
+            &self.node.incarnation.0.to_le_bytes(),
+            self.group.as_str().as_bytes(),
+        ])
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} of group {}", self.node, self.group)?;
+        match self.cluster {
+            Some(cluster) => write!(f, " of cluster {cluster}"),
+            None => f.write_str(" of no cluster yet"),
+        }
+    }
+}

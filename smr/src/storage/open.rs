@@ -1,0 +1,340 @@
+//! Opening a claimed directory: promise, mark and log are read, compared, and believed only together.
+//!
+//! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not fit leads to
+//! quarantine; an error of the device does not, because the next start may read what this one could not.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS, Seat};
+use super::mark::{FoundMark, MARK, MarkFile};
+use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
+use super::quarantine::{self, NEXT, Quarantined};
+use super::record_log::{RecordLog, Recovered};
+use super::slots::SLOT_VERSION;
+use super::store::Store;
+use super::sync_mode::SyncMode;
+use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, journal, sled};
+use crate::entry::{Entry, EntryId, Promise, SnapshotMeta};
+use crate::id::{Incarnation, NodeId};
+
+/// What keeps the log's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// sled, in a directory of the operating system. Needs the attribute S.
+    #[default]
+    Sled,
+    /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It holds
+    /// everything in memory as well: meant for tests and simulations.
+    Journal,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// The newest valid snapshot in [`ReplicaDirectory::snapshots`], or the default for none. Ignored for an unborn node.
+    pub snapshot: SnapshotMeta,
+    /// The incarnation of a directory that is made now. Random and never used before.
+    pub incarnation_if_new: Incarnation,
+    /// The engine. A directory keeps the one it was made with.
+    pub engine: Engine,
+    /// Open even where power loss is not covered. The status shows it.
+    pub allow_unsynced: bool,
+    /// The time, in seconds of Unix time, to be written down in case of quarantine.
+    pub now_unix_s: u64,
+}
+
+/// What became of it.
+pub enum Opened {
+    /// Open.
+    Store(Box<OpenedStore>),
+    /// In quarantine, now or since long.
+    Quarantined(Box<Quarantined>),
+}
+
+/// An open store, and what it holds.
+pub struct OpenedStore {
+    /// The store.
+    pub store: Store,
+    /// Who it belongs to.
+    pub identity: Identity,
+    /// Whether the node counts.
+    pub birth: Birth,
+    /// Term and vote.
+    pub promise: Promise,
+    /// The log behind the snapshot.
+    pub entries: Vec<Entry>,
+    /// How writes reach the device.
+    pub sync_mode: SyncMode,
+    /// What was found and repaired, a line each.
+    pub notes: Vec<String>,
+}
+
+/// Why a directory was refused. It is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open, or is stopped with it open.
+    #[error("{}: in use by another process", .directory.display())]
+    Locked {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// It belongs to somebody else.
+    #[error(
+        "{}: belongs to {found}, this process is node {} of group {}{}",
+        .directory.display(), .expected.name, .expected.group,
+        .expected.cluster.map_or(String::new(), |cluster| format!(" of cluster {cluster}"))
+    )]
+    Foreign {
+        /// The directory.
+        directory: PathBuf,
+        /// Its owner.
+        found: Identity,
+        /// The seat that this process was started for.
+        expected: Box<Seat>,
+    },
+    /// A newer build wrote it.
+    #[error("{}: format version {found} is newer than this build's {supported}", .file.display())]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: u16,
+        /// The newest version that this build reads.
+        supported: u16,
+    },
+    /// What is written there may be lost with the power, and nobody allowed that.
+    #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]
+    NotDurable {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The file system failed.
+    #[error(transparent)]
+    Io(#[from] StorageError),
+}
+
+/// Why a log could not be opened, sorted by what has to happen next.
+pub(crate) enum Trouble {
+    Quarantine(Damage),
+    Refuse(OpenError),
+}
+
+impl Trouble {
+    pub(crate) fn io(file: &Path, doing: &'static str, error: io::Error) -> Trouble {
+        StorageError::new(file, doing, error).into()
+    }
+}
+
+impl From<StorageError> for Trouble {
+    fn from(error: StorageError) -> Trouble {
+        Trouble::Refuse(error.into())
+    }
+}
+
+impl From<Damage> for Trouble {
+    fn from(damage: Damage) -> Trouble {
+        Trouble::Quarantine(damage)
+    }
+}
+
+impl From<LoadError> for Trouble {
+    fn from(error: LoadError) -> Trouble {
+        match error {
+            LoadError::Storage(error) => error.into(),
+            LoadError::Damage(damage) => damage.into(),
+            LoadError::Newer { file, found, supported } => Trouble::Refuse(OpenError::Newer { file, found, supported }),
+        }
+    }
+}
+
+impl Store {
+    /// Opens a claimed directory.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Damage is no error but [`Opened::Quarantined`].
+    pub fn open(mut directory: ReplicaDirectory, options: &StoreOptions) -> Result<Opened, OpenError> {
+        if let Some(note) = directory.note.clone() {
+            return Ok(Opened::Quarantined(Box::new(Quarantined::of(directory, note)?)));
+        }
+        match read(&mut directory, options) {
+            Ok(parts) => {
+                let Parts { promise, log, mark, entries, sync_mode } = parts;
+                let record = promise.record().clone();
+                let notes = std::mem::take(&mut directory.notes);
+                let store = Store::new(directory, promise, log, mark);
+                Ok(Opened::Store(Box::new(OpenedStore {
+                    store,
+                    identity: record.identity,
+                    birth: record.birth,
+                    promise: record.promise,
+                    entries,
+                    sync_mode,
+                    notes,
+                })))
+            }
+            Err(Trouble::Refuse(error)) => Err(error),
+            Err(Trouble::Quarantine(damage)) => {
+                let quarantined = quarantine::enter(directory, &damage.to_string(), options.now_unix_s)?;
+                Ok(Opened::Quarantined(Box::new(quarantined)))
+            }
+        }
+    }
+}
+
+struct Parts {
+    promise: PromiseFile,
+    log: Box<dyn LogStore>,
+    mark: Option<MarkFile>,
+    entries: Vec<Entry>,
+    sync_mode: SyncMode,
+}
+
+fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Parts, Trouble> {
+    let disk = directory.disk.as_ref();
+    let root = &directory.root;
+    let promise = PromiseFile::read(disk, root).map_err(|error| Trouble::io(&root.join(PROMISE), "reading", error))?;
+    match promise {
+        FoundPromise::Missing => {
+            refuse_remains(directory)?;
+            let node = NodeId { name: directory.seat.name, incarnation: options.incarnation_if_new };
+            let identity = Identity { cluster: None, group: directory.seat.group.clone(), node };
+            let record = PromiseRecord { identity, birth: Birth::Unborn, promise: Promise::default() };
+            // From here on the directory is an unborn node's, and before it there is nothing in it.
+            let promise = PromiseFile::create(disk, root, record)?;
+            begin(directory, options, promise)
+        }
+        FoundPromise::Broken(damage) => Err(damage.into()),
+        FoundPromise::Newer { file, found } => {
+            Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }))
+        }
+        FoundPromise::Sound { mut file, repair } => {
+            if file.record().birth == Birth::Unborn {
+                repair_promise(directory, &mut file, repair)?;
+                begin(directory, options, *file)
+            } else {
+                resume(directory, options, *file, repair)
+            }
+        }
+    }
+}
+
+/// Without a promise there must be nothing that one was given for.
+fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
+    let (disk, root) = (directory.disk.as_ref(), &directory.root);
+    let looking = |error| Trouble::io(root, "looking", error);
+    for name in [LOG, MARK, NEXT] {
+        if disk.exists(&root.join(name)).map_err(looking)? {
+            return Err(Damage::new(&root.join(PROMISE), format!("missing, though there is a {name}")).into());
+        }
+    }
+    // The directory of the snapshots is made by whoever looks for one.
+    let snapshots = root.join(SNAPSHOTS);
+    if disk.exists(&snapshots).map_err(looking)? && !disk.list(&snapshots).map_err(looking)?.is_empty() {
+        return Err(Damage::new(&root.join(PROMISE), "missing, though there are snapshots").into());
+    }
+    Ok(())
+}
+
+/// An unborn node: an empty log, no mark yet.
+fn begin(directory: &mut ReplicaDirectory, options: &StoreOptions, promise: PromiseFile) -> Result<Parts, Trouble> {
+    let opened = open_map(directory, options)?;
+    directory.notes.extend(opened.notes);
+    let identity = promise.record().identity.hash();
+    let Recovered { log, .. } = RecordLog::recover(opened.map, identity, EntryId::ZERO, None)?;
+    sync_root(directory)?;
+    Ok(Parts { promise, log: Box::new(log), mark: None, entries: Vec::new(), sync_mode: opened.sync_mode })
+}
+
+/// A born node: everything must be there and fit.
+fn resume(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+    mut promise: PromiseFile,
+    promise_repair: Option<String>,
+) -> Result<Parts, Trouble> {
+    let identity = promise.record().identity.hash();
+    let found = MarkFile::read(directory.disk.as_ref(), &directory.root, identity)
+        .map_err(|error| Trouble::io(&directory.root.join(MARK), "reading", error))?;
+    let (mut mark, mark_repair) = match found {
+        FoundMark::Sound { file, repair } => (file, repair),
+        FoundMark::Broken(damage) => return Err(damage.into()),
+        FoundMark::Newer { file, found } => {
+            return Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }));
+        }
+    };
+    let log = directory.root.join(LOG);
+    let present = match options.engine {
+        Engine::Sled => sled::present(&log),
+        Engine::Journal => journal::present(directory.disk.as_ref(), &log),
+    };
+    present.map_err(|error| Trouble::io(&log, "looking", error))??;
+
+    let opened = open_map(directory, options)?;
+    directory.notes.extend(opened.notes);
+    let snapshot = options.snapshot.last;
+    let Recovered { mut log, entries, fits, notes } =
+        RecordLog::recover(opened.map, identity, snapshot, Some(mark.mark()))?;
+    directory.notes.extend(notes);
+
+    // Everything is in order; only now anything is written.
+    repair_promise(directory, &mut promise, promise_repair)?;
+    if let Some(repair) = mark_repair {
+        mark.repair()?;
+        directory.notes.push(repair);
+    }
+    if !fits {
+        directory
+            .notes
+            .push(format!("{}: does not fit the snapshot at {snapshot}, emptied", directory.root.join(LOG).display()));
+        super::store::reset(&mut log, &mut mark, snapshot)?;
+    }
+    sync_root(directory)?;
+    Ok(Parts { promise, log: Box::new(log), mark: Some(mark), entries, sync_mode: opened.sync_mode })
+}
+
+fn repair_promise(
+    directory: &mut ReplicaDirectory,
+    promise: &mut PromiseFile,
+    repair: Option<String>,
+) -> Result<(), Trouble> {
+    if let Some(repair) = repair {
+        promise.repair()?;
+        // A slot that is behind is what a crash leaves; only the other case is worth a line, and both are harmless to tell.
+        directory.notes.push(repair);
+    }
+    Ok(())
+}
+
+fn sync_root(directory: &ReplicaDirectory) -> Result<(), Trouble> {
+    directory.disk.sync_dir(&directory.root).map_err(|error| Trouble::io(&directory.root, "syncing", error))
+}
+
+struct OpenedMap {
+    map: Box<dyn ByteMap>,
+    sync_mode: SyncMode,
+    notes: Vec<String>,
+}
+
+fn open_map(directory: &ReplicaDirectory, options: &StoreOptions) -> Result<OpenedMap, Trouble> {
+    let log = directory.root.join(LOG);
+    match options.engine {
+        Engine::Sled => {
+            let opened = sled::open(&log, options.allow_unsynced)?;
+            Ok(OpenedMap { map: Box::new(opened.map), sync_mode: opened.sync_mode, notes: opened.notes })
+        }
+        Engine::Journal => {
+            let map = journal::JournalMap::open(std::sync::Arc::clone(&directory.disk), &log)?;
+            Ok(OpenedMap { map: Box::new(map), sync_mode: SyncMode::Synced, notes: Vec::new() })
+        }
+    }
+}
+
+impl ReplicaDirectory {
+    /// Whether this is the life after a quarantine.
+    pub fn is_next_life(&self) -> bool {
+        matches!(self.life, Life::Next { .. })
+    }
+}

@@ -1,0 +1,100 @@
+//! The file `promise`: who this node is, whether it was born, and what it has promised.
+//!
+//! It is the only home of term and vote, and it is synced before anything that rests on it leaves the node. A change goes to one
+//! slot, is synced, then to the other, is synced: so a crash leaves the old or the new one, and later damage to either slot
+//! cannot bring back an older vote.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::slots::{self, Found, Slots};
+use super::{Damage, Identity, StorageError};
+use crate::codec;
+use crate::entry::{Genesis, GenesisHash, Promise};
+
+pub(crate) const PROMISE: &str = "promise";
+const MAGIC: [u8; 8] = *b"SMRPROMS";
+
+/// Whether a node has begun to count. Only a born one may vote, and none is born twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Birth {
+    /// Waits for its group to be founded, or to be taken in.
+    Unborn,
+    /// Belongs to a group.
+    Born {
+        /// The group's birth certificate.
+        genesis: GenesisHash,
+        /// The certificate itself, for a founder; `None` for a node that was taken in later.
+        founders: Option<Genesis>,
+    },
+}
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromiseRecord {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Whether the node has begun to count.
+    pub birth: Birth,
+    /// Term and vote.
+    pub promise: Promise,
+}
+
+/// The open file.
+pub(crate) struct PromiseFile {
+    slots: Slots,
+    record: PromiseRecord,
+}
+
+pub(crate) enum FoundPromise {
+    Missing,
+    Newer { file: PathBuf, found: u16 },
+    Broken(Damage),
+    Sound { file: Box<PromiseFile>, repair: Option<String> },
+}
+
+impl PromiseFile {
+    /// Looks at the file without changing it.
+    pub(crate) fn read(disk: &dyn Disk, directory: &Path) -> std::io::Result<FoundPromise> {
+        let path = directory.join(PROMISE);
+        Ok(match slots::read(disk, &path, MAGIC)? {
+            Found::Missing => FoundPromise::Missing,
+            Found::Newer { found } => FoundPromise::Newer { file: path, found },
+            Found::Broken(damage) => FoundPromise::Broken(damage),
+            Found::Sound { slots, content, amiss } => match codec::decode(&content) {
+                Ok(record) => FoundPromise::Sound {
+                    file: Box::new(PromiseFile { slots, record }),
+                    repair: amiss.map(|what| format!("{}: {what}, repaired", path.display())),
+                },
+                Err(error) => FoundPromise::Broken(Damage::new(&path, error)),
+            },
+        })
+    }
+
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        directory: &Path,
+        record: PromiseRecord,
+    ) -> Result<PromiseFile, StorageError> {
+        let slots = Slots::create(disk, &directory.join(PROMISE), MAGIC, &codec::encode(&record))?;
+        Ok(PromiseFile { slots, record })
+    }
+
+    pub(crate) fn record(&self) -> &PromiseRecord {
+        &self.record
+    }
+
+    /// Makes `record` durable. When this returns, anything may rest on it.
+    pub(crate) fn write(&mut self, record: PromiseRecord) -> Result<(), StorageError> {
+        self.slots.write_both(&codec::encode(&record))?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Writes what counts to both slots again.
+    pub(crate) fn repair(&mut self) -> Result<(), StorageError> {
+        self.write(self.record.clone())
+    }
+}

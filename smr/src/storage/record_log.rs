@@ -1,0 +1,503 @@
+//! The record log: entries as chained records in an ordered map of bytes.
+//!
+//! The key of a value is the first index of its record and its part; so the entry with index i is in the record with the
+//! greatest key not above i. The order of the writes makes every prefix of them a sound log:
+//! - an append goes part by part to the end;
+//! - a conflict truncation goes from the end backwards, then shortens the record that is hit, under its own key;
+//! - a prefix truncation goes from the front, in slices of at most [`COMPACT_SLICE_RECORDS_MAX`] values.
+//!
+//! # Recovery
+//! All values are read, in order, and verified as one chain. Records wholly under the snapshot are not: nobody needs them, they
+//! wait for the next slice. The predecessor's checksum in the first record that counts is taken on trust, for its predecessor may be
+//! gone; the term of the entry before it is not, it has to be the snapshot's. A hole, a falling term, a record of another owner or
+//! place, and anything unreadable that is not the very last record is damage. The last record, if unreadable, is an interrupted write
+//! and is cut, unless the mark says that it was synced.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::mark::Mark;
+use super::record::{self, Link, Record, Unreadable};
+use super::{ByteMap, Damage, LoadError, LogStore, StorageError};
+use crate::codec;
+use crate::entry::{Entry, EntryId, Index, Term};
+
+/// How many values one slice of a prefix truncation removes at most: about a millisecond's work for sled.
+pub const COMPACT_SLICE_RECORDS_MAX: usize = 256;
+
+/// The log over an ordered map of bytes.
+pub struct RecordLog {
+    map: Box<dyn ByteMap>,
+    identity: u64,
+    /// The log starts behind this entry. Records that end at or before it only wait to be removed.
+    start: EntryId,
+    last: EntryId,
+    /// All records in the map, in order.
+    records: VecDeque<Held>,
+    /// Where terms begin: (index, term), both rising; the first is at or before the start.
+    terms: Vec<(u64, Term)>,
+    /// The checksum that the next record is chained to.
+    checksum: u64,
+    /// The fingerprint of `last`, if it is known.
+    fingerprint: Option<u64>,
+    dirty: bool,
+}
+
+/// A record in the map.
+#[derive(Clone, Debug)]
+struct Held {
+    first: u64,
+    last: u64,
+    /// Its parts that are (still) there.
+    parts: Range<u32>,
+    checksum: u64,
+}
+
+/// A log that was read back.
+pub struct Recovered {
+    /// The log.
+    pub log: RecordLog,
+    /// Its entries behind the snapshot.
+    pub entries: Vec<Entry>,
+    /// Whether they continue the snapshot. If not, [`LogStore::reset_to`] has to come next: an install was interrupted.
+    pub fits: bool,
+    /// What was repaired, a line each.
+    pub notes: Vec<String>,
+}
+
+impl RecordLog {
+    /// Reads the log back. `snapshot` is the last entry under the newest snapshot, `mark` what is known to have been synced. The
+    /// map is changed only after everything was found in order.
+    ///
+    /// # Errors
+    /// Damage, or fatal ones of the engine.
+    pub fn recover(
+        map: Box<dyn ByteMap>,
+        identity: u64,
+        snapshot: EntryId,
+        mark: Option<Mark>,
+    ) -> Result<Recovered, LoadError> {
+        let scan = Scan::run(map.as_ref(), identity, snapshot.index.0)?;
+        let damage = |what: String| Err(LoadError::Damage(Damage::new(map.place(), what)));
+        // Nothing behind the snapshot: whatever is left waits to be removed, also if an install had to empty the log.
+        let covered = scan.last.is_none_or(|last| last.index <= snapshot.index);
+        let end = scan.last.filter(|_| !covered).unwrap_or(snapshot);
+        let mark = mark.filter(|mark| mark.last.index > snapshot.index);
+        if let Some(torn) = &scan.torn {
+            if torn.first > end.index.0 + 1 {
+                return damage(format!("entries {} to {} are missing", end.index.next(), torn.first - 1));
+            }
+            if let Some(mark) = mark
+                && mark.last.index.0 >= torn.first
+            {
+                return damage(format!(
+                    "the record at index {} is damaged ({}), though entry {} is marked as synced",
+                    torn.first, torn.why, mark.last
+                ));
+            }
+        }
+        if let Some((first, before)) = scan.first {
+            if first > snapshot.index.0 + 1 {
+                return damage(format!(
+                    "the log starts at index {first}, the newest snapshot ends with {snapshot}: entries are missing"
+                ));
+            }
+            if first == snapshot.index.0 + 1 && before != snapshot.term {
+                return damage(format!(
+                    "the log starts behind a term {before} entry, the snapshot ends with {snapshot}"
+                ));
+            }
+        }
+        if let Some(mark) = mark {
+            let found = scan.entries.iter().find(|entry| entry.id.index == mark.last.index);
+            match found {
+                None => {
+                    return damage(format!("the log ends with {end}, though entry {} is marked as synced", mark.last));
+                }
+                Some(entry)
+                    if entry.id != mark.last || record::fingerprint(&codec::encode(entry)) != mark.fingerprint =>
+                {
+                    return damage(format!("entry {} is not the one that is marked as synced", entry.id));
+                }
+                Some(_) => {}
+            }
+        }
+
+        let Scan { entries, records, terms, checksum, fingerprint, torn, last, .. } = scan;
+        let mut log = RecordLog {
+            map,
+            identity,
+            start: snapshot,
+            last: end,
+            records,
+            terms,
+            checksum: checksum.unwrap_or_else(|| anchor(snapshot)),
+            fingerprint: fingerprint.filter(|_| last == Some(end)),
+            dirty: false,
+        };
+        if covered {
+            log.terms = vec![(snapshot.index.0, snapshot.term)];
+        } else if log.terms.first().is_some_and(|(index, _)| *index > snapshot.index.0) {
+            log.terms.insert(0, (snapshot.index.0, snapshot.term));
+        }
+        let fits = covered || log.term_of(snapshot.index) == Some(snapshot.term);
+        let mut notes = Vec::new();
+        if let Some(torn) = torn {
+            notes.push(format!(
+                "{}: cut an interrupted write at index {} ({})",
+                log.map.place().display(),
+                torn.first,
+                torn.why
+            ));
+            for part in torn.parts.rev() {
+                log.map.remove(&record::key(torn.first, part))?;
+            }
+            log.map.flush()?;
+        }
+        Ok(Recovered { log, entries: if fits { entries } else { Vec::new() }, fits, notes })
+    }
+
+    fn term_of(&self, index: Index) -> Option<Term> {
+        let position = self.terms.partition_point(|(begin, _)| *begin <= index.0);
+        position.checked_sub(1).map(|run| self.terms[run].1)
+    }
+
+    fn note_term(&mut self, id: EntryId) {
+        if self.terms.last().is_none_or(|(_, term)| *term != id.term) {
+            self.terms.push((id.index.0, id.term));
+        }
+    }
+
+    fn remove_last_record(&mut self) -> Result<(), StorageError> {
+        if let Some(held) = self.records.pop_back() {
+            for part in held.parts.rev() {
+                self.map.remove(&record::key(held.first, part))?;
+            }
+            self.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn read(&self, held: &Held) -> Result<Record, StorageError> {
+        let mut values = Vec::new();
+        self.map
+            .scan(&record::key(held.first, 0), &mut |key, value| {
+                let inside = record::parse_key(key).0 == held.first;
+                if inside {
+                    values.push(value.to_vec());
+                }
+                inside
+            })
+            .map_err(|error| error.into_fatal(self.map.place()))?;
+        record::read(self.identity, held.first, &values).map_err(|error| {
+            StorageError::new(self.map.place(), "reading back", format!("record at index {}: {error:?}", held.first))
+        })
+    }
+
+    fn put(&mut self, written: &record::Written) -> Result<(), StorageError> {
+        for (part, value) in written.values.iter().enumerate() {
+            self.map.insert(&record::key(written.first, part as u32), value)?;
+        }
+        self.dirty = true;
+        self.records.push_back(Held {
+            first: written.first,
+            last: written.last,
+            parts: 0..written.values.len() as u32,
+            checksum: written.checksum,
+        });
+        self.checksum = written.checksum;
+        self.fingerprint = Some(written.fingerprint);
+        Ok(())
+    }
+
+    /// Takes the part at and behind `index` out of the record that is now the last one.
+    fn shorten_last_record(&mut self, index: Index) -> Result<(), StorageError> {
+        let Some(held) = self.records.back().filter(|held| held.last >= index.0).cloned() else {
+            return Ok(());
+        };
+        let mut record = self.read(&held)?;
+        record.entries.retain(|entry| entry.id.index < index);
+        let link = Link { identity: self.identity, previous: record.previous, previous_term: record.previous_term };
+        self.records.pop_back();
+        // What is left of a record that fit into one value fits into one value.
+        for written in record::write(&record.entries, link) {
+            self.put(&written)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the first record of a log is chained to. Nobody checks it: the record's predecessor may be gone for good reasons.
+fn anchor(start: EntryId) -> u64 {
+    codec::checksum(&[b"start", &start.index.0.to_le_bytes(), &start.term.0.to_le_bytes()])
+}
+
+impl LogStore for RecordLog {
+    fn adopt(&mut self, identity: u64) {
+        assert!(self.records.is_empty(), "a log with {} records changes its owner", self.records.len());
+        self.identity = identity;
+    }
+
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut before = self.last;
+        for entry in entries {
+            let follows = entry.id.index == before.index.next() && entry.id.term >= before.term;
+            assert!(follows, "entry {} appended behind {before}", entry.id);
+            self.note_term(entry.id);
+            before = entry.id;
+        }
+        let link = Link { identity: self.identity, previous: self.checksum, previous_term: self.last.term };
+        for written in record::write(entries, link) {
+            self.put(&written)?;
+        }
+        self.last = before;
+        Ok(())
+    }
+
+    fn remove_from(&mut self, index: Index) -> Result<(), StorageError> {
+        let inside = index > self.start.index && index <= self.last.index;
+        assert!(inside, "removal from {index} on, of a log from {} to {}", self.start, self.last);
+        while self.records.back().is_some_and(|held| held.first >= index.0) {
+            self.remove_last_record()?;
+        }
+        self.shorten_last_record(index)?;
+        self.checksum = self.records.back().map_or_else(|| anchor(self.start), |held| held.checksum);
+        let end = index.previous();
+        let term = self.term_of(end).unwrap_or_else(|| panic!("no term at {end}, log from {}", self.start));
+        self.last = EntryId { index: end, term };
+        self.fingerprint = None;
+        self.terms.retain(|(begin, _)| *begin < index.0);
+        Ok(())
+    }
+
+    fn remove_through(&mut self, index: Index) {
+        if index <= self.start.index {
+            return;
+        }
+        assert!(index <= self.last.index, "removal through {index}, of a log from {} to {}", self.start, self.last);
+        let term = self.term_of(index).unwrap_or_else(|| panic!("no term at {index}, log from {}", self.start));
+        self.start = EntryId { index, term };
+        // Only the run that the start lies in and those behind it can still be asked for.
+        let keep = self.terms.partition_point(|(begin, _)| *begin <= index.0);
+        self.terms.drain(..keep.saturating_sub(1));
+    }
+
+    fn compact_slice(&mut self) -> Result<bool, StorageError> {
+        for _ in 0..COMPACT_SLICE_RECORDS_MAX {
+            let Some(held) = self.records.front_mut().filter(|held| held.last <= self.start.index.0) else {
+                return Ok(false);
+            };
+            if let Some(part) = held.parts.next() {
+                self.map.remove(&record::key(held.first, part))?;
+                self.dirty = true;
+            }
+            if held.parts.is_empty() {
+                self.records.pop_front();
+            }
+        }
+        Ok(self.records.front().is_some_and(|held| held.last <= self.start.index.0))
+    }
+
+    fn reset_to(&mut self, start: EntryId) -> Result<(), StorageError> {
+        // Records wholly under the new start may wait for a slice: at the next open the snapshot covers them.
+        while self.records.back().is_some_and(|held| held.last > start.index.0) {
+            self.remove_last_record()?;
+        }
+        self.start = start;
+        self.last = start;
+        self.terms = vec![(start.index.0, start.term)];
+        self.checksum = anchor(start);
+        self.fingerprint = None;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        if self.dirty {
+            self.map.flush()?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> EntryId {
+        self.start
+    }
+
+    fn last(&self) -> EntryId {
+        self.last
+    }
+
+    fn term_at(&self, index: Index) -> Option<Term> {
+        if index < self.start.index || index > self.last.index { None } else { self.term_of(index) }
+    }
+
+    fn fingerprint_at(&mut self, index: Index) -> Result<u64, StorageError> {
+        let inside = index > self.start.index && index <= self.last.index;
+        assert!(inside, "entry {index} asked for, of a log from {} to {}", self.start, self.last);
+        if index == self.last.index
+            && let Some(fingerprint) = self.fingerprint
+        {
+            return Ok(fingerprint);
+        }
+        let position = self.records.partition_point(|held| held.first <= index.0);
+        let held = position.checked_sub(1).map(|before| &self.records[before]);
+        let held = held.unwrap_or_else(|| panic!("no record for {index}, log from {}", self.start));
+        let record = self.read(held)?;
+        let entry = record.entries.iter().find(|entry| entry.id.index == index);
+        let entry = entry.unwrap_or_else(|| panic!("no entry {index} in the record at {}", held.first));
+        let fingerprint = record::fingerprint(&codec::encode(entry));
+        if index == self.last.index {
+            self.fingerprint = Some(fingerprint);
+        }
+        Ok(fingerprint)
+    }
+
+    fn load(&self) -> Result<Vec<Entry>, LoadError> {
+        let scan = Scan::run(self.map.as_ref(), self.identity, self.start.index.0)?;
+        if let Some(torn) = scan.torn {
+            let what = format!("the record at index {} is damaged ({})", torn.first, torn.why);
+            return Err(Damage::new(self.map.place(), what).into());
+        }
+        Ok(scan.entries)
+    }
+}
+
+/// One pass over all values.
+struct Scan<'a> {
+    map: &'a dyn ByteMap,
+    identity: u64,
+    /// Entries up to here are covered by a snapshot.
+    covered: u64,
+    /// The values of the record being collected, and its first index and parts.
+    group: Option<Group>,
+    records: VecDeque<Held>,
+    entries: Vec<Entry>,
+    terms: Vec<(u64, Term)>,
+    /// The first index of the first verified record, and the term before it.
+    first: Option<(u64, Term)>,
+    /// The last entry of the last verified record.
+    last: Option<EntryId>,
+    checksum: Option<u64>,
+    fingerprint: Option<u64>,
+    torn: Option<TornRecord>,
+}
+
+struct Group {
+    first: u64,
+    parts: Vec<u32>,
+    values: Vec<Vec<u8>>,
+}
+
+struct TornRecord {
+    first: u64,
+    parts: Range<u32>,
+    why: String,
+}
+
+impl<'a> Scan<'a> {
+    fn run(map: &'a dyn ByteMap, identity: u64, covered: u64) -> Result<Scan<'a>, LoadError> {
+        let mut scan = Scan {
+            map,
+            identity,
+            covered,
+            group: None,
+            records: VecDeque::new(),
+            entries: Vec::new(),
+            terms: Vec::new(),
+            first: None,
+            last: None,
+            checksum: None,
+            fingerprint: None,
+            torn: None,
+        };
+        let mut failed = None;
+        map.scan(&record::key(0, 0), &mut |key, value| {
+            let (first, part) = record::parse_key(key);
+            if scan.group.as_ref().is_some_and(|group| group.first != first)
+                && let Err(error) = scan.close_group(Some(first))
+            {
+                failed = Some(error);
+                return false;
+            }
+            let group = scan.group.get_or_insert_with(|| Group { first, parts: Vec::new(), values: Vec::new() });
+            group.parts.push(part);
+            group.values.push(value.to_vec());
+            true
+        })?;
+        match failed {
+            Some(error) => Err(error),
+            None => {
+                scan.close_group(None)?;
+                Ok(scan)
+            }
+        }
+    }
+
+    fn damage(&self, what: String) -> Result<(), LoadError> {
+        Err(Damage::new(self.map.place(), what).into())
+    }
+
+    /// All values of a record are there; `next` is the first index of the record behind it.
+    fn close_group(&mut self, next: Option<u64>) -> Result<(), LoadError> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let first = group.first;
+        if let Some(torn) = &self.torn {
+            return self.damage(format!("the record at index {} is damaged ({})", torn.first, torn.why));
+        }
+        let (Some(low), Some(high)) = (group.parts.first().copied(), group.parts.last().copied()) else {
+            return Ok(());
+        };
+        let parts = low..high.saturating_add(1);
+        // Only a record in parts can lack its first one, and has exactly one entry: a prefix truncation was interrupted.
+        let beheaded = low > 0 && first <= self.covered;
+        if beheaded || next.is_some_and(|next| next <= self.covered + 1) {
+            let checksum = group.values.last().map_or(0, |value| record::stored_checksum(value));
+            let last = if beheaded { first } else { next.map_or(first, |next| next - 1) };
+            self.records.push_back(Held { first, last, parts, checksum });
+            return Ok(());
+        }
+        if group.parts.iter().zip(0..).any(|(part, expected)| *part != expected) {
+            return self.damage(format!("the record at index {first} lacks parts"));
+        }
+        match record::read(self.identity, first, &group.values) {
+            Ok(record) => self.take(first, parts, record),
+            Err(Unreadable::Torn(why)) => {
+                self.torn = Some(TornRecord { first, parts, why });
+                Ok(())
+            }
+            Err(Unreadable::Wrong(why)) => self.damage(format!("the record at index {first} is damaged ({why})")),
+            Err(Unreadable::Newer(found)) => {
+                Err(LoadError::Newer { file: self.map.place().to_owned(), found, supported: record::RECORD_VERSION })
+            }
+        }
+    }
+
+    fn take(&mut self, first: u64, parts: Range<u32>, record: Record) -> Result<(), LoadError> {
+        if let Some(last) = self.last {
+            if first != last.index.0 + 1 {
+                return self.damage(format!("the record at index {first} follows entry {last}: a hole or an overlap"));
+            }
+            if self.checksum != Some(record.previous) || record.previous_term != last.term {
+                return self.damage(format!("the record at index {first} does not follow the one before it"));
+            }
+        } else {
+            self.first = Some((first, record.previous_term));
+        }
+        let Some(last) = record.entries.last().map(|entry| entry.id) else { return Ok(()) };
+        for entry in &record.entries {
+            if self.terms.last().is_none_or(|(_, term)| *term != entry.id.term) {
+                self.terms.push((entry.id.index.0, entry.id.term));
+            }
+        }
+        self.records.push_back(Held { first, last: last.index.0, parts, checksum: record.checksum });
+        self.checksum = Some(record.checksum);
+        self.fingerprint = Some(record.fingerprint);
+        self.last = Some(last);
+        let covered = self.covered;
+        self.entries.extend(record.entries.into_iter().filter(|entry| entry.id.index.0 > covered));
+        Ok(())
+    }
+}

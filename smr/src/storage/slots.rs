@@ -1,0 +1,191 @@
+//! A small file of two slots, each checksummed and numbered: the newer sound one counts.
+//!
+//! A slot has [`SLOT_BYTES`], the unit in which disks tear:
+//! ```text
+//!   0 magic [u8; 8] | 8 version u16 | 10 length of the content u16 | 12 reserved u32 | 16 number u64
+//!  24 content, then zeros
+//! 504 checksum u64 over the 504 bytes before it
+//! ```
+//! little endian; place and coverage of the checksum stay as they are in all versions. The file appears under its name
+//! with both slots written and synced, so a file that lacks one was damaged.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, DiskFile, read_file};
+use super::{Damage, StorageError};
+use crate::codec;
+
+/// Size of a slot in bytes.
+pub(crate) const SLOT_BYTES: usize = 512;
+/// The longest content, in bytes.
+pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
+/// The version of what is in the slots.
+pub(crate) const SLOT_VERSION: u16 = 1;
+
+const CONTENT_OFFSET: usize = 24;
+const CHECKSUM_OFFSET: usize = 504;
+/// Longer than the file ever is; a foreign file of any size is not read into memory.
+const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// An open file of two slots.
+pub(crate) struct Slots {
+    path: PathBuf,
+    magic: [u8; 8],
+    file: Box<dyn DiskFile>,
+    /// The number of the slot that counts.
+    number: u64,
+    /// Where the next content goes: the slot that does not count, or either if both say the same.
+    next: usize,
+}
+
+/// What was found under the file's name.
+pub(crate) enum Found {
+    Missing,
+    Newer { found: u16 },
+    Broken(Damage),
+    Sound { slots: Slots, content: Vec<u8>, amiss: Option<Amiss> },
+}
+
+/// What is amiss with the slot that does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amiss {
+    /// It is older: what an interrupted change of both leaves, and what every change of one leaves.
+    Behind(usize),
+    /// It is damaged, or torn.
+    Broken(usize),
+}
+
+impl fmt::Display for Amiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amiss::Behind(slot) => write!(f, "slot {slot} was behind"),
+            Amiss::Broken(slot) => write!(f, "slot {slot} was damaged"),
+        }
+    }
+}
+
+enum Slot {
+    Broken,
+    Newer(u16),
+    Sound { number: u64, content: Vec<u8> },
+}
+
+/// Looks at the file without changing it.
+pub(crate) fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> io::Result<Found> {
+    let bytes = match read_file(disk, path, FILE_MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Ok(Found::Broken(Damage::new(path, "far too long")));
+        }
+        Err(error) => return Err(error),
+    };
+    let slots = [0, 1].map(|slot| parse(&bytes, slot, magic));
+    let (number, content, next, amiss) = match slots {
+        [Slot::Newer(found), _] | [_, Slot::Newer(found)] => return Ok(Found::Newer { found }),
+        [Slot::Broken, Slot::Broken] => {
+            return Ok(Found::Broken(Damage::new(path, format!("both slots are damaged ({} bytes)", bytes.len()))));
+        }
+        [Slot::Sound { number, content }, Slot::Broken] => (number, content, 1, Some(Amiss::Broken(1))),
+        [Slot::Broken, Slot::Sound { number, content }] => (number, content, 0, Some(Amiss::Broken(0))),
+        [Slot::Sound { number: a, content: first }, Slot::Sound { number: b, content: second }] => {
+            if a == b && first != second {
+                return Ok(Found::Broken(Damage::new(path, format!("two slots with number {a} differ"))));
+            }
+            match (a, b) {
+                _ if a > b => (a, first, 1, Some(Amiss::Behind(1))),
+                _ if b > a => (b, second, 0, Some(Amiss::Behind(0))),
+                _ => (a, first, 0, None),
+            }
+        }
+    };
+    let file = disk.open(path, false)?;
+    let slots = Slots { path: path.to_owned(), magic, file, number, next };
+    Ok(Found::Sound { slots, content, amiss })
+}
+
+fn parse(bytes: &[u8], slot: usize, magic: [u8; 8]) -> Slot {
+    let Some(bytes) = bytes.get(slot * SLOT_BYTES..(slot + 1) * SLOT_BYTES) else { return Slot::Broken };
+    let mut stored = [0; 8];
+    stored.copy_from_slice(&bytes[CHECKSUM_OFFSET..]);
+    if bytes[..8] != magic || codec::checksum(&[&bytes[..CHECKSUM_OFFSET]]) != u64::from_le_bytes(stored) {
+        return Slot::Broken;
+    }
+    let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+    if version > SLOT_VERSION {
+        return Slot::Newer(version);
+    }
+    let length = u16::from_le_bytes([bytes[10], bytes[11]]) as usize;
+    if version != SLOT_VERSION || length > CONTENT_MAX_BYTES {
+        return Slot::Broken;
+    }
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[16..24]);
+    let content = bytes[CONTENT_OFFSET..CONTENT_OFFSET + length].to_vec();
+    Slot::Sound { number: u64::from_le_bytes(number), content }
+}
+
+impl Slots {
+    /// Makes the file, in a way that it is either absent or complete after a crash. A leftover of an earlier try, or an
+    /// earlier file, is replaced.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, magic: [u8; 8], content: &[u8]) -> Result<Slots, StorageError> {
+        let doing = |error: io::Error| StorageError::new(path, "creating", error);
+        let new = path.with_extension("new");
+        let file = disk.open(&new, true).map_err(doing)?;
+        let mut slots = Slots { path: path.to_owned(), magic, file, number: 1, next: 0 };
+        let slot = slots.encode(content);
+        slots.file.write_at(&slot, 0).map_err(doing)?;
+        slots.file.write_at(&slot, SLOT_BYTES as u64).map_err(doing)?;
+        slots.file.sync().map_err(doing)?;
+        disk.rename(&new, path).map_err(doing)?;
+        let parent = path.parent().unwrap_or_else(|| panic!("{} has no parent", path.display()));
+        disk.sync_dir(parent).map_err(doing)?;
+        // The handle follows the renamed file.
+        slots.number = 1;
+        Ok(slots)
+    }
+
+    /// Writes to both slots, and syncs after each: afterwards damage to either cannot bring back what was before.
+    pub(crate) fn write_both(&mut self, content: &[u8]) -> Result<(), StorageError> {
+        self.number += 1;
+        self.put(content)?;
+        self.sync()?;
+        self.put(content)?;
+        self.sync()
+    }
+
+    /// Writes to the slot that does not count yet, without a sync.
+    pub(crate) fn write_one(&mut self, content: &[u8]) -> Result<(), StorageError> {
+        self.number += 1;
+        self.put(content)
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+        self.file.sync().map_err(|error| StorageError::new(&self.path, "syncing", error))
+    }
+
+    fn put(&mut self, content: &[u8]) -> Result<(), StorageError> {
+        let offset = (self.next * SLOT_BYTES) as u64;
+        self.file
+            .write_at(&self.encode(content), offset)
+            .map_err(|error| StorageError::new(&self.path, "writing", error))?;
+        self.next = 1 - self.next;
+        Ok(())
+    }
+
+    fn encode(&self, content: &[u8]) -> [u8; SLOT_BYTES] {
+        assert!(content.len() <= CONTENT_MAX_BYTES, "{} bytes for a slot of {CONTENT_MAX_BYTES}", content.len());
+        let mut slot = [0; SLOT_BYTES];
+        slot[..8].copy_from_slice(&self.magic);
+        slot[8..10].copy_from_slice(&SLOT_VERSION.to_le_bytes());
+        slot[10..12].copy_from_slice(&(content.len() as u16).to_le_bytes());
+        slot[16..24].copy_from_slice(&self.number.to_le_bytes());
+        slot[CONTENT_OFFSET..CONTENT_OFFSET + content.len()].copy_from_slice(content);
+        let checksum = codec::checksum(&[&slot[..CHECKSUM_OFFSET]]);
+        slot[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
+        slot
+    }
+}

@@ -1,0 +1,264 @@
+//! The store: what the replica's storage thread drives.
+//!
+//! One thread owns it and does, in the order of the core's writes: [`Store::save_promise`], [`Store::apply`] for each change, and
+//! one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has returned; a promise
+//! is durable when `save_promise` returns.
+//!
+//! After the first error every call fails with it: what is on the device is then unknown, and only a new start reads it (D6).
+
+use std::path::Path;
+
+use super::directory::{Life, ReplicaDirectory};
+use super::mark::{Mark, MarkFile};
+use super::open::OpenError;
+use super::promise::{Birth, PromiseFile, PromiseRecord};
+use super::quarantine::{self, Quarantined};
+use super::{Identity, LogStore, StorageError};
+use crate::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
+use crate::id::ClusterId;
+use crate::protocol::LogChange;
+
+/// A replica's durable state. Holds the directory's lock.
+pub struct Store {
+    log: Box<dyn LogStore>,
+    promise: PromiseFile,
+    /// There from birth on.
+    mark: Option<MarkFile>,
+    failed: Option<StorageError>,
+    // Last: the lock outlives what it protects.
+    directory: ReplicaDirectory,
+}
+
+impl Store {
+    pub(crate) fn new(
+        directory: ReplicaDirectory,
+        promise: PromiseFile,
+        log: Box<dyn LogStore>,
+        mark: Option<MarkFile>,
+    ) -> Store {
+        Store { log, promise, mark, failed: None, directory }
+    }
+
+    /// Who it belongs to.
+    pub fn identity(&self) -> &Identity {
+        &self.promise.record().identity
+    }
+
+    /// Whether the node counts.
+    pub fn birth(&self) -> &Birth {
+        &self.promise.record().birth
+    }
+
+    /// Term and vote, as they are on the device.
+    pub fn promise(&self) -> Promise {
+        self.promise.record().promise
+    }
+
+    /// The entry that the log starts behind.
+    pub fn start(&self) -> EntryId {
+        self.log.start()
+    }
+
+    /// The last entry of the log, synced or not.
+    pub fn last(&self) -> EntryId {
+        self.log.last()
+    }
+
+    /// The directory of its present life.
+    pub fn path(&self) -> &Path {
+        &self.directory.root
+    }
+
+    /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term becomes 1.
+    /// When this returns, all of it is durable; after a crash before, the node is unborn.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    ///
+    /// # Panics
+    /// If the node is born already, or `birth` does not contain it, or is that of another cluster or group: bugs all.
+    pub fn be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
+        self.attempt(|store| store.try_be_born(birth, cluster))
+    }
+
+    fn try_be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
+        let record = self.promise.record();
+        assert!(record.birth == Birth::Unborn, "{} is born twice", record.identity);
+        let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
+        let known = record.identity.cluster.unwrap_or(cluster);
+        assert!(known == cluster, "{} is born into cluster {cluster}", record.identity);
+        let mut promise = record.promise;
+
+        self.log.adopt(identity.hash());
+        let mut mark = Mark::default();
+        match &birth {
+            Birth::Unborn => panic!("{identity}: a birth that is none"),
+            Birth::Born { founders: None, .. } => {}
+            Birth::Born { genesis, founders: Some(founders) } => {
+                let fits = founders.hash() == *genesis
+                    && founders.cluster_id() == cluster
+                    && founders.group == identity.group
+                    && founders.members.contains(&identity.node);
+                assert!(fits, "{identity} is born by {founders:?}, hash {genesis}");
+                let entry = founders.first_entry();
+                promise.term = promise.term.max(entry.id.term);
+                self.log.append(&[entry])?;
+                mark = Mark { last: self.log.last(), fingerprint: self.log.fingerprint_at(Index(1))? };
+            }
+        }
+        self.log.flush()?;
+        let disk = self.directory.disk.as_ref();
+        self.mark = Some(MarkFile::create(disk, &self.directory.root, identity.hash(), mark)?);
+        // Last: from here on it counts, and everything that it rests on is there.
+        self.promise.write(PromiseRecord { identity, birth, promise })
+    }
+
+    /// Makes a promise durable. When this returns, anything may rest on it.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    ///
+    /// # Panics
+    /// If the node is unborn, if the term falls, or if a vote of the same term changes (I2, I3): bugs all.
+    pub fn save_promise(&mut self, promise: Promise) -> Result<(), StorageError> {
+        let record = self.promise.record();
+        let old = record.promise;
+        let kept =
+            promise.term > old.term || promise.term == old.term && (old.vote.is_none() || old.vote == promise.vote);
+        assert!(record.birth != Birth::Unborn, "{} promises {promise:?} before its birth", record.identity);
+        assert!(kept, "{}: promise {promise:?} after {old:?}", record.identity);
+        let record = PromiseRecord { promise, ..record.clone() };
+        self.attempt(|store| if promise == old { Ok(()) } else { store.promise.write(record) })
+    }
+
+    /// Makes a change of the log. Durable after the next [`Store::sync`].
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    ///
+    /// # Panics
+    /// If the node is unborn, or the change does not fit the log: bugs.
+    pub fn apply(&mut self, change: &LogChange) -> Result<(), StorageError> {
+        self.attempt(|store| {
+            let Some(mark) = &mut store.mark else {
+                panic!("{} changes its log before its birth", store.promise.record().identity)
+            };
+            match change {
+                LogChange::Append(entries) => store.log.append(entries),
+                LogChange::RemoveFrom(index) => remove_from(store.log.as_mut(), mark, *index),
+                LogChange::RemoveThrough(index) => {
+                    // A durable snapshot covers them, and so a mark among them.
+                    store.log.remove_through(*index);
+                    Ok(())
+                }
+                LogChange::Install(meta) => install(store.log.as_mut(), mark, meta),
+            }
+        })
+    }
+
+    /// Makes all changes durable, with one flush, and lets the mark follow.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.attempt(|store| {
+            store.log.compact_slice()?;
+            store.log.flush()?;
+            let Some(mark) = &mut store.mark else { return Ok(()) };
+            let last = store.log.last();
+            if last == mark.mark().last {
+                return Ok(());
+            }
+            // Under a snapshot there is nothing to compare with, and no need to.
+            let fingerprint = if last == store.log.start() { 0 } else { store.log.fingerprint_at(last.index)? };
+            mark.follow(Mark { last, fingerprint })
+        })
+    }
+
+    /// Does a bounded part of the removals that wait, for moments without other work; returns whether some are left. They
+    /// become durable with the next flush.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn compact_slice(&mut self) -> Result<bool, StorageError> {
+        self.attempt(|store| store.log.compact_slice())
+    }
+
+    /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its group.
+    /// It goes on where it is; the next start moves it up.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    ///
+    /// # Panics
+    /// If it is no next life, or unborn.
+    pub fn complete_readmission(&mut self) -> Result<(), StorageError> {
+        self.attempt(|store| {
+            let record = store.promise.record();
+            assert!(record.birth != Birth::Unborn, "{} is readmitted before its birth", record.identity);
+            match &store.directory.life {
+                Life::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
+                Life::Present => panic!("{} is readmitted without a quarantine", record.identity),
+            }
+        })
+    }
+
+    /// Puts the node into quarantine while it runs: it met its group and is not the member that the group knows (M6).
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn into_quarantine(self, reason: &str, now_unix_s: u64) -> Result<Quarantined, OpenError> {
+        let Store { log, directory, .. } = self;
+        drop(log);
+        quarantine::enter(directory, reason, now_unix_s)
+    }
+
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Store) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let result = work(self);
+        if let Err(error) = &result {
+            self.failed = Some(error.clone());
+        }
+        result
+    }
+}
+
+/// Removes entries that contradict the leader's. The mark goes down first: a crash in between must not look like damage.
+fn remove_from(log: &mut dyn LogStore, mark: &mut MarkFile, index: Index) -> Result<(), StorageError> {
+    if mark.mark().last.index >= index {
+        let end = index.previous();
+        let term = log.term_at(end).unwrap_or_else(|| panic!("no term at {end}, log from {}", log.start()));
+        let fingerprint = if end == log.start().index { 0 } else { log.fingerprint_at(end)? };
+        mark.lower(Mark { last: EntryId { index: end, term }, fingerprint })?;
+    }
+    log.remove_from(index)
+}
+
+/// Makes a stored snapshot the log's start (Raft §7).
+fn install(log: &mut dyn LogStore, mark: &mut MarkFile, meta: &SnapshotMeta) -> Result<(), StorageError> {
+    let end = meta.last;
+    assert!(end.index >= log.start().index, "a snapshot at {end} for a log from {}", log.start());
+    if log.term_at(end.index) == Some(end.term) {
+        log.remove_through(end.index);
+        return Ok(());
+    }
+    reset(log, mark, end)
+}
+
+/// Empties a log that contradicts, or ends before, the snapshot at `end`.
+pub(crate) fn reset(log: &mut dyn LogStore, mark: &mut MarkFile, end: EntryId) -> Result<(), StorageError> {
+    let lowered = Mark { last: end, fingerprint: 0 };
+    if mark.mark().last.index > end.index {
+        mark.lower(lowered)?;
+    }
+    log.reset_to(end)
+}
+
+impl Store {
+    /// The term of the log at an index from its start to its end.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.log.term_at(index)
+    }
+}

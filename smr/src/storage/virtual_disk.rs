@@ -1,0 +1,536 @@
+//! A disk in memory that crashes, tears, loses and fails on demand, the same way each time.
+//!
+//! # What survives a crash
+//! - A write to a file is volatile until a later sync of that file. At a crash each volatile write is kept, lost, or torn at borders of
+//!   [`SECTOR_BYTES`], independently; so is each change of the file's size.
+//! - A name in a directory (made, renamed, removed) is volatile until a later sync of that directory; a rename between two, of both.
+//!   At a crash each is kept or lost independently, except that one is lost with an earlier one of the same name.
+//!   A rename is never half done.
+//!
+//! # What can be ordered
+//! [`VirtualDisk::fault_at`] makes one operation fail, or cuts the power there; [`VirtualDisk::operations`] counts them, so
+//! that a test can enumerate all. [`VirtualDisk::after_crash`] gives the disk that a machine finds after the power came
+//! back, for a seed or an extreme; the old one stays usable, so one run can be crashed in many ways.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::disk::{Disk, DiskFile, DiskLock};
+
+/// The unit in which writes tear, in bytes.
+pub const SECTOR_BYTES: usize = 512;
+
+/// What a crash makes of volatile writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// They all happened to reach the device.
+    Nothing,
+    /// They are all gone.
+    Everything,
+    /// Each has its own fate, decided by this seed.
+    Seeded(u64),
+}
+
+/// What goes wrong in an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The power goes before it has an effect; it and all later ones fail. (What it might have done in part is what a cut
+    /// at the next one may leave, because then it is volatile.)
+    PowerOff,
+    /// It fails without an effect. A failing sync makes the data count as clean although it is not (D6): the next sync
+    /// succeeds without it.
+    Error(io::ErrorKind),
+}
+
+/// The disk. Clones share it.
+#[derive(Clone)]
+pub struct VirtualDisk {
+    state: Arc<Mutex<State>>,
+}
+
+type Inode = u64;
+const ROOT: Inode = 0;
+
+#[derive(Clone, Default)]
+struct State {
+    files: BTreeMap<Inode, File>,
+    /// Directories as programs see them.
+    current: BTreeMap<Inode, BTreeMap<String, Inode>>,
+    /// Directories as the device has them.
+    durable: BTreeMap<Inode, BTreeMap<String, Inode>>,
+    pending: Vec<NameChange>,
+    next_inode: Inode,
+    operations: u64,
+    faults: BTreeMap<u64, Fault>,
+    power_is_off: bool,
+    locks: BTreeSet<Inode>,
+}
+
+#[derive(Clone, Default)]
+struct File {
+    current: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<FileChange>,
+}
+
+#[derive(Clone)]
+enum FileChange {
+    Write { offset: usize, bytes: Vec<u8> },
+    Size(usize),
+}
+
+/// One atomic change of names.
+#[derive(Clone)]
+struct NameChange {
+    /// What each name stands for from then on.
+    names: Vec<(Inode, String, Option<Inode>)>,
+    /// The directories whose sync it still waits for.
+    unsynced: BTreeSet<Inode>,
+}
+
+impl NameChange {
+    fn touches(&self, other: &NameChange) -> bool {
+        self.names.iter().any(|(directory, name, _)| {
+            other
+                .names
+                .iter()
+                .any(|(other_directory, other_name, _)| directory == other_directory && name == other_name)
+        })
+    }
+
+    fn apply(&self, directories: &mut BTreeMap<Inode, BTreeMap<String, Inode>>) {
+        for (directory, name, inode) in &self.names {
+            let names = directories.entry(*directory).or_default();
+            match inode {
+                Some(inode) => names.insert(name.clone(), *inode),
+                None => names.remove(name),
+            };
+        }
+    }
+}
+
+impl Default for VirtualDisk {
+    fn default() -> VirtualDisk {
+        VirtualDisk::new()
+    }
+}
+
+impl VirtualDisk {
+    /// An empty disk.
+    pub fn new() -> VirtualDisk {
+        let mut state = State { next_inode: ROOT + 1, ..State::default() };
+        state.current.insert(ROOT, BTreeMap::new());
+        state.durable.insert(ROOT, BTreeMap::new());
+        VirtualDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// How many operations that change or sync something were asked for so far.
+    pub fn operations(&self) -> u64 {
+        self.lock_state().operations
+    }
+
+    /// Orders a fault for the operation with this number, counted from 0 by [`VirtualDisk::operations`].
+    pub fn fault_at(&self, operation: u64, fault: Fault) {
+        self.lock_state().faults.insert(operation, fault);
+    }
+
+    /// Whether an ordered [`Fault::PowerOff`] has happened.
+    pub fn power_is_off(&self) -> bool {
+        self.lock_state().power_is_off
+    }
+
+    /// The disk after a crash of the machine at this moment. Open files and locks of this one do not reach it.
+    #[must_use]
+    pub fn after_crash(&self, loss: Loss) -> VirtualDisk {
+        let state = self.lock_state();
+        let mut dice = match loss {
+            Loss::Seeded(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            _ => None,
+        };
+        let mut kept = || match (&mut dice, loss) {
+            (Some(dice), _) => dice.random_bool(0.5),
+            (None, loss) => loss == Loss::Nothing,
+        };
+        let mut after = State { durable: state.durable.clone(), next_inode: state.next_inode, ..State::default() };
+        let mut lost: Vec<&NameChange> = Vec::new();
+        for change in &state.pending {
+            if !lost.iter().any(|earlier| earlier.touches(change)) && kept() {
+                change.apply(&mut after.durable);
+            } else {
+                lost.push(change);
+            }
+        }
+        after.current = after.durable.clone();
+        for (inode, file) in &state.files {
+            let bytes = file.after_crash(&mut kept);
+            after.files.insert(*inode, File { current: bytes.clone(), durable: bytes, pending: Vec::new() });
+        }
+        VirtualDisk { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Lets the device itself go wrong: changes what is durable of a file, behind everybody's back.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut state = self.lock_state();
+        let inode = state.find(path)?;
+        let file = state.files.get_mut(&inode).ok_or(io::ErrorKind::NotFound)?;
+        change(&mut file.durable);
+        file.current = file.durable.clone();
+        file.pending.clear();
+        Ok(())
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation, and fails it if that was ordered.
+    fn operate(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.lock_state();
+        state.operate()?;
+        Ok(state)
+    }
+
+    /// For operations that only look.
+    fn look(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.lock_state();
+        if state.power_is_off { Err(power_is_off()) } else { Ok(state) }
+    }
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("the power is off")
+}
+
+impl File {
+    fn sync(&mut self) {
+        self.durable = self.current.clone();
+        self.pending.clear();
+    }
+
+    fn after_crash(&self, kept: &mut dyn FnMut() -> bool) -> Vec<u8> {
+        let mut bytes = self.durable.clone();
+        let mut size = self.durable.len();
+        let mut current_size = size;
+        for change in &self.pending {
+            match change {
+                FileChange::Size(new) => {
+                    current_size = *new;
+                    if kept() {
+                        size = *new;
+                        bytes.truncate(size);
+                    }
+                }
+                FileChange::Write { offset, bytes: written } => {
+                    let end = offset + written.len();
+                    if end > current_size {
+                        current_size = end;
+                        // The size has a fate of its own: without it what was written behind the end is not seen.
+                        if kept() {
+                            size = size.max(end);
+                        }
+                    }
+                    let mut from = *offset;
+                    while from < end {
+                        let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
+                        if kept() {
+                            if bytes.len() < to {
+                                bytes.resize(to, 0);
+                            }
+                            bytes[from..to].copy_from_slice(&written[from - offset..to - offset]);
+                        }
+                        from = to;
+                    }
+                }
+            }
+        }
+        bytes.resize(size, 0);
+        bytes
+    }
+}
+
+impl State {
+    fn operate(&mut self) -> io::Result<()> {
+        if self.power_is_off {
+            return Err(power_is_off());
+        }
+        let number = self.operations;
+        self.operations += 1;
+        match self.faults.get(&number) {
+            None => Ok(()),
+            Some(Fault::PowerOff) => {
+                self.power_is_off = true;
+                Err(power_is_off())
+            }
+            Some(Fault::Error(kind)) => Err(io::Error::new(*kind, "ordered by the test")),
+        }
+    }
+
+    fn find(&self, path: &Path) -> io::Result<Inode> {
+        let mut inode = ROOT;
+        for name in names(path) {
+            let names = self.current.get(&inode).ok_or(io::ErrorKind::NotADirectory)?;
+            inode = *names.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        }
+        Ok(inode)
+    }
+
+    /// The directory that a path lies in, and its name there.
+    fn find_parent(&self, path: &Path) -> io::Result<(Inode, String)> {
+        let name = names(path).pop().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = self.find(path.parent().unwrap_or(Path::new("")))?;
+        if self.current.contains_key(&parent) { Ok((parent, name)) } else { Err(io::ErrorKind::NotADirectory.into()) }
+    }
+
+    fn change(&mut self, names: Vec<(Inode, String, Option<Inode>)>) {
+        let unsynced = names.iter().map(|(directory, _, _)| *directory).collect();
+        let change = NameChange { names, unsynced };
+        change.apply(&mut self.current);
+        self.pending.push(change);
+    }
+
+    fn make_directory(&mut self) -> Inode {
+        let inode = self.next_inode;
+        self.next_inode += 1;
+        self.current.insert(inode, BTreeMap::new());
+        self.durable.insert(inode, BTreeMap::new());
+        inode
+    }
+
+    fn sync_dir(&mut self, directory: Inode) {
+        for change in &mut self.pending {
+            change.unsynced.remove(&directory);
+        }
+        // In order, and never one without the earlier ones of the same name.
+        let mut waiting: Vec<NameChange> = Vec::new();
+        let durable: Vec<usize> = (0..self.pending.len()).filter(|at| self.pending[*at].unsynced.is_empty()).collect();
+        let mut needed: BTreeSet<usize> = durable.into_iter().collect();
+        for at in (0..self.pending.len()).rev() {
+            let change = &self.pending[at];
+            if needed.iter().any(|later| *later > at && self.pending[*later].touches(change)) {
+                needed.insert(at);
+            }
+        }
+        for (at, change) in std::mem::take(&mut self.pending).into_iter().enumerate() {
+            if needed.contains(&at) {
+                change.apply(&mut self.durable);
+            } else {
+                waiting.push(change);
+            }
+        }
+        self.pending = waiting;
+    }
+}
+
+fn names(path: &Path) -> Vec<String> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+struct VirtualFile {
+    disk: VirtualDisk,
+    inode: Inode,
+}
+
+struct HeldLock {
+    disk: VirtualDisk,
+    inode: Inode,
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        self.disk.lock_state().locks.remove(&self.inode);
+    }
+}
+
+impl Disk for VirtualDisk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operate()?;
+        let mut inode = ROOT;
+        for name in names(path) {
+            let found = state.current.get(&inode).ok_or(io::ErrorKind::NotADirectory)?.get(&name).copied();
+            inode = match found {
+                Some(found) => found,
+                None => {
+                    let made = state.make_directory();
+                    state.change(vec![(inode, name, Some(made))]);
+                    made
+                }
+            };
+        }
+        if state.current.contains_key(&inode) { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operate()?;
+        let inode = state.find(path)?;
+        if !state.current.contains_key(&inode) {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        state.sync_dir(inode);
+        Ok(())
+    }
+
+    fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
+        let found = self.look()?.find(path);
+        let inode = match found {
+            Ok(inode) => inode,
+            Err(error) if create && error.kind() == io::ErrorKind::NotFound => {
+                let mut state = self.operate()?;
+                let (parent, name) = state.find_parent(path)?;
+                let inode = state.next_inode;
+                state.next_inode += 1;
+                state.files.insert(inode, File::default());
+                state.change(vec![(parent, name, Some(inode))]);
+                inode
+            }
+            Err(error) => return Err(error),
+        };
+        if !self.lock_state().files.contains_key(&inode) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Box::new(VirtualFile { disk: self.clone(), inode }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.operate()?;
+        let inode = state.find(from)?;
+        let (from_parent, from_name) = state.find_parent(from)?;
+        let (to_parent, to_name) = state.find_parent(to)?;
+        let replaced = state.current.get(&to_parent).and_then(|names| names.get(&to_name)).copied();
+        if let Some(replaced) = replaced {
+            let from_is_directory = state.current.contains_key(&inode);
+            match state.current.get(&replaced) {
+                Some(names) if from_is_directory && !names.is_empty() => {
+                    return Err(io::ErrorKind::DirectoryNotEmpty.into());
+                }
+                Some(_) if !from_is_directory => return Err(io::ErrorKind::IsADirectory.into()),
+                None if from_is_directory => return Err(io::ErrorKind::NotADirectory.into()),
+                _ => {}
+            }
+        }
+        state.change(vec![(from_parent, from_name, None), (to_parent, to_name, Some(inode))]);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operate()?;
+        let inode = state.find(path)?;
+        if !state.files.contains_key(&inode) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let (parent, name) = state.find_parent(path)?;
+        state.change(vec![(parent, name, None)]);
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        // Each name goes by itself: a crash in between leaves some.
+        let children = self.list(path)?;
+        for child in children {
+            let child = path.join(child);
+            let inode = self.look()?.find(&child)?;
+            let is_directory = self.look()?.current.contains_key(&inode);
+            if is_directory {
+                self.remove_dir_all(&child)?;
+            } else {
+                self.remove_file(&child)?;
+            }
+        }
+        let mut state = self.operate()?;
+        let (parent, name) = state.find_parent(path)?;
+        state.change(vec![(parent, name, None)]);
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.look()?;
+        let inode = state.find(path)?;
+        let names = state.current.get(&inode).ok_or(io::ErrorKind::NotADirectory)?;
+        Ok(names.keys().cloned().collect())
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        match self.look()?.find(path) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<DiskLock> {
+        self.open(path, true)?;
+        let mut state = self.look()?;
+        let inode = state.find(path)?;
+        if !state.locks.insert(inode) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(HeldLock { disk: self.clone(), inode }))
+    }
+}
+
+impl VirtualFile {
+    fn with<T>(&self, mut state: MutexGuard<'_, State>, work: impl FnOnce(&mut File) -> T) -> io::Result<T> {
+        // An inode stays, also without a name, as long as it may be open.
+        state.files.get_mut(&self.inode).map(work).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl DiskFile for VirtualFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.with(self.disk.look()?, |file| {
+            let start = (offset as usize).min(file.current.len());
+            let count = buffer.len().min(file.current.len() - start);
+            buffer[..count].copy_from_slice(&file.current[start..start + count]);
+            count
+        })
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.with(self.disk.operate()?, |file| {
+            let offset = offset as usize;
+            let end = offset + bytes.len();
+            if file.current.len() < end {
+                file.current.resize(end, 0);
+            }
+            file.current[offset..end].copy_from_slice(bytes);
+            file.pending.push(FileChange::Write { offset, bytes: bytes.to_vec() });
+        })
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.with(self.disk.operate()?, |file| {
+            file.current.resize(len as usize, 0);
+            file.pending.push(FileChange::Size(len as usize));
+        })
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.with(self.disk.look()?, |file| file.current.len() as u64)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.lock_state();
+        let ordered = state.operate();
+        let power_is_off = state.power_is_off;
+        self.with(state, |file| {
+            if ordered.is_ok() {
+                file.sync();
+            } else if !power_is_off {
+                file.pending.clear();
+            }
+        })?;
+        ordered
+    }
+}

@@ -1,0 +1,341 @@
+//! The store on the real file system, with sled: what is written is read back, and who must not open it does not.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use smr::entry::{EntryId, Index, Promise, Term};
+use smr::id::{ClusterId, NodeId, NodeName};
+use smr::protocol::LogChange;
+use smr::storage::disk::RealDisk;
+use smr::storage::{Birth, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, probe_sync};
+
+use crate::support::*;
+
+#[test]
+fn store_reopened_returns_all_that_was_synced() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)) };
+    store.save_promise(promise).unwrap();
+    store.apply(&LogChange::Append(batch(2, 64, 3, 200))).unwrap();
+    store.apply(&LogChange::Append(batch(66, 1, 3, 1 << 20))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+
+    let opened = bench.reopen().store();
+    assert_eq!((opened.promise, opened.birth, opened.notes), (promise, born(), Vec::new()));
+    let expected = [vec![genesis().first_entry()], batch(2, 64, 3, 200), batch(66, 1, 3, 1 << 20)].concat();
+    assert_eq!(opened.entries, expected);
+    assert_eq!(opened.store.last(), EntryId::new(66, 3));
+}
+
+#[test]
+fn directory_new_is_unborn_with_the_given_incarnation_and_keeps_it() {
+    let bench = Bench::new();
+    let opened = bench.reopen().store();
+    assert_eq!((opened.birth, opened.promise), (Birth::Unborn, Promise::default()));
+    assert_eq!(opened.identity.node, ME);
+    assert!(opened.entries.is_empty());
+    drop(opened.store);
+    // The incarnation is drawn anew at each start, and counts only for a new directory.
+    let opened = bench.open_with(&other_incarnation(&bench.options)).unwrap().store();
+    assert_eq!((opened.identity.node, opened.birth), (ME, Birth::Unborn));
+}
+
+#[test]
+fn founder_born_has_genesis_as_first_entry_in_term_one() {
+    let bench = Bench::new();
+    drop(bench.founded());
+    let opened = bench.reopen().store();
+    assert_eq!(opened.entries, [genesis().first_entry()]);
+    assert_eq!(opened.promise, Promise { term: Term(1), vote: None });
+    assert_eq!(opened.identity.cluster, Some(genesis().cluster_id()));
+}
+
+#[test]
+fn latecomer_born_has_an_empty_log() {
+    let bench = Bench::new();
+    let mut store = bench.reopen().store().store;
+    let birth = Birth::Born { genesis: genesis().hash(), founders: None };
+    store.be_born(birth.clone(), ClusterId(5)).unwrap();
+    drop(store);
+    let opened = bench.reopen().store();
+    assert_eq!((opened.birth, opened.store.last()), (birth, EntryId::ZERO));
+    assert_eq!(opened.identity.cluster, Some(ClusterId(5)));
+}
+
+#[test]
+#[should_panic(expected = "is born twice")]
+fn node_born_cannot_be_born_again() {
+    let bench = Bench::new();
+    bench.founded().be_born(born(), genesis().cluster_id()).unwrap();
+}
+
+// covers I2
+#[test]
+#[should_panic(expected = "promise")]
+fn promise_of_second_vote_in_a_term_panics() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.save_promise(Promise { term: Term(2), vote: Some(NodeId::new(1, 0xb)) }).unwrap();
+    let _ = store.save_promise(Promise { term: Term(2), vote: Some(ME) });
+}
+
+// covers I3
+#[test]
+#[should_panic(expected = "promise")]
+fn promise_of_lower_term_panics() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.save_promise(Promise { term: Term(5), vote: None }).unwrap();
+    let _ = store.save_promise(Promise { term: Term(4), vote: None });
+}
+
+#[test]
+fn conflict_truncation_then_append_survives_reopen() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.apply(&LogChange::Append(batch(2, 99, 1, 200))).unwrap();
+    store.sync().unwrap();
+    store.apply(&LogChange::RemoveFrom(Index(51))).unwrap();
+    store.apply(&LogChange::Append(batch(51, 3, 2, 200))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let opened = bench.reopen().store();
+    assert_eq!(opened.entries[1..], [batch(2, 49, 1, 200), batch(51, 3, 2, 200)].concat());
+}
+
+// covers S1, S2
+#[test]
+fn install_keeps_the_suffix_behind_a_matching_entry_and_nothing_else() {
+    for (term, kept) in [(1, 50), (9, 0)] {
+        let bench = Bench::new();
+        let mut store = bench.founded();
+        store.apply(&LogChange::Append(batch(2, 99, 1, 200))).unwrap();
+        store.sync().unwrap();
+        store.apply(&LogChange::Install(snapshot(50, term))).unwrap();
+        store.sync().unwrap();
+        assert_eq!(store.start(), EntryId::new(50, term));
+        let last = store.last();
+        store.apply(&LogChange::Append(batch(last.index.0 + 1, 2, 9, 10))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let opened = bench.reopen_with(snapshot(50, term)).store();
+        let expected = [batch(51, kept, 1, 200), batch(last.index.0 + 1, 2, 9, 10)].concat();
+        assert_eq!(ids(&opened.entries), ids(&expected), "term {term}");
+        assert_eq!((opened.entries == expected, opened.notes), (true, Vec::new()), "term {term}");
+    }
+}
+
+/// The snapshot is durable, the process dies before the log was told.
+// covers S5
+#[test]
+fn install_interrupted_before_the_log_is_finished_at_the_next_open() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.apply(&LogChange::Append(batch(2, 99, 1, 200))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let opened = bench.reopen_with(snapshot(60, 4)).store();
+    assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(60, 4)));
+    assert!(opened.notes.iter().any(|note| note.contains("does not fit")), "{:?}", opened.notes);
+    drop(opened.store);
+    // Once more: the mark was lowered with it.
+    let opened = bench.reopen_with(snapshot(60, 4)).store();
+    assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(60, 4)));
+}
+
+#[test]
+fn prefix_removed_under_a_snapshot_stays_removed() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    for index in 2..=600 {
+        store.apply(&LogChange::Append(batch(index, 1, 1, 10))).unwrap();
+    }
+    store.sync().unwrap();
+    store.apply(&LogChange::RemoveThrough(Index(590))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    // Only one slice is gone; the rest lies under the snapshot.
+    let opened = bench.reopen_with(snapshot(590, 1)).store();
+    assert_eq!(opened.entries, batch(591, 10, 1, 10));
+}
+
+// covers M9
+#[test]
+fn directory_of_another_seat_is_refused_and_both_are_named() {
+    let bench = Bench::new();
+    drop(bench.founded());
+    let before = contents(&bench.path);
+    let seats = [
+        (Seat { name: NodeName(1), ..seat() }, "node 1 of group s0"),
+        (Seat { group: "s1".parse().unwrap(), ..seat() }, "node 0 of group s1"),
+        (Seat { cluster: Some(ClusterId(7)), ..seat() }, "of cluster 00000000000000000000000000000007"),
+    ];
+    for (seat, named) in seats {
+        let error = ReplicaDirectory::open(bench.disk.clone(), &bench.path, seat).err().unwrap();
+        assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(named) && text.contains("belongs to node 0@a of group s0 of cluster"), "{text}");
+        assert_eq!(text.lines().count(), 1);
+    }
+    assert_eq!(contents(&bench.path), before);
+    let right = Seat { cluster: Some(genesis().cluster_id()), ..seat() };
+    assert!(ReplicaDirectory::open(bench.disk.clone(), &bench.path, right).is_ok());
+}
+
+// covers D13
+#[test]
+fn directory_open_in_the_same_process_is_refused_at_once() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    let begin = Instant::now();
+    let error = bench.open().err().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert_eq!(error, OpenError::Locked { directory: bench.path.clone() });
+    assert!(error.to_string().ends_with("in use by another process"), "{error}");
+    store.apply(&LogChange::Append(batch(2, 1, 1, 10))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    assert_eq!(bench.reopen().store().entries.len(), 2);
+}
+
+const CHILD: &str = "SMR_TEST_HOLD_DIRECTORY";
+
+/// Not a test by itself: what the child of the next one runs.
+#[test]
+fn child_holds_directory_until_killed() {
+    let Ok(path) = std::env::var(CHILD) else { return };
+    let bench = Bench::at(&PathBuf::from(&path));
+    let _store = bench.founded();
+    fs::write(format!("{path}.held"), "").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+// covers D13
+#[test]
+fn directory_open_in_a_stopped_process_is_refused_at_once() {
+    let bench = Bench::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::child_holds_directory_until_killed"])
+        .env(CHILD, &bench.path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let held = PathBuf::from(format!("{}.held", bench.path.display()));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !held.exists() {
+        assert!(Instant::now() < deadline, "the child did not open the directory");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let begin = Instant::now();
+    let error = bench.open().err().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(bench.reopen().store().entries.len(), 1);
+}
+
+// covers D16
+#[test]
+fn directory_of_a_newer_format_is_refused_untouched() {
+    for file in ["promise", "mark"] {
+        let bench = Bench::new();
+        drop(bench.founded());
+        let path = bench.path.join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        for slot in bytes.chunks_mut(512) {
+            slot[8..10].copy_from_slice(&2u16.to_le_bytes());
+            let checksum = smr::codec::checksum(&[&slot[..504]]);
+            slot[504..].copy_from_slice(&checksum.to_le_bytes());
+        }
+        fs::write(&path, bytes).unwrap();
+        let before = contents(&bench.path);
+        let error = bench.open().err().unwrap();
+        assert_eq!(error, OpenError::Newer { file: path, found: 2, supported: 1 });
+        assert_eq!(contents(&bench.path), before, "{file}");
+    }
+}
+
+#[test]
+fn directory_read_only_or_under_a_file_is_refused_with_one_line() {
+    let outside = tempfile::tempdir().unwrap();
+    let file = outside.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = ReplicaDirectory::open(std::sync::Arc::new(RealDisk), &file.join("node"), seat()).err().unwrap();
+    assert!(matches!(error, OpenError::Io(_)), "{error}");
+    assert_eq!(error.to_string().lines().count(), 1);
+}
+
+#[test]
+fn sync_attribute_is_on_the_log_and_all_its_files_after_a_copy_too() {
+    let bench = Bench::new();
+    let parent = bench.path.parent().unwrap();
+    if probe_sync(parent).unwrap() != SyncMode::Synced {
+        eprintln!("skipped: sync_attribute_is_on_the_log_and_all_its_files_after_a_copy_too: no attribute S here");
+        return;
+    }
+    let strict = StoreOptions { allow_unsynced: false, ..bench.options.clone() };
+    let mut store = bench.open_with(&strict).unwrap().store().store;
+    store.be_born(born(), genesis().cluster_id()).unwrap();
+    assert_eq!(without_attribute(&bench.path.join("log")), Vec::<PathBuf>::new());
+    assert!(!has_attribute(&bench.path.join("promise")));
+    drop(store);
+
+    let copy = Bench::at(&parent.join("copy"));
+    copy_directory(&bench.path, &copy.path);
+    assert!(!without_attribute(&copy.path.join("log")).is_empty());
+    let opened = copy.open_with(&strict).unwrap().store();
+    assert_eq!((opened.entries.len(), opened.sync_mode), (1, SyncMode::Synced));
+    assert_eq!(without_attribute(&copy.path.join("log")), Vec::<PathBuf>::new());
+}
+
+/// tmpfs has no device to sync to.
+#[test]
+fn tmpfs_opens_and_says_so() {
+    let Ok(directory) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: tmpfs_opens_and_says_so: no /dev/shm");
+        return;
+    };
+    let mode = probe_sync(directory.path()).unwrap();
+    if mode != SyncMode::Tmpfs {
+        eprintln!("skipped: tmpfs_opens_and_says_so: /dev/shm is no tmpfs");
+        return;
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "the probe left something");
+    let bench = Bench::at(&directory.path().join("node"));
+    let strict = StoreOptions { allow_unsynced: false, ..bench.options.clone() };
+    let opened = bench.open_with(&strict).unwrap().store();
+    assert_eq!(opened.sync_mode.to_string(), "tmpfs (power loss is not covered)");
+}
+
+/// A `.generating` file makes sled fail, and a damaged `snap.*` too; both only repeat what is in its log.
+// covers D14
+#[test]
+fn sled_leftovers_of_a_crash_in_recovery_are_removed_or_set_aside() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.apply(&LogChange::Append(batch(2, 50, 1, 200))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    drop(bench.reopen().store()); // writes a snapshot of its own
+    let log = bench.path.join("log");
+    let snap = contents(&log).into_keys().find(|path| path.to_string_lossy().contains("snap.")).unwrap();
+    let bytes = fs::read(log.join(&snap)).unwrap();
+    fs::write(log.join("snap.0000000000000FFF.generating"), &bytes[..bytes.len() / 2]).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 1;
+    fs::write(log.join(&snap), damaged).unwrap();
+
+    let opened = bench.reopen().store();
+    assert_eq!(opened.entries.len(), 51);
+    assert!(opened.notes.iter().any(|note| note.contains(".generating: removed")), "{:?}", opened.notes);
+    assert!(opened.notes.iter().any(|note| note.contains("set-aside.snap.")), "{:?}", opened.notes);
+}
