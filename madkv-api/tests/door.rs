@@ -488,6 +488,7 @@ async fn parts_of_a_long_answer_in_order_and_as_fast_as_the_client_reads() {
     let mut client = Client::greeted(&door).await;
     client.send(&request(1, read("*300"))).await;
     client.send(&request(2, read("short"))).await;
+    eventually("the worker waits for the client", || door.held_bytes() > 1 << 20).await;
     let (mut parts, mut ended, mut short) = (0u64, false, false);
     while !ended {
         assert!(door.held_bytes() < 2 << 20, "{} bytes are held for 30 MB of parts", door.held_bytes());
@@ -594,4 +595,35 @@ async fn close_answers_what_is_under_way_and_takes_nothing_new() {
     closing.await.unwrap();
     assert!(start.elapsed() < PATIENCE);
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+/// `cargo test --release -p madkv-api --test door -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures; needs a release build"]
+async fn cost_of_a_request_at_the_door() {
+    const REQUESTS: u64 = 300_000;
+    let (door, _) = open(DoorLimits::default());
+    for (connections, depth) in [(1, 1), (64, 1), (1, 64), (8, 64)] {
+        let per_connection = REQUESTS / if depth == 1 { 3 } else { 1 } / connections;
+        let start = Instant::now();
+        let mut tasks = Vec::new();
+        for _ in 0..connections {
+            let mut client = Client::greeted(&door).await;
+            tasks.push(tokio::spawn(async move {
+                let burst: Vec<u8> = (0..depth).flat_map(|id| request(id, read(vec![7; 100]))).collect();
+                let answers = frame(KIND_RESPONSE, &Response { id: 0, body: Body::Answer(vec![7; 100].into()) }).len();
+                let mut scrap = vec![0; answers * depth as usize];
+                for _ in 0..per_connection / depth {
+                    client.send(&burst).await;
+                    client.stream.read_exact(&mut scrap).await.unwrap();
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let count = per_connection / depth * depth * connections;
+        let rate = count as f64 / start.elapsed().as_secs_f64();
+        println!("{connections} connections, {depth} requests each: {rate:.0} requests/s");
+    }
 }

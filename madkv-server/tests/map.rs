@@ -308,7 +308,7 @@ fn million_records_of_100_bytes_fit_into_300_megabytes() {
     let start = Instant::now();
     let mut map = Map::default();
     for number in 0..1_000_000u32 {
-        let shuffled = number.wrapping_mul(7_368_787) % 1_000_000;
+        let shuffled = (u64::from(number) * 7_368_787 % 1_000_000) as u32;
         put(&mut map, key(shuffled).as_bytes(), &[b'v'; 100]);
     }
     assert_eq!(map.len(), 1_000_000);

@@ -1,7 +1,8 @@
 //! One connection: reads requests, hands them over, and writes what comes back.
 //!
-//! Clients are strangers and may be thousands, so reading and writing here is stricter than [`smr::wire`] is among peers: an
-//! idle connection keeps a small buffer, a frame that has begun must end in time, and a byte now and then is no progress.
+//! Clients are strangers and may be thousands, so reading is stricter here than [`smr::wire::FrameReader`] is among peers: an
+//! idle connection keeps a small buffer, and a frame that has begun must end in time. Writing is the same: a client that takes
+//! a byte now and then opens no room in the kernel's buffer, and so makes no progress (N7).
 
 use std::io;
 use std::sync::Arc;
@@ -10,13 +11,14 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
 use smr::replica::{Outcome, ReplySink, ReplyTo};
+use smr::wire::write_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::queue::{Admission, PROGRESS_MIN_BYTES, Queue, Turn};
+use super::queue::{Admission, Queue, Turn};
 use super::{Backend, DoorLimits, Phase, Shared, body_of, handshake};
 use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 
@@ -175,7 +177,7 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, mut output: OwnedWriteH
         for response in responses.drain(..) {
             encode(&mut buffer, response);
         }
-        if let Err(error) = write(&mut output, &buffer, patience).await {
+        if let Err(error) = write_all(&mut output, &buffer, patience).await {
             tracing::debug!(%error, "a client does not take its answers");
             break;
         }
@@ -198,24 +200,4 @@ fn encode(buffer: &mut Vec<u8>, response: Response) {
         codec::frame(buffer, KIND_RESPONSE, &Response { id, body })
             .unwrap_or_else(|error| panic!("a refusal does not fit: {error}"));
     }
-}
-
-/// Writes all of `bytes`. The client must take [`PROGRESS_MIN_BYTES`] of them (or the rest) in every span of `patience`: one that
-/// reads a byte a second makes progress, too, and would hold its answers here for days (N7).
-async fn write(output: &mut OwnedWriteHalf, bytes: &[u8], patience: Duration) -> io::Result<()> {
-    let mut done = 0;
-    let mut goal = PROGRESS_MIN_BYTES;
-    let mut deadline = Instant::now() + patience;
-    while done < bytes.len() {
-        let count = timeout_at(deadline, output.write(&bytes[done..])).await??;
-        if count == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        done += count;
-        if done >= goal {
-            goal = done + PROGRESS_MIN_BYTES;
-            deadline = Instant::now() + patience;
-        }
-    }
-    Ok(())
 }

@@ -88,7 +88,7 @@ pub struct DoorLimits {
     pub handshake_timeout: Duration,
     /// Time for the rest of a frame, once it has begun.
     pub frame_timeout: Duration,
-    /// Time in which a client that has answers waiting must take 64 KiB of them, or all.
+    /// Time in which a client that has answers waiting must take some of them.
     pub write_timeout: Duration,
     /// How long requests under way are waited for, when the client has closed its side.
     pub drain_timeout: Duration,

@@ -15,8 +15,6 @@ use super::DoorLimits;
 use super::connection::RETRY_AFTER_MS;
 use crate::frames::{Body, Response};
 
-/// What a client must take in a span of [`DoorLimits::write_timeout`], in bytes.
-pub(super) const PROGRESS_MIN_BYTES: usize = 64 << 10;
 /// The writer takes responses until it has this much, in bytes.
 const WRITE_AIM_BYTES: usize = 256 << 10;
 /// Parts of long answers wait until fewer bytes than these wait to be written.
