@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Deserializer, Serialize};
 use smr::id::{NodeId, NodeName};
 use smr::transport::{BULK_LANE_MAX_BYTES, Lane, NoSnapshots, PINGS_MISSED_MAX, Pace, Transport, TransportEvent};
 use transport_support::*;
@@ -202,6 +203,53 @@ fn newer_connection_supersedes_the_older_one_whose_end_is_no_news() {
     drop(newer);
     let next = a.await_event(|event| Some(format!("{event:?}")));
     assert_eq!(next, format!("{:?}", Event::Disconnected { peer: B }));
+}
+
+/// A message that takes a millisecond to decode.
+#[derive(Serialize)]
+struct Slow(u64);
+
+impl<'de> Deserialize<'de> for Slow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Slow, D::Error> {
+        std::thread::sleep(Duration::from_millis(1));
+        u64::deserialize(deserializer).map(Slow)
+    }
+}
+
+// covers N5, N8
+#[test]
+fn frames_read_from_the_older_connection_are_not_delivered_after_the_newer_one_speaks() {
+    let (listener_a, address_a) = listen();
+    let (sender, numbers) = channel();
+    let sink = Arc::new(move |event: TransportEvent<Slow>| {
+        if let TransportEvent::Received { message: Slow(number), .. } = event {
+            sender.send(number).ok();
+        }
+        true
+    });
+    // Its own: the slow task must not stand in the way of the new connection's.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    let config = config(A, &[(1, "127.0.0.1:1")]);
+    let _a = Transport::start(config, listener_a, handle, sink, Arc::new(NoSnapshots)).unwrap();
+    let mut older = Wire::dial_as(&address_a, B, 0);
+    // All in one read: two seconds of work for the connection's task, if it is not stopped.
+    let many: Vec<u8> = (0..2000u64).flat_map(|number| frame(kind::MESSAGE, &number)).collect();
+    older.0.write_all(&many).unwrap();
+    assert_eq!(numbers.recv_timeout(PATIENCE), Ok(0));
+    // The thread that is now busy may be the one that watched the sockets; a task from outside wakes another for that.
+    runtime.block_on(runtime.spawn(async {})).unwrap();
+    let mut newer = Wire::dial_as(&address_a, B, 0);
+    newer.send(kind::MESSAGE, &8000u64);
+    older.await_end();
+    newer.send(kind::MESSAGE, &8001u64);
+    let mut heard = Vec::new();
+    while heard.last() != Some(&8001) {
+        heard.push(numbers.recv_timeout(PATIENCE).unwrap());
+    }
+    assert!(heard.len() < 2000, "the older one was cut short");
+    let first_of_newer = heard.iter().position(|number| *number == 8000).unwrap();
+    assert_eq!(heard[first_of_newer..], [8000, 8001]);
 }
 
 fn received_event(number: u64) -> Event {

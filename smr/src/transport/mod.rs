@@ -142,8 +142,9 @@ pub enum TransportEvent<M> {
     },
 }
 
-/// Where events go. Called from the transport's tasks, so it must not block; returns `false` when there is no room. A
-/// message is then dropped; any other event is offered again soon.
+/// Where events go. Called from the transport's tasks, so it must not block: the thread that it holds may be the one that
+/// watches all sockets of the runtime. Returns `false` when there is no room. A message is then dropped; any other event
+/// is offered again soon.
 pub type EventSink<M> = Arc<dyn Fn(TransportEvent<M>) -> bool + Send + Sync>;
 
 /// How urgent a message is.

@@ -260,8 +260,10 @@ impl Wire {
     /// Waits until the other side has closed, whatever it says before.
     #[track_caller]
     pub fn await_end(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         let mut rest = [0; 4096];
         loop {
+            assert!(Instant::now() < deadline, "still open");
             match self.0.read(&mut rest) {
                 Ok(0) => return,
                 Ok(_) => {}
