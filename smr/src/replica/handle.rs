@@ -1,13 +1,41 @@
 //! How a process starts a replica and talks to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
+use crate::fatal::{exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
-use crate::replica::{ReplyTo, Request};
+use crate::protocol::{Protocol, Recovered, WriteId};
+use crate::raft::{Raft, Settings};
+use crate::replica::birth::{Unborn, Verdict};
+use crate::replica::disk::{self, DiskJob};
+use crate::replica::driver::{
+    Certificate, Clock, DISK_JOBS_MAX, Driver, EVENTS_MAX, Happening, Inbox, REQUESTS_MAX, join_disk,
+};
+use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart};
+use crate::replica::message::PeerMessage;
+use crate::replica::snapshots::{Intake, SnapshotFiles};
+use crate::replica::waiting_room::{Departure, WaitingRoom};
+use crate::replica::{Outcome, ReplyTo, Request, Standing};
+use crate::report::Reporter;
+use crate::session::SessionTable;
+use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
+use crate::storage::disk::{Disk, RealDisk};
+use crate::storage::{self, Birth, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions, SyncMode};
+use crate::transport::{Transport, TransportConfig, TransportEvent};
+
+/// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a replica needs to know to start.
 pub struct ReplicaOptions {
@@ -32,69 +60,364 @@ pub struct ReplicaOptions {
 #[error("{0}")]
 pub struct StartError(pub String);
 
+impl StartError {
+    fn of(error: impl std::fmt::Display) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+type Peers = Transport<PeerMessage<<Raft as Protocol>::Message>>;
+
 /// A replica whose directory is open and locked, but which does not run yet. In between, a server registers with the
 /// manager under the incarnation that it found or made.
 pub struct Opened {
-    incarnation: Incarnation,
-    cluster: Option<ClusterId>,
+    options: ReplicaOptions,
+    store: Box<OpenedStore>,
+    snapshots: SnapshotDir,
+    /// Why the former life of this directory ended, if it did.
+    quarantine: Option<String>,
+    reporter: Reporter,
 }
 
 impl Opened {
     /// Opens (or makes) the directory and locks it.
     ///
     /// # Errors
-    /// If it is locked, foreign, of another version, or cannot be read. Damage is no error: the replica is then quarantined.
-    pub fn open(_options: ReplicaOptions) -> Result<Opened, StartError> {
-        Err(StartError("under construction".into()))
+    /// If it is locked, foreign, of another version, or cannot be read. Damage is no error: the replica is then
+    /// quarantined, and waits in a next life until it is readmitted.
+    pub fn open(options: ReplicaOptions) -> Result<Opened, StartError> {
+        exit_on_panic();
+        let reporter = Reporter::new(&options.group, options.name);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let seat = Seat { group: options.group.clone(), name: options.name, cluster: None };
+        let directory = ReplicaDirectory::open(disk.clone(), &options.directory, seat).map_err(StartError::of)?;
+        let (opened, snapshots) = open_life(&disk, directory, &options, &reporter)?;
+        let (quarantine, store, snapshots) = match opened {
+            storage::Opened::Store(store) => (None, store, snapshots),
+            storage::Opened::Quarantined(quarantined) => {
+                let reason = quarantined.reason.clone();
+                reporter.line(&format!("quarantined: {reason}"));
+                let next = quarantined.into_next_life().map_err(StartError::of)?;
+                match open_life(&disk, next, &options, &reporter)? {
+                    (storage::Opened::Store(store), snapshots) => (Some(reason), store, snapshots),
+                    (storage::Opened::Quarantined(again), _) => {
+                        return Err(StartError(format!(
+                            "the life after a quarantine is damaged too: {}",
+                            again.reason
+                        )));
+                    }
+                }
+            }
+        };
+        let snapshots = snapshots
+            .ok_or_else(|| StartError("snapshots were not looked for in a directory that was opened".to_owned()))?;
+        if store.sync_mode != SyncMode::Synced {
+            reporter.line(&format!("writes are not proved to reach the device: {}", store.sync_mode));
+        }
+        Ok(Opened { options, store, snapshots, quarantine, reporter })
     }
 
     /// The incarnation of this directory.
     pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
+        self.store.identity.node.incarnation
     }
 
     /// The cluster that this directory belongs to, if it is recorded.
     pub fn cluster(&self) -> Option<ClusterId> {
-        self.cluster
+        self.store.identity.cluster
     }
 
     /// Whether this directory has been born: is or was a member of its group.
     pub fn is_born(&self) -> bool {
-        false
+        self.store.birth != Birth::Unborn
     }
 
-    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id. `state` is the empty state; the
-    /// snapshot and the log are applied on top of it. Threads of the replica end the process on a fatal error.
+    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id. `state` is the empty
+    /// state; the snapshot and the log are applied on top of it. Threads of the replica end the process on a fatal error.
     ///
     /// # Errors
     /// If `cluster` is not the recorded one, or threads or sockets cannot be made.
-    pub fn run<S: StateMachine>(self, _cluster: Option<ClusterId>, _state: S) -> Result<ReplicaHandle, StartError> {
-        Err(StartError("under construction".into()))
+    pub fn run<S: StateMachine>(self, cluster: Option<ClusterId>, state: S) -> Result<ReplicaHandle, StartError> {
+        let Opened { options, store, snapshots, quarantine, reporter } = self;
+        let node = store.identity.node;
+        if let (Some(recorded), Some(given)) = (store.identity.cluster, cluster)
+            && recorded != given
+        {
+            let directory = options.directory.display();
+            return Err(StartError(format!("{directory}: belongs to cluster {recorded}, not to {given}")));
+        }
+        let cluster = store.identity.cluster.or(cluster);
+        let (events, events_inbox) = bounded(EVENTS_MAX);
+        let (requests, requests_inbox) = bounded(REQUESTS_MAX);
+        let facts = Arc::new(Facts::default());
+        let genesis = match &store.birth {
+            Birth::Born { genesis, .. } => Some(*genesis),
+            Birth::Unborn => None,
+        };
+        let files = SnapshotFiles(snapshots);
+        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), events.clone());
+        let config =
+            TransportConfig { group: options.group.clone(), node, cluster, genesis, peers: options.peers.clone() };
+        let sink = {
+            let events = events.clone();
+            Arc::new(move |event: TransportEvent<_>| events.try_send(Happening::Peer(event)).is_ok())
+        };
+        let transport = Transport::start(config, options.listener, options.runtime.clone(), sink, Arc::new(intake))
+            .map_err(|error| StartError(format!("cannot serve peers: {error}")))?;
+        let seats = options.peers.keys().copied().chain([options.name]).collect();
+        let replica = ReplicaThread {
+            group: options.group,
+            seats,
+            cluster,
+            store,
+            quarantine,
+            files,
+            state,
+            inbox: Inbox { events: events_inbox, requests: requests_inbox },
+            events: events.clone(),
+            transport: Arc::new(transport),
+            runtime: options.runtime,
+            reporter: reporter.clone(),
+            facts: facts.clone(),
+        };
+        spawn_vital(format!("{} replica", reporter.who()), move || replica.run())
+            .map_err(|error| StartError(format!("no replica thread: {error}")))?;
+        let stop = move || {
+            let (done, stopped) = bounded(1);
+            if events.send_timeout(Happening::Shutdown(done), SHUTDOWN_PATIENCE).is_ok() {
+                // Stopped, or out of patience: the process ends either way, and a restart recovers.
+                let _ = stopped.recv_timeout(SHUTDOWN_PATIENCE);
+            }
+        };
+        Ok(ReplicaHandle { requests, stop: Arc::new(stop), facts })
     }
+}
+
+/// Opens one life of a directory: snapshots first, because they say where the log must begin. A quarantined life is
+/// left alone.
+fn open_life(
+    disk: &Arc<dyn Disk>,
+    directory: ReplicaDirectory,
+    options: &ReplicaOptions,
+    reporter: &Reporter,
+) -> Result<(storage::Opened, Option<SnapshotDir>), StartError> {
+    let mut snapshot = SnapshotMeta::default();
+    let mut snapshots = None;
+    if directory.quarantined().is_none() {
+        let (found, newest) = SnapshotDir::open(disk.clone(), directory.snapshots(), options.group.clone(), None)
+            .map_err(|error| StartError(format!("{}: {error}", directory.snapshots().display())))?;
+        found.notes().iter().for_each(|note| reporter.line(note));
+        snapshot = newest.map(|info| info.meta).unwrap_or_default();
+        snapshots = Some(found);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let opened = Store::open(
+        directory,
+        &StoreOptions {
+            snapshot,
+            incarnation_if_new: Incarnation(rand::random::<u64>().max(1)),
+            engine: storage::Engine::Sled,
+            allow_unsynced: options.allow_unsynced,
+            now_unix_s: now.as_secs(),
+        },
+    )
+    .map_err(StartError::of)?;
+    if let storage::Opened::Store(store) = &opened {
+        store.notes.iter().for_each(|note| reporter.line(note));
+    }
+    Ok((opened, snapshots))
+}
+
+/// What the handle may be asked without a trip through the replica thread.
+#[derive(Default)]
+struct Facts {
+    cluster: OnceLock<ClusterId>,
+    genesis: Arc<OnceLock<GenesisHash>>,
+    born: AtomicBool,
 }
 
 /// A running replica. Cheap to clone.
 #[derive(Clone)]
 pub struct ReplicaHandle {
-    inner: Arc<()>,
+    requests: Sender<(Request, ReplyTo)>,
+    stop: Arc<dyn Fn() + Send + Sync>,
+    facts: Arc<Facts>,
 }
 
 impl ReplicaHandle {
     /// Hands a request to the replica; never blocks. If its queue is full the outcome is `Busy`, at once.
-    pub fn submit(&self, _request: Request, _reply: ReplyTo) {
-        let _ = &self.inner;
+    pub fn submit(&self, request: Request, reply: ReplyTo) {
+        match self.requests.try_send((request, reply)) {
+            Ok(()) => {}
+            Err(TrySendError::Full((_, reply))) => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
+            Err(TrySendError::Disconnected((_, reply))) => reply.send(Outcome::OutOfService("stopping".to_owned())),
+        }
     }
 
     /// The cluster id once it is known (a founding group learns it at birth).
     pub fn cluster(&self) -> Option<ClusterId> {
-        None
+        self.facts.cluster.get().copied()
     }
 
     /// Whether the replica is born: a member, or about to be one.
     pub fn is_born(&self) -> bool {
-        false
+        self.facts.born.load(Ordering::SeqCst)
     }
 
-    /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 3 s.
-    pub fn shutdown(&self) {}
+    /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 6 s.
+    pub fn shutdown(&self) {
+        (self.stop)();
+    }
+}
+
+/// What the replica thread starts with.
+struct ReplicaThread<S: StateMachine> {
+    group: GroupName,
+    seats: BTreeSet<NodeName>,
+    cluster: Option<ClusterId>,
+    store: Box<OpenedStore>,
+    quarantine: Option<String>,
+    files: SnapshotFiles,
+    state: S,
+    inbox: Inbox<Raft, S>,
+    events: Sender<Happening<Raft, S>>,
+    transport: Arc<Peers>,
+    runtime: tokio::runtime::Handle,
+    reporter: Reporter,
+    facts: Arc<Facts>,
+}
+
+impl<S: StateMachine> ReplicaThread<S> {
+    /// From birth, if that is still to come, to the orderly end.
+    fn run(mut self) -> Result<(), String> {
+        if self.store.birth == Birth::Unborn && !self.be_born()? {
+            return Ok(());
+        }
+        let Birth::Born { genesis, founders } = self.store.birth.clone() else {
+            panic!("replica {} serves unborn", self.store.identity.node);
+        };
+        let cluster = self.store.identity.cluster.or(self.cluster);
+        self.transport.set_birth(cluster, genesis);
+        // Set once: this thread runs once.
+        let _ = self.facts.genesis.set(genesis);
+        if let Some(cluster) = cluster {
+            let _ = self.facts.cluster.set(cluster);
+        }
+        self.facts.born.store(true, Ordering::SeqCst);
+        self.serve(Certificate { genesis, founders })
+    }
+
+    /// Waits for the birth and makes it durable; false if the replica was stopped before.
+    fn be_born(&mut self) -> Result<bool, String> {
+        let node = self.store.identity.node;
+        let standing = match &self.quarantine {
+            Some(reason) => Standing::Quarantined { reason: reason.clone() },
+            None => Standing::Unborn,
+        };
+        let room = WaitingRoom {
+            group: &self.group,
+            node,
+            seats: &self.seats,
+            standing,
+            sync_mode: self.store.sync_mode.to_string(),
+            inbox: &self.inbox,
+            transport: &self.transport,
+            reporter: &self.reporter,
+        };
+        let may_found = self.quarantine.is_none();
+        let unborn = Unborn::new(node, self.cluster, self.group.clone(), self.seats.clone(), may_found);
+        let (birth, cluster) = match room.wait(unborn) {
+            Departure::Stopped => return Ok(false),
+            Departure::Birth(Verdict::Founder(genesis)) => {
+                self.reporter.line(&format!("founder of group {} with {} members", self.group, genesis.members.len()));
+                let cluster = genesis.cluster_id();
+                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
+            }
+            Departure::Birth(Verdict::TakenIn(genesis)) => {
+                self.reporter.line(&format!("taken into group {}", self.group));
+                // The founding group's genesis is the cluster's id.
+                (Birth::Born { genesis, founders: None }, self.cluster.unwrap_or(ClusterId(genesis.0)))
+            }
+            Departure::Birth(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
+        };
+        let store = &mut self.store.store;
+        store.be_born(birth.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
+        self.store.identity = store.identity().clone();
+        self.store.promise = store.promise();
+        if let Birth::Born { founders: Some(founders), .. } = &birth {
+            self.store.entries = vec![founders.first_entry()];
+        }
+        self.store.birth = birth;
+        Ok(true)
+    }
+
+    /// Recovers the state, starts the disk thread, and drives the core until the replica stops.
+    fn serve(self, certificate: Certificate) -> Result<(), String> {
+        let ReplicaThread { group, seats, store: life, quarantine, files: snapshots, state, inbox, events, .. } = self;
+        let ReplicaThread { transport, runtime, reporter, .. } = self;
+        let node = life.identity.node;
+        let latest = snapshots.0.latest();
+        let (sessions, state, meta, snapshot_len_bytes) = match latest {
+            None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
+            Some(info) => {
+                let (sessions, state) = snapshots
+                    .restore(&info)
+                    .map_err(|error| format!("snapshot {:?} cannot be read: {error}", info.meta.last))?;
+                (sessions, state, info.meta, info.len_bytes)
+            }
+        };
+        let clock = Clock::start();
+        let snapshot = meta.last;
+        // The genesis is of term 1, which nobody campaigned in.
+        let promise =
+            if life.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { life.promise };
+        let recovered = Recovered { promise, snapshot: meta, entries: life.entries };
+        let core =
+            Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(rand::random()), clock.now());
+        let standing = match quarantine.clone() {
+            Some(reason) => Standing::Quarantined { reason },
+            None => Standing::InService,
+        };
+        let engine = Engine::new(EngineStart {
+            group,
+            standing,
+            sync_mode: life.sync_mode.to_string(),
+            core,
+            state,
+            sessions,
+            snapshot,
+            snapshot_len_bytes,
+        });
+        let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
+        let disk_thread = {
+            let (events, transport, store) = (events.clone(), transport.clone(), life.store);
+            spawn_vital(format!("{} disk", reporter.who()), move || {
+                disk::run::<Raft, S>(store, &jobs_inbox, &events, &transport)
+            })
+            .map_err(|error| format!("no disk thread: {error}"))?
+        };
+        let driver = Driver {
+            engine,
+            clock,
+            inbox,
+            events,
+            disk: jobs,
+            transport: transport.clone(),
+            snapshots,
+            certificate,
+            seats,
+            runtime,
+            reporter,
+            readmission_open: quarantine.is_some(),
+            issued: WriteId(0),
+            done: WriteId(0),
+            overdue_turns: 0,
+            held: Vec::new(),
+            scans: Arc::new(AtomicUsize::new(0)),
+        };
+        let result = driver.run();
+        transport.shutdown();
+        join_disk(disk_thread);
+        result
+    }
 }

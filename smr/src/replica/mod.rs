@@ -1,8 +1,25 @@
 //! The replica: drives a protocol core with threads, disk and network.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`api`](Request) | what the front door may ask, and what it hears back |
+//! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
+//! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
+//! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
+//! | `driver`, `disk`, `snapshots` | the threads around it |
+//!
+//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that is used.
 
 mod api;
 pub mod birth;
+mod disk;
+mod driver;
+pub mod engine;
 mod handle;
+pub mod message;
+pub mod readmission;
+mod snapshots;
+mod waiting_room;
 
 pub use api::*;
 pub use handle::*;

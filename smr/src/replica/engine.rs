@@ -1,0 +1,660 @@
+//! The replica's logic: core, sessions and state machine as one value without threads, clocks or sockets.
+//!
+//! [`Engine`] takes happenings (requests, messages, completed writes, time) and answers requests through their
+//! [`ReplyTo`]; whatever needs the outside world comes back as an [`Action`]. The threads around it
+//! ([`super::driver`]) only carry things to and fro, so a simulator can take their place.
+//!
+//! # The life of a request
+//! A write is checked against the session table (a duplicate is answered from store), proposed together with
+//! everything else that waited, and remembered in `waiting` under the index it got. When that index is applied with
+//! the same term, the answer leaves; when the replica loses its role first, the outcome is *unknown* (C9), because the
+//! entry may yet be committed by another leader. A read gets a token, is confirmed by the core, and is answered once
+//! the index of its arrival is applied; a replica that loses its role fails it instead (R4).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
+use crate::id::{GroupName, NodeId};
+use crate::protocol::{
+    Change, ChangeRefused, Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time,
+    TransferRefused, Write, WriteId,
+};
+use crate::replica::readmission::{Presence, Readmission, Step};
+use crate::replica::{Outcome, ReplicaStatus, ReplyTo, Request, Standing};
+use crate::session::{SessionCommand, SessionTable};
+use crate::snapshot::ReceivedSnapshot;
+use crate::state_machine::{Answer, StateMachine};
+
+/// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
+pub const COMMAND_MAX_BYTES: usize = (1 << 20) + (64 << 10);
+/// Writes that may wait for their commit; the next ones are `Busy`.
+pub const WRITES_WAITING_MAX: usize = 32 << 10;
+/// Bytes of commands that may wait for their commit.
+pub const WRITES_WAITING_MAX_BYTES: usize = 64 << 20;
+/// Reads that may wait for their confirmation; the next ones are `Busy`.
+pub const READS_WAITING_MAX: usize = 32 << 10;
+/// When a client is asked to try again after `Busy`, in milliseconds.
+pub const BUSY_RETRY_MS: u32 = 20;
+/// A snapshot is taken when the log holds this many bytes ...
+pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
+/// ... or, where the last snapshot was larger, as many as it, up to this: a large state is not rewritten for a small log.
+pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
+/// With this many bytes in the log, writes are `Busy` until a snapshot has made room.
+pub const LOG_MAX_BYTES: usize = 256 << 20;
+/// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
+const TRANSFER_PATIENCE_US: u64 = 5_000_000;
+/// How often waiting wishes of the operator are looked after, in microseconds.
+const CHORES_INTERVAL_US: u64 = 50_000;
+
+/// What the engine asks of the world around it.
+pub enum Action<P: Protocol, S: StateMachine> {
+    /// Send this; it rests on nothing.
+    Send(Envelope<P::Message>),
+    /// Make this durable, in order with the other writes and adoptions.
+    Write(Write<P::Message>),
+    /// Make this received snapshot the current one, before the write that follows.
+    Adopt(ReceivedSnapshot),
+    /// Remove this received snapshot; it came too late.
+    Discard(ReceivedSnapshot),
+    /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
+    TakeSnapshot(Box<SnapshotImage<S>>),
+    /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
+    SendSnapshot(NodeId),
+    /// Draw the parts of a long answer on a worker thread.
+    AnswerParts {
+        /// Whom for.
+        reply: ReplyTo,
+        /// The parts.
+        parts: Box<dyn Iterator<Item = Vec<u8>> + Send>,
+    },
+    /// Tell a person (one line on stderr).
+    Report(String),
+}
+
+/// Everything that a snapshot holds, as of one moment.
+pub struct SnapshotImage<S: StateMachine> {
+    /// Where it ends, and who is a member there.
+    pub meta: SnapshotMeta,
+    /// The session table.
+    pub sessions: crate::session::SessionImage,
+    /// The state machine.
+    pub state: S::Image,
+}
+
+/// A received snapshot whose state is built, ready to take over.
+pub struct Install<S> {
+    /// Where it ends, and who is a member there.
+    pub meta: SnapshotMeta,
+    /// The session table.
+    pub sessions: SessionTable,
+    /// The state machine.
+    pub state: S,
+    /// The file, not yet the current one.
+    pub file: ReceivedSnapshot,
+}
+
+struct Waiting {
+    id: EntryId,
+    size_bytes: usize,
+    reply: ReplyTo,
+}
+
+struct PendingRead {
+    query: Bytes,
+    reply: ReplyTo,
+}
+
+struct PendingTransfer {
+    to: crate::id::NodeName,
+    reply: ReplyTo,
+    give_up_at: Time,
+}
+
+/// Core, sessions and state machine of one replica.
+pub struct Engine<P: Protocol, S: StateMachine> {
+    group: GroupName,
+    standing: Standing,
+    sync_mode: String,
+    core: P,
+    role: Role,
+    state: S,
+    sessions: SessionTable,
+    /// The last entry applied, or the snapshot's.
+    applied: EntryId,
+    snapshot: EntryId,
+    snapshot_len_bytes: u64,
+    snapshot_under_way: bool,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    next_read_token: u64,
+    reads: BTreeMap<ReadToken, Vec<PendingRead>>,
+    confirmed_reads: BTreeMap<Index, Vec<PendingRead>>,
+    reads_waiting: usize,
+    transfer: Option<PendingTransfer>,
+    readmission: Option<(Readmission, ReplyTo)>,
+    presence: Presence,
+    chores_at: Option<Time>,
+    actions: Vec<Action<P, S>>,
+}
+
+/// What an engine starts from.
+pub struct EngineStart<P, S> {
+    /// The group's name, for status and reports.
+    pub group: GroupName,
+    /// Whether the replica is in service, for status.
+    pub standing: Standing,
+    /// How writes reach the device, for status.
+    pub sync_mode: String,
+    /// The core, recovered.
+    pub core: P,
+    /// The state as of the snapshot, or the empty one.
+    pub state: S,
+    /// The sessions as of the snapshot, or none.
+    pub sessions: SessionTable,
+    /// Where the snapshot ends; [`EntryId::ZERO`] without one.
+    pub snapshot: EntryId,
+    /// The length of the snapshot's file, in bytes.
+    pub snapshot_len_bytes: u64,
+}
+
+impl<P: Protocol, S: StateMachine> Engine<P, S> {
+    /// An engine that starts behind its snapshot.
+    pub fn new(start: EngineStart<P, S>) -> Engine<P, S> {
+        Engine {
+            group: start.group,
+            standing: start.standing,
+            sync_mode: start.sync_mode,
+            role: start.core.role(),
+            core: start.core,
+            state: start.state,
+            sessions: start.sessions,
+            applied: start.snapshot,
+            snapshot: start.snapshot,
+            snapshot_len_bytes: start.snapshot_len_bytes,
+            snapshot_under_way: false,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            next_read_token: 1,
+            reads: BTreeMap::new(),
+            confirmed_reads: BTreeMap::new(),
+            reads_waiting: 0,
+            transfer: None,
+            readmission: None,
+            presence: Presence::default(),
+            chores_at: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call, in order.
+    pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Engine::tick`] is due.
+    pub fn deadline(&self) -> Time {
+        let core = self.core.deadline();
+        self.chores_at.map_or(core, |chores| chores.min(core))
+    }
+
+    /// The core, to look at.
+    pub fn core(&self) -> &P {
+        &self.core
+    }
+
+    /// The state machine, to look at.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Time) {
+        self.step(now, Input::Tick);
+        if self.chores_at.is_some_and(|at| at <= now) {
+            self.chores_at = None;
+            self.do_chores(now);
+        }
+    }
+
+    /// A message arrived.
+    pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) {
+        self.step(now, Input::Receive { from, message });
+    }
+
+    /// The writes up to this one have reached the device.
+    pub fn durable(&mut self, now: Time, id: WriteId) {
+        self.step(now, Input::Durable(id));
+    }
+
+    /// The connection from this node was closed by its side.
+    pub fn disconnected(&mut self, now: Time, node: NodeId) {
+        self.step(now, Input::Disconnected(node));
+    }
+
+    /// This incarnation was met on its seat; it may be no member.
+    pub fn met(&mut self, now: Time, node: NodeId) {
+        self.presence.met(now, node);
+    }
+
+    /// The snapshot that was to be taken is durable.
+    pub fn snapshot_taken(&mut self, now: Time, last: EntryId, len_bytes: u64) {
+        self.snapshot_under_way = false;
+        if last.index > self.snapshot.index {
+            self.snapshot = last;
+            self.snapshot_len_bytes = len_bytes;
+            self.step(now, Input::SnapshotTaken(last));
+        }
+        self.take_snapshot_if_due();
+    }
+
+    /// The transfer of a snapshot ended.
+    pub fn snapshot_sent(&mut self, now: Time, to: NodeId, last: Option<EntryId>) {
+        self.step(now, Input::SnapshotSent { to, last });
+    }
+
+    /// A snapshot arrived and its state is built. False if it is not newer than what is here; it is then dropped.
+    pub fn install(&mut self, now: Time, install: Install<S>, len_bytes: u64) -> bool {
+        let meta = install.meta;
+        let outputs = self.core.step(now, Input::SnapshotReceived(meta.clone()));
+        let accepted = outputs.install.unwrap_or_else(|| panic!("the core left snapshot {:?} unanswered", meta.last));
+        if accepted {
+            assert!(
+                meta.last.index > self.applied.index,
+                "snapshot {:?} would undo applied {}",
+                meta.last,
+                self.applied
+            );
+            self.state = install.state;
+            self.sessions = install.sessions;
+            self.applied = meta.last;
+            self.snapshot = meta.last;
+            self.snapshot_len_bytes = len_bytes;
+            // S12: what waited under the snapshot has an unknown outcome.
+            self.fail_waiting_writes();
+            self.actions.push(Action::Adopt(install.file));
+            let node = self.core.status().node;
+            self.report(format!("replica {node} installed a snapshot that ends at {}", meta.last));
+        } else {
+            self.actions.push(Action::Discard(install.file));
+        }
+        self.absorb(now, outputs);
+        accepted
+    }
+
+    /// Requests arrived; they are handled as one batch.
+    pub fn requests(&mut self, now: Time, requests: impl IntoIterator<Item = (Request, ReplyTo)>) {
+        let mut commands = Vec::new();
+        let mut replies = Vec::new();
+        let mut reads = Vec::new();
+        for (request, reply) in requests {
+            match request {
+                Request::OpenSession => self.enlist(SessionCommand::Open, reply, &mut commands, &mut replies),
+                Request::Idempotent { command } => {
+                    self.enlist(SessionCommand::Idempotent { command }, reply, &mut commands, &mut replies);
+                }
+                Request::Write { client, number, lowest_unanswered, command } => {
+                    let write = SessionCommand::Write { client, number, lowest_unanswered, command };
+                    self.enlist(write, reply, &mut commands, &mut replies);
+                }
+                Request::Read { query } => {
+                    if self.role != Role::Leader {
+                        reply.send(Outcome::NotLeader(self.core.leader_hint()));
+                    } else if query.len() > COMMAND_MAX_BYTES {
+                        reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
+                    } else if self.reads_waiting + reads.len() >= READS_WAITING_MAX {
+                        reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+                    } else {
+                        reads.push(PendingRead { query, reply });
+                    }
+                }
+                Request::LocalRead { query } => self.answer(PendingRead { query, reply }),
+                Request::Status => reply.send(Outcome::Status(Box::new(self.status()))),
+                Request::Transfer { to } => self.start_transfer(now, to, reply),
+                Request::Readmit { name } => self.start_readmission(now, name, reply),
+            }
+        }
+        self.propose(now, commands, replies);
+        if !reads.is_empty() {
+            let token = ReadToken(self.next_read_token);
+            self.next_read_token += 1;
+            self.reads_waiting += reads.len();
+            self.reads.insert(token, reads);
+            self.step(now, Input::Read(token));
+        }
+    }
+
+    /// The replica, described.
+    pub fn status(&self) -> ReplicaStatus {
+        let core = self.core.status();
+        ReplicaStatus {
+            group: self.group.clone(),
+            node: core.node,
+            standing: self.standing.clone(),
+            role: core.role,
+            term: core.term,
+            leader: core.leader,
+            snapshot: self.snapshot,
+            last: core.last,
+            commit: core.commit,
+            applied: self.applied.index,
+            log_bytes: core.log_bytes as u64,
+            sessions: self.sessions.len() as u64,
+            voters: core.configuration.voters.iter().copied().collect(),
+            learners: core.configuration.learners.iter().copied().collect(),
+            sync_mode: self.sync_mode.clone(),
+            peers: core.peers.iter().map(|peer| (peer.node, peer.match_index)).collect(),
+        }
+    }
+
+    /// What status says from now on.
+    pub fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// Answers everything that still waits: the replica stops.
+    pub fn stop(&mut self) {
+        self.fail_waiting_writes();
+        self.fail_reads();
+    }
+
+    /// Adds a write to the batch, unless it can be answered at the door.
+    fn enlist(
+        &mut self,
+        command: SessionCommand,
+        reply: ReplyTo,
+        commands: &mut Vec<Bytes>,
+        replies: &mut Vec<(usize, ReplyTo)>,
+    ) {
+        if self.role != Role::Leader {
+            return reply.send(Outcome::NotLeader(self.core.leader_hint()));
+        }
+        if let SessionCommand::Write { client, number, lowest_unanswered, command } = &command
+            && let Some(outcome) = self.sessions.check(*client, *number, *lowest_unanswered, command)
+        {
+            return reply.send(outcome);
+        }
+        let bytes = command.encode();
+        if bytes.len() > COMMAND_MAX_BYTES {
+            return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
+        }
+        let full = self.waiting.len() + commands.len() >= WRITES_WAITING_MAX
+            || self.waiting_bytes + bytes.len() > WRITES_WAITING_MAX_BYTES
+            || self.core.log_bytes() > LOG_MAX_BYTES;
+        if full {
+            return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        self.waiting_bytes += bytes.len();
+        replies.push((bytes.len(), reply));
+        commands.push(bytes);
+    }
+
+    fn propose(&mut self, now: Time, commands: Vec<Bytes>, replies: Vec<(usize, ReplyTo)>) {
+        if commands.is_empty() {
+            return;
+        }
+        let mut outputs = self.core.step(now, Input::Propose(commands));
+        match outputs.proposed.take() {
+            Some(Ok(proposed)) => {
+                let mut id = proposed.first;
+                for (size_bytes, reply) in replies {
+                    self.waiting.push_back(Waiting { id, size_bytes, reply });
+                    id.index = id.index.next();
+                }
+            }
+            Some(Err(not_leader)) => {
+                for (size_bytes, reply) in replies {
+                    self.waiting_bytes -= size_bytes;
+                    reply.send(Outcome::NotLeader(not_leader));
+                }
+            }
+            None => panic!("the core left {} proposals unanswered", replies.len()),
+        }
+        self.absorb(now, outputs);
+    }
+
+    fn step(&mut self, now: Time, input: Input<P::Message>) {
+        let outputs = self.core.step(now, input);
+        self.absorb(now, outputs);
+    }
+
+    fn absorb(&mut self, now: Time, outputs: Outputs<P::Message>) {
+        self.actions.extend(outputs.messages.into_iter().map(Action::Send));
+        self.actions.extend(outputs.writes.into_iter().map(Action::Write));
+        self.actions.extend(outputs.snapshots_wanted.into_iter().map(Action::SendSnapshot));
+        let applied_any = !outputs.committed.is_empty();
+        for entry in outputs.committed {
+            self.apply(entry);
+        }
+        for read in outputs.reads {
+            self.read_outcome(read);
+        }
+        if applied_any {
+            self.answer_confirmed_reads();
+            self.take_snapshot_if_due();
+        }
+        for event in outputs.events {
+            self.note(now, event);
+        }
+    }
+
+    fn apply(&mut self, entry: Entry) {
+        let index = entry.id.index;
+        assert_eq!(index, self.applied.index.next(), "entry {} follows applied {}", entry.id, self.applied);
+        self.applied = entry.id;
+        let outcome = match &entry.payload {
+            Payload::Noop | Payload::Configuration(_) => None,
+            Payload::Command(bytes) => {
+                // An entry of a kind this build does not know must stop it, not be skipped (L20).
+                let command = SessionCommand::decode(bytes)
+                    .unwrap_or_else(|error| panic!("entry {} cannot be applied: {error}", entry.id));
+                let state = &mut self.state;
+                Some(self.sessions.apply(index, &command, |command| state.apply(index, command)))
+            }
+        };
+        if let Some(front) = self.waiting.front()
+            && front.id.index == index
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            self.waiting_bytes -= waiting.size_bytes;
+            match outcome {
+                Some(outcome) if waiting.id.term == entry.id.term => waiting.reply.send(outcome),
+                _ => waiting.reply.send(Outcome::Unknown),
+            }
+        }
+    }
+
+    fn read_outcome(&mut self, read: ReadOutcome) {
+        match read {
+            ReadOutcome::Ready { token, index } => {
+                let reads = self.reads.remove(&token).unwrap_or_default();
+                if index <= self.applied.index {
+                    self.reads_waiting -= reads.len();
+                    reads.into_iter().for_each(|read| self.answer(read));
+                } else {
+                    self.confirmed_reads.entry(index).or_default().extend(reads);
+                }
+            }
+            ReadOutcome::Failed { token } => {
+                let reads = self.reads.remove(&token).unwrap_or_default();
+                self.reads_waiting -= reads.len();
+                let hint = self.core.leader_hint();
+                reads.into_iter().for_each(|read| read.reply.send(Outcome::NotLeader(hint)));
+            }
+        }
+    }
+
+    fn answer_confirmed_reads(&mut self) {
+        while let Some(first) = self.confirmed_reads.first_entry()
+            && *first.key() <= self.applied.index
+        {
+            let reads = first.remove();
+            self.reads_waiting -= reads.len();
+            reads.into_iter().for_each(|read| self.answer(read));
+        }
+    }
+
+    fn answer(&mut self, read: PendingRead) {
+        match self.state.query(&read.query) {
+            Answer::Now(answer) => read.reply.send(Outcome::Answer(answer.into())),
+            Answer::Parts(parts) => self.actions.push(Action::AnswerParts { reply: read.reply, parts }),
+        }
+    }
+
+    fn take_snapshot_if_due(&mut self) {
+        let threshold = (self.snapshot_len_bytes as usize).clamp(SNAPSHOT_LOG_MIN_BYTES, SNAPSHOT_LOG_MAX_BYTES);
+        let due =
+            !self.snapshot_under_way && self.applied.index > self.snapshot.index && self.core.log_bytes() >= threshold;
+        if due {
+            self.take_snapshot();
+        }
+    }
+
+    fn take_snapshot(&mut self) {
+        let (configuration, configuration_index) = self.core.configuration_at(self.applied.index);
+        let last = self.applied;
+        self.snapshot_under_way = true;
+        self.actions.push(Action::TakeSnapshot(Box::new(SnapshotImage {
+            meta: SnapshotMeta { last, configuration, configuration_index },
+            sessions: self.sessions.image(),
+            state: self.state.image(),
+        })));
+    }
+
+    fn note(&mut self, now: Time, event: Event) {
+        match event {
+            Event::RoleChanged { role, term, leader } => {
+                let was = std::mem::replace(&mut self.role, role);
+                if was == Role::Leader && role != Role::Leader {
+                    self.fail_waiting_writes();
+                    self.fail_reads();
+                }
+                if let (Some(transfer), Some(leader)) = (&self.transfer, leader)
+                    && role != Role::Leader
+                {
+                    let outcome = if leader.name == transfer.to {
+                        Outcome::Done
+                    } else {
+                        Outcome::Refused(format!("replica {} leads instead", leader.name))
+                    };
+                    self.end_transfer(outcome);
+                }
+                let whom = match leader {
+                    Some(leader) if role != Role::Leader => format!(", leader is {}", leader.name),
+                    _ => String::new(),
+                };
+                let node = self.core.status().node;
+                self.report(format!("replica {} is {role} in term {term}{whom}", node.name));
+            }
+            Event::TransferFailed => {
+                self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
+            }
+            Event::Nonsense { from, what } => self.report(format!("dropped a message of replica {from}: {what}")),
+        }
+        let _ = now;
+    }
+
+    /// A leader no longer answers for what it proposed: another one may commit it, or not.
+    fn fail_waiting_writes(&mut self) {
+        self.waiting_bytes = 0;
+        for waiting in self.waiting.drain(..) {
+            waiting.reply.send(Outcome::Unknown);
+        }
+    }
+
+    fn fail_reads(&mut self) {
+        let hint = self.core.leader_hint();
+        self.reads_waiting = 0;
+        let unconfirmed = std::mem::take(&mut self.reads).into_values();
+        let confirmed = std::mem::take(&mut self.confirmed_reads).into_values();
+        for read in unconfirmed.chain(confirmed).flatten() {
+            read.reply.send(Outcome::NotLeader(hint));
+        }
+    }
+
+    fn start_transfer(&mut self, now: Time, to: crate::id::NodeName, reply: ReplyTo) {
+        if self.transfer.is_some() {
+            return reply.send(Outcome::Refused("another transfer is under way".to_owned()));
+        }
+        let mut outputs = self.core.step(now, Input::Transfer(to));
+        match outputs.transfer.take() {
+            Some(Ok(())) => {
+                self.transfer = Some(PendingTransfer { to, reply, give_up_at: now.plus_us(TRANSFER_PATIENCE_US) });
+                self.schedule_chores(now);
+            }
+            Some(Err(TransferRefused::NotLeader(hint))) => reply.send(Outcome::NotLeader(hint)),
+            Some(Err(refused)) => reply.send(Outcome::Refused(refused.to_string())),
+            None => panic!("the core left a transfer to {to} unanswered"),
+        }
+        self.absorb(now, outputs);
+    }
+
+    fn end_transfer(&mut self, outcome: Outcome) {
+        if let Some(transfer) = self.transfer.take() {
+            transfer.reply.send(outcome);
+        }
+    }
+
+    fn start_readmission(&mut self, now: Time, name: crate::id::NodeName, reply: ReplyTo) {
+        if self.role != Role::Leader {
+            return reply.send(Outcome::NotLeader(self.core.leader_hint()));
+        }
+        if self.readmission.is_some() {
+            return reply.send(Outcome::Refused("another readmission is under way".to_owned()));
+        }
+        match Readmission::start(now, name, &self.core.status(), &self.presence) {
+            Ok(readmission) => {
+                self.report(format!("readmission of {} begins", readmission.describe()));
+                self.readmission = Some((readmission, reply));
+                self.do_chores(now);
+            }
+            Err(outcome) => reply.send(outcome),
+        }
+    }
+
+    fn schedule_chores(&mut self, now: Time) {
+        self.chores_at = Some(now.plus_us(CHORES_INTERVAL_US));
+    }
+
+    /// Looks after the operator's wishes that take more than one step.
+    fn do_chores(&mut self, now: Time) {
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.give_up_at <= now) {
+            self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
+        }
+        if let Some((readmission, _)) = &self.readmission {
+            match readmission.next(now, &self.core.status()) {
+                Step::Wait => {}
+                Step::Change(change) => self.change(now, change),
+                Step::End(outcome) => {
+                    if let Some((readmission, reply)) = self.readmission.take() {
+                        self.report(format!("readmission of {} ended: {outcome:?}", readmission.describe()));
+                        reply.send(outcome);
+                    }
+                }
+            }
+        }
+        if self.transfer.is_some() || self.readmission.is_some() {
+            self.schedule_chores(now);
+        }
+    }
+
+    fn change(&mut self, now: Time, change: Change) {
+        let mut outputs = self.core.step(now, Input::Change(change.clone()));
+        match outputs.change.take() {
+            // Not yet: the next look tries again, until the readmission's own deadline.
+            Some(Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_))) => {}
+            Some(Err(ChangeRefused::Senseless(why))) => {
+                if let Some((_, reply)) = self.readmission.take() {
+                    reply.send(Outcome::Refused(why));
+                }
+            }
+            None => panic!("the core left {change:?} unanswered"),
+        }
+        self.absorb(now, outputs);
+    }
+
+    fn report(&mut self, line: String) {
+        self.actions.push(Action::Report(line));
+    }
+}

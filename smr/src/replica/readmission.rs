@@ -1,0 +1,127 @@
+//! Readmission: the new incarnation of a seat takes the place of the old one.
+//!
+//! It joins as a learner beside the old member, catches up, and then one joint change puts it into the old one's
+//! place; so the number of failures that the group survives never falls on the way. The leader looks at the
+//! configuration in force and takes the next step from there. So a readmission that a failover interrupts is simply
+//! asked for again.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Incarnation, NodeId, NodeName};
+use crate::protocol::{Change, CoreStatus, Role, Time};
+use crate::replica::Outcome;
+
+/// How long the leader tries before it gives up, in microseconds. A large snapshot must fit.
+const PATIENCE_US: u64 = 600_000_000;
+/// An incarnation that was met within this time counts as present, in microseconds.
+const PRESENT_US: u64 = 3_000_000;
+/// A member that was heard within this time counts as alive, in microseconds.
+const ALIVE_US: u64 = 1_500_000;
+
+/// Which incarnations were met lately on which seat, members or not.
+#[derive(Debug, Default)]
+pub struct Presence {
+    met: BTreeMap<NodeName, (Incarnation, Time)>,
+}
+
+impl Presence {
+    /// This incarnation was met.
+    pub fn met(&mut self, now: Time, node: NodeId) {
+        self.met.insert(node.name, (node.incarnation, now));
+    }
+
+    fn present(&self, now: Time, name: NodeName) -> Option<NodeId> {
+        let &(incarnation, at) = self.met.get(&name)?;
+        (now.since_us(at) <= PRESENT_US).then_some(NodeId { name, incarnation })
+    }
+}
+
+/// A readmission under way.
+#[derive(Debug)]
+pub struct Readmission {
+    outgoing: NodeId,
+    incoming: NodeId,
+    give_up_at: Time,
+}
+
+/// What the leader does next.
+#[derive(Debug, PartialEq)]
+pub enum Step {
+    /// Nothing yet.
+    Wait,
+    /// This change.
+    Change(Change),
+    /// Tell the operator.
+    End(Outcome),
+}
+
+impl Readmission {
+    /// Begins, if it makes sense: the seat has a voter of a former life that is silent, and a new life that is there.
+    ///
+    /// # Errors
+    /// What to tell the operator.
+    pub fn start(now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Result<Readmission, Outcome> {
+        let refused = |why: String| Err(Outcome::Refused(why));
+        let Some(&outgoing) = status.configuration.voters.iter().find(|voter| voter.name == name) else {
+            return refused(format!("the group has no seat {name}"));
+        };
+        if outgoing == status.node {
+            return refused(format!("replica {name} leads the group"));
+        }
+        let alive = |node: NodeId| {
+            status
+                .peers
+                .iter()
+                .any(|peer| peer.node == node && peer.heard_at.is_some_and(|heard| now.since_us(heard) <= ALIVE_US))
+        };
+        if alive(outgoing) {
+            return refused(format!("replica {outgoing} is alive and votes"));
+        }
+        let Some(incoming) = presence.present(now, name) else {
+            return refused(format!("no new incarnation of replica {name} is there: start it first"));
+        };
+        if incoming == outgoing {
+            return refused(format!("replica {outgoing} is a member already"));
+        }
+        let voters = &status.configuration.voters;
+        let up = voters.iter().filter(|&&voter| voter == status.node || alive(voter)).count();
+        if up * 2 <= voters.len() {
+            return refused(format!("only {up} of {} members are alive: no majority", voters.len()));
+        }
+        Ok(Readmission { outgoing, incoming, give_up_at: now.plus_us(PATIENCE_US) })
+    }
+
+    /// What follows from the configuration in force.
+    pub fn next(&self, now: Time, status: &CoreStatus) -> Step {
+        if status.role != Role::Leader {
+            return Step::End(Outcome::Unknown);
+        }
+        if now >= self.give_up_at {
+            return Step::End(Outcome::Refused(format!("replica {} does not catch up", self.incoming)));
+        }
+        let configuration = &status.configuration;
+        if configuration.is_joint() || status.configuration_index > status.commit {
+            return Step::Wait;
+        }
+        if configuration.voters.contains(&self.incoming) && !configuration.voters.contains(&self.outgoing) {
+            return Step::End(Outcome::Done);
+        }
+        // A learner of this seat from an earlier try whose directory was emptied once more.
+        let stale = configuration
+            .learners
+            .iter()
+            .find(|learner| learner.name == self.incoming.name && **learner != self.incoming);
+        if let Some(&stale) = stale {
+            return Step::Change(Change::RemoveLearner(stale));
+        }
+        if !configuration.learners.contains(&self.incoming) {
+            return Step::Change(Change::AddLearner(self.incoming));
+        }
+        Step::Change(Change::Replace { incoming: self.incoming, outgoing: self.outgoing })
+    }
+
+    /// Who comes and who goes, for reports.
+    pub fn describe(&self) -> String {
+        format!("replica {} for {}", self.incoming, self.outgoing)
+    }
+}

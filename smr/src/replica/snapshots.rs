@@ -1,0 +1,143 @@
+//! Snapshots between the files, the engine and the network.
+//!
+//! The payload of a snapshot is the session table, then the state machine. A snapshot that arrives is verified and its
+//! state built on a thread of the network's blocking pool; the replica thread only swaps the finished state in.
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crossbeam_channel::Sender;
+
+use crate::codec;
+use crate::entry::GenesisHash;
+use crate::id::NodeId;
+use crate::protocol::Protocol;
+use crate::replica::driver::Happening;
+use crate::replica::engine::{Install, SnapshotImage};
+use crate::session::SessionTable;
+use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
+use crate::state_machine::{Image, StateMachine};
+use crate::transport::{Offer, SnapshotSink, SnapshotSource};
+
+/// The replica's snapshot directory, as its threads use it.
+#[derive(Clone)]
+pub(super) struct SnapshotFiles(pub(super) SnapshotDir);
+
+impl SnapshotFiles {
+    /// Writes a snapshot; its file's length in bytes. A snapshot that a received one has overtaken is no error.
+    pub(super) fn take<S: StateMachine>(
+        &self,
+        image: SnapshotImage<S>,
+        genesis: GenesisHash,
+    ) -> Result<u64, SnapshotError> {
+        let written = self.0.write(&image.meta, genesis, |output| {
+            image.sessions.write(output)?;
+            image.state.write(output)
+        });
+        match written {
+            Ok(info) => Ok(info.len_bytes),
+            Err(SnapshotError::Obsolete { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest snapshot, open for sending.
+    pub(super) fn open_newest(&self) -> Result<Option<SendingFile>, SnapshotError> {
+        self.0.latest().map(|info| self.0.open_for_sending(&info)).transpose()
+    }
+
+    /// The state that a snapshot holds.
+    pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
+        build(self.0.read(info)?)
+    }
+}
+
+fn build<S: StateMachine>(mut reader: SnapshotReader) -> Result<(SessionTable, S), SnapshotError> {
+    let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
+    let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
+    reader.finish()?;
+    Ok((sessions, state))
+}
+
+/// A snapshot file on its way out.
+pub(super) struct FileSource {
+    file: Mutex<SendingFile>,
+    offer: Offer,
+}
+
+impl FileSource {
+    pub(super) fn new(file: SendingFile) -> FileSource {
+        let info = file.info();
+        let offer = Offer {
+            header: codec::encode(&info.offer()),
+            last: info.meta.last,
+            len_bytes: info.len_bytes,
+            fingerprint: info.fingerprint,
+        };
+        FileSource { file: Mutex::new(file), offer }
+    }
+}
+
+impl SnapshotSource for FileSource {
+    fn offer(&self) -> Offer {
+        self.offer.clone()
+    }
+
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.read_at(offset, len).map(Vec::from).map_err(io::Error::other)
+    }
+}
+
+/// Takes in what the leader sends, and hands the finished state to the replica thread.
+pub(super) struct Intake<P: Protocol, S> {
+    files: SnapshotFiles,
+    /// Empty until the replica is born.
+    genesis: Arc<OnceLock<GenesisHash>>,
+    events: Sender<Happening<P, S>>,
+    incoming: Mutex<Option<Incoming>>,
+}
+
+impl<P: Protocol, S> Intake<P, S> {
+    pub(super) fn new(
+        files: SnapshotFiles,
+        genesis: Arc<OnceLock<GenesisHash>>,
+        events: Sender<Happening<P, S>>,
+    ) -> Intake<P, S> {
+        Intake { files, genesis, events, incoming: Mutex::new(None) }
+    }
+}
+
+impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
+    fn begin(&self, from: NodeId, offer: &Offer) -> Result<u64, String> {
+        let offer: SnapshotOffer = codec::decode(&offer.header).map_err(|error| error.to_string())?;
+        if self.genesis.get() != Some(&offer.genesis) {
+            return Err(format!("the snapshot of {from} is of another group's genesis, {}", offer.genesis));
+        }
+        let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // What was under way is given up first; an equal offer resumes from its file.
+        *current = None;
+        let incoming = self.files.0.receive(offer).map_err(|error| error.to_string())?;
+        let offset = incoming.offset();
+        *current = Some(incoming);
+        Ok(offset)
+    }
+
+    fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let incoming = current.as_mut().ok_or_else(|| io::Error::other("no snapshot is under way"))?;
+        incoming.append(offset, bytes).map_err(io::Error::other)
+    }
+
+    fn finish(&self) -> io::Result<()> {
+        let current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
+        let file = incoming.finish().map_err(io::Error::other)?;
+        let (sessions, state) = build(file.read().map_err(io::Error::other)?).map_err(io::Error::other)?;
+        let len_bytes = file.info().len_bytes;
+        let install = Install { meta: file.info().meta.clone(), sessions, state, file };
+        self.events
+            .send(Happening::SnapshotBuilt(Box::new(install), len_bytes))
+            .map_err(|_| io::Error::other("the replica has stopped"))
+    }
+}
