@@ -4,6 +4,8 @@
 //!
 //! covers E1 L11 C1 C2 C9 R10 I12 I13, on a small scale.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};

@@ -9,10 +9,8 @@
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
 //!   [`super::mark`] and by [`present`], which has to be asked *before* anything is opened.
 
-use std::any::Any;
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -189,19 +187,9 @@ enum Failure {
 
 fn guarded<T>(work: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Failure> {
     // Nothing of sled is used again after a panic in it, so no broken state is seen.
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match crate::fatal::guarded(work) {
         Ok(result) => result.map_err(Failure::Engine),
-        Err(panic) => Err(Failure::Panic(panic_text(panic.as_ref()))),
-    }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
+        Err(panic) => Err(Failure::Panic(panic)),
     }
 }
 
