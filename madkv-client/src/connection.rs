@@ -138,15 +138,15 @@ impl Connection {
     }
 
     async fn run(self: Arc<Connection>) {
-        let served = match self.serve().await {
+        let why = match self.serve().await {
             Ok(()) => return, // closed from this side
             Err(Broken::Refused(why)) => {
-                self.close(&format!("{} refuses: {why}", self.address), false);
+                self.close(&format!("refused: {why}"), false);
                 return;
             }
             Err(Broken::Lost(why)) => why,
         };
-        self.close(&format!("{}: {served}", self.address), true);
+        self.close(&why, true);
     }
 
     async fn serve(&self) -> Result<(), Broken> {

@@ -12,6 +12,7 @@ use crate::Context;
 use crate::connection::Posted;
 use crate::group::Group;
 use crate::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
+use crate::link::troubles;
 use crate::mailbox::{Event, Mailbox};
 
 /// Runs until a leader is believed in, or nobody waits for one.
@@ -83,7 +84,6 @@ async fn hear(
 }
 
 fn complain(group: &Group) {
-    let reasons: Vec<String> = group.links.iter().filter_map(|link| link.trouble()).collect();
-    let why = if reasons.is_empty() { "no replica says that it leads".to_owned() } else { reasons.join("; ") };
+    let why = troubles(&group.links).unwrap_or_else(|| "no replica says that it leads".to_owned());
     tracing::warn!("{}: no leader answers yet, trying on ({why})", group.name);
 }

@@ -68,6 +68,13 @@ impl Link {
     }
 }
 
+/// How the last connections of a group ended: one line, or nothing if none did.
+pub(crate) fn troubles(links: &[Arc<Link>]) -> Option<String> {
+    let of = |link: &Arc<Link>| link.trouble().map(|why| format!("{}: {why}", link.address));
+    let troubles: Vec<String> = links.iter().filter_map(of).collect();
+    (!troubles.is_empty()).then(|| troubles.join("; "))
+}
+
 impl State {
     /// Puts a closed connection away.
     fn reap(&mut self, context: &Context) {

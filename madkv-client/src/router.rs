@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::connection::Posted;
 use crate::group::Group;
 use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE};
+use crate::link::troubles;
 use crate::mailbox::{Event, Mailbox};
 use crate::{Context, TimedOut, before, lock};
 
@@ -130,8 +131,7 @@ impl Router {
                 continue;
             }
             if !self.complained.swap(true, Ordering::Relaxed) {
-                let reasons: Vec<String> = self.managers.links.iter().filter_map(|link| link.trouble()).collect();
-                let why = if reasons.is_empty() { "none has a map".to_owned() } else { reasons.join("; ") };
+                let why = troubles(&self.managers.links).unwrap_or_else(|| "none has a map".to_owned());
                 tracing::warn!("no manager gives a map yet, trying on ({why})");
             }
             tokio::time::sleep(self.context.jitter.growing(round, MANAGER_PAUSE)).await;

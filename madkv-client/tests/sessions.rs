@@ -303,3 +303,24 @@ async fn trace_each_message_heard_of() {
     let heard = recorder.0.lock().unwrap().clone();
     assert_eq!(heard[heard.len() - 5..], ["sent S1 1", "received S1 1", "sent S1 2", "sent S2 2", "received S2 2"]);
 }
+
+/// A hung leader comes back and answers what its successor has answered long since.
+#[tokio::test]
+async fn trace_late_answer_of_hung_leader_is_a_discarded_duplicate() {
+    let cluster = Cluster::start(1, 3).await;
+    let recorder = Arc::new(Recorder::default());
+    let trace: Arc<dyn Trace> = recorder.clone();
+    let client = Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace) });
+    client.put(b"a", b"1").await.unwrap();
+    cluster.rule(0, 0, |state, ask| {
+        let Ask::Write { .. } = ask else { return None };
+        let Act::Reply(answer) = state.lead(ask) else { return None };
+        state.elect(1);
+        Some(Act::ReplyLate(Duration::from_millis(800), answer))
+    });
+    assert_eq!(client.swap(b"a", b"2").await.unwrap().as_deref(), Some(&b"1"[..]));
+    let last = || recorder.0.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(last(), "received S2 2");
+    eventually("the late answer comes", || last() == "duplicate S1 2").await;
+    assert_eq!(client.get(b"a").await.unwrap().as_deref(), Some(&b"2"[..]));
+}

@@ -7,9 +7,9 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
 
-use crate::Client;
 use crate::cli::line::{self, Answer, BadLine};
 use crate::cli::{args, obey};
+use crate::{Client, Error};
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
@@ -50,7 +50,7 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
 /// Answers a line; returns whether it was STOP.
 fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) -> io::Result<bool> {
     let stopped = match line::parse(text.as_bytes()) {
-        Ok(line) => match runtime.block_on(line::run(client, line)) {
+        Ok(line) => match interruptible(runtime, line::run(client, line)) {
             Ok(answer) => {
                 line::write_answer(out, line, &answer)?;
                 answer == Answer::Stopped
@@ -64,7 +64,7 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
             let words: Vec<&str> = text.split_whitespace().collect();
             let is_operators = matches!(words.first(), Some(&("help" | "status" | "transfer" | "readmit")));
             match args::word(&words) {
-                Ok(word) => match runtime.block_on(obey(client, &word)) {
+                Ok(word) => match interruptible(runtime, obey(client, &word)) {
                     Ok(text) => out.write_all(text.as_bytes())?,
                     Err(error) => line::write_error(out, &error)?,
                 },
@@ -77,6 +77,25 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
     };
     out.flush()?;
     Ok(stopped)
+}
+
+/// Runs a call until it is done, or Ctrl-C: a cluster without a majority must not take the prompt away.
+fn interruptible<T>(runtime: &Runtime, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+    runtime.block_on(async {
+        tokio::select! {
+            done = call => done.map_err(Failure::Call),
+            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+        }
+    })
+}
+
+/// Why a call gave no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Call(Error),
+    #[error("interrupted: a write may have happened")]
+    Interrupted,
 }
 
 /// The history's file is a convenience: without a home, or if it cannot be read or written, history lasts for the run.

@@ -35,6 +35,8 @@ pub enum Act {
     /// Some of it, and then the connection breaks.
     ReplyAndClose(Vec<Body>),
     Silent,
+    /// The process stands still for a while, and then answers.
+    ReplyLate(Duration, Vec<Body>),
 }
 
 impl From<Body> for Act {
@@ -119,6 +121,10 @@ async fn serve(mut stream: TcpStream, service: Service, cluster: ClusterId, hand
             Act::Reply(bodies) => (bodies, false),
             Act::ReplyAndClose(bodies) => (bodies, true),
             Act::Silent => continue,
+            Act::ReplyLate(pause, bodies) => {
+                tokio::time::sleep(pause).await;
+                (bodies, false)
+            }
         };
         let mut out = Vec::new();
         for body in bodies {
