@@ -1,0 +1,20 @@
+//! End-to-end tests: the real executables on free loopback ports, killed, frozen and fed with nonsense.
+//!
+//! - [`kills`]: processes die or hang under load.
+//! - [`managers`]: the manager group is hurt.
+//! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
+//! - [`inputs`]: garbage on ports, lines and command lines.
+//! - [`launched`]: the launcher, as README shows it.
+//!
+//! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be busy.
+//! How fast things are is measured by the trials (`madkv-trial`), not here. A test that fails prints the end of each
+//! node's log and keeps the directory.
+
+#![cfg(test)]
+
+mod directories;
+mod inputs;
+mod kills;
+mod launched;
+mod managers;
+mod scene;
