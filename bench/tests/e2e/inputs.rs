@@ -195,7 +195,7 @@ fn process_that_cannot_start_says_why_in_one_line_and_ends_with_an_error() {
             ("--backer_path", &backer),
         ];
         change(&mut flags, changes);
-        refusal(MANAGER, &flags)
+        refusal(MANAGER, &flags, changes[0])
     };
     let server = |changes: &[(&str, &str)]| {
         let backer = path("s");
@@ -209,7 +209,7 @@ fn process_that_cannot_start_says_why_in_one_line_and_ends_with_an_error() {
             ("--backer_path", &backer),
         ];
         change(&mut flags, changes);
-        refusal(SERVER, &flags)
+        refusal(SERVER, &flags, changes[0])
     };
     let a_file = path("a-file");
     let below_a_file = path("a-file/below");
@@ -246,9 +246,9 @@ fn process_that_cannot_start_says_why_in_one_line_and_ends_with_an_error() {
     ] {
         server(&[wrong]);
     }
-    refusal(CLIENT, &[("--manager_addrs", "nonsense")]);
-    refusal(CLIENT, &[("--no_such_flag", "1")]);
-    refusal(CLIENT, &[]);
+    for wrong in [("--manager_addrs", "nonsense"), ("--no_such_flag", "1")] {
+        refusal(CLIENT, &[wrong], wrong);
+    }
 }
 
 fn change<'a>(flags: &mut Vec<(&'a str, &'a str)>, changes: &[(&'a str, &'a str)]) {
@@ -260,7 +260,8 @@ fn change<'a>(flags: &mut Vec<(&'a str, &'a str)>, changes: &[(&'a str, &'a str)
     }
 }
 
-fn refusal(program: &str, flags: &[(&str, &str)]) {
+/// The one line must name the flag that is wrong, or its value.
+fn refusal(program: &str, flags: &[(&str, &str)], wrong: (&str, &str)) {
     let log = fresh_directory();
     let arguments = flags.iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
     let mut process = Process::new(programs().path(program), arguments, PathBuf::from(log.path()).join("log"));
@@ -272,4 +273,6 @@ fn refusal(program: &str, flags: &[(&str, &str)]) {
     assert!(!status.success(), "{program} {flags:?} ended with {status}: {text}");
     assert!(status.code().is_some_and(|code| code != 101), "{program} {flags:?} panicked: {text}");
     assert_eq!(text.lines().count(), 1, "{program} {flags:?} said: {text}");
+    let named = text.contains(wrong.0) || (!wrong.1.is_empty() && text.contains(wrong.1));
+    assert!(named, "{program} says nothing of {wrong:?}: {text}");
 }
