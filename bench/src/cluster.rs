@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use madkv_api::frames::{Ask, Body, Service};
-use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 use serde::{Deserialize, Serialize};
 use smr::protocol::Role;
 use smr::replica::{ReplicaStatus, Standing};
@@ -419,26 +418,6 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
     }
-}
-
-/// Whether the file system of `directory` can make each write durable: whether a directory on it takes and keeps the
-/// synchronous attribute. A memory file system has no device to lose data on, and is taken by servers as it is.
-pub fn can_sync(directory: &Path) -> bool {
-    let Ok(probe) = tempfile::Builder::new().prefix("probe-").tempdir_in(directory) else { return true };
-    let set_and_verify = || -> rustix::io::Result<bool> {
-        let file = fs::File::open(probe.path())
-            .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
-        let flags = ioctl_getflags(&file)? | IFlags::SYNC;
-        ioctl_setflags(&file, flags)?;
-        Ok(ioctl_getflags(&file)?.contains(IFlags::SYNC))
-    };
-    set_and_verify().unwrap_or(false) || is_memory(directory)
-}
-
-fn is_memory(directory: &Path) -> bool {
-    /// `TMPFS_MAGIC` of the system's headers.
-    const MEMORY_FILE_SYSTEM: rustix::fs::FsWord = 0x0102_1994;
-    rustix::fs::statfs(directory).is_ok_and(|found| found.f_type == MEMORY_FILE_SYSTEM)
 }
 
 fn service_of(node: Node) -> Service {

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use smr::storage::{SyncMode, probe_sync};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -173,13 +174,18 @@ fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
 
 /// The flags that a server or manager needs so that it runs on this directory's file system.
 pub fn sync_flags(directory: &Path) -> Vec<OsString> {
-    if crate::cluster::can_sync(directory) {
-        return Vec::new();
+    match probe_sync(directory) {
+        Ok(SyncMode::Unsynced) => {
+            eprintln!(
+                "madkv-local: on the file system of {} writes cannot be made durable: a power loss may lose acknowledged data",
+                directory.display()
+            );
+            vec!["--allow_unsynced".into()]
+        }
+        // On a memory file system the servers say themselves what that means. What the probe could not do, they will
+        // not be able to do either, and say why.
+        Ok(SyncMode::Synced | SyncMode::Tmpfs) | Err(_) => Vec::new(),
     }
-    eprintln!(
-        "madkv-local: on this file system writes cannot be made durable; a power loss may lose acknowledged data"
-    );
-    vec!["--allow_unsynced".into()]
 }
 
 /// The cluster's directory: given and kept, or fresh and removed.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use madkv_bench::cluster::{Node, Shape};
 use madkv_bench::launcher::sync_flags;
@@ -74,12 +74,15 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     // It says so where its operator looks, and it does not vote: with one more dead there is no majority.
     assert!(scene.process(LATE).log_text().contains("quarantine"));
 
-    let readmit = Command::new(programs().path(CLIENT))
-        .args(["--manager_addrs", &scene.manager_addresses(), "readmit", "s0", "2"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(readmit.status.success(), "{readmit:?}");
+    // A replica that is alive and votes is not replaced. For a moment the dead one counts as alive, too.
+    let refused = readmit(&scene, 1);
+    assert!(!refused.status.success(), "{refused:?}");
+    wait_for(PATIENCE, "the readmission", || {
+        let output = readmit(&scene, 2);
+        assert!(output.status.success() || output.stderr.ends_with(b"is alive and votes\n"), "{output:?}");
+        output.status.success().then_some(())
+    })
+    .unwrap();
     wait_for(PATIENCE, "the readmitted replica to serve", || {
         (scene.status(LATE).ok()?.standing == Standing::InService).then_some(())
     })
@@ -91,6 +94,14 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();
     assert_eq!(client.swap("a", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+}
+
+fn readmit(scene: &Scene, replica: u16) -> Output {
+    Command::new(programs().path(CLIENT))
+        .args(["--manager_addrs", &scene.manager_addresses(), "readmit", "s0", &replica.to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 /// A server like `node` of `scene`, on ports and in a directory of the caller's choice.
