@@ -6,12 +6,14 @@
 //! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
 //! - [`frames`]: what travels between a client and a server or manager.
 //! - [`door`]: how a server or manager accepts connections and answers frames on them.
+//! - [`dial`]: the plainest client of a door.
 //! - [`args`] and [`process`]: what their command lines, starts and ends have in common.
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
 
 pub mod args;
 pub mod command;
+pub mod dial;
 pub mod door;
 pub mod frames;
 pub mod limits;

@@ -6,17 +6,11 @@
 use std::io;
 use std::time::Duration;
 
-use madkv_api::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal,
-    Registration, Request, Response, Service,
-};
+use madkv_api::dial::Dialled;
+use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use madkv_api::process::jittered;
-use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::id::{ClusterId, Incarnation};
-use smr::wire::{Frame, read_frame};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
@@ -142,38 +136,10 @@ impl Registrar {
 
     /// One connection, one question, one answer.
     async fn converse(&self, address: &str, member: bool) -> io::Result<Body> {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let hello = Hello { magic: MAGIC, cluster: self.cluster, service: Service::Manager };
+        let patience = Duration::from_millis(ANSWER_TIMEOUT_MS);
+        let mut manager = Dialled::to(address, Service::Manager, self.cluster, patience).await?;
         let registration =
             Registration { partition: self.partition, replica: self.replica, incarnation: self.incarnation, member };
-        let request = Request { id: 1, epoch: 0, ask: Ask::Register(registration) };
-        let mut bytes = Vec::new();
-        codec::frame(&mut bytes, KIND_HELLO, &hello).map_err(io::Error::other)?;
-        codec::frame(&mut bytes, KIND_REQUEST, &request).map_err(io::Error::other)?;
-        stream.write_all(&bytes).await?;
-        let mut buffer = Vec::new();
-        let welcome = expect_frame(&mut stream, &mut buffer).await?;
-        match welcome.kind {
-            KIND_WELCOME => {}
-            KIND_REFUSAL => {
-                let Refusal { reason } = codec::decode(welcome.payload).map_err(io::Error::other)?;
-                return Err(io::Error::other(reason));
-            }
-            kind => return Err(io::Error::other(format!("a frame of kind {kind:#06x} is no welcome"))),
-        }
-        let response = expect_frame(&mut stream, &mut buffer).await?;
-        if response.kind != KIND_RESPONSE {
-            return Err(io::Error::other(format!("a frame of kind {:#06x} is no response", response.kind)));
-        }
-        codec::decode::<Response>(response.payload).map(|response| response.body).map_err(io::Error::other)
-    }
-}
-
-async fn expect_frame<'b>(stream: &mut TcpStream, buffer: &'b mut Vec<u8>) -> io::Result<Frame<'b>> {
-    match read_frame(stream, buffer, FRAME_PAYLOAD_MAX_BYTES).await {
-        Ok(Some(frame)) => Ok(frame),
-        Ok(None) => Err(io::Error::other("the connection was closed")),
-        Err(error) => Err(io::Error::other(error)),
+        manager.ask(Ask::Register(registration)).await
     }
 }

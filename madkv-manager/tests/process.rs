@@ -1,0 +1,114 @@
+//! A manager as a process, in a group of one.
+
+#![cfg(test)]
+
+#[path = "../../madkv-server/tests/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use madkv_api::frames::{Ask, Body, Registration, Service};
+use madkv_api::map::ClusterMap;
+use rustix::process::Signal;
+use smr::id::Incarnation;
+use support::{PATIENCE, Process, ask, dial, eventually, free_address};
+
+/// The contract: an orderly end takes at most this long.
+const ORDERLY_END: Duration = Duration::from_secs(5);
+
+struct Site {
+    directory: tempfile::TempDir,
+    address: String,
+    p2p: String,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site { directory: tempfile::tempdir().unwrap(), address: free_address(), p2p: free_address() }
+    }
+
+    fn start(&self, server_rf: usize, servers: &str) -> Process {
+        let backer = self.directory.path().join("backer.m.0").to_str().unwrap().to_owned();
+        let rf = server_rf.to_string();
+        let mut line = vec![env!("CARGO_BIN_EXE_madkv-manager").to_owned(), "--allow_unsynced".to_owned()];
+        let flags = [
+            ("--replica_id", "0"),
+            ("--man_listen", &self.address),
+            ("--p2p_listen", &self.p2p),
+            ("--peer_addrs", "none"),
+            ("--server_rf", &rf),
+            ("--server_addrs", servers),
+            ("--backer_path", &backer),
+        ];
+        line.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]));
+        Process::start(&line)
+    }
+
+    async fn map(&self) -> ClusterMap {
+        match ask(&self.address, Service::Manager, Ask::Map).await {
+            Body::Map(map) => *map,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn register(&self, partition: u16, incarnation: u64, member: bool) -> Body {
+        let registration = Registration { partition, replica: 0, incarnation: Incarnation(incarnation), member };
+        ask(&self.address, Service::Manager, Ask::Register(registration)).await
+    }
+}
+
+// covers G1, G2, G3
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manager_lays_out_registers_and_remembers_across_restarts() {
+    let site = Site::new();
+    let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
+    let map = site.map().await;
+    assert_eq!((map.epoch, map.partitions.len()), (1, 2));
+    assert_eq!(map.partitions[1].servers, ["127.0.0.1:12"]);
+    assert!(matches!(site.register(1, 7, true).await, Body::Registered(same) if *same == map));
+    assert!(matches!(site.register(1, 8, false).await, Body::Occupied { by: Incarnation(7), .. }));
+    assert!(matches!(site.register(2, 7, false).await, Body::Refused(_)));
+    let refused = ask(&site.address, Service::Manager, Ask::OpenSession).await;
+    assert!(matches!(refused, Body::Refused(_)), "{refused:?}");
+
+    manager.signal(Signal::TERM);
+    assert_eq!(manager.expect_end(ORDERLY_END), Some(0), "{:#?}", manager.all_lines());
+    let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
+    assert_eq!(site.map().await, map, "the same map, in the same epoch, of the same cluster");
+    assert!(matches!(site.register(1, 8, false).await, Body::Occupied { by: Incarnation(7), .. }));
+    let door = dial(&site.address, Service::Manager).await;
+    assert_eq!(door.welcome().cluster, Some(map.cluster));
+
+    manager.signal(Signal::KILL);
+    manager.expect_end(PATIENCE);
+    let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:13");
+    manager.expect_line("another layout");
+    assert_eq!(site.map().await, map);
+}
+
+// covers G4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manager_without_quorum_and_map_says_that_it_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, p2p) = (free_address(), free_address());
+    let backer = directory.path().join("m").to_str().unwrap().to_owned();
+    let peers = format!("{},{}", free_address(), free_address());
+    let line = [
+        env!("CARGO_BIN_EXE_madkv-manager"),
+        "--allow_unsynced",
+        "--replica_id=0",
+        &format!("--man_listen={address}"),
+        &format!("--p2p_listen={p2p}"),
+        &format!("--peer_addrs={peers}"),
+        "--server_rf=1",
+        "--server_addrs=127.0.0.1:11",
+        &format!("--backer_path={backer}"),
+    ];
+    let _manager = Process::start(&line.map(str::to_owned));
+    let body = eventually("an answer", || async {
+        let mut door = dial(&address, Service::Manager).await;
+        door.ask(Ask::Map).await.ok()
+    })
+    .await;
+    assert!(matches!(body, Body::NoMap | Body::OutOfService(_)), "{body:?}");
+}

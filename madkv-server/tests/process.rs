@@ -1,0 +1,344 @@
+//! A server as a process: a partition of one replica, with a manager that says what the test wants.
+
+#![cfg(test)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use madkv_api::command::{Command, Query, decode_found, decode_records, decode_value};
+use madkv_api::door::{Backend, Door, DoorLimits};
+use madkv_api::frames::{Ask, Body, Registration, Service};
+use madkv_api::map::ClusterMap;
+use rustix::process::Signal;
+use smr::id::{ClusterId, Incarnation};
+use smr::replica::ReplyTo;
+use support::{PATIENCE, Process, ask, dial, eventually, free_address};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+
+const SERVICE: Service = Service::Server { partition: 0 };
+const CLUSTER: ClusterId = ClusterId(31);
+/// The contract: an orderly end takes at most this long.
+const ORDERLY_END: Duration = Duration::from_secs(5);
+
+/// Gives every registration the same answer, and remembers it.
+struct FakeManager {
+    answer: Body,
+    heard: Mutex<Vec<Registration>>,
+}
+
+impl Backend for FakeManager {
+    fn service(&self) -> Service {
+        Service::Manager
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(CLUSTER)
+    }
+
+    fn epoch(&self) -> u64 {
+        1
+    }
+
+    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+        let Ask::Register(registration) = ask else { panic!("{ask:?}") };
+        self.heard.lock().unwrap().push(registration);
+        Some(self.answer.clone())
+    }
+}
+
+struct Manager {
+    backend: Arc<FakeManager>,
+    _door: Door<FakeManager>,
+}
+
+impl Manager {
+    fn start(address: &str, answer: Body) -> Manager {
+        let backend = Arc::new(FakeManager { answer, heard: Mutex::default() });
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        let door = Door::open(&Handle::current(), listener, Arc::clone(&backend), DoorLimits::default()).unwrap();
+        Manager { backend, _door: door }
+    }
+
+    fn heard(&self) -> Vec<Registration> {
+        self.backend.heard.lock().unwrap().clone()
+    }
+}
+
+fn map() -> ClusterMap {
+    // The address says nothing about where a server listens; it is for clients only.
+    ClusterMap::deal(CLUSTER, 1, &["127.0.0.1:3777".into()]).unwrap()
+}
+
+fn registered() -> Body {
+    Body::Registered(Box::new(map()))
+}
+
+/// Where a server under test listens, and for whom.
+struct Site {
+    directory: tempfile::TempDir,
+    api: String,
+    p2p: String,
+    manager: String,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site {
+            directory: tempfile::tempdir().unwrap(),
+            api: free_address(),
+            p2p: free_address(),
+            manager: free_address(),
+        }
+    }
+
+    fn backer(&self) -> std::path::PathBuf {
+        self.directory.path().join("backer.s0.0")
+    }
+
+    fn line(&self) -> Vec<String> {
+        let backer = self.backer().to_str().unwrap().to_owned();
+        let mut line = vec![env!("CARGO_BIN_EXE_madkv-server").to_owned(), "--allow_unsynced".to_owned()];
+        let flags = [
+            ("--partition_id", "0"),
+            ("--replica_id", "0"),
+            ("--manager_addrs", &self.manager),
+            ("--api_listen", &self.api),
+            ("--p2p_listen", &self.p2p),
+            ("--peer_addrs", "none"),
+            ("--backer_path", &backer),
+        ];
+        line.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]));
+        line
+    }
+
+    fn start(&self) -> Process {
+        Process::start(&self.line())
+    }
+
+    async fn open_session(&self) -> u64 {
+        match ask(&self.api, SERVICE, Ask::OpenSession).await {
+            Body::SessionOpened(client) => client,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn put(&self, client: u64, number: u64, key: &[u8], value: &[u8]) -> bool {
+        let command = Command::Put { key, value }.encode();
+        match ask(&self.api, SERVICE, Ask::Write { client, number, lowest_unanswered: number, command }).await {
+            Body::Answer(answer) => decode_found(&answer).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn get(&self, key: &[u8]) -> Option<Bytes> {
+        match ask(&self.api, SERVICE, Ask::Read { query: Query::Get { key }.encode() }).await {
+            Body::Answer(answer) => decode_value(answer).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+// covers G5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_registers_serves_and_restarts_without_manager() {
+    let site = Site::new();
+    let manager = Manager::start(&site.manager, registered());
+    let mut server = site.start();
+    let client = site.open_session().await;
+    assert!(!site.put(client, 1, b"k", b"v1").await);
+    assert!(site.put(client, 2, b"k", b"v2").await);
+    assert!(site.put(client, 2, b"k", b"v2").await, "the same answer to the same request");
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v2"[..]));
+    let heard = || async { manager.heard().iter().any(|registration| registration.member).then_some(()) };
+    eventually("the manager hears that the server is a member", heard).await;
+    let first = manager.heard()[0].clone();
+    assert_eq!((first.partition, first.replica, first.member), (0, 0, false));
+    assert!(manager.heard().iter().all(|registration| registration.incarnation == first.incarnation));
+
+    drop(manager);
+    server.signal(Signal::TERM);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{:#?}", server.all_lines());
+    let mut server = site.start();
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v2"[..]));
+    assert!(site.put(client, 3, b"k", b"v3").await);
+    server.signal(Signal::KILL);
+    server.expect_end(PATIENCE);
+    let _server = site.start();
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v3"[..]), "the session and the key have survived");
+}
+
+// covers D4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_with_damaged_assignment_asks_the_manager_again() {
+    let site = Site::new();
+    let mut manager = Some(Manager::start(&site.manager, registered()));
+    let mut server = site.start();
+    let client = site.open_session().await;
+    site.put(client, 1, b"k", b"v").await;
+    server.signal(Signal::KILL);
+    server.expect_end(PATIENCE);
+    manager.take();
+    damage(&site.backer().join("assignment"));
+    let mut server = site.start();
+    server.expect_line("assignment");
+    server.expect_line("waiting for a manager");
+    let _manager = eventually("the manager's port is free again", || async {
+        let free = std::net::TcpListener::bind(&site.manager).is_ok();
+        free.then(|| Manager::start(&site.manager, registered()))
+    })
+    .await;
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v"[..]));
+}
+
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+// covers G5, B10
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_waiting_for_a_manager_says_so_once_and_ends_at_a_signal() {
+    let site = Site::new();
+    let mut server = site.start();
+    server.expect_line("waiting for a manager");
+    server.signal(Signal::INT);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0));
+    let lines = server.all_lines();
+    assert_eq!(lines.iter().filter(|line| line.contains("waiting for a manager")).count(), 1, "{lines:#?}");
+}
+
+// covers G3
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_whose_seat_is_taken_or_unknown_says_so() {
+    let site = Site::new();
+    let taken = Manager::start(&site.manager, Body::Occupied { by: Incarnation(0xbeef), map: Box::new(map()) });
+    let mut server = site.start();
+    let line = server.expect_line("beef");
+    assert!(line.contains("readmit s0 0") && line.contains("s0.0"), "{line}");
+    drop((server, taken));
+
+    let site = Site::new();
+    let _unknown = Manager::start(&site.manager, Body::Refused("the cluster has no s0.0".into()));
+    let mut server = site.start();
+    server.expect_line("no s0.0");
+    assert_eq!(server.expect_end(PATIENCE), Some(1));
+
+    let site = Site::new();
+    let servers: Vec<String> = (1..4).map(|port| format!("127.0.0.1:{port}")).collect();
+    let three = ClusterMap::deal(CLUSTER, 3, &servers).unwrap();
+    let _larger = Manager::start(&site.manager, Body::Registered(Box::new(three)));
+    let mut server = site.start();
+    server.expect_line("the cluster has groups of 3");
+    assert_eq!(server.expect_end(PATIENCE), Some(1));
+}
+
+// covers R13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scan_of_many_parts_comes_whole() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let _server = site.start();
+    let client = site.open_session().await;
+    for number in 1..=8u64 {
+        site.put(client, number, format!("key{number}").as_bytes(), &[number as u8; 200_000]).await;
+    }
+    let mut door = dial(&site.api, SERVICE).await;
+    let mut body = door.ask(Ask::Read { query: Query::Scan { from: b"key2", to: b"key7" }.encode() }).await.unwrap();
+    let (mut parts, mut records) = (0, Vec::new());
+    while let Body::Part(part) = &body {
+        parts += 1;
+        records.extend(decode_records(part).unwrap());
+        body = door.more().await.unwrap();
+    }
+    let Body::Answer(last) = body else { panic!("{body:?}") };
+    records.extend(decode_records(&last).unwrap());
+    let keys: Vec<&[u8]> = records.iter().map(|(key, _)| &key[..]).collect();
+    assert_eq!(keys, [b"key2", b"key3", b"key4", b"key5", b"key6", b"key7"]);
+    assert!(records.iter().all(|(key, value)| value[..] == [key[3] - b'0'; 200_000]));
+    assert!(parts >= 2, "{parts} parts");
+}
+
+// covers B3, B4
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_on_each_port_closed_and_the_server_serves_on() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let mut server = site.start();
+    let client = site.open_session().await;
+    site.put(client, 1, b"k", b"v").await;
+    for address in [&site.api, &site.p2p] {
+        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 5000], &[0; 64]] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // The other side may be faster to hang up than we are to finish.
+            let _ = stream.write_all(garbage).await;
+            let mut rest = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+            assert!(ended.is_ok(), "{address} listens to garbage");
+        }
+    }
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v"[..]));
+    server.signal(Signal::TERM);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0));
+    assert!(server.all_lines().iter().all(|line| !line.contains("panick")));
+}
+
+/// Processor time that a process has used.
+fn processor_time(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+// covers B8
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_without_file_descriptors_keeps_its_clients_and_recovers() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let quoted: Vec<String> = site.line().iter().map(|word| format!("'{word}'")).collect();
+    let script = format!("ulimit -n 48; exec {}", quoted.join(" "));
+    let server = Process::start(&["sh".to_owned(), "-c".to_owned(), script]);
+    let client = site.open_session().await;
+    let mut old = dial(&site.api, SERVICE).await;
+    let mut crowd = Vec::new();
+    for _ in 0..150 {
+        crowd.push(TcpStream::connect(&site.api).await.unwrap());
+    }
+    let (start, before) = (Instant::now(), processor_time(server.child.id()));
+    for number in 1..=5 {
+        let command = Command::Put { key: b"k", value: b"v" }.encode();
+        let body = old.ask(Ask::Write { client, number, lowest_unanswered: number, command }).await.unwrap();
+        assert!(matches!(body, Body::Answer(_)), "{body:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let used = processor_time(server.child.id()) - before;
+    assert!(used < start.elapsed() / 2, "{used:?} of {:?}: accepting spins", start.elapsed());
+    drop(crowd);
+    assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traced_server_prints_messages_and_state() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let mut line = site.line();
+    line.push("--trace-messages".into());
+    let mut server = Process::start(&line);
+    let client = site.open_session().await;
+    site.put(client, 101, b"k", b"v").await;
+    let request = format!("<C{client}, S1, 101, request>");
+    let received = server.expect_line(&format!("Received {request}"));
+    let stamp = received.strip_prefix('[').and_then(|rest| rest.split_once("] ")).unwrap().0;
+    assert!(stamp.parse::<f64>().is_ok(), "{received}");
+    server.expect_line(&format!("my_state_S1 = 0 keys before processing {request}"));
+    server.expect_line(&format!("my_state_S1 = 1 keys after processing {request}"));
+    server.expect_line(&format!("Sent <C{client}, S1, 101, reply>"));
+}

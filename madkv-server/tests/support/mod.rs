@@ -1,0 +1,126 @@
+//! Real processes under test: started on free ports, listened to, and ended whatever happens.
+
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use madkv_api::dial::Dialled;
+use madkv_api::frames::{Ask, Body, Service};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything here takes; a test that reaches it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process, ended when dropped.
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Process {
+    /// Starts a command line.
+    pub(crate) fn start(line: &[String]) -> Process {
+        let mut child =
+            Command::new(&line[0]).args(&line[1..]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Process { child, lines, seen: Vec::new() }
+    }
+
+    /// Waits for a line on stderr that contains `word`, and returns it.
+    pub(crate) fn expect_line(&mut self, word: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else { panic!("no {word:?} among {:#?}", self.seen) };
+            self.seen.push(line.clone());
+            if line.contains(word) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end, at most for `limit`. Returns the exit code, or `None` after a signal.
+    pub(crate) fn expect_end(&mut self, limit: Duration) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < limit, "still running after {limit:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All lines on stderr, after the end.
+    pub(crate) fn all_lines(&mut self) -> Vec<String> {
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.seen.push(line);
+        }
+        self.seen.clone()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address where nobody listened a moment ago, and which is given out once. The ports lie below those that the kernel
+/// takes for outgoing connections: it could take one of them in the meantime.
+pub(crate) fn free_address() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = std::process::id() as u16 % 200 * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+        let address = format!("127.0.0.1:{}", 11_000 + offset);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// Dials until somebody answers.
+pub(crate) async fn dial(address: &str, service: Service) -> Dialled {
+    eventually("a welcome", || async { Dialled::to(address, service, None, PATIENCE).await.ok() }).await
+}
+
+/// Asks until the replica serves.
+pub(crate) async fn ask(address: &str, service: Service, ask: Ask) -> Body {
+    eventually("an answer", || async {
+        let mut door = Dialled::to(address, service, None, PATIENCE).await.ok()?;
+        match door.ask(ask.clone()).await.ok()? {
+            Body::NotLeader { .. } | Body::OutOfService(_) | Body::Busy { .. } | Body::NoMap => None,
+            body => Some(body),
+        }
+    })
+    .await
+}
+
+/// Tries again until there is a result.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut attempt: impl FnMut() -> F) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = attempt().await {
+            return result;
+        }
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
