@@ -300,7 +300,7 @@ fn processor_time(id: u32) -> Duration {
 
 // covers B8
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_without_file_descriptors_keeps_its_clients_and_recovers() {
+async fn server_with_few_file_descriptors_outlives_a_crowd() {
     let site = Site::new();
     let _manager = Manager::start(&site.manager, registered());
     let quoted: Vec<String> = site.line().iter().map(|word| format!("'{word}'")).collect();
