@@ -36,6 +36,7 @@ impl Chaos {
             append_bytes_max: 300,
             inflight_appends_max: 3,
             log_retain_bytes: 400,
+            log_retain_sending_bytes: 800,
             promotion_lag_entries_max: 5,
             ..Settings::default()
         };

@@ -192,7 +192,7 @@ impl Raft {
     /// If the settings are invalid, or the recovered log has a hole: its storage must have checked that.
     pub fn new(settings: Settings, node: NodeId, recovered: Recovered, rng: ChaCha8Rng, now: Time) -> Raft {
         settings.validate().unwrap_or_else(|error| panic!("{error}"));
-        let Recovered { promise, snapshot, entries } = recovered;
+        let Recovered { mut promise, snapshot, entries } = recovered;
         let mut log = Log::new(snapshot.last);
         let mut configurations = Configurations::new(&snapshot);
         for entry in entries.into_iter().filter(|entry| entry.id.index > snapshot.last.index) {
@@ -201,7 +201,10 @@ impl Raft {
             }
             log.append(entry);
         }
-        assert!(log.last().term <= promise.term, "recovered entry {} in {}", log.last(), promise.term);
+        // A founding member has entry 1 of term 1 before it ever promised anything. The entry's term is as good.
+        if log.last().term > promise.term {
+            promise = Promise { term: log.last().term, vote: None };
+        }
         let commit = snapshot.last.index;
         let out = Outbox::new(log.last().index);
         let mut raft = Raft {

@@ -16,6 +16,10 @@ use crate::entry::{Index, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{LogChange, Outputs, Time, Write, WriteId};
 
+/// With this many writes on their way, answers that would need a write of their own just to wait their turn are dropped:
+/// a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that hangs.
+const WRITES_WAITING_MAX: usize = 1024;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -135,7 +139,7 @@ impl Outbox {
         let empty = promise.is_none() && log.is_empty();
         if empty && self.pending.is_empty() {
             outputs.messages.append(&mut then);
-        } else if !(empty && then.is_empty()) {
+        } else if !empty || (!then.is_empty() && self.pending.len() < WRITES_WAITING_MAX) {
             let id = self.next;
             self.next = WriteId(id.0 + 1);
             if promise.is_some() {
@@ -152,5 +156,80 @@ impl Outbox {
         for (before, after) in self.pending.iter().zip(self.pending.iter().skip(1)) {
             assert!(before.id < after.id && before.issued_at <= after.issued_at, "{before:?} before {after:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId::new(1, 1);
+
+    fn writing(outbox: &mut Outbox, last: u64) -> WriteId {
+        outbox.change(LogChange::Append(Vec::new()));
+        outbox.finish(Time(0), Index(last)).writes[0].id()
+    }
+
+    // covers L6
+    #[test]
+    fn durable_first_of_two_writes_done_counts_only_that() {
+        let mut outbox = Outbox::new(Index(3));
+        let first = writing(&mut outbox, 5);
+        let second = writing(&mut outbox, 9);
+        outbox.complete(first);
+        assert_eq!(outbox.durable(), Index(5));
+        outbox.complete(second);
+        assert_eq!(outbox.durable(), Index(9));
+        outbox.complete(first);
+        assert_eq!(outbox.durable(), Index(9), "said twice");
+    }
+
+    // covers L7
+    #[test]
+    fn durable_old_write_done_after_truncation_is_not_the_new_entry() {
+        let mut outbox = Outbox::new(Index(3));
+        let old = writing(&mut outbox, 9);
+        outbox.cap_durable(Index(5));
+        outbox.change(LogChange::RemoveFrom(Index(5)));
+        let new = writing(&mut outbox, 7);
+        outbox.complete(old);
+        assert_eq!(outbox.durable(), Index(4));
+        outbox.complete(new);
+        assert_eq!(outbox.durable(), Index(7));
+    }
+
+    // covers I11
+    #[test]
+    fn send_before_promise_is_durable_waits_inside_the_write() {
+        let mut outbox = Outbox::new(Index(3));
+        outbox.promise(Promise { term: Term(2), vote: None });
+        outbox.send(NODE, Term(2), Body::VoteRefused);
+        outbox.send(NODE, Term(3), Body::PreVoteGranted { campaign: 1 });
+        let outputs = outbox.finish(Time(0), Index(3));
+        assert_eq!(outputs.messages, [envelope(NODE, Term(3), Body::PreVoteGranted { campaign: 1 })]);
+        assert_eq!(outputs.writes[0].peek(), [envelope(NODE, Term(2), Body::VoteRefused)]);
+        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0 });
+        let outputs = outbox.finish(Time(0), Index(3));
+        assert!(outputs.messages.is_empty() && outputs.writes[0].peek().len() == 1);
+        outbox.complete(WriteId(2));
+        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0 });
+        let outputs = outbox.finish(Time(0), Index(3));
+        assert!(outputs.messages.len() == 1 && outputs.writes.is_empty());
+    }
+
+    // covers I17 D12
+    #[test]
+    fn finish_disk_hangs_bounds_writes_that_only_wait() {
+        let mut outbox = Outbox::new(Index(3));
+        writing(&mut outbox, 4);
+        for _ in 0..2 * WRITES_WAITING_MAX {
+            outbox.send_after_log(NODE, Term(1), Body::AppendAccepted { last: crate::entry::EntryId::new(4, 1) });
+            outbox.finish(Time(0), Index(4));
+        }
+        assert_eq!(outbox.pending.len(), WRITES_WAITING_MAX);
+        let id = writing(&mut outbox, 5);
+        assert_eq!(outbox.pending.len(), WRITES_WAITING_MAX + 1, "what has something to write is never dropped");
+        outbox.complete(id);
+        assert_eq!(outbox.durable(), Index(5));
     }
 }

@@ -48,7 +48,10 @@ pub(super) enum Pace {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Transfer {
     /// The driver was asked to send one.
-    Wanted,
+    Wanted {
+        /// The newest snapshot at that time: what is sent ends here or later.
+        newest: Index,
+    },
     /// It failed; it will be wanted again at the next heartbeat.
     Failed,
     /// It arrived; the member's acknowledgement is awaited.
@@ -89,8 +92,8 @@ impl Progress {
     }
 
     /// A snapshot has to come first.
-    pub(super) fn want_snapshot(&mut self) {
-        self.pace = Pace::Snapshot(Transfer::Wanted);
+    pub(super) fn want_snapshot(&mut self, newest: Index) {
+        self.pace = Pace::Snapshot(Transfer::Wanted { newest });
         self.inflight.clear();
     }
 
@@ -111,6 +114,15 @@ impl Progress {
                 self.next_index = self.match_index.next();
                 self.inflight.clear();
             }
+        }
+    }
+
+    /// Behind which entry it will need the log once the snapshot on its way has arrived.
+    pub(super) fn snapshot_under_way(&self) -> Option<Index> {
+        match &self.pace {
+            Pace::Snapshot(Transfer::Wanted { newest }) => Some(*newest),
+            Pace::Snapshot(Transfer::Sent { last, .. }) => Some(last.index),
+            Pace::Snapshot(Transfer::Failed) | Pace::Probe { .. } | Pace::Replicate => None,
         }
     }
 

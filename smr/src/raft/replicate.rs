@@ -91,7 +91,7 @@ impl View<'_> {
             progress.probe_from(self.log.start().index.next());
             return true;
         }
-        progress.want_snapshot();
+        progress.want_snapshot(self.log.snapshot().index);
         out.outputs.snapshots_wanted.push(to);
         false
     }
@@ -108,11 +108,11 @@ impl View<'_> {
             // Appends or their acknowledgements may be lost. One question at the end of the pipeline finds out.
             Pace::Replicate if stuck => self.send_probe(to, progress, out),
             Pace::Replicate => {}
-            Pace::Snapshot(Transfer::Wanted) => {}
+            Pace::Snapshot(Transfer::Wanted { .. }) => {}
             Pace::Snapshot(Transfer::Failed) => {
                 let alive = self.now.since_us(progress.alive_at()) < self.settings.election_timeout_us;
                 if alive {
-                    progress.want_snapshot();
+                    progress.want_snapshot(self.log.snapshot().index);
                     out.outputs.snapshots_wanted.push(to);
                 }
             }
@@ -238,7 +238,7 @@ impl Raft {
             Some(agreed) => progress.probe_from(agreed.index.next()),
             None if progress.match_index >= view.log.start().index => progress.probe_from(Index::ZERO),
             None => {
-                progress.want_snapshot();
+                progress.want_snapshot(view.log.snapshot().index);
                 out.outputs.snapshots_wanted.push(from);
                 return;
             }

@@ -30,6 +30,9 @@ pub struct Settings {
     pub reads_waiting_max: usize,
     /// Bytes of entries kept under a snapshot, for followers that are a little behind.
     pub log_retain_bytes: usize,
+    /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries behind that
+    /// snapshot when it has it (S15). Beyond this it needs another one.
+    pub log_retain_sending_bytes: usize,
     /// A learner is promoted only if it lacks at most this many committed entries ...
     pub promotion_lag_entries_max: u64,
     /// ... and at most this many bytes of them.
@@ -53,6 +56,7 @@ impl Default for Settings {
             inflight_bytes_max: 8 << 20,
             reads_waiting_max: 65_536,
             log_retain_bytes: 4 << 20,
+            log_retain_sending_bytes: 32 << 20,
             promotion_lag_entries_max: 1000,
             promotion_lag_bytes_max: 1 << 20,
             snapshot_install_us: 10_000_000,

@@ -1,7 +1,7 @@
 //! Snapshots and the log (§7): cutting it under our own ones, replacing it by a leader's.
 
 use super::message::Body;
-use super::progress::{Pace, Transfer};
+use super::progress::{Pace, Progress, Transfer};
 use super::{Raft, Role};
 use crate::entry::{EntryId, Index, SnapshotMeta};
 use crate::id::NodeId;
@@ -20,12 +20,21 @@ impl Raft {
         }
         self.log.set_snapshot(last);
         self.out.raise_durable(last.index);
-        let cut = self.log.cut_for(self.settings.log_retain_bytes);
+        let mut cut = self.log.cut_for(self.settings.log_retain_bytes);
+        if let Some(needed) = self.needed_behind_snapshots().filter(|needed| *needed < cut) {
+            cut = needed.max(self.log.cut_for(self.settings.log_retain_sending_bytes)).min(cut);
+        }
         if cut > self.log.start().index {
             self.log.compact(cut);
             self.configurations.compact(cut);
             self.out.change(LogChange::RemoveThrough(cut));
         }
+    }
+
+    /// Behind which entry followers will need the log when the snapshots on their way have arrived.
+    fn needed_behind_snapshots(&self) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.peers.values().filter_map(Progress::snapshot_under_way).min()
     }
 
     /// A snapshot from another node is stored durably and verified: is it to replace our state?
