@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use super::message::Body;
 use super::progress::{Pace, Progress};
 use super::read::Reads;
-use super::replicate::commit_for;
 use super::{Leader, Leadership, Raft, Role, membership, quorum};
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::{NodeId, NodeName};
@@ -118,14 +117,22 @@ impl Raft {
         } else if !configuration.is_voter(self.node) {
             // We led a group that we are no member of, until this was committed (§6, M4).
             self.hand_over_and_follow();
-        } else if let Role::Leader(leader) = &mut self.role {
-            // Those who left were kept up to here, so that they can learn that they have.
-            for (node, progress) in leader.peers.iter().filter(|(node, _)| !configuration.is_member(**node)) {
-                let last = commit_for(progress, &self.log, self.commit);
-                self.out.send(*node, self.promise.term, Body::Commit { last });
-            }
-            leader.peers.retain(|node, _| configuration.is_member(*node));
         }
+    }
+
+    /// Forgets those who have left, once they could know that they have, or are not there to be told. Until then they
+    /// get the log like everybody, or they would ask for votes for ever.
+    fn dismiss_former_members(&mut self) {
+        let (now, timeout_us) = (self.now, self.settings.election_timeout_us);
+        let (configuration, since) = (self.configurations.current(), self.configurations.current_index());
+        if since > self.commit {
+            return;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.peers.retain(|node, progress| {
+            let listens = now.since_us(progress.alive_at()) < timeout_us;
+            configuration.is_member(*node) || (listens && progress.commit_sent < since)
+        });
     }
 
     fn append_configuration(&mut self, configuration: Configuration) -> EntryId {
@@ -215,6 +222,8 @@ impl Raft {
         let deadline = self.now.plus_us(self.settings.election_timeout_us);
         leader.handover = Some(Handover { target, deadline, told: false });
         self.continue_handover();
+        // Should it lack something that was lost on the way, there is no time to wait for that to show.
+        self.probe(target);
         Ok(())
     }
 
@@ -250,6 +259,7 @@ impl Raft {
             self.hand_over_and_follow();
         } else {
             self.send_heartbeats();
+            self.dismiss_former_members();
         }
     }
 

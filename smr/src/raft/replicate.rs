@@ -156,6 +156,16 @@ impl Raft {
         }
     }
 
+    /// Asks a member that lacks entries, as far as is known, how far it is.
+    pub(super) fn probe(&mut self, node: NodeId) {
+        let Some((leader, view, out)) = self.leading() else { return };
+        if let Some(progress) = leader.peers.get_mut(&node)
+            && progress.match_index < view.log.last().index
+        {
+            view.send_probe(node, progress, out);
+        }
+    }
+
     /// Tells everybody that this node leads.
     pub(super) fn send_heartbeats(&mut self) {
         let Some((leader, view, out)) = self.leading() else { return };

@@ -1,0 +1,232 @@
+//! What happened, in words that can be read without the code.
+
+use smr::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
+use smr::id::NodeId;
+use smr::protocol::{
+    Change, ChangeRefused, Event, Input, LogChange, NotLeader, Outputs, Protocol, ReadOutcome, TransferRefused, Write,
+};
+use smr::raft::message::Body;
+use smr::raft::{Message, Raft};
+
+use super::Disk;
+
+/// `A` for seat 0 in its first life, `A/2` in its second.
+pub fn name(id: NodeId) -> String {
+    let seat = char::from(b'A' + id.name.0 as u8);
+    if id.incarnation.0 == 1 { seat.to_string() } else { format!("{seat}/{}", id.incarnation.0) }
+}
+
+fn names<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {
+    ids.into_iter().map(|id| name(*id)).collect::<Vec<_>>().join(" ")
+}
+
+pub fn configuration(configuration: &Configuration) -> String {
+    let mut text = format!("{{{}}}", names(&configuration.voters));
+    if configuration.is_joint() {
+        text += &format!(" and {{{}}}", names(&configuration.outgoing));
+    }
+    if !configuration.learners.is_empty() {
+        text += &format!(" learning {{{}}}", names(&configuration.learners));
+    }
+    text
+}
+
+pub fn entry(entry: &Entry) -> String {
+    let payload = match &entry.payload {
+        Payload::Noop => "noop".to_owned(),
+        Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Configuration(members) => configuration(members),
+    };
+    format!("{} {payload}", entry.id)
+}
+
+fn entries(list: &[Entry]) -> String {
+    match list {
+        [] => "nothing".to_owned(),
+        [first, .., last] if list.len() > 6 => format!("{} ... {}", entry(first), entry(last)),
+        _ => list.iter().map(entry).collect::<Vec<_>>().join(", "),
+    }
+}
+
+pub fn message(message: &Message) -> String {
+    let body = match &message.body {
+        Body::PreVote { last, .. } => format!("PreVote for {:?}, log ends {last}", message.term),
+        Body::PreVoteGranted { .. } => format!("PreVoteGranted for {:?}", message.term),
+        Body::PreVoteRefused { .. } => "PreVoteRefused".to_owned(),
+        Body::Vote { last, transfer } => {
+            format!("Vote, log ends {last}{}", if *transfer { ", leader's wish" } else { "" })
+        }
+        Body::VoteGranted => "VoteGranted".to_owned(),
+        Body::VoteRefused => "VoteRefused".to_owned(),
+        Body::Append { previous, entries: list, commit } => {
+            format!("Append after {previous}: {}; commit {commit}", entries(list))
+        }
+        Body::AppendAccepted { last } => format!("AppendAccepted up to {last}"),
+        Body::AppendRejected { previous, hint } => format!("AppendRejected at {previous}, perhaps {hint}"),
+        Body::Heartbeat { round, commit } => format!("Heartbeat, round {round}, commit {commit}"),
+        Body::HeartbeatAck { round } => format!("HeartbeatAck, round {round}"),
+        Body::Commit { last } => format!("Commit {last}"),
+        Body::Outdated => "Outdated".to_owned(),
+        Body::TimeoutNow => "TimeoutNow".to_owned(),
+        Body::SnapshotInstalled { last } => format!("SnapshotInstalled up to {last}"),
+    };
+    match message.body {
+        Body::PreVote { .. } | Body::PreVoteGranted { .. } => body,
+        _ => format!("[{:?}] {body}", message.term),
+    }
+}
+
+/// The first word of a message, for commands that pick messages by kind.
+pub fn kind(message: &Message) -> String {
+    let text = format!("{:?}", message.body);
+    text.split([' ', '{']).next().unwrap_or_default().to_owned()
+}
+
+fn snapshot(meta: &SnapshotMeta) -> String {
+    format!("snapshot {} with {} of {}", meta.last, configuration(&meta.configuration), meta.configuration_index)
+}
+
+pub fn input(id: NodeId, input: &Input<Message>) -> String {
+    let id = name(id);
+    match input {
+        Input::Tick => format!("{id} looks at the clock"),
+        Input::Receive { from, message: said } => format!("{id} hears from {}: {}", name(*from), message(said)),
+        Input::Propose(commands) => format!("{id} is given {} commands", commands.len()),
+        Input::Read(token) => format!("{id} is asked to read (#{})", token.0),
+        Input::Durable(write) => format!("{id}'s disk has written #{}", write.0),
+        Input::Disconnected(from) => format!("{id} sees the connection from {} close", name(*from)),
+        Input::Change(wish) => format!("{id} is asked to {}", change(wish)),
+        Input::Transfer(to) => format!("{id} is asked to hand over to {}", name(NodeId::new(to.0, 1))),
+        Input::SnapshotTaken(last) => format!("{id} has taken snapshot {last}"),
+        Input::SnapshotReceived(meta) => format!("{id} has received {}", snapshot(meta)),
+        Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
+        Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
+    }
+}
+
+fn change(wish: &Change) -> String {
+    match wish {
+        Change::AddLearner(node) => format!("add learner {}", name(*node)),
+        Change::RemoveLearner(node) => format!("remove learner {}", name(*node)),
+        Change::Replace { incoming, outgoing } => {
+            format!("put {} in the place of {}", name(*incoming), name(*outgoing))
+        }
+        Change::Voters(voters) => format!("have voters {{{}}}", names(voters)),
+    }
+}
+
+fn write(write: &Write<Message>) -> String {
+    let mut parts = Vec::new();
+    if let Some(promise) = write.promise() {
+        let vote = promise.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
+        parts.push(format!("promise {:?}{vote}", promise.term));
+    }
+    for change in write.log() {
+        parts.push(match change {
+            LogChange::RemoveFrom(index) => format!("remove from {index}"),
+            LogChange::Append(list) => format!("append {}", entries(list)),
+            LogChange::RemoveThrough(index) => format!("remove through {index}"),
+            LogChange::Install(meta) => format!("install {}", snapshot(meta)),
+        });
+    }
+    if parts.is_empty() {
+        parts.push("nothing, waiting its turn".to_owned());
+    }
+    for envelope in write.peek() {
+        parts.push(format!("then to {}: {}", name(envelope.to), message(&envelope.message)));
+    }
+    format!("write #{}: {}", write.id().0, parts.join("; "))
+}
+
+fn not_leader(answer: &NotLeader) -> String {
+    match answer.leader {
+        Some(leader) => format!("not the leader, try {} ({:?})", name(NodeId::new(leader.0, 1)), answer.term),
+        None => format!("not the leader, no idea who is ({:?})", answer.term),
+    }
+}
+
+/// What a step asked for, one line each.
+pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for event in &outputs.events {
+        lines.push(match event {
+            Event::RoleChanged { role, term, leader } => {
+                let leader = leader.map_or("nobody".to_owned(), name);
+                format!("is {role} in {term:?}, led by {leader}")
+            }
+            Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
+            Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
+        });
+    }
+    match &outputs.proposed {
+        Some(Ok(proposed)) => lines.push(format!("proposed from {}", proposed.first)),
+        Some(Err(answer)) => lines.push(not_leader(answer)),
+        None => {}
+    }
+    match &outputs.change {
+        Some(Ok(id)) => lines.push(format!("change begun with {id}")),
+        Some(Err(ChangeRefused::NotLeader(answer))) => lines.push(not_leader(answer)),
+        Some(Err(refused)) => lines.push(format!("refused: {refused}")),
+        None => {}
+    }
+    match &outputs.transfer {
+        Some(Ok(())) => lines.push("transfer begun".to_owned()),
+        Some(Err(TransferRefused::NotLeader(answer))) => lines.push(not_leader(answer)),
+        Some(Err(refused)) => lines.push(format!("refused: {refused}")),
+        None => {}
+    }
+    match outputs.install {
+        Some(true) => lines.push("takes over the snapshot's state".to_owned()),
+        Some(false) => lines.push("ignores the snapshot".to_owned()),
+        None => {}
+    }
+    for issued in &outputs.writes {
+        lines.push(write(issued));
+    }
+    for envelope in &outputs.messages {
+        lines.push(format!("to {}: {}", name(envelope.to), message(&envelope.message)));
+    }
+    for node in &outputs.snapshots_wanted {
+        lines.push(format!("wants a snapshot for {}", name(*node)));
+    }
+    for committed in &outputs.committed {
+        lines.push(format!("commits {}", entry(committed)));
+    }
+    for outcome in &outputs.reads {
+        lines.push(match outcome {
+            ReadOutcome::Ready { token, index } => format!("answers read #{} from state {index}", token.0),
+            ReadOutcome::Failed { token } => format!("fails read #{}", token.0),
+        });
+    }
+    lines
+}
+
+/// One line about a node.
+pub fn state(id: NodeId, raft: Option<&Raft>, disk: &Disk) -> String {
+    let vote = disk.promise.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
+    let disk_log = disk.entries.last().map_or(disk.snapshot.last, |entry| entry.id);
+    let on_disk = format!("disk {:?}{vote}, log to {disk_log}", disk.promise.term);
+    let Some(raft) = raft else { return format!("{} = down; {on_disk}", name(id)) };
+    let status = raft.status();
+    let log = if status.log_start == EntryId::ZERO {
+        format!("log to {}", status.last)
+    } else {
+        format!("log behind {} to {}", status.log_start, status.last)
+    };
+    let mut text = format!(
+        "{} = {} {:?}, {log}, commit {}, durable {}; {on_disk}",
+        name(id),
+        status.role,
+        status.term,
+        status.commit,
+        status.durable
+    );
+    if status.configuration_index > Index(1) {
+        text += &format!("; {} of {}", configuration(&status.configuration), status.configuration_index);
+    }
+    for peer in &status.peers {
+        let snapshot = if peer.needs_snapshot { " and needs a snapshot" } else { "" };
+        text += &format!("; {} has {}{snapshot}", name(peer.node), peer.match_index);
+    }
+    text
+}
