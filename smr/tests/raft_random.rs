@@ -15,7 +15,7 @@ use smr::protocol::{Change, Input, Outputs, Protocol, Role, Time};
 use smr::raft::{Message, Settings};
 
 /// How many histories, and how many events each.
-const HISTORIES: u64 = 250;
+const HISTORIES: u64 = 300;
 const EVENTS: u64 = 700;
 
 struct Chaos {
@@ -26,6 +26,8 @@ struct Chaos {
     /// Snapshots under way: from whom to whom.
     transfers: Vec<(NodeId, NodeId, SnapshotMeta)>,
     next_name: u16,
+    /// How much goes well between two events: 0 nothing, 1 a little, 2 most.
+    mood: usize,
 }
 
 impl Chaos {
@@ -44,7 +46,8 @@ impl Chaos {
         let size = [1, 2, 3, 3, 3, 4, 5, 5][(rng.next_u32() % 8) as usize];
         let members: Vec<_> = (0..size).map(|name| NodeId::new(name, 1)).collect();
         cluster.found(&members);
-        Chaos { cluster, rng, cut: Vec::new(), transfers: Vec::new(), next_name: size }
+        let mood = (seed % 3) as usize;
+        Chaos { cluster, rng, cut: Vec::new(), transfers: Vec::new(), next_name: size, mood }
     }
 
     fn below(&mut self, limit: usize) -> usize {
@@ -67,7 +70,28 @@ impl Chaos {
         }
     }
 
+    /// Some messages arrive and some disks write, without any fault.
+    fn go_well(&mut self) {
+        for _ in 0..self.mood * 3 {
+            if !self.cluster.wire.is_empty() {
+                let flying = &self.cluster.wire[0];
+                let (to, cut) = (flying.to, self.cut.contains(&(flying.from, flying.to)));
+                if cut {
+                    self.cluster.wire.remove(0);
+                } else if let Some((_, outputs)) = self.cluster.deliver(0) {
+                    self.note(to, outputs);
+                }
+            }
+            if let Some(id) = self.any_up()
+                && let Some(outputs) = self.cluster.sync(id, 9)
+            {
+                self.note(id, outputs);
+            }
+        }
+    }
+
     fn event(&mut self) {
+        self.go_well();
         match self.below(100) {
             0..=39 => self.deliver_any(),
             40..=64 => {
@@ -96,7 +120,8 @@ impl Chaos {
                     self.note(id, outputs);
                 }
             }
-            88..=89 => self.crash_or_start(),
+            88..=89 if self.mood < 2 || self.below(4) == 0 => self.crash_or_start(),
+            88..=89 => self.carry_snapshot(),
             90 => self.cut_or_heal(),
             91..=92 => {
                 if let Some(id) = self.any_up()

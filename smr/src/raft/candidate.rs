@@ -28,7 +28,8 @@ impl Raft {
     /// Asks the others whether they would vote for this node in the next term. Without this, a node that was cut off
     /// would come back with a high term and depose a healthy leader (E7).
     pub(super) fn start_pre_vote(&mut self) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {} campaigns (E14)", self.promise.term);
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.promise.term);
+        self.leader.believed = false;
         let campaign = self.rng.next_u32();
         // Where the leader's connection broke, the others will notice within milliseconds: ask again soon.
         let failing_over =
@@ -81,7 +82,7 @@ impl Raft {
 
     /// Enters the next term, and asks for votes in it. `transfer`: the leader asked for this.
     pub(super) fn start_election(&mut self, transfer: bool) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {} campaigns (E14)", self.promise.term);
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.promise.term);
         self.set_promise(Promise { term: self.promise.term.next(), vote: Some(self.node) });
         let retry_at = self.now.plus_us(self.draw_timeout_us());
         let own_vote = self.out.write_id();

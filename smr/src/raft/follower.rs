@@ -22,6 +22,7 @@ impl Raft {
             Role::Follower(_) => {}
             Role::PreCandidate(_) | Role::Candidate(_) => self.role = follower,
             Role::Leader(leader) => {
+                self.leader.believed = false;
                 let failed = leader.reads.drain();
                 self.out.outputs.reads.extend(failed.into_iter().map(|token| ReadOutcome::Failed { token }));
                 self.role = follower;
@@ -38,6 +39,7 @@ impl Raft {
         self.leader.node = Some(from);
         self.leader.heard_at = Some(self.now);
         self.leader.lost_at = None;
+        self.leader.believed = true;
         self.put_off = None;
         self.become_follower();
         self.restart_election_timer();
@@ -62,14 +64,12 @@ impl Raft {
 
     /// The leader's side closed its connection to this node: most often its process is gone (fast failover).
     pub(super) fn disconnected(&mut self, from: NodeId) {
+        // Only a follower or a pre-candidate has heard a leader of its term.
         if self.leader.node != Some(from) || self.leader.heard_at.is_none() {
             return;
         }
-        match &self.role {
-            Role::Leader(_) | Role::Candidate(_) => return,
-            Role::Follower(_) | Role::PreCandidate(_) => {}
-        }
         self.leader.lost_at = Some(self.now);
+        self.leader.believed = false;
         self.campaign_soon(0);
     }
 

@@ -30,7 +30,7 @@ impl Raft {
         assert!(self.promise.vote == Some(self.node), "leader of {term} voted for {:?}", self.promise.vote);
         assert!(self.leader.node.is_none(), "{term} has a second leader besides {:?} (I1)", self.leader.node);
         assert!(self.log.last().term < term, "entry {} exists before its leader", self.log.last());
-        self.leader = Leadership { node: Some(self.node), heard_at: None, lost_at: None };
+        self.leader = Leadership { node: Some(self.node), believed: true, ..Leadership::default() };
         self.role = Role::Leader(Box::new(Leader {
             peers: BTreeMap::new(),
             reads: Reads::default(),

@@ -118,7 +118,7 @@ impl Message {
     /// What is wrong with the message, judged by itself (B5). The receiver's state plays no part here.
     pub(super) fn flaw(&self) -> Option<String> {
         if self.term >= TERM_LIMIT {
-            return Some(format!("term {} is beyond all terms", self.term));
+            return Some(format!("{:?} is beyond all terms", self.term));
         }
         if self.term == Term::ZERO && !matches!(self.body, Body::PreVoteRefused { .. } | Body::VoteRefused) {
             return Some("a message of term 0".to_owned());
@@ -152,7 +152,7 @@ impl Message {
             || named.index >= INDEX_LIMIT
             || (named.index == Index::ZERO) != (named.term == Term::ZERO)
         {
-            return Some(format!("entry {named} cannot exist in term {}", self.term));
+            return Some(format!("entry {named} cannot exist in {:?}", self.term));
         }
         None
     }
@@ -165,7 +165,7 @@ fn append_flaw(term: Term, previous: EntryId, entries: &[Entry]) -> Option<Strin
             return Some(format!("entry {} does not follow {before}", entry.id));
         }
         if entry.id.term < before.term || entry.id.term > term || entry.id.term == Term::ZERO {
-            return Some(format!("entry {} after {before} in term {term}", entry.id));
+            return Some(format!("entry {} after {before} in {term:?}", entry.id));
         }
         before = entry.id;
     }

@@ -176,6 +176,8 @@ struct Leadership {
     heard_at: Option<Time>,
     /// When its connection broke, if nothing was heard since.
     lost_at: Option<Time>,
+    /// Whether clients may still be sent there: not once this node lost the connection, campaigned, or stepped down.
+    believed: bool,
 }
 
 /// A pre-vote granted a moment ago: others wait.
@@ -258,7 +260,7 @@ impl Raft {
             Body::VoteRefused | Body::Outdated => self.receive_later_term(term, &body),
             // The remaining answers repeat the term of the question.
             _ if term > self.promise.term => {
-                let what = format!("an answer in {term} to a question that was never asked");
+                let what = format!("an answer in {term:?} to a question that was never asked");
                 self.nonsense(from, what);
             }
             _ if term < self.promise.term => {}
@@ -283,7 +285,7 @@ impl Raft {
             self.enter_term(term);
         }
         if !self.follow(from) {
-            let what = format!("claims to lead {term}, whose leader is {:?}", self.leader.node);
+            let what = format!("claims to lead {term:?}, whose leader is {:?}", self.leader.node);
             self.nonsense(from, what);
             return;
         }
@@ -379,8 +381,7 @@ impl Raft {
     /// Who leads, if that is known and still believed.
     fn visible_leader(&self) -> Option<NodeId> {
         match &self.role {
-            Role::Leader(_) => Some(self.node),
-            Role::Follower(_) => self.leader.node.filter(|leader| *leader != self.node),
+            Role::Leader(_) | Role::Follower(_) => self.leader.node.filter(|_| self.leader.believed),
             Role::PreCandidate(_) | Role::Candidate(_) => None,
         }
     }

@@ -96,6 +96,7 @@ impl Raft {
         for (node, progress) in &mut leader.peers {
             if configuration.is_voter(*node) {
                 let commit = super::replicate::commit_for(progress, &self.log, self.commit);
+                progress.commit_sent = progress.commit_sent.max(commit.index);
                 self.out.send(*node, term, Body::Heartbeat { round: leader.reads.round, commit });
             }
         }

@@ -217,8 +217,10 @@ impl Cluster {
     /// One step of one node, with all checks. Messages that may leave are put on the wire.
     pub fn step(&mut self, id: NodeId, input: Input<Message>) -> Outputs<Message> {
         let now = self.now;
-        if self.trace.is_some() {
-            self.say(trace::input(id, &input));
+        if self.trace.is_some()
+            && let Some(line) = trace::input(id, &input)
+        {
+            self.say(line);
         }
         let node = self.node_mut(id);
         let raft = node.raft.as_mut().unwrap_or_else(|| panic!("{id} is down"));
@@ -236,6 +238,7 @@ impl Cluster {
             assert!(commit > node.applied, "{id}: a snapshot {commit} under what is applied, {}", node.applied);
             node.applied = commit;
         }
+        let log_changed = outputs.writes.iter().any(|write| !write.log().is_empty());
         for write in outputs.writes.drain(..) {
             for change in write.log() {
                 change_log(&mut node.mirror, change);
@@ -267,7 +270,9 @@ impl Cluster {
                 self.count("leader elected");
             }
         }
-        self.check_log_matching(id);
+        if log_changed {
+            self.check_log_matching(id);
+        }
         outputs
     }
 
@@ -405,7 +410,9 @@ impl Cluster {
         let write = node.writes.pop_front()?;
         node.disk.apply(write.promise(), write.log());
         let (write_id, messages) = write.durable();
+        self.say(format!("{}'s disk has written #{}", trace::name(id), write_id.0));
         for message in messages {
+            self.say(format!("    to {}: {}", trace::name(message.to), trace::message(&message.message)));
             self.send(id, message);
         }
         Some(write_id)

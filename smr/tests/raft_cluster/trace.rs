@@ -86,14 +86,15 @@ fn snapshot(meta: &SnapshotMeta) -> String {
     format!("snapshot {} with {} of {}", meta.last, configuration(&meta.configuration), meta.configuration_index)
 }
 
-pub fn input(id: NodeId, input: &Input<Message>) -> String {
+/// What happens to a node; nothing for a completed write, of which the disk has spoken already.
+pub fn input(id: NodeId, input: &Input<Message>) -> Option<String> {
     let id = name(id);
-    match input {
+    Some(match input {
         Input::Tick => format!("{id} looks at the clock"),
         Input::Receive { from, message: said } => format!("{id} hears from {}: {}", name(*from), message(said)),
         Input::Propose(commands) => format!("{id} is given {} commands", commands.len()),
         Input::Read(token) => format!("{id} is asked to read (#{})", token.0),
-        Input::Durable(write) => format!("{id}'s disk has written #{}", write.0),
+        Input::Durable(_) => return None,
         Input::Disconnected(from) => format!("{id} sees the connection from {} close", name(*from)),
         Input::Change(wish) => format!("{id} is asked to {}", change(wish)),
         Input::Transfer(to) => format!("{id} is asked to hand over to {}", name(NodeId::new(to.0, 1))),
@@ -101,7 +102,7 @@ pub fn input(id: NodeId, input: &Input<Message>) -> String {
         Input::SnapshotReceived(meta) => format!("{id} has received {}", snapshot(meta)),
         Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
         Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
-    }
+    })
 }
 
 fn change(wish: &Change) -> String {

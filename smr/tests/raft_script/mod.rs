@@ -21,8 +21,8 @@ pub(crate) struct Script {
     cut: BTreeSet<(NodeId, NodeId)>,
     slow: BTreeSet<NodeId>,
     delayed: Vec<Flying>,
-    /// Snapshots that somebody was asked for: from, to.
-    wanted: BTreeSet<(NodeId, NodeId)>,
+    /// Snapshots that somebody was asked for, from whom and for whom, as they were then.
+    wanted: BTreeMap<(NodeId, NodeId), SnapshotMeta>,
     late: Option<SnapshotMeta>,
     shown: BTreeMap<NodeId, String>,
 }
@@ -77,7 +77,7 @@ impl Script {
             cut: BTreeSet::new(),
             slow: BTreeSet::new(),
             delayed: Vec::new(),
-            wanted: BTreeSet::new(),
+            wanted: BTreeMap::new(),
             late: None,
             shown: BTreeMap::new(),
         }
@@ -219,7 +219,10 @@ impl Script {
     }
 
     fn note(&mut self, id: NodeId, outputs: Outputs<Message>) {
-        self.wanted.extend(outputs.snapshots_wanted.into_iter().map(|to| (id, to)));
+        for to in outputs.snapshots_wanted {
+            let meta = self.cluster.node(id).disk.snapshot.clone();
+            self.wanted.insert((id, to), meta);
+        }
     }
 
     fn found(&mut self, words: &[&str]) {
@@ -367,13 +370,13 @@ impl Script {
         assert!(picked > 0, "no such message on the wire: {from} {to} {kind:?}");
     }
 
-    fn take_wanted(&mut self, from: NodeId, to: NodeId) {
-        assert!(self.wanted.remove(&(from, to)), "nobody asked for a snapshot from {from} to {to}");
+    fn take_wanted(&mut self, from: NodeId, to: NodeId) -> SnapshotMeta {
+        let wanted = self.wanted.remove(&(from, to));
+        wanted.unwrap_or_else(|| panic!("nobody asked for a snapshot from {from} to {to}"))
     }
 
     fn carry(&mut self, from: NodeId, to: NodeId, late: bool) {
-        self.take_wanted(from, to);
-        let meta = self.cluster.node(from).disk.snapshot.clone();
+        let meta = self.take_wanted(from, to);
         if late {
             self.late = Some(meta.clone());
         }
