@@ -58,9 +58,10 @@ fn received(event: &Event) -> Option<(NodeId, u64)> {
 fn messages_of_a_lane_arrive_all_and_in_order() {
     let (a, b, _) = pair();
     for number in 0..1000 {
-        a.transport.send(B, (number, vec![1; 100]), Lane::Bulk, 100);
-        a.transport.send(B, (10_000 + number, vec![]), Lane::Urgent, 10);
+        a.transport.queue(B, (number, vec![1; 100]), Lane::Bulk, 100);
+        a.transport.queue(B, (10_000 + number, vec![]), Lane::Urgent, 10);
     }
+    a.transport.flush();
     let mut bulk = Vec::new();
     let mut urgent = Vec::new();
     for _ in 0..2000 {

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
-use crate::replica::driver::{Happening, send};
+use crate::replica::driver::{Happening, queue};
 use crate::replica::message::PeerMessage;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::storage::{StorageError, Store};
@@ -56,9 +56,10 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
         let mut last: Option<WriteId> = None;
         for write in done.drain(..) {
             let (id, messages) = write.durable();
-            messages.into_iter().for_each(|envelope| send::<P>(transport, envelope));
+            messages.into_iter().for_each(|envelope| queue::<P>(transport, envelope));
             last = Some(id);
         }
+        transport.flush();
         if let Some(id) = last
             && events.send(Happening::Durable(id)).is_err()
         {

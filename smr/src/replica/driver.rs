@@ -273,11 +273,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         loop {
             let actions = self.engine.take_actions();
             if actions.is_empty() {
+                self.transport.flush();
                 return Ok(());
             }
             for action in actions {
                 match action {
-                    Action::Send(envelope) => send::<P>(&self.transport, envelope),
+                    Action::Send(envelope) => queue::<P>(&self.transport, envelope),
                     Action::Write(write) => {
                         self.issued = write.id();
                         self.give_to_disk(DiskJob::Write(write))?;
@@ -378,14 +379,14 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 }
 
-/// Sends one message of the core; never blocks.
-pub(super) fn send<P>(transport: &Transport<PeerMessage<P::Message>>, envelope: crate::protocol::Envelope<P::Message>)
+/// Queues one message of the core, to leave with the transport's next flush; never blocks.
+pub(super) fn queue<P>(transport: &Transport<PeerMessage<P::Message>>, envelope: crate::protocol::Envelope<P::Message>)
 where
     P: Protocol,
 {
     let lane = if P::is_bulk(&envelope.message) { Lane::Bulk } else { Lane::Urgent };
     let size_bytes = P::message_size_bytes(&envelope.message);
-    transport.send(envelope.to, PeerMessage::Protocol(envelope.message), lane, size_bytes);
+    transport.queue(envelope.to, PeerMessage::Protocol(envelope.message), lane, size_bytes);
 }
 
 /// Waits for the disk thread to finish what it was given, but not for ever: a disk that hangs must not keep the process.

@@ -248,6 +248,14 @@ where
     /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound; an
     /// estimate will do.
     pub fn send(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
+        self.queue(to, message, lane, size_bytes);
+        if let Some(peer) = self.shared.peers.get(&to.name) {
+            peer.flush(&self.shared);
+        }
+    }
+
+    /// Like [`Transport::send`], but the message may wait for [`Transport::flush`]: several then share a system call.
+    pub fn queue(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
         let pushed = match self.shared.peers.get(&to.name) {
             Some(peer) => peer.push(to.incarnation, message, lane, size_bytes),
             None => Pushed::Unconnected,
@@ -257,6 +265,11 @@ where
             Pushed::Unconnected => self.shared.counters.dropped_unconnected.add(1),
             Pushed::Full => self.shared.counters.dropped_full.add(1),
         }
+    }
+
+    /// Lets everything leave that was queued.
+    pub fn flush(&self) {
+        self.shared.peers.values().for_each(|peer| peer.flush(&self.shared));
     }
 
     /// Starts to send a snapshot to that very incarnation, on a connection of its own that is dialled again if it breaks.

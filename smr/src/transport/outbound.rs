@@ -1,12 +1,14 @@
 //! My side of the connections: one dialled connection per peer carries my messages to it.
 //!
-//! A message waits in one of two bounded lanes until the connection's task takes everything that is waiting, encodes it
-//! into one buffer and writes that at once. The urgent lane goes first in each batch; inside a lane order is kept.
+//! If nothing is under way, a few small messages are written by the sender's own thread: waking a task for them would cost
+//! more than the write. Otherwise a message waits in one of two bounded lanes until the connection's task takes everything that is
+//! waiting, encodes it into one buffer and writes that at once. The urgent lane goes first in each batch; inside a lane
+//! order is kept.
 //! When a connection ends, whatever waits for it is dropped: a later connection may reach another process, and the
 //! core sends again what still matters (N5, N10).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -14,8 +16,9 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
@@ -31,6 +34,8 @@ pub const URGENT_LANE_MAX_BYTES: usize = 4 << 20;
 pub const BULK_LANE_MAX_BYTES: usize = 32 << 20;
 /// Bulk bytes taken into one batch (at least one message is). Small enough that an urgent message does not wait long.
 const BATCH_BULK_MAX_BYTES: usize = 256 << 10;
+/// Up to this many bytes, as estimated by the sender, are written by the sender's thread. It must not spend long there.
+const DIRECT_MAX_BYTES: usize = 64 << 10;
 /// The shortest and the longest first pause before dialling again, in milliseconds. Short: a restarted peer is found fast.
 const BACKOFF_FIRST_MS: (u64, u64) = (10, 50);
 /// The longest pause before dialling again, in milliseconds.
@@ -52,8 +57,14 @@ pub(super) struct Peer<M> {
 struct Outbox<M> {
     /// Whom the connection leads to; without one the lanes are empty.
     connected: Option<Incarnation>,
-    /// Whether the connection's task found nothing to do and must be woken.
+    /// Whether the connection's task found nothing to do and must be woken. Only then may others write to the socket.
     idle: bool,
+    /// The socket. It belongs to the connection's task: with that it goes.
+    direct: Weak<OwnedWriteHalf>,
+    /// The rest of what a sender has begun to write; nothing else may be written before it.
+    begun: Vec<u8>,
+    /// Empty but for its memory: where senders collect what they write.
+    batch: Vec<M>,
     urgent: Queue<M>,
     bulk: Queue<M>,
 }
@@ -100,6 +111,9 @@ impl<M> Peer<M> {
         let outbox = Outbox {
             connected: None,
             idle: false,
+            direct: Weak::new(),
+            begun: Vec::new(),
+            batch: Vec::new(),
             urgent: Queue::new(URGENT_LANE_MAX_BYTES),
             bulk: Queue::new(BULK_LANE_MAX_BYTES),
         };
@@ -117,7 +131,8 @@ impl<M> Peer<M> {
         }
     }
 
-    /// Queues a message for that very incarnation. A message that finds no room is dropped by the caller, after the lock.
+    /// Queues a message for that very incarnation, to leave with the next [`Peer::flush`]. One that finds no room is dropped
+    /// by the caller, after the lock.
     pub(super) fn push(&self, to: Incarnation, message: M, lane: Lane, size_bytes: usize) -> Pushed {
         let mut outbox = locked(&self.outbox);
         if outbox.connected != Some(to) {
@@ -131,17 +146,55 @@ impl<M> Peer<M> {
             return Pushed::Full;
         }
         queue.push(message, size_bytes);
-        let wake = std::mem::take(&mut outbox.idle);
-        drop(outbox);
-        if wake {
-            self.work.notify_one();
-        }
         Pushed::Queued
     }
 
-    /// Moves the next batch to `batch`: all that is urgent, then a bounded amount of bulk.
-    fn take(&self, batch: &mut Vec<M>) {
+    /// Lets what is queued leave: little is written here and now, with one system call; for more the connection's task is
+    /// woken. While that task is at work it finds what is queued by itself.
+    pub(super) fn flush(&self, shared: &Shared<M>)
+    where
+        M: Serialize,
+    {
+        let mut guard = locked(&self.outbox);
+        let outbox = &mut *guard;
+        let queued_bytes = outbox.urgent.bytes + outbox.bulk.bytes;
+        if !outbox.idle || (outbox.urgent.messages.is_empty() && outbox.bulk.messages.is_empty()) {
+            return;
+        }
+        let direct = outbox.direct.upgrade().filter(|_| queued_bytes <= DIRECT_MAX_BYTES);
+        if let Some(direct) = direct {
+            let mut batch = std::mem::take(&mut outbox.batch);
+            batch.extend(std::iter::from_fn(|| outbox.urgent.pop()).map(|(message, _)| message));
+            batch.extend(std::iter::from_fn(|| outbox.bulk.pop()).map(|(message, _)| message));
+            shared.encode(&mut batch, &mut outbox.begun);
+            outbox.batch = batch;
+            // An error is met again, and dealt with, by the connection's task.
+            let written = direct.try_write(&outbox.begun).unwrap_or(0);
+            shared.counters.batches_sent.add(1);
+            shared.counters.bytes_sent.add(written as u64);
+            outbox.begun.drain(..written);
+            outbox.begun.shrink_to(BUFFER_KEEP_MAX_BYTES);
+            if outbox.begun.is_empty() {
+                return;
+            }
+        }
+        outbox.idle = false;
+        drop(guard);
+        self.work.notify_one();
+    }
+
+    /// From now on, until the next batch is taken, only the connection's task writes.
+    fn claim(&self, buffer: &mut Vec<u8>) {
         let mut outbox = locked(&self.outbox);
+        buffer.append(&mut outbox.begun);
+        outbox.idle = false;
+    }
+
+    /// Moves the next batch to `batch`: all that is urgent, then a bounded amount of bulk. What senders have begun to
+    /// write goes to `buffer`.
+    fn take(&self, batch: &mut Vec<M>, buffer: &mut Vec<u8>) {
+        let mut outbox = locked(&self.outbox);
+        buffer.append(&mut outbox.begun);
         while let Some((message, _)) = outbox.urgent.pop() {
             batch.push(message);
         }
@@ -152,12 +205,13 @@ impl<M> Peer<M> {
             bulk_bytes += size_bytes;
             batch.push(message);
         }
-        outbox.idle = batch.is_empty();
+        outbox.idle = batch.is_empty() && buffer.is_empty();
     }
 
-    fn connect(&self, incarnation: Incarnation) {
+    fn connect(&self, incarnation: Incarnation, direct: Weak<OwnedWriteHalf>) {
         let mut outbox = locked(&self.outbox);
         outbox.connected = Some(incarnation);
+        outbox.direct = direct;
         outbox.idle = false;
     }
 
@@ -165,6 +219,8 @@ impl<M> Peer<M> {
     fn disconnect(&self) -> usize {
         let mut outbox = locked(&self.outbox);
         outbox.connected = None;
+        outbox.direct = Weak::new();
+        outbox.begun.clear();
         let urgent = std::mem::replace(&mut outbox.urgent, Queue::new(URGENT_LANE_MAX_BYTES));
         let bulk = std::mem::replace(&mut outbox.bulk, Queue::new(BULK_LANE_MAX_BYTES));
         drop(outbox);
@@ -206,18 +262,20 @@ where
     let mut unreachable = false;
     loop {
         match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
-            Ok((mut stream, node)) => {
+            Ok((stream, node)) => {
                 refused = None;
                 unreachable = false;
                 shared.counters.dialled.add(1);
                 tracing::info!(group = %shared.group, me = %shared.me, peer = %node, "connected");
                 let began = Instant::now();
-                peer.connect(node.incarnation);
-                let ended = carry(&shared, &peer, node, &mut stream).await;
+                let (mut read, write) = stream.into_split();
+                let write = Arc::new(write);
+                peer.connect(node.incarnation, Arc::downgrade(&write));
+                let ended = carry(&shared, &peer, node, &mut read, &write).await;
                 if let WireError::Stalled(_) = ended {
                     shared.counters.closed_for_silence.add(1);
                     // What the kernel still holds is old news; without this it would be delivered some day (N5).
-                    if let Err(error) = stream.set_zero_linger() {
+                    if let Err(error) = write.as_ref().as_ref().set_zero_linger() {
                         tracing::debug!(%error, "no reset on close");
                     }
                 }
@@ -272,13 +330,18 @@ pub(super) async fn dial<M>(
 }
 
 /// Carries messages over `stream` until it ends; says why it ended.
-async fn carry<M>(shared: &Shared<M>, peer: &Peer<M>, node: NodeId, stream: &mut TcpStream) -> WireError
+async fn carry<M>(
+    shared: &Shared<M>,
+    peer: &Peer<M>,
+    node: NodeId,
+    read: &mut OwnedReadHalf,
+    write: &OwnedWriteHalf,
+) -> WireError
 where
     M: Serialize,
 {
     let ping = Duration::from_millis(shared.pace.ping_interval_ms);
     let stall_max = Duration::from_millis(shared.pace.write_stall_max_ms);
-    let (read, mut write) = stream.split();
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mut ticks = interval_at(tokio::time::Instant::now() + ping, ping);
     // After a pause of the process one ping is due, not all that were missed (E18).
@@ -288,7 +351,7 @@ where
     let mut batch = Vec::new();
     let mut buffer = Vec::new();
     loop {
-        peer.take(&mut batch);
+        peer.take(&mut batch, &mut buffer);
         shared.encode(&mut batch, &mut buffer);
         tokio::select! {
             biased;
@@ -308,6 +371,7 @@ where
                 if unanswered > PINGS_MISSED_MAX {
                     return WireError::Stalled(ping * PINGS_MISSED_MAX);
                 }
+                peer.claim(&mut buffer);
                 push_empty_frame(&mut buffer, kind::PING);
             }
             () = async { sleep(Duration::from_millis(EVENT_RETRY_MS)).await }, if !announced => {
@@ -318,7 +382,7 @@ where
         if buffer.is_empty() {
             continue;
         }
-        match wire::write_all(&mut write, &buffer, stall_max).await {
+        match write_all(write, &buffer, stall_max).await {
             // The kernel's buffer was full, and room came: the other side takes what we send, however slowly its
             // answers get through.
             Ok(true) => unanswered = 0,
@@ -330,6 +394,23 @@ where
         buffer.clear();
         buffer.shrink_to(BUFFER_KEEP_MAX_BYTES);
     }
+}
+
+/// Like [`wire::write_all`], for a socket that is shared with the senders.
+async fn write_all(socket: &OwnedWriteHalf, mut bytes: &[u8], stall_max: Duration) -> Result<bool, WireError> {
+    let mut waited = false;
+    while !bytes.is_empty() {
+        match socket.try_write(bytes) {
+            Ok(0) => return Err(WireError::Io(std::io::ErrorKind::WriteZero.into())),
+            Ok(taken) => bytes = &bytes[taken..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                waited = true;
+                timeout(stall_max, socket.writable()).await.map_err(|_| WireError::Stalled(stall_max))??;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(waited)
 }
 
 /// Appends a frame that says everything by its kind.
@@ -345,13 +426,13 @@ mod tests {
 
     fn peer() -> Peer<u32> {
         let peer = Peer::new(NodeName(1), String::new());
-        peer.connect(LIFE);
+        peer.connect(LIFE, Weak::new());
         peer
     }
 
     fn taken(peer: &Peer<u32>) -> Vec<u32> {
         let mut batch = Vec::new();
-        peer.take(&mut batch);
+        peer.take(&mut batch, &mut Vec::new());
         batch
     }
 
@@ -397,7 +478,7 @@ mod tests {
         peer.push(LIFE, 1, Lane::Bulk, 1);
         assert_eq!(peer.disconnect(), 1);
         assert_eq!(peer.push(LIFE, 2, Lane::Bulk, 1), Pushed::Unconnected);
-        peer.connect(LIFE);
+        peer.connect(LIFE, Weak::new());
         assert!(taken(&peer).is_empty());
     }
 
