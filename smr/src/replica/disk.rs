@@ -52,7 +52,7 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
                 next = jobs.try_recv().ok();
             }
         }
-        batch.flush(&mut store).and_then(|()| store.sync()).map_err(|error| format!("disk failed: {error}"))?;
+        batch.flush(&mut store).and_then(|()| store.flush()).map_err(|error| format!("disk failed: {error}"))?;
         let mut last: Option<WriteId> = None;
         for write in done.drain(..) {
             let (id, messages) = write.durable();
@@ -65,6 +65,7 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
         {
             break;
         }
+        store.follow().map_err(|error| format!("disk failed: {error}"))?;
     }
     Ok(())
 }

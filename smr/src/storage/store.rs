@@ -156,14 +156,33 @@ impl Store {
         })
     }
 
-    /// Makes all changes durable, with one flush, and lets the mark follow.
+    /// Makes all changes durable, and lets the mark follow: [`Store::flush`], then [`Store::follow`].
     ///
     /// # Errors
     /// Fatal ones of the device.
     pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.flush()?;
+        self.follow()
+    }
+
+    /// Makes all changes durable, with one flush.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn flush(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
             store.log.compact_slice()?;
-            store.log.flush()?;
+            store.log.flush()
+        })
+    }
+
+    /// Lets the mark follow the log that was flushed. Nobody need wait for this: a mark that is too low proves less, but
+    /// nothing wrong.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn follow(&mut self) -> Result<(), StorageError> {
+        self.attempt(|store| {
             let Some(mark) = &mut store.mark else { return Ok(()) };
             let last = store.log.last();
             if last == mark.mark().last {
