@@ -37,8 +37,6 @@ pub(crate) struct JournalMap {
     path: PathBuf,
     file: Box<dyn DiskFile>,
     map: BTreeMap<Key, Vec<u8>>,
-    /// Operations that are not written yet.
-    buffer: Vec<u8>,
     /// Length of what is written, in bytes.
     written: u64,
     /// Of that, what still counts, in bytes.
@@ -101,7 +99,7 @@ impl JournalMap {
         }
         // What was read may still be on its way to the device, if only the process has crashed.
         file.sync().map_err(failed)?;
-        Ok(JournalMap { disk, path, file, map, buffer: Vec::new(), written: offset as u64, live, checksum })
+        Ok(JournalMap { disk, path, file, map, written: offset as u64, live, checksum })
     }
 
     /// Writes a file with this content, in a way that the old one or the new one is there after a crash.
@@ -123,11 +121,17 @@ impl JournalMap {
         disk.sync_dir(parent).map_err(failed)?;
         let written = bytes.len() as u64;
         let path = path.to_owned();
-        Ok(JournalMap { disk, path, file, map, buffer: Vec::new(), written, live: written, checksum })
+        Ok(JournalMap { disk, path, file, map, written, live: written, checksum })
     }
 
-    fn put(&mut self, key: &Key, value: Option<&[u8]>) {
-        self.checksum = write(&mut self.buffer, self.checksum, key, value);
+    /// Each operation goes to the file at once, unsynced: any of them may survive a crash without those behind it.
+    fn put(&mut self, key: &Key, value: Option<&[u8]>) -> Result<(), StorageError> {
+        let mut operation = Vec::new();
+        self.checksum = write(&mut operation, self.checksum, key, value);
+        self.file
+            .write_at(&operation, self.written)
+            .map_err(|error| StorageError::new(&self.path, "writing", error))?;
+        self.written += operation.len() as u64;
         let before = match value {
             Some(value) => {
                 self.live += (OPERATION_HEADER_BYTES + value.len()) as u64;
@@ -136,6 +140,7 @@ impl JournalMap {
             None => self.map.remove(key),
         };
         self.live -= before.map_or(0, |before| (OPERATION_HEADER_BYTES + before.len()) as u64);
+        Ok(())
     }
 }
 
@@ -181,15 +186,11 @@ fn parse(bytes: &[u8], before: u64) -> Option<(Operation, usize)> {
 
 impl ByteMap for JournalMap {
     fn insert(&mut self, key: &Key, value: &[u8]) -> Result<(), StorageError> {
-        self.put(key, Some(value));
-        Ok(())
+        self.put(key, Some(value))
     }
 
     fn remove(&mut self, key: &Key) -> Result<(), StorageError> {
-        if self.map.contains_key(key) {
-            self.put(key, None);
-        }
-        Ok(())
+        if self.map.contains_key(key) { self.put(key, None) } else { Ok(()) }
     }
 
     fn scan(&self, from: &Key, visit: &mut dyn FnMut(&Key, &[u8]) -> bool) -> Result<(), LoadError> {
@@ -203,10 +204,7 @@ impl ByteMap for JournalMap {
 
     fn flush(&mut self) -> Result<(), StorageError> {
         let failed = |error: io::Error| StorageError::new(&self.path, "flushing", error);
-        self.file.write_at(&self.buffer, self.written).map_err(failed)?;
         self.file.sync().map_err(failed)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
         if self.written > self.live.saturating_mul(2).saturating_add(GARBAGE_MIN_BYTES) {
             let map = std::mem::take(&mut self.map);
             *self = JournalMap::create(Arc::clone(&self.disk), &self.path, map)?;

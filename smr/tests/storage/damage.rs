@@ -1,20 +1,138 @@
 //! Damaged directories: each either starts with every record, or is refused or quarantined with a line that names a file.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
+use smr::entry::{Entry, Promise, Term};
+use smr::id::NodeId;
 use smr::protocol::LogChange;
+use smr::storage::{Opened, probe_sync};
 
 use crate::support::*;
+
+/// A node with some votes and records behind it, closed. `reopened` times it was opened again, which makes sled write a
+/// snapshot of its own.
+struct Sample {
+    bench: Bench,
+    entries: Vec<Entry>,
+    promise: Promise,
+    files: Vec<PathBuf>,
+}
+
+fn sample(reopened: usize) -> Sample {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)) };
+    let mut entries = vec![genesis().first_entry()];
+    let batches = [batch(2, 40, 1, 100), batch(42, 1, 2, 70_000), batch(43, 100, 3, 30), batch(143, 1, 3, 500)];
+    for batch in batches {
+        store.apply(&LogChange::Append(batch.clone())).unwrap();
+        store.sync().unwrap();
+        entries.extend(batch);
+    }
+    store.save_promise(promise).unwrap();
+    drop(store);
+    for _ in 0..reopened {
+        drop(bench.reopen().store());
+    }
+    let files = contents(&bench.path).into_keys().collect();
+    Sample { bench, entries, promise, files }
+}
+
+/// Damages one file of a copy of the directory, opens it, and says what became of it. Anything but all records, or a line that
+/// names the file or at least the log, fails.
+fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) -> &'static str {
+    let copy = tempfile::tempdir().unwrap();
+    let bench = Bench::at(&copy.path().join("node"));
+    copy_directory(&sample.bench.path, &bench.path);
+    damage(&bench.path.join(file));
+    let at = format!("{} {how}", file.display());
+    let names_it = |text: &str| {
+        let named = if file.starts_with("log") { bench.path.join("log") } else { bench.path.join(file) };
+        assert!(text.contains(&named.display().to_string()), "{at}: {text}");
+        assert_eq!(text.lines().count(), 1, "{at}: {text}");
+    };
+    match bench.open() {
+        Ok(Opened::Store(opened)) => {
+            assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
+            assert!(opened.entries == sample.entries && opened.promise == sample.promise, "{at}");
+            assert_eq!((opened.birth, opened.identity.node), (born(), ME), "{at}");
+            "whole"
+        }
+        Ok(Opened::Quarantined(quarantined)) => {
+            names_it(&quarantined.reason);
+            drop(quarantined);
+            bench.reopen().quarantined();
+            "quarantined"
+        }
+        Err(error) => {
+            names_it(&error.to_string());
+            "refused"
+        }
+    }
+}
+
+fn cut(path: &Path, bytes: u64) {
+    let len = fs::metadata(path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len.saturating_sub(bytes)).unwrap();
+}
+
+// covers D4
+#[test]
+fn any_file_deleted_emptied_or_cut_is_noticed_or_harmless() {
+    for reopened in [0, 1] {
+        let sample = sample(reopened);
+        assert!(sample.files.len() >= 5, "{:?}", sample.files);
+        for file in &sample.files {
+            let len = fs::metadata(sample.bench.path.join(file)).unwrap().len();
+            let mut seen = vec![
+                outcome(&sample, file, "deleted", |path| fs::remove_file(path).unwrap()),
+                outcome(&sample, file, "emptied", |path| fs::write(path, "").unwrap()),
+            ];
+            for bytes in [1, 100, 4096, len / 2] {
+                seen.push(outcome(&sample, file, &format!("cut by {bytes}"), |path| cut(path, bytes)));
+            }
+            let expected = match file.to_str().unwrap() {
+                // The lock has no content, and what sled can make again from the log it does.
+                "lock" => "whole",
+                "promise" | "mark" | "log/db" => "quarantined",
+                _ => continue,
+            };
+            assert_eq!(seen[..2], [expected; 2], "{file:?}, reopened {reopened}: {seen:?}");
+        }
+    }
+}
+
+// covers D4, D3
+#[test]
+fn any_bit_flipped_is_noticed_or_harmless() {
+    let mut quarantined = 0;
+    for reopened in [0, 1] {
+        let sample = sample(reopened);
+        for file in &sample.files {
+            let bytes = fs::read(sample.bench.path.join(file)).unwrap();
+            // Only where something is: most of sled's first segment is zeros.
+            let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            let places = if file.starts_with("log/db") { 60 } else { 20 };
+            for place in 0..places.min(used.len()) {
+                let at = used[place * used.len() / places.min(used.len())];
+                let seen = outcome(&sample, file, &format!("bit flipped at {at}"), |path| {
+                    let mut bytes = bytes.clone();
+                    bytes[at] ^= 1 << (place % 8);
+                    fs::write(path, bytes).unwrap();
+                });
+                quarantined += usize::from(seen == "quarantined");
+            }
+        }
+    }
+    assert!(quarantined > 20, "only {quarantined} of the flips were noticed");
+}
 
 // covers D5
 #[test]
 fn promise_missing_or_broken_beside_a_log_is_quarantined() {
     for broken in [None, Some(vec![]), Some(vec![7; 1024])] {
-        let bench = Bench::new();
-        let mut store = bench.founded();
-        store.apply(&LogChange::Append(batch(2, 5, 1, 10))).unwrap();
-        store.sync().unwrap();
-        drop(store);
+        let Sample { bench, .. } = sample(0);
         let promise = bench.path.join("promise");
         match broken {
             None => fs::remove_file(&promise).unwrap(),
@@ -29,4 +147,116 @@ fn promise_missing_or_broken_beside_a_log_is_quarantined() {
         assert!(bench.reopen().quarantined().reason.contains("node/promise: "));
         assert_eq!(contents(&bench.path.join("log")), log);
     }
+}
+
+/// Either slot may go bad at rest: the other one says the same, so no vote and no entry is forgotten.
+// covers D4, D5
+#[test]
+fn promise_with_one_bad_slot_keeps_term_and_vote() {
+    for slot in [0, 1] {
+        let Sample { bench, promise, .. } = sample(0);
+        let path = bench.path.join("promise");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[slot * 512 + 30] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let opened = bench.reopen().store();
+        assert_eq!(opened.promise, promise);
+        assert!(opened.notes[0].contains(&format!("promise: slot {slot} was damaged")), "{:?}", opened.notes);
+        // Repaired: now the other one may go.
+        drop(opened.store);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[(1 - slot) * 512 + 30] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(bench.reopen().store().promise, promise);
+    }
+}
+
+/// Yesterday's log beside today's mark.
+// covers M8
+#[test]
+fn log_restored_from_an_older_copy_is_quarantined() {
+    let Sample { bench, .. } = sample(0);
+    let older = tempfile::tempdir().unwrap();
+    copy_directory(&bench.path.join("log"), older.path());
+    let mut store = bench.reopen().store().store;
+    store.apply(&LogChange::Append(batch(144, 1, 3, 10))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    fs::remove_dir_all(bench.path.join("log")).unwrap();
+    copy_directory(older.path(), &bench.path.join("log"));
+    let reason = bench.reopen().quarantined().reason;
+    assert!(reason.contains("node/log: ") && reason.contains("144.t3 is marked as synced"), "{reason}");
+}
+
+// covers D11, M9
+#[test]
+fn log_or_mark_of_another_node_is_quarantined() {
+    for part in ["log", "mark"] {
+        let Sample { bench, .. } = sample(0);
+        let mut other = Bench::new();
+        other.options.incarnation_if_new = NodeId::new(0, 0xb).incarnation;
+        let mut store = other.reopen().store().store;
+        let genesis = smr::entry::Genesis { members: [NodeId::new(0, 0xb)].into(), ..genesis() };
+        let birth = smr::storage::Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+        store.be_born(birth, genesis.cluster_id()).unwrap();
+        drop(store);
+        let (from, to) = (other.path.join(part), bench.path.join(part));
+        if part == "log" {
+            fs::remove_dir_all(&to).unwrap();
+            copy_directory(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+        let reason = bench.reopen().quarantined().reason;
+        assert!(reason.contains(&format!("node/{part}: ")) && reason.contains("another node"), "{reason}");
+    }
+}
+
+#[test]
+fn blob_in_the_log_is_quarantined() {
+    let Sample { bench, .. } = sample(0);
+    fs::write(bench.path.join("log/blobs/1"), "x").unwrap();
+    let reason = bench.reopen().quarantined().reason;
+    assert!(reason.contains("log/blobs: not empty"), "{reason}");
+}
+
+/// What an unborn node has was never promised to anybody.
+#[test]
+fn log_and_mark_of_an_unborn_node_are_made_again() {
+    let bench = Bench::new();
+    drop(bench.reopen().store());
+    fs::remove_file(bench.path.join("log/db")).unwrap();
+    fs::write(bench.path.join("mark"), "rubbish").unwrap();
+    fs::create_dir(bench.path.join("snapshots")).unwrap();
+    fs::write(bench.path.join("snapshots/1"), "rubbish").unwrap();
+    drop(bench.founded());
+    assert_eq!(bench.reopen().store().entries.len(), 1);
+    assert!(!bench.path.join("snapshots").exists());
+}
+
+/// With a damaged snapshot gone, the log it covered is missing.
+// covers D4
+#[test]
+fn snapshot_lost_after_the_log_was_cut_is_quarantined() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.apply(&LogChange::Append(batch(2, 99, 1, 10))).unwrap();
+    store.sync().unwrap();
+    store.apply(&LogChange::RemoveThrough(smr::entry::Index(100))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    let opened = bench.reopen_with(snapshot(100, 1)).store();
+    assert!(opened.entries.is_empty());
+    drop(opened.store);
+    let reason = bench.reopen().quarantined().reason;
+    assert!(reason.contains("100.t1 is marked as synced"), "{reason}");
+}
+
+#[test]
+fn probe_leaves_nothing_and_fails_where_nothing_can_be_made() {
+    let directory = tempfile::tempdir().unwrap();
+    probe_sync(directory.path()).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    fs::write(directory.path().join("file"), "").unwrap();
+    assert!(probe_sync(&directory.path().join("file")).is_err());
 }

@@ -4,5 +4,7 @@
 
 mod crash;
 mod damage;
+mod records;
 mod store;
 mod support;
+mod virtual_disk;
