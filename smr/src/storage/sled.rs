@@ -3,7 +3,7 @@
 //! Everything here makes up for something that was measured (sled 0.34.7, power cuts and damaged files):
 //! - its flush does not reach the device, and it reuses old segments while believing so: all its inodes carry S;
 //! - it panics at some damage, and repeats every error for ever: panics are caught, errors are final;
-//! - a `.generating` file left by a crash, or a damaged `snap.*`, makes every later open fail although its log is whole;
+//! - a `.generating` file left by a crash, or a damaged `snap.*` or `conf`, makes every later open fail although its log is whole;
 //! - a page beyond a quarter of a segment goes to `blobs/`, which is never synced: records are small, and no blob may be there;
 //! - its background flusher syncs before its own write has happened: it is switched off;
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
@@ -28,9 +28,9 @@ const REOPEN_TRIES_MAX: usize = 100;
 const REOPEN_PAUSE_MS: u64 = 20;
 
 const CRC32: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
-/// sled's snapshot ends with its length (8 bytes) and a checksum (4 bytes) over what is before them.
+/// sled's snapshot ends with its length (8 bytes) and a checksum (4 bytes) over what is before them, its `conf` with a checksum.
 const SNAP_TRAILER_BYTES: usize = 12;
-const SNAP_CHECKSUM_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
 
 /// The log's map in sled.
 pub(crate) struct SledMap {
@@ -142,12 +142,27 @@ fn clean(directory: &Path, notes: &mut Vec<String>) -> io::Result<()> {
         }
     }
     let conf = directory.join("conf");
-    let database = directory.join("db");
-    // May be empty after a power cut; sled writes it again from its settings, which never change for that reason.
-    if database.exists() && fs::metadata(&conf).map_or(0, |found| found.len()) == 0 {
-        notes.push(format!("{}: missing or empty, written again", conf.display()));
+    let bytes = match fs::read(&conf) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    // It holds the settings, which never change, so sled can write it again, and does if it is missing or empty (a power cut
+    // may leave it so). What is in the log shows by itself whether it is whole.
+    if directory.join("db").exists() && !conf_is_sound(&bytes) {
+        if !bytes.is_empty() {
+            fs::rename(&conf, directory.join("set-aside.conf"))?;
+        }
+        notes.push(format!("{}: missing or damaged ({} bytes), written again", conf.display(), bytes.len()));
     }
     Ok(())
+}
+
+/// sled itself only warns.
+fn conf_is_sound(bytes: &[u8]) -> bool {
+    bytes
+        .split_last_chunk::<CHECKSUM_BYTES>()
+        .is_some_and(|(content, stored)| !content.is_empty() && CRC32.checksum(content).to_le_bytes() == *stored)
 }
 
 fn snap_is_sound(path: &Path) -> io::Result<bool> {
@@ -156,7 +171,7 @@ fn snap_is_sound(path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let (content, trailer) = bytes.split_at(bytes.len() - SNAP_TRAILER_BYTES);
-    let stored = &trailer[SNAP_TRAILER_BYTES - SNAP_CHECKSUM_BYTES..];
+    let stored = &trailer[SNAP_TRAILER_BYTES - CHECKSUM_BYTES..];
     Ok(CRC32.checksum(content).to_le_bytes() == stored)
 }
 

@@ -34,6 +34,17 @@ pub enum Loss {
     Everything,
     /// Each has its own fate, decided by this seed.
     Seeded(u64),
+    /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for files
+    /// that have to survive a spoiled sector anyway.
+    Spoiled(u64),
+}
+
+/// What a crash makes of one volatile change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Lost,
+    Spoiled,
 }
 
 /// What goes wrong in an operation.
@@ -149,17 +160,25 @@ impl VirtualDisk {
     pub fn after_crash(&self, loss: Loss) -> VirtualDisk {
         let state = self.lock_state();
         let mut dice = match loss {
-            Loss::Seeded(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
-            _ => None,
+            Loss::Seeded(seed) | Loss::Spoiled(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            Loss::Nothing | Loss::Everything => None,
         };
-        let mut kept = || match (&mut dice, loss) {
-            (Some(dice), _) => dice.random_bool(0.5),
-            (None, loss) => loss == Loss::Nothing,
+        let mut fate = || match &mut dice {
+            None if loss == Loss::Nothing => Fate::Kept,
+            None => Fate::Lost,
+            Some(dice) => {
+                let (spoiled, kept) = (dice.random_bool(0.5), dice.random_bool(0.5));
+                match (spoiled && matches!(loss, Loss::Spoiled(_)), kept) {
+                    (true, _) => Fate::Spoiled,
+                    (false, true) => Fate::Kept,
+                    (false, false) => Fate::Lost,
+                }
+            }
         };
         let mut after = State { durable: state.durable.clone(), next_inode: state.next_inode, ..State::default() };
         let mut lost: Vec<&NameChange> = Vec::new();
         for change in &state.pending {
-            if !lost.iter().any(|earlier| earlier.touches(change)) && kept() {
+            if !lost.iter().any(|earlier| earlier.touches(change)) && fate() != Fate::Lost {
                 change.apply(&mut after.durable);
             } else {
                 lost.push(change);
@@ -167,7 +186,7 @@ impl VirtualDisk {
         }
         after.current = after.durable.clone();
         for (inode, file) in &state.files {
-            let bytes = file.after_crash(&mut kept);
+            let bytes = file.after_crash(&mut fate);
             after.files.insert(*inode, File { current: bytes.clone(), durable: bytes, pending: Vec::new() });
         }
         VirtualDisk { state: Arc::new(Mutex::new(after)) }
@@ -215,7 +234,7 @@ impl File {
         self.pending.clear();
     }
 
-    fn after_crash(&self, kept: &mut dyn FnMut() -> bool) -> Vec<u8> {
+    fn after_crash(&self, fate: &mut dyn FnMut() -> Fate) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let mut size = self.durable.len();
         let mut current_size = size;
@@ -223,7 +242,7 @@ impl File {
             match change {
                 FileChange::Size(new) => {
                     current_size = *new;
-                    if kept() {
+                    if fate() != Fate::Lost {
                         size = *new;
                         bytes.truncate(size);
                     }
@@ -233,18 +252,21 @@ impl File {
                     if end > current_size {
                         current_size = end;
                         // The size has a fate of its own: without it what was written behind the end is not seen.
-                        if kept() {
+                        if fate() != Fate::Lost {
                             size = size.max(end);
                         }
                     }
                     let mut from = *offset;
                     while from < end {
                         let to = ((from / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
-                        if kept() {
-                            if bytes.len() < to {
-                                bytes.resize(to, 0);
-                            }
-                            bytes[from..to].copy_from_slice(&written[from - offset..to - offset]);
+                        let fate = fate();
+                        if fate != Fate::Lost && bytes.len() < to {
+                            bytes.resize(to, 0);
+                        }
+                        match fate {
+                            Fate::Lost => {}
+                            Fate::Kept => bytes[from..to].copy_from_slice(&written[from - offset..to - offset]),
+                            Fate::Spoiled => bytes[from..to].iter_mut().for_each(|byte| *byte = !*byte),
                         }
                         from = to;
                     }
