@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::chain::{Broken, Swap, check};
 use crate::cluster::Cluster;
 use crate::line_client::{LineClient, NoAnswer};
+use crate::wait::{InVain, wait_for};
 
 /// How long a client waits for one answer before the run has failed.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -50,6 +51,9 @@ pub enum Failed {
     /// The history is impossible.
     #[error("not exactly once: {0}")]
     Broken(#[from] Broken),
+    /// Nothing happens.
+    #[error("{0}")]
+    InVain(#[from] InVain),
     /// A process could not be started.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -86,6 +90,24 @@ impl Load {
     /// How many swaps were answered so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `more` swaps have been answered from now on.
+    ///
+    /// # Errors
+    /// If that does not happen in time, or a client has failed.
+    pub fn wait_answers(&mut self, more: u64, patience: Duration) -> Result<(), Failed> {
+        let target = self.answered() + more;
+        let failed = wait_for(patience, &format!("answer number {target}"), || {
+            if self.answered() >= target {
+                return Some(None);
+            }
+            // Nobody told it to stop.
+            self.workers.iter().position(JoinHandle::is_finished).map(Some)
+        })?;
+        let Some(failed) = failed else { return Ok(()) };
+        let worker = self.workers.swap_remove(failed).join().map_err(|_| Failed::Panic)?;
+        Err(worker.failure.map_or(Failed::Panic, Failed::Client))
     }
 
     /// Ends the clients, each after the answer it waits for.

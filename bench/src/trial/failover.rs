@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use crate::cluster::{Cluster, Node};
 use crate::load::{History, Load, Plan};
 use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage, verdict};
-use crate::wait::wait_for;
 
 /// Answers between two kills, so that each kill hits a client at full speed.
 const ANSWERS_BETWEEN: u64 = 300;
@@ -47,11 +46,11 @@ fn strike(
 ) -> Result<Vec<Duration>, Box<dyn std::error::Error + Send + Sync>> {
     let prefix = if way == Way::Kill { "kill" } else { "freeze" };
     // One key, so one partition.
-    let load = Load::start(cluster, &Plan { clients: 1, keys: 1, prefix: format!("{{{prefix}}}") })?;
+    let mut load = Load::start(cluster, &Plan { clients: 1, keys: 1, prefix: format!("{{{prefix}}}") })?;
     let mut moments = Vec::new();
-    let group = owner(cluster, &load)?;
+    let group = owner(cluster, &mut load)?;
     for _ in 0..kills {
-        more(&load)?;
+        load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
         let leader = cluster.wait_leader(group, PATIENCE)?;
         moments.push(Instant::now());
         let process = cluster.process(leader);
@@ -59,17 +58,20 @@ fn strike(
             Way::Kill => process.kill(),
             Way::Freeze => process.freeze(),
         }
-        more(&load)?;
+        load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
         revive(cluster, leader, way)?;
     }
-    more(&load)?;
+    load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
     let history = load.finish()?;
     history.check(cluster)?;
     Ok(pauses(&history, &moments))
 }
 
 /// The key is chosen so that any partition may own it: find out whose leader the writes move.
-fn owner(cluster: &Cluster, load: &Load) -> Result<crate::cluster::Group, Box<dyn std::error::Error + Send + Sync>> {
+fn owner(
+    cluster: &Cluster,
+    load: &mut Load,
+) -> Result<crate::cluster::Group, Box<dyn std::error::Error + Send + Sync>> {
     if cluster.layout().shape.partitions == 1 {
         return Ok(FIRST);
     }
@@ -79,7 +81,7 @@ fn owner(cluster: &Cluster, load: &Load) -> Result<crate::cluster::Group, Box<dy
     };
     let groups: Vec<_> = cluster.groups().skip(1).collect();
     let before = groups.iter().map(|&group| commit(group)).collect::<Result<Vec<_>, _>>()?;
-    more(load)?;
+    load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
     for (&group, before) in groups.iter().zip(before) {
         // Idle groups commit nothing but the odd entry of a new term.
         if commit(group)?.0 > before.0 + ANSWERS_BETWEEN / 2 {
@@ -87,12 +89,6 @@ fn owner(cluster: &Cluster, load: &Load) -> Result<crate::cluster::Group, Box<dy
         }
     }
     Err("no partition's commit index moves".into())
-}
-
-fn more(load: &Load) -> Outcome {
-    let target = load.answered() + ANSWERS_BETWEEN;
-    wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
-    Ok(())
 }
 
 fn revive(cluster: &mut Cluster, node: Node, way: Way) -> Outcome {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use crate::load::{Load, Plan};
 use crate::trial::{Outcome, PATIENCE, Place, Stage};
-use crate::wait::wait_for;
 
 /// Answers after each restart before the next kill: between this and twice as many, so that kills hit different moments.
 const ANSWERS_MIN: u64 = 50;
@@ -12,19 +11,17 @@ const ANSWERS_MIN: u64 = 50;
 pub(super) fn run(rounds: u64, place: &Place) -> Outcome {
     let mut stage = Stage::set(place)?;
     let cluster = &mut stage.cluster;
-    let load = Load::start(cluster, &Plan { clients: 8, keys: 16, prefix: "k".to_owned() })?;
+    let mut load = Load::start(cluster, &Plan { clients: 8, keys: 16, prefix: "k".to_owned() })?;
     let mut slowest_ms = 0;
     for round in 0..rounds {
-        let target = load.answered() + ANSWERS_MIN + (round * 37) % ANSWERS_MIN;
-        wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
+        load.wait_answers(ANSWERS_MIN + (round * 37) % ANSWERS_MIN, PATIENCE)?;
         cluster.kill_all();
         let start = Instant::now();
         cluster.start_all()?;
         cluster.wait_ready(PATIENCE)?;
         slowest_ms = slowest_ms.max(start.elapsed().as_millis());
     }
-    let target = load.answered() + ANSWERS_MIN;
-    wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
+    load.wait_answers(ANSWERS_MIN, PATIENCE)?;
     let history = load.finish()?;
     history.check(cluster)?;
     let writes = history.swaps.len();

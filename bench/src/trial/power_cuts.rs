@@ -15,7 +15,6 @@ use crate::cluster::Cluster;
 use crate::load::{ANSWER_PATIENCE, Load, Plan};
 use crate::programs::Programs;
 use crate::trial::{Outcome, PATIENCE, Place, describe, fresh_directory};
-use crate::wait::wait_for;
 
 /// Size of the image, in bytes; the file is sparse.
 const IMAGE_BYTES: u64 = 1 << 30;
@@ -39,8 +38,8 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     let mut last = BTreeMap::new();
     let mut writes = 0;
     for cut in 0..cuts as u64 {
-        let load = Load::start(&cluster, &Plan { clients: 8, keys: 8, prefix: format!("cut{cut}-") })?;
-        answers(&load, ANSWERS_MIN + (cut * 37) % ANSWERS_MIN)?;
+        let mut load = Load::start(&cluster, &Plan { clients: 8, keys: 8, prefix: format!("cut{cut}-") })?;
+        load.wait_answers(ANSWERS_MIN + (cut * 37) % ANSWERS_MIN, PATIENCE)?;
 
         // All stop signals first, so that nobody goes on alone for long.
         cluster.processes().for_each(|(_, process)| process.send_freeze());
@@ -55,7 +54,7 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
 
         cluster.start_all()?;
         cluster.wait_ready(PATIENCE)?;
-        answers(&load, ANSWERS_AFTER)?;
+        load.wait_answers(ANSWERS_AFTER, PATIENCE).map_err(|error| format!("cut {cut}: {error}"))?;
         let history = load.finish()?;
         history.check(&cluster).map_err(|error| format!("cut {cut}: {error}"))?;
         writes += history.swaps.len();
@@ -81,12 +80,6 @@ fn remember(cluster: &Cluster, last: &mut BTreeMap<String, Option<String>>, cut:
         let value = client.get(&key, ANSWER_PATIENCE)?;
         last.insert(key, value);
     }
-    Ok(())
-}
-
-fn answers(load: &Load, more: u64) -> Outcome {
-    let target = load.answered() + more;
-    wait_for(PATIENCE, "answers", || (load.answered() >= target).then_some(()))?;
     Ok(())
 }
 

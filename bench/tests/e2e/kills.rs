@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use madkv_bench::line_client::NoAnswer;
 
-use crate::scene::{ONLY, PATIENCE, SMALL, Scene, WATCH, wait_answers};
+use crate::scene::{ONLY, PATIENCE, SMALL, Scene, WATCH};
 
 /// A process that is asked to end is gone within 5 s; the rest is for a busy machine.
 const ORDERLY_END_PATIENCE: Duration = Duration::from_secs(15);
@@ -12,13 +12,13 @@ const ORDERLY_END_PATIENCE: Duration = Duration::from_secs(15);
 #[test]
 fn follower_killed_under_load_writes_go_on_and_it_catches_up() {
     let mut scene = Scene::new(SMALL);
-    let load = scene.load();
-    wait_answers(&load, 100);
+    let mut load = scene.load();
+    load.wait_answers(100, PATIENCE).unwrap();
     let follower = scene.follower_of(ONLY);
     scene.process(follower).kill();
-    wait_answers(&load, 100);
+    load.wait_answers(100, PATIENCE).unwrap();
     scene.process(follower).start().unwrap();
-    wait_answers(&load, 100);
+    load.wait_answers(100, PATIENCE).unwrap();
     let history = load.finish().unwrap();
     scene.wait_caught_up(ONLY, PATIENCE).unwrap();
     history.check(&scene).unwrap();
@@ -28,12 +28,12 @@ fn follower_killed_under_load_writes_go_on_and_it_catches_up() {
 #[test]
 fn leader_killed_under_load_another_takes_over_and_nothing_is_lost() {
     let mut scene = Scene::new(SMALL);
-    let load = scene.load();
+    let mut load = scene.load();
     for _ in 0..3 {
-        wait_answers(&load, 50);
+        load.wait_answers(50, PATIENCE).unwrap();
         let leader = scene.leader_of(ONLY);
         scene.process(leader).kill();
-        wait_answers(&load, 50);
+        load.wait_answers(50, PATIENCE).unwrap();
         assert_ne!(scene.leader_of(ONLY), leader);
         scene.process(leader).start().unwrap();
         scene.wait_caught_up(ONLY, PATIENCE).unwrap();
@@ -46,17 +46,17 @@ fn leader_killed_under_load_another_takes_over_and_nothing_is_lost() {
 #[test]
 fn leader_frozen_under_load_is_replaced_and_steps_down_when_thawed() {
     let mut scene = Scene::new(SMALL);
-    let load = scene.load();
-    wait_answers(&load, 50);
+    let mut load = scene.load();
+    load.wait_answers(50, PATIENCE).unwrap();
     let leader = scene.leader_of(ONLY);
     scene.process(leader).freeze();
-    wait_answers(&load, 50);
+    load.wait_answers(50, PATIENCE).unwrap();
     let next = scene.leader_of(ONLY);
     assert_ne!(next, leader);
     scene.process(leader).thaw();
     scene.wait_caught_up(ONLY, PATIENCE).unwrap();
     assert!(scene.status(leader).unwrap().term >= scene.status(next).unwrap().term);
-    wait_answers(&load, 50);
+    load.wait_answers(50, PATIENCE).unwrap();
     let history = load.finish().unwrap();
     history.check(&scene).unwrap();
 }
@@ -65,14 +65,14 @@ fn leader_frozen_under_load_is_replaced_and_steps_down_when_thawed() {
 #[test]
 fn everything_killed_at_once_under_load_comes_back_with_all_writes() {
     let mut scene = Scene::new(SMALL);
-    let load = scene.load();
+    let mut load = scene.load();
     for _ in 0..3 {
-        wait_answers(&load, 50);
+        load.wait_answers(50, PATIENCE).unwrap();
         scene.kill_all();
         scene.start_all().unwrap();
         scene.ready();
     }
-    wait_answers(&load, 50);
+    load.wait_answers(50, PATIENCE).unwrap();
     let history = load.finish().unwrap();
     history.check(&scene).unwrap();
 }
@@ -104,15 +104,15 @@ fn more_than_f_killed_nothing_is_answered_until_one_is_back() {
 #[test]
 fn terminated_under_load_each_process_ends_in_order() {
     let mut scene = Scene::new(SMALL);
-    let load = scene.load();
+    let mut load = scene.load();
     for _ in 0..2 {
-        wait_answers(&load, 50);
+        load.wait_answers(50, PATIENCE).unwrap();
         let leader = scene.leader_of(ONLY);
         let asked = Instant::now();
         scene.process(leader).send_terminate();
         let status = scene.process(leader).wait_end(ORDERLY_END_PATIENCE).expect("an end");
         assert!(status.success(), "{leader} ended with {status} after {:?}", asked.elapsed());
-        wait_answers(&load, 50);
+        load.wait_answers(50, PATIENCE).unwrap();
         scene.process(leader).start().unwrap();
     }
     let history = load.finish().unwrap();

@@ -11,7 +11,6 @@ use madkv_bench::launcher::sync_flags;
 use madkv_bench::line_client::LineClient;
 use madkv_bench::load::{Load, Plan};
 use madkv_bench::programs::Programs;
-use madkv_bench::wait::wait_for;
 use tempfile::TempDir;
 
 /// How long anything may take that must happen in the end.
@@ -105,13 +104,6 @@ impl Drop for Scene {
             eprintln!("---- kept: {}", directory.keep().display());
         }
     }
-}
-
-/// Waits until `load` has had `more` answers from now on.
-pub(crate) fn wait_answers(load: &Load, more: u64) {
-    let target = load.answered() + more;
-    let what = format!("answer number {target}");
-    wait_for(PATIENCE, &what, || (load.answered() >= target).then_some(())).unwrap();
 }
 
 /// A directory on the disk that the build is on, not in memory.
