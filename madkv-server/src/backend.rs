@@ -30,6 +30,11 @@ impl Owned {
         Owned { epoch: map.epoch, slot_first, slot_end }
     }
 
+    /// What counts after `map` was seen, if it is newer. Epochs never go back, whoever sent the map.
+    fn after(&self, map: &ClusterMap, partition: u16) -> Option<Owned> {
+        (map.epoch > self.epoch).then(|| Owned::of(map, partition))
+    }
+
     fn check(&self, key: &[u8]) -> Result<(), Body> {
         if (self.slot_first..self.slot_end).contains(&slot_of(key)) {
             Ok(())
@@ -57,11 +62,11 @@ impl ServerBackend {
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
     pub fn adopt(&self, map: &ClusterMap) -> bool {
         let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
-        let newer = map.cluster == self.cluster && map.epoch > owned.epoch;
-        if newer {
-            *owned = Owned::of(map, self.partition);
+        let newer = owned.after(map, self.partition).filter(|_| map.cluster == self.cluster);
+        if let Some(newer) = newer {
+            *owned = newer;
         }
-        newer
+        newer.is_some()
     }
 
     fn owned(&self) -> Owned {
@@ -226,6 +231,20 @@ mod tests {
         for ask in [write, Ask::Read { query: nonsense }, Ask::Read { query: Bytes::new() }, Ask::Map] {
             assert!(matches!(admit(ask, &owned), Err(Body::Refused(_))));
         }
+    }
+
+    // covers G2
+    #[test]
+    fn owned_after_older_or_equal_epoch_stays_after_newer_changes() {
+        let (mut newer, mut other) = (map(2), map(3));
+        newer.epoch = 5;
+        let owned = Owned::of(&newer, 0);
+        for epoch in [0, 4, 5] {
+            other.epoch = epoch;
+            assert_eq!(owned.after(&other, 0), None, "epoch {epoch} behind 5");
+        }
+        other.epoch = 6;
+        assert_eq!(owned.after(&other, 0), Some(Owned::of(&other, 0)));
     }
 
     #[test]
