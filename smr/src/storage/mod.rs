@@ -8,7 +8,7 @@
 //!             log/         the log engine's own files; for sled each inode carries the attribute S
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
-//!             next/        the life after a quarantine: the same layout, another incarnation
+//!             next/        the life after a quarantine: the same layout, another incarnation (and `ready`, then `moving`)
 //!             damaged-*/   what a readmission has put aside; never read again
 //! ```
 //!

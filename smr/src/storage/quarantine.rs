@@ -4,15 +4,16 @@
 //! incarnation never comes back, because what it promised is unknown. Its seat lives on in `next/`: a directory of the same layout,
 //! with a new incarnation, that joins its group as anybody new does. Once the group has taken it in, `next/ready` is written,
 //! and the next start swaps the lives:
-//! 1. while `quarantine` exists: `promise`, `mark`, `log`, `snapshots` move to `damaged-<incarnation>/`, and `quarantine` last;
-//! 2. then everything in `next/` but `ready` moves up;
-//! 3. then `ready` goes, and `next/`.
+//! 1. `promise`, `mark`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
+//! 2. `next/ready` becomes `next/moving`;
+//! 3. everything else in `next/` moves up;
+//! 4. `moving` goes, and `next/`.
 //!
-//! `ready` carries the name of the damaged directory, and each step is repeated until the file that marks its end has moved, so
-//! a crash anywhere only means that the next start goes on.
+//! `ready` carries the name of the damaged directory; it and `moving` tell which step is under way, and each step only moves what is
+//! still there, so a crash anywhere only means that the next start goes on.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS};
@@ -24,7 +25,8 @@ use super::{Identity, StorageError};
 
 pub(crate) const QUARANTINE: &str = "quarantine";
 pub(crate) const NEXT: &str = "next";
-pub(crate) const READY: &str = "ready";
+const READY: &str = "ready";
+const MOVING: &str = "moving";
 const DAMAGED: &str = "damaged-";
 const NOTE_MAX_BYTES: u64 = 64 << 10;
 /// How many damaged directories with the same name may lie around before a readmission is refused.
@@ -159,6 +161,9 @@ pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<St
     let next = top.join(NEXT);
     let ready = next.join(READY);
     let doing = |error: io::Error| StorageError::new(&next, "moving the next life up", error);
+    if disk.exists(&next.join(MOVING)).map_err(doing)? {
+        return move_up(disk, top).map_err(doing);
+    }
     let name = match read_file(disk, &ready, NOTE_MAX_BYTES) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return remove_leftover(disk, top).map_err(doing),
@@ -167,35 +172,38 @@ pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<St
     if !name.starts_with(DAMAGED) || name.contains(['/', '\0']) {
         return Err(StorageError::new(&ready, "reading", format!("{name:?} is no name for a damaged directory")));
     }
-    if disk.exists(&top.join(QUARANTINE)).map_err(doing)? {
-        put_aside(disk, top, &top.join(&name)).map_err(doing)?;
-    }
-    for item in disk.list(&next).map_err(doing)? {
-        if item != READY {
-            disk.rename(&next.join(&item), &top.join(&item)).map_err(doing)?;
-        }
-    }
-    sync_both(disk, &next, top).map_err(doing)?;
-    disk.remove_file(&ready).map_err(doing)?;
+    put_aside(disk, top, &top.join(&name)).map_err(doing)?;
+    disk.rename(&ready, &next.join(MOVING)).map_err(doing)?;
     disk.sync_dir(&next).map_err(doing)?;
-    disk.remove_dir_all(&next).map_err(doing)?;
-    disk.sync_dir(top).map_err(doing)?;
     notes.push(format!("{}: readmitted; the damaged life lies in {name}", top.display()));
-    Ok(())
+    move_up(disk, top).map_err(doing)
 }
 
 fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
     disk.create_dir_all(aside)?;
     disk.sync_dir(top)?;
-    for item in [PROMISE, MARK, LOG, SNAPSHOTS] {
+    for item in [PROMISE, MARK, LOG, SNAPSHOTS, QUARANTINE] {
         if disk.exists(&top.join(item))? {
             disk.rename(&top.join(item), &aside.join(item))?;
         }
     }
-    // Durable before the file that says that this step is still to be done.
-    sync_both(disk, aside, top)?;
-    disk.rename(&top.join(QUARANTINE), &aside.join(QUARANTINE))?;
     sync_both(disk, aside, top)
+}
+
+/// What is in `next/` by now is all that there is of the present life, so it may replace nothing.
+fn move_up(disk: &dyn Disk, top: &Path) -> io::Result<()> {
+    let next = top.join(NEXT);
+    for item in disk.list(&next)? {
+        if item != MOVING {
+            disk.rename(&next.join(&item), &top.join(&item))?;
+        }
+    }
+    // Durable before the file that says that this step is still to be done.
+    sync_both(disk, &next, top)?;
+    disk.remove_file(&next.join(MOVING))?;
+    disk.sync_dir(&next)?;
+    disk.remove_dir_all(&next)?;
+    disk.sync_dir(top)
 }
 
 fn sync_both(disk: &dyn Disk, first: &Path, second: &Path) -> io::Result<()> {
@@ -205,7 +213,7 @@ fn sync_both(disk: &dyn Disk, first: &Path, second: &Path) -> io::Result<()> {
 
 /// The last step may have been interrupted between `ready` and its directory.
 fn remove_leftover(disk: &dyn Disk, top: &Path) -> io::Result<()> {
-    let next: PathBuf = top.join(NEXT);
+    let next = top.join(NEXT);
     if disk.exists(&next)? && !disk.exists(&top.join(QUARANTINE))? && disk.list(&next)?.is_empty() {
         disk.remove_dir_all(&next)?;
         disk.sync_dir(top)?;

@@ -73,6 +73,12 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     clean(directory, &mut notes).map_err(doing("cleaning"))?;
     // A copy of a directory has neither the attribute nor, perhaps, its content on the device.
     verify_contents(directory, &mut unverified).map_err(doing("setting the attribute S"))?;
+    let refuse = |unverified: &[PathBuf]| {
+        let mode = mode(file_system, unverified);
+        if mode == SyncMode::Unsynced && !allow_unsynced { Err(not_durable(directory, unverified)) } else { Ok(mode) }
+    };
+    // Before anything is touched, as far as it can be known by then; new files come later.
+    refuse(&unverified)?;
     let database = open_database(directory)?;
     let tree = guarded(|| database.open_tree(TREE)).map_err(|failure| failure.at_open(directory))?;
     let map = SledMap { directory: directory.to_owned(), tree, database };
@@ -86,19 +92,24 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     }
     sync(directory).map_err(doing("syncing"))?;
 
-    let sync_mode = match file_system {
+    let sync_mode = refuse(&unverified)?;
+    Ok(OpenedMap { map, sync_mode, notes })
+}
+
+fn mode(file_system: FileSystem, unverified: &[PathBuf]) -> SyncMode {
+    match file_system {
         FileSystem::Tmpfs => SyncMode::Tmpfs,
         FileSystem::Proven if unverified.is_empty() => SyncMode::Synced,
-        _ => SyncMode::Unsynced,
-    };
-    if sync_mode == SyncMode::Unsynced && !allow_unsynced {
-        let why = match unverified.first() {
-            Some(path) => format!("{} does not keep the attribute S (FS_SYNC_FL)", path.display()),
-            None => "the kind of file system is not known to honour the attribute S (FS_SYNC_FL)".to_owned(),
-        };
-        return Err(Trouble::Refuse(OpenError::NotDurable { directory: directory.to_owned(), why }));
+        FileSystem::Proven | FileSystem::Unknown => SyncMode::Unsynced,
     }
-    Ok(OpenedMap { map, sync_mode, notes })
+}
+
+fn not_durable(directory: &Path, unverified: &[PathBuf]) -> Trouble {
+    let why = match unverified.first() {
+        Some(path) => format!("{} does not keep the attribute S (FS_SYNC_FL)", path.display()),
+        None => "the kind of file system is not known to honour the attribute S (FS_SYNC_FL)".to_owned(),
+    };
+    Trouble::Refuse(OpenError::NotDurable { directory: directory.to_owned(), why })
 }
 
 fn sync(path: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use smr::entry::{Entry, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
+use smr::storage::disk::Disk;
 use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr::storage::{Birth, OpenError, Opened, StorageError, Store};
 
@@ -425,7 +426,6 @@ fn next_life(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), Ope
 }
 
 fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
-    use smr::storage::disk::Disk;
     let opened = open(disk.clone(), &SnapshotMeta::default(), at);
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe), "{at}");
     assert_eq!((opened.birth, opened.promise.term), (latecomer(), Term(4)), "{at}");
@@ -488,6 +488,34 @@ fn power_cut_in_swap_of_lives_is_finished_at_the_next_open() {
         },
     );
     assert!(cuts > 15, "only {cuts} operations");
+}
+
+/// The next life is ready, and then found not to belong to its group: swapped all the same, and in quarantine again.
+#[test]
+fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
+    let disk = damaged();
+    let bench = Bench::on(disk.clone());
+    next_life(&bench, &RefCell::new(None)).unwrap();
+    // As if its group had been met in that run.
+    let note = Path::new("/data/node/next/quarantine");
+    let file = disk.open(note, true).unwrap();
+    file.write_at(b"reason: its group knows another\n", 0).unwrap();
+    file.sync().unwrap();
+    disk.sync_dir(note.parent().unwrap()).unwrap();
+    let disk = disk.after_crash(Loss::Everything);
+    cut_everywhere(
+        &disk,
+        |disk| Bench::on(disk.clone()).open().map(|opened| opened.quarantined().reason),
+        |_, disk, at| {
+            let bench = Bench::on(disk.clone());
+            let quarantined = bench.reopen().quarantined();
+            assert_eq!(quarantined.reason, "its group knows another", "{at}");
+            assert_eq!(quarantined.identity.as_ref().unwrap().node, NodeId::new(0, 0xe), "{at}");
+            drop(quarantined);
+            let aside = Path::new("/data/node/damaged-a");
+            assert_eq!(bench.disk.list(aside).unwrap(), ["log", "mark", "promise", "quarantine"], "{at}");
+        },
+    );
 }
 
 /// A next life that is damaged as well is put aside; the seat gets another one.

@@ -42,7 +42,7 @@ fn sample(reopened: usize) -> Sample {
 /// Damages one file of a copy of the directory, opens it, and says what became of it. Anything but all records, or a line that
 /// names the file or at least the log, fails.
 fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) -> &'static str {
-    let copy = tempfile::tempdir().unwrap();
+    let copy = scratch();
     let bench = Bench::at(&copy.path().join("node"));
     copy_directory(&sample.bench.path, &bench.path);
     damage(&bench.path.join(file));
@@ -114,7 +114,7 @@ fn any_bit_flipped_is_noticed_or_harmless() {
             let bytes = fs::read(sample.bench.path.join(file)).unwrap();
             // Only where something is: most of sled's first segment is zeros.
             let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-            let places = if file.starts_with("log/db") { 60 } else { 20 };
+            let places = if file.starts_with("log/db") { 100 } else { 20 };
             for place in 0..places.min(used.len()) {
                 let at = used[place * used.len() / places.min(used.len())];
                 let seen = outcome(&sample, file, &format!("bit flipped at {at}"), |path| {

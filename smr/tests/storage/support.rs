@@ -184,3 +184,8 @@ pub(crate) fn without_attribute(directory: &Path) -> Vec<PathBuf> {
 pub(crate) fn ids(entries: &[Entry]) -> Vec<EntryId> {
     entries.iter().map(|entry| entry.id).collect()
 }
+
+/// A temporary directory for what is about content alone: in memory where there is such a place, to spare the device.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
