@@ -77,7 +77,8 @@ struct Raw {
     /// With status: JSON instead of a table.
     #[arg(long = "json")]
     json: bool,
-    /// status | transfer <group> <replica> | readmit <group> <replica> | help
+    // Not as a documentation comment: rustdoc takes the brackets for HTML.
+    #[arg(help = "status | transfer <group> <replica> | readmit <group> <replica> | help")]
     words: Vec<String>,
 }
 

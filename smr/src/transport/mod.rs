@@ -5,7 +5,7 @@
 //! direction, both dial at once without a race to settle, and each learns by itself when the other is gone.
 //!
 //! # What it guarantees
-//! - [`TransportEvent::Received`] names the sender of a finished [handshake](handshake): same protocol, cluster, group
+//! - [`TransportEvent::Received`] names the sender of a finished [handshake]: same protocol, cluster, group
 //!   and birth, a name among the configured peers, and a present incarnation.
 //! - Messages of one lane from one sender arrive in order, each at most once. Any message may be lost.
 //! - Nothing of a connection is delivered after its successor's first message, or after its
