@@ -42,6 +42,7 @@ impl Raft {
         self.role = Role::PreCandidate(PreCandidate {
             campaign,
             granted: [self.node].into(),
+            refused: BTreeSet::new(),
             asked_at: self.now,
             retry_at: self.now.plus_us(patience_us),
         });
@@ -64,9 +65,12 @@ impl Raft {
 
     /// A voter would not; perhaps because it is in a later term. Then that term has to be caught up with, or nobody whose
     /// term is lower could ever be elected beside it (E13).
-    pub(super) fn receive_pre_vote_refused(&mut self, term: Term, campaign: u32) {
-        let asked = matches!(&self.role, Role::PreCandidate(pre) if pre.campaign == campaign);
-        if asked && term > self.promise.term {
+    pub(super) fn receive_pre_vote_refused(&mut self, from: NodeId, term: Term, campaign: u32) {
+        match &mut self.role {
+            Role::PreCandidate(pre) if pre.campaign == campaign => pre.refused.insert(from),
+            _ => return,
+        };
+        if term > self.promise.term {
             self.enter_term(term);
             // Each refusal of this kind raises the term, so this cannot go round in circles.
             self.campaign_soon(0);

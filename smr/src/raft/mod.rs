@@ -145,6 +145,7 @@ struct PreCandidate {
     /// Tells this campaign from earlier ones.
     campaign: u32,
     granted: BTreeSet<NodeId>,
+    refused: BTreeSet<NodeId>,
     asked_at: Time,
     retry_at: Time,
 }
@@ -256,7 +257,7 @@ impl Raft {
             // Answers count only from those who could have been asked; in particular not from an earlier incarnation (M7).
             _ if !self.may_answer(from) => {}
             Body::PreVoteGranted { campaign } => self.receive_pre_vote_granted(from, term, campaign),
-            Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(term, campaign),
+            Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(from, term, campaign),
             Body::VoteRefused | Body::Outdated => self.receive_later_term(term, &body),
             // The remaining answers repeat the term of the question.
             _ if term > self.promise.term => {

@@ -1,7 +1,7 @@
 //! Answering those who campaign (§5.2, §5.4.1, thesis §4.2.3 and §9.6).
 
 use super::message::Body;
-use super::{PutOff, Raft, Role};
+use super::{PutOff, Raft, Role, quorum};
 use crate::entry::{EntryId, Promise, Term};
 use crate::id::NodeId;
 
@@ -84,7 +84,12 @@ impl Raft {
         let stands_better = match &self.role {
             Role::PreCandidate(pre) => {
                 let fresh = self.now.since_us(pre.asked_at) < self.settings.failover_delay_max_us;
-                fresh && last == own && from < self.node
+                // Asked too early, before the others had noticed, it has lost already, and must not stand in the way.
+                let lost_leader = self.leader.node.filter(|_| self.leader.lost_at.is_some());
+                let may_win = quorum::is_quorum(self.configurations.current(), |voter| {
+                    !pre.refused.contains(&voter) && Some(voter) != lost_leader
+                });
+                fresh && may_win && last == own && from < self.node
             }
             Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) => false,
         };
