@@ -216,3 +216,51 @@ impl ByteMap for JournalMap {
         &self.path
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::record::key;
+    use crate::storage::virtual_disk::{Loss, VirtualDisk};
+
+    /// What a crash left behind a lost operation must not come back once an equal one is written in its place.
+    #[test]
+    fn operation_behind_a_lost_one_never_comes_back() {
+        let directory = Path::new("/log");
+        let value = vec![7; 2000];
+        let open = |disk: &VirtualDisk| JournalMap::open(Arc::new(disk.clone()), directory).unwrap();
+        let mut seen = 0;
+        for seed in 0..200 {
+            let disk = VirtualDisk::new();
+            let mut journal = open(&disk);
+            journal.insert(&key(1, 0), &value).unwrap();
+            journal.insert(&key(2, 0), &value).unwrap();
+            let disk = disk.after_crash(Loss::Seeded(seed));
+            let long = disk.open(&directory.join(JOURNAL), false).unwrap().len().unwrap() > 4000;
+            let mut journal = open(&disk);
+            if !journal.map.is_empty() || !long {
+                continue;
+            }
+            seen += 1;
+            journal.insert(&key(1, 0), &value).unwrap();
+            journal.flush().unwrap();
+            let journal = open(&disk.after_crash(Loss::Everything));
+            assert_eq!(journal.map.keys().collect::<Vec<_>>(), [&key(1, 0)], "seed {seed}");
+        }
+        assert!(seen > 10, "only {seen} cases");
+    }
+
+    #[test]
+    fn file_of_mostly_garbage_is_written_anew_and_holds_the_same() {
+        let disk = VirtualDisk::new();
+        let path = Path::new("/log");
+        let mut journal = JournalMap::open(Arc::new(disk.clone()), path).unwrap();
+        for round in 0..200u8 {
+            journal.insert(&key(u64::from(round % 3), 0), &vec![round; 20_000]).unwrap();
+            journal.flush().unwrap();
+        }
+        assert!(journal.written < 2 * GARBAGE_MIN_BYTES, "{} bytes", journal.written);
+        let again = JournalMap::open(Arc::new(disk.after_crash(Loss::Everything)), path).unwrap();
+        assert_eq!((again.map, again.live), (journal.map, journal.live));
+    }
+}

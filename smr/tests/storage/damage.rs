@@ -150,6 +150,25 @@ fn promise_missing_or_broken_beside_a_log_is_quarantined() {
     }
 }
 
+/// sled would make a new database without a word. It is not even asked.
+// covers D4
+#[test]
+fn database_file_missing_or_empty_is_quarantined_before_the_engine_is_opened() {
+    for empty in [false, true] {
+        let Sample { bench, .. } = sample(0);
+        let database = bench.path.join("log/db");
+        if empty {
+            fs::write(&database, "").unwrap();
+        } else {
+            fs::remove_file(&database).unwrap();
+        }
+        let log = contents(&bench.path.join("log"));
+        let reason = bench.reopen().quarantined().reason;
+        assert!(reason.ends_with(if empty { "log/db: empty" } else { "log/db: missing" }), "{reason}");
+        assert_eq!(contents(&bench.path.join("log")), log);
+    }
+}
+
 /// Either slot may go bad at rest: the other one says the same, so no vote and no entry is forgotten.
 // covers D4, D5
 #[test]
