@@ -39,6 +39,10 @@ power-cuts cuts="40":
 speed:
     cargo run --quiet --release --bin madkv-trial -- speed
 
+# Time requests while snapshots of a million keys are taken; print the longest wait with and without.
+snapshots keys="1000000":
+    cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}
+
 # A million overwrites of a thousand keys; print directory sizes, memory and restart time.
 bounded overwrites="1000000":
     cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}}

@@ -8,6 +8,7 @@ mod failover;
 mod kill_all;
 mod power_cuts;
 mod shapes;
+mod snapshots;
 mod speed;
 
 use std::error::Error;
@@ -97,6 +98,15 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
+    /// Time requests while snapshots of a large state are taken
+    Snapshots {
+        /// Keys of the state
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// Where.
@@ -141,6 +151,7 @@ pub fn run(options: &Options) -> Outcome {
             speed::run(&plan, place)
         }
         Trial::Bounded { overwrites, place } => bounded::run(*overwrites, place),
+        Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
         Trial::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }
@@ -220,7 +231,7 @@ mod tests {
 
     #[test]
     fn options_of_each_trial_parse() {
-        for trial in ["failover", "kill-all", "power-cuts", "speed", "bounded", "shapes"] {
+        for trial in ["failover", "kill-all", "power-cuts", "speed", "bounded", "snapshots", "shapes"] {
             Options::try_parse_from(["madkv-trial", trial]).unwrap();
         }
     }
