@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -19,6 +20,11 @@ use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, Snapsho
 use crate::state_machine::{Image, StateMachine};
 use crate::transport::{Offer, SnapshotSink, SnapshotSource};
 
+/// After this many bytes of a snapshot its writer rests.
+const PACE_BYTES: usize = 512 << 10;
+/// It rests no longer than this at a time.
+const REST_MAX: Duration = Duration::from_millis(100);
+
 /// The replica's snapshot directory, as its threads use it.
 #[derive(Clone)]
 pub(super) struct SnapshotFiles(pub(super) SnapshotDir);
@@ -31,8 +37,9 @@ impl SnapshotFiles {
         genesis: GenesisHash,
     ) -> Result<u64, SnapshotError> {
         let written = self.0.write(&image.meta, genesis, |output| {
-            image.sessions.write(output)?;
-            image.state.write(output)
+            let mut output = Paced::new(output);
+            image.sessions.write(&mut output)?;
+            image.state.write(&mut output)
         });
         match written {
             Ok(info) => Ok(info.len_bytes),
@@ -57,6 +64,37 @@ fn build<S: StateMachine>(mut reader: SnapshotReader) -> Result<(SessionTable, S
     let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
     reader.finish()?;
     Ok((sessions, state))
+}
+
+/// Writes on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen inside
+/// the writes, so a slow disk is left alone for longer.
+struct Paced<'a> {
+    output: &'a mut dyn io::Write,
+    written_bytes: usize,
+    began: Instant,
+}
+
+impl<'a> Paced<'a> {
+    fn new(output: &'a mut dyn io::Write) -> Paced<'a> {
+        Paced { output, written_bytes: 0, began: Instant::now() }
+    }
+}
+
+impl io::Write for Paced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.output.write(bytes)?;
+        self.written_bytes += written;
+        if self.written_bytes >= PACE_BYTES {
+            std::thread::sleep(self.began.elapsed().min(REST_MAX));
+            self.written_bytes = 0;
+            self.began = Instant::now();
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
 }
 
 /// A snapshot file on its way out.

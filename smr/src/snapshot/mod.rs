@@ -74,7 +74,7 @@ pub const HEADER_PAYLOAD_MAX_BYTES: usize = 64 << 10;
 pub const SNAPSHOT_MAX_BYTES: u64 = 1 << 40;
 /// While a snapshot is written or received, it is synced after this many bytes, so that no sync of the log has to wait
 /// for more than this much of it.
-pub const SYNC_EVERY_BYTES: u64 = 4 << 20;
+pub const SYNC_EVERY_BYTES: u64 = 1 << 20;
 /// How many damaged files are kept.
 pub const BAD_FILES_MAX: usize = 2;
 
