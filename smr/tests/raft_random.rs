@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use raft_cluster::{Cluster, Disk};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use smr::entry::{EntryId, SnapshotMeta};
+use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
 use smr::id::{NodeId, NodeName};
 use smr::protocol::{Change, Input, Outputs, Protocol, Role, Time};
+use smr::raft::message::Body;
 use smr::raft::{Message, Settings};
 
 /// How many histories, and how many events each.
@@ -494,4 +495,42 @@ fn failover_leader_killed_new_one_commits_within_budget() {
         assert!(median <= 60_000, "{size} nodes: median {median} us");
         assert!(late <= 3 * Settings::default().election_timeout_us, "{size} nodes: 99 % {late} us");
     }
+}
+
+// covers L10
+#[test]
+fn backup_hundred_diverging_terms_questions_proportional_to_terms() {
+    const TERMS: u64 = 100;
+    const ENTRIES_PER_TERM: u64 = 50;
+    let members: Vec<_> = (0..3).map(|name| NodeId::new(name, 1)).collect();
+    let log = |parity: u64| {
+        let founding =
+            Genesis { cluster: None, group: "g".parse().unwrap(), members: members.iter().copied().collect() };
+        let mut entries = vec![founding.first_entry()];
+        for number in 0..TERMS * ENTRIES_PER_TERM {
+            let id = EntryId::new(number + 2, 2 + number / ENTRIES_PER_TERM * 2 + parity);
+            entries.push(Entry { id, payload: Payload::Noop });
+        }
+        entries
+    };
+    let mut cluster = Cluster::new(1, Settings::default());
+    for (position, member) in members.iter().enumerate() {
+        let promise = Promise { term: Term(2 * TERMS + 9), vote: None };
+        // Two agree; the third has as many entries, all of other terms.
+        let entries = log(u64::from(position < 2));
+        cluster.add(*member, Disk { promise, entries, ..Disk::default() });
+    }
+    let mut questions = 0;
+    cluster.now = cluster.raft(members[0]).deadline();
+    cluster.step(members[0], Input::Tick);
+    while cluster.raft(members[2]).status().commit < cluster.raft(members[0]).status().last.index {
+        if let Some(flying) = cluster.wire.first() {
+            questions += usize::from(matches!(flying.message.body, Body::AppendRejected { .. }));
+            drop(cluster.deliver(0));
+        } else if members.iter().all(|member| cluster.sync(*member, 9).is_none()) {
+            panic!("nothing happens any more");
+        }
+    }
+    assert!(questions <= 2 + TERMS as usize, "{questions} questions for {TERMS} terms");
+    assert!(questions > 2, "the logs did not diverge");
 }

@@ -52,7 +52,9 @@
 //! - Leases for reads (thesis §6.4.1): a voter would have to remember on disk how long it promised to follow, and wait for
 //!   that after a restart (E17) and before it votes after a broken connection.
 //! - Reads at followers (thesis §6.4, last paragraph): a client that asks a follower is sent to the leader.
-//! - Sending entries a voter lacks instead of asking them of the leader (witnesses, quiescence).
+//! - A vote that waits T after a restart (E17): needed only beside leases.
+//! - Batching of proposals by time: the driver batches by what is waiting (thesis §10.2.2 has both).
+//! - Quiescence: an idle group still exchanges heartbeats.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -24,8 +24,8 @@ impl Raft {
                 self.put_off = Some(put_off);
             }
             Role::Follower(follower) if self.leader.lost_at.is_some() => {
-                if let Some(at) = &mut follower.campaign_at {
-                    *at = (*at).max(put_off.until);
+                if follower.campaign_at.is_some() {
+                    self.campaign_soon(put_off_us);
                 }
                 self.put_off = Some(put_off);
             }
