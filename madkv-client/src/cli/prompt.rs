@@ -26,13 +26,21 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
     }
     let mut out = io::stdout();
     writeln!(out, "help lists what can be said, STOP or Ctrl-D leaves")?;
+    let mut interrupted = false;
     loop {
         let text = match editor.readline("madkv> ") {
             Ok(text) => text,
-            Err(ReadlineError::Interrupted) => continue,
+            // The first one only takes the line back, for it may have been meant for a call that just ended.
+            Err(ReadlineError::Interrupted) if !interrupted => {
+                interrupted = true;
+                writeln!(out, "Ctrl-C again, Ctrl-D or STOP leaves")?;
+                continue;
+            }
+            Err(ReadlineError::Interrupted) => break,
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(io::Error::other(error)),
         };
+        interrupted = false;
         let text = text.trim();
         if text.is_empty() {
             continue;
