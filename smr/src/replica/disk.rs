@@ -22,7 +22,7 @@ const JOBS_PER_SYNC: usize = 512;
 const BYTES_PER_SYNC: usize = 8 << 20;
 
 /// Work for the disk thread.
-pub(super) enum DiskJob<M> {
+pub enum DiskJob<M> {
     /// Make this durable.
     Write(Write<M>),
     /// Make this received snapshot the current one.
@@ -35,26 +35,22 @@ pub(super) enum DiskJob<M> {
 
 /// Runs until the replica thread is gone.
 pub(super) fn run<P: Protocol, S: Send + 'static>(
-    mut store: Store,
+    store: Store,
     jobs: &Receiver<DiskJob<P::Message>>,
     events: &Sender<Happening<P, S>>,
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
 ) -> Result<(), String> {
-    let mut done: Vec<Write<P::Message>> = Vec::new();
+    let mut desk = Desk::new(store);
     while let Ok(first) = jobs.recv() {
-        let mut batch = Batch::default();
         let mut next = Some(first);
-        let mut count = 0;
         while let Some(job) = next.take() {
-            count += 1;
-            do_job(&mut store, &mut batch, &mut done, job).map_err(|error| format!("disk failed: {error}"))?;
-            if count < JOBS_PER_SYNC && batch.bytes < BYTES_PER_SYNC {
+            desk.take(job).map_err(|error| format!("disk failed: {error}"))?;
+            if desk.has_room() {
                 next = jobs.try_recv().ok();
             }
         }
-        batch.flush(&mut store).and_then(|()| store.flush()).map_err(|error| format!("disk failed: {error}"))?;
         let mut last: Option<WriteId> = None;
-        for write in done.drain(..) {
+        for write in desk.flush().map_err(|error| format!("disk failed: {error}"))? {
             let (id, messages) = write.durable();
             messages.into_iter().for_each(|envelope| queue::<P>(transport, envelope));
             last = Some(id);
@@ -65,62 +61,107 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
         {
             break;
         }
-        store.follow().map_err(|error| format!("disk failed: {error}"))?;
+        desk.follow().map_err(|error| format!("disk failed: {error}"))?;
     }
     Ok(())
 }
 
 /// Why the disk thread gives up.
 #[derive(Debug, thiserror::Error)]
-enum DiskError {
+pub enum DiskError {
+    /// The log or the promise.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
 
-/// Appends that wait to become one record: entries of neighbouring writes go to the log together.
-#[derive(Default)]
-struct Batch {
+/// What the disk thread works at: jobs are done in order, and rest on one flush. After an error it is of no more use.
+pub struct Desk<M> {
+    store: Store,
+    /// Entries of neighbouring writes wait here to go to the log together, as one record.
     entries: Vec<Entry>,
+    /// Jobs since the last flush, and bytes of entries in them.
+    jobs: usize,
     bytes: usize,
+    /// Writes that are done once the next flush is.
+    done: Vec<Write<M>>,
 }
 
-impl Batch {
-    fn flush(&mut self, store: &mut Store) -> Result<(), StorageError> {
+impl<M> Desk<M> {
+    /// An idle one.
+    pub fn new(store: Store) -> Desk<M> {
+        Desk { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
+    }
+
+    /// Whether another job should share the next flush.
+    pub fn has_room(&self) -> bool {
+        self.jobs < JOBS_PER_SYNC && self.bytes < BYTES_PER_SYNC
+    }
+
+    /// Does a job. What it wrote is durable after the next [`Desk::flush`].
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn take(&mut self, job: DiskJob<M>) -> Result<(), DiskError> {
+        self.jobs += 1;
+        match job {
+            DiskJob::Write(write) => {
+                if let Some(promise) = write.promise() {
+                    self.store.save_promise(promise)?;
+                }
+                for change in write.log() {
+                    if let LogChange::Append(entries) = change {
+                        self.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
+                        self.entries.extend(entries.iter().cloned());
+                    } else {
+                        self.append()?;
+                        self.store.apply(change)?;
+                    }
+                }
+                self.done.push(write);
+            }
+            DiskJob::Adopt(file) => {
+                self.append()?;
+                match file.adopt() {
+                    // One of our own overtook it while it waited here. It covers the log just as well.
+                    Ok(_) | Err(SnapshotError::Obsolete { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            DiskJob::Discard(file) => file.discard()?,
+            DiskJob::CompleteReadmission => {
+                self.append()?;
+                self.store.complete_readmission()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable, and hands out the writes that were waiting for it.
+    ///
+    /// # Errors
+    /// Fatal ones of the device: then none of the writes is done.
+    pub fn flush(&mut self) -> Result<impl Iterator<Item = Write<M>>, DiskError> {
+        self.append()?;
+        self.store.flush()?;
+        (self.jobs, self.bytes) = (0, 0);
+        Ok(self.done.drain(..))
+    }
+
+    /// Lets the mark follow the log; nobody waits for this.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn follow(&mut self) -> Result<(), DiskError> {
+        Ok(self.store.follow()?)
+    }
+
+    fn append(&mut self) -> Result<(), StorageError> {
         if self.entries.is_empty() {
             return Ok(());
         }
-        store.apply(&LogChange::Append(std::mem::take(&mut self.entries)))
+        self.store.apply(&LogChange::Append(std::mem::take(&mut self.entries)))
     }
-}
-
-fn do_job<M>(store: &mut Store, batch: &mut Batch, done: &mut Vec<Write<M>>, job: DiskJob<M>) -> Result<(), DiskError> {
-    match job {
-        DiskJob::Write(write) => {
-            if let Some(promise) = write.promise() {
-                store.save_promise(promise)?;
-            }
-            for change in write.log() {
-                if let LogChange::Append(entries) = change {
-                    batch.bytes += entries.iter().map(Entry::size_bytes).sum::<usize>();
-                    batch.entries.extend(entries.iter().cloned());
-                } else {
-                    batch.flush(store)?;
-                    store.apply(change)?;
-                }
-            }
-            done.push(write);
-        }
-        DiskJob::Adopt(file) => {
-            batch.flush(store)?;
-            file.adopt()?;
-        }
-        DiskJob::Discard(file) => file.discard()?,
-        DiskJob::CompleteReadmission => {
-            batch.flush(store)?;
-            store.complete_readmission()?;
-        }
-    }
-    Ok(())
 }

@@ -12,6 +12,7 @@
 //! the index of its arrival is applied; a replica that loses its role fails it instead (R4).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
@@ -126,6 +127,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     applied: EntryId,
     snapshot: EntryId,
     snapshot_len_bytes: u64,
+    snapshot_log_bytes: RangeInclusive<usize>,
     snapshot_under_way: bool,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -158,6 +160,9 @@ pub struct EngineStart<P, S> {
     pub snapshot: EntryId,
     /// The length of the snapshot's file, in bytes.
     pub snapshot_len_bytes: u64,
+    /// A snapshot is taken when the log holds as many bytes as the last snapshot has, but within these bounds. In service
+    /// [`SNAPSHOT_LOG_MIN_BYTES`] to [`SNAPSHOT_LOG_MAX_BYTES`].
+    pub snapshot_log_bytes: RangeInclusive<usize>,
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -175,6 +180,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             applied: start.snapshot,
             snapshot: start.snapshot,
             snapshot_len_bytes: start.snapshot_len_bytes,
+            snapshot_log_bytes: start.snapshot_log_bytes,
             snapshot_under_way: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -505,7 +511,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn take_snapshot_if_due(&mut self) {
-        let threshold = (self.snapshot_len_bytes as usize).clamp(SNAPSHOT_LOG_MIN_BYTES, SNAPSHOT_LOG_MAX_BYTES);
+        let (min, max) = (*self.snapshot_log_bytes.start(), *self.snapshot_log_bytes.end());
+        let threshold = (self.snapshot_len_bytes as usize).clamp(min, max);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.
         let threshold = threshold + threshold / 8 * usize::from(self.node.name.0 % 4);
         let due =

@@ -21,7 +21,7 @@ use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{
     Certificate, Clock, DISK_JOBS_MAX, Driver, EVENTS_MAX, Happening, Inbox, REQUESTS_MAX, join_disk,
 };
-use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart};
+use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
@@ -387,6 +387,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             sessions,
             snapshot,
             snapshot_len_bytes,
+            snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {

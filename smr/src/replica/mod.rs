@@ -6,13 +6,14 @@
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
 //! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
-//! | `driver`, `disk`, `snapshots` | the threads around it |
+//! | [`disk`] | everything durable, in order |
+//! | `driver`, `snapshots` | the threads around it |
 //!
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that is used.
 
 mod api;
 pub mod birth;
-mod disk;
+pub mod disk;
 mod driver;
 pub mod engine;
 mod handle;

@@ -96,13 +96,17 @@ impl RecordLog {
                 ));
             }
         }
+        // The log contradicts the snapshot at their seam. With entries in front of it that is a conflict which was not
+        // removed yet: the snapshot is on the device before the log is changed for it. Without any, it is damage.
+        let contradicts =
+            scan.first.is_some_and(|(first, before)| first == snapshot.index.0 + 1 && before != snapshot.term);
         if let Some((first, before)) = scan.first {
             if first > snapshot.index.0 + 1 {
                 return damage(format!(
                     "the log starts at index {first}, the newest snapshot ends with {snapshot}: entries are missing"
                 ));
             }
-            if first == snapshot.index.0 + 1 && before != snapshot.term {
+            if contradicts && scan.records.front().is_some_and(|held| held.first == first) {
                 return damage(format!(
                     "the log starts behind a term {before} entry, the snapshot ends with {snapshot}"
                 ));
@@ -140,7 +144,7 @@ impl RecordLog {
         } else if log.terms.first().is_some_and(|(index, _)| *index > snapshot.index.0) {
             log.terms.insert(0, (snapshot.index.0, snapshot.term));
         }
-        let fits = covered || log.term_of(snapshot.index) == Some(snapshot.term);
+        let fits = covered || (!contradicts && log.term_of(snapshot.index) == Some(snapshot.term));
         let mut notes = Vec::new();
         if let Some(torn) = torn {
             notes.push(format!(

@@ -147,6 +147,43 @@ fn install_interrupted_before_the_log_is_finished_at_the_next_open() {
     assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(60, 4)));
 }
 
+/// The same where the conflict lies exactly between two records, so that no record shows both terms.
+// covers S1, S5
+#[test]
+fn install_interrupted_at_a_border_of_records_is_no_damage() {
+    for length in [10, 60_000] {
+        let bench = Bench::new();
+        let mut store = bench.founded();
+        for index in 2..=6 {
+            store.apply(&LogChange::Append(batch(index, 1, 1, length))).unwrap();
+            store.sync().unwrap();
+        }
+        drop(store);
+        for _ in 0..2 {
+            let opened = bench.reopen_with(snapshot(4, 2)).store();
+            assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(4, 2)), "entries of {length}");
+        }
+        let mut store = bench.reopen_with(snapshot(4, 2)).store().store;
+        store.apply(&LogChange::Append(batch(5, 2, 2, length))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        assert_eq!(bench.reopen_with(snapshot(4, 2)).store().entries, batch(5, 2, 2, length));
+    }
+}
+
+/// Without the entries in front of the seam nothing explains the conflict.
+// covers D3
+#[test]
+fn log_that_begins_behind_another_entry_than_the_snapshots_is_quarantined() {
+    let bench = Bench::new();
+    let mut store = bench.founded();
+    store.apply(&LogChange::Install(snapshot(50, 3))).unwrap();
+    store.apply(&LogChange::Append(batch(51, 3, 3, 10))).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    assert!(bench.reopen_with(snapshot(50, 4)).quarantined().reason.contains("starts behind a term"));
+}
+
 #[test]
 fn prefix_removed_under_a_snapshot_stays_removed() {
     let bench = Bench::new();
