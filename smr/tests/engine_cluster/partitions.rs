@@ -1,0 +1,150 @@
+//! Links that carry nothing, one way or both, connections that break, and processes that are stopped and go on.
+
+use crate::cluster::Cluster;
+use crate::{assert_met, seeds};
+
+fn cut_off(cluster: &mut Cluster, node: usize, size: u16) {
+    for other in (0..size).filter(|other| usize::from(*other) != node) {
+        cluster.cut.extend([(node as u16, other), (other, node as u16)]);
+    }
+}
+
+fn term(cluster: &Cluster) -> smr::entry::Term {
+    cluster.machines.iter().filter_map(|machine| machine.serving()).map(|s| s.engine.status().term).max().unwrap()
+}
+
+fn torture(seed: u64, size: u16) -> (usize, u64) {
+    let mut cluster = Cluster::new(seed, size, 3, 4);
+    cluster.loss_percent = cluster.draw(5);
+    cluster.run_for(1_500_000);
+    for _ in 0..10 {
+        let node = cluster.draw(u64::from(size)) as usize;
+        let leader = cluster.leader().unwrap_or(node);
+        match cluster.draw(7) {
+            // The leader with its clients on one side, the rest on the other.
+            0 => cut_off(&mut cluster, leader, size),
+            1 => cut_off(&mut cluster, node, size),
+            // One way only: the leader sends and does not hear, or hears and does not send.
+            2 => cluster.cut.extend((0..size).map(|other| (other, leader as u16))),
+            3 => cluster.cut.extend((0..size).map(|other| (leader as u16, other))),
+            // Each link by itself, each way by itself.
+            4 => {
+                for (from, to) in (0..size).flat_map(|from| (0..size).map(move |to| (from, to))) {
+                    if cluster.draw(3) == 0 {
+                        cluster.cut.insert((from, to));
+                    }
+                }
+            }
+            5 => {
+                let us = 200_000 + cluster.draw(3_000_000);
+                cluster.machines[leader].paused_until = cluster.now.plus_us(us);
+            }
+            _ => {
+                for _ in 0..cluster.draw(20) {
+                    let to = cluster.draw(u64::from(size)) as usize;
+                    if to != leader {
+                        cluster.reset(leader, to);
+                    }
+                    cluster.run_for(50_000);
+                }
+            }
+        }
+        let bad_us = 100_000 + cluster.draw(2_500_000);
+        cluster.run_for(bad_us);
+        if cluster.draw(3) == 0 {
+            cluster.crash(node, false);
+        }
+        if cluster.draw(3) > 0 {
+            cluster.cut.clear();
+            let good_us = cluster.draw(1_000_000);
+            cluster.run_for(good_us);
+        }
+    }
+    cluster.calm_down();
+    (cluster.workload.done().iter().sum(), cluster.counts.leaders)
+}
+
+// covers N1 E10 E11 E18 R1 R3 R4 R10 I14, on a small scale.
+#[test]
+fn group_under_partitions_and_pauses_stays_linearizable() {
+    let (mut operations, mut leaders) = (0, 0);
+    for seed in seeds(14) {
+        let (done, led) = torture(seed, if seed % 4 == 0 { 5 } else { 3 });
+        operations += done;
+        leaders += led;
+    }
+    assert_met(operations > 8_000 && leaders > 50, &(operations, leaders));
+}
+
+// covers E7
+#[test]
+fn follower_cut_off_for_a_hundred_timeouts_returns_without_a_stir() {
+    let mut cluster = Cluster::new(1, 3, 2, 1);
+    cluster.run_for(2_000_000);
+    let leader = cluster.some_leader();
+    let before = term(&cluster);
+    cut_off(&mut cluster, (leader + 1) % 3, 3);
+    cluster.run_for(60_000_000);
+    cluster.cut.clear();
+    cluster.run_for(3_000_000);
+    assert_eq!((cluster.leader(), term(&cluster)), (Some(leader), before));
+    cluster.calm_down();
+}
+
+// covers E8
+#[test]
+fn one_link_cut_leads_to_one_change_of_leader_at_most() {
+    for seed in 0..3 {
+        for neighbour in [1, 2] {
+            let mut cluster = Cluster::new(seed, 3, 2, 1);
+            cluster.run_for(2_000_000);
+            let leader = cluster.some_leader() as u16;
+            let other = (leader + neighbour) % 3;
+            let leaders = cluster.counts.leaders;
+            cluster.cut.extend([(leader, other), (other, leader)]);
+            for _ in 0..60 {
+                cluster.run_for(1_000_000);
+                assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 500_000, "seed {seed}: no writes");
+            }
+            assert!(cluster.counts.leaders <= leaders + 1, "seed {seed}: {} leaders", cluster.counts.leaders - leaders);
+            cluster.calm_down();
+        }
+    }
+}
+
+// covers E10 E11: whoever does not hear, or is not heard, does not lead for long.
+#[test]
+fn leader_that_is_deaf_or_mute_is_replaced() {
+    for seed in 0..6 {
+        let mut cluster = Cluster::new(seed, 3, 2, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let others = (0..3).map(|other| if seed % 2 == 0 { (other, leader as u16) } else { (leader as u16, other) });
+        cluster.cut.extend(others);
+        cluster.run_until_that(3_000_000, "another leader", |cluster| cluster.leader().is_some_and(|l| l != leader));
+        let leads = |cluster: &Cluster| {
+            cluster.machines[leader].serving().is_some_and(|s| s.engine.status().role == smr::protocol::Role::Leader)
+        };
+        cluster.run_until_that(1_200_000, "the old one to step down", |cluster| !leads(cluster));
+        let from = cluster.now;
+        cluster.run_until_that(1_000_000, "writes again", |cluster| cluster.workload.last_write_at() > from);
+        cluster.calm_down();
+    }
+}
+
+// covers N2 E12: a connection that breaks again and again is no reason to depose a leader whom the others hear.
+#[test]
+fn leader_with_one_flapping_link_stays() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 2, 1);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let before = term(&cluster);
+        for _ in 0..300 {
+            cluster.reset(leader, (leader + 1) % 3);
+            cluster.run_for(100_000);
+        }
+        assert_eq!((cluster.leader(), term(&cluster)), (Some(leader), before), "seed {seed}");
+        cluster.calm_down();
+    }
+}

@@ -1,0 +1,43 @@
+//! Disks that hang.
+
+use smr::protocol::Time;
+
+use crate::cluster::Cluster;
+
+// covers E19 D12
+#[test]
+fn leader_whose_disk_hangs_gives_way_and_writes_go_on() {
+    for seed in 0..8 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let until = cluster.now.plus_us([3_000_000, 20_000_000][(seed % 2) as usize]);
+        cluster.machines[leader].disk_hangs_until = until;
+        cluster.run_until_that(3_000_000, "another leader", |cluster| cluster.leader().is_some_and(|l| l != leader));
+        let from = cluster.now;
+        cluster.run_until_that(2_000_000, "writes again", |cluster| cluster.workload.last_write_at() > from);
+        cluster.run_until(until.plus_us(1_000_000));
+        assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 300_000, "seed {seed}: writes have stopped");
+        cluster.calm_down();
+    }
+}
+
+// covers D12 L13: whether it ends, or ends with a crash.
+#[test]
+fn follower_whose_disk_hangs_disturbs_nobody() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let leaders = cluster.counts.leaders;
+        let follower = (leader + 1) % 3;
+        cluster.machines[follower].disk_hangs_until = Time(u64::MAX);
+        for _ in 0..20 {
+            cluster.run_for(500_000);
+            assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 300_000, "seed {seed}: no writes");
+        }
+        assert_eq!((cluster.leader(), cluster.counts.leaders), (Some(leader), leaders), "seed {seed}");
+        cluster.crash(follower, seed % 2 == 0);
+        cluster.calm_down();
+    }
+}
