@@ -610,8 +610,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.role != Role::Leader {
             return reply.send(Outcome::NotLeader(self.core.leader_hint()));
         }
-        if self.readmission.is_some() {
-            return reply.send(Outcome::Refused("another readmission is under way".to_owned()));
+        if let Some((readmission, _)) = &self.readmission {
+            let Some(why) = readmission.gives_way(now, name, &self.core.status(), &self.presence) else {
+                return reply.send(Outcome::Refused("another readmission is under way".to_owned()));
+            };
+            self.end_readmission(Outcome::Refused(why));
         }
         match Readmission::start(now, name, &self.core.status(), &self.presence) {
             Ok(readmission) => {
@@ -620,6 +623,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.do_chores(now);
             }
             Err(outcome) => reply.send(outcome),
+        }
+    }
+
+    fn end_readmission(&mut self, outcome: Outcome) {
+        if let Some((readmission, reply)) = self.readmission.take() {
+            self.report(format!("readmission of {} ended: {outcome:?}", readmission.describe()));
+            reply.send(outcome);
         }
     }
 
@@ -636,12 +646,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             match readmission.next(now, &self.core.status()) {
                 Step::Wait => {}
                 Step::Change(change) => self.change(now, change),
-                Step::End(outcome) => {
-                    if let Some((readmission, reply)) = self.readmission.take() {
-                        self.report(format!("readmission of {} ended: {outcome:?}", readmission.describe()));
-                        reply.send(outcome);
-                    }
-                }
+                Step::End(outcome) => self.end_readmission(outcome),
             }
         }
         if self.transfer.is_some() || self.readmission.is_some() {
@@ -655,9 +660,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             // Not yet: the next look tries again, until the readmission's own deadline.
             Some(Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_))) => {}
             Some(Err(ChangeRefused::Senseless(why))) => {
-                if let Some((_, reply)) = self.readmission.take() {
-                    reply.send(Outcome::Refused(why));
-                }
+                self.end_readmission(Outcome::Refused(why));
             }
             None => panic!("the core left {change:?} unanswered"),
         }

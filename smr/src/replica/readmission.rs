@@ -17,6 +17,9 @@ const PATIENCE_US: u64 = 600_000_000;
 const PRESENT_US: u64 = 3_000_000;
 /// A member that was heard within this time counts as alive, in microseconds.
 const ALIVE_US: u64 = 1_500_000;
+/// A newcomer that has been silent for this long gives way to another readmission, in microseconds. It may come back and
+/// go on as long as nobody asks.
+const SILENT_US: u64 = 10_000_000;
 
 /// Which incarnations were met lately on which seat, members or not.
 #[derive(Debug, Default)]
@@ -41,6 +44,7 @@ impl Presence {
 pub struct Readmission {
     outgoing: NodeId,
     incoming: NodeId,
+    began_at: Time,
     give_up_at: Time,
 }
 
@@ -81,14 +85,14 @@ impl Readmission {
             return refused(format!("no new incarnation of replica {name} is there: start it first"));
         };
         if incoming == outgoing {
-            return refused(format!("replica {outgoing} is a member already"));
+            return refused(format!("replica {outgoing} is a member already; once it runs it needs no readmission"));
         }
         let voters = &status.configuration.voters;
         let up = voters.iter().filter(|&&voter| voter == status.node || alive(voter)).count();
         if up * 2 <= voters.len() {
             return refused(format!("only {up} of {} members are alive: no majority", voters.len()));
         }
-        Ok(Readmission { outgoing, incoming, give_up_at: now.plus_us(PATIENCE_US) })
+        Ok(Readmission { outgoing, incoming, began_at: now, give_up_at: now.plus_us(PATIENCE_US) })
     }
 
     /// What follows from the configuration in force.
@@ -120,8 +124,93 @@ impl Readmission {
         Step::Change(Change::Replace { incoming: self.incoming, outgoing: self.outgoing })
     }
 
+    /// Why this readmission gives way to a new request for seat `name`, if it does: its newcomer is gone for good, so that
+    /// waiting for it would only keep the operator from what has to be done (its directory was emptied once more, say).
+    pub fn gives_way(&self, now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Option<String> {
+        let Readmission { incoming, began_at, .. } = *self;
+        if let Some(present) = presence.present(now, name)
+            && name == incoming.name
+            && present.incarnation != incoming.incarnation
+        {
+            return Some(format!("replica {present} is there instead of {incoming}"));
+        }
+        let heard_at = status.peers.iter().find(|peer| peer.node == incoming).and_then(|peer| peer.heard_at);
+        let silent_us = now.since_us(heard_at.map_or(began_at, |heard| heard.max(began_at)));
+        (silent_us > SILENT_US).then(|| format!("replica {incoming} has been silent for {} s", silent_us / 1_000_000))
+    }
+
     /// Who comes and who goes, for reports.
     pub fn describe(&self) -> String {
         format!("replica {} for {}", self.incoming, self.outgoing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Configuration, EntryId, Index, Term};
+    use crate::protocol::PeerStatus;
+
+    const OLD: NodeId = NodeId::new(2, 12);
+    const FIRST: NodeId = NodeId::new(2, 22);
+    const SECOND: NodeId = NodeId::new(2, 32);
+
+    /// Replica 0 leads, 1 was heard just now, and each of `heard` at its time.
+    fn status(now: Time, heard: &[(NodeId, Time)]) -> CoreStatus {
+        let (leader, other) = (NodeId::new(0, 10), NodeId::new(1, 11));
+        let heard = [(other, now)].into_iter().chain(heard.iter().copied());
+        let peers = heard.map(|(node, at)| PeerStatus {
+            node,
+            match_index: Index::ZERO,
+            heard_at: Some(at),
+            needs_snapshot: false,
+        });
+        CoreStatus {
+            node: leader,
+            role: Role::Leader,
+            term: Term(2),
+            leader: Some(leader),
+            log_start: EntryId::ZERO,
+            last: EntryId::ZERO,
+            commit: Index::ZERO,
+            durable: Index::ZERO,
+            log_bytes: 0,
+            configuration: Configuration::of([leader, other, OLD]),
+            configuration_index: Index::ZERO,
+            peers: peers.collect(),
+        }
+    }
+
+    fn begun(now: Time) -> (Readmission, Presence) {
+        let mut presence = Presence::default();
+        presence.met(now, FIRST);
+        let readmission = Readmission::start(now, OLD.name, &status(now, &[]), &presence).unwrap();
+        (readmission, presence)
+    }
+
+    #[test]
+    fn readmission_of_newcomer_that_is_there_keeps_others_out() {
+        let (readmission, mut presence) = begun(Time(1));
+        let now = Time(60_000_000);
+        presence.met(now, FIRST);
+        assert_eq!(readmission.gives_way(now, OLD.name, &status(now, &[(FIRST, now)]), &presence), None);
+        assert_eq!(readmission.gives_way(now, NodeName(1), &status(now, &[(FIRST, now)]), &presence), None);
+    }
+
+    #[test]
+    fn readmission_of_newcomer_emptied_once_more_gives_way_to_its_successor() {
+        let (readmission, mut presence) = begun(Time(1));
+        presence.met(Time(2), SECOND);
+        let why = readmission.gives_way(Time(2), OLD.name, &status(Time(2), &[(FIRST, Time(1))]), &presence);
+        assert!(why.is_some_and(|why| why.contains("is there instead")));
+    }
+
+    #[test]
+    fn readmission_of_newcomer_long_silent_gives_way_to_any_other() {
+        let (readmission, presence) = begun(Time(1));
+        let status = |now| status(now, &[(FIRST, Time(1_000))]);
+        assert_eq!(readmission.gives_way(Time(SILENT_US), NodeName(1), &status(Time(SILENT_US)), &presence), None);
+        let late = Time(SILENT_US + 2_000);
+        assert!(readmission.gives_way(late, NodeName(1), &status(late), &presence).is_some());
     }
 }
