@@ -60,6 +60,10 @@ const SCANS_MAX: usize = 64;
 const SNAPSHOT_NICE: i32 = 10;
 /// How long an orderly shutdown waits for another leader.
 const HANDOVER: Duration = Duration::from_millis(1500);
+/// How long it waits to hear of the new leader once it has stepped down, to name it to those who wait.
+const SUCCESSOR: Duration = Duration::from_millis(100);
+/// A member that was heard within this time may take over, in microseconds.
+const HEARD_LATELY_US: u64 = 500_000;
 /// How long it then waits for the disk.
 const DISK_FAREWELL: Duration = Duration::from_millis(1500);
 /// How often a replica that is being readmitted looks whether it has become a voter, in microseconds.
@@ -113,6 +117,13 @@ impl<P: Protocol, S> Inbox<P, S> {
         // Ready or not, the turn looks at both.
         let _ = select.ready_timeout(at_most);
     }
+
+    /// Waits until something other than a request is there, or for this long.
+    fn wait_for_events(&self, at_most: Duration) {
+        let mut select = Select::new();
+        select.recv(&self.events);
+        let _ = select.ready_timeout(at_most);
+    }
 }
 
 /// A birth certificate, to be shown to whoever asks.
@@ -157,6 +168,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             self.inbox.wait(Duration::from_micros(wake_at.since_us(now)));
             if let Some(done) = self.take_events() {
                 self.hand_over();
+                self.refuse_requests();
                 self.engine.stop();
                 self.perform()?;
                 let _ = done.send(());
@@ -365,20 +377,45 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         }
     }
 
-    /// Before an orderly shutdown a leader hands over to the member that is furthest.
+    /// Before an orderly shutdown a leader hands over to the member that is furthest among those that are alive. Requests
+    /// wait meanwhile: a few milliseconds later they can be told who leads.
     fn hand_over(&mut self) {
         let status = self.engine.core().status();
         let target = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
-        let Some(target) = target.max_by_key(|peer| peer.match_index) else { return };
+        let now = self.clock.now();
+        let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
+        let Some(target) = target.max_by_key(|peer| (alive(peer.heard_at), peer.match_index)) else { return };
         let reply = ReplyTo { tag: 0, sink: Arc::new(Nobody) };
-        self.engine.requests(self.clock.now(), [(Request::Transfer { to: target.node.name }, reply)]);
-        let until = Instant::now() + HANDOVER;
-        while self.engine.core().role() == Role::Leader && Instant::now() < until && self.perform().is_ok() {
-            self.inbox.wait(Duration::from_millis(5));
+        self.engine.requests(now, [(Request::Transfer { to: target.node.name }, reply)]);
+        let mut until = Instant::now() + HANDOVER;
+        let mut stepped_down = false;
+        while Instant::now() < until && self.perform().is_ok() {
+            if self.engine.core().role() != Role::Leader {
+                if self.engine.core().status().leader.is_some() {
+                    return;
+                }
+                if !stepped_down {
+                    stepped_down = true;
+                    until = Instant::now() + SUCCESSOR;
+                }
+            }
+            self.inbox.wait_for_events(Duration::from_millis(5));
             if self.take_events().is_some() {
                 return;
             }
             self.engine.tick(self.clock.now());
+        }
+    }
+
+    /// Answers what waits in the queue, so that nobody waits for a replica that has stopped.
+    fn refuse_requests(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let waiting: Vec<_> = held.into_iter().chain(self.inbox.requests.try_iter().take(REQUESTS_MAX)).collect();
+        if self.engine.core().role() != Role::Leader {
+            return self.engine.requests(self.clock.now(), waiting);
+        }
+        for (_, reply) in waiting {
+            reply.send(Outcome::OutOfService("stopping".to_owned()));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -149,6 +149,7 @@ impl Opened {
         let cluster = store.identity.cluster.or(cluster);
         let (events, events_inbox) = bounded(EVENTS_MAX);
         let (requests, requests_inbox) = bounded(REQUESTS_MAX);
+        let door = Arc::new(RequestDoor { leftovers: requests_inbox.clone(), closed: AtomicBool::new(false) });
         let facts = Arc::new(Facts::default());
         let genesis = match &store.birth {
             Birth::Born { genesis, .. } => Some(*genesis),
@@ -179,6 +180,7 @@ impl Opened {
             runtime: options.runtime,
             reporter: reporter.clone(),
             facts: facts.clone(),
+            door: door.clone(),
         };
         spawn_vital(format!("{} replica", reporter.who()), move || replica.run())
             .map_err(|error| StartError(format!("no replica thread: {error}")))?;
@@ -189,7 +191,7 @@ impl Opened {
                 let _ = stopped.recv_timeout(SHUTDOWN_PATIENCE);
             }
         };
-        Ok(ReplicaHandle { requests, stop: Arc::new(stop), facts })
+        Ok(ReplicaHandle { requests, door, stop: Arc::new(stop), facts })
     }
 }
 
@@ -236,10 +238,34 @@ struct Facts {
     born: AtomicBool,
 }
 
+/// The queue of requests once nobody serves it any more. Closing a queue of this kind leaves what is in it where it is.
+struct RequestDoor {
+    leftovers: Receiver<(Request, ReplyTo)>,
+    closed: AtomicBool,
+}
+
+impl RequestDoor {
+    /// From now on each request is refused, those that wait included.
+    fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.refuse_if_closed();
+    }
+
+    /// Called after each request that was queued: either the one who closed the door has found it, or this does.
+    fn refuse_if_closed(&self) {
+        if self.closed.load(Ordering::SeqCst) {
+            for (_, reply) in self.leftovers.try_iter() {
+                reply.send(Outcome::OutOfService("stopping".to_owned()));
+            }
+        }
+    }
+}
+
 /// A running replica. Cheap to clone.
 #[derive(Clone)]
 pub struct ReplicaHandle {
     requests: Sender<(Request, ReplyTo)>,
+    door: Arc<RequestDoor>,
     stop: Arc<dyn Fn() + Send + Sync>,
     facts: Arc<Facts>,
 }
@@ -248,7 +274,7 @@ impl ReplicaHandle {
     /// Hands a request to the replica; never blocks. If its queue is full the outcome is `Busy`, at once.
     pub fn submit(&self, request: Request, reply: ReplyTo) {
         match self.requests.try_send((request, reply)) {
-            Ok(()) => {}
+            Ok(()) => self.door.refuse_if_closed(),
             Err(TrySendError::Full((_, reply))) => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
             Err(TrySendError::Disconnected((_, reply))) => reply.send(Outcome::OutOfService("stopping".to_owned())),
         }
@@ -285,12 +311,14 @@ struct ReplicaThread<S: StateMachine> {
     runtime: tokio::runtime::Handle,
     reporter: Reporter,
     facts: Arc<Facts>,
+    door: Arc<RequestDoor>,
 }
 
 impl<S: StateMachine> ReplicaThread<S> {
     /// From birth, if that is still to come, to the orderly end.
     fn run(mut self) -> Result<(), String> {
         if self.store.birth == Birth::Unborn && !self.be_born()? {
+            self.door.close();
             return Ok(());
         }
         let Birth::Born { genesis, founders } = self.store.birth.clone() else {
@@ -354,7 +382,7 @@ impl<S: StateMachine> ReplicaThread<S> {
     /// Recovers the state, starts the disk thread, and drives the core until the replica stops.
     fn serve(self, certificate: Certificate) -> Result<(), String> {
         let ReplicaThread { group, seats, store: life, quarantine, files: snapshots, state, inbox, events, .. } = self;
-        let ReplicaThread { transport, runtime, reporter, .. } = self;
+        let ReplicaThread { transport, runtime, reporter, door, .. } = self;
         let node = life.identity.node;
         let latest = snapshots.0.latest();
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
@@ -417,6 +445,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             scans: Arc::new(AtomicUsize::new(0)),
         };
         let result = driver.run();
+        door.close();
         transport.shutdown();
         join_disk(disk_thread);
         result
