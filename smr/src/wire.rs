@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 
 use crate::codec::{CodecError, FrameHeader, HEADER_LEN_BYTES};
@@ -205,6 +206,30 @@ pub async fn write_all<W: AsyncWrite + Unpin>(
         rounds += 1;
     }
     Ok(rounds > 1)
+}
+
+/// Like [`write_all`], for a socket to which others may write too ([`OwnedWriteHalf::try_write`]) while nobody is in here.
+///
+/// # Errors
+/// As [`write_all`].
+pub async fn write_all_shared(
+    socket: &OwnedWriteHalf,
+    mut bytes: &[u8],
+    stall_max: Duration,
+) -> Result<bool, WireError> {
+    let mut waited = false;
+    while !bytes.is_empty() {
+        match socket.try_write(bytes) {
+            Ok(0) => return Err(WireError::Io(io::ErrorKind::WriteZero.into())),
+            Ok(taken) => bytes = &bytes[taken..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                waited = true;
+                timeout(stall_max, socket.writable()).await.map_err(|_| WireError::Stalled(stall_max))??;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(waited)
 }
 
 /// Connects to `address` (`host:port`) and switches Nagle's delay off.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
 use smr::replica::{Outcome, ReplySink, ReplyTo};
-use smr::wire::write_all;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use smr::wire::write_all_shared;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
@@ -62,6 +62,10 @@ struct Desk<B> {
 impl<B: Backend> ReplySink for Desk<B> {
     fn deliver(&self, tag: u64, outcome: Outcome) {
         self.queue.deliver(tag, body_of(&*self.backend, outcome));
+    }
+
+    fn deliver_now(&self, tag: u64, outcome: Outcome) {
+        self.queue.deliver_now(tag, body_of(&*self.backend, outcome));
     }
 
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
@@ -162,11 +166,12 @@ async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_byt
     }
 }
 
-async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, mut output: OwnedWriteHalf, patience: Duration) {
-    let mut responses = Vec::new();
+async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: OwnedWriteHalf, patience: Duration) {
+    let output = Arc::new(output);
+    desk.queue.write_to(&output);
     let mut buffer = Vec::new();
     loop {
-        match desk.queue.take(&mut responses) {
+        match desk.queue.take(&mut buffer) {
             Turn::Wait => {
                 desk.queue.something_to_write().await;
                 continue;
@@ -174,10 +179,7 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, mut output: OwnedWriteH
             Turn::End => break,
             Turn::Write => {}
         }
-        for response in responses.drain(..) {
-            encode(&mut buffer, response);
-        }
-        if let Err(error) = write_all(&mut output, &buffer, patience).await {
+        if let Err(error) = write_all_shared(&output, &buffer, patience).await {
             tracing::debug!(%error, "a client does not take its answers");
             break;
         }
@@ -186,12 +188,11 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, mut output: OwnedWriteH
             buffer = Vec::new();
         }
     }
+    // With the last owner of the socket's half the connection is shut down for writing.
     desk.queue.close();
-    // It may be closed already.
-    let _ = output.shutdown().await;
 }
 
-fn encode(buffer: &mut Vec<u8>, response: Response) {
+pub(super) fn encode(buffer: &mut Vec<u8>, response: Response) {
     let id = response.id;
     if let Err(error) = codec::frame(buffer, KIND_RESPONSE, &response) {
         // Limits make this impossible; a client that waits for ever would be worse than one that learns of the bug.

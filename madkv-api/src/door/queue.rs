@@ -5,18 +5,21 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::DoorLimits;
-use super::connection::RETRY_AFTER_MS;
+use super::connection::{RETRY_AFTER_MS, encode};
 use crate::frames::{Body, Response};
 
 /// The writer takes responses until it has this much, in bytes.
 const WRITE_AIM_BYTES: usize = 256 << 10;
+/// Up to this many bytes are written by the thread that delivers. It must not spend long there.
+const WRITE_NOW_MAX_BYTES: usize = 16 << 10;
 /// Parts of long answers wait until fewer bytes than these wait to be written.
 const PARTS_WAIT_BYTES: usize = 1 << 20;
 /// How often a thread that delivers parts looks whether the connection is still there, in milliseconds.
@@ -69,6 +72,10 @@ struct State {
     /// Responses that wait to be written, and their weight.
     ready: VecDeque<Response>,
     ready_bytes: usize,
+    /// The rest of frames that were begun outside of the writer; nothing else may be written before them.
+    begun: Vec<u8>,
+    /// Where the frames go. It belongs to the writer: with that it goes.
+    socket: Weak<OwnedWriteHalf>,
     /// Who waits for a word.
     writer_waits: bool,
     reader_waits: bool,
@@ -102,6 +109,8 @@ impl Queue {
             in_flight_bytes: 0,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            begun: Vec::new(),
+            socket: Weak::new(),
             writer_waits: false,
             reader_waits: false,
             parts_waiting: 0,
@@ -171,6 +180,37 @@ impl Queue {
         }
     }
 
+    /// Like [`Queue::deliver`], and writes it at once if nothing else is being written.
+    pub(super) fn deliver_now(&self, tag: u64, body: Body) {
+        // The writer finds what is ready by itself, if it is at work.
+        let waits = std::mem::take(&mut self.lock().writer_waits);
+        self.deliver(tag, body);
+        if !waits {
+            return;
+        }
+        // The writer waits for a word, and until it gets one nobody else writes.
+        let mut state = self.lock();
+        if state.open
+            && state.ready_bytes <= WRITE_NOW_MAX_BYTES
+            && let Some(socket) = state.socket.upgrade()
+        {
+            let State { ready, begun, .. } = &mut *state;
+            ready.drain(..).for_each(|response| encode(begun, response));
+            self.held_bytes.fetch_sub(state.ready_bytes, Ordering::Relaxed);
+            state.ready_bytes = 0;
+            // An error is met again, and dealt with, by the writer.
+            let written = socket.try_write(&state.begun).unwrap_or(0);
+            state.begun.drain(..written);
+            // At the end of the connection the writer has to look, or it would wait for ever.
+            if state.begun.is_empty() && state.asking {
+                state.writer_waits = true;
+                self.wake_those_who_need_room(&mut state);
+                return;
+            }
+        }
+        self.writer.notify_one();
+    }
+
     /// Takes a part of a long answer. Blocks while much waits to be written. False if the connection has ended.
     pub(super) fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
         let mut state = self.lock();
@@ -204,11 +244,15 @@ impl Queue {
         }
     }
 
-    /// Moves responses to `batch`, which is empty.
-    pub(super) fn take(&self, batch: &mut Vec<Response>) -> Turn {
+    /// Appends responses to `buffer`, which is empty, as frames.
+    pub(super) fn take(&self, buffer: &mut Vec<u8>) -> Turn {
         let mut state = self.lock();
         if !state.open {
             return Turn::End;
+        }
+        buffer.append(&mut state.begun);
+        if state.ready.is_empty() && !buffer.is_empty() {
+            return Turn::Write;
         }
         if state.ready.is_empty() {
             if !state.asking && state.in_flight() == 0 {
@@ -221,12 +265,17 @@ impl Queue {
         while taken_bytes < WRITE_AIM_BYTES {
             let Some(response) = state.ready.pop_front() else { break };
             taken_bytes += weight(&response.body);
-            batch.push(response);
+            encode(buffer, response);
         }
         state.ready_bytes -= taken_bytes;
         self.held_bytes.fetch_sub(taken_bytes, Ordering::Relaxed);
         self.wake_those_who_need_room(&mut state);
         Turn::Write
+    }
+
+    /// From now on answers may be written to `socket` while the writer waits.
+    pub(super) fn write_to(&self, socket: &Arc<OwnedWriteHalf>) {
+        self.lock().socket = Arc::downgrade(socket);
     }
 
     /// Waits until [`Queue::take`] may have something.
@@ -308,6 +357,9 @@ fn weight(body: &Body) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use smr::codec;
+
+    use super::super::connection::next_frame;
     use super::*;
 
     fn limits() -> DoorLimits {
@@ -332,9 +384,18 @@ mod tests {
     }
 
     fn taken(queue: &Queue) -> Vec<Response> {
-        let mut batch = Vec::new();
-        assert_eq!(queue.take(&mut batch), Turn::Write);
-        batch
+        let mut frames = Vec::new();
+        assert_eq!(queue.take(&mut frames), Turn::Write);
+        responses(frames)
+    }
+
+    fn responses(mut frames: Vec<u8>) -> Vec<Response> {
+        let mut responses = Vec::new();
+        while let Some(frame) = next_frame(&frames, usize::MAX).expect("frames of our own") {
+            responses.push(codec::decode(frame.payload).expect("a response of our own"));
+            frames.drain(..frame.len_bytes);
+        }
+        responses
     }
 
     // covers I17
@@ -389,6 +450,77 @@ mod tests {
         assert_eq!(queue.take(&mut Vec::new()), Turn::End);
     }
 
+    /// Both ends of a connection: what the queue may write to, and what arrives.
+    async fn connection() -> (Arc<OwnedWriteHalf>, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) =
+            tokio::join!(tokio::net::TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let near = near.unwrap();
+        near.writable().await.unwrap();
+        (Arc::new(near.into_split().1), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn deliver_now_idle_writer_writes_at_once_and_busy_writer_keeps_the_order() {
+        let queue = queue();
+        let (socket, mut far) = connection().await;
+        queue.write_to(&socket);
+        let tags: Vec<u64> = (1..=3).map(|id| granted(&queue, id, 10, false)).collect();
+        // The writer has not begun to wait: it is at work, and will find the answer.
+        queue.deliver_now(tags[0], Body::Done);
+        assert_eq!(taken(&queue).len(), 1);
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+        queue.deliver_now(tags[1], Body::Done);
+        queue.deliver_now(tags[2], Body::Done);
+        let mut frames = vec![0; 1000];
+        let count = tokio::io::AsyncReadExt::read(&mut far, &mut frames).await.unwrap();
+        frames.truncate(count);
+        let ids: Vec<u64> = responses(frames).iter().map(|response| response.id).collect();
+        assert!(ids == [2, 3] || ids == [2], "{ids:?}");
+        assert_eq!(queue.held_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+    }
+
+    #[tokio::test]
+    async fn deliver_now_behind_the_last_request_lets_the_writer_end() {
+        let queue = Arc::new(queue());
+        let (socket, _far) = connection().await;
+        queue.write_to(&socket);
+        let tag = granted(&queue, 1, 10, false);
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+        queue.no_more_requests();
+        queue.something_to_write().await;
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+        queue.deliver_now(tag, Body::Done);
+        queue.something_to_write().await;
+        assert_eq!(queue.take(&mut Vec::new()), Turn::End);
+    }
+
+    // The other side takes nothing: what does not fit into the kernel's buffers is left to the writer, in order.
+    #[tokio::test]
+    async fn deliver_now_full_socket_leaves_the_rest_to_the_writer() {
+        let queue = queue();
+        let (socket, _far) = connection().await;
+        queue.write_to(&socket);
+        let mut delivered = 0u64;
+        let left = loop {
+            assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+            let tag = granted(&queue, delivered, 10, false);
+            queue.deliver_now(tag, Body::Answer(Bytes::from(vec![7; 1000])));
+            delivered += 1;
+            if !queue.lock().begun.is_empty() {
+                break queue.lock().begun.len();
+            }
+        };
+        queue.something_to_write().await;
+        let mut frames = Vec::new();
+        let tag = granted(&queue, delivered, 10, false);
+        queue.deliver_now(tag, Body::Done);
+        assert_eq!(queue.take(&mut frames), Turn::Write);
+        let behind = responses(frames.split_off(left));
+        assert_eq!(behind, [Response { id: delivered, body: Body::Done }], "what was begun comes first");
+    }
+
     // covers N7
     #[test]
     fn deliver_part_full_queue_blocks_until_taken_and_fails_when_closed() {
@@ -406,11 +538,11 @@ mod tests {
         };
         let mut parts = 0u64;
         while parts < 10 {
-            let mut batch = Vec::new();
-            queue.take(&mut batch);
+            let mut frames = Vec::new();
+            queue.take(&mut frames);
             let held = queue.held_bytes.load(Ordering::Relaxed);
             assert!(held <= 2000 + 2 * 1028 + 1, "{held} bytes are held");
-            parts += batch.len() as u64;
+            parts += responses(frames).len() as u64;
         }
         queue.close();
         assert!(worker.join().unwrap() >= parts);

@@ -115,6 +115,12 @@ pub trait ReplySink: Send + Sync + 'static {
     /// blocks. The connection bounds its requests, so it has room.
     fn deliver(&self, tag: u64, outcome: Outcome);
 
+    /// Like [`ReplySink::deliver`], for one of very few outcomes of its turn: the sink may pass it on at once, with a system
+    /// call. For a lone request that is quicker than waking somebody.
+    fn deliver_now(&self, tag: u64, outcome: Outcome) {
+        self.deliver(tag, outcome);
+    }
+
     /// Takes a part of a long answer; more follow, and at last an [`Outcome::Answer`] through [`ReplySink::deliver`].
     /// Called from a worker thread: blocks while the connection has no room. False if nobody listens any more.
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool;

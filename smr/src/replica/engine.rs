@@ -44,6 +44,8 @@ pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
 pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
 /// With this many bytes in the log, writes are `Busy` until a snapshot has made room.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
+/// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the connections' tasks.
+const ANSWERS_NOW_MAX: usize = 2;
 /// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
 const TRANSFER_PATIENCE_US: u64 = 5_000_000;
 /// How often waiting wishes of the operator are looked after, in microseconds.
@@ -140,6 +142,8 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     presence: Presence,
     chores_at: Option<Time>,
     actions: Vec<Action<P, S>>,
+    /// Answers that leave at the end of the turn.
+    answers: Vec<(ReplyTo, Outcome)>,
 }
 
 /// What an engine starts from.
@@ -193,11 +197,20 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             presence: Presence::default(),
             chores_at: None,
             actions: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
-    /// What is to be done since the last call, in order.
+    /// What is to be done since the last call, in order. The answers of the turn leave here.
     pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
+        let few = self.answers.len() <= ANSWERS_NOW_MAX;
+        for (reply, outcome) in self.answers.drain(..) {
+            if few {
+                reply.sink.deliver_now(reply.tag, outcome);
+            } else {
+                reply.send(outcome);
+            }
+        }
         std::mem::take(&mut self.actions)
     }
 
@@ -467,7 +480,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         {
             self.waiting_bytes -= waiting.size_bytes;
             match outcome {
-                Some(outcome) if waiting.id.term == entry.id.term => waiting.reply.send(outcome),
+                Some(outcome) if waiting.id.term == entry.id.term => self.answers.push((waiting.reply, outcome)),
                 _ => waiting.reply.send(Outcome::Unknown),
             }
         }
@@ -505,7 +518,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     fn answer(&mut self, read: PendingRead) {
         match self.state.query(&read.query) {
-            Answer::Now(answer) => read.reply.send(Outcome::Answer(answer.into())),
+            Answer::Now(answer) => self.answers.push((read.reply, Outcome::Answer(answer.into()))),
             Answer::Parts(parts) => self.actions.push(Action::AnswerParts { reply: read.reply, parts }),
         }
     }

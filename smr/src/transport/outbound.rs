@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
@@ -382,7 +382,7 @@ where
         if buffer.is_empty() {
             continue;
         }
-        match write_all(write, &buffer, stall_max).await {
+        match wire::write_all_shared(write, &buffer, stall_max).await {
             // The kernel's buffer was full, and room came: the other side takes what we send, however slowly its
             // answers get through.
             Ok(true) => unanswered = 0,
@@ -394,23 +394,6 @@ where
         buffer.clear();
         buffer.shrink_to(BUFFER_KEEP_MAX_BYTES);
     }
-}
-
-/// Like [`wire::write_all`], for a socket that is shared with the senders.
-async fn write_all(socket: &OwnedWriteHalf, mut bytes: &[u8], stall_max: Duration) -> Result<bool, WireError> {
-    let mut waited = false;
-    while !bytes.is_empty() {
-        match socket.try_write(bytes) {
-            Ok(0) => return Err(WireError::Io(std::io::ErrorKind::WriteZero.into())),
-            Ok(taken) => bytes = &bytes[taken..],
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                waited = true;
-                timeout(stall_max, socket.writable()).await.map_err(|_| WireError::Stalled(stall_max))??;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(waited)
 }
 
 /// Appends a frame that says everything by its kind.
