@@ -9,7 +9,10 @@
 //! everything else that waited, and remembered in `waiting` under the index it got. When that index is applied with
 //! the same term, the answer leaves; when the replica loses its role first, the outcome is *unknown* (C9), because the
 //! entry may yet be committed by another leader. A read gets a token, is confirmed by the core, and is answered once
-//! the index of its arrival is applied; a replica that loses its role fails it instead (R4).
+//! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
+//! looked after in [`wishes`].
+
+mod wishes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -18,11 +21,9 @@ use bytes::Bytes;
 
 use crate::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{GroupName, NodeId};
-use crate::protocol::{
-    Change, ChangeRefused, Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time,
-    TransferRefused, Write, WriteId,
-};
-use crate::replica::readmission::{Presence, Readmission, Step};
+use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
+use crate::replica::engine::wishes::PendingTransfer;
+use crate::replica::readmission::{Presence, Readmission};
 use crate::replica::{Outcome, ReplicaStatus, ReplyTo, Request, Standing};
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
@@ -46,10 +47,6 @@ pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
 pub const LOG_MAX_BYTES: usize = 256 << 20;
 /// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the connections' tasks.
 const ANSWERS_NOW_MAX: usize = 2;
-/// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
-const TRANSFER_PATIENCE_US: u64 = 5_000_000;
-/// How often waiting wishes of the operator are looked after, in microseconds.
-const CHORES_INTERVAL_US: u64 = 50_000;
 
 /// What the engine asks of the world around it.
 pub enum Action<P: Protocol, S: StateMachine> {
@@ -107,12 +104,6 @@ struct Waiting {
 struct PendingRead {
     query: Bytes,
     reply: ReplyTo,
-}
-
-struct PendingTransfer {
-    to: crate::id::NodeName,
-    reply: ReplyTo,
-    give_up_at: Time,
 }
 
 /// Core, sessions and state machine of one replica.
@@ -594,90 +585,6 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         for read in unconfirmed.chain(confirmed).flatten() {
             read.reply.send(Outcome::NotLeader(hint));
         }
-    }
-
-    fn start_transfer(&mut self, now: Time, to: crate::id::NodeName, reply: ReplyTo) {
-        if self.transfer.is_some() {
-            return reply.send(Outcome::Refused("another transfer is under way".to_owned()));
-        }
-        let mut outputs = self.core.step(now, Input::Transfer(to));
-        match outputs.transfer.take() {
-            Some(Ok(())) => {
-                self.transfer = Some(PendingTransfer { to, reply, give_up_at: now.plus_us(TRANSFER_PATIENCE_US) });
-                self.schedule_chores(now);
-            }
-            Some(Err(TransferRefused::NotLeader(hint))) => reply.send(Outcome::NotLeader(hint)),
-            Some(Err(refused)) => reply.send(Outcome::Refused(refused.to_string())),
-            None => panic!("the core left a transfer to {to} unanswered"),
-        }
-        self.absorb(now, outputs);
-    }
-
-    fn end_transfer(&mut self, outcome: Outcome) {
-        if let Some(transfer) = self.transfer.take() {
-            transfer.reply.send(outcome);
-        }
-    }
-
-    fn start_readmission(&mut self, now: Time, name: crate::id::NodeName, reply: ReplyTo) {
-        if self.role != Role::Leader {
-            return reply.send(Outcome::NotLeader(self.core.leader_hint()));
-        }
-        if let Some((readmission, _)) = &self.readmission {
-            let Some(why) = readmission.gives_way(now, name, &self.core.status(), &self.presence) else {
-                return reply.send(Outcome::Refused("another readmission is under way".to_owned()));
-            };
-            self.end_readmission(Outcome::Refused(why));
-        }
-        match Readmission::start(now, name, &self.core.status(), &self.presence) {
-            Ok(readmission) => {
-                self.report(format!("readmission of {} begins", readmission.describe()));
-                self.readmission = Some((readmission, reply));
-                self.do_chores(now);
-            }
-            Err(outcome) => reply.send(outcome),
-        }
-    }
-
-    fn end_readmission(&mut self, outcome: Outcome) {
-        if let Some((readmission, reply)) = self.readmission.take() {
-            self.report(format!("readmission of {} ended: {outcome:?}", readmission.describe()));
-            reply.send(outcome);
-        }
-    }
-
-    fn schedule_chores(&mut self, now: Time) {
-        self.chores_at = Some(now.plus_us(CHORES_INTERVAL_US));
-    }
-
-    /// Looks after the operator's wishes that take more than one step.
-    fn do_chores(&mut self, now: Time) {
-        if self.transfer.as_ref().is_some_and(|transfer| transfer.give_up_at <= now) {
-            self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
-        }
-        if let Some((readmission, _)) = &self.readmission {
-            match readmission.next(now, &self.core.status()) {
-                Step::Wait => {}
-                Step::Change(change) => self.change(now, change),
-                Step::End(outcome) => self.end_readmission(outcome),
-            }
-        }
-        if self.transfer.is_some() || self.readmission.is_some() {
-            self.schedule_chores(now);
-        }
-    }
-
-    fn change(&mut self, now: Time, change: Change) {
-        let mut outputs = self.core.step(now, Input::Change(change.clone()));
-        match outputs.change.take() {
-            // Not yet: the next look tries again, until the readmission's own deadline.
-            Some(Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_))) => {}
-            Some(Err(ChangeRefused::Senseless(why))) => {
-                self.end_readmission(Outcome::Refused(why));
-            }
-            None => panic!("the core left {change:?} unanswered"),
-        }
-        self.absorb(now, outputs);
     }
 
     fn report(&mut self, line: String) {
