@@ -19,7 +19,11 @@ test:
 check:
     .ci/run
 
-# Format the code and regenerate the golden traces; read the difference before you keep it.
+# Look for known vulnerabilities in the crates that we use; needs cargo-deny and the network.
+advisories:
+    cargo deny --locked check advisories
+
+# Format the code.
 fmt:
     cargo fmt
 
@@ -34,6 +38,10 @@ kill-all rounds="50":
 # Cut the power under load, again and again, on a loop-mounted ext4. Needs root.
 power-cuts cuts="40":
     cargo run --quiet --release --bin madkv-trial -- power-cuts --cuts {{cuts}}
+
+# Trace the system calls of a lone PUT: is it on the device of a majority before the answer leaves? Needs strace.
+durable:
+    cargo run --quiet --release --bin madkv-trial -- durable
 
 # Latency of a lone PUT against the disk's own, and PUT/s of 64 clients.
 speed:

@@ -36,7 +36,7 @@ pub(super) fn run(kills: usize, place: &Place) -> Outcome {
             None => println!(", max {} ms", max.as_millis()),
         }
     }
-    Ok(())
+    stage.done()
 }
 
 fn strike(

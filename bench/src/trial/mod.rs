@@ -4,6 +4,7 @@
 //! code is non-zero only if data was lost, doubled or wrong, or the trial could not be carried out.
 
 mod bounded;
+mod durable;
 mod failover;
 mod kill_all;
 mod power_cuts;
@@ -67,6 +68,12 @@ pub enum Trial {
         /// How often
         #[arg(long, default_value_t = 40)]
         cuts: usize,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Trace the system calls of a lone PUT: is it on the device of a majority before the answer leaves? (needs strace)
+    Durable {
         /// Where and with what shape.
         #[command(flatten)]
         place: Place,
@@ -141,6 +148,7 @@ pub fn run(options: &Options) -> Outcome {
         Trial::Failover { kills, place } => failover::run(*kills, place),
         Trial::KillAll { rounds, place } => kill_all::run(*rounds, place),
         Trial::PowerCuts { cuts, place } => power_cuts::run(*cuts, place),
+        Trial::Durable { place } => durable::run(place),
         Trial::Speed { clients, lone_puts, seconds, value_bytes, place } => {
             let plan = speed::Plan {
                 clients: *clients,
@@ -162,10 +170,11 @@ impl Place {
     }
 }
 
-/// A cluster that is ready, in a fresh directory that goes with it.
+/// A cluster that is ready, in a fresh directory that is removed once the trial is [`Stage::done`]. If it fails before,
+/// logs and data are kept, and where they are is said.
 struct Stage {
     cluster: Cluster,
-    _directory: TempDir,
+    directory: Option<TempDir>,
 }
 
 impl Stage {
@@ -173,11 +182,30 @@ impl Stage {
         let programs = Programs::beside_this_one()?;
         let directory = fresh_directory(&programs, place.directory.as_deref())?;
         let flags = sync_flags(directory.path());
-        let mut cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
-        cluster.start_all()?;
-        cluster.wait_ready(PATIENCE)?;
-        describe(&cluster)?;
-        Ok(Stage { cluster, _directory: directory })
+        let cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
+        let mut stage = Stage { cluster, directory: Some(directory) };
+        stage.cluster.start_all()?;
+        stage.cluster.wait_ready(PATIENCE)?;
+        describe(&stage.cluster)?;
+        Ok(stage)
+    }
+
+    /// Ends the cluster, and removes what it left.
+    fn done(mut self) -> Outcome {
+        self.cluster.kill_all();
+        if let Some(directory) = self.directory.take() {
+            directory.close()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            self.cluster.kill_all();
+            eprintln!("madkv-trial: logs and data are kept in {}", directory.keep().display());
+        }
     }
 }
 
@@ -231,7 +259,7 @@ mod tests {
 
     #[test]
     fn options_of_each_trial_parse() {
-        for trial in ["failover", "kill-all", "power-cuts", "speed", "bounded", "snapshots", "shapes"] {
+        for trial in ["failover", "kill-all", "power-cuts", "durable", "speed", "bounded", "snapshots", "shapes"] {
             Options::try_parse_from(["madkv-trial", trial]).unwrap();
         }
     }

@@ -37,6 +37,7 @@ pub(super) fn run(directory: Option<&Path>) -> Outcome {
             }
         }
         println!("  ready after {} ms, script answered as README says", ready.as_millis());
+        stage.done()?;
     }
     Ok(())
 }

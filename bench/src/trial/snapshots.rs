@@ -66,7 +66,7 @@ pub(super) fn run(keys: u64, place: &Place) -> Outcome {
         "longest wait: {apart:?} without, {during:?} with a snapshot (target: at most {WAIT_TARGET:?} more: {})",
         verdict(more <= WAIT_TARGET)
     );
-    Ok(())
+    stage.done()
 }
 
 /// Writes numbers up to `end` over `keys` keys, `at_a_time` at a time, until told to stop; when each began and ended.

@@ -13,13 +13,14 @@ use madkv_bench::process::Process;
 use madkv_bench::programs::{CLIENT, MANAGER, SERVER};
 use madkv_bench::wait::wait_for;
 use smr::codec::frame;
+use smr::id::ClusterId;
 
 use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, SMALL, Scene, fresh_directory, programs};
 
 /// How long a connection that makes no sense may stay open; the handshake's own limit is 2 s.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
-// covers B2, B3
+// covers B2, B3, B4
 #[test]
 fn garbage_on_each_port_closes_the_connection_and_harms_nobody() {
     let mut scene = Scene::new(SMALL);
@@ -27,14 +28,13 @@ fn garbage_on_each_port_closes_the_connection_and_harms_nobody() {
     let nodes = [scene.leader_of(madkv_bench::cluster::Group::Manager), scene.leader_of(ONLY), scene.follower_of(ONLY)];
     let descriptors = nodes.map(|node| scene.process(node).descriptors().unwrap());
     let garbage = garbage();
-    for &node in &nodes {
-        for address in [scene.client_address(node), scene.peer_address(node)] {
-            // All at once: each may take as long as the handshake's limit.
-            let open: Vec<TcpStream> = garbage.iter().map(|bytes| throw(address, bytes)).collect();
-            for (stream, bytes) in open.into_iter().zip(&garbage) {
-                assert_closed(stream, address, bytes);
-            }
-        }
+    // All at once: each may take as long as the handshake's limit.
+    let addresses = nodes.iter().flat_map(|&node| [scene.client_address(node), scene.peer_address(node)]);
+    let thrown: Vec<(TcpStream, SocketAddr, &[u8])> = addresses
+        .flat_map(|address| garbage.iter().map(move |bytes| (throw(address, bytes), address, &bytes[..])))
+        .collect();
+    for (stream, address, bytes) in thrown {
+        assert_closed(stream, address, bytes);
     }
     for (node, before) in nodes.into_iter().zip(descriptors) {
         let back = || scene.process(node).descriptors().filter(|&now| now <= before + 2);
@@ -58,15 +58,17 @@ fn garbage() -> Vec<Vec<u8>> {
         noise(100_000),
         b"PUT a 1\n".to_vec(),
     ];
-    let hello = |service, magic| {
+    let hello = |service, magic, cluster| {
         let mut bytes = Vec::new();
-        frame(&mut bytes, KIND_HELLO, &Hello { magic, cluster: None, service }).unwrap();
+        frame(&mut bytes, KIND_HELLO, &Hello { magic, cluster, service }).unwrap();
         bytes
     };
-    let good = hello(Service::Server { partition: 0 }, MAGIC);
+    let good = hello(Service::Server { partition: 0 }, MAGIC, None);
     list.push(good[..good.len() / 2].to_vec());
-    list.push(hello(Service::Server { partition: 0 }, MAGIC + 1));
-    list.push(hello(Service::Server { partition: 49 }, MAGIC));
+    list.push(hello(Service::Server { partition: 0 }, MAGIC + 1, None));
+    list.push(hello(Service::Server { partition: 49 }, MAGIC, None));
+    list.push(hello(Service::Server { partition: 0 }, MAGIC, Some(ClusterId(1))));
+    list.push(hello(Service::Manager, MAGIC, Some(ClusterId(1))));
     // A frame of another version, one that claims the largest length, one with a flipped bit.
     let mut other_version = good.clone();
     other_version[4] ^= 0x40;
