@@ -27,6 +27,10 @@ advisories:
 fmt:
     cargo fmt
 
+# Write the golden traces of the Raft core anew; read each changed one before you keep it.
+golden:
+    UPDATE_GOLDEN=1 cargo test -p smr --test raft_scripts
+
 # Kill the leader under a running client; print the longest pause of each kill (-9 and hung).
 failover kills="20":
     cargo run --quiet --release --bin madkv-trial -- failover --kills {{kills}}
