@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use smr::entry::{Index, Term};
+use smr::entry::{EntryId, Index, Term};
 use smr::id::{NodeId, NodeName};
 use smr::protocol::{Protocol, Role, Time};
 use smr::raft::invariants;
+use smr::raft::message::Body;
 use smr::replica::birth::BirthMessage;
 use smr::replica::disk::DiskJob;
 use smr::replica::engine::Action;
@@ -42,6 +43,17 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
+/// What a node has told others, and must know again after a crash.
+#[derive(Default)]
+struct Told {
+    /// The highest term that it spoke in.
+    term: Term,
+    /// Whom it gave its vote, by term.
+    votes: BTreeMap<Term, NodeId>,
+    /// The furthest entry that it acknowledged, and in which term.
+    acknowledged: (Term, EntryId),
+}
+
 struct Transfer {
     from: NodeId,
     to: NodeId,
@@ -69,6 +81,7 @@ pub(crate) struct Cluster {
     next_incarnation: u64,
     leaders: BTreeMap<Term, NodeId>,
     history: BTreeMap<Index, u64>,
+    told: BTreeMap<NodeId, Told>,
     steps: u64,
 }
 
@@ -93,6 +106,7 @@ impl Cluster {
             next_incarnation: 10_000,
             leaders: BTreeMap::new(),
             history: BTreeMap::new(),
+            told: BTreeMap::new(),
             steps: 0,
         }
     }
@@ -107,13 +121,16 @@ impl Cluster {
 
     /// Ends a process: by a kill, or by a power cut.
     pub(crate) fn crash(&mut self, position: usize, power_cut: bool) {
-        let progress = self.draw(60);
+        let progress_max = [1, 4, 16, 80][self.draw(4) as usize];
+        let progress = self.draw(progress_max);
         let loss = match (power_cut, self.draw(4)) {
             (false, _) => Loss::Nothing,
             (true, 0) => Loss::Everything,
             (true, _) => Loss::Seeded(self.rng.next_u64()),
         };
-        let down_us = 20_000 + self.draw(2_000_000);
+        // Sometimes it is back before anybody has given it up.
+        let down_max_us = [30_000, 2_000_000][self.draw(2) as usize];
+        let down_us = 1_000 + self.draw(down_max_us);
         let machine = &mut self.machines[position];
         if machine.is_down() {
             return;
@@ -122,6 +139,7 @@ impl Cluster {
         machine.crash(progress, loss);
         machine.restart_at = self.now.plus_us(down_us);
         machine.paused_until = Time(0);
+        machine.asked_in_pause.clear();
         machine.disk_hangs_until = Time(0);
         let dead = machine.id;
         self.lose_connections_from(dead);
@@ -134,6 +152,16 @@ impl Cluster {
         let restart_at = self.machines[position].restart_at;
         self.machines[position] = Machine::new(position as u16, self.next_incarnation);
         self.machines[position].restart_at = restart_at;
+    }
+
+    /// Cuts all links of a node, both ways. With `resets` the others hear at once that its connections are gone.
+    pub(crate) fn cut_off(&mut self, node: usize, resets: bool) {
+        for other in (0..self.machines.len()).filter(|other| *other != node) {
+            self.cut.extend([(node as u16, other as u16), (other as u16, node as u16)]);
+            if resets {
+                self.reset(node, other);
+            }
+        }
     }
 
     /// The news of a closed connection comes behind everything that was sent on it; a power cut or a firewall sends none,
@@ -166,7 +194,10 @@ impl Cluster {
     pub(crate) fn ask(&mut self, position: usize, request: Request, tag: u64) -> bool {
         let now = self.now;
         if self.machines[position].paused_until > now {
-            return false;
+            // It waits in the socket.
+            let sink = self.mailbox.clone();
+            self.machines[position].asked_in_pause.push((request, ReplyTo { tag, sink }));
+            return true;
         }
         if let Request::Readmit { .. } = request {
             let present: Vec<NodeId> = self.machines.iter().filter(|m| !m.is_down()).map(|m| m.id).collect();
@@ -215,7 +246,41 @@ impl Cluster {
         }
     }
 
+    /// Notes what a node promises with a message (I2).
+    fn note(&mut self, from: NodeId, to: NodeId, message: &Message) {
+        let (term, told) = (message.term, self.told.entry(from).or_default());
+        match message.body {
+            // Of a term that nobody has entered.
+            Body::PreVote { .. } | Body::PreVoteGranted { .. } => return,
+            Body::VoteGranted | Body::Vote { .. } => {
+                let candidate = if message.body == Body::VoteGranted { to } else { from };
+                let first = *told.votes.entry(term).or_insert(candidate);
+                assert_eq!(first, candidate, "seed {}: {from} votes twice in {term:?} (I2)", self.seed);
+            }
+            Body::AppendAccepted { last } | Body::SnapshotInstalled { last } => {
+                told.acknowledged = told.acknowledged.max((term, last));
+            }
+            _ => {}
+        }
+        told.term = told.term.max(term);
+    }
+
+    /// Judges what a node knows when it is back (I11).
+    fn judge_restarted(&self, position: usize) {
+        let machine = &self.machines[position];
+        let (Some(serving), Some(told)) = (machine.serving(), self.told.get(&machine.id)) else { return };
+        let status = serving.engine.core().status();
+        let (term, last) = told.acknowledged;
+        assert!(status.term >= told.term, "seed {}: {} forgot {:?}", self.seed, machine.id, told.term);
+        // In that term nothing contradicts what it acknowledged; in a later one its log may have been cut.
+        let kept = status.term > term || status.last.index >= last.index;
+        assert!(kept, "seed {}: {} forgot {last} of {term:?}, has {}", self.seed, machine.id, status.last);
+    }
+
     fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage<Message>) {
+        if let PeerMessage::Protocol(message) = &message {
+            self.note(from, to, message);
+        }
         let copies = match self.draw(100) {
             percent if percent < self.loss_percent => 0,
             99 => 2,
@@ -247,6 +312,9 @@ impl Cluster {
             }
         }
         self.now = next.max(self.now);
+        for position in 0..self.machines.len() {
+            self.wake(position);
+        }
         self.deliver();
         for position in 0..self.machines.len() {
             self.run_machine(position);
@@ -256,6 +324,20 @@ impl Cluster {
         workload.serve(self);
         self.workload = workload;
         self.judge();
+    }
+
+    /// What clients asked of a process while it was stopped is read before or after what peers sent: who knows.
+    fn wake(&mut self, position: usize) {
+        let (now, late) = (self.now, self.draw(2) == 0);
+        let machine = &mut self.machines[position];
+        if machine.paused_until > now || machine.asked_in_pause.is_empty() || late {
+            return;
+        }
+        let requests = std::mem::take(&mut machine.asked_in_pause);
+        if let Some(serving) = machine.serving_mut() {
+            serving.engine.requests(now, requests);
+        }
+        self.act(position);
     }
 
     fn deliver(&mut self) {
@@ -314,7 +396,9 @@ impl Cluster {
         }
         if machine.is_down() && machine.restart_at <= now {
             machine.start(&self.seats, now, seed);
+            self.judge_restarted(position);
         }
+        let machine = &mut self.machines[position];
         let from = machine.id;
         let mut messages = Vec::new();
         match &mut machine.life {

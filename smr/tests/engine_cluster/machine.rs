@@ -10,10 +10,10 @@ use smr::entry::{EntryId, Genesis, GenesisHash, Promise, Term};
 use smr::id::{ClusterId, Incarnation, NodeId, NodeName};
 use smr::protocol::{Protocol, Recovered, Time};
 use smr::raft::{Raft, Settings};
-use smr::replica::Standing;
 use smr::replica::birth::{Unborn, Verdict};
 use smr::replica::disk::{Desk, DiskJob};
 use smr::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage};
+use smr::replica::{ReplyTo, Request, Standing};
 use smr::session::SessionTable;
 use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotReader};
 use smr::state_machine::{Image, StateMachine};
@@ -84,6 +84,10 @@ pub(crate) struct Machine {
     pub(crate) paused_until: Time,
     /// Until then nothing that is written arrives.
     pub(crate) disk_hangs_until: Time,
+    /// What clients have sent meanwhile.
+    pub(crate) asked_in_pause: Vec<(Request, ReplyTo)>,
+    /// Whether the test has damaged the directory.
+    pub(crate) is_damaged: bool,
 }
 
 impl Machine {
@@ -95,6 +99,8 @@ impl Machine {
             restart_at: Time(0),
             paused_until: Time(0),
             disk_hangs_until: Time(0),
+            asked_in_pause: Vec::new(),
+            is_damaged: false,
         }
     }
 
@@ -127,6 +133,7 @@ impl Machine {
         let (mut opened, mut snapshots) = open_life(&disk, directory, incarnation);
         let mut next_life = false;
         if let Opened::Quarantined(quarantined) = opened {
+            assert!(self.is_damaged, "{} is quarantined: {}", self.id, quarantined.reason);
             next_life = true;
             let incarnation = Incarnation(incarnation.0 + 1);
             let next = quarantined.into_next_life().unwrap();
@@ -135,6 +142,7 @@ impl Machine {
         let (Opened::Store(opened), Some(snapshots)) = (opened, snapshots) else {
             panic!("{} is quarantined twice", self.id);
         };
+        self.is_damaged = next_life;
         self.id = opened.identity.node;
         self.life = if opened.birth == Birth::Unborn {
             let unborn = Unborn::new(self.id, Some(CLUSTER), group(), seats.clone(), !next_life);

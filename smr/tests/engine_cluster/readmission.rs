@@ -111,6 +111,7 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
         let old = cluster.machines[seat].id;
         cluster.crash(seat, false);
         let promise = Path::new("/node/promise");
+        cluster.machines[seat].is_damaged = true;
         cluster.machines[seat].disk.damage(promise, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1)).unwrap();
         cluster.run_until_that(4_000_000, "its next life waits", |cluster| is_waiting(cluster, seat));
         assert_ne!(cluster.machines[seat].id, old);
