@@ -32,7 +32,7 @@ use crate::replica::birth::BirthMessage;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Engine, Install, SnapshotImage};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
-use crate::replica::snapshots::{FileSource, SnapshotFiles};
+use crate::replica::snapshots::SnapshotFiles;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing};
 use crate::report::Reporter;
 use crate::state_machine::StateMachine;
@@ -48,6 +48,9 @@ pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
 const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
 /// With this many writes under way a leader lets further proposals wait and form a batch.
 const WRITES_AT_ONCE: u64 = 2;
+/// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
+/// it is taken for hung. A larger command goes alone.
+const PROPOSAL_MAX_BYTES: usize = 4 << 20;
 /// Events that are taken in one turn.
 const EVENTS_PER_TURN: usize = 1024;
 /// After this many turns everything that had arrived when a tick became due is taken in.
@@ -82,6 +85,8 @@ pub(super) enum Happening<P: Protocol, S> {
         /// How long its file is.
         len_bytes: u64,
     },
+    /// The newest snapshot is damaged, and was put out of service.
+    SnapshotLost(String),
     /// A snapshot arrived and its state is built.
     SnapshotBuilt(Box<Install<S>>, u64),
     /// Stop in an orderly way, then say so.
@@ -165,7 +170,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             let now = self.clock.now();
             let wake_at =
                 if self.readmission_open { self.engine.deadline().min(look_at) } else { self.engine.deadline() };
-            self.inbox.wait(Duration::from_micros(wake_at.since_us(now)));
+            // What was held back because a batch was full goes next, without waiting for news.
+            let ready = !self.held.is_empty() && self.writes_under_way() < WRITES_AT_ONCE;
+            self.inbox.wait(if ready { Duration::ZERO } else { Duration::from_micros(wake_at.since_us(now)) });
             if let Some(done) = self.take_events() {
                 self.hand_over();
                 self.refuse_requests();
@@ -224,6 +231,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
                 Happening::Peer(TransportEvent::SnapshotSent { to, last }) => self.engine.snapshot_sent(now, to, last),
                 Happening::SnapshotTaken { last, len_bytes } => self.engine.snapshot_taken(now, last, len_bytes),
+                Happening::SnapshotLost(why) => {
+                    self.reporter.line(&format!("the newest snapshot is lost, another one is made: {why}"));
+                    self.engine.snapshot_lost();
+                }
                 Happening::SnapshotBuilt(install, len_bytes) => {
                     self.engine.install(now, *install, len_bytes);
                 }
@@ -256,16 +267,19 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 _ => reads.push((request, reply)),
             }
         }
-        let writes = if self.writes_under_way() < WRITES_AT_ONCE || self.engine.core().role() != Role::Leader {
+        let writes = if self.engine.core().role() != Role::Leader {
             std::mem::take(&mut self.held)
-        } else if self.held.len() > REQUESTS_MAX {
-            for (_, reply) in self.held.drain(REQUESTS_MAX..) {
-                reply.send(Outcome::Busy { retry_after_ms: crate::replica::engine::BUSY_RETRY_MS });
-            }
-            Vec::new()
+        } else if self.writes_under_way() < WRITES_AT_ONCE {
+            let rest = self.held.split_off(batch_len(&self.held));
+            std::mem::replace(&mut self.held, rest)
         } else {
             Vec::new()
         };
+        if self.held.len() > REQUESTS_MAX {
+            for (_, reply) in self.held.drain(REQUESTS_MAX..) {
+                reply.send(Outcome::Busy { retry_after_ms: crate::replica::engine::BUSY_RETRY_MS });
+            }
+        }
         if !writes.is_empty() || !reads.is_empty() {
             self.engine.requests(now, writes.into_iter().chain(reads));
         }
@@ -335,9 +349,14 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn send_snapshot(&mut self, to: NodeId) {
         let (files, transport) = (self.snapshots.clone(), self.transport.clone());
         let (events, reporter) = (self.events.clone(), self.reporter.clone());
+        let lost = {
+            let events = self.events.clone();
+            // If nobody listens any more the replica has been shut down.
+            move |why| drop(events.send(Happening::SnapshotLost(why)))
+        };
         self.runtime.spawn_blocking(move || {
-            match files.open_newest() {
-                Ok(Some(sending)) => return transport.send_snapshot(to, Box::new(FileSource::new(sending))),
+            match files.open_newest(lost) {
+                Ok(Some(source)) => return transport.send_snapshot(to, Box::new(source)),
                 Ok(None) => {}
                 Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be read: {error}")),
             }
@@ -420,6 +439,19 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 }
 
+/// How many of the writes that wait are proposed together.
+fn batch_len(waiting: &[(Request, ReplyTo)]) -> usize {
+    let mut bytes = 0;
+    let fitting = waiting.iter().take_while(|(request, _)| {
+        bytes += match request {
+            Request::Write { command, .. } | Request::Idempotent { command } => command.len(),
+            _ => 0,
+        };
+        bytes <= PROPOSAL_MAX_BYTES
+    });
+    fitting.count().max(1).min(waiting.len())
+}
+
 /// Queues one message of the core, to leave with the transport's next flush; never blocks.
 pub(super) fn queue<P>(transport: &Transport<PeerMessage<P::Message>>, envelope: crate::protocol::Envelope<P::Message>)
 where
@@ -446,5 +478,28 @@ impl ReplySink for Nobody {
 
     fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(lengths: &[usize]) -> Vec<(Request, ReplyTo)> {
+        let write = |&len: &usize| {
+            let request = Request::Idempotent { command: Bytes::from(vec![0; len]) };
+            (request, ReplyTo { tag: 0, sink: Arc::new(Nobody) })
+        };
+        lengths.iter().map(write).collect()
+    }
+
+    // covers E19 I17: many large values at once are no hanging disk.
+    #[test]
+    fn batch_is_bounded_in_bytes_but_never_empty() {
+        assert_eq!(batch_len(&waiting(&[])), 0);
+        assert_eq!(batch_len(&waiting(&[10; 5000])), 5000);
+        assert_eq!(batch_len(&waiting(&[1 << 20; 64])), 4);
+        assert_eq!(batch_len(&waiting(&[PROPOSAL_MAX_BYTES + 1, 1])), 1);
+        assert_eq!(batch_len(&waiting(&[PROPOSAL_MAX_BYTES, 1])), 1);
     }
 }

@@ -48,9 +48,28 @@ impl SnapshotFiles {
         }
     }
 
-    /// The newest snapshot, open for sending.
-    pub(super) fn open_newest(&self) -> Result<Option<SendingFile>, SnapshotError> {
-        self.0.latest().map(|info| self.0.open_for_sending(&info)).transpose()
+    /// The newest snapshot, open for sending. `lost` is called if it is, or turns out to be, damaged: then it does not count
+    /// any more (S8).
+    pub(super) fn open_newest(
+        &self,
+        lost: impl Fn(String) + Send + 'static,
+    ) -> Result<Option<FileSource>, SnapshotError> {
+        let Some(info) = self.0.latest() else { return Ok(None) };
+        let (files, doomed) = (self.0.clone(), info.clone());
+        let lost = move |error: &SnapshotError| {
+            if let SnapshotError::Corrupt { .. } = error {
+                let aside =
+                    files.set_aside(&doomed).map_or_else(|error| error.to_string(), |()| "set aside".to_owned());
+                lost(format!("{error}; {aside}"));
+            }
+        };
+        match self.0.open_for_sending(&info) {
+            Ok(file) => Ok(Some(FileSource::new(file, Box::new(lost)))),
+            Err(error) => {
+                lost(&error);
+                Err(error)
+            }
+        }
     }
 
     /// The state that a snapshot holds.
@@ -99,12 +118,14 @@ impl io::Write for Paced<'_> {
 
 /// A snapshot file on its way out.
 pub(super) struct FileSource {
-    file: Mutex<SendingFile>,
+    file: Mutex<(SendingFile, OnError)>,
     offer: Offer,
 }
 
+type OnError = Box<dyn Fn(&SnapshotError) + Send>;
+
 impl FileSource {
-    pub(super) fn new(file: SendingFile) -> FileSource {
+    fn new(file: SendingFile, on_error: OnError) -> FileSource {
         let info = file.info();
         let offer = Offer {
             header: codec::encode(&info.offer()),
@@ -112,7 +133,7 @@ impl FileSource {
             len_bytes: info.len_bytes,
             fingerprint: info.fingerprint,
         };
-        FileSource { file: Mutex::new(file), offer }
+        FileSource { file: Mutex::new((file, on_error)), offer }
     }
 }
 
@@ -122,8 +143,12 @@ impl SnapshotSource for FileSource {
     }
 
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.read_at(offset, len).map(Vec::from).map_err(io::Error::other)
+        let mut guard = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (file, on_error) = &mut *guard;
+        file.read_at(offset, len).map(Vec::from).map_err(|error| {
+            on_error(&error);
+            io::Error::other(error)
+        })
     }
 }
 

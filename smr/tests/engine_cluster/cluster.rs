@@ -18,7 +18,7 @@ use smr::replica::{Outcome, ReplyTo, Request};
 use smr::snapshot::SendingFile;
 use smr::storage::virtual_disk::Loss;
 
-use crate::machine::{Life, Machine, Message, carry, end_of};
+use crate::machine::{Broken, Life, Machine, Message, carry, end_of};
 use crate::workload::{Mailbox, Workload};
 
 /// What has happened, to know that a test has met what it is about.
@@ -57,7 +57,8 @@ struct Told {
 struct Transfer {
     from: NodeId,
     to: NodeId,
-    file: SendingFile,
+    /// `None` if there was nothing to send.
+    file: Option<SendingFile>,
     done_at: Time,
 }
 
@@ -229,14 +230,12 @@ impl Cluster {
                 Action::Adopt(file) => serving.give_to_disk(DiskJob::Adopt(file)),
                 Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
                 Action::TakeSnapshot(image) => serving.taking = Some((now.plus_us(slow_us), image)),
-                Action::SendSnapshot(to) => match serving.snapshots.latest() {
-                    Some(info) => {
-                        let file = serving.snapshots.open_for_sending(&info).unwrap();
-                        let done_at = now.plus_us(slow_us);
-                        self.transfers.push(Transfer { from, to, file, done_at });
-                    }
-                    None => panic!("{from} has no snapshot for {to}, yet has cut its log"),
-                },
+                Action::SendSnapshot(to) => {
+                    let done_at = now.plus_us(slow_us);
+                    let file =
+                        serving.snapshots.latest().map(|info| serving.snapshots.open_for_sending(&info).unwrap());
+                    self.transfers.push(Transfer { from, to, file, done_at });
+                }
                 Action::AnswerParts { .. } => panic!("no scans in this test"),
                 Action::Report(_) => {}
             }
@@ -451,30 +450,42 @@ impl Cluster {
         let (done, under_way) = std::mem::take(&mut self.transfers).into_iter().partition(|t| t.done_at <= now);
         self.transfers = under_way;
         for transfer in done {
-            let Transfer { from, to, mut file, .. } = transfer;
-            let last = end_of(&file);
-            // One in five breaks on the way, and is resumed.
-            let up_to = if self.draw(5) == 0 { self.draw(file.info().len_bytes) } else { u64::MAX };
-            let delay_us = 1_000 + self.draw(100_000);
-            let cut = self.cut.contains(&(from.name.0, to.name.0)) || self.cut.contains(&(to.name.0, from.name.0));
-            let receiver = &mut self.machines[Cluster::position(to)];
-            let there = receiver.id == to && receiver.paused_until <= now;
-            let received = match receiver.serving_mut() {
-                Some(serving) if there && !cut && serving.building.is_none() => {
-                    carry(&mut file, &serving.snapshots, up_to).ok().map(|file| {
-                        serving.building = Some((now.plus_us(delay_us), file));
-                    })
-                }
-                _ => None,
-            };
-            if received.is_none() {
-                self.counts.transfers_broken += 1;
-            }
+            let Transfer { from, to, file, .. } = transfer;
+            let last = file.as_ref().map(end_of);
+            let arrived = file.map_or(Err(Broken::OnTheWay), |file| self.carry(from, to, file));
             let sender = &mut self.machines[Cluster::position(from)];
             if let Some(serving) = sender.serving_mut() {
-                serving.engine.snapshot_sent(now, to, received.map(|()| last));
+                if let Err(Broken::Source) = arrived {
+                    let info = serving.snapshots.latest().unwrap();
+                    serving.snapshots.set_aside(&info).unwrap();
+                    serving.engine.snapshot_lost();
+                }
+                serving.engine.snapshot_sent(now, to, last.filter(|_| arrived.is_ok()));
             }
+            self.counts.transfers_broken += u64::from(arrived.is_err());
             self.act(Cluster::position(from));
+        }
+    }
+
+    /// Carries a snapshot over, if there is a way; one in five times the connection breaks, and it is resumed later.
+    fn carry(&mut self, from: NodeId, to: NodeId, mut file: SendingFile) -> Result<(), Broken> {
+        let up_to = if self.draw(5) == 0 { self.draw(file.info().len_bytes) } else { u64::MAX };
+        let delay_us = 1_000 + self.draw(100_000);
+        let (there, back) = ((from.name.0, to.name.0), (to.name.0, from.name.0));
+        let receiver = &mut self.machines[Cluster::position(to)];
+        let reachable = receiver.id == to && receiver.paused_until <= self.now;
+        match receiver.serving_mut() {
+            Some(serving)
+                if reachable
+                    && serving.building.is_none()
+                    && !self.cut.contains(&there)
+                    && !self.cut.contains(&back) =>
+            {
+                let received = carry(&mut file, &serving.snapshots, up_to)?;
+                serving.building = Some((self.now.plus_us(delay_us), received));
+                Ok(())
+            }
+            _ => Err(Broken::OnTheWay),
         }
     }
 

@@ -357,19 +357,23 @@ fn write_snapshot(
     written.map(|info| info.len_bytes)
 }
 
+/// Why a snapshot did not arrive.
+pub(crate) enum Broken {
+    /// The file itself is damaged.
+    Source,
+    /// The receiver does not want it, or the connection broke.
+    OnTheWay,
+}
+
 /// Carries a snapshot from one directory into another, or `up_to` a number of bytes of it.
-pub(crate) fn carry(
-    from: &mut SendingFile,
-    into: &SnapshotDir,
-    up_to: u64,
-) -> Result<ReceivedSnapshot, smr::snapshot::SnapshotError> {
-    let mut incoming = into.receive(from.info().offer())?;
+pub(crate) fn carry(from: &mut SendingFile, into: &SnapshotDir, up_to: u64) -> Result<ReceivedSnapshot, Broken> {
+    let mut incoming = into.receive(from.info().offer()).map_err(|_| Broken::OnTheWay)?;
     loop {
-        let bytes = from.read_at(incoming.offset(), 700)?;
+        let bytes = from.read_at(incoming.offset(), 700).map_err(|_| Broken::Source)?;
         if bytes.is_empty() || incoming.offset() >= up_to {
-            return incoming.finish();
+            return incoming.finish().map_err(|_| Broken::OnTheWay);
         }
-        incoming.append(incoming.offset(), &bytes)?;
+        incoming.append(incoming.offset(), &bytes).map_err(|_| Broken::OnTheWay)?;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Followers that fall behind what the leader still has, while things go wrong.
 
+use std::path::Path;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, EntryId, Index, Promise, SnapshotMeta, Term};
@@ -7,6 +9,7 @@ use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::Raft;
 use smr::raft::message::{Body, Message};
+use smr::storage::disk::Disk;
 
 use crate::cluster::{Cluster, Counts};
 use crate::machine::settings;
@@ -24,7 +27,11 @@ fn torture(seed: u64, size: u16) -> Counts {
         cluster.run_for(1_500_000);
         cluster.cut.clear();
         let quiet_us = cluster.draw(600_000);
-        cluster.run_for(quiet_us);
+        let installs = cluster.counts.installs;
+        let until = cluster.now.plus_us(quiet_us);
+        while cluster.now < until && cluster.counts.installs == installs {
+            cluster.step();
+        }
         let power_cut = cluster.draw(2) == 0;
         let victim = if cluster.draw(2) == 0 { behind } else { cluster.some_leader() };
         if cluster.draw(4) > 0 {
@@ -62,6 +69,38 @@ fn follower_far_behind_in_a_silent_group_still_catches_up() {
         cluster.run_until_that(1_000_000, "all are equally far", |cluster| {
             let applied = |position: usize| cluster.machines[position].serving().map(|s| s.engine.status().applied);
             applied(0) == applied(1) && applied(1) == applied(2)
+        });
+        cluster.workload.check(seed);
+    }
+}
+
+// covers S8: it is not passed on, and another one is made although nobody writes.
+#[test]
+fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
+    for seed in 0..3 {
+        let mut cluster = Cluster::new(seed, 3, 3, 0);
+        cluster.run_for(1_500_000);
+        let leader = cluster.some_leader();
+        cluster.cut_off((leader + 1) % 3, false);
+        cluster.run_for(2_000_000);
+        cluster.workload.stop();
+        cluster.run_until_that(5_000_000, "every request is answered", |cluster| cluster.workload.is_idle());
+        let snapshots = Path::new("/node/snapshots");
+        let disk = &cluster.machines[leader].disk;
+        let name = disk.list(snapshots).unwrap().into_iter().find(|name| name.ends_with(".snap")).unwrap();
+        let spoil = |bytes: &mut Vec<u8>| {
+            let inside = bytes.len() - 80;
+            bytes[inside] ^= 1;
+        };
+        disk.damage(&snapshots.join(name), spoil).unwrap();
+        let installs = cluster.counts.installs;
+        cluster.cut.clear();
+        cluster.run_until_that(5_000_000, "the follower has a snapshot", |cluster| cluster.counts.installs > installs);
+        // And it is on the disk: the node comes back.
+        cluster.crash(leader, true);
+        cluster.run_until_that(5_000_000, "all are equally far", |cluster| {
+            let applied = |position: usize| cluster.machines[position].serving().map(|s| s.engine.status().applied);
+            applied(0).is_some() && applied(0) == applied(1) && applied(1) == applied(2)
         });
         cluster.workload.check(seed);
     }

@@ -261,6 +261,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.take_snapshot_if_due();
     }
 
+    /// The newest snapshot was found damaged and put out of service: another one is made at once, or a restart would find a
+    /// gap, and followers that need one would wait for the log to grow.
+    pub fn snapshot_lost(&mut self) {
+        if !self.snapshot_under_way {
+            self.take_snapshot();
+        }
+    }
+
     /// The transfer of a snapshot ended.
     pub fn snapshot_sent(&mut self, now: Time, to: NodeId, last: Option<EntryId>) {
         self.step(now, Input::SnapshotSent { to, last });
@@ -369,6 +377,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub fn stop(&mut self) {
         self.fail_waiting_writes();
         self.fail_reads();
+        self.end_transfer(Outcome::Unknown);
+        self.end_readmission(Outcome::Unknown);
     }
 
     /// Adds a write to the batch, unless it can be answered at the door.
