@@ -14,6 +14,8 @@ use smr::id::{ClusterId, Incarnation};
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
+/// How long one manager may take to say which cluster it is of, in milliseconds. Nine that hang cost less than 1 s.
+const GREETING_TIMEOUT_MS: u64 = 100;
 /// How often a hint to the leader is followed in a row before the managers are asked in turn again.
 const HOPS_MAX: u32 = 3;
 /// Pauses between rounds grow from this, in milliseconds …
@@ -80,6 +82,24 @@ impl Registrar {
             tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
             pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
+    }
+
+    /// Whether the managers are of another cluster than this directory: the first one that says so, unless another one is of
+    /// ours. Managers that do not answer say nothing.
+    pub async fn foreign_manager(&self) -> Option<(&str, ClusterId)> {
+        let ours = self.cluster?;
+        let patience = Duration::from_millis(GREETING_TIMEOUT_MS);
+        let mut foreign = None;
+        for address in &self.managers {
+            // Without a word of ours, so that the manager tells its own instead of turning us away.
+            let Ok(manager) = Dialled::to(address, Service::Manager, None, patience).await else { continue };
+            match manager.welcome().cluster {
+                Some(theirs) if theirs == ours => return None,
+                Some(theirs) => foreign = foreign.or(Some((address.as_str(), theirs))),
+                None => {}
+            }
+        }
+        foreign
     }
 
     /// Asks each manager once, and the leader that one of them names.

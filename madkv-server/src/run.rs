@@ -55,6 +55,12 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         replica: plan.replica,
         incarnation: opened.incarnation(),
     };
+    // M9: a directory that was mixed up with another cluster's is refused, as far as that can be known now.
+    if let Some((manager, theirs)) = runtime.block_on(registrar.foreign_manager()) {
+        let ours = registrar.cluster.map_or_else(String::new, |cluster| format!(" to cluster {cluster}"));
+        let what = format!("{}: belongs{ours}, manager {manager} to cluster {theirs}", plan.directory.display());
+        return Err(Fatal::Failed(what));
+    }
     let mut registered_as = None;
     let map = match remembered(&plan) {
         Some(map) => map,

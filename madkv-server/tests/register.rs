@@ -176,3 +176,19 @@ async fn manager_of_another_cluster_gives_no_verdict() {
     assert!(outcome.unwrap_err().contains("cluster"));
     assert_eq!(manager.asked(), 0);
 }
+
+// covers M9
+#[tokio::test]
+async fn foreign_managers_are_noticed_unless_one_is_of_our_cluster() {
+    let manager = Manager::start(vec![registered()]);
+    let address = manager.address();
+    let ours = registrar(vec![nobody(), address.clone()], Some(CLUSTER));
+    assert_eq!(ours.foreign_manager().await, None);
+    let other = registrar(vec![nobody(), address.clone()], Some(ClusterId(10)));
+    assert_eq!(other.foreign_manager().await, Some((address.as_str(), CLUSTER)));
+    let unknown = registrar(vec![address.clone()], None);
+    assert_eq!(unknown.foreign_manager().await, None);
+    let silent = registrar(vec![nobody()], Some(ClusterId(10)));
+    assert_eq!(silent.foreign_manager().await, None);
+    assert_eq!(manager.asked(), 0);
+}
