@@ -37,6 +37,9 @@ use crate::transport::{Transport, TransportConfig, TransportEvent};
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Lives of a directory that are looked at in one start: the damaged one, its damaged next one, and a fresh one.
+const LIVES_MAX: usize = 3;
+
 /// What a replica needs to know to start.
 pub struct ReplicaOptions {
     /// Its group.
@@ -91,24 +94,30 @@ impl Opened {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let seat = Seat { group: options.group.clone(), name: options.name, cluster: None };
         let directory = ReplicaDirectory::open(disk.clone(), &options.directory, seat).map_err(StartError::of)?;
-        let (opened, snapshots) = open_life(&disk, directory, &options, &reporter)?;
-        let (quarantine, store, snapshots) = match opened {
-            storage::Opened::Store(store) => (None, store, snapshots),
-            storage::Opened::Quarantined(quarantined) => {
-                let reason = quarantined.reason.clone();
-                reporter.line(&format!("quarantined: {reason}"));
-                let next = quarantined.into_next_life().map_err(StartError::of)?;
-                match open_life(&disk, next, &options, &reporter)? {
-                    (storage::Opened::Store(store), snapshots) => (Some(reason), store, snapshots),
-                    (storage::Opened::Quarantined(again), _) => {
-                        return Err(StartError(format!(
-                            "the life after a quarantine is damaged too: {}",
-                            again.reason
-                        )));
-                    }
+        let mut life = directory;
+        let mut quarantine = None;
+        for _ in 0..LIVES_MAX {
+            let quarantined = match open_life(&disk, life, &options, &reporter)? {
+                (storage::Opened::Store(store), snapshots) => {
+                    return Opened::with(options, store, snapshots, quarantine, reporter);
                 }
-            }
-        };
+                (storage::Opened::Quarantined(quarantined), _) => quarantined,
+            };
+            reporter.line(&format!("quarantined: {}", quarantined.reason));
+            quarantine.get_or_insert(quarantined.reason.clone());
+            // Should the next life be damaged, too, yet another one takes its place.
+            life = quarantined.into_next_life().map_err(StartError::of)?;
+        }
+        Err(StartError(format!("{}: each life that is begun here is damaged at once", options.directory.display())))
+    }
+
+    fn with(
+        options: ReplicaOptions,
+        store: Box<OpenedStore>,
+        snapshots: Option<SnapshotDir>,
+        quarantine: Option<String>,
+        reporter: Reporter,
+    ) -> Result<Opened, StartError> {
         let snapshots = snapshots
             .ok_or_else(|| StartError("snapshots were not looked for in a directory that was opened".to_owned()))?;
         if store.sync_mode != SyncMode::Synced {

@@ -81,6 +81,9 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     refuse(&unverified)?;
     let database = open_database(directory)?;
     let tree = guarded(|| database.open_tree(TREE)).map_err(|failure| failure.at_open(directory))?;
+    // sled writes a new tree when it pleases. Without this a node that was born with an empty log and killed would look like
+    // one whose file was emptied.
+    guarded(|| database.flush()).map_err(|failure| failure.at_open(directory))?;
     let map = SledMap { directory: directory.to_owned(), tree, database };
 
     verify_contents(directory, &mut unverified).map_err(doing("setting the attribute S"))?;

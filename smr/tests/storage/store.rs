@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use smr::entry::{EntryId, Index, Promise, Term};
+use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::{ClusterId, NodeId, NodeName};
 use smr::protocol::LogChange;
 use smr::storage::disk::RealDisk;
@@ -64,6 +64,34 @@ fn latecomer_born_has_an_empty_log() {
     let opened = bench.reopen().store();
     assert_eq!((opened.birth, opened.store.last()), (birth, EntryId::ZERO));
     assert_eq!(opened.identity.cluster, Some(ClusterId(5)));
+}
+
+// A process that is killed leaves what a copy of its open directory holds; closing a store writes more.
+#[test]
+fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
+    let bench = Bench::new();
+    let mut store = bench.reopen().store().store;
+    let images = tempfile::tempdir().unwrap();
+    let mut number = 0;
+    let mut opens = |meta: SnapshotMeta, last: EntryId| {
+        number += 1;
+        let image = images.path().join(format!("{number}"));
+        copy_directory(&bench.path, &image);
+        let opened = Bench::at(&image).reopen_with(meta).store();
+        assert_eq!((opened.store.last(), opened.birth == Birth::Unborn), (last, number == 1), "image {number}");
+    };
+    let none = SnapshotMeta::default;
+    opens(none(), EntryId::ZERO);
+    store.be_born(Birth::Born { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
+    opens(none(), EntryId::ZERO);
+    store.save_promise(Promise { term: Term(2), vote: None }).unwrap();
+    opens(none(), EntryId::ZERO);
+    store.apply(&LogChange::Install(snapshot(70, 2))).unwrap();
+    store.sync().unwrap();
+    opens(snapshot(70, 2), EntryId::new(70, 2));
+    store.apply(&LogChange::Append(batch(71, 5, 2, 100))).unwrap();
+    store.sync().unwrap();
+    opens(snapshot(70, 2), EntryId::new(75, 2));
 }
 
 #[test]
