@@ -132,6 +132,8 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     readmission: Option<(Readmission, ReplyTo)>,
     presence: Presence,
     chores_at: Option<Time>,
+    /// Messages that no sound peer sends.
+    nonsense: u64,
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
@@ -187,6 +189,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             readmission: None,
             presence: Presence::default(),
             chores_at: None,
+            nonsense: 0,
             actions: Vec::new(),
             answers: Vec::new(),
         }
@@ -574,7 +577,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             Event::TransferFailed => {
                 self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
             }
-            Event::Nonsense { from, what } => self.report(format!("dropped a message of replica {from}: {what}")),
+            Event::Nonsense { from, what } => {
+                self.nonsense += 1;
+                // A peer with a bug may go on for ever; the lines about it become rare.
+                if self.nonsense.is_power_of_two() {
+                    let count = self.nonsense;
+                    self.report(format!("dropped a message of replica {from}: {what} ({count} such messages so far)"));
+                }
+            }
         }
         let _ = now;
     }
