@@ -354,6 +354,12 @@ pub enum Event {
     },
     /// A transfer ended without a new leader; this node serves again.
     TransferFailed,
+    /// The leader counts on an entry that this node acknowledged in the present term, and the node does not have it: its
+    /// directory was set back, or its disk lied (M8). It must not take part any longer.
+    Forgot {
+        /// The entry.
+        entry: EntryId,
+    },
     /// A message was dropped because it cannot come from a sound peer (B5).
     Nonsense {
         /// The sender.

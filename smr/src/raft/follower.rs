@@ -4,7 +4,7 @@ use super::message::Body;
 use super::{Follower, Raft, Role};
 use crate::entry::{Entry, EntryId, Index, Payload, Promise, Term};
 use crate::id::NodeId;
-use crate::protocol::{LogChange, ReadOutcome};
+use crate::protocol::{Event, LogChange, ReadOutcome};
 
 impl Raft {
     /// A later term exists: whatever this node was before, it follows in that one, whose leader it does not know yet.
@@ -173,11 +173,18 @@ impl Raft {
         }
     }
 
-    /// The leader says that `last` is committed. That moves our commit index only if we have this very entry: then our
-    /// log equals the leader's up to there, as if an append had proven it (§5.3).
+    /// The leader of this term says that `last` is committed, and names only what this node acknowledged to it in this
+    /// term. We have this very entry, and so our log equals the leader's up to there, as if an append had proven it (§5.3).
+    ///
+    /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten it.
     pub(super) fn receive_commit(&mut self, last: EntryId) {
-        if last.index > self.commit && self.log.has(last) {
+        if last.index <= self.commit {
+            return;
+        }
+        if self.log.has(last) {
             self.advance_commit(last.index);
+        } else {
+            self.out.outputs.events.push(Event::Forgot { entry: last });
         }
     }
 }

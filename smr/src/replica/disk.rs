@@ -5,6 +5,7 @@
 //! the sync is not repeated (fault catalogue D6).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -31,6 +32,8 @@ pub enum DiskJob<M> {
     Discard(ReceivedSnapshot),
     /// The group counts this life as a voter: the former one is closed.
     CompleteReadmission,
+    /// This node has forgotten what it promised: it goes into quarantine, and the process ends.
+    Quarantine(String),
 }
 
 /// Runs until the replica thread is gone.
@@ -44,6 +47,10 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
     while let Ok(first) = jobs.recv() {
         let mut next = Some(first);
         while let Some(job) = next.take() {
+            if let DiskJob::Quarantine(reason) = job {
+                // What waits for a sync is never sent.
+                return Err(desk.quarantine(&reason));
+            }
             desk.take(job).map_err(|error| format!("disk failed: {error}"))?;
             if desk.has_room() {
                 next = jobs.try_recv().ok();
@@ -95,6 +102,17 @@ impl<M> Desk<M> {
         Desk { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
     }
 
+    /// Puts the node into quarantine, and says why the process ends.
+    pub fn quarantine(self, reason: &str) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        match self.store.into_quarantine(reason, now.as_secs()) {
+            Ok(_) => format!("quarantined: {reason}"),
+            Err(error) => {
+                format!("this node belongs into quarantine ({reason}), which cannot be written down: {error}")
+            }
+        }
+    }
+
     /// Whether another job should share the next flush.
     pub fn has_room(&self) -> bool {
         self.jobs < JOBS_PER_SYNC && self.bytes < BYTES_PER_SYNC
@@ -131,6 +149,7 @@ impl<M> Desk<M> {
                 }
             }
             DiskJob::Discard(file) => file.discard()?,
+            DiskJob::Quarantine(reason) => panic!("the end of this node ({reason}) shares no flush"),
             DiskJob::CompleteReadmission => {
                 self.append()?;
                 self.store.complete_readmission()?;

@@ -313,6 +313,11 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     }
                     Action::Adopt(file) => self.give_to_disk(DiskJob::Adopt(file))?,
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
+                    Action::Quarantine(reason) => {
+                        // Nobody hears of this node any more; the disk thread ends the process.
+                        self.transport.shutdown();
+                        self.give_to_disk(DiskJob::Quarantine(reason))?;
+                    }
                     Action::TakeSnapshot(image) => self.take_snapshot(image)?,
                     Action::SendSnapshot(to) => self.send_snapshot(to),
                     Action::AnswerParts { reply, parts } => self.answer_parts(reply, parts),

@@ -17,6 +17,7 @@ use smr::replica::message::PeerMessage;
 use smr::replica::{Outcome, ReplyTo, Request};
 use smr::snapshot::SendingFile;
 use smr::storage::virtual_disk::Loss;
+use smr::storage::virtual_disk::VirtualDisk;
 
 use crate::machine::{Broken, Life, Machine, Message, carry, end_of};
 use crate::workload::{Mailbox, Workload};
@@ -146,6 +147,24 @@ impl Cluster {
         self.lose_connections_from(dead);
     }
 
+    /// A node has found out that it forgot something: its process ends.
+    fn quarantine(&mut self, position: usize, reason: &str) {
+        let machine = &mut self.machines[position];
+        assert!(machine.is_set_back, "seed {}: {} has forgotten something by itself: {reason}", self.seed, machine.id);
+        let Life::Serving(serving) = std::mem::replace(&mut machine.life, Life::Down) else { return };
+        serving.into_desk().quarantine(reason);
+        machine.restart_at = self.now.plus_us(100_000);
+        let dead = machine.id;
+        self.lose_connections_from(dead);
+    }
+
+    /// A process ends, and its directory is set back to what `disk` holds.
+    pub(crate) fn set_back(&mut self, position: usize, disk: VirtualDisk) {
+        self.crash(position, false);
+        self.machines[position].disk = disk;
+        self.machines[position].is_set_back = true;
+    }
+
     /// A process ends and its directory is emptied; it comes back as another incarnation.
     pub(crate) fn lose_directory(&mut self, position: usize) {
         self.crash(position, false);
@@ -229,6 +248,10 @@ impl Cluster {
                 Action::Write(write) => serving.give_to_disk(DiskJob::Write(write)),
                 Action::Adopt(file) => serving.give_to_disk(DiskJob::Adopt(file)),
                 Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
+                Action::Quarantine(reason) => {
+                    self.quarantine(position, &reason);
+                    return;
+                }
                 Action::TakeSnapshot(image) => serving.taking = Some((now.plus_us(slow_us), image)),
                 Action::SendSnapshot(to) => {
                     let done_at = now.plus_us(slow_us);
@@ -267,6 +290,9 @@ impl Cluster {
     /// Judges what a node knows when it is back (I11).
     fn judge_restarted(&self, position: usize) {
         let machine = &self.machines[position];
+        if machine.is_set_back {
+            return;
+        }
         let (Some(serving), Some(told)) = (machine.serving(), self.told.get(&machine.id)) else { return };
         let status = serving.engine.core().status();
         let (term, last) = told.acknowledged;

@@ -88,6 +88,14 @@ pub(crate) struct Machine {
     pub(crate) asked_in_pause: Vec<(Request, ReplyTo)>,
     /// Whether the test has damaged the directory.
     pub(crate) is_damaged: bool,
+    /// Whether the test has put an older directory in its place.
+    pub(crate) is_set_back: bool,
+}
+
+impl Serving {
+    pub(crate) fn into_desk(self) -> Desk<Message> {
+        self.desk
+    }
 }
 
 impl Machine {
@@ -101,6 +109,7 @@ impl Machine {
             disk_hangs_until: Time(0),
             asked_in_pause: Vec::new(),
             is_damaged: false,
+            is_set_back: false,
         }
     }
 
@@ -133,7 +142,7 @@ impl Machine {
         let (mut opened, mut snapshots) = open_life(&disk, directory, incarnation);
         let mut next_life = false;
         if let Opened::Quarantined(quarantined) = opened {
-            assert!(self.is_damaged, "{} is quarantined: {}", self.id, quarantined.reason);
+            assert!(self.is_damaged || self.is_set_back, "{} is quarantined: {}", self.id, quarantined.reason);
             next_life = true;
             let incarnation = Incarnation(incarnation.0 + 1);
             let next = quarantined.into_next_life().unwrap();

@@ -5,6 +5,7 @@ use std::path::Path;
 use smr::id::NodeName;
 use smr::protocol::{Protocol, Time};
 use smr::replica::{Outcome, Request};
+use smr::storage::virtual_disk::Loss;
 
 use crate::cluster::Cluster;
 use crate::machine::Life;
@@ -129,6 +130,23 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
             assert_eq!(cluster.machines[seat].id, new);
             assert!(cluster.machines[seat].serving().is_some_and(|serving| !serving.readmission_open));
         }
+        cluster.calm_down();
+    }
+}
+
+// covers M8: a directory from a backup is sound in itself, but the leader knows what was acknowledged from it.
+#[test]
+fn node_set_back_to_a_backup_is_found_out_and_readmitted() {
+    for seed in seeds(4) {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let victim = (leader + 1) % 3;
+        let backup = cluster.machines[victim].disk.after_crash(Loss::Nothing);
+        cluster.run_for(1_000_000);
+        cluster.set_back(victim, backup);
+        cluster.run_until_that(5_000_000, "it is back, and waits", |cluster| is_waiting(cluster, victim));
+        readmit(&mut cluster, victim);
         cluster.calm_down();
     }
 }

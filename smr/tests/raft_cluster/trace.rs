@@ -156,6 +156,7 @@ pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
                 format!("is {role} in {term:?}, led by {leader}")
             }
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
+            Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
             Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
         });
     }

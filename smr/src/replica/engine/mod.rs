@@ -69,6 +69,9 @@ pub enum Action<P: Protocol, S: StateMachine> {
         /// The parts.
         parts: Box<dyn Iterator<Item = Vec<u8>> + Send>,
     },
+    /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to follow
+    /// matters.
+    Quarantine(String),
     /// Tell a person (one line on stderr).
     Report(String),
 }
@@ -576,6 +579,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             Event::TransferFailed => {
                 self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
+            }
+            Event::Forgot { entry } => {
+                let why = format!("entry {entry} was acknowledged, and the log ends at {}", self.core.status().last);
+                self.actions.push(Action::Quarantine(why));
             }
             Event::Nonsense { from, what } => {
                 self.nonsense += 1;
