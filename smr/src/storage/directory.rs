@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock};
@@ -16,6 +17,10 @@ use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
 use crate::id::{ClusterId, GroupName, NodeName};
+
+/// How often, and with which pauses, a lock is tried: for half a second.
+const LOCK_TRIES: usize = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const LOG: &str = "log";
@@ -63,13 +68,7 @@ impl ReplicaDirectory {
     /// then as it was.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, seat: Seat) -> Result<ReplicaDirectory, OpenError> {
         make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
-        let lock = match disk.lock(&path.join(LOCK)) {
-            Ok(lock) => Arc::new(lock),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(OpenError::Locked { directory: path.to_owned() });
-            }
-            Err(error) => return Err(StorageError::new(&path.join(LOCK), "locking", error).into()),
-        };
+        let lock = Arc::new(lock(disk.as_ref(), path)?);
         let mut notes = Vec::new();
         // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
@@ -122,6 +121,20 @@ impl ReplicaDirectory {
     pub fn path(&self) -> &Path {
         &self.root
     }
+}
+
+/// A process that has just ended may hold the lock for a moment, and so may a child that one is just starting; whoever
+/// really has the directory keeps it.
+fn lock(disk: &dyn Disk, path: &Path) -> Result<DiskLock, OpenError> {
+    let file = path.join(LOCK);
+    for _ in 0..LOCK_TRIES {
+        match disk.lock(&file) {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(StorageError::new(&file, "locking", error).into()),
+        }
+    }
+    Err(OpenError::Locked { directory: path.to_owned() })
 }
 
 /// Removes what an unborn node has beside its promise: it has promised nothing, so nothing of it counts.
