@@ -188,6 +188,32 @@ mod tests {
         (readmission, presence)
     }
 
+    fn refusal(name: u16, status: &CoreStatus, presence: &Presence) -> String {
+        match Readmission::start(Time(10_000_000), NodeName(name), status, presence) {
+            Err(Outcome::Refused(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn readmission_without_sense_or_majority_is_refused_with_the_reason() {
+        let now = Time(10_000_000);
+        let mut presence = Presence::default();
+        let quiet = status(now, &[]);
+        assert!(refusal(9, &quiet, &presence).contains("no seat 9"));
+        assert!(refusal(0, &quiet, &presence).contains("leads the group"));
+        assert!(refusal(2, &quiet, &presence).contains("start it first"), "nobody is there");
+        presence.met(Time(now.0 - PRESENT_US - 1), FIRST);
+        assert!(refusal(2, &quiet, &presence).contains("start it first"), "it was there, but long ago");
+        presence.met(now, OLD);
+        assert!(refusal(2, &quiet, &presence).contains("is a member already"));
+        presence.met(now, FIRST);
+        assert!(refusal(2, &status(now, &[(OLD, now)]), &presence).contains("alive and votes"));
+        // The other member was last heard too long ago: the leader alone is no majority.
+        assert!(refusal(2, &status(Time(now.0 - ALIVE_US - 1), &[]), &presence).contains("no majority"));
+        assert!(Readmission::start(now, OLD.name, &quiet, &presence).is_ok());
+    }
+
     #[test]
     fn readmission_of_newcomer_that_is_there_keeps_others_out() {
         let (readmission, mut presence) = begun(Time(1));
