@@ -47,6 +47,12 @@ pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
+/// Ends the process with [`EXIT_FATAL`] and one line: `who` cannot go on, and `why`.
+pub(crate) fn end_process(who: &str, why: &str) -> ! {
+    eprintln!("[{}] {who}: {why}; this process ends", crate::report::timestamp());
+    std::process::exit(EXIT_FATAL)
+}
+
 /// Starts a thread whose failure ends the process.
 ///
 /// # Errors
@@ -58,8 +64,7 @@ pub(crate) fn spawn_vital(
     exit_on_panic();
     thread::Builder::new().name(name.clone()).spawn(move || {
         if let Err(why) = run() {
-            eprintln!("[{}] {name}: {why}; this process ends", crate::report::timestamp());
-            std::process::exit(EXIT_FATAL);
+            end_process(&name, &why);
         }
     })
 }

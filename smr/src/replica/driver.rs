@@ -25,7 +25,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::{EntryId, Genesis, GenesisHash};
-use crate::fatal::spawn_vital;
+use crate::fatal::{end_process, spawn_vital};
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::birth::BirthMessage;
@@ -35,6 +35,7 @@ use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
 use crate::replica::snapshots::SnapshotFiles;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing};
 use crate::report::Reporter;
+use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
 use crate::transport::{Lane, Transport, TransportEvent};
 
@@ -186,7 +187,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             self.tick_if_due(now);
             if self.readmission_open && now >= look_at {
                 look_at = now.plus_us(READMISSION_LOOK_US);
-                self.close_readmission();
+                self.close_readmission()?;
             }
             self.perform()?;
         }
@@ -363,7 +364,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             match files.open_newest(lost) {
                 Ok(Some(source)) => return transport.send_snapshot(to, Box::new(source)),
                 Ok(None) => {}
-                Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be read: {error}")),
+                // A newer one took its place between looking and opening.
+                Err(SnapshotError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error @ SnapshotError::Disk { .. }) => {
+                    end_process(reporter.who(), &format!("reading a snapshot failed: {error}"))
+                }
+                Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be sent: {error}")),
             }
             let _ = events.send(Happening::Peer(TransportEvent::SnapshotSent { to, last: None }));
         });
@@ -391,14 +397,16 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     /// A readmission is complete once the committed configuration counts this incarnation as a voter.
-    fn close_readmission(&mut self) {
+    fn close_readmission(&mut self) -> Result<(), String> {
         let status = self.engine.core().status();
         if status.configuration.voters.contains(&status.node) && status.configuration_index <= status.commit {
+            // A job that got lost would leave the directory in quarantine at the next start.
+            self.give_to_disk(DiskJob::CompleteReadmission)?;
             self.readmission_open = false;
             self.engine.set_standing(Standing::InService);
             self.reporter.line("readmitted: the former life of this directory is closed for good");
-            let _ = self.disk.try_send(DiskJob::CompleteReadmission);
         }
+        Ok(())
     }
 
     /// Before an orderly shutdown a leader hands over to the member that is furthest among those that are alive. Requests
