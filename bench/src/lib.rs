@@ -8,12 +8,14 @@
 //! - [`line_client`]: the command-line client, driven through its pipes.
 //! - [`chain`]: was each write applied exactly once, judged from the clients' answers alone.
 //! - [`load`]: clients that swap and keep a history for [`chain`].
+//! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does.
 
 pub mod ask;
 pub mod chain;
 pub mod cluster;
+pub mod history;
 pub mod launcher;
 pub mod line_client;
 pub mod load;
