@@ -3,8 +3,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::lock;
 
@@ -12,8 +12,9 @@ use crate::lock;
 pub(crate) struct Jitter(Mutex<StdRng>);
 
 impl Jitter {
-    pub(crate) fn new() -> Jitter {
-        Jitter(Mutex::new(rand::make_rng()))
+    /// Decided by `seed`, or by nobody.
+    pub(crate) fn new(seed: Option<u64>) -> Jitter {
+        Jitter(Mutex::new(seed.map_or_else(rand::make_rng, StdRng::seed_from_u64)))
     }
 
     /// A pause between `low` and `high`.
@@ -41,7 +42,7 @@ mod tests {
 
     #[test]
     fn growing_any_attempt_stays_within_range() {
-        let jitter = Jitter::new();
+        let jitter = Jitter::new(None);
         let range = (Duration::from_millis(10), Duration::from_millis(50));
         for attempt in [0, 1, 5, 100, u32::MAX] {
             let pause = jitter.growing(attempt, range);

@@ -15,6 +15,7 @@ use crate::backoff::Jitter;
 use crate::exchange::{Exchange, Failure, Final};
 use crate::group::Group;
 use crate::limits::RETRY_PAUSE;
+use crate::network::World;
 use crate::router::{Router, Routes};
 use crate::scan::{self, Record};
 use crate::trace::Trace;
@@ -29,6 +30,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Hears of each message.
     pub trace: Option<Arc<dyn Trace>>,
+    /// What replaces the outside world in a simulation; `None` in service.
+    pub world: Option<World>,
 }
 
 impl fmt::Debug for Options {
@@ -58,10 +61,11 @@ impl Client {
     /// If no manager is named.
     pub fn connect(options: Options) -> Client {
         assert!(!options.managers.is_empty(), "no manager address");
-        let context =
-            Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(), trace: options.trace.clone() });
-        let router = Router::new(&context, &options.managers);
-        Client { shared: Arc::new(Shared { context, router, timeout: options.timeout }) }
+        let Options { managers, timeout, trace, world } = options;
+        let (seed, network) = world.map(|world| (world.seed, world.network)).unzip();
+        let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, network });
+        let router = Router::new(&context, &managers);
+        Client { shared: Arc::new(Shared { context, router, timeout }) }
     }
 
     /// Sets a value, and says whether the key was there before.

@@ -7,7 +7,7 @@
 //! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use madkv_api::frames::{
@@ -16,7 +16,7 @@ use madkv_api::frames::{
 };
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::wire::{self, Frame, FrameReader, WireError};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -41,7 +41,8 @@ pub(crate) struct Connection {
 struct State {
     /// Frames that wait to be written.
     out: Vec<u8>,
-    pending: HashMap<u64, Pending>,
+    /// In the order of the numbers, so that those who wait hear of the end in the order in which they came.
+    pending: BTreeMap<u64, Pending>,
     /// The number of the last request.
     last_id: u64,
     /// The number of the last request that the writer took; those up to it may have left.
@@ -150,16 +151,27 @@ impl Connection {
     }
 
     async fn serve(&self) -> Result<(), Broken> {
+        if let Some(network) = &self.context.network {
+            let dialled = timeout(CONNECT_TIMEOUT, network.dial(&self.address)).await;
+            let (reader, writer) = dialled.map_err(|_| Broken::Lost("timed out".into()))??;
+            return self.talk(reader, writer).await;
+        }
         let mut stream = wire::connect(&self.address, CONNECT_TIMEOUT).await?;
         let (reader, writer) = stream.split();
+        self.talk(reader, writer).await
+    }
+
+    async fn talk(&self, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
+        // Biased: nothing but an end is ready here, and which one is named first must not be left to chance.
         tokio::select! {
+            biased;
             ended = self.write_all(writer) => ended,
             ended = self.read_all(FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES)) => ended,
         }
     }
 
     /// Returns `Ok` when the connection was closed from this side.
-    async fn write_all(&self, mut writer: WriteHalf<'_>) -> Result<(), Broken> {
+    async fn write_all(&self, mut writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
         let mut batch = Vec::new();
         loop {
             {
@@ -180,7 +192,7 @@ impl Connection {
         }
     }
 
-    async fn read_all(&self, mut reader: FrameReader<ReadHalf<'_>>) -> Result<(), Broken> {
+    async fn read_all(&self, mut reader: FrameReader<impl AsyncRead + Unpin>) -> Result<(), Broken> {
         loop {
             while let Some(frame) = reader.buffered()? {
                 self.take(frame)?;
@@ -325,7 +337,7 @@ mod tests {
     use crate::backoff::Jitter;
 
     fn context() -> Arc<Context> {
-        Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(), trace: None })
+        Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(None), trace: None, network: None })
     }
 
     // covers C9

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use madkv_api::frames::{Ask, Body, Service};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::belief::Belief;
@@ -21,8 +21,8 @@ pub(crate) struct Group {
     /// The replicas, by number.
     pub(crate) links: Vec<Arc<Link>>,
     state: Mutex<State>,
-    /// Counts changes of the belief; whoever waits for a leader looks again.
-    changed: watch::Sender<u64>,
+    /// The belief has changed; whoever waits for a leader looks again, in the order of coming.
+    changed: Notify,
     /// The open session.
     session: Mutex<Option<Arc<Session>>>,
     /// Held while a session is being opened, so that many writes open one.
@@ -61,7 +61,7 @@ impl Group {
             name,
             links: links.collect(),
             state: Mutex::default(),
-            changed: watch::Sender::new(0),
+            changed: Notify::new(),
             session: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             requests: Semaphore::new(GROUP_REQUESTS_MAX),
@@ -126,15 +126,17 @@ impl Group {
     /// Waits until somebody is believed to lead. Cancelling is fine.
     pub(crate) async fn leader_known(self: &Arc<Group>, context: &Arc<Context>) {
         let _waiting = Waiting::new(self);
-        let mut changed = self.changed.subscribe();
         loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable(); // before looking, so that a change in between is not missed
             if self.start_finding() {
                 tokio::spawn(finder::find(Arc::clone(self), Arc::clone(context)));
             }
             if self.leader().is_some() {
                 return;
             }
-            let _ = changed.changed().await; // the sender lives in `self`
+            changed.await;
         }
     }
 
@@ -147,7 +149,7 @@ impl Group {
         drop(state);
         if before != after {
             tracing::debug!(group = self.name, ?before, ?after, "belief");
-            self.changed.send_modify(|count| *count += 1);
+            self.changed.notify_waiters();
         }
         result
     }

@@ -39,6 +39,7 @@ mod group;
 pub mod limits;
 mod link;
 mod mailbox;
+mod network;
 mod router;
 mod scan;
 mod session;
@@ -47,9 +48,10 @@ mod trace;
 pub use admin::{ClusterStatus, NodeReport};
 pub use client::{Client, Options};
 pub use error::Error;
+pub use network::{Dial, Input, Network, Output, World};
 pub use trace::Trace;
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smr::id::ClusterId;
 use tokio::time::Instant;
@@ -59,7 +61,9 @@ struct Context {
     /// The cluster, once the first map has told it. A client never moves to another one.
     cluster: OnceLock<ClusterId>,
     jitter: backoff::Jitter,
-    trace: Option<std::sync::Arc<dyn Trace>>,
+    trace: Option<Arc<dyn Trace>>,
+    /// Where connections lead; `None` for TCP.
+    network: Option<Arc<dyn Network>>,
 }
 
 /// The deadline of a call has passed.

@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn router() -> Router {
-        let context = Context { cluster: Default::default(), jitter: Jitter::new(), trace: None };
+        let context = Context { cluster: Default::default(), jitter: Jitter::new(None), trace: None, network: None };
         Router::new(&Arc::new(context), &["127.0.0.1:1".to_owned()])
     }
 

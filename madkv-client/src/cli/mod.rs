@@ -16,7 +16,7 @@ use args::{Args, Word};
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
     let trace = args.trace_messages.then(|| Arc::new(Console { client: args.client_id }) as Arc<dyn Trace>);
-    Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace })
+    Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace, world: None })
 }
 
 /// Obeys an operator's word; the answer is what to print.

@@ -230,7 +230,7 @@ impl Cluster {
 }
 
 pub fn client(managers: Vec<String>, timeout_ms: Option<u64>) -> Client {
-    Client::connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None })
+    Client::connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None, world: None })
 }
 
 pub async fn manager(map: impl Fn() -> Option<ClusterMap> + Send + Sync + 'static) -> Node {
