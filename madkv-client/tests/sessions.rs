@@ -296,7 +296,8 @@ async fn trace_each_message_heard_of() {
     let cluster = Cluster::start(1, 3).await;
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
-    let client = Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+    let client =
+        Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
     client.put(b"a", b"1").await.unwrap();
     cluster.group(0).elect(1);
     client.put(b"a", b"2").await.unwrap();
@@ -310,7 +311,8 @@ async fn trace_late_answer_of_hung_leader_is_a_discarded_duplicate() {
     let cluster = Cluster::start(1, 3).await;
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
-    let client = Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+    let client =
+        Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
         let Ask::Write { .. } = ask else { return None };

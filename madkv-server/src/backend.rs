@@ -10,7 +10,7 @@ use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_api::map::ClusterMap;
 use madkv_api::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
-use smr::replica::{ClientId, ReplicaHandle, ReplyTo, Request};
+use smr::replica::{ClientId, ReplicaHandle, ReplyTo, Request, Submit};
 
 use crate::trace;
 
@@ -45,16 +45,16 @@ impl Owned {
 }
 
 /// A replica of a partition, behind its door.
-pub struct ServerBackend {
-    replica: ReplicaHandle,
+pub struct ServerBackend<R = ReplicaHandle> {
+    replica: R,
     partition: u16,
     cluster: ClusterId,
     owned: RwLock<Owned>,
 }
 
-impl ServerBackend {
+impl<R: Submit> ServerBackend<R> {
     /// `replica` of `partition`, which owns what `map` says.
-    pub fn new(replica: ReplicaHandle, partition: u16, map: &ClusterMap) -> ServerBackend {
+    pub fn new(replica: R, partition: u16, map: &ClusterMap) -> ServerBackend<R> {
         let owned = RwLock::new(Owned::of(map, partition));
         ServerBackend { replica, partition, cluster: map.cluster, owned }
     }
@@ -74,7 +74,7 @@ impl ServerBackend {
     }
 }
 
-impl Backend for ServerBackend {
+impl<R: Submit> Backend for ServerBackend<R> {
     fn service(&self) -> Service {
         Service::Server { partition: self.partition }
     }

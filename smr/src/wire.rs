@@ -11,7 +11,9 @@
 //! [`FrameReader`] is for connections that carry many frames: one read takes what the kernel has, and the frames in
 //! it are given out without another system call. [`read_frame`] is for the odd single one.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -208,12 +210,34 @@ pub async fn write_all<W: AsyncWrite + Unpin>(
     Ok(rounds > 1)
 }
 
-/// Like [`write_all`], for a socket to which others may write too ([`OwnedWriteHalf::try_write`]) while nobody is in here.
+/// A connection's way out to which several may write, one at a time. With its last owner it is shut down for writing.
+pub trait SharedOutput: Send + Sync + 'static {
+    /// Writes what is taken at once.
+    ///
+    /// # Errors
+    /// Those of the connection; [`io::ErrorKind::WouldBlock`] if nothing is taken now.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Whether something may be taken again. Only one task at a time may wait.
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl SharedOutput for OwnedWriteHalf {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        OwnedWriteHalf::try_write(self, bytes)
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.as_ref().poll_write_ready(context)
+    }
+}
+
+/// Like [`write_all`], for an output to which others may write too ([`SharedOutput::try_write`]) while nobody is in here.
 ///
 /// # Errors
 /// As [`write_all`].
 pub async fn write_all_shared(
-    socket: &OwnedWriteHalf,
+    socket: &dyn SharedOutput,
     mut bytes: &[u8],
     stall_max: Duration,
 ) -> Result<bool, WireError> {
@@ -224,7 +248,9 @@ pub async fn write_all_shared(
             Ok(taken) => bytes = &bytes[taken..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 waited = true;
-                timeout(stall_max, socket.writable()).await.map_err(|_| WireError::Stalled(stall_max))??;
+                timeout(stall_max, poll_fn(|context| socket.poll_writable(context)))
+                    .await
+                    .map_err(|_| WireError::Stalled(stall_max))??;
             }
             Err(error) => return Err(error.into()),
         }

@@ -11,10 +11,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
 use smr::replica::{Outcome, ReplySink, ReplyTo};
-use smr::wire::write_all_shared;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use smr::wire::{SharedOutput, write_all_shared};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -74,14 +72,21 @@ impl<B: Backend> ReplySink for Desk<B> {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve<B: Backend>(shared: &Shared<B>, mut stream: TcpStream, mut phases: watch::Receiver<Phase>) {
+pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
+    shared: &Shared<B>,
+    input: R,
+    output: Arc<dyn SharedOutput>,
+    mut phases: watch::Receiver<Phase>,
+) {
     let limits = &shared.limits;
+    // Biased, as all choices here: what happens must not be left to chance.
     let greeted = tokio::select! {
-        greeted = handshake::welcome(&mut stream, &*shared.backend, limits) => greeted,
+        biased;
+        greeted = handshake::welcome(input, output, &*shared.backend, limits) => greeted,
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
     };
-    let buffer = match greeted {
-        Ok(Some(buffer)) => buffer,
+    let (input, output, buffer) = match greeted {
+        Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(error) => {
             tracing::debug!(%error, "a connection ended before it said who it is");
@@ -90,9 +95,9 @@ pub(super) async fn serve<B: Backend>(shared: &Shared<B>, mut stream: TcpStream,
     };
     let queue = Queue::new(limits, Arc::clone(&shared.held_bytes));
     let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
-    let (input, output) = stream.into_split();
     let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
     let writer_ended = tokio::select! {
+        biased;
         ended = read_requests(&desk, input, buffer, limits) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ends");
@@ -111,7 +116,7 @@ pub(super) async fn serve<B: Backend>(shared: &Shared<B>, mut stream: TcpStream,
 
 async fn read_requests<B: Backend>(
     desk: &Arc<Desk<B>>,
-    mut input: OwnedReadHalf,
+    mut input: impl AsyncRead + Unpin,
     mut buffer: BytesMut,
     limits: &DoorLimits,
 ) -> io::Result<()> {
@@ -166,8 +171,7 @@ async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_byt
     }
 }
 
-async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: OwnedWriteHalf, patience: Duration) {
-    let output = Arc::new(output);
+async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedOutput>, patience: Duration) {
     desk.queue.write_to(&output);
     let mut buffer = Vec::new();
     loop {
@@ -179,7 +183,7 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: OwnedWriteHalf,
             Turn::End => break,
             Turn::Write => {}
         }
-        if let Err(error) = write_all_shared(&output, &buffer, patience).await {
+        if let Err(error) = write_all_shared(&*output, &buffer, patience).await {
             tracing::debug!(%error, "a client does not take its answers");
             break;
         }

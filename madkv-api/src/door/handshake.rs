@@ -4,12 +4,13 @@
 //! Closing at once with its bytes unread would reset the connection, and the reason could be lost on the way.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use smr::codec;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use smr::wire::{SharedOutput, WireError, write_all_shared};
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::next_frame;
 use super::{Backend, DoorLimits};
@@ -24,36 +25,37 @@ const SHOW_OUT_MS: u64 = 300;
 /// How many bytes a refused stranger may still send.
 const SHOW_OUT_MAX_BYTES: usize = 256 << 10;
 
-/// Does our part of the handshake. Returns what was read behind the hello, or `None` if the stranger was refused.
+/// Does our part of the handshake. Returns the connection and what was read behind the hello, or `None` if the stranger was refused.
 ///
 /// # Errors
 /// If the connection broke, or the time is over.
-pub(super) async fn welcome<B: Backend>(
-    stream: &mut TcpStream,
+pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
+    mut input: R,
+    output: Arc<dyn SharedOutput>,
     backend: &B,
     limits: &DoorLimits,
-) -> io::Result<Option<BytesMut>> {
+) -> io::Result<Option<(R, Arc<dyn SharedOutput>, BytesMut)>> {
     let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
-    let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(stream, &mut buffer)).await??;
+    let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(&mut input, &mut buffer)).await??;
     if let Err(reason) = verdict.and_then(|hello| check(&hello, backend)) {
         tracing::debug!(%reason, "refused a connection");
-        tokio::time::timeout(limits.handshake_timeout, show_out(stream, reason)).await??;
+        tokio::time::timeout(limits.handshake_timeout, show_out(input, output, reason)).await??;
         return Ok(None);
     }
     let welcome = Welcome { cluster: backend.cluster(), epoch: backend.epoch() };
-    stream.write_all(&frame(KIND_WELCOME, &welcome)).await?;
-    Ok(Some(buffer))
+    write_frame(&*output, KIND_WELCOME, &welcome, limits.handshake_timeout).await?;
+    Ok(Some((input, output, buffer)))
 }
 
 /// Turns a connection away that there is no room for. Never waits: a fresh socket has room for one small frame.
-pub(super) fn turn_away(stream: &TcpStream) {
+pub(super) fn turn_away(output: &dyn SharedOutput) {
     let reason = "too many connections; try again later".to_owned();
     // If it does not arrive the client sees a closed connection, and tries again as well.
-    let _ = stream.try_write(&frame(KIND_REFUSAL, &Refusal { reason }));
+    let _ = output.try_write(&frame(KIND_REFUSAL, &Refusal { reason }));
 }
 
 /// Reads the hello; the inner error is a reason to refuse.
-async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Result<Hello, String>> {
+async fn read_hello(input: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Result<Hello, String>> {
     loop {
         match next_frame(buffer, HELLO_MAX_BYTES) {
             Err(error) => return Ok(Err(format!("this is no greeting: {error}"))),
@@ -69,7 +71,7 @@ async fn read_hello(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result
             Ok(None) => {}
         }
         buffer.reserve(HELLO_READ_BYTES);
-        if stream.read_buf(buffer).await? == 0 {
+        if input.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -88,14 +90,14 @@ fn check<B: Backend>(hello: &Hello, backend: &B) -> Result<(), String> {
     }
 }
 
-async fn show_out(stream: &mut TcpStream, reason: String) -> io::Result<()> {
-    stream.write_all(&frame(KIND_REFUSAL, &Refusal { reason })).await?;
-    stream.shutdown().await?;
+async fn show_out(mut input: impl AsyncRead + Unpin, output: Arc<dyn SharedOutput>, reason: String) -> io::Result<()> {
+    write_frame(&*output, KIND_REFUSAL, &Refusal { reason }, Duration::from_millis(SHOW_OUT_MS)).await?;
+    drop(output); // shut down for writing, and still listened to
     let mut left = SHOW_OUT_MAX_BYTES;
     let mut scrap = [0; HELLO_READ_BYTES];
     let listen = async {
         while left > 0 {
-            match stream.read(&mut scrap).await {
+            match input.read(&mut scrap).await {
                 Ok(0) | Err(_) => return,
                 Ok(count) => left = left.saturating_sub(count),
             }
@@ -104,6 +106,19 @@ async fn show_out(stream: &mut TcpStream, reason: String) -> io::Result<()> {
     // Out of patience is as good as out of bytes.
     let _ = tokio::time::timeout(Duration::from_millis(SHOW_OUT_MS), listen).await;
     Ok(())
+}
+
+async fn write_frame<T: serde::Serialize>(
+    output: &dyn SharedOutput,
+    kind: u16,
+    value: &T,
+    patience: Duration,
+) -> io::Result<()> {
+    match write_all_shared(output, &frame(kind, value), patience).await {
+        Ok(_) => Ok(()),
+        Err(WireError::Io(error)) => Err(error),
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 fn frame<T: serde::Serialize>(kind: u16, value: &T) -> Vec<u8> {

@@ -28,6 +28,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use smr::id::ClusterId;
 use smr::replica::{Outcome, ReplyTo};
+use smr::wire::SharedOutput;
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -127,6 +129,13 @@ struct Shared<B> {
     held_bytes: Arc<AtomicUsize>,
 }
 
+impl<B> Shared<B> {
+    fn new(backend: Arc<B>, limits: DoorLimits) -> Shared<B> {
+        let held_bytes = Arc::new(AtomicUsize::new(0));
+        Shared { backend, limits, connections: AtomicUsize::new(0), held_bytes }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Accepting,
@@ -160,12 +169,7 @@ impl<B: Backend> Door<B> {
             let _inside = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let shared = Arc::new(Shared {
-            backend,
-            limits,
-            connections: AtomicUsize::new(0),
-            held_bytes: Arc::new(AtomicUsize::new(0)),
-        });
+        let shared = Arc::new(Shared::new(backend, limits));
         let (phase, phases) = watch::channel(Phase::Accepting);
         let (alive, finished) = mpsc::channel(1);
         runtime.spawn(accept(Arc::clone(&shared), listener, phases, alive));
@@ -211,6 +215,7 @@ async fn accept<B: Backend>(
 ) {
     loop {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             _ = phases.wait_for(|phase| *phase > Phase::Accepting) => return,
         };
@@ -222,22 +227,66 @@ async fn accept<B: Backend>(
                 continue;
             }
         };
-        if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.limits.connections_max {
-            shared.connections.fetch_sub(1, Ordering::Relaxed);
-            handshake::turn_away(&stream);
+        let prepared = prepare(&stream);
+        let (input, output) = stream.into_split();
+        let Some(place) = Place::take(&shared) else {
+            handshake::turn_away(&output);
             continue;
-        }
-        if let Err(error) = prepare(&stream) {
+        };
+        if let Err(error) = prepared {
             tracing::debug!(%error, "a connection broke at once");
-            shared.connections.fetch_sub(1, Ordering::Relaxed);
             continue;
         }
-        let (shared, phases, alive) = (Arc::clone(&shared), phases.clone(), alive.clone());
+        let (phases, alive) = (phases.clone(), alive.clone());
         tokio::spawn(async move {
-            connection::serve(&shared, stream, phases).await;
-            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            connection::serve(&place.0, input, Arc::new(output), phases).await;
             drop(alive);
         });
+    }
+}
+
+/// A door without a listener, to which connections of any kind are brought: for simulations.
+pub struct Reception<B> {
+    shared: Arc<Shared<B>>,
+    phase: watch::Sender<Phase>,
+}
+
+impl<B: Backend> Reception<B> {
+    /// For connections to `backend`.
+    pub fn new(backend: Arc<B>, limits: DoorLimits) -> Reception<B> {
+        Reception { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
+    }
+
+    /// Serves a connection until it ends, as a door does. One too many is turned away at once.
+    pub fn serve(
+        &self,
+        input: impl AsyncRead + Unpin + Send + 'static,
+        output: Arc<dyn SharedOutput>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let place = Place::take(&self.shared);
+        let phases = self.phase.subscribe();
+        async move {
+            match place {
+                Some(place) => connection::serve(&place.0, input, output, phases).await,
+                None => handshake::turn_away(&*output),
+            }
+        }
+    }
+}
+
+/// A connection among those that the limits allow, until dropped.
+struct Place<B>(Arc<Shared<B>>);
+
+impl<B> Place<B> {
+    fn take(shared: &Arc<Shared<B>>) -> Option<Place<B>> {
+        let place = Place(Arc::clone(shared));
+        (shared.connections.fetch_add(1, Ordering::Relaxed) < shared.limits.connections_max).then_some(place)
+    }
+}
+
+impl<B> Drop for Place<B> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use smr::wire::SharedOutput;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
@@ -75,7 +76,7 @@ struct State {
     /// The rest of frames that were begun outside of the writer; nothing else may be written before them.
     begun: Vec<u8>,
     /// Where the frames go. It belongs to the writer: with that it goes.
-    socket: Weak<OwnedWriteHalf>,
+    output: Weak<dyn SharedOutput>,
     /// Who waits for a word.
     writer_waits: bool,
     reader_waits: bool,
@@ -110,7 +111,7 @@ impl Queue {
             ready: VecDeque::new(),
             ready_bytes: 0,
             begun: Vec::new(),
-            socket: Weak::new(),
+            output: Weak::<OwnedWriteHalf>::new(),
             writer_waits: false,
             reader_waits: false,
             parts_waiting: 0,
@@ -192,14 +193,14 @@ impl Queue {
         let mut state = self.lock();
         if state.open
             && state.ready_bytes <= WRITE_NOW_MAX_BYTES
-            && let Some(socket) = state.socket.upgrade()
+            && let Some(output) = state.output.upgrade()
         {
             let State { ready, begun, .. } = &mut *state;
             ready.drain(..).for_each(|response| encode(begun, response));
             self.held_bytes.fetch_sub(state.ready_bytes, Ordering::Relaxed);
             state.ready_bytes = 0;
             // An error is met again, and dealt with, by the writer.
-            let written = socket.try_write(&state.begun).unwrap_or(0);
+            let written = output.try_write(&state.begun).unwrap_or(0);
             state.begun.drain(..written);
             // At the end of the connection the writer has to look, or it would wait for ever.
             if state.begun.is_empty() && state.asking {
@@ -273,9 +274,9 @@ impl Queue {
         Turn::Write
     }
 
-    /// From now on answers may be written to `socket` while the writer waits.
-    pub(super) fn write_to(&self, socket: &Arc<OwnedWriteHalf>) {
-        self.lock().socket = Arc::downgrade(socket);
+    /// From now on answers may be written to `output` while the writer waits.
+    pub(super) fn write_to(&self, output: &Arc<dyn SharedOutput>) {
+        self.lock().output = Arc::downgrade(output);
     }
 
     /// Waits until [`Queue::take`] may have something.
@@ -451,7 +452,7 @@ mod tests {
     }
 
     /// Both ends of a connection: what the queue may write to, and what arrives.
-    async fn connection() -> (Arc<OwnedWriteHalf>, tokio::net::TcpStream) {
+    async fn connection() -> (Arc<dyn SharedOutput>, tokio::net::TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) =
             tokio::join!(tokio::net::TcpStream::connect(listener.local_addr().unwrap()), listener.accept());

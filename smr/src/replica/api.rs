@@ -93,6 +93,12 @@ pub enum Outcome {
     OutOfService(String),
 }
 
+/// Takes requests: a running replica, or what stands in for one in a simulation.
+pub trait Submit: Send + Sync + 'static {
+    /// Takes a request; never blocks. Its outcome comes through `reply`.
+    fn submit(&self, request: Request, reply: ReplyTo);
+}
+
 /// Where the outcome of a request goes: the queue of a connection, with the request's number there.
 #[derive(Clone)]
 pub struct ReplyTo {

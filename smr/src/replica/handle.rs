@@ -25,7 +25,7 @@ use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MA
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
-use crate::replica::{Outcome, ReplyTo, Request, Standing};
+use crate::replica::{Outcome, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
@@ -302,6 +302,12 @@ impl ReplicaHandle {
     /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 6 s.
     pub fn shutdown(&self) {
         (self.stop)();
+    }
+}
+
+impl Submit for ReplicaHandle {
+    fn submit(&self, request: Request, reply: ReplyTo) {
+        ReplicaHandle::submit(self, request, reply);
     }
 }
 
