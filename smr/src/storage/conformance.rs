@@ -1,11 +1,12 @@
 //! What every engine must do, run for each of them: the twin in memory, and the record log over a map in memory, over a journal
-//! on the virtual disk and over sled.
+//! and a simulated map on the virtual disk, and over sled.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::disk::MapHost;
 use super::memory::{MemoryLog, MemoryMap};
 use super::open::Trouble;
 use super::record::RECORD_MAX_BYTES;
@@ -84,6 +85,11 @@ fn over_journal() -> Box<dyn Bench> {
     })))
 }
 
+fn over_virtual_map() -> Box<dyn Bench> {
+    let disk = VirtualDisk::new();
+    Box::new(Records::new(Box::new(move || disk.open_map(std::path::Path::new("/d/log")).unwrap())))
+}
+
 fn over_sled(directory: &tempfile::TempDir) -> Box<dyn Bench> {
     let path = directory.path().join("log");
     Box::new(Records::new(Box::new(move || match sled::open(&path, true) {
@@ -98,6 +104,7 @@ fn each(case: impl Fn(&mut dyn Bench)) {
     case(&mut Twin(MemoryLog::default()));
     case(over_memory().as_mut());
     case(over_journal().as_mut());
+    case(over_virtual_map().as_mut());
     let directory = tempfile::tempdir().unwrap();
     case(over_sled(&directory).as_mut());
 }
@@ -354,6 +361,11 @@ proptest! {
     #[test]
     fn random_steps_over_journal_agree_with_twin(steps in proptest::collection::vec(step(), 1..40)) {
         play(over_journal().as_mut(), &steps);
+    }
+
+    #[test]
+    fn random_steps_over_virtual_map_agree_with_twin(steps in proptest::collection::vec(step(), 1..40)) {
+        play(over_virtual_map().as_mut(), &steps);
     }
 }
 

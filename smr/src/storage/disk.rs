@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::{ByteMap, Damage, LoadError};
+
 /// Operations on files and directories. Nothing is durable before the matching sync has returned.
 pub trait Disk: Send + Sync + 'static {
     /// Makes a directory, and those above it; an existing one is fine.
@@ -58,6 +60,24 @@ pub trait Disk: Send + Sync + 'static {
     fn lock(&self, _path: &Path) -> io::Result<DiskLock> {
         Ok(Box::new(()))
     }
+    /// Where it keeps ordered maps, if it is a simulated disk that does.
+    fn maps(&self) -> Option<&dyn MapHost> {
+        None
+    }
+}
+
+/// A simulated disk that keeps ordered maps of bytes in directories, as a database would.
+pub trait MapHost {
+    /// Whether there is one in this directory. Only looks.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn present(&self, directory: &Path) -> io::Result<Result<(), Damage>>;
+    /// Opens the one in this directory, which is created if need be.
+    ///
+    /// # Errors
+    /// Damage, or those of the device.
+    fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError>;
 }
 
 /// Keeps a file locked until it is dropped.

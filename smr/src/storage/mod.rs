@@ -37,8 +37,8 @@
 //!
 //! # Layers
 //! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush) over, in
-//! production, [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of bytes): sled, or a
-//! journal file on any [`disk::Disk`], the virtual one included.
+//! production, [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of bytes): sled, a
+//! journal file on any [`disk::Disk`], the virtual one included, or there a simulated map with sled's manners.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,7 @@ mod slots;
 mod store;
 mod sync_mode;
 pub mod virtual_disk;
+pub mod virtual_map;
 
 #[cfg(test)]
 mod conformance;

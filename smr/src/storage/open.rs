@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS, Seat};
+use super::disk::MapHost;
 use super::mark::{FoundMark, MARK, MarkFile};
 use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
 use super::quarantine::{self, NEXT, Quarantined};
@@ -27,6 +28,9 @@ pub enum Engine {
     /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It holds
     /// everything in memory as well: meant for tests and simulations.
     Journal,
+    /// An ordered map that the [`super::disk::Disk`] itself provides: the virtual one does, with sled's manners
+    /// ([`super::virtual_map`]). For tests and simulations.
+    Simulated,
 }
 
 /// How to open a store.
@@ -269,6 +273,7 @@ fn resume(
     let present = match options.engine {
         Engine::Sled => sled::present(&log),
         Engine::Journal => journal::present(directory.disk.as_ref(), &log),
+        Engine::Simulated => maps(directory)?.present(&log),
     };
     present.map_err(|error| Trouble::io(&log, "looking", error))??;
 
@@ -329,7 +334,16 @@ fn open_map(directory: &ReplicaDirectory, options: &StoreOptions) -> Result<Open
             let map = journal::JournalMap::open(std::sync::Arc::clone(&directory.disk), &log)?;
             Ok(OpenedMap { map: Box::new(map), sync_mode: SyncMode::Synced, notes: Vec::new() })
         }
+        Engine::Simulated => {
+            let map = maps(directory)?.open_map(&log)?;
+            Ok(OpenedMap { map, sync_mode: SyncMode::Synced, notes: Vec::new() })
+        }
     }
+}
+
+fn maps(directory: &ReplicaDirectory) -> Result<&dyn MapHost, Trouble> {
+    let log = || directory.root.join(LOG);
+    directory.disk.maps().ok_or_else(|| StorageError::new(&log(), "opening", "no simulated disk").into())
 }
 
 impl ReplicaDirectory {

@@ -7,9 +7,11 @@
 //!   At a crash each is kept or lost independently, except that one is lost with an earlier one of the same name.
 //!   A rename is never half done.
 //!
+//! - An ordered map in a directory ([`super::virtual_map`]) keeps a prefix of its unflushed writes.
+//!
 //! # What can be ordered
 //! [`VirtualDisk::fault_at`] makes one operation fail, or cuts the power there; [`VirtualDisk::operations`] counts them, so
-//! that a test can enumerate all. [`VirtualDisk::after_crash`] gives the disk that a machine finds after the power came
+//! that a test can enumerate all. [`VirtualDisk::read_fault_at`] does the same with reads. [`VirtualDisk::after_crash`] gives the disk that a machine finds after the power came
 //! back, for a seed or an extreme; the old one stays usable, so one run can be crashed in many ways.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::disk::{Disk, DiskFile, DiskLock};
+use super::disk::{Disk, DiskFile, DiskLock, MapHost};
+use super::virtual_map::MapState;
 
 /// The unit in which writes tear, in bytes.
 pub const SECTOR_BYTES: usize = 512;
@@ -32,6 +35,8 @@ pub enum Loss {
     Nothing,
     /// They are all gone.
     Everything,
+    /// Only the process was killed: files keep everything, ordered maps a prefix of what was not flushed, decided by this seed.
+    Killed(u64),
     /// Each has its own fate, decided by this seed.
     Seeded(u64),
     /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for files
@@ -58,13 +63,22 @@ pub enum Fault {
     Error(io::ErrorKind),
 }
 
+/// What goes wrong in a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    /// It fails.
+    Error(io::ErrorKind),
+    /// One bit comes back flipped: this one, modulo what is read.
+    FlippedBit(usize),
+}
+
 /// The disk. Clones share it.
 #[derive(Clone)]
 pub struct VirtualDisk {
     state: Arc<Mutex<State>>,
 }
 
-type Inode = u64;
+pub(super) type Inode = u64;
 const ROOT: Inode = 0;
 
 #[derive(Clone, Default)]
@@ -78,6 +92,10 @@ struct State {
     next_inode: Inode,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    reads: u64,
+    read_faults: BTreeMap<u64, ReadFault>,
+    /// Ordered maps, by the directory they are in.
+    maps: BTreeMap<Inode, MapState>,
     power_is_off: bool,
     locks: BTreeSet<Inode>,
 }
@@ -150,6 +168,16 @@ impl VirtualDisk {
         self.lock_state().faults.insert(operation, fault);
     }
 
+    /// How many reads of files and ordered maps were asked for so far.
+    pub fn reads(&self) -> u64 {
+        self.lock_state().reads
+    }
+
+    /// Orders a fault for the read with this number, counted from 0 by [`VirtualDisk::reads`].
+    pub fn read_fault_at(&self, read: u64, fault: ReadFault) {
+        self.lock_state().read_faults.insert(read, fault);
+    }
+
     /// Whether an ordered [`Fault::PowerOff`] has happened.
     pub fn power_is_off(&self) -> bool {
         self.lock_state().power_is_off
@@ -158,14 +186,32 @@ impl VirtualDisk {
     /// The disk after a crash of the machine at this moment. Open files and locks of this one do not reach it.
     #[must_use]
     pub fn after_crash(&self, loss: Loss) -> VirtualDisk {
+        let mut dice = match loss {
+            Loss::Seeded(seed) | Loss::Spoiled(seed) | Loss::Killed(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
+            Loss::Nothing | Loss::Everything => None,
+        };
+        self.crash(loss, |unflushed| match &mut dice {
+            None if loss == Loss::Nothing => unflushed,
+            None => 0,
+            Some(dice) => dice.random_range(0..=unflushed),
+        })
+    }
+
+    /// The same, except that ordered maps keep the first `kept` of their unflushed writes.
+    #[must_use]
+    pub fn after_crash_keeping(&self, loss: Loss, kept: usize) -> VirtualDisk {
+        self.crash(loss, |_| kept)
+    }
+
+    fn crash(&self, loss: Loss, mut kept_of: impl FnMut(usize) -> usize) -> VirtualDisk {
         let state = self.lock_state();
         let mut dice = match loss {
             Loss::Seeded(seed) | Loss::Spoiled(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
-            Loss::Nothing | Loss::Everything => None,
+            Loss::Nothing | Loss::Everything | Loss::Killed(_) => None,
         };
         let mut fate = || match &mut dice {
-            None if loss == Loss::Nothing => Fate::Kept,
-            None => Fate::Lost,
+            None if loss == Loss::Everything => Fate::Lost,
+            None => Fate::Kept,
             Some(dice) => {
                 let (spoiled, kept) = (dice.random_bool(0.5), dice.random_bool(0.5));
                 match (spoiled && matches!(loss, Loss::Spoiled(_)), kept) {
@@ -188,6 +234,9 @@ impl VirtualDisk {
         for (inode, file) in &state.files {
             let bytes = file.after_crash(&mut fate);
             after.files.insert(*inode, File { current: bytes.clone(), durable: bytes, pending: Vec::new() });
+        }
+        for (inode, map) in &state.maps {
+            after.maps.insert(*inode, map.after_crash(kept_of(map.unflushed())));
         }
         VirtualDisk { state: Arc::new(Mutex::new(after)) }
     }
@@ -217,6 +266,50 @@ impl VirtualDisk {
         Ok(state)
     }
 
+    /// Counts a read, and fails it if the power is off; gives the fault that was ordered for it.
+    pub(super) fn read(&self) -> io::Result<Option<ReadFault>> {
+        let mut state = self.look()?;
+        let number = state.reads;
+        state.reads += 1;
+        Ok(state.read_faults.get(&number).copied())
+    }
+
+    /// Makes the ordered map in a directory, and that, if need be.
+    pub(super) fn make_map(&self, directory: &Path) -> io::Result<Inode> {
+        self.create_dir_all(directory)?;
+        if let Some(parent) = directory.parent() {
+            self.sync_dir(parent)?;
+        }
+        let mut state = self.operate()?;
+        let inode = state.find(directory)?;
+        state.maps.entry(inode).or_default();
+        Ok(inode)
+    }
+
+    pub(super) fn forget_map(&self, directory: &Path) -> io::Result<()> {
+        let mut state = self.lock_state();
+        let inode = state.find(directory)?;
+        state.maps.remove(&inode);
+        Ok(())
+    }
+
+    pub(super) fn with_map<T>(&self, directory: &Path, work: impl FnOnce(&mut MapState) -> T) -> io::Result<T> {
+        let mut state = self.look()?;
+        let inode = state.find(directory)?;
+        state.maps.get_mut(&inode).map(work).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Looks at an open map.
+    pub(super) fn map<T>(&self, map: Inode, work: impl FnOnce(&MapState) -> T) -> T {
+        work(self.lock_state().maps.entry(map).or_default())
+    }
+
+    /// Changes an open map, as an operation of its own.
+    pub(super) fn change_map(&self, map: Inode, work: impl FnOnce(&mut MapState)) -> io::Result<()> {
+        work(self.operate()?.maps.entry(map).or_default());
+        Ok(())
+    }
+
     /// For operations that only look.
     fn look(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.lock_state();
@@ -229,9 +322,20 @@ fn power_is_off() -> io::Error {
 }
 
 impl File {
+    /// Exactly what is pending reaches the device: not what an earlier sync has failed with, and no more work than that.
     fn sync(&mut self) {
-        self.durable = self.current.clone();
-        self.pending.clear();
+        for change in self.pending.drain(..) {
+            match change {
+                FileChange::Size(size) => self.durable.resize(size, 0),
+                FileChange::Write { offset, bytes } => {
+                    let end = offset + bytes.len();
+                    if self.durable.len() < end {
+                        self.durable.resize(end, 0);
+                    }
+                    self.durable[offset..end].copy_from_slice(&bytes);
+                }
+            }
+        }
     }
 
     fn after_crash(&self, fate: &mut dyn FnMut() -> Fate) -> Vec<u8> {
@@ -491,6 +595,10 @@ impl Disk for VirtualDisk {
         }
     }
 
+    fn maps(&self) -> Option<&dyn MapHost> {
+        Some(self)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<DiskLock> {
         self.open(path, true)?;
         let mut state = self.look()?;
@@ -511,12 +619,22 @@ impl VirtualFile {
 
 impl DiskFile for VirtualFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.with(self.disk.look()?, |file| {
+        let fault = self.disk.read()?;
+        if let Some(ReadFault::Error(kind)) = fault {
+            return Err(io::Error::new(kind, "ordered by the test"));
+        }
+        let count = self.with(self.disk.look()?, |file| {
             let start = (offset as usize).min(file.current.len());
             let count = buffer.len().min(file.current.len() - start);
             buffer[..count].copy_from_slice(&file.current[start..start + count]);
             count
-        })
+        })?;
+        if let Some(ReadFault::FlippedBit(bit)) = fault
+            && let Some(bit) = bit.checked_rem(count * 8)
+        {
+            buffer[bit / 8] ^= 1 << (bit % 8);
+        }
+        Ok(count)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

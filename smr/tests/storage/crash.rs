@@ -1,4 +1,5 @@
-//! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways.
+//! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways. All of it runs
+//! for both engines that the virtual disk can have.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -9,8 +10,10 @@ use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::disk::Disk;
 use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
-use smr::storage::{Birth, OpenError, Opened, StorageError, Store};
+use smr::storage::virtual_map::MapDamage;
+use smr::storage::{Birth, Engine, OpenError, Opened, StorageError, Store};
 
+use super::{ENGINE, LOG};
 use crate::support::*;
 
 /// The two extremes and some mixtures.
@@ -38,8 +41,11 @@ fn cut_everywhere_with<T, L: Iterator<Item = Loss>>(
         let copy = disk.after_crash(Loss::Nothing);
         copy.fault_at(cut, Fault::PowerOff);
         let result = work(&copy);
-        for loss in losses() {
-            check(&result, copy.after_crash(loss), &format!("cut at operation {cut}, {loss:?}"));
+        // Of an ordered map every prefix of the unflushed writes may be left.
+        let kept_max = copy.unflushed_map_writes(Path::new(LOG));
+        for (kept, loss) in (0..=kept_max).flat_map(|kept| losses().map(move |loss| (kept, loss))) {
+            let at = format!("cut at operation {cut}, {loss:?}, {kept} of {kept_max} kept");
+            check(&result, copy.after_crash_keeping(loss, kept), &at);
         }
         if !copy.power_is_off() {
             return cut;
@@ -49,7 +55,7 @@ fn cut_everywhere_with<T, L: Iterator<Item = Loss>>(
 }
 
 fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::storage::OpenedStore> {
-    let bench = Bench::on(disk);
+    let bench = Bench::with(ENGINE, disk);
     let options = smr::storage::StoreOptions { snapshot: snapshot.clone(), ..bench.options.clone() };
     match bench.open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
         Opened::Store(opened) => opened,
@@ -60,7 +66,7 @@ fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::storag
 /// A disk with a founder on it, all of it durable.
 fn founded() -> VirtualDisk {
     let disk = VirtualDisk::new();
-    drop(Bench::on(disk.clone()).founded());
+    drop(Bench::with(ENGINE, disk.clone()).founded());
     disk.after_crash(Loss::Everything)
 }
 
@@ -71,7 +77,7 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
     let cuts = cut_everywhere(
         &VirtualDisk::new(),
         |disk| {
-            let opened = Bench::on(disk.clone()).open()?;
+            let opened = Bench::with(ENGINE, disk.clone()).open()?;
             let mut store = opened.store().store;
             store.be_born(born(), genesis().cluster_id())?;
             Ok::<(), OpenError>(())
@@ -112,7 +118,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
         |disk| {
             let mut confirmed = Promise { term: Term(1), vote: None };
             let mut begun = confirmed;
-            let Ok(opened) = Bench::on(disk.clone()).open() else { return (confirmed, begun) };
+            let Ok(opened) = Bench::with(ENGINE, disk.clone()).open() else { return (confirmed, begun) };
             let mut store = opened.store().store;
             for promise in &promises {
                 begun = *promise;
@@ -245,7 +251,7 @@ fn life() -> Vec<Act> {
 
 fn live(disk: &VirtualDisk) -> Model {
     let mut model = Model { states: vec![vec![genesis().first_entry()]], ..Model::default() };
-    let Ok(opened) = Bench::on(disk.clone()).open() else { return model };
+    let Ok(opened) = Bench::with(ENGINE, disk.clone()).open() else { return model };
     let mut store = opened.store().store;
     for act in life() {
         let done = match &act {
@@ -331,18 +337,20 @@ fn error_in_any_operation_is_final_and_loses_nothing_confirmed() {
 #[test]
 fn sync_failed_once_is_not_tried_again() {
     let disk = founded();
-    let mut store = Bench::on(disk.clone()).reopen().store().store;
+    let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     store.apply(&LogChange::Append(batch(2, 5, 1, 10))).unwrap();
     disk.fault_at(disk.operations(), Fault::Error(ErrorKind::Other));
     let first = store.sync().unwrap_err();
-    assert!(first.to_string().contains("/data/node/log/journal: flushing"), "{first}");
+    assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");
     let before = disk.operations();
     assert_eq!(store.sync().unwrap_err(), first);
     assert_eq!(store.save_promise(Promise { term: Term(9), vote: None }).unwrap_err(), first);
     assert_eq!(store.apply(&LogChange::Append(batch(7, 1, 1, 10))).unwrap_err(), first);
     assert_eq!(disk.operations(), before, "the disk was asked again");
     drop(store);
-    let entries = open(disk.after_crash(Loss::Nothing), &SnapshotMeta::default(), "").entries;
+    // Of a map the flush may have written a part.
+    let loss = if ENGINE == Engine::Simulated { Loss::Everything } else { Loss::Nothing };
+    let entries = open(disk.after_crash(loss), &SnapshotMeta::default(), "").entries;
     assert_eq!(entries, [genesis().first_entry()]);
 }
 
@@ -354,7 +362,7 @@ fn error_at_open_refuses_without_quarantine() {
         for operation in 0.. {
             let copy = disk.after_crash(Loss::Nothing);
             copy.fault_at(operation, Fault::Error(ErrorKind::Other));
-            let result = Bench::on(copy.clone()).open();
+            let result = Bench::with(ENGINE, copy.clone()).open();
             if copy.operations() <= operation {
                 assert!(result.is_ok() && operation > 3, "only {operation} operations");
                 break;
@@ -373,15 +381,19 @@ fn error_at_open_refuses_without_quarantine() {
 #[test]
 fn power_cut_while_entering_quarantine_leaves_it_to_the_next_open() {
     let disk = founded();
-    for file in ["promise", "mark", "log/journal"] {
+    for file in ["/data/node/promise", "/data/node/mark", LOG] {
         let disk = disk.after_crash(Loss::Nothing);
-        disk.damage(&Path::new("/data/node").join(file), Vec::clear).unwrap();
+        if file == LOG && ENGINE == Engine::Simulated {
+            disk.damage_map(Path::new(LOG), MapDamage::Missing).unwrap();
+        } else {
+            disk.damage(Path::new(file), Vec::clear).unwrap();
+        }
         cut_everywhere(
             &disk,
-            |disk| Bench::on(disk.clone()).open().map(|opened| opened.quarantined().reason),
+            |disk| Bench::with(ENGINE, disk.clone()).open().map(|opened| opened.quarantined().reason),
             |result, disk, at| {
-                let reason = Bench::on(disk).reopen().quarantined().reason;
-                assert!(reason.starts_with(&format!("/data/node/{file}: ")), "{at}: {reason}");
+                let reason = Bench::with(ENGINE, disk).reopen().quarantined().reason;
+                assert!(reason.starts_with(&format!("{file}: ")), "{at}: {reason}");
                 assert!(result.as_ref().is_err() || result.as_ref() == Ok(&reason), "{at}");
             },
         );
@@ -391,12 +403,12 @@ fn power_cut_while_entering_quarantine_leaves_it_to_the_next_open() {
 /// A node whose promise is gone, with a past worth keeping.
 fn damaged() -> VirtualDisk {
     let disk = founded();
-    let mut store = Bench::on(disk.clone()).reopen().store().store;
+    let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     store.apply(&LogChange::Append(batch(2, 30, 1, 100))).unwrap();
     store.sync().unwrap();
     drop(store);
     disk.damage(Path::new("/data/node/mark"), Vec::clear).unwrap();
-    drop(Bench::on(disk.clone()).reopen().quarantined());
+    drop(Bench::with(ENGINE, disk.clone()).reopen().quarantined());
     disk.after_crash(Loss::Everything)
 }
 
@@ -445,11 +457,11 @@ fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
         &damaged(),
         |disk| {
             let ready = RefCell::new(None);
-            let result = next_life(&Bench::on(disk.clone()), &ready);
+            let result = next_life(&Bench::with(ENGINE, disk.clone()), &ready);
             (result, ready.into_inner().is_some())
         },
         |(result, ready), disk, at| {
-            let bench = Bench::on(disk.clone());
+            let bench = Bench::with(ENGINE, disk.clone());
             match bench.reopen() {
                 Opened::Quarantined(quarantined) => {
                     assert!(!ready, "{at}: quarantined after it was ready");
@@ -475,16 +487,16 @@ fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
 #[test]
 fn power_cut_in_swap_of_lives_is_finished_at_the_next_open() {
     let disk = damaged();
-    next_life(&Bench::on(disk.clone()), &RefCell::new(None)).unwrap();
+    next_life(&Bench::with(ENGINE, disk.clone()), &RefCell::new(None)).unwrap();
     let disk = disk.after_crash(Loss::Everything);
     let cuts = cut_everywhere(
         &disk,
-        |disk| Bench::on(disk.clone()).open().map(|opened| drop(opened.store())),
+        |disk| Bench::with(ENGINE, disk.clone()).open().map(|opened| drop(opened.store())),
         |_, disk, at| {
             for second in [1, 3, 6] {
                 let disk = disk.after_crash(Loss::Nothing);
                 disk.fault_at(second, Fault::PowerOff);
-                let _ = Bench::on(disk.clone()).open();
+                let _ = Bench::with(ENGINE, disk.clone()).open();
                 assert_eq!(check_readmitted(&disk.after_crash(Loss::Seeded(second)), at), 4, "{at}, then {second}");
             }
         },
@@ -496,7 +508,7 @@ fn power_cut_in_swap_of_lives_is_finished_at_the_next_open() {
 #[test]
 fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
     let disk = damaged();
-    let bench = Bench::on(disk.clone());
+    let bench = Bench::with(ENGINE, disk.clone());
     next_life(&bench, &RefCell::new(None)).unwrap();
     // As if its group had been met in that run.
     let note = Path::new("/data/node/next/quarantine");
@@ -507,9 +519,9 @@ fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
     let disk = disk.after_crash(Loss::Everything);
     cut_everywhere(
         &disk,
-        |disk| Bench::on(disk.clone()).open().map(|opened| opened.quarantined().reason),
+        |disk| Bench::with(ENGINE, disk.clone()).open().map(|opened| opened.quarantined().reason),
         |_, disk, at| {
-            let bench = Bench::on(disk.clone());
+            let bench = Bench::with(ENGINE, disk.clone());
             let quarantined = bench.reopen().quarantined();
             assert_eq!(quarantined.reason, "its group knows another", "{at}");
             assert_eq!(quarantined.identity.as_ref().unwrap().node, NodeId::new(0, 0xe), "{at}");
@@ -524,7 +536,7 @@ fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
 #[test]
 fn next_life_damaged_is_replaced_by_another() {
     let disk = damaged();
-    let bench = Bench::on(disk.clone());
+    let bench = Bench::with(ENGINE, disk.clone());
     let directory = bench.reopen().quarantined().into_next_life().unwrap();
     let mut store = Store::open(directory, &other_incarnation(&bench.options)).unwrap().store().store;
     store.be_born(latecomer(), genesis().cluster_id()).unwrap();
@@ -546,11 +558,11 @@ fn next_life_damaged_is_replaced_by_another() {
 #[test]
 fn node_put_into_quarantine_while_running_stays_there() {
     let disk = founded();
-    let store = Bench::on(disk.clone()).reopen().store().store;
+    let store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     let quarantined = store.into_quarantine("its group knows another\nincarnation", 77).unwrap();
     assert_eq!(quarantined.since_unix_s, Some(77));
     drop(quarantined);
-    let quarantined = Bench::on(disk.after_crash(Loss::Everything)).reopen().quarantined();
+    let quarantined = Bench::with(ENGINE, disk.after_crash(Loss::Everything)).reopen().quarantined();
     assert_eq!(quarantined.reason, "its group knows another incarnation");
 }
 
@@ -558,7 +570,7 @@ fn node_put_into_quarantine_while_running_stays_there() {
 #[test]
 fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     let disk = founded();
-    let mut store = Bench::on(disk.clone()).reopen().store().store;
+    let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     let count = u64::from(smr::storage::mark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
     for index in 2..2 + count {
         store.apply(&LogChange::Append(batch(index, 1, 1, 10))).unwrap();
@@ -569,12 +581,14 @@ fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     // The log loses its end. Whether anybody notices says where the mark is.
     let cut = |entries: u64| {
         let disk = disk.after_crash(Loss::Everything);
-        disk.damage(Path::new("/data/node/log/journal"), |bytes| {
-            let one = (bytes.len() - 16) / (count as usize + 1);
-            bytes.truncate(bytes.len() - one * entries as usize);
-        })
-        .unwrap();
-        Bench::on(disk).reopen()
+        if ENGINE == Engine::Simulated {
+            disk.damage_map(Path::new(LOG), MapDamage::Shorter(entries as usize)).unwrap();
+        } else {
+            let one = |len: usize| (len - 16) / (count as usize + 1);
+            disk.damage(Path::new(LOG), |bytes| bytes.truncate(bytes.len() - one(bytes.len()) * entries as usize))
+                .unwrap();
+        }
+        Bench::with(ENGINE, disk).reopen()
     };
     cut(20).store();
     assert!(cut(60).quarantined().reason.contains("is marked as synced"));

@@ -2,9 +2,28 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
 
-mod crash;
 mod damage;
 mod records;
 mod store;
 mod support;
 mod virtual_disk;
+mod virtual_map;
+
+#[allow(clippy::duplicate_mod, reason = "the same tests for both engines")]
+#[path = "."]
+mod over_journal {
+    #[path = "crash.rs"]
+    mod crash;
+    const ENGINE: smr::storage::Engine = smr::storage::Engine::Journal;
+    /// Where its bytes are, and what its errors name.
+    const LOG: &str = "/data/node/log/journal";
+}
+
+#[allow(clippy::duplicate_mod, reason = "the same tests for both engines")]
+#[path = "."]
+mod over_map {
+    #[path = "crash.rs"]
+    mod crash;
+    const ENGINE: smr::storage::Engine = smr::storage::Engine::Simulated;
+    const LOG: &str = "/data/node/log";
+}

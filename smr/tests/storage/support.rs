@@ -72,14 +72,9 @@ impl Bench {
         Bench { disk: Arc::new(RealDisk), path, options: options(Engine::Sled), _directory: Some(directory) }
     }
 
-    /// On another disk, with the journal.
-    pub(crate) fn on(disk: impl Disk) -> Bench {
-        Bench {
-            disk: Arc::new(disk),
-            path: PathBuf::from("/data/node"),
-            options: options(Engine::Journal),
-            _directory: None,
-        }
+    /// On another disk, with this engine.
+    pub(crate) fn with(engine: Engine, disk: impl Disk) -> Bench {
+        Bench { disk: Arc::new(disk), path: PathBuf::from("/data/node"), options: options(engine), _directory: None }
     }
 
     /// The same node on another directory.

@@ -109,6 +109,9 @@ fn sync_that_failed_loses_the_data_though_the_next_one_succeeds() {
     assert!(file.sync().is_err());
     assert_eq!(&text(&disk, FILE).unwrap()[..3], b"new", "the cache still has it");
     assert_eq!(&text(&disk.after_crash(Loss::Nothing), FILE).unwrap()[..3], b"aaa");
+    file.write_at(b"z", 2).unwrap();
+    file.sync().unwrap();
+    assert_eq!(&text(&disk.after_crash(Loss::Nothing), FILE).unwrap()[..3], b"aaz");
 }
 
 #[test]
