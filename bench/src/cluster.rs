@@ -61,6 +61,24 @@ pub struct Layout {
     pub first_port: u16,
 }
 
+impl Layout {
+    /// Where a port of a node is.
+    pub fn door(self, door: Door) -> SocketAddr {
+        match door {
+            Door::Api(node) => self.address(node, 0),
+            Door::Peers(node) => self.address(node, 1),
+        }
+    }
+
+    fn address(self, node: Node, offset: u16) -> SocketAddr {
+        let number = match node {
+            Node::Manager(replica) => replica,
+            Node::Server { partition, replica } => self.shape.manager_rf + partition * self.shape.server_rf + replica,
+        };
+        (Ipv4Addr::LOCALHOST, self.first_port + 2 * number + offset).into()
+    }
+}
+
 /// A process of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Node {
@@ -119,6 +137,27 @@ impl fmt::Display for Group {
     }
 }
 
+/// Somebody who dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dialler {
+    /// A node.
+    Node(Node),
+    /// All clients.
+    Clients,
+}
+
+/// A port of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Door {
+    /// The one for clients, and for servers if the node is a manager.
+    Api(Node),
+    /// The one for its peers.
+    Peers(Node),
+}
+
+/// Where to dial instead of a node's own port: a proxy's listener. What is not in it is dialled itself.
+pub type Detours = BTreeMap<(Dialler, Door), SocketAddr>;
+
 /// The cluster does not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
@@ -144,6 +183,7 @@ pub struct Cluster {
     directory: PathBuf,
     programs: Programs,
     nodes: BTreeMap<Node, Process>,
+    detours: Detours,
     _ports: Option<Ports>,
 }
 
@@ -175,12 +215,27 @@ impl Cluster {
         directory: &Path,
         flags: &[OsString],
     ) -> io::Result<Cluster> {
+        Cluster::with_detours(programs, layout, directory, flags, Detours::new())
+    }
+
+    /// The same, but whoever dials is told of the detours. This process itself always asks nodes directly.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn with_detours(
+        programs: &Programs,
+        layout: Layout,
+        directory: &Path,
+        flags: &[OsString],
+        detours: Detours,
+    ) -> io::Result<Cluster> {
         fs::create_dir_all(directory)?;
         let mut cluster = Cluster {
             layout,
             directory: directory.to_path_buf(),
             programs: programs.clone(),
             nodes: BTreeMap::new(),
+            detours,
             _ports: None,
         };
         for node in layout.shape.nodes() {
@@ -199,7 +254,7 @@ impl Cluster {
         let peers: Vec<String> = self
             .nodes_of(node.group())
             .filter(|&peer| peer != node)
-            .map(|peer| self.peer_address(peer).to_string())
+            .map(|peer| self.dialled(Dialler::Node(node), Door::Peers(peer)).to_string())
             .collect();
         let peers = if peers.is_empty() { "none".to_owned() } else { peers.join(",") };
         let api = self.client_address(node).to_string();
@@ -212,12 +267,12 @@ impl Cluster {
                 ("--p2p_listen", p2p),
                 ("--peer_addrs", peers),
                 ("--server_rf", self.layout.shape.server_rf.to_string()),
-                ("--server_addrs", self.server_addresses()),
+                ("--server_addrs", self.server_addresses_for(Dialler::Clients)),
             ],
             Node::Server { partition, .. } => vec![
                 ("--partition_id", partition.to_string()),
                 ("--replica_id", replica),
-                ("--manager_addrs", self.manager_addresses()),
+                ("--manager_addrs", self.manager_addresses_for(Dialler::Node(node))),
                 ("--api_listen", api),
                 ("--p2p_listen", p2p),
                 ("--peer_addrs", peers),
@@ -267,26 +322,30 @@ impl Cluster {
     }
 
     fn address(&self, node: Node, offset: u16) -> SocketAddr {
-        let shape = self.layout.shape;
-        let number = match node {
-            Node::Manager(replica) => replica,
-            Node::Server { partition, replica } => shape.manager_rf + partition * shape.server_rf + replica,
-        };
-        (Ipv4Addr::LOCALHOST, self.layout.first_port + 2 * number + offset).into()
+        self.layout.address(node, offset)
     }
 
-    /// The addresses of all manager replicas, as the flags take them.
+    /// Where somebody dials a port.
+    pub fn dialled(&self, dialler: Dialler, door: Door) -> SocketAddr {
+        self.detours.get(&(dialler, door)).copied().unwrap_or_else(|| self.layout.door(door))
+    }
+
+    /// The addresses of all manager replicas, as the flags of clients take them.
     pub fn manager_addresses(&self) -> String {
-        self.address_list(|node| matches!(node, Node::Manager(_)))
+        self.manager_addresses_for(Dialler::Clients)
     }
 
-    fn server_addresses(&self) -> String {
-        self.address_list(|node| matches!(node, Node::Server { .. }))
+    fn manager_addresses_for(&self, dialler: Dialler) -> String {
+        self.address_list(dialler, |node| matches!(node, Node::Manager(_)))
     }
 
-    fn address_list(&self, wanted: impl Fn(Node) -> bool) -> String {
+    fn server_addresses_for(&self, dialler: Dialler) -> String {
+        self.address_list(dialler, |node| matches!(node, Node::Server { .. }))
+    }
+
+    fn address_list(&self, dialler: Dialler, wanted: impl Fn(Node) -> bool) -> String {
         let addresses = self.layout.shape.nodes().filter(|&node| wanted(node));
-        addresses.map(|node| self.client_address(node).to_string()).collect::<Vec<_>>().join(",")
+        addresses.map(|node| self.dialled(dialler, Door::Api(node)).to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// The process of a node.
@@ -458,6 +517,29 @@ mod tests {
             "--replica_id 0 --man_listen 127.0.0.1:20000 --p2p_listen 127.0.0.1:20001 --peer_addrs none \
              --server_rf 1 --server_addrs 127.0.0.1:20002,127.0.0.1:20004"
         );
+    }
+
+    #[test]
+    fn arguments_with_detours_lead_each_dialler_its_own_way_and_listeners_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let programs = Programs::at(Path::new("/nowhere"));
+        let layout = Layout { shape: Shape { server_rf: 3, manager_rf: 1, partitions: 1 }, first_port: 20_000 };
+        let [me, peer] = [0, 1].map(|replica| Node::Server { partition: 0, replica });
+        let manager = Node::Manager(0);
+        let detours = Detours::from([
+            ((Dialler::Node(me), Door::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
+            ((Dialler::Node(me), Door::Api(manager)), "127.0.0.1:2".parse().unwrap()),
+            ((Dialler::Clients, Door::Api(manager)), "127.0.0.1:3".parse().unwrap()),
+            ((Dialler::Clients, Door::Api(peer)), "127.0.0.1:4".parse().unwrap()),
+        ]);
+        let cluster = Cluster::with_detours(&programs, layout, directory.path(), &[], detours).unwrap();
+        assert_eq!(
+            cluster.arguments(me).join(" "),
+            "--partition_id 0 --replica_id 0 --manager_addrs 127.0.0.1:2 --api_listen 127.0.0.1:20002 \
+             --p2p_listen 127.0.0.1:20003 --peer_addrs 127.0.0.1:1,127.0.0.1:20007"
+        );
+        assert_eq!(cluster.manager_addresses(), "127.0.0.1:3");
+        assert!(cluster.arguments(manager).join(" ").contains("127.0.0.1:20002,127.0.0.1:4,127.0.0.1:20006"));
     }
 
     #[test]

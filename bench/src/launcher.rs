@@ -270,10 +270,10 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
 
 /// Whether a signal asked the launcher to end.
 #[derive(Clone, Debug)]
-struct Interrupted(Arc<AtomicI32>);
+pub(crate) struct Interrupted(Arc<AtomicI32>);
 
 impl Interrupted {
-    fn watch() -> io::Result<Interrupted> {
+    pub(crate) fn watch() -> io::Result<Interrupted> {
         let seen = Arc::new(AtomicI32::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         // Before the thread starts, so that no signal falls through.
@@ -295,7 +295,7 @@ impl Interrupted {
         Ok(Interrupted(seen))
     }
 
-    fn signal(&self) -> Option<i32> {
+    pub(crate) fn signal(&self) -> Option<i32> {
         Some(self.0.load(Ordering::Relaxed)).filter(|&number| number != 0)
     }
 }

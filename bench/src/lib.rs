@@ -7,18 +7,22 @@
 //! - [`ask`]: one question to one replica, over its own port.
 //! - [`line_client`]: the command-line client, driven through its pipes.
 //! - [`chain`]: was each write applied exactly once, judged from the clients' answers alone.
+//! - [`chaos`]: a bad network, and faults by a seeded schedule.
 //! - [`load`]: clients that swap and keep a history for [`chain`].
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
+//! - [`mount`]: a file system in a file, for power cuts and full disks.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does.
 
 pub mod ask;
 pub mod chain;
+pub mod chaos;
 pub mod cluster;
 pub mod history;
 pub mod launcher;
 pub mod line_client;
 pub mod load;
+pub mod mount;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -6,13 +6,11 @@
 //! This does not test the device's own cache; that the calls which flush it are made is shown by tracing them.
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
 
 use crate::cluster::Cluster;
 use crate::load::{ANSWER_PATIENCE, Load, Plan};
+use crate::mount::{Mount, command, text};
 use crate::programs::Programs;
 use crate::trial::{Outcome, PATIENCE, Place, describe, fresh_directory};
 
@@ -27,11 +25,10 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, place.directory.as_deref())?;
     let image = directory.path().join("image");
-    File::create(&image)?.set_len(IMAGE_BYTES)?;
-    command("mkfs.ext4", &["-q", "-F", &text(&image)])?;
+    Mount::make_image(&image, IMAGE_BYTES)?;
     let mut mount = Mount::new(&image, directory.path().join("mounted"))?;
 
-    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.at.join("data"), &[])?;
+    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.path().join("data"), &[])?;
     cluster.start_all()?;
     cluster.wait_ready(PATIENCE)?;
     describe(&cluster)?;
@@ -50,7 +47,7 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
         cluster.kill_all();
         mount.end()?;
         fs::rename(&copy, &image)?;
-        mount = Mount::new(&image, mount.at.clone())?;
+        mount = Mount::new(&image, mount.path().to_path_buf())?;
 
         cluster.start_all()?;
         cluster.wait_ready(PATIENCE)?;
@@ -63,7 +60,7 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     }
     println!("{cuts} power cuts, {writes} writes acknowledged: none lost, none applied twice");
     drop(cluster);
-    mount.end()
+    Ok(mount.end()?)
 }
 
 /// What earlier rounds left behind must still be there; then this round's values join it.
@@ -81,49 +78,4 @@ fn remember(cluster: &Cluster, last: &mut BTreeMap<String, Option<String>>, cut:
         last.insert(key, value);
     }
     Ok(())
-}
-
-/// A mounted image. Unmounted when dropped.
-struct Mount {
-    at: PathBuf,
-    mounted: bool,
-}
-
-impl Mount {
-    fn new(image: &Path, at: PathBuf) -> Result<Mount, Box<dyn Error + Send + Sync>> {
-        fs::create_dir_all(&at)?;
-        command("mount", &["-t", "ext4", "-o", "loop,commit=600,noatime", &text(image), &text(&at)])
-            .map_err(|error| format!("{error} (mounting needs root and a loop device)"))?;
-        Ok(Mount { at, mounted: true })
-    }
-
-    fn end(&mut self) -> Outcome {
-        if self.mounted {
-            command("umount", &[&text(&self.at)])?;
-            self.mounted = false;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            eprintln!("madkv-trial: {} stays mounted: {error}", self.at.display());
-        }
-    }
-}
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
-
-fn command(program: &str, arguments: &[&str]) -> Outcome {
-    let output =
-        Command::new(program).args(arguments).output().map_err(|error| format!("cannot run {program}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{program} {}: {}: {}", arguments.join(" "), output.status, said.trim()).into())
 }
