@@ -62,3 +62,8 @@ bounded overwrites="1000000":
 # Bring up clusters of many shapes, up to 9 replicas and 50 partitions, and run README's script on each.
 shapes:
     cargo run --quiet --release --bin madkv-trial -- shapes
+
+# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it; options as in `madkv-planted --help`.
+[positional-arguments]
+planted-bugs *options:
+    cargo run --quiet --bin madkv-planted -- "$@"

@@ -12,7 +12,7 @@
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
-//! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does.
+//! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
 pub mod ask;
 pub mod chain;
@@ -23,6 +23,7 @@ pub mod launcher;
 pub mod line_client;
 pub mod load;
 pub mod mount;
+pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -76,7 +76,7 @@ fn emptied_node_counts_for_nothing_until_readmitted() {
     }
 }
 
-// covers M5 M7 M13 M14 on a small scale: seat after seat is emptied and readmitted, with crashes of whoever leads on the way.
+// covers M5 M7 M13 on a small scale: seat after seat is emptied and readmitted, with crashes of whoever leads on the way.
 #[test]
 fn seats_are_emptied_and_readmitted_one_after_the_other_under_load() {
     for seed in seeds(8) {
