@@ -25,7 +25,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::{EntryId, Genesis, GenesisHash};
-use crate::fatal::{end_process, spawn_vital};
+use crate::fatal::spawn_vital;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::birth::BirthMessage;
@@ -361,14 +361,11 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             move |why| drop(events.send(Happening::SnapshotLost(why)))
         };
         self.runtime.spawn_blocking(move || {
-            match files.open_newest(lost) {
+            match files.open_newest(reporter.clone(), lost) {
                 Ok(Some(source)) => return transport.send_snapshot(to, Box::new(source)),
                 Ok(None) => {}
                 // A newer one took its place between looking and opening.
                 Err(SnapshotError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error @ SnapshotError::Disk { .. }) => {
-                    end_process(reporter.who(), &format!("reading a snapshot failed: {error}"))
-                }
                 Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be sent: {error}")),
             }
             let _ = events.send(Happening::Peer(TransportEvent::SnapshotSent { to, last: None }));

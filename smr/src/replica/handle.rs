@@ -165,7 +165,7 @@ impl Opened {
             Birth::Unborn => None,
         };
         let files = SnapshotFiles(snapshots);
-        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), events.clone());
+        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), events.clone(), reporter.clone());
         let config =
             TransportConfig { group: options.group.clone(), node, cluster, genesis, peers: options.peers.clone() };
         let sink = {

@@ -11,10 +11,12 @@ use crossbeam_channel::Sender;
 
 use crate::codec;
 use crate::entry::GenesisHash;
+use crate::fatal::end_process;
 use crate::id::NodeId;
 use crate::protocol::Protocol;
 use crate::replica::driver::Happening;
 use crate::replica::engine::{Install, SnapshotImage};
+use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
 use crate::state_machine::{Image, StateMachine};
@@ -49,14 +51,16 @@ impl SnapshotFiles {
     }
 
     /// The newest snapshot, open for sending. `lost` is called if it is, or turns out to be, damaged: then it does not count
-    /// any more (S8).
+    /// any more (S8). If the disk fails, now or while it is read, the process ends (D8).
     pub(super) fn open_newest(
         &self,
+        reporter: Reporter,
         lost: impl Fn(String) + Send + 'static,
     ) -> Result<Option<FileSource>, SnapshotError> {
         let Some(info) = self.0.latest() else { return Ok(None) };
         let (files, doomed) = (self.0.clone(), info.clone());
         let lost = move |error: &SnapshotError| {
+            stop_if_disk_failed(&reporter, "reading a snapshot", error);
             if let SnapshotError::Corrupt { .. } = error {
                 let aside =
                     files.set_aside(&doomed).map_or_else(|error| error.to_string(), |()| "set aside".to_owned());
@@ -75,6 +79,23 @@ impl SnapshotFiles {
     /// The state that a snapshot holds.
     pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
         build(self.0.read(info)?)
+    }
+}
+
+/// Ends the process if the disk is to blame: a replica that can neither read nor store snapshots, but goes on, is silent about
+/// it for ever (D7, D8). A file that is not there is none of that: a newer snapshot took its place.
+fn stop_if_disk_failed(reporter: &Reporter, doing: &str, error: &SnapshotError) {
+    match error {
+        SnapshotError::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => {
+            end_process(reporter.who(), &format!("{doing} failed: {error}"))
+        }
+        // A state that is read from a file says so in its own words.
+        SnapshotError::State(source) => {
+            if let Some(inner) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
+                stop_if_disk_failed(reporter, doing, inner);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -158,6 +179,7 @@ pub(super) struct Intake<P: Protocol, S> {
     /// Empty until the replica is born.
     genesis: Arc<OnceLock<GenesisHash>>,
     events: Sender<Happening<P, S>>,
+    reporter: Reporter,
     incoming: Mutex<Option<Incoming>>,
 }
 
@@ -166,8 +188,15 @@ impl<P: Protocol, S> Intake<P, S> {
         files: SnapshotFiles,
         genesis: Arc<OnceLock<GenesisHash>>,
         events: Sender<Happening<P, S>>,
+        reporter: Reporter,
     ) -> Intake<P, S> {
-        Intake { files, genesis, events, incoming: Mutex::new(None) }
+        Intake { files, genesis, events, reporter, incoming: Mutex::new(None) }
+    }
+
+    /// What the sender hears of an error, unless the disk failed: then the process ends.
+    fn refusal(&self, error: SnapshotError) -> SnapshotError {
+        stop_if_disk_failed(&self.reporter, "receiving a snapshot", &error);
+        error
     }
 }
 
@@ -180,7 +209,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // What was under way is given up first; an equal offer resumes from its file.
         *current = None;
-        let incoming = self.files.0.receive(offer).map_err(|error| error.to_string())?;
+        let incoming = self.files.0.receive(offer).map_err(|error| self.refusal(error).to_string())?;
         let offset = incoming.offset();
         *current = Some(incoming);
         Ok(offset)
@@ -189,14 +218,14 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
     fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let incoming = current.as_mut().ok_or_else(|| io::Error::other("no snapshot is under way"))?;
-        incoming.append(offset, bytes).map_err(io::Error::other)
+        incoming.append(offset, bytes).map_err(|error| io::Error::other(self.refusal(error)))
     }
 
     fn finish(&self) -> io::Result<()> {
         let current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
-        let file = incoming.finish().map_err(io::Error::other)?;
-        let (sessions, state) = build(file.read().map_err(io::Error::other)?).map_err(io::Error::other)?;
+        let built = incoming.finish().and_then(|file| Ok((build(file.read()?)?, file)));
+        let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
         let install = Install { meta: file.info().meta.clone(), sessions, state, file };
         self.events

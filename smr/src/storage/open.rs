@@ -281,7 +281,8 @@ fn resume(
     directory.notes.extend(opened.notes);
     let snapshot = options.snapshot.last;
     let Recovered { mut log, entries, fits, notes } =
-        RecordLog::recover(opened.map, identity, snapshot, Some(mark.mark()))?;
+        RecordLog::recover(opened.map, identity, snapshot, Some(mark.mark()))
+            .map_err(|error| naming_snapshots(error, &directory.root.join(SNAPSHOTS)))?;
     directory.notes.extend(notes);
 
     // Everything is in order; only now anything is written.
@@ -298,6 +299,16 @@ fn resume(
     }
     sync_root(directory)?;
     Ok(Parts { promise, log: Box::new(log), mark: Some(mark), entries, sync_mode: opened.sync_mode })
+}
+
+/// A log that does not reach back to its snapshot may be whole, and the snapshot missing.
+fn naming_snapshots(error: LoadError, snapshots: &Path) -> LoadError {
+    match error {
+        LoadError::Damage(Damage { file, what }) => {
+            LoadError::Damage(Damage { file, what: format!("{what} (its snapshots are in {})", snapshots.display()) })
+        }
+        other => other,
+    }
 }
 
 fn repair_promise(

@@ -270,6 +270,8 @@ fn snapshot_lost_after_the_log_was_cut_is_quarantined() {
     drop(opened.store);
     let reason = bench.reopen().quarantined().reason;
     assert!(reason.contains("100.t1 is marked as synced"), "{reason}");
+    // It is a snapshot that is missing: the line says where.
+    assert!(reason.contains("node/snapshots"), "{reason}");
 }
 
 #[test]
