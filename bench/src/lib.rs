@@ -11,6 +11,7 @@
 //! - [`load`]: clients that swap and keep a history for [`chain`].
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
+//! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
@@ -18,6 +19,7 @@ pub mod ask;
 pub mod chain;
 pub mod chaos;
 pub mod cluster;
+pub mod disk_faults;
 pub mod history;
 pub mod launcher;
 pub mod line_client;

@@ -42,11 +42,25 @@ impl Process {
     /// # Errors
     /// If the log or the process cannot be created.
     pub fn start(&mut self) -> io::Result<()> {
+        let command = Command::new(&self.program);
+        self.start_with(command)
+    }
+
+    /// Starts it by means of another program, which becomes it: `command` gets the program and its arguments as further arguments.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_by(&mut self, mut command: Command) -> io::Result<()> {
+        command.arg(&self.program);
+        self.start_with(command)
+    }
+
+    fn start_with(&mut self, mut command: Command) -> io::Result<()> {
         if self.is_running() {
             return Ok(());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.program)
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -4,6 +4,8 @@
 //! code is non-zero only if data was lost, doubled or wrong, or the trial could not be carried out.
 
 mod bounded;
+mod damage;
+mod disk_full;
 mod durable;
 mod failover;
 mod kill_all;
@@ -114,6 +116,24 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
+    /// Damage each file of a replica's directory in many ways; it must start whole, or not at all, or in quarantine
+    Damage {
+        /// Flipped bits for each file
+        #[arg(long, default_value_t = 200)]
+        flips: u64,
+        /// Of each kind of directory, how many damages to try under real processes
+        #[arg(long, default_value_t = 40)]
+        processes: usize,
+        /// Where.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Fill up the disk of a follower and of the leader; nothing acknowledged is lost, the group goes on (needs root)
+    DiskFull {
+        /// Where.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// Where.
@@ -160,6 +180,8 @@ pub fn run(options: &Options) -> Outcome {
         }
         Trial::Bounded { overwrites, place } => bounded::run(*overwrites, place),
         Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
+        Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
+        Trial::DiskFull { place } => disk_full::run(place),
         Trial::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }

@@ -1,0 +1,189 @@
+//! Opens a copy of a replica's directory as the server does, and compares what it finds with what was there.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+
+use smr::entry::{Entry, EntryId, Promise};
+use smr::id::Incarnation;
+use smr::snapshot::{SnapshotDir, SnapshotError};
+use smr::storage::disk::{Disk, RealDisk};
+use smr::storage::{Birth, Engine, Identity, OpenError, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
+
+/// What a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Whether it was born.
+    pub birth: Birth,
+    /// Term and vote.
+    pub promise: Promise,
+    /// Where the newest snapshot ends.
+    pub snapshot: EntryId,
+    /// The log behind it.
+    pub entries: Vec<Entry>,
+}
+
+/// What an attempt to open one gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It opened.
+    Open(Box<Held>),
+    /// The replica is in quarantine, for this reason; what was noted on the way stands before it.
+    Quarantined(String),
+    /// It was refused.
+    Refused(String),
+}
+
+/// What became of a damaged copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It has everything.
+    Whole,
+    /// It does not start, and says why.
+    Refused,
+    /// It runs, and neither votes nor acknowledges; and says why.
+    Quarantined,
+    /// It forgot something without a word, or the words are of no use.
+    Wrong(String),
+}
+
+impl Verdict {
+    /// One word for tables.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Whole => "whole",
+            Verdict::Refused => "refused",
+            Verdict::Quarantined => "quarantined",
+            Verdict::Wrong(_) => "WRONG",
+        }
+    }
+}
+
+/// Opens the directory of `seat` at `path`, as a server does.
+///
+/// # Errors
+/// If that cannot even be tried.
+pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sync>> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let directory = match ReplicaDirectory::open(Arc::clone(&disk), path, seat.clone()) {
+        Ok(directory) => directory,
+        Err(error) => return Ok(Found::Refused(error.to_string())),
+    };
+    let mut notes = Vec::new();
+    let mut snapshot = Default::default();
+    if directory.quarantined().is_none() {
+        match SnapshotDir::open(disk, directory.snapshots(), seat.group.clone(), None) {
+            Ok((opened, newest)) => {
+                notes.extend(opened.notes().iter().cloned());
+                snapshot = newest.map(|info| info.meta).unwrap_or_default();
+            }
+            Err(error @ (SnapshotError::Disk { .. } | SnapshotError::Version { .. })) => {
+                return Ok(Found::Refused(error.to_string()));
+            }
+            Err(error) => return Err(format!("opening snapshots: {error}").into()),
+        }
+    }
+    let end = snapshot.last;
+    let options = StoreOptions {
+        snapshot,
+        incarnation_if_new: Incarnation(0xdead),
+        engine: Engine::Sled,
+        allow_unsynced: true,
+        now_unix_s: 1,
+    };
+    match Store::open(directory, &options) {
+        Ok(Opened::Store(opened)) => Ok(Found::Open(Box::new(Held {
+            identity: opened.identity,
+            birth: opened.birth,
+            promise: opened.promise,
+            snapshot: end,
+            entries: opened.entries,
+        }))),
+        Ok(Opened::Quarantined(quarantined)) => {
+            notes.push(quarantined.reason.clone());
+            Ok(Found::Quarantined(notes.join("; ")))
+        }
+        Err(error @ OpenError::Locked { .. }) => Err(error.into()),
+        Err(error) => Ok(Found::Refused(error.to_string())),
+    }
+}
+
+/// Panics while copies are opened. sled panics at some damage, and on its callers' threads these are caught; on a thread of its
+/// own one would end a server.
+#[derive(Debug, Default)]
+pub struct Panics {
+    seen: Arc<Mutex<Vec<(ThreadId, String)>>>,
+}
+
+impl Panics {
+    /// Takes note of all panics of this process from now on, in the place of printing them.
+    pub fn watch() -> Panics {
+        let panics = Panics::default();
+        let seen = Arc::clone(&panics.seen);
+        std::panic::set_hook(Box::new(move |info| {
+            let line = info.to_string().replace('\n', " ");
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push((thread::current().id(), line));
+        }));
+        panics
+    }
+
+    /// The first panic on another thread than this one since the last call.
+    pub fn take_of_other_threads(&self) -> Option<String> {
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        seen.into_iter().find(|(thread, _)| *thread != thread::current().id()).map(|(_, line)| line)
+    }
+}
+
+/// Judges what was found after `file` (relative to the directory at `path`) had been damaged.
+pub fn judge(path: &Path, file: &Path, before: &Found, after: &Found) -> Verdict {
+    let named = named(path, file).display().to_string();
+    let names_it = |text: &str| text.contains(&named);
+    match (before, after) {
+        (_, Found::Refused(text)) if names_it(text) => Verdict::Refused,
+        (_, Found::Quarantined(text)) if names_it(text) => Verdict::Quarantined,
+        // It was in quarantine before, for a reason of its own.
+        (Found::Quarantined(old), Found::Quarantined(new)) if old == new => Verdict::Quarantined,
+        (_, Found::Refused(text)) => Verdict::Wrong(format!("refused without the file's name: {text}")),
+        (_, Found::Quarantined(text)) => Verdict::Wrong(format!("quarantined without the file's name: {text}")),
+        (Found::Open(before), Found::Open(after)) => match missing(before, after) {
+            None => Verdict::Whole,
+            Some(what) => Verdict::Wrong(what),
+        },
+        (_, Found::Open(_)) => Verdict::Wrong("it opened, and did not before the damage".to_owned()),
+    }
+}
+
+/// What a line about the damaged `file` has to name. sled does not say in which of its files it found something, and nobody knows
+/// the name of a snapshot that is not there.
+pub fn named(root: &Path, file: &Path) -> PathBuf {
+    match file.components().next() {
+        Some(first) if first.as_os_str() == "log" || !root.join(file).exists() => root.join(first),
+        _ => root.join(file),
+    }
+}
+
+/// What is missing, or another.
+fn missing(before: &Held, after: &Held) -> Option<String> {
+    if (&before.identity, &before.birth) != (&after.identity, &after.birth) {
+        return Some(format!("it is {:?} ({:?}) now", after.identity, after.birth));
+    }
+    if before.promise != after.promise {
+        return Some(format!("it promised {:?}, and remembers {:?}", before.promise, after.promise));
+    }
+    let mut expected = after.snapshot.index.next();
+    for entry in &after.entries {
+        if entry.id.index != expected {
+            return Some(format!("a hole: {} in the place of {expected}", entry.id));
+        }
+        expected = expected.next();
+    }
+    let last = |held: &Held| held.entries.last().map_or(held.snapshot, |entry| entry.id);
+    if last(before) != last(after) {
+        return Some(format!("it ended with {}, and ends with {}", last(before), last(after)));
+    }
+    let both = before.entries.iter().rev().zip(after.entries.iter().rev());
+    both.filter(|(one, other)| one != other).map(|(one, _)| format!("entry {} is another", one.id)).next()
+}

@@ -1,0 +1,82 @@
+//! Damaged, full and failing disks under real servers: the fixed part of what the trials `damage`, `disk-full` and `disk-errors` do.
+
+#![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use madkv_bench::disk_faults::Skipped;
+use madkv_bench::disk_faults::arranged::{Arranged, Past};
+use madkv_bench::disk_faults::damage::Damage;
+use madkv_bench::disk_faults::full::{SmallDiskGroup, Whose};
+use madkv_bench::disk_faults::judge::{Panics, Verdict};
+use madkv_bench::disk_faults::matrix::{Matrix, damages, open_copies};
+use madkv_bench::programs::Programs;
+use tempfile::TempDir;
+
+/// Flipped bits for each file.
+const FLIPS: u64 = 6;
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+fn programs() -> &'static Programs {
+    static PROGRAMS: OnceLock<Programs> = OnceLock::new();
+    PROGRAMS.get_or_init(|| Programs::beside_this_one().unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// On the disk that the build is on, not in memory.
+fn fresh_directory() -> TempDir {
+    tempfile::Builder::new().prefix("disk-faults-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// What cannot be had on this machine is said by name, and no failure. `None` then.
+fn or_skip<T>(outcome: Outcome<T>) -> Option<T> {
+    match outcome {
+        Ok(value) => Some(value),
+        Err(error) if error.is::<Skipped>() => {
+            eprintln!("skipped: {}: {error}", std::thread::current().name().unwrap_or_default());
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn snapshot_of(sample: &Path) -> PathBuf {
+    let mut names = std::fs::read_dir(sample.join("snapshots")).unwrap();
+    Path::new("snapshots").join(names.next().unwrap().unwrap().file_name())
+}
+
+// covers D3, D4, D5, M6
+#[test]
+fn damaged_directory_starts_whole_or_in_quarantine_and_never_costs_an_acknowledged_write() {
+    let directory = fresh_directory();
+    let mut arranged = Arranged::set(programs(), directory.path(), Past::Compacted).unwrap();
+    let sample = arranged.sample();
+    let mut matrix = Matrix::default();
+    open_copies(&sample, &damages(&sample, FLIPS).unwrap(), &mut matrix, &Panics::default()).unwrap();
+    assert_eq!(matrix.wrong, Vec::<String>::new());
+    assert!(matrix.count("whole") > 20 && matrix.count("quarantined") > 10, "{matrix}");
+
+    // The same under processes, where one that forgets would let the lagging replica lead.
+    for (file, damage, expected) in [
+        (snapshot_of(&sample), Damage::Deleted, Verdict::Quarantined),
+        (PathBuf::from("promise"), Damage::Deleted, Verdict::Quarantined),
+        (PathBuf::from("mark"), Damage::Emptied, Verdict::Quarantined),
+        (PathBuf::from("log/db"), Damage::Deleted, Verdict::Quarantined),
+        (PathBuf::from("promise"), Damage::Halved, Verdict::Whole),
+        (PathBuf::from("assignment"), Damage::Emptied, Verdict::Whole),
+    ] {
+        assert_eq!(arranged.try_damage(&file, damage).unwrap(), expected, "{} {damage}", file.display());
+    }
+}
+
+// covers D7
+#[test]
+fn full_disk_stops_its_replica_with_a_line_and_costs_nothing_acknowledged() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(SmallDiskGroup::start(programs(), directory.path())) else { return };
+    group.run_full_under_load(Whose::Followers).unwrap();
+    group.run_full_under_load(Whose::Leaders).unwrap();
+    let line = group.receive_snapshot_without_room().unwrap();
+    assert!(line.contains("receiving a snapshot failed"), "{line}");
+}
