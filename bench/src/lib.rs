@@ -8,6 +8,7 @@
 //! - [`line_client`]: the command-line client, driven through its pipes.
 //! - [`chain`]: was each write applied exactly once, judged from the clients' answers alone.
 //! - [`chaos`]: a bad network, and faults by a seeded schedule.
+//! - [`linearize`]: could a correct store have given a history; and if not, the smallest part of it that shows it.
 //! - [`load`]: clients that swap and keep a history for [`chain`].
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
@@ -23,6 +24,7 @@ pub mod disk_faults;
 pub mod history;
 pub mod launcher;
 pub mod line_client;
+pub mod linearize;
 pub mod load;
 pub mod mount;
 pub mod planted;
