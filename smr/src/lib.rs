@@ -55,6 +55,8 @@ pub mod raft;
 pub mod replica;
 pub mod report;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod snapshot;
 pub mod state_machine;
 pub mod storage;

@@ -227,6 +227,27 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         &self.state
     }
 
+    /// The last entry that was applied, or the last one under the snapshot.
+    pub fn applied(&self) -> EntryId {
+        self.applied
+    }
+
+    /// The last entry under the newest snapshot.
+    pub fn snapshot(&self) -> EntryId {
+        self.snapshot
+    }
+
+    /// The session table, to look at.
+    pub fn sessions(&self) -> &SessionTable {
+        &self.sessions
+    }
+
+    /// How many requests wait for their outcome.
+    pub fn requests_waiting(&self) -> usize {
+        let wishes = usize::from(self.transfer.is_some()) + usize::from(self.readmission.is_some());
+        self.waiting.len() + self.reads_waiting + wishes
+    }
+
     /// Time has passed.
     pub fn tick(&mut self, now: Time) {
         self.step(now, Input::Tick);

@@ -1,0 +1,590 @@
+//! One process on its machine: the disk, and what of the production code runs on it at the moment.
+//!
+//! What the replica's threads do in production is done here step by step: the disk thread's jobs are taken all at once,
+//! done when virtual time says so, and end with one flush; snapshots are written and built "in the background", later.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rand_chacha::ChaCha8Rng;
+
+use crate::codec;
+use crate::entry::{EntryId, Genesis, GenesisHash, Index, Promise, Term};
+use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::protocol::{Envelope, Protocol, Recovered, Time, Write};
+use crate::raft::{Message, Raft, Settings};
+use crate::replica::birth::{Unborn, Verdict};
+use crate::replica::disk::{Desk, DiskError, DiskJob};
+use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage};
+use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing};
+use crate::session::{SessionLimits, SessionTable};
+use crate::sim::watched::{Chained, Core};
+use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
+use crate::state_machine::{Image, StateMachine};
+use crate::storage::disk::Disk;
+use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+use crate::storage::{Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions};
+
+/// Where a replica's directory is on its disk.
+pub const DIRECTORY: &str = "/node";
+/// Bytes of a snapshot that travel at a time.
+const PIECE_BYTES: usize = 700;
+
+/// The production engine with the production core and the user's state machine, both watched.
+pub type Replica<S> = ReplicaEngine<Core, Chained<S>>;
+
+/// What all machines of a world have in common.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many seats the group has.
+    pub size: u16,
+    /// Limits of the cores.
+    pub settings: Settings,
+    /// When snapshots are taken, by bytes in the log.
+    pub snapshot_log_bytes: RangeInclusive<usize>,
+    /// Limits of the session tables.
+    pub sessions: SessionLimits,
+}
+
+impl Shape {
+    /// A group of `size` with small limits, so that everything that takes megabytes in service happens every second.
+    pub fn small(size: u16) -> Shape {
+        Shape {
+            size,
+            settings: Settings {
+                append_entries_max: 16,
+                log_retain_bytes: 1_000,
+                log_retain_sending_bytes: 4_000,
+                snapshot_install_us: 2_000_000,
+                promotion_lag_entries_max: 20,
+                ..Settings::default()
+            },
+            snapshot_log_bytes: 5_000..=10_000,
+            sessions: SessionLimits::default(),
+        }
+    }
+
+    /// A group of `size` as in service.
+    pub fn production(size: u16) -> Shape {
+        use crate::replica::engine::{SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
+        Shape {
+            size,
+            settings: Settings::default(),
+            snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+            sessions: SessionLimits::default(),
+        }
+    }
+}
+
+/// The group's name in every simulation.
+pub fn group() -> GroupName {
+    GroupName::try_from("g".to_owned()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The cluster in every simulation.
+pub const CLUSTER: ClusterId = ClusterId(1);
+
+/// Outcomes that a process has given, by the request's tag.
+#[derive(Default)]
+pub(super) struct Mailbox(Mutex<Vec<(u64, Outcome)>>);
+
+impl Mailbox {
+    pub(super) fn take(&self) -> Vec<(u64, Outcome)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ReplySink for Mailbox {
+    fn deliver(&self, tag: u64, outcome: Outcome) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((tag, outcome));
+    }
+
+    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+        // A long answer arrives as a whole; its parts are joined by whoever draws them.
+        true
+    }
+}
+
+/// What reaches a process from outside, and waits while it is stopped.
+#[derive(Debug)]
+pub(super) enum Input {
+    Peer { from: NodeId, bytes: Bytes },
+    Reset { from: NodeId },
+    Request { tag: u64, request: Request },
+}
+
+/// What a process is doing.
+pub enum Life<S: StateMachine> {
+    /// There is none.
+    Down,
+    /// Unborn, or of an incarnation that nobody knows.
+    Waiting(Box<Waiting>),
+    /// In service.
+    Serving(Box<Serving<S>>),
+}
+
+/// A process in the waiting room.
+pub struct Waiting {
+    pub(super) unborn: Unborn,
+    pub(super) call_at: Time,
+    opened: OpenedStore,
+    snapshots: SnapshotDir,
+    next_life: bool,
+}
+
+/// A process in service.
+pub struct Serving<S: StateMachine> {
+    /// The production engine.
+    pub engine: Replica<S>,
+    /// Its snapshots.
+    pub snapshots: SnapshotDir,
+    /// Whether this life follows a quarantined one, and the group does not count it as a voter yet.
+    pub readmission_open: bool,
+    pub(super) genesis: GenesisHash,
+    pub(super) founders: Option<Genesis>,
+    pub(super) readmission_look_at: Time,
+    desk: Desk<Message>,
+    jobs: VecDeque<DiskJob<Message>>,
+    /// How many of the jobs are being worked at.
+    at_work: usize,
+    /// A snapshot that is being written.
+    pub(super) taking: Option<Box<SnapshotImage<Chained<S>>>>,
+    /// A received snapshot whose state is being built.
+    pub(super) building: Option<ReceivedSnapshot>,
+}
+
+/// A seat: a disk, and a process now and then.
+pub struct Machine<S: StateMachine> {
+    /// Who lives there.
+    pub id: NodeId,
+    /// Its disk.
+    pub disk: VirtualDisk,
+    /// The process.
+    pub life: Life<S>,
+    /// Tells processes apart: counts up with each end of one.
+    pub(super) run: u64,
+    /// Until then the process is stopped.
+    pub paused_until: Time,
+    /// Until then nothing that is written arrives.
+    pub disk_hangs_until: Time,
+    /// Whether an experiment has damaged the directory, and it was not readmitted since.
+    pub is_damaged: bool,
+    /// Whether an experiment has put an older directory in its place.
+    pub is_set_back: bool,
+    pub(super) forgot: bool,
+    /// How far its log reached when that was done.
+    pub(super) reached: Index,
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// The turn that is scheduled.
+    pub(super) turn_at: Time,
+}
+
+/// What became of a start.
+pub(super) enum Start {
+    /// The process runs.
+    Runs {
+        /// What was found and repaired.
+        notes: Vec<String>,
+        /// Why the former life of the directory ended, if that was found now.
+        quarantined: Option<String>,
+    },
+    /// Its device failed: the process has ended.
+    Failed(String),
+}
+
+impl<S: StateMachine> Machine<S> {
+    pub(super) fn new(name: u16, incarnation: u64) -> Machine<S> {
+        Machine {
+            id: NodeId::new(name, incarnation),
+            disk: VirtualDisk::new(),
+            life: Life::Down,
+            run: 0,
+            paused_until: Time(0),
+            disk_hangs_until: Time(0),
+            is_damaged: false,
+            is_set_back: false,
+            forgot: false,
+            reached: Index::ZERO,
+            inbox: VecDeque::new(),
+            mailbox: Arc::default(),
+            turn_at: Time(u64::MAX),
+        }
+    }
+
+    /// The process, if it is in service.
+    pub fn serving(&self) -> Option<&Serving<S>> {
+        match &self.life {
+            Life::Serving(serving) => Some(serving),
+            Life::Down | Life::Waiting(_) => None,
+        }
+    }
+
+    pub(super) fn serving_mut(&mut self) -> Option<&mut Serving<S>> {
+        match &mut self.life {
+            Life::Serving(serving) => Some(serving),
+            Life::Down | Life::Waiting(_) => None,
+        }
+    }
+
+    /// Whether there is no process.
+    pub fn is_down(&self) -> bool {
+        matches!(self.life, Life::Down)
+    }
+
+    /// Whether the process waits for its group.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.life, Life::Waiting(_))
+    }
+
+    /// A node whose directory was set back, or lost its end, counts again once it has as much as it had before.
+    pub(super) fn has_caught_up(&mut self) {
+        let last = self.serving().map_or(Index::ZERO, |serving| serving.engine.core().status().last.index);
+        if self.is_set_back && last >= self.reached {
+            self.is_set_back = false;
+        }
+    }
+
+    /// The sink for the answer to a request.
+    pub(super) fn reply_to(&self, tag: u64) -> ReplyTo {
+        ReplyTo { tag, sink: self.mailbox.clone() }
+    }
+
+    /// Starts the process from what the disk holds.
+    pub(super) fn start(&mut self, world: &Common<S>, now: Time, rng: ChaCha8Rng) -> Start {
+        assert!(self.is_down(), "{} is started twice", self.id);
+        match self.try_start(world, now, rng) {
+            Ok(start) => start,
+            Err(why) => {
+                self.life = Life::Down;
+                Start::Failed(why)
+            }
+        }
+    }
+
+    fn try_start(&mut self, world: &Common<S>, now: Time, rng: ChaCha8Rng) -> Result<Start, String> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let failed = |error: OpenError| error.to_string();
+        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).map_err(failed)?;
+        let mut incarnation = self.id.incarnation;
+        let mut next_life = directory.is_next_life();
+        let mut reason = None;
+        loop {
+            let known = directory.quarantined().is_some();
+            let (opened, snapshots) = open_life(&disk, directory, incarnation)?;
+            match (opened, snapshots) {
+                (Opened::Store(opened), Some(snapshots)) => {
+                    let mut notes = opened.notes.clone();
+                    notes.extend(snapshots.notes().iter().cloned());
+                    self.id = opened.identity.node;
+                    self.life = if opened.birth == Birth::Unborn {
+                        let unborn = Unborn::new(self.id, Some(CLUSTER), group(), world.seats.clone(), !next_life);
+                        Life::Waiting(Box::new(Waiting { unborn, call_at: now, opened: *opened, snapshots, next_life }))
+                    } else {
+                        Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, now, rng)?))
+                    };
+                    return Ok(Start::Runs { notes, quarantined: reason });
+                }
+                (Opened::Quarantined(quarantined), _) => {
+                    next_life = true;
+                    incarnation = Incarnation(incarnation.0 + 1);
+                    if known {
+                        // What an experiment did to the former life does not matter any more.
+                        (self.is_damaged, self.is_set_back) = (false, false);
+                    } else {
+                        reason.get_or_insert(quarantined.reason.clone());
+                    }
+                    directory = quarantined.into_next_life().map_err(failed)?;
+                }
+                (Opened::Store(_), None) => return Err("a directory was opened without its snapshots".to_owned()),
+            }
+        }
+    }
+
+    /// The waiting room has a verdict.
+    pub(super) fn conclude(
+        &mut self,
+        world: &Common<S>,
+        verdict: Verdict,
+        now: Time,
+        rng: ChaCha8Rng,
+    ) -> Option<Start> {
+        let (birth, cluster) = match verdict {
+            Verdict::Wait | Verdict::Stranger(_) => return None,
+            Verdict::Founder(genesis) => {
+                let cluster = genesis.cluster_id();
+                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
+            }
+            Verdict::TakenIn(genesis) => (Birth::Born { genesis, founders: None }, CLUSTER),
+        };
+        let Life::Waiting(waiting) = std::mem::replace(&mut self.life, Life::Down) else {
+            panic!("{} is born without waiting for it", self.id);
+        };
+        let Waiting { mut opened, snapshots, next_life, .. } = *waiting;
+        if let Err(error) = opened.store.be_born(birth.clone(), cluster) {
+            return Some(Start::Failed(error.to_string()));
+        }
+        opened.promise = opened.store.promise();
+        if let Birth::Born { founders: Some(founders), .. } = &birth {
+            opened.entries = vec![founders.first_entry()];
+        }
+        opened.birth = birth;
+        match serve(world, opened, snapshots, next_life, now, rng) {
+            Ok(serving) => {
+                self.life = Life::Serving(Box::new(serving));
+                Some(Start::Runs { notes: Vec::new(), quarantined: None })
+            }
+            Err(why) => Some(Start::Failed(why)),
+        }
+    }
+
+    /// Ends the process, with the disk thread and the one that takes snapshots somewhere in the middle of what they had to
+    /// do: `progress` operations further. `Loss::Nothing` is a kill, everything else a power cut.
+    pub(super) fn end(&mut self, progress: u64, loss: Loss) {
+        self.run += 1;
+        self.inbox.clear();
+        self.mailbox = Arc::default();
+        self.paused_until = Time(0);
+        self.disk_hangs_until = Time(0);
+        self.turn_at = Time(u64::MAX);
+        if let Life::Serving(serving) = std::mem::replace(&mut self.life, Life::Down) {
+            self.disk.fault_at(self.disk.operations() + progress, Fault::PowerOff);
+            serving.go_on_until_the_end();
+        }
+        self.disk = self.disk.after_crash(loss);
+    }
+}
+
+/// What starts need, and all machines share.
+pub(super) struct Common<S> {
+    pub(super) shape: Shape,
+    pub(super) seats: BTreeSet<NodeName>,
+    pub(super) empty: Box<dyn Fn() -> S + Send>,
+}
+
+fn open_life(
+    disk: &Arc<dyn Disk>,
+    directory: ReplicaDirectory,
+    incarnation: Incarnation,
+) -> Result<(Opened, Option<SnapshotDir>), String> {
+    let mut found = None;
+    if directory.quarantined().is_none() {
+        let opened = SnapshotDir::open(disk.clone(), directory.snapshots(), group(), None);
+        found = Some(opened.map_err(|error| error.to_string())?);
+    }
+    let options = StoreOptions {
+        snapshot: found.as_ref().and_then(|(_, newest)| newest.clone()).map(|info| info.meta).unwrap_or_default(),
+        incarnation_if_new: incarnation,
+        engine: Engine::Journal,
+        allow_unsynced: true,
+        now_unix_s: 0,
+    };
+    let opened = Store::open(directory, &options).map_err(|error| error.to_string())?;
+    Ok((opened, found.map(|(snapshots, _)| snapshots)))
+}
+
+fn serve<S: StateMachine>(
+    world: &Common<S>,
+    opened: OpenedStore,
+    snapshots: SnapshotDir,
+    next_life: bool,
+    now: Time,
+    rng: ChaCha8Rng,
+) -> Result<Serving<S>, String> {
+    let Birth::Born { genesis, founders } = opened.birth else { panic!("an unborn node serves") };
+    let latest = snapshots.latest();
+    let (sessions, state) = match &latest {
+        Some(info) => {
+            let reader = snapshots.read(info).map_err(|error| error.to_string())?;
+            build(world.shape.sessions, reader).map_err(|error| error.to_string())?
+        }
+        None => (SessionTable::with_limits(world.shape.sessions), Chained::new((world.empty)())),
+    };
+    let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
+    let snapshot = meta.last;
+    let promise =
+        if opened.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { opened.promise };
+    let recovered = Recovered { promise, snapshot: meta, entries: opened.entries };
+    let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
+    let engine = Replica::new(EngineStart {
+        group: group(),
+        standing: Standing::InService,
+        sync_mode: String::new(),
+        core: Core::new(raft, recovered),
+        state,
+        sessions,
+        snapshot,
+        snapshot_len_bytes,
+        snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
+    });
+    Ok(Serving {
+        engine,
+        snapshots,
+        readmission_open: next_life,
+        genesis,
+        founders,
+        readmission_look_at: Time(0),
+        desk: Desk::new(opened.store),
+        jobs: VecDeque::new(),
+        at_work: 0,
+        taking: None,
+        building: None,
+    })
+}
+
+/// The state that a snapshot holds.
+pub(super) fn build<S: StateMachine>(
+    limits: SessionLimits,
+    mut reader: SnapshotReader,
+) -> Result<(SessionTable, Chained<S>), SnapshotError> {
+    let sessions = SessionTable::restore_with_limits(&mut reader, limits).map_err(SnapshotError::State)?;
+    let state = Chained::restore(&mut reader).map_err(SnapshotError::State)?;
+    reader.finish()?;
+    Ok((sessions, state))
+}
+
+impl<S: StateMachine> Serving<S> {
+    /// The last entry that was applied.
+    pub fn applied(&self) -> EntryId {
+        self.engine.applied()
+    }
+
+    pub(super) fn into_desk(self) -> Desk<Message> {
+        self.desk
+    }
+
+    pub(super) fn give_to_disk(&mut self, job: DiskJob<Message>) {
+        self.jobs.push_back(job);
+    }
+
+    /// The disk takes everything that waits, if it is idle; true if it does.
+    pub(super) fn begin_disk_work(&mut self) -> bool {
+        let begins = self.at_work == 0 && !self.jobs.is_empty();
+        if begins {
+            self.at_work = self.jobs.len();
+        }
+        begins
+    }
+
+    /// Whether the disk is at work.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work > 0
+    }
+
+    /// Does what the disk took; gives the writes that are durable by that.
+    pub(super) fn end_disk_work(&mut self) -> Result<Vec<Write<Message>>, DiskError> {
+        let count = std::mem::take(&mut self.at_work);
+        for job in self.jobs.drain(..count) {
+            self.desk.take(job)?;
+        }
+        Ok(self.desk.flush()?.collect())
+    }
+
+    /// Lets the mark follow, after the answers have left.
+    pub(super) fn follow(&mut self) -> Result<(), DiskError> {
+        self.desk.follow()
+    }
+
+    /// Messages that wait for a sync.
+    pub(super) fn held_back(&self) -> impl Iterator<Item = &Envelope<Message>> {
+        self.jobs.iter().flat_map(|job| match job {
+            DiskJob::Write(write) => write.peek(),
+            _ => &[],
+        })
+    }
+
+    /// Whether a received snapshot waits to be adopted.
+    pub(super) fn installs(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job, DiskJob::Adopt(_)))
+    }
+
+    /// Writes the snapshot that was to be taken: where it ends, its length, a checksum of its payload.
+    pub(super) fn end_taking(&mut self) -> Result<Option<(EntryId, u64, u64)>, SnapshotError> {
+        let Some(image) = self.taking.take() else { return Ok(None) };
+        match write_snapshot(&self.snapshots, &image, self.genesis) {
+            Ok((len_bytes, checksum)) => Ok(Some((image.meta.last, len_bytes, checksum))),
+            Err(SnapshotError::Obsolete { .. }) => Ok(Some((image.meta.last, 0, 0))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Builds the state of a received snapshot.
+    #[expect(clippy::type_complexity, reason = "used once")]
+    pub(super) fn end_building(
+        &mut self,
+        limits: SessionLimits,
+    ) -> Result<Option<(Install<Chained<S>>, u64)>, SnapshotError> {
+        let Some(file) = self.building.take() else { return Ok(None) };
+        let (sessions, state) = build(limits, file.read()?)?;
+        let (meta, len_bytes) = (file.info().meta.clone(), file.info().len_bytes);
+        Ok(Some((Install { meta, sessions, state, file }, len_bytes)))
+    }
+
+    /// Does what still waits until the power goes. Nobody hears of it any more.
+    fn go_on_until_the_end(mut self: Box<Serving<S>>) {
+        // Whoever comes first: the threads run side by side.
+        let snapshot_first = self.jobs.len().is_multiple_of(2);
+        let taking = self.taking.take();
+        let write = |serving: &Serving<S>| {
+            if let Some(image) = &taking {
+                // The power goes somewhere in the middle: an error is what is wanted.
+                let _ = write_snapshot(&serving.snapshots, image, serving.genesis);
+            }
+        };
+        if snapshot_first {
+            write(&self);
+        }
+        while let Some(job) = self.jobs.pop_front() {
+            if self.desk.take(job).is_err() {
+                return;
+            }
+        }
+        if self.desk.flush().is_err() || self.desk.follow().is_err() {
+            return;
+        }
+        if !snapshot_first {
+            write(&self);
+        }
+    }
+}
+
+fn write_snapshot<S: StateMachine>(
+    snapshots: &SnapshotDir,
+    image: &SnapshotImage<S>,
+    genesis: GenesisHash,
+) -> Result<(u64, u64), SnapshotError> {
+    let mut payload = Vec::new();
+    let written = image.sessions.write(&mut payload).and_then(|()| image.state.write(&mut payload));
+    written.map_err(SnapshotError::State)?;
+    let info = snapshots.write(&image.meta, genesis, |output| output.write_all(&payload))?;
+    Ok((info.len_bytes, codec::checksum(&[&payload])))
+}
+
+/// Why a snapshot did not arrive.
+pub(super) enum Broken {
+    /// The file itself is damaged.
+    Source,
+    /// The receiver does not want it, or the connection broke.
+    OnTheWay,
+}
+
+/// Carries a snapshot from one directory into another, or `up_to` a number of bytes of it.
+pub(super) fn carry(from: &mut SendingFile, into: &SnapshotDir, up_to: u64) -> Result<ReceivedSnapshot, Broken> {
+    let mut incoming = into.receive(from.info().offer()).map_err(|_| Broken::OnTheWay)?;
+    loop {
+        let bytes = from.read_at(incoming.offset(), PIECE_BYTES).map_err(|_| Broken::Source)?;
+        if bytes.is_empty() || incoming.offset() >= up_to {
+            return incoming.finish().map_err(|_| Broken::OnTheWay);
+        }
+        incoming.append(incoming.offset(), &bytes).map_err(|_| Broken::OnTheWay)?;
+    }
+}
+
+/// The path of a file in a replica's directory.
+pub fn path(file: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(file)
+}

@@ -1,0 +1,278 @@
+//! What must always hold, one file for each property (section I of the fault catalogue).
+//!
+//! A [`Property`] hears of everything that happens ([`Happening`]) and may look at the machines that a step touched
+//! ([`View`]). It keeps its own books and never looks at all machines in each step, so that the cost of a step does not grow
+//! with the group. An `Err` is a violation: the run ends, and says which property was broken, in which step.
+//!
+//! What clients saw (I12 to I14) is judged by the workload, see [`crate::sim::workload`].
+
+mod i01_one_leader_per_term;
+mod i02_one_vote_per_term;
+mod i07_same_commands_same_state;
+mod i10_shape;
+mod i11_kept_promises;
+
+use crate::entry::{Entry, EntryId, SnapshotMeta, Term};
+use crate::id::NodeId;
+use crate::protocol::{Recovered, Role, Time, Write};
+use crate::raft::{Message, Raft};
+use crate::replica::{Outcome, Request};
+use crate::session::SessionTable;
+use crate::sim::network::Place;
+
+/// Something that happened. References live as long as the call.
+#[derive(Debug)]
+pub enum Happening<'a> {
+    /// A process began to serve with what it found on its disk.
+    Started {
+        /// The node.
+        node: NodeId,
+        /// What it found.
+        recovered: &'a Recovered,
+        /// Term and vote, snapshot and log may be older than what it promised: an experiment set its directory back or
+        /// damaged it, and nothing that it promised before counts any more.
+        forgot: bool,
+    },
+    /// A process waits for its group to be founded, or to be taken in.
+    Waits {
+        /// The node.
+        node: NodeId,
+    },
+    /// A process ended.
+    Ended {
+        /// The node.
+        node: NodeId,
+        /// How.
+        end: &'a End,
+    },
+    /// A directory was emptied, damaged or set back by an experiment; the process was ended before.
+    DirectorySpoiled {
+        /// The node that lived there.
+        node: NodeId,
+        /// What was done.
+        how: Spoiled,
+    },
+    /// A message leaves a node, whatever the network makes of it.
+    Sent {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: &'a Message,
+    },
+    /// A message reaches a node's core (it is about to take it in).
+    Received {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: &'a Message,
+    },
+    /// The core asked for a write.
+    WriteIssued {
+        /// The node.
+        node: NodeId,
+        /// The write.
+        write: &'a Write<Message>,
+    },
+    /// A write has reached the device. The messages inside leave after this.
+    WriteDurable {
+        /// The node.
+        node: NodeId,
+        /// The write.
+        write: &'a Write<Message>,
+    },
+    /// A node applied an entry.
+    Applied {
+        /// The node.
+        node: NodeId,
+        /// The entry.
+        entry: &'a Entry,
+        /// Whether its command reached the state machine (no duplicate, no refusal, no entry without a command).
+        took_effect: bool,
+        /// A hash of all commands that took effect so far, their places and answers.
+        digest: u64,
+    },
+    /// A node's role, its term or the leader it knows has changed.
+    RoleChanged {
+        /// The node.
+        node: NodeId,
+        /// Its role now.
+        role: Role,
+        /// Its term now.
+        term: Term,
+        /// The leader now, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// A node found out that it forgot something (M8), and goes into quarantine.
+    Forgot {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A node has written a snapshot of its own.
+    SnapshotTaken {
+        /// The node.
+        node: NodeId,
+        /// Where it ends; the file may be obsolete already.
+        last: EntryId,
+        /// A hash over the payload of the file, sessions and state; 0 if it was obsolete before it was written.
+        checksum: u64,
+    },
+    /// A received snapshot was offered to the engine.
+    SnapshotInstalled {
+        /// The node.
+        node: NodeId,
+        /// Where it ends, and who is a member there.
+        meta: &'a SnapshotMeta,
+        /// Whether it replaced the state; its write is issued after this.
+        accepted: bool,
+    },
+    /// A transfer of a snapshot ended.
+    SnapshotSent {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// Where it ends, if it arrived.
+        last: Option<EntryId>,
+    },
+    /// A request reached a process.
+    Asked {
+        /// The node.
+        node: NodeId,
+        /// Names the request; unique in the run.
+        tag: u64,
+        /// The request.
+        request: &'a Request,
+    },
+    /// A process gave a request its outcome.
+    Answered {
+        /// The node.
+        node: NodeId,
+        /// Names the request.
+        tag: u64,
+        /// The outcome.
+        outcome: &'a Outcome,
+    },
+    /// A link was cut, one way.
+    Cut {
+        /// From here.
+        from: Place,
+        /// To there.
+        to: Place,
+    },
+    /// All cut links carry again.
+    CutsHealed,
+    /// All faults are over: from here on progress is judged, of the seats that are meant to be healthy.
+    Calm,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was killed: what was written stays written.
+    Killed,
+    /// The power went: what was not synced is kept, lost or torn.
+    PowerCut,
+    /// Its device failed, and it ended itself.
+    DiskError(String),
+    /// It went into quarantine.
+    Quarantined(String),
+}
+
+/// What was done to a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoiled {
+    /// It is empty: the next process there is another node.
+    Emptied,
+    /// Something in it was changed: it will be quarantined.
+    Damaged,
+    /// It is as it was some time ago.
+    SetBack,
+}
+
+/// A node in service.
+#[derive(Clone, Copy)]
+pub struct NodeView<'a> {
+    /// Who it is.
+    pub node: NodeId,
+    /// Its core.
+    pub raft: &'a Raft,
+    /// The last entry that it applied, or the last one under its snapshot.
+    pub applied: EntryId,
+    /// The last entry under its newest snapshot.
+    pub snapshot: EntryId,
+    /// Its session table.
+    pub sessions: &'a SessionTable,
+    /// A hash of all commands that took effect, their places and answers.
+    pub digest: u64,
+    /// Requests that wait for their outcome inside.
+    pub requests_waiting: usize,
+}
+
+/// Machines, whatever state machine they run.
+pub trait Machines {
+    /// The node on a seat, if it is in service.
+    fn node(&self, seat: usize) -> Option<NodeView<'_>>;
+
+    /// A hash over the whole state of the node on a seat, sessions included. Slow: now and then only.
+    fn deep_digest(&self, seat: usize) -> Option<u64>;
+
+    /// How many seats there are.
+    fn seats(&self) -> usize;
+}
+
+/// What a property may look at after a step.
+pub struct View<'a> {
+    /// The time.
+    pub now: Time,
+    /// The number of the step.
+    pub step: u64,
+    /// The seats that the step touched, once each.
+    pub touched: &'a [usize],
+    /// All machines.
+    pub machines: &'a dyn Machines,
+}
+
+impl<'a> View<'a> {
+    /// The nodes in service that the step touched.
+    pub fn touched_nodes(&self) -> impl Iterator<Item = NodeView<'a>> {
+        self.touched.iter().filter_map(|seat| self.machines.node(*seat))
+    }
+}
+
+/// Something that must always hold.
+pub trait Property: Send {
+    /// Its number in the catalogue and what it says, for a report.
+    fn name(&self) -> &'static str;
+
+    /// Something happened.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn on(&mut self, happening: &Happening<'_>) -> Result<(), String>;
+
+    /// A step is over.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn after_step(&mut self, view: &View<'_>) -> Result<(), String> {
+        let _ = view;
+        Ok(())
+    }
+}
+
+/// All of them, fresh.
+pub fn all() -> Vec<Box<dyn Property>> {
+    vec![
+        Box::new(i01_one_leader_per_term::OneLeaderPerTerm::default()),
+        Box::new(i02_one_vote_per_term::OneVotePerTerm::default()),
+        Box::new(i07_same_commands_same_state::SameCommandsSameState::default()),
+        Box::new(i10_shape::Shape),
+        Box::new(i11_kept_promises::KeptPromises::default()),
+    ]
+}

@@ -1,0 +1,5 @@
+//! The simulator's gate: many seeds, each with all properties; replays; and scenarios.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod seeds;

@@ -1,0 +1,68 @@
+//! Many seeds.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smr::sim::rare::RareCounts;
+use smr::sim::run::{Options, Report, run};
+
+/// The seeds of a test: from 0 to `count`, or what the environment asks for (`SEEDS=17..18`).
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{text} is no seed: {error}"));
+    match std::env::var("SEEDS").ok().as_deref().map(|range| range.split_once("..")) {
+        None => 0..count,
+        Some(Some((from, to))) => number(from)..number(to),
+        Some(None) => panic!("SEEDS=from..to"),
+    }
+}
+
+/// Runs seeds on two threads.
+fn run_all(seeds: std::ops::Range<u64>) -> Vec<Report> {
+    let next = AtomicU64::new(seeds.start);
+    let reports = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    reports.lock().unwrap().push(run(seed, &Options::default()));
+                }
+            });
+        }
+    });
+    reports.into_inner().unwrap()
+}
+
+#[test]
+fn every_seed_holds_all_properties_and_gets_going_again() {
+    let reports = run_all(seeds(60));
+    let mut rare = RareCounts::default();
+    for report in &reports {
+        rare.add(&report.rare);
+        if let Some(failure) = &report.failure {
+            let tail = failure.tail[failure.tail.len().saturating_sub(40)..].join("\n");
+            panic!("seed {}: {:?}\n{tail}\n{:?}\n{}", failure.seed, failure.violation, report.mix, failure.replay);
+        }
+    }
+    let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    eprintln!(
+        "{} seeds, {} of {} operations, {:?} virtual in {:?}, {rare:?}, never {:?}",
+        reports.len(),
+        sum(|report| report.acknowledged),
+        sum(|report| report.begun),
+        reports.iter().map(|report| report.virtual_time).sum::<std::time::Duration>(),
+        reports.iter().map(|report| report.wall_time).sum::<std::time::Duration>(),
+        rare.never(),
+    );
+}
+
+#[test]
+fn same_seed_twice_is_the_same_run() {
+    for seed in 0..3 {
+        let (first, second) = (run(seed, &Options::default()), run(seed, &Options::default()));
+        assert_eq!((first.hash, first.steps, first.begun), (second.hash, second.steps, second.begun), "seed {seed}");
+    }
+}
