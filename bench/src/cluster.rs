@@ -479,7 +479,7 @@ impl Drop for Cluster {
     }
 }
 
-fn service_of(node: Node) -> Service {
+pub(crate) fn service_of(node: Node) -> Service {
     match node {
         Node::Manager(_) => Service::Manager,
         Node::Server { partition, .. } => Service::Server { partition },

@@ -270,10 +270,14 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
 
 /// Whether a signal asked the launcher to end.
 #[derive(Clone, Debug)]
-pub(crate) struct Interrupted(Arc<AtomicI32>);
+pub struct Interrupted(Arc<AtomicI32>);
 
 impl Interrupted {
-    pub(crate) fn watch() -> io::Result<Interrupted> {
+    /// Starts to watch: Ctrl-C, SIGTERM and SIGHUP no longer end this process.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn watch() -> io::Result<Interrupted> {
         let seen = Arc::new(AtomicI32::new(0));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         // Before the thread starts, so that no signal falls through.
@@ -295,7 +299,8 @@ impl Interrupted {
         Ok(Interrupted(seen))
     }
 
-    pub(crate) fn signal(&self) -> Option<i32> {
+    /// The signal that came, if one did.
+    pub fn signal(&self) -> Option<i32> {
         Some(self.0.load(Ordering::Relaxed)).filter(|&number| number != 0)
     }
 }

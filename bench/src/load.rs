@@ -110,6 +110,13 @@ impl Load {
         Err(worker.failure.map_or(Failed::Panic, Failed::Client))
     }
 
+    /// Why a client has failed, if one has. Nobody told it to stop.
+    pub fn failure(&mut self) -> Option<Failed> {
+        let failed = self.workers.iter().position(JoinHandle::is_finished)?;
+        let worker = self.workers.swap_remove(failed).join();
+        Some(worker.map_or(Failed::Panic, |worker| worker.failure.map_or(Failed::Panic, Failed::Client)))
+    }
+
     /// Ends the clients, each after the answer it waits for.
     ///
     /// # Errors

@@ -2,6 +2,18 @@
 //!
 //! - [`proxy`]: links that hold, delay, cut, flap and replay.
 //! - [`wiring`]: a cluster whose every connection goes over such a link.
+//! - [`plan`]: the schedule of a seed. [`faults`]: what each fault does. [`injector`]: carries the schedule out.
+//! - [`world`]: what the faults strike, and the book of who is hurt.
+//! - [`board`]: what the nodes say of themselves, watched and judged all the time.
+//! - [`calm`]: what must be well once the faults are over.
+//! - [`run`]: all of it together.
 
+pub mod board;
+pub mod calm;
+pub mod faults;
+pub mod injector;
+pub mod plan;
 pub mod proxy;
+pub mod run;
 pub mod wiring;
+pub mod world;

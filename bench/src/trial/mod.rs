@@ -134,6 +134,8 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
+    /// Torment a cluster behind a bad network with faults of all kinds, by a seed, while clients swap
+    Chaos(crate::chaos::run::Options),
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// Where.
@@ -182,6 +184,7 @@ pub fn run(options: &Options) -> Outcome {
         Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
         Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Trial::DiskFull { place } => disk_full::run(place),
+        Trial::Chaos(options) => Ok(crate::chaos::run::swaps(options)?),
         Trial::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }
