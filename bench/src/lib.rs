@@ -13,6 +13,7 @@
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
 //! - [`disk_faults`]: damaged, full and failing disks.
+//! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
@@ -21,6 +22,7 @@ pub mod chain;
 pub mod chaos;
 pub mod cluster;
 pub mod disk_faults;
+pub mod fuzz;
 pub mod history;
 pub mod launcher;
 pub mod line_client;

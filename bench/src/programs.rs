@@ -14,6 +14,8 @@ pub const SERVER: &str = "madkv-server";
 pub const CLIENT: &str = "madkv-client";
 /// The launcher's executable.
 pub const LAUNCHER: &str = "madkv-local";
+/// The fuzzer's executable.
+pub const FUZZER: &str = "madkv-fuzz";
 
 /// The directory with the executables of one build profile.
 #[derive(Clone, Debug)]

@@ -29,7 +29,7 @@ impl Recipes {
         let stand_ins = tempfile::tempdir().unwrap();
         let release = stand_ins.path().join("release");
         fs::create_dir(&release).unwrap();
-        for name in ["madkv-manager", "madkv-server", "madkv-client"] {
+        for name in ["madkv-manager", "madkv-server", "madkv-client", "madkv-fuzz"] {
             script(&release.join(name), "#!/bin/sh\necho \"${0##*/} $*\"\n");
         }
         script(&stand_ins.path().join("cargo"), "#!/bin/sh\necho \"cargo $*\"\n");
@@ -97,6 +97,19 @@ fn manager_and_server_positional_arguments_arrive_in_contract_order() {
           --p2p_listen 127.0.0.1:1004 --peer_addrs none --backer_path /d/s"]
     );
     assert_eq!(recipes.lines(&["p3::client", "10.0.0.1:1"]), ["madkv-client --manager_addrs 10.0.0.1:1"]);
+}
+
+#[test]
+fn fuzz_log_is_named_after_its_arguments_and_crashing_demands_retries() {
+    let Some(recipes) = Recipes::new() else { return };
+    let line = |arguments: &[&str]| recipes.lines(&[&["p3::fuzz"], arguments].concat()).join("\n");
+    let log = "--log /tmp/madkv-p3/fuzz/fuzz";
+    assert_eq!(line(&[]), format!("madkv-fuzz --nclis 5 --managers {MANAGERS} {log}-5-no.log"));
+    assert_eq!(line(&["3", "yes", "h:1"]), format!("madkv-fuzz --nclis 5 --managers h:1 {log}-3-yes.log --must_retry"));
+    for wrong in [["x", "no"], ["5", "maybe"], ["", "no"]] {
+        let output = recipes.run(&[&["p3::fuzz"], &wrong[..]].concat());
+        assert!(!output.status.success() && output.stdout.is_empty(), "{wrong:?}: {output:?}");
+    }
 }
 
 #[test]

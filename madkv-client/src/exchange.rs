@@ -120,7 +120,7 @@ impl<'c> Exchange<'c> {
                 if silent_at.is_none() && self.not_before.is_none() {
                     if !self.post(leader, epoch, ask()) {
                         self.group.learn(|belief| belief.suspect(leader));
-                        self.step_back();
+                        self.step_back("unreachable");
                         continue;
                     }
                     silent_at = Some(now + SILENCE);
@@ -181,7 +181,7 @@ impl<'c> Exchange<'c> {
             Event::Broken { sent } => {
                 self.unknown |= sent;
                 self.group.learn(|belief| belief.suspect(replica));
-                self.step_back();
+                self.step_back("connection broken");
                 return None;
             }
         };
@@ -197,7 +197,7 @@ impl<'c> Exchange<'c> {
             Body::NotLeader { leader, term } => {
                 let leader = leader.filter(|leader| usize::from(*leader) < self.group.links.len());
                 self.group.learn(|belief| belief.redirected(replica, leader, term));
-                self.step_back();
+                self.step_back("not the leader");
             }
             Body::Busy { retry_after_ms } => {
                 self.group.learn(|belief| belief.heard(replica));
@@ -207,12 +207,12 @@ impl<'c> Exchange<'c> {
             Body::Unknown => {
                 self.unknown = true;
                 self.group.learn(|belief| belief.deposed(replica));
-                self.step_back();
+                self.step_back("outcome unknown");
             }
             Body::OutOfService(reason) => {
                 tracing::debug!(group = self.group.name, replica, reason, "out of service");
                 self.group.learn(|belief| belief.suspect(replica));
-                self.step_back();
+                self.step_back("out of service");
             }
             other => {
                 self.group.learn(|belief| belief.heard(replica));
@@ -225,6 +225,7 @@ impl<'c> Exchange<'c> {
     /// The copy at `leader` got no answer for too long: the others are asked who leads. If `leader` still does (it may
     /// just be slow), the copy that is out goes on waiting there.
     fn silence(&mut self, leader: u16, now: Instant) {
+        self.note_retry("silent");
         self.group.learn(|belief| belief.suspect(leader));
         let resends = self.resends;
         self.copies.retain_mut(|copy| {
@@ -240,11 +241,18 @@ impl<'c> Exchange<'c> {
 
     /// Counts a failure. A few in a row are followed at once, for a quick failover; then a pause is due, so that two
     /// replicas that name each other cost a bounded rate.
-    fn step_back(&mut self) {
+    fn step_back(&mut self, why: &'static str) {
+        self.note_retry(why);
         self.hops += 1;
         if self.hops > REDIRECT_HOPS_MAX {
             self.hops = 0;
             self.pause();
+        }
+    }
+
+    fn note_retry(&self, why: &'static str) {
+        if let Some(trace) = &self.context.trace {
+            trace.retried(why);
         }
     }
 

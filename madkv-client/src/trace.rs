@@ -8,4 +8,6 @@ pub trait Trace: Send + Sync + 'static {
     fn received(&self, server: usize, number: u64);
     /// An answer to request `number` came from `server`, but an earlier one had ended it.
     fn duplicate(&self, server: usize, number: u64);
+    /// A request's attempt failed, or has heard nothing for too long; the request goes on. Says why.
+    fn retried(&self, _why: &'static str) {}
 }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fake::Cluster;
+use madkv_api::frames::{Ask, Body};
 use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 fn program(args: &[&str]) -> Command {
@@ -198,6 +199,24 @@ async fn trace_messages_on_stderr_in_the_contract_form() {
     assert!(said.contains("] Sent <C7, S1, 1, request>\n"), "{said}");
     assert!(said.contains("] Received <C7, S1, 1, reply>\n"), "{said}");
     assert_eq!(output.stdout, b"PUT a not_found\nSTOP\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_retries_one_line_for_each_attempt_that_failed() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut refusals = 2;
+    cluster.rule(0, 0, move |_, ask| {
+        let refuse = matches!(ask, Ask::Write { .. }) && refusals > 0;
+        refusals -= u32::from(refuse);
+        refuse.then(|| Body::OutOfService("for a while".into()).into())
+    });
+    let mut args = managers(&cluster);
+    args.extend(["--trace_retries".to_owned(), "--client_id=7".to_owned()]);
+    let output = run(args, b"PUT a 1\nGET a\nSTOP\n".to_vec()).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().filter(|line| line.ends_with("] Retrying C7: out of service")).count(), 2, "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert_eq!(output.stdout, b"PUT a not_found\nGET a 1\nSTOP\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,6 +110,15 @@ fn check_circle_of_swaps_is_found_by_both_checks() {
 }
 
 #[test]
+fn check_scan_that_is_not_sorted_or_not_inside_is_found() {
+    for records in ["b 1 a 1", "a 1 a 1", "a 1 x 1"] {
+        let lines =
+            format!("0 1 2 PUT a 1 -> not_found\n0 1 2 PUT b 1 -> not_found\n0 3 4 SCAN a c -> records {records}");
+        assert!(finders(&lines).contains(&"shape"), "{records}");
+    }
+}
+
+#[test]
 fn check_scan_of_one_partition_at_two_moments_is_found() {
     // Both keys are written one after the other while the SCAN runs; it sees the second write without the first.
     let lines = "0 1 2 PUT a 1 -> not_found\n0 3 4 PUT b 1 -> not_found\n9 0 9 SCAN a z -> records b 1";

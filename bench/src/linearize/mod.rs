@@ -23,7 +23,7 @@ mod search;
 
 use bytes::Bytes;
 
-use crate::history::{History, readable};
+use crate::history::{Action, Answer, History, Operation, readable};
 use crate::linearize::chains::{Chains, Contradiction};
 use crate::linearize::keys::KeyHistory;
 use crate::linearize::search::Found;
@@ -50,7 +50,7 @@ impl Default for Options {
 pub struct Violation {
     /// The key; `None` if it takes several keys to see it.
     pub key: Option<Bytes>,
-    /// Who found it: `search`, `chains` or `moments`.
+    /// Who found it: `search`, `chains`, `moments`, or `shape` for the answer to a SCAN that is none.
     pub check: &'static str,
     /// What cannot be, in one sentence.
     pub what: String,
@@ -96,11 +96,17 @@ pub fn check(history: &History, options: &Options) -> Verdict {
             Err(contradiction) => verdict.violations.push(violation(Some(&key.key), "chains", contradiction)),
         }
     }
+    verdict.violations.extend(history.operations.iter().enumerate().filter_map(shape));
     if let Some(partitions) = history.partitions {
         let found = chains::check_moments(history, &all_chains, partitions);
         verdict.violations.extend(found.into_iter().map(|what| violation(None, "moments", what)));
     }
     verdict
+}
+
+/// A page that shows what is wrong with a history; `None` if nothing is.
+pub fn picture(_history: &History, _verdict: &Verdict) -> Option<String> {
+    None
 }
 
 fn stuck_at(history: &History, key: &KeyHistory, stuck: usize) -> Violation {
@@ -111,6 +117,22 @@ fn stuck_at(history: &History, key: &KeyHistory, stuck: usize) -> Violation {
         history.operations[source]
     );
     Violation { key: Some(key.key.clone()), check: "search", what, operations: vec![source] }
+}
+
+/// A SCAN whose answer is no sorted list of keys inside its range.
+fn shape((source, operation): (usize, &Operation)) -> Option<Violation> {
+    let (Action::Scan { from, to }, Some(Answer::Records(records))) = (&operation.action, operation.answer()) else {
+        return None;
+    };
+    let is_sorted = records.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    let is_inside = records.iter().all(|(key, _)| from <= key && key <= to);
+    let what = match (is_sorted, is_inside) {
+        (true, true) => return None,
+        (false, _) => "the answer to a SCAN is not sorted, or has a key twice",
+        (true, false) => "the answer to a SCAN has a key outside its range",
+    };
+    let contradiction = Contradiction { what: what.to_owned(), sources: vec![source] };
+    Some(violation(None, "shape", contradiction))
 }
 
 fn violation(key: Option<&Bytes>, check: &'static str, contradiction: Contradiction) -> Violation {

@@ -4,6 +4,7 @@
 //! - [`managers`]: the manager group is hurt.
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`inputs`]: garbage on ports, lines and command lines.
+//! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`launched`]: the launcher, as README shows it.
 //!
 //! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be busy.
@@ -13,6 +14,7 @@
 #![cfg(test)]
 
 mod directories;
+mod fuzz;
 mod inputs;
 mod kills;
 mod launched;

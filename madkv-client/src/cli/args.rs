@@ -15,6 +15,8 @@ pub struct Args {
     pub timeout: Option<Duration>,
     /// Write each message to stderr.
     pub trace_messages: bool,
+    /// Write a line to stderr each time a request must be tried again.
+    pub trace_retries: bool,
     /// The client's number in those messages.
     pub client_id: u32,
     /// An operator's word to obey instead of reading stdin.
@@ -71,6 +73,9 @@ struct Raw {
     /// Write each message that is sent or received to stderr.
     #[arg(long = "trace_messages")]
     trace_messages: bool,
+    /// Write a line to stderr each time a request must be tried again.
+    #[arg(long = "trace_retries")]
+    trace_retries: bool,
     /// This client's number in those messages.
     #[arg(long = "client_id", default_value_t = 1)]
     client_id: u32,
@@ -108,6 +113,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
         manager_addrs,
         timeout: raw.timeout_ms.map(Duration::from_millis),
         trace_messages: raw.trace_messages,
+        trace_retries: raw.trace_retries,
         client_id: raw.client_id,
         word,
     })

@@ -15,7 +15,8 @@ use args::{Args, Word};
 
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
-    let trace = args.trace_messages.then(|| Arc::new(Console { client: args.client_id }) as Arc<dyn Trace>);
+    let console = Console { client: args.client_id, messages: args.trace_messages, retries: args.trace_retries };
+    let trace = (console.messages || console.retries).then(|| Arc::new(console) as Arc<dyn Trace>);
     Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace, world: None })
 }
 
@@ -37,6 +38,9 @@ pub async fn obey(client: &Client, word: &Word) -> Result<String, Error> {
     }
 }
 
+/// The word in each line about a retry.
+pub const RETRYING: &str = "Retrying";
+
 /// What `help` says.
 pub const HELP: &str = "\
 PUT <key> <value>         set; says whether the key was there
@@ -52,23 +56,39 @@ help                      this
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
 
-/// Writes each message to stderr.
+/// Writes messages and retries to stderr.
 struct Console {
     /// The client's number in the messages.
     client: u32,
+    /// Whether to write messages.
+    messages: bool,
+    /// Whether to write retries.
+    retries: bool,
 }
 
 impl Trace for Console {
     fn sent(&self, server: usize, number: u64) {
-        eprintln!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client);
+        if self.messages {
+            eprintln!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client);
+        }
     }
 
     fn received(&self, server: usize, number: u64) {
-        eprintln!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client);
+        if self.messages {
+            eprintln!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client);
+        }
     }
 
     fn duplicate(&self, server: usize, number: u64) {
-        eprintln!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp());
+        if self.messages {
+            eprintln!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp());
+        }
+    }
+
+    fn retried(&self, why: &'static str) {
+        if self.retries {
+            eprintln!("[{}] {RETRYING} C{}: {why}", timestamp(), self.client);
+        }
     }
 }
 

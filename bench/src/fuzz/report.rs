@@ -1,0 +1,108 @@
+//! The verdict on a run.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::fuzz::FuzzOptions;
+use crate::fuzz::statistics::Statistics;
+use crate::history::{History, readable};
+use crate::linearize::{self, Verdict, check, picture};
+
+/// How many violations a report names.
+const VIOLATIONS_SHOWN_MAX: usize = 10;
+
+/// All that is to be said about a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whether all was well.
+    pub passed: bool,
+    /// Its numbers.
+    pub statistics: Statistics,
+    /// What the checker says.
+    pub verdict: Verdict,
+    /// What else went wrong: clients that hung or talked nonsense, too few answers, no retry.
+    pub failures: Vec<String>,
+    /// Where the history is.
+    pub history: PathBuf,
+    /// Where the picture is, if there is one.
+    pub picture: Option<PathBuf>,
+}
+
+impl Report {
+    pub(crate) fn judge(
+        options: &FuzzOptions,
+        history: History,
+        statistics: Statistics,
+        mut failures: Vec<String>,
+    ) -> Report {
+        if options.must_retry && statistics.retried == 0 {
+            failures.push("no operation ever had to be tried again: nothing crashed that mattered".to_owned());
+        }
+        let percent = statistics.answered_percent();
+        if percent < options.answered_percent_min {
+            failures.push(format!("only {percent:.2} % of the operations were answered"));
+        }
+        if statistics.answered() == 0 {
+            failures.push("no operation was answered".to_owned());
+        }
+        let verdict = check(&history, &linearize::Options { budget: options.budget });
+        let picture = draw(&history, &verdict, &options.history, &mut failures);
+        let passed = verdict.passed() && failures.is_empty();
+        Report { passed, statistics, verdict, failures, history: options.history.clone(), picture }
+    }
+}
+
+/// Draws what is wrong with a history beside its file, if something is.
+pub(crate) fn draw(
+    history: &History,
+    verdict: &Verdict,
+    beside: &std::path::Path,
+    failures: &mut Vec<String>,
+) -> Option<PathBuf> {
+    let page = picture(history, verdict)?;
+    let path = beside.with_extension("html");
+    match std::fs::write(&path, page) {
+        Ok(()) => Some(path),
+        Err(error) => {
+            failures.push(format!("the picture cannot be written to {}: {error}", path.display()));
+            None
+        }
+    }
+}
+
+/// What the checker says, for people.
+pub(crate) fn describe(verdict: &Verdict, f: &mut impl fmt::Write) -> fmt::Result {
+    let Verdict { keys, configurations, violations, undecided } = verdict;
+    if verdict.passed() {
+        return writeln!(f, "linearizable: {keys} keys, {configurations} configurations looked at");
+    }
+    for violation in violations.iter().take(VIOLATIONS_SHOWN_MAX) {
+        let key = violation.key.as_ref().map(|key| format!("key {}, ", readable(key)));
+        writeln!(f, "NOT LINEARIZABLE ({}{}): {}", key.unwrap_or_default(), violation.check, violation.what)?;
+    }
+    if violations.len() > VIOLATIONS_SHOWN_MAX {
+        writeln!(f, "... and {} more", violations.len() - VIOLATIONS_SHOWN_MAX)?;
+    }
+    for key in undecided {
+        writeln!(f, "UNDECIDED: the checker used up its budget on key {}; that is a failure", readable(key))?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Report {
+    /// All but the last line, which is PASSED or FAILED.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.statistics)?;
+        let mut text = String::new();
+        describe(&self.verdict, &mut text)?;
+        f.write_str(&text)?;
+        for failure in &self.failures {
+            writeln!(f, "failure: {failure}")?;
+        }
+        writeln!(f, "history: {}", self.history.display())?;
+        match &self.picture {
+            Some(picture) => writeln!(f, "picture: {}", picture.display()),
+            None => Ok(()),
+        }
+    }
+}
