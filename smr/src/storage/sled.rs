@@ -2,6 +2,7 @@
 //!
 //! Everything here makes up for something that was measured (sled 0.34.7, power cuts and damaged files):
 //! - its flush does not reach the device, and it reuses old segments while believing so: all its inodes carry S;
+//! - it takes an error while reading for damage: everything is read once before it is opened;
 //! - it panics at some damage, and repeats every error for ever: panics are caught, errors are final;
 //! - a `.generating` file left by a crash, or a damaged `snap.*` or `conf`, makes every later open fail although its log is whole;
 //! - a page beyond a quarter of a segment goes to `blobs/`, which is never synced: records are small, and no blob may be there;
@@ -11,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +24,9 @@ use super::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, StorageError};
 
 const TREE: &str = "log";
 const CACHE_BYTES: u64 = 64 << 20;
+
+/// In which steps its files are read before it is opened.
+const READ_STEP_BYTES: usize = 1 << 20;
 
 /// In one process, a pool thread of sled may keep the lock of a database for a moment after it was closed.
 const REOPEN_TRIES_MAX: usize = 100;
@@ -79,6 +84,7 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     };
     // Before anything is touched, as far as it can be known by then; new files come later.
     refuse(&unverified)?;
+    read_through(directory)?;
     let database = open_database(directory)?;
     let tree = guarded(|| database.open_tree(TREE)).map_err(|failure| failure.at_open(directory))?;
     // sled writes a new tree when it pleases. Without this a node that was born with an empty log and killed would look like
@@ -133,6 +139,30 @@ fn verify_contents(directory: &Path, unverified: &mut Vec<PathBuf>) -> io::Resul
         // Not inherited on btrfs, so each inode is asked.
         verify(&path, unverified)?;
         File::open(&path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads all files to their ends, so that a device that cannot read them is found out here: sled takes such an error for damage, and
+/// overwrites what it could not read. What was read here it then finds in the page cache.
+fn read_through(directory: &Path) -> Result<(), Trouble> {
+    let mut buffer = vec![0; READ_STEP_BYTES];
+    for entry in fs::read_dir(directory).map_err(|error| Trouble::io(directory, "listing", error))? {
+        let path = entry.map_err(|error| Trouble::io(directory, "listing", error))?.path();
+        let doing = |error: io::Error| Trouble::io(&path, "reading", error);
+        let file = File::open(&path).map_err(doing)?;
+        if !file.metadata().map_err(doing)?.is_file() {
+            continue;
+        }
+        let mut offset = 0;
+        loop {
+            match file.read_at(&mut buffer, offset) {
+                Ok(0) => break,
+                Ok(count) => offset += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(doing(error)),
+            }
+        }
     }
     Ok(())
 }
