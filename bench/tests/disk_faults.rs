@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use madkv_bench::disk_faults::Skipped;
 use madkv_bench::disk_faults::arranged::{Arranged, Past};
 use madkv_bench::disk_faults::damage::Damage;
+use madkv_bench::disk_faults::errors::{BadDiskGroup, Role, Start, WRITING};
 use madkv_bench::disk_faults::full::{SmallDiskGroup, Whose};
 use madkv_bench::disk_faults::judge::{Panics, Verdict};
 use madkv_bench::disk_faults::matrix::{Matrix, damages, open_copies};
@@ -79,4 +80,65 @@ fn full_disk_stops_its_replica_with_a_line_and_costs_nothing_acknowledged() {
     group.run_full_under_load(Whose::Leaders).unwrap();
     let line = group.receive_snapshot_without_room().unwrap();
     assert!(line.contains("receiving a snapshot failed"), "{line}");
+}
+
+/// How long a call hangs that never returns, in milliseconds: an hour.
+const FOR_EVER_MS: u64 = 3_600_000;
+
+// covers D6, D15
+#[test]
+fn failing_write_or_sync_ends_the_process_and_costs_nothing_acknowledged() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(BadDiskGroup::start(programs(), directory.path())) else { return };
+    for (role, file, calls) in [
+        (Role::Follower, "log", "pwrite64"),
+        (Role::Follower, "mark", "pwrite64"),
+        (Role::Leader, "log", "sync_file_range"),
+        (Role::Leader, "log", "pwrite64"),
+    ] {
+        let Some(line) = or_skip(group.fail(role, file, calls, 1)) else { return };
+        assert!(line.contains(file) && line.contains("this process ends"), "{line}");
+    }
+}
+
+// covers D12, E19
+#[test]
+fn disk_that_hangs_for_ever_concerns_its_replica_only_and_ends_with_it() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(BadDiskGroup::start(programs(), directory.path())) else { return };
+    for role in [Role::Follower, Role::Leader] {
+        if or_skip(group.hang(role, FOR_EVER_MS)).is_none() {
+            return;
+        }
+    }
+}
+
+// covers D8
+#[test]
+fn snapshot_that_cannot_be_read_while_it_is_sent_ends_the_leader() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(BadDiskGroup::start(programs(), directory.path())) else { return };
+    // Its header, and what is behind it.
+    for number in [1, 3] {
+        let Some(line) = or_skip(group.fail_sending(number)) else { return };
+        assert!(line.contains("reading a snapshot failed"), "{line}");
+    }
+}
+
+// covers D8, D14
+#[test]
+fn start_that_fails_or_is_killed_anywhere_leaves_a_replica_that_starts_whole() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(BadDiskGroup::start(programs(), directory.path())) else { return };
+    group.write_some().unwrap();
+    for (calls, number) in [("pread64", 1), ("pread64", 4), ("fdatasync,fsync", 2)] {
+        let Some(start) = or_skip(group.fail_at_start(calls, number)) else { return };
+        if let Start::Refused(line) = start {
+            assert!(line.contains("Input/output error"), "{line}");
+        }
+    }
+    for number in [1, 3] {
+        group.kill_at_start(WRITING, number).unwrap();
+    }
+    group.kill_in_starts(30).unwrap();
 }

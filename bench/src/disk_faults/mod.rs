@@ -7,6 +7,7 @@
 //! | [`matrix`] | does that many times |
 //! | [`arranged`] | a real group in which a replica that forgets would cost acknowledged writes (D3, D5, M6) |
 //! | [`injector`] | lets system calls of a running server fail or hang, with strace (D6, D8, D12) |
+//! | [`errors`] | what a group does then |
 //! | [`small_disk`] | a small ext4 in a file, to be filled up |
 //! | [`full`] | what a group does when one of its disks is full (D7) |
 //!
@@ -14,6 +15,7 @@
 
 pub mod arranged;
 pub mod damage;
+pub mod errors;
 pub mod full;
 pub mod injector;
 pub mod judge;

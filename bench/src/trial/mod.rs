@@ -5,6 +5,7 @@
 
 mod bounded;
 mod damage;
+mod disk_errors;
 mod disk_full;
 mod durable;
 mod failover;
@@ -136,6 +137,15 @@ pub enum Trial {
     },
     /// Torment a cluster behind a bad network with faults of all kinds, by a seed, while clients swap
     Chaos(crate::chaos::run::Options),
+    /// Let system calls on the disk of a running server fail, and hang (needs strace)
+    DiskErrors {
+        /// At how many calls of each kind
+        #[arg(long, default_value_t = 10)]
+        places: u32,
+        /// Where.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// Where.
@@ -185,6 +195,7 @@ pub fn run(options: &Options) -> Outcome {
         Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Trial::DiskFull { place } => disk_full::run(place),
         Trial::Chaos(options) => Ok(crate::chaos::run::swaps(options)?),
+        Trial::DiskErrors { places, place } => disk_errors::run(*places, place),
         Trial::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }
