@@ -14,6 +14,7 @@
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
 //! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
+//! - [`sim`]: the client library against simulated groups, from one seed.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
@@ -33,5 +34,6 @@ pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod sim;
 pub mod trial;
 pub mod wait;

@@ -12,6 +12,8 @@ use crate::sim::dice::{Dice, Purpose};
 use crate::sim::rare::{Rare, RareCounts};
 use crate::sim::workload::{Operation, Seen, Workload};
 
+/// Tags from here on are those of a process's own front door.
+pub const DOOR: u64 = 1 << 62;
 /// Tags from here on are an operator's.
 pub const OPERATOR: u64 = 1 << 63;
 

@@ -230,6 +230,11 @@ impl<S: StateMachine> Machine<S> {
         }
     }
 
+    /// Tells processes on this seat apart.
+    pub fn run(&self) -> u64 {
+        self.run
+    }
+
     /// Whether there is no process.
     pub fn is_down(&self) -> bool {
         matches!(self.life, Life::Down)

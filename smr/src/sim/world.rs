@@ -18,7 +18,7 @@ use crate::replica::disk::DiskJob;
 use crate::replica::engine::Action;
 use crate::replica::message::PeerMessage;
 use crate::replica::{Outcome, Request};
-use crate::sim::clients::{Clients, OPERATOR, Pace};
+use crate::sim::clients::{Clients, DOOR, OPERATOR, Pace};
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::machine::{Broken, Common, Input, Life, Machine, Shape, Start, carry};
 use crate::sim::network::{CLIENTS, Frame, Network, Weather};
@@ -173,6 +173,9 @@ pub struct World<W: Workload> {
     faults: Dice,
     next_incarnation: u64,
     next_operator_tag: u64,
+    next_door_tag: u64,
+    /// Outcomes of what doors asked.
+    door: Vec<(u64, Outcome)>,
 }
 
 impl<S: StateMachine> Machines for Vec<Machine<S>> {
@@ -236,6 +239,8 @@ where
             faults: Dice::new(seed, Purpose::Faults),
             next_incarnation: 10_000,
             next_operator_tag: OPERATOR,
+            next_door_tag: DOOR,
+            door: Vec::new(),
         };
         for seat in 0..usize::from(size) {
             world.start_at(seat, Time(0));
@@ -421,6 +426,20 @@ impl<W: Workload> World<W> {
         tag
     }
 
+    /// A request of the process's own front door, at once: for clients that live outside of the world. The tag that is returned
+    /// comes with the outcome out of [`World::take_answers`], unless the process ends before.
+    pub fn submit(&mut self, seat: usize, request: Request) -> u64 {
+        self.next_door_tag += 1;
+        let tag = self.next_door_tag;
+        self.schedule(self.now, Event::Request { seat, tag, request });
+        tag
+    }
+
+    /// What became of requests that were submitted, with their tags.
+    pub fn take_answers(&mut self) -> Vec<(u64, Outcome)> {
+        std::mem::take(&mut self.door)
+    }
+
     /// Ends all faults but those of disks that were lost: links carry, processes go on, disks work, the network is calm.
     pub fn end_faults(&mut self) {
         self.heal_cuts();
@@ -448,6 +467,11 @@ impl<W: Workload> World<W> {
     }
 
     // ---- Time ----
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<Time> {
+        self.queue.peek().map(|next| next.at)
+    }
 
     /// Lets the next thing happen. False if nothing ever happens again.
     pub fn step(&mut self) -> bool {
@@ -527,10 +551,10 @@ impl<W: Workload> World<W> {
                 }
             }
             Event::Request { seat, tag, request } => {
-                if self.machines[seat].is_down() {
-                    self.schedule(self.now.plus_us(100), Event::Refused { tag });
-                } else {
+                if !self.machines[seat].is_down() {
                     self.put(seat, Input::Request { tag, request });
+                } else if !(DOOR..OPERATOR).contains(&tag) {
+                    self.schedule(self.now.plus_us(100), Event::Refused { tag });
                 }
             }
             Event::Answer { tag, outcome } => {
@@ -994,6 +1018,9 @@ impl<W: Workload> World<W> {
     fn answer(&mut self, seat: usize, tag: u64, outcome: Outcome) {
         let node = self.machines[seat].id;
         self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
+        if (DOOR..OPERATOR).contains(&tag) {
+            return self.door.push((tag, outcome));
+        }
         if let Some(at) = self.network.arrivals(self.now, seat as u16, CLIENTS).next() {
             self.schedule(at, Event::Answer { tag, outcome });
         }

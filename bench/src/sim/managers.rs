@@ -1,0 +1,91 @@
+//! The managers, as clients see them: a fixed source of the cluster map that is sometimes down, silent, empty or behind.
+//!
+//! They stand behind the production door, but are no replica group: a manager gives a map from whatever it has applied, so to a
+//! client a group of them is a few sources of which some may be behind. The map does not change in the run. Its epoch is 2;
+//! a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no server ever served.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use madkv_api::door::Backend;
+use madkv_api::frames::{Ask, Body, Service};
+use madkv_api::map::ClusterMap;
+use madkv_api::slots::SLOTS;
+use smr::id::ClusterId;
+use smr::replica::ReplyTo;
+
+use super::wires::Place;
+
+/// The cluster of every simulation.
+pub const CLUSTER: ClusterId = ClusterId(1);
+
+/// The map of a cluster with so many partitions and replicas.
+pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
+    let place = |group| (0..replicas).map(move |seat| Place { group, seat }.address());
+    let servers: Vec<String> = (0..partitions).flat_map(place).collect();
+    let map = ClusterMap::deal(CLUSTER, usize::from(replicas), &servers);
+    ClusterMap { epoch: 2, ..map.unwrap_or_else(|error| panic!("{error}")) }
+}
+
+/// A map before that one: the same partitions with other borders.
+pub fn older_map(map: &ClusterMap) -> ClusterMap {
+    let mut older = ClusterMap { epoch: 1, ..map.clone() };
+    let last = older.partitions.len() - 1;
+    for number in 0..last {
+        let border = older.partitions[number].slot_end;
+        let moved = border + (SLOTS - border) / 3;
+        older.partitions[number].slot_end = moved;
+        older.partitions[number + 1].slot_first = moved;
+    }
+    older
+}
+
+/// What a server goes by that has not heard of the map: it refuses some of what is its own, and takes nothing else.
+pub fn narrow_map(map: &ClusterMap) -> ClusterMap {
+    let mut narrow = ClusterMap { epoch: 1, ..map.clone() };
+    for partition in &mut narrow.partitions {
+        partition.slot_end -= (partition.slot_end - partition.slot_first) / 2;
+    }
+    narrow
+}
+
+/// One manager, behind its door.
+pub struct Manager {
+    map: Mutex<Option<ClusterMap>>,
+}
+
+impl Manager {
+    /// One that has this map.
+    pub fn new(map: Option<ClusterMap>) -> Arc<Manager> {
+        Arc::new(Manager { map: Mutex::new(map) })
+    }
+
+    /// It has applied this.
+    pub fn learn(&self, map: ClusterMap) {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
+    }
+
+    fn map(&self) -> Option<ClusterMap> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Backend for Manager {
+    fn service(&self) -> Service {
+        Service::Manager
+    }
+
+    fn cluster(&self) -> Option<ClusterId> {
+        Some(CLUSTER)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.map().map_or(0, |map| map.epoch)
+    }
+
+    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+        Some(match ask {
+            Ask::Map => self.map().map_or(Body::NoMap, |map| Body::Map(Box::new(map))),
+            other => Body::Refused(format!("{other:?} is nothing for a manager")),
+        })
+    }
+}

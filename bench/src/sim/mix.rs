@@ -1,0 +1,215 @@
+//! The mix of one run: how large everything is, and what goes wrong how often. One seed decides it (swarm: most things are off
+//! in most runs, and then one of them is frequent).
+
+use bytes::Bytes;
+use madkv_api::door::DoorLimits;
+use smr::session::SessionLimits;
+use smr::sim::dice::{Dice, Purpose};
+use smr::sim::network::Weather as PeerWeather;
+
+use super::callers::Habits;
+use super::wires::Weather;
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A partition's leader is killed, and comes back.
+    KillLeader,
+    /// Some server is.
+    KillServer,
+    /// All servers of a partition are.
+    KillAll,
+    /// A server loses its power.
+    PowerCut,
+    /// A partition's leader is stopped for a while.
+    StopLeader,
+    /// Some server is.
+    StopServer,
+    /// A leader's device hangs.
+    HangDisk,
+    /// A leader is cut off from its peers, not from clients.
+    CutOffLeader,
+    /// One link between two peers is cut, in one direction.
+    CutPeers,
+    /// A leader is asked to hand over.
+    Transfer,
+    /// A connection between a client and a server is reset.
+    ResetClient,
+    /// Nothing arrives from a client at a server, or from the server at the client.
+    SilenceOneWay,
+    /// A client cannot reach a leader, but the others.
+    SilenceLeader,
+    /// A client process is killed; another one takes its place.
+    KillClient,
+    /// A manager is down for a while.
+    ManagerDown,
+    /// All of them are.
+    ManagersDown,
+    /// A server takes no more connections for a while, and all that it had are reset.
+    FullAccept,
+    /// One server of a partition loses its directory, comes back as a stranger, and is readmitted later. Once per partition.
+    EmptyDirectory,
+    /// Two servers name each other as the leader for a while. Sound ones do not; a client must bear it all the same.
+    Mislead,
+}
+
+impl Fault {
+    const ALL: [Fault; 19] = [
+        Fault::KillLeader,
+        Fault::KillServer,
+        Fault::KillAll,
+        Fault::PowerCut,
+        Fault::StopLeader,
+        Fault::StopServer,
+        Fault::HangDisk,
+        Fault::CutOffLeader,
+        Fault::CutPeers,
+        Fault::Transfer,
+        Fault::ResetClient,
+        Fault::SilenceOneWay,
+        Fault::SilenceLeader,
+        Fault::KillClient,
+        Fault::ManagerDown,
+        Fault::ManagersDown,
+        Fault::FullAccept,
+        Fault::EmptyDirectory,
+        Fault::Mislead,
+    ];
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// Partitions.
+    pub partitions: u16,
+    /// Replicas of each.
+    pub replicas: u16,
+    /// Managers, and how many of them begin behind.
+    pub managers: (u16, u16),
+    /// What clients do.
+    pub habits: Habits,
+    /// Between clients and doors.
+    pub weather: Weather,
+    /// Between peers.
+    pub peer_weather: PeerWeather,
+    /// How long a device takes at most, in microseconds.
+    pub disk_us: u64,
+    /// The doors' limits.
+    pub limits: DoorLimits,
+    /// The groups' session limits.
+    pub sessions: SessionLimits,
+    /// What goes wrong, one drawn at a time.
+    pub faults: Vec<Fault>,
+    /// The time between two faults, in microseconds, at most.
+    pub fault_gap_us: u64,
+    /// Server processes per mille that start behind the map.
+    pub behind: u64,
+    /// When clients begin, in microseconds: perhaps before the groups are founded.
+    pub start_us: u64,
+    /// How long things go wrong, in microseconds.
+    pub chaos_us: u64,
+    /// Whether the groups' own properties are judged as well.
+    pub with_properties: bool,
+}
+
+impl Mix {
+    /// The mix of a seed.
+    pub fn of(seed: u64) -> Mix {
+        let dice = &mut Dice::new(seed, Purpose::Swarm);
+        let partitions = dice.pick(&[1, 1, 2, 2, 3]);
+        let replicas = dice.pick(&[1, 3, 3, 3, 3, 5]);
+        let managers = dice.pick(&[1, 3, 3]);
+        let behind = if dice.chance(400) { dice.below(u64::from(managers) + 1) as u16 } else { 0 };
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.chance(350)).collect();
+        if faults.is_empty() && dice.chance(900) {
+            faults.push(dice.pick(&Fault::ALL));
+        }
+        let habits = habits(dice, partitions);
+        let mut limits = DoorLimits {
+            // Not what this machine happens to allow.
+            connections_max: 2048,
+            ..DoorLimits::default()
+        };
+        if dice.chance(150) {
+            // Connections stay open for as long as their client lives, and the last reader is one more.
+            limits.connections_max = habits.clients as usize + dice.between(1, 2) as usize;
+        }
+        if dice.chance(150) {
+            limits.requests_max = dice.between(1, 4) as usize;
+        }
+        let mut sessions = SessionLimits::default();
+        if dice.chance(250) {
+            sessions.sessions_max = dice.between(1, 4) as usize;
+        }
+        if dice.chance(200) {
+            sessions.answers_max_bytes = dice.between(0, 600) as usize;
+        }
+        Mix {
+            partitions,
+            replicas,
+            managers: (managers, behind),
+            habits,
+            weather: weather(dice),
+            peer_weather: peer_weather(dice),
+            disk_us: dice.pick(&[500, 2_000, 2_000, 20_000]),
+            limits,
+            sessions,
+            faults,
+            fault_gap_us: dice.pick(&[100_000, 400_000, 1_500_000]),
+            behind: if dice.chance(250) { 300 } else { 0 },
+            start_us: dice.pick(&[0, 20_000, 300_000]),
+            chaos_us: dice.between(3_000_000, 7_000_000),
+            with_properties: dice.chance(250),
+        }
+    }
+}
+
+fn habits(dice: &mut Dice, partitions: u16) -> Habits {
+    let keys = dice.between(1, 3 + 2 * u64::from(partitions));
+    let mut shares = [0; 5];
+    for share in &mut shares {
+        *share = dice.pick(&[0, 1, 3, 6]);
+    }
+    // Something must be written, and seen.
+    shares[1] += 2;
+    shares[2] += 1;
+    Habits {
+        clients: dice.between(2, 4) as u32,
+        callers: dice.between(1, 3) as u32,
+        keys: (0..keys).map(|number| Bytes::from(format!("k{number}"))).collect(),
+        pause_max_us: dice.pick(&[5_000, 40_000, 200_000]),
+        timeouts_ms: (0..4).map(|_| dice.pick(&[None, Some(40), Some(300), Some(700), Some(2_000)])).collect(),
+        shares,
+        abandoned: dice.pick(&[0, 0, 20]),
+        long: (dice.pick(&[0, 0, 100]), dice.between(500, 20_000) as usize),
+    }
+}
+
+fn weather(dice: &mut Dice) -> Weather {
+    let mut weather = Weather::calm();
+    weather.jitter_us = dice.pick(&[300, 2_000, 20_000]);
+    if dice.chance(300) {
+        (weather.late, weather.late_us) = (dice.between(1, 30), dice.pick(&[100_000, 800_000, 3_000_000]));
+    }
+    if dice.chance(400) {
+        weather.split = dice.between(1, 300);
+    }
+    if dice.chance(300) {
+        weather.broken_up = dice.between(1, 30);
+    }
+    if dice.chance(400) {
+        weather.broken_down = dice.between(1, 40);
+    }
+    if dice.chance(150) {
+        weather.room_bytes = dice.between(30, 400) as usize;
+    }
+    weather
+}
+
+fn peer_weather(dice: &mut Dice) -> PeerWeather {
+    let mut weather = PeerWeather::default();
+    if dice.chance(300) {
+        weather.loss = dice.between(1, 100);
+    }
+    weather
+}

@@ -1,0 +1,28 @@
+//! The client library in simulation: the real `madkv-client`, the real doors, frames, sessions and maps of `madkv-server`, on
+//! the simulated replica groups of [`smr::sim`], in one event loop, on virtual time and network, decided by one seed.
+//!
+//! - [`clock`]: the one clock.
+//! - [`wires`]: connections between clients and doors, and what happens to them. [`tap`] reads along.
+//! - [`partition`]: a replica group with its doors. [`managers`]: a source of the map.
+//! - [`callers`]: client processes, what they ask, and the history.
+//! - [`mix`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what was met.
+//!
+//! # What is real
+//! All of `madkv-client` but its sockets; the door behind `accept` (handshake, frames, limits, queues); the server's backend
+//! (checks, ownership, epochs) and state machine; replica engine, core, sessions, snapshots and stores.
+//!
+//! # What is not
+//! Sockets and threads; the managers, which are a fixed source of maps behind real doors ([`managers`]); registration.
+
+pub mod callers;
+pub mod clock;
+pub mod judge;
+pub mod managers;
+pub mod mix;
+pub mod partition;
+pub mod rare;
+pub mod run;
+pub mod tap;
+pub mod wires;
+
+pub use run::{Report, run, run_mix};

@@ -1,0 +1,306 @@
+//! A partition: a simulated replica group of the production map, and the production door and backend of each of its servers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use madkv_api::door::{DoorLimits, Reception};
+use madkv_api::map::ClusterMap;
+use madkv_server::backend::ServerBackend;
+use madkv_server::map::Map;
+use smr::entry::Term;
+use smr::id::NodeName;
+use smr::protocol::{NotLeader, Protocol, Time};
+use smr::replica::{Outcome, ReplyTo, Request, Submit};
+use smr::sim::dice::Dice;
+use smr::sim::workload::{Operation, Seen, Workload};
+use smr::sim::world::{Setting, World};
+
+use super::managers::narrow_map;
+use super::rare::{Counts, Rare};
+use super::wires::{Incoming, Place, Wires};
+
+/// The machine that is replicated. Clients come from outside, so there is nothing to invent here.
+#[derive(Clone)]
+pub struct MapMachine;
+
+impl Workload for MapMachine {
+    type Machine = Map;
+
+    fn machine(&self) -> Map {
+        Map::default()
+    }
+
+    fn next(&mut self, client: usize, _dice: &mut Dice) -> Operation {
+        panic!("client {client} lives inside of the group")
+    }
+
+    fn judge(&self, _history: &[Seen]) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Where a door puts requests; the event loop carries them on.
+#[derive(Clone)]
+pub struct Desk {
+    requests: Arc<Mutex<Vec<(Request, ReplyTo)>>>,
+    wires: Arc<Wires>,
+}
+
+impl Submit for Desk {
+    fn submit(&self, request: Request, reply: ReplyTo) {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push((request, reply));
+        self.wires.wake();
+    }
+}
+
+/// A process with its door.
+struct Server {
+    desk: Desk,
+    reception: Reception<ServerBackend<Desk>>,
+    backend: Arc<ServerBackend<Desk>>,
+    /// When it hears of the map that counts, if it is behind.
+    learns_at: Option<Time>,
+}
+
+/// A request that a replica has.
+struct Pending {
+    seat: usize,
+    reply: ReplyTo,
+    /// Session and number, for a write.
+    write: Option<(u64, u64)>,
+}
+
+/// See the module.
+pub struct Partition {
+    /// Its number.
+    pub number: u16,
+    /// The replicas.
+    pub world: World<MapMachine>,
+    /// What must not be was seen.
+    pub violation: Option<String>,
+    /// What was seen.
+    pub counts: Counts,
+    map: ClusterMap,
+    limits: DoorLimits,
+    wires: Arc<Wires>,
+    dice: Dice,
+    /// Processes per mille that start behind the map.
+    behind: u64,
+    servers: Vec<Option<Server>>,
+    /// For each seat: the process that was last seen, and whether it was stopped.
+    seen: Vec<(u64, bool)>,
+    pending: BTreeMap<u64, Pending>,
+    /// Answers to writes, by session and number.
+    answered: BTreeMap<(u64, u64), Bytes>,
+    /// Two seats that name each other as the leader, in which term, until when.
+    misled: Option<(usize, usize, Term, Time)>,
+    /// The seat whose directory was emptied.
+    emptied: Option<usize>,
+    /// How the next process that ends does so.
+    silently: Vec<bool>,
+}
+
+impl Partition {
+    /// A partition of `map`, with a group by `setting`.
+    pub fn new(
+        number: u16,
+        setting: Setting,
+        map: ClusterMap,
+        limits: DoorLimits,
+        behind: u64,
+        wires: Arc<Wires>,
+        dice: Dice,
+    ) -> Partition {
+        let world = World::new(setting, MapMachine);
+        let size = world.machines.len();
+        Partition {
+            number,
+            world,
+            violation: None,
+            counts: Counts::default(),
+            map,
+            limits,
+            wires,
+            dice,
+            behind,
+            servers: (0..size).map(|_| None).collect(),
+            seen: vec![(0, false); size],
+            pending: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            misled: None,
+            emptied: None,
+            silently: vec![false; size],
+        }
+    }
+
+    fn place(&self, seat: usize) -> Place {
+        Place { group: self.number, seat: seat as u16 }
+    }
+
+    /// Ends a process; with a power cut its connections say nothing.
+    pub fn crash(&mut self, seat: usize, power_cut: bool) {
+        if self.world.machines[seat].is_down() {
+            return;
+        }
+        if self.world.leader() == Some(seat) {
+            self.counts.saw(Rare::LeaderKilled);
+        }
+        if power_cut {
+            self.counts.saw(Rare::PowerCut);
+        }
+        self.silently[seat] = power_cut;
+        self.world.crash(seat, power_cut);
+    }
+
+    /// Ends a process and empties its directory, if the group can bear it and none was emptied before.
+    pub fn empty_directory(&mut self, seat: usize) -> bool {
+        let bearable = self.world.machines.len() >= 3 && self.emptied.is_none() && self.world.leader().is_some();
+        if bearable {
+            self.emptied = Some(seat);
+            self.world.lose_directory(seat);
+        }
+        bearable
+    }
+
+    /// Two seats name each other as the leader for so many microseconds.
+    pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
+        let hints = self.world.machines.iter().filter_map(|machine| machine.serving());
+        let term = hints.map(|serving| serving.engine.core().leader_hint().term).max().unwrap_or_default();
+        self.misled = (one != other).then(|| (one, other, term, self.world.now.plus_us(us)));
+    }
+
+    /// Whom a misled seat names.
+    fn misled(&self, seat: usize, request: &Request) -> Option<Outcome> {
+        let (one, other, term, until) = self.misled?;
+        let named = if seat == one { other } else { one };
+        let asked = matches!(request, Request::OpenSession | Request::Write { .. } | Request::Read { .. });
+        let misled = asked && (seat == one || seat == other) && self.world.now < until;
+        misled.then(|| Outcome::NotLeader(NotLeader { leader: Some(NodeName(named as u16)), term }))
+    }
+
+    /// When something is due.
+    pub fn next_at(&self) -> Option<Time> {
+        let learns = self.servers.iter().flatten().filter_map(|server| server.learns_at).min();
+        self.world.next_at().into_iter().chain(learns).min()
+    }
+
+    /// Takes a connection to a server that was there when it was dialled.
+    pub fn serve(&mut self, incoming: Incoming) {
+        // Gone meanwhile: dropped, which closes it.
+        if let Some(server) = &self.servers[usize::from(incoming.place.seat)] {
+            tokio::spawn(server.reception.serve(incoming.input, incoming.output));
+        }
+    }
+
+    /// Lets happen what is due, and passes on what was asked and answered.
+    pub fn run(&mut self, now: Time) {
+        loop {
+            self.carry_requests();
+            let due = self.world.next_at().is_some_and(|at| at <= now);
+            if !due {
+                break;
+            }
+            self.world.step();
+            self.carry_answers();
+            self.watch_processes();
+        }
+        self.world.now = self.world.now.max(now);
+        for server in self.servers.iter_mut().flatten() {
+            if server.learns_at.is_some_and(|at| at <= now) {
+                server.learns_at = None;
+                server.backend.adopt(&self.map);
+            }
+        }
+        if let Some(violation) = &self.world.watch.violation {
+            self.violation.get_or_insert(format!("s{}: {violation:?}", self.number));
+        }
+    }
+
+    fn carry_requests(&mut self) {
+        for seat in 0..self.servers.len() {
+            let Some(server) = &self.servers[seat] else { continue };
+            let requests = std::mem::take(&mut *server.desk.requests.lock().unwrap_or_else(PoisonError::into_inner));
+            for (request, reply) in requests {
+                if let Some(outcome) = self.misled(seat, &request) {
+                    reply.send(outcome);
+                    continue;
+                }
+                let write = match &request {
+                    Request::Write { client, number, .. } => Some((client.0, *number)),
+                    _ => None,
+                };
+                let tag = self.world.submit(seat, request);
+                self.pending.insert(tag, Pending { seat, reply, write });
+            }
+        }
+    }
+
+    fn carry_answers(&mut self) {
+        for (tag, outcome) in self.world.take_answers() {
+            // Asked by a process that is no more.
+            let Some(Pending { reply, write, .. }) = self.pending.remove(&tag) else { continue };
+            if let (Some(write), Outcome::Answer(answer)) = (write, &outcome) {
+                match self.answered.insert(write, answer.clone()) {
+                    Some(earlier) if earlier != *answer => {
+                        let (session, number) = write;
+                        let why = format!(
+                            "s{}: write {number} of session {session} is answered {earlier:?} and {answer:?} (I13)",
+                            self.number
+                        );
+                        self.violation.get_or_insert(why);
+                    }
+                    Some(_) => self.counts.saw(Rare::AnsweredFromStore),
+                    None => {}
+                }
+            }
+            if self.dice.chance(500) {
+                reply.sink.deliver_now(reply.tag, outcome);
+            } else {
+                reply.send(outcome);
+            }
+        }
+    }
+
+    /// Opens doors of processes that have started, and closes those of processes that have ended.
+    fn watch_processes(&mut self) {
+        for seat in 0..self.servers.len() {
+            let machine = &self.world.machines[seat];
+            let (up, run) = (!machine.is_down(), machine.run());
+            let stopped = up && machine.paused_until > self.world.now;
+            let (seen_run, seen_stopped) = self.seen[seat];
+            let place = self.place(seat);
+            if self.servers[seat].is_some() && (!up || run != seen_run) {
+                self.servers[seat] = None;
+                self.pending.retain(|_, pending| pending.seat != seat);
+                let silently = std::mem::take(&mut self.silently[seat]);
+                self.wires.place_ended(place, silently);
+            }
+            if up && self.servers[seat].is_none() {
+                self.servers[seat] = Some(self.open(seat));
+                self.wires.place_started(place);
+            }
+            if stopped != seen_stopped {
+                if stopped {
+                    self.counts.saw(Rare::ServerStopped);
+                }
+                self.wires.stop(place, stopped);
+            }
+            self.seen[seat] = (run, stopped);
+        }
+    }
+
+    fn open(&mut self, seat: usize) -> Server {
+        let behind = self.dice.chance(self.behind);
+        let map = if behind { narrow_map(&self.map) } else { self.map.clone() };
+        if behind {
+            self.counts.saw(Rare::ServerBehind);
+        }
+        let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.dice.below(1_500_000)));
+        let desk = Desk { requests: Arc::default(), wires: Arc::clone(&self.wires) };
+        let backend = Arc::new(ServerBackend::new(desk.clone(), self.number, &map));
+        let reception = Reception::new(Arc::clone(&backend), self.limits.clone());
+        let _ = seat;
+        Server { desk, reception, backend, learns_at }
+    }
+}

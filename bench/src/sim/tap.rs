@@ -1,0 +1,298 @@
+//! Reads along what clients and doors say to each other, judges it, and counts what is rare.
+//!
+//! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to one
+//! client process (C8), no number comes back that its client said to have done with, and all answers to one write are equal
+//! (I13).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use madkv_api::frames::{Ask, Body, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, Request, Response};
+use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
+use smr::protocol::{Role, Time};
+
+use super::rare::{Counts, Rare};
+use super::wires::{Host, MANAGERS, Place, Way};
+
+/// Over how long the copies of a write are counted, in microseconds.
+const RATE_WINDOW_US: u64 = 1_000_000;
+/// How many copies of one write may leave in that time: four failures are followed at once, which take a millisecond each at
+/// least, and then a pause of 5 ms or more is due.
+const COPIES_IN_WINDOW_MAX: u64 = 450;
+
+/// See the module.
+#[derive(Default)]
+pub struct Tap {
+    /// What was seen.
+    pub counts: Counts,
+    /// The first thing that must not be.
+    pub violation: Option<String>,
+    hash: u64,
+    events: u64,
+    streams: BTreeMap<u64, Stream>,
+    /// By group, session and number.
+    writes: BTreeMap<(u16, u64, u64), WriteSeen>,
+    /// By group and session: who uses it, and up to where it has done.
+    sessions: BTreeMap<(u16, u64), SessionSeen>,
+    /// By client and group: the highest term of which a leader was named.
+    terms: BTreeMap<(Host, u16), u64>,
+    /// By client and group: the last two that were named in redirects, and how often they took turns.
+    redirects: BTreeMap<(Host, u16), Redirects>,
+}
+
+struct Stream {
+    host: Host,
+    place: Place,
+    buffers: [Vec<u8>; 2],
+    asked: BTreeMap<u64, Asked>,
+}
+
+/// A request that waits for its answer on a connection.
+enum Asked {
+    Write {
+        session: u64,
+        number: u64,
+    },
+    /// An operator's: it may be refused.
+    Wish,
+    Other,
+}
+
+struct WriteSeen {
+    command: Bytes,
+    copies: u64,
+    answer: Option<Bytes>,
+    /// Where the first copy went, and whether one went elsewhere.
+    seat: u16,
+    elsewhere: bool,
+    /// Copies since then, for the rate.
+    since: Time,
+    lately: u64,
+}
+
+struct SessionSeen {
+    host: Host,
+    lowest: u64,
+}
+
+struct Redirects {
+    /// Who named whom.
+    between: (u16, u16),
+    /// How often these two have named each other in turn.
+    in_row: u64,
+}
+
+impl Tap {
+    /// Of everything that went by, in order.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// How many things went by.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Something happened.
+    pub fn note(&mut self, now: Time, words: &[u64]) {
+        self.events += 1;
+        for word in std::iter::once(&now.0).chain(words) {
+            self.hash = (self.hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(29);
+        }
+    }
+
+    pub(super) fn dialled(&mut self, now: Time, wire: u64, host: Host, place: Place) {
+        self.note(now, &[1, wire, u64::from(host), u64::from(place.group), u64::from(place.seat)]);
+        self.streams.insert(wire, Stream { host, place, buffers: Default::default(), asked: BTreeMap::new() });
+    }
+
+    pub(super) fn closed(&mut self, wire: u64) {
+        self.streams.remove(&wire);
+    }
+
+    pub(super) fn broken(&mut self) {
+        self.counts.saw(Rare::ConnectionBroken);
+    }
+
+    /// A client has sent something.
+    pub(super) fn sent(&mut self, now: Time, wire: u64, bytes: &[u8]) {
+        self.note(now, &[2, wire, codec::checksum(&[bytes])]);
+        for (kind, payload) in self.frames(wire, Way::Up, bytes) {
+            if kind == KIND_REQUEST {
+                match codec::decode::<Request>(&payload) {
+                    Ok(request) => self.asked(now, wire, request),
+                    Err(error) => self.violate(format!("a client sends what is no request: {error}")),
+                }
+            }
+        }
+    }
+
+    /// Something has arrived.
+    pub(super) fn arrived(&mut self, now: Time, wire: u64, way: Way, bytes: &[u8]) {
+        self.note(now, &[3, wire, way as u64, codec::checksum(&[bytes])]);
+        if way == Way::Up {
+            return;
+        }
+        for (kind, payload) in self.frames(wire, Way::Down, bytes) {
+            match kind {
+                KIND_RESPONSE => match codec::decode::<Response>(&payload) {
+                    Ok(response) => self.answered(wire, response),
+                    Err(error) => self.violate(format!("a door sends what is no response: {error}")),
+                },
+                KIND_REFUSAL => self.counts.saw(Rare::TurnedAway),
+                _ => {}
+            }
+        }
+    }
+
+    fn frames(&mut self, wire: u64, way: Way, bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let Some(stream) = self.streams.get_mut(&wire) else { return Vec::new() };
+        let buffer = &mut stream.buffers[way as usize];
+        buffer.extend_from_slice(bytes);
+        let (mut frames, mut taken) = (Vec::new(), 0);
+        let mut wrong = None;
+        while let Some((header, rest)) = buffer[taken..].split_first_chunk::<HEADER_LEN_BYTES>() {
+            let header = match FrameHeader::parse(header, FRAME_PAYLOAD_MAX_BYTES) {
+                Ok(header) => header,
+                Err(error) => {
+                    wrong = Some(error.to_string());
+                    break;
+                }
+            };
+            let Some(payload) = rest.get(..header.payload_len_bytes) else { break };
+            frames.push((header.kind, payload.to_vec()));
+            taken += HEADER_LEN_BYTES + header.payload_len_bytes;
+        }
+        buffer.drain(..taken);
+        if !buffer.is_empty() && way == Way::Down {
+            self.counts.saw(Rare::HalfFrame);
+        }
+        if let Some(why) = wrong {
+            self.violate(format!("a frame that is none: {why}"));
+        }
+        frames
+    }
+
+    fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    fn asked(&mut self, now: Time, wire: u64, request: Request) {
+        let Some(stream) = self.streams.get_mut(&wire) else { return };
+        let (host, Place { group, seat }) = (stream.host, stream.place);
+        let Ask::Write { client: session, number, lowest_unanswered, command } = request.ask else {
+            let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
+            stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
+            return;
+        };
+        stream.asked.insert(request.id, Asked::Write { session, number });
+        let user = self.sessions.entry((group, session)).or_insert(SessionSeen { host, lowest: 1 });
+        if user.host != host {
+            let why = format!("clients {} and {host} both use session {session} of s{group} (C8)", user.host);
+            return self.violate(why);
+        }
+        user.lowest = user.lowest.max(lowest_unanswered);
+        let first = WriteSeen {
+            command: command.clone(),
+            copies: 0,
+            answer: None,
+            seat,
+            elsewhere: false,
+            since: now,
+            lately: 0,
+        };
+        let seen = self.writes.entry((group, session, number)).or_insert(first);
+        seen.copies += 1;
+        seen.elsewhere |= seen.seat != seat;
+        if now.since_us(seen.since) > RATE_WINDOW_US {
+            (seen.since, seen.lately) = (now, 0);
+        }
+        seen.lately += 1;
+        if seen.lately > COPIES_IN_WINDOW_MAX {
+            return self.violate(format!("write {number} of session {session} of s{group} was sent {COPIES_IN_WINDOW_MAX} times within a second (N9)"));
+        }
+        if seen.command != command {
+            return self.violate(format!("number {number} of session {session} of s{group} means two commands (C7)"));
+        }
+        if seen.copies == 2 {
+            self.counts.saw(Rare::WriteRepeated);
+        }
+    }
+
+    fn answered(&mut self, wire: u64, response: Response) {
+        let Some(stream) = self.streams.get_mut(&wire) else { return };
+        let (host, place) = (stream.host, stream.place);
+        let asked = match &response.body {
+            Body::Part(_) => None,
+            _ => match stream.asked.remove(&response.id) {
+                Some(asked) => Some(asked),
+                None => return self.violate(format!("an answer to request {}, which nobody asked", response.id)),
+            },
+        };
+        let key = (host, place.group);
+        match &response.body {
+            Body::NotLeader { leader, term } => self.redirected(key, place.seat, *leader, *term),
+            Body::Answer(answer) => {
+                self.redirects.remove(&key);
+                if let Some(Asked::Write { session, number }) = asked {
+                    let seen = self.writes.get_mut(&(place.group, session, number));
+                    match seen.map(|seen| (seen.elsewhere, seen.answer.replace(answer.clone()))) {
+                        Some((_, Some(earlier))) if earlier != *answer => {
+                            let which = format!("number {number} of session {session} of s{}", place.group);
+                            self.violate(format!("{which} is answered {earlier:?} and {answer:?} (I13)"));
+                        }
+                        Some((_, Some(_))) => self.counts.saw(Rare::AnsweredTwice),
+                        Some((true, None)) => self.counts.saw(Rare::RepeatedElsewhere),
+                        Some((false, None)) | None => {}
+                    }
+                }
+            }
+            Body::WrongPartition { .. } => self.counts.saw(Rare::WrongPartition),
+            Body::Busy { .. } => self.counts.saw(Rare::Busy),
+            Body::SessionExpired => self.counts.saw(Rare::SessionExpired),
+            Body::AnswerGone => self.counts.saw(Rare::AnswerGone),
+            Body::Unknown => self.counts.saw(Rare::UnknownHeard),
+            Body::OutOfService(_) => self.counts.saw(Rare::OutOfService),
+            Body::NoMap => self.counts.saw(Rare::NoMap),
+            Body::Map(map) => self.mapped(host, map.epoch),
+            Body::Status(status) if status.role == Role::Leader => {
+                let known = self.terms.entry(key).or_insert(0);
+                *known = status.term.0.max(*known);
+            }
+            Body::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
+                self.violate(format!("client {host} is refused: {why}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn mapped(&mut self, host: Host, epoch: u64) {
+        let known = self.terms.entry((host, MANAGERS)).or_insert(0);
+        let before = *known;
+        *known = before.max(epoch);
+        if epoch < before {
+            self.counts.saw(Rare::StaleMap);
+        }
+    }
+
+    fn redirected(&mut self, key: (Host, u16), from: u16, leader: Option<u16>, term: u64) {
+        let Some(leader) = leader else { return self.counts.saw(Rare::NoLeaderKnown) };
+        let known = self.terms.entry(key).or_insert(0);
+        if term < *known {
+            self.counts.saw(Rare::OlderTermNamed);
+        } else {
+            *known = term;
+            self.counts.saw(Rare::Redirected);
+        }
+        let row = self.redirects.entry(key).or_insert(Redirects { between: (from, leader), in_row: 0 });
+        if row.between == (leader, from) {
+            row.between = (from, leader);
+            row.in_row += 1;
+            if row.in_row == 3 {
+                self.counts.saw(Rare::PingPong);
+            }
+        } else {
+            *row = Redirects { between: (from, leader), in_row: 0 };
+        }
+    }
+}
