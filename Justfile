@@ -67,3 +67,11 @@ shapes:
 [positional-arguments]
 planted-bugs *options:
     cargo run --quiet --bin madkv-planted -- "$@"
+
+# Run seeds through the deterministic simulator: A..B, or one seed.
+sim seeds="0..1000":
+    cargo run --quiet --release --bin madkv-sim -- --seeds {{seeds}}
+
+# Run new seeds through the simulator for so many minutes; fails also if it proved little.
+sim-nightly minutes="480" first="1000000":
+    cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}

@@ -16,6 +16,7 @@
 //! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
 //! - [`sim`]: the client library against simulated groups, from one seed.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
+//! - [`seeds`]: what `madkv-sim` does.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
 pub mod ask;
@@ -34,6 +35,7 @@ pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod seeds;
 pub mod sim;
 pub mod trial;
 pub mod wait;
