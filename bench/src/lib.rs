@@ -12,6 +12,7 @@
 //! - [`load`]: clients that swap and keep a history for [`chain`].
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
+//! - [`decoders`]: everything that reads bytes from outside, for property tests and fuzzers.
 //! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
 //! - [`sim`]: the client library against simulated groups, from one seed.
@@ -23,6 +24,7 @@ pub mod ask;
 pub mod chain;
 pub mod chaos;
 pub mod cluster;
+pub mod decoders;
 pub mod disk_faults;
 pub mod fuzz;
 pub mod history;
