@@ -6,12 +6,13 @@
 //! - [`world`]: what the faults strike, and the book of who is hurt.
 //! - [`board`]: what the nodes say of themselves, watched and judged all the time.
 //! - [`calm`]: what must be well once the faults are over.
-//! - [`run`]: all of it together.
+//! - [`run`]: all of it together. [`minority`]: as many die as may, and nothing else happens.
 
 pub mod board;
 pub mod calm;
 pub mod faults;
 pub mod injector;
+pub mod minority;
 pub mod plan;
 pub mod proxy;
 pub mod run;

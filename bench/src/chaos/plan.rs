@@ -36,6 +36,16 @@ pub enum Kind {
 impl Kind {
     /// All of them.
     pub const ALL: [Kind; 6] = [Kind::Kill, Kind::Stop, Kind::Net, Kind::Dir, Kind::Disk, Kind::Term];
+
+    /// How often it is drawn. Families with many faults more often, but not as often as they have faults.
+    fn weight(self) -> u32 {
+        match self {
+            Kind::Net => 6,
+            Kind::Kill => 3,
+            Kind::Stop => 2,
+            Kind::Dir | Kind::Disk | Kind::Term => 1,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -249,7 +259,7 @@ pub struct Plan {
 /// Shortest and longest round, in milliseconds.
 const ROUND_MS: (u64, u64) = (6_000, 20_000);
 /// Shortest and longest mean pause between two faults of a round, in milliseconds.
-const PAUSE_MS: (u64, u64) = (300, 2_500);
+const PAUSE_MS: (u64, u64) = (200, 2_000);
 /// One fault in so many of those that may strike any group strikes the manager.
 const MANAGER_SHARE: u32 = 6;
 /// How many different faults a round draws from, at least and at most.
@@ -269,8 +279,8 @@ impl Plan {
         let count = random.random_range(MIX.0..=MIX.1);
         let mut mix: Vec<&Entry> = Vec::new();
         for _ in 0..count {
-            // Families have the same chance, however many faults they know.
-            let Some(kind) = self.kinds.iter().copied().collect::<Vec<_>>().choose(random).copied() else { break };
+            let kinds: Vec<Kind> = self.kinds.iter().copied().collect();
+            let Ok(&kind) = kinds.choose_weighted(random, |kind| kind.weight()) else { break };
             let family: Vec<&Entry> = possible.iter().filter(|entry| entry.1 == kind).copied().collect();
             if let Ok(entry) = family.choose_weighted(random, |entry| entry.3) {
                 mix.push(entry);

@@ -1,6 +1,7 @@
 //! A whole run: cluster, clients, faults, calm, verdict.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use crate::chaos::injector::{self, Report, Traffic};
 use crate::chaos::plan::{Kind, Plan};
 use crate::chaos::world::{Failure, World};
 use crate::cluster::Shape;
+use crate::fuzz::{Fuzz, FuzzOptions};
 use crate::launcher::Interrupted;
-use crate::load::{self, Load};
 use crate::programs::Programs;
 
 /// How long the cluster may take to come up.
@@ -22,7 +23,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// What a run may take beyond the time asked for: coming up, the last calm, comparing. Beyond it, it hangs.
 const GRACE: Duration = Duration::from_secs(300);
 
-/// What kind of chaos.
+/// The cluster, and what kind of chaos.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// Replicas of each partition
@@ -34,16 +35,10 @@ pub struct Options {
     /// Partitions
     #[arg(long, default_value_t = 1)]
     pub partitions: u16,
-    /// How long faults are injected, in seconds
-    #[arg(long, default_value_t = 60)]
-    pub seconds: u64,
-    /// Decides the faults and their times; without it a fresh one is drawn, and said
-    #[arg(long)]
-    pub seed: Option<u64>,
     /// Kinds of faults: kill, stop, net, dir, disk, term; all of them by default
     #[arg(long, value_delimiter = ',')]
     pub faults: Vec<Kind>,
-    /// Put the fresh data directory below this one; by default beside the executables
+    /// Put the cluster's fresh directory below this one; by default beside the executables
     #[arg(long, value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
     /// Say each fault on stderr when it strikes
@@ -57,7 +52,6 @@ pub struct Stage {
     /// The cluster and its network.
     pub world: World,
     plan: Plan,
-    seconds: u64,
     directory: Option<TempDir>,
 }
 
@@ -77,7 +71,7 @@ impl Stage {
         let mut world = match World::new(programs, shape, fresh.path(), seed, small_disk) {
             Ok(world) => world,
             Err(error) if small_disk => {
-                println!("disk faults are SKIPPED: {error}");
+                eprintln!("disk faults are SKIPPED: {error}");
                 kinds.remove(&Kind::Disk);
                 World::new(programs, shape, fresh.path(), seed, false)?
             }
@@ -87,18 +81,27 @@ impl Stage {
             world.diary.speak();
         }
         let plan = Plan::new(seed, &kinds, shape);
-        let mut stage = Stage { world, plan, seconds: options.seconds, directory: Some(fresh) };
+        let mut stage = Stage { world, plan, directory: Some(fresh) };
         stage.world.start_all()?;
         stage.world.cluster.wait_ready(READY_PATIENCE).map_err(|error| Failure(error.to_string()))?;
         Ok(stage)
     }
 
-    /// Injects faults for as long as was asked, while `traffic` runs.
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        self.world.cluster.directory()
+    }
+
+    /// Injects faults for `length`, while `traffic` runs.
     ///
     /// # Errors
     /// If the cluster does not behave.
-    pub fn torment(&mut self, traffic: &mut dyn Traffic, interrupted: Option<&Interrupted>) -> Result<Report, Failure> {
-        let length = Duration::from_secs(self.seconds);
+    pub fn torment(
+        &mut self,
+        length: Duration,
+        traffic: &mut dyn Traffic,
+        interrupted: Option<&Interrupted>,
+    ) -> Result<Report, Failure> {
         let _watchdog = self.world.watchdog(length + GRACE);
         let until = Instant::now() + length;
         injector::run(&mut self.world, &mut self.plan, until, traffic, interrupted)
@@ -131,56 +134,76 @@ fn fresh_directory(below: &Path) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix("madkv-chaos-").tempdir_in(below)
 }
 
-/// A seed that nobody asked for.
-pub fn fresh_seed() -> u64 {
-    use rand::RngExt;
-    rand::rng().random_range(0..1_000_000)
-}
-
-impl Traffic for Load {
+impl Traffic for Fuzz {
     fn acknowledged(&self) -> u64 {
         self.answered()
     }
 
     fn failure(&mut self) -> Option<String> {
-        Load::failure(self).map(|error| error.to_string())
+        Fuzz::failure(self)
     }
 }
 
-/// A run with clients that swap, judged by the chains of their answers.
+/// The fuzzer on a cluster of its own, with faults for `fuzz.length`. Whether all was well; what there is to say goes to `say`.
 ///
 /// # Errors
-/// If the cluster does not behave, or a write was lost or came twice.
-pub fn swaps(options: &Options) -> Result<(), Failure> {
-    let interrupted = Interrupted::watch()?;
+/// If there was no run to judge.
+pub fn fuzz(
+    options: &Options,
+    mut fuzz: FuzzOptions,
+    interrupted: &Interrupted,
+    say: &mut dyn FnMut(&str),
+) -> Result<bool, Failure> {
     let programs = Programs::beside_this_one().map_err(|error| Failure(error.to_string()))?;
-    let seed = options.seed.unwrap_or_else(fresh_seed);
-    println!("seed {seed}, server_rf {}, partitions {}, {} s", options.server_rf, options.partitions, options.seconds);
-    let mut stage = Stage::set(options, &programs, seed)?;
-    let plan = load::Plan { clients: 6, keys: 8, prefix: "k".to_owned() };
-    let mut load = Load::start(&stage.world.cluster, &plan)?;
-    let report = stage.torment(&mut load, Some(&interrupted))?;
-    let failed = |error: load::Failed| Failure(error.to_string());
-    let history = load.finish().map_err(failed)?;
-    history.check(&stage.world.cluster).map_err(failed)?;
-    let records = calm::compare(&stage.world)?;
-    print(&stage, &report);
-    println!("{} swaps acknowledged, each exactly once; {records} records, equal on all replicas", history.swaps.len());
-    stage.done()
+    let length = fuzz.length;
+    let mut stage = Stage::set(options, &programs, fuzz.seed)?;
+    let cluster = &stage.world.cluster;
+    fuzz.managers = cluster.manager_addresses().split(',').map(str::to_owned).collect();
+    // The injector says when it is over.
+    fuzz.length = length + GRACE;
+    let mut traffic = Fuzz::start(fuzz).map_err(|error| Failure(error.to_string()))?;
+    let tormented = stage.torment(length, &mut traffic, Some(interrupted));
+    traffic.stop();
+    let judged = traffic.finish().map_err(|error| Failure(error.to_string()))?;
+    say(&judged.to_string());
+    let report = match tormented {
+        Ok(report) => report,
+        Err(failure) => {
+            say(&format!("failure: {failure}\n"));
+            return Ok(false);
+        }
+    };
+    say(&describe(&stage, &report));
+    match calm::compare(&stage.world) {
+        Ok(records) => say(&format!("{records} records, equal on all replicas\n")),
+        Err(failure) => {
+            say(&format!("failure: {failure}\n"));
+            return Ok(false);
+        }
+    }
+    if judged.passed {
+        stage.done()?;
+    }
+    Ok(judged.passed)
 }
 
-/// Prints what a run was like.
-pub fn print(stage: &Stage, report: &Report) {
-    let kinds = stage.world.diary.kinds().iter().map(|(kind, count)| format!("{kind} {count}"));
-    println!("{} rounds, {} faults: {}", report.rounds, report.struck, kinds.collect::<Vec<_>>().join(", "));
-    let counts = stage.world.diary.counts().iter().map(|(what, count)| format!("{what} {count}"));
-    println!("  {}; {} more could not strike", counts.collect::<Vec<_>>().join(", "), report.skipped);
-    println!(
-        "longest time without an acknowledgement {:.1?}, until calm {:.1?}; {} leader changes; at most {} MiB and {} descriptors",
+/// What a run was like, for people.
+pub fn describe(stage: &Stage, report: &Report) -> String {
+    let diary = &stage.world.diary;
+    let kinds = diary.kinds().iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>();
+    let counts = diary.counts().iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>();
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "{} rounds, {} faults: {}", report.rounds, report.struck, kinds.join(", "));
+    let _ = writeln!(text, "  {}; {} more could not strike", counts.join(", "), report.skipped);
+    let _ = writeln!(
+        text,
+        "longest time without an answer {:.1?}, until calm {:.1?}; {} leader changes; at most {} MiB and {} descriptors",
         report.longest_gap,
         report.longest_calm,
         stage.world.board.leader_changes(),
         report.health.memory_bytes >> 20,
         report.health.descriptors,
     );
+    text
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::chaos;
 use crate::fuzz::workload::Weights;
 use crate::fuzz::{CouldNotRun, FuzzOptions, report, run, trouble};
 use crate::history::History;
@@ -35,6 +36,16 @@ pub struct Options {
     /// How to fuzz.
     #[command(flatten)]
     pub fuzz: Arguments,
+    /// Launch a cluster of its own and inject faults into it, by the seed, while the clients ask
+    #[arg(long, conflicts_with = "managers")]
+    pub chaos: bool,
+    /// Launch a cluster of its own and kill as many replicas of a partition as may fail, the leader first, while the
+    /// clients ask
+    #[arg(long = "kill_minority", alias = "kill-minority", conflicts_with_all = ["managers", "chaos"])]
+    pub kill_minority: bool,
+    /// That cluster, and those faults.
+    #[command(flatten)]
+    pub own: chaos::run::Options,
 }
 
 /// What else the program does.
@@ -159,6 +170,7 @@ impl Out {
 pub fn obey(options: &Options) -> Result<u8, CouldNotRun> {
     match &options.command {
         Some(Word::Check { history, budget }) => check_again(history, *budget),
+        None if options.chaos || options.kill_minority => fuzz_own_cluster(options),
         None => fuzz(&options.fuzz),
     }
 }
@@ -212,6 +224,43 @@ fn fuzz(arguments: &Arguments) -> Result<u8, CouldNotRun> {
     let report = report?;
     out.say(&report.to_string())?;
     out.verdict(report.passed)
+}
+
+/// How many of 100 operations must be answered while faults are injected.
+const CHAOS_ANSWERED_PERCENT_MIN: f64 = 60.0;
+/// How long a client tries, while faults are injected, before it gives up on a request, in milliseconds. Some do.
+const CHAOS_TIMEOUT_MS: u64 = 3_000;
+/// In how many of 1000 cases a client dies meanwhile.
+const CHAOS_DEATHS_PERMILLE: u32 = 1;
+
+fn fuzz_own_cluster(options: &Options) -> Result<u8, CouldNotRun> {
+    let mut out = Out::open(options.fuzz.log.as_deref())?;
+    let mut how = self::options(&options.fuzz)?;
+    if options.chaos {
+        how.answered_percent_min = how.answered_percent_min.max(CHAOS_ANSWERED_PERCENT_MIN);
+        how.timeout = how.timeout.or(Some(Duration::from_millis(CHAOS_TIMEOUT_MS)));
+        how.deaths_permille = how.deaths_permille.max(CHAOS_DEATHS_PERMILLE);
+    }
+    let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
+    out.say(&format!(
+        "{} clients on {} keys, {} partitions of {} replicas, {} s, seed {}, history in {}\n",
+        how.clients,
+        how.keys,
+        options.own.partitions,
+        options.own.server_rf,
+        how.length.as_secs(),
+        how.seed,
+        how.history.display()
+    ))?;
+    let mut said = Ok(());
+    let mut say = |text: &str| said = std::mem::replace(&mut said, Ok(())).and_then(|()| out.say(text));
+    let passed = if options.chaos {
+        chaos::run::fuzz(&options.own, how, &interrupted, &mut say)
+    } else {
+        chaos::minority::fuzz(&options.own, how, &interrupted, &mut say)
+    };
+    said?;
+    out.verdict(passed.map_err(|failure| CouldNotRun::Service(failure.0))?)
 }
 
 fn options(arguments: &Arguments) -> Result<FuzzOptions, CouldNotRun> {

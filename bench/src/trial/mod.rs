@@ -135,8 +135,6 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Torment a cluster behind a bad network with faults of all kinds, by a seed, while clients swap
-    Chaos(crate::chaos::run::Options),
     /// Let system calls on the disk of a running server fail, and hang (needs strace)
     DiskErrors {
         /// At how many calls of each kind
@@ -194,7 +192,6 @@ pub fn run(options: &Options) -> Outcome {
         Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
         Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Trial::DiskFull { place } => disk_full::run(place),
-        Trial::Chaos(options) => Ok(crate::chaos::run::swaps(options)?),
         Trial::DiskErrors { places, place } => disk_errors::run(*places, place),
         Trial::Shapes { directory } => shapes::run(directory.as_deref()),
     }

@@ -5,6 +5,8 @@
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
+//! - [`network`]: links between real processes that are cut, stall, break and replay.
+//! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
 //!
 //! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be busy.
@@ -13,10 +15,12 @@
 
 #![cfg(test)]
 
+mod chaos;
 mod directories;
 mod fuzz;
 mod inputs;
 mod kills;
 mod launched;
 mod managers;
+mod network;
 mod scene;

@@ -6,10 +6,12 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use madkv_bench::cluster::{Cluster, Group, Node, Shape};
+use madkv_bench::chaos::wiring::Network;
+use madkv_bench::cluster::{Cluster, Group, Layout, Node, Shape};
 use madkv_bench::launcher::sync_flags;
 use madkv_bench::line_client::LineClient;
 use madkv_bench::load::{Load, Plan};
+use madkv_bench::ports::Ports;
 use madkv_bench::programs::Programs;
 use tempfile::TempDir;
 
@@ -29,6 +31,7 @@ pub(crate) const SMALL: Shape = Shape { server_rf: 3, manager_rf: 1, partitions:
 pub(crate) struct Scene {
     cluster: Cluster,
     directory: Option<TempDir>,
+    _ports: Option<Ports>,
 }
 
 impl Scene {
@@ -45,7 +48,22 @@ impl Scene {
         let directory = fresh_directory();
         let flags = sync_flags(directory.path());
         let cluster = Cluster::on_free_ports(programs(), shape, directory.path(), &flags).unwrap();
-        Scene { cluster, directory: Some(directory) }
+        Scene { cluster, directory: Some(directory), _ports: None }
+    }
+
+    /// A cluster that is ready, and the network that all its connections go over.
+    pub(crate) fn wired(shape: Shape) -> (Scene, Network) {
+        let directory = fresh_directory();
+        let flags = sync_flags(directory.path());
+        let ports = Ports::claim(2 * shape.nodes_count()).unwrap();
+        let layout = Layout { shape, first_port: ports.first() };
+        let network = Network::new(layout, 1).unwrap();
+        let detours = network.detours();
+        let cluster = Cluster::with_detours(programs(), layout, directory.path(), &flags, detours).unwrap();
+        let mut scene = Scene { cluster, directory: Some(directory), _ports: Some(ports) };
+        scene.start_all().unwrap();
+        scene.ready();
+        (scene, network)
     }
 
     /// Waits until each group has a leader.
