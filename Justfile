@@ -75,3 +75,15 @@ sim seeds="0..1000":
 # Run new seeds through the simulator for so many minutes; fails also if it proved little.
 sim-nightly minutes="480" first="1000000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}
+# Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5.
+fuzz-chaos minutes="30" seed="":
+    #!/bin/sh
+    set -eu
+    for server_rf in 3 5; do
+        cargo run --quiet --release --bin madkv-fuzz -- --chaos --server_rf "$server_rf" --clients library \
+            --seconds $(({{minutes}} * 30)) {{ if seed == "" { "" } else { "--seed " + seed } }}
+    done
+
+# Fuzz five servers of which two are killed meanwhile, the leader included; fails if nothing had to be tried again.
+fuzz-crashing seconds="30":
+    cargo run --quiet --release --bin madkv-fuzz -- --kill_minority --server_rf 5 --seconds {{seconds}}

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::chaos::injector::Traffic;
-use crate::chaos::run::Options;
+use crate::chaos::run::ChaosOptions;
 use crate::chaos::world::{Failure, World};
 use crate::cluster::{Group, Node};
 use crate::fuzz::{Fuzz, FuzzOptions};
@@ -22,7 +22,7 @@ const LOOK_MS: u64 = 20;
 /// # Errors
 /// If there was no run to judge.
 pub fn fuzz(
-    options: &Options,
+    options: &ChaosOptions,
     mut fuzz: FuzzOptions,
     interrupted: &Interrupted,
     say: &mut dyn FnMut(&str),

@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(300);
 
 /// The cluster, and what kind of chaos.
 #[derive(Clone, Debug, Args)]
-pub struct Options {
+pub struct ChaosOptions {
     /// Replicas of each partition
     #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
     pub server_rf: u16,
@@ -60,7 +60,7 @@ impl Stage {
     ///
     /// # Errors
     /// If it does not come up.
-    pub fn set(options: &Options, programs: &Programs, seed: u64) -> Result<Stage, Failure> {
+    pub fn set(options: &ChaosOptions, programs: &Programs, seed: u64) -> Result<Stage, Failure> {
         let shape =
             Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions };
         let mut kinds: BTreeSet<Kind> =
@@ -149,7 +149,7 @@ impl Traffic for Fuzz {
 /// # Errors
 /// If there was no run to judge.
 pub fn fuzz(
-    options: &Options,
+    options: &ChaosOptions,
     mut fuzz: FuzzOptions,
     interrupted: &Interrupted,
     say: &mut dyn FnMut(&str),

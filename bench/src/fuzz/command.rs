@@ -45,7 +45,7 @@ pub struct Options {
     pub kill_minority: bool,
     /// That cluster, and those faults.
     #[command(flatten)]
-    pub own: chaos::run::Options,
+    pub own: chaos::run::ChaosOptions,
 }
 
 /// What else the program does.
@@ -306,6 +306,20 @@ fn options(arguments: &Arguments) -> Result<FuzzOptions, CouldNotRun> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_of_chaos_parse_and_exclude_a_running_service() {
+        let line =
+            ["madkv-fuzz", "--chaos", "--server_rf", "5", "--seconds", "9", "--seed", "7", "--faults", "kill,net"];
+        let run = Options::try_parse_from(line).unwrap();
+        assert!(run.chaos && run.own.server_rf == 5 && run.own.faults.len() == 2 && run.fuzz.seed == Some(7));
+        assert!(Options::try_parse_from(["madkv-fuzz", "--kill_minority"]).unwrap().kill_minority);
+        for wrong in
+            [&["--chaos", "--managers", "h:1"][..], &["--chaos", "--kill_minority"], &["--chaos", "--faults", "x"]]
+        {
+            assert!(Options::try_parse_from([&["madkv-fuzz"], wrong].concat()).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn options_of_run_and_check_parse() {
