@@ -75,6 +75,7 @@ sim seeds="0..1000":
 # Run new seeds through the simulator for so many minutes; fails also if it proved little.
 sim-nightly minutes="480" first="1000000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}
+
 # Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5.
 fuzz-chaos minutes="30" seed="":
     #!/bin/sh
