@@ -79,6 +79,9 @@ pub(crate) fn describe(verdict: &Verdict, f: &mut impl fmt::Write) -> fmt::Resul
     for violation in violations.iter().take(VIOLATIONS_SHOWN_MAX) {
         let key = violation.key.as_ref().map(|key| format!("key {}, ", readable(key)));
         writeln!(f, "NOT LINEARIZABLE ({}{}): {}", key.unwrap_or_default(), violation.check, violation.what)?;
+        if let Some(evidence) = &violation.evidence {
+            writeln!(f, "  the smallest part that shows it has {} operations", evidence.operations.len())?;
+        }
     }
     if violations.len() > VIOLATIONS_SHOWN_MAX {
         writeln!(f, "... and {} more", violations.len() - VIOLATIONS_SHOWN_MAX)?;

@@ -464,11 +464,37 @@ pub(crate) fn check_moments(
             forbidden.sort_unstable();
             if !has_moment(window, &forbidden) {
                 let what = format!("what the SCAN saw in partition {partition} was never there at one moment");
-                found.push(Contradiction { what, sources: vec![source] });
+                let concerns = |key: &Bytes| from <= key && key <= to && partition_of(key) == partition;
+                found.push(Contradiction { what, sources: around_scan(history, source, records, &concerns) });
             }
         }
     }
     found
+}
+
+/// The SCAN, who wrote what it saw, and the writes that were under way with it.
+fn around_scan(
+    history: &History,
+    scan: usize,
+    records: &[(Bytes, Bytes)],
+    concerns: &dyn Fn(&Bytes) -> bool,
+) -> Vec<usize> {
+    let this = &history.operations[scan];
+    let is_near = |operation: &Operation| match &operation.action {
+        Action::Put { key, value } | Action::Swap { key, value } => {
+            let was_seen = records.iter().any(|(other, seen)| other == key && seen == value);
+            concerns(key) && (was_seen || overlap(operation, this))
+        }
+        Action::Delete { key } => concerns(key) && overlap(operation, this),
+        Action::Get { .. } | Action::Scan { .. } => false,
+    };
+    let near = (0..history.operations.len()).filter(|&at| is_near(&history.operations[at]));
+    std::iter::once(scan).chain(near).collect()
+}
+
+fn overlap(left: &Operation, right: &Operation) -> bool {
+    let begins_before_end = |one: &Operation, other: &Operation| other.returned().is_none_or(|end| one.call <= end);
+    begins_before_end(left, right) && begins_before_end(right, left)
 }
 
 /// Whether `window` has a moment that lies strictly inside none of `forbidden` (by their begin).

@@ -6,6 +6,8 @@
 //! - [`chains`]: orders the versions of a key by who replaced whom and by time, and looks for contradictions. It also
 //!   checks that the keys of one partition in one SCAN were so at *one* moment, if the number of partitions is known.
 //!
+//! What the search finds bad is cut down to the smallest part that shows it ([`shrink`]), and drawn ([`picture()`]).
+//!
 //! That keys can be looked at one by one is a theorem (Herlihy & Wing, "Linearizability", 1990, locality); SCANs are
 //! promised to be no more than that plus the single moment per partition.
 //!
@@ -17,9 +19,11 @@ mod chains;
 mod keys;
 #[cfg(test)]
 mod known;
+mod picture;
 #[cfg(test)]
 mod sample;
 mod search;
+pub mod shrink;
 
 use bytes::Bytes;
 
@@ -27,10 +31,18 @@ use crate::history::{Action, Answer, History, Operation, readable};
 use crate::linearize::chains::{Chains, Contradiction};
 use crate::linearize::keys::KeyHistory;
 use crate::linearize::search::Found;
+use crate::linearize::shrink::Evidence;
+
+pub use crate::linearize::picture::picture;
 
 /// How many configurations the search may look at per key, if nothing else is said. A healthy history needs about one
 /// per operation.
 pub const BUDGET_DEFAULT: u64 = 10_000_000;
+
+/// For how many keys the smallest part is sought.
+const SHRUNK_MAX: usize = 4;
+/// How many configurations each of the many searches may look at meanwhile.
+const SHRINK_BUDGET: u64 = 200_000;
 
 /// How to check.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +68,8 @@ pub struct Violation {
     pub what: String,
     /// Operations that it can be seen in, as places in [`History::operations`]; not necessarily all it takes.
     pub operations: Vec<usize>,
+    /// The smallest part that shows it, for the first few keys that the search found bad.
+    pub evidence: Option<Evidence>,
 }
 
 /// The result of a check.
@@ -88,7 +102,15 @@ pub fn check(history: &History, options: &Options) -> Verdict {
         verdict.configurations += configurations;
         match found {
             Found::Order => {}
-            Found::NoOrder { stuck } => verdict.violations.push(stuck_at(history, key, stuck)),
+            Found::NoOrder { stuck } => {
+                let mut violation = stuck_at(history, key, stuck);
+                if verdict.violations.iter().filter(|other| other.evidence.is_some()).count() < SHRUNK_MAX {
+                    let evidence = shrink::shrink(key, stuck, SHRINK_BUDGET.min(options.budget));
+                    violation.operations = evidence.operations.iter().map(|(source, _)| *source).collect();
+                    violation.evidence = Some(evidence);
+                }
+                verdict.violations.push(violation);
+            }
             Found::Undecided => verdict.undecided.push(key.key.clone()),
         }
         match chains::check_key(key, &history.operations) {
@@ -104,11 +126,6 @@ pub fn check(history: &History, options: &Options) -> Verdict {
     verdict
 }
 
-/// A page that shows what is wrong with a history; `None` if nothing is.
-pub fn picture(_history: &History, _verdict: &Verdict) -> Option<String> {
-    None
-}
-
 fn stuck_at(history: &History, key: &KeyHistory, stuck: usize) -> Violation {
     let source = key.steps[stuck].source;
     let what = format!(
@@ -116,7 +133,7 @@ fn stuck_at(history: &History, key: &KeyHistory, stuck: usize) -> Violation {
         readable(&key.key),
         history.operations[source]
     );
-    Violation { key: Some(key.key.clone()), check: "search", what, operations: vec![source] }
+    Violation { key: Some(key.key.clone()), check: "search", what, operations: vec![source], evidence: None }
 }
 
 /// A SCAN whose answer is no sorted list of keys inside its range.
@@ -137,5 +154,5 @@ fn shape((source, operation): (usize, &Operation)) -> Option<Violation> {
 
 fn violation(key: Option<&Bytes>, check: &'static str, contradiction: Contradiction) -> Violation {
     let Contradiction { what, sources } = contradiction;
-    Violation { key: key.cloned(), check, what, operations: sources }
+    Violation { key: key.cloned(), check, what, operations: sources, evidence: None }
 }

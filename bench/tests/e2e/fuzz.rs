@@ -97,7 +97,7 @@ fn fuzz_nothing_crashed_although_it_should_have_fails() {
 }
 
 #[test]
-fn fuzz_clients_that_lie_are_found() {
+fn fuzz_clients_that_lie_are_found_and_a_picture_shows_it() {
     let scene = Scene::new(SMALL);
     let directory = fresh_directory();
     let liar = directory.path().join("liar");
@@ -113,8 +113,13 @@ fn fuzz_clients_that_lie_are_found() {
     let report = run(options, &AtomicBool::new(false)).unwrap();
     assert!(!report.passed && !report.verdict.violations.is_empty(), "{report}");
     assert_eq!(report.failures, Vec::<String>::new(), "{report}");
+    let picture = report.picture.clone().expect("a picture");
+    let page = fs::read_to_string(&picture).unwrap();
+    assert!(page.contains("<svg") && page.contains("DELETE"), "{page}");
+    fs::remove_file(&picture).unwrap();
     let again = fuzzer(&["check", &report.history.display().to_string()]);
     assert_eq!((again.status.code(), last_line(&again)), (Some(1), "FAILED".to_owned()), "{again:?}");
+    assert!(picture.exists());
 }
 
 #[test]
