@@ -15,7 +15,7 @@
 //! - [`decoders`]: everything that reads bytes from outside, for property tests and fuzzers.
 //! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
-//! - [`sim`]: the client library against simulated groups, from one seed.
+//! - [`sim_library`]: the client library against simulated groups, from one seed.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`seeds`]: what `madkv-sim` does.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
@@ -38,6 +38,6 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod seeds;
-pub mod sim;
+pub mod sim_library;
 pub mod trial;
 pub mod wait;

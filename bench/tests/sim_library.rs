@@ -7,9 +7,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use madkv_bench::sim::mix::{Fault, Mix};
-use madkv_bench::sim::rare::{Counts, Rare};
-use madkv_bench::sim::{Report, run, run_mix};
+use madkv_bench::sim_library::mix::{Fault, Mix};
+use madkv_bench::sim_library::rare::{Counts, Rare};
+use madkv_bench::sim_library::{Report, run, run_mix};
 
 /// How many seeds each change goes through.
 const SEEDS: u64 = 120;

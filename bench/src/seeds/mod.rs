@@ -7,6 +7,7 @@ mod speed;
 mod summary;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use smr::sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
 use smr::sim::trace::Text;
 
 use self::summary::Summary;
+use crate::sim_library;
 
 /// From so many seeds on a run must have met everything.
 const LONG_RUN_SEEDS: u64 = 1000;
@@ -52,6 +54,12 @@ pub struct Options {
     /// Print each seed's trace hash.
     #[arg(long)]
     pub hashes: bool,
+    /// Simulate the client library as well: real clients, doors, sessions and maps on simulated groups.
+    #[arg(long, conflicts_with_all = ["nodes", "verbose", "speed"])]
+    pub library: bool,
+    /// With --library: write the histories of seeds that fail into this directory.
+    #[arg(long, value_name = "DIRECTORY", requires = "library")]
+    pub histories: Option<PathBuf>,
     /// Measure the simulator's speed instead: 5 replicas, 100 requests per virtual second, one core.
     #[arg(long)]
     pub speed: bool,
@@ -70,6 +78,15 @@ fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
 pub fn run(options: &Options) -> ExitCode {
     if options.speed {
         return speed::measure();
+    }
+    if options.library {
+        return sim_library::command::run_seeds(&sim_library::command::Plan {
+            seeds: options.seeds.clone(),
+            at_least: options.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
+            jobs: options.jobs,
+            hashes: options.hashes,
+            histories: options.histories.clone(),
+        });
     }
     let progress = Progress {
         next: AtomicU64::new(options.seeds.start),

@@ -58,7 +58,7 @@ pub struct Report {
 impl Report {
     /// The command that repeats the run.
     pub fn replay(&self) -> String {
-        format!("cargo run -p madkv-bench --bin madkv-sim -- --library --seed {}", self.seed)
+        format!("cargo run -p madkv-bench --bin madkv-sim -- --library --seeds {}", self.seed)
     }
 }
 
@@ -206,7 +206,7 @@ impl Scene {
     fn report(mut self) -> Report {
         let (mut history, counts) = self.callers.book.close();
         history.partitions = Some(self.mix.partitions);
-        history.notes.push(format!("madkv-sim --library --seed {}", self.seed));
+        history.notes.push(format!("madkv-sim --library --seeds {}", self.seed));
         self.counts.add(&counts);
         self.wires.tap(|tap| self.counts.add(&tap.counts));
         for partition in &self.partitions {

@@ -6,6 +6,7 @@
 //! - [`partition`]: a replica group with its doors. [`managers`]: a source of the map.
 //! - [`callers`]: client processes, what they ask, and the history.
 //! - [`mix`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what was met.
+//! - [`command`]: many seeds, for `madkv-sim --library`.
 //!
 //! # What is real
 //! All of `madkv-client` but its sockets; the door behind `accept` (handshake, frames, limits, queues); the server's backend
@@ -16,6 +17,7 @@
 
 pub mod callers;
 pub mod clock;
+pub mod command;
 pub mod judge;
 pub mod managers;
 pub mod mix;
