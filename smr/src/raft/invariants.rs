@@ -9,6 +9,8 @@ use super::{Raft, Role};
 use crate::entry::{EntryId, Index, Promise};
 use crate::id::NodeId;
 
+pub use super::output::WRITES_WAITING_MAX;
+
 /// What is kept of a core to compare it with later.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -31,6 +33,58 @@ pub fn summary(raft: &Raft) -> Summary {
         snapshot: raft.log.snapshot().index,
         start: raft.log.start().index,
         last: raft.log.last(),
+    }
+}
+
+/// Where a node's log begins and ends, and how far it is committed. Cheap: for a look after each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The entry that the log starts behind.
+    pub start: EntryId,
+    /// The last entry under the newest snapshot.
+    pub snapshot: EntryId,
+    /// The last entry known to be committed.
+    pub commit: Index,
+    /// The last entry.
+    pub last: EntryId,
+}
+
+/// See [`Span`].
+pub fn span(raft: &Raft) -> Span {
+    Span { start: raft.log.start(), snapshot: raft.log.snapshot(), commit: raft.commit, last: raft.log.last() }
+}
+
+/// How much waits in a core, of what has a limit (I17). Cheap, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The most appends in flight to any one member.
+    pub inflight_appends_most: usize,
+    /// Reads that wait for a confirmation.
+    pub reads_waiting: usize,
+    /// Writes on their way to the disk that have nothing to write, at most [`WRITES_WAITING_MAX`].
+    pub idle_writes_pending: usize,
+    /// Members of the configuration in force.
+    pub members: usize,
+    /// Bytes of the log in memory.
+    pub log_bytes: usize,
+}
+
+/// See [`Load`].
+pub fn load(raft: &Raft) -> Load {
+    let (inflight_appends_most, reads_waiting) = match &raft.role {
+        Role::Leader(leader) => {
+            let most = leader.peers.values().map(|progress| progress.inflight.len()).max();
+            (most.unwrap_or(0), leader.reads.len())
+        }
+        _ => (0, 0),
+    };
+    let configuration = raft.configurations.current();
+    Load {
+        inflight_appends_most,
+        reads_waiting,
+        idle_writes_pending: raft.out.idle_pending(),
+        members: configuration.voters.len() + configuration.learners.len(),
+        log_bytes: raft.log.size_bytes(),
     }
 }
 

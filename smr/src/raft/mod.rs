@@ -374,6 +374,11 @@ impl Raft {
         self.commit = index;
     }
 
+    /// The limits and intervals that it runs with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The last entry known to be committed.
     fn committed_id(&self) -> EntryId {
         self.log.id_at(self.commit).unwrap_or_else(|| {

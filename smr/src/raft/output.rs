@@ -18,7 +18,7 @@ use crate::protocol::{LogChange, Outputs, Time, Write, WriteId};
 
 /// With this many writes on their way, answers that would need a write of their own just to wait their turn are dropped:
 /// a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that hangs.
-const WRITES_WAITING_MAX: usize = 1024;
+pub const WRITES_WAITING_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ struct Pending {
     issued_at: Time,
     /// How far the log is durable once this write is.
     reaches: Index,
+    /// It has nothing to write, and only waits its turn.
+    idle: bool,
 }
 
 impl Outbox {
@@ -100,6 +102,11 @@ impl Outbox {
         self.durable
     }
 
+    /// How many of the writes that are not complete only wait their turn.
+    pub(super) fn idle_pending(&self) -> usize {
+        self.pending.iter().filter(|write| write.idle).count()
+    }
+
     /// When the oldest write was issued that is not complete.
     pub(super) fn oldest_write_at(&self) -> Option<Time> {
         self.pending.front().map(|write| write.issued_at)
@@ -145,7 +152,7 @@ impl Outbox {
             if promise.is_some() {
                 self.promise_pending = Some(id);
             }
-            self.pending.push_back(Pending { id, issued_at: now, reaches: last });
+            self.pending.push_back(Pending { id, issued_at: now, reaches: last, idle: empty });
             outputs.writes.push(Write::new(id, promise, log, then));
         }
         outputs

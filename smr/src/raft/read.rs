@@ -27,7 +27,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.confirming.len() + self.next.len() + self.early.len()
     }
 

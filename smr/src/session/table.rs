@@ -197,6 +197,11 @@ impl SessionTable {
         table
     }
 
+    /// Its bounds.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
     /// Applies the command of the committed entry at `index`. `run` is the state machine: called once if the command
     /// is to take effect, else not at all.
     ///

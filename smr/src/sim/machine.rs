@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 
 use crate::codec;
-use crate::entry::{EntryId, Genesis, GenesisHash, Index, Promise, Term};
+use crate::entry::{EntryId, Genesis, GenesisHash, Promise, Term};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
 use crate::protocol::{Envelope, Protocol, Recovered, Time, Write};
 use crate::raft::{Message, Raft, Settings};
@@ -47,6 +47,8 @@ pub struct Shape {
     pub snapshot_log_bytes: RangeInclusive<usize>,
     /// Limits of the session tables.
     pub sessions: SessionLimits,
+    /// What keeps the logs: the record log runs over a journal file or over a map with sled's manners.
+    pub engine: Engine,
 }
 
 impl Shape {
@@ -64,6 +66,7 @@ impl Shape {
             },
             snapshot_log_bytes: 5_000..=10_000,
             sessions: SessionLimits::default(),
+            engine: Engine::Journal,
         }
     }
 
@@ -75,6 +78,7 @@ impl Shape {
             settings: Settings::default(),
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
             sessions: SessionLimits::default(),
+            engine: Engine::Simulated,
         }
     }
 }
@@ -162,6 +166,8 @@ pub struct Machine<S: StateMachine> {
     pub id: NodeId,
     /// Its disk.
     pub disk: VirtualDisk,
+    /// What keeps the log on it.
+    engine: Engine,
     /// The process.
     pub life: Life<S>,
     /// Tells processes apart: counts up with each end of one.
@@ -176,7 +182,7 @@ pub struct Machine<S: StateMachine> {
     pub is_set_back: bool,
     pub(super) forgot: bool,
     /// How far its log reached when that was done.
-    pub(super) reached: Index,
+    pub(super) reached: EntryId,
     pub(super) inbox: VecDeque<Input>,
     pub(super) mailbox: Arc<Mailbox>,
     /// The turn that is scheduled.
@@ -201,6 +207,7 @@ impl<S: StateMachine> Machine<S> {
         Machine {
             id: NodeId::new(name, incarnation),
             disk: VirtualDisk::new(),
+            engine: Engine::Journal,
             life: Life::Down,
             run: 0,
             paused_until: Time(0),
@@ -208,7 +215,7 @@ impl<S: StateMachine> Machine<S> {
             is_damaged: false,
             is_set_back: false,
             forgot: false,
-            reached: Index::ZERO,
+            reached: EntryId::ZERO,
             inbox: VecDeque::new(),
             mailbox: Arc::default(),
             turn_at: Time(u64::MAX),
@@ -247,8 +254,8 @@ impl<S: StateMachine> Machine<S> {
 
     /// A node whose directory was set back, or lost its end, counts again once it has as much as it had before.
     pub(super) fn has_caught_up(&mut self) {
-        let last = self.serving().map_or(Index::ZERO, |serving| serving.engine.core().status().last.index);
-        if self.is_set_back && last >= self.reached {
+        let last = self.serving().map_or(EntryId::ZERO, |serving| serving.engine.core().status().last);
+        if self.is_set_back && (last.term, last.index) >= (self.reached.term, self.reached.index) {
             self.is_set_back = false;
         }
     }
@@ -280,12 +287,13 @@ impl<S: StateMachine> Machine<S> {
         let mut reason = None;
         loop {
             let known = directory.quarantined().is_some();
-            let (opened, snapshots) = open_life(&disk, directory, incarnation)?;
+            let (opened, snapshots) = open_life(&disk, directory, incarnation, world.shape.engine)?;
             match (opened, snapshots) {
                 (Opened::Store(opened), Some(snapshots)) => {
                     let mut notes = opened.notes.clone();
                     notes.extend(snapshots.notes().iter().cloned());
                     self.id = opened.identity.node;
+                    self.engine = world.shape.engine;
                     self.life = if opened.birth == Birth::Unborn {
                         let unborn = Unborn::new(self.id, Some(CLUSTER), group(), world.seats.clone(), !next_life);
                         Life::Waiting(Box::new(Waiting { unborn, call_at: now, opened: *opened, snapshots, next_life }))
@@ -306,6 +314,29 @@ impl<S: StateMachine> Machine<S> {
                     directory = quarantined.into_next_life().map_err(failed)?;
                 }
                 (Opened::Store(_), None) => return Err("a directory was opened without its snapshots".to_owned()),
+            }
+        }
+    }
+
+    /// What a start would find if the power went now, and took everything that is not synced.
+    pub(super) fn found_after_power_cut(&self) -> Result<Recovered, String> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Everything));
+        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let failed = |error: OpenError| error.to_string();
+        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).map_err(failed)?;
+        loop {
+            match open_life(&disk, directory, self.id.incarnation, self.engine)? {
+                (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
+                    let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
+                    return Ok(Recovered { promise: opened.promise, snapshot, entries: opened.entries });
+                }
+                (Opened::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
+                (Opened::Quarantined(quarantined), _) => {
+                    if quarantined.identity.as_ref().is_some_and(|identity| identity.node == self.id) {
+                        return Err(format!("quarantine: {}", quarantined.reason));
+                    }
+                    directory = quarantined.into_next_life().map_err(failed)?;
+                }
             }
         }
     }
@@ -375,6 +406,7 @@ fn open_life(
     disk: &Arc<dyn Disk>,
     directory: ReplicaDirectory,
     incarnation: Incarnation,
+    engine: Engine,
 ) -> Result<(Opened, Option<SnapshotDir>), String> {
     let mut found = None;
     if directory.quarantined().is_none() {
@@ -384,7 +416,7 @@ fn open_life(
     let options = StoreOptions {
         snapshot: found.as_ref().and_then(|(_, newest)| newest.clone()).map(|info| info.meta).unwrap_or_default(),
         incarnation_if_new: incarnation,
-        engine: Engine::Journal,
+        engine,
         allow_unsynced: true,
         now_unix_s: 0,
     };

@@ -2,7 +2,7 @@
 //!
 //! # What is real, and what is simulated
 //! Real, from this crate and unchanged: the Raft core, the engine (core, sessions, state machine), the session table, the log
-//! over the journal engine, promise, mark, quarantine and recovery, snapshot files and their transfer in pieces, birth and
+//! over a journal file or an ordered map with sled's manners ([`crate::storage::virtual_map`]), promise, mark, quarantine and recovery, snapshot files and their transfer in pieces, birth and
 //! readmission, and the codec: what replicas say to each other travels as bytes.
 //!
 //! Simulated: time; the disk ([`crate::storage::virtual_disk`]: unsynced writes are kept, lost or torn at a power cut); the
@@ -35,6 +35,7 @@
 
 pub mod clients;
 pub mod dice;
+pub mod ledger;
 pub mod machine;
 pub mod network;
 pub mod properties;

@@ -13,6 +13,7 @@ use crate::sim::network::{CLIENTS, Weather};
 use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 use crate::sim::world::World;
+use crate::storage::Engine;
 use crate::storage::virtual_disk::VirtualDisk;
 
 /// Something that goes wrong.
@@ -129,6 +130,7 @@ impl Mix {
         if kinds.is_empty() {
             kinds.push((Kind::PowerCut, 1));
         }
+        shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
         Mix {
             shape,
             weather,

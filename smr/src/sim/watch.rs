@@ -5,6 +5,7 @@ use crate::entry::{EntryId, Index};
 use crate::protocol::{Role, Time};
 use crate::raft::message::Body;
 use crate::replica::Outcome;
+use crate::sim::ledger::Ledger;
 use crate::sim::properties::{End, Happening, Property, View};
 use crate::sim::rare::RareCounts;
 use crate::sim::rare_watch::RareWatch;
@@ -29,6 +30,8 @@ pub struct Watch {
     pub trace: Trace,
     /// How often what was seen.
     pub rare: RareCounts,
+    /// What an all-knowing observer writes down.
+    pub ledger: Ledger,
     /// What must hold.
     pub properties: Vec<Box<dyn Property>>,
     /// The first thing that did not hold.
@@ -43,6 +46,7 @@ impl Watch {
         Watch {
             trace,
             rare: RareCounts::default(),
+            ledger: Ledger::default(),
             properties,
             violation: None,
             rare_watch: RareWatch::default(),
@@ -55,15 +59,20 @@ impl Watch {
     pub(super) fn happen(&mut self, happening: &Happening<'_>) {
         self.trace.note(self.now, &words(happening), || text(happening));
         self.rare_watch.on(happening, self.now, &mut self.rare);
+        let (step, at) = (self.step, self.now);
+        let mut violated = |property: &dyn Property, why: String| {
+            let property = property.name().to_owned();
+            self.violation.get_or_insert(Violation { property, why, step, at });
+        };
         for property in &mut self.properties {
-            if let Err(why) = property.on(happening) {
-                let name = property.name();
-                self.violation.get_or_insert_with(|| Violation {
-                    property: name.to_owned(),
-                    why,
-                    step: self.step,
-                    at: self.now,
-                });
+            if let Err(why) = property.before(happening, &self.ledger) {
+                violated(property.as_ref(), why);
+            }
+        }
+        self.ledger.note(happening);
+        for property in &mut self.properties {
+            if let Err(why) = property.on(happening, &self.ledger) {
+                violated(property.as_ref(), why);
             }
         }
     }
@@ -71,7 +80,7 @@ impl Watch {
     /// A step is over.
     pub(super) fn after_step(&mut self, view: &View<'_>) {
         for property in &mut self.properties {
-            if let Err(why) = property.after_step(view) {
+            if let Err(why) = property.after_step(view, &self.ledger) {
                 let name = property.name();
                 self.violation.get_or_insert_with(|| Violation {
                     property: name.to_owned(),
@@ -116,7 +125,7 @@ fn words(happening: &Happening<'_>) -> [u64; 5] {
         }
         H::WriteIssued { node, write } => [7, node.incarnation.0, write.id().0, write.log().len() as u64, 0],
         H::WriteDurable { node, write } => [8, node.incarnation.0, write.id().0, 0, 0],
-        H::Applied { node, entry, took_effect, digest } => {
+        H::Applied { node, entry, took_effect, digest, .. } => {
             [9, node.incarnation.0, id(entry.id), u64::from(*took_effect), *digest]
         }
         H::RoleChanged { node, role, term, leader } => {

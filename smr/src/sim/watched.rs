@@ -101,6 +101,9 @@ pub struct Chained<S> {
     pub(super) notes: RefCell<Vec<Execution>>,
 }
 
+/// After how many entries a hash of the whole state is taken, at the first command behind them.
+pub const DEEP_DIGEST_EVERY: u64 = 256;
+
 /// A command took effect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Execution {
@@ -108,6 +111,8 @@ pub(super) struct Execution {
     /// The digest before and after.
     pub(super) before: u64,
     pub(super) digest: u64,
+    /// A hash of the whole state behind it, now and then.
+    pub(super) deep: Option<u64>,
 }
 
 impl<S> Chained<S> {
@@ -124,8 +129,11 @@ impl<S: StateMachine> StateMachine for Chained<S> {
         let answer = self.inner.apply(index, command);
         let parts: [&[u8]; 4] = [&self.digest.to_le_bytes(), &index.0.to_le_bytes(), command, &answer];
         let before = std::mem::replace(&mut self.digest, codec::checksum(&parts));
+        // At the same entries on every replica, since `last` is part of the snapshots.
+        let due = index.0 / DEEP_DIGEST_EVERY > self.last.0 / DEEP_DIGEST_EVERY;
+        let deep = due.then(|| deep_digest(&self.inner));
         self.last = index;
-        self.notes.get_mut().push(Execution { index, before, digest: self.digest });
+        self.notes.get_mut().push(Execution { index, before, digest: self.digest, deep });
         answer
     }
 
@@ -145,6 +153,12 @@ impl<S: StateMachine> StateMachine for Chained<S> {
         let (last, digest) = (Index(number(last)), number(digest));
         Ok(Chained { inner: S::restore(input)?, last, digest, notes: RefCell::default() })
     }
+}
+
+fn deep_digest<S: StateMachine>(state: &S) -> u64 {
+    let mut bytes = Vec::new();
+    state.image().write(&mut bytes).unwrap_or_else(|error| panic!("writing to memory failed: {error}"));
+    codec::checksum(&[&bytes])
 }
 
 /// A copy of a [`Chained`].

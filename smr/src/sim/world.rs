@@ -9,9 +9,9 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::path::Path;
 
 use crate::codec;
-use crate::entry::Index;
+use crate::entry::EntryId;
 use crate::id::{Incarnation, NodeId, NodeName};
-use crate::protocol::{Envelope, Event as CoreEvent, Protocol, Role, Time};
+use crate::protocol::{Envelope, Event as CoreEvent, Protocol, Recovered, Role, Time};
 use crate::raft::Message;
 use crate::replica::birth::{BirthMessage, Verdict};
 use crate::replica::disk::DiskJob;
@@ -201,6 +201,10 @@ impl<S: StateMachine> Machines for Vec<Machine<S>> {
         let written = engine.sessions().image().write(&mut bytes).and_then(|()| state.write(&mut bytes));
         written.unwrap_or_else(|error| panic!("writing to memory failed: {error}"));
         Some(codec::checksum(&[&bytes]))
+    }
+
+    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>> {
+        self[seat].serving().map(|_| self[seat].found_after_power_cut())
     }
 
     fn seats(&self) -> usize {
@@ -401,9 +405,9 @@ impl<W: Workload> World<W> {
         self.machines[seat].disk.after_crash(Loss::Nothing)
     }
 
-    fn reached(&self, seat: usize) -> Index {
+    fn reached(&self, seat: usize) -> EntryId {
         let machine = &self.machines[seat];
-        machine.serving().map_or(machine.reached, |serving| serving.engine.core().status().last.index)
+        machine.serving().map_or(machine.reached, |serving| serving.engine.core().status().last)
     }
 
     /// A process ends, and its directory is set back to what `disk` holds.
@@ -792,7 +796,8 @@ impl<W: Workload> World<W> {
         let loss = match (&end, self.disks.below(4)) {
             (End::PowerCut, 0) => Loss::Everything,
             (End::PowerCut, _) => Loss::Seeded(self.disks.any()),
-            _ => Loss::Nothing,
+            // Also what was written and not flushed may still have been in the process.
+            _ => Loss::Killed(self.disks.any()),
         };
         let node = self.machines[seat].id;
         self.note_crash(seat);
@@ -984,7 +989,8 @@ impl<W: Workload> World<W> {
                 None => engine.state().digest,
             });
             let took_effect = execution.is_some();
-            self.watch.happen(&Happening::Applied { node, entry, took_effect, digest });
+            let deep = execution.and_then(|execution| execution.deep);
+            self.watch.happen(&Happening::Applied { node, entry, took_effect, digest, deep });
         }
         for event in &core.events {
             match event {

@@ -1,23 +1,43 @@
 //! What must always hold, one file for each property (section I of the fault catalogue).
 //!
-//! A [`Property`] hears of everything that happens ([`Happening`]) and may look at the machines that a step touched
-//! ([`View`]). It keeps its own books and never looks at all machines in each step, so that the cost of a step does not grow
-//! with the group. An `Err` is a violation: the run ends, and says which property was broken, in which step.
+//! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down about all
+//! nodes ([`Ledger`]), and may look at the machines that a step touched ([`View`]). It keeps its own books and never looks at
+//! all machines in each step, so that the cost of a step does not grow with the group or the logs. An `Err` is a
+//! violation: the run ends, and says which property was broken, in which step.
 //!
-//! What clients saw (I12 to I14) is judged by the workload, see [`crate::sim::workload`].
+//! # Without a file of their own
+//! - I14, linearizability, is judged at the end of a run by the workload, from what clients saw ([`crate::sim::workload`]).
+//! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup. Neither
+//!   exists yet, so it has no subject here: nothing checks it.
 
 mod i01_one_leader_per_term;
 mod i02_one_vote_per_term;
+mod i03_monotone;
+mod i04_leader_append_only;
+mod i05_log_matching;
+mod i06_leader_completeness;
 mod i07_same_commands_same_state;
+mod i08_durable_majority;
+mod i09_history_is_immutable;
 mod i10_shape;
-mod i11_kept_promises;
+mod i11_persist_before_send;
+mod i12_acknowledged_is_kept;
+mod i13_exactly_once;
+mod i15_configurations;
+mod i17_bounds;
+mod i18_every_request_answered;
+#[cfg(test)]
+mod testing;
 
-use crate::entry::{Entry, EntryId, SnapshotMeta, Term};
+use std::collections::BTreeSet;
+
+use crate::entry::{Configuration, Entry, EntryId, SnapshotMeta, Term};
 use crate::id::NodeId;
 use crate::protocol::{Recovered, Role, Time, Write};
 use crate::raft::{Message, Raft};
 use crate::replica::{Outcome, Request};
 use crate::session::SessionTable;
+use crate::sim::ledger::Ledger;
 use crate::sim::network::Place;
 
 /// Something that happened. References live as long as the call.
@@ -94,6 +114,8 @@ pub enum Happening<'a> {
         took_effect: bool,
         /// A hash of all commands that took effect so far, their places and answers.
         digest: u64,
+        /// A hash of the whole state behind this entry, now and then; at the same entries on all replicas.
+        deep: Option<u64>,
     },
     /// A node's role, its term or the leader it knows has changed.
     RoleChanged {
@@ -222,6 +244,10 @@ pub trait Machines {
     /// A hash over the whole state of the node on a seat, sessions included. Slow: now and then only.
     fn deep_digest(&self, seat: usize) -> Option<u64>;
 
+    /// What a start of the node on a seat would find if the power went now and took everything unsynced; an error if it
+    /// could not start. `None` if it is not in service. Slow.
+    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>>;
+
     /// How many seats there are.
     fn seats(&self) -> usize;
 }
@@ -250,18 +276,27 @@ pub trait Property: Send {
     /// Its number in the catalogue and what it says, for a report.
     fn name(&self) -> &'static str;
 
-    /// Something happened.
+    /// Something happened; it is in the books already.
     ///
     /// # Errors
     /// What is wrong.
-    fn on(&mut self, happening: &Happening<'_>) -> Result<(), String>;
+    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String>;
+
+    /// Something is about to be written down: the books are as they were before.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
+        let _ = (happening, ledger);
+        Ok(())
+    }
 
     /// A step is over.
     ///
     /// # Errors
     /// What is wrong.
-    fn after_step(&mut self, view: &View<'_>) -> Result<(), String> {
-        let _ = view;
+    fn after_step(&mut self, view: &View<'_>, ledger: &Ledger) -> Result<(), String> {
+        let _ = (view, ledger);
         Ok(())
     }
 }
@@ -271,8 +306,26 @@ pub fn all() -> Vec<Box<dyn Property>> {
     vec![
         Box::new(i01_one_leader_per_term::OneLeaderPerTerm::default()),
         Box::new(i02_one_vote_per_term::OneVotePerTerm::default()),
+        Box::new(i03_monotone::Monotone::default()),
+        Box::new(i04_leader_append_only::LeaderAppendOnly::default()),
+        Box::new(i05_log_matching::LogMatching::default()),
+        Box::new(i06_leader_completeness::LeaderCompleteness::default()),
         Box::new(i07_same_commands_same_state::SameCommandsSameState::default()),
+        Box::new(i08_durable_majority::DurableMajority::default()),
+        Box::new(i09_history_is_immutable::HistoryIsImmutable::default()),
         Box::new(i10_shape::Shape),
-        Box::new(i11_kept_promises::KeptPromises::default()),
+        Box::new(i11_persist_before_send::PersistBeforeSend::default()),
+        Box::new(i12_acknowledged_is_kept::AcknowledgedIsKept::default()),
+        Box::new(i13_exactly_once::ExactlyOnce::default()),
+        Box::new(i15_configurations::Configurations::default()),
+        Box::new(i17_bounds::Bounds::default()),
+        Box::new(i18_every_request_answered::EveryRequestAnswered::default()),
     ]
+}
+
+/// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones. Counted
+/// here, so that the core's own way of counting is not its own judge.
+pub(crate) fn majority(configuration: &Configuration, have: &impl Fn(&NodeId) -> bool) -> bool {
+    let of = |voters: &BTreeSet<NodeId>| 2 * voters.iter().filter(|voter| have(voter)).count() > voters.len();
+    of(&configuration.voters) && (configuration.outgoing.is_empty() || of(&configuration.outgoing))
 }
