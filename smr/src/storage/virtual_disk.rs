@@ -39,6 +39,8 @@ pub enum Loss {
     Killed(u64),
     /// Each has its own fate, decided by this seed.
     Seeded(u64),
+    /// Of those that [`VirtualDisk::volatile_changes`] counts, the ones whose bit is set are kept: to go through every subset.
+    Chosen(u64),
     /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for files
     /// that have to survive a spoiled sector anyway.
     Spoiled(u64),
@@ -92,6 +94,8 @@ struct State {
     next_inode: Inode,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    lies: BTreeSet<u64>,
+    lies_told: u64,
     reads: u64,
     read_faults: BTreeMap<u64, ReadFault>,
     /// Ordered maps, by the directory they are in.
@@ -188,36 +192,61 @@ impl VirtualDisk {
     pub fn after_crash(&self, loss: Loss) -> VirtualDisk {
         let mut dice = match loss {
             Loss::Seeded(seed) | Loss::Spoiled(seed) | Loss::Killed(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
-            Loss::Nothing | Loss::Everything => None,
+            Loss::Nothing | Loss::Everything | Loss::Chosen(_) => None,
         };
-        self.crash(loss, |unflushed| match &mut dice {
+        let kept_of = |unflushed| match &mut dice {
             None if loss == Loss::Nothing => unflushed,
             None => 0,
             Some(dice) => dice.random_range(0..=unflushed),
-        })
+        };
+        self.crash(loss, kept_of).0
+    }
+
+    /// How many fates a crash at this moment would decide if each change were kept: one for each sector, size and name that is
+    /// not synced yet.
+    pub fn volatile_changes(&self) -> u32 {
+        self.crash(Loss::Nothing, |unflushed| unflushed).1
+    }
+
+    /// Lets the operation with this number, if it is the sync of a file or directory, report success without any effect: what it
+    /// should have made durable stays volatile until a later sync of the same file or directory.
+    pub fn lie_at(&self, operation: u64) {
+        self.lock_state().lies.insert(operation);
+    }
+
+    /// How many of the lies that were ordered have been told.
+    pub fn lies_told(&self) -> u64 {
+        self.lock_state().lies_told
     }
 
     /// The same, except that ordered maps keep the first `kept` of their unflushed writes.
     #[must_use]
     pub fn after_crash_keeping(&self, loss: Loss, kept: usize) -> VirtualDisk {
-        self.crash(loss, |_| kept)
+        self.crash(loss, |_| kept).0
     }
 
-    fn crash(&self, loss: Loss, mut kept_of: impl FnMut(usize) -> usize) -> VirtualDisk {
+    /// What a crash leaves, and how many fates it decided.
+    fn crash(&self, loss: Loss, mut kept_of: impl FnMut(usize) -> usize) -> (VirtualDisk, u32) {
         let state = self.lock_state();
         let mut dice = match loss {
             Loss::Seeded(seed) | Loss::Spoiled(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
-            Loss::Nothing | Loss::Everything | Loss::Killed(_) => None,
+            Loss::Nothing | Loss::Everything | Loss::Killed(_) | Loss::Chosen(_) => None,
         };
-        let mut fate = || match &mut dice {
-            None if loss == Loss::Everything => Fate::Lost,
-            None => Fate::Kept,
-            Some(dice) => {
-                let (spoiled, kept) = (dice.random_bool(0.5), dice.random_bool(0.5));
-                match (spoiled && matches!(loss, Loss::Spoiled(_)), kept) {
-                    (true, _) => Fate::Spoiled,
-                    (false, true) => Fate::Kept,
-                    (false, false) => Fate::Lost,
+        let mut decided = 0;
+        let mut fate = || {
+            let number = decided;
+            decided += 1;
+            match (&mut dice, loss) {
+                (None, Loss::Everything) => Fate::Lost,
+                (None, Loss::Chosen(kept)) if kept.checked_shr(number).unwrap_or(0) & 1 == 0 => Fate::Lost,
+                (None, _) => Fate::Kept,
+                (Some(dice), _) => {
+                    let (spoiled, kept) = (dice.random_bool(0.5), dice.random_bool(0.5));
+                    match (spoiled && matches!(loss, Loss::Spoiled(_)), kept) {
+                        (true, _) => Fate::Spoiled,
+                        (false, true) => Fate::Kept,
+                        (false, false) => Fate::Lost,
+                    }
                 }
             }
         };
@@ -238,7 +267,7 @@ impl VirtualDisk {
         for (inode, map) in &state.maps {
             after.maps.insert(*inode, map.after_crash(kept_of(map.unflushed())));
         }
-        VirtualDisk { state: Arc::new(Mutex::new(after)) }
+        (VirtualDisk { state: Arc::new(Mutex::new(after)) }, decided)
     }
 
     /// Lets the device itself go wrong: changes what is durable of a file, behind everybody's back.
@@ -383,6 +412,13 @@ impl File {
 }
 
 impl State {
+    /// Whether the sync that comes next is to be a lie.
+    fn lies(&mut self) -> bool {
+        let lies = !self.power_is_off && self.lies.contains(&self.operations);
+        self.lies_told += u64::from(lies);
+        lies
+    }
+
     fn operate(&mut self) -> io::Result<()> {
         if self.power_is_off {
             return Err(power_is_off());
@@ -499,12 +535,16 @@ impl Disk for VirtualDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.operate()?;
+        let mut state = self.lock_state();
+        let lies = state.lies();
+        state.operate()?;
         let inode = state.find(path)?;
         if !state.current.contains_key(&inode) {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        state.sync_dir(inode);
+        if !lies {
+            state.sync_dir(inode);
+        }
         Ok(())
     }
 
@@ -662,14 +702,14 @@ impl DiskFile for VirtualFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.lock_state();
+        let lies = state.lies();
         let ordered = state.operate();
         let power_is_off = state.power_is_off;
-        self.with(state, |file| {
-            if ordered.is_ok() {
-                file.sync();
-            } else if !power_is_off {
-                file.pending.clear();
-            }
+        self.with(state, |file| match &ordered {
+            Ok(()) if lies => {}
+            Ok(()) => file.sync(),
+            Err(_) if power_is_off => {}
+            Err(_) => file.pending.clear(),
         })?;
         ordered
     }

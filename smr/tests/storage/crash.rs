@@ -16,9 +16,17 @@ use smr::storage::{Birth, Engine, OpenError, Opened, StorageError, Store};
 use super::{ENGINE, LOG};
 use crate::support::*;
 
-/// The two extremes and some mixtures.
-fn losses() -> impl Iterator<Item = Loss> {
-    [Loss::Nothing, Loss::Everything].into_iter().chain((0..10).map(Loss::Seeded))
+/// Up to so many volatile changes every subset of them is tried; beyond, the extremes, each one alone, and mixtures.
+const SUBSETS_OF_MAX: u32 = 8;
+
+/// What a crash of this disk may lose.
+fn losses(disk: &VirtualDisk) -> Vec<Loss> {
+    let changes = disk.volatile_changes();
+    if changes <= SUBSETS_OF_MAX {
+        return (0..1 << changes).map(Loss::Chosen).collect();
+    }
+    let alone = (0..changes.min(64)).flat_map(|one| [1 << one, !(1 << one)]).map(Loss::Chosen);
+    [Loss::Nothing, Loss::Everything].into_iter().chain(alone).chain((0..10).map(Loss::Seeded)).collect()
 }
 
 /// Runs `work` on a copy of `disk` again and again, each time with the power cut one operation later, until it gets through; after
@@ -31,9 +39,9 @@ fn cut_everywhere<T>(
     cut_everywhere_with(disk, losses, work, check)
 }
 
-fn cut_everywhere_with<T, L: Iterator<Item = Loss>>(
+fn cut_everywhere_with<T>(
     disk: &VirtualDisk,
-    losses: impl Fn() -> L,
+    losses: impl Fn(&VirtualDisk) -> Vec<Loss>,
     work: impl Fn(&VirtualDisk) -> T,
     check: impl Fn(&T, VirtualDisk, &str),
 ) -> u64 {
@@ -43,7 +51,7 @@ fn cut_everywhere_with<T, L: Iterator<Item = Loss>>(
         let result = work(&copy);
         // Of an ordered map every prefix of the unflushed writes may be left.
         let kept_max = copy.unflushed_map_writes(Path::new(LOG));
-        for (kept, loss) in (0..=kept_max).flat_map(|kept| losses().map(move |loss| (kept, loss))) {
+        for (kept, loss) in (0..=kept_max).flat_map(|kept| losses(&copy).into_iter().map(move |loss| (kept, loss))) {
             let at = format!("cut at operation {cut}, {loss:?}, {kept} of {kept_max} kept");
             check(&result, copy.after_crash_keeping(loss, kept), &at);
         }
@@ -114,7 +122,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
     let cuts = cut_everywhere_with(
         &founded(),
         // A sector that the power was cut in may be spoiled: that is what the second slot and the sync between are for.
-        || losses().chain((0..10).map(Loss::Spoiled)),
+        |disk| losses(disk).into_iter().chain((0..10).map(Loss::Spoiled)).collect(),
         |disk| {
             let mut confirmed = Promise { term: Term(1), vote: None };
             let mut begun = confirmed;
@@ -321,7 +329,7 @@ fn error_in_any_operation_is_final_and_loses_nothing_confirmed() {
         let begin = disk.operations();
         disk.fault_at(begin + operation, Fault::Error(ErrorKind::StorageFull));
         let model = live(&disk);
-        for loss in losses() {
+        for loss in losses(&disk) {
             let at = format!("error in operation {operation}, {loss:?}");
             model.check(&open(disk.after_crash(loss), &model.snapshot, &at).entries, &at);
         }
@@ -331,6 +339,110 @@ fn error_in_any_operation_is_final_and_loses_nothing_confirmed() {
         operation += 1;
     }
     assert!(operation > 60, "only {operation} operations");
+}
+
+/// How many images a run of the next test makes; as many as told for a long one.
+fn power_cut_images() -> u64 {
+    std::env::var("POWER_CUT_IMAGES").ok().and_then(|count| count.parse().ok()).unwrap_or(500)
+}
+
+/// Power cuts at random moments of a life, with random losses, and again while the next start recovers from the first.
+// covers D10, D14, I12
+#[test]
+fn images_of_power_cuts_hold_what_was_confirmed() {
+    let disk = founded();
+    let end = {
+        let copy = disk.after_crash(Loss::Nothing);
+        live(&copy);
+        copy.operations()
+    };
+    for image in 0..power_cut_images() {
+        let at = format!("image {image}");
+        let copy = disk.after_crash(Loss::Nothing);
+        // Spread over the whole life, by a step that has no divisor in common with its length as a rule.
+        copy.fault_at(image * 7919 % end, Fault::PowerOff);
+        let model = live(&copy);
+        let mut left = copy.after_crash(Loss::Seeded(image));
+        for again in 0..image % 3 {
+            left.fault_at(left.operations() + again * 2 + image % 5, Fault::PowerOff);
+            let options = smr::storage::StoreOptions {
+                snapshot: model.snapshot.clone(),
+                ..Bench::with(ENGINE, left.clone()).options.clone()
+            };
+            let _ = Bench::with(ENGINE, left.clone()).open_with(&options);
+            left = left.after_crash(Loss::Seeded(image ^ 0x5eed));
+        }
+        model.check(&open(left, &model.snapshot, &at).entries, &at);
+    }
+}
+
+/// A device that confirms a sync and loses it can cost what rests on that one sync, and nobody can know. But term and vote lie in two
+/// slots with a sync each, the second of which covers both: one lie about them costs nothing.
+// covers D5, I2
+#[test]
+fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
+    let disk = founded();
+    let promise = Promise { term: Term(7), vote: Some(NodeId::new(1, 0xb)) };
+    let vote = |disk: &VirtualDisk| {
+        let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
+        let begin = disk.operations();
+        store.save_promise(promise).unwrap();
+        begin..disk.operations()
+    };
+    let mut told = 0;
+    for operation in vote(&disk.after_crash(Loss::Nothing)) {
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.lie_at(operation);
+        vote(&copy);
+        told += copy.lies_told();
+        for loss in losses(&copy) {
+            let at = format!("operation {operation}, {loss:?}");
+            assert_eq!(open(copy.after_crash(loss), &SnapshotMeta::default(), &at).promise, promise, "{at}");
+        }
+    }
+    assert!(told >= 2, "only {told} lies");
+}
+
+/// A lie about the log is found out where the mark has reached the device. Where it has not, the entries are gone as if they had
+/// never been written: never a hole, never another entry.
+// covers D1, D3
+#[test]
+fn sync_that_lies_about_the_log_is_found_out_by_the_mark_or_leaves_a_prefix() {
+    let disk = founded();
+    let entries: Vec<Entry> = [vec![genesis().first_entry()], batch(2, 12, 1, 30)].concat();
+    let work = |disk: &VirtualDisk| {
+        let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
+        let begin = disk.operations();
+        for entry in &entries[1..] {
+            store.apply(&LogChange::Append(vec![entry.clone()])).unwrap();
+            store.sync().unwrap();
+        }
+        begin..disk.operations()
+    };
+    let (mut whole, mut shorter, mut found_out) = (0, 0, 0);
+    let range = work(&disk.after_crash(Loss::Nothing));
+    for from in range.clone() {
+        let copy = disk.after_crash(Loss::Nothing);
+        // From here on the device confirms everything, and does nothing.
+        (from..range.end).for_each(|operation| copy.lie_at(operation));
+        work(&copy);
+        for loss in [Loss::Nothing, Loss::Everything].into_iter().chain((0..20).map(Loss::Seeded)) {
+            match Bench::with(ENGINE, copy.after_crash(loss)).reopen() {
+                Opened::Store(opened) if opened.entries == entries => whole += 1,
+                Opened::Store(opened) => {
+                    assert!(entries.starts_with(&opened.entries), "from {from}, {loss:?}: {:?}", ids(&opened.entries));
+                    shorter += 1;
+                }
+                Opened::Quarantined(quarantined) => {
+                    assert!(quarantined.reason.contains("marked as synced"), "{}", quarantined.reason);
+                    found_out += 1;
+                }
+            }
+        }
+    }
+    // The lies are told by files, so the virtual map's own flush is honest.
+    let all = ENGINE != Engine::Journal || (shorter > 0 && found_out > 0);
+    assert!(whole > 0 && all, "{whole} whole, {shorter} shorter, {found_out} found out");
 }
 
 // covers D6
