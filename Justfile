@@ -43,6 +43,22 @@ kill-all rounds="50":
 power-cuts cuts="40":
     cargo run --quiet --release --bin madkv-trial -- power-cuts --cuts {{cuts}}
 
+# Damage each file of a replica's directory in many ways; it must start whole, or not at all, or in quarantine.
+damage flips="200":
+    cargo run --quiet --release --bin madkv-trial -- damage --flips {{flips}}
+
+# Fill up the disk of a follower and of the leader, at many moments. Needs root.
+disk-full:
+    cargo run --quiet --release --bin madkv-trial -- disk-full
+
+# Let system calls on the disk of a running server fail, and hang. Needs strace.
+disk-errors places="10":
+    cargo run --quiet --release --bin madkv-trial -- disk-errors --places {{places}}
+
+# Cut the power at random moments of a log's life on the virtual disk, with random losses, as often as told.
+power-cut-images count="10000":
+    POWER_CUT_IMAGES={{count}} cargo test --quiet --release -p smr --test storage images_of_power_cuts
+
 # Trace the system calls of a lone PUT: is it on the device of a majority before the answer leaves? Needs strace.
 durable:
     cargo run --quiet --release --bin madkv-trial -- durable
