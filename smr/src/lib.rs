@@ -48,6 +48,8 @@
 
 pub mod codec;
 pub mod entry;
+#[cfg(feature = "sim")]
+pub mod explore;
 pub mod fatal;
 pub mod id;
 pub mod protocol;

@@ -12,7 +12,7 @@ use crate::id::{NodeId, NodeName};
 use crate::protocol::{Change, ChangeRefused, Event, LogChange, NotLeader, Proposed, Time, TransferRefused};
 
 /// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Handover {
     /// Who is to lead.
     pub(super) target: NodeId,

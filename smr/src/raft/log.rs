@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::entry::{Entry, EntryId, Index, Term};
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Log {
     start: EntryId,
     snapshot: EntryId,

@@ -11,7 +11,7 @@ use crate::id::NodeId;
 use crate::protocol::Change;
 
 /// The configurations in the log, oldest first; the first one is in force at the log's start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Configurations {
     history: VecDeque<(Index, Configuration)>,
 }

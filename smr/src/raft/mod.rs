@@ -63,6 +63,8 @@ pub mod message;
 pub mod quorum;
 
 mod candidate;
+#[cfg(feature = "sim")]
+pub mod canonical;
 mod follower;
 mod leader;
 mod log;
@@ -98,6 +100,7 @@ pub use self::settings::{BadSettings, MEMBERS_MAX, Settings};
 
 /// One member's Raft. See the module.
 #[derive(Debug)]
+#[cfg_attr(feature = "sim", derive(Clone))]
 pub struct Raft {
     settings: Settings,
     node: NodeId,
@@ -119,7 +122,7 @@ pub struct Raft {
 
 /// The part that a node plays. Whether a follower votes is not part of it: that is what the configuration says, and
 /// saying it twice would be one time too many (M11).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Role {
     Follower(Follower),
     PreCandidate(PreCandidate),
@@ -127,7 +130,7 @@ enum Role {
     Leader(Box<Leader>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Follower {
     /// When to lose patience with the leader.
     election_at: Time,
@@ -142,7 +145,7 @@ impl Follower {
 }
 
 /// Asks whether it would be elected in the next term. Still in its old one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PreCandidate {
     /// Tells this campaign from earlier ones.
     campaign: u32,
@@ -153,7 +156,7 @@ struct PreCandidate {
 }
 
 /// Asks for votes in its term.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Candidate {
     granted: BTreeSet<NodeId>,
     /// The write with its own vote, which counts when that is durable.
@@ -161,7 +164,7 @@ struct Candidate {
     retry_at: Time,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Leader {
     /// All members but itself, and those that have just left until they could know it.
     peers: BTreeMap<NodeId, Progress>,
@@ -171,7 +174,7 @@ struct Leader {
 }
 
 /// What is known of the present term's leader.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Leadership {
     /// Who it is. Never changes in a term once known, not even when it steps down.
     node: Option<NodeId>,
@@ -184,7 +187,7 @@ struct Leadership {
 }
 
 /// A pre-vote granted a moment ago: others wait.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PutOff {
     favourite: NodeId,
     until: Time,

@@ -22,6 +22,7 @@ pub const WRITES_WAITING_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
+#[cfg_attr(feature = "sim", derive(Clone))]
 pub(super) struct Outbox {
     /// The rest of the step's outputs; `messages` and `writes` are filled by this type only.
     pub(super) outputs: Outputs<Message>,
@@ -36,7 +37,7 @@ pub(super) struct Outbox {
     durable: Index,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pending {
     id: WriteId,
     issued_at: Time,
@@ -156,6 +157,27 @@ impl Outbox {
             outputs.writes.push(Write::new(id, promise, log, then));
         }
         outputs
+    }
+
+    /// Lets the latest write, which has nothing to write, be complete with the one before it. For exploration.
+    #[cfg(feature = "sim")]
+    pub(super) fn join_latest(&mut self) {
+        let latest = self.pending.pop_back().map(|write| write.reaches);
+        assert!(latest == self.pending.back().map(|write| write.reaches), "an empty write reached further");
+        self.next = WriteId(self.next.0 - 1);
+    }
+
+    /// Numbers the writes under way from 1 on, all of them issued at `now`; returns how many there were before them. For
+    /// exploration, see [`super::canonical`].
+    #[cfg(feature = "sim")]
+    pub(super) fn forget_time(&mut self, now: Time) -> u64 {
+        let before = self.next.0 - 1 - self.pending.len() as u64;
+        for pending in &mut self.pending {
+            (pending.id, pending.issued_at) = (WriteId(pending.id.0 - before), now);
+        }
+        self.next = WriteId(self.next.0 - before);
+        self.promise_pending = self.promise_pending.map(|write| WriteId(write.0 - before));
+        before
     }
 
     /// Asserts that writes are in order. For tests.

@@ -7,7 +7,7 @@ use crate::entry::{EntryId, Index};
 use crate::protocol::Time;
 
 /// See the module. Invariants: match < next; next ≤ the leader's last entry + 1.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Progress {
     /// The last entry known to be durable there, equal to the leader's. Never falls in a term. 0 at first.
     pub(super) match_index: Index,
@@ -31,7 +31,7 @@ pub(super) struct Progress {
 }
 
 /// How a leader sends to a member.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
     /// Where the logs agree is unknown: one append at a time.
     Probe {
@@ -45,7 +45,7 @@ pub(super) enum Pace {
 }
 
 /// Where a snapshot for a member is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Transfer {
     /// The driver was asked to send one.
     Wanted {
@@ -133,7 +133,7 @@ impl Progress {
 }
 
 /// The appends on their way to a member, oldest first. Acknowledgements are cumulative.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Inflight {
     appends: VecDeque<(Index, usize)>,
     bytes: usize,

@@ -14,7 +14,7 @@ use crate::id::NodeId;
 use crate::protocol::{ReadOutcome, ReadToken};
 
 /// The reads that wait at a leader. Invariant: without `confirming` there are none in `next`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Reads {
     /// The number of the latest round; 0 before the first.
     pub(super) round: u64,

@@ -1,0 +1,261 @@
+//! The search: breadth first through all states, each once.
+
+use std::time::{Duration, Instant};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::group::{Broken, Group, Move, Situations};
+use super::tables::Tables;
+use super::{Bounds, NODES, letter, node};
+
+/// States in one piece of memory. Pieces are never moved, so growth costs no copy.
+const CHUNK: usize = 1 << 20;
+/// The table of states starts with so many places, a power of two.
+const PLACES_MIN: usize = 1 << 16;
+/// How many states are expanded between two looks at the clock.
+const STATES_PER_LOOK: usize = 1 << 12;
+const NUMBERS: usize = NODES + 2;
+const NOBODY: u32 = u32::MAX;
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Different states found.
+    pub states: usize,
+    /// Of those, how many were expanded.
+    pub expanded: usize,
+    /// Events tried.
+    pub transitions: u64,
+    /// Events from the beginning to the states that are being expanded.
+    pub depth: usize,
+    /// Time taken.
+    pub elapsed: Duration,
+}
+
+/// What an exploration found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whether every state within the bounds was seen.
+    pub completed: bool,
+    /// If not, why.
+    pub stopped: Option<&'static str>,
+    /// How far it came.
+    pub progress: Progress,
+    /// Different nodes, messages, and (node, event) pairs: how much of the real core was run.
+    pub sizes: (usize, usize, usize),
+    /// Memory taken by the states, in bytes.
+    pub memory_bytes: usize,
+    /// What happened how often.
+    pub situations: Situations,
+    /// The shortest history that breaks an invariant.
+    pub violation: Option<Violation>,
+}
+
+/// A history that breaks an invariant.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// Which, and how.
+    pub what: String,
+    /// Events, and what they led to.
+    pub steps: Vec<String>,
+    /// How many events these are.
+    pub events: usize,
+}
+
+/// All states found so far, in the order in which they were found; each with the one it was found from.
+struct Visited {
+    states: Vec<Vec<[u32; NUMBERS]>>,
+    parents: Vec<Vec<u32>>,
+    places: Vec<u32>,
+    count: usize,
+}
+
+impl Visited {
+    fn new() -> Visited {
+        Visited { states: Vec::new(), parents: Vec::new(), places: vec![NOBODY; PLACES_MIN], count: 0 }
+    }
+
+    fn get(&self, number: u32) -> Group {
+        let packed = &self.states[number as usize / CHUNK][number as usize % CHUNK];
+        unpack(packed)
+    }
+
+    fn parent(&self, number: u32) -> u32 {
+        self.parents[number as usize / CHUNK][number as usize % CHUNK]
+    }
+
+    /// Adds a state unless it is known.
+    fn add(&mut self, group: &Group, parent: u32) {
+        if 3 * self.places.len() < 4 * self.count + 4 {
+            self.grow();
+        }
+        let packed = pack(group);
+        let place = self.place(&packed);
+        if self.places[place] != NOBODY {
+            return;
+        }
+        self.places[place] = self.count as u32;
+        if self.count.is_multiple_of(CHUNK) {
+            self.states.push(Vec::with_capacity(CHUNK));
+            self.parents.push(Vec::with_capacity(CHUNK));
+        }
+        if let (Some(states), Some(parents)) = (self.states.last_mut(), self.parents.last_mut()) {
+            states.push(packed);
+            parents.push(parent);
+        }
+        self.count += 1;
+    }
+
+    /// Where the state is, or would be.
+    fn place(&self, packed: &[u32; NUMBERS]) -> usize {
+        let mask = self.places.len() - 1;
+        let mut place = hash(packed) as usize & mask;
+        loop {
+            let number = self.places[place];
+            if number == NOBODY || self.states[number as usize / CHUNK][number as usize % CHUNK] == *packed {
+                return place;
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    fn grow(&mut self) {
+        let mask = 2 * self.places.len() - 1;
+        self.places = Vec::new();
+        self.places = vec![NOBODY; mask + 1];
+        for (number, packed) in self.states.iter().flatten().enumerate() {
+            let mut place = hash(packed) as usize & mask;
+            while self.places[place] != NOBODY {
+                place = (place + 1) & mask;
+            }
+            self.places[place] = number as u32;
+        }
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.states.len() * CHUNK * (size_of::<[u32; NUMBERS]>() + size_of::<u32>())
+            + self.places.len() * size_of::<u32>()
+    }
+}
+
+fn pack(group: &Group) -> [u32; NUMBERS] {
+    let [a, b, c] = group.locals;
+    [a, b, c, group.wire, group.book]
+}
+
+fn unpack(packed: &[u32; NUMBERS]) -> Group {
+    let [a, b, c, wire, book] = *packed;
+    Group { locals: [a, b, c], wire, book }
+}
+
+fn hash(packed: &[u32; NUMBERS]) -> u64 {
+    let mut bytes = [0; NUMBERS * size_of::<u32>()];
+    for (four, number) in bytes.chunks_exact_mut(size_of::<u32>()).zip(packed) {
+        four.copy_from_slice(&number.to_le_bytes());
+    }
+    xxh3_64(&bytes)
+}
+
+/// Explores everything within the bounds, and says how far it is now and then.
+pub fn explore(bounds: &Bounds, mut look: impl FnMut(&Progress)) -> Report {
+    let begun = Instant::now();
+    let mut tables = Tables::new(bounds.abstract_pre_vote, bounds.keep_dead);
+    let mut visited = Visited::new();
+    let mut situations = Situations::default();
+    let first = Group::first(&mut tables).canonical(&mut tables);
+    visited.add(&first, NOBODY);
+    let mut progress = Progress { states: 1, expanded: 0, transitions: 0, depth: 0, elapsed: Duration::ZERO };
+    let (mut stopped, mut violation) = (None, None);
+    let mut level_end = 1;
+    let mut found = Vec::new();
+    while progress.expanded < visited.count {
+        if progress.expanded == level_end {
+            (level_end, progress.depth) = (visited.count, progress.depth + 1);
+        }
+        if progress.expanded.is_multiple_of(STATES_PER_LOOK) {
+            (progress.states, progress.elapsed) = (visited.count, begun.elapsed());
+            look(&progress);
+            stopped = if progress.elapsed >= bounds.time {
+                Some("out of time")
+            } else if visited.memory_bytes() >= bounds.memory_bytes || visited.count >= (NOBODY - 1) as usize / 2 {
+                Some("out of memory")
+            } else {
+                None
+            };
+            if stopped.is_some() {
+                break;
+            }
+        }
+        let number = progress.expanded as u32;
+        let group = visited.get(number);
+        if let Err(Broken { what, .. }) = group.successors(bounds, &mut tables, &mut situations, &mut found) {
+            violation = Some(tell(&visited, number, what, bounds, &mut tables));
+            break;
+        }
+        progress.transitions += found.len() as u64;
+        for (_, next) in &found {
+            visited.add(&next.canonical(&mut tables), number);
+        }
+        progress.expanded += 1;
+    }
+    (progress.states, progress.elapsed) = (visited.count, begun.elapsed());
+    Report {
+        completed: stopped.is_none() && violation.is_none(),
+        stopped,
+        progress,
+        sizes: tables.sizes(),
+        memory_bytes: visited.memory_bytes(),
+        situations,
+        violation,
+    }
+}
+
+/// The history that leads to a state in which the next event breaks something, with the same names all along.
+fn tell(visited: &Visited, last: u32, what: String, bounds: &Bounds, tables: &mut Tables) -> Violation {
+    let mut path = vec![last];
+    while let Some(before) = path.last().map(|number| visited.parent(*number)).filter(|parent| *parent != NOBODY) {
+        path.push(before);
+    }
+    path.reverse();
+    let mut situations = Situations::default();
+    let mut found = Vec::new();
+    let mut group = Group::first(tables);
+    let mut steps = Vec::new();
+    for number in path.iter().skip(1) {
+        let target = visited.get(*number);
+        // On the way nothing breaks; if it did, the history would end there.
+        if group.successors(bounds, tables, &mut situations, &mut found).is_err() {
+            break;
+        }
+        let step = found.iter().find(|(_, next)| next.canonical(tables) == target).copied();
+        let Some((by, next)) = step else { break };
+        steps.extend(describe(&group, by, Some(&next), tables));
+        group = next;
+    }
+    let broken = group.successors(bounds, tables, &mut situations, &mut found);
+    if let Err(Broken { by, .. }) = broken {
+        steps.extend(describe(&group, by, None, tables));
+    }
+    steps.push(format!("    BROKEN: {what}"));
+    Violation { what, steps, events: path.len() }
+}
+
+fn describe(before: &Group, by: Move, after: Option<&Group>, tables: &Tables) -> Vec<String> {
+    let again = if by.doubled { ", and a copy stays on the wire" } else { "" };
+    let mut lines = vec![format!("{} {}{again}", letter(node(by.seat)), tables.event(by.key))];
+    let Some(after) = after else { return lines };
+    let told = |message: u32| {
+        let wired = tables.message(message);
+        format!("{} to {}: {:?} {:?}", letter(wired.from), letter(wired.to), wired.message.term, wired.message.body)
+    };
+    let (old, new) = (tables.wire(before.wire), tables.wire(after.wire));
+    for message in new.iter().filter(|message| !old.contains(message)) {
+        lines.push(format!("    sent {}", told(*message)));
+    }
+    for message in old.iter().filter(|message| !new.contains(message) && **message != by.key) {
+        lines.push(format!("    lost, or without effect from now on: {}", told(*message)));
+    }
+    let (old, new) = (before.describe(tables), after.describe(tables));
+    lines.extend(new.into_iter().filter(|line| !old.contains(line)).map(|line| format!("    {line}")));
+    lines
+}

@@ -1,0 +1,146 @@
+//! A core without time and chance, and with its nodes renamed: what the exhaustive explorer ([`crate::explore`]) needs so
+//! that states which behave alike *are* equal. Not part of the protocol.
+//!
+//! Every struct is taken apart by name, so a new field does not compile before somebody has decided what it means here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::leader::Handover;
+use super::progress::Progress;
+use super::{Candidate, Follower, Leader, Leadership, PreCandidate, Raft, Role};
+use crate::entry::{Entry, EntryId, Index, Promise};
+use crate::id::NodeId;
+use crate::protocol::{Time, WriteId};
+
+/// When every event of an exploration happens: all timers are due, whoever was heard was heard long ago, and writes and
+/// followers are young.
+pub const NOW: Time = Time(1 << 40);
+/// When a leader looks at the clock that has not heard anybody for long.
+pub const LATER: Time = Time(1 << 41);
+
+const BEFORE: Time = Time(0);
+
+impl Raft {
+    /// Forgets when things happened and what was drawn, and numbers the writes under way from 1 on. Then a step at [`NOW`] finds every
+    /// timer due, and no reason to refuse a candidate that rests on time alone.
+    pub fn forget_time_and_chance(&mut self) {
+        let Raft {
+            settings,
+            node: _,
+            rng,
+            now,
+            promise: _,
+            log: _,
+            configurations: _,
+            commit: _,
+            role,
+            leader,
+            timeout_us,
+            put_off,
+            out,
+        } = self;
+        *rng = ChaCha8Rng::seed_from_u64(0);
+        *now = BEFORE;
+        *timeout_us = settings.election_timeout_us;
+        *put_off = None;
+        let Leadership { node, heard_at, lost_at, believed } = leader;
+        (*heard_at, *lost_at, *believed) = (None, None, node.is_some());
+        let written = out.forget_time(NOW);
+        match role {
+            Role::Follower(Follower { election_at, campaign_at }) => (*election_at, *campaign_at) = (BEFORE, None),
+            Role::PreCandidate(PreCandidate { campaign, granted: _, refused, asked_at, retry_at }) => {
+                (*campaign, *asked_at, *retry_at) = (0, BEFORE, BEFORE);
+                // It only matters to somebody who asked a moment ago.
+                refused.clear();
+            }
+            Role::Candidate(Candidate { granted: _, own_vote, retry_at }) => {
+                (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
+            }
+            Role::Leader(leader) => {
+                let Leader { peers, reads: _, handover, heartbeat_at } = &mut **leader;
+                *heartbeat_at = BEFORE;
+                if let Some(Handover { target: _, deadline, told: _ }) = handover {
+                    *deadline = LATER;
+                }
+                for progress in peers.values_mut() {
+                    (progress.since, progress.heard_at) = (NOW, None);
+                    // A commit index may be told twice; and what is on its way may be overdue, for all anybody knows.
+                    (progress.commit_sent, progress.overdue) = (Index::ZERO, progress.inflight.oldest());
+                }
+            }
+        }
+    }
+
+    /// The latest write, which has nothing to write and only waits its turn, is complete as soon as the one before it.
+    pub fn join_latest_write(&mut self) {
+        self.out.join_latest();
+    }
+
+    /// The same core with other names for all nodes, itself included. The names are those of the members, exchanged, and the
+    /// members were never others: so the log stays what it is.
+    pub fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId) {
+        let Raft {
+            settings: _,
+            node,
+            rng: _,
+            now: _,
+            promise,
+            log: _,
+            configurations,
+            commit: _,
+            role,
+            leader: Leadership { node: followed, heard_at: _, lost_at: _, believed: _ },
+            timeout_us: _,
+            put_off,
+            out: _,
+        } = self;
+        *node = name(*node);
+        *promise = renamed_promise(*promise, name);
+        let members = configurations.current().members();
+        assert!(renamed(&members, name) == members, "the names change the members {members:?}");
+        *followed = followed.map(name);
+        *put_off = None;
+        match role {
+            Role::Follower(_) => {}
+            Role::PreCandidate(PreCandidate { campaign: _, granted, refused, asked_at: _, retry_at: _ }) => {
+                (*granted, *refused) = (renamed(granted, name), renamed(refused, name));
+            }
+            Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
+            Role::Leader(leader) => {
+                let Leader { peers, reads: _, handover, heartbeat_at: _ } = &mut **leader;
+                let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
+                peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
+                if let Some(Handover { target, deadline: _, told: _ }) = handover {
+                    *target = name(*target);
+                }
+            }
+        }
+    }
+
+    /// The log behind its start.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.log.range(self.log.start().index.next(), self.log.last().index)
+    }
+
+    /// Term and vote, durable or not.
+    pub fn promise(&self) -> Promise {
+        self.promise
+    }
+
+    /// The last committed entry that this core knows of.
+    pub fn committed(&self) -> EntryId {
+        self.committed_id()
+    }
+}
+
+/// A promise with other names for the nodes.
+pub fn renamed_promise(promise: Promise, name: &impl Fn(NodeId) -> NodeId) -> Promise {
+    Promise { vote: promise.vote.map(name), ..promise }
+}
+
+fn renamed(set: &BTreeSet<NodeId>, name: &impl Fn(NodeId) -> NodeId) -> BTreeSet<NodeId> {
+    set.iter().copied().map(name).collect()
+}
