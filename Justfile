@@ -104,3 +104,8 @@ fuzz-chaos minutes="30" seed="":
 # Fuzz five servers of which two are killed meanwhile, the leader included; fails if nothing had to be tried again.
 fuzz-crashing seconds="30":
     cargo run --quiet --release --bin madkv-fuzz -- --kill_minority --server_rf 5 --seconds {{seconds}}
+
+# Every order of events in a group of three real Raft cores, up to bounds: `just explore --terms 2 --entries 1 --crashes 1 --minutes 60`.
+[positional-arguments]
+explore *options:
+    @cargo run --quiet --release --bin madkv-explore -- "$@"

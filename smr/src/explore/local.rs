@@ -81,6 +81,25 @@ pub enum LocalEvent {
     },
 }
 
+/// How an exploration simplifies; see the module above.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) abstract_pre_vote: bool,
+    pub(super) keep_dead: bool,
+}
+
+impl Rules {
+    /// Whether this can have an effect on anybody, here and now or later.
+    fn matters(self, envelope: &Envelope<Message>) -> bool {
+        match envelope.message.body {
+            Body::HeartbeatAck { .. } => self.keep_dead,
+            // News of a later term, of which anybody may hear at any time.
+            Body::VoteRefused | Body::Outdated => self.keep_dead || !self.abstract_pre_vote,
+            _ => true,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Effects {
@@ -173,10 +192,10 @@ impl Local {
     ///
     /// # Errors
     /// The invariant that broke.
-    pub(super) fn step(&self, event: &LocalEvent, abstract_pre_vote: bool) -> Result<(Local, Effects), String> {
+    pub(super) fn step(&self, event: &LocalEvent, rules: Rules) -> Result<(Local, Effects), String> {
         let mut local = self.clone();
         catch_unwind(AssertUnwindSafe(move || {
-            let effects = local.run(event, abstract_pre_vote);
+            let effects = local.run(event, rules);
             local.raft.forget_time_and_chance();
             (local, effects)
         }))
@@ -186,11 +205,11 @@ impl Local {
         })
     }
 
-    fn run(&mut self, event: &LocalEvent, abstract_pre_vote: bool) -> Effects {
+    fn run(&mut self, event: &LocalEvent, rules: Rules) -> Effects {
         let mut effects = Effects::default();
         match event {
             LocalEvent::Deliver { from, message } => {
-                self.input(NOW, Input::Receive { from: *from, message: message.clone() }, &mut effects);
+                self.input(NOW, Input::Receive { from: *from, message: message.clone() }, rules, &mut effects);
             }
             LocalEvent::Sync => {
                 let Some(pending) = self.queue.pop_front() else { panic!("no write is under way") };
@@ -198,7 +217,7 @@ impl Local {
                 for envelope in pending.then {
                     self.leave(envelope, &mut effects);
                 }
-                self.input(NOW, Input::Durable(WriteId(1)), &mut effects);
+                self.input(NOW, Input::Durable(WriteId(1)), rules, &mut effects);
             }
             LocalEvent::Crash { kept } => {
                 let mut disk = self.disk.clone();
@@ -206,24 +225,24 @@ impl Local {
                 parts.take(*kept).for_each(|part| disk.apply(part));
                 *self = Local::start(self.raft.status().node, disk);
             }
-            LocalEvent::TimeOut if !abstract_pre_vote => self.input(NOW, Input::Tick, &mut effects),
+            LocalEvent::TimeOut if !rules.abstract_pre_vote => self.input(NOW, Input::Tick, rules, &mut effects),
             LocalEvent::TimeOut => {
                 let term = self.raft.promise().term.next();
-                if let Some((other, campaign)) = self.pre_vote() {
+                if let Some((other, campaign)) = self.pre_vote(rules) {
                     let message = Message { term, body: Body::PreVoteGranted { campaign } };
-                    self.input(NOW, Input::Receive { from: other, message }, &mut effects);
+                    self.input(NOW, Input::Receive { from: other, message }, rules, &mut effects);
                 }
             }
             LocalEvent::Refused { term } => {
-                if let Some((other, campaign)) = self.pre_vote() {
+                if let Some((other, campaign)) = self.pre_vote(rules) {
                     let message = Message { term: *term, body: Body::PreVoteRefused { campaign } };
-                    self.input(NOW, Input::Receive { from: other, message }, &mut effects);
+                    self.input(NOW, Input::Receive { from: other, message }, rules, &mut effects);
                 }
             }
-            LocalEvent::Heartbeat => self.input(NOW, Input::Tick, &mut effects),
-            LocalEvent::Silence => self.input(LATER, Input::Tick, &mut effects),
+            LocalEvent::Heartbeat => self.input(NOW, Input::Tick, rules, &mut effects),
+            LocalEvent::Silence => self.input(LATER, Input::Tick, rules, &mut effects),
             LocalEvent::Propose { number } => {
-                self.input(NOW, Input::Propose(vec![Bytes::copy_from_slice(&[*number])]), &mut effects);
+                self.input(NOW, Input::Propose(vec![Bytes::copy_from_slice(&[*number])]), rules, &mut effects);
             }
         }
         sort(&mut effects.sent);
@@ -231,16 +250,16 @@ impl Local {
     }
 
     /// Fires a voter's timer; returns whom it asked first, and in which campaign. Nobody else hears of it.
-    fn pre_vote(&mut self) -> Option<(NodeId, u32)> {
+    fn pre_vote(&mut self, rules: Rules) -> Option<(NodeId, u32)> {
         let mut effects = Effects::default();
-        self.input(NOW, Input::Tick, &mut effects);
+        self.input(NOW, Input::Tick, rules, &mut effects);
         effects.sent.iter().find_map(|envelope| match envelope.message.body {
             Body::PreVote { campaign, .. } => Some((envelope.to, campaign)),
             _ => None,
         })
     }
 
-    fn input(&mut self, now: Time, input: Input<Message>, effects: &mut Effects) {
+    fn input(&mut self, now: Time, input: Input<Message>, rules: Rules, effects: &mut Effects) {
         let before = invariants::summary(&self.raft);
         let led = self.raft.role() == Role::Leader;
         let Outputs { messages, writes, committed, events, .. } = self.raft.step(now, input);
@@ -258,7 +277,7 @@ impl Local {
                 self.queue.push_back(Pending { parts, then: Vec::new() });
             }
             if let Some(pending) = self.queue.back_mut() {
-                pending.then.extend_from_slice(write.peek());
+                pending.then.extend(write.peek().iter().filter(|envelope| rules.matters(envelope)).cloned());
                 sort(&mut pending.then);
                 pending.then.dedup();
             }

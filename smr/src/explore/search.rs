@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::group::{Broken, Group, Move, Situations};
+use super::local::Rules;
 use super::tables::Tables;
 use super::{Bounds, NODES, letter, node};
 
@@ -159,7 +160,7 @@ fn hash(packed: &[u32; NUMBERS]) -> u64 {
 /// Explores everything within the bounds, and says how far it is now and then.
 pub fn explore(bounds: &Bounds, mut look: impl FnMut(&Progress)) -> Report {
     let begun = Instant::now();
-    let mut tables = Tables::new(bounds.abstract_pre_vote, bounds.keep_dead);
+    let mut tables = Tables::new(Rules { abstract_pre_vote: bounds.abstract_pre_vote, keep_dead: bounds.keep_dead });
     let mut visited = Visited::new();
     let mut situations = Situations::default();
     let first = Group::first(&mut tables).canonical(&mut tables);

@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::local::{Effects, Local, LocalEvent};
+use super::local::{Effects, Local, LocalEvent, Rules};
 use super::{NODES, PERMUTATIONS, Permutation};
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
@@ -146,8 +146,7 @@ impl<T: fmt::Debug> Numbered<T> {
 
 /// See the module.
 pub(super) struct Tables {
-    abstract_pre_vote: bool,
-    keep_dead: bool,
+    rules: Rules,
     locals: Numbered<Local>,
     infos: Vec<Info>,
     messages: Numbered<Wired>,
@@ -163,10 +162,9 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub(super) fn new(abstract_pre_vote: bool, keep_dead: bool) -> Tables {
+    pub(super) fn new(rules: Rules) -> Tables {
         Tables {
-            abstract_pre_vote,
-            keep_dead,
+            rules,
             locals: Numbered::new(),
             infos: Vec::new(),
             messages: Numbered::new(),
@@ -247,9 +245,9 @@ impl Tables {
     pub(super) fn is_dead(&self, message: u32, receiver: u32) -> bool {
         let Usage { what, term, from, .. } = self.usages[message as usize];
         let info = self.info(receiver);
-        let news_is_dead = self.abstract_pre_vote;
+        let news_is_dead = self.rules.abstract_pre_vote;
         let durable = info.durable_term;
-        !self.keep_dead
+        !self.rules.keep_dead
             && match what {
                 Use::Alive => true,
                 // Who is not leader, or candidate, of a durable term any more will never be again.
@@ -369,7 +367,7 @@ impl Tables {
             return *known;
         }
         let event = self.event(key);
-        let outcome = match self.local(local).step(&event, self.abstract_pre_vote) {
+        let outcome = match self.local(local).step(&event, self.rules) {
             Ok((next, Effects { sent, elected, committed })) => {
                 let from = next.raft.status().node;
                 let wired = sent.into_iter().map(|envelope| Wired { from, to: envelope.to, message: envelope.message });
