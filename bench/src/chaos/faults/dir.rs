@@ -83,6 +83,15 @@ impl Emptied {
     fn standing(&self, world: &World) -> Option<Standing> {
         Some(world.board.status(self.node)?.standing)
     }
+
+    /// Whether it counts again. A learner is in service, too: if the leader changed meanwhile it stays one until the operator
+    /// asks again.
+    fn votes(&self, world: &World) -> bool {
+        let status = world.board.status(self.node);
+        let leading = world.board.leader(self.node.group()).and_then(|leader| world.board.status(leader));
+        let (Some(status), Some(leading)) = (status, leading) else { return false };
+        status.standing == Standing::InService && leading.voters.contains(&status.node) && leading.learners.is_empty()
+    }
 }
 
 impl Wound for Emptied {
@@ -132,15 +141,14 @@ impl Wound for Emptied {
                     self.refusals += 1;
                     world.diary.count_event("readmissions that were refused");
                     // It may have succeeded all the same, with the answer lost.
-                    let serves = self.standing(world) == Some(Standing::InService);
-                    self.phase = if serves { Phase::Taken(now) } else { Phase::Pausing(now) };
+                    self.phase = if self.votes(world) { Phase::Taken(now) } else { Phase::Pausing(now) };
                 }
             }
             Phase::Taken(since) => {
                 let since = *since;
                 if std::mem::take(&mut self.once_more) {
                     self.phase = Phase::Commanded(self.command(world)?, now);
-                } else if self.standing(world) == Some(Standing::InService) {
+                } else if self.votes(world) {
                     world.held.remove(&self.node);
                     return Ok(true);
                 } else if now >= since + AGAIN.saturating_mul(10) {
