@@ -28,7 +28,7 @@ fn explore_one_term_one_command_every_order_is_safe() {
 // covers I1 I2 I6 I8 I11 E4 E5
 #[test]
 fn explore_one_term_and_a_crash_every_order_is_safe() {
-    let report = completed(Bounds { terms: 1, entries: 0, crashes: 1, ..Bounds::default() });
+    let report = completed(Bounds { terms: 1, entries: 1, crashes: 1, ..Bounds::default() });
     assert!(report.situations.lossy_crashes > 0, "{:?}", report.situations);
 }
 

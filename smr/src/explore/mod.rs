@@ -32,10 +32,15 @@
 //! number, found by a 128-bit hash, and each (node, event) is computed once, by the real core. A state of the group is then eight numbers, and they
 //! are kept and compared as they are: no two states are ever mistaken for each other unless two *nodes* share 128 bits.
 //!
-//! # Reductions, all of them sound
-//! - A message that is lost is one that never arrives. So nothing is dropped until the wire is full; then every choice is
-//!   tried. A message that can never have an effect again (`Tables::is_dead`) is taken off the wire;
-//!   [`Bounds::keep_dead`] leaves it there, for who mistrusts this: a core that counts what it should ignore would hide behind it.
+//! # Reductions
+//! - A message that is lost is one that never arrives. Without [`Bounds::messages`] the wire takes any number of messages, each may
+//!   arrive as often as it likes, and nothing is ever dropped. With it, every choice is tried of what is lost when the wire is full.
+//! - A message that can never have an effect again (`Tables::is_dead`) is taken off the wire; [`Bounds::keep_dead`] leaves it there,
+//!   for who mistrusts this: a core that counts what it should ignore would hide behind it.
+//! - On the unlimited wire, the heartbeats that a leader would send are there at once. Without [`Bounds::reminders`] its timer repeats no
+//!   appends: nothing is lost that would need it. (Probes without entries are then left out, besides a new leader's.)
+//! - On the unlimited wire, once nobody can crash any more, all but leaders complete their writes at once: later is a slow network.
+//! - An answer that only waits its turn behind a write leaves with that write.
 //! - A process that is down and one whose messages do not arrive are the same; so a crash and the restart are one event.
 //! - Equal messages on the wire are one. A second copy is a duplicate ([`Bounds::duplicates`]).
 //! - Pre-votes bind nobody. By default they are abstract: who times out either hears from some voter that it would win, which
