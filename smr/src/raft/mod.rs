@@ -190,6 +190,8 @@ struct Leadership {
 #[derive(Clone, Debug)]
 struct PutOff {
     favourite: NodeId,
+    /// The end of its log.
+    last: EntryId,
     until: Time,
 }
 

@@ -16,7 +16,7 @@ impl Raft {
         self.out.send(from, term, Body::PreVoteGranted { campaign });
         // A campaign of ours would now only split the vote.
         let put_off_us = self.settings.failover_put_off_us;
-        let put_off = PutOff { favourite: from, until: self.now.plus_us(put_off_us) };
+        let put_off = PutOff { favourite: from, last, until: self.now.plus_us(put_off_us) };
         match &mut self.role {
             Role::PreCandidate(_) => {
                 self.become_follower();
@@ -79,7 +79,12 @@ impl Raft {
     /// Whether a pre-vote for `from` would only help to split the vote: this node granted one to another a moment ago,
     /// or asks for the same thing itself and is the better one of the two.
     fn prefers_another(&self, from: NodeId, last: EntryId) -> bool {
-        let favours = |put_off: &PutOff| put_off.favourite != from && self.now < put_off.until;
+        // Not over one with more of the log: two nodes that lack something would put each other off again and again, and
+        // with them the only one that can be elected.
+        let favours = |put_off: &PutOff| {
+            let lacks_nothing = (put_off.last.term, put_off.last.index) >= (last.term, last.index);
+            put_off.favourite != from && self.now < put_off.until && lacks_nothing
+        };
         let own = self.log.last();
         let stands_better = match &self.role {
             Role::PreCandidate(pre) => {
