@@ -29,9 +29,6 @@ const ACKNOWLEDGED_PERCENT_MIN: u64 = 60;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Lines of a failure's trace that are printed.
 const TAIL_LINES: usize = 60;
-/// So many failures end a run.
-const FAILURES_MAX: usize = 5;
-
 /// Run seeds through the deterministic simulator: production code, virtual time, disks and network.
 #[derive(Debug, Parser)]
 #[command(name = "madkv-sim")]
@@ -51,6 +48,9 @@ pub struct Options {
     /// Print everything that happens, to stderr. For one seed.
     #[arg(long)]
     pub verbose: bool,
+    /// So many failures end a run.
+    #[arg(long, default_value_t = 5)]
+    pub failures_max: usize,
     /// Print each seed's trace hash.
     #[arg(long)]
     pub hashes: bool,
@@ -148,16 +148,16 @@ fn work(options: &Options, progress: &Progress) {
             println!("{seed} {:016x}", report.hash);
         }
         let mut found = progress.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        take(&mut found, report, progress);
+        take(&mut found, report, progress, options.failures_max);
     }
 }
 
-fn take(found: &mut Found, report: Report, progress: &Progress) {
+fn take(found: &mut Found, report: Report, progress: &Progress, failures_max: usize) {
     found.summary.add(&report);
     if let Some(failure) = report.failure {
         eprintln!("seed {}: {}: {}", failure.seed, failure.violation.property, failure.violation.why);
         found.failures.push(failure);
-        if found.failures.len() >= FAILURES_MAX {
+        if found.failures.len() >= failures_max {
             progress.stop.store(true, Ordering::SeqCst);
         }
     }

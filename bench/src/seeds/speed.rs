@@ -17,8 +17,15 @@ const TIMES_REAL_TIME: f64 = 100.0;
 pub(super) fn measure() -> ExitCode {
     let mut setting = Setting::small(1, 5);
     // Ten clients, each of which begins ten operations a second, half of them reads.
-    setting.pace =
-        Pace { clients: 10, window: 4, pause_min_us: 100_000, pause_max_us: 100_000, doubled: 0, given_up: 0 };
+    setting.pace = Pace {
+        clients: 10,
+        window: 4,
+        pause_min_us: 100_000,
+        pause_max_us: 100_000,
+        doubled: 0,
+        given_up: 0,
+        trusting: 0,
+    };
     let mut world = World::new(setting, Registers::new(5, 50));
     world.run_until(Time(5_000_000));
     let (acknowledged, steps) = (world.clients.acknowledged(), world.steps());

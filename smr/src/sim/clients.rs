@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use crate::entry::Term;
 use crate::protocol::{NotLeader, Time};
 use crate::replica::{ClientId, Outcome, Request};
+use crate::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::rare::{Rare, RareCounts};
 use crate::sim::workload::{Operation, Seen, Workload};
@@ -38,11 +39,22 @@ pub struct Pace {
     /// So many per mille of the clients' operations are given up when the first try stays unanswered, and the session with
     /// them: a process that dies and comes back as another client.
     pub given_up: u64,
+    /// So many per mille of the writes whose only copy is refused are not repeated: the client takes the word for it that
+    /// they have no effect and never will.
+    pub trusting: u64,
 }
 
 impl Default for Pace {
     fn default() -> Pace {
-        Pace { clients: 4, window: 2, pause_min_us: 1_000, pause_max_us: 12_000, doubled: 10, given_up: 2 }
+        Pace {
+            clients: 4,
+            window: 2,
+            pause_min_us: 1_000,
+            pause_max_us: 12_000,
+            doubled: 10,
+            given_up: 2,
+            trusting: 50,
+        }
     }
 }
 
@@ -98,6 +110,8 @@ pub struct Clients<W> {
     last_write_at: Time,
     asks: Vec<Ask>,
     violation: Option<String>,
+    /// What the group's sessions may hold: without a limit within reach none expires, and no answer goes.
+    limits: SessionLimits,
 }
 
 impl<W: Workload> Clients<W> {
@@ -119,7 +133,13 @@ impl<W: Workload> Clients<W> {
             last_write_at: Time(0),
             asks: Vec::new(),
             violation: None,
+            limits: SessionLimits::default(),
         }
+    }
+
+    /// The same in a group whose sessions may hold so much.
+    pub(super) fn with_limits(self, limits: SessionLimits) -> Clients<W> {
+        Clients { limits, ..self }
     }
 
     /// Begins the last reads of the workload.
@@ -180,6 +200,7 @@ impl<W: Workload> Clients<W> {
                     began_at: pending.began_at,
                     ended_at: Time(u64::MAX),
                     answer: None,
+                    refused: false,
                 })
             }));
         }
@@ -263,7 +284,8 @@ impl<W: Workload> Clients<W> {
     fn leave_open(&mut self, number: usize, pending: Pending) {
         if let Some(operation) = pending.operation {
             let ended_at = Time(u64::MAX);
-            self.history.push(Seen { client: number, operation, began_at: pending.began_at, ended_at, answer: None });
+            let began_at = pending.began_at;
+            self.history.push(Seen { client: number, operation, began_at, ended_at, answer: None, refused: false });
         }
     }
 
@@ -325,6 +347,24 @@ impl<W: Workload> Clients<W> {
         }
     }
 
+    /// A refused write of which no other copy is under way may end here, as one without effect.
+    fn believe_refusal(&mut self, number: usize, serial: u64, now: Time, rare: &mut RareCounts) -> bool {
+        let only = self.clients[number]
+            .pending
+            .get(&serial)
+            .is_some_and(|pending| pending.tries == 1 && matches!(pending.operation, Some(Operation::Write(_))));
+        if !only || !self.dice.chance(self.pace.trusting) {
+            return false;
+        }
+        let Some(Pending { operation: Some(operation), began_at, .. }) = self.clients[number].pending.remove(&serial)
+        else {
+            return false;
+        };
+        rare.saw(Rare::RefusalBelieved);
+        self.history.push(Seen { client: number, operation, began_at, ended_at: now, answer: None, refused: true });
+        true
+    }
+
     /// A request did not get through to a process.
     pub(super) fn refused(&mut self, tag: u64, now: Time) {
         self.repeat(tag, now, AGAIN_US, None);
@@ -374,7 +414,7 @@ impl<W: Workload> Clients<W> {
                     self.last_write_at = now;
                 }
                 let answer = Some(answer.to_vec());
-                self.history.push(Seen { client: number, operation, began_at, ended_at: now, answer });
+                self.history.push(Seen { client: number, operation, began_at, ended_at: now, answer, refused: false });
             }
             Outcome::NotLeader(NotLeader { leader, term }) => {
                 let known = self.clients[number].term;
@@ -383,6 +423,9 @@ impl<W: Workload> Clients<W> {
                     rare.saw(Rare::OldLeaderNamed);
                 }
                 self.clients[number].term = known.max(term);
+                if self.believe_refusal(number, serial, now, rare) {
+                    return;
+                }
                 // An older leader is not followed.
                 let seat = seat.filter(|_| term >= known);
                 let after_us = if seat.is_some() { 100 } else { AGAIN_US };
@@ -391,12 +434,19 @@ impl<W: Workload> Clients<W> {
             Outcome::Unknown | Outcome::OutOfService(_) => self.repeat(tag, now, AGAIN_US, None),
             Outcome::Busy { retry_after_ms } => {
                 rare.saw(Rare::Busy);
+                if self.believe_refusal(number, serial, now, rare) {
+                    return;
+                }
                 let seat = self.clients[number].seat;
                 self.repeat(tag, now, u64::from(retry_after_ms) * 1000, Some(seat));
             }
             Outcome::SessionExpired => {
                 if self.clients[number].pending.contains_key(&serial) {
                     rare.saw(Rare::SessionExpired);
+                    if self.limits.sessions_max >= SESSIONS_MAX {
+                        self.violation
+                            .get_or_insert(format!("client {number}: session expired, and none was evicted (C4)"));
+                    }
                     // Whether earlier copies took effect is unknown, and nothing moves to a new session.
                     let client = &mut self.clients[number];
                     let writes: Vec<u64> = client.pending.keys().copied().collect();
@@ -412,6 +462,10 @@ impl<W: Workload> Clients<W> {
             Outcome::AnswerGone => {
                 if let Some(pending) = self.clients[number].pending.remove(&serial) {
                     rare.saw(Rare::AnswerGone);
+                    if self.limits.answers_max_bytes >= ANSWERS_MAX_BYTES {
+                        self.violation
+                            .get_or_insert(format!("client {number}: answer gone, and none was evicted (C6)"));
+                    }
                     self.leave_open(number, pending);
                 }
             }

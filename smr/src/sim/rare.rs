@@ -68,6 +68,8 @@ situations! {
     SessionExpired,
     /// a request was refused because too much was waiting
     Busy,
+    /// a client took a refusal at its word: no effect, now and ever (C9)
+    RefusalBelieved,
     /// a snapshot was taken
     SnapshotTaken,
     /// a snapshot was installed
@@ -100,6 +102,10 @@ situations! {
     DamagedLog,
     /// damage was found elsewhere in a directory, and the node quarantined
     DamagedFile,
+    /// one of two slots of a small file was damaged, and repaired from the other (D5)
+    SlotRepaired,
+    /// a node could hear or speak for good, but not both, and the others went on (E10, E11)
+    HalfDeadForGood,
     /// a node whose directory was set back was found out (M8)
     SetBackFound,
     /// a directory was emptied (M6)

@@ -110,7 +110,12 @@ impl Workload for Registers {
 
     fn judge(&self, history: &[Seen]) -> Result<(), String> {
         let mut by_register: BTreeMap<u8, Vec<Place>> = BTreeMap::new();
+        let mut refused: BTreeSet<u64> = BTreeSet::new();
         for seen in history {
+            if let (true, Operation::Write(command)) = (seen.refused, &seen.operation) {
+                refused.extend(parse(command).map(|(_, value, _)| value));
+                continue;
+            }
             let found = match &seen.answer {
                 None => None,
                 Some(answer) => {
@@ -128,6 +133,10 @@ impl Workload for Registers {
             let register = register.ok_or_else(|| format!("{seen:?} names no register"))?;
             let place = Place { found, put, began_at: seen.began_at, ended_at: seen.ended_at };
             by_register.entry(register).or_default().push(place);
+        }
+        let mut found = by_register.values().flatten().filter_map(|place| place.found);
+        if let Some(value) = found.find(|value| refused.contains(value)) {
+            return Err(format!("{value} was refused, and yet it was put"));
         }
         for (register, operations) in by_register {
             judge(&operations).map_err(|why| format!("register {register}: {why}"))?;
@@ -299,6 +308,25 @@ mod tests {
         assert!(judge(&[swapped(0, 1, 0, 1), swapped(5, 2, 2, 3)]).is_err(), "a gap");
         assert!(judge(&[swapped(0, 1, 5, 6), swapped(1, 2, 0, 3)]).is_err(), "out of order");
         assert!(judge(&[swaps[0], swaps[1], read(2, 12, 13), read(1, 14, 15)]).is_err(), "reads go back");
+    }
+
+    // covers C9
+    #[test]
+    fn judge_refused_swap_must_never_be_seen() {
+        let seen = |operation: Operation, answer: Option<u64>, refused: bool| Seen {
+            client: 0,
+            operation,
+            began_at: Time(0),
+            ended_at: Time(10),
+            answer: answer.map(|value| value.to_le_bytes().to_vec()),
+            refused,
+        };
+        let swap = |value: u64| Operation::Write([&[0][..], &value.to_le_bytes()].concat());
+        let history = [seen(swap(1), Some(0), false), seen(swap(2), None, true)];
+        let workload = Registers::new(1, 0);
+        assert_eq!(workload.judge(&history), Ok(()));
+        let read = seen(Operation::Read(vec![0]), Some(2), false);
+        assert!(workload.judge(&[history[0].clone(), history[1].clone(), read]).is_err());
     }
 
     #[test]

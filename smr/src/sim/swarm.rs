@@ -125,6 +125,7 @@ impl Mix {
             pause_max_us,
             doubled: dice.pick(&[0, 10, 100]),
             given_up: dice.pick(&[0, 0, 5, 50]),
+            trusting: dice.pick(&[0, 20, 300]),
         };
         let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| dice.chance(450)).collect();
         if kinds.is_empty() {
@@ -160,6 +161,8 @@ pub(super) struct Swarm {
 
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
+/// The length of a slot of the promise or the mark.
+const SLOT_BYTES: u64 = 512;
 
 impl Swarm {
     pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
@@ -324,7 +327,16 @@ impl Swarm {
         if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open) {
             return;
         }
-        if self.dice.chance(500) {
+        if self.dice.chance(300) {
+            // One slot of two: it must not even be noticed. A kill tears nothing, so the other one is sound.
+            let (file, slot) = (self.dice.pick(&["promise", "mark"]), self.dice.below(2));
+            let at = (slot * SLOT_BYTES + self.dice.below(SLOT_BYTES)) as usize;
+            world.damage_slot(seat, &path(file), |bytes| {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1;
+                }
+            });
+        } else if self.dice.chance(500) {
             // Both slots of the promise.
             world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
         } else if self.is_dispensable(world, seat) {

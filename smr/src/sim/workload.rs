@@ -56,4 +56,6 @@ pub struct Seen {
     pub ended_at: Time,
     /// The answer; `None` if it may have taken effect, at any time from its beginning on, or not.
     pub answer: Option<Vec<u8>>,
+    /// Whether its only copy was refused before it was proposed: then it has no answer, no effect, and never will have (C9).
+    pub refused: bool,
 }

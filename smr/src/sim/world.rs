@@ -230,7 +230,7 @@ where
             now: Time(0),
             machines: (0..size).map(|name| Machine::new(name, 100 * (1 + u64::from(name)))).collect(),
             network: Network::new(seed, weather),
-            clients: Clients::new(seed, usize::from(size), pace, workload),
+            clients: Clients::new(seed, usize::from(size), pace, workload).with_limits(shape.sessions),
             watch: Watch::new(Trace::new(text), properties),
             disk_us: 2_000,
             common: Common { shape, seats, empty },
@@ -398,6 +398,13 @@ impl<W: Workload> World<W> {
             self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
         }
         done
+    }
+
+    /// A process ends and one slot of a file with two is changed: the other one says the same, or as much as counts.
+    pub fn damage_slot(&mut self, seat: usize, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        self.crash(seat, false);
+        // There may be no such file yet.
+        let _ = self.machines[seat].disk.damage(path, change);
     }
 
     /// A copy of a directory as it is now, for [`World::set_back`].
@@ -757,6 +764,9 @@ impl<W: Workload> World<W> {
                 for note in &notes {
                     if note.contains("cut an interrupted write") {
                         self.watch.rare.saw(Rare::TornTailCut);
+                    }
+                    if note.contains("was damaged, repaired") {
+                        self.watch.rare.saw(Rare::SlotRepaired);
                     }
                 }
                 if let Some(reason) = quarantined {
