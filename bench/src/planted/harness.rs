@@ -19,6 +19,8 @@ const SAID_MAX_CHARS: usize = 160;
 pub enum Harness {
     /// The simulator of whole groups: `madkv-sim`.
     Sim,
+    /// The same with real clients, doors and maps: `madkv-sim --library`.
+    Library,
     /// The tests of whole groups in `smr/tests/engine_cluster`, one seed at a time.
     EngineCluster,
 }
@@ -41,11 +43,12 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 2] = [Harness::Sim, Harness::EngineCluster];
+    const ALL: [Harness; 3] = [Harness::Sim, Harness::Library, Harness::EngineCluster];
 
     fn name(self) -> &'static str {
         match self {
             Harness::Sim => "sim",
+            Harness::Library => "library",
             Harness::EngineCluster => "engine_cluster",
         }
     }
@@ -56,7 +59,7 @@ impl Harness {
     /// If the build fails: then the bug is none that anybody could commit.
     pub fn build(self, tree: &Tree) -> Result<Built, TreeError> {
         let arguments: &[&str] = match self {
-            Harness::Sim => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
+            Harness::Sim | Harness::Library => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -77,7 +80,7 @@ impl Harness {
             return Err(TreeError::Program(format!("does not build: {first}")));
         }
         let program = match self {
-            Harness::Sim => tree.target().join("debug").join("madkv-sim"),
+            Harness::Sim | Harness::Library => tree.target().join("debug").join("madkv-sim"),
             Harness::EngineCluster => executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?,
         };
         // Cargo names it from where it was called, and the harness is called from elsewhere.
@@ -122,13 +125,19 @@ impl Built {
         let deadline = Instant::now() + time;
         let words = tree.target().join("said");
         match self.harness {
-            Harness::Sim => {
+            Harness::Sim | Harness::Library => {
                 let mut command = Command::new(&self.program);
                 command.args(["--seeds", &format!("0..{seeds}")]);
+                if self.harness == Harness::Library {
+                    command.arg("--library");
+                } else {
+                    command.args(["--failures-max", "1"]);
+                }
                 Ok(match wait(&mut command, tree, &words, deadline)? {
-                    None => Run::Silent { tried: format!("{} s", time.as_secs()) },
-                    Some((true, _)) => Run::Silent { tried: format!("{seeds} seeds") },
-                    Some((false, said)) => complaint(&said)?,
+                    (Some(true), _) => Run::Silent { tried: format!("{seeds} seeds") },
+                    (Some(false), said) => complaint(&said)?,
+                    // Ended while it went on after its first complaint, perhaps.
+                    (None, said) => complaint(&said).unwrap_or(Run::Silent { tried: format!("{} s", time.as_secs()) }),
                 })
             }
             Harness::EngineCluster => {
@@ -136,9 +145,9 @@ impl Built {
                     let mut command = Command::new(&self.program);
                     command.arg("--quiet").env("SEEDS", format!("{seed}..{}", seed + 1));
                     match wait(&mut command, tree, &words, deadline)? {
-                        None => return Ok(Run::Silent { tried: format!("{seed} seeds, {} s", time.as_secs()) }),
-                        Some((true, _)) => {}
-                        Some((false, said)) => return Ok(Run::Complained { seed, said: panic_of(&said) }),
+                        (None, _) => return Ok(Run::Silent { tried: format!("{seed} seeds, {} s", time.as_secs()) }),
+                        (Some(true), _) => {}
+                        (Some(false), said) => return Ok(Run::Complained { seed, said: panic_of(&said) }),
                     }
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
@@ -147,13 +156,13 @@ impl Built {
     }
 }
 
-/// Runs a program: whether it succeeded, and what it said; `None` if it was ended at the deadline.
+/// Runs a program: whether it succeeded (`None` if it was ended at the deadline), and what it said.
 fn wait(
     command: &mut Command,
     tree: &Tree,
     words: &Path,
     deadline: Instant,
-) -> Result<Option<(bool, String)>, TreeError> {
+) -> Result<(Option<bool>, String), TreeError> {
     let failed = |error: std::io::Error| TreeError::Program(error.to_string());
     let file = File::create(words).map_err(failed)?;
     command.current_dir(tree.path()).stdin(Stdio::null());
@@ -161,28 +170,28 @@ fn wait(
     let mut child = command.spawn().map_err(|error| TreeError::Program(format!("{command:?}: {error}")))?;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
+            break Some(status.success());
         }
         if Instant::now() >= deadline {
             child.kill().and_then(|()| child.wait()).map_err(failed)?;
-            return Ok(None);
+            break None;
         }
         std::thread::sleep(POLL);
     };
     let said = fs::read(words).map_err(failed)?;
-    Ok(Some((status.success(), String::from_utf8_lossy(&said).into_owned())))
+    Ok((status, String::from_utf8_lossy(&said).into_owned()))
 }
 
-/// The seed and the words of `madkv-sim`.
+/// The first seed that `madkv-sim` complains about (several run at a time), and its words; exit code 2 is no complaint.
 fn complaint(said: &str) -> Result<Run, TreeError> {
-    let line = said.lines().find(|line| line.contains("seed ") && line.contains(':'));
-    let seed = line.and_then(|line| line.split_once("seed ")).and_then(|(_, rest)| {
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
+    let complaints = said.lines().filter_map(|line| {
+        let (seed, words) = line.strip_prefix("seed ")?.split_once(": ")?;
+        Some((seed.parse::<u64>().ok()?, words))
     });
-    match (line, seed) {
-        (Some(line), Some(seed)) => Ok(Run::Complained { seed, said: shortened(line) }),
-        _ => Err(TreeError::Program(format!("names no seed: {}", shortened(said)))),
+    match complaints.min() {
+        Some((seed, words)) => Ok(Run::Complained { seed, said: shortened(words) }),
+        None if said.contains("no violation") => Ok(Run::Silent { tried: "all seeds".to_owned() }),
+        None => Err(TreeError::Program(format!("names no seed: {}", shortened(said)))),
     }
 }
 
@@ -215,10 +224,10 @@ mod tests {
 
     #[test]
     fn complaint_of_simulator_names_seed() {
-        let Ok(Run::Complained { seed, said }) = complaint("starting\nseed 17: I8: entry 4 is on one disk\n") else {
-            panic!("no complaint")
-        };
-        assert_eq!((seed, said.as_str()), (17, "seed 17: I8: entry 4 is on one disk"));
+        let words = "seed 18: I1: two\nseed 17: I8: entry 4 is on one disk\nslowest seed 3 with 1.0 s\n";
+        let Ok(Run::Complained { seed, said }) = complaint(words) else { panic!("no complaint") };
+        assert_eq!((seed, said.as_str()), (17, "I8: entry 4 is on one disk"));
+        assert!(matches!(complaint("no violation, but this run proves little"), Ok(Run::Silent { .. })));
         assert!(complaint("something broke").is_err());
     }
 }

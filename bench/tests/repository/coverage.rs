@@ -1,4 +1,4 @@
-//! Which cases of the fault catalogue have a test: a comment above a test, or in a script, that says `covers E5 L7`.
+//! Which cases of the fault catalogue have a test: a comment above a test, or in a script, that says "covers" and the numbers.
 //!
 //! The table in `docs/TESTING.md` is generated from these comments: `UPDATE_COVERAGE=1 cargo test -p madkv-bench --test
 //! repository`. Cases without a test are listed behind it, with the reason that `docs/fault-catalogue.md` gives at its end.
