@@ -286,3 +286,34 @@ fn old_leader_cut_off_with_a_reading_client_answers_nothing_old_after_the_new_on
     let stale = reads.iter().find(|(began, value)| *began >= acked && value.as_deref() != Some(b"2"));
     assert!(stale.is_none(), "{stale:?} after the new leader acknowledged 2");
 }
+
+// covers R1, R9, E18
+#[test]
+fn old_leader_frozen_with_reads_in_its_buffers_answers_none_with_an_old_value_when_thawed() {
+    /// Many, because it is a race between them and the news.
+    const READS: usize = 50;
+
+    let (mut scene, _network) = Scene::wired(SMALL);
+    let mut writer = scene.warm_client();
+    assert_eq!(writer.swap("x", "1", PATIENCE).unwrap(), None);
+    let old = scene.leader_of(ONLY);
+    let address = scene.client_address(old);
+    scene.process(old).freeze();
+    assert_eq!(writer.swap("x", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    let asking: Vec<_> = (0..READS)
+        .map(|_| {
+            thread::spawn(move || {
+                let query = Query::Get { key: b"x" }.encode();
+                ask(address, Service::Server { partition: 0 }, Ask::Read { query }, PATIENCE)
+            })
+        })
+        .collect();
+    // Until the kernel holds them; the process takes none.
+    thread::sleep(WATCH);
+    scene.process(old).thaw();
+    for reader in asking {
+        if let Ok(Body::Answer(value)) = reader.join().unwrap() {
+            assert_eq!(decode_value(value).unwrap().as_deref(), Some(&b"2"[..]), "2 was acknowledged before");
+        }
+    }
+}
