@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::{Happening, Property, View};
 use crate::id::NodeId;
 use crate::protocol::Time;
+use crate::replica::Request;
 use crate::sim::ledger::Ledger;
 
 /// How long a request may wait in the calm, in microseconds: many elections.
@@ -17,9 +18,17 @@ const ANSWER_WITHIN_US: u64 = 20_000_000;
 const EVERY_STEPS: u64 = 1024;
 
 #[derive(Default)]
+struct Waiting {
+    copies: u64,
+    is_patient: bool,
+    /// Since when it is known to wait in the calm.
+    since: Option<Time>,
+}
+
+#[derive(Default)]
 pub(super) struct EveryRequestAnswered {
-    /// Requests without an outcome: how many copies, and since when they are known to wait in the calm.
-    waiting: BTreeMap<(NodeId, u64), (u64, Option<Time>)>,
+    /// Requests without an outcome.
+    waiting: BTreeMap<(NodeId, u64), Waiting>,
     /// How many of them each node has.
     open: BTreeMap<NodeId, u64>,
     is_calm: bool,
@@ -27,8 +36,8 @@ pub(super) struct EveryRequestAnswered {
 
 impl EveryRequestAnswered {
     fn look(&mut self, now: Time) -> Result<(), String> {
-        for ((node, tag), (_, since)) in &mut self.waiting {
-            let since = *since.get_or_insert(now);
+        for ((node, tag), waiting) in self.waiting.iter_mut().filter(|(_, waiting)| !waiting.is_patient) {
+            let since = *waiting.since.get_or_insert(now);
             if now.since_us(since) > ANSWER_WITHIN_US {
                 return Err(format!(
                     "{node} took request {tag:x}, and gave it no outcome within {ANSWER_WITHIN_US} us of calm"
@@ -46,17 +55,20 @@ impl Property for EveryRequestAnswered {
 
     fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
         match happening {
-            Happening::Asked { node, tag, .. } => {
+            Happening::Asked { node, tag, request } => {
                 // The network may double a request: each copy gets an outcome.
-                self.waiting.entry((*node, *tag)).or_default().0 += 1;
+                let waiting = self.waiting.entry((*node, *tag)).or_default();
+                waiting.copies += 1;
+                // It has ten minutes, to carry snapshots.
+                waiting.is_patient = matches!(request, Request::Readmit { .. });
                 *self.open.entry(*node).or_default() += 1;
             }
             Happening::Answered { node, tag, outcome } => {
-                let Some((copies, _)) = self.waiting.get_mut(&(*node, *tag)) else {
+                let Some(waiting) = self.waiting.get_mut(&(*node, *tag)) else {
                     return Err(format!("{node} gives {tag:x} an outcome too many: {outcome:?}"));
                 };
-                *copies -= 1;
-                if *copies == 0 {
+                waiting.copies -= 1;
+                if waiting.copies == 0 {
                     self.waiting.remove(&(*node, *tag));
                 }
                 self.open.entry(*node).and_modify(|open| *open -= 1);
