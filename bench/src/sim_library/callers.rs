@@ -43,6 +43,8 @@ pub struct Book {
     clock: Clock,
     /// Whether a SCAN asks several partitions.
     wide: bool,
+    /// Whether tables of sessions and answers can be full.
+    evictions: bool,
 }
 
 #[derive(Default)]
@@ -62,8 +64,8 @@ struct State {
 }
 
 impl Book {
-    fn new(clock: Clock, wide: bool) -> Arc<Book> {
-        Arc::new(Book { state: Mutex::default(), clock, wide })
+    fn new(clock: Clock, wide: bool, evictions: bool) -> Arc<Book> {
+        Arc::new(Book { state: Mutex::default(), clock, wide, evictions })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -106,6 +108,9 @@ impl Book {
                         if let Action::Put { value, .. } | Action::Swap { value, .. } = &action {
                             state.unknown.push(value.clone());
                         }
+                    }
+                    Error::Evicted { what: "session evicted" | "answer evicted" } if !self.evictions => {
+                        state.violation.get_or_insert(format!("client {client}: {error}, though no table was full"));
                     }
                     Error::Evicted { .. } => state.counts.saw(Rare::EvictedCall),
                     other => {
@@ -200,9 +205,10 @@ impl Callers {
         clock: Clock,
         managers: Vec<String>,
         wide: bool,
+        evictions: bool,
     ) -> Callers {
         Callers {
-            book: Book::new(clock, wide),
+            book: Book::new(clock, wide, evictions),
             habits,
             seed,
             wires,

@@ -12,6 +12,7 @@ use madkv_api::door::{DoorLimits, Reception};
 use smr::id::NodeName;
 use smr::protocol::Time;
 use smr::replica::Request;
+use smr::session::SessionLimits;
 use smr::sim::dice::{Dice, Purpose};
 use smr::sim::machine::Shape;
 use smr::sim::network::Weather as PeerWeather;
@@ -156,7 +157,15 @@ impl Scene {
             })
             .collect();
         let addresses = (0..count).map(|seat| Place { group: MANAGERS, seat }.address()).collect();
-        let callers = Callers::new(seed, mix.habits.clone(), Arc::clone(&wires), clock, addresses, mix.partitions > 1);
+        let callers = Callers::new(
+            seed,
+            mix.habits.clone(),
+            Arc::clone(&wires),
+            clock,
+            addresses,
+            mix.partitions > 1,
+            mix.sessions != SessionLimits::default(),
+        );
         let mut scene = Scene {
             seed,
             mix,

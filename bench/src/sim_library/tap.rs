@@ -2,7 +2,7 @@
 //!
 //! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to one
 //! client process (C8), no number comes back that its client said to have done with, and all answers to one write are equal
-//! (I13).
+//! (I13). A redirect of an older term than the client has heard of is not followed.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ pub struct Tap {
     writes: BTreeMap<(u16, u64, u64), WriteSeen>,
     /// By group and session: who uses it, and up to where it has done.
     sessions: BTreeMap<(u16, u64), SessionSeen>,
-    /// By client and group: the highest term of which a leader was named.
-    terms: BTreeMap<(Host, u16), u64>,
+    /// By client and group: what it heard of leaders (for the managers: of maps).
+    known: BTreeMap<(Host, u16), Known>,
     /// By client and group: the last two that were named in redirects, and how often they took turns.
     redirects: BTreeMap<(Host, u16), Redirects>,
 }
@@ -45,6 +45,17 @@ struct Stream {
     place: Place,
     buffers: [Vec<u8>; 2],
     asked: BTreeMap<u64, Asked>,
+}
+
+/// What a client heard of a group's leader.
+#[derive(Default)]
+struct Known {
+    /// The highest term of which a leader was named.
+    term: u64,
+    /// That leader.
+    leader: Option<u16>,
+    /// Who was named in an older term by the last thing that was heard.
+    outdated: Option<u16>,
 }
 
 /// A request that waits for its answer on a connection.
@@ -180,6 +191,11 @@ impl Tap {
     fn asked(&mut self, now: Time, wire: u64, request: Request) {
         let Some(stream) = self.streams.get_mut(&wire) else { return };
         let (host, Place { group, seat }) = (stream.host, stream.place);
+        let asks_leader = matches!(request.ask, Ask::Write { .. } | Ask::Read { .. } | Ask::OpenSession);
+        if asks_leader && self.known.get(&(host, group)).is_some_and(|known| known.outdated == Some(seat)) {
+            let why = format!("client {host} follows a redirect of an older term to replica {seat} of s{group}");
+            return self.violate(why);
+        }
         let Ask::Write { client: session, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
@@ -230,6 +246,9 @@ impl Tap {
             },
         };
         let key = (host, place.group);
+        if let Some(known) = self.known.get_mut(&key) {
+            known.outdated = None;
+        }
         match &response.body {
             Body::NotLeader { leader, term } => self.redirected(key, place.seat, *leader, *term),
             Body::Answer(answer) => {
@@ -256,8 +275,10 @@ impl Tap {
             Body::NoMap => self.counts.saw(Rare::NoMap),
             Body::Map(map) => self.mapped(host, map.epoch),
             Body::Status(status) if status.role == Role::Leader => {
-                let known = self.terms.entry(key).or_insert(0);
-                *known = status.term.0.max(*known);
+                let known = self.known.entry(key).or_default();
+                if status.term.0 >= known.term {
+                    (known.term, known.leader) = (status.term.0, Some(place.seat));
+                }
             }
             Body::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
                 self.violate(format!("client {host} is refused: {why}"));
@@ -267,9 +288,9 @@ impl Tap {
     }
 
     fn mapped(&mut self, host: Host, epoch: u64) {
-        let known = self.terms.entry((host, MANAGERS)).or_insert(0);
-        let before = *known;
-        *known = before.max(epoch);
+        let known = self.known.entry((host, MANAGERS)).or_default();
+        let before = known.term;
+        known.term = before.max(epoch);
         if epoch < before {
             self.counts.saw(Rare::StaleMap);
         }
@@ -277,11 +298,12 @@ impl Tap {
 
     fn redirected(&mut self, key: (Host, u16), from: u16, leader: Option<u16>, term: u64) {
         let Some(leader) = leader else { return self.counts.saw(Rare::NoLeaderKnown) };
-        let known = self.terms.entry(key).or_insert(0);
-        if term < *known {
+        let known = self.known.entry(key).or_default();
+        if term < known.term {
+            known.outdated = Some(leader).filter(|_| known.leader != Some(leader));
             self.counts.saw(Rare::OlderTermNamed);
         } else {
-            *known = term;
+            (known.term, known.leader) = (term, Some(leader));
             self.counts.saw(Rare::Redirected);
         }
         let row = self.redirects.entry(key).or_insert(Redirects { between: (from, leader), in_row: 0 });
