@@ -73,6 +73,10 @@ fn check_each_anomaly_is_found_by_both_checks() {
         ("read of the future", "1 1 2 GET k -> value a\n0 3 4 PUT k a -> not_found"),
         ("real time turned round", "0 1 2 SWAP k b -> value a\n1 3 4 SWAP k a -> absent"),
         (
+            "two values take turns",
+            "0 1 2 PUT k a -> not_found\n1 3 4 PUT k b -> found\n2 7 8 GET k -> value a\n2 9 10 GET k -> value b",
+        ),
+        (
             "two readers see two orders",
             "0 1 9 PUT k a -> found\n1 1 9 PUT k b -> not_found\n2 10 11 GET k -> value a\n2 12 13 GET k -> value b\n2 14 15 GET k -> value a",
         ),
