@@ -224,6 +224,7 @@ impl Fuzz {
         let plan = Plan {
             seed: options.seed,
             prefix,
+            values: options.prefix.as_ref().map_or(String::new(), |_| format!("{:08x}-", rand::random::<u32>())),
             keys: options.keys,
             skew: options.skew,
             weights: options.weights,

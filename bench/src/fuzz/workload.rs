@@ -66,6 +66,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// What all keys begin with.
     pub(crate) prefix: String,
+    /// What all values begin with: something fresh if the keys may hold values of an earlier run, else nothing.
+    pub(crate) values: String,
     /// How many keys.
     pub(crate) keys: usize,
     /// 0: all keys alike; 1: the second key half as often as the first, the third a third as often, and so on.
@@ -139,7 +141,7 @@ impl Workload {
 
     fn value(&mut self) -> Bytes {
         self.written += 1;
-        let mut value = format!("c{}-{}", self.client, self.written);
+        let mut value = format!("{}c{}-{}", self.plan.values, self.client, self.written);
         if value.len() < self.plan.value_bytes {
             value.push('.');
             value.extend(std::iter::repeat_n('x', self.plan.value_bytes - value.len()));
@@ -155,7 +157,15 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { seed: 1, prefix: "r-".to_owned(), keys: 12, skew: 1.0, weights: Weights::default(), value_bytes: 20 }
+        Plan {
+            seed: 1,
+            prefix: "r-".to_owned(),
+            values: String::new(),
+            keys: 12,
+            skew: 1.0,
+            weights: Weights::default(),
+            value_bytes: 20,
+        }
     }
 
     fn actions(client: u32) -> Vec<Action> {

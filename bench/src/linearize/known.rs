@@ -32,6 +32,10 @@ fn check_good_histories_pass() {
             "two at once, seen in the other order",
             "0 1 9 PUT k a -> found\n1 2 8 PUT k b -> not_found\n2 10 11 GET k -> value a",
         ),
+        (
+            "a value that is written once more",
+            "initially k a\n0 1 2 PUT k b -> found\n0 3 4 GET k -> value b\n0 5 6 PUT k a -> found",
+        ),
         ("a key that was there before", "initially k a\n0 1 2 GET k -> value a\n0 3 4 PUT k b -> found"),
         (
             "an unknown write that took effect late",
