@@ -166,7 +166,7 @@ impl Partition {
     /// Two seats name each other as the leader for so many microseconds.
     pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
         let hints = self.world.machines.iter().filter_map(|machine| machine.serving());
-        let term = hints.map(|serving| serving.engine.core().leader_hint().term).max().unwrap_or_default();
+        let term = hints.map(|serving| serving.engine().core().leader_hint().term).max().unwrap_or_default();
         self.misled = (one != other).then(|| (one, other, term, self.world.now.plus_us(us)));
     }
 

@@ -14,16 +14,15 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
-use crate::protocol::{Protocol, Recovered, WriteId};
+use crate::protocol::{Protocol, Recovered};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{self, DiskJob};
-use crate::replica::driver::{
-    Certificate, Clock, DISK_JOBS_MAX, Driver, EVENTS_MAX, Happening, Inbox, REQUESTS_MAX, join_disk,
-};
+use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, join_disk};
 use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
+use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::{Outcome, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
@@ -441,22 +440,16 @@ impl<S: StateMachine> ReplicaThread<S> {
             .map_err(|error| format!("no disk thread: {error}"))?
         };
         let driver = Driver {
-            engine,
+            turns: Turns::new(engine, certificate, quarantine.is_some()),
             clock,
             inbox,
             events,
             disk: jobs,
             transport: transport.clone(),
             snapshots,
-            certificate,
             seats,
             runtime,
             reporter,
-            readmission_open: quarantine.is_some(),
-            issued: WriteId(0),
-            done: WriteId(0),
-            overdue_turns: 0,
-            held: Vec::new(),
             scans: Arc::new(AtomicUsize::new(0)),
         };
         let result = driver.run();

@@ -6,6 +6,7 @@
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
 //! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
+//! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | [`disk`] | everything durable, in order |
 //! | `driver`, `snapshots` | the threads around it |
 //!
@@ -20,6 +21,7 @@ mod handle;
 pub mod message;
 pub mod readmission;
 mod snapshots;
+pub mod turn;
 mod waiting_room;
 
 pub use api::*;

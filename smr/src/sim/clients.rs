@@ -13,6 +13,8 @@ use crate::sim::dice::{Dice, Purpose};
 use crate::sim::rare::{Rare, RareCounts};
 use crate::sim::workload::{Operation, Seen, Workload};
 
+/// Tags from here on are those of floods, which nobody waits for.
+pub const FLOOD: u64 = 1 << 61;
 /// Tags from here on are those of a process's own front door.
 pub const DOOR: u64 = 1 << 62;
 /// Tags from here on are an operator's.
@@ -383,7 +385,6 @@ impl<W: Workload> Clients<W> {
             pending.again_at = now.plus_us(after_us);
             // Whoever is told whom to ask does not count this as silence.
             client.seat = seat.unwrap_or(elsewhere);
-            pending.tries = if pending.operation.is_none() { 0 } else { pending.tries };
         }
     }
 

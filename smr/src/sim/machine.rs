@@ -12,14 +12,15 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 
 use crate::codec;
-use crate::entry::{EntryId, Genesis, GenesisHash, Promise, Term};
+use crate::entry::{EntryId, GenesisHash, Promise, Term};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
-use crate::protocol::{Envelope, Protocol, Recovered, Time, Write};
+use crate::protocol::{Envelope, Protocol, Recovered, Time, Write, WriteId};
 use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
 use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage};
-use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing};
+use crate::replica::turn::{Certificate, Turns};
+use crate::replica::{Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
 use crate::sim::watched::{Chained, Core};
 use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
@@ -47,6 +48,8 @@ pub struct Shape {
     pub snapshot_log_bytes: RangeInclusive<usize>,
     /// Limits of the session tables.
     pub sessions: SessionLimits,
+    /// What a turn of a replica's thread takes, in microseconds; as much again for each eight things that it takes in.
+    pub turn_us: u64,
     /// What keeps the logs: the record log runs over a journal file or over a map with sled's manners.
     pub engine: Engine,
 }
@@ -66,6 +69,7 @@ impl Shape {
             },
             snapshot_log_bytes: 5_000..=10_000,
             sessions: SessionLimits::default(),
+            turn_us: 0,
             engine: Engine::Journal,
         }
     }
@@ -78,6 +82,7 @@ impl Shape {
             settings: Settings::default(),
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
             sessions: SessionLimits::default(),
+            turn_us: 0,
             engine: Engine::Simulated,
         }
     }
@@ -112,12 +117,26 @@ impl ReplySink for Mailbox {
     }
 }
 
-/// What reaches a process from outside, and waits while it is stopped.
-#[derive(Debug)]
-pub(super) enum Input {
+/// What reaches a replica's thread besides requests, and waits for its next turn.
+pub(super) enum Input<S> {
     Peer { from: NodeId, bytes: Bytes },
     Reset { from: NodeId },
-    Request { tag: u64, request: Request },
+    Durable(WriteId),
+    SnapshotTaken { last: EntryId, len_bytes: u64 },
+    SnapshotLost,
+    SnapshotSent { to: NodeId, last: Option<EntryId> },
+    SnapshotBuilt(Box<Install<Chained<S>>>, u64),
+}
+
+/// What is wrong with a start that is still to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartTrouble {
+    /// The power goes at this operation of the disk, counted from the start (D14).
+    PowerOff(u64),
+    /// This read fails (D8).
+    ReadError(u64),
+    /// In this read this bit comes back flipped.
+    FlippedBit(u64, usize),
 }
 
 /// What a process is doing.
@@ -141,15 +160,9 @@ pub struct Waiting {
 
 /// A process in service.
 pub struct Serving<S: StateMachine> {
-    /// The production engine.
-    pub engine: Replica<S>,
+    pub(super) turns: Turns<Core, Chained<S>>,
     /// Its snapshots.
     pub snapshots: SnapshotDir,
-    /// Whether this life follows a quarantined one, and the group does not count it as a voter yet.
-    pub readmission_open: bool,
-    pub(super) genesis: GenesisHash,
-    pub(super) founders: Option<Genesis>,
-    pub(super) readmission_look_at: Time,
     desk: Desk<Message>,
     jobs: VecDeque<DiskJob<Message>>,
     /// How many of the jobs are being worked at.
@@ -183,7 +196,13 @@ pub struct Machine<S: StateMachine> {
     pub(super) forgot: bool,
     /// How far its log reached when that was done.
     pub(super) reached: EntryId,
-    pub(super) inbox: VecDeque<Input>,
+    pub(super) inbox: VecDeque<Input<S>>,
+    pub(super) requests: VecDeque<(u64, Request)>,
+    /// Its thread is at work until then.
+    pub(super) busy_until: Time,
+    /// Its device has no room until then.
+    pub(super) full_until: Time,
+    pub(super) start_trouble: Option<StartTrouble>,
     pub(super) mailbox: Arc<Mailbox>,
     /// The turn that is scheduled.
     pub(super) turn_at: Time,
@@ -217,6 +236,10 @@ impl<S: StateMachine> Machine<S> {
             forgot: false,
             reached: EntryId::ZERO,
             inbox: VecDeque::new(),
+            requests: VecDeque::new(),
+            busy_until: Time(0),
+            full_until: Time(0),
+            start_trouble: None,
             mailbox: Arc::default(),
             turn_at: Time(u64::MAX),
         }
@@ -254,15 +277,10 @@ impl<S: StateMachine> Machine<S> {
 
     /// A node whose directory was set back, or lost its end, counts again once it has as much as it had before.
     pub(super) fn has_caught_up(&mut self) {
-        let last = self.serving().map_or(EntryId::ZERO, |serving| serving.engine.core().status().last);
+        let last = self.serving().map_or(EntryId::ZERO, |serving| serving.engine().core().status().last);
         if self.is_set_back && (last.term, last.index) >= (self.reached.term, self.reached.index) {
             self.is_set_back = false;
         }
-    }
-
-    /// The sink for the answer to a request.
-    pub(super) fn reply_to(&self, tag: u64) -> ReplyTo {
-        ReplyTo { tag, sink: self.mailbox.clone() }
     }
 
     /// Starts the process from what the disk holds.
@@ -383,6 +401,8 @@ impl<S: StateMachine> Machine<S> {
     pub(super) fn end(&mut self, progress: u64, loss: Loss) {
         self.run += 1;
         self.inbox.clear();
+        self.requests.clear();
+        self.busy_until = Time(0);
         self.mailbox = Arc::default();
         self.paused_until = Time(0);
         self.disk_hangs_until = Time(0);
@@ -459,12 +479,8 @@ fn serve<S: StateMachine>(
         snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
     });
     Ok(Serving {
-        engine,
+        turns: Turns::new(engine, Certificate { genesis, founders }, next_life),
         snapshots,
-        readmission_open: next_life,
-        genesis,
-        founders,
-        readmission_look_at: Time(0),
         desk: Desk::new(opened.store),
         jobs: VecDeque::new(),
         at_work: 0,
@@ -487,7 +503,17 @@ pub(super) fn build<S: StateMachine>(
 impl<S: StateMachine> Serving<S> {
     /// The last entry that was applied.
     pub fn applied(&self) -> EntryId {
-        self.engine.applied()
+        self.engine().applied()
+    }
+
+    /// The production engine.
+    pub fn engine(&self) -> &Replica<S> {
+        self.turns.engine()
+    }
+
+    /// Whether this life follows a quarantined one, and the group does not count it as a voter yet.
+    pub fn readmission_open(&self) -> bool {
+        self.turns.readmission_open()
     }
 
     pub(super) fn into_desk(self) -> Desk<Message> {
@@ -542,7 +568,7 @@ impl<S: StateMachine> Serving<S> {
     /// Writes the snapshot that was to be taken: where it ends, its length, a checksum of its payload.
     pub(super) fn end_taking(&mut self) -> Result<Option<(EntryId, u64, u64)>, SnapshotError> {
         let Some(image) = self.taking.take() else { return Ok(None) };
-        match write_snapshot(&self.snapshots, &image, self.genesis) {
+        match write_snapshot(&self.snapshots, &image, self.turns.certificate().genesis) {
             Ok((len_bytes, checksum)) => Ok(Some((image.meta.last, len_bytes, checksum))),
             Err(SnapshotError::Obsolete { .. }) => Ok(Some((image.meta.last, 0, 0))),
             Err(error) => Err(error),
@@ -569,7 +595,7 @@ impl<S: StateMachine> Serving<S> {
         let write = |serving: &Serving<S>| {
             if let Some(image) = &taking {
                 // The power goes somewhere in the middle: an error is what is wanted.
-                let _ = write_snapshot(&serving.snapshots, image, serving.genesis);
+                let _ = write_snapshot(&serving.snapshots, image, serving.turns.certificate().genesis);
             }
         };
         if snapshot_first {
@@ -605,19 +631,30 @@ fn write_snapshot<S: StateMachine>(
 pub(super) enum Broken {
     /// The file itself is damaged.
     Source,
+    /// The sender's device failed.
+    SendersDisk(String),
+    /// The receiver's device failed.
+    ReceiversDisk(String),
     /// The receiver does not want it, or the connection broke.
     OnTheWay,
 }
 
 /// Carries a snapshot from one directory into another, or `up_to` a number of bytes of it.
 pub(super) fn carry(from: &mut SendingFile, into: &SnapshotDir, up_to: u64) -> Result<ReceivedSnapshot, Broken> {
-    let mut incoming = into.receive(from.info().offer()).map_err(|_| Broken::OnTheWay)?;
+    let receiving = |error: SnapshotError| match error {
+        SnapshotError::Disk { .. } => Broken::ReceiversDisk(error.to_string()),
+        _ => Broken::OnTheWay,
+    };
+    let mut incoming = into.receive(from.info().offer()).map_err(receiving)?;
     loop {
-        let bytes = from.read_at(incoming.offset(), PIECE_BYTES).map_err(|_| Broken::Source)?;
+        let bytes = from.read_at(incoming.offset(), PIECE_BYTES).map_err(|error| match error {
+            SnapshotError::Disk { .. } => Broken::SendersDisk(error.to_string()),
+            _ => Broken::Source,
+        })?;
         if bytes.is_empty() || incoming.offset() >= up_to {
-            return incoming.finish().map_err(|_| Broken::OnTheWay);
+            return incoming.finish().map_err(receiving);
         }
-        incoming.append(incoming.offset(), &bytes).map_err(|_| Broken::OnTheWay)?;
+        incoming.append(incoming.offset(), &bytes).map_err(receiving)?;
     }
 }
 

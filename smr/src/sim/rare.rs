@@ -118,6 +118,10 @@ situations! {
     DiskErrorStop,
     /// the device was full, and the process stopped (D7)
     DiskFullStop,
+    /// a snapshot turned out to be damaged, and was made anew (S8)
+    DamagedSnapshot,
+    /// messages were dropped because the device did not keep up (D12)
+    DiskTooSlow,
     /// a process could not start because its device failed (D8)
     StartFailed,
     /// a leader whose device hung gave up its role (E19)

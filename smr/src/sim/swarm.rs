@@ -8,13 +8,14 @@ use crate::protocol::{Protocol, Time};
 use crate::replica::Request;
 use crate::sim::clients::Pace;
 use crate::sim::dice::{Dice, Purpose};
-use crate::sim::machine::{Shape, path};
+use crate::sim::machine::{Shape, StartTrouble, path};
 use crate::sim::network::{CLIENTS, Weather};
 use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 use crate::sim::world::World;
 use crate::storage::Engine;
 use crate::storage::virtual_disk::VirtualDisk;
+use crate::storage::virtual_map::MapDamage;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +48,19 @@ pub enum Kind {
     Damage,
     /// A directory is set back to an earlier state.
     SetBack,
+    /// A device fails in a write or a sync, and the process must stop.
+    DiskError,
+    /// A device is full for a while.
+    DiskFull,
+    /// A read fails, while the process runs or when it starts.
+    ReadError,
+    /// The power goes in the middle of a start.
+    CrashInStart,
+    /// Very many requests at once.
+    Flood,
 }
 
-const KINDS: [(Kind, u64); 14] = [
+const KINDS: [(Kind, u64); 19] = [
     (Kind::Kill, 6),
     (Kind::PowerCut, 6),
     (Kind::CrashAll, 1),
@@ -64,6 +75,11 @@ const KINDS: [(Kind, u64); 14] = [
     (Kind::LoseDirectory, 2),
     (Kind::Damage, 2),
     (Kind::SetBack, 2),
+    (Kind::DiskError, 2),
+    (Kind::DiskFull, 1),
+    (Kind::ReadError, 2),
+    (Kind::CrashInStart, 2),
+    (Kind::Flood, 1),
 ];
 
 /// What one run is made of.
@@ -131,6 +147,7 @@ impl Mix {
         if kinds.is_empty() {
             kinds.push((Kind::PowerCut, 1));
         }
+        shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
         shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
         Mix {
             shape,
@@ -221,7 +238,7 @@ impl Swarm {
     /// all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };
-        let status = |seat: usize| Some(world.machines[seat].serving()?.engine.core().status());
+        let status = |seat: usize| Some(world.machines[seat].serving()?.engine().core().status());
         let (Some(lead), Some(own)) = (status(leader), status(victim)) else { return false };
         leader != victim
             && (0..world.machines.len()).filter(|seat| *seat != victim).all(|seat| {
@@ -315,6 +332,23 @@ impl Swarm {
             }
             Kind::Damage => self.damage(world, seat),
             Kind::SetBack => self.set_back(world, seat),
+            Kind::DiskError => world.fail_disk(seat, self.dice.below(12)),
+            Kind::DiskFull => {
+                let us = self.dice.pick(&[200_000, 3_000_000]);
+                world.fill_disk(seat, world.now.plus_us(self.dice.below(us)));
+            }
+            Kind::ReadError => {
+                if self.dice.chance(500) {
+                    world.fail_read(seat, self.dice.below(4));
+                } else {
+                    world.trouble_start(seat, StartTrouble::ReadError(self.dice.below(40)));
+                }
+            }
+            Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
+            Kind::Flood => {
+                let most = self.dice.pick(&[300, 3_000, 12_000]);
+                world.flood(seat, self.dice.below(most));
+            }
         }
     }
 
@@ -324,7 +358,7 @@ impl Swarm {
     }
 
     fn damage<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open) {
+        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         if self.dice.chance(300) {
@@ -336,24 +370,49 @@ impl Swarm {
                     *byte ^= 1;
                 }
             });
-        } else if self.dice.chance(500) {
+            return;
+        }
+        match self.dice.below(4) {
             // Both slots of the promise.
-            world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
-        } else if self.is_dispensable(world, seat) {
-            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do without.
-            let lot = self.dice.any();
-            world.damage(seat, &path("log/journal"), |bytes| {
-                let bit = lot % (bytes.len() as u64 * 8);
-                if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
-                    *byte ^= 1 << (bit % 8);
+            0 => {
+                world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+            }
+            // A snapshot, which is noticed when it is read.
+            1 => {
+                let snapshots = world.machines[seat].serving().and_then(|serving| serving.snapshots.latest());
+                if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, seat)) {
+                    let lot = self.dice.any();
+                    world.damage_snapshot(seat, info.meta.last, lot);
                 }
-            });
+            }
+            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do without.
+            _ if !self.is_dispensable(world, seat) => {}
+            2 => {
+                let (read, bit) = (self.dice.below(30), self.dice.any() as usize);
+                world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
+            }
+            _ if self.mix.shape.engine == Engine::Simulated => {
+                let lot = self.dice.any() as usize;
+                let damage = match self.dice.below(6) {
+                    0 => MapDamage::Shorter(lot % 20),
+                    1 => MapDamage::Emptied,
+                    2 => MapDamage::Missing,
+                    3 => MapDamage::Unopenable,
+                    4 => MapDamage::Unreadable(lot),
+                    _ => MapDamage::FlippedBit { value: lot, bit: lot / 7 },
+                };
+                world.damage_map(seat, damage);
+            }
+            _ => {
+                let lot = self.dice.any();
+                world.damage(seat, &path("log/journal"), |bytes| flip(bytes, lot));
+            }
         }
     }
 
     /// Takes a backup, or brings one back.
     fn set_back<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if world.machines[seat].serving().is_none_or(|serving| serving.readmission_open) {
+        if world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         match self.backups[seat].take() {
@@ -367,14 +426,22 @@ impl Swarm {
     }
 }
 
+/// Flips a bit.
+pub(super) fn flip(bytes: &mut [u8], lot: u64) {
+    let Some(bit) = lot.checked_rem(bytes.len() as u64 * 8) else { return };
+    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+}
+
 /// Whether the present node of a seat is no voter, as far as the leader knows.
 pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usize) -> bool {
     let Some(serving) = world.machines[leader].serving() else { return true };
-    let status = serving.engine.core().status();
+    let status = serving.engine().core().status();
     let machine = &world.machines[seat];
     status.configuration.is_joint()
         || !status.configuration.voters.contains(&machine.id)
         || machine.is_damaged
         || machine.is_set_back
-        || machine.serving().is_some_and(|serving| serving.readmission_open)
+        || machine.serving().is_some_and(|serving| serving.readmission_open())
 }

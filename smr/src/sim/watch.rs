@@ -58,7 +58,7 @@ impl Watch {
     /// Something happened: everybody hears of it.
     pub(super) fn happen(&mut self, happening: &Happening<'_>) {
         self.trace.note(self.now, &words(happening), || text(happening));
-        self.rare_watch.on(happening, self.now, &mut self.rare);
+        self.rare_watch.on(happening, &mut self.rare);
         let (step, at) = (self.step, self.now);
         let mut violated = |property: &dyn Property, why: String| {
             let property = property.name().to_owned();

@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap};
+use std::io;
 use std::path::Path;
 
 use crate::codec;
@@ -16,11 +17,13 @@ use crate::raft::Message;
 use crate::replica::birth::{BirthMessage, Verdict};
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::Action;
+use crate::replica::engine::BUSY_RETRY_MS;
 use crate::replica::message::PeerMessage;
-use crate::replica::{Outcome, Request};
-use crate::sim::clients::{Clients, DOOR, OPERATOR, Pace};
+use crate::replica::turn::{EVENTS_MAX, EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN};
+use crate::replica::{ClientId, Outcome, ReplyTo, Request};
+use crate::sim::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
 use crate::sim::dice::{Dice, Purpose};
-use crate::sim::machine::{Broken, Common, Input, Life, Machine, Shape, Start, carry};
+use crate::sim::machine::{Broken, Common, Input, Life, Machine, Shape, Start, StartTrouble, carry};
 use crate::sim::network::{CLIENTS, Frame, Network, Weather};
 use crate::sim::properties::{End, Happening, Machines, NodeView, Property, Spoiled, View};
 use crate::sim::rare::Rare;
@@ -29,14 +32,12 @@ use crate::sim::watch::Watch;
 use crate::sim::workload::Workload;
 use crate::snapshot::{SendingFile, SnapshotError};
 use crate::state_machine::{Image, StateMachine};
-use crate::storage::virtual_disk::{Loss, VirtualDisk};
+use crate::storage::disk::Disk;
+use crate::storage::virtual_disk::{Fault, Loss, ReadFault, VirtualDisk};
+use crate::storage::virtual_map::MapDamage;
 
-/// Inputs that wait for a stopped process at most; the next ones are lost.
-const INBOX_MAX: usize = 8 << 10;
 /// How often an unborn replica says so, in microseconds.
 const BIRTH_INTERVAL_US: u64 = 50_000;
-/// How often a replica that is being readmitted looks whether it has become a voter, in microseconds.
-const READMISSION_LOOK_US: u64 = 200_000;
 
 /// How a world begins.
 pub struct Setting {
@@ -176,13 +177,16 @@ pub struct World<W: Workload> {
     next_door_tag: u64,
     /// Outcomes of what doors asked.
     door: Vec<(u64, Outcome)>,
+    next_flood_tag: u64,
+    transfers_asked: BTreeSet<u64>,
+    readmissions_asked: BTreeSet<(NodeName, NodeId)>,
 }
 
 impl<S: StateMachine> Machines for Vec<Machine<S>> {
     fn node(&self, seat: usize) -> Option<NodeView<'_>> {
         let machine = &self[seat];
         let serving = machine.serving()?;
-        let engine = &serving.engine;
+        let engine = serving.engine();
         Some(NodeView {
             node: machine.id,
             raft: engine.core().raft(),
@@ -190,12 +194,12 @@ impl<S: StateMachine> Machines for Vec<Machine<S>> {
             snapshot: engine.snapshot(),
             sessions: engine.sessions(),
             digest: engine.state().digest,
-            requests_waiting: engine.requests_waiting(),
+            requests_waiting: engine.requests_waiting() + serving.turns.held(),
         })
     }
 
     fn deep_digest(&self, seat: usize) -> Option<u64> {
-        let engine = &self[seat].serving()?.engine;
+        let engine = self[seat].serving()?.engine();
         let mut bytes = Vec::new();
         let state = engine.state().image();
         let written = engine.sessions().image().write(&mut bytes).and_then(|()| state.write(&mut bytes));
@@ -245,6 +249,9 @@ where
             next_operator_tag: OPERATOR,
             next_door_tag: DOOR,
             door: Vec::new(),
+            next_flood_tag: FLOOD,
+            transfers_asked: BTreeSet::new(),
+            readmissions_asked: BTreeSet::new(),
         };
         for seat in 0..usize::from(size) {
             world.start_at(seat, Time(0));
@@ -275,7 +282,7 @@ impl<W: Workload> World<W> {
     /// The seat of whoever leads in the highest term.
     pub fn leader(&self) -> Option<usize> {
         let leads = |machine: &Machine<W::Machine>| {
-            let core = machine.serving()?.engine.core();
+            let core = machine.serving()?.engine().core();
             (core.role() == Role::Leader).then(|| core.leader_hint().term)
         };
         let terms = self.machines.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
@@ -407,6 +414,18 @@ impl<W: Workload> World<W> {
         let _ = self.machines[seat].disk.damage(path, change);
     }
 
+    /// A process ends, and a bit of a snapshot is flipped.
+    pub fn damage_snapshot(&mut self, seat: usize, last: EntryId, lot: u64) -> bool {
+        let Some(name) = self.snapshot_name(seat, last) else { return false };
+        let path = crate::sim::machine::path("snapshots").join(name);
+        self.damage(seat, &path, |bytes| crate::sim::swarm::flip(bytes, lot))
+    }
+
+    fn snapshot_name(&self, seat: usize, last: EntryId) -> Option<String> {
+        let names = self.machines[seat].disk.list(&crate::sim::machine::path("snapshots")).ok()?;
+        names.into_iter().filter(|name| name.ends_with(".snap")).find(|name| name.contains(&last.index.0.to_string()))
+    }
+
     /// A copy of a directory as it is now, for [`World::set_back`].
     pub fn backup(&self, seat: usize) -> VirtualDisk {
         self.machines[seat].disk.after_crash(Loss::Nothing)
@@ -414,7 +433,7 @@ impl<W: Workload> World<W> {
 
     fn reached(&self, seat: usize) -> EntryId {
         let machine = &self.machines[seat];
-        machine.serving().map_or(machine.reached, |serving| serving.engine.core().status().last)
+        machine.serving().map_or(machine.reached, |serving| serving.engine().core().status().last)
     }
 
     /// A process ends, and its directory is set back to what `disk` holds.
@@ -433,8 +452,84 @@ impl<W: Workload> World<W> {
     pub fn ask(&mut self, seat: usize, request: Request) -> u64 {
         self.next_operator_tag += 1;
         let tag = self.next_operator_tag;
+        match request {
+            Request::Transfer { .. } => {
+                self.transfers_asked.insert(tag);
+            }
+            Request::Readmit { name }
+                if !self.readmissions_asked.insert((name, self.machines[usize::from(name.0)].id)) =>
+            {
+                self.watch.rare.saw(Rare::ReadmissionRepeated);
+            }
+            _ => {}
+        }
         self.schedule(self.now, Event::Request { seat, tag, request });
         tag
+    }
+
+    /// So many requests reach a process at once, which nobody waits for: writes in a session that does not exist.
+    pub fn flood(&mut self, seat: usize, count: u64) {
+        if self.machines[seat].is_down() {
+            return;
+        }
+        for _ in 0..count {
+            self.next_flood_tag += 1;
+            let client = ClientId(u64::MAX / 2);
+            let request = Request::Write {
+                client,
+                number: 1,
+                lowest_unanswered: 1,
+                command: bytes::Bytes::from_static(b"flood"),
+            };
+            self.put_request(seat, self.next_flood_tag, request);
+        }
+        self.turn_soon(seat);
+    }
+
+    /// The device of a node fails at its next operations but `after` that change or sync something (D6).
+    pub fn fail_disk(&mut self, seat: usize, after: u64) {
+        let disk = &self.machines[seat].disk;
+        disk.fault_at(disk.operations() + after, Fault::Error(io::ErrorKind::Other));
+    }
+
+    /// The device of a node has no room until then (D7).
+    pub fn fill_disk(&mut self, seat: usize, until: Time) {
+        let machine = &mut self.machines[seat];
+        machine.full_until = until;
+        machine.disk.fault_at(machine.disk.operations(), Fault::Error(io::ErrorKind::StorageFull));
+    }
+
+    /// One of the next reads of a node fails: the one after `after` others (D8).
+    pub fn fail_read(&mut self, seat: usize, after: u64) {
+        let disk = &self.machines[seat].disk;
+        disk.read_fault_at(disk.reads() + after, ReadFault::Error(io::ErrorKind::Other));
+    }
+
+    /// A process is killed, and something will be wrong with its next start.
+    pub fn trouble_start(&mut self, seat: usize, trouble: StartTrouble) {
+        let reached = self.reached(seat);
+        self.crash(seat, false);
+        let machine = &mut self.machines[seat];
+        machine.start_trouble = Some(trouble);
+        if let StartTrouble::FlippedBit(..) = trouble {
+            (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
+            let node = machine.id;
+            self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
+        }
+    }
+
+    /// A process ends, and its log, a simulated map, is damaged; false if there is none.
+    pub fn damage_map(&mut self, seat: usize, damage: MapDamage) -> bool {
+        let reached = self.reached(seat);
+        self.crash(seat, false);
+        let machine = &mut self.machines[seat];
+        let done = machine.disk.damage_map(&crate::sim::machine::path("log"), damage).is_ok();
+        if done {
+            (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
+            let node = machine.id;
+            self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
+        }
+        done
     }
 
     /// A request of the process's own front door, at once: for clients that live outside of the world. The tag that is returned
@@ -456,6 +551,9 @@ impl<W: Workload> World<W> {
         self.heal_cuts();
         self.network.weather = Weather::calm();
         for seat in 0..self.machines.len() {
+            self.machines[seat].full_until = Time(0);
+            self.machines[seat].start_trouble = None;
+            self.machines[seat].disk.clear_faults();
             self.mend_disk(seat);
             self.unpause(seat);
         }
@@ -563,7 +661,8 @@ impl<W: Workload> World<W> {
             }
             Event::Request { seat, tag, request } => {
                 if !self.machines[seat].is_down() {
-                    self.put(seat, Input::Request { tag, request });
+                    self.put_request(seat, tag, request);
+                    self.turn_soon(seat);
                 } else if !(DOOR..OPERATOR).contains(&tag) {
                     self.schedule(self.now.plus_us(100), Event::Refused { tag });
                 }
@@ -620,22 +719,43 @@ impl<W: Workload> World<W> {
 
     // ---- Processes ----
 
-    /// Something reaches a process, which may be stopped.
-    fn put(&mut self, seat: usize, input: Input) {
+    /// Something reaches a process: it waits for the next turn.
+    fn put(&mut self, seat: usize, input: Input<W::Machine>) {
         let machine = &mut self.machines[seat];
-        if machine.paused_until > self.now {
-            if machine.inbox.len() < INBOX_MAX {
-                machine.inbox.push_back(input);
-            } else {
-                self.watch.rare.saw(Rare::QueueFull);
-                if let Input::Request { tag, .. } = input {
-                    self.answer(seat, tag, Outcome::Busy { retry_after_ms: 20 });
-                }
-            }
+        if matches!(input, Input::Peer { .. } | Input::Reset { .. }) && machine.inbox.len() >= EVENTS_MAX {
+            return self.watch.rare.saw(Rare::QueueFull);
+        }
+        machine.inbox.push_back(input);
+        self.turn_soon(seat);
+    }
+
+    /// A request reaches a process: it waits for the next turn, or is refused.
+    fn put_request(&mut self, seat: usize, tag: u64, request: Request) {
+        let machine = &mut self.machines[seat];
+        if machine.requests.len() >= REQUESTS_MAX {
+            let node = machine.id;
+            self.watch.happen(&Happening::Asked { node, tag, request: &request });
+            return self.answer(seat, tag, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        machine.requests.push_back((tag, request));
+    }
+
+    /// The process's thread looks at its queues now, or when it has time.
+    fn turn_soon(&mut self, seat: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[seat];
+        if machine.paused_until > now {
             return;
         }
-        self.take_in(seat, input);
-        self.settle(seat);
+        if machine.busy_until <= now {
+            machine.turn_at = now;
+            return self.turn(seat);
+        }
+        let at = machine.busy_until;
+        if at < machine.turn_at {
+            machine.turn_at = at;
+            self.schedule(at, Event::Turn { seat });
+        }
     }
 
     fn arrive(&mut self, frame: Frame) {
@@ -650,53 +770,78 @@ impl<W: Workload> World<W> {
         self.put(seat, Input::Peer { from: frame.from, bytes: frame.bytes });
     }
 
-    fn take_in(&mut self, seat: usize, input: Input) {
+    fn take_in(&mut self, seat: usize, input: Input<W::Machine>) {
         let now = self.now;
         let machine = &mut self.machines[seat];
         let node = machine.id;
+        if let Input::Peer { from, bytes } = input {
+            let message: PeerMessage<Message> = match codec::decode(&bytes) {
+                Ok(message) => message,
+                Err(error) => return self.watch.violate("B1 decoding what was encoded", error.to_string()),
+            };
+            return match message {
+                PeerMessage::Birth(message) => self.birth_message(seat, from, &message),
+                PeerMessage::Protocol(message) => {
+                    let Life::Serving(serving) = &mut machine.life else { return };
+                    if serving.turns.takes_messages() {
+                        self.watch.happen(&Happening::Received { from, to: node, message: &message });
+                        serving.turns.receive(now, from, message);
+                    } else {
+                        self.watch.rare.saw(Rare::DiskTooSlow);
+                    }
+                }
+            };
+        }
+        let Life::Serving(serving) = &mut machine.life else { return };
         match input {
-            Input::Peer { from, bytes } => {
-                let message: PeerMessage<Message> = match codec::decode(&bytes) {
-                    Ok(message) => message,
-                    Err(error) => return self.watch.violate("B1 decoding what was encoded", error.to_string()),
-                };
-                match message {
-                    PeerMessage::Protocol(message) => {
-                        if let Life::Serving(serving) = &mut machine.life {
-                            self.watch.happen(&Happening::Received { from, to: node, message: &message });
-                            serving.engine.receive(now, from, message);
-                        }
-                    }
-                    PeerMessage::Birth(message) => self.birth_message(seat, from, &message),
-                }
+            Input::Peer { .. } => {}
+            Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
+            Input::Durable(id) => serving.turns.durable(now, id),
+            Input::SnapshotTaken { last, len_bytes } => {
+                serving.turns.engine_mut().snapshot_taken(now, last, len_bytes);
             }
-            Input::Reset { from } => {
-                if let Some(serving) = machine.serving_mut() {
-                    serving.engine.disconnected(now, from);
-                }
-            }
-            Input::Request { tag, request } => {
-                self.watch.happen(&Happening::Asked { node, tag, request: &request });
-                let present: Vec<NodeId> = match request {
-                    Request::Readmit { .. } => self.machines.iter().filter(|m| !m.is_down()).map(|m| m.id).collect(),
-                    _ => Vec::new(),
-                };
-                let machine = &mut self.machines[seat];
-                let reply = machine.reply_to(tag);
-                match &mut machine.life {
-                    Life::Serving(serving) => {
-                        present.into_iter().for_each(|node| serving.engine.met(now, node));
-                        serving.engine.requests(now, [(request, reply)]);
-                    }
-                    Life::Waiting(_) => reply.send(Outcome::OutOfService("waits".to_owned())),
-                    Life::Down => {}
-                }
+            Input::SnapshotLost => serving.turns.engine_mut().snapshot_lost(),
+            Input::SnapshotSent { to, last } => serving.turns.engine_mut().snapshot_sent(now, to, last),
+            Input::SnapshotBuilt(install, len_bytes) => {
+                let meta = install.meta.clone();
+                let accepted = serving.turns.engine_mut().install(now, *install, len_bytes);
+                self.watch.happen(&Happening::SnapshotInstalled { node, meta: &meta, accepted });
             }
         }
     }
 
-    fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
+    /// Takes the requests of a turn.
+    fn take_requests(&mut self, seat: usize) {
         let now = self.now;
+        let machine = &mut self.machines[seat];
+        let count = machine.requests.len().min(REQUESTS_PER_TURN);
+        if count == 0 && machine.serving().is_none_or(|serving| serving.turns.held() == 0) {
+            return;
+        }
+        let node = machine.id;
+        let taken: Vec<(u64, Request)> = machine.requests.drain(..count).collect();
+        for (tag, request) in &taken {
+            self.watch.happen(&Happening::Asked { node, tag: *tag, request });
+        }
+        let readmit = taken.iter().any(|(_, request)| matches!(request, Request::Readmit { .. }));
+        let present: Vec<NodeId> = match readmit {
+            true => self.machines.iter().filter(|machine| !machine.is_down()).map(|machine| machine.id).collect(),
+            false => Vec::new(),
+        };
+        let machine = &mut self.machines[seat];
+        let sink = machine.mailbox.clone();
+        let requests = taken.into_iter().map(|(tag, request)| {
+            let reply = ReplyTo { tag, sink: sink.clone() };
+            (request, reply)
+        });
+        match &mut machine.life {
+            Life::Serving(serving) => serving.turns.requests(now, requests, || present.clone()),
+            Life::Waiting(_) => requests.for_each(|(_, reply)| reply.send(Outcome::OutOfService("waits".to_owned()))),
+            Life::Down => {}
+        }
+    }
+
+    fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
         let machine = &mut self.machines[seat];
         let node = machine.id;
         match &mut machine.life {
@@ -714,17 +859,11 @@ impl<W: Workload> World<W> {
                 self.conclude(seat, verdict);
             }
             Life::Serving(serving) => {
-                if let BirthMessage::Unborn { .. } = message {
-                    let answer = BirthMessage::Born {
-                        genesis: serving.genesis,
-                        founders: serving.founders.clone(),
-                        configuration: serving.engine.core().status().configuration,
-                    };
+                if let Some(answer) = serving.turns.answer_birth(message) {
                     self.send(node, from, &PeerMessage::Birth(answer));
                 }
             }
         }
-        let _ = now;
     }
 
     fn call(&mut self, seat: usize, call: &BirthMessage) {
@@ -750,6 +889,21 @@ impl<W: Workload> World<W> {
         let machine = &mut self.machines[seat];
         if machine.run != run || !machine.is_down() {
             return;
+        }
+        let (operations, reads) = (machine.disk.operations(), machine.disk.reads());
+        match machine.start_trouble.take() {
+            Some(StartTrouble::PowerOff(after)) => machine.disk.fault_at(operations + after, Fault::PowerOff),
+            Some(StartTrouble::ReadError(after)) => {
+                machine.disk.read_fault_at(reads + after, ReadFault::Error(io::ErrorKind::Other));
+            }
+            Some(StartTrouble::FlippedBit(after, bit)) => {
+                machine.disk.read_fault_at(reads + after, ReadFault::FlippedBit(bit));
+            }
+            None => {}
+        }
+        if machine.full_until > self.now {
+            let after = self.faults.below(8);
+            machine.disk.fault_at(operations + after, Fault::Error(io::ErrorKind::StorageFull));
         }
         let rng = self.rolls.rng();
         let start = machine.start(&self.common, self.now, rng);
@@ -789,9 +943,11 @@ impl<W: Workload> World<W> {
             }
             Start::Failed(why) => {
                 machine.run += 1;
-                self.watch.rare.saw(Rare::StartFailed);
-                let node = machine.id;
-                let end = End::DiskError(why);
+                let (node, power_cut) = (machine.id, machine.disk.power_is_off());
+                let lot = self.disks.any();
+                machine.disk = machine.disk.after_crash(if power_cut { Loss::Seeded(lot) } else { Loss::Killed(lot) });
+                self.watch.rare.saw(if power_cut { Rare::CrashDuringStart } else { Rare::StartFailed });
+                let end = if power_cut { End::PowerCut } else { End::DiskError(why) };
                 self.watch.happen(&Happening::Ended { node, end: &end });
                 let again_us = self.faults.between(10_000, 300_000);
                 self.start_at(seat, self.now.plus_us(again_us));
@@ -827,6 +983,13 @@ impl<W: Workload> World<W> {
         use crate::raft::message::Body;
         let Some(serving) = self.machines[seat].serving() else { return };
         let rare = &mut self.watch.rare;
+        let core = serving.engine().core();
+        if core.role() == Role::Leader {
+            let status = core.status();
+            if status.last.index > status.commit {
+                rare.saw(Rare::LeaderCrashedWithProposals);
+            }
+        }
         for envelope in serving.held_back() {
             match envelope.message.body {
                 Body::VoteGranted | Body::Vote { .. } => rare.saw(Rare::CrashBeforeVoteSent),
@@ -842,6 +1005,7 @@ impl<W: Workload> World<W> {
         }
     }
 
+    /// What the replica's thread does in a turn: news, requests, time.
     fn turn(&mut self, seat: usize) {
         let now = self.now;
         let machine = &mut self.machines[seat];
@@ -849,9 +1013,25 @@ impl<W: Workload> World<W> {
             return;
         }
         machine.turn_at = Time(u64::MAX);
-        if machine.paused_until > now {
+        if machine.paused_until > now || machine.is_down() {
             return;
         }
+        let run = machine.run;
+        let mut taken = 0;
+        while taken < EVENTS_PER_TURN
+            && self.machines[seat].run == run
+            && let Some(input) = self.machines[seat].inbox.pop_front()
+        {
+            taken += 1;
+            self.take_in(seat, input);
+        }
+        if self.machines[seat].run != run {
+            // A birth that the device did not bear.
+            return self.settle(seat);
+        }
+        self.take_requests(seat);
+        let machine = &mut self.machines[seat];
+        machine.busy_until = now.plus_us(self.common.shape.turn_us * (8 + taken as u64) / 8);
         match &mut machine.life {
             Life::Down => return,
             Life::Waiting(waiting) => {
@@ -863,18 +1043,10 @@ impl<W: Workload> World<W> {
                 }
             }
             Life::Serving(serving) => {
-                if serving.engine.deadline() <= now {
-                    serving.engine.tick(now);
-                }
-                if serving.readmission_open && serving.readmission_look_at <= now {
-                    serving.readmission_look_at = now.plus_us(READMISSION_LOOK_US);
-                    let status = serving.engine.core().status();
-                    if status.configuration.voters.contains(&status.node) && status.configuration_index <= status.commit
-                    {
-                        serving.readmission_open = false;
-                        serving.give_to_disk(DiskJob::CompleteReadmission);
-                        self.watch.rare.saw(Rare::Readmitted);
-                    }
+                serving.turns.tick_if_due(now, !machine.inbox.is_empty());
+                if serving.turns.closes_readmission(now) {
+                    serving.give_to_disk(DiskJob::CompleteReadmission);
+                    self.watch.rare.saw(Rare::Readmitted);
                 }
             }
         }
@@ -887,20 +1059,18 @@ impl<W: Workload> World<W> {
         if machine.run != run || machine.paused_until > now || machine.is_down() {
             return;
         }
-        let inbox = std::mem::take(&mut machine.inbox);
-        if inbox.len() > 100 {
+        if machine.inbox.len() > 100 {
             self.watch.rare.saw(Rare::LongPause);
         }
-        // What clients have sent meanwhile is read before or after what peers sent: who knows.
-        let requests_first = self.rolls.below(2) == 0;
-        let (requests, news): (Vec<Input>, Vec<Input>) =
-            inbox.into_iter().partition(|input| matches!(input, Input::Request { .. }));
-        let (first, second) = if requests_first { (requests, news) } else { (news, requests) };
-        for input in first.into_iter().chain(second) {
-            self.take_in(seat, input);
-        }
-        self.machines[seat].turn_at = now;
+        let leads = |machine: &Machine<W::Machine>| {
+            machine.serving().is_some_and(|serving| serving.engine().core().role() == Role::Leader)
+        };
+        let led = leads(machine);
+        machine.turn_at = now;
         self.turn(seat);
+        if led && !leads(&self.machines[seat]) {
+            self.watch.rare.saw(Rare::DeposedInPause);
+        }
     }
 
     /// Carries out what a process asks for, tells the others what it did, and looks when it has something to do next.
@@ -912,7 +1082,7 @@ impl<W: Workload> World<W> {
             self.look(seat);
             let from = self.machines[seat].id;
             let Life::Serving(serving) = &mut self.machines[seat].life else { break };
-            let actions = serving.engine.take_actions();
+            let actions = serving.turns.take_actions();
             if actions.is_empty() {
                 break;
             }
@@ -937,8 +1107,21 @@ impl<W: Workload> World<W> {
                         self.schedule(at, Event::Taken { seat, run });
                     }
                     Action::SendSnapshot(to) => {
-                        let latest = serving.snapshots.latest();
-                        let file = latest.and_then(|info| serving.snapshots.open_for_sending(&info).ok());
+                        let opened = match serving.snapshots.latest() {
+                            Some(info) => serving.snapshots.open_for_sending(&info).map(Some),
+                            None => Ok(None),
+                        };
+                        let file = match opened {
+                            Ok(file) => file,
+                            Err(SnapshotError::Corrupt { .. }) => {
+                                self.snapshot_is_damaged(seat);
+                                None
+                            }
+                            Err(error) => {
+                                self.disk_failed(seat, error.to_string());
+                                break;
+                            }
+                        };
                         let at = self.now.plus_us(2_000 + self.disks.below(60_000));
                         let run = self.machines[seat].run;
                         self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
@@ -965,13 +1148,14 @@ impl<W: Workload> World<W> {
                     let at = now.plus_us(100 + self.disks.below(self.disk_us)).max(hangs_until);
                     self.schedule(at, Event::Disk { seat, run });
                 }
-                let Life::Serving(serving) = &self.machines[seat].life else { return };
-                let deadline = serving.engine.deadline();
-                if serving.readmission_open { deadline.min(serving.readmission_look_at) } else { deadline }
+                let machine = &self.machines[seat];
+                let Life::Serving(serving) = &machine.life else { return };
+                let news = !machine.inbox.is_empty() || !machine.requests.is_empty() || serving.turns.is_ready();
+                if news { now } else { serving.turns.wake_at() }
             }
         };
-        let wake_at = wake_at.max(now);
         let machine = &mut self.machines[seat];
+        let wake_at = wake_at.max(now).max(machine.busy_until);
         if wake_at < machine.turn_at {
             machine.turn_at = wake_at;
             self.schedule(wake_at, Event::Turn { seat });
@@ -983,7 +1167,7 @@ impl<W: Workload> World<W> {
         let machine = &self.machines[seat];
         let node = machine.id;
         let Life::Serving(serving) = &machine.life else { return };
-        let engine = &serving.engine;
+        let engine = serving.engine();
         let core = std::mem::take(&mut *engine.core().notes.borrow_mut());
         let executions = std::mem::take(&mut *engine.state().notes.borrow_mut());
         if let Some(recovered) = &core.recovered {
@@ -1006,6 +1190,11 @@ impl<W: Workload> World<W> {
             match event {
                 CoreEvent::RoleChanged { role, term, leader } => {
                     let (role, term, leader) = (*role, *term, *leader);
+                    let led = self.watch.rare_watch.leads(node, term);
+                    if led && role != Role::Leader {
+                        let stalled = machine.disk_hangs_until > self.now;
+                        self.watch.rare.saw(if stalled { Rare::StalledLeader } else { Rare::CheckQuorum });
+                    }
                     self.watch.happen(&Happening::RoleChanged { node, role, term, leader });
                 }
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
@@ -1036,6 +1225,12 @@ impl<W: Workload> World<W> {
         self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
         if (DOOR..OPERATOR).contains(&tag) {
             return self.door.push((tag, outcome));
+        }
+        if (FLOOD..DOOR).contains(&tag) {
+            return;
+        }
+        if outcome == Outcome::Done && self.transfers_asked.remove(&tag) {
+            self.watch.rare.saw(Rare::TransferDone);
         }
         if let Some(at) = self.network.arrivals(self.now, seat as u16, CLIENTS).next() {
             self.schedule(at, Event::Answer { tag, outcome });
@@ -1076,7 +1271,12 @@ impl<W: Workload> World<W> {
 
     /// A process whose device failed ends by itself.
     fn disk_failed(&mut self, seat: usize, why: String) {
-        self.end(seat, End::DiskError(why));
+        let machine = &self.machines[seat];
+        let end = if machine.disk.power_is_off() { End::PowerCut } else { End::DiskError(why) };
+        if machine.full_until > self.now {
+            self.watch.rare.saw(Rare::DiskFullStop);
+        }
+        self.end(seat, end);
         let down_us = self.faults.between(1_000, 500_000);
         self.start_at(seat, self.now.plus_us(down_us));
     }
@@ -1112,13 +1312,13 @@ impl<W: Workload> World<W> {
             }
         }
         let Life::Serving(serving) = &mut self.machines[seat].life else { return };
-        if let Some(id) = last {
-            serving.engine.durable(now, id);
-        }
         if let Err(error) = serving.follow() {
             return self.disk_failed(seat, error.to_string());
         }
-        self.settle(seat);
+        match last {
+            Some(id) => self.put(seat, Input::Durable(id)),
+            None => self.settle(seat),
+        }
     }
 
     fn taken(&mut self, seat: usize, run: u64) {
@@ -1137,8 +1337,7 @@ impl<W: Workload> World<W> {
             Ok(None) => {}
             Ok(Some((last, len_bytes, checksum))) => {
                 self.watch.happen(&Happening::SnapshotTaken { node, last, checksum });
-                serving.engine.snapshot_taken(now, last, len_bytes);
-                self.settle(seat);
+                self.put(seat, Input::SnapshotTaken { last, len_bytes });
             }
             Err(error) => self.disk_failed(seat, error.to_string()),
         }
@@ -1154,16 +1353,10 @@ impl<W: Workload> World<W> {
             let until = machine.paused_until;
             return self.schedule(until, Event::Built { seat, run });
         }
-        let node = machine.id;
         let Life::Serving(serving) = &mut machine.life else { return };
         match serving.end_building(self.common.shape.sessions) {
             Ok(None) => {}
-            Ok(Some((install, len_bytes))) => {
-                let meta = install.meta.clone();
-                let accepted = serving.engine.install(now, install, len_bytes);
-                self.watch.happen(&Happening::SnapshotInstalled { node, meta: &meta, accepted });
-                self.settle(seat);
-            }
+            Ok(Some((install, len_bytes))) => self.put(seat, Input::SnapshotBuilt(Box::new(install), len_bytes)),
             Err(error) => self.disk_failed(seat, error.to_string()),
         }
     }
@@ -1181,19 +1374,29 @@ impl<W: Workload> World<W> {
         }
         let last = file.as_ref().map(|file| file.info().meta.last);
         let arrived = file.as_mut().map_or(Err(Broken::OnTheWay), |file| self.carry(from, to, file));
-        let Some(serving) = self.machines[seat].serving_mut() else { return };
-        if let Err(Broken::Source) = arrived
-            && let Some(file) = &file
-        {
-            match serving.snapshots.set_aside(file.info()) {
-                Ok(()) | Err(SnapshotError::Obsolete { .. }) => serving.engine.snapshot_lost(),
-                Err(error) => return self.disk_failed(seat, error.to_string()),
-            }
-        }
         let last = last.filter(|_| arrived.is_ok());
         self.watch.happen(&Happening::SnapshotSent { from, to, last });
-        serving.engine.snapshot_sent(now, to, last);
-        self.settle(seat);
+        match arrived {
+            Err(Broken::Source) => self.snapshot_is_damaged(seat),
+            Err(Broken::SendersDisk(why)) => return self.disk_failed(seat, why),
+            Err(Broken::ReceiversDisk(why)) => self.disk_failed(usize::from(to.name.0), why),
+            Ok(()) | Err(Broken::OnTheWay) => {}
+        }
+        if !self.machines[seat].is_down() {
+            self.put(seat, Input::SnapshotSent { to, last });
+        }
+    }
+
+    /// The newest snapshot of a node turned out to be damaged: it is put out of service, and another one is made (S8).
+    fn snapshot_is_damaged(&mut self, seat: usize) {
+        let Some(serving) = self.machines[seat].serving_mut() else { return };
+        let Some(info) = serving.snapshots.latest() else { return };
+        self.watch.rare.saw(Rare::DamagedSnapshot);
+        let Some(serving) = self.machines[seat].serving_mut() else { return };
+        match serving.snapshots.set_aside(&info) {
+            Ok(()) => self.machines[seat].inbox.push_back(Input::SnapshotLost),
+            Err(error) => self.disk_failed(seat, error.to_string()),
+        }
     }
 
     /// Carries a snapshot over, if there is a way; one in five times the connection breaks, and it is resumed later.

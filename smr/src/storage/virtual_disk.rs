@@ -172,6 +172,13 @@ impl VirtualDisk {
         self.lock_state().faults.insert(operation, fault);
     }
 
+    /// Takes back all faults that were ordered and have not happened.
+    pub fn clear_faults(&self) {
+        let mut state = self.lock_state();
+        state.faults.clear();
+        state.read_faults.clear();
+    }
+
     /// How many reads of files and ordered maps were asked for so far.
     pub fn reads(&self) -> u64 {
         self.lock_state().reads

@@ -1,0 +1,291 @@
+//! What the replica thread decides in a turn, without the thread: the production driver and the simulator run this very code.
+//!
+//! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, and then does what
+//! is asked. Three things are decided here:
+//! - *What waits.* While a leader has [`WRITES_AT_ONCE`] writes on their way to the disk, further proposals wait and form a
+//!   batch; batches are bounded in bytes.
+//! - *What is dropped.* With too many writes under way messages of peers are lost instead, as on a bad network.
+//! - *News before timers.* After a pause (SIGSTOP, a slow machine) what has arrived is older than what the clock says, so a
+//!   tick waits for it, for a bounded number of turns (fault catalogue E18).
+//!
+//! Besides, it knows what an unborn peer is answered, and when a readmission is complete.
+
+use crate::entry::{Genesis, GenesisHash};
+use crate::id::NodeId;
+use crate::protocol::{Protocol, Role, Time, WriteId};
+use crate::replica::birth::BirthMessage;
+use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
+use crate::replica::{Outcome, ReplyTo, Request, Standing};
+use crate::state_machine::StateMachine;
+
+/// Events that may wait for the replica thread; messages beyond are dropped.
+pub const EVENTS_MAX: usize = 8 << 10;
+/// Requests that may wait for the replica thread; the next ones are `Busy`.
+pub const REQUESTS_MAX: usize = 8 << 10;
+/// Events that are taken in one turn.
+pub const EVENTS_PER_TURN: usize = 1024;
+/// Requests that are taken in one turn.
+pub const REQUESTS_PER_TURN: usize = 1024;
+/// After this many turns everything that had arrived when a tick became due is taken in.
+const OVERDUE_TURNS_MAX: usize = EVENTS_MAX / EVENTS_PER_TURN;
+/// With this many writes under way at the disk, messages of peers are dropped.
+const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
+/// With this many writes under way a leader lets further proposals wait and form a batch.
+const WRITES_AT_ONCE: u64 = 2;
+/// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
+/// it is taken for hung. A larger command goes alone.
+const PROPOSAL_MAX_BYTES: usize = 4 << 20;
+/// A member that was heard within this time may take over, in microseconds.
+const HEARD_LATELY_US: u64 = 500_000;
+/// How often a replica that is being readmitted looks whether it has become a voter, in microseconds.
+const READMISSION_LOOK_US: u64 = 200_000;
+
+/// A birth certificate, to be shown to whoever asks.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The hash of the group's genesis.
+    pub genesis: GenesisHash,
+    /// The genesis itself, if the replica is a founder.
+    pub founders: Option<Genesis>,
+}
+
+/// An engine, and what waits for it between two turns.
+pub struct Turns<P: Protocol, S: StateMachine> {
+    engine: Engine<P, S>,
+    certificate: Certificate,
+    /// True in a life that follows a quarantined one, until the group counts it as a voter.
+    readmission_open: bool,
+    readmission_look_at: Time,
+    /// The last write handed to the disk, and the last known to be done.
+    issued: WriteId,
+    done: WriteId,
+    /// Turns since a tick was due.
+    overdue_turns: usize,
+    held: Vec<(Request, ReplyTo)>,
+}
+
+impl<P: Protocol, S: StateMachine> Turns<P, S> {
+    /// Before the first turn. `readmission_open`: this life follows a quarantined one, which is not closed yet.
+    pub fn new(engine: Engine<P, S>, certificate: Certificate, readmission_open: bool) -> Turns<P, S> {
+        Turns {
+            engine,
+            certificate,
+            readmission_open,
+            readmission_look_at: Time(0),
+            issued: WriteId(0),
+            done: WriteId(0),
+            overdue_turns: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// The engine, to look at.
+    pub fn engine(&self) -> &Engine<P, S> {
+        &self.engine
+    }
+
+    /// The engine, for what goes to it as it comes: whatever the methods here do not name.
+    pub fn engine_mut(&mut self) -> &mut Engine<P, S> {
+        &mut self.engine
+    }
+
+    /// The birth certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// Whether the group does not count this life as a voter yet.
+    pub fn readmission_open(&self) -> bool {
+        self.readmission_open
+    }
+
+    /// How many requests wait for a write to be done.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there is something to do without any news: what was held back because a batch was full goes next.
+    pub fn is_ready(&self) -> bool {
+        !self.held.is_empty() && self.writes_under_way() < WRITES_AT_ONCE
+    }
+
+    /// When a turn is due without any news.
+    pub fn wake_at(&self) -> Time {
+        let deadline = self.engine.deadline();
+        if self.readmission_open { deadline.min(self.readmission_look_at) } else { deadline }
+    }
+
+    /// The writes up to this one have reached the device.
+    pub fn durable(&mut self, now: Time, id: WriteId) {
+        self.done = id;
+        self.engine.durable(now, id);
+    }
+
+    /// Whether messages of peers are taken at the moment: a disk that hangs must not fill memory.
+    pub fn takes_messages(&self) -> bool {
+        self.writes_under_way() < WRITES_UNDER_WAY_HIGH
+    }
+
+    /// A message of a peer arrived. It is dropped if none are taken: the core loses messages, as on a bad network.
+    pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) {
+        if self.takes_messages() {
+            self.engine.receive(now, from, message);
+        }
+    }
+
+    /// What a peer is answered that speaks of its birth.
+    pub fn answer_birth(&self, message: &BirthMessage) -> Option<BirthMessage> {
+        let BirthMessage::Unborn { .. } = message else { return None };
+        Some(BirthMessage::Born {
+            genesis: self.certificate.genesis,
+            founders: self.certificate.founders.clone(),
+            configuration: self.engine.core().status().configuration,
+        })
+    }
+
+    /// Takes the requests of a turn. `present` is asked for the incarnations that are connected, when it matters.
+    pub fn requests(
+        &mut self,
+        now: Time,
+        requests: impl Iterator<Item = (Request, ReplyTo)>,
+        present: impl Fn() -> Vec<NodeId>,
+    ) {
+        let mut reads = Vec::new();
+        for (request, reply) in requests {
+            match request {
+                Request::OpenSession | Request::Write { .. } | Request::Idempotent { .. } => {
+                    self.held.push((request, reply));
+                }
+                Request::Readmit { .. } => {
+                    present().into_iter().for_each(|node| self.engine.met(now, node));
+                    reads.push((request, reply));
+                }
+                _ => reads.push((request, reply)),
+            }
+        }
+        let writes = if self.engine.core().role() != Role::Leader {
+            std::mem::take(&mut self.held)
+        } else if self.writes_under_way() < WRITES_AT_ONCE {
+            let rest = self.held.split_off(batch_len(&self.held));
+            std::mem::replace(&mut self.held, rest)
+        } else {
+            Vec::new()
+        };
+        if self.held.len() > REQUESTS_MAX {
+            for (_, reply) in self.held.drain(REQUESTS_MAX..) {
+                reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+            }
+        }
+        if !writes.is_empty() || !reads.is_empty() {
+            self.engine.requests(now, writes.into_iter().chain(reads));
+        }
+    }
+
+    /// News before timers: a tick waits until what had arrived is taken in, but not longer, or a flood would keep the
+    /// heartbeats back.
+    pub fn tick_if_due(&mut self, now: Time, news_left: bool) {
+        if now < self.engine.deadline() {
+            self.overdue_turns = 0;
+        } else if !news_left || self.overdue_turns >= OVERDUE_TURNS_MAX {
+            self.overdue_turns = 0;
+            self.engine.tick(now);
+        } else {
+            self.overdue_turns += 1;
+        }
+    }
+
+    /// True once: when the committed configuration counts this incarnation as a voter. The disk then has to complete the
+    /// readmission, and must get that job, or the directory would be in quarantine at the next start.
+    pub fn closes_readmission(&mut self, now: Time) -> bool {
+        if !self.readmission_open || now < self.readmission_look_at {
+            return false;
+        }
+        self.readmission_look_at = now.plus_us(READMISSION_LOOK_US);
+        let status = self.engine.core().status();
+        let closes = status.configuration.voters.contains(&status.node) && status.configuration_index <= status.commit;
+        if closes {
+            self.readmission_open = false;
+            self.engine.set_standing(Standing::InService);
+        }
+        closes
+    }
+
+    /// What is to be done, in order.
+    pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
+        let actions = self.engine.take_actions();
+        for action in &actions {
+            if let Action::Write(write) = action {
+                self.issued = write.id();
+            }
+        }
+        actions
+    }
+
+    /// Whom a leader hands over to before an orderly shutdown: the member that is furthest among those that are alive.
+    pub fn successor(&self, now: Time) -> Option<NodeId> {
+        let status = self.engine.core().status();
+        let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
+        let voters = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
+        voters.max_by_key(|peer| (alive(peer.heard_at), peer.match_index)).map(|peer| peer.node)
+    }
+
+    /// The requests that wait, when the replica stops.
+    pub fn take_held(&mut self) -> Vec<(Request, ReplyTo)> {
+        std::mem::take(&mut self.held)
+    }
+
+    fn writes_under_way(&self) -> u64 {
+        self.issued.0 - self.done.0
+    }
+}
+
+/// How many of the writes that wait are proposed together.
+fn batch_len(waiting: &[(Request, ReplyTo)]) -> usize {
+    let mut bytes = 0;
+    let fitting = waiting.iter().take_while(|(request, _)| {
+        bytes += match request {
+            Request::Write { command, .. } | Request::Idempotent { command } => command.len(),
+            _ => 0,
+        };
+        bytes <= PROPOSAL_MAX_BYTES
+    });
+    fitting.count().max(1).min(waiting.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::replica::ReplySink;
+
+    struct Nobody;
+
+    impl ReplySink for Nobody {
+        fn deliver(&self, _tag: u64, _outcome: Outcome) {}
+
+        fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+            false
+        }
+    }
+
+    fn waiting(lengths: &[usize]) -> Vec<(Request, ReplyTo)> {
+        let write = |&len: &usize| {
+            let request = Request::Idempotent { command: Bytes::from(vec![0; len]) };
+            (request, ReplyTo { tag: 0, sink: Arc::new(Nobody) })
+        };
+        lengths.iter().map(write).collect()
+    }
+
+    // covers E19 I17: many large values at once are no hanging disk.
+    #[test]
+    fn batch_is_bounded_in_bytes_but_never_empty() {
+        assert_eq!(batch_len(&waiting(&[])), 0);
+        assert_eq!(batch_len(&waiting(&[10; 5000])), 5000);
+        assert_eq!(batch_len(&waiting(&[1 << 20; 64])), 4);
+        assert_eq!(batch_len(&waiting(&[PROPOSAL_MAX_BYTES + 1, 1])), 1);
+        assert_eq!(batch_len(&waiting(&[PROPOSAL_MAX_BYTES, 1])), 1);
+    }
+}
