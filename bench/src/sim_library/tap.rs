@@ -2,7 +2,7 @@
 //!
 //! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to one
 //! client process (C8), no number comes back that its client said to have done with, and all answers to one write are equal
-//! (I13). A redirect of an older term than the client has heard of is not followed.
+//! (I13).
 
 use std::collections::BTreeMap;
 
@@ -52,10 +52,6 @@ struct Stream {
 struct Known {
     /// The highest term of which a leader was named.
     term: u64,
-    /// That leader.
-    leader: Option<u16>,
-    /// Who was named in an older term by the last thing that was heard.
-    outdated: Option<u16>,
 }
 
 /// A request that waits for its answer on a connection.
@@ -191,11 +187,6 @@ impl Tap {
     fn asked(&mut self, now: Time, wire: u64, request: Request) {
         let Some(stream) = self.streams.get_mut(&wire) else { return };
         let (host, Place { group, seat }) = (stream.host, stream.place);
-        let asks_leader = matches!(request.ask, Ask::Write { .. } | Ask::Read { .. } | Ask::OpenSession);
-        if asks_leader && self.known.get(&(host, group)).is_some_and(|known| known.outdated == Some(seat)) {
-            let why = format!("client {host} follows a redirect of an older term to replica {seat} of s{group}");
-            return self.violate(why);
-        }
         let Ask::Write { client: session, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
@@ -246,9 +237,6 @@ impl Tap {
             },
         };
         let key = (host, place.group);
-        if let Some(known) = self.known.get_mut(&key) {
-            known.outdated = None;
-        }
         match &response.body {
             Body::NotLeader { leader, term } => self.redirected(key, place.seat, *leader, *term),
             Body::Answer(answer) => {
@@ -276,9 +264,7 @@ impl Tap {
             Body::Map(map) => self.mapped(host, map.epoch),
             Body::Status(status) if status.role == Role::Leader => {
                 let known = self.known.entry(key).or_default();
-                if status.term.0 >= known.term {
-                    (known.term, known.leader) = (status.term.0, Some(place.seat));
-                }
+                known.term = status.term.0.max(known.term);
             }
             Body::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
                 self.violate(format!("client {host} is refused: {why}"));
@@ -300,10 +286,9 @@ impl Tap {
         let Some(leader) = leader else { return self.counts.saw(Rare::NoLeaderKnown) };
         let known = self.known.entry(key).or_default();
         if term < known.term {
-            known.outdated = Some(leader).filter(|_| known.leader != Some(leader));
             self.counts.saw(Rare::OlderTermNamed);
         } else {
-            (known.term, known.leader) = (term, Some(leader));
+            known.term = term;
             self.counts.saw(Rare::Redirected);
         }
         let row = self.redirects.entry(key).or_insert(Redirects { between: (from, leader), in_row: 0 });
