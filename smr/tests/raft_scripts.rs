@@ -24,7 +24,7 @@
 //! carry A B | fail A B              the snapshot that A was asked for arrives at B, or does not; `carry A B late` keeps
 //!                                   a copy: `carry late B`
 //! change A add D | remove D | replace B by D | voters A,B,C
-//! inject A -> B t3 Kind [args]      a message out of nowhere
+//! inject A -> B t3 Kind [args]      a message out of nowhere; `current`: an answer to B's pre-votes on the wire
 //! state                             everybody's state
 //! quiet COMMAND                     do not show how, only the states after it
 //! panics COMMAND                    must stop the node; the reason is shown

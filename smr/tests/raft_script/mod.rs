@@ -197,7 +197,10 @@ impl Script {
                 self.step(node(id), Input::Change(change));
             }
             ("inject", [from, "->", to, rest @ ..]) => {
-                let message = parse_message(rest);
+                let mut message = parse_message(rest);
+                if rest.contains(&"current") {
+                    self.join_campaign(node(to), &mut message);
+                }
                 self.cluster.forged |= matches!(
                     message.body,
                     Body::Append { .. }
@@ -368,6 +371,18 @@ impl Script {
             }
         }
         assert!(picked > 0, "no such message on the wire: {from} {to} {kind:?}");
+    }
+
+    /// Lets an answer to a pre-vote be about the campaign of `candidate` whose questions are on the wire.
+    fn join_campaign(&self, candidate: NodeId, answer: &mut Message) {
+        let asked = self.cluster.wire.iter().find_map(|flying| match flying.message.body {
+            Body::PreVote { campaign, .. } if flying.from == candidate => Some(campaign),
+            _ => None,
+        });
+        let asked = asked.unwrap_or_else(|| panic!("no question of {} is on the wire", trace::name(candidate)));
+        if let Body::PreVoteGranted { campaign } | Body::PreVoteRefused { campaign } = &mut answer.body {
+            *campaign = asked;
+        }
     }
 
     fn take_wanted(&mut self, from: NodeId, to: NodeId) -> SnapshotMeta {
