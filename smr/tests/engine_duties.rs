@@ -1,0 +1,345 @@
+//! The duties of the replica's logic towards any core ([`smr::protocol`]), one by one: a core that says exactly what a test
+//! wants it to say stands in for Raft, so that situations which Raft makes rare can be told in a few lines.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
+use smr::id::NodeId;
+use smr::protocol::{
+    CoreStatus, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time, WriteId,
+};
+use smr::replica::engine::{Engine, EngineStart};
+use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
+use smr::session::{SessionCommand, SessionTable};
+use smr::state_machine::{Answer, Image, StateMachine};
+
+const TERM: u64 = 2;
+
+/// A leader that appends what it is given, and otherwise says what the test told it to.
+#[derive(Clone, Default)]
+struct Core(Arc<Mutex<CoreState>>);
+
+#[derive(Default)]
+struct CoreState {
+    log: Vec<Entry>,
+    committed: usize,
+    tokens: Vec<ReadToken>,
+    next: VecDeque<Outputs<()>>,
+}
+
+impl Core {
+    fn append(&self, term: u64, command: &SessionCommand) {
+        self.append_bytes(term, command.encode());
+    }
+
+    fn append_bytes(&self, term: u64, bytes: Bytes) {
+        let mut state = self.0.lock().unwrap();
+        let id = EntryId::new(state.log.len() as u64 + 1, term);
+        state.log.push(Entry { id, payload: Payload::Command(bytes) });
+    }
+
+    /// All entries that are not committed yet, as the outputs of one step.
+    fn commit_all(&self) -> Outputs<()> {
+        let mut state = self.0.lock().unwrap();
+        let committed = state.log[state.committed..].to_vec();
+        state.committed = state.log.len();
+        Outputs { committed, ..Outputs::default() }
+    }
+
+    fn last_token(&self) -> ReadToken {
+        *self.0.lock().unwrap().tokens.last().unwrap()
+    }
+}
+
+impl Protocol for Core {
+    type Message = ();
+
+    fn step(&mut self, _: Time, input: Input<()>) -> Outputs<()> {
+        match input {
+            Input::Propose(commands) => {
+                let first = EntryId::new(self.0.lock().unwrap().log.len() as u64 + 1, TERM);
+                commands.into_iter().for_each(|command| self.append_bytes(TERM, command));
+                Outputs { proposed: Some(Ok(Proposed { first })), ..Outputs::default() }
+            }
+            Input::Read(token) => {
+                self.0.lock().unwrap().tokens.push(token);
+                Outputs::default()
+            }
+            _ => self.0.lock().unwrap().next.pop_front().unwrap_or_default(),
+        }
+    }
+
+    fn deadline(&self) -> Time {
+        Time(u64::MAX)
+    }
+
+    fn status(&self) -> CoreStatus {
+        let state = self.0.lock().unwrap();
+        CoreStatus {
+            node: NodeId::new(0, 1),
+            role: Role::Leader,
+            term: Term(TERM),
+            leader: None,
+            log_start: EntryId::ZERO,
+            last: state.log.last().map_or(EntryId::ZERO, |entry| entry.id),
+            commit: Index(state.committed as u64),
+            durable: Index::ZERO,
+            log_bytes: 0,
+            configuration: Configuration::default(),
+            configuration_index: Index::ZERO,
+            peers: Vec::new(),
+        }
+    }
+
+    fn message_size_bytes((): &()) -> usize {
+        0
+    }
+
+    fn is_bulk((): &()) -> bool {
+        false
+    }
+
+    fn configuration_at(&self, _: Index) -> (Configuration, Index) {
+        (Configuration::default(), Index::ZERO)
+    }
+}
+
+/// Remembers each command that was applied; a query asks for all of them.
+#[derive(Clone, Debug, Default)]
+struct Journal(Vec<String>);
+
+impl Image for Journal {
+    fn write(&self, _: &mut dyn std::io::Write) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StateMachine for Journal {
+    type Image = Journal;
+
+    fn apply(&mut self, _: Index, command: &[u8]) -> Vec<u8> {
+        self.0.push(String::from_utf8_lossy(command).into_owned());
+        format!("{} was number {}", self.0.last().unwrap(), self.0.len()).into_bytes()
+    }
+
+    fn query(&self, _: &[u8]) -> Answer {
+        Answer::Now(self.0.join(" ").into_bytes())
+    }
+
+    fn image(&self) -> Journal {
+        self.clone()
+    }
+
+    fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Journal> {
+        Ok(Journal::default())
+    }
+}
+
+/// A connection: which of its requests had which outcome.
+#[derive(Default)]
+struct Connection(Mutex<BTreeMap<u64, Outcome>>);
+
+impl ReplySink for Connection {
+    fn deliver(&self, tag: u64, outcome: Outcome) {
+        let before = self.0.lock().unwrap().insert(tag, outcome);
+        assert!(before.is_none(), "request {tag} was answered twice, first with {before:?}");
+    }
+
+    fn deliver_part(&self, _: u64, _: Bytes) -> bool {
+        true
+    }
+}
+
+struct Replica {
+    core: Core,
+    engine: Engine<Core, Journal>,
+    /// Two clients' connections.
+    connections: [Arc<Connection>; 2],
+}
+
+impl Replica {
+    fn new() -> Replica {
+        let core = Core::default();
+        let engine = Engine::new(EngineStart {
+            group: "g".parse().unwrap(),
+            standing: Standing::InService,
+            sync_mode: String::new(),
+            core: core.clone(),
+            state: Journal::default(),
+            sessions: SessionTable::new(),
+            snapshot: EntryId::ZERO,
+            snapshot_len_bytes: 0,
+            snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+        });
+        Replica { core, engine, connections: Default::default() }
+    }
+
+    /// A replica in whose log session 1 is open, and applied.
+    fn with_session() -> (Replica, ClientId) {
+        let mut replica = Replica::new();
+        replica.core.append(1, &SessionCommand::Open);
+        let opened = replica.core.commit_all();
+        replica.happens(opened);
+        (replica, ClientId(1))
+    }
+
+    /// The core has this to say.
+    fn happens(&mut self, outputs: Outputs<()>) {
+        self.core.0.lock().unwrap().next.push_back(outputs);
+        self.engine.durable(Time(1), WriteId(1));
+        self.engine.take_actions();
+    }
+
+    fn commit_all(&mut self) {
+        let outputs = self.core.commit_all();
+        self.happens(outputs);
+    }
+
+    /// Requests of both connections, numbered by tag, that arrive at once.
+    fn ask(&mut self, requests: Vec<(usize, u64, Request)>) {
+        let connections = &self.connections;
+        let requests = requests.into_iter().map(|(connection, tag, request)| {
+            (request, ReplyTo { tag, sink: Arc::clone(&connections[connection]) as Arc<dyn ReplySink> })
+        });
+        self.engine.requests(Time(1), requests.collect::<Vec<_>>());
+        self.engine.take_actions();
+    }
+
+    fn outcome(&self, connection: usize, tag: u64) -> Option<Outcome> {
+        self.connections[connection].0.lock().unwrap().get(&tag).cloned()
+    }
+
+    fn applied(&self) -> Vec<&str> {
+        self.engine.state().0.iter().map(String::as_str).collect()
+    }
+}
+
+fn write(client: ClientId, number: u64, command: &'static str) -> Request {
+    Request::Write { client, number, lowest_unanswered: 1, command: Bytes::from_static(command.as_bytes()) }
+}
+
+fn read() -> Request {
+    Request::Read { query: Bytes::new() }
+}
+
+fn answer(text: &'static str) -> Option<Outcome> {
+    Some(Outcome::Answer(Bytes::from_static(text.as_bytes())))
+}
+
+fn deposed() -> Outputs<()> {
+    let event = Event::RoleChanged { role: Role::Follower, term: Term(TERM + 1), leader: Some(NodeId::new(1, 1)) };
+    Outputs { events: vec![event], ..Outputs::default() }
+}
+
+// covers R4
+#[test]
+fn read_confirmed_before_its_entries_are_applied_waits_for_them() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
+    replica.ask(vec![(1, 1, read())]);
+    let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(3) };
+    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    assert_eq!(replica.outcome(1, 1), None, "nothing of 2 and 3 is applied");
+    let mut both = replica.core.commit_all();
+    let second = both.committed.pop().unwrap();
+    replica.happens(both);
+    assert_eq!(replica.outcome(1, 1), None, "3 is not applied");
+    replica.happens(Outputs { committed: vec![second], ..Outputs::default() });
+    assert_eq!(replica.outcome(1, 1), answer("x y"));
+}
+
+// covers R4 I18
+#[test]
+fn reads_that_wait_when_the_role_is_lost_fail_and_are_never_answered() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    replica.ask(vec![(1, 1, read())]);
+    let unconfirmed = replica.core.last_token();
+    replica.ask(vec![(1, 2, read())]);
+    let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(2) };
+    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.happens(deposed());
+    for tag in [1, 2] {
+        assert!(matches!(replica.outcome(1, tag), Some(Outcome::NotLeader(NotLeader { .. }))), "read {tag}");
+    }
+    assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown), "the write may yet be committed");
+    // It leads again, and what the reads waited for is applied. A second answer would fail in the connection.
+    let event = Event::RoleChanged { role: Role::Leader, term: Term(TERM + 2), leader: None };
+    replica.happens(Outputs { events: vec![event], ..Outputs::default() });
+    let late = ReadOutcome::Ready { token: unconfirmed, index: Index(1) };
+    replica.happens(Outputs { reads: vec![late], ..Outputs::default() });
+    replica.commit_all();
+    assert_eq!(replica.applied(), ["x"]);
+    assert_eq!(replica.engine.requests_waiting(), 0);
+}
+
+// covers C2 I13
+#[test]
+fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer() {
+    let (mut replica, client) = Replica::with_session();
+    // Both pass the leader's door: neither is applied yet.
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
+    replica.ask(vec![(0, 3, write(client, 1, "x"))]);
+    // One more was put into the log by a later leader, to which the client had turned.
+    let Request::Write { client, number, lowest_unanswered, command } = write(client, 1, "x") else { unreachable!() };
+    replica.core.append(TERM + 1, &SessionCommand::Write { client, number, lowest_unanswered, command });
+    replica.commit_all();
+    assert_eq!(replica.applied(), ["x", "y"]);
+    for (connection, tag) in [(0, 1), (1, 1), (0, 3)] {
+        assert_eq!(replica.outcome(connection, tag), answer("x was number 1"), "copy {connection} {tag}");
+    }
+    assert_eq!(replica.outcome(0, 2), answer("y was number 2"));
+    // And at the door, now that it is applied.
+    replica.ask(vec![(1, 9, write(client, 1, "x"))]);
+    assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
+}
+
+// covers C7 C2
+#[test]
+fn number_of_a_session_used_by_two_connections_for_two_commands_applies_one_and_refuses_the_other() {
+    let (mut replica, client) = Replica::with_session();
+    // Both pass the door, and only applying them can tell.
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "other"))]);
+    // A gap behind that is none of its business.
+    replica.ask(vec![(1, 2, write(client, 7, "z"))]);
+    replica.commit_all();
+    assert_eq!(replica.applied(), ["x", "z"]);
+    assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
+    assert!(matches!(replica.outcome(1, 1), Some(Outcome::Refused(_))), "{:?}", replica.outcome(1, 1));
+    assert_eq!(replica.outcome(1, 2), answer("z was number 2"));
+}
+
+// covers L11 C9
+#[test]
+fn entry_of_another_leader_at_the_place_of_a_waiting_write_is_not_taken_for_it() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    let mut replaced = replica.core.commit_all();
+    let Request::Write { client, number, lowest_unanswered, command } = write(client, 2, "y") else { unreachable!() };
+    let command = SessionCommand::Write { client, number, lowest_unanswered, command };
+    replaced.committed[0] = Entry { id: EntryId::new(2, TERM + 1), payload: Payload::Command(command.encode()) };
+    replica.happens(replaced);
+    assert_eq!(replica.applied(), ["y"]);
+    assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown));
+}
+
+// covers L20 I18
+#[test]
+fn committed_command_of_a_kind_unknown_to_this_build_stops_the_replica_before_it_is_applied() {
+    for unknown in [&[200, 1, 2, 3][..], &[], &[2, 1]] {
+        let (mut replica, client) = Replica::with_session();
+        replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+        replica.core.append_bytes(TERM, Bytes::copy_from_slice(unknown));
+        replica.ask(vec![(0, 2, write(client, 2, "y"))]);
+        let stopped = catch_unwind(AssertUnwindSafe(|| replica.commit_all())).unwrap_err();
+        let why = stopped.downcast_ref::<String>().unwrap();
+        assert!(why.contains("entry 3.t2 cannot be applied"), "{why}");
+        assert_eq!(replica.applied(), ["x"], "what stands behind it must not be applied either");
+        assert_eq!(replica.outcome(0, 2), None);
+    }
+}
