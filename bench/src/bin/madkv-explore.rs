@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use smr::explore::{Bounds, Progress, explore};
+use smr::explore::{Bounds, Progress, explore, named};
 
 /// How often it says how far it is, in seconds.
 const REPORT_EVERY: u64 = 10;
@@ -37,16 +37,30 @@ struct Arguments {
     /// Leave messages on the wire that can never have an effect again
     #[arg(long)]
     keep_dead: bool,
+    /// Begin with this history (figure8, or a file, see smr::explore::script), and explore only what can come behind it
+    #[arg(long)]
+    from: Option<String>,
     /// Time at most, in minutes
     #[arg(long, default_value_t = 10)]
     minutes: u64,
-    /// Memory for states at most, in GB
+    /// Memory at most, in GB
     #[arg(long, default_value_t = 4)]
     memory_gb: usize,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let from = match arguments.from.as_deref().map(|from| (from, named(from))) {
+        None => String::new(),
+        Some((_, Some(history))) => history.to_owned(),
+        Some((file, None)) => match std::fs::read_to_string(file) {
+            Ok(history) => history,
+            Err(error) => {
+                eprintln!("{file}: {error}");
+                return ExitCode::FAILURE;
+            }
+        },
+    };
     let bounds = Bounds {
         terms: arguments.terms,
         entries: arguments.entries,
@@ -56,8 +70,10 @@ fn main() -> ExitCode {
         reminders: arguments.reminders,
         abstract_pre_vote: !arguments.real_pre_vote,
         keep_dead: arguments.keep_dead,
+        from,
         memory_bytes: arguments.memory_gb << 30,
         time: Duration::from_secs(60 * arguments.minutes),
+        ..Bounds::default()
     };
     let mut next_report = REPORT_EVERY;
     let report = explore(&bounds, |progress| {
@@ -70,7 +86,7 @@ fn main() -> ExitCode {
     let (nodes, messages, computed) = report.sizes;
     println!("{nodes} different nodes, {messages} messages, {computed} steps of the core");
     println!("{:?}", report.situations);
-    println!("memory of the states: {} MB", report.memory_bytes >> 20);
+    println!("memory: {} MB", report.memory_bytes >> 20);
     if let Some(violation) = report.violation {
         println!("\nVIOLATION after {} events: {}\n", violation.events, violation.what);
         violation.steps.iter().for_each(|step| println!("{step}"));

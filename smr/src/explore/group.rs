@@ -2,8 +2,8 @@
 
 use super::local::Local;
 use super::tables::{Book, EventKey, Info, Outcome, Tables, genesis, has};
-use super::{Bounds, NODES, PERMUTATIONS, letter, node};
-use crate::entry::{Entry, Term};
+use super::{Bounds, NODES, PERMUTATIONS, node};
+use crate::entry::Term;
 use crate::protocol::Role;
 
 /// The group: three nodes, what is on the wire, and the book. All by number.
@@ -237,7 +237,7 @@ impl Group {
     /// A write that may as well be complete: nobody can crash any more, so it matters only to what its node says, which
     /// may take as long as it likes on the way. Only a leader also counts its own writes.
     fn sync_at_once(&self, bounds: &Bounds, tables: &Tables) -> Option<Move> {
-        if bounds.messages.is_some() || tables.book(self.book).crashes < bounds.crashes {
+        if !bounds.sync_early || bounds.messages.is_some() || tables.book(self.book).crashes < bounds.crashes {
             return None;
         }
         let ready = |local: &u32| tables.info(*local).writes && tables.info(*local).role != Role::Leader;
@@ -334,30 +334,5 @@ impl Group {
             let leaders = self.locals.iter().filter(|local| tables.info(**local).role == Role::Leader).count();
             situations.rival_leaders += u64::from(leaders > 1);
         }
-    }
-
-    /// What the nodes are and what is on the wire, in words.
-    pub(super) fn describe(&self, tables: &Tables) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (seat, local) in self.locals.iter().enumerate() {
-            let local = tables.local(*local);
-            let promise = local.raft.promise();
-            let vote = promise.vote.map_or(String::new(), |vote| format!(" voting {}", letter(vote)));
-            let ids = |entries: &mut dyn Iterator<Item = &Entry>| {
-                entries.map(|entry| entry.id.to_string()).collect::<Vec<_>>().join(" ")
-            };
-            lines.push(format!(
-                "{} {:?} {:?}{vote}, log {}, commit {}; on disk {:?}{}, log {}",
-                letter(node(seat as u8)),
-                tables.info(self.locals[seat]).role,
-                promise.term,
-                ids(&mut local.raft.entries()),
-                local.raft.committed(),
-                local.disk.promise.term,
-                local.disk.promise.vote.map_or(String::new(), |vote| format!(" voting {}", letter(vote))),
-                ids(&mut local.disk.entries.iter()),
-            ));
-        }
-        lines
     }
 }

@@ -2,7 +2,6 @@
 //! then be true of it alone.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -318,21 +317,4 @@ impl Local {
 /// What leaves together may arrive in any order: one order stands for all.
 fn sort(envelopes: &mut [Envelope<Message>]) {
     envelopes.sort_by_cached_key(|envelope| format!("{envelope:?}"));
-}
-
-impl fmt::Display for LocalEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LocalEvent::Deliver { from, message } => {
-                write!(f, "hears from {}: {:?} {:?}", super::letter(*from), message.term, message.body)
-            }
-            LocalEvent::Sync => f.write_str("completes its oldest write"),
-            LocalEvent::Crash { kept } => write!(f, "crashes and comes back; parts of unsynced writes kept: {kept}"),
-            LocalEvent::TimeOut => f.write_str("times out and campaigns"),
-            LocalEvent::Refused { term } => write!(f, "times out, and hears of {term:?} from who refuses a pre-vote"),
-            LocalEvent::Heartbeat => f.write_str("sends heartbeats"),
-            LocalEvent::Silence => f.write_str("leads, has not heard anybody for T, and steps down"),
-            LocalEvent::Propose { number } => write!(f, "is given command {number}"),
-        }
-    }
 }

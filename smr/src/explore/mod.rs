@@ -39,6 +39,7 @@
 //!   for who mistrusts this: a core that counts what it should ignore would hide behind it.
 //! - On the unlimited wire, the heartbeats that a leader would send are there at once. Without [`Bounds::reminders`] its timer repeats no
 //!   appends: nothing is lost that would need it. (Probes without entries are then left out, besides a new leader's.)
+//!   One thing is: a probe repeated later can tell a follower that lacks entries of a later commit index.
 //! - On the unlimited wire, once nobody can crash any more, all but leaders complete their writes at once: later is a slow network.
 //! - An answer that only waits its turn behind a write leaves with that write.
 //! - A process that is down and one whose messages do not arrive are the same; so a crash and the restart are one event.
@@ -46,14 +47,25 @@
 //! - Pre-votes bind nobody. By default they are abstract: who times out either hears from some voter that it would win, which
 //!   is more than can happen, or that somebody is in a later term. [`Bounds::abstract_pre_vote`] `= false` sends the messages.
 //!
+//! `soundness` compares, at small bounds, what can be reached with and without each of these.
+//!
+//! # Directed starts
+//! Some histories that the paper warns of are longer than any bound that can be completed from the beginning. [`Bounds::from`] is
+//! the first part of one, written down ([`FIGURE_8`]); each of its steps must be one that the explorer itself offers, and from where it ends everything
+//! is explored. This says nothing about histories that begin otherwise.
+//!
 //! # Left out
 //! Reads, snapshots, changes of members, transfers of leadership (so `TimeoutNow`, and the leader whose disk hangs), more than one
 //! append in flight, more than one command in a proposal, lying and forgetful disks. The simulator and the golden scripts have those.
 
 mod group;
 mod local;
+mod script;
 mod search;
+#[cfg(test)]
+mod soundness;
 mod tables;
+mod telling;
 
 use std::time::Duration;
 
@@ -61,6 +73,7 @@ use crate::id::NodeId;
 
 pub use self::group::Situations;
 pub use self::local::LocalEvent;
+pub use self::script::{FIGURE_8, named};
 pub use self::search::{Progress, Report, Violation, explore};
 
 /// The nodes of the group.
@@ -90,7 +103,13 @@ pub struct Bounds {
     pub abstract_pre_vote: bool,
     /// See the module.
     pub keep_dead: bool,
-    /// Memory for the states at most, in bytes. The nodes and what they do take some more.
+    /// Whether states that differ only by the nodes' names are one.
+    pub symmetry: bool,
+    /// Whether writes that may as well be complete are; see the module.
+    pub sync_early: bool,
+    /// A history to begin with, see `script`; empty: begin at the beginning. Only what can come behind it is explored.
+    pub from: String,
+    /// Memory at most, in bytes, of the whole process where the system tells it (Linux), else of the states alone.
     pub memory_bytes: usize,
     /// Time at most.
     pub time: Duration,
@@ -107,6 +126,9 @@ impl Default for Bounds {
             reminders: false,
             abstract_pre_vote: true,
             keep_dead: false,
+            symmetry: true,
+            sync_early: true,
+            from: String::new(),
             memory_bytes: 4 << 30,
             time: Duration::from_secs(60),
         }

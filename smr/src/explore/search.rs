@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::group::{Broken, Group, Move, Situations};
+use super::group::{Broken, Group, Situations};
 use super::local::Rules;
+use super::script::{Stop, walk};
 use super::tables::Tables;
-use super::{Bounds, NODES, letter, node};
+use super::telling::describe;
+use super::{Bounds, NODES};
 
 /// States in one piece of memory. Pieces are never moved, so growth costs no copy.
 const CHUNK: usize = 1 << 20;
@@ -39,12 +41,12 @@ pub struct Report {
     /// Whether every state within the bounds was seen.
     pub completed: bool,
     /// If not, why.
-    pub stopped: Option<&'static str>,
+    pub stopped: Option<String>,
     /// How far it came.
     pub progress: Progress,
     /// Different nodes, messages, and (node, event) pairs: how much of the real core was run.
     pub sizes: (usize, usize, usize),
-    /// Memory taken by the states, in bytes.
+    /// Memory taken, in bytes; see [`Bounds::memory_bytes`].
     pub memory_bytes: usize,
     /// What happened how often.
     pub situations: Situations,
@@ -157,45 +159,80 @@ fn hash(packed: &[u32; NUMBERS]) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// Memory of this process, where the system tells it.
+fn resident_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<usize>().ok().map(|kilobytes| kilobytes << 10)
+}
+
+/// Where an exploration begins, and how it came there.
+struct Start {
+    group: Group,
+    steps: Vec<String>,
+    events: usize,
+}
+
 /// Explores everything within the bounds, and says how far it is now and then.
-pub fn explore(bounds: &Bounds, mut look: impl FnMut(&Progress)) -> Report {
+pub fn explore(bounds: &Bounds, look: impl FnMut(&Progress)) -> Report {
+    explore_and_see(bounds, look, |_, _| {})
+}
+
+/// The same; `see` is shown every state that is found.
+pub(super) fn explore_and_see(
+    bounds: &Bounds,
+    mut look: impl FnMut(&Progress),
+    mut see: impl FnMut(&Group, &Tables),
+) -> Report {
     let begun = Instant::now();
     let mut tables = Tables::new(Rules { abstract_pre_vote: bounds.abstract_pre_vote, keep_dead: bounds.keep_dead });
     let mut visited = Visited::new();
     let mut situations = Situations::default();
-    let first = Group::first(&mut tables).canonical(&mut tables);
-    visited.add(&first, NOBODY);
-    let mut progress = Progress { states: 1, expanded: 0, transitions: 0, depth: 0, elapsed: Duration::ZERO };
+    let mut progress = Progress { states: 0, expanded: 0, transitions: 0, depth: 0, elapsed: Duration::ZERO };
     let (mut stopped, mut violation) = (None, None);
+    let mut start = Start { group: Group::first(&mut tables), steps: Vec::new(), events: 0 };
+    match walk(start.group, &bounds.from, bounds, &mut tables, &mut situations, |before, by, after, tables| {
+        start.steps.extend(describe(before, by, after, tables));
+        start.events += 1;
+    }) {
+        Ok(group) => start.group = group,
+        Err(Stop::Broken(what)) => {
+            start.steps.push(format!("    BROKEN: {what}"));
+            violation = Some(Violation { what, steps: start.steps.clone(), events: start.events });
+        }
+        Err(Stop::NotOffered(why)) => stopped = Some(why),
+    }
+    let same_name = |group: Group, tables: &mut Tables| if bounds.symmetry { group.canonical(tables) } else { group };
+    visited.add(&same_name(start.group, &mut tables), NOBODY);
     let mut level_end = 1;
     let mut found = Vec::new();
-    while progress.expanded < visited.count {
+    while progress.expanded < visited.count && stopped.is_none() && violation.is_none() {
         if progress.expanded == level_end {
             (level_end, progress.depth) = (visited.count, progress.depth + 1);
         }
         if progress.expanded.is_multiple_of(STATES_PER_LOOK) {
             (progress.states, progress.elapsed) = (visited.count, begun.elapsed());
             look(&progress);
-            stopped = if progress.elapsed >= bounds.time {
-                Some("out of time")
-            } else if visited.memory_bytes() >= bounds.memory_bytes || visited.count >= (NOBODY - 1) as usize / 2 {
-                Some("out of memory")
-            } else {
-                None
-            };
-            if stopped.is_some() {
+            let memory = resident_bytes().unwrap_or_else(|| visited.memory_bytes());
+            if progress.elapsed >= bounds.time {
+                stopped = Some("out of time".to_owned());
+                break;
+            }
+            if memory >= bounds.memory_bytes || visited.count >= (NOBODY - 1) as usize / 2 {
+                stopped = Some("out of memory".to_owned());
                 break;
             }
         }
         let number = progress.expanded as u32;
         let group = visited.get(number);
+        see(&group, &tables);
         if let Err(Broken { what, .. }) = group.successors(bounds, &mut tables, &mut situations, &mut found) {
-            violation = Some(tell(&visited, number, what, bounds, &mut tables));
+            violation = Some(tell(&visited, number, what, &start, bounds, &mut tables));
             break;
         }
         progress.transitions += found.len() as u64;
         for (_, next) in &found {
-            visited.add(&next.canonical(&mut tables), number);
+            visited.add(&same_name(*next, &mut tables), number);
         }
         progress.expanded += 1;
     }
@@ -205,14 +242,14 @@ pub fn explore(bounds: &Bounds, mut look: impl FnMut(&Progress)) -> Report {
         stopped,
         progress,
         sizes: tables.sizes(),
-        memory_bytes: visited.memory_bytes(),
+        memory_bytes: resident_bytes().unwrap_or_else(|| visited.memory_bytes()),
         situations,
         violation,
     }
 }
 
 /// The history that leads to a state in which the next event breaks something, with the same names all along.
-fn tell(visited: &Visited, last: u32, what: String, bounds: &Bounds, tables: &mut Tables) -> Violation {
+fn tell(visited: &Visited, last: u32, what: String, start: &Start, bounds: &Bounds, tables: &mut Tables) -> Violation {
     let mut path = vec![last];
     while let Some(before) = path.last().map(|number| visited.parent(*number)).filter(|parent| *parent != NOBODY) {
         path.push(before);
@@ -220,43 +257,26 @@ fn tell(visited: &Visited, last: u32, what: String, bounds: &Bounds, tables: &mu
     path.reverse();
     let mut situations = Situations::default();
     let mut found = Vec::new();
-    let mut group = Group::first(tables);
-    let mut steps = Vec::new();
+    let mut group = start.group;
+    let mut steps = start.steps.clone();
     for number in path.iter().skip(1) {
         let target = visited.get(*number);
         // On the way nothing breaks; if it did, the history would end there.
         if group.successors(bounds, tables, &mut situations, &mut found).is_err() {
             break;
         }
-        let step = found.iter().find(|(_, next)| next.canonical(tables) == target).copied();
+        let same = |next: &Group, tables: &mut Tables| if bounds.symmetry { next.canonical(tables) } else { *next };
+        let step = found.iter().find(|(_, next)| same(next, tables) == target).copied();
         let Some((by, next)) = step else { break };
         steps.extend(describe(&group, by, Some(&next), tables));
         group = next;
     }
     let broken = group.successors(bounds, tables, &mut situations, &mut found);
-    if let Err(Broken { by, .. }) = broken {
+    let mut what = what;
+    if let Err(Broken { by, what: with_these_names }) = broken {
         steps.extend(describe(&group, by, None, tables));
+        what = with_these_names;
     }
     steps.push(format!("    BROKEN: {what}"));
-    Violation { what, steps, events: path.len() }
-}
-
-fn describe(before: &Group, by: Move, after: Option<&Group>, tables: &Tables) -> Vec<String> {
-    let again = if by.doubled { ", and a copy stays on the wire" } else { "" };
-    let mut lines = vec![format!("{} {}{again}", letter(node(by.seat)), tables.event(by.key))];
-    let Some(after) = after else { return lines };
-    let told = |message: u32| {
-        let wired = tables.message(message);
-        format!("{} to {}: {:?} {:?}", letter(wired.from), letter(wired.to), wired.message.term, wired.message.body)
-    };
-    let (old, new) = (tables.wire(before.wire), tables.wire(after.wire));
-    for message in new.iter().filter(|message| !old.contains(message)) {
-        lines.push(format!("    sent {}", told(*message)));
-    }
-    for message in old.iter().filter(|message| !new.contains(message) && **message != by.key) {
-        lines.push(format!("    lost, or without effect from now on: {}", told(*message)));
-    }
-    let (old, new) = (before.describe(tables), after.describe(tables));
-    lines.extend(new.into_iter().filter(|line| !old.contains(line)).map(|line| format!("    {line}")));
-    lines
+    Violation { what, steps, events: start.events + path.len() }
 }

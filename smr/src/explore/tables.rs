@@ -7,7 +7,8 @@ use std::fmt::{self, Write as _};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::local::{Effects, Local, LocalEvent, Rules};
-use super::{NODES, PERMUTATIONS, Permutation};
+use super::telling::told_log;
+use super::{NODES, PERMUTATIONS, Permutation, letter};
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Role};
@@ -402,7 +403,11 @@ impl Tables {
         if let Some(last) = same
             && first[..=last] != second[..=last]
         {
-            return Err(format!("two logs share an entry, and differ below it (I5): {first:?}, {second:?}"));
+            return Err(format!(
+                "two logs share an entry, and differ below it (I5): {} and {}",
+                told_log(first),
+                told_log(second)
+            ));
         }
         self.matching.insert(pair);
         Ok(())
@@ -450,7 +455,13 @@ impl Book {
             self.leaders.resize(position + 1, None);
         }
         match self.leaders[position] {
-            Some(other) => return Err(format!("{term:?} has had {other} as its leader, and now has {node} (I1)")),
+            Some(other) => {
+                return Err(format!(
+                    "{term:?} has had {} as its leader, and now has {} (I1)",
+                    letter(other),
+                    letter(node)
+                ));
+            }
             None => self.leaders[position] = Some(node),
         }
         self.check_complete(node, term, log)
@@ -461,9 +472,11 @@ impl Book {
         let missing = self.history.iter().find(|(entry, committed)| *committed < term && !has(log, entry));
         match missing {
             None => Ok(()),
-            Some((entry, committed)) => {
-                Err(format!("{leader} leads {term:?} without {}, which was committed in {committed:?} (I6)", entry.id))
-            }
+            Some((entry, committed)) => Err(format!(
+                "{} leads {term:?} without {}, which was committed in {committed:?} (I6)",
+                letter(leader),
+                entry.id
+            )),
         }
     }
 

@@ -51,8 +51,9 @@ impl Raft {
         let written = out.forget_time(NOW);
         match role {
             Role::Follower(Follower { election_at, campaign_at }) => (*election_at, *campaign_at) = (BEFORE, None),
-            Role::PreCandidate(PreCandidate { campaign, granted: _, refused, asked_at, retry_at }) => {
-                (*campaign, *asked_at, *retry_at) = (0, BEFORE, BEFORE);
+            // The campaign's number stays, or no answer would fit. Drawn with the same chance each time, it is always the same.
+            Role::PreCandidate(PreCandidate { campaign: _, granted: _, refused, asked_at, retry_at }) => {
+                (*asked_at, *retry_at) = (BEFORE, BEFORE);
                 // It only matters to somebody who asked a moment ago.
                 refused.clear();
             }
