@@ -17,6 +17,10 @@ pub(super) struct Progress {
     pub(super) pace: Pace,
     /// What is on its way.
     pub(super) inflight: Inflight,
+    /// How many appends may be on their way: 1 after a probe, and one more with each acknowledgement of something new, as TCP's
+    /// slow start does it. The limit in the settings is for the steady state. A pipeline at full width right behind a probe
+    /// would multiply where messages overtake each other: each rejection of one that came too early restarts it.
+    window: usize,
     /// When this leader began to count on the member: for the quorum check before the first sign of life.
     pub(super) since: Time,
     /// The last sign of life in this term.
@@ -71,6 +75,7 @@ impl Progress {
             next_index: last.next(),
             pace: Pace::Probe { asked: false },
             inflight: Inflight::default(),
+            window: 1,
             since: now,
             heard_at: None,
             confirmed_round: 0,
@@ -88,17 +93,27 @@ impl Progress {
     pub(super) fn probe_from(&mut self, next: Index) {
         self.pace = Pace::Probe { asked: false };
         self.next_index = next.max(self.match_index.next());
+        self.restart_pipeline();
+    }
+
+    fn restart_pipeline(&mut self) {
         self.inflight.clear();
+        self.window = 1;
     }
 
     /// A snapshot has to come first.
     pub(super) fn want_snapshot(&mut self, newest: Index) {
         self.pace = Pace::Snapshot(Transfer::Wanted { newest });
-        self.inflight.clear();
+        self.restart_pipeline();
     }
 
     /// The member has `last`, durably.
     pub(super) fn accept(&mut self, last: Index, log_start: Index) {
+        // The question is still open: this answers an append that was sent before it.
+        let answers_probe = last.next() >= self.next_index;
+        if last > self.match_index {
+            self.window = self.window.saturating_add(1);
+        }
         self.match_index = self.match_index.max(last);
         self.next_index = self.next_index.max(self.match_index.next());
         self.inflight.free_through(self.match_index);
@@ -109,6 +124,7 @@ impl Progress {
                 self.pace = Pace::Snapshot(Transfer::Failed);
             }
             Pace::Snapshot(_) if self.match_index < log_start => {}
+            Pace::Probe { .. } if !answers_probe => {}
             Pace::Probe { .. } | Pace::Snapshot(_) => {
                 self.pace = Pace::Replicate;
                 self.next_index = self.match_index.next();
@@ -128,7 +144,8 @@ impl Progress {
 
     /// Whether the pipeline has room.
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        self.inflight.appends.len() < settings.inflight_appends_max && self.inflight.bytes < settings.inflight_bytes_max
+        self.inflight.appends.len() < self.window.min(settings.inflight_appends_max)
+            && self.inflight.bytes < settings.inflight_bytes_max
     }
 }
 
@@ -182,6 +199,7 @@ mod tests {
     fn inflight_acknowledged_frees_cumulatively() {
         let mut progress = Progress::new(Index::ZERO, Time(0));
         let settings = Settings { inflight_appends_max: 3, inflight_bytes_max: 100, ..Settings::default() };
+        progress.window = 100;
         for last in [2, 4, 6] {
             assert!(progress.has_room(&settings));
             progress.inflight.add(Index(last), 10);
@@ -193,6 +211,40 @@ mod tests {
         assert!(!progress.has_room(&settings), "a hundred bytes");
         progress.inflight.free_through(Index(7));
         assert!(progress.inflight.is_empty() && progress.inflight.bytes == 0);
+    }
+
+    // covers I17: what was sent before the question is no answer to it, and the pipeline behind a probe begins narrow. Otherwise
+    // appends that overtake each other cause a full pipeline each.
+    #[test]
+    fn accept_behind_a_probe_pipeline_begins_narrow_and_widens_with_what_is_new() {
+        let settings = Settings::default();
+        let mut progress = Progress::new(Index(20), Time(0));
+        progress.accept(Index(20), Index::ZERO);
+        progress.accept(Index(30), Index::ZERO);
+        progress.probe_from(Index(36));
+        progress.pace = Pace::Probe { asked: true };
+        progress.accept(Index(33), Index::ZERO);
+        assert_eq!((progress.pace.clone(), progress.next_index), (Pace::Probe { asked: true }, Index(36)));
+        assert_eq!(progress.match_index, Index(33));
+        progress.probe_from(Index(36));
+        progress.accept(Index(35), Index::ZERO);
+        assert_eq!((progress.pace.clone(), progress.next_index), (Pace::Replicate, Index(36)));
+        let room = |progress: &Progress| {
+            let mut progress = progress.clone();
+            (0..10)
+                .take_while(|end| {
+                    progress.has_room(&settings) && {
+                        progress.inflight.add(Index(90 + end), 1);
+                        true
+                    }
+                })
+                .count()
+        };
+        assert_eq!(room(&progress), 2);
+        progress.accept(Index(35), Index::ZERO);
+        assert_eq!(room(&progress), 2, "nothing new");
+        progress.accept(Index(36), Index::ZERO);
+        assert_eq!(room(&progress), 3);
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Mix {
         }
         shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
         shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
-        Mix {
+        let mut mix = Mix {
             shape,
             weather,
             pace,
@@ -160,7 +160,17 @@ impl Mix {
             registers: dice.pick(&[1, 2, 5]),
             reads_percent: dice.pick(&[10, 50, 80]),
             ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
-        }
+        };
+        // Room for what is written during a transfer, or a newcomer never catches up.
+        let room_bytes = SENDING_ENTRIES * (mix.ballast_bytes + ENTRY_BYTES);
+        let settings = &mut mix.shape.settings;
+        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
+        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
+        // Above what stays, or each entry would cause a snapshot.
+        let stays = settings.log_retain_bytes;
+        let range = &mix.shape.snapshot_log_bytes;
+        mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        mix
     }
 }
 
@@ -176,6 +186,14 @@ pub(super) struct Swarm {
     backups: Vec<Option<VirtualDisk>>,
 }
 
+/// A flood fits into so many appends.
+const FLOOD_APPENDS_MAX: u64 = 300;
+/// While a snapshot is on its way the log keeps so many entries ...
+const SENDING_ENTRIES: usize = 40;
+/// ... of so many bytes besides ballast.
+const ENTRY_BYTES: usize = 100;
+/// A round trip in calm weather, with a rejection and its answer, in microseconds.
+const CALM_ROUND_TRIP_US: u64 = 10_000;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
 /// The length of a slot of the promise or the mark.
@@ -203,6 +221,11 @@ impl Swarm {
         }
     }
 
+    /// How long one entry takes at most from the leader to a follower's device and back, in the calm, in microseconds.
+    pub(super) fn entry_us(&self) -> u64 {
+        self.mix.disk_us + CALM_ROUND_TRIP_US
+    }
+
     /// When there is something to do.
     pub(super) fn due_at(&self) -> Time {
         self.next_at.min(self.heal_at).min(self.operator_at)
@@ -228,9 +251,15 @@ impl Swarm {
 
     /// Whether one more directory may be spoiled: a minority of the disks, at most.
     fn may_spoil<W: Workload>(&self, world: &World<W>) -> bool {
-        let Some(leader) = world.leader() else { return false };
+        if world.leader().is_none() {
+            return false;
+        }
         let minority = (world.machines.len() - 1) / 2;
-        let spoiled = (0..world.machines.len()).filter(|seat| is_outside(world, leader, *seat)).count();
+        // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a configuration in
+        // which that seat is lost.
+        let serving = world.serving_seats();
+        let is_spoiled = |seat: &usize| serving.iter().any(|witness| is_outside(world, *witness, *seat));
+        let spoiled = (0..world.machines.len()).filter(is_spoiled).count();
         self.founded && spoiled < minority
     }
 
@@ -346,7 +375,9 @@ impl Swarm {
             }
             Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
             Kind::Flood => {
-                let most = self.dice.pick(&[300, 3_000, 12_000]);
+                // No more than a pipeline of such appends works off in the calm.
+                let fitting = FLOOD_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
+                let most = self.dice.pick(&[300, 3_000, 12_000]).min(fitting);
                 world.flood(seat, self.dice.below(most));
             }
         }

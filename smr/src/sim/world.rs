@@ -792,7 +792,11 @@ impl<W: Workload> World<W> {
                 }
             };
         }
-        let Life::Serving(serving) = &mut machine.life else { return };
+        if let Input::SnapshotBuilt(..) = input {
+            // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
+            self.look(seat);
+        }
+        let Life::Serving(serving) = &mut self.machines[seat].life else { return };
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),

@@ -36,9 +36,13 @@ fn run_all(seeds: std::ops::Range<u64>) -> Vec<Report> {
     reports.into_inner().unwrap()
 }
 
+/// So many of the rare situations, which are almost sixty, may be left out by the seeds of a test.
+const RARE_UNMET_MAX: usize = 8;
+
+// covers I1 I2 I3 I4 I5 I6 I7 I8 I9 I10 I11 I12 I13 I14 I15 I17 I18
 #[test]
 fn every_seed_holds_all_properties_and_gets_going_again() {
-    let reports = run_all(seeds(60));
+    let reports = run_all(seeds(1_000));
     let mut rare = RareCounts::default();
     for report in &reports {
         rare.add(&report.rare);
@@ -48,24 +52,18 @@ fn every_seed_holds_all_properties_and_gets_going_again() {
         }
     }
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
+    let (acknowledged, begun) = (sum(|report| report.acknowledged), sum(|report| report.begun));
     eprintln!(
-        "{} seeds, {} of {} operations, {:?} virtual in {:?}, {rare:?}, never {:?}",
+        "{} seeds, {acknowledged} of {begun} operations, {:?} virtual in {:?}, {rare:?}, never {:?}",
         reports.len(),
-        sum(|report| report.acknowledged),
-        sum(|report| report.begun),
         reports.iter().map(|report| report.virtual_time).sum::<std::time::Duration>(),
         reports.iter().map(|report| report.wall_time).sum::<std::time::Duration>(),
         rare.never(),
     );
-}
-
-/// Seeds that once found something.
-#[test]
-fn seeds_that_once_failed_hold() {
-    for line in include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#')) {
-        let seed = line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap();
-        let report = run(seed, &Options::default());
-        assert!(report.failure.is_none(), "seed {seed}: {:?}", report.failure);
+    // Chosen seeds need not meet anything.
+    if std::env::var_os("SEEDS").is_none() {
+        assert!(rare.never().len() <= RARE_UNMET_MAX, "too little happened; never: {:?}", rare.never());
+        assert!(acknowledged * 10 >= begun * 6, "{acknowledged} of {begun} operations acknowledged");
     }
 }
 
