@@ -4,7 +4,7 @@
 //! later, break in the middle of an answer, go silent one way or both, be refused, or never come about. A process that is
 //! killed takes its connections along; one that is stopped keeps them open and says nothing.
 //!
-//! [`Wires`] holds all connections and their timeline. The event loop ([`super::run`]) calls [`Wires::run`] when the next
+//! [`Wires`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`Wires::run`] when the next
 //! event is due ([`Wires::next_at`]), and is woken by [`Wires::posted`] when somebody has written or dialled.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
