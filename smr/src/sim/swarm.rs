@@ -187,7 +187,7 @@ pub(super) struct Swarm {
 }
 
 /// A flood fits into so many appends.
-const FLOOD_APPENDS_MAX: u64 = 300;
+const FLOOD_APPENDS_MAX: u64 = 60;
 /// While a snapshot is on its way the log keeps so many entries ...
 const SENDING_ENTRIES: usize = 40;
 /// ... of so many bytes besides ballast.

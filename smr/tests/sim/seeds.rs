@@ -67,6 +67,16 @@ fn every_seed_holds_all_properties_and_gets_going_again() {
     }
 }
 
+/// Seeds that once found something.
+#[test]
+fn seeds_that_once_failed_hold() {
+    for line in include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#')) {
+        let seed = line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap();
+        let report = run(seed, &Options::default());
+        assert!(report.failure.is_none(), "seed {seed}: {:?}", report.failure);
+    }
+}
+
 #[test]
 fn same_seed_twice_is_the_same_run() {
     for seed in 0..3 {
