@@ -182,11 +182,7 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm) {
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
     progress(world, swarm, patience_us, "a leader", |world| world.leader().is_some());
-    // A fresh write stands behind everything that a flood has left: a round trip and a write for each append, where the pipeline has
-    // room for one.
-    let appends = backlog(world) / world.shape().settings.append_entries_max as u64;
-    let behind_us = appends * swarm.entry_us();
-    progress(world, swarm, patience_us + behind_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
+    progress(world, swarm, patience_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
     progress(world, swarm, READMISSION_PATIENCE_US, "all healthy nodes are members", |world| {
         world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
     });
@@ -205,17 +201,6 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm) {
     if digests.windows(2).any(|pair| pair[0] != pair[1]) {
         world.watch.violate("I7 equal digests in the end", format!("{digests:?} of seats {healthy:?}"));
     }
-}
-
-/// Entries and requests that wait for their commit, or for a follower, where most do.
-fn backlog<W: Workload>(world: &World<W>) -> u64 {
-    let of = |seat: usize| {
-        let machine = &world.machines[seat];
-        let Some(serving) = machine.serving() else { return 0 };
-        let status = serving.engine().status();
-        status.last.index.0 - status.commit.0 + (machine.requests.len() + serving.turns.held()) as u64
-    };
-    (0..world.machines.len()).map(of).max().unwrap_or(0)
 }
 
 /// A seat is down for good, or does not hear the others, or is not heard by them.

@@ -192,8 +192,6 @@ const FLOOD_APPENDS_MAX: u64 = 60;
 const SENDING_ENTRIES: usize = 40;
 /// ... of so many bytes besides ballast.
 const ENTRY_BYTES: usize = 100;
-/// A round trip in calm weather, with a rejection and its answer, in microseconds.
-const CALM_ROUND_TRIP_US: u64 = 10_000;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
 /// The length of a slot of the promise or the mark.
@@ -219,11 +217,6 @@ impl Swarm {
             self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
             self.strike(world);
         }
-    }
-
-    /// How long one entry takes at most from the leader to a follower's device and back, in the calm, in microseconds.
-    pub(super) fn entry_us(&self) -> u64 {
-        self.mix.disk_us + CALM_ROUND_TRIP_US
     }
 
     /// When there is something to do.

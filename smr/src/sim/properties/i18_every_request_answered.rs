@@ -12,8 +12,8 @@ use crate::protocol::Time;
 use crate::replica::Request;
 use crate::sim::ledger::Ledger;
 
-/// How long a request may wait in the calm, in microseconds: many elections, and what a flood has left.
-const ANSWER_WITHIN_US: u64 = 60_000_000;
+/// How long a request may wait in the calm, in microseconds: many elections.
+const ANSWER_WITHIN_US: u64 = 20_000_000;
 /// How often the waiting ones are looked through, in steps.
 const EVERY_STEPS: u64 = 1024;
 
