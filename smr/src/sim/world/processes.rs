@@ -1,0 +1,207 @@
+//! Beginning and end of a process: starts, births, crashes, quarantine.
+
+use std::io;
+
+use super::{Event, World};
+use crate::id::NodeId;
+use crate::protocol::{Protocol, Role};
+use crate::replica::birth::{BirthMessage, Verdict};
+use crate::replica::message::PeerMessage;
+use crate::sim::machine::{Life, Start, StartTrouble};
+use crate::sim::properties::{End, Happening};
+use crate::sim::rare::Rare;
+use crate::sim::workload::Workload;
+use crate::storage::virtual_disk::{Fault, Loss, ReadFault};
+
+impl<W: Workload> World<W> {
+    pub(super) fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
+        let machine = &mut self.machines[seat];
+        let node = machine.id;
+        match &mut machine.life {
+            Life::Down => {}
+            Life::Waiting(waiting) => {
+                let verdict = waiting.unborn.receive(from, message);
+                // The other one may wait for nothing but this.
+                let call = match (message, &verdict) {
+                    (BirthMessage::Unborn { .. }, Verdict::Founder(_)) => Some(waiting.unborn.message()),
+                    _ => None,
+                };
+                if let Some(call) = call {
+                    self.call(seat, &call);
+                }
+                self.conclude(seat, verdict);
+            }
+            Life::Serving(serving) => {
+                if let Some(answer) = serving.turns.answer_birth(message) {
+                    self.send(node, from, &PeerMessage::Birth(answer));
+                }
+            }
+        }
+    }
+
+    pub(super) fn call(&mut self, seat: usize, call: &BirthMessage) {
+        let from = self.machines[seat].id;
+        for other in 0..self.machines.len() {
+            let machine = &self.machines[other];
+            if other != seat && !machine.is_down() {
+                let to = machine.id;
+                self.send(from, to, &PeerMessage::Birth(call.clone()));
+            }
+        }
+    }
+
+    pub(super) fn conclude(&mut self, seat: usize, verdict: Verdict) {
+        let rng = self.rolls.rng();
+        let start = self.machines[seat].conclude(&self.common, verdict, self.now, rng);
+        if let Some(start) = start {
+            self.started(seat, start);
+        }
+    }
+
+    pub(super) fn start(&mut self, seat: usize, run: u64) {
+        let machine = &mut self.machines[seat];
+        if machine.run != run || !machine.is_down() {
+            return;
+        }
+        let (operations, reads) = (machine.disk.operations(), machine.disk.reads());
+        match machine.start_trouble.take() {
+            Some(StartTrouble::PowerOff(after)) => machine.disk.fault_at(operations + after, Fault::PowerOff),
+            Some(StartTrouble::ReadError(after)) => {
+                machine.disk.read_fault_at(reads + after, ReadFault::Error(io::ErrorKind::Other));
+            }
+            Some(StartTrouble::FlippedBit(after, bit)) => {
+                machine.disk.read_fault_at(reads + after, ReadFault::FlippedBit(bit));
+            }
+            None => {}
+        }
+        if machine.full_until > self.now {
+            let after = self.faults.below(8);
+            machine.disk.fault_at(operations + after, Fault::Error(io::ErrorKind::StorageFull));
+        }
+        let rng = self.rolls.rng();
+        let start = machine.start(&self.common, self.now, rng);
+        self.started(seat, start);
+        self.settle(seat);
+    }
+
+    fn started(&mut self, seat: usize, start: Start) {
+        let machine = &mut self.machines[seat];
+        match start {
+            Start::Runs { notes, quarantined } => {
+                for note in &notes {
+                    if note.contains("cut an interrupted write") {
+                        self.watch.rare.saw(Rare::TornTailCut);
+                    }
+                    if note.contains("was damaged, repaired") {
+                        self.watch.rare.saw(Rare::SlotRepaired);
+                    }
+                }
+                if let Some(reason) = quarantined {
+                    let expected = machine.is_damaged || machine.is_set_back;
+                    let (node, damage) = (machine.id, reason.contains("/log"));
+                    (machine.is_damaged, machine.is_set_back) = (false, false);
+                    self.watch.rare.saw(if damage { Rare::DamagedLog } else { Rare::DamagedFile });
+                    if !expected {
+                        self.watch.violate("D3 no quarantine without damage", format!("{node}: {reason}"));
+                    }
+                }
+                let machine = &mut self.machines[seat];
+                if std::mem::take(&mut machine.is_damaged) {
+                    // It was what may be missing: the end of the log.
+                    machine.is_set_back = true;
+                }
+                if self.machines[seat].is_waiting() {
+                    self.watch.happen(&Happening::Waits { node: self.machines[seat].id });
+                }
+            }
+            Start::Failed(why) => {
+                machine.run += 1;
+                let (node, power_cut) = (machine.id, machine.disk.power_is_off());
+                let lot = self.disks.any();
+                machine.disk = machine.disk.after_crash(if power_cut { Loss::Seeded(lot) } else { Loss::Killed(lot) });
+                self.watch.rare.saw(if power_cut { Rare::CrashDuringStart } else { Rare::StartFailed });
+                let end = if power_cut { End::PowerCut } else { End::DiskError(why) };
+                self.watch.happen(&Happening::Ended { node, end: &end });
+                let again_us = self.faults.between(10_000, 300_000);
+                self.start_at(seat, self.now.plus_us(again_us));
+            }
+        }
+    }
+
+    /// A process ends, whyever.
+    pub(super) fn end(&mut self, seat: usize, end: End) {
+        let progress_max = self.disks.pick(&[1, 4, 16, 80]);
+        let progress = self.disks.below(progress_max);
+        let loss = match (&end, self.disks.below(4)) {
+            (End::PowerCut, 0) => Loss::Everything,
+            (End::PowerCut, _) => Loss::Seeded(self.disks.any()),
+            // Also what was written and not flushed may still have been in the process.
+            _ => Loss::Killed(self.disks.any()),
+        };
+        let node = self.machines[seat].id;
+        self.note_crash(seat);
+        self.watch.happen(&Happening::Ended { node, end: &end });
+        self.machines[seat].end(progress, loss);
+        // The news of a closed connection; a power cut sends none.
+        if end != End::PowerCut {
+            for other in (0..self.machines.len()).filter(|other| *other != seat) {
+                let at = self.now.plus_us(50 + self.disks.below(1_000));
+                self.schedule(at, Event::Reset { from: node, to: other });
+            }
+        }
+    }
+
+    /// What a crash interrupts.
+    fn note_crash(&mut self, seat: usize) {
+        use crate::raft::message::Body;
+        let Some(serving) = self.machines[seat].serving() else { return };
+        let rare = &mut self.watch.rare;
+        let core = serving.engine().core();
+        if core.role() == Role::Leader {
+            let status = core.status();
+            if status.last.index > status.commit {
+                rare.saw(Rare::LeaderCrashedWithProposals);
+            }
+        }
+        for envelope in serving.held_back() {
+            match envelope.message.body {
+                Body::VoteGranted | Body::Vote { .. } => rare.saw(Rare::CrashBeforeVoteSent),
+                Body::AppendAccepted { .. } => rare.saw(Rare::CrashBeforeAck),
+                _ => {}
+            }
+        }
+        if serving.installs() || serving.building.is_some() {
+            rare.saw(Rare::CrashDuringInstall);
+        }
+        if serving.taking.is_some() {
+            rare.saw(Rare::CrashDuringSnapshot);
+        }
+    }
+
+    /// A node has found out that it forgot something: its process ends.
+    pub(super) fn quarantine(&mut self, seat: usize, reason: &str) {
+        let machine = &mut self.machines[seat];
+        let node = machine.id;
+        let expected = machine.is_set_back;
+        let Life::Serving(serving) = std::mem::replace(&mut machine.life, Life::Down) else { return };
+        self.watch.happen(&Happening::Forgot { node, reason });
+        if !expected {
+            self.watch.violate("M8 no node forgets by itself", format!("{node}: {reason}"));
+        }
+        serving.into_desk().quarantine(reason);
+        self.end(seat, End::Quarantined(reason.to_owned()));
+        self.start_at(seat, self.now.plus_us(100_000));
+    }
+
+    /// A process whose device failed ends by itself.
+    pub(super) fn disk_failed(&mut self, seat: usize, why: String) {
+        let machine = &self.machines[seat];
+        let end = if machine.disk.power_is_off() { End::PowerCut } else { End::DiskError(why) };
+        if machine.full_until > self.now {
+            self.watch.rare.saw(Rare::DiskFullStop);
+        }
+        self.end(seat, end);
+        let down_us = self.faults.between(1_000, 500_000);
+        self.start_at(seat, self.now.plus_us(down_us));
+    }
+}
