@@ -67,6 +67,11 @@ durable:
 speed:
     cargo run --quiet --release --bin madkv-trial -- speed
 
+# MadKV, three nodes of etcd and Redis with appendfsync always, the same load in turns; ratios with their spread. See `--help`.
+[positional-arguments]
+compare *options:
+    cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- compare "$@"
+
 # Time requests while snapshots of a million keys are taken; print the longest wait with and without.
 snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}

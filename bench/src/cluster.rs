@@ -361,6 +361,17 @@ impl Cluster {
         self.nodes.iter_mut().map(|(&node, process)| (node, process))
     }
 
+    /// Gives each server further flags, from its next start on.
+    pub fn add_server_flags(&mut self, flags: &[OsString]) {
+        let servers = self.nodes.iter_mut().filter(|(node, _)| matches!(node, Node::Server { .. }));
+        servers.for_each(|(_, process)| process.add_arguments(flags));
+    }
+
+    /// The numbers of all processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.values().filter_map(Process::pid).collect()
+    }
+
     /// Starts all that does not run.
     ///
     /// # Errors

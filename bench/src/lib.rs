@@ -11,6 +11,8 @@
 //! - [`linearize`]: could a correct store have given a history; and if not, the smallest part of it that shows it.
 //! - [`load`]: clients that swap and keep a history for [`chain`].
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
+//! - [`measure`]: latencies, and what processes cost.
+//! - [`peers`]: other stores, side by side with MadKV.
 //! - [`mount`]: a file system in a file, for power cuts and full disks.
 //! - [`decoders`]: everything that reads bytes from outside, for property tests and fuzzers.
 //! - [`disk_faults`]: damaged, full and failing disks.
@@ -18,9 +20,11 @@
 //! - [`sim_library`]: the client library against simulated groups, from one seed.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`seeds`]: what `madkv-sim` does.
+//! - [`benchmark`]: what `madkv-bench` does.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
 pub mod ask;
+pub mod benchmark;
 pub mod chain;
 pub mod chaos;
 pub mod cluster;
@@ -32,7 +36,9 @@ pub mod launcher;
 pub mod line_client;
 pub mod linearize;
 pub mod load;
+pub mod measure;
 pub mod mount;
+pub mod peers;
 pub mod planted;
 pub mod ports;
 pub mod process;

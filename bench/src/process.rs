@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::measure::memory_bytes;
 use crate::wait::wait_for;
 
 /// How much of the end of a log goes into a message, in bytes.
@@ -34,6 +35,11 @@ impl Process {
     /// A process that is not running yet; `log` will take its stdout and stderr.
     pub fn new(program: PathBuf, arguments: Vec<OsString>, log: PathBuf) -> Process {
         Process { program, arguments, log, child: None, ended: None }
+    }
+
+    /// Gives it further arguments, from its next start on.
+    pub fn add_arguments(&mut self, arguments: &[OsString]) {
+        self.arguments.extend(arguments.iter().cloned());
     }
 
     /// Starts it. Does nothing if it runs. In a process group of its own, so that a Ctrl-C on the terminal reaches only
@@ -165,8 +171,7 @@ impl Process {
     /// Its resident memory in bytes, while it runs.
     pub fn resident_bytes(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
-        Some(kib.trim().parse::<u64>().ok()? << 10)
+        memory_bytes(&status, "VmRSS:")
     }
 
     /// How many descriptors it holds, while it runs.

@@ -89,6 +89,10 @@ fn build(cargo: &OsString, directory: &Path) -> Result<(), NoPrograms> {
             command.args(["--profile", profile]);
         }
     }
+    if cfg!(feature = "peers") {
+        // Otherwise the present executable would be replaced by one without.
+        command.args(["--features", "madkv-bench/peers"]);
+    }
     if let Some(manifest) = env::var_os("CARGO_MANIFEST_DIR") {
         command.current_dir(manifest);
     }

@@ -242,7 +242,7 @@ impl Drop for Stage {
     }
 }
 
-fn fresh_directory(programs: &Programs, below: Option<&Path>) -> std::io::Result<TempDir> {
+pub(crate) fn fresh_directory(programs: &Programs, below: Option<&Path>) -> std::io::Result<TempDir> {
     tempfile::Builder::new().prefix("madkv-trial-").tempdir_in(below.unwrap_or(programs.directory()))
 }
 
@@ -263,7 +263,7 @@ fn describe(cluster: &Cluster) -> Outcome {
 }
 
 /// A client library's handle of this cluster; its calls must run on a runtime.
-fn library_client(cluster: &Cluster) -> Client {
+pub(crate) fn library_client(cluster: &Cluster) -> Client {
     let managers = cluster.manager_addresses().split(',').map(str::to_owned).collect();
     Client::connect(ClientOptions { managers, timeout: Some(PATIENCE), ..ClientOptions::default() })
 }

@@ -1,0 +1,16 @@
+//! How fast MadKV is, and how fast its peers are.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use madkv_bench::benchmark::{Options, run};
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("madkv-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

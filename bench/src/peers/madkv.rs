@@ -1,0 +1,91 @@
+//! A cluster of ours, of real processes.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crate::cluster::{Cluster, Group, Shape};
+use crate::launcher::sync_flags;
+use crate::measure::Trouble;
+use crate::peers::Connection;
+use crate::programs::Programs;
+use crate::trial::library_client;
+
+/// How long the cluster may take until each group has a leader.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// What it is called in tables.
+    pub name: String,
+    /// Its executables.
+    pub programs: Programs,
+    /// How many of what.
+    pub shape: Shape,
+    /// Further flags for each server and manager.
+    pub flags: Vec<OsString>,
+    /// Further flags for each server.
+    pub server_flags: Vec<OsString>,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct MadKv {
+    name: String,
+    description: String,
+    cluster: Cluster,
+}
+
+impl MadKv {
+    /// Starts it, with its data below `directory`, and waits until each group has a leader.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn start(wanted: &Wanted, directory: &Path) -> Result<MadKv, Trouble> {
+        let mut flags = sync_flags(directory.parent().unwrap_or(directory));
+        flags.extend(wanted.flags.iter().cloned());
+        let mut cluster = Cluster::on_free_ports(&wanted.programs, wanted.shape, directory, &flags)?;
+        cluster.add_server_flags(&wanted.server_flags);
+        cluster.start_all()?;
+        cluster.wait_ready(READY_PATIENCE)?;
+        let leader = cluster.wait_leader(Group::Partition(0), READY_PATIENCE)?;
+        let Shape { server_rf, manager_rf, partitions } = wanted.shape;
+        let given: Vec<_> =
+            wanted.flags.iter().chain(&wanted.server_flags).map(|flag| flag.to_string_lossy()).collect();
+        let description = format!(
+            "{manager_rf} managers, {partitions} partition(s) x {server_rf} servers, log {}, flags [{}], {}",
+            cluster.status(leader)?.sync_mode,
+            given.join(" "),
+            wanted.programs.directory().display(),
+        );
+        Ok(MadKv { name: wanted.name.clone(), description, cluster })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn description(&self) -> &str {
+        &self.description
+    }
+
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.cluster.pids()
+    }
+
+    pub(super) fn connect(&self, clients: usize) -> Vec<Connection> {
+        (0..clients).map(|_| Connection::MadKv(library_client(&self.cluster))).collect()
+    }
+
+    /// Its processes.
+    pub fn cluster(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+/// How many cores this process may use.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(0, usize::from)
+}

@@ -1,0 +1,147 @@
+//! Other stores, side by side with MadKV: started on loopback, asked the same, stopped by their handles.
+//!
+//! Everything is done so that a peer is shown at its best: its own defaults, its leader asked directly, clients without
+//! superfluous layers. What is compared must promise the same: a write is on the device (of a majority, where there are
+//! several nodes) before it is acknowledged, and a read is linearizable.
+//!
+//! - [`madkv`]: a cluster of ours. [`redis`]: a single Redis that syncs each write.
+//! - `etcd`: a cluster of etcd, over `grpc`; both only with the feature `peers`.
+//! - [`compare`]: the same load on all of them, in turns.
+
+pub mod compare;
+#[cfg(feature = "peers")]
+mod etcd;
+#[cfg(feature = "peers")]
+mod grpc;
+pub mod madkv;
+mod measure;
+pub mod redis;
+mod table;
+
+use std::env;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::measure::Trouble;
+
+/// What installs the peers on Debian and its relatives.
+pub const INSTALL: &str = "apt-get install etcd-server redis-server";
+
+/// A running store.
+#[derive(Debug)]
+pub enum Store {
+    /// Ours.
+    MadKv(Box<madkv::MadKv>),
+    /// A cluster of etcd.
+    #[cfg(feature = "peers")]
+    Etcd(etcd::Etcd),
+    /// A single Redis.
+    Redis(redis::Redis),
+}
+
+/// A client's connection to a store: one request under way at a time.
+pub enum Connection {
+    /// The client library.
+    MadKv(madkv_client::Client),
+    /// A share in a connection over HTTP/2.
+    #[cfg(feature = "peers")]
+    Etcd(etcd::Connection),
+    /// A connection of its own.
+    Redis(Box<redis::Connection>),
+}
+
+impl Store {
+    /// What it is called in tables.
+    pub fn name(&self) -> &str {
+        match self {
+            Store::MadKv(store) => store.name(),
+            #[cfg(feature = "peers")]
+            Store::Etcd(_) => etcd::NAME,
+            Store::Redis(_) => redis::NAME,
+        }
+    }
+
+    /// Whether it is ours.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Store::MadKv(_))
+    }
+
+    /// One line: version, nodes, and what holds when a write is acknowledged.
+    pub fn description(&self) -> &str {
+        match self {
+            Store::MadKv(store) => store.description(),
+            #[cfg(feature = "peers")]
+            Store::Etcd(store) => store.description(),
+            Store::Redis(store) => store.description(),
+        }
+    }
+
+    /// The numbers of its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        match self {
+            Store::MadKv(store) => store.pids(),
+            #[cfg(feature = "peers")]
+            Store::Etcd(store) => store.pids(),
+            Store::Redis(store) => store.pids(),
+        }
+    }
+
+    /// Connections for so many clients. What serves them lives on `runtime`.
+    ///
+    /// # Errors
+    /// If the store cannot be reached.
+    pub fn connect(&self, runtime: &Runtime, clients: usize) -> Result<Vec<Connection>, Trouble> {
+        match self {
+            Store::MadKv(store) => Ok(store.connect(clients)),
+            #[cfg(feature = "peers")]
+            Store::Etcd(store) => runtime.block_on(store.connect(clients)),
+            Store::Redis(store) => runtime.block_on(store.connect(clients)),
+        }
+    }
+}
+
+impl Connection {
+    /// Sets a value.
+    ///
+    /// # Errors
+    /// If the store says no, or nothing.
+    pub async fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Trouble> {
+        match self {
+            Connection::MadKv(client) => Ok(client.put(key, value).await.map(drop)?),
+            #[cfg(feature = "peers")]
+            Connection::Etcd(connection) => connection.put(key, value).await,
+            Connection::Redis(connection) => connection.put(key, value).await,
+        }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// If the store says no, or nothing.
+    pub async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, Trouble> {
+        match self {
+            Connection::MadKv(client) => Ok(client.get(key).await?),
+            #[cfg(feature = "peers")]
+            Connection::Etcd(connection) => connection.get(key).await,
+            Connection::Redis(connection) => connection.get(key).await,
+        }
+    }
+}
+
+/// Where a program of the system is.
+fn installed(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_program_is_found_and_nonsense_is_not() {
+        assert!(installed("sh").is_some());
+        assert_eq!(installed("no-such-program-anywhere"), None);
+    }
+}
