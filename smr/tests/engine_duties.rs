@@ -282,8 +282,9 @@ fn reads_that_wait_when_the_role_is_lost_fail_and_are_never_answered() {
 #[test]
 fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer() {
     let (mut replica, client) = Replica::with_session();
-    // Both pass the leader's door: neither is applied yet.
+    // Both pass the leader's door: neither is applied yet, nor waits.
     replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
+    // This one waits along with another.
     replica.ask(vec![(0, 3, write(client, 1, "x"))]);
     // One more was put into the log by a later leader, to which the client had turned.
     let Request::Write { client, number, lowest_unanswered, command } = write(client, 1, "x") else { unreachable!() };
@@ -297,6 +298,44 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
     // And at the door, now that it is applied.
     replica.ask(vec![(1, 9, write(client, 1, "x"))]);
     assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
+}
+
+// covers C2 I13 I17
+#[test]
+fn copy_of_a_write_that_waits_for_its_commit_waits_along_and_adds_no_entry() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
+    let entries = replica.core.status().last.index;
+    // Its answer is late, so the client asks again and again: a log that commits slowly must not fill with copies.
+    for tag in 10..20 {
+        replica.ask(vec![(1, tag, write(client, 2, "y")), (1, tag + 100, write(client, 1, "x"))]);
+    }
+    assert_eq!(replica.core.status().last.index, entries);
+    assert_eq!(replica.outcome(1, 10), None);
+    // Another command under the number of one that waits is no copy of it.
+    replica.ask(vec![(0, 3, write(client, 2, "z"))]);
+    replica.commit_all();
+    assert_eq!(replica.applied(), ["x", "y"]);
+    for tag in 10..20 {
+        assert_eq!(replica.outcome(1, tag), answer("y was number 2"));
+        assert_eq!(replica.outcome(1, tag + 100), answer("x was number 1"));
+    }
+    assert!(matches!(replica.outcome(0, 3), Some(Outcome::Refused(_))), "{:?}", replica.outcome(0, 3));
+    // Applied, nothing of it waits any more: the next copy is answered at the door.
+    replica.ask(vec![(1, 30, write(client, 2, "y"))]);
+    assert_eq!(replica.outcome(1, 30), answer("y was number 2"));
+}
+
+// covers C2 C9
+#[test]
+fn copies_of_a_write_whose_leader_loses_its_role_all_hear_that_its_outcome_is_unknown() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    replica.ask(vec![(1, 1, write(client, 1, "x"))]);
+    let lost = Event::RoleChanged { role: Role::Follower, term: Term(TERM + 1), leader: None };
+    replica.happens(Outputs { events: vec![lost], ..Outputs::default() });
+    assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown));
+    assert_eq!(replica.outcome(1, 1), Some(Outcome::Unknown));
 }
 
 // covers C7 C2

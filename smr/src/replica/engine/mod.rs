@@ -6,15 +6,16 @@
 //!
 //! # The life of a request
 //! A write is checked against the session table (a duplicate is answered from store), proposed together with
-//! everything else that waited, and remembered in `waiting` under the index it got. When that index is applied with
+//! everything else that waited, and remembered ([`waiting`]) under the index it got; a copy of it that comes meanwhile waits along. When that index is applied with
 //! the same term, the answer leaves; when the replica loses its role first, the outcome is *unknown* (C9), because the
 //! entry may yet be committed by another leader. A read gets a token, is confirmed by the core, and is answered once
 //! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
 //! looked after in [`wishes`].
 
+mod waiting;
 mod wishes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use crate::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{GroupName, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
+use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
 use crate::replica::{Outcome, ReplicaStatus, ReplyTo, Request, Standing};
@@ -29,12 +31,10 @@ use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
+pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
+
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
 pub const COMMAND_MAX_BYTES: usize = (1 << 20) + (64 << 10);
-/// Writes that may wait for their commit; the next ones are `Busy`.
-pub const WRITES_WAITING_MAX: usize = 32 << 10;
-/// Bytes of commands that may wait for their commit.
-pub const WRITES_WAITING_MAX_BYTES: usize = 64 << 20;
 /// Reads that may wait for their confirmation; the next ones are `Busy`.
 pub const READS_WAITING_MAX: usize = 32 << 10;
 /// When a client is asked to try again after `Busy`, in milliseconds.
@@ -98,12 +98,6 @@ pub struct Install<S> {
     pub file: ReceivedSnapshot,
 }
 
-struct Waiting {
-    id: EntryId,
-    size_bytes: usize,
-    reply: ReplyTo,
-}
-
 struct PendingRead {
     query: Bytes,
     reply: ReplyTo,
@@ -125,8 +119,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     snapshot_len_bytes: u64,
     snapshot_log_bytes: RangeInclusive<usize>,
     snapshot_under_way: bool,
-    waiting: VecDeque<Waiting>,
-    waiting_bytes: usize,
+    waiting: WaitingWrites,
     next_read_token: u64,
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
     confirmed_reads: BTreeMap<Index, Vec<PendingRead>>,
@@ -182,8 +175,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             snapshot_len_bytes: start.snapshot_len_bytes,
             snapshot_log_bytes: start.snapshot_log_bytes,
             snapshot_under_way: false,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            waiting: WaitingWrites::default(),
             next_read_token: 1,
             reads: BTreeMap::new(),
             confirmed_reads: BTreeMap::new(),
@@ -332,18 +324,17 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Requests arrived; they are handled as one batch.
     pub fn requests(&mut self, now: Time, requests: impl IntoIterator<Item = (Request, ReplyTo)>) {
-        let mut commands = Vec::new();
-        let mut replies = Vec::new();
+        let mut batch = Batch::default();
         let mut reads = Vec::new();
         for (request, reply) in requests {
             match request {
-                Request::OpenSession => self.enlist(SessionCommand::Open, reply, &mut commands, &mut replies),
+                Request::OpenSession => self.enlist(SessionCommand::Open, reply, &mut batch),
                 Request::Idempotent { command } => {
-                    self.enlist(SessionCommand::Idempotent { command }, reply, &mut commands, &mut replies);
+                    self.enlist(SessionCommand::Idempotent { command }, reply, &mut batch);
                 }
                 Request::Write { client, number, lowest_unanswered, command } => {
                     let write = SessionCommand::Write { client, number, lowest_unanswered, command };
-                    self.enlist(write, reply, &mut commands, &mut replies);
+                    self.enlist(write, reply, &mut batch);
                 }
                 Request::Read { query } => {
                     if self.role != Role::Leader {
@@ -362,7 +353,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 Request::Readmit { name } => self.start_readmission(now, name, reply),
             }
         }
-        self.propose(now, commands, replies);
+        self.propose(now, batch);
         if !reads.is_empty() {
             let token = ReadToken(self.next_read_token);
             self.next_read_token += 1;
@@ -408,14 +399,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.end_readmission(Outcome::Unknown);
     }
 
-    /// Adds a write to the batch, unless it can be answered at the door.
-    fn enlist(
-        &mut self,
-        command: SessionCommand,
-        reply: ReplyTo,
-        commands: &mut Vec<Bytes>,
-        replies: &mut Vec<(usize, ReplyTo)>,
-    ) {
+    /// Adds a write to the batch, unless it can be answered at the door or waits already.
+    fn enlist(&mut self, command: SessionCommand, reply: ReplyTo, batch: &mut Batch) {
         if self.role != Role::Leader {
             return reply.send(Outcome::NotLeader(self.core.leader_hint()));
         }
@@ -424,41 +409,27 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         {
             return reply.send(outcome);
         }
+        let Some(reply) = self.waiting.join(&command, reply) else { return };
         let bytes = command.encode();
         if bytes.len() > COMMAND_MAX_BYTES {
             return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
         }
-        let full = self.waiting.len() + commands.len() >= WRITES_WAITING_MAX
-            || self.waiting_bytes + bytes.len() > WRITES_WAITING_MAX_BYTES
-            || self.core.log_bytes() > LOG_MAX_BYTES;
-        if full {
+        if self.waiting.is_full(batch, bytes.len()) || self.core.log_bytes() > LOG_MAX_BYTES {
             return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
-        self.waiting_bytes += bytes.len();
-        replies.push((bytes.len(), reply));
-        commands.push(bytes);
+        batch.push(&command, bytes, reply);
     }
 
-    fn propose(&mut self, now: Time, commands: Vec<Bytes>, replies: Vec<(usize, ReplyTo)>) {
+    fn propose(&mut self, now: Time, mut batch: Batch) {
+        let commands = batch.take_commands();
         if commands.is_empty() {
             return;
         }
         let mut outputs = self.core.step(now, Input::Propose(commands));
         match outputs.proposed.take() {
-            Some(Ok(proposed)) => {
-                let mut id = proposed.first;
-                for (size_bytes, reply) in replies {
-                    self.waiting.push_back(Waiting { id, size_bytes, reply });
-                    id.index = id.index.next();
-                }
-            }
-            Some(Err(not_leader)) => {
-                for (size_bytes, reply) in replies {
-                    self.waiting_bytes -= size_bytes;
-                    reply.send(Outcome::NotLeader(not_leader));
-                }
-            }
-            None => panic!("the core left {} proposals unanswered", replies.len()),
+            Some(Ok(proposed)) => self.waiting.proposed(proposed.first, batch),
+            Some(Err(not_leader)) => batch.refuse(&Outcome::NotLeader(not_leader)),
+            None => panic!("the core left a proposal unanswered"),
         }
         self.absorb(now, outputs);
     }
@@ -502,15 +473,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 Some(self.sessions.apply(index, &command, |command| state.apply(index, command)))
             }
         };
-        if let Some(front) = self.waiting.front()
-            && front.id.index == index
-            && let Some(waiting) = self.waiting.pop_front()
-        {
-            self.waiting_bytes -= waiting.size_bytes;
-            match outcome {
-                Some(outcome) if waiting.id.term == entry.id.term => self.answers.push((waiting.reply, outcome)),
-                _ => waiting.reply.send(Outcome::Unknown),
+        if let Some((id, reply, copies)) = self.waiting.applied(index) {
+            // Another leader's entry in its place says nothing about it.
+            let outcome = outcome.filter(|_| id.term == entry.id.term).unwrap_or(Outcome::Unknown);
+            for copy in copies {
+                self.answers.push((copy, outcome.clone()));
             }
+            self.answers.push((reply, outcome));
         }
     }
 
@@ -619,10 +588,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// A leader no longer answers for what it proposed: another one may commit it, or not.
     fn fail_waiting_writes(&mut self) {
-        self.waiting_bytes = 0;
-        for waiting in self.waiting.drain(..) {
-            waiting.reply.send(Outcome::Unknown);
-        }
+        self.waiting.fail(&Outcome::Unknown);
     }
 
     fn fail_reads(&mut self) {
