@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use smr::storage::{SyncMode, probe_sync};
+use smr::storage::{Engine, SyncMode, probe_sync};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -57,6 +57,9 @@ pub struct Options {
     /// Do not remove the fresh directory at the end
     #[arg(long, conflicts_with = "directory")]
     pub keep: bool,
+    /// What keeps the logs: sled or segments
+    #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
+    pub log_engine: Option<Engine>,
     /// A further flag for each server and manager, for example --node_flag=--trace_messages; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,
@@ -95,7 +98,7 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
     let programs = Programs::beside_this_one()?;
     let place = Place::prepare(options, &programs)?;
-    let mut flags = sync_flags(place.path());
+    let mut flags = log_flags(place.path(), options.log_engine);
     flags.extend(options.node_flags.iter().cloned());
     let mut cluster = Cluster::with_layout(&programs, place.layout, place.path(), &flags)
         .map_err(trouble("cannot prepare the cluster"))?;
@@ -172,8 +175,45 @@ fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
     move |error| NoCluster::Io { what, error }
 }
 
-/// The flags that a server or manager needs so that it runs on this directory's file system.
+/// The environment variable that names the log engine of every cluster that no flag names one for: so that tests, trials and
+/// chaos can be run with either.
+pub const LOG_ENGINE_VARIABLE: &str = "MADKV_LOG_ENGINE";
+
+/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that the
+/// environment names.
+///
+/// # Panics
+/// If it names none.
 pub fn sync_flags(directory: &Path) -> Vec<OsString> {
+    log_flags(directory, None)
+}
+
+/// The same, with this engine.
+///
+/// # Panics
+/// As above.
+pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
+    let engine = engine.unwrap_or_else(engine_of_environment);
+    if engine == Engine::default() {
+        unsynced_flags(directory)
+    } else {
+        // It needs no more of a file system than that it can sync.
+        vec![format!("--log_engine={engine}").into()]
+    }
+}
+
+/// The engine that [`LOG_ENGINE_VARIABLE`] names, or the default.
+///
+/// # Panics
+/// If it names none.
+pub fn engine_of_environment() -> Engine {
+    match std::env::var(LOG_ENGINE_VARIABLE) {
+        Ok(name) => name.parse().unwrap_or_else(|error| panic!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
+        Err(_) => Engine::default(),
+    }
+}
+
+fn unsynced_flags(directory: &Path) -> Vec<OsString> {
     match probe_sync(directory) {
         Ok(SyncMode::Unsynced) => {
             eprintln!(

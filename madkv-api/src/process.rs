@@ -48,7 +48,7 @@ pub enum Fatal {
 
 impl From<smr::replica::StartError> for Fatal {
     fn from(error: smr::replica::StartError) -> Fatal {
-        Fatal::Failed(error.0)
+        if error.is_usage { Fatal::Usage(BadArgument(error.what)) } else { Fatal::Failed(error.what) }
     }
 }
 

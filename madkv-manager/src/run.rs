@@ -31,6 +31,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
         listener: p2p,
         directory: plan.directory.clone(),
+        log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
         runtime: runtime.handle().clone(),
     })?;

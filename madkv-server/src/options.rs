@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use madkv_api::args::{self, BadArgument};
 use madkv_api::map::PARTITIONS_MAX;
+use smr::storage::Engine;
 
 /// The program's name.
 pub const PROGRAM: &str = "madkv-server";
@@ -34,6 +35,9 @@ pub struct Options {
     /// The replica's directory; made if it does not exist.
     #[arg(long = "backer_path")]
     pub backer_path: PathBuf,
+    /// What keeps the log: sled or segments. A directory keeps the one that it was made with.
+    #[arg(long = "log_engine", default_value_t)]
+    pub log_engine: Engine,
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
@@ -59,6 +63,8 @@ pub struct Plan {
     pub peers: Vec<(u16, String)>,
     /// The directory.
     pub directory: PathBuf,
+    /// See [`Options::log_engine`].
+    pub log_engine: Engine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
     /// See [`Options::trace_messages`].
@@ -99,6 +105,7 @@ impl Options {
             p2p_listen,
             peers,
             directory: self.backer_path,
+            log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
             trace_messages: self.trace_messages,
         })

@@ -53,6 +53,14 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     options().serialize(value).unwrap_or_else(|error| panic!("a value cannot be encoded: {error}"))
 }
 
+/// Encodes a value behind what `buffer` holds.
+///
+/// # Panics
+/// Never for the types of this project, as with [`encode`].
+pub fn encode_into<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, value: &T) {
+    options().serialize_into(buffer, value).unwrap_or_else(|error| panic!("a value cannot be encoded: {error}"));
+}
+
 /// Decodes a value from all of `bytes`.
 ///
 /// # Errors

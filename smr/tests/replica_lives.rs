@@ -17,6 +17,7 @@ fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
         peers: BTreeMap::from([(NodeName(1), "127.0.0.1:1".to_owned()), (NodeName(2), "127.0.0.1:2".to_owned())]),
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
         directory: directory.to_owned(),
+        log_engine: smr::storage::Engine::Sled,
         allow_unsynced: true,
         runtime: runtime.handle().clone(),
     })

@@ -105,6 +105,7 @@ fn shutdown_under_load_each_request_gets_one_outcome() {
         peers: BTreeMap::new(),
         listener: TcpListener::bind("127.0.0.1:0").unwrap(),
         directory: directory.path().join("g.0"),
+        log_engine: smr::storage::Engine::Sled,
         allow_unsynced: true,
         runtime: runtime.handle().clone(),
     })

@@ -22,10 +22,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use madkv_client::{Client, Options as ClientOptions};
+use smr::storage::Engine;
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Group, Shape};
-use crate::launcher::sync_flags;
+use crate::launcher::log_flags;
 use crate::programs::Programs;
 
 /// How long anything may take that must happen in the end.
@@ -167,6 +168,9 @@ pub struct Place {
     /// Partitions
     #[arg(long, default_value_t = 1)]
     pub partitions: u16,
+    /// What keeps the logs: sled or segments
+    #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
+    pub log_engine: Option<Engine>,
 }
 
 /// Runs a trial.
@@ -214,7 +218,7 @@ impl Stage {
     fn set(place: &Place) -> Result<Stage, Box<dyn Error + Send + Sync>> {
         let programs = Programs::beside_this_one()?;
         let directory = fresh_directory(&programs, place.directory.as_deref())?;
-        let flags = sync_flags(directory.path());
+        let flags = log_flags(directory.path(), place.log_engine);
         let cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
         let mut stage = Stage { cluster, directory: Some(directory) };
         stage.cluster.start_all()?;

@@ -51,6 +51,8 @@ pub struct ReplicaOptions {
     pub listener: TcpListener,
     /// Its directory; made if it does not exist.
     pub directory: PathBuf,
+    /// What keeps the log. A directory keeps the one that it was made with.
+    pub log_engine: storage::Engine,
     /// Start although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
     /// Where the network tasks run.
@@ -59,12 +61,27 @@ pub struct ReplicaOptions {
 
 /// Why a replica cannot start. One line for a person; the process exits with a non-zero code.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StartError(pub String);
+#[error("{what}")]
+pub struct StartError {
+    /// The line.
+    pub what: String,
+    /// Whether another command line would do.
+    pub is_usage: bool,
+}
 
 impl StartError {
     fn of(error: impl std::fmt::Display) -> StartError {
-        StartError(error.to_string())
+        StartError::new(error.to_string())
+    }
+
+    fn new(what: String) -> StartError {
+        StartError { what, is_usage: false }
+    }
+}
+
+impl From<storage::OpenError> for StartError {
+    fn from(error: storage::OpenError) -> StartError {
+        StartError { what: error.to_string(), is_usage: matches!(error, storage::OpenError::OtherEngine { .. }) }
     }
 }
 
@@ -107,7 +124,10 @@ impl Opened {
             // Should the next life be damaged, too, yet another one takes its place.
             life = quarantined.into_next_life().map_err(StartError::of)?;
         }
-        Err(StartError(format!("{}: each life that is begun here is damaged at once", options.directory.display())))
+        Err(StartError::new(format!(
+            "{}: each life that is begun here is damaged at once",
+            options.directory.display()
+        )))
     }
 
     fn with(
@@ -117,8 +137,9 @@ impl Opened {
         quarantine: Option<String>,
         reporter: Reporter,
     ) -> Result<Opened, StartError> {
-        let snapshots = snapshots
-            .ok_or_else(|| StartError("snapshots were not looked for in a directory that was opened".to_owned()))?;
+        let snapshots = snapshots.ok_or_else(|| {
+            StartError::new("snapshots were not looked for in a directory that was opened".to_owned())
+        })?;
         if store.sync_mode != SyncMode::Synced {
             reporter.line(&format!("writes are not proved to reach the device: {}", store.sync_mode));
         }
@@ -152,7 +173,7 @@ impl Opened {
             && recorded != given
         {
             let directory = options.directory.display();
-            return Err(StartError(format!("{directory}: belongs to cluster {recorded}, not to {given}")));
+            return Err(StartError::new(format!("{directory}: belongs to cluster {recorded}, not to {given}")));
         }
         let cluster = store.identity.cluster.or(cluster);
         let (events, events_inbox) = bounded(EVENTS_MAX);
@@ -172,7 +193,7 @@ impl Opened {
             Arc::new(move |event: TransportEvent<_>| events.try_send(Happening::Peer(event)).is_ok())
         };
         let transport = Transport::start(config, options.listener, options.runtime.clone(), sink, Arc::new(intake))
-            .map_err(|error| StartError(format!("cannot serve peers: {error}")))?;
+            .map_err(|error| StartError::new(format!("cannot serve peers: {error}")))?;
         let seats = options.peers.keys().copied().chain([options.name]).collect();
         let replica = ReplicaThread {
             group: options.group,
@@ -191,7 +212,7 @@ impl Opened {
             door: door.clone(),
         };
         spawn_vital(format!("{} replica", reporter.who()), move || replica.run())
-            .map_err(|error| StartError(format!("no replica thread: {error}")))?;
+            .map_err(|error| StartError::new(format!("no replica thread: {error}")))?;
         let stop = move || {
             let (done, stopped) = bounded(1);
             if events.send_timeout(Happening::Shutdown(done), SHUTDOWN_PATIENCE).is_ok() {
@@ -215,7 +236,7 @@ fn open_life(
     let mut snapshots = None;
     if directory.quarantined().is_none() {
         let (found, newest) = SnapshotDir::open(disk.clone(), directory.snapshots(), options.group.clone(), None)
-            .map_err(|error| StartError(format!("{}: {error}", directory.snapshots().display())))?;
+            .map_err(|error| StartError::new(format!("{}: {error}", directory.snapshots().display())))?;
         found.notes().iter().for_each(|note| reporter.line(note));
         snapshot = newest.map(|info| info.meta).unwrap_or_default();
         snapshots = Some(found);
@@ -226,12 +247,12 @@ fn open_life(
         &StoreOptions {
             snapshot,
             incarnation_if_new: Incarnation(rand::random::<u64>().max(1)),
-            engine: storage::Engine::Sled,
+            engine: options.log_engine,
             allow_unsynced: options.allow_unsynced,
             now_unix_s: now.as_secs(),
         },
     )
-    .map_err(StartError::of)?;
+    .map_err(StartError::from)?;
     if let storage::Opened::Store(store) = &opened {
         store.notes.iter().for_each(|note| reporter.line(note));
     }
@@ -361,7 +382,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             node,
             seats: &self.seats,
             standing,
-            sync_mode: self.store.sync_mode.to_string(),
+            sync_mode: self.store.durability(),
             inbox: &self.inbox,
             transport: &self.transport,
             reporter: &self.reporter,
@@ -413,6 +434,7 @@ impl<S: StateMachine> ReplicaThread<S> {
         // The genesis is of term 1, which nobody campaigned in.
         let promise =
             if life.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { life.promise };
+        let sync_mode = life.durability();
         let recovered = Recovered { promise, snapshot: meta, entries: life.entries };
         let core =
             Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(rand::random()), clock.now());
@@ -423,7 +445,7 @@ impl<S: StateMachine> ReplicaThread<S> {
         let engine = Engine::new(EngineStart {
             group,
             standing,
-            sync_mode: life.sync_mode.to_string(),
+            sync_mode,
             core,
             state,
             sessions,

@@ -1,16 +1,18 @@
-//! What every engine must do, run for each of them: the twin in memory, and the record log over a map in memory, over a journal
-//! and a simulated map on the virtual disk, and over sled.
+//! What every engine must do, run for each of them: the twin in memory, the record log over a map in memory, over a journal
+//! and a simulated map on the virtual disk, and over sled, and the segments on the virtual disk and on the real one.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::disk::MapHost;
+use super::disk::{Disk, MapHost, RealDisk};
 use super::memory::{MemoryLog, MemoryMap};
 use super::open::Trouble;
 use super::record::RECORD_MAX_BYTES;
 use super::record_log::{COMPACT_SLICE_RECORDS_MAX, RecordLog};
+use super::segments::SegmentLog;
 use super::virtual_disk::VirtualDisk;
 use super::{ByteMap, LogStore, journal, sled};
 use crate::entry::{Entry, EntryId, Index, Payload, Term};
@@ -73,6 +75,44 @@ impl Bench for Records {
     }
 }
 
+/// The log in segments, on some disk.
+struct Segments {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    log: Option<SegmentLog>,
+}
+
+impl Segments {
+    fn new(disk: Arc<dyn Disk>, path: &Path) -> Segments {
+        let log = SegmentLog::recover(disk.clone(), path, IDENTITY, EntryId::ZERO, None).unwrap().log;
+        Segments { disk, path: path.to_owned(), log: Some(log) }
+    }
+}
+
+impl Bench for Segments {
+    fn log(&mut self) -> &mut dyn LogStore {
+        self.log.as_mut().unwrap()
+    }
+
+    fn reopen(&mut self, start: EntryId) -> bool {
+        self.log().tidy().unwrap();
+        self.log = None;
+        let recovered = SegmentLog::recover(self.disk.clone(), &self.path, IDENTITY, start, None).unwrap();
+        assert!(recovered.fits && recovered.notes.is_empty(), "{:?}", recovered.notes);
+        assert_eq!(recovered.entries, recovered.log.load().unwrap());
+        self.log = Some(recovered.log);
+        true
+    }
+}
+
+fn over_virtual_segments() -> Box<dyn Bench> {
+    Box::new(Segments::new(Arc::new(VirtualDisk::new()), Path::new("/d/log")))
+}
+
+fn over_segments(directory: &tempfile::TempDir) -> Box<dyn Bench> {
+    Box::new(Segments::new(Arc::new(RealDisk), &directory.path().join("segments")))
+}
+
 fn over_memory() -> Box<dyn Bench> {
     let map = MemoryMap::default();
     Box::new(Records::new(Box::new(move || Box::new(map.clone()))))
@@ -107,6 +147,8 @@ fn each(case: impl Fn(&mut dyn Bench)) {
     case(over_virtual_map().as_mut());
     let directory = tempfile::tempdir().unwrap();
     case(over_sled(&directory).as_mut());
+    case(over_virtual_segments().as_mut());
+    case(over_segments(&directory).as_mut());
 }
 
 fn check(bench: &mut dyn Bench, start: EntryId, expected: &[Entry]) {
@@ -336,7 +378,10 @@ fn play(bench: &mut dyn Bench, steps: &[Step]) {
                 log.reset_to(id).unwrap();
                 twin.reset_to(id).unwrap();
             }
-            Step::Flush => log.flush().unwrap(),
+            Step::Flush => {
+                log.flush().unwrap();
+                log.tidy().unwrap();
+            }
             Step::Reopen => {
                 log.flush().unwrap();
                 bench.reopen(twin.start());
@@ -366,6 +411,11 @@ proptest! {
     #[test]
     fn random_steps_over_virtual_map_agree_with_twin(steps in proptest::collection::vec(step(), 1..40)) {
         play(over_virtual_map().as_mut(), &steps);
+    }
+
+    #[test]
+    fn random_steps_over_virtual_segments_agree_with_twin(steps in proptest::collection::vec(step(), 1..40)) {
+        play(over_virtual_segments().as_mut(), &steps);
     }
 }
 

@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::{ByteMap, Damage, LoadError};
+use super::{ByteMap, Damage, LoadError, segments, sync_mode};
 
 /// Operations on files and directories. Nothing is durable before the matching sync has returned.
 pub trait Disk: Send + Sync + 'static {
@@ -59,6 +60,22 @@ pub trait Disk: Send + Sync + 'static {
     /// `WouldBlock` if somebody else holds the lock; those of the file system.
     fn lock(&self, _path: &Path) -> io::Result<DiskLock> {
         Ok(Box::new(()))
+    }
+    /// How long segments of the log are on this disk, in bytes; a multiple of 4096. One in memory, that is copied a thousand
+    /// times, has short ones.
+    fn segment_bytes(&self) -> u64 {
+        segments::SEGMENT_BYTES
+    }
+    /// Does something beside the caller's work. As it stands here, at once: for a disk where the same happens each time.
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+    /// Whether what lies there ends with the machine's power, synced or not.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn is_in_memory(&self, _path: &Path) -> io::Result<bool> {
+        Ok(false)
     }
     /// Where it keeps ordered maps, if it is a simulated disk that does.
     fn maps(&self) -> Option<&dyn MapHost> {
@@ -131,15 +148,24 @@ pub fn read_file(disk: &dyn Disk, path: &Path, limit_bytes: u64) -> io::Result<V
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
     let mut bytes = vec![0; len as usize];
+    let filled = read_fully(file.as_ref(), &mut bytes, 0)?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Fills `buffer` from `offset` on, as far as the file reaches; returns how far.
+///
+/// # Errors
+/// Those of the file system.
+pub fn read_fully(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64)? {
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64)? {
             0 => break,
             count => filled += count,
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    Ok(filled)
 }
 
 /// The operating system's file system.
@@ -185,6 +211,15 @@ impl Disk for RealDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         PathBuf::from(path).try_exists()
+    }
+
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) {
+        // Without a thread it is dropped, and whoever waits for it finds out.
+        let _ = thread::Builder::new().name("disk aside".to_owned()).spawn(work);
+    }
+
+    fn is_in_memory(&self, path: &Path) -> io::Result<bool> {
+        Ok(sync_mode::file_system(path)? == sync_mode::FileSystem::Tmpfs)
     }
 
     fn lock(&self, path: &Path) -> io::Result<DiskLock> {

@@ -47,6 +47,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 
 mod directory;
 pub mod disk;
+mod extent;
 mod identity;
 mod journal;
 pub mod mark;
@@ -56,6 +57,7 @@ mod promise;
 mod quarantine;
 mod record;
 pub mod record_log;
+pub mod segments;
 mod sled;
 mod slots;
 mod store;
@@ -114,6 +116,14 @@ pub trait LogStore: Send {
     /// # Errors
     /// Fatal ones of the engine.
     fn flush(&mut self) -> Result<(), StorageError>;
+
+    /// Does, or begins, what will be needed soon, while nobody waits. As it stands here, nothing.
+    ///
+    /// # Errors
+    /// Fatal ones of the engine.
+    fn tidy(&mut self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// The entry that the log starts behind: [`EntryId::ZERO`], or the last one removed from the front.
     fn start(&self) -> EntryId;

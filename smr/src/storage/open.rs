@@ -3,15 +3,18 @@
 //! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not fit leads to
 //! quarantine; an error of the device does not, because the next start may read what this one could not.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS, Seat};
-use super::disk::MapHost;
-use super::mark::{FoundMark, MARK, MarkFile};
+use super::mark::{FoundMark, MARK, Mark, MarkFile};
 use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
 use super::quarantine::{self, NEXT, Quarantined};
 use super::record_log::{RecordLog, Recovered};
+use super::segments::{self, SegmentLog};
 use super::slots::SLOT_VERSION;
 use super::store::Store;
 use super::sync_mode::SyncMode;
@@ -25,12 +28,38 @@ pub enum Engine {
     /// sled, in a directory of the operating system. Needs the attribute S.
     #[default]
     Sled,
+    /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
+    Segments,
     /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It holds
     /// everything in memory as well: meant for tests and simulations.
     Journal,
     /// An ordered map that the [`super::disk::Disk`] itself provides: the virtual one does, with sled's manners
     /// ([`super::virtual_map`]). For tests and simulations.
     Simulated,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Engine::Sled => "sled",
+            Engine::Segments => "segments",
+            Engine::Journal => "journal",
+            Engine::Simulated => "simulated",
+        })
+    }
+}
+
+/// A word that names no engine that an operator can choose.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sled and segments are possible")]
+pub struct NoSuchEngine;
+
+impl FromStr for Engine {
+    type Err = NoSuchEngine;
+
+    fn from_str(name: &str) -> Result<Engine, NoSuchEngine> {
+        [Engine::Sled, Engine::Segments].into_iter().find(|engine| engine.to_string() == name).ok_or(NoSuchEngine)
+    }
 }
 
 /// How to open a store.
@@ -68,10 +97,19 @@ pub struct OpenedStore {
     pub promise: Promise,
     /// The log behind the snapshot.
     pub entries: Vec<Entry>,
+    /// What keeps the log.
+    pub engine: Engine,
     /// How writes reach the device.
     pub sync_mode: SyncMode,
     /// What was found and repaired, a line each.
     pub notes: Vec<String>,
+}
+
+impl OpenedStore {
+    /// How writes reach the device, and through what, for an operator: for example `synced, log in sled`.
+    pub fn durability(&self) -> String {
+        format!("{}, log in {}", self.sync_mode, self.engine)
+    }
 }
 
 /// Why a directory was refused. It is as it was.
@@ -106,6 +144,16 @@ pub enum OpenError {
         found: u16,
         /// The newest version that this build reads.
         supported: u16,
+    },
+    /// Another engine has written its log.
+    #[error("{}: its log was written by the log engine {found}; --log_engine {asked} cannot read it", .directory.display())]
+    OtherEngine {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose files are there.
+        found: Engine,
+        /// The one that it was to be opened with.
+        asked: Engine,
     },
     /// What is written there may be lost with the power, and nobody allowed that.
     #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]
@@ -175,6 +223,7 @@ impl Store {
                     birth: record.birth,
                     promise: record.promise,
                     entries,
+                    engine: options.engine,
                     sync_mode,
                     notes,
                 })))
@@ -244,12 +293,11 @@ fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
 
 /// An unborn node: an empty log, no mark yet.
 fn begin(directory: &mut ReplicaDirectory, options: &StoreOptions, promise: PromiseFile) -> Result<Parts, Trouble> {
-    let opened = open_map(directory, options)?;
-    directory.notes.extend(opened.notes);
     let identity = promise.record().identity.hash();
-    let Recovered { log, .. } = RecordLog::recover(opened.map, identity, EntryId::ZERO, None)?;
+    let OpenedLog { recovered: Recovered { log, .. }, sync_mode } =
+        open_log(directory, options, identity, EntryId::ZERO, None)?;
     sync_root(directory)?;
-    Ok(Parts { promise, log: Box::new(log), mark: None, entries: Vec::new(), sync_mode: opened.sync_mode })
+    Ok(Parts { promise, log, mark: None, entries: Vec::new(), sync_mode })
 }
 
 /// A born node: everything must be there and fit.
@@ -270,20 +318,22 @@ fn resume(
         }
     };
     let log = directory.root.join(LOG);
-    let present = match options.engine {
-        Engine::Sled => sled::present(&log),
-        Engine::Journal => journal::present(directory.disk.as_ref(), &log),
-        Engine::Simulated => maps(directory)?.present(&log),
-    };
-    present.map_err(|error| Trouble::io(&log, "looking", error))??;
+    let looking = |error| Trouble::io(&log, "looking", error);
+    if let Err(damage) = present(directory, options.engine, &log).map_err(looking)? {
+        // Perhaps nothing is missing, and it is merely not this engine's.
+        let others = [Engine::Sled, Engine::Segments].into_iter().filter(|engine| *engine != options.engine);
+        for found in others {
+            if present(directory, found, &log).map_err(looking)?.is_ok() {
+                let (directory, asked) = (directory.root.clone(), options.engine);
+                return Err(Trouble::Refuse(OpenError::OtherEngine { directory, found, asked }));
+            }
+        }
+        return Err(damage.into());
+    }
 
-    let opened = open_map(directory, options)?;
-    directory.notes.extend(opened.notes);
     let snapshot = options.snapshot.last;
-    let Recovered { mut log, entries, fits, notes } =
-        RecordLog::recover(opened.map, identity, snapshot, Some(mark.mark()))
-            .map_err(|error| naming_snapshots(error, &directory.root.join(SNAPSHOTS)))?;
-    directory.notes.extend(notes);
+    let opened = open_log(directory, options, identity, snapshot, Some(mark.mark()))?;
+    let OpenedLog { recovered: Recovered { mut log, entries, fits, .. }, sync_mode } = opened;
 
     // Everything is in order; only now anything is written.
     repair_promise(directory, &mut promise, promise_repair)?;
@@ -295,10 +345,25 @@ fn resume(
         directory
             .notes
             .push(format!("{}: does not fit the snapshot at {snapshot}, emptied", directory.root.join(LOG).display()));
-        super::store::reset(&mut log, &mut mark, snapshot)?;
+        super::store::reset(log.as_mut(), &mut mark, snapshot)?;
     }
     sync_root(directory)?;
-    Ok(Parts { promise, log: Box::new(log), mark: Some(mark), entries, sync_mode: opened.sync_mode })
+    Ok(Parts { promise, log, mark: Some(mark), entries, sync_mode })
+}
+
+fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Result<Result<(), Damage>> {
+    let disk = directory.disk.as_ref();
+    match engine {
+        // Its files are the operating system's, and no simulated disk has them.
+        Engine::Sled if disk.maps().is_some() => Ok(Err(Damage::new(log, "sled cannot be here"))),
+        Engine::Sled => sled::present(log),
+        Engine::Segments => segments::present(disk, log),
+        Engine::Journal => journal::present(disk, log),
+        Engine::Simulated => match disk.maps() {
+            Some(maps) => maps.present(log),
+            None => Err(no_simulated_disk()),
+        },
+    }
 }
 
 /// A log that does not reach back to its snapshot may be whole, and the snapshot missing.
@@ -328,33 +393,55 @@ fn sync_root(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     directory.disk.sync_dir(&directory.root).map_err(|error| Trouble::io(&directory.root, "syncing", error))
 }
 
-struct OpenedMap {
-    map: Box<dyn ByteMap>,
+struct OpenedLog {
+    recovered: Recovered<Box<dyn LogStore>>,
     sync_mode: SyncMode,
-    notes: Vec<String>,
 }
 
-fn open_map(directory: &ReplicaDirectory, options: &StoreOptions) -> Result<OpenedMap, Trouble> {
+/// Opens the log, and notes what was repaired.
+fn open_log(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+    identity: u64,
+    snapshot: EntryId,
+    mark: Option<Mark>,
+) -> Result<OpenedLog, Trouble> {
     let log = directory.root.join(LOG);
-    match options.engine {
+    let disk = Arc::clone(&directory.disk);
+    let snapshots = directory.root.join(SNAPSHOTS);
+    let named = |error| naming_snapshots(error, &snapshots);
+    let mut sync_mode = SyncMode::Synced;
+    let map: Box<dyn ByteMap> = match options.engine {
+        Engine::Segments => {
+            let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, mark).map_err(named)?;
+            let in_memory = disk.is_in_memory(&log).map_err(|error| Trouble::io(&log, "asking for the disk", error))?;
+            let sync_mode = if in_memory { SyncMode::Tmpfs } else { SyncMode::Synced };
+            return Ok(OpenedLog { recovered: boxed(directory, found), sync_mode });
+        }
         Engine::Sled => {
             let opened = sled::open(&log, options.allow_unsynced)?;
-            Ok(OpenedMap { map: Box::new(opened.map), sync_mode: opened.sync_mode, notes: opened.notes })
+            directory.notes.extend(opened.notes);
+            sync_mode = opened.sync_mode;
+            Box::new(opened.map)
         }
-        Engine::Journal => {
-            let map = journal::JournalMap::open(std::sync::Arc::clone(&directory.disk), &log)?;
-            Ok(OpenedMap { map: Box::new(map), sync_mode: SyncMode::Synced, notes: Vec::new() })
-        }
-        Engine::Simulated => {
-            let map = maps(directory)?.open_map(&log)?;
-            Ok(OpenedMap { map, sync_mode: SyncMode::Synced, notes: Vec::new() })
-        }
-    }
+        Engine::Journal => Box::new(journal::JournalMap::open(disk, &log)?),
+        Engine::Simulated => match disk.maps() {
+            Some(maps) => maps.open_map(&log)?,
+            None => return Err(Trouble::io(&log, "opening", no_simulated_disk())),
+        },
+    };
+    let found = RecordLog::recover(map, identity, snapshot, mark).map_err(named)?;
+    Ok(OpenedLog { recovered: boxed(directory, found), sync_mode })
 }
 
-fn maps(directory: &ReplicaDirectory) -> Result<&dyn MapHost, Trouble> {
-    let log = || directory.root.join(LOG);
-    directory.disk.maps().ok_or_else(|| StorageError::new(&log(), "opening", "no simulated disk").into())
+fn boxed<L: LogStore + 'static>(directory: &mut ReplicaDirectory, found: Recovered<L>) -> Recovered<Box<dyn LogStore>> {
+    let Recovered { log, entries, fits, notes } = found;
+    directory.notes.extend(notes);
+    Recovered { log: Box::new(log), entries, fits, notes: Vec::new() }
+}
+
+fn no_simulated_disk() -> io::Error {
+    io::Error::other("no simulated disk")
 }
 
 impl ReplicaDirectory {

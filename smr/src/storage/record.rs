@@ -40,7 +40,8 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 80;
 
 const CHECKSUM_OFFSET: usize = 72;
 const BODY_MAX_BYTES: usize = RECORD_MAX_BYTES - RECORD_HEADER_BYTES;
-const ENTRY_LENGTH_BYTES: usize = 4;
+/// Before each entry stands its length.
+pub(crate) const ENTRY_LENGTH_BYTES: usize = 4;
 
 /// The key of a part of the record that starts at `first`.
 pub(crate) fn key(first: u64, part: u32) -> Key {
@@ -234,7 +235,8 @@ pub(crate) fn read(identity: u64, first: u64, values: &[Vec<u8>]) -> Result<Reco
     Ok(Record { entries, previous, previous_term: Term(previous_term), checksum, fingerprint })
 }
 
-fn read_entries(first: u64, count: usize, mut body: &[u8]) -> Result<(Vec<Entry>, u64), String> {
+/// Reads the entries of a record, `count` of them from index `first` on, and the fingerprint of the last.
+pub(crate) fn read_entries(first: u64, count: usize, mut body: &[u8]) -> Result<(Vec<Entry>, u64), String> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut last_fingerprint = 0;
     while !body.is_empty() {

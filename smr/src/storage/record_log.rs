@@ -15,7 +15,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::path::Path;
 
+use super::extent::Extent;
 use super::mark::Mark;
 use super::record::{self, Link, Record, Unreadable};
 use super::{ByteMap, Damage, LoadError, LogStore, StorageError};
@@ -29,13 +31,10 @@ pub const COMPACT_SLICE_RECORDS_MAX: usize = 256;
 pub struct RecordLog {
     map: Box<dyn ByteMap>,
     identity: u64,
-    /// The log starts behind this entry. Records that end at or before it only wait to be removed.
-    start: EntryId,
-    last: EntryId,
+    /// Records that end at or before its start only wait to be removed.
+    extent: Extent,
     /// All records in the map, in order.
     records: VecDeque<Held>,
-    /// Where terms begin: (index, term), both rising; the first is at or before the start.
-    terms: Vec<(u64, Term)>,
     /// The checksum that the next record is chained to.
     checksum: u64,
     /// The fingerprint of `last`, if it is known.
@@ -54,15 +53,30 @@ struct Held {
 }
 
 /// A log that was read back.
-pub struct Recovered {
+pub struct Recovered<L = RecordLog> {
     /// The log.
-    pub log: RecordLog,
+    pub log: L,
     /// Its entries behind the snapshot.
     pub entries: Vec<Entry>,
     /// Whether they continue the snapshot. If not, [`LogStore::reset_to`] has to come next: an install was interrupted.
     pub fits: bool,
     /// What was repaired, a line each.
     pub notes: Vec<String>,
+}
+
+/// Checks that the entry that is marked as synced is there. `end` is the last of `entries`, or the snapshot's.
+pub(super) fn confirm(place: &Path, entries: &[Entry], mark: Option<Mark>, end: EntryId) -> Result<(), Damage> {
+    let Some(mark) = mark else { return Ok(()) };
+    let Some(entry) = entries.iter().find(|entry| entry.id.index == mark.last.index) else {
+        return Err(Damage::new(
+            place,
+            format!("the log ends with {end}, though entry {} is marked as synced", mark.last),
+        ));
+    };
+    if entry.id != mark.last || record::fingerprint(&codec::encode(entry)) != mark.fingerprint {
+        return Err(Damage::new(place, format!("entry {} is not the one that is marked as synced", entry.id)));
+    }
+    Ok(())
 }
 
 impl RecordLog {
@@ -112,39 +126,25 @@ impl RecordLog {
                 ));
             }
         }
-        if let Some(mark) = mark {
-            let found = scan.entries.iter().find(|entry| entry.id.index == mark.last.index);
-            match found {
-                None => {
-                    return damage(format!("the log ends with {end}, though entry {} is marked as synced", mark.last));
-                }
-                Some(entry)
-                    if entry.id != mark.last || record::fingerprint(&codec::encode(entry)) != mark.fingerprint =>
-                {
-                    return damage(format!("entry {} is not the one that is marked as synced", entry.id));
-                }
-                Some(_) => {}
-            }
-        }
+        confirm(map.place(), &scan.entries, mark, end)?;
 
         let Scan { entries, records, terms, checksum, fingerprint, torn, last, .. } = scan;
+        let (extent, fits) = if covered {
+            (Extent::empty(snapshot), true)
+        } else {
+            let extent = Extent::of(snapshot, end, terms);
+            let fits = !contradicts && extent.term_at(snapshot.index) == Some(snapshot.term);
+            (extent, fits)
+        };
         let mut log = RecordLog {
             map,
             identity,
-            start: snapshot,
-            last: end,
+            extent,
             records,
-            terms,
             checksum: checksum.unwrap_or_else(|| anchor(snapshot)),
             fingerprint: fingerprint.filter(|_| last == Some(end)),
             dirty: false,
         };
-        if covered {
-            log.terms = vec![(snapshot.index.0, snapshot.term)];
-        } else if log.terms.first().is_some_and(|(index, _)| *index > snapshot.index.0) {
-            log.terms.insert(0, (snapshot.index.0, snapshot.term));
-        }
-        let fits = covered || (!contradicts && log.term_of(snapshot.index) == Some(snapshot.term));
         let mut notes = Vec::new();
         if let Some(torn) = torn {
             notes.push(format!(
@@ -159,17 +159,6 @@ impl RecordLog {
             log.map.flush()?;
         }
         Ok(Recovered { log, entries: if fits { entries } else { Vec::new() }, fits, notes })
-    }
-
-    fn term_of(&self, index: Index) -> Option<Term> {
-        let position = self.terms.partition_point(|(begin, _)| *begin <= index.0);
-        position.checked_sub(1).map(|run| self.terms[run].1)
-    }
-
-    fn note_term(&mut self, id: EntryId) {
-        if self.terms.last().is_none_or(|(_, term)| *term != id.term) {
-            self.terms.push((id.index.0, id.term));
-        }
     }
 
     fn remove_last_record(&mut self) -> Result<(), StorageError> {
@@ -246,52 +235,34 @@ impl LogStore for RecordLog {
         if entries.is_empty() {
             return Ok(());
         }
-        let mut before = self.last;
-        for entry in entries {
-            let follows = entry.id.index == before.index.next() && entry.id.term >= before.term;
-            assert!(follows, "entry {} appended behind {before}", entry.id);
-            self.note_term(entry.id);
-            before = entry.id;
-        }
-        let link = Link { identity: self.identity, previous: self.checksum, previous_term: self.last.term };
+        let previous_term = self.extent.last().term;
+        self.extent.append(entries);
+        let link = Link { identity: self.identity, previous: self.checksum, previous_term };
         for written in record::write(entries, link) {
             self.put(&written)?;
         }
-        self.last = before;
         Ok(())
     }
 
     fn remove_from(&mut self, index: Index) -> Result<(), StorageError> {
-        let inside = index > self.start.index && index <= self.last.index;
-        assert!(inside, "removal from {index} on, of a log from {} to {}", self.start, self.last);
+        self.extent.remove_from(index);
         while self.records.back().is_some_and(|held| held.first >= index.0) {
             self.remove_last_record()?;
         }
         self.shorten_last_record(index)?;
-        self.checksum = self.records.back().map_or_else(|| anchor(self.start), |held| held.checksum);
-        let end = index.previous();
-        let term = self.term_of(end).unwrap_or_else(|| panic!("no term at {end}, log from {}", self.start));
-        self.last = EntryId { index: end, term };
+        self.checksum = self.records.back().map_or_else(|| anchor(self.extent.start()), |held| held.checksum);
         self.fingerprint = None;
-        self.terms.retain(|(begin, _)| *begin < index.0);
         Ok(())
     }
 
     fn remove_through(&mut self, index: Index) {
-        if index <= self.start.index {
-            return;
-        }
-        assert!(index <= self.last.index, "removal through {index}, of a log from {} to {}", self.start, self.last);
-        let term = self.term_of(index).unwrap_or_else(|| panic!("no term at {index}, log from {}", self.start));
-        self.start = EntryId { index, term };
-        // Only the run that the start lies in and those behind it can still be asked for.
-        let keep = self.terms.partition_point(|(begin, _)| *begin <= index.0);
-        self.terms.drain(..keep.saturating_sub(1));
+        self.extent.remove_through(index);
     }
 
     fn compact_slice(&mut self) -> Result<bool, StorageError> {
+        let start = self.extent.start().index.0;
         for _ in 0..COMPACT_SLICE_RECORDS_MAX {
-            let Some(held) = self.records.front_mut().filter(|held| held.last <= self.start.index.0) else {
+            let Some(held) = self.records.front_mut().filter(|held| held.last <= start) else {
                 return Ok(false);
             };
             if let Some(part) = held.parts.next() {
@@ -302,7 +273,7 @@ impl LogStore for RecordLog {
                 self.records.pop_front();
             }
         }
-        Ok(self.records.front().is_some_and(|held| held.last <= self.start.index.0))
+        Ok(self.records.front().is_some_and(|held| held.last <= start))
     }
 
     fn reset_to(&mut self, start: EntryId) -> Result<(), StorageError> {
@@ -310,9 +281,7 @@ impl LogStore for RecordLog {
         while self.records.back().is_some_and(|held| held.last > start.index.0) {
             self.remove_last_record()?;
         }
-        self.start = start;
-        self.last = start;
-        self.terms = vec![(start.index.0, start.term)];
+        self.extent = Extent::empty(start);
         self.checksum = anchor(start);
         self.fingerprint = None;
         Ok(())
@@ -327,40 +296,38 @@ impl LogStore for RecordLog {
     }
 
     fn start(&self) -> EntryId {
-        self.start
+        self.extent.start()
     }
 
     fn last(&self) -> EntryId {
-        self.last
+        self.extent.last()
     }
 
     fn term_at(&self, index: Index) -> Option<Term> {
-        if index < self.start.index || index > self.last.index { None } else { self.term_of(index) }
+        self.extent.term_at(index)
     }
 
     fn fingerprint_at(&mut self, index: Index) -> Result<u64, StorageError> {
-        let inside = index > self.start.index && index <= self.last.index;
-        assert!(inside, "entry {index} asked for, of a log from {} to {}", self.start, self.last);
-        if index == self.last.index
-            && let Some(fingerprint) = self.fingerprint
-        {
+        self.extent.expect(index, "asked for entry");
+        let is_last = index == self.extent.last().index;
+        if is_last && let Some(fingerprint) = self.fingerprint {
             return Ok(fingerprint);
         }
         let position = self.records.partition_point(|held| held.first <= index.0);
         let held = position.checked_sub(1).map(|before| &self.records[before]);
-        let held = held.unwrap_or_else(|| panic!("no record for {index}, log from {}", self.start));
+        let held = held.unwrap_or_else(|| panic!("no record for {index}, log from {}", self.extent.start()));
         let record = self.read(held)?;
         let entry = record.entries.iter().find(|entry| entry.id.index == index);
         let entry = entry.unwrap_or_else(|| panic!("no entry {index} in the record at {}", held.first));
         let fingerprint = record::fingerprint(&codec::encode(entry));
-        if index == self.last.index {
+        if is_last {
             self.fingerprint = Some(fingerprint);
         }
         Ok(fingerprint)
     }
 
     fn load(&self) -> Result<Vec<Entry>, LoadError> {
-        let scan = Scan::run(self.map.as_ref(), self.identity, self.start.index.0)?;
+        let scan = Scan::run(self.map.as_ref(), self.identity, self.extent.start().index.0)?;
         if let Some(torn) = scan.torn {
             let what = format!("the record at index {} is damaged ({})", torn.first, torn.why);
             return Err(Damage::new(self.map.place(), what).into());

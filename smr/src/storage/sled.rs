@@ -118,6 +118,7 @@ fn not_durable(directory: &Path, unverified: &[PathBuf]) -> Trouble {
         Some(path) => format!("{} does not keep the attribute S (FS_SYNC_FL)", path.display()),
         None => "the kind of file system is not known to honour the attribute S (FS_SYNC_FL)".to_owned(),
     };
+    let why = format!("{why}; --log_engine segments needs no attribute");
     Trouble::Refuse(OpenError::NotDurable { directory: directory.to_owned(), why })
 }
 

@@ -176,13 +176,14 @@ impl Store {
         })
     }
 
-    /// Lets the mark follow the log that was flushed. Nobody need wait for this: a mark that is too low proves less, but
+    /// Lets the mark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for this: a mark that is too low proves less, but
     /// nothing wrong.
     ///
     /// # Errors
     /// Fatal ones of the device.
     pub fn follow(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
+            store.log.tidy()?;
             let Some(mark) = &mut store.mark else { return Ok(()) };
             let last = store.log.last();
             if last == mark.mark().last {

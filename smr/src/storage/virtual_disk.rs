@@ -28,6 +28,9 @@ use super::virtual_map::MapState;
 /// The unit in which writes tear, in bytes.
 pub const SECTOR_BYTES: usize = 512;
 
+/// Length of a segment of the log here, in bytes: three blocks of records, so that one ends all the time.
+const SEGMENT_BYTES: u64 = 16 << 10;
+
 /// What a crash makes of volatile writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -640,6 +643,10 @@ impl Disk for VirtualDisk {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        SEGMENT_BYTES
     }
 
     fn maps(&self) -> Option<&dyn MapHost> {

@@ -1,5 +1,5 @@
 //! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways. All of it runs
-//! for both engines that the virtual disk can have.
+//! for each engine that the virtual disk can have.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -119,10 +119,20 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
 fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
     let promises: Vec<Promise> =
         (2..6).map(|term| Promise { term: Term(term), vote: (term % 2 == 0).then_some(NodeId::new(1, 0xb)) }).collect();
+    let disk = founded();
+    let opening = {
+        let copy = disk.after_crash(Loss::Nothing);
+        drop(Bench::with(ENGINE, copy.clone()).reopen().store());
+        copy.operations()
+    };
     let cuts = cut_everywhere_with(
-        &founded(),
-        // A sector that the power was cut in may be spoiled: that is what the second slot and the sync between are for.
-        |disk| losses(disk).into_iter().chain((0..10).map(Loss::Spoiled)).collect(),
+        &disk,
+        // A sector that the power was cut in may be spoiled: that is what the second slot and the sync between are for. The log,
+        // which some engines write to when they open it, relies on sectors that are old or new.
+        |disk| {
+            let spoiled = (0..10).map(Loss::Spoiled).filter(|_| disk.operations() > opening);
+            losses(disk).into_iter().chain(spoiled).collect()
+        },
         |disk| {
             let mut confirmed = Promise { term: Term(1), vote: None };
             let mut begun = confirmed;
@@ -434,14 +444,17 @@ fn sync_that_lies_about_the_log_is_found_out_by_the_mark_or_leaves_a_prefix() {
                     shorter += 1;
                 }
                 Opened::Quarantined(quarantined) => {
-                    assert!(quarantined.reason.contains("marked as synced"), "{}", quarantined.reason);
+                    // Segments also miss a prepared one whose name has outlived its content.
+                    let nothing_behind = ENGINE == Engine::Segments && quarantined.reason.contains("cut off: 0 bytes");
+                    let marked = quarantined.reason.contains("marked as synced");
+                    assert!(marked || nothing_behind, "{}", quarantined.reason);
                     found_out += 1;
                 }
             }
         }
     }
     // The lies are told by files, so the virtual map's own flush is honest.
-    let all = ENGINE != Engine::Journal || (shorter > 0 && found_out > 0);
+    let all = ENGINE == Engine::Simulated || (shorter > 0 && found_out > 0);
     assert!(whole > 0 && all, "{whole} whole, {shorter} shorter, {found_out} found out");
 }
 
@@ -451,7 +464,9 @@ fn sync_failed_once_is_not_tried_again() {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     store.apply(&LogChange::Append(batch(2, 5, 1, 10))).unwrap();
-    disk.fault_at(disk.operations(), Fault::Error(ErrorKind::Other));
+    // Segments write when they are flushed, the others before.
+    let sync = disk.operations() + u64::from(ENGINE == Engine::Segments);
+    disk.fault_at(sync, Fault::Error(ErrorKind::Other));
     let first = store.sync().unwrap_err();
     assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");
     let before = disk.operations();
@@ -678,6 +693,27 @@ fn node_put_into_quarantine_while_running_stays_there() {
     assert_eq!(quarantined.reason, "its group knows another incarnation");
 }
 
+/// Zeros over the last frames of a log in segments, each with one entry of 10 bytes.
+fn cut_segments(disk: &VirtualDisk, mut frames: usize) {
+    const FRAME_BYTES: usize = 16 + 20 + 4 + 38;
+    let log = Path::new(LOG).parent().unwrap();
+    let names = disk.list(log).unwrap();
+    for name in names.iter().filter(|name| name.ends_with(".segment")).rev() {
+        disk.damage(&log.join(name), |bytes| {
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let here = frames.min(end.saturating_sub(4096) / FRAME_BYTES);
+            frames -= here;
+            // With its last frame gone a segment looks as if it had never been begun.
+            let from = if frames > 0 { 0 } else { end - here * FRAME_BYTES };
+            bytes[from..].fill(0);
+        })
+        .unwrap();
+        if frames == 0 {
+            return;
+        }
+    }
+}
+
 /// The mark is synced now and then: a power cut sets it back by no more than that.
 #[test]
 fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
@@ -695,6 +731,8 @@ fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
         let disk = disk.after_crash(Loss::Everything);
         if ENGINE == Engine::Simulated {
             disk.damage_map(Path::new(LOG), MapDamage::Shorter(entries as usize)).unwrap();
+        } else if ENGINE == Engine::Segments {
+            cut_segments(&disk, entries as usize);
         } else {
             let one = |len: usize| (len - 16) / (count as usize + 1);
             disk.damage(Path::new(LOG), |bytes| bytes.truncate(bytes.len() - one(bytes.len()) * entries as usize))

@@ -9,7 +9,7 @@ mod support;
 mod virtual_disk;
 mod virtual_map;
 
-#[allow(clippy::duplicate_mod, reason = "the same tests for both engines")]
+#[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_journal {
     #[path = "crash.rs"]
@@ -19,11 +19,20 @@ mod over_journal {
     const LOG: &str = "/data/node/log/journal";
 }
 
-#[allow(clippy::duplicate_mod, reason = "the same tests for both engines")]
+#[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_map {
     #[path = "crash.rs"]
     mod crash;
     const ENGINE: smr::storage::Engine = smr::storage::Engine::Simulated;
     const LOG: &str = "/data/node/log";
+}
+
+#[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
+#[path = "."]
+mod over_segments {
+    #[path = "crash.rs"]
+    mod crash;
+    const ENGINE: smr::storage::Engine = smr::storage::Engine::Segments;
+    const LOG: &str = "/data/node/log/00000001.segment";
 }

@@ -1,0 +1,3 @@
+//! Micro-benchmarks: one layer alone, so that a loss is seen where it happens.
+
+pub mod log;
