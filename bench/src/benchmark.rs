@@ -1,10 +1,15 @@
 //! `madkv-bench`: how fast MadKV is, and how fast its peers are. One word each:
 //!
 //! - `compare`: the same load on MadKV, etcd and Redis, in turns.
+//! - `log`: the log engines alone against a bare file.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::measure::Trouble;
+use crate::micro;
 use crate::peers::compare;
 
 /// Measure MadKV, and its peers on the same machine.
@@ -21,6 +26,15 @@ pub struct Options {
 pub enum Word {
     /// The same load on MadKV, etcd and Redis, in turns, with ratios and their spread
     Compare(Box<compare::Options>),
+    /// Both log engines alone, append and flush, against a bare preallocated file, in turns
+    Log {
+        /// Where to write; what is made there is removed
+        #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+        directory: PathBuf,
+        /// For how long, in seconds
+        #[arg(long, default_value_t = 40)]
+        seconds: u64,
+    },
 }
 
 /// Does what the command line says.
@@ -30,5 +44,6 @@ pub enum Word {
 pub fn run(options: &Options) -> Result<(), Trouble> {
     match &options.word {
         Word::Compare(options) => compare::run(options),
+        Word::Log { directory, seconds } => micro::log::run(directory, Duration::from_secs(*seconds)),
     }
 }

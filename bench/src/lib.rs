@@ -37,6 +37,7 @@ pub mod line_client;
 pub mod linearize;
 pub mod load;
 pub mod measure;
+pub mod micro;
 pub mod mount;
 pub mod peers;
 pub mod planted;

@@ -80,8 +80,9 @@ impl Contender for Log {
     fn write(&mut self, count: u64) -> Result<(), Trouble> {
         let first = self.store.last().index.0 + 1;
         let payload = Payload::Command(self.command.clone());
-        let entries =
-            (first..first + count).map(|index| Entry { id: EntryId::new(index, 1), payload: payload.clone() }).collect();
+        let entries = (first..first + count)
+            .map(|index| Entry { id: EntryId::new(index, 1), payload: payload.clone() })
+            .collect();
         self.store.apply(&LogChange::Append(entries))?;
         Ok(self.store.flush()?)
     }

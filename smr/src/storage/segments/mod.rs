@@ -485,8 +485,7 @@ fn readable_from(
         return damage(blank - 1, "missing or zeros, though a later one was prepared");
     }
     let mut lowest = top;
-    loop {
-        let Some((header, _)) = found.begun.get(&lowest) else { break };
+    while let Some((header, _)) = found.begun.get(&lowest) {
         if header.identity != identity {
             return damage(lowest, "written by another node, or in another life of this one");
         }

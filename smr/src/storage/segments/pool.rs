@@ -16,7 +16,7 @@ const NEW: &str = "new";
 /// How many dead segments wait to be recycled; more are removed.
 const DEAD_MAX: usize = 2;
 /// In which steps a new segment is filled with zeros.
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The path of the segment with this number.
 pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
