@@ -152,7 +152,7 @@ fn stored_values(bytes: &[u8]) {
 }
 
 fn sound_stored_values() -> Vec<Vec<u8>> {
-    let promise = Promise { term: Term(3), vote: Some(ME) };
+    let promise = Promise { term: Term(3), vote: Some(ME), lease_us: 0 };
     vec![codec::encode(&entries()), codec::encode(&meta()), codec::encode(&promise), codec::encode(&genesis())]
 }
 
@@ -206,7 +206,7 @@ fn founder() -> VirtualDisk {
     let birth = Birth::Born { genesis: genesis().hash(), founders: Some(genesis()) };
     let fatal = |error: StorageError| panic!("{error}");
     store.be_born(birth, genesis().cluster_id()).unwrap_or_else(fatal);
-    store.save_promise(Promise { term: Term(2), vote: Some(ME) }).unwrap_or_else(fatal);
+    store.save_promise(Promise { term: Term(2), vote: Some(ME), lease_us: 0 }).unwrap_or_else(fatal);
     store.apply(&LogChange::Append(entries())).unwrap_or_else(fatal);
     store.sync().unwrap_or_else(fatal);
     drop(store);
@@ -226,7 +226,7 @@ fn open_with(file: &str, bytes: &[u8]) {
     let disk = founder();
     put(&disk, &Path::new(ROOT).join(file), bytes).unwrap_or_else(|error| panic!("{error}"));
     if let Some(Opened::Store(opened)) = open(&disk) {
-        assert_eq!(opened.promise, Promise { term: Term(2), vote: Some(ME) });
+        assert_eq!(opened.promise, Promise { term: Term(2), vote: Some(ME), lease_us: 0 });
         assert_eq!(opened.entries.len(), 1 + entries().len(), "entries are missing");
     }
 }

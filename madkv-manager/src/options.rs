@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use madkv_api::args::{self, BadArgument};
+use madkv_api::args::{self, BadArgument, ReadFlags};
 use madkv_api::map::check_layout;
+use smr::protocol::ReadMode;
 use smr::storage::Engine;
 
 /// The program's name.
@@ -41,6 +42,9 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
+    /// How reads are confirmed.
+    #[command(flatten)]
+    pub reads: ReadFlags,
 }
 
 /// A command line that makes sense.
@@ -64,6 +68,8 @@ pub struct Plan {
     pub log_engine: Engine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
+    /// How reads are confirmed, and how much clocks may drift for that, per thousand.
+    pub reads: (ReadMode, u64),
 }
 
 impl Options {
@@ -90,6 +96,7 @@ impl Options {
             directory: self.backer_path,
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
+            reads: self.reads.check()?,
         })
     }
 }

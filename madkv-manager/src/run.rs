@@ -33,6 +33,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         directory: plan.directory.clone(),
         log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
+        reads: plan.reads.0,
+        clock_drift_permille: plan.reads.1,
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen() })?;

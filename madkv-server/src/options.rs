@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use madkv_api::args::{self, BadArgument};
+use madkv_api::args::{self, BadArgument, ReadFlags};
 use madkv_api::map::PARTITIONS_MAX;
+use smr::protocol::ReadMode;
 use smr::storage::Engine;
 
 /// The program's name.
@@ -41,6 +42,9 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
+    /// How reads are confirmed.
+    #[command(flatten)]
+    pub reads: ReadFlags,
     /// Print each request, reply and state to stderr.
     #[arg(long = "trace_messages")]
     pub trace_messages: bool,
@@ -67,6 +71,8 @@ pub struct Plan {
     pub log_engine: Engine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
+    /// How reads are confirmed, and how much clocks may drift for that, per thousand.
+    pub reads: (ReadMode, u64),
     /// See [`Options::trace_messages`].
     pub trace_messages: bool,
 }
@@ -107,6 +113,7 @@ impl Options {
             directory: self.backer_path,
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
+            reads: self.reads.check()?,
             trace_messages: self.trace_messages,
         })
     }

@@ -196,7 +196,7 @@ impl Genesis {
     }
 }
 
-/// The term a node is in and the vote it gave there: what it has promised (Raft §5.2, `currentTerm` and `votedFor`).
+/// The term a node is in, the vote it gave there, and its leases: what it has promised (Raft §5.2, `currentTerm` and `votedFor`).
 /// Durable before anything that rests on it leaves the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
@@ -204,6 +204,9 @@ pub struct Promise {
     pub term: Term,
     /// The candidate that got this node's vote in `term`.
     pub vote: Option<NodeId>,
+    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for nobody after a start.
+    /// Never falls.
+    pub lease_us: u64,
 }
 
 /// What a snapshot stands for, besides the state itself.

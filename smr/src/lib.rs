@@ -39,11 +39,11 @@
 //! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, [`replica::readmission`] |
 //! | Raft §7 | snapshots, compaction | `raft::log`, [`snapshot`] |
 //! | Raft §8, thesis §6.3 | sessions | [`session`] |
-//! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, [`replica::engine`] |
+//! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, `raft::lease`, [`replica::engine`] |
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
-//! Leases for reads (thesis §6.4.1), automatic readmission, log engines besides sled, other protocols. Byzantine faults
+//! Automatic readmission, log engines besides sled, other protocols. Byzantine faults
 //! are out of scope: peers may be slow, dead or outdated, but do not lie.
 
 pub mod codec;

@@ -14,6 +14,8 @@
 //! 4. Apply `committed` in order, at once or later; never one twice.
 //! 5. Answer a read when its index has been applied.
 //! 6. Call `step` with [`Input::Tick`] at [`Protocol::deadline`], or sooner.
+//! 7. Take the time of a step *after* its input has arrived. A process may be stopped at any place, and a read that arrived after the
+//!    time was taken would be judged by what was true before it (R6).
 //!
 //! Sending, writing and applying may overlap: the core orders what must be ordered through [`Write`].
 
@@ -325,10 +327,29 @@ pub enum TransferRefused {
     Busy,
 }
 
+/// How a leader makes sure that it still leads before it answers a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub enum ReadMode {
+    /// It asks a quorum, once for all reads that wait. Rests on no clock.
+    #[default]
+    Index,
+    /// A quorum has granted it a lease. Rests on a bound for how much clocks drift; asks a quorum when it has none.
+    Lease,
+}
+
+impl fmt::Display for ReadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadMode::Index => "index",
+            ReadMode::Lease => "lease",
+        })
+    }
+}
+
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// A quorum confirmed the leader after the read arrived: answer it once `index` is applied.
+    /// A quorum confirmed the leader after the read arrived, or a lease covers this step: answer it once `index` is applied.
     Ready {
         /// Which read.
         token: ReadToken,
@@ -420,6 +441,8 @@ pub struct CoreStatus {
     pub configuration: Configuration,
     /// See `configuration`.
     pub configuration_index: Index,
+    /// How it confirms reads while it leads.
+    pub reads: ReadMode,
     /// For a leader: how far each other member is. Empty otherwise.
     pub peers: Vec<PeerStatus>,
 }

@@ -65,7 +65,7 @@ fn meta() -> impl Strategy<Value = SnapshotMeta> {
 }
 
 fn promise() -> impl Strategy<Value = Promise> {
-    (any::<u64>(), prop::option::of(node())).prop_map(|(term, vote)| Promise { term: Term(term), vote })
+    (any::<u64>(), prop::option::of(node())).prop_map(|(term, vote)| Promise { term: Term(term), vote, lease_us: 0 })
 }
 
 /// Frames `entries`.

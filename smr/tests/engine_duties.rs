@@ -92,6 +92,7 @@ impl Protocol for Core {
             log_bytes: 0,
             configuration: Configuration::default(),
             configuration_index: Index::ZERO,
+            reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
         }
     }

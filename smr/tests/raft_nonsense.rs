@@ -9,8 +9,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{Event, Input, Outputs, Protocol, Recovered, Role, Time, WriteId};
-use smr::raft::message::{Body, INDEX_LIMIT, TERM_LIMIT};
-use smr::raft::{Message, Raft, Settings, invariants};
+use smr::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
+use smr::raft::{LEASE_MAX_US, Message, Raft, Settings, invariants};
 
 const CORES: u64 = 150;
 const MESSAGES: usize = 300;
@@ -31,7 +31,7 @@ impl Subject {
         let entry = |index, term| Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::from("c")) };
         let entries = [genesis, entry(2, 1), entry(3, 2), entry(4, 2), entry(5, 4)];
         let recovered = Recovered {
-            promise: Promise { term: Term(4), vote: None },
+            promise: Promise { term: Term(4), vote: None, lease_us: 0 },
             snapshot: SnapshotMeta::default(),
             entries: entries.to_vec(),
         };
@@ -103,6 +103,11 @@ impl Dice {
         EntryId { index: Index(id.index.0.max(50)), term: id.term }
     }
 
+    fn lease(&mut self) -> Option<Lease> {
+        let length_us = self.number(LEASE_MAX_US + 1);
+        (self.below(3) == 0).then(|| Lease { asked_at_us: self.number(1 << 40), length_us })
+    }
+
     fn body(&mut self) -> Body {
         let campaign = self.below(4) as u32;
         match self.below(15) {
@@ -120,8 +125,8 @@ impl Dice {
             }
             7 => Body::AppendAccepted { last: self.id() },
             8 => Body::AppendRejected { previous: Index(self.number(INDEX_LIMIT.0)), hint: self.id() },
-            9 => Body::Heartbeat { round: self.number(1000), commit: self.id_beyond() },
-            10 => Body::HeartbeatAck { round: self.number(1000) },
+            9 => Body::Heartbeat { round: self.number(1000), commit: self.id_beyond(), lease: self.lease() },
+            10 => Body::HeartbeatAck { round: self.number(1000), lease: self.lease() },
             11 => Body::Commit { last: self.id_beyond() },
             12 => Body::Outdated,
             13 => Body::TimeoutNow,

@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
 use smr::id::{NodeId, NodeName};
-use smr::protocol::{Change, Input, Outputs, Protocol, Role, Time};
+use smr::protocol::{Change, Input, Outputs, Protocol, ReadMode, Role, Time};
 use smr::raft::message::Body;
 use smr::raft::{Message, Settings};
 
@@ -41,6 +41,8 @@ impl Chaos {
             log_retain_bytes: 400,
             log_retain_sending_bytes: 800,
             promotion_lag_entries_max: 5,
+            reads: if seed % 4 == 3 { ReadMode::Lease } else { ReadMode::Index },
+            lease_us: Settings::default().election_timeout_us,
             ..Settings::default()
         };
         let mut cluster = Cluster::new(seed, settings);
@@ -515,7 +517,7 @@ fn backup_hundred_diverging_terms_questions_proportional_to_terms() {
     };
     let mut cluster = Cluster::new(1, Settings::default());
     for (position, member) in members.iter().enumerate() {
-        let promise = Promise { term: Term(2 * TERMS + 9), vote: None };
+        let promise = Promise { term: Term(2 * TERMS + 9), vote: None, lease_us: 0 };
         // Two agree; the third has as many entries, all of other terms.
         let entries = log(u64::from(position < 2));
         cluster.add(*member, Disk { promise, entries, ..Disk::default() });

@@ -8,6 +8,8 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use smr::id::{Incarnation, NodeName};
+use smr::protocol::ReadMode;
+use smr::raft::CLOCK_DRIFT_PERMILLE;
 use smr::replica::{Opened, ReplicaOptions};
 
 fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
@@ -19,6 +21,8 @@ fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
         directory: directory.to_owned(),
         log_engine: smr::storage::Engine::Sled,
         allow_unsynced: true,
+        reads: ReadMode::Index,
+        clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         runtime: runtime.handle().clone(),
     })
     .unwrap();

@@ -13,6 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::NodeName;
+use smr::protocol::ReadMode;
+use smr::raft::CLOCK_DRIFT_PERMILLE;
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, ReplySink, ReplyTo, Request};
 use smr::state_machine::{Answer, Image, StateMachine};
 
@@ -107,6 +109,8 @@ fn shutdown_under_load_each_request_gets_one_outcome() {
         directory: directory.path().join("g.0"),
         log_engine: smr::storage::Engine::Sled,
         allow_unsynced: true,
+        reads: ReadMode::Index,
+        clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         runtime: runtime.handle().clone(),
     })
     .unwrap();

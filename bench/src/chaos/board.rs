@@ -205,6 +205,7 @@ mod tests {
             voters: Vec::new(),
             learners: Vec::new(),
             sync_mode: String::new(),
+            reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
         }
     }

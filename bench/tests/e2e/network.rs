@@ -13,8 +13,9 @@ use madkv_bench::chaos::wiring::{Network, Way};
 use madkv_bench::cluster::{Dialler, Door, Group, Node, Shape};
 use madkv_bench::line_client::NoAnswer;
 use madkv_bench::wait::wait_for;
+use smr::protocol::ReadMode;
 
-use crate::scene::{ONLY, PATIENCE, SMALL, Scene, WATCH};
+use crate::scene::{LEASES, ONLY, PATIENCE, SMALL, Scene, WATCH};
 
 /// Longer than any election timeout, several times over.
 const MANY_TIMEOUTS: Duration = Duration::from_secs(5);
@@ -249,7 +250,16 @@ fn follower_cut_off_for_many_timeouts_returns_without_disturbing_anybody() {
 // covers R1
 #[test]
 fn old_leader_cut_off_with_a_reading_client_answers_nothing_old_after_the_new_one_acked() {
-    let (scene, network) = Scene::wired(SMALL);
+    cut_off_a_leader_with_a_reader(Scene::wired(SMALL));
+}
+
+// covers R1, R6
+#[test]
+fn old_leader_with_a_lease_cut_off_with_a_reading_client_answers_nothing_old_after_the_new_one_acked() {
+    cut_off_a_leader_with_a_reader(Scene::wired_with(SMALL, &LEASES));
+}
+
+fn cut_off_a_leader_with_a_reader((scene, network): (Scene, Network)) {
     let mut writer = scene.warm_client();
     assert_eq!(writer.swap("x", "1", PATIENCE).unwrap(), None);
     let old = scene.leader_of(ONLY);
@@ -290,10 +300,23 @@ fn old_leader_cut_off_with_a_reading_client_answers_nothing_old_after_the_new_on
 // covers R1, R9, E18
 #[test]
 fn old_leader_frozen_with_reads_in_its_buffers_answers_none_with_an_old_value_when_thawed() {
+    thaw_with_reads_in_the_buffers(Scene::wired(SMALL));
+}
+
+// covers R6, E18
+#[test]
+fn old_leader_with_a_lease_frozen_with_reads_in_its_buffers_answers_none_with_an_old_value_when_thawed() {
+    let (scene, network) = Scene::wired_with(SMALL, &LEASES);
+    let leader = scene.leader_of(ONLY);
+    assert_eq!(scene.status(leader).unwrap().reads, ReadMode::Lease);
+    thaw_with_reads_in_the_buffers((scene, network));
+}
+
+/// The leader is stopped, another one is elected and acknowledges a write, and then the old one goes on.
+fn thaw_with_reads_in_the_buffers((mut scene, _network): (Scene, Network)) {
     /// Many, because it is a race between them and the news.
     const READS: usize = 50;
 
-    let (mut scene, _network) = Scene::wired(SMALL);
     let mut writer = scene.warm_client();
     assert_eq!(writer.swap("x", "1", PATIENCE).unwrap(), None);
     let old = scene.leader_of(ONLY);

@@ -27,6 +27,9 @@ pub(crate) const ONLY: Group = Group::Partition(0);
 /// One partition of three servers, and one manager.
 pub(crate) const SMALL: Shape = Shape { server_rf: 3, manager_rf: 1, partitions: 1 };
 
+/// Reads under leases.
+pub(crate) const LEASES: [&str; 2] = ["--reads", "lease"];
+
 /// A cluster in a directory that goes with it.
 pub(crate) struct Scene {
     cluster: Cluster,
@@ -53,8 +56,14 @@ impl Scene {
 
     /// A cluster that is ready, and the network that all its connections go over.
     pub(crate) fn wired(shape: Shape) -> (Scene, Network) {
+        Scene::wired_with(shape, &[])
+    }
+
+    /// The same, with more flags for servers and managers.
+    pub(crate) fn wired_with(shape: Shape, more: &[&str]) -> (Scene, Network) {
         let directory = fresh_directory();
-        let flags = sync_flags(directory.path());
+        let mut flags = sync_flags(directory.path());
+        flags.extend(more.iter().map(Into::into));
         let ports = Ports::claim(2 * shape.nodes_count()).unwrap();
         let layout = Layout { shape, first_port: ports.first() };
         let network = Network::new(layout, 1).unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use smr::protocol::ReadMode;
 use smr::replica::{ReplicaStatus, Standing};
 
 use crate::{ClusterStatus, NodeReport};
@@ -57,6 +58,9 @@ fn row(node: &NodeReport, commit: u64) -> [String; 11] {
         status.log_bytes.to_string(),
         status.sessions.to_string(),
         match &status.standing {
+            Standing::InService if status.reads == ReadMode::Lease => {
+                format!("in service, {}, leases", status.sync_mode)
+            }
             Standing::InService => format!("in service, {}", status.sync_mode),
             Standing::Unborn => "unborn".to_owned(),
             Standing::Quarantined { reason } => format!("quarantined: {reason}"),
@@ -121,6 +125,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
                 "log_bytes": status.log_bytes,
                 "sessions": status.sessions,
                 "sync_mode": status.sync_mode,
+                "reads": status.reads.to_string(),
                 "voters": status.voters.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "learners": status.learners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })
@@ -157,11 +162,13 @@ mod tests {
             voters: vec![NodeId::new(0, 0xab), NodeId::new(1, 0xcd)],
             learners: vec![],
             sync_mode: "synced".into(),
+            reads: ReadMode::Index,
             peers: vec![],
         };
         let follower = ReplicaStatus {
             node: NodeId::new(1, 0xcd),
             role: Role::Follower,
+            reads: ReadMode::Lease,
             commit: Index(110),
             applied: Index(100),
             ..leader.clone()
@@ -189,7 +196,7 @@ mod tests {
 cluster 00000000000000000000000000000001, map epoch 1
 node  address         role      term  leader  commit  applied  lag  log bytes  sessions  state
 s0.0  127.0.0.1:3777  leader       3  s0.0       120      120    0       4096         2  in service, synced
-s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced
+s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases
 s0.2  127.0.0.1:3779  -            -  -            -        -    -          -         -  unreachable: connection refused
 ";
         assert_eq!(table(&sample()), expected);
@@ -200,6 +207,7 @@ s0.2  127.0.0.1:3779  -            -  -            -        -    -          -   
         let value: Value = serde_json::from_str(&json(&sample())).unwrap();
         assert_eq!(value["nodes"][1]["lag"], 20);
         assert_eq!(value["nodes"][0]["role"], "leader");
+        assert_eq!([&value["nodes"][0]["reads"], &value["nodes"][1]["reads"]], ["index", "lease"]);
         assert_eq!(value["nodes"][2]["state"], "unreachable");
     }
 }

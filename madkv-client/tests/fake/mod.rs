@@ -376,6 +376,7 @@ impl GroupState {
             voters: Vec::new(),
             learners: Vec::new(),
             sync_mode: "synced".into(),
+            reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
         }
     }

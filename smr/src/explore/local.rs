@@ -144,7 +144,7 @@ impl Disk {
 impl Local {
     /// A founding member: entry 1 is on its disk.
     pub(super) fn founding(node: NodeId, genesis: &Entry) -> Local {
-        let disk = Disk { promise: Promise { term: Term(1), vote: None }, entries: vec![genesis.clone()] };
+        let disk = Disk { promise: Promise { term: Term(1), ..Promise::default() }, entries: vec![genesis.clone()] };
         Local::start(node, disk)
     }
 

@@ -86,8 +86,9 @@ impl Raft {
 
     /// Enters the next term, and asks for votes in it. `transfer`: the leader asked for this.
     pub(super) fn start_election(&mut self, transfer: bool) {
+        assert!(transfer || !self.is_bound(), "{} stands until {:?} bound by a lease", self.node, self.bound_until);
         assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.promise.term);
-        self.set_promise(Promise { term: self.promise.term.next(), vote: Some(self.node) });
+        self.set_promise(Promise { term: self.promise.term.next(), vote: Some(self.node), ..self.promise });
         let retry_at = self.now.plus_us(self.draw_timeout_us());
         let own_vote = self.out.write_id();
         self.role = Role::Candidate(Candidate { granted: BTreeSet::new(), own_vote, retry_at });

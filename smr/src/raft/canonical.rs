@@ -40,12 +40,14 @@ impl Raft {
             leader,
             timeout_us,
             put_off,
+            bound_until,
             out,
         } = self;
         *rng = ChaCha8Rng::seed_from_u64(0);
         *now = BEFORE;
         *timeout_us = settings.election_timeout_us;
         *put_off = None;
+        *bound_until = BEFORE;
         let Leadership { node, heard_at, lost_at, believed } = leader;
         (*heard_at, *lost_at, *believed) = (None, None, node.is_some());
         let written = out.forget_time(NOW);
@@ -61,13 +63,14 @@ impl Raft {
                 (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
             }
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, handover, heartbeat_at } = &mut **leader;
+                let Leader { peers, reads: _, tenure, handover, heartbeat_at } = &mut **leader;
                 *heartbeat_at = BEFORE;
+                tenure.forget_time(BEFORE);
                 if let Some(Handover { target: _, deadline, told: _ }) = handover {
                     *deadline = LATER;
                 }
                 for progress in peers.values_mut() {
-                    (progress.since, progress.heard_at) = (NOW, None);
+                    (progress.since, progress.heard_at, progress.lease_asked_at) = (NOW, None, None);
                     // A commit index may be told twice; and what is on its way may be overdue, for all anybody knows.
                     (progress.commit_sent, progress.overdue) = (Index::ZERO, progress.inflight.oldest());
                 }
@@ -96,6 +99,7 @@ impl Raft {
             leader: Leadership { node: followed, heard_at: _, lost_at: _, believed: _ },
             timeout_us: _,
             put_off,
+            bound_until: _,
             out: _,
         } = self;
         *node = name(*node);
@@ -111,7 +115,7 @@ impl Raft {
             }
             Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, handover, heartbeat_at: _ } = &mut **leader;
+                let Leader { peers, reads: _, tenure: _, handover, heartbeat_at: _ } = &mut **leader;
                 let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
                 peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
                 if let Some(Handover { target, deadline: _, told: _ }) = handover {

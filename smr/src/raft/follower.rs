@@ -10,7 +10,7 @@ impl Raft {
     /// A later term exists: whatever this node was before, it follows in that one, whose leader it does not know yet.
     pub(super) fn enter_term(&mut self, term: Term) {
         assert!(term > self.promise.term, "entering {term} from {}", self.promise.term);
-        self.set_promise(Promise { term, vote: None });
+        self.set_promise(Promise { term, vote: None, ..self.promise });
         self.become_follower();
     }
 
@@ -54,9 +54,11 @@ impl Raft {
         }
     }
 
-    /// Asks for pre-votes after a short random delay, at least `after_us`.
+    /// Asks for pre-votes after a short random delay, at least `after_us`; not before the lease that it granted is over: a reset
+    /// is no proof of death.
     pub(super) fn campaign_soon(&mut self, after_us: u64) {
-        let at = self.now.plus_us(after_us + self.draw_us(self.settings.failover_delay_max_us));
+        let begin = self.now.plus_us(after_us).max(self.bound_until);
+        let at = begin.plus_us(self.draw_us(self.settings.failover_delay_max_us));
         if let Role::Follower(follower) = &mut self.role {
             follower.campaign_at = Some(at);
         }
@@ -86,7 +88,7 @@ impl Raft {
         }
         // Redrawn each time, or two nodes with equal timeouts would collide for ever (E3).
         self.timeout_us = self.draw_timeout_us();
-        if self.may_campaign() {
+        if self.may_campaign() && !self.is_bound() {
             self.start_pre_vote();
         } else {
             self.become_follower();

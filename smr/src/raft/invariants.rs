@@ -8,6 +8,7 @@ use super::progress::Pace;
 use super::{Raft, Role};
 use crate::entry::{EntryId, Index, Promise};
 use crate::id::NodeId;
+use crate::protocol::Time;
 
 pub use super::output::WRITES_WAITING_MAX;
 
@@ -88,6 +89,16 @@ pub fn load(raft: &Raft) -> Load {
     }
 }
 
+/// Whether a node holds a lease at a time of its clock: then it answers reads by itself, and nobody may lead in a later term.
+pub fn holds_lease(raft: &Raft, at: Time) -> bool {
+    raft.holds_lease_at(at)
+}
+
+/// Whether a lease forbids a node to vote, as of its last step.
+pub fn is_bound(raft: &Raft) -> bool {
+    raft.is_bound()
+}
+
 /// Checks one state. Walks the whole log; for tests.
 ///
 /// # Panics
@@ -148,6 +159,7 @@ pub fn check_transition(before: &Summary, raft: &Raft) {
     // I3
     assert!(after.promise.term >= before.promise.term, "the term fell: {before:?}, {after:?}");
     assert!(after.commit.index >= before.commit.index, "the commit index fell: {before:?}, {after:?}");
+    assert!(after.promise.lease_us >= before.promise.lease_us, "a lease was forgotten: {before:?}, {after:?}");
     assert!(after.snapshot >= before.snapshot, "the snapshot went back: {before:?}, {after:?}");
     assert!(after.start >= before.start, "the log's start went back: {before:?}, {after:?}");
     // What was committed is still the same entry, as far as one can still see it (I9).

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lease::Tenure;
 use super::message::Body;
 use super::progress::{Pace, Progress};
 use super::read::Reads;
@@ -34,6 +35,7 @@ impl Raft {
         self.role = Role::Leader(Box::new(Leader {
             peers: BTreeMap::new(),
             reads: Reads::default(),
+            tenure: Tenure::from(self.now),
             handover: None,
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
         }));
@@ -141,6 +143,9 @@ impl Raft {
         }
         let id = self.append_own(vec![Payload::Configuration(configuration)]);
         // Other quorums count from now on.
+        if let Role::Leader(leader) = &mut self.role {
+            leader.tenure.begin_again(self.now);
+        }
         self.commit_replicated();
         self.confirm_round();
         id
@@ -235,6 +240,7 @@ impl Raft {
         let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.match_index == last);
         if complete && !handover.told {
             handover.told = true;
+            leader.tenure.end();
             self.out.send(handover.target, term, Body::TimeoutNow);
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lease::LEASE_MAX_US;
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
 
@@ -80,11 +81,15 @@ pub enum Body {
         /// The last entry that is committed and, as far as the leader knows, in the receiver's log. The receiver moves
         /// its commit index only if it has this very entry, term included.
         commit: EntryId,
+        /// The lease that the leader asks for, if it serves reads that way.
+        lease: Option<Lease>,
     },
-    /// The leader was heard. Does not wait for the disk.
+    /// The leader was heard. Does not wait for the disk, except for the first lease of its length.
     HeartbeatAck {
         /// From the heartbeat.
         round: u64,
+        /// From the heartbeat: the sender is bound by it.
+        lease: Option<Lease>,
     },
     /// Like the commit in a heartbeat, for followers that have nothing else to wait for. Not answered.
     Commit {
@@ -100,6 +105,15 @@ pub enum Body {
         /// The snapshot's last entry, or a later one that is known to be committed.
         last: EntryId,
     },
+}
+
+/// A lease, as a leader asks for it and a voter grants it ([`super::lease`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// When the heartbeat was sent, in microseconds of the leader's clock. Means something to the leader only.
+    pub asked_at_us: u64,
+    /// How long who answers is bound from then on, in microseconds of its own clock.
+    pub length_us: u64,
 }
 
 impl Message {
@@ -122,6 +136,11 @@ impl Message {
         }
         if self.term == Term::ZERO && !matches!(self.body, Body::PreVoteRefused { .. } | Body::VoteRefused) {
             return Some("a message of term 0".to_owned());
+        }
+        if let Body::Heartbeat { lease: Some(lease), .. } | Body::HeartbeatAck { lease: Some(lease), .. } = &self.body
+            && !(1..=LEASE_MAX_US).contains(&lease.length_us)
+        {
+            return Some(format!("a lease of {} us", lease.length_us));
         }
         let named = match &self.body {
             Body::PreVote { last, .. } | Body::Vote { last, .. } => *last,

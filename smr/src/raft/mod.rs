@@ -13,7 +13,7 @@
 //! # Words
 //! As in the paper: term, index, commit index, match and next index. *Promise*: term and vote. *Start*: the entry that the
 //! log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before entering a
-//! term. *Campaign*: a pre-vote or an election. *Round*: heartbeats that confirm reads. *Handover*: a transfer of
+//! term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*: heartbeats that confirm reads. *Handover*: a transfer of
 //! leadership. *To welcome* a member: to begin to count its progress. T: the election timeout.
 //!
 //! # Messages
@@ -46,13 +46,11 @@
 //! | thesis §3.10 | transfer of leadership | [`leader`] |
 //! | thesis §4.2.3, §6.2, §9.6 | disruptive servers, check-quorum, pre-vote | [`voter`], [`leader`], [`candidate`] |
 //! | thesis §6.4 | reads without the log | [`read`] |
+//! | thesis §6.4.1 | leases for reads | [`lease`] |
 //! | thesis §10.2 | parallel disk writes, pipelines | [`output`], [`progress`] |
 //!
 //! # Left out
-//! - Leases for reads (thesis §6.4.1): a voter would have to remember on disk how long it promised to follow, and wait for
-//!   that after a restart (E17) and before it votes after a broken connection.
 //! - Reads at followers (thesis §6.4, last paragraph): a client that asks a follower is sent to the leader.
-//! - A vote that waits T after a restart (E17): needed only beside leases.
 //! - Batching of proposals by time: the driver batches by what is waiting (thesis §10.2.2 has both).
 //! - Quiescence: an idle group still exchanges heartbeats.
 
@@ -67,6 +65,7 @@ mod candidate;
 pub mod canonical;
 mod follower;
 mod leader;
+mod lease;
 mod log;
 mod membership;
 mod output;
@@ -83,6 +82,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
 use self::leader::Handover;
+use self::lease::Tenure;
 use self::log::Log;
 use self::membership::Configurations;
 use self::message::Body;
@@ -95,8 +95,9 @@ use crate::protocol::{
     self, CoreStatus, Event, Input, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
 };
 
+pub use self::lease::LEASE_MAX_US;
 pub use self::message::Message;
-pub use self::settings::{BadSettings, MEMBERS_MAX, Settings};
+pub use self::settings::{BadSettings, CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE, MEMBERS_MAX, Settings};
 
 /// One member's Raft. See the module.
 #[derive(Debug)]
@@ -117,6 +118,8 @@ pub struct Raft {
     /// The election timeout that is being waited for, in microseconds; in [T, 2T), redrawn whenever it has passed.
     timeout_us: u64,
     put_off: Option<PutOff>,
+    /// Until then this node is bound by a lease that it granted.
+    bound_until: Time,
     out: Outbox,
 }
 
@@ -169,6 +172,7 @@ struct Leader {
     /// All members but itself, and those that have just left until they could know it.
     peers: BTreeMap<NodeId, Progress>,
     reads: Reads,
+    tenure: Tenure,
     handover: Option<Handover>,
     heartbeat_at: Time,
 }
@@ -213,7 +217,7 @@ impl Raft {
         }
         // A founding member has entry 1 of term 1 before it ever promised anything. The entry's term is as good.
         if log.last().term > promise.term {
-            promise = Promise { term: log.last().term, vote: None };
+            promise = Promise { term: log.last().term, vote: None, ..promise };
         }
         let commit = snapshot.last.index;
         let out = Outbox::new(log.last().index);
@@ -230,6 +234,8 @@ impl Raft {
             role: Role::Follower(Follower { election_at: now, campaign_at: None }),
             leader: Leadership::default(),
             put_off: None,
+            // It may have granted one right before it ended (E17).
+            bound_until: now.plus_us(promise.lease_us),
             out,
         };
         raft.timeout_us = raft.draw_timeout_us();
@@ -299,9 +305,9 @@ impl Raft {
         }
         match body {
             Body::Append { previous, entries, commit } => self.receive_append(from, previous, entries, commit),
-            Body::Heartbeat { round, commit } => {
+            Body::Heartbeat { round, commit, lease } => {
                 self.receive_commit(commit);
-                self.out.send(from, term, Body::HeartbeatAck { round });
+                self.answer_heartbeat(from, round, lease);
             }
             Body::Commit { last } => self.receive_commit(last),
             Body::TimeoutNow => self.receive_timeout_now(),
@@ -315,7 +321,7 @@ impl Raft {
         }
         let flaw = match body {
             Body::AppendAccepted { last } => self.receive_append_accepted(from, last),
-            Body::HeartbeatAck { round } => self.receive_heartbeat_ack(from, round),
+            Body::HeartbeatAck { round, lease } => self.receive_heartbeat_ack(from, round, lease),
             Body::AppendRejected { previous, hint } => {
                 self.receive_append_rejected(from, previous, hint);
                 None
@@ -358,7 +364,8 @@ impl Raft {
     fn set_promise(&mut self, promise: Promise) {
         let own = self.promise;
         assert!(
-            promise.term > own.term || (promise.term == own.term && own.vote.is_none()),
+            promise.lease_us == own.lease_us
+                && (promise.term > own.term || (promise.term == own.term && own.vote.is_none())),
             "promise {own:?} replaced by {promise:?}"
         );
         if promise.term > own.term {
@@ -482,6 +489,7 @@ impl Protocol for Raft {
             log_bytes: self.log.size_bytes(),
             configuration: self.configurations.current().clone(),
             configuration_index: self.configurations.current_index(),
+            reads: self.settings.reads,
             peers,
         }
     }

@@ -231,17 +231,17 @@ mod tests {
     #[test]
     fn send_before_promise_is_durable_waits_inside_the_write() {
         let mut outbox = Outbox::new(Index(3));
-        outbox.promise(Promise { term: Term(2), vote: None });
+        outbox.promise(Promise { term: Term(2), ..Promise::default() });
         outbox.send(NODE, Term(2), Body::VoteRefused);
         outbox.send(NODE, Term(3), Body::PreVoteGranted { campaign: 1 });
         let outputs = outbox.finish(Time(0), Index(3));
         assert_eq!(outputs.messages, [envelope(NODE, Term(3), Body::PreVoteGranted { campaign: 1 })]);
         assert_eq!(outputs.writes[0].peek(), [envelope(NODE, Term(2), Body::VoteRefused)]);
-        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0 });
+        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0, lease: None });
         let outputs = outbox.finish(Time(0), Index(3));
         assert!(outputs.messages.is_empty() && outputs.writes[0].peek().len() == 1);
         outbox.complete(WriteId(2));
-        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0 });
+        outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0, lease: None });
         let outputs = outbox.finish(Time(0), Index(3));
         assert!(outputs.messages.len() == 1 && outputs.writes.is_empty());
     }

@@ -27,6 +27,8 @@ pub(super) struct Progress {
     pub(super) heard_at: Option<Time>,
     /// The latest heartbeat round that the member answered.
     pub(super) confirmed_round: u64,
+    /// When the latest heartbeat was sent whose lease the member granted.
+    pub(super) lease_asked_at: Option<Time>,
     /// The highest commit index that it was told.
     pub(super) commit_sent: Index,
     /// The end of the oldest append in flight at the last heartbeat: if it is still in flight at the next one, it may be
@@ -79,6 +81,7 @@ impl Progress {
             since: now,
             heard_at: None,
             confirmed_round: 0,
+            lease_asked_at: None,
             commit_sent: Index::ZERO,
             overdue: None,
         }

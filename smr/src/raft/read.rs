@@ -5,6 +5,8 @@
 //! does not know. All reads that wait share a round, one round runs at a time, and rounds have fresh numbers in their
 //! term, so answers to an older round confirm nothing (R3). Only a quorum of voters counts, of both sets in a joint
 //! configuration (R5). Before its first commit in its term a leader does not know what is committed, so reads wait (R2).
+//!
+//! While a leader holds a lease ([`super::lease`]), there is nothing to wait for.
 
 use super::membership::Configurations;
 use super::message::Body;
@@ -55,7 +57,17 @@ impl Raft {
             return;
         }
         leader.reads.next.push((token, self.commit));
-        if leader.reads.confirming.is_empty() {
+        self.confirm_next();
+    }
+
+    /// Reads have a read index now. A lease confirms them at once; otherwise they need the next round.
+    fn confirm_next(&mut self) {
+        let leased = self.holds_lease_at(self.now);
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leased {
+            let ready = leader.reads.next.drain(..);
+            self.out.outputs.reads.extend(ready.map(|(token, index)| ReadOutcome::Ready { token, index }));
+        } else if leader.reads.confirming.is_empty() {
             self.start_round();
         }
     }
@@ -68,9 +80,7 @@ impl Raft {
         }
         let commit = self.commit;
         leader.reads.next.extend(leader.reads.early.drain(..).map(|token| (token, commit)));
-        if leader.reads.confirming.is_empty() {
-            self.start_round();
-        }
+        self.confirm_next();
     }
 
     /// A member answered a heartbeat, or the configuration changed: is the running round complete?
@@ -87,7 +97,7 @@ impl Raft {
     }
 
     fn start_round(&mut self) {
-        let term = self.promise.term;
+        let (term, lease) = (self.promise.term, self.lease_to_ask());
         let Role::Leader(leader) = &mut self.role else { return };
         assert!(leader.reads.confirming.is_empty(), "two rounds at once in {term}");
         leader.reads.confirming = std::mem::take(&mut leader.reads.next);
@@ -97,7 +107,7 @@ impl Raft {
             if configuration.is_voter(*node) {
                 let commit = super::replicate::commit_for(progress, &self.log, self.commit);
                 progress.commit_sent = progress.commit_sent.max(commit.index);
-                self.out.send(*node, term, Body::Heartbeat { round: leader.reads.round, commit });
+                self.out.send(*node, term, Body::Heartbeat { round: leader.reads.round, commit, lease });
             }
         }
         // Alone, the leader is its own quorum.

@@ -1,7 +1,7 @@
 //! What a leader sends to each follower, and what the answers tell it (§5.3).
 
 use super::log::Log;
-use super::message::Body;
+use super::message::{Body, Lease};
 use super::output::Outbox;
 use super::progress::{Pace, Progress, Transfer};
 use super::settings::Settings;
@@ -168,12 +168,13 @@ impl Raft {
 
     /// Tells everybody that this node leads.
     pub(super) fn send_heartbeats(&mut self) {
+        let lease = self.lease_to_ask();
         let Some((leader, view, out)) = self.leading() else { return };
         let round = leader.reads.round;
         for (node, progress) in &mut leader.peers {
             let commit = commit_for(progress, view.log, view.commit);
             progress.commit_sent = progress.commit_sent.max(commit.index);
-            out.send(*node, view.term, Body::Heartbeat { round, commit });
+            out.send(*node, view.term, Body::Heartbeat { round, commit, lease });
             view.remind(*node, progress, out);
         }
     }
@@ -257,8 +258,11 @@ impl Raft {
     }
 
     /// A member answered a heartbeat. What is wrong with that, if anything is.
-    pub(super) fn receive_heartbeat_ack(&mut self, from: NodeId, round: u64) -> Option<String> {
+    pub(super) fn receive_heartbeat_ack(&mut self, from: NodeId, round: u64, lease: Option<Lease>) -> Option<String> {
         let now = self.now;
+        if let Some(flaw) = lease.and_then(|lease| self.receive_lease(from, lease)) {
+            return Some(flaw);
+        }
         let (leader, ..) = self.leading()?;
         if round > leader.reads.round {
             return Some(format!("answered round {round}, the latest is {}", leader.reads.round));

@@ -1,6 +1,8 @@
 //! The core's limits and intervals, each with its unit in its name.
 
+use super::lease::LEASE_MAX_US;
 use crate::codec::FRAME_PAYLOAD_MAX_BYTES;
+use crate::protocol::ReadMode;
 
 /// Limits and intervals of a core. All members of a group should use the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +42,20 @@ pub struct Settings {
     /// How long a follower may take from the end of a snapshot's transfer to its installation before the snapshot is
     /// sent again, in microseconds.
     pub snapshot_install_us: u64,
+    /// How a leader confirms reads. Members of a group may differ in this.
+    pub reads: ReadMode,
+    /// The lease that a leader asks for, in microseconds: so many heartbeats may be lost before it has to ask for each read, and so
+    /// long a group waits after its death at most. Not above `election_timeout_us`, which a group waits anyway if it falls silent.
+    pub lease_us: u64,
+    /// By how much the rates of two members' clocks may differ, per thousand. A lease counts for less by that.
+    pub clock_drift_permille: u64,
 }
+
+/// By how much the rates of two members' clocks may differ unless said otherwise, per thousand. Crystals are off by a tenth of
+/// this, and who disciplines a clock slews it by half of it.
+pub const CLOCK_DRIFT_PERMILLE: u64 = 10;
+/// Two clocks that differ by more than this, per thousand, are no clocks.
+pub const CLOCK_DRIFT_MAX_PERMILLE: u64 = 500;
 
 impl Default for Settings {
     fn default() -> Settings {
@@ -60,6 +75,9 @@ impl Default for Settings {
             promotion_lag_entries_max: 1000,
             promotion_lag_bytes_max: 1 << 20,
             snapshot_install_us: 10_000_000,
+            reads: ReadMode::Index,
+            lease_us: 300_000,
+            clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         }
     }
 }
@@ -94,6 +112,12 @@ impl Settings {
             (self.inflight_bytes_max > 0, "one append must be allowed in flight"),
             (self.reads_waiting_max > 0, "one read must be allowed to wait"),
             (self.snapshot_install_us > 0, "a snapshot needs time to be installed"),
+            (self.lease_us > self.heartbeat_us, "a lease must outlast a heartbeat"),
+            (
+                self.lease_us <= self.election_timeout_us.min(LEASE_MAX_US),
+                "a lease must not outlast an election timeout, nor what voters grant",
+            ),
+            (self.clock_drift_permille <= CLOCK_DRIFT_MAX_PERMILLE, "clocks that drift by more than half are none"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, broken)) => Err(BadSettings(broken)),

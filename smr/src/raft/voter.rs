@@ -9,7 +9,7 @@ impl Raft {
     /// Would this node vote for `from` in `term`? The answer binds nobody, and changes neither term nor vote.
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, term: Term, campaign: u32, last: EntryId) {
         let next = term > self.promise.term && self.is_up_to_date(last);
-        if !next || self.leader_is_healthy() || self.prefers_another(from, last) {
+        if !next || self.is_bound() || self.leader_is_healthy() || self.prefers_another(from, last) {
             self.out.send(from, self.promise.term, Body::PreVoteRefused { campaign });
             return;
         }
@@ -37,7 +37,10 @@ impl Raft {
     pub(super) fn receive_vote(&mut self, from: NodeId, term: Term, last: EntryId, transfer: bool) {
         // A server that hears its leader ignores candidates, their term included, or a removed or flaky node could
         // depose a leader that serves everybody else (E12, thesis §4.2.3).
-        if term > self.promise.term && !transfer && self.leader_is_healthy() {
+        // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks another
+        // one to stand has given its lease up.
+        let is_loyal = self.is_bound() || (term > self.promise.term && self.leader_is_healthy());
+        if !transfer && is_loyal {
             self.out.send(from, self.promise.term, Body::VoteRefused);
             return;
         }
@@ -50,7 +53,7 @@ impl Raft {
             return;
         }
         if self.promise.vote.is_none() {
-            self.set_promise(Promise { term, vote: Some(from) });
+            self.set_promise(Promise { term, vote: Some(from), ..self.promise });
         }
         self.become_follower();
         self.restart_election_timer();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{EntryId, Index, Term};
 use crate::id::{GroupName, NodeId, NodeName};
-use crate::protocol::{NotLeader, Role};
+use crate::protocol::{NotLeader, ReadMode, Role};
 
 /// A client's session in one group: the index of the entry that opened it, so unique in the group for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -165,6 +165,8 @@ pub struct ReplicaStatus {
     pub learners: Vec<NodeId>,
     /// How writes reach the device: `synced`, or what is missing.
     pub sync_mode: String,
+    /// How it confirms reads while it leads.
+    pub reads: ReadMode,
     /// For a leader: each other member, and its last durable entry known.
     pub peers: Vec<(NodeId, Index)>,
 }

@@ -72,18 +72,25 @@ pub(super) enum Happening<P: Protocol, S> {
     Shutdown(Sender<()>),
 }
 
-/// The replica's clock: monotonic, from 0.
+/// The replica's clock: monotonic, from 0. It goes on while the machine is suspended, or a lease would outlive its length there.
 #[derive(Clone, Copy)]
-pub(super) struct Clock(Instant);
+pub(super) struct Clock {
+    started_us: u64,
+}
 
 impl Clock {
     pub(super) fn start() -> Clock {
-        Clock(Instant::now())
+        Clock { started_us: since_boot_us() }
     }
 
     pub(super) fn now(self) -> Time {
-        Time(self.0.elapsed().as_micros() as u64)
+        Time(since_boot_us().saturating_sub(self.started_us))
     }
+}
+
+fn since_boot_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 /// The two queues into the replica thread, their reading ends.
@@ -193,13 +200,15 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     fn take_requests(&mut self) {
+        let requests: Vec<_> = self.inbox.requests.try_iter().take(REQUESTS_PER_TURN).collect();
+        // Only now: were the process stopped before it took them, a read would be judged by a lease that is long over (R6).
         let now = self.clock.now();
         let (seats, transport) = (&self.seats, &self.transport);
         let present = || {
             let connected = |&name: &NodeName| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });
             seats.iter().filter_map(connected).collect()
         };
-        self.turns.requests(now, self.inbox.requests.try_iter().take(REQUESTS_PER_TURN), present);
+        self.turns.requests(now, requests.into_iter(), present);
     }
 
     /// Does what the engine asks, in order.

@@ -14,7 +14,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
-use crate::protocol::{Protocol, Recovered};
+use crate::protocol::{Protocol, ReadMode, Recovered};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{self, DiskJob};
@@ -55,6 +55,10 @@ pub struct ReplicaOptions {
     pub log_engine: storage::Engine,
     /// Start although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
+    /// How reads are confirmed while this replica leads.
+    pub reads: ReadMode,
+    /// For leases: by how much the rates of two replicas' clocks may differ, per thousand.
+    pub clock_drift_permille: u64,
     /// Where the network tasks run.
     pub runtime: tokio::runtime::Handle,
 }
@@ -199,6 +203,11 @@ impl Opened {
             group: options.group,
             seats,
             cluster,
+            settings: Settings {
+                reads: options.reads,
+                clock_drift_permille: options.clock_drift_permille,
+                ..Settings::default()
+            },
             store,
             quarantine,
             files,
@@ -336,6 +345,7 @@ struct ReplicaThread<S: StateMachine> {
     group: GroupName,
     seats: BTreeSet<NodeName>,
     cluster: Option<ClusterId>,
+    settings: Settings,
     store: Box<OpenedStore>,
     quarantine: Option<String>,
     files: SnapshotFiles,
@@ -416,7 +426,18 @@ impl<S: StateMachine> ReplicaThread<S> {
 
     /// Recovers the state, starts the disk thread, and drives the core until the replica stops.
     fn serve(self, certificate: Certificate) -> Result<(), String> {
-        let ReplicaThread { group, seats, store: life, quarantine, files: snapshots, state, inbox, events, .. } = self;
+        let ReplicaThread {
+            group,
+            seats,
+            settings,
+            store: life,
+            quarantine,
+            files: snapshots,
+            state,
+            inbox,
+            events,
+            ..
+        } = self;
         let ReplicaThread { transport, runtime, reporter, door, .. } = self;
         let node = life.identity.node;
         let latest = snapshots.0.latest();
@@ -432,12 +453,14 @@ impl<S: StateMachine> ReplicaThread<S> {
         let clock = Clock::start();
         let snapshot = meta.last;
         // The genesis is of term 1, which nobody campaigned in.
-        let promise =
-            if life.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { life.promise };
+        let promise = if life.promise.term == Term::ZERO {
+            Promise { term: Term(1), ..Promise::default() }
+        } else {
+            life.promise
+        };
         let sync_mode = life.durability();
         let recovered = Recovered { promise, snapshot: meta, entries: life.entries };
-        let core =
-            Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(rand::random()), clock.now());
+        let core = Raft::new(settings, node, recovered, ChaCha8Rng::seed_from_u64(rand::random()), clock.now());
         let standing = match quarantine.clone() {
             Some(reason) => Standing::Quarantined { reason },
             None => Standing::InService,

@@ -177,6 +177,7 @@ mod tests {
             log_bytes: 0,
             configuration: Configuration::of([leader, other, OLD]),
             configuration_index: Index::ZERO,
+            reads: crate::protocol::ReadMode::Index,
             peers: peers.collect(),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::entry::{EntryId, Index, Term};
 use crate::id::{GroupName, NodeId, NodeName};
-use crate::protocol::{Protocol, Role};
+use crate::protocol::{Protocol, ReadMode, Role};
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
 use crate::replica::driver::{Happening, Inbox};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
@@ -131,6 +131,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             voters: Vec::new(),
             learners: Vec::new(),
             sync_mode: self.sync_mode.clone(),
+            reads: ReadMode::default(),
             peers: Vec::new(),
         }
     }

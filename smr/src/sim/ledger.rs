@@ -365,6 +365,7 @@ impl Ledger {
         }
         if found.term < promised.term
             || found.term == promised.term && promised.vote.is_some() && found.vote != promised.vote
+            || found.lease_us < promised.lease_us
         {
             return Err(format!("{node} had {promised:?} on its device, and finds {found:?}"));
         }

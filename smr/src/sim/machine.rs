@@ -22,6 +22,7 @@ use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, Snap
 use crate::replica::turn::{Certificate, Turns};
 use crate::replica::{Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
+use crate::sim::clock::Clock;
 use crate::sim::watched::{Chained, Core};
 use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use crate::state_machine::{Image, StateMachine};
@@ -179,6 +180,8 @@ pub struct Machine<S: StateMachine> {
     pub id: NodeId,
     /// Its disk.
     pub disk: VirtualDisk,
+    /// Its clock, which is all that the process knows of the time.
+    pub clock: Clock,
     /// What keeps the log on it.
     engine: Engine,
     /// The process.
@@ -226,6 +229,7 @@ impl<S: StateMachine> Machine<S> {
         Machine {
             id: NodeId::new(name, incarnation),
             disk: VirtualDisk::new(),
+            clock: Clock::TRUE,
             engine: Engine::Journal,
             life: Life::Down,
             run: 0,
@@ -316,7 +320,7 @@ impl<S: StateMachine> Machine<S> {
                         let unborn = Unborn::new(self.id, Some(CLUSTER), group(), world.seats.clone(), !next_life);
                         Life::Waiting(Box::new(Waiting { unborn, call_at: now, opened: *opened, snapshots, next_life }))
                     } else {
-                        Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, now, rng)?))
+                        Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, self.clock.at(now), rng)?))
                     };
                     return Ok(Start::Runs { notes, quarantined: reason });
                 }
@@ -387,7 +391,7 @@ impl<S: StateMachine> Machine<S> {
             opened.entries = vec![founders.first_entry()];
         }
         opened.birth = birth;
-        match serve(world, opened, snapshots, next_life, now, rng) {
+        match serve(world, opened, snapshots, next_life, self.clock.at(now), rng) {
             Ok(serving) => {
                 self.life = Life::Serving(Box::new(serving));
                 Some(Start::Runs { notes: Vec::new(), quarantined: None })
@@ -463,8 +467,11 @@ fn serve<S: StateMachine>(
     };
     let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
     let snapshot = meta.last;
-    let promise =
-        if opened.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { opened.promise };
+    let promise = if opened.promise.term == Term::ZERO {
+        Promise { term: Term(1), ..Promise::default() }
+    } else {
+        opened.promise
+    };
     let recovered = Recovered { promise, snapshot: meta, entries: opened.entries };
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {

@@ -34,6 +34,7 @@
 //! is a value: which property, in which step, the last lines of the trace, and the command that replays the seed.
 
 pub mod clients;
+pub mod clock;
 pub mod dice;
 pub mod ledger;
 pub mod machine;

@@ -140,6 +140,12 @@ situations! {
     OneWayCut,
     /// a client heard of a leader of an older term than it knew
     OldLeaderNamed,
+    /// a read was answered under a lease
+    LeasedRead,
+    /// a leader that had no lease at the moment asked for a read
+    LeaseMissed,
+    /// a voter gave nobody its vote because a lease bound it
+    LeaseKept,
 }
 
 impl fmt::Display for Rare {

@@ -105,6 +105,9 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
     };
     let mut world = World::new(setting, workload(&mix));
     world.disk_us = mix.disk_us;
+    for (machine, clock) in world.machines.iter_mut().zip(&mix.clocks) {
+        machine.clock = *clock;
+    }
     let mut swarm = Swarm::new(seed, mix.clone());
     let driven = catch_unwind(AssertUnwindSafe(|| drive(&mut world, &mut swarm, &mix)));
     if let Err(panic) = driven {

@@ -4,9 +4,10 @@
 //! them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly quiet.
 
 use crate::id::NodeName;
-use crate::protocol::{Protocol, Time};
+use crate::protocol::{Protocol, ReadMode, Time};
 use crate::replica::Request;
 use crate::sim::clients::Pace;
+use crate::sim::clock::Clock;
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::machine::{Shape, StartTrouble, path};
 use crate::sim::network::{CLIENTS, Weather};
@@ -105,6 +106,8 @@ pub struct Mix {
     pub reads_percent: u64,
     /// Bytes of ballast in each command.
     pub ballast_bytes: usize,
+    /// The machines' clocks, by seat.
+    pub clocks: Vec<Clock>,
 }
 
 impl Mix {
@@ -160,6 +163,7 @@ impl Mix {
             registers: dice.pick(&[1, 2, 5]),
             reads_percent: dice.pick(&[10, 50, 80]),
             ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
+            clocks: vec![Clock::TRUE; usize::from(size)],
         };
         // Room for what is written during a transfer, or a newcomer never catches up.
         let room_bytes = SENDING_ENTRIES * (mix.ballast_bytes + ENTRY_BYTES);
@@ -170,7 +174,37 @@ impl Mix {
         let stays = settings.log_retain_bytes;
         let range = &mix.shape.snapshot_log_bytes;
         mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        mix.draw_clocks(dice);
         mix
+    }
+
+    /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by far more,
+    /// and read without leases, which must not depend on them (R7).
+    fn draw_clocks(&mut self, dice: &mut Dice) {
+        let lot = dice.below(100);
+        let drift_permille = if lot < LEASES_PERCENT {
+            let settings = &mut self.shape.settings;
+            settings.reads = ReadMode::Lease;
+            settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
+            settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
+            // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once, hands over.
+            for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
+                if dice.chance(500) && !self.kinds.contains(&kind) {
+                    self.kinds.push(kind);
+                }
+            }
+            settings.clock_drift_permille
+        } else if lot < LEASES_PERCENT + WILD_CLOCKS_PERCENT {
+            WILD_DRIFT_PERMILLE
+        } else {
+            return;
+        };
+        for clock in &mut self.clocks {
+            // The bound is about the fastest and the slowest.
+            let faster_permille = dice.between(0, drift_permille + 1);
+            clock.rate_permille = 1000 + dice.pick(&[0, drift_permille, faster_permille]);
+            clock.origin_us = dice.pick(&[0, 1_000_000, 1 << 40]);
+        }
     }
 }
 
@@ -186,6 +220,12 @@ pub(super) struct Swarm {
     backups: Vec<Option<VirtualDisk>>,
 }
 
+/// In so many of a hundred runs reads go by leases ...
+const LEASES_PERCENT: u64 = 30;
+/// ... and in so many others clocks drift beyond any bound.
+const WILD_CLOCKS_PERCENT: u64 = 5;
+/// How far, per thousand.
+const WILD_DRIFT_PERMILLE: u64 = 300;
 /// A flood fits into so many appends.
 const FLOOD_APPENDS_MAX: u64 = 60;
 /// While a snapshot is on its way the log keeps so many entries ...
@@ -440,6 +480,8 @@ impl Swarm {
             return;
         }
         match self.backups[seat].take() {
+            // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
+            None if self.mix.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
             None => self.backups[seat] = Some(world.backup(seat)),
             Some(disk) => {
                 if self.may_spoil(world) && self.is_dispensable(world, seat) {
@@ -448,6 +490,11 @@ impl Swarm {
             }
         }
     }
+}
+
+/// Whether a node's device knows of a lease that it granted.
+fn has_granted<W: Workload>(world: &World<W>, seat: usize) -> bool {
+    world.watch.ledger.page(world.machines[seat].id).is_some_and(|page| page.promise.lease_us > 0)
 }
 
 /// Flips a bit.

@@ -3,7 +3,7 @@
 use crate::codec;
 use crate::entry::{EntryId, Index};
 use crate::protocol::{Role, Time};
-use crate::raft::message::Body;
+use crate::raft::message::{Body, Lease};
 use crate::replica::Outcome;
 use crate::sim::ledger::Ledger;
 use crate::sim::properties::{End, Happening, Property, View};
@@ -155,6 +155,7 @@ fn words(happening: &Happening<'_>) -> [u64; 5] {
 
 fn body(body: &Body) -> u64 {
     let id = |entry: EntryId| entry.index.0 << 16 ^ entry.term.0;
+    let leased = |lease: &Option<Lease>| lease.map_or(0, |lease| lease.asked_at_us << 20 ^ lease.length_us);
     match body {
         Body::PreVote { campaign, last } => 1 << 60 ^ u64::from(*campaign) ^ id(*last) << 24,
         Body::PreVoteGranted { campaign } => 2 << 60 ^ u64::from(*campaign),
@@ -167,8 +168,8 @@ fn body(body: &Body) -> u64 {
         }
         Body::AppendAccepted { last } => 8 << 60 ^ id(*last),
         Body::AppendRejected { previous, hint } => 9 << 60 ^ previous.0 << 30 ^ id(*hint),
-        Body::Heartbeat { round, commit } => 10 << 60 ^ round << 30 ^ id(*commit),
-        Body::HeartbeatAck { round } => 11 << 60 ^ round,
+        Body::Heartbeat { round, commit, lease } => 10 << 60 ^ round << 30 ^ id(*commit) ^ leased(lease),
+        Body::HeartbeatAck { round, lease } => 11 << 60 ^ round ^ leased(lease),
         Body::Commit { last } => 12 << 60 ^ id(*last),
         Body::Outdated => 13 << 60,
         Body::TimeoutNow => 14 << 60,

@@ -8,8 +8,11 @@ use std::io;
 
 use crate::codec;
 use crate::entry::{Configuration, Entry, Index};
-use crate::protocol::{CoreStatus, Event, Input, NotLeader, Outputs, Protocol, ReadOutcome, Recovered, Role, Time};
-use crate::raft::{Message, Raft};
+use crate::protocol::{
+    CoreStatus, Event, Input, NotLeader, Outputs, Protocol, ReadMode, ReadOutcome, Recovered, Role, Time,
+};
+use crate::raft::message::Body;
+use crate::raft::{Message, Raft, invariants};
 use crate::state_machine::{Answer, Image, StateMachine};
 
 /// Raft, and notes of what it committed and told.
@@ -27,6 +30,9 @@ pub(super) struct CoreNotes {
     pub(super) events: Vec<Event>,
     pub(super) transfers: u64,
     pub(super) reads_failed: u64,
+    pub(super) reads_leased: u64,
+    pub(super) reads_unleased: u64,
+    pub(super) leases_kept: u64,
 }
 
 impl Core {
@@ -45,8 +51,31 @@ impl Protocol for Core {
     type Message = Message;
 
     fn step(&mut self, now: Time, input: Input<Message>) -> Outputs<Message> {
+        let asked = match &input {
+            Input::Read(token) if self.raft.settings().reads == ReadMode::Lease => Some(*token),
+            _ => None,
+        };
+        let canvassed = matches!(
+            &input,
+            Input::Receive {
+                message: Message { body: Body::PreVote { .. } | Body::Vote { transfer: false, .. }, .. },
+                ..
+            }
+        );
         let outputs = self.raft.step(now, input);
         let notes = self.notes.get_mut();
+        if let Some(token) = asked
+            && self.raft.role() == Role::Leader
+        {
+            let ready = outputs
+                .reads
+                .iter()
+                .any(|read| matches!(read, ReadOutcome::Ready { token: ready, .. } if *ready == token));
+            // Alone it needs no lease.
+            notes.reads_leased += u64::from(ready && self.raft.status().configuration.voters.len() > 1);
+            notes.reads_unleased += u64::from(!ready);
+        }
+        notes.leases_kept += u64::from(canvassed && invariants::is_bound(&self.raft));
         notes.committed.extend(outputs.committed.iter().cloned());
         notes.events.extend(outputs.events.iter().cloned());
         notes.transfers += u64::from(outputs.transfer == Some(Ok(())));

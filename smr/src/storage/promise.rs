@@ -1,6 +1,6 @@
 //! The file `promise`: who this node is, whether it was born, and what it has promised.
 //!
-//! It is the only home of term and vote, and it is synced before anything that rests on it leaves the node. A change goes to one
+//! It is the only home of term, vote and longest lease, and it is synced before anything that rests on it leaves the node. A change goes to one
 //! slot, is synced, then to the other, is synced: so a crash leaves the old or the new one, and later damage to either slot
 //! cannot bring back an older vote.
 
@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::disk::Disk;
 use super::slots::{self, Found, Slots};
 use super::{Damage, Identity, StorageError};
-use crate::codec;
-use crate::entry::{Genesis, GenesisHash, Promise};
+use crate::codec::{self, CodecError};
+use crate::entry::{Genesis, GenesisHash, Promise, Term};
+use crate::id::NodeId;
 
 pub(crate) const PROMISE: &str = "promise";
 const MAGIC: [u8; 8] = *b"SMRPROMS";
@@ -42,6 +43,23 @@ pub struct PromiseRecord {
     pub promise: Promise,
 }
 
+/// The record of version 1, which knew of no leases.
+#[derive(Deserialize)]
+struct LeaselessRecord {
+    identity: Identity,
+    birth: Birth,
+    term: Term,
+    vote: Option<NodeId>,
+}
+
+/// What the file says. A record of version 1 is shorter, and no beginning of the other; it is replaced by the next write.
+fn decode(content: &[u8]) -> Result<PromiseRecord, CodecError> {
+    codec::decode(content).or_else(|error| {
+        let LeaselessRecord { identity, birth, term, vote } = codec::decode(content).map_err(|_| error)?;
+        Ok(PromiseRecord { identity, birth, promise: Promise { term, vote, lease_us: 0 } })
+    })
+}
+
 /// The open file.
 pub(crate) struct PromiseFile {
     slots: Slots,
@@ -63,7 +81,7 @@ impl PromiseFile {
             Found::Missing => FoundPromise::Missing,
             Found::Newer { found } => FoundPromise::Newer { file: path, found },
             Found::Broken(damage) => FoundPromise::Broken(damage),
-            Found::Sound { slots, content, amiss } => match codec::decode(&content) {
+            Found::Sound { slots, content, amiss } => match decode(&content) {
                 Ok(record) => FoundPromise::Sound {
                     file: Box::new(PromiseFile { slots, record }),
                     repair: amiss.map(|what| format!("{}: {what}, repaired", path.display())),
@@ -96,5 +114,25 @@ impl PromiseFile {
     /// Writes what counts to both slots again.
     pub(crate) fn repair(&mut self) -> Result<(), StorageError> {
         self.write(self.record.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers D16
+    #[test]
+    fn decode_record_of_version_1_is_one_without_a_lease() {
+        let identity = Identity { cluster: None, group: "g".parse().unwrap(), node: NodeId::new(1, 7) };
+        let record = |promise| PromiseRecord { identity: identity.clone(), birth: Birth::Unborn, promise };
+        let promise = Promise { term: Term(7), vote: Some(NodeId::new(2, 9)), lease_us: 0 };
+        let version_1 = codec::encode(&(identity.clone(), Birth::Unborn, promise.term, promise.vote));
+        assert_eq!(decode(&version_1).unwrap(), record(promise));
+        let leased = Promise { lease_us: 300_000, ..promise };
+        let mut version_2 = codec::encode(&record(leased));
+        assert_eq!(decode(&version_2).unwrap(), record(leased));
+        version_2.truncate(version_2.len() - 1);
+        assert!(decode(&version_2).is_err());
     }
 }

@@ -21,8 +21,8 @@ use crate::codec;
 pub(crate) const SLOT_BYTES: usize = 512;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
-/// The version of what is in the slots.
-pub(crate) const SLOT_VERSION: u16 = 1;
+/// The version of what is in the slots. 2: the promise speaks of leases. Version 1 is still read.
+pub(crate) const SLOT_VERSION: u16 = 2;
 
 const CONTENT_OFFSET: usize = 24;
 const CHECKSUM_OFFSET: usize = 504;
@@ -118,7 +118,7 @@ fn parse(bytes: &[u8], slot: usize, magic: [u8; 8]) -> Slot {
         return Slot::Newer(version);
     }
     let length = u16::from_le_bytes([bytes[10], bytes[11]]) as usize;
-    if version != SLOT_VERSION || length > CONTENT_MAX_BYTES {
+    if version == 0 || length > CONTENT_MAX_BYTES {
         return Slot::Broken;
     }
     let mut number = [0; 8];

@@ -125,6 +125,7 @@ impl Store {
         let old = record.promise;
         let kept =
             promise.term > old.term || promise.term == old.term && (old.vote.is_none() || old.vote == promise.vote);
+        let kept = kept && promise.lease_us >= old.lease_us;
         assert!(record.birth != Birth::Unborn, "{} promises {promise:?} before its birth", record.identity);
         assert!(kept, "{}: promise {promise:?} after {old:?}", record.identity);
         let record = PromiseRecord { promise, ..record.clone() };

@@ -225,8 +225,11 @@ fn serve(opened: OpenedStore, snapshots: SnapshotDir, next_life: bool, now: Time
     };
     let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
     let snapshot = meta.last;
-    let promise =
-        if opened.promise.term == Term::ZERO { Promise { term: Term(1), vote: None } } else { opened.promise };
+    let promise = if opened.promise.term == Term::ZERO {
+        Promise { term: Term(1), ..Promise::default() }
+    } else {
+        opened.promise
+    };
     let recovered = Recovered { promise, snapshot: meta, entries: opened.entries };
     let core = Raft::new(settings(), opened.identity.node, recovered, ChaCha8Rng::seed_from_u64(seed), now);
     let engine = Replica::new(EngineStart {

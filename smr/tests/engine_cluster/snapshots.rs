@@ -115,12 +115,15 @@ fn snapshot_of_a_later_term_than_the_promise_on_disk_is_no_riddle() {
         configuration: Configuration::of([node, NodeId::new(1, 1)]),
         configuration_index: Index(1),
     };
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 1)) };
+    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 1)), lease_us: 0 };
     let recovered = Recovered { promise, snapshot, entries: Vec::new() };
     let mut core = Raft::new(settings(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     assert_eq!(core.status().term, Term(4));
     // The vote was given in an earlier term, so it binds nobody in this one, and a new one is written down.
     let vote = Message { term: Term(4), body: Body::Vote { last: EntryId::new(9, 4), transfer: false } };
     let outputs = core.step(Time(1), Input::Receive { from: NodeId::new(1, 1), message: vote });
-    assert_eq!(outputs.writes[0].promise(), Some(Promise { term: Term(4), vote: Some(NodeId::new(1, 1)) }));
+    assert_eq!(
+        outputs.writes[0].promise(),
+        Some(Promise { term: Term(4), vote: Some(NodeId::new(1, 1)), lease_us: 0 })
+    );
 }

@@ -18,6 +18,7 @@ use smr::protocol::{
 };
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
+use smr::sim::clock::Clock;
 
 /// What one node has on its disk.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +83,7 @@ pub struct Node {
     pub applied: Index,
     reads: BTreeMap<ReadToken, Index>,
     pub starts: u64,
+    pub clock: Clock,
 }
 
 /// A message under way.
@@ -144,7 +146,7 @@ impl Cluster {
         };
         for member in members {
             let disk = Disk {
-                promise: Promise { term: Term(1), vote: None },
+                promise: Promise { term: Term(1), vote: None, lease_us: 0 },
                 entries: vec![genesis.clone()],
                 ..Disk::default()
             };
@@ -163,6 +165,7 @@ impl Cluster {
             applied: Index::ZERO,
             reads: BTreeMap::new(),
             starts: 0,
+            clock: Clock::TRUE,
         };
         self.nodes.insert(node, fresh);
         self.start(node);
@@ -188,9 +191,21 @@ impl Cluster {
         *self.counts.entry(what).or_default() += 1;
     }
 
+    /// The clock of a node that has just started runs at this rate.
+    pub fn set_clock(&mut self, id: NodeId, permille: u64) {
+        assert_eq!(self.now, Time(0), "a clock would jump");
+        self.node_mut(id).clock.rate_permille = permille;
+    }
+
+    /// When a node wants to look at its clock.
+    pub fn due_at(&self, id: NodeId) -> Time {
+        self.node(id).clock.moment(self.raft(id).deadline())
+    }
+
     /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
-        let (now, settings, seed) = (self.now, self.settings.clone(), self.seed);
+        let (settings, seed) = (self.settings.clone(), self.seed);
+        let now = self.node(id).clock.at(self.now);
         let node = self.node_mut(id);
         node.starts += 1;
         let rng = ChaCha8Rng::seed_from_u64(
@@ -216,7 +231,7 @@ impl Cluster {
 
     /// One step of one node, with all checks. Messages that may leave are put on the wire.
     pub fn step(&mut self, id: NodeId, input: Input<Message>) -> Outputs<Message> {
-        let now = self.now;
+        let now = self.node(id).clock.at(self.now);
         if self.trace.is_some()
             && let Some(line) = trace::input(id, &input)
         {
@@ -386,17 +401,21 @@ impl Cluster {
             Body::Vote { .. } => {
                 assert_eq!(
                     disk.promise,
-                    Promise { term: message.term, vote: Some(from) },
+                    Promise { term: message.term, vote: Some(from), ..disk.promise },
                     "a candidacy before its sync"
                 );
             }
             Body::VoteGranted => {
                 let later = disk.promise.term > message.term;
-                let kept = disk.promise == Promise { term: message.term, vote: Some(to) };
+                let kept = disk.promise == Promise { term: message.term, vote: Some(to), ..disk.promise };
                 assert!(kept || later, "{from} grants {message:?} to {to} with {:?} on disk", disk.promise);
             }
             Body::AppendAccepted { last } | Body::SnapshotInstalled { last } => {
                 assert!(disk.holds(*last), "{from} acknowledges {last} before it is on its disk");
+                assert!(disk.promise.term >= message.term);
+            }
+            Body::HeartbeatAck { lease: Some(lease), .. } => {
+                assert!(disk.promise.lease_us >= lease.length_us, "{from} grants {lease:?} before it is on its disk");
                 assert!(disk.promise.term >= message.term);
             }
             _ => assert!(disk.promise.term >= message.term, "{from} speaks in {} before its sync", message.term),

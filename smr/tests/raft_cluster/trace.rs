@@ -5,7 +5,7 @@ use smr::id::NodeId;
 use smr::protocol::{
     Change, ChangeRefused, Event, Input, LogChange, NotLeader, Outputs, Protocol, ReadOutcome, TransferRefused, Write,
 };
-use smr::raft::message::Body;
+use smr::raft::message::{Body, Lease};
 use smr::raft::{Message, Raft};
 
 use super::Disk;
@@ -63,8 +63,14 @@ pub fn message(message: &Message) -> String {
         }
         Body::AppendAccepted { last } => format!("AppendAccepted up to {last}"),
         Body::AppendRejected { previous, hint } => format!("AppendRejected at {previous}, perhaps {hint}"),
-        Body::Heartbeat { round, commit } => format!("Heartbeat, round {round}, commit {commit}"),
-        Body::HeartbeatAck { round } => format!("HeartbeatAck, round {round}"),
+        Body::Heartbeat { round, commit, lease: None } => format!("Heartbeat, round {round}, commit {commit}"),
+        Body::Heartbeat { round, commit, lease: Some(lease) } => {
+            format!("Heartbeat, round {round}, commit {commit}, asks for {}", leased(lease))
+        }
+        Body::HeartbeatAck { round, lease: None } => format!("HeartbeatAck, round {round}"),
+        Body::HeartbeatAck { round, lease: Some(lease) } => {
+            format!("HeartbeatAck, round {round}, grants {}", leased(lease))
+        }
         Body::Commit { last } => format!("Commit {last}"),
         Body::Outdated => "Outdated".to_owned(),
         Body::TimeoutNow => "TimeoutNow".to_owned(),
@@ -74,6 +80,10 @@ pub fn message(message: &Message) -> String {
         Body::PreVote { .. } | Body::PreVoteGranted { .. } => body,
         _ => format!("[{:?}] {body}", message.term),
     }
+}
+
+fn leased(lease: &Lease) -> String {
+    format!("a lease of {}ms, asked at {}us", lease.length_us / 1000, lease.asked_at_us)
 }
 
 /// The first word of a message, for commands that pick messages by kind.
@@ -120,7 +130,11 @@ fn write(write: &Write<Message>) -> String {
     let mut parts = Vec::new();
     if let Some(promise) = write.promise() {
         let vote = promise.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
-        parts.push(format!("promise {:?}{vote}", promise.term));
+        let lease = match promise.lease_us {
+            0 => String::new(),
+            us => format!(", leases up to {}ms", us / 1000),
+        };
+        parts.push(format!("promise {:?}{vote}{lease}", promise.term));
     }
     for change in write.log() {
         parts.push(match change {

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Change, Input, Outputs, Protocol, Role};
-use smr::raft::message::Body;
+use smr::protocol::{Change, Input, Outputs, Protocol, ReadMode, Role};
+use smr::raft::message::{Body, Lease};
 use smr::raft::{Message, Settings};
 
 use crate::raft_cluster::{Cluster, Disk, Flying, trace};
@@ -130,6 +130,11 @@ impl Script {
             ("node", [id, options @ ..]) => self.add(node(id), options),
             ("tick", ids) => ids.iter().for_each(|id| self.tick(node(id))),
             ("wait", [time]) => self.cluster.now = self.cluster.now.plus_us(millis(time) * 1000),
+            // A node's own: other members may ask for leases, and all the same are bound by those of others.
+            ("reads", [mode]) => {
+                self.cluster.settings.reads = if *mode == "lease" { ReadMode::Lease } else { ReadMode::Index }
+            }
+            ("clock", [id, permille]) => self.cluster.set_clock(node(id), number(permille)),
             ("run", [time]) => self.run_for(millis(time) * 1000),
             ("elect", [id]) => self.elect(node(id)),
             ("settle", []) => self.settle(),
@@ -236,11 +241,17 @@ impl Script {
                 members.push(node(word));
                 continue;
             };
+            if key == "reads" {
+                settings.reads = if value == "lease" { ReadMode::Lease } else { ReadMode::Index };
+                continue;
+            }
             let number: usize = number(value);
             match key {
                 "append_entries_max" => settings.append_entries_max = number,
                 "append_bytes_max" => settings.append_bytes_max = number,
                 "inflight_appends_max" => settings.inflight_appends_max = number,
+                "lease_us" => settings.lease_us = number as u64,
+                "clock_drift_permille" => settings.clock_drift_permille = number as u64,
                 "log_retain_bytes" => settings.log_retain_bytes = number,
                 "log_retain_sending_bytes" => settings.log_retain_sending_bytes = number,
                 "promotion_lag_entries_max" => settings.promotion_lag_entries_max = number as u64,
@@ -276,7 +287,7 @@ impl Script {
     }
 
     fn tick(&mut self, id: NodeId) {
-        self.cluster.now = self.cluster.now.max(self.cluster.raft(id).deadline());
+        self.cluster.now = self.cluster.now.max(self.cluster.due_at(id));
         self.step(id, Input::Tick);
     }
 
@@ -316,7 +327,7 @@ impl Script {
         for _ in 0..STEPS_MAX {
             self.settle();
             let up = self.cluster.up();
-            let due = up.iter().map(|id| (self.cluster.raft(*id).deadline(), *id)).min();
+            let due = up.iter().map(|id| (self.cluster.due_at(*id), *id)).min();
             let Some((at, id)) = due.filter(|(at, _)| *at <= end) else {
                 self.cluster.now = end;
                 return;
@@ -407,6 +418,10 @@ fn parse_message(words: &[&str]) -> Message {
     let (kind, args) = rest.split_first().expect("a kind");
     let number_of = |key| number(needed(args, key));
     let entry_of = |key| entry_id(needed(args, key));
+    let lease = || {
+        let length_us = millis(value(args, "lease")?) * 1000;
+        Some(Lease { asked_at_us: number_of("asked_at"), length_us })
+    };
     let body = match *kind {
         "PreVote" => Body::PreVote { campaign: 1, last: entry_of("last") },
         "PreVoteGranted" => Body::PreVoteGranted { campaign: 1 },
@@ -421,8 +436,8 @@ fn parse_message(words: &[&str]) -> Message {
         }
         "AppendAccepted" => Body::AppendAccepted { last: entry_of("last") },
         "AppendRejected" => Body::AppendRejected { previous: Index(number_of("previous")), hint: entry_of("hint") },
-        "Heartbeat" => Body::Heartbeat { round: number_of("round"), commit: entry_of("commit") },
-        "HeartbeatAck" => Body::HeartbeatAck { round: number_of("round") },
+        "Heartbeat" => Body::Heartbeat { round: number_of("round"), commit: entry_of("commit"), lease: lease() },
+        "HeartbeatAck" => Body::HeartbeatAck { round: number_of("round"), lease: lease() },
         "Commit" => Body::Commit { last: entry_of("last") },
         "Outdated" => Body::Outdated,
         "TimeoutNow" => Body::TimeoutNow,

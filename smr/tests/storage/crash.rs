@@ -117,8 +117,9 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
 // covers D1, E4, E5, I2
 #[test]
 fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
-    let promises: Vec<Promise> =
-        (2..6).map(|term| Promise { term: Term(term), vote: (term % 2 == 0).then_some(NodeId::new(1, 0xb)) }).collect();
+    let promises: Vec<Promise> = (2..6)
+        .map(|term| Promise { term: Term(term), vote: (term % 2 == 0).then_some(NodeId::new(1, 0xb)), lease_us: 0 })
+        .collect();
     let disk = founded();
     let opening = {
         let copy = disk.after_crash(Loss::Nothing);
@@ -134,7 +135,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
             losses(disk).into_iter().chain(spoiled).collect()
         },
         |disk| {
-            let mut confirmed = Promise { term: Term(1), vote: None };
+            let mut confirmed = Promise { term: Term(1), vote: None, lease_us: 0 };
             let mut begun = confirmed;
             let Ok(opened) = Bench::with(ENGINE, disk.clone()).open() else { return (confirmed, begun) };
             let mut store = opened.store().store;
@@ -392,7 +393,7 @@ fn images_of_power_cuts_hold_what_was_confirmed() {
 #[test]
 fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
     let disk = founded();
-    let promise = Promise { term: Term(7), vote: Some(NodeId::new(1, 0xb)) };
+    let promise = Promise { term: Term(7), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
     let vote = |disk: &VirtualDisk| {
         let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
         let begin = disk.operations();
@@ -471,7 +472,7 @@ fn sync_failed_once_is_not_tried_again() {
     assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");
     let before = disk.operations();
     assert_eq!(store.sync().unwrap_err(), first);
-    assert_eq!(store.save_promise(Promise { term: Term(9), vote: None }).unwrap_err(), first);
+    assert_eq!(store.save_promise(Promise { term: Term(9), vote: None, lease_us: 0 }).unwrap_err(), first);
     assert_eq!(store.apply(&LogChange::Append(batch(7, 1, 1, 10))).unwrap_err(), first);
     assert_eq!(disk.operations(), before, "the disk was asked again");
     drop(store);
@@ -556,7 +557,7 @@ fn next_life(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), Ope
     let first = store.last().index.0 + 1;
     store.apply(&LogChange::Append(batch(first, 3, 2, 100)))?;
     store.sync()?;
-    store.save_promise(Promise { term: Term(4), vote: Some(NodeId::new(0, 0xe)) })?;
+    store.save_promise(Promise { term: Term(4), vote: Some(NodeId::new(0, 0xe)), lease_us: 0 })?;
     store.complete_readmission()?;
     *operations.borrow_mut() = Some(1);
     store.complete_readmission()?;

@@ -22,7 +22,7 @@ struct Sample {
 fn sample(reopened: usize) -> Sample {
     let bench = Bench::new();
     let mut store = bench.founded();
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)) };
+    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
     let mut entries = vec![genesis().first_entry()];
     let batches = [batch(2, 40, 1, 100), batch(42, 1, 2, 70_000), batch(43, 100, 3, 30), batch(143, 1, 3, 500)];
     for batch in batches {

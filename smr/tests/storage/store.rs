@@ -17,7 +17,7 @@ use crate::support::*;
 fn store_reopened_returns_all_that_was_synced() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)) };
+    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
     store.save_promise(promise).unwrap();
     store.apply(&LogChange::Append(batch(2, 64, 3, 200))).unwrap();
     store.apply(&LogChange::Append(batch(66, 1, 3, 1 << 20))).unwrap();
@@ -50,7 +50,7 @@ fn founder_born_has_genesis_as_first_entry_in_term_one() {
     drop(bench.founded());
     let opened = bench.reopen().store();
     assert_eq!(opened.entries, [genesis().first_entry()]);
-    assert_eq!(opened.promise, Promise { term: Term(1), vote: None });
+    assert_eq!(opened.promise, Promise { term: Term(1), vote: None, lease_us: 0 });
     assert_eq!(opened.identity.cluster, Some(genesis().cluster_id()));
 }
 
@@ -84,7 +84,7 @@ fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
     opens(none(), EntryId::ZERO);
     store.be_born(Birth::Born { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
     opens(none(), EntryId::ZERO);
-    store.save_promise(Promise { term: Term(2), vote: None }).unwrap();
+    store.save_promise(Promise { term: Term(2), vote: None, lease_us: 0 }).unwrap();
     opens(none(), EntryId::ZERO);
     store.apply(&LogChange::Install(snapshot(70, 2))).unwrap();
     store.sync().unwrap();
@@ -107,8 +107,8 @@ fn node_born_cannot_be_born_again() {
 fn promise_of_second_vote_in_a_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_promise(Promise { term: Term(2), vote: Some(NodeId::new(1, 0xb)) }).unwrap();
-    let _ = store.save_promise(Promise { term: Term(2), vote: Some(ME) });
+    store.save_promise(Promise { term: Term(2), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 }).unwrap();
+    let _ = store.save_promise(Promise { term: Term(2), vote: Some(ME), lease_us: 0 });
 }
 
 // covers I3
@@ -117,8 +117,8 @@ fn promise_of_second_vote_in_a_term_panics() {
 fn promise_of_lower_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_promise(Promise { term: Term(5), vote: None }).unwrap();
-    let _ = store.save_promise(Promise { term: Term(4), vote: None });
+    store.save_promise(Promise { term: Term(5), vote: None, lease_us: 0 }).unwrap();
+    let _ = store.save_promise(Promise { term: Term(4), vote: None, lease_us: 0 });
 }
 
 #[test]
@@ -317,14 +317,14 @@ fn directory_of_a_newer_format_is_refused_untouched() {
         let path = bench.path.join(file);
         let mut bytes = fs::read(&path).unwrap();
         for slot in bytes.chunks_mut(512) {
-            slot[8..10].copy_from_slice(&2u16.to_le_bytes());
+            slot[8..10].copy_from_slice(&3u16.to_le_bytes());
             let checksum = smr::codec::checksum(&[&slot[..504]]);
             slot[504..].copy_from_slice(&checksum.to_le_bytes());
         }
         fs::write(&path, bytes).unwrap();
         let before = contents(&bench.path);
         let error = bench.open().err().unwrap();
-        assert_eq!(error, OpenError::Newer { file: path, found: 2, supported: 1 });
+        assert_eq!(error, OpenError::Newer { file: path, found: 3, supported: 2 });
         assert_eq!(contents(&bench.path), before, "{file}");
     }
 }

@@ -181,7 +181,7 @@ pub fn facts(node: NodeId) -> Facts {
 pub fn hello(from: NodeId, to: u16) -> Hello {
     Hello {
         magic: u64::from_le_bytes(*b"MadKVsmr"),
-        version: 1,
+        version: 2,
         facts: facts(from),
         to: NodeName(to),
         purpose: Purpose::Messages,
@@ -189,7 +189,7 @@ pub fn hello(from: NodeId, to: u16) -> Hello {
 }
 
 pub fn welcome(from: NodeId) -> Welcome {
-    Welcome { magic: u64::from_le_bytes(*b"MadKVsmr"), version: 1, facts: facts(from) }
+    Welcome { magic: u64::from_le_bytes(*b"MadKVsmr"), version: 2, facts: facts(from) }
 }
 
 pub fn frame<T: Serialize>(kind: u16, value: &T) -> Vec<u8> {

@@ -382,6 +382,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             voters: core.configuration.voters.iter().copied().collect(),
             learners: core.configuration.learners.iter().copied().collect(),
             sync_mode: self.sync_mode.clone(),
+            reads: core.reads,
             peers: core.peers.iter().map(|peer| (peer.node, peer.match_index)).collect(),
         }
     }

@@ -73,6 +73,9 @@ fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(),
         Body::AppendAccepted { last } | Body::SnapshotInstalled { last } if durable == term && !has(page, last) => {
             Err(format!("its durable log goes from {} to {}", page.durable.start(), page.durable.last()))
         }
+        Body::HeartbeatAck { lease: Some(lease), .. } if page.promise.lease_us < lease.length_us => {
+            Err(format!("its longest durable lease is {} us", page.promise.lease_us))
+        }
         _ => Ok(()),
     }
 }
@@ -86,6 +89,7 @@ fn has(page: &Page, last: EntryId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::message::Lease;
     use crate::sim::properties::testing::{A, B, C, Play, append, noop};
 
     fn play() -> Play<PersistBeforeSend> {
@@ -102,9 +106,17 @@ mod tests {
     #[test]
     fn word_in_a_term_that_is_not_on_the_device_is_rejected() {
         let mut play = play();
-        play.sends(A, B, 2, Body::HeartbeatAck { round: 1 }).unwrap();
+        play.sends(A, B, 2, Body::HeartbeatAck { round: 1, lease: None }).unwrap();
         play.issues(A, Some((3, None)), vec![]).unwrap();
-        assert!(play.sends(A, B, 3, Body::HeartbeatAck { round: 1 }).is_err());
+        assert!(play.sends(A, B, 3, Body::HeartbeatAck { round: 1, lease: None }).is_err());
+    }
+
+    // covers I11, E17
+    #[test]
+    fn lease_before_its_sync_is_rejected() {
+        let lease = Some(Lease { asked_at_us: 7, length_us: 300_000 });
+        play().sends(A, B, 2, Body::HeartbeatAck { round: 1, lease: None }).unwrap();
+        assert!(play().sends(A, B, 2, Body::HeartbeatAck { round: 1, lease }).is_err());
     }
 
     // covers I11, E4
@@ -138,7 +150,7 @@ mod tests {
     #[test]
     fn disk_that_lacks_what_the_books_have_is_rejected() {
         let found = |log: &[crate::entry::Entry], term, vote| {
-            let promise = crate::entry::Promise { term: crate::entry::Term(term), vote };
+            let promise = crate::entry::Promise { term: crate::entry::Term(term), vote, lease_us: 0 };
             crate::protocol::Recovered { promise, entries: log.to_vec(), ..Default::default() }
         };
         let both = [noop(1, 1), noop(2, 2)];

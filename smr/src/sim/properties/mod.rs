@@ -26,6 +26,7 @@ mod i13_exactly_once;
 mod i15_configurations;
 mod i17_bounds;
 mod i18_every_request_answered;
+mod lease_excludes_later_leaders;
 #[cfg(test)]
 mod testing;
 
@@ -37,6 +38,7 @@ use crate::protocol::{Recovered, Role, Time, Write};
 use crate::raft::{Message, Raft};
 use crate::replica::{Outcome, Request};
 use crate::session::SessionTable;
+use crate::sim::clock::Clock;
 use crate::sim::ledger::Ledger;
 use crate::sim::network::Place;
 
@@ -224,6 +226,8 @@ pub struct NodeView<'a> {
     pub node: NodeId,
     /// Its core.
     pub raft: &'a Raft,
+    /// Its clock.
+    pub clock: Clock,
     /// The last entry that it applied, or the last one under its snapshot.
     pub applied: EntryId,
     /// The last entry under its newest snapshot.
@@ -320,6 +324,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(i15_configurations::Configurations::default()),
         Box::new(i17_bounds::Bounds::default()),
         Box::new(i18_every_request_answered::EveryRequestAnswered::default()),
+        Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),
     ]
 }
 

@@ -99,7 +99,7 @@ impl<P: Property> Play<P> {
         promise: Option<(u64, Option<NodeId>)>,
         log: Vec<LogChange>,
     ) -> Result<(), String> {
-        let promise = promise.map(|(term, vote)| Promise { term: Term(term), vote });
+        let promise = promise.map(|(term, vote)| Promise { term: Term(term), vote, lease_us: 0 });
         let id = WriteId(self.next);
         self.next += 1;
         self.pending.entry(node).or_default().push((id, promise, log.clone()));

@@ -183,6 +183,7 @@ impl<S: StateMachine> Machines for Vec<Machine<S>> {
         Some(NodeView {
             node: machine.id,
             raft: engine.core().raft(),
+            clock: machine.clock,
             applied: engine.applied(),
             snapshot: engine.snapshot(),
             sessions: engine.sessions(),

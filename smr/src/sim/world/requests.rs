@@ -111,8 +111,8 @@ impl<W: Workload> World<W> {
 
     /// Takes the requests of a turn.
     pub(super) fn take_requests(&mut self, seat: usize) {
-        let now = self.now;
         let machine = &mut self.machines[seat];
+        let now = machine.clock.at(self.now);
         let count = machine.requests.len().min(REQUESTS_PER_TURN);
         if count == 0 && machine.serving().is_none_or(|serving| serving.turns.held() == 0) {
             return;

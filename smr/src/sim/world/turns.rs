@@ -45,8 +45,8 @@ impl<W: Workload> World<W> {
     }
 
     fn take_in(&mut self, seat: usize, input: Input<W::Machine>) {
-        let now = self.now;
         let machine = &mut self.machines[seat];
+        let now = machine.clock.at(self.now);
         let node = machine.id;
         if let Input::Peer { from, bytes } = input {
             let message: PeerMessage<Message> = match codec::decode(&bytes) {
@@ -126,6 +126,7 @@ impl<W: Workload> World<W> {
                 }
             }
             Life::Serving(serving) => {
+                let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
                 if serving.turns.closes_readmission(now) {
                     serving.give_to_disk(DiskJob::CompleteReadmission);
@@ -234,7 +235,7 @@ impl<W: Workload> World<W> {
                 let machine = &self.machines[seat];
                 let Life::Serving(serving) = &machine.life else { return };
                 let news = !machine.inbox.is_empty() || !machine.requests.is_empty() || serving.turns.is_ready();
-                if news { now } else { serving.turns.wake_at() }
+                if news { now } else { machine.clock.moment(serving.turns.wake_at()) }
             }
         };
         let machine = &mut self.machines[seat];
@@ -289,8 +290,13 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        for _ in 0..core.reads_failed {
-            self.watch.rare.saw(Rare::ReadFailed);
+        for (count, what) in [
+            (core.reads_failed, Rare::ReadFailed),
+            (core.reads_leased, Rare::LeasedRead),
+            (core.reads_unleased, Rare::LeaseMissed),
+            (core.leases_kept, Rare::LeaseKept),
+        ] {
+            (0..count).for_each(|_| self.watch.rare.saw(what));
         }
         if core.recovered.is_some() {
             self.machines[seat].forgot = false;
