@@ -72,6 +72,21 @@ speed:
 compare *options:
     cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- compare "$@"
 
+# Make all runs that the report wants and that are missing, each on a cluster of its own; half an hour. See `--help`.
+[positional-arguments]
+bench-matrix *options:
+    cargo run --quiet --release --bin madkv-bench -- matrix "$@"
+
+# The distribution of a client's pause when its leader is killed or hangs: MadKV's and etcd's, in turns. See `--help`.
+[positional-arguments]
+bench-failover *options:
+    cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- failover --peers etcd "$@"
+
+# Raft core, codec, apply and snapshot, each alone; then both log engines against a bare file.
+micro:
+    cargo run --quiet --release --bin madkv-bench -- micro
+    cargo run --quiet --release --bin madkv-bench -- log
+
 # Time requests while snapshots of a million keys are taken; print the longest wait with and without.
 snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}

@@ -1,6 +1,10 @@
 //! `madkv-bench`: how fast MadKV is, and how fast its peers are. One word each:
 //!
+//! - `ycsb`: one of YCSB's core workloads, on a running service or a cluster of its own.
+//! - `matrix`, `report`: all runs that the report wants; the report.
 //! - `compare`: the same load on MadKV, etcd and Redis, in turns.
+//! - `failover`: how long a client waits when its leader is killed or hangs; etcd's too if wanted.
+//! - `micro`: Raft core, codec, apply and snapshot alone.
 //! - `log`: the log engines alone against a bare file.
 
 use std::path::PathBuf;
@@ -10,7 +14,9 @@ use clap::{Parser, Subcommand};
 
 use crate::measure::Trouble;
 use crate::micro;
-use crate::peers::compare;
+use crate::peers::{compare, failover};
+use crate::report;
+use crate::ycsb;
 
 /// Measure MadKV, and its peers on the same machine.
 #[derive(Debug, Parser)]
@@ -24,8 +30,28 @@ pub struct Options {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Word {
+    /// One of YCSB's core workloads A to F, on a running service or a cluster of its own; everything is read back
+    Ycsb(Box<ycsb::command::Options>),
+    /// All runs that the report wants and that are missing, each on a cluster of its own
+    Matrix(report::matrix::Options),
+    /// Markdown with plots, from the logs that `p3::bench` and `p3::fuzz` keep
+    Report(report::Options),
     /// The same load on MadKV, etcd and Redis, in turns, with ratios and their spread
     Compare(Box<compare::Options>),
+    /// Kill the leader under a running client (kill -9, then SIGSTOP); the distribution of the client's pause
+    Failover(failover::Options),
+    /// Raft core, codec, apply and snapshot, each alone
+    Micro {
+        /// Where to write the snapshot; it is removed
+        #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+        directory: PathBuf,
+        /// For how long to measure each piece, in seconds
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+        /// Keys of the map
+        #[arg(long, default_value_t = micro::layers::KEYS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+        keys: u64,
+    },
     /// Both log engines alone, append and flush, against a bare preallocated file, in turns
     Log {
         /// Where to write; what is made there is removed
@@ -37,13 +63,20 @@ pub enum Word {
     },
 }
 
-/// Does what the command line says.
+/// Does what the command line says; whether all data was as it must be.
 ///
 /// # Errors
 /// If it could not be done.
-pub fn run(options: &Options) -> Result<(), Trouble> {
+pub fn run(options: &Options) -> Result<bool, Trouble> {
     match &options.word {
-        Word::Compare(options) => compare::run(options),
-        Word::Log { directory, seconds } => micro::log::run(directory, Duration::from_secs(*seconds)),
+        Word::Ycsb(options) => ycsb::command::obey(options),
+        Word::Matrix(options) => report::matrix::run(options),
+        Word::Report(options) => report::run(options).map(|()| true),
+        Word::Compare(options) => compare::run(options).map(|()| true),
+        Word::Failover(options) => failover::run(options).map(|()| true),
+        Word::Micro { directory, seconds, keys } => {
+            micro::layers::run(directory, Duration::from_secs_f64(*seconds), *keys).map(|()| true)
+        }
+        Word::Log { directory, seconds } => micro::log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
     }
 }

@@ -20,6 +20,8 @@
 //! - [`sim_library`]: the client library against simulated groups, from one seed.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`seeds`]: what `madkv-sim` does.
+//! - [`ycsb`]: YCSB's core workloads.
+//! - [`report`]: the runs that are kept, as Markdown with plots.
 //! - [`benchmark`]: what `madkv-bench` does.
 //! - [`launcher`]: what `madkv-local` does. [`trial`]: what `madkv-trial` does. [`planted`]: what `madkv-planted` does.
 
@@ -44,7 +46,10 @@ pub mod planted;
 pub mod ports;
 pub mod process;
 pub mod programs;
+mod progress;
+pub mod report;
 pub mod seeds;
 pub mod sim_library;
 pub mod trial;
 pub mod wait;
+pub mod ycsb;

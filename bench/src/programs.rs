@@ -17,6 +17,9 @@ pub const LAUNCHER: &str = "madkv-local";
 /// The fuzzer's executable.
 pub const FUZZER: &str = "madkv-fuzz";
 
+/// The benchmarker's executable.
+pub const BENCHMARKER: &str = "madkv-bench";
+
 /// The directory with the executables of one build profile.
 #[derive(Clone, Debug)]
 pub struct Programs {

@@ -29,7 +29,7 @@ impl Recipes {
         let stand_ins = tempfile::tempdir().unwrap();
         let release = stand_ins.path().join("release");
         fs::create_dir(&release).unwrap();
-        for name in ["madkv-manager", "madkv-server", "madkv-client", "madkv-fuzz"] {
+        for name in ["madkv-manager", "madkv-server", "madkv-client", "madkv-fuzz", "madkv-bench"] {
             script(&release.join(name), "#!/bin/sh\necho \"${0##*/} $*\"\n");
         }
         script(&stand_ins.path().join("cargo"), "#!/bin/sh\necho \"cargo $*\"\n");
@@ -108,6 +108,25 @@ fn fuzz_log_is_named_after_its_arguments_and_crashing_demands_retries() {
     assert_eq!(line(&["3", "yes", "h:1"]), format!("madkv-fuzz --nclis 5 --managers h:1 {log}-3-yes.log --must_retry"));
     for wrong in [["x", "no"], ["5", "maybe"], ["", "no"]] {
         let output = recipes.run(&[&["p3::fuzz"], &wrong[..]].concat());
+        assert!(!output.status.success() && output.stdout.is_empty(), "{wrong:?}: {output:?}");
+    }
+}
+
+#[test]
+fn bench_log_is_named_after_its_arguments() {
+    let Some(recipes) = Recipes::new() else { return };
+    let line = |arguments: &[&str]| recipes.lines(&[&["p3::bench"], arguments].concat()).join("\n");
+    let run = |clients: &str, workload: &str, rf: &str, managers: &str| {
+        format!(
+            "madkv-bench ycsb --nclis {clients} --workload {workload} --server_rf {rf} --managers {managers} --seconds 30 \
+             --log /tmp/madkv-p3/bench/bench-{clients}-{workload}-{rf}.log"
+        )
+    };
+    assert_eq!(line(&["10", "a"]), run("10", "a", "3", MANAGERS));
+    assert_eq!(line(&["30", "f", "5", "h:1"]), run("30", "f", "5", "h:1"));
+    assert_eq!(recipes.lines(&["p3::report"]), ["madkv-bench report"]);
+    for wrong in [["x", "a", "3"], ["10", "g", "3"], ["10", "a", "many"], ["10", "aa", "3"]] {
+        let output = recipes.run(&[&["p3::bench"], &wrong[..]].concat());
         assert!(!output.status.success() && output.stdout.is_empty(), "{wrong:?}: {output:?}");
     }
 }

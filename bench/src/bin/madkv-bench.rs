@@ -7,7 +7,8 @@ use madkv_bench::benchmark::{Options, run};
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("madkv-bench: {error}");
             ExitCode::FAILURE

@@ -75,7 +75,7 @@ impl Maker {
         arguments.push(format!("--client_id={number}"));
         arguments.extend(self.timeout.map(|timeout| format!("--timeout_ms={}", timeout.as_millis())));
         let client = LineClient::start(program, &arguments)?;
-        Ok(Caller::Program(Box::new(Program { client, patience: self.patience, retries: 0, said: Vec::new() })))
+        Ok(Caller::Program(Box::new(Program::new(client, self.patience))))
     }
 }
 
@@ -127,6 +127,11 @@ pub(crate) struct Program {
 const SAID_MAX: usize = 5;
 
 impl Program {
+    /// A request may take as long as `patience` before the client counts as hung.
+    pub(crate) fn new(client: LineClient, patience: Duration) -> Program {
+        Program { client, patience, retries: 0, said: Vec::new() }
+    }
+
     fn listen(&mut self) {
         for line in self.client.complaints() {
             if line.contains(RETRYING) {
@@ -139,7 +144,8 @@ impl Program {
         self.said.drain(..surplus);
     }
 
-    fn call(&mut self, action: &Action) -> Heard {
+    /// Sends a request and waits until it is over.
+    pub(crate) fn call(&mut self, action: &Action) -> Heard {
         let request = line(action);
         let heard = self.client.send(&request).and_then(|()| self.answer(action));
         self.listen();
@@ -212,6 +218,17 @@ fn parse(action: &Action, line: &str) -> Option<Answer> {
     }
 }
 
+/// What the library's client does for a request.
+pub(crate) async fn perform(client: &Client, action: &Action) -> Result<Answer, Error> {
+    match action {
+        Action::Put { key, value } => client.put(key, value).await.map(Answer::Found),
+        Action::Swap { key, value } => client.swap(key, value).await.map(Answer::Value),
+        Action::Get { key } => client.get(key).await.map(Answer::Value),
+        Action::Delete { key } => client.delete(key).await.map(Answer::Found),
+        Action::Scan { from, to } => client.scan(from, to).await.map(Answer::Records),
+    }
+}
+
 /// The library in this process.
 pub(crate) struct Library {
     client: Client,
@@ -238,16 +255,7 @@ impl Trace for Retries {
 
 impl Library {
     fn call(&self, action: &Action, patience: Duration) -> Heard {
-        let answer = async {
-            match action {
-                Action::Put { key, value } => self.client.put(key, value).await.map(Answer::Found),
-                Action::Swap { key, value } => self.client.swap(key, value).await.map(Answer::Value),
-                Action::Get { key } => self.client.get(key).await.map(Answer::Value),
-                Action::Delete { key } => self.client.delete(key).await.map(Answer::Found),
-                Action::Scan { from, to } => self.client.scan(from, to).await.map(Answer::Records),
-            }
-        };
-        match self.runtime.block_on(async { timeout(patience, answer).await }) {
+        match self.runtime.block_on(async { timeout(patience, perform(&self.client, action)).await }) {
             Err(_) => Heard::Broken(format!("hangs: {:?} was not answered within {patience:?}", line(action))),
             Ok(Ok(answer)) => Heard::Answer(answer),
             Ok(Err(Error::BadAnswer { what })) => Heard::Broken(format!("got a senseless answer: {what}")),
@@ -279,7 +287,7 @@ mod tests {
     fn caller(script: &str) -> Program {
         let arguments = ["-c".to_owned(), script.to_owned()];
         let client = LineClient::start(std::path::Path::new("/bin/sh"), &arguments).unwrap();
-        Program { client, patience: Duration::from_secs(20), retries: 0, said: Vec::new() }
+        Program::new(client, Duration::from_secs(20))
     }
 
     #[test]

@@ -43,6 +43,7 @@ use crate::fuzz::worker::Worker;
 use crate::fuzz::workload::{Plan, Weights, Workload};
 use crate::history::{Action, Answer, History, Operation, Outcome, Writer};
 use crate::linearize;
+use crate::progress::Progress;
 
 /// What a run is to be like.
 #[derive(Clone, Debug)]
@@ -200,7 +201,7 @@ pub struct Fuzz {
     plan: Plan,
     maker: Maker,
     workers: Vec<JoinHandle<()>>,
-    progress: Option<progress::Progress>,
+    progress: Option<Progress>,
     /// The clients of the library live here.
     runtime: Runtime,
 }
@@ -267,7 +268,10 @@ impl Fuzz {
             thread::spawn(move || worker.work())
         });
         let workers = workers.collect();
-        let progress = shared.options.progress.then(|| progress::Progress::show(Arc::clone(&shared)));
+        let progress = shared.options.progress.then(|| {
+            let shared = Arc::clone(&shared);
+            Progress::show(move || progress::look(&shared))
+        });
         Ok(Fuzz { shared, plan, maker, workers, progress, runtime })
     }
 

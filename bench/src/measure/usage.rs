@@ -34,7 +34,7 @@ pub fn total(pids: &[u32]) -> Usage {
     })
 }
 
-/// "<pid> (<name>) <state> ...", and the name may hold anything; fields 14 and 15 are the ticks.
+/// `<pid> (<name>) <state> ...`, and the name may hold anything; fields 14 and 15 are the ticks.
 fn cpu(stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut ticks = rest.split(' ').skip(11).take(2).map(str::parse::<u64>);
@@ -42,7 +42,7 @@ fn cpu(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(sum * 1_000 / TICKS_PER_SECOND))
 }
 
-/// A field of /proc/<pid>/status that is a size.
+/// A field of `/proc/<pid>/status` that is a size.
 pub(crate) fn memory_bytes(status: &str, field: &str) -> Option<u64> {
     let kib = status.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix(" kB")?;
     Some(kib.trim().parse::<u64>().ok()? << 10)

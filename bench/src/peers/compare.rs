@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use smr::storage::Engine;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -73,7 +74,7 @@ pub struct Options {
     pub partitions: u16,
     /// MadKV: log engines; several are compared with each other too
     #[arg(long = "log_engine", alias = "log-engine", value_delimiter = ',')]
-    pub log_engines: Vec<String>,
+    pub log_engines: Vec<Engine>,
     /// MadKV: how servers confirm reads: index or lease; several are compared with each other too
     #[arg(long, value_delimiter = ',')]
     pub reads: Vec<String>,
@@ -250,27 +251,20 @@ fn etcd(_: &Options, _: &Path, _: &Runtime) -> Result<Option<Store>, Trouble> {
 
 /// The clusters of ours: one for each log engine, way of reading and directory of executables.
 fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
-    let given = |list: &[String]| match list {
-        [] => vec![None],
-        list => list.iter().cloned().map(Some).collect(),
-    };
     let mut all = Vec::new();
     for engine in given(&options.log_engines) {
         for reads in given(&options.reads) {
             let mut name = "madkv".to_owned();
-            let mut flags = options.node_flags.clone();
-            if let Some(engine) = &engine {
-                name += &format!("-{engine}");
-                flags.extend(["--log_engine".into(), engine.into()]);
-            }
+            name += &engine.map_or(String::new(), |engine| format!("-{engine}"));
             let mut server_flags = Vec::new();
             if let Some(reads) = &reads {
                 name += &format!("-{reads}");
                 server_flags.extend(["--reads".into(), reads.into()]);
             }
+            let flags = options.node_flags.clone();
             let shape =
                 Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions };
-            let here = Wanted { name, programs: programs.clone(), shape, flags, server_flags };
+            let here = Wanted { name, programs: programs.clone(), shape, engine, flags, server_flags };
             let others = options.against.iter().zip(1..).map(|(directory, number)| Wanted {
                 name: format!("{}-against{number}", here.name),
                 programs: Programs::at(directory),
@@ -282,6 +276,11 @@ fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
         }
     }
     all
+}
+
+/// Each one that was given, or the one `None`.
+fn given<T: Clone>(list: &[T]) -> Vec<Option<T>> {
+    if list.is_empty() { vec![None] } else { list.iter().cloned().map(Some).collect() }
 }
 
 #[cfg(test)]
@@ -305,7 +304,7 @@ mod tests {
             names,
             ["madkv-sled-lease", "madkv-sled-lease-against1", "madkv-segments-lease", "madkv-segments-lease-against1"]
         );
-        assert_eq!(all[2].flags, ["--log_engine", "segments"]);
+        assert_eq!(all[2].engine, Some(Engine::Segments));
         assert_eq!(all[2].server_flags, ["--reads", "lease"]);
         assert_eq!(all[3].programs.directory(), Path::new("/old"));
     }

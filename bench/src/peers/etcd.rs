@@ -86,6 +86,30 @@ impl Etcd {
         self.nodes.iter().filter_map(|(_, process)| process.pid()).collect()
     }
 
+    /// Where its nodes serve clients.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|(address, _)| *address).collect()
+    }
+
+    /// The process of a node.
+    pub(super) fn process(&mut self, node: usize) -> &mut Process {
+        &mut self.nodes[node].1
+    }
+
+    /// Waits until each node follows a leader.
+    pub(super) async fn wait_whole(&self, patience: Duration) -> Result<(), Trouble> {
+        let start = Instant::now();
+        for (address, _) in &self.nodes {
+            while !matches!(tokio::time::timeout(STATUS_PATIENCE, leader_of(*address)).await, Ok(Ok((_, Some(_), _)))) {
+                if start.elapsed() > patience {
+                    return Err(format!("etcd's node at {address} does not come back").into());
+                }
+                tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Which node leads: of those that say so, the one with the highest term.
     pub(super) async fn leader(&self) -> Option<usize> {
         let mut best = None;
@@ -148,13 +172,19 @@ fn node(program: &Path, directory: &Path, number: u16, client: &str, peer: &str,
 
 /// The term in which a node leads, if it does.
 async fn leads(address: SocketAddr) -> Result<Option<u64>, Trouble> {
+    let (me, leader, term) = leader_of(address).await?;
+    Ok((Some(me) == leader).then_some(term))
+}
+
+/// A node's own number, that of its leader if it has one, and its term.
+async fn leader_of(address: SocketAddr) -> Result<(u64, Option<u64>, u64), Trouble> {
     let mut channel = Channel::connect(address).await?;
     let method = method(address, "Maintenance/Status")?;
     // StatusResponse: header 1 (of it member_id 2), leader 4, raftTerm 6.
     let status = fields(channel.call(&method, &BytesMut::new()).await?)?;
     let header = fields(bytes_of(&status, 1).ok_or("a status without a header")?)?;
-    let (me, leader) = (number_of(&header, 2), number_of(&status, 4));
-    Ok((me != 0 && me == leader).then(|| number_of(&status, 6)))
+    let leader = Some(number_of(&status, 4)).filter(|&leader| leader != 0);
+    Ok((number_of(&header, 2), leader, number_of(&status, 6)))
 }
 
 fn method(address: SocketAddr, name: &str) -> Result<Uri, Trouble> {
@@ -170,7 +200,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    async fn new(address: SocketAddr) -> Result<Connection, Trouble> {
+    pub(super) async fn new(address: SocketAddr) -> Result<Connection, Trouble> {
         let channel = Channel::connect(address).await?;
         Ok(Connection { channel, put: method(address, "KV/Put")?, range: method(address, "KV/Range")? })
     }

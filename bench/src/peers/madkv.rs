@@ -5,8 +5,10 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use smr::storage::Engine;
+
 use crate::cluster::{Cluster, Group, Shape};
-use crate::launcher::sync_flags;
+use crate::launcher::log_flags;
 use crate::measure::Trouble;
 use crate::peers::Connection;
 use crate::programs::Programs;
@@ -24,6 +26,8 @@ pub struct Wanted {
     pub programs: Programs,
     /// How many of what.
     pub shape: Shape,
+    /// Its log engine; `None` for the one that the environment names, or the default.
+    pub engine: Option<Engine>,
     /// Further flags for each server and manager.
     pub flags: Vec<OsString>,
     /// Further flags for each server.
@@ -44,7 +48,7 @@ impl MadKv {
     /// # Errors
     /// If it does not come up.
     pub fn start(wanted: &Wanted, directory: &Path) -> Result<MadKv, Trouble> {
-        let mut flags = sync_flags(directory.parent().unwrap_or(directory));
+        let mut flags = log_flags(directory.parent().unwrap_or(directory), wanted.engine);
         flags.extend(wanted.flags.iter().cloned());
         let mut cluster = Cluster::on_free_ports(&wanted.programs, wanted.shape, directory, &flags)?;
         cluster.add_server_flags(&wanted.server_flags);
@@ -55,7 +59,7 @@ impl MadKv {
         let given: Vec<_> =
             wanted.flags.iter().chain(&wanted.server_flags).map(|flag| flag.to_string_lossy()).collect();
         let description = format!(
-            "{manager_rf} managers, {partitions} partition(s) x {server_rf} servers, log {}, flags [{}], {}",
+            "{manager_rf} managers, {partitions} partition(s) x {server_rf} servers, {}, flags [{}], {}",
             cluster.status(leader)?.sync_mode,
             given.join(" "),
             wanted.programs.directory().display(),

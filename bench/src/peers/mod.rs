@@ -6,11 +6,14 @@
 //!
 //! - [`madkv`]: a cluster of ours. [`redis`]: a single Redis that syncs each write.
 //! - `etcd`: a cluster of etcd, over `grpc`; both only with the feature `peers`.
-//! - [`compare`]: the same load on all of them, in turns.
+//! - [`compare`]: the same load on all of them, in turns. [`failover`]: their leaders are killed.
 
 pub mod compare;
 #[cfg(feature = "peers")]
 mod etcd;
+#[cfg(feature = "peers")]
+mod etcd_failover;
+pub mod failover;
 #[cfg(feature = "peers")]
 mod grpc;
 pub mod madkv;

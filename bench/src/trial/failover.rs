@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+
 use crate::cluster::{Cluster, Node};
 use crate::load::{History, Load, Plan};
 use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage, verdict};
@@ -9,18 +11,32 @@ use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage, verdict};
 /// Answers between two kills, so that each kill hits a client at full speed.
 const ANSWERS_BETWEEN: u64 = 300;
 
-#[derive(Clone, Copy, PartialEq)]
-enum Way {
+/// How a leader is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// kill -9
     Kill,
+    /// SIGSTOP: it hangs
     Freeze,
+}
+
+impl Way {
+    /// How it is called in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Way::Kill => "kill -9",
+            Way::Freeze => "SIGSTOP",
+        }
+    }
 }
 
 pub(super) fn run(kills: usize, place: &Place) -> Outcome {
     let mut stage = Stage::set(place)?;
-    for (way, name, median_target_ms, max_target_ms) in
-        [(Way::Kill, "kill -9", 150, Some(2_000)), (Way::Freeze, "SIGSTOP", 1_500, None)]
+    for (way, prefix, median_target_ms, max_target_ms) in
+        [(Way::Kill, "kill", 150, Some(2_000)), (Way::Freeze, "freeze", 1_500, None)]
     {
-        let mut pauses = strike(&mut stage.cluster, way, kills)?;
+        let name = way.name();
+        let mut pauses = strike(&mut stage.cluster, way, kills, prefix)?;
         let list: Vec<String> = pauses.iter().map(|pause| pause.as_millis().to_string()).collect();
         println!("{name}: longest pause of the client for each kill, ms: {}", list.join(" "));
         pauses.sort();
@@ -39,12 +55,14 @@ pub(super) fn run(kills: usize, place: &Place) -> Outcome {
     stage.done()
 }
 
-fn strike(
+/// Strikes the leader so often under a running client, whose key begins with `prefix`, new for each call; the client's
+/// longest wait for each.
+pub(crate) fn strike(
     cluster: &mut Cluster,
     way: Way,
     kills: usize,
+    prefix: &str,
 ) -> Result<Vec<Duration>, Box<dyn std::error::Error + Send + Sync>> {
-    let prefix = if way == Way::Kill { "kill" } else { "freeze" };
     // One key, so one partition.
     let mut load = Load::start(cluster, &Plan { clients: 1, keys: 1, prefix: format!("{{{prefix}}}") })?;
     let mut moments = Vec::new();

@@ -28,6 +28,8 @@ use tempfile::TempDir;
 use crate::cluster::{Cluster, Group, Shape};
 use crate::launcher::log_flags;
 use crate::programs::Programs;
+pub use failover::Way;
+pub(crate) use failover::strike;
 
 /// How long anything may take that must happen in the end.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -273,7 +275,7 @@ pub(crate) fn library_client(cluster: &Cluster) -> Client {
 }
 
 /// The value below which the given share of `sorted` lies.
-fn percentile(sorted: &[Duration], share: f64) -> Duration {
+pub(crate) fn percentile(sorted: &[Duration], share: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
 }

@@ -5,6 +5,7 @@
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
+//! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
@@ -24,3 +25,4 @@ mod launched;
 mod managers;
 mod network;
 mod scene;
+mod ycsb;

@@ -1,0 +1,164 @@
+//! The Raft core alone: three of them on one thread, a wire and disks that take no time.
+//!
+//! What is left is what the core itself costs: proposals in batches at the leader, appends to two followers, their answers,
+//! and the commit at all three.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use smr::entry::{Configuration, Entry, EntryId, Payload, Promise, Term};
+use smr::id::NodeId;
+use smr::protocol::{Input, LogChange, Outputs, Protocol, Recovered, Role, Time};
+use smr::raft::{Message, Raft, Settings};
+
+/// Size of a command, in bytes.
+pub(super) const COMMAND_BYTES: usize = 150;
+/// How far the time moves with each batch, in microseconds: a heartbeat every few hundred batches.
+const BATCH_US: u64 = 200;
+/// After so many entries the log is cut, as a snapshot would let it be.
+const LOG_ENTRIES_MAX: u64 = 20_000;
+
+/// Three cores.
+pub(super) struct Cores {
+    now: Time,
+    nodes: Vec<(NodeId, Raft)>,
+    leader: usize,
+    /// The last entry that each node saw committed.
+    committed: Vec<EntryId>,
+    cut: Vec<EntryId>,
+    entries: u64,
+    wire: VecDeque<(usize, NodeId, Message)>,
+}
+
+impl Cores {
+    /// A group that has just elected its first leader.
+    pub(super) fn new() -> Cores {
+        let members: Vec<NodeId> = (0..3).map(|name| NodeId::new(name, u64::from(name) + 1)).collect();
+        let genesis =
+            Entry { id: EntryId::new(1, 1), payload: Payload::Configuration(Configuration::of(members.clone())) };
+        let nodes = members.iter().map(|&member| {
+            let recovered = Recovered {
+                promise: Promise { term: Term(1), ..Promise::default() },
+                entries: vec![genesis.clone()],
+                ..Recovered::default()
+            };
+            let rng = ChaCha8Rng::seed_from_u64(member.incarnation.0);
+            (member, Raft::new(Settings::default(), member, recovered, rng, Time(0)))
+        });
+        let mut cores = Cores {
+            now: Time(0),
+            nodes: nodes.collect(),
+            leader: 0,
+            committed: vec![EntryId::ZERO; 3],
+            cut: vec![EntryId::ZERO; 3],
+            entries: 0,
+            wire: VecDeque::new(),
+        };
+        loop {
+            if let Some(leader) = cores.nodes.iter().position(|(_, raft)| raft.role() == Role::Leader) {
+                cores.leader = leader;
+                return cores;
+            }
+            cores.tick();
+        }
+    }
+
+    /// Proposes a batch, and lets everything happen that follows from it; how many entries were committed at the leader.
+    pub(super) fn propose(&mut self, commands: &[Bytes]) -> u64 {
+        let before = self.committed[self.leader].index;
+        self.now = self.now.plus_us(BATCH_US);
+        self.step(self.leader, Input::Propose(commands.to_vec()));
+        self.settle();
+        if self.nodes.iter().any(|(_, raft)| raft.deadline() <= self.now) {
+            self.tick();
+        }
+        self.entries += commands.len() as u64;
+        if self.entries > LOG_ENTRIES_MAX {
+            self.entries = 0;
+            self.cut();
+        }
+        self.committed[self.leader].index.0 - before.0
+    }
+
+    fn tick(&mut self) {
+        let due = self.nodes.iter().map(|(_, raft)| raft.deadline()).min().unwrap_or(self.now);
+        self.now = self.now.max(due);
+        for node in 0..self.nodes.len() {
+            self.step(node, Input::Tick);
+        }
+        self.settle();
+    }
+
+    fn cut(&mut self) {
+        for node in 0..self.nodes.len() {
+            let last = self.committed[node];
+            if last.index > self.cut[node].index {
+                self.cut[node] = last;
+                self.step(node, Input::SnapshotTaken(last));
+            }
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some((from, to, message)) = self.wire.pop_front() {
+            let from = self.nodes[from].0;
+            if let Some(receiver) = self.nodes.iter().position(|(node, _)| *node == to) {
+                self.step(receiver, Input::Receive { from, message });
+            }
+        }
+    }
+
+    fn step(&mut self, node: usize, input: Input<Message>) {
+        let outputs = self.nodes[node].1.step(self.now, input);
+        self.take(node, outputs);
+    }
+
+    fn take(&mut self, node: usize, outputs: Outputs<Message>) {
+        self.send(node, outputs.messages);
+        if let Some(last) = outputs.committed.last() {
+            self.committed[node] = last.id;
+        }
+        for write in outputs.writes {
+            debug_assert!(write.log().iter().all(|change| !matches!(change, LogChange::Install(_))));
+            let (id, then) = write.durable();
+            self.send(node, then);
+            self.step(node, Input::Durable(id));
+        }
+    }
+
+    fn send(&mut self, node: usize, envelopes: Vec<smr::protocol::Envelope<Message>>) {
+        self.wire.extend(envelopes.into_iter().map(|envelope| (node, envelope.to, envelope.message)));
+    }
+
+    /// The lowest of the three nodes' commit indexes.
+    #[cfg(test)]
+    fn committed_everywhere(&self) -> smr::entry::Index {
+        self.nodes.iter().map(|(_, raft)| raft.status().commit).min().unwrap_or_default()
+    }
+}
+
+/// A batch of commands.
+pub(super) fn commands(count: usize) -> Vec<Bytes> {
+    (0..count).map(|_| Bytes::from(vec![b'c'; COMMAND_BYTES])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smr::entry::Index;
+
+    #[test]
+    fn propose_batches_are_committed_everywhere_while_the_log_is_cut() {
+        let mut cores = Cores::new();
+        let batch = commands(100);
+        let committed: u64 = (0..600).map(|_| cores.propose(&batch)).sum();
+        assert!(committed >= 60_000, "{committed}");
+        cores.tick();
+        cores.tick();
+        assert!(cores.committed_everywhere() >= Index(60_000), "{:?}", cores.committed_everywhere());
+        assert!(cores.nodes[cores.leader].1.status().log_start.index > Index(1));
+    }
+}

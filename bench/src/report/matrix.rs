@@ -1,0 +1,167 @@
+//! All runs that the report wants and that are missing, one after the other, each on a cluster of its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser};
+
+use crate::launcher::Interrupted;
+use crate::measure::Trouble;
+use crate::programs::{FUZZER, Programs};
+use crate::report::runs::{self, Bench, Fuzz, Logs, Run};
+use crate::ycsb::command;
+
+/// What is guessed for a run's time beyond its measured phase, before there is experience: start, load, check.
+const AROUND_A_RUN: Duration = Duration::from_secs(15);
+
+/// Which runs to make, and how.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Where the logs are kept: below it in `bench/` and `fuzz/`
+    #[arg(long, default_value = runs::LOGS_DEFAULT, value_name = "DIRECTORY")]
+    pub logs: PathBuf,
+    /// Make those again too whose logs are there
+    #[arg(long)]
+    pub again: bool,
+    /// The longest that a run is measured, in seconds
+    #[arg(long, default_value_t = 30)]
+    pub seconds: u64,
+    /// Partitions of each cluster
+    #[arg(long, default_value_t = 2)]
+    pub partitions: u16,
+    /// A further option for each run of the benchmarker, for example --run_option=--clients=library; see `ycsb --help`
+    #[arg(long = "run_option", alias = "run-option", value_name = "OPTION", allow_hyphen_values = true)]
+    pub run_options: Vec<OsString>,
+    /// Say what would be run, and run nothing
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// The options of one run, parsed as from a command line.
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    options: command::Options,
+}
+
+/// Makes the runs; whether all passed.
+///
+/// # Errors
+/// If one could not be carried out.
+pub fn run(options: &Options) -> Result<bool, Trouble> {
+    let missing = if options.again { Run::wanted() } else { Logs::read(&options.logs).missing() };
+    if options.list {
+        missing.iter().for_each(|run| println!("{}", run.command()));
+        return Ok(true);
+    }
+    let interrupted = Interrupted::watch()?;
+    let programs = Programs::beside_this_one()?;
+    let start = Instant::now();
+    let mut wrong = Vec::new();
+    for (done, &run) in missing.iter().enumerate() {
+        let each = match u32::try_from(done) {
+            Ok(done) if done > 0 => start.elapsed() / done,
+            _ => Duration::from_secs(options.seconds) + AROUND_A_RUN,
+        };
+        let left = each * u32::try_from(missing.len() - done)?;
+        println!(
+            "[{} of {}] {}; about {} min left",
+            done + 1,
+            missing.len(),
+            run.command(),
+            left.as_secs().div_ceil(60)
+        );
+        let log = run.log(&options.logs);
+        let passed = match run {
+            Run::Bench(bench) => make_bench(options, bench, &log, &interrupted),
+            Run::Fuzz(fuzz) => make_fuzz(options, fuzz, &log, &programs),
+        };
+        let passed = passed.map_err(|error| format!("{}: {error}", run.command()))?;
+        if !passed {
+            wrong.push(run.command());
+        }
+        if interrupted.signal().is_some() {
+            return Err("interrupted".into());
+        }
+    }
+    println!("all runs are there, after {} min; now: just p3::report", start.elapsed().as_secs().div_ceil(60));
+    wrong.iter().for_each(|command| println!("FAILED: {command}"));
+    Ok(wrong.is_empty())
+}
+
+fn line(options: &Options, bench: Bench, log: &Path) -> Vec<OsString> {
+    let Bench { clients, workload, server_rf } = bench;
+    let fixed = [
+        ("--nclis", clients.to_string()),
+        ("--workload", workload.to_string()),
+        ("--server_rf", server_rf.to_string()),
+        ("--partitions", options.partitions.to_string()),
+        ("--seconds", options.seconds.to_string()),
+    ];
+    let mut line: Vec<OsString> = vec!["ycsb".into()];
+    line.extend(fixed.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
+    line.extend(["--log".into(), log.into()]);
+    line.extend(options.run_options.iter().cloned());
+    line
+}
+
+fn make_bench(options: &Options, bench: Bench, log: &Path, interrupted: &Interrupted) -> Result<bool, Trouble> {
+    let options = Line::try_parse_from(line(options, bench, log))?.options;
+    let outcome = command::measure(&options, &|| interrupted.signal().is_some())?;
+    command::keep(log, &outcome)?;
+    let all = outcome.all();
+    println!("  {:.0} operations per second, mean {:.2} ms, p99 {:.2} ms", outcome.rate, all.mean_ms, all.p99_ms);
+    outcome.verification.iter().for_each(|said| println!("  {said}"));
+    Ok(outcome.passed)
+}
+
+fn make_fuzz(options: &Options, fuzz: Fuzz, log: &Path, programs: &Programs) -> Result<bool, Trouble> {
+    let mut command = Command::new(programs.path(FUZZER));
+    command.args(["--nclis", "5", "--seconds", &options.seconds.to_string(), "--log"]).arg(log).env_remove("CARGO");
+    let mut store = None;
+    if fuzz.crashing {
+        command.args(["--kill_minority", "--must_retry", "--server_rf", &fuzz.server_rf.to_string()]);
+        command.args(["--partitions", &options.partitions.to_string()]);
+    } else {
+        let line = [
+            "ycsb".to_owned(),
+            format!("--server_rf={}", fuzz.server_rf),
+            format!("--partitions={}", options.partitions),
+        ];
+        let own = Line::try_parse_from(line)?.options;
+        let (store, _) = store.insert(command::start_own(&own, programs)?);
+        command.arg("--managers").arg(store.cluster().manager_addresses());
+    }
+    Ok(command.status()?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ycsb::Workload;
+
+    #[derive(Parser)]
+    struct Matrix {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn line_of_each_wanted_run_is_one_that_the_benchmarker_takes() {
+        let given = ["x", "--run_option=--clients", "--run_option=library", "--seconds", "7"];
+        let options = Matrix::try_parse_from(given).unwrap().options;
+        for run in Run::wanted() {
+            let Run::Bench(bench) = run else { continue };
+            let parsed = Line::try_parse_from(line(&options, bench, Path::new("/l"))).unwrap().options;
+            assert_eq!(
+                (parsed.workload, parsed.client_count, parsed.server_rf),
+                (bench.workload, bench.clients, bench.server_rf)
+            );
+            assert_eq!((parsed.clients, parsed.seconds), (command::Clients::Library, Some(7.0)));
+        }
+        assert_eq!(options.partitions, 2);
+        assert_eq!(Workload::ALL.len(), 6);
+    }
+}

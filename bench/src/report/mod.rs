@@ -1,0 +1,45 @@
+//! The report: Markdown with plots, from the logs that `p3::bench` and `p3::fuzz` keep.
+//!
+//! - [`runs`]: which runs the report wants, where their logs are, and what makes a missing one.
+//! - [`plot`]: bars as SVG. [`page`]: the page. [`matrix`]: all runs that are missing, unattended.
+
+pub mod matrix;
+mod page;
+mod plot;
+pub mod runs;
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::measure::Trouble;
+use crate::report::runs::Logs;
+
+/// What to report on.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Where the logs are: below it `bench/` and `fuzz/`
+    #[arg(long, default_value = runs::LOGS_DEFAULT, value_name = "DIRECTORY")]
+    pub logs: PathBuf,
+    /// Where the report goes
+    #[arg(long, default_value = "report", value_name = "DIRECTORY")]
+    pub out: PathBuf,
+}
+
+/// Writes the report, and says where it is.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn run(options: &Options) -> Result<(), Trouble> {
+    let logs = Logs::read(&options.logs);
+    let page = page::page(&logs);
+    fs::create_dir_all(&options.out)?;
+    for (name, picture) in &page.pictures {
+        fs::write(options.out.join(name), picture)?;
+    }
+    let path = options.out.join("report.md");
+    fs::write(&path, page.text)?;
+    println!("{}: {} runs, {} missing", path.display(), logs.bench.len() + logs.fuzz.len(), logs.missing().len());
+    Ok(())
+}

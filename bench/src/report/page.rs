@@ -1,0 +1,232 @@
+//! The report's page.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::report::plot::{Bars, number};
+use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, SCALED_CLIENTS, SCALED_FACTORS};
+use crate::ycsb::Workload;
+use crate::ycsb::outcome::Outcome;
+
+/// Lines of a log's header that say on what was measured.
+const CIRCUMSTANCES: [&str; 8] =
+    ["commit", "machine", "sync mode", "log engine", "reads", "partitions", "client kind", "records"];
+
+/// A page and its pictures.
+pub(super) struct Page {
+    pub(super) text: String,
+    /// File names and contents.
+    pub(super) pictures: Vec<(String, String)>,
+}
+
+/// A figure of a run, its title and its unit.
+type Figure = (&'static str, &'static str, &'static str, fn(&Outcome) -> f64);
+
+const FIGURES: [Figure; 3] = [
+    ("throughput", "Throughput", "operations per second", |outcome| outcome.rate),
+    ("mean", "Mean latency", "ms", |outcome| outcome.all().mean_ms),
+    ("p99", "99th percentile of latency", "ms", |outcome| outcome.all().p99_ms),
+];
+
+pub(super) fn page(logs: &Logs) -> Page {
+    let mut page = Page { text: String::new(), pictures: Vec::new() };
+    // Writing to a string cannot fail.
+    let _ = page.write(logs);
+    page
+}
+
+impl Page {
+    fn write(&mut self, logs: &Logs) -> std::fmt::Result {
+        writeln!(self.text, "# MadKV: report\n")?;
+        writeln!(
+            self.text,
+            "From the logs that `just p3::bench` and `just p3::fuzz` keep; written by `just p3::report`.\n"
+        )?;
+        self.write_missing(logs)?;
+        self.write_circumstances(logs)?;
+
+        writeln!(self.text, "## YCSB A to F, {ALL_CLIENTS} clients\n")?;
+        for figure in &FIGURES {
+            let groups = Workload::ALL.map(|workload| workload.to_string().to_uppercase()).into();
+            let series = ALL_FACTORS.map(|server_rf| {
+                let benches = Workload::ALL.map(|workload| Bench { clients: ALL_CLIENTS, workload, server_rf });
+                (format!("RF {server_rf}"), values(logs, &benches, figure))
+            });
+            self.draw("workloads", &format!("{ALL_CLIENTS} clients"), figure, groups, series.into())?;
+        }
+        writeln!(self.text, "## YCSB A, by number of clients\n")?;
+        for figure in &FIGURES {
+            let groups = SCALED_CLIENTS.map(|clients| format!("{clients} clients")).into();
+            let series = SCALED_FACTORS.map(|server_rf| {
+                let benches = SCALED_CLIENTS.map(|clients| Bench { clients, workload: Workload::A, server_rf });
+                (format!("RF {server_rf}"), values(logs, &benches, figure))
+            });
+            self.draw("clients", "workload A", figure, groups, series.into())?;
+        }
+        self.write_fuzz(logs)?;
+        self.write_table(logs)
+    }
+
+    fn draw(
+        &mut self,
+        kind: &str,
+        what: &str,
+        figure: &Figure,
+        groups: Vec<String>,
+        series: Vec<(String, Vec<Option<f64>>)>,
+    ) -> std::fmt::Result {
+        let (name, title, unit, _) = figure;
+        let bars = Bars { title: format!("{title}, {what}"), scale: (*unit).to_owned(), groups, series };
+        if bars.is_empty() {
+            return writeln!(self.text, "{}: no run yet.\n", bars.title);
+        }
+        let file = format!("{kind}-{name}.svg");
+        writeln!(self.text, "![{}]({file})\n", bars.title)?;
+        self.pictures.push((file, bars.svg()));
+        Ok(())
+    }
+
+    fn write_missing(&mut self, logs: &Logs) -> std::fmt::Result {
+        let missing = logs.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        writeln!(self.text, "## Missing runs\n")?;
+        writeln!(
+            self.text,
+            "`just bench-matrix` makes all of them on clusters of its own. By hand, against a running service with that \
+             replication factor (with `yes`, crash two servers meanwhile):\n\n```"
+        )?;
+        missing.iter().try_for_each(|run| writeln!(self.text, "{}", run.command()))?;
+        writeln!(self.text, "```\n")
+    }
+
+    /// What all runs share is said once, and where they differ, how many.
+    fn write_circumstances(&mut self, logs: &Logs) -> std::fmt::Result {
+        if logs.bench.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            self.text,
+            "## On what\n\nMany replicas and their clients share the cores: this compares workloads and shapes, it is no limit of the software.\n"
+        )?;
+        for name in CIRCUMSTANCES {
+            let mut found: BTreeMap<&str, u32> = BTreeMap::new();
+            for outcome in logs.bench.values() {
+                *found.entry(outcome.header(name).unwrap_or("not said")).or_default() += 1;
+            }
+            let several = found.len() > 1;
+            let found = found
+                .iter()
+                .map(|(value, runs)| if several { format!("{value} ({runs} runs)") } else { (*value).to_owned() });
+            writeln!(self.text, "- {name}: {}", found.collect::<Vec<_>>().join("; "))?;
+        }
+        writeln!(self.text)
+    }
+
+    fn write_fuzz(&mut self, logs: &Logs) -> std::fmt::Result {
+        writeln!(self.text, "## Fuzzing\n")?;
+        if logs.fuzz.is_empty() {
+            return writeln!(self.text, "No run yet.\n");
+        }
+        writeln!(self.text, "| replicas | servers crashed meanwhile | outcome | |\n|---|---|---|---|")?;
+        for (fuzz, fuzzed) in &logs.fuzz {
+            let outcome = if fuzzed.passed { "passed" } else { "**FAILED**" };
+            let crashing = if fuzz.crashing { "yes" } else { "no" };
+            writeln!(self.text, "| {} | {crashing} | {outcome} | {} |", fuzz.server_rf, fuzzed.lines.join("<br>"))?;
+        }
+        writeln!(self.text)
+    }
+
+    fn write_table(&mut self, logs: &Logs) -> std::fmt::Result {
+        writeln!(self.text, "## All runs\n")?;
+        writeln!(
+            self.text,
+            "| clients | workload | RF | operations | per second | mean ms | p50 ms | p99 ms | data afterwards |\n|---|---|---|---|---|---|---|---|---|"
+        )?;
+        for (bench, outcome) in &logs.bench {
+            let all = outcome.all();
+            let Bench { clients, workload, server_rf } = bench;
+            writeln!(
+                self.text,
+                "| {clients} | {workload} | {server_rf} | {} | {} | {} | {} | {} | {} |",
+                all.count,
+                number(outcome.rate),
+                number(all.mean_ms),
+                number(all.p50_ms),
+                number(all.p99_ms),
+                if outcome.passed { "as written" } else { "**WRONG**" }
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// The figure of each of these runs, where there is one. A run whose data was wrong has no figures.
+fn values(logs: &Logs, benches: &[Bench], figure: &Figure) -> Vec<Option<f64>> {
+    let (_, _, _, value) = figure;
+    benches.iter().map(|bench| logs.bench.get(bench).filter(|outcome| outcome.passed).map(value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Figures;
+    use crate::report::runs::{Fuzz, Run};
+    use crate::ycsb::outcome::ALL;
+    use std::fs;
+
+    fn outcome(rate: f64, passed: bool) -> Outcome {
+        let figures = Figures { count: 10, mean_ms: 1.0, p50_ms: 0.5, p99_ms: 7.5, ..Figures::default() };
+        Outcome {
+            header: vec![("commit".into(), "abc".into()), ("machine".into(), "2 cores".into())],
+            rate,
+            figures: [(ALL.to_owned(), figures)].into(),
+            passed,
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn page_from_sample_logs_shows_them_and_lists_what_is_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = directory.path();
+        let (good, bad) = (
+            Bench { clients: 10, workload: Workload::A, server_rf: 1 },
+            Bench { clients: 10, workload: Workload::B, server_rf: 5 },
+        );
+        fs::create_dir_all(logs.join("bench")).unwrap();
+        fs::create_dir_all(logs.join("fuzz")).unwrap();
+        fs::write(Run::Bench(good).log(logs), outcome(1_234.0, true).text()).unwrap();
+        fs::write(Run::Bench(bad).log(logs), outcome(77.0, false).text()).unwrap();
+        fs::write(logs.join("bench/bench-10-c-1.log"), "torn").unwrap();
+        let crashed = Run::Fuzz(Fuzz { server_rf: 5, crashing: true });
+        fs::write(crashed.log(logs), "9 operations in 1.0 s\nPASSED\n").unwrap();
+
+        let logs = Logs::read(logs);
+        assert_eq!((logs.bench.len(), logs.fuzz.len(), logs.missing().len()), (2, 1, 23));
+        let page = page(&logs);
+        for part in [
+            "just p3::bench 10 c 1\n",
+            "just p3::fuzz 5 no\n",
+            "(workloads-p99.svg)",
+            "- commit: abc\n",
+            "**WRONG**",
+            "| 5 | yes | passed |",
+        ] {
+            assert!(page.text.contains(part), "{part} in {}", page.text);
+        }
+        assert!(!page.text.contains("just p3::bench 10 a 1\n") && !page.text.contains("p3::fuzz 5 yes"));
+        assert_eq!(page.pictures.len(), 6);
+        let (_, throughput) = &page.pictures[0];
+        // Numbers of a run whose data was wrong are not drawn.
+        assert!(throughput.contains(">1234<") && !throughput.contains(">77.0<"), "{throughput}");
+    }
+
+    #[test]
+    fn page_without_logs_lists_all_runs_as_missing() {
+        let page = page(&Logs::default());
+        assert!(page.pictures.is_empty());
+        assert_eq!(page.text.matches("just p3::bench ").count(), 24);
+    }
+}

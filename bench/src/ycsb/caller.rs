@@ -1,0 +1,89 @@
+//! One client of a run: a real program over the line protocol, or the library in this process.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use madkv_client::{Client, Options};
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use crate::fuzz::caller::{Heard, Program, perform};
+use crate::history::{Action, Answer};
+use crate::line_client::LineClient;
+use crate::measure::Trouble;
+
+/// How long a request may take before its client counts as hung.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What kind of clients.
+#[derive(Clone, Debug)]
+pub(super) enum How {
+    /// Our program, a process for each client.
+    Program(PathBuf),
+    /// Any command that speaks the line protocol.
+    Command(String),
+    /// The library, each client on a thread of this process.
+    Library,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            How::Program(program) => {
+                let name = program.file_name().unwrap_or_default().to_string_lossy();
+                write!(f, "processes of {name} over the line protocol")
+            }
+            How::Command(command) => write!(f, "processes of `{command}` over the line protocol"),
+            How::Library => write!(f, "library, a thread of the benchmarker each"),
+        }
+    }
+}
+
+/// A client. Blocking.
+pub(super) enum Caller {
+    Program(Box<Program>),
+    /// With a runtime of its own, so that no request changes threads.
+    Library(Box<(Client, Runtime)>),
+}
+
+impl Caller {
+    pub(super) fn new(how: &How, managers: &[String]) -> Result<Caller, Trouble> {
+        match how {
+            How::Program(program) => {
+                let arguments = ["--manager_addrs".to_owned(), managers.join(",")];
+                Ok(Caller::started(LineClient::start(program, &arguments)?))
+            }
+            How::Command(command) => {
+                let arguments = ["-c".to_owned(), format!("exec {command}")];
+                Ok(Caller::started(LineClient::start(Path::new("/bin/sh"), &arguments)?))
+            }
+            How::Library => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let inside = runtime.enter();
+                let client = Client::connect(Options { managers: managers.to_vec(), ..Options::default() });
+                drop(inside);
+                Ok(Caller::Library(Box::new((client, runtime))))
+            }
+        }
+    }
+
+    fn started(client: LineClient) -> Caller {
+        Caller::Program(Box::new(Program::new(client, PATIENCE)))
+    }
+
+    /// Sends a request and waits for the answer.
+    pub(super) fn call(&mut self, action: &Action) -> Result<Answer, Trouble> {
+        match self {
+            Caller::Program(program) => match program.call(action) {
+                Heard::Answer(answer) => Ok(answer),
+                Heard::NotDone(why) | Heard::Unknown(why) | Heard::Broken(why) => Err(why.into()),
+            },
+            Caller::Library(library) => {
+                let (client, runtime) = &**library;
+                let answer = runtime.block_on(async { timeout(PATIENCE, perform(client, action)).await });
+                Ok(answer.map_err(|_| format!("no answer within {PATIENCE:?}"))??)
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The processes of a cluster, and the check of each of its replicas.
+//!
+//! Replicas have no digest to compare: they would pay for it with every write. But only a leader answers reads, and out of its own
+//! state; so each replica in turn is made the leader of its group, and everything is read again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use madkv_client::{Client, ClusterStatus, Options};
+use smr::protocol::Role;
+use tokio::runtime::Runtime;
+
+use crate::measure::{Trouble, Usage};
+use crate::wait::wait_for;
+
+/// How long a leadership may take to be handed over.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// An operator's view of a running service.
+pub(super) struct Operator {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Operator {
+    pub(super) fn new(managers: &[String]) -> Result<Operator, Trouble> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let inside = runtime.enter();
+        let timeout = Some(TRANSFER_PATIENCE);
+        let client = Client::connect(Options { managers: managers.to_vec(), timeout, ..Options::default() });
+        drop(inside);
+        Ok(Operator { runtime, client })
+    }
+
+    /// What each replica says of itself.
+    pub(super) fn status(&self) -> ClusterStatus {
+        self.runtime.block_on(self.client.status())
+    }
+
+    /// The highest replica number, and one more, of any partition.
+    pub(super) fn replicas(&self) -> u16 {
+        let status = self.status();
+        let servers = status.nodes.iter().filter(|node| node.group != "m");
+        servers.map(|node| node.replica + 1).max().unwrap_or_default()
+    }
+
+    /// Makes replica number `replica` the leader of each partition.
+    pub(super) fn let_lead(&self, replica: u16) -> Result<(), Trouble> {
+        let groups: Vec<String> = {
+            let status = self.status();
+            let servers = status.nodes.iter().filter(|node| node.group != "m" && node.replica == replica);
+            servers.map(|node| node.group.clone()).collect()
+        };
+        for group in groups {
+            let mut why = String::new();
+            wait_for(TRANSFER_PATIENCE, &format!("replica {replica} to lead {group}"), || {
+                if self.leads(&group, replica) {
+                    return Some(());
+                }
+                // Refused while the group is busy with another change; tried again then.
+                if let Err(error) = self.runtime.block_on(self.client.transfer(&group, replica)) {
+                    why = error.to_string();
+                }
+                None
+            })
+            .map_err(|error| format!("{error}; {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn leads(&self, group: &str, replica: u16) -> bool {
+        self.status().nodes.iter().any(|node| {
+            let says_so = node.status.as_ref().is_ok_and(|status| status.role == Role::Leader);
+            node.group == group && node.replica == replica && says_so
+        })
+    }
+}
+
+/// Our processes on this machine, by the port that they serve clients at.
+pub(super) fn local_processes() -> BTreeMap<String, (u32, Vec<String>)> {
+    let Ok(all) = fs::read_dir("/proc") else { return BTreeMap::new() };
+    let processes = all.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let words: Vec<String> =
+            line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        Some((port_of(&words)?, (pid, words)))
+    });
+    processes.collect()
+}
+
+/// The port for clients of a server or manager with this command line.
+fn port_of(words: &[String]) -> Option<String> {
+    let place =
+        words.iter().position(|word| matches!(word.replace('-', "_").as_str(), "__api_listen" | "__man_listen"))?;
+    let (_, port) = words.get(place + 1)?.rsplit_once(':')?;
+    Some(port.to_owned())
+}
+
+/// The processes of a service that are on this machine: node, process number, command line.
+pub(super) fn processes(status: &ClusterStatus) -> Vec<(String, u32, Vec<String>)> {
+    let local = local_processes();
+    let nodes = status.nodes.iter().filter_map(|node| {
+        let (host, port) = node.address.rsplit_once(':')?;
+        let is_here = host.starts_with("127.") || host == "localhost";
+        let (pid, words) = local.get(port).filter(|_| is_here)?;
+        Some((format!("{}.{}", node.group, node.replica), *pid, words.clone()))
+    });
+    nodes.collect()
+}
+
+/// What each process has cost so far.
+pub(super) fn usages(processes: &[(String, u32, Vec<String>)]) -> Vec<Usage> {
+    processes.iter().map(|(_, pid, _)| Usage::of(*pid).unwrap_or_default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_of_servers_and_managers_is_found_with_either_spelling() {
+        let port = |line: &str| port_of(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(port("madkv-server --api_listen 127.0.0.1:3777 --p2p_listen h:1").as_deref(), Some("3777"));
+        assert_eq!(port("madkv-manager --man-listen 0.0.0.0:3666").as_deref(), Some("3666"));
+        assert_eq!(port("vi --api_listen"), None);
+        assert_eq!(port("sleep 5"), None);
+    }
+}
