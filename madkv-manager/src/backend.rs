@@ -6,7 +6,7 @@ use bytes::Bytes;
 use madkv_api::door::Backend;
 use madkv_api::frames::{Ask, Body, Service};
 use smr::id::{ClusterId, NodeName};
-use smr::replica::{ReplicaHandle, ReplyTo, Request};
+use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 
 use crate::state::{Command, Query, Reply, encode};
 
@@ -40,11 +40,15 @@ impl Backend for ManagerBackend {
     fn ask(&self, ask: Ask, _epoch: u64, reply: ReplyTo) -> Option<Body> {
         match request_of(ask) {
             Ok(request) => {
-                self.replica.submit(request, reply);
+                self.replica.queue(request, reply);
                 None
             }
             Err(body) => Some(body),
         }
+    }
+
+    fn flush(&self) {
+        self.replica.flush();
     }
 
     fn answer(&self, answer: Bytes) -> Body {

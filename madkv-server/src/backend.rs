@@ -91,11 +91,15 @@ impl<R: Submit> Backend for ServerBackend<R> {
         match admit(ask, &self.owned()) {
             Ok(request) => {
                 let reply = traced(&request, reply);
-                self.replica.submit(request, reply);
+                self.replica.queue(request, reply);
                 None
             }
             Err(body) => Some(body),
         }
+    }
+
+    fn flush(&self) {
+        self.replica.flush();
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Desk {
 }
 
 impl Submit for Desk {
-    fn submit(&self, request: Request, reply: ReplyTo) {
+    fn queue(&self, request: Request, reply: ReplyTo) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push((request, reply));
         self.wires.wake();
     }

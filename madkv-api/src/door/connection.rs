@@ -123,14 +123,9 @@ async fn read_requests<B: Backend>(
     // When the rest of the frame that stands first in the buffer must be there.
     let mut deadline = Instant::now() + limits.frame_timeout;
     loop {
-        while let Some(frame) = next_frame(&buffer, limits.request_max_bytes).map_err(io::Error::other)? {
-            if frame.kind != KIND_REQUEST {
-                return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
-            }
-            let request = codec::decode(frame.payload).map_err(io::Error::other)?;
-            let len = frame.len_bytes;
-            take_request(desk, request, len).await;
-            buffer.advance(len);
+        let taken = take_requests(desk, &mut buffer, limits.request_max_bytes).await;
+        desk.backend.flush();
+        if taken? {
             deadline = Instant::now() + limits.frame_timeout;
         }
         if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_MAX_BYTES {
@@ -150,6 +145,22 @@ async fn read_requests<B: Backend>(
     }
 }
 
+/// Takes all whole requests out of `buffer`; returns whether there was any.
+async fn take_requests<B: Backend>(desk: &Arc<Desk<B>>, buffer: &mut BytesMut, max_bytes: usize) -> io::Result<bool> {
+    let mut any = false;
+    while let Some(frame) = next_frame(buffer, max_bytes).map_err(io::Error::other)? {
+        if frame.kind != KIND_REQUEST {
+            return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
+        }
+        let request = codec::decode(frame.payload).map_err(io::Error::other)?;
+        let len = frame.len_bytes;
+        take_request(desk, request, len).await;
+        buffer.advance(len);
+        any = true;
+    }
+    Ok(any)
+}
+
 /// How many bytes to make room for. Never all that a header promises: only bytes that arrive earn more room.
 fn room_for(buffer: &[u8]) -> usize {
     let Some((len, _)) = buffer.split_first_chunk::<4>() else { return READ_MIN_BYTES };
@@ -167,7 +178,10 @@ async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_byt
             }
         }
         // A client that keeps asking without listening is not read any further.
-        Admission::Denied => desk.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await,
+        Admission::Denied => {
+            desk.backend.flush();
+            desk.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
+        }
     }
 }
 

@@ -61,8 +61,12 @@ pub trait Backend: Send + Sync + 'static {
     fn epoch(&self) -> u64;
 
     /// Answers at once (`Some`), or takes the request over and answers through `reply` (`None`). Runs on a network
-    /// thread, so it must not block. `epoch` is the one that the client routed by.
+    /// thread, so it must not block. `epoch` is the one that the client routed by. What was taken over may wait for
+    /// [`Backend::flush`].
     fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body>;
+
+    /// The requests that one read has brought were asked. Must not wait for anything either.
+    fn flush(&self) {}
 
     /// What the state machine's answer means to the client.
     fn answer(&self, answer: Bytes) -> Body {

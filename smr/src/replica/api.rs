@@ -95,8 +95,17 @@ pub enum Outcome {
 
 /// Takes requests: a running replica, or what stands in for one in a simulation.
 pub trait Submit: Send + Sync + 'static {
-    /// Takes a request; never blocks. Its outcome comes through `reply`.
-    fn submit(&self, request: Request, reply: ReplyTo);
+    /// Takes a request, which may wait for [`Submit::flush`]; never blocks. Its outcome comes through `reply`.
+    fn queue(&self, request: Request, reply: ReplyTo);
+
+    /// Sees to what was queued, perhaps on this very thread, which then takes the time of a few turns; never waits.
+    fn flush(&self) {}
+
+    /// Takes a request and sees to it.
+    fn submit(&self, request: Request, reply: ReplyTo) {
+        self.queue(request, reply);
+        self.flush();
+    }
 }
 
 /// Where the outcome of a request goes: the queue of a connection, with the request's number there.

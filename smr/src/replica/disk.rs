@@ -7,13 +7,15 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
 use crate::replica::driver::{Happening, queue};
+use crate::replica::helm::News;
 use crate::replica::message::PeerMessage;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
+use crate::state_machine::StateMachine;
 use crate::storage::{StorageError, Store};
 use crate::transport::Transport;
 
@@ -37,10 +39,10 @@ pub enum DiskJob<M> {
 }
 
 /// Runs until the replica thread is gone.
-pub(super) fn run<P: Protocol, S: Send + 'static>(
+pub(super) fn run<P: Protocol, S: StateMachine>(
     store: Store,
     jobs: &Receiver<DiskJob<P::Message>>,
-    events: &Sender<Happening<P, S>>,
+    news: &News<P, S>,
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
 ) -> Result<(), String> {
     let mut desk = Desk::new(store);
@@ -63,10 +65,12 @@ pub(super) fn run<P: Protocol, S: Send + 'static>(
             last = Some(id);
         }
         transport.flush();
-        if let Some(id) = last
-            && events.send(Happening::Durable(id)).is_err()
-        {
-            break;
+        if let Some(id) = last {
+            if news.events.send(Happening::Durable(id)).is_err() {
+                break;
+            }
+            // With nothing else to do this thread looks itself what follows from it.
+            if jobs.is_empty() { news.helm.steer() } else { news.helm.wake() }
         }
         desk.follow().map_err(|error| format!("disk failed: {error}"))?;
     }

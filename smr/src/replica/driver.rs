@@ -1,17 +1,17 @@
 //! The threads around an engine and its [`Turns`]: they carry things to and fro and decide nothing.
 //!
 //! ```text
-//! front door ──requests──▶┌─────────┐──writes──▶┌──────┐
-//!                         │ replica │           │ disk │──messages that waited for a sync──▶ transport
-//! transport ────events───▶└─────────┘◀─durable──└──────┘
+//! front door ──requests──▶┌───────┐──writes──▶┌──────┐
+//!                         │ turns │           │ disk │──messages that waited for a sync──▶ transport
+//! transport ────events───▶└───────┘◀─durable──└──────┘
 //!                          │      ▲
 //!                          └─▶ snapshot and scan threads, when there is work
 //! ```
 //!
-//! Both queues into the replica thread are bounded and their senders drop or refuse rather than wait. The replica
-//! thread never waits for the disk: it stops feeding the core when too many writes are under way. The disk thread takes
-//! all writes that wait, makes them durable with one sync, and sends what rested on them itself. So batches form while
-//! the disk is busy, and a lone request waits for nobody.
+//! Both queues into the replica are bounded and their senders drop or refuse rather than wait. Who runs the turns is the
+//! business of the [helm](crate::replica::helm). A turn never waits for the disk: it stops feeding the core when too many writes are
+//! under way. The disk thread takes all writes that wait, makes them durable with one sync, and sends what rested on them
+//! itself. So batches form while the disk is busy, and a lone request waits for nobody.
 //!
 //! In each turn news comes before timers: after a pause (SIGSTOP, a slow machine) what has arrived is older than what
 //! the clock says (fault catalogue E18).
@@ -30,6 +30,7 @@ use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, SnapshotImage};
+use crate::replica::helm::News;
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
 use crate::replica::snapshots::SnapshotFiles;
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns};
@@ -93,13 +94,24 @@ fn since_boot_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
-/// The two queues into the replica thread, their reading ends.
+/// The two queues into the replica, their reading ends.
 pub(super) struct Inbox<P: Protocol, S> {
     pub(super) events: Receiver<Happening<P, S>>,
     pub(super) requests: Receiver<(Request, ReplyTo)>,
 }
 
+impl<P: Protocol, S> Clone for Inbox<P, S> {
+    fn clone(&self) -> Inbox<P, S> {
+        Inbox { events: self.events.clone(), requests: self.requests.clone() }
+    }
+}
+
 impl<P: Protocol, S> Inbox<P, S> {
+    /// Whether something is there.
+    pub(super) fn has_news(&self) -> bool {
+        !self.events.is_empty() || !self.requests.is_empty()
+    }
+
     /// Waits until something is there, or for this long.
     pub(super) fn wait(&self, at_most: Duration) {
         let mut select = Select::new();
@@ -117,12 +129,12 @@ impl<P: Protocol, S> Inbox<P, S> {
     }
 }
 
-/// The replica thread in service.
+/// A replica in service: what its turns are made of. Whoever has the [helm](crate::replica::helm) runs them.
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) turns: Turns<P, S>,
     pub(super) clock: Clock,
     pub(super) inbox: Inbox<P, S>,
-    pub(super) events: Sender<Happening<P, S>>,
+    pub(super) news: News<P, S>,
     pub(super) disk: Sender<DiskJob<P::Message>>,
     pub(super) transport: Arc<Transport<PeerMessage<P::Message>>>,
     pub(super) snapshots: SnapshotFiles,
@@ -130,32 +142,64 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
     pub(super) scans: Arc<AtomicUsize>,
+    /// When the replica thread looks again by itself.
+    pub(super) alarm: Time,
+    /// Whom to tell when the replica has stopped, once it was told to.
+    pub(super) stopping: Option<Sender<()>>,
 }
 
 impl<P: Protocol, S: StateMachine> Driver<P, S> {
-    /// Runs until the replica is shut down.
-    pub(super) fn run(mut self) -> Result<(), String> {
-        loop {
-            let now = self.clock.now();
-            let wait_us = if self.turns.is_ready() { 0 } else { self.turns.wake_at().since_us(now) };
-            self.inbox.wait(Duration::from_micros(wait_us));
-            if let Some(done) = self.take_events() {
-                self.hand_over();
-                self.refuse_requests();
-                self.turns.engine_mut().stop();
-                self.perform()?;
-                let _ = done.send(());
-                return Ok(());
-            }
-            self.take_requests();
-            let now = self.clock.now();
-            self.turns.tick_if_due(now, !self.inbox.events.is_empty());
-            if self.turns.closes_readmission(now) {
-                self.give_to_disk(DiskJob::CompleteReadmission)?;
-                self.reporter.line("readmitted: the former life of this directory is closed for good");
-            }
-            self.perform()?;
+    /// Takes what has arrived, lets time pass, and does what the engine asks. Nothing, once the replica is to stop.
+    pub(super) fn turn(&mut self) -> Result<(), String> {
+        if self.is_stopping() {
+            return Ok(());
         }
+        if let Some(done) = self.take_events() {
+            self.stopping = Some(done);
+            return Ok(());
+        }
+        self.take_requests();
+        let now = self.clock.now();
+        self.turns.tick_if_due(now, !self.inbox.events.is_empty());
+        if self.turns.closes_readmission(now) {
+            self.give_to_disk(DiskJob::CompleteReadmission)?;
+            self.reporter.line("readmitted: the former life of this directory is closed for good");
+        }
+        self.perform()
+    }
+
+    /// Whether the replica was told to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// The orderly end: hands over, answers what waits, and says so.
+    pub(super) fn farewell(&mut self) -> Result<(), String> {
+        self.hand_over();
+        self.refuse_requests();
+        self.turns.engine_mut().stop();
+        self.perform()?;
+        if let Some(done) = self.stopping.take() {
+            // If nobody waits for it any more, the process ends.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// How long the replica thread may sleep now; it promises to look then.
+    pub(super) fn set_alarm(&mut self) -> Duration {
+        let now = self.clock.now();
+        self.alarm = if self.turns.is_ready() { now } else { self.turns.wake_at() };
+        Duration::from_micros(self.alarm.since_us(now))
+    }
+
+    /// Whether something is due before the replica thread would look; it has to be woken.
+    pub(super) fn brings_alarm_forward(&mut self) -> bool {
+        let earlier = self.turns.is_ready() || self.turns.wake_at() < self.alarm;
+        if earlier {
+            self.alarm = Time(0);
+        }
+        earlier
     }
 
     /// Feeds what has happened to the engine; `Some` if the replica is to stop.
@@ -246,7 +290,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     fn take_snapshot(&mut self, image: Box<SnapshotImage<S>>) -> Result<(), String> {
         let files = self.snapshots.clone();
-        let events = self.events.clone();
+        let news = self.news.clone();
         let genesis = self.turns.certificate().genesis;
         spawn_vital(format!("{} snapshot", self.reporter.who()), move || {
             // Where the system does not allow it, the snapshot is merely felt more.
@@ -255,7 +299,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             let len_bytes =
                 files.take(*image, genesis).map_err(|error| format!("taking a snapshot failed: {error}"))?;
             // If nobody listens any more the replica has been shut down.
-            let _ = events.send(Happening::SnapshotTaken { last, len_bytes });
+            let _ = news.tell(Happening::SnapshotTaken { last, len_bytes });
             Ok(())
         })
         .map(|_| ())
@@ -265,11 +309,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Opening the file may take the disk's time, so it happens elsewhere.
     fn send_snapshot(&mut self, to: NodeId) {
         let (files, transport) = (self.snapshots.clone(), self.transport.clone());
-        let (events, reporter) = (self.events.clone(), self.reporter.clone());
+        let (news, reporter) = (self.news.clone(), self.reporter.clone());
         let lost = {
-            let events = self.events.clone();
+            let news = self.news.clone();
             // If nobody listens any more the replica has been shut down.
-            move |why| drop(events.send(Happening::SnapshotLost(why)))
+            move |why| {
+                let _ = news.tell(Happening::SnapshotLost(why));
+            }
         };
         self.runtime.spawn_blocking(move || {
             match files.open_newest(reporter.clone(), lost) {
@@ -279,7 +325,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Err(SnapshotError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be sent: {error}")),
             }
-            let _ = events.send(Happening::Peer(TransportEvent::SnapshotSent { to, last: None }));
+            let _ = news.tell(Happening::Peer(TransportEvent::SnapshotSent { to, last: None }));
         });
     }
 

@@ -14,12 +14,13 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
-use crate::protocol::{Protocol, ReadMode, Recovered};
+use crate::protocol::{Protocol, ReadMode, Recovered, Time};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, join_disk};
 use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
+use crate::replica::helm::{Helm, News};
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns};
@@ -31,7 +32,7 @@ use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::{self, Birth, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions, SyncMode};
-use crate::transport::{Transport, TransportConfig, TransportEvent};
+use crate::transport::{Transport, TransportConfig};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
@@ -189,13 +190,13 @@ impl Opened {
             Birth::Unborn => None,
         };
         let files = SnapshotFiles(snapshots);
-        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), events.clone(), reporter.clone());
+        let inbox = Inbox { events: events_inbox, requests: requests_inbox };
+        let helm = Arc::new(Helm::<Raft, S>::new(inbox.clone(), format!("{} replica", reporter.who())));
+        let news = News { events, helm: helm.clone() };
+        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), news.clone(), reporter.clone());
         let config =
             TransportConfig { group: options.group.clone(), node, cluster, genesis, peers: options.peers.clone() };
-        let sink = {
-            let events = events.clone();
-            Arc::new(move |event: TransportEvent<_>| events.try_send(Happening::Peer(event)).is_ok())
-        };
+        let sink = Arc::new(news.clone());
         let transport = Transport::start(config, options.listener, options.runtime.clone(), sink, Arc::new(intake))
             .map_err(|error| StartError::new(format!("cannot serve peers: {error}")))?;
         let seats = options.peers.keys().copied().chain([options.name]).collect();
@@ -212,8 +213,8 @@ impl Opened {
             quarantine,
             files,
             state,
-            inbox: Inbox { events: events_inbox, requests: requests_inbox },
-            events: events.clone(),
+            inbox,
+            news: news.clone(),
             transport: Arc::new(transport),
             runtime: options.runtime,
             reporter: reporter.clone(),
@@ -224,12 +225,12 @@ impl Opened {
             .map_err(|error| StartError::new(format!("no replica thread: {error}")))?;
         let stop = move || {
             let (done, stopped) = bounded(1);
-            if events.send_timeout(Happening::Shutdown(done), SHUTDOWN_PATIENCE).is_ok() {
+            if news.tell_within(Happening::Shutdown(done), SHUTDOWN_PATIENCE) {
                 // Stopped, or out of patience: the process ends either way, and a restart recovers.
                 let _ = stopped.recv_timeout(SHUTDOWN_PATIENCE);
             }
         };
-        Ok(ReplicaHandle { requests, door, stop: Arc::new(stop), facts })
+        Ok(ReplicaHandle { requests, door, steer: Arc::new(move || helm.steer()), stop: Arc::new(stop), facts })
     }
 }
 
@@ -304,18 +305,15 @@ impl RequestDoor {
 pub struct ReplicaHandle {
     requests: Sender<(Request, ReplyTo)>,
     door: Arc<RequestDoor>,
+    steer: Arc<dyn Fn() + Send + Sync>,
     stop: Arc<dyn Fn() + Send + Sync>,
     facts: Arc<Facts>,
 }
 
 impl ReplicaHandle {
-    /// Hands a request to the replica; never blocks. If its queue is full the outcome is `Busy`, at once.
+    /// As [`Submit::submit`]. If the queue is full the outcome is `Busy`, at once.
     pub fn submit(&self, request: Request, reply: ReplyTo) {
-        match self.requests.try_send((request, reply)) {
-            Ok(()) => self.door.refuse_if_closed(),
-            Err(TrySendError::Full((_, reply))) => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
-            Err(TrySendError::Disconnected((_, reply))) => reply.send(Outcome::OutOfService("stopping".to_owned())),
-        }
+        Submit::submit(self, request, reply);
     }
 
     /// The cluster id once it is known (a founding group learns it at birth).
@@ -335,8 +333,16 @@ impl ReplicaHandle {
 }
 
 impl Submit for ReplicaHandle {
-    fn submit(&self, request: Request, reply: ReplyTo) {
-        ReplicaHandle::submit(self, request, reply);
+    fn queue(&self, request: Request, reply: ReplyTo) {
+        match self.requests.try_send((request, reply)) {
+            Ok(()) => self.door.refuse_if_closed(),
+            Err(TrySendError::Full((_, reply))) => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
+            Err(TrySendError::Disconnected((_, reply))) => reply.send(Outcome::OutOfService("stopping".to_owned())),
+        }
+    }
+
+    fn flush(&self) {
+        (self.steer)();
     }
 }
 
@@ -351,7 +357,7 @@ struct ReplicaThread<S: StateMachine> {
     files: SnapshotFiles,
     state: S,
     inbox: Inbox<Raft, S>,
-    events: Sender<Happening<Raft, S>>,
+    news: News<Raft, S>,
     transport: Arc<Peers>,
     runtime: tokio::runtime::Handle,
     reporter: Reporter,
@@ -435,7 +441,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             files: snapshots,
             state,
             inbox,
-            events,
+            news,
             ..
         } = self;
         let ReplicaThread { transport, runtime, reporter, door, .. } = self;
@@ -478,9 +484,9 @@ impl<S: StateMachine> ReplicaThread<S> {
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {
-            let (events, transport, store) = (events.clone(), transport.clone(), life.store);
+            let (news, transport, store) = (news.clone(), transport.clone(), life.store);
             spawn_vital(format!("{} disk", reporter.who()), move || {
-                disk::run::<Raft, S>(store, &jobs_inbox, &events, &transport)
+                disk::run::<Raft, S>(store, &jobs_inbox, &news, &transport)
             })
             .map_err(|error| format!("no disk thread: {error}"))?
         };
@@ -488,7 +494,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             turns: Turns::new(engine, certificate, quarantine.is_some()),
             clock,
             inbox,
-            events,
+            news: news.clone(),
             disk: jobs,
             transport: transport.clone(),
             snapshots,
@@ -496,8 +502,10 @@ impl<S: StateMachine> ReplicaThread<S> {
             runtime,
             reporter,
             scans: Arc::new(AtomicUsize::new(0)),
+            alarm: Time(0),
+            stopping: None,
         };
-        let result = driver.run();
+        let result = news.helm.keep(driver);
         door.close();
         transport.shutdown();
         join_disk(disk_thread);

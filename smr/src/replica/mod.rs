@@ -8,7 +8,7 @@
 //! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
 //! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | [`disk`] | everything durable, in order |
-//! | `driver`, `snapshots` | the threads around it |
+//! | `driver`, `helm`, `snapshots` | a turn with its queues; which thread runs it; threads for what takes long |
 //!
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that is used.
 
@@ -18,6 +18,7 @@ pub mod disk;
 mod driver;
 pub mod engine;
 mod handle;
+mod helm;
 pub mod message;
 pub mod readmission;
 mod snapshots;

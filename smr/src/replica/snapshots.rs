@@ -7,8 +7,6 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use crate::codec;
 use crate::entry::GenesisHash;
 use crate::fatal::end_process;
@@ -16,6 +14,7 @@ use crate::id::NodeId;
 use crate::protocol::Protocol;
 use crate::replica::driver::Happening;
 use crate::replica::engine::{Install, SnapshotImage};
+use crate::replica::helm::News;
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
@@ -174,23 +173,23 @@ impl SnapshotSource for FileSource {
 }
 
 /// Takes in what the leader sends, and hands the finished state to the replica thread.
-pub(super) struct Intake<P: Protocol, S> {
+pub(super) struct Intake<P: Protocol, S: StateMachine> {
     files: SnapshotFiles,
     /// Empty until the replica is born.
     genesis: Arc<OnceLock<GenesisHash>>,
-    events: Sender<Happening<P, S>>,
+    news: News<P, S>,
     reporter: Reporter,
     incoming: Mutex<Option<Incoming>>,
 }
 
-impl<P: Protocol, S> Intake<P, S> {
+impl<P: Protocol, S: StateMachine> Intake<P, S> {
     pub(super) fn new(
         files: SnapshotFiles,
         genesis: Arc<OnceLock<GenesisHash>>,
-        events: Sender<Happening<P, S>>,
+        news: News<P, S>,
         reporter: Reporter,
     ) -> Intake<P, S> {
-        Intake { files, genesis, events, reporter, incoming: Mutex::new(None) }
+        Intake { files, genesis, news, reporter, incoming: Mutex::new(None) }
     }
 
     /// What the sender hears of an error, unless the disk failed: then the process ends.
@@ -228,8 +227,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
         let install = Install { meta: file.info().meta.clone(), sessions, state, file };
-        self.events
-            .send(Happening::SnapshotBuilt(Box::new(install), len_bytes))
-            .map_err(|_| io::Error::other("the replica has stopped"))
+        let told = self.news.tell(Happening::SnapshotBuilt(Box::new(install), len_bytes));
+        if told { Ok(()) } else { Err(io::Error::other("the replica has stopped")) }
     }
 }

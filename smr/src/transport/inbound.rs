@@ -197,12 +197,13 @@ async fn conclude<M>(shared: &Shared<M>, node: NodeId, gate: &Arc<Gate>, ended: 
             // Under the registry's lock, so that a newer connection comes either before (then this is no news any more)
             // or after the event.
             let current = locked(&shared.registry.current);
-            if current.contains_key(&node) || shared.emit(TransportEvent::Disconnected { peer: node }) {
-                return;
+            if current.contains_key(&node) || shared.offer(TransportEvent::Disconnected { peer: node }) {
+                break;
             }
         }
         sleep(Duration::from_millis(EVENT_RETRY_MS)).await;
     }
+    shared.sink.flush();
 }
 
 /// Hands over what comes until the connection ends.
@@ -230,20 +231,24 @@ where
                 missed = 0;
                 // Many frames come with one read; the timers need no look between them.
                 let mut next = first;
-                loop {
+                let ended = loop {
                     match next {
                         Ok(Some(frame)) => {
                             if let Err(end) = hand_over(shared, node, gate, frame, write) {
-                                return end;
+                                break Some(end);
                             }
                         }
-                        Ok(None) => return End::ByPeer("closed".to_owned()),
-                        Err(error) => return not_a_frame(shared, node, error),
+                        Ok(None) => break Some(End::ByPeer("closed".to_owned())),
+                        Err(error) => break Some(not_a_frame(shared, node, error)),
                     }
                     match reader.buffered() {
-                        Ok(None) => break,
+                        Ok(None) => break None,
                         more => next = more,
                     }
+                };
+                shared.sink.flush();
+                if let Some(ended) = ended {
+                    return ended;
                 }
             }
             _ = ticks.tick() => {
@@ -287,7 +292,7 @@ where
             if !*open {
                 return Err(End::Superseded);
             }
-            let taken = shared.emit(TransportEvent::Received { from: node, message });
+            let taken = shared.offer(TransportEvent::Received { from: node, message });
             drop(open);
             let counter = if taken { &shared.counters.messages_received } else { &shared.counters.dropped_by_sink };
             counter.add(1);

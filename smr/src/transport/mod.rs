@@ -143,9 +143,22 @@ pub enum TransportEvent<M> {
 }
 
 /// Where events go. Called from the transport's tasks, so it must not block: the thread that it holds may be the one that
-/// watches all sockets of the runtime. Returns `false` when there is no room. A message is then dropped; any other event
-/// is offered again soon.
-pub type EventSink<M> = Arc<dyn Fn(TransportEvent<M>) -> bool + Send + Sync>;
+/// watches all sockets of the runtime. A function from an event will do.
+pub trait EventSink<M>: Send + Sync {
+    /// Takes an event. Returns `false` when there is no room. A message is then dropped; any other event is offered again
+    /// soon.
+    fn take(&self, event: TransportEvent<M>) -> bool;
+
+    /// Nothing more is at hand now. What was taken may be acted upon by this thread, if that takes no longer than reading a
+    /// batch of messages does.
+    fn flush(&self) {}
+}
+
+impl<M, F: Fn(TransportEvent<M>) -> bool + Send + Sync> EventSink<M> for F {
+    fn take(&self, event: TransportEvent<M>) -> bool {
+        self(event)
+    }
+}
 
 /// How urgent a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +183,7 @@ struct Shared<M> {
     facts: Mutex<Facts>,
     peers: BTreeMap<NodeName, Arc<Peer<M>>>,
     registry: Registry,
-    sink: EventSink<M>,
+    sink: Arc<dyn EventSink<M>>,
     snapshots: Arc<dyn SnapshotSink>,
     sends: Sends,
     receiving: Receiving,
@@ -193,7 +206,7 @@ where
         config: TransportConfig,
         listener: std::net::TcpListener,
         runtime: Handle,
-        sink: EventSink<M>,
+        sink: Arc<dyn EventSink<M>>,
         snapshots: Arc<dyn SnapshotSink>,
     ) -> io::Result<Transport<M>> {
         Transport::start_at_pace(config, listener, runtime, sink, snapshots, Pace::default())
@@ -207,7 +220,7 @@ where
         config: TransportConfig,
         listener: std::net::TcpListener,
         runtime: Handle,
-        sink: EventSink<M>,
+        sink: Arc<dyn EventSink<M>>,
         snapshots: Arc<dyn SnapshotSink>,
         pace: Pace,
     ) -> io::Result<Transport<M>> {
@@ -323,9 +336,17 @@ impl<M> Shared<M> {
         locked(&self.facts).clone()
     }
 
-    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more.
+    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more. It may wait for a flush of
+    /// the sink.
+    fn offer(&self, event: TransportEvent<M>) -> bool {
+        self.stopped.load(Ordering::SeqCst) || self.sink.take(event)
+    }
+
+    /// As [`Shared::offer`], for an event that comes alone.
     fn emit(&self, event: TransportEvent<M>) -> bool {
-        self.stopped.load(Ordering::SeqCst) || (self.sink)(event)
+        let taken = self.offer(event);
+        self.sink.flush();
+        taken
     }
 
     /// Offers an event until the sink takes it.

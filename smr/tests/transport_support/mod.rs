@@ -76,7 +76,7 @@ impl Node {
         pace: Pace,
     ) -> Node {
         let (sender, events) = channel();
-        let sink: EventSink<Message> = Arc::new(move |event| {
+        let sink: Arc<dyn EventSink<Message>> = Arc::new(move |event| {
             // The test may be over before its nodes are.
             drop(sender.send(event));
             true
