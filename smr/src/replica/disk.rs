@@ -11,8 +11,7 @@ use crossbeam_channel::Receiver;
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
-use crate::replica::driver::{Happening, queue};
-use crate::replica::helm::News;
+use crate::replica::driver::{Happening, News, queue};
 use crate::replica::message::PeerMessage;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::state_machine::StateMachine;

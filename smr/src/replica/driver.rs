@@ -30,7 +30,7 @@ use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, SnapshotImage};
-use crate::replica::helm::News;
+use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
 use crate::replica::snapshots::SnapshotFiles;
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns};
@@ -38,7 +38,7 @@ use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
-use crate::transport::{Lane, Transport, TransportEvent};
+use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 
 /// Jobs that may wait for the disk thread.
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
@@ -129,6 +129,44 @@ impl<P: Protocol, S> Inbox<P, S> {
     }
 }
 
+/// The way into the inbox for a replica's own threads.
+pub(super) struct News<P: Protocol, S: StateMachine> {
+    pub(super) events: Sender<Happening<P, S>>,
+    pub(super) helm: Arc<Helm<Driver<P, S>>>,
+}
+
+impl<P: Protocol, S: StateMachine> Clone for News<P, S> {
+    fn clone(&self) -> News<P, S> {
+        News { events: self.events.clone(), helm: self.helm.clone() }
+    }
+}
+
+impl<P: Protocol, S: StateMachine> News<P, S> {
+    /// Puts it in, waiting for room, and leaves it to the replica thread. False if nobody listens any more.
+    pub(super) fn tell(&self, happening: Happening<P, S>) -> bool {
+        let told = self.events.send(happening).is_ok();
+        self.helm.wake();
+        told
+    }
+
+    /// As [`News::tell`], but gives up after a while: false.
+    pub(super) fn tell_within(&self, happening: Happening<P, S>, patience: Duration) -> bool {
+        let told = self.events.send_timeout(happening, patience).is_ok();
+        self.helm.wake();
+        told
+    }
+}
+
+impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for News<P, S> {
+    fn take(&self, event: TransportEvent<PeerMessage<P::Message>>) -> bool {
+        self.events.try_send(Happening::Peer(event)).is_ok()
+    }
+
+    fn flush(&self) {
+        self.helm.steer();
+    }
+}
+
 /// A replica in service: what its turns are made of. Whoever has the [helm](crate::replica::helm) runs them.
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) turns: Turns<P, S>,
@@ -148,9 +186,8 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) stopping: Option<Sender<()>>,
 }
 
-impl<P: Protocol, S: StateMachine> Driver<P, S> {
-    /// Takes what has arrived, lets time pass, and does what the engine asks. Nothing, once the replica is to stop.
-    pub(super) fn turn(&mut self) -> Result<(), String> {
+impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
+    fn turn(&mut self) -> Result<(), String> {
         if self.is_stopping() {
             return Ok(());
         }
@@ -168,13 +205,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         self.perform()
     }
 
-    /// Whether the replica was told to stop.
-    pub(super) fn is_stopping(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// The orderly end: hands over, answers what waits, and says so.
-    pub(super) fn farewell(&mut self) -> Result<(), String> {
+    /// Hands over, answers what waits, and says so.
+    fn farewell(&mut self) -> Result<(), String> {
         self.hand_over();
         self.refuse_requests();
         self.turns.engine_mut().stop();
@@ -186,22 +222,22 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         Ok(())
     }
 
-    /// How long the replica thread may sleep now; it promises to look then.
-    pub(super) fn set_alarm(&mut self) -> Duration {
+    fn set_alarm(&mut self) -> Duration {
         let now = self.clock.now();
         self.alarm = if self.turns.is_ready() { now } else { self.turns.wake_at() };
         Duration::from_micros(self.alarm.since_us(now))
     }
 
-    /// Whether something is due before the replica thread would look; it has to be woken.
-    pub(super) fn brings_alarm_forward(&mut self) -> bool {
+    fn brings_alarm_forward(&mut self) -> bool {
         let earlier = self.turns.is_ready() || self.turns.wake_at() < self.alarm;
         if earlier {
             self.alarm = Time(0);
         }
         earlier
     }
+}
 
+impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Feeds what has happened to the engine; `Some` if the replica is to stop.
     fn take_events(&mut self) -> Option<Sender<()>> {
         for _ in 0..EVENTS_PER_TURN {

@@ -18,9 +18,9 @@ use crate::protocol::{Protocol, ReadMode, Recovered, Time};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{self, DiskJob};
-use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, join_disk};
+use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
 use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
-use crate::replica::helm::{Helm, News};
+use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns};
@@ -191,7 +191,10 @@ impl Opened {
         };
         let files = SnapshotFiles(snapshots);
         let inbox = Inbox { events: events_inbox, requests: requests_inbox };
-        let helm = Arc::new(Helm::<Raft, S>::new(inbox.clone(), format!("{} replica", reporter.who())));
+        let helm = {
+            let inbox = inbox.clone();
+            Arc::new(Helm::new(format!("{} replica", reporter.who()), move || inbox.has_news()))
+        };
         let news = News { events, helm: helm.clone() };
         let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), news.clone(), reporter.clone());
         let config =

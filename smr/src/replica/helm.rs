@@ -12,32 +12,51 @@
 //! What a turn decides is the same whoever runs it ([`crate::replica::turn`]); turns never overlap.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Thread;
-
-use crossbeam_channel::{SendTimeoutError, Sender, TrySendError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
 use crate::fatal::end_process;
-use crate::protocol::Protocol;
-use crate::replica::driver::{Clock, Driver, Happening, Inbox};
-use crate::replica::message::PeerMessage;
-use crate::state_machine::StateMachine;
-use crate::transport::{EventSink, TransportEvent};
+use crate::replica::driver::Clock;
 
 /// Turns that a thread runs in a row if it is not the replica thread: it has sockets, or a disk, to go back to.
 const TURNS_BY_OTHERS_MAX: usize = 4;
-
 /// A replica is quiet if its last turn is at least this long ago, in microseconds. Otherwise more is about to come, and waiting
 /// for the replica thread lets it become a larger batch.
 const QUIET_US: u64 = 40;
 /// How often the replica thread lets others run, in the hope of news, before it goes to sleep.
 const YIELDS_BEFORE_SLEEP: usize = 8;
 
+/// What is steered.
+pub(super) trait Steered: Send {
+    /// Takes what has arrived, lets time pass, and does what follows. Nothing, once it is to stop.
+    ///
+    /// # Errors
+    /// If it cannot go on.
+    fn turn(&mut self) -> Result<(), String>;
+
+    /// Whether it was told to stop.
+    fn is_stopping(&self) -> bool;
+
+    /// The orderly end.
+    ///
+    /// # Errors
+    /// If that is not possible.
+    fn farewell(&mut self) -> Result<(), String>;
+
+    /// How long the replica thread may sleep now; it promises to look then.
+    fn set_alarm(&mut self) -> Duration;
+
+    /// Whether something is due before the replica thread would look, so that it has to be woken. Says so once.
+    fn brings_alarm_forward(&mut self) -> bool;
+}
+
 /// See the module.
-pub(super) struct Helm<P: Protocol, S: StateMachine> {
+pub(super) struct Helm<D> {
     /// Empty before the replica serves and after it has stopped: then the replica thread waits at the inbox itself.
-    driver: Mutex<Option<Driver<P, S>>>,
-    inbox: Inbox<P, S>,
+    driver: Mutex<Option<D>>,
+    /// Whether something is in the inbox.
+    has_news: Box<dyn Fn() -> bool + Send + Sync>,
     clock: Clock,
     /// When the last turn ended, in microseconds by the clock.
     turned_at_us: AtomicU64,
@@ -47,11 +66,17 @@ pub(super) struct Helm<P: Protocol, S: StateMachine> {
     who: String,
 }
 
-impl<P: Protocol, S: StateMachine> Helm<P, S> {
-    /// A helm without a driver. `inbox` is looked at, the driver takes from it.
-    pub(super) fn new(inbox: Inbox<P, S>, who: String) -> Helm<P, S> {
-        let (clock, turned_at_us) = (Clock::start(), AtomicU64::new(0));
-        Helm { driver: Mutex::new(None), inbox, clock, turned_at_us, keeper: OnceLock::new(), who }
+impl<D: Steered> Helm<D> {
+    /// A helm without a driver.
+    pub(super) fn new(who: String, has_news: impl Fn() -> bool + Send + Sync + 'static) -> Helm<D> {
+        Helm {
+            driver: Mutex::new(None),
+            has_news: Box::new(has_news),
+            clock: Clock::start(),
+            turned_at_us: AtomicU64::new(0),
+            keeper: OnceLock::new(),
+            who,
+        }
     }
 
     /// To be called when something was put into the inbox: runs a turn, or leaves it to whoever is at it. Takes the time of a few
@@ -73,13 +98,13 @@ impl<P: Protocol, S: StateMachine> Helm<P, S> {
                 break;
             }
             let wake = driver.brings_alarm_forward();
-            self.turned_at_us.store(self.clock.now().0, Ordering::Relaxed);
+            self.turned();
             drop(helm);
             if wake {
                 self.wake();
             }
             fence(Ordering::SeqCst);
-            if !self.inbox.has_news() {
+            if !(self.has_news)() {
                 return;
             }
         }
@@ -97,82 +122,146 @@ impl<P: Protocol, S: StateMachine> Helm<P, S> {
     ///
     /// # Errors
     /// If the replica cannot go on.
-    pub(super) fn keep(&self, driver: Driver<P, S>) -> Result<(), String> {
+    pub(super) fn keep(&self, driver: D) -> Result<(), String> {
         // Set once: this thread runs once.
-        let _ = self.keeper.set(std::thread::current());
+        let _ = self.keeper.set(thread::current());
         *self.lock() = Some(driver);
         loop {
             let rest = {
                 let mut helm = self.lock();
                 let Some(driver) = helm.as_mut() else { panic!("{}: the helm is empty while it is kept", self.who) };
-                if !driver.is_stopping() {
-                    driver.turn()?;
-                }
+                driver.turn()?;
                 if driver.is_stopping() {
                     let ended = driver.farewell();
                     *helm = None;
                     return ended;
                 }
-                self.turned_at_us.store(self.clock.now().0, Ordering::Relaxed);
+                self.turned();
                 driver.set_alarm()
             };
             fence(Ordering::SeqCst);
-            let news = (0..YIELDS_BEFORE_SLEEP).any(|_| {
-                std::thread::yield_now();
-                self.inbox.has_news()
-            });
-            if !news {
-                std::thread::park_timeout(rest);
+            if !self.news_within_a_moment() {
+                thread::park_timeout(rest);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Driver<P, S>>> {
+    /// While others are at work something may come, and a thread that has not gone to sleep need not be woken.
+    fn news_within_a_moment(&self) -> bool {
+        (0..YIELDS_BEFORE_SLEEP).any(|_| {
+            thread::yield_now();
+            (self.has_news)()
+        })
+    }
+
+    fn turned(&self) {
+        self.turned_at_us.store(self.clock.now().0, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<D>> {
         // A panic in a turn ends the process before anybody could come here.
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The way into the inbox for a replica's own threads.
-pub(super) struct News<P: Protocol, S: StateMachine> {
-    pub(super) events: Sender<Happening<P, S>>,
-    pub(super) helm: Arc<Helm<P, S>>,
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+    use std::time::Instant;
 
-impl<P: Protocol, S: StateMachine> Clone for News<P, S> {
-    fn clone(&self) -> News<P, S> {
-        News { events: self.events.clone(), helm: self.helm.clone() }
-    }
-}
+    use crossbeam_channel::{Receiver, Sender, unbounded};
 
-impl<P: Protocol, S: StateMachine> News<P, S> {
-    /// Puts it in, waiting for room, and leaves it to the replica thread. False if nobody listens any more.
-    pub(super) fn tell(&self, happening: Happening<P, S>) -> bool {
-        let told = self.events.send(happening).is_ok();
-        self.helm.wake();
-        told
+    use super::*;
+
+    /// Answers each letter; its alarm does not ring within the test's life.
+    struct Clerk {
+        letters: Receiver<Option<Sender<u64>>>,
+        answered: u64,
+        closing: bool,
     }
 
-    /// As [`News::tell`], but gives up after a while: false.
-    pub(super) fn tell_within(&self, happening: Happening<P, S>, patience: std::time::Duration) -> bool {
-        let told = match self.events.send_timeout(happening, patience) {
-            Ok(()) => true,
-            Err(SendTimeoutError::Timeout(_) | SendTimeoutError::Disconnected(_)) => false,
-        };
-        self.helm.wake();
-        told
+    fn spin(us: u64) {
+        let until = Instant::now() + Duration::from_micros(us);
+        while Instant::now() < until {}
     }
-}
 
-impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for News<P, S> {
-    fn take(&self, event: TransportEvent<PeerMessage<P::Message>>) -> bool {
-        match self.events.try_send(Happening::Peer(event)) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+    impl Steered for Clerk {
+        fn turn(&mut self) -> Result<(), String> {
+            for letter in self.letters.try_iter().take(2) {
+                match letter {
+                    Some(answer) => {
+                        self.answered += 1;
+                        answer.send(self.answered).map_err(|error| error.to_string())?;
+                    }
+                    None => self.closing = true,
+                }
+            }
+            // Letters that come now find the helm taken, and the clerk no longer looking.
+            spin(2 * QUIET_US);
+            Ok(())
+        }
+
+        fn is_stopping(&self) -> bool {
+            self.closing
+        }
+
+        fn farewell(&mut self) -> Result<(), String> {
+            Err(format!("{} answered", self.answered))
+        }
+
+        fn set_alarm(&mut self) -> Duration {
+            Duration::from_secs(3600)
+        }
+
+        fn brings_alarm_forward(&mut self) -> bool {
+            false
         }
     }
 
-    fn flush(&self) {
-        self.helm.steer();
+    // In each round everybody waits for its own answer before anybody writes again: nobody else's letter gets a forgotten one read.
+    #[test]
+    fn steer_while_another_has_the_helm_nothing_is_left_lying() {
+        const THREADS: u64 = 3;
+        const ROUNDS: u64 = 2_000;
+        let (post, letters) = unbounded();
+        let helm = {
+            let letters = letters.clone();
+            Arc::new(Helm::<Clerk>::new("clerk".to_owned(), move || !letters.is_empty()))
+        };
+        let keeper = {
+            let helm = helm.clone();
+            thread::spawn(move || helm.keep(Clerk { letters, answered: 0, closing: false }))
+        };
+        let round_begins = Arc::new(Barrier::new(THREADS as usize));
+        let senders: Vec<_> = (0..THREADS)
+            .map(|number| {
+                let (helm, post, round_begins) = (helm.clone(), post.clone(), round_begins.clone());
+                thread::spawn(move || {
+                    for round in 0..ROUNDS {
+                        round_begins.wait();
+                        spin(number * (round * 7 % (3 * QUIET_US)));
+                        let (answer, answers) = unbounded();
+                        post.send(Some(answer)).unwrap();
+                        // As the disk's thread does when more waits for it.
+                        if number == 0 {
+                            helm.wake()
+                        } else {
+                            helm.steer()
+                        }
+                        if answers.recv_timeout(Duration::from_secs(5)).is_err() {
+                            // The others wait for this one.
+                            eprintln!("letter {round} of {number} lies there unread");
+                            std::process::exit(1);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        post.send(None).unwrap();
+        helm.steer();
+        assert_eq!(keeper.join().unwrap(), Err(format!("{} answered", THREADS * ROUNDS)));
     }
 }

@@ -12,9 +12,9 @@ use crate::entry::GenesisHash;
 use crate::fatal::end_process;
 use crate::id::NodeId;
 use crate::protocol::Protocol;
-use crate::replica::driver::Happening;
+use crate::replica::driver::{Happening, News};
 use crate::replica::engine::{Install, SnapshotImage};
-use crate::replica::helm::News;
+
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
