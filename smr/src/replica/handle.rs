@@ -436,16 +436,7 @@ impl<S: StateMachine> ReplicaThread<S> {
     /// Recovers the state, starts the disk thread, and drives the core until the replica stops.
     fn serve(self, certificate: Certificate) -> Result<(), String> {
         let ReplicaThread {
-            group,
-            seats,
-            settings,
-            store: life,
-            quarantine,
-            files: snapshots,
-            state,
-            inbox,
-            news,
-            ..
+            group, seats, settings, store: life, quarantine, files: snapshots, state, inbox, news, ..
         } = self;
         let ReplicaThread { transport, runtime, reporter, door, .. } = self;
         let node = life.identity.node;
