@@ -59,6 +59,9 @@ pub enum Kind {
     CrashInStart,
     /// Very many requests at once.
     Flood,
+    /// The others lose the leader one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
+    /// their old answers in its buffers. In runs with leases only.
+    Siege,
 }
 
 const KINDS: [(Kind, u64); 19] = [
@@ -188,6 +191,7 @@ impl Mix {
             settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
             settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
             // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once, hands over.
+            self.kinds.push((Kind::Siege, 8));
             for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
                 if dice.chance(500) && !self.kinds.contains(&kind) {
                     self.kinds.push(kind);
@@ -218,6 +222,20 @@ pub(super) struct Swarm {
     operator_at: Time,
     founded: bool,
     backups: Vec<Option<VirtualDisk>>,
+    /// What a siege has still to do, in any order.
+    strokes: Vec<Stroke>,
+}
+
+/// A node loses the leader.
+#[derive(Clone, Copy, Debug)]
+struct Stroke {
+    at: Time,
+    leader: usize,
+    seat: usize,
+    /// It hears of that.
+    resets: bool,
+    /// It is killed, and back soon.
+    restarts: bool,
 }
 
 /// In so many of a hundred runs reads go by leases ...
@@ -226,6 +244,10 @@ const LEASES_PERCENT: u64 = 30;
 const WILD_CLOCKS_PERCENT: u64 = 5;
 /// How far, per thousand.
 const WILD_DRIFT_PERMILLE: u64 = 300;
+/// A siege begins within this, in microseconds: late enough for what is under way to arrive.
+const SIEGE_FIRST_US: u64 = 60_000;
+/// The next node loses the leader within this, in microseconds.
+const SIEGE_GAP_US: u64 = 700_000;
 /// A flood fits into so many appends.
 const FLOOD_APPENDS_MAX: u64 = 60;
 /// While a snapshot is on its way the log keeps so many entries ...
@@ -242,7 +264,16 @@ impl Swarm {
         let mut dice = Dice::new(seed, Purpose::Faults);
         let backups = (0..mix.shape.size).map(|_| None).collect();
         let next_at = Time(dice.below(3_000_000));
-        Swarm { dice, mix, next_at, heal_at: Time(u64::MAX), operator_at: Time(0), founded: false, backups }
+        Swarm {
+            dice,
+            mix,
+            next_at,
+            heal_at: Time(u64::MAX),
+            operator_at: Time(0),
+            founded: false,
+            backups,
+            strokes: Vec::new(),
+        }
     }
 
     /// Does what is due.
@@ -252,6 +283,7 @@ impl Swarm {
             self.heal_at = Time(u64::MAX);
             world.heal_cuts();
         }
+        self.strike_on(world);
         self.operate(world);
         if self.next_at <= world.now {
             self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
@@ -261,7 +293,41 @@ impl Swarm {
 
     /// When there is something to do.
     pub(super) fn due_at(&self) -> Time {
-        self.next_at.min(self.heal_at).min(self.operator_at)
+        let strokes = self.strokes.iter().map(|stroke| stroke.at).min().unwrap_or(Time(u64::MAX));
+        self.next_at.min(self.heal_at).min(self.operator_at).min(strokes)
+    }
+
+    /// Lays siege to a leader.
+    fn besiege<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
+        if self.dice.chance(500) {
+            world.pause(leader, self.dice.between(400_000, 1_500_000));
+        }
+        let mut at = world.now.plus_us(self.dice.below(SIEGE_FIRST_US));
+        let first = self.dice.below(world.machines.len() as u64) as usize;
+        for seat in (0..world.machines.len()).map(|seat| (seat + first) % world.machines.len()) {
+            if seat != leader {
+                let (resets, restarts) = (self.dice.chance(700), self.dice.chance(300));
+                self.strokes.push(Stroke { at, leader, seat, resets, restarts });
+                at = at.plus_us(self.dice.below(SIEGE_GAP_US));
+            }
+        }
+        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+    }
+
+    /// Does what is due of a siege.
+    fn strike_on<W: Workload>(&mut self, world: &mut World<W>) {
+        let (due, rest) = self.strokes.iter().partition(|stroke| stroke.at <= world.now);
+        self.strokes = rest;
+        let due: Vec<Stroke> = due;
+        for Stroke { at: _, leader, seat, resets, restarts } in due {
+            world.cut(leader as u16, seat as u16);
+            world.cut(seat as u16, leader as u16);
+            if restarts {
+                world.crash_for(seat, false, Some(1_000 + self.dice.below(20_000)));
+            } else if resets {
+                world.reset(leader, seat);
+            }
+        }
     }
 
     /// Readmits nodes that wait outside of a group that exists.
@@ -407,6 +473,11 @@ impl Swarm {
                 }
             }
             Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
+            Kind::Siege => {
+                if let Some(leader) = world.leader() {
+                    self.besiege(world, leader);
+                }
+            }
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
                 let fitting = FLOOD_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
