@@ -90,7 +90,7 @@ pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sy
     let options = StoreOptions {
         snapshot,
         incarnation_if_new: Incarnation(0xdead),
-        engine: Engine::Sled,
+        engine: engine_of(path),
         allow_unsynced: true,
         now_unix_s: 1,
     };
@@ -109,6 +109,15 @@ pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sy
         Err(error @ OpenError::Locked { .. }) => Err(error.into()),
         Err(error) => Ok(Found::Refused(error.to_string())),
     }
+}
+
+/// Which engine has written the log of the directory at `path`.
+fn engine_of(path: &Path) -> Engine {
+    let is_segment = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|ending| ending == "segment"))
+    };
+    let has_segments = std::fs::read_dir(path.join("log")).is_ok_and(|mut entries| entries.any(is_segment));
+    if has_segments { Engine::Segments } else { Engine::Sled }
 }
 
 /// Panics while copies are opened. sled panics at some damage, and on its callers' threads these are caught; on a thread of its

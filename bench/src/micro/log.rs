@@ -37,8 +37,10 @@ const BLOCK_BYTES: u64 = 4096;
 /// One that is measured.
 trait Contender {
     fn name(&self) -> String;
-    /// Appends a batch, and returns once it is on the device.
-    fn write(&mut self, count: u64) -> Result<(), Trouble>;
+    /// Makes what is appended next.
+    fn prepare(&mut self, count: u64);
+    /// Appends it, and returns once it is on the device.
+    fn write(&mut self) -> Result<(), Trouble>;
     /// What it does when nobody waits any more.
     fn afterwards(&mut self) -> Result<(), Trouble>;
 }
@@ -47,6 +49,7 @@ struct Log {
     engine: Engine,
     store: Store,
     command: Bytes,
+    batch: LogChange,
 }
 
 impl Log {
@@ -68,7 +71,8 @@ impl Log {
         let mut store = opened.store;
         let cluster = genesis.cluster_id();
         store.be_born(Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)?;
-        Ok(Log { engine, store, command: Bytes::from(vec![0x5a; COMMAND_BYTES]) })
+        let command = Bytes::from(vec![0x5a; COMMAND_BYTES]);
+        Ok(Log { engine, store, command, batch: LogChange::Append(Vec::new()) })
     }
 }
 
@@ -77,13 +81,17 @@ impl Contender for Log {
         self.engine.to_string()
     }
 
-    fn write(&mut self, count: u64) -> Result<(), Trouble> {
+    fn prepare(&mut self, count: u64) {
         let first = self.store.last().index.0 + 1;
         let payload = Payload::Command(self.command.clone());
         let entries = (first..first + count)
             .map(|index| Entry { id: EntryId::new(index, 1), payload: payload.clone() })
             .collect();
-        self.store.apply(&LogChange::Append(entries))?;
+        self.batch = LogChange::Append(entries);
+    }
+
+    fn write(&mut self) -> Result<(), Trouble> {
+        self.store.apply(&self.batch)?;
         Ok(self.store.flush()?)
     }
 
@@ -99,6 +107,7 @@ impl Contender for Log {
 
 struct Bare {
     file: File,
+    begin: u64,
     offset: u64,
     bytes: Vec<u8>,
 }
@@ -108,7 +117,7 @@ impl Bare {
         let file = File::create(directory.join("bare"))?;
         file.write_all_at(&vec![0; SEGMENT_BYTES as usize], 0)?;
         file.sync_all()?;
-        Ok(Bare { file, offset: 0, bytes: Vec::new() })
+        Ok(Bare { file, begin: 0, offset: 0, bytes: Vec::new() })
     }
 }
 
@@ -117,15 +126,18 @@ impl Contender for Bare {
         "bare file".to_owned()
     }
 
-    fn write(&mut self, count: u64) -> Result<(), Trouble> {
+    fn prepare(&mut self, count: u64) {
         let length = count * ENTRY_BYTES + BATCH_BYTES;
         if self.offset + length + BLOCK_BYTES > SEGMENT_BYTES {
             self.offset = 0;
         }
-        let begin = self.offset - self.offset % BLOCK_BYTES;
+        self.begin = self.offset - self.offset % BLOCK_BYTES;
         self.offset += length;
-        self.bytes.resize((self.offset.next_multiple_of(BLOCK_BYTES) - begin) as usize, 0x5a);
-        self.file.write_all_at(&self.bytes, begin)?;
+        self.bytes.resize((self.offset.next_multiple_of(BLOCK_BYTES) - self.begin) as usize, 0x5a);
+    }
+
+    fn write(&mut self) -> Result<(), Trouble> {
+        self.file.write_all_at(&self.bytes, self.begin)?;
         Ok(self.file.sync_data()?)
     }
 
@@ -168,8 +180,9 @@ pub fn run(directory: &Path, length: Duration) -> Result<(), Trouble> {
             for (contender, taken) in contenders.iter_mut().zip(&mut taken) {
                 let before = cpu();
                 for _ in 0..TURN_BATCHES {
+                    contender.prepare(count);
                     let begin = Instant::now();
-                    contender.write(count)?;
+                    contender.write()?;
                     taken.latencies.record(begin.elapsed());
                     contender.afterwards()?;
                 }

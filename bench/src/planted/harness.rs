@@ -23,6 +23,8 @@ pub enum Harness {
     Library,
     /// The tests of whole groups in `smr/tests/engine_cluster`, one seed at a time.
     EngineCluster,
+    /// The tests of the storage layer in `smr/tests/storage`, which try every crash and not seeds.
+    Storage,
 }
 
 /// What a harness came to.
@@ -43,13 +45,14 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 3] = [Harness::Sim, Harness::Library, Harness::EngineCluster];
+    const ALL: [Harness; 4] = [Harness::Sim, Harness::Library, Harness::EngineCluster, Harness::Storage];
 
     fn name(self) -> &'static str {
         match self {
             Harness::Sim => "sim",
             Harness::Library => "library",
             Harness::EngineCluster => "engine_cluster",
+            Harness::Storage => "storage",
         }
     }
 
@@ -61,6 +64,7 @@ impl Harness {
         let arguments: &[&str] = match self {
             Harness::Sim | Harness::Library => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
+            Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -81,7 +85,9 @@ impl Harness {
         }
         let program = match self {
             Harness::Sim | Harness::Library => tree.target().join("debug").join("madkv-sim"),
-            Harness::EngineCluster => executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?,
+            Harness::EngineCluster | Harness::Storage => {
+                executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
+            }
         };
         // Cargo names it from where it was called, and the harness is called from elsewhere.
         Ok(Built { harness: self, program: tree.path().join(program) })
@@ -151,6 +157,15 @@ impl Built {
                     }
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
+            }
+            Harness::Storage => {
+                let mut command = Command::new(&self.program);
+                command.arg("--quiet");
+                Ok(match wait(&mut command, tree, &words, deadline)? {
+                    (None, _) => Run::Silent { tried: format!("{} s", time.as_secs()) },
+                    (Some(true), _) => Run::Silent { tried: "all tests".to_owned() },
+                    (Some(false), said) => Run::Complained { seed: 0, said: panic_of(&said) },
+                })
             }
         }
     }

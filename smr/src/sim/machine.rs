@@ -51,7 +51,7 @@ pub struct Shape {
     pub sessions: SessionLimits,
     /// What a turn of a replica's thread takes, in microseconds; as much again for each eight things that it takes in.
     pub turn_us: u64,
-    /// What keeps the logs: the record log runs over a journal file or over a map with sled's manners.
+    /// What keeps the logs: the record log over a journal file or over a map with sled's manners, or segments.
     pub engine: Engine,
 }
 

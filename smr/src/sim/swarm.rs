@@ -15,6 +15,7 @@ use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 use crate::sim::world::World;
 use crate::storage::Engine;
+use crate::storage::disk::Disk;
 use crate::storage::virtual_disk::VirtualDisk;
 use crate::storage::virtual_map::MapDamage;
 
@@ -178,6 +179,10 @@ impl Mix {
         let range = &mix.shape.snapshot_log_bytes;
         mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
         mix.draw_clocks(dice);
+        // Last, so that the other mixes are what they were before there was this engine.
+        if dice.below(3) == 1 {
+            mix.shape.engine = Engine::Segments;
+        }
         mix
     }
 
@@ -537,6 +542,17 @@ impl Swarm {
                     _ => MapDamage::FlippedBit { value: lot, bit: lot / 7 },
                 };
                 world.damage_map(seat, damage);
+            }
+            _ if self.mix.shape.engine == Engine::Segments => {
+                let mut names = world.machines[seat].disk.list(&path("log")).unwrap_or_default();
+                names.retain(|name| name.ends_with(".segment"));
+                if !names.is_empty() {
+                    let (name, lot) = (self.dice.below(names.len() as u64) as usize, self.dice.any());
+                    world.damage(seat, &path("log").join(&names[name]), |bytes| {
+                        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
+                        flip(&mut bytes[..end], lot);
+                    });
+                }
             }
             _ => {
                 let lot = self.dice.any();

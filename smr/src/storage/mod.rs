@@ -5,7 +5,7 @@
 //! <directory>/lock         held (flock) by the process for its whole life
 //!             promise      identity, birth, term and vote        two slots, synced one after the other
 //!             mark         the highest entry known to be synced  two slots, written after each log sync
-//!             log/         the log engine's own files; for sled each inode carries the attribute S
+//!             log/         the log engine's own files: sled's, each inode with the attribute S, or [`segments`]
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
 //!             next/        the life after a quarantine: the same layout, another incarnation (and `ready`, then `moving`)
@@ -17,9 +17,10 @@
 //!   new directory. Or a promise that says *unborn*: everything beside it is thrown away and made again.
 //! - *In a change of the promise*: one slot is new, the other old or torn. Nothing has left the node unless both are
 //!   written; the start takes the newer one and repairs the other.
-//! - *In an append*: a prefix of the records written since the last flush, because both engines recover a prefix of
+//! - *In an append*: a prefix of the records written since the last flush, because all engines recover a prefix of
 //!   their writes. The last record may lack parts: it is cut, if the mark does not cover it.
-//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix is left.
+//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix is left;
+//!   or, in segments, a record of the removal is there or not.
 //! - *In a prefix truncation*: records go from the front, so the rest is whole, and what is missing lies under the snapshot.
 //! - *In an install*: the snapshot was durable before. If the log does not fit it, the next start empties the log as
 //!   the install would have done.
@@ -36,9 +37,9 @@
 //! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`].
 //!
 //! # Layers
-//! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush) over, in
-//! production, [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of bytes): sled, a
-//! journal file on any [`disk::Disk`], the virtual one included, or there a simulated map with sled's manners.
+//! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either [`segments`], on any
+//! [`disk::Disk`], the virtual one included; or [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of
+//! bytes): sled, and for tests a journal file on any disk, or on the virtual one a simulated map with sled's manners.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

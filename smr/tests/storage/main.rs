@@ -4,6 +4,7 @@
 
 mod damage;
 mod records;
+mod segments;
 mod store;
 mod support;
 mod virtual_disk;
