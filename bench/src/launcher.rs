@@ -9,8 +9,8 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -98,7 +98,8 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
     let programs = Programs::beside_this_one()?;
     let place = Place::prepare(options, &programs)?;
-    let mut flags = log_flags(place.path(), options.log_engine);
+    choose_log_engine(options.log_engine);
+    let mut flags = sync_flags(place.path());
     flags.extend(options.node_flags.iter().cloned());
     let mut cluster = Cluster::with_layout(&programs, place.layout, place.path(), &flags)
         .map_err(trouble("cannot prepare the cluster"))?;
@@ -179,37 +180,30 @@ fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
 /// chaos can be run with either.
 pub const LOG_ENGINE_VARIABLE: &str = "MADKV_LOG_ENGINE";
 
-/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that the
-/// environment names.
+static LOG_ENGINE: OnceLock<Engine> = OnceLock::new();
+
+/// The log engine of the clusters that this process starts: what its command line says, or else the environment, or else the
+/// default. Only the first call counts.
 ///
 /// # Panics
-/// If it names none.
-pub fn sync_flags(directory: &Path) -> Vec<OsString> {
-    log_flags(directory, None)
+/// If the environment names none that there is.
+pub fn choose_log_engine(said: Option<Engine>) -> Engine {
+    *LOG_ENGINE.get_or_init(|| {
+        said.unwrap_or_else(|| match std::env::var(LOG_ENGINE_VARIABLE) {
+            Ok(name) => name.parse().unwrap_or_else(|error| panic!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
+            Err(_) => Engine::default(),
+        })
+    })
 }
 
-/// The same, with this engine.
-///
-/// # Panics
-/// As above.
-pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
-    let engine = engine.unwrap_or_else(engine_of_environment);
+/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was chosen.
+pub fn sync_flags(directory: &Path) -> Vec<OsString> {
+    let engine = choose_log_engine(None);
     if engine == Engine::default() {
         unsynced_flags(directory)
     } else {
         // It needs no more of a file system than that it can sync.
         vec![format!("--log_engine={engine}").into()]
-    }
-}
-
-/// The engine that [`LOG_ENGINE_VARIABLE`] names, or the default.
-///
-/// # Panics
-/// If it names none.
-pub fn engine_of_environment() -> Engine {
-    match std::env::var(LOG_ENGINE_VARIABLE) {
-        Ok(name) => name.parse().unwrap_or_else(|error| panic!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
-        Err(_) => Engine::default(),
     }
 }
 

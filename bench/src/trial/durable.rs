@@ -3,7 +3,8 @@
 //! `strace` follows every server while one client writes one value, which begins and ends with a text that occurs nowhere
 //! else. In the trace the answer is what the leader sends on its port for clients. A server *had* the record if, before
 //! the answer began to leave, writes that carry both texts had returned from a file whose inode has the synchronous
-//! attribute: such a write returns only when data and size are on the device. A majority must have had it.
+//! attribute (such a write returns only when data and size are on the device), or from any file of the log on which an
+//! `fdatasync` or `fsync` had begun after that and returned. A majority must have had it.
 //!
 //! What this does not show: that the device keeps what it was told to keep.
 
@@ -15,8 +16,10 @@ use std::time::Duration;
 
 use rustix::fs::{IFlags, ioctl_getflags};
 use rustix::process::{Pid, Signal, kill_process};
+use smr::storage::Engine;
 
 use crate::cluster::{Cluster, Node};
+use crate::launcher::choose_log_engine;
 use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage};
 use crate::wait::wait_for;
 
@@ -25,7 +28,7 @@ const SIZES_BYTES: [usize; 3] = [10, 20 << 10, 1 << 20];
 /// How much of each buffer the trace keeps: at least the largest write.
 const TRACE_BYTES: &str = "4194304";
 /// The calls that are traced.
-const CALLS: &str = "trace=pwrite64,pwritev,write,writev,sendto,sendmsg";
+const CALLS: &str = "trace=pwrite64,pwritev,write,writev,sendto,sendmsg,fsync,fdatasync";
 /// How long `strace` may take to attach.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -41,7 +44,8 @@ pub(super) fn run(place: &Place) -> Outcome {
         println!("SKIPPED: this file system's writes are not durable");
         return stage.done();
     }
-    for node in cluster.nodes_of(FIRST).collect::<Vec<_>>() {
+    let with_attribute = choose_log_engine(None) == Engine::Sled;
+    for node in cluster.nodes_of(FIRST).filter(|_| with_attribute).collect::<Vec<_>>() {
         let files = files_below(&cluster.backer_path(node).join("log"))?;
         if let Some(bare) = files.iter().find(|path| !carries_attribute(path)) {
             return Err(format!("{} lacks the synchronous attribute", bare.display()).into());
@@ -85,9 +89,13 @@ fn put_traced(cluster: &mut Cluster, leader: Node, size: usize) -> Outcome {
         .iter()
         .filter(|&node| {
             let log = cluster.backer_path(*node).join("log");
+            let is_synced = |write: &Call| {
+                let is_sync = |call: &&Call| call.name.ends_with("sync") && call.file == write.file;
+                calls[node].iter().filter(is_sync).any(|sync| sync.begun >= write.ended && sync.ended <= answered)
+            };
             let durable = |call: &&Call| {
                 let path = Path::new(&call.file);
-                call.ended <= answered && path.starts_with(&log) && carries_attribute(path)
+                call.ended <= answered && path.starts_with(&log) && (carries_attribute(path) || is_synced(call))
             };
             let written = |text: &str| calls[node].iter().filter(durable).any(|call| call.data.contains(text));
             written(&begin) && written(&end)
@@ -104,6 +112,7 @@ fn put_traced(cluster: &mut Cluster, leader: Node, size: usize) -> Outcome {
 /// A finished system call.
 #[derive(Debug)]
 struct Call {
+    name: String,
     /// What its descriptor stands for: a path, or `TCP:[from->to]`.
     file: String,
     data: String,
@@ -170,10 +179,11 @@ fn parse(trace: &str) -> Vec<Call> {
         let resumed = text.starts_with("<... ").then(|| unfinished.remove(thread)).flatten();
         let (begun, head) = resumed.unwrap_or((time, text));
         let Some(ended) = duration(text).map(|taken| begun + taken) else { continue };
-        let Some((_, file)) = head.split_once('<') else { continue };
+        let Some((name, file)) = head.split_once('<') else { continue };
+        let name = name.split('(').next().unwrap_or_default();
         // A path may hold '>', and so does `TCP:[from->to]`: the name ends where the arguments go on.
         let Some((file, data)) = file.split_once(">, ").or_else(|| file.split_once('>')) else { continue };
-        calls.push(Call { file: file.to_owned(), data: data.to_owned(), begun, ended });
+        calls.push(Call { name: name.to_owned(), file: file.to_owned(), data: data.to_owned(), begun, ended });
     }
     calls
 }
@@ -219,6 +229,7 @@ mod tests {
 ";
         let calls = parse(trace);
         assert_eq!(calls.len(), 3);
+        assert_eq!(calls[0].name, "pwrite64");
         assert_eq!((calls[0].file.as_str(), calls[0].begun, calls[0].ended), ("/d/log/db", 100.0, 100.5));
         assert!(calls[0].data.contains("abc"));
         assert_eq!(calls[1].file, "TCP:[127.0.0.1:1->127.0.0.1:2]");

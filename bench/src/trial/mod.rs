@@ -26,7 +26,7 @@ use smr::storage::Engine;
 use tempfile::TempDir;
 
 use crate::cluster::{Cluster, Group, Shape};
-use crate::launcher::log_flags;
+use crate::launcher::{choose_log_engine, sync_flags};
 use crate::programs::Programs;
 pub use failover::Way;
 pub(crate) use failover::strike;
@@ -46,6 +46,9 @@ pub struct Options {
     /// Which trial.
     #[command(subcommand)]
     pub trial: Trial,
+    /// What keeps the logs: sled or segments
+    #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE", global = true)]
+    pub log_engine: Option<Engine>,
 }
 
 /// The trials.
@@ -170,9 +173,6 @@ pub struct Place {
     /// Partitions
     #[arg(long, default_value_t = 1)]
     pub partitions: u16,
-    /// What keeps the logs: sled or segments
-    #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
-    pub log_engine: Option<Engine>,
 }
 
 /// Runs a trial.
@@ -180,6 +180,7 @@ pub struct Place {
 /// # Errors
 /// Why it failed.
 pub fn run(options: &Options) -> Outcome {
+    choose_log_engine(options.log_engine);
     match &options.trial {
         Trial::Failover { kills, place } => failover::run(*kills, place),
         Trial::KillAll { rounds, place } => kill_all::run(*rounds, place),
@@ -220,7 +221,7 @@ impl Stage {
     fn set(place: &Place) -> Result<Stage, Box<dyn Error + Send + Sync>> {
         let programs = Programs::beside_this_one()?;
         let directory = fresh_directory(&programs, place.directory.as_deref())?;
-        let flags = log_flags(directory.path(), place.log_engine);
+        let flags = sync_flags(directory.path());
         let cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
         let mut stage = Stage { cluster, directory: Some(directory) };
         stage.cluster.start_all()?;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::cluster::Cluster;
+use crate::launcher::sync_flags;
 use crate::load::{ANSWER_PATIENCE, Load, Plan};
 use crate::mount::{Mount, command, text};
 use crate::programs::Programs;
@@ -28,7 +29,8 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     Mount::make_image(&image, IMAGE_BYTES)?;
     let mut mount = Mount::new(&image, directory.path().join("mounted"))?;
 
-    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.path().join("data"), &[])?;
+    let flags = sync_flags(mount.path());
+    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.path().join("data"), &flags)?;
     cluster.start_all()?;
     cluster.wait_ready(PATIENCE)?;
     describe(&cluster)?;

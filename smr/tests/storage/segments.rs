@@ -216,32 +216,37 @@ fn flush_over_the_end_of_a_segment_makes_no_file() {
 // covers D1, D2
 #[test]
 fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
+    const FRAME_BYTES: usize = 16 + 20 + 4 + 28;
     let disk = founded();
-    let written = [batch(2, 1, 1, 700), batch(3, 1, 1, 700), batch(4, 1, 1, 700)];
     let mut store = bench(&disk).reopen().store().store;
+    append(&mut store, 2, 1, 10);
+    // A flush fills its last block up with zeros, which hides what was behind: so the entry has to end with the block.
+    let end = used(&content(&disk, &segments(&disk)[0]));
+    let written = [batch(3, 1, 1, 8192 - end - FRAME_BYTES), batch(4, 1, 1, 700), batch(5, 1, 1, 700)];
     written.iter().for_each(|entries| store.apply(&LogChange::Append(entries.clone())).unwrap());
     // Written, but not synced: the write is the first operation of the flush, the sync the second.
     disk.fault_at(disk.operations() + 1, Fault::PowerOff);
     store.flush().unwrap_err();
     drop(store);
     let changes = disk.volatile_changes();
-    assert!((5..=12).contains(&changes), "{changes}");
+    assert!((10..64).contains(&changes), "{changes}");
+    let alone = (0..changes).map(|lost| Loss::Chosen(!(1 << lost)));
     let mut shapes = BTreeSet::new();
-    for kept in 0..1 << changes {
-        let left = disk.after_crash(Loss::Chosen(kept));
+    for loss in alone.chain((0..100).map(Loss::Seeded)) {
+        let left = disk.after_crash(loss);
         let opened = bench(&left).reopen().store();
         let found = opened.entries.len();
         shapes.insert(found);
         let mut store = opened.store;
         // The next one, once more.
-        let Some(again) = written.get(found - 1) else { continue };
+        let Some(again) = written.get(found - 2) else { continue };
         store.apply(&LogChange::Append(again.clone())).unwrap();
         store.sync().unwrap();
         drop(store);
         let last = bench(&left.after_crash(Loss::Everything)).reopen().store().entries.len();
-        assert_eq!(last, found + 1, "kept {kept:b}: {found} entries were found, and one was appended");
+        assert_eq!(last, found + 1, "{loss:?}: {found} entries were found, and one was appended");
     }
-    assert_eq!(shapes, [1, 2, 3, 4].into());
+    assert!(shapes.contains(&2) && shapes.contains(&5), "{shapes:?}");
 }
 
 /// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,
