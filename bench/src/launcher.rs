@@ -198,7 +198,12 @@ pub fn choose_log_engine(said: Option<Engine>) -> Engine {
 
 /// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was chosen.
 pub fn sync_flags(directory: &Path) -> Vec<OsString> {
-    let engine = choose_log_engine(None);
+    log_flags(directory, None)
+}
+
+/// The same, with this engine, if it is one.
+pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
+    let engine = engine.unwrap_or_else(|| choose_log_engine(None));
     if engine == Engine::default() {
         unsynced_flags(directory)
     } else {
