@@ -11,6 +11,7 @@ use clap::Args;
 use smr::storage::Engine;
 
 use crate::cluster::Shape;
+use crate::launcher::Interrupted;
 use crate::measure::{Trouble, commit};
 use crate::peers::compare::Kind;
 use crate::peers::madkv::{MadKv, Wanted, cores};
@@ -53,14 +54,20 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Trouble> {
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, options.directory.as_deref())?;
-    let done = all_ways(options, &programs, directory.path());
+    let interrupted = Interrupted::watch()?;
+    let done = all_ways(options, &programs, directory.path(), &interrupted);
     match done {
         Ok(()) => Ok(directory.close()?),
         Err(error) => Err(format!("{error}\nlogs and data are kept in {}", directory.keep().display()).into()),
     }
 }
 
-fn all_ways(options: &Options, programs: &Programs, directory: &std::path::Path) -> Result<(), Trouble> {
+fn all_ways(
+    options: &Options,
+    programs: &Programs,
+    directory: &std::path::Path,
+    interrupted: &Interrupted,
+) -> Result<(), Trouble> {
     println!("commit {}, {} cores shared by stores and client", commit(), cores());
     let wanted = Wanted {
         name: "madkv".to_owned(),
@@ -80,6 +87,9 @@ fn all_ways(options: &Options, programs: &Programs, directory: &std::path::Path)
             let prefix = format!("{way:?}{}-", our_pauses.len());
             our_pauses.extend(strike(ours.cluster(), way, kills, &prefix)?);
             its_pauses.extend(etcd.strike(way, kills)?);
+            if interrupted.signal().is_some() {
+                return Err("interrupted".into());
+            }
             eprintln!("{}: {} of {} kills", way.name(), our_pauses.len(), options.kills);
         }
         tell(way, "madkv", &mut our_pauses);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::measure::spread;
 use crate::report::plot::{Bars, number};
 use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, SCALED_CLIENTS, SCALED_FACTORS};
 use crate::ycsb::Workload;
@@ -11,6 +12,9 @@ use crate::ycsb::outcome::Outcome;
 /// Lines of a log's header that say on what was measured.
 const CIRCUMSTANCES: [&str; 8] =
     ["commit", "machine", "sync mode", "log engine", "reads", "partitions", "client kind", "records"];
+
+/// The line of the header that says what else the machine did.
+const LOAD_AVERAGE: &str = "load average at the start";
 
 /// A page and its pictures.
 pub(super) struct Page {
@@ -121,6 +125,11 @@ impl Page {
                 .map(|(value, runs)| if several { format!("{value} ({runs} runs)") } else { (*value).to_owned() });
             writeln!(self.text, "- {name}: {}", found.collect::<Vec<_>>().join("; "))?;
         }
+        let loads = logs.bench.values().filter_map(|outcome| outcome.header(LOAD_AVERAGE)?.parse().ok());
+        let (least, most) = spread(&loads.collect::<Vec<f64>>());
+        if least.is_finite() {
+            writeln!(self.text, "- {LOAD_AVERAGE} of a run: {least:.1} to {most:.1}; it counts the run before too")?;
+        }
         writeln!(self.text)
     }
 
@@ -179,12 +188,16 @@ mod tests {
     fn outcome(rate: f64, passed: bool) -> Outcome {
         let figures = Figures { count: 10, mean_ms: 1.0, p50_ms: 0.5, p99_ms: 7.5, ..Figures::default() };
         Outcome {
-            header: vec![("commit".into(), "abc".into()), ("machine".into(), "2 cores".into())],
+            header: vec![("commit".into(), "abc".into()), ("load average at the start".into(), rate_load(rate))],
             rate,
             figures: [(ALL.to_owned(), figures)].into(),
             passed,
             ..Outcome::default()
         }
+    }
+
+    fn rate_load(rate: f64) -> String {
+        (rate / 100.0).to_string()
     }
 
     #[test]
@@ -211,6 +224,7 @@ mod tests {
             "just p3::fuzz 5 no\n",
             "(workloads-p99.svg)",
             "- commit: abc\n",
+            "of a run: 0.8 to 12.3;",
             "**WRONG**",
             "| 5 | yes | passed |",
         ] {
