@@ -101,6 +101,9 @@ pub trait Protocol: Send + 'static {
     /// acknowledgements, on which leadership and latency hang.
     fn is_bulk(message: &Self::Message) -> bool;
 
+    /// Whether nobody waits for a message: it may leave along with the next one to that member, which there is soon.
+    fn may_wait(message: &Self::Message) -> bool;
+
     /// The configuration in force at `index` and the entry that carried it, for a snapshot that ends there.
     /// `index` lies between the log's start and its end.
     fn configuration_at(&self, index: Index) -> (Configuration, Index);

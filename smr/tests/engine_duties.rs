@@ -105,6 +105,10 @@ impl Protocol for Core {
         false
     }
 
+    fn may_wait(_message: &Self::Message) -> bool {
+        false
+    }
+
     fn configuration_at(&self, _: Index) -> (Configuration, Index) {
         (Configuration::default(), Index::ZERO)
     }

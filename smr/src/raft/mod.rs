@@ -515,6 +515,11 @@ impl Protocol for Raft {
         matches!(message.body, Body::Append { .. })
     }
 
+    fn may_wait(message: &Message) -> bool {
+        // The next heartbeat says the same. In a group at work the next append is there long before.
+        matches!(message.body, Body::Commit { .. })
+    }
+
     fn configuration_at(&self, index: Index) -> (Configuration, Index) {
         self.configuration_for_snapshot(index)
     }

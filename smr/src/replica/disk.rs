@@ -58,12 +58,17 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             }
         }
         let mut last: Option<WriteId> = None;
+        let mut messages_leave = false;
         for write in desk.flush().map_err(|error| format!("disk failed: {error}"))? {
             let (id, messages) = write.durable();
-            messages.into_iter().for_each(|envelope| queue::<P>(transport, envelope));
+            for envelope in messages {
+                messages_leave |= queue::<P>(transport, envelope);
+            }
             last = Some(id);
         }
-        transport.flush();
+        if messages_leave {
+            transport.flush();
+        }
         if let Some(id) = last {
             if news.events.send(Happening::Durable(id)).is_err() {
                 break;

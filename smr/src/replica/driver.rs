@@ -293,15 +293,18 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
 
     /// Does what the engine asks, in order.
     fn perform(&mut self) -> Result<(), String> {
+        let mut messages_leave = false;
         loop {
             let actions = self.turns.take_actions();
             if actions.is_empty() {
-                self.transport.flush();
+                if messages_leave {
+                    self.transport.flush();
+                }
                 return Ok(());
             }
             for action in actions {
                 match action {
-                    Action::Send(envelope) => queue::<P>(&self.transport, envelope),
+                    Action::Send(envelope) => messages_leave |= queue::<P>(&self.transport, envelope),
                     Action::Write(write) => self.give_to_disk(DiskJob::Write(write))?,
                     Action::Adopt(file) => self.give_to_disk(DiskJob::Adopt(file))?,
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
@@ -426,14 +429,20 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 }
 
-/// Queues one message of the core, to leave with the transport's next flush; never blocks.
-pub(super) fn queue<P>(transport: &Transport<PeerMessage<P::Message>>, envelope: crate::protocol::Envelope<P::Message>)
+/// Queues one message of the core, to leave with the transport's next flush; never blocks. Returns whether it is worth one.
+#[must_use]
+pub(super) fn queue<P>(
+    transport: &Transport<PeerMessage<P::Message>>,
+    envelope: crate::protocol::Envelope<P::Message>,
+) -> bool
 where
     P: Protocol,
 {
     let lane = if P::is_bulk(&envelope.message) { Lane::Bulk } else { Lane::Urgent };
     let size_bytes = P::message_size_bytes(&envelope.message);
+    let leaves_now = !P::may_wait(&envelope.message);
     transport.queue(envelope.to, PeerMessage::Protocol(envelope.message), lane, size_bytes);
+    leaves_now
 }
 
 /// Waits for the disk thread to finish what it was given, but not for ever: a disk that hangs must not keep the process.

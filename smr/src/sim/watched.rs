@@ -112,6 +112,10 @@ impl Protocol for Core {
         Raft::is_bulk(message)
     }
 
+    fn may_wait(message: &Message) -> bool {
+        Raft::may_wait(message)
+    }
+
     fn configuration_at(&self, index: Index) -> (Configuration, Index) {
         self.raft.configuration_at(index)
     }
