@@ -84,6 +84,10 @@ pub struct Options {
     /// MadKV: compare with the executables in this directory too (of another commit, say); may be given several times
     #[arg(long = "against", value_name = "DIRECTORY")]
     pub against: Vec<PathBuf>,
+    /// MadKV: at most so many connections to each server, which the clients share
+    #[arg(long = "madkv_connections", alias = "madkv-connections", default_value_t = 1,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub madkv_connections: usize,
     /// etcd: at most so many HTTP/2 connections, which the clients share; of 1, 4, 16 and 64 one was the fastest
     #[arg(long = "etcd_connections", alias = "etcd-connections", default_value_t = 1)]
     pub etcd_connections: usize,
@@ -209,6 +213,11 @@ fn header(options: &Options) -> Vec<String> {
             "{} clients of the library in this process, closed loop; values of {} B, {} keys, {} rounds of {} s",
             options.clients, options.value_bytes, options.keys, options.rounds, options.seconds
         ),
+        format!(
+            "the clients share {} connection(s) to each server of MadKV, {} to etcd; each has one of its own to Redis",
+            options.madkv_connections.min(options.clients),
+            options.etcd_connections.clamp(1, options.clients.max(1))
+        ),
     ]
 }
 
@@ -264,7 +273,8 @@ fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
             let flags = options.node_flags.clone();
             let shape =
                 Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions };
-            let here = Wanted { name, programs: programs.clone(), shape, engine, flags, server_flags };
+            let connections_max = options.madkv_connections;
+            let here = Wanted { name, programs: programs.clone(), shape, engine, flags, server_flags, connections_max };
             let others = options.against.iter().zip(1..).map(|(directory, number)| Wanted {
                 name: format!("{}-against{number}", here.name),
                 programs: Programs::at(directory),

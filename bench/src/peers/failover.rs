@@ -76,6 +76,7 @@ fn all_ways(
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: Vec::new(),
+        connections_max: usize::MAX,
     };
     let mut ours = MadKv::start(&wanted, &directory.join("madkv"))?;
     println!("madkv: {}", ours.description());

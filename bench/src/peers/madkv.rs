@@ -32,6 +32,8 @@ pub struct Wanted {
     pub flags: Vec<OsString>,
     /// Further flags for each server.
     pub server_flags: Vec<OsString>,
+    /// At most so many connections to each replica, which the clients share.
+    pub connections_max: usize,
 }
 
 /// A running cluster.
@@ -40,6 +42,7 @@ pub struct MadKv {
     name: String,
     description: String,
     cluster: Cluster,
+    connections_max: usize,
 }
 
 impl MadKv {
@@ -64,7 +67,7 @@ impl MadKv {
             given.join(" "),
             wanted.programs.directory().display(),
         );
-        Ok(MadKv { name: wanted.name.clone(), description, cluster })
+        Ok(MadKv { name: wanted.name.clone(), description, cluster, connections_max: wanted.connections_max })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -80,7 +83,9 @@ impl MadKv {
     }
 
     pub(super) fn connect(&self, clients: usize) -> Vec<Connection> {
-        (0..clients).map(|_| Connection::MadKv(library_client(&self.cluster))).collect()
+        // A clone shares its original's connections.
+        let originals: Vec<_> = (0..clients.min(self.connections_max)).map(|_| library_client(&self.cluster)).collect();
+        originals.iter().cycle().take(clients).map(|client| Connection::MadKv(client.clone())).collect()
     }
 
     /// Its processes.

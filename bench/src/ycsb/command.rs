@@ -181,6 +181,7 @@ fn start(options: &Options, programs: &Programs, directory: &Path) -> Result<Mad
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: options.reads.iter().flat_map(|reads| ["--reads".into(), reads.into()]).collect(),
+        connections_max: usize::MAX,
     };
     MadKv::start(&wanted, &directory.join("madkv"))
 }
