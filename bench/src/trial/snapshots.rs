@@ -1,7 +1,8 @@
-//! Does anybody wait because a snapshot of a large state is taken?
+//! Does anybody wait because a snapshot of a large state is taken, or sent?
 //!
 //! The state is filled first; then some clients overwrite it, which makes the log grow and the replicas take snapshots.
-//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile.
+//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is killed, left
+//! behind, and started again: the requests until it has the leader's snapshot are a third lot.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use madkv_client::{Client, Error};
+use smr::entry::Index;
 
+use crate::cluster::{Cluster, Node};
+use crate::measure::Usage;
 use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage, library_client, percentile, verdict};
 
 /// Size of a value, in bytes.
@@ -25,14 +29,20 @@ const SNAPSHOTS: usize = 3;
 const TIME_MAX: Duration = Duration::from_secs(240);
 /// How often to look for the file that a snapshot is written to, in milliseconds.
 const LOOK_MS: u64 = 2;
-/// No request waits longer because of a snapshot.
+/// No request waits longer because a snapshot is taken.
 const WAIT_TARGET: Duration = Duration::from_millis(50);
+/// The p99 of requests while a snapshot is taken or sent, against the p99 without.
+const P99_TARGET: f64 = 2.0;
+/// Memory of a server with a million keys, at its peak, in bytes.
+const MEMORY_TARGET_BYTES: u64 = 450_000_000;
+/// How often the replicas are asked how far they are, in milliseconds.
+const ASK_MS: u64 = 20;
 
 /// From when to when.
 type Span = (Instant, Instant);
 
 pub(super) fn run(keys: u64, place: &Place) -> Outcome {
-    let stage = Stage::set(place)?;
+    let mut stage = Stage::set(place)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let client = library_client(&stage.cluster);
 
@@ -59,14 +69,78 @@ pub(super) fn run(keys: u64, place: &Place) -> Outcome {
     let (during, apart): (Vec<Span>, Vec<Span>) = requests.into_iter().partition(overlaps);
     let longest: Vec<Duration> = snapshots.iter().map(|(begun, ended)| *ended - *begun).collect();
     println!("the leader {leader} wrote {} snapshots, in {longest:?}", snapshots.len());
-    let apart = describe("while none was written", &apart);
-    let during = describe("while one was written", &during);
-    let more = during.saturating_sub(apart);
+    let apart = Lot::of(&apart);
+    let during = Lot::of(&during);
+    apart.describe("while none was written");
+    during.describe("while one was written");
+    let more = during.longest().saturating_sub(apart.longest());
     println!(
-        "longest wait: {apart:?} without, {during:?} with a snapshot (target: at most {WAIT_TARGET:?} more: {})",
+        "longest wait: {:?} without, {:?} with a snapshot (target: at most {WAIT_TARGET:?} more: {})",
+        apart.longest(),
+        during.longest(),
         verdict(more <= WAIT_TARGET)
     );
+    compare("taken", &during, &apart);
+
+    let sent = runtime.block_on(while_sent(&mut stage, leader, &client, &next, keys))?;
+    let sent = Lot::of(&sent);
+    sent.describe("while one was sent");
+    compare("sent", &sent, &apart);
+
+    for node in stage.cluster.nodes_of(FIRST).collect::<Vec<_>>() {
+        let pid = stage.cluster.process(node).pid().ok_or_else(|| format!("{node} has ended"))?;
+        let peak = Usage::of(pid).ok_or_else(|| format!("the memory of {node} cannot be read"))?.peak_bytes;
+        println!(
+            "{node}: at most {:.0} MB of memory (target at most {:.0} MB: {})",
+            peak as f64 / 1e6,
+            MEMORY_TARGET_BYTES as f64 / 1e6,
+            verdict(peak <= MEMORY_TARGET_BYTES)
+        );
+    }
     stage.done()
+}
+
+/// Kills a follower, lets the leader's log be cut beyond it, and starts it again; the requests until it has the snapshot.
+async fn while_sent(
+    stage: &mut Stage,
+    leader: Node,
+    client: &Client,
+    next: &Arc<AtomicU64>,
+    keys: u64,
+) -> Result<Vec<Span>, Box<dyn std::error::Error + Send + Sync>> {
+    let cluster = &mut stage.cluster;
+    let follower = cluster.nodes_of(FIRST).find(|node| *node != leader).ok_or("a group of one sends no snapshots")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers = {
+        let (client, next, stop) = (client.clone(), Arc::clone(next), Arc::clone(&stop));
+        tokio::spawn(async move { write(&client, &next, u64::MAX, keys, WRITERS, &stop).await })
+    };
+    let behind = cluster.status(follower)?.last.index;
+    cluster.process(follower).kill();
+    let reached = |cluster: &Cluster, node: Node, index: Index| {
+        cluster.status(node).is_ok_and(|status| status.snapshot.index > index)
+    };
+    wait(|| reached(cluster, leader, behind)).await?;
+    let cut = cluster.status(leader)?.snapshot.index;
+    let from = Instant::now();
+    cluster.process(follower).start()?;
+    wait(|| reached(cluster, follower, cut.previous())).await?;
+    let to = Instant::now();
+    stop.store(true, Ordering::Relaxed);
+    let spans = writers.await??;
+    println!("{follower}, left behind, had the leader's snapshot {:?} after it was started again", to - from);
+    Ok(spans.into_iter().filter(|&(begun, ended)| from <= ended && begun <= to).collect())
+}
+
+async fn wait(mut until: impl FnMut() -> bool) -> Result<(), String> {
+    let deadline = Instant::now() + TIME_MAX;
+    while !until() {
+        if Instant::now() > deadline {
+            return Err(format!("no snapshot within {TIME_MAX:?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(ASK_MS)).await;
+    }
+    Ok(())
 }
 
 /// Writes numbers up to `end` over `keys` keys, `at_a_time` at a time, until told to stop; when each began and ended.
@@ -128,16 +202,40 @@ fn is_writing(directory: &Path) -> bool {
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".writing"))
 }
 
-fn describe(when: &str, spans: &[Span]) -> Duration {
-    let mut taken: Vec<Duration> = spans.iter().map(|(from, to)| *to - *from).collect();
-    taken.sort();
-    let longest = taken.last().copied().unwrap_or_default();
+/// How long some requests took, sorted.
+struct Lot(Vec<Duration>);
+
+impl Lot {
+    fn of(spans: &[Span]) -> Lot {
+        let mut taken: Vec<Duration> = spans.iter().map(|(from, to)| *to - *from).collect();
+        taken.sort();
+        Lot(taken)
+    }
+
+    fn longest(&self) -> Duration {
+        self.0.last().copied().unwrap_or_default()
+    }
+
+    fn p99(&self) -> Duration {
+        percentile(&self.0, 0.99)
+    }
+
+    fn describe(&self, when: &str) {
+        println!(
+            "{} requests {when}: p50 {:?} p99 {:?} p99.9 {:?} longest {:?}",
+            self.0.len(),
+            percentile(&self.0, 0.5),
+            self.p99(),
+            percentile(&self.0, 0.999),
+            self.longest()
+        );
+    }
+}
+
+fn compare(what: &str, during: &Lot, apart: &Lot) {
+    let ratio = during.p99().as_secs_f64() / apart.p99().as_secs_f64();
     println!(
-        "{} requests {when}: p50 {:?} p99 {:?} p99.9 {:?} longest {longest:?}",
-        taken.len(),
-        percentile(&taken, 0.5),
-        percentile(&taken, 0.99),
-        percentile(&taken, 0.999)
+        "p99 while a snapshot is {what}: {ratio:.2} x that without (target at most {P99_TARGET}: {})",
+        verdict(ratio <= P99_TARGET)
     );
-    longest
 }
