@@ -73,8 +73,8 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             if news.events.send(Happening::Durable(id)).is_err() {
                 break;
             }
-            // With nothing else to do this thread looks itself what follows from it.
-            if jobs.is_empty() { news.helm.steer() } else { news.helm.wake() }
+            // With nothing else to do this thread looks itself what follows from it; a write may, which it then has to do.
+            if jobs.is_empty() { news.helm.steer_once() } else { news.helm.wake() }
         }
         desk.follow().map_err(|error| format!("disk failed: {error}"))?;
     }

@@ -100,12 +100,6 @@ pub(super) struct Inbox<P: Protocol, S> {
     pub(super) requests: Receiver<(Request, ReplyTo)>,
 }
 
-impl<P: Protocol, S> Clone for Inbox<P, S> {
-    fn clone(&self) -> Inbox<P, S> {
-        Inbox { events: self.events.clone(), requests: self.requests.clone() }
-    }
-}
-
 impl<P: Protocol, S> Inbox<P, S> {
     /// Whether something is there.
     pub(super) fn has_news(&self) -> bool {
@@ -171,7 +165,7 @@ impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for News<P
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) turns: Turns<P, S>,
     pub(super) clock: Clock,
-    pub(super) inbox: Inbox<P, S>,
+    pub(super) inbox: Arc<Inbox<P, S>>,
     pub(super) news: News<P, S>,
     pub(super) disk: Sender<DiskJob<P::Message>>,
     pub(super) transport: Arc<Transport<PeerMessage<P::Message>>>,

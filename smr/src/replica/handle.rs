@@ -190,10 +190,12 @@ impl Opened {
             Birth::Unborn => None,
         };
         let files = SnapshotFiles(snapshots);
-        let inbox = Inbox { events: events_inbox, requests: requests_inbox };
+        let inbox = Arc::new(Inbox { events: events_inbox, requests: requests_inbox });
         let helm = {
-            let inbox = inbox.clone();
-            Arc::new(Helm::new(format!("{} replica", reporter.who()), move || inbox.has_news()))
+            // The queues close with the driver, so that whoever would tell it something learns that it has stopped.
+            let inbox = Arc::downgrade(&inbox);
+            let has_news = move || inbox.upgrade().is_some_and(|inbox| inbox.has_news());
+            Arc::new(Helm::new(format!("{} replica", reporter.who()), has_news))
         };
         let news = News { events, helm: helm.clone() };
         let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), news.clone(), reporter.clone());
@@ -359,7 +361,7 @@ struct ReplicaThread<S: StateMachine> {
     quarantine: Option<String>,
     files: SnapshotFiles,
     state: S,
-    inbox: Inbox<Raft, S>,
+    inbox: Arc<Inbox<Raft, S>>,
     news: News<Raft, S>,
     transport: Arc<Peers>,
     runtime: tokio::runtime::Handle,

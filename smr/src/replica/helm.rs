@@ -82,10 +82,19 @@ impl<D: Steered> Helm<D> {
     /// To be called when something was put into the inbox: runs a turn, or leaves it to whoever is at it. Takes the time of a few
     /// turns at most. Ends the process if the replica cannot go on.
     pub(super) fn steer(&self) {
+        self.steer_for(TURNS_BY_OTHERS_MAX);
+    }
+
+    /// As [`Helm::steer`], for a thread that must not be kept: a single turn.
+    pub(super) fn steer_once(&self) {
+        self.steer_for(1);
+    }
+
+    fn steer_for(&self, turns_max: usize) {
         if self.clock.now().0 < self.turned_at_us.load(Ordering::Relaxed) + QUIET_US {
             return self.wake();
         }
-        for _ in 0..TURNS_BY_OTHERS_MAX {
+        for _ in 0..turns_max {
             // Between what was put in and the look at the helm, as between letting go and the look into the inbox below: one of
             // the two sees what the other has done.
             fence(Ordering::SeqCst);
@@ -130,9 +139,13 @@ impl<D: Steered> Helm<D> {
             let rest = {
                 let mut helm = self.lock();
                 let Some(driver) = helm.as_mut() else { panic!("{}: the helm is empty while it is kept", self.who) };
-                driver.turn()?;
-                if driver.is_stopping() {
-                    let ended = driver.farewell();
+                let ended = match driver.turn() {
+                    Ok(()) if !driver.is_stopping() => None,
+                    Ok(()) => Some(driver.farewell()),
+                    Err(why) => Some(Err(why)),
+                };
+                if let Some(ended) = ended {
+                    // Nobody runs a turn of what has stopped, or has failed in the middle of one.
                     *helm = None;
                     return ended;
                 }
