@@ -108,6 +108,15 @@ planted-bugs *options:
 sim seeds="0..1000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{seeds}}
 
+# The same seeds in a debug and in a release build must have the same trace hashes.
+sim-profiles seeds="0..50":
+    #!/bin/sh
+    set -eu
+    debug=$(cargo run --quiet -p smr --features sim --example simulate -- {{seeds}} --hashes)
+    release=$(cargo run --quiet --release -p smr --features sim --example simulate -- {{seeds}} --hashes)
+    [ "$debug" = "$release" ] || { echo "debug and release differ"; exit 1; }
+    echo "debug and release agree on $(echo "$debug" | grep -c .) lines"
+
 # Run new seeds through the simulator for so many minutes; fails also if it proved little.
 sim-nightly minutes="480" first="1000000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}

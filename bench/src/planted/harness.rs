@@ -17,7 +17,7 @@ const SAID_MAX_CHARS: usize = 160;
 /// A seeded harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harness {
-    /// The simulator of whole groups: `madkv-sim`.
+    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr`, so that a bug costs a build of that crate alone.
     Sim,
     /// The same with real clients, doors and maps: `madkv-sim --library`.
     Library,
@@ -62,7 +62,8 @@ impl Harness {
     /// If the build fails: then the bug is none that anybody could commit.
     pub fn build(self, tree: &Tree) -> Result<Built, TreeError> {
         let arguments: &[&str] = match self {
-            Harness::Sim | Harness::Library => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
+            Harness::Sim => &["build", "--package", "smr", "--features", "sim", "--example", "simulate"],
+            Harness::Library => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
         };
@@ -84,7 +85,8 @@ impl Harness {
             return Err(TreeError::Program(format!("does not build: {first}")));
         }
         let program = match self {
-            Harness::Sim | Harness::Library => tree.target().join("debug").join("madkv-sim"),
+            Harness::Sim => tree.target().join("debug").join("examples").join("simulate"),
+            Harness::Library => tree.target().join("debug").join("madkv-sim"),
             Harness::EngineCluster | Harness::Storage => {
                 executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
             }
@@ -133,12 +135,11 @@ impl Built {
         match self.harness {
             Harness::Sim | Harness::Library => {
                 let mut command = Command::new(&self.program);
-                command.args(["--seeds", &format!("0..{seeds}")]);
-                if self.harness == Harness::Library {
-                    command.arg("--library");
-                } else {
-                    command.args(["--failures-max", "1"]);
-                }
+                let range = format!("0..{seeds}");
+                match self.harness {
+                    Harness::Library => command.args(["--library", "--seeds", &range]),
+                    _ => command.arg(&range),
+                };
                 Ok(match wait(&mut command, tree, &words, deadline)? {
                     (Some(true), _) => Run::Silent { tried: format!("{seeds} seeds") },
                     (Some(false), said) => complaint(&said)?,

@@ -11,6 +11,8 @@ use crate::id::{Incarnation, NodeId, NodeName};
 use crate::protocol::{Change, CoreStatus, Role, Time};
 use crate::replica::Outcome;
 
+/// Why a readmission is refused while another one is under way.
+pub const READMISSION_UNDER_WAY: &str = "another readmission is under way";
 /// How long the leader tries before it gives up, in microseconds. A large snapshot must fit.
 const PATIENCE_US: u64 = 600_000_000;
 /// An incarnation that was met within this time counts as present, in microseconds.

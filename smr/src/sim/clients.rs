@@ -106,6 +106,8 @@ pub struct Clients<W> {
     dice: Dice,
     inventing: Dice,
     stopping: bool,
+    /// Clients from this number on begin nothing new.
+    active: usize,
     begun: u64,
     acknowledged: u64,
     done: Vec<u64>,
@@ -129,6 +131,7 @@ impl<W: Workload> Clients<W> {
             dice: Dice::new(seed, Purpose::Clients),
             inventing: Dice::new(seed, Purpose::Workload),
             stopping: false,
+            active: pace.clients,
             begun: 0,
             acknowledged: 0,
             done: vec![0; pace.clients],
@@ -175,6 +178,18 @@ impl<W: Workload> Clients<W> {
     /// Operations under way are ended, no new ones are begun.
     pub fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    /// Half of the clients believe in somebody else from now on.
+    pub(super) fn scatter(&mut self) {
+        for number in (0..self.clients.len()).step_by(2) {
+            self.clients[number].seat = self.dice.below(self.seats as u64) as usize;
+        }
+    }
+
+    /// Only so many clients begin something new from now on.
+    pub(super) fn keep(&mut self, count: usize) {
+        self.active = self.active.min(count);
     }
 
     /// Whether nothing is under way.
@@ -238,7 +253,7 @@ impl<W: Workload> Clients<W> {
 
     fn may_begin(&self, number: usize) -> bool {
         let client = &self.clients[number];
-        client.pending.len() < self.pace.window
+        number < self.active && client.pending.len() < self.pace.window
     }
 
     /// A client's time has come; false if it was an old alarm.

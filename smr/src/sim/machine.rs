@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash, Promise, Term};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
-use crate::protocol::{Envelope, Protocol, Recovered, Time, Write, WriteId};
+use crate::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
@@ -27,6 +27,7 @@ use crate::sim::watched::{Chained, Core};
 use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use crate::state_machine::{Image, StateMachine};
 use crate::storage::disk::Disk;
+use crate::storage::mark::MarkFile;
 use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use crate::storage::{Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions};
 
@@ -197,6 +198,8 @@ pub struct Machine<S: StateMachine> {
     /// Whether an experiment has put an older directory in its place.
     pub is_set_back: bool,
     pub(super) forgot: bool,
+    /// What its mark named as synced when its log was damaged.
+    pub(super) marked: Option<EntryId>,
     /// How far its log reached when that was done.
     pub(super) reached: EntryId,
     pub(super) inbox: VecDeque<Input<S>>,
@@ -238,6 +241,7 @@ impl<S: StateMachine> Machine<S> {
             is_damaged: false,
             is_set_back: false,
             forgot: false,
+            marked: None,
             reached: EntryId::ZERO,
             inbox: VecDeque::new(),
             requests: VecDeque::new(),
@@ -285,6 +289,17 @@ impl<S: StateMachine> Machine<S> {
         if self.is_set_back && (last.term, last.index) >= (self.reached.term, self.reached.index) {
             self.is_set_back = false;
         }
+    }
+
+    /// What the mark on its disk names. `None` where a quarantined life is still in the directory: the mark may be of that one.
+    pub(super) fn read_mark(&self) -> Option<EntryId> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Nothing));
+        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).ok()?;
+        if directory.is_next_life() || directory.quarantined().is_some() {
+            return None;
+        }
+        MarkFile::peek(disk.as_ref(), Path::new(DIRECTORY))
     }
 
     /// Starts the process from what the disk holds.
@@ -570,6 +585,13 @@ impl<S: StateMachine> Serving<S> {
     /// Whether a received snapshot waits to be adopted.
     pub(super) fn installs(&self) -> bool {
         self.jobs.iter().any(|job| matches!(job, DiskJob::Adopt(_)))
+    }
+
+    /// Whether entries that contradict the leader's wait to be removed.
+    pub(super) fn truncates(&self) -> bool {
+        let removes =
+            |write: &Write<Message>| write.log().iter().any(|change| matches!(change, LogChange::RemoveFrom(_)));
+        self.jobs.iter().any(|job| matches!(job, DiskJob::Write(write) if removes(write)))
     }
 
     /// Writes the snapshot that was to be taken: where it ends, its length, a checksum of its payload.

@@ -10,7 +10,7 @@
 //! step by step, when virtual time says so); clients ([`clients`]).
 //!
 //! # A run
-//! [`run::run`] takes a seed. It draws a mix ([`swarm`]): how large the group is, which faults happen and how often, what
+//! [`run::run`] takes a seed. It draws a mix ([`mix`]): how large the group is, which faults happen and how often, what
 //! clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then *calm* with a fixed set of
 //! healthy seats, in which within 10 election timeouts there must be a leader, a fresh write and read, and equal
 //! state on all healthy replicas; and the workload judges what its clients saw. The same seed gives the same trace hash, on
@@ -38,13 +38,15 @@ pub mod clock;
 pub mod dice;
 pub mod ledger;
 pub mod machine;
+pub mod mix;
 pub mod network;
 pub mod properties;
 pub mod rare;
 mod rare_watch;
 mod registers;
 pub mod run;
-pub mod swarm;
+mod succession;
+mod swarm;
 pub mod trace;
 mod watch;
 pub mod watched;

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
+use crate::entry::Term;
 use crate::id::NodeId;
 use crate::protocol::Time;
 use crate::sim::dice::{Dice, Purpose};
@@ -17,6 +18,10 @@ pub type Place = u16;
 /// Where clients are, as one end of a link.
 pub const CLIENTS: Place = Place::MAX;
 
+/// What was held back arrives within so many microseconds after it is of an older term.
+const HELD_LATE_US: u64 = 20_000;
+/// Messages held back at a time.
+const HELD_MAX: usize = 64;
 /// Old messages kept, to be delivered once more.
 const OLD_MAX: usize = 256;
 
@@ -33,6 +38,8 @@ pub struct Weather {
     pub late_us: u64,
     /// With so many messages per mille an old one is delivered once more.
     pub replayed: u64,
+    /// So many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in a later term.
+    pub held: u64,
     /// The shortest way, in microseconds.
     pub least_us: u64,
     /// What is added to it at random, in microseconds: beyond the gaps between messages they overtake each other.
@@ -41,7 +48,16 @@ pub struct Weather {
 
 impl Default for Weather {
     fn default() -> Weather {
-        Weather { loss: 0, doubled: 10, late: 20, late_us: 100_000, replayed: 1, least_us: 50, jitter_us: 1_000 }
+        Weather {
+            loss: 0,
+            doubled: 10,
+            late: 20,
+            late_us: 100_000,
+            replayed: 1,
+            held: 0,
+            least_us: 50,
+            jitter_us: 1_000,
+        }
     }
 }
 
@@ -49,7 +65,7 @@ impl Weather {
     /// A network that does nothing worse than to take its time.
     pub fn calm() -> Weather {
         // Without jitter nothing is overtaken, as on the connections in service.
-        Weather { loss: 0, doubled: 0, late: 0, late_us: 0, replayed: 0, least_us: 150, jitter_us: 0 }
+        Weather { loss: 0, doubled: 0, late: 0, late_us: 0, replayed: 0, held: 0, least_us: 150, jitter_us: 0 }
     }
 }
 
@@ -73,12 +89,20 @@ pub struct Network {
     pub cut: BTreeSet<(Place, Place)>,
     dice: Dice,
     old: VecDeque<Frame>,
+    /// Messages that are held back, with their terms.
+    held: VecDeque<(Term, Frame)>,
 }
 
 impl Network {
     /// A network without cuts.
     pub fn new(seed: u64, weather: Weather) -> Network {
-        Network { weather, cut: BTreeSet::new(), dice: Dice::new(seed, Purpose::Network), old: VecDeque::new() }
+        Network {
+            weather,
+            cut: BTreeSet::new(),
+            dice: Dice::new(seed, Purpose::Network),
+            old: VecDeque::new(),
+            held: VecDeque::new(),
+        }
     }
 
     /// Whether the link from one place to another carries nothing.
@@ -89,6 +113,27 @@ impl Network {
     /// Cuts a link, one way.
     pub fn cut_one_way(&mut self, from: Place, to: Place) {
         self.cut.insert((from, to));
+    }
+
+    /// Perhaps holds a vote or an acknowledgement back, besides or instead of delivering it; true if instead.
+    pub fn hold_back(&mut self, term: Term, frame: &Frame) -> bool {
+        if self.weather.held == 0 || !self.dice.chance(self.weather.held) {
+            return false;
+        }
+        if self.held.len() >= HELD_MAX {
+            self.held.pop_front();
+        }
+        self.held.push_back((term, frame.clone()));
+        self.dice.chance(500)
+    }
+
+    /// What was held back for a node that is now a candidate or leader in `term`, with how late it comes, in microseconds.
+    pub fn release(&mut self, to: NodeId, term: Term) -> Vec<(u64, Frame)> {
+        let held = std::mem::take(&mut self.held).into_iter();
+        let (due, held) = held.partition(|(of, frame)| frame.to == to && *of < term);
+        self.held = held;
+        let due: VecDeque<(Term, Frame)> = due;
+        due.into_iter().map(|(_, frame)| (self.dice.below(HELD_LATE_US), frame)).collect()
     }
 
     /// When the copies of what is sent now arrive; none if it is lost.

@@ -146,6 +146,10 @@ situations! {
     LeaseMissed,
     /// a voter gave nobody its vote because a lease bound it
     LeaseKept,
+    /// a leader was struck as soon as it led, again and again (Figure 8)
+    LeaderStruckAtOnce,
+    /// a vote or an acknowledgement of an older term reached a candidate or a leader (E6, L5)
+    AnswerOfOlderTerm,
 }
 
 impl fmt::Display for Rare {

@@ -23,13 +23,15 @@ pub struct Registers {
     pub reads_percent: u64,
     /// Bytes of ballast in each command and answer.
     pub ballast_bytes: usize,
+    /// Whether every second client only reads.
+    pub readers: bool,
     next_value: u64,
 }
 
 impl Registers {
     /// A workload on so many registers.
     pub fn new(registers: u8, reads_percent: u64) -> Registers {
-        Registers { registers, reads_percent, ballast_bytes: 0, next_value: 1 }
+        Registers { registers, reads_percent, ballast_bytes: 0, readers: false, next_value: 1 }
     }
 
     /// The same with so many bytes of ballast in each command and answer.
@@ -92,9 +94,10 @@ impl Workload for Registers {
         Register::default()
     }
 
-    fn next(&mut self, _client: usize, dice: &mut Dice) -> Operation {
+    fn next(&mut self, client: usize, dice: &mut Dice) -> Operation {
         let register = dice.below(u64::from(self.registers)) as u8;
-        if dice.below(100) < self.reads_percent {
+        let only_reads = self.readers && !client.is_multiple_of(2);
+        if dice.below(100) < self.reads_percent || only_reads {
             return Operation::Read(vec![register]);
         }
         let mut command = vec![register];

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::Time;
 use crate::sim::dice::{Dice, Purpose};
+use crate::sim::mix::Mix;
 use crate::sim::properties::{self, Happening, Machines};
 use crate::sim::rare::{Rare, RareCounts};
-use crate::sim::swarm::{Mix, Swarm, is_outside};
+use crate::sim::swarm::{Swarm, is_outside};
 use crate::sim::trace::Text;
 use crate::sim::watch::Violation;
 use crate::sim::workload::{Registers, Workload};
@@ -18,10 +19,6 @@ use crate::sim::world::{Setting, World};
 const PATIENCE_T: u64 = 10;
 /// A readmission has snapshots to carry, so it may take longer, in microseconds.
 const READMISSION_PATIENCE_US: u64 = 60_000_000;
-/// In the calm clients pause for at least so long between two operations, in microseconds.
-const CALM_PAUSE_US: u64 = 20_000;
-/// What waited when the calm began has to be worked off, over a pipeline of one entry and a slow disk in some mixes, in microseconds.
-const BACKLOG_PATIENCE_US: u64 = 60_000_000;
 
 /// How seeds are run.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +71,11 @@ pub struct Failure {
 
 /// Runs a seed with the workload of our own.
 pub fn run(seed: u64, options: &Options) -> Report {
-    run_with(seed, options, |mix| Registers::new(mix.registers, mix.reads_percent).with_ballast(mix.ballast_bytes))
+    run_with(seed, options, |mix| {
+        let mut registers = Registers::new(mix.registers, mix.reads_percent).with_ballast(mix.ballast_bytes);
+        registers.readers = mix.readers;
+        registers
+    })
 }
 
 /// Runs a seed with another workload, which may follow the mix.
@@ -149,11 +150,13 @@ fn drive<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
         if swarm.due_at() <= world.now {
             swarm.act(world);
         }
-        if !world.step_before(swarm.due_at()) {
+        if world.step_before(swarm.due_at()) {
+            swarm.pursue(world);
+        } else {
             world.skip_to(swarm.due_at());
         }
     }
-    calm(world, swarm);
+    calm(world, swarm, mix);
     if world.watch.violation.is_none()
         && let Err(why) = world.clients.judge()
     {
@@ -162,7 +165,7 @@ fn drive<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
 }
 
 /// Faults end; a minority may stay away for good.
-fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm) {
+fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
     if world.watch.violation.is_some() {
         return;
     }
@@ -176,11 +179,12 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm) {
             world.start_at(seat, world.now);
         }
     }
-    // In some mixes more is written during a transfer than the log may keep for it, and a newcomer never catches up: so must it
-    // be, with limits that small.
+    let pause_us = mix.calm_pause_us();
     let pace = &mut world.clients.pace;
-    pace.pause_min_us = pace.pause_min_us.max(CALM_PAUSE_US);
-    pace.pause_max_us = pace.pause_max_us.max(2 * CALM_PAUSE_US);
+    pace.pause_min_us = pace.pause_min_us.max(pause_us);
+    pace.pause_max_us = pace.pause_max_us.max(2 * pause_us);
+    // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get through.
+    world.clients.keep(mix.shape.sessions.sessions_max);
     let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
@@ -190,10 +194,10 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm) {
         world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
     });
     world.clients.stop();
-    progress(world, swarm, BACKLOG_PATIENCE_US, "every operation has an outcome", |world| world.clients.is_idle());
+    progress(world, swarm, patience_us, "every operation has an outcome", |world| world.clients.is_idle());
     world.begin_last_reads();
     progress(world, swarm, patience_us, "a fresh read", |world| world.clients.is_idle());
-    progress(world, swarm, BACKLOG_PATIENCE_US, "all healthy replicas are equally far", |world| {
+    progress(world, swarm, patience_us, "all healthy replicas are equally far", |world| {
         let first = world.applied(healthy[0]);
         first.is_some() && healthy.iter().all(|seat| world.applied(*seat) == first)
     });

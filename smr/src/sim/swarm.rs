@@ -1,221 +1,24 @@
-//! The mix: which faults happen at all in a run, how often, to how large a group, under what load.
-//!
-//! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one: most of
-//! them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly quiet.
+//! The faults of a run: what strikes when, by the mix of its seed ([`super::mix`]).
+
+use std::collections::BTreeMap;
 
 use crate::id::NodeName;
 use crate::protocol::{Protocol, ReadMode, Time};
-use crate::replica::Request;
-use crate::sim::clients::Pace;
-use crate::sim::clock::Clock;
+use crate::replica::readmission::READMISSION_UNDER_WAY;
+use crate::replica::{Outcome, Request};
 use crate::sim::dice::{Dice, Purpose};
-use crate::sim::machine::{Shape, StartTrouble, path};
-use crate::sim::network::{CLIENTS, Weather};
+use crate::sim::machine::{Serving, StartTrouble, path};
+use crate::sim::mix::{Kind, Mix};
+use crate::sim::network::CLIENTS;
 use crate::sim::rare::Rare;
+use crate::sim::succession::Succession;
 use crate::sim::workload::Workload;
 use crate::sim::world::World;
+use crate::state_machine::StateMachine;
 use crate::storage::Engine;
 use crate::storage::disk::Disk;
 use crate::storage::virtual_disk::VirtualDisk;
 use crate::storage::virtual_map::MapDamage;
-
-/// Something that goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A process is killed.
-    Kill,
-    /// A machine loses power.
-    PowerCut,
-    /// All processes are killed, or all machines lose power.
-    CrashAll,
-    /// A process is stopped and goes on.
-    Pause,
-    /// A device does nothing for a while.
-    HangDisk,
-    /// All links of a node are cut.
-    CutOff,
-    /// A node sends and does not hear, or the reverse.
-    OneWay,
-    /// Each link by itself, each way by itself.
-    RandomCuts,
-    /// Clients do not reach a node, or its answers do not reach them.
-    ClientsCut,
-    /// Connections break.
-    Resets,
-    /// An operator moves the leadership.
-    Transfer,
-    /// A directory is emptied.
-    LoseDirectory,
-    /// A file that is compared with others is damaged.
-    Damage,
-    /// A directory is set back to an earlier state.
-    SetBack,
-    /// A device fails in a write or a sync, and the process must stop.
-    DiskError,
-    /// A device is full for a while.
-    DiskFull,
-    /// A read fails, while the process runs or when it starts.
-    ReadError,
-    /// The power goes in the middle of a start.
-    CrashInStart,
-    /// Very many requests at once.
-    Flood,
-    /// The others lose the leader one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
-    /// their old answers in its buffers. In runs with leases only.
-    Siege,
-}
-
-const KINDS: [(Kind, u64); 19] = [
-    (Kind::Kill, 6),
-    (Kind::PowerCut, 6),
-    (Kind::CrashAll, 1),
-    (Kind::Pause, 4),
-    (Kind::HangDisk, 2),
-    (Kind::CutOff, 4),
-    (Kind::OneWay, 3),
-    (Kind::RandomCuts, 3),
-    (Kind::ClientsCut, 2),
-    (Kind::Resets, 3),
-    (Kind::Transfer, 3),
-    (Kind::LoseDirectory, 2),
-    (Kind::Damage, 2),
-    (Kind::SetBack, 2),
-    (Kind::DiskError, 2),
-    (Kind::DiskFull, 1),
-    (Kind::ReadError, 2),
-    (Kind::CrashInStart, 2),
-    (Kind::Flood, 1),
-];
-
-/// What one run is made of.
-#[derive(Clone, Debug)]
-pub struct Mix {
-    /// The group.
-    pub shape: Shape,
-    /// The network.
-    pub weather: Weather,
-    /// The clients.
-    pub pace: Pace,
-    /// How long a write takes at most, in microseconds.
-    pub disk_us: u64,
-    /// What goes wrong, with weights.
-    pub kinds: Vec<(Kind, u64)>,
-    /// The time between two faults is drawn up to this, in microseconds.
-    pub gap_us: u64,
-    /// How long faults happen, in microseconds.
-    pub chaos_us: u64,
-    /// Registers, for the workload of our own.
-    pub registers: u8,
-    /// How many of a hundred operations are reads.
-    pub reads_percent: u64,
-    /// Bytes of ballast in each command.
-    pub ballast_bytes: usize,
-    /// The machines' clocks, by seat.
-    pub clocks: Vec<Clock>,
-}
-
-impl Mix {
-    /// The mix of a seed. `size` overrides the group's size.
-    pub fn draw(dice: &mut Dice, size: Option<u16>) -> Mix {
-        let drawn = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
-        let size = size.unwrap_or(drawn);
-        let mut shape = Shape::small(size);
-        let log_bytes = dice.pick(&[2_000, 5_000, 20_000, 100_000]);
-        shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
-        shape.settings.log_retain_bytes = dice.pick(&[0, 1_000, 10_000]);
-        shape.settings.append_entries_max = dice.pick(&[1, 4, 16, 256]);
-        shape.settings.inflight_appends_max = dice.pick(&[1, 2, 16, 256]);
-        if dice.chance(300) {
-            shape.sessions.sessions_max = dice.pick(&[3, 8]);
-        }
-        if dice.chance(300) {
-            shape.sessions.answers_max_bytes = dice.pick(&[400, 2_000]);
-        }
-        let weather = Weather {
-            loss: dice.pick(&[0, 0, 0, 10, 50, 200]),
-            doubled: dice.pick(&[0, 10, 100]),
-            late: dice.pick(&[0, 0, 20, 100]),
-            late_us: dice.pick(&[10_000, 100_000, 1_000_000]),
-            replayed: dice.pick(&[0, 1, 10]),
-            least_us: dice.pick(&[50, 50, 500, 20_000]),
-            jitter_us: dice.pick(&[10, 1_000, 1_000, 30_000]),
-        };
-        let pause_max_us = dice.pick(&[2_000, 12_000, 50_000, 200_000]);
-        let pace = Pace {
-            clients: dice.between(1, 6) as usize,
-            window: dice.pick(&[1, 1, 2, 4, 16]),
-            pause_min_us: pause_max_us / 10,
-            pause_max_us,
-            doubled: dice.pick(&[0, 10, 100]),
-            given_up: dice.pick(&[0, 0, 5, 50]),
-            trusting: dice.pick(&[0, 20, 300]),
-        };
-        let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| dice.chance(450)).collect();
-        if kinds.is_empty() {
-            kinds.push((Kind::PowerCut, 1));
-        }
-        shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
-        shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
-        let mut mix = Mix {
-            shape,
-            weather,
-            pace,
-            disk_us: dice.pick(&[300, 2_000, 2_000, 10_000, 60_000]),
-            kinds,
-            gap_us: dice.pick(&[50_000, 300_000, 1_000_000, 3_000_000]),
-            chaos_us: dice.between(4_000_000, 18_000_000),
-            registers: dice.pick(&[1, 2, 5]),
-            reads_percent: dice.pick(&[10, 50, 80]),
-            ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
-            clocks: vec![Clock::TRUE; usize::from(size)],
-        };
-        // Room for what is written during a transfer, or a newcomer never catches up.
-        let room_bytes = SENDING_ENTRIES * (mix.ballast_bytes + ENTRY_BYTES);
-        let settings = &mut mix.shape.settings;
-        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
-        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
-        // Above what stays, or each entry would cause a snapshot.
-        let stays = settings.log_retain_bytes;
-        let range = &mix.shape.snapshot_log_bytes;
-        mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
-        mix.draw_clocks(dice);
-        // Last, so that the other mixes are what they were before there was this engine.
-        if dice.below(3) == 1 {
-            mix.shape.engine = Engine::Segments;
-        }
-        mix
-    }
-
-    /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by far more,
-    /// and read without leases, which must not depend on them (R7).
-    fn draw_clocks(&mut self, dice: &mut Dice) {
-        let lot = dice.below(100);
-        let drift_permille = if lot < LEASES_PERCENT {
-            let settings = &mut self.shape.settings;
-            settings.reads = ReadMode::Lease;
-            settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
-            settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
-            // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once, hands over.
-            self.kinds.push((Kind::Siege, 8));
-            for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
-                if dice.chance(500) && !self.kinds.contains(&kind) {
-                    self.kinds.push(kind);
-                }
-            }
-            settings.clock_drift_permille
-        } else if lot < LEASES_PERCENT + WILD_CLOCKS_PERCENT {
-            WILD_DRIFT_PERMILLE
-        } else {
-            return;
-        };
-        for clock in &mut self.clocks {
-            // The bound is about the fastest and the slowest.
-            let faster_permille = dice.between(0, drift_permille + 1);
-            clock.rate_permille = 1000 + dice.pick(&[0, drift_permille, faster_permille]);
-            clock.origin_us = dice.pick(&[0, 1_000_000, 1 << 40]);
-        }
-    }
-}
 
 /// What goes wrong in one run, and when it is over.
 pub(super) struct Swarm {
@@ -225,10 +28,20 @@ pub(super) struct Swarm {
     pub(super) next_at: Time,
     heal_at: Time,
     operator_at: Time,
+    /// The readmissions that were asked for, by their tags.
+    asked: BTreeMap<u64, usize>,
+    /// How many outcomes of what the operator asked were looked at.
+    heard: usize,
+    /// How many readmissions of each seat came to nothing.
+    in_vain: Vec<u64>,
     founded: bool,
     backups: Vec<Option<VirtualDisk>>,
     /// What a siege has still to do, in any order.
     strokes: Vec<Stroke>,
+    succession: Option<Succession>,
+    ambush: Option<Ambush>,
+    /// How many requests may still be put into the logs of leaders that are cut off.
+    vain: u64,
 }
 
 /// A node loses the leader.
@@ -243,24 +56,34 @@ struct Stroke {
     restarts: bool,
 }
 
-/// In so many of a hundred runs reads go by leases ...
-const LEASES_PERCENT: u64 = 30;
-/// ... and in so many others clocks drift beyond any bound.
-const WILD_CLOCKS_PERCENT: u64 = 5;
-/// How far, per thousand.
-const WILD_DRIFT_PERMILLE: u64 = 300;
+/// Something rare during which a node crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ambush {
+    /// A received snapshot is about to be adopted.
+    Install,
+    /// Entries that contradict the leader's are about to be removed.
+    Truncation,
+}
+
+impl Ambush {
+    fn is_sprung_by<S: StateMachine>(self, serving: &Serving<S>) -> bool {
+        match self {
+            Ambush::Install => serving.installs(),
+            Ambush::Truncation => serving.truncates(),
+        }
+    }
+}
+
 /// A siege begins within this, in microseconds: late enough for what is under way to arrive.
 const SIEGE_FIRST_US: u64 = 60_000;
 /// The next node loses the leader within this, in microseconds.
 const SIEGE_GAP_US: u64 = 700_000;
 /// A flood fits into so many appends.
 const FLOOD_APPENDS_MAX: u64 = 60;
-/// While a snapshot is on its way the log keeps so many entries ...
-const SENDING_ENTRIES: usize = 40;
-/// ... of so many bytes besides ballast.
-const ENTRY_BYTES: usize = 100;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
+/// The last record or two of a journal.
+const JOURNAL_TAIL_BYTES: usize = 250;
 /// The length of a slot of the promise or the mark.
 const SLOT_BYTES: u64 = 512;
 
@@ -268,16 +91,24 @@ impl Swarm {
     pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
         let mut dice = Dice::new(seed, Purpose::Faults);
         let backups = (0..mix.shape.size).map(|_| None).collect();
-        let next_at = Time(dice.below(3_000_000));
+        let in_vain = vec![0; usize::from(mix.shape.size)];
+        let (next_at, heal_at, operator_at) = (Time(dice.below(3_000_000)), Time(u64::MAX), Time(0));
+        let vain = FLOOD_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
         Swarm {
             dice,
             mix,
             next_at,
-            heal_at: Time(u64::MAX),
-            operator_at: Time(0),
+            heal_at,
+            operator_at,
+            asked: BTreeMap::new(),
+            heard: 0,
+            in_vain,
             founded: false,
             backups,
             strokes: Vec::new(),
+            succession: None,
+            ambush: None,
+            vain,
         }
     }
 
@@ -290,6 +121,7 @@ impl Swarm {
         }
         self.strike_on(world);
         self.operate(world);
+        self.pursue(world);
         if self.next_at <= world.now {
             self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
             self.strike(world);
@@ -298,8 +130,9 @@ impl Swarm {
 
     /// When there is something to do.
     pub(super) fn due_at(&self) -> Time {
+        let succession_at = self.succession.as_ref().map_or(Time(u64::MAX), Succession::due_at);
         let strokes = self.strokes.iter().map(|stroke| stroke.at).min().unwrap_or(Time(u64::MAX));
-        self.next_at.min(self.heal_at).min(self.operator_at).min(strokes)
+        self.next_at.min(self.heal_at).min(self.operator_at).min(succession_at).min(strokes)
     }
 
     /// Lays siege to a leader.
@@ -335,6 +168,23 @@ impl Swarm {
         }
     }
 
+    /// What waits for something to happen, after each step.
+    pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>) {
+        if let Some(succession) = &mut self.succession
+            && !succession.pursue(world, &mut self.dice, &mut self.vain)
+        {
+            self.succession = None;
+        }
+        if let Some(ambush) = self.ambush {
+            let sprung =
+                |seat: &usize| world.machines[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
+            if let Some(seat) = world.touched().iter().copied().find(sprung) {
+                self.ambush = None;
+                world.crash(seat, self.dice.chance(700));
+            }
+        }
+    }
+
     /// Readmits nodes that wait outside of a group that exists.
     pub(super) fn operate<W: Workload>(&mut self, world: &mut World<W>) {
         if world.now < self.operator_at {
@@ -347,9 +197,27 @@ impl Swarm {
         }
         let Some(leader) = world.leader() else { return };
         let outside: Vec<usize> = (0..world.machines.len()).filter(|seat| is_outside(world, leader, *seat)).collect();
-        if !outside.is_empty() {
-            let seat = self.dice.pick(&outside);
-            world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
+        // One that nobody hears for good must not keep the operator from the others.
+        self.note_refusals(world);
+        let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
+        let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == patience).collect();
+        if !next.is_empty() {
+            let seat = self.dice.pick(&next);
+            let tag = world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
+            self.asked.insert(tag, seat);
+        }
+    }
+
+    /// Looks at what became of readmissions. One that is refused because of another one tells nothing.
+    fn note_refusals<W: Workload>(&mut self, world: &World<W>) {
+        let heard =
+            world.clients.operator.iter().skip(std::mem::replace(&mut self.heard, world.clients.operator.len()));
+        for (tag, outcome) in heard {
+            if let (Some(seat), Outcome::Refused(why)) = (self.asked.remove(tag), outcome)
+                && why != READMISSION_UNDER_WAY
+            {
+                self.in_vain[seat] += 1;
+            }
         }
     }
 
@@ -478,23 +346,64 @@ impl Swarm {
                 }
             }
             Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
-            Kind::Siege => {
-                if let Some(leader) = world.leader() {
-                    self.besiege(world, leader);
-                }
-            }
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
                 let fitting = FLOOD_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
                 let most = self.dice.pick(&[300, 3_000, 12_000]).min(fitting);
                 world.flood(seat, self.dice.below(most));
             }
+            Kind::Siege => {
+                if let Some(leader) = world.leader() {
+                    self.besiege(world, leader);
+                }
+            }
+            Kind::Succession => {
+                let us = self.dice.pick(&[500_000, 3_000_000]);
+                self.succession = Some(Succession::until(world.now.plus_us(us)));
+            }
+            Kind::Stranded => self.strand(world),
+            Kind::Deposed => {
+                if let Some(leader) = world.leader() {
+                    world.cut_off(leader, true);
+                    world.clients.scatter();
+                    self.heal_at = self.heal_at.min(world.now.plus_us(100_000 + self.dice.below(900_000)));
+                }
+            }
+            Kind::Ambush => self.lie_in_wait(world),
         }
     }
 
     fn heal_soon(&mut self, now: Time) {
         let us = self.dice.pick(&[100_000, 1_000_000, 3_000_000]);
         self.heal_at = self.heal_at.min(now.plus_us(50_000 + self.dice.below(us)));
+    }
+
+    /// Cuts the leader off and lets its log grow.
+    fn strand<W: Workload>(&mut self, world: &mut World<W>) {
+        let Some(leader) = world.leader() else { return };
+        world.cut_off(leader, self.dice.chance(700));
+        let vain = self.dice.below(self.vain.min(200) + 1);
+        self.vain -= vain;
+        world.flood(leader, vain);
+        let us = self.dice.pick(&[500_000, 3_000_000]);
+        self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.dice.below(us)));
+    }
+
+    /// Brings about something rare, and waits for it.
+    fn lie_in_wait<W: Workload>(&mut self, world: &mut World<W>) {
+        let ambush = self.dice.pick(&[Ambush::Install, Ambush::Truncation]);
+        self.ambush = Some(ambush);
+        match (ambush, world.leader()) {
+            (Ambush::Install, Some(leader)) => {
+                let seat = self.dice.below(world.machines.len() as u64) as usize;
+                if seat != leader {
+                    let down_us = 500_000 + self.dice.below(2_000_000);
+                    world.crash_for(seat, self.dice.chance(500), Some(down_us));
+                }
+            }
+            (Ambush::Truncation, Some(_)) => self.strand(world),
+            (_, None) => {}
+        }
     }
 
     fn damage<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
@@ -533,13 +442,14 @@ impl Swarm {
             }
             _ if self.mix.shape.engine == Engine::Simulated => {
                 let lot = self.dice.any() as usize;
-                let damage = match self.dice.below(6) {
+                let damage = match self.dice.below(8) {
                     0 => MapDamage::Shorter(lot % 20),
                     1 => MapDamage::Emptied,
                     2 => MapDamage::Missing,
                     3 => MapDamage::Unopenable,
                     4 => MapDamage::Unreadable(lot),
-                    _ => MapDamage::FlippedBit { value: lot, bit: lot / 7 },
+                    // The end is where damage looks like an interrupted write.
+                    _ => MapDamage::FlippedBit { value: self.dice.pick(&[0, 1, lot]), bit: lot / 7 },
                 };
                 world.damage_map(seat, damage);
             }
@@ -556,7 +466,12 @@ impl Swarm {
             }
             _ => {
                 let lot = self.dice.any();
-                world.damage(seat, &path("log/journal"), |bytes| flip(bytes, lot));
+                // The end is where damage looks like an interrupted write.
+                let tail_bytes = self.dice.pick(&[usize::MAX, JOURNAL_TAIL_BYTES]);
+                world.damage(seat, &path("log/journal"), |bytes| {
+                    let from = bytes.len().saturating_sub(tail_bytes);
+                    flip(&mut bytes[from..], lot);
+                });
             }
         }
     }

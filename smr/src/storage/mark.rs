@@ -73,6 +73,13 @@ impl MarkFile {
         })
     }
 
+    /// What the mark of a directory names, whoever wrote it, for observers.
+    #[cfg(feature = "sim")]
+    pub(crate) fn peek(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
+        let Found::Sound { content, .. } = slots::read(disk, &directory.join(MARK), MAGIC).ok()? else { return None };
+        codec::decode::<Content>(&content).ok().map(|content| content.mark.last)
+    }
+
     pub(crate) fn create(
         disk: &dyn Disk,
         directory: &Path,

@@ -42,7 +42,7 @@ pub enum MapDamage {
     Unreadable(usize),
     /// A bit of the value at this place comes back flipped. sled's own checksums rule this out; other engines may lack them.
     FlippedBit {
-        /// Which value, modulo their number.
+        /// Which value, counted from the last one backwards, modulo their number.
         value: usize,
         /// Which bit of it, modulo its length.
         bit: usize,
@@ -112,7 +112,8 @@ impl MapState {
                 self.unreadable.extend(key);
             }
             MapDamage::FlippedBit { value, bit } => {
-                if let Some(value) = self.nth(value).and_then(|key| self.values.get_mut(&key)) {
+                let place = value.checked_rem(self.values.len()).map(|back| self.values.len() - 1 - back);
+                if let Some(value) = place.and_then(|place| self.nth(place)).and_then(|key| self.values.get_mut(&key)) {
                     *value = flipped(value, bit);
                 }
             }

@@ -6,7 +6,7 @@
 use crate::id::NodeName;
 use crate::protocol::{Change, ChangeRefused, Input, Protocol, Role, Time, TransferRefused};
 use crate::replica::engine::Engine;
-use crate::replica::readmission::{Readmission, Step};
+use crate::replica::readmission::{READMISSION_UNDER_WAY, Readmission, Step};
 use crate::replica::{Outcome, ReplyTo};
 use crate::state_machine::StateMachine;
 
@@ -52,7 +52,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
         if let Some((readmission, _)) = &self.readmission {
             let Some(why) = readmission.gives_way(now, name, &self.core.status(), &self.presence) else {
-                return reply.send(Outcome::Refused("another readmission is under way".to_owned()));
+                return reply.send(Outcome::Refused(READMISSION_UNDER_WAY.to_owned()));
             };
             self.end_readmission(Outcome::Refused(why));
         }

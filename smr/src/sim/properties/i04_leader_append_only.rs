@@ -1,10 +1,11 @@
 //! I4: a leader never removes or rewrites an entry during its own term, and appends entries of its own term only (Raft §5.3).
-//! And nobody ever removes an entry that was committed (L3).
+//! And nobody removes an entry that was committed in its own term or before (L3). In a later one it may be: a leader that is cut off
+//! and does not know of its successors still reaches somebody who does not know of them either, and whose copy no majority needed.
 
 use std::collections::BTreeMap;
 
 use super::{Happening, Property, View};
-use crate::entry::Term;
+use crate::entry::{Index, Term};
 use crate::id::NodeId;
 use crate::protocol::{LogChange, Role};
 use crate::sim::ledger::Ledger;
@@ -14,6 +15,22 @@ pub(super) struct LeaderAppendOnly {
     leaders: BTreeMap<NodeId, Term>,
     /// Elected in this step: what they wrote in it, they may have written before.
     elected: Vec<(NodeId, Term)>,
+    /// The terms that nodes are in.
+    terms: BTreeMap<NodeId, Term>,
+    /// The last index that was committed in each term.
+    committed: BTreeMap<Term, Index>,
+}
+
+impl LeaderAppendOnly {
+    fn enters(&mut self, node: NodeId, term: Term) {
+        let known = self.terms.entry(node).or_insert(term);
+        *known = term.max(*known);
+    }
+
+    /// The term in which an index was committed, or a later one.
+    fn committed_in(&self, index: Index) -> Option<Term> {
+        self.committed.iter().find(|(_, last)| **last >= index).map(|(term, _)| *term)
+    }
 }
 
 impl Property for LeaderAppendOnly {
@@ -23,7 +40,18 @@ impl Property for LeaderAppendOnly {
 
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
+            Happening::Applied { node, entry, .. } if ledger.is_newly_committed() => {
+                // The first who applies it is the leader who committed it.
+                let term = self.terms.get(node).copied().unwrap_or(entry.id.term);
+                self.committed.insert(term, entry.id.index);
+                Ok(())
+            }
+            Happening::Started { node, recovered, .. } => {
+                self.enters(*node, recovered.promise.term);
+                Ok(())
+            }
             Happening::RoleChanged { node, role, term, .. } => {
+                self.enters(*node, *term);
                 self.leaders.remove(node);
                 self.elected.retain(|(elected, _)| elected != node);
                 if *role == Role::Leader {
@@ -37,8 +65,16 @@ impl Property for LeaderAppendOnly {
                 Ok(())
             }
             Happening::WriteIssued { node, write } => {
+                if let Some(promise) = write.promise() {
+                    self.enters(*node, promise.term);
+                }
+                let own = self.terms.get(node).copied();
+                let must_know = |index: Index| match (self.committed_in(index), own) {
+                    (Some(committed), Some(own)) => committed <= own,
+                    _ => true,
+                };
                 for (id, chain) in ledger.removed() {
-                    if ledger.committed_at(id.index) == Some((*id, *chain)) {
+                    if ledger.committed_at(id.index) == Some((*id, *chain)) && must_know(id.index) {
                         return Err(format!("{node} removes {id}, which is committed"));
                     }
                 }
@@ -75,7 +111,7 @@ impl Property for LeaderAppendOnly {
 mod tests {
     use super::*;
     use crate::entry::{Index, SnapshotMeta};
-    use crate::sim::properties::testing::{A, B, Play, append, noop};
+    use crate::sim::properties::testing::{A, B, C, Play, append, noop};
 
     // covers I4
     #[test]
@@ -109,5 +145,22 @@ mod tests {
         play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 1)])]).unwrap();
         play.applies(B, noop(1, 1)).unwrap();
         assert!(play.writes(A, None, vec![LogChange::RemoveFrom(Index(1)), append(&[noop(1, 1)])]).is_err());
+    }
+
+    // covers L3
+    #[test]
+    fn entry_committed_in_a_later_term_than_its_holder_has_heard_of_may_be_removed_there_and_not_by_one_who_has() {
+        for (own_term, may) in [(3, true), (4, false)] {
+            let mut play = Play::new(LeaderAppendOnly::default());
+            play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 2)])]).unwrap();
+            // B leads term 4 and commits it on a majority without A, whom only the leader of term 3 still reaches.
+            play.leads(B, 4).unwrap();
+            play.step().unwrap();
+            play.applies(B, noop(1, 1)).unwrap();
+            play.applies(B, noop(2, 2)).unwrap();
+            play.follows(A, own_term, Some(C)).unwrap();
+            let removed = play.writes(A, None, vec![LogChange::RemoveFrom(Index(2)), append(&[noop(2, 3)])]);
+            assert_eq!(removed.is_ok(), may, "{removed:?}");
+        }
     }
 }

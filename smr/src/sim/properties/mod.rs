@@ -10,6 +10,7 @@
 //! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup. Neither
 //!   exists yet, so it has no subject here: nothing checks it.
 
+mod e06_elected_by_a_majority;
 mod i01_one_leader_per_term;
 mod i02_one_vote_per_term;
 mod i03_monotone;
@@ -27,6 +28,7 @@ mod i15_configurations;
 mod i17_bounds;
 mod i18_every_request_answered;
 mod lease_excludes_later_leaders;
+mod m08_forgetting_is_noticed;
 #[cfg(test)]
 mod testing;
 
@@ -325,6 +327,8 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(i17_bounds::Bounds::default()),
         Box::new(i18_every_request_answered::EveryRequestAnswered::default()),
         Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),
+        Box::new(e06_elected_by_a_majority::ElectedByAMajority::default()),
+        Box::new(m08_forgetting_is_noticed::ForgettingIsNoticed::default()),
     ]
 }
 

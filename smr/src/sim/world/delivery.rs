@@ -2,8 +2,10 @@
 
 use super::{Event, World};
 use crate::codec;
+use crate::entry::Term;
 use crate::id::NodeId;
 use crate::raft::Message;
+use crate::raft::message::Body;
 use crate::replica::message::PeerMessage;
 use crate::sim::machine::Input;
 use crate::sim::network::Frame;
@@ -26,7 +28,24 @@ impl<W: Workload> World<W> {
 
     pub(super) fn send_message(&mut self, from: NodeId, to: NodeId, message: Message) {
         self.watch.happen(&Happening::Sent { from, to, message: &message });
-        self.send(from, to, &PeerMessage::Protocol(message));
+        let is_answer = matches!(message.body, Body::VoteGranted | Body::AppendAccepted { .. });
+        let term = message.term;
+        let message = PeerMessage::Protocol(message);
+        if is_answer && self.network.weather.held > 0 {
+            let frame = Frame { from, to, bytes: codec::encode(&message).into() };
+            if self.network.hold_back(term, &frame) {
+                return;
+            }
+        }
+        self.send(from, to, &message);
+    }
+
+    /// A node campaigns or leads: what was held back for it is of an older term now.
+    pub(super) fn release(&mut self, to: NodeId, term: Term) {
+        for (late_us, frame) in self.network.release(to, term) {
+            self.watch.rare.saw(Rare::AnswerOfOlderTerm);
+            self.schedule(self.now.plus_us(late_us), Event::Arrive(frame));
+        }
     }
 
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: &PeerMessage<Message>) {

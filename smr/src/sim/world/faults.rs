@@ -110,7 +110,7 @@ impl<W: Workload> World<W> {
         let node = machine.id;
         machine.disk = VirtualDisk::new();
         machine.id.incarnation = Incarnation(self.next_incarnation);
-        (machine.is_damaged, machine.is_set_back) = (false, false);
+        (machine.is_damaged, machine.is_set_back, machine.marked) = (false, false, None);
         self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Emptied });
     }
 
@@ -119,8 +119,10 @@ impl<W: Workload> World<W> {
         let reached = self.reached(seat);
         self.crash(seat, false);
         let machine = &mut self.machines[seat];
+        let marked = machine.read_mark();
         let done = machine.disk.damage(path, change).is_ok();
         if done {
+            machine.marked = marked;
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
             self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
@@ -163,6 +165,7 @@ impl<W: Workload> World<W> {
         self.crash(seat, false);
         let machine = &mut self.machines[seat];
         machine.disk = disk;
+        machine.marked = None;
         (machine.is_set_back, machine.forgot, machine.reached) = (true, true, reached);
         let node = machine.id;
         self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::SetBack });
@@ -194,6 +197,7 @@ impl<W: Workload> World<W> {
         let machine = &mut self.machines[seat];
         machine.start_trouble = Some(trouble);
         if let StartTrouble::FlippedBit(..) = trouble {
+            machine.marked = machine.read_mark();
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
             self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
@@ -205,8 +209,10 @@ impl<W: Workload> World<W> {
         let reached = self.reached(seat);
         self.crash(seat, false);
         let machine = &mut self.machines[seat];
+        let marked = machine.read_mark();
         let done = machine.disk.damage_map(&crate::sim::machine::path("log"), damage).is_ok();
         if done {
+            machine.marked = marked;
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
             self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });

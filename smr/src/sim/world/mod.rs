@@ -261,6 +261,11 @@ impl<W: Workload> World<W> {
         self.steps
     }
 
+    /// The seats that the last step touched.
+    pub fn touched(&self) -> &[usize] {
+        &self.touched
+    }
+
     /// What all machines have in common.
     pub fn shape(&self) -> &Shape {
         &self.common.shape

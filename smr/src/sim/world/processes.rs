@@ -96,6 +96,7 @@ impl<W: Workload> World<W> {
                         self.watch.rare.saw(Rare::SlotRepaired);
                     }
                 }
+                let is_same_life = quarantined.is_none();
                 if let Some(reason) = quarantined {
                     let expected = machine.is_damaged || machine.is_set_back;
                     let (node, damage) = (machine.id, reason.contains("/log"));
@@ -104,6 +105,15 @@ impl<W: Workload> World<W> {
                     if !expected {
                         self.watch.violate("D3 no quarantine without damage", format!("{node}: {reason}"));
                     }
+                }
+                let machine = &mut self.machines[seat];
+                let last = machine.serving().map(|serving| serving.engine().core().status().last);
+                // Whoever is in another life now has noticed.
+                if let (Some(marked), Some(last), true) = (machine.marked.take(), last, is_same_life)
+                    && last.index < marked.index
+                {
+                    let why = format!("{} serves up to {last}, and {marked} was marked as synced", machine.id);
+                    self.watch.violate("D3 nothing that is marked is lost in silence", why);
                 }
                 let machine = &mut self.machines[seat];
                 if std::mem::take(&mut machine.is_damaged) {

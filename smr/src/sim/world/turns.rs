@@ -301,5 +301,12 @@ impl<W: Workload> World<W> {
         if core.recovered.is_some() {
             self.machines[seat].forgot = false;
         }
+        if self.network.weather.held > 0 {
+            for event in &core.events {
+                if let CoreEvent::RoleChanged { role: Role::Candidate | Role::Leader, term, .. } = event {
+                    self.release(node, *term);
+                }
+            }
+        }
     }
 }

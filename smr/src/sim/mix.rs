@@ -1,0 +1,315 @@
+//! The mix: which faults happen at all in a run, how often, to how large a group, under what load.
+//!
+//! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one: most of
+//! them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly quiet. One run in four is
+//! concentrated on one thing that hardly ever happens by itself ([`Focus`]).
+
+use crate::protocol::ReadMode;
+use crate::sim::clients::Pace;
+use crate::sim::clock::Clock;
+use crate::sim::dice::Dice;
+use crate::sim::machine::Shape;
+use crate::sim::network::Weather;
+use crate::storage::Engine;
+
+/// In so many of a hundred runs reads go by leases ...
+const LEASES_PERCENT: u64 = 30;
+/// ... and in so many others clocks drift beyond any bound.
+const WILD_CLOCKS_PERCENT: u64 = 5;
+/// How far, per thousand.
+const WILD_DRIFT_PERMILLE: u64 = 300;
+/// While a snapshot is on its way the log keeps so many entries ...
+const SENDING_ENTRIES: usize = 40;
+/// ... of so many bytes besides ballast.
+const ENTRY_BYTES: usize = 100;
+/// A snapshot is read, travels, is built and adopted within so many microseconds, in the calm and on most disks.
+const TRANSFER_US: u64 = 250_000;
+/// To a node and back in the calm, in microseconds.
+const CALM_ROUND_TRIP_US: u64 = 300;
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A process is killed.
+    Kill,
+    /// A machine loses power.
+    PowerCut,
+    /// All processes are killed, or all machines lose power.
+    CrashAll,
+    /// A process is stopped and goes on.
+    Pause,
+    /// A device does nothing for a while.
+    HangDisk,
+    /// All links of a node are cut.
+    CutOff,
+    /// A node sends and does not hear, or the reverse.
+    OneWay,
+    /// Each link by itself, each way by itself.
+    RandomCuts,
+    /// Clients do not reach a node, or its answers do not reach them.
+    ClientsCut,
+    /// Connections break.
+    Resets,
+    /// An operator moves the leadership.
+    Transfer,
+    /// A directory is emptied.
+    LoseDirectory,
+    /// A file that is compared with others is damaged.
+    Damage,
+    /// A directory is set back to an earlier state.
+    SetBack,
+    /// A device fails in a write or a sync, and the process must stop.
+    DiskError,
+    /// A device is full for a while.
+    DiskFull,
+    /// A read fails, while the process runs or when it starts.
+    ReadError,
+    /// The power goes in the middle of a start.
+    CrashInStart,
+    /// Very many requests at once.
+    Flood,
+    /// The others lose the leader one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
+    /// their old answers in its buffers. In runs with leases only.
+    Siege,
+    /// One leader after the other is cut from some nodes as soon as it leads, and crashes soon after (Figure 8 of the paper).
+    Succession,
+    /// A leader is cut off while requests go on reaching it: its log grows by what will never be.
+    Stranded,
+    /// A leader is cut off; half of the clients turn to others, and half go on asking it.
+    Deposed,
+    /// A node crashes at the moment of something rare.
+    Ambush,
+}
+
+/// What a run may be concentrated on, with how often it happens: up to this many microseconds from one to the next.
+const FOCUSES: [(Kind, u64); 8] = [
+    (Kind::Succession, 1_500_000),
+    (Kind::Succession, 1_500_000),
+    (Kind::Stranded, 3_000_000),
+    (Kind::Deposed, 2_000_000),
+    (Kind::Ambush, 1_000_000),
+    (Kind::Ambush, 1_000_000),
+    (Kind::Damage, 300_000),
+    (Kind::LoseDirectory, 2_000_000),
+];
+
+const KINDS: [(Kind, u64); 19] = [
+    (Kind::Kill, 6),
+    (Kind::PowerCut, 6),
+    (Kind::CrashAll, 1),
+    (Kind::Pause, 4),
+    (Kind::HangDisk, 2),
+    (Kind::CutOff, 4),
+    (Kind::OneWay, 3),
+    (Kind::RandomCuts, 3),
+    (Kind::ClientsCut, 2),
+    (Kind::Resets, 3),
+    (Kind::Transfer, 3),
+    (Kind::LoseDirectory, 2),
+    (Kind::Damage, 2),
+    (Kind::SetBack, 2),
+    (Kind::DiskError, 2),
+    (Kind::DiskFull, 1),
+    (Kind::ReadError, 2),
+    (Kind::CrashInStart, 2),
+    (Kind::Flood, 1),
+];
+
+/// What one run is made of.
+#[derive(Clone, Debug)]
+pub struct Mix {
+    /// The group.
+    pub shape: Shape,
+    /// The network.
+    pub weather: Weather,
+    /// The clients.
+    pub pace: Pace,
+    /// How long a write takes at most, in microseconds.
+    pub disk_us: u64,
+    /// What goes wrong, with weights.
+    pub kinds: Vec<(Kind, u64)>,
+    /// The time between two faults is drawn up to this, in microseconds.
+    pub gap_us: u64,
+    /// How long faults happen, in microseconds.
+    pub chaos_us: u64,
+    /// Registers, for the workload of our own.
+    pub registers: u8,
+    /// How many of a hundred operations are reads.
+    pub reads_percent: u64,
+    /// Whether every second client only reads.
+    pub readers: bool,
+    /// Bytes of ballast in each command.
+    pub ballast_bytes: usize,
+    /// The machines' clocks, by seat.
+    pub clocks: Vec<Clock>,
+}
+
+impl Mix {
+    /// The mix of a seed. `size` overrides the group's size.
+    pub fn draw(dice: &mut Dice, size: Option<u16>) -> Mix {
+        let drawn = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
+        let size = size.unwrap_or(drawn);
+        let mut shape = Shape::small(size);
+        let log_bytes = dice.pick(&[2_000, 5_000, 20_000, 100_000]);
+        shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
+        shape.settings.log_retain_bytes = dice.pick(&[0, 1_000, 10_000]);
+        shape.settings.append_entries_max = dice.pick(&[1, 4, 16, 256]);
+        shape.settings.inflight_appends_max = dice.pick(&[1, 2, 16, 256]);
+        if dice.chance(300) {
+            shape.sessions.sessions_max = dice.pick(&[3, 8]);
+        }
+        if dice.chance(300) {
+            shape.sessions.answers_max_bytes = dice.pick(&[400, 2_000]);
+        }
+        let weather = Weather {
+            loss: dice.pick(&[0, 0, 0, 10, 50, 200]),
+            doubled: dice.pick(&[0, 10, 100]),
+            late: dice.pick(&[0, 0, 20, 100]),
+            late_us: dice.pick(&[10_000, 100_000, 1_000_000]),
+            replayed: dice.pick(&[0, 1, 10]),
+            held: 0,
+            least_us: dice.pick(&[50, 50, 500, 20_000]),
+            jitter_us: dice.pick(&[10, 1_000, 1_000, 30_000]),
+        };
+        let pause_max_us = dice.pick(&[2_000, 12_000, 50_000, 200_000]);
+        let pace = Pace {
+            clients: dice.between(1, 6) as usize,
+            window: dice.pick(&[1, 1, 2, 4, 16]),
+            pause_min_us: pause_max_us / 10,
+            pause_max_us,
+            doubled: dice.pick(&[0, 10, 100]),
+            given_up: dice.pick(&[0, 0, 5, 50]),
+            trusting: dice.pick(&[0, 20, 300]),
+        };
+        let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| dice.chance(450)).collect();
+        if kinds.is_empty() {
+            kinds.push((Kind::PowerCut, 1));
+        }
+        shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
+        shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
+        let mut mix = Mix {
+            shape,
+            weather,
+            pace,
+            disk_us: dice.pick(&[300, 2_000, 2_000, 10_000, 60_000]),
+            kinds,
+            gap_us: dice.pick(&[50_000, 300_000, 1_000_000, 3_000_000]),
+            chaos_us: dice.between(4_000_000, 18_000_000),
+            registers: dice.pick(&[1, 2, 5]),
+            reads_percent: dice.pick(&[10, 50, 80]),
+            readers: false,
+            ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
+            clocks: vec![Clock::TRUE; usize::from(size)],
+        };
+        if dice.chance(250) {
+            mix.concentrate(dice);
+        }
+        // Room for what is written during a transfer, or a newcomer never catches up.
+        let room_bytes = SENDING_ENTRIES * (mix.ballast_bytes + ENTRY_BYTES);
+        let settings = &mut mix.shape.settings;
+        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
+        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
+        // Above what stays, or each entry would cause a snapshot.
+        let stays = settings.log_retain_bytes;
+        let range = &mix.shape.snapshot_log_bytes;
+        mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        mix.draw_clocks(dice);
+        // Last, so that the other mixes are what they were before there was this engine.
+        if dice.below(3) == 1 {
+            mix.shape.engine = Engine::Segments;
+        }
+        mix
+    }
+
+    /// One thing happens again and again, and others hardly.
+    fn concentrate(&mut self, dice: &mut Dice) {
+        let (kind, gap_us) = dice.pick(&FOCUSES);
+        self.kinds.retain(|_| dice.chance(200));
+        self.kinds.push((kind, 40));
+        self.gap_us = gap_us;
+        let settings = &mut self.shape.settings;
+        match kind {
+            Kind::Succession => {
+                // Entry by entry, so that a majority may have one and not the next.
+                settings.append_entries_max = dice.pick(&[1, 1, 4, 16]);
+                self.weather.held = dice.pick(&[0, 100, 400]);
+                // Each leader gets a copy of whatever the one before left open.
+                (self.pace.clients, self.pace.window) = (self.pace.clients.min(3), self.pace.window.min(2));
+                let narrow = settings.append_entries_max * settings.inflight_appends_max < 16;
+                self.disk_us = dice.pick(if narrow { &[300, 2_000] } else { &[300, 10_000, 60_000] });
+            }
+            Kind::Stranded => {
+                settings.append_entries_max = settings.append_entries_max.max(4);
+                settings.inflight_appends_max = settings.inflight_appends_max.max(4);
+            }
+            Kind::Deposed => {
+                (self.pace.clients, self.pace.window) = (self.pace.clients.max(3), self.pace.window.max(2));
+                // Writes hang at a leader that is cut off, and with them whoever waits for them; a reader goes on.
+                (self.registers, self.reads_percent, self.readers) = (1, 30, true);
+                self.pace.pause_max_us = self.pace.pause_max_us.min(50_000);
+            }
+            Kind::LoseDirectory => {
+                // What happens to a group that readmits somebody.
+                self.kinds.extend([(Kind::Kill, 20), (Kind::Transfer, 20)]);
+                self.weather.held = dice.pick(&[0, 100]);
+            }
+            Kind::Ambush => {
+                // Whoever was away for a moment needs a snapshot.
+                self.shape.snapshot_log_bytes = 2_000..=4_000;
+                settings.log_retain_bytes = 0;
+                (self.ballast_bytes, self.pace.pause_max_us) = (100, self.pace.pause_max_us.min(12_000));
+                self.disk_us = self.disk_us.min(2_000);
+            }
+            Kind::Damage => {
+                // Only a node that the others can do without is damaged: so there must be moments without work.
+                (self.pace.clients, self.pace.window) = (1, 1);
+                (self.pace.pause_min_us, self.pace.pause_max_us) = (20_000, 200_000);
+                self.weather = Weather::calm();
+                self.disk_us = self.disk_us.min(2_000);
+            }
+            _ => {}
+        }
+        self.pace.pause_min_us = self.pace.pause_min_us.min(self.pace.pause_max_us);
+    }
+
+    /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by far more,
+    /// and read without leases, which must not depend on them (R7).
+    fn draw_clocks(&mut self, dice: &mut Dice) {
+        let lot = dice.below(100);
+        let drift_permille = if lot < LEASES_PERCENT {
+            let settings = &mut self.shape.settings;
+            settings.reads = ReadMode::Lease;
+            settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
+            settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
+            // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once, hands over.
+            self.kinds.push((Kind::Siege, 8));
+            for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
+                if dice.chance(500) && !self.kinds.contains(&kind) {
+                    self.kinds.push(kind);
+                }
+            }
+            settings.clock_drift_permille
+        } else if lot < LEASES_PERCENT + WILD_CLOCKS_PERCENT {
+            WILD_DRIFT_PERMILLE
+        } else {
+            return;
+        };
+        for clock in &mut self.clocks {
+            // The bound is about the fastest and the slowest.
+            let faster_permille = dice.between(0, drift_permille + 1);
+            clock.rate_permille = 1000 + dice.pick(&[0, drift_permille, faster_permille]);
+            clock.origin_us = dice.pick(&[0, 1_000_000, 1 << 40]);
+        }
+    }
+
+    /// What clients must pause between two operations in the calm, in microseconds, for two things that no code can mend: a newcomer
+    /// catches up only if the pipeline to it carries more than is written meanwhile, here twice as much; and what is written while a
+    /// snapshot travels must fit into what the log may keep for that long, or the snapshot is too old when it arrives (S15).
+    pub(super) fn calm_pause_us(&self) -> u64 {
+        let settings = &self.shape.settings;
+        let in_flight = (settings.append_entries_max * settings.inflight_appends_max) as u64;
+        let round_us = self.disk_us + 2 * self.shape.turn_us + CALM_ROUND_TRIP_US;
+        let write_us = (2 * round_us / in_flight).max(TRANSFER_US / SENDING_ENTRIES as u64);
+        self.pace.clients as u64 * write_us * (100 - self.reads_percent) / 100
+    }
+}
