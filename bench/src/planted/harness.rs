@@ -25,6 +25,8 @@ pub enum Harness {
     EngineCluster,
     /// The tests of the storage layer in `smr/tests/storage`, which try every crash and not seeds.
     Storage,
+    /// The golden scripts of the core, `smr/tests/scripts`: one rule each, without seeds.
+    Scripts,
 }
 
 /// What a harness came to.
@@ -45,7 +47,8 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 4] = [Harness::Sim, Harness::Library, Harness::EngineCluster, Harness::Storage];
+    const ALL: [Harness; 5] =
+        [Harness::Sim, Harness::Library, Harness::EngineCluster, Harness::Storage, Harness::Scripts];
 
     fn name(self) -> &'static str {
         match self {
@@ -53,6 +56,7 @@ impl Harness {
             Harness::Library => "library",
             Harness::EngineCluster => "engine_cluster",
             Harness::Storage => "storage",
+            Harness::Scripts => "scripts",
         }
     }
 
@@ -66,6 +70,7 @@ impl Harness {
             Harness::Library => &["build", "--package", "madkv-bench", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
+            Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -87,7 +92,7 @@ impl Harness {
         let program = match self {
             Harness::Sim => tree.target().join("debug").join("examples").join("simulate"),
             Harness::Library => tree.target().join("debug").join("madkv-sim"),
-            Harness::EngineCluster | Harness::Storage => {
+            Harness::EngineCluster | Harness::Storage | Harness::Scripts => {
                 executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
             }
         };
@@ -159,7 +164,7 @@ impl Built {
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
-            Harness::Storage => {
+            Harness::Storage | Harness::Scripts => {
                 let mut command = Command::new(&self.program);
                 command.arg("--quiet");
                 Ok(match wait(&mut command, tree, &words, deadline)? {
