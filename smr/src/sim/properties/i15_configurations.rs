@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::{Happening, Property, majority};
-use crate::entry::{Configuration, Entry, EntryId, Payload};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::NodeId;
 use crate::protocol::LogChange;
 use crate::sim::ledger::Ledger;
@@ -72,7 +72,10 @@ impl Property for Configurations {
                 if carrier > last.index {
                     return Err(format!("{node} makes {} while the change at {carrier} is uncommitted", entry.id));
                 }
-                if last.term != entry.id.term {
+                // A leader that is cut off may go on where its successors have committed more.
+                let known = (0..=last.index.0).rev().filter_map(|index| ledger.committed_at(Index(index)));
+                let reached = known.map(|(id, _)| id.term).find(|term| *term <= entry.id.term);
+                if reached != Some(entry.id.term) {
                     return Err(format!("{node} makes {} before it committed in its term", entry.id));
                 }
                 if let Some((one, other)) = disjoint(old, new) {
