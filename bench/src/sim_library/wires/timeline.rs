@@ -1,0 +1,298 @@
+//! All connections and what is going to happen on them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::task::Waker;
+
+use smr::protocol::Time;
+use smr::sim::dice::{Dice, Purpose};
+use tokio::sync::oneshot;
+
+use super::{Host, Listening, Place, Way, Weather};
+use crate::sim_library::clock::Clock;
+use crate::sim_library::tap::Tap;
+
+/// What happens on the timeline.
+pub(super) enum Event {
+    /// Something arrives at the end of a lane.
+    Parcel { wire: u64, way: Way, parcel: Parcel },
+    /// Somebody dials.
+    Knock { wire: u64 },
+    /// The one who dialled hears how it went.
+    Dialled { wire: u64, welcome: bool },
+    /// One side hears that the connection was reset: the reader of this lane and the writer of the other.
+    Reset { wire: u64, reader_of: Way },
+}
+
+pub(super) enum Parcel {
+    Bytes(Vec<u8>),
+    /// The writer has closed its side.
+    End,
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Arrived, not yet read.
+    pub(super) arrived: VecDeque<u8>,
+    /// Behind what has arrived nothing more comes.
+    pub(super) ended: bool,
+    /// The reader's side of the connection was reset.
+    pub(super) reader_reset: bool,
+    /// The writer's side of the connection was reset.
+    pub(super) writer_reset: bool,
+    /// Written and not yet arrived, in bytes.
+    pub(super) under_way: usize,
+    /// When the last parcel arrives: none overtakes another.
+    last_at: Time,
+    /// Arrived while nothing got through; goes on when the silence is over.
+    held: VecDeque<Parcel>,
+    pub(super) reader: Option<Waker>,
+    pub(super) writer: Option<Waker>,
+}
+
+pub(super) struct Wire {
+    pub(super) host: Host,
+    pub(super) place: Place,
+    pub(super) lanes: [Lane; 2],
+    /// Reset: what is under way arrives nowhere.
+    pub(super) broken: bool,
+    /// Ends of it that somebody holds.
+    halves: u8,
+    dialled: Option<oneshot::Sender<bool>>,
+}
+
+pub(super) struct State {
+    pub(super) clock: Clock,
+    pub(super) dice: Dice,
+    pub(super) weather: Weather,
+    pub(super) wires: BTreeMap<u64, Wire>,
+    next_wire: u64,
+    pub(super) timeline: BTreeMap<(Time, u64), Event>,
+    posted: u64,
+    pub(super) listening: BTreeMap<Place, Listening>,
+    /// Processes that are stopped: what is sent to them waits.
+    pub(super) stopped: BTreeSet<Place>,
+    /// Links on which nothing arrives.
+    pub(super) silent: BTreeSet<(Host, Place, Way)>,
+    pub(super) incoming: Vec<(Place, u64)>,
+    pub(super) tap: Tap,
+}
+
+impl State {
+    /// No connections yet; everybody is down.
+    pub(super) fn new(seed: u64, clock: Clock, weather: Weather) -> State {
+        State {
+            clock,
+            dice: Dice::new(seed, Purpose::Network),
+            weather,
+            wires: BTreeMap::new(),
+            next_wire: 0,
+            timeline: BTreeMap::new(),
+            posted: 0,
+            listening: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            incoming: Vec::new(),
+            tap: Tap::default(),
+        }
+    }
+
+    fn delay(&mut self) -> u64 {
+        let Weather { least_us, jitter_us, late, late_us, .. } = self.weather;
+        let us = least_us + self.dice.below(jitter_us + 1);
+        if self.dice.chance(late) { us + self.dice.below(late_us + 1) } else { us }
+    }
+
+    fn post(&mut self, at: Time, event: Event) {
+        self.posted += 1;
+        self.timeline.insert((at, self.posted), event);
+    }
+
+    pub(super) fn dial(&mut self, host: Host, address: &str, dialled: oneshot::Sender<bool>) -> Option<u64> {
+        let place = Place::of(address)?;
+        let id = self.next_wire;
+        self.next_wire += 1;
+        let wire = Wire { host, place, lanes: Default::default(), broken: false, halves: 2, dialled: Some(dialled) };
+        self.wires.insert(id, wire);
+        self.tap.dialled(self.clock.now(), id, host, place);
+        let at = self.clock.now().plus_us(self.delay());
+        self.post(at, Event::Knock { wire: id });
+        Some(id)
+    }
+
+    /// Sends what fits; 0 if nothing does.
+    pub(super) fn send(&mut self, id: u64, way: Way, bytes: &[u8]) -> usize {
+        let room_bytes = self.weather.room_bytes;
+        let Some(wire) = self.wires.get(&id) else { return bytes.len() };
+        let lane = &wire.lanes[way as usize];
+        let room = room_bytes.saturating_sub(lane.under_way + lane.arrived.len());
+        let taken = bytes.len().min(room);
+        if taken == 0 {
+            return 0;
+        }
+        let bytes = &bytes[..taken];
+        if way == Way::Up {
+            self.tap.sent(self.clock.now(), id, bytes);
+        }
+        let split = if self.dice.chance(self.weather.split) { self.dice.below(taken as u64) as usize } else { 0 };
+        for piece in [&bytes[..split], &bytes[split..]] {
+            if !piece.is_empty() {
+                self.send_parcel(id, way, Parcel::Bytes(piece.to_vec()));
+            }
+        }
+        taken
+    }
+
+    pub(super) fn send_parcel(&mut self, id: u64, way: Way, parcel: Parcel) {
+        let at = self.clock.now().plus_us(self.delay());
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        let lane = &mut wire.lanes[way as usize];
+        if let Parcel::Bytes(bytes) = &parcel {
+            lane.under_way += bytes.len();
+        }
+        let at = at.max(lane.last_at);
+        lane.last_at = at;
+        self.post(at, Event::Parcel { wire: id, way, parcel });
+    }
+
+    /// Whether nothing gets through on this wire in this direction.
+    fn is_held(&self, wire: &Wire, way: Way) -> bool {
+        self.silent.contains(&(wire.host, wire.place, way)) || (way == Way::Up && self.stopped.contains(&wire.place))
+    }
+
+    /// Some silence is over: what was held back arrives now, before what is still on the timeline.
+    pub(super) fn release(&mut self, wakers: &mut Vec<Waker>) {
+        let ids: Vec<u64> = self.wires.keys().copied().collect();
+        for id in ids {
+            for way in [Way::Up, Way::Down] {
+                let Some(wire) = self.wires.get(&id) else { continue };
+                if self.is_held(wire, way) {
+                    continue;
+                }
+                let held = match self.wires.get_mut(&id) {
+                    Some(wire) => std::mem::take(&mut wire.lanes[way as usize].held),
+                    None => continue,
+                };
+                for parcel in held {
+                    self.arrive(id, way, parcel, wakers);
+                }
+            }
+        }
+    }
+
+    pub(super) fn happen(&mut self, event: Event, wakers: &mut Vec<Waker>) {
+        let now = self.clock.now();
+        match event {
+            Event::Knock { wire: id } => {
+                let Some(wire) = self.wires.get(&id) else { return };
+                let (host, place) = (wire.host, wire.place);
+                let cut = [Way::Up, Way::Down].into_iter().any(|way| self.silent.contains(&(host, place, way)));
+                let listening = self.listening.get(&place).copied().unwrap_or_default();
+                if cut || listening == Listening::Silent {
+                    return;
+                }
+                let welcome = listening == Listening::Open;
+                if welcome {
+                    if let Some(wire) = self.wires.get_mut(&id) {
+                        wire.halves += 2;
+                    }
+                    self.incoming.push((place, id));
+                }
+                let at = now.plus_us(self.delay());
+                self.post(at, Event::Dialled { wire: id, welcome });
+            }
+            Event::Dialled { wire: id, welcome } => {
+                if let Some(dialled) = self.wires.get_mut(&id).and_then(|wire| wire.dialled.take()) {
+                    // Whoever does not wait any more has closed its side by that.
+                    let _ = dialled.send(welcome);
+                }
+            }
+            Event::Reset { wire, reader_of } => self.reset_side(wire, reader_of, wakers),
+            Event::Parcel { wire: id, way, parcel } => self.arrive(id, way, parcel, wakers),
+        }
+    }
+
+    fn arrive(&mut self, id: u64, way: Way, mut parcel: Parcel, wakers: &mut Vec<Waker>) {
+        let Some(wire) = self.wires.get(&id) else { return };
+        if wire.broken {
+            return;
+        }
+        if self.is_held(wire, way) || !wire.lanes[way as usize].held.is_empty() {
+            if let Some(wire) = self.wires.get_mut(&id) {
+                wire.lanes[way as usize].held.push_back(parcel);
+            }
+            return;
+        }
+        let breaks = if way == Way::Up { self.weather.broken_up } else { self.weather.broken_down };
+        let mut full = 0;
+        if let Parcel::Bytes(bytes) = &mut parcel {
+            full = bytes.len();
+            if self.dice.chance(breaks) {
+                let part = self.dice.below(bytes.len() as u64 + 1) as usize;
+                bytes.truncate(part);
+                self.break_wire(id);
+            }
+        }
+        let now = self.clock.now();
+        if let Parcel::Bytes(bytes) = &parcel {
+            self.tap.arrived(now, id, way, bytes);
+        }
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        let lane = &mut wire.lanes[way as usize];
+        lane.under_way -= full;
+        match parcel {
+            Parcel::Bytes(bytes) => lane.arrived.extend(bytes),
+            Parcel::End => lane.ended = true,
+        }
+        wakers.extend(lane.reader.take());
+    }
+
+    /// Breaks a connection: what is under way is lost, and both sides hear of it.
+    pub(super) fn break_wire(&mut self, id: u64) {
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        if std::mem::replace(&mut wire.broken, true) {
+            return;
+        }
+        self.tap.broken();
+        self.post_reset(id, Way::Up);
+        self.post_reset(id, Way::Down);
+    }
+
+    pub(super) fn post_reset(&mut self, wire: u64, reader_of: Way) {
+        let at = self.clock.now().plus_us(self.delay());
+        // Not before what was sent earlier has arrived.
+        let last_at = self.wires.get(&wire).map_or(Time(0), |wire| wire.lanes[reader_of as usize].last_at);
+        self.post(at.max(last_at), Event::Reset { wire, reader_of });
+    }
+
+    /// The side that reads this lane, and writes the other one, has no connection any more.
+    fn reset_side(&mut self, id: u64, reader_of: Way, wakers: &mut Vec<Waker>) {
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        for (way, lane) in [Way::Up, Way::Down].into_iter().zip(&mut wire.lanes) {
+            if way == reader_of {
+                lane.reader_reset = true;
+                wakers.extend(lane.reader.take());
+            } else {
+                lane.writer_reset = true;
+                wakers.extend(lane.writer.take());
+            }
+        }
+    }
+
+    /// The process at the side that reads this lane is gone: nobody reads what has arrived.
+    pub(super) fn process_gone(&mut self, id: u64, reader_of: Way, wakers: &mut Vec<Waker>) {
+        if let Some(wire) = self.wires.get_mut(&id) {
+            wire.lanes[reader_of as usize].arrived.clear();
+        }
+        self.reset_side(id, reader_of, wakers);
+    }
+
+    pub(super) fn half_dropped(&mut self, id: u64) {
+        let Some(wire) = self.wires.get_mut(&id) else { return };
+        wire.halves -= 1;
+        if wire.halves == 0 {
+            self.wires.remove(&id);
+            self.tap.closed(id);
+        }
+    }
+}
