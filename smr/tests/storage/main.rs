@@ -13,7 +13,7 @@ mod virtual_map;
 #[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_journal {
-    #[path = "crash.rs"]
+    #[path = "crash/mod.rs"]
     mod crash;
     const ENGINE: smr::storage::Engine = smr::storage::Engine::Journal;
     /// Where its bytes are, and what its errors name.
@@ -23,7 +23,7 @@ mod over_journal {
 #[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_map {
-    #[path = "crash.rs"]
+    #[path = "crash/mod.rs"]
     mod crash;
     const ENGINE: smr::storage::Engine = smr::storage::Engine::Simulated;
     const LOG: &str = "/data/node/log";
@@ -32,7 +32,7 @@ mod over_map {
 #[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_segments {
-    #[path = "crash.rs"]
+    #[path = "crash/mod.rs"]
     mod crash;
     const ENGINE: smr::storage::Engine = smr::storage::Engine::Segments;
     const LOG: &str = "/data/node/log/00000001.segment";

@@ -1,0 +1,64 @@
+//! How far the mark of what was synced may fall back.
+
+use std::path::Path;
+
+use smr::protocol::LogChange;
+use smr::storage::Engine;
+use smr::storage::disk::Disk;
+use smr::storage::virtual_disk::{Loss, VirtualDisk};
+use smr::storage::virtual_map::MapDamage;
+
+use super::super::{ENGINE, LOG};
+use super::founded;
+use crate::support::*;
+
+/// Zeros over the last frames of a log in segments, each with one entry of 10 bytes.
+fn cut_segments(disk: &VirtualDisk, mut frames: usize) {
+    const FRAME_BYTES: usize = 16 + 20 + 4 + 38;
+    let log = Path::new(LOG).parent().unwrap();
+    let names = disk.list(log).unwrap();
+    for name in names.iter().filter(|name| name.ends_with(".segment")).rev() {
+        disk.damage(&log.join(name), |bytes| {
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let here = frames.min(end.saturating_sub(4096) / FRAME_BYTES);
+            frames -= here;
+            // With its last frame gone a segment looks as if it had never been begun.
+            let from = if frames > 0 { 0 } else { end - here * FRAME_BYTES };
+            bytes[from..].fill(0);
+        })
+        .unwrap();
+        if frames == 0 {
+            return;
+        }
+    }
+}
+
+/// The mark is synced now and then: a power cut sets it back by no more than that.
+#[test]
+fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
+    let disk = founded();
+    let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
+    let count = u64::from(smr::storage::mark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
+    for index in 2..2 + count {
+        store.apply(&LogChange::Append(batch(index, 1, 1, 10))).unwrap();
+        store.sync().unwrap();
+    }
+    drop(store);
+    let disk = disk.after_crash(Loss::Everything);
+    // The log loses its end. Whether anybody notices says where the mark is.
+    let cut = |entries: u64| {
+        let disk = disk.after_crash(Loss::Everything);
+        if ENGINE == Engine::Simulated {
+            disk.damage_map(Path::new(LOG), MapDamage::Shorter(entries as usize)).unwrap();
+        } else if ENGINE == Engine::Segments {
+            cut_segments(&disk, entries as usize);
+        } else {
+            let one = |len: usize| (len - 16) / (count as usize + 1);
+            disk.damage(Path::new(LOG), |bytes| bytes.truncate(bytes.len() - one(bytes.len()) * entries as usize))
+                .unwrap();
+        }
+        Bench::with(ENGINE, disk).reopen()
+    };
+    cut(20).store();
+    assert!(cut(60).quarantined().reason.contains("is marked as synced"));
+}
