@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use madkv_api::frames::{Ask, Body, Service};
 use serde::{Deserialize, Serialize};
 use smr::protocol::Role;
@@ -26,14 +27,17 @@ const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long nodes that were asked to end may take before they are killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many of what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How many of what; also as flags of a program that launches a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Args)]
 pub struct Shape {
-    /// Replicas of each partition.
+    /// Replicas of each partition
+    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
     pub server_rf: u16,
-    /// Replicas of the manager.
+    /// Replicas of the manager
+    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
     pub manager_rf: u16,
-    /// Partitions.
+    /// Partitions
+    #[arg(long, default_value_t = 1)]
     pub partitions: u16,
 }
 

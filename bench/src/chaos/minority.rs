@@ -4,12 +4,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::chaos::injector::Traffic;
-use crate::chaos::run::ChaosOptions;
+use crate::chaos::run::{ChaosOptions, Stage};
 use crate::chaos::world::{Failure, World};
 use crate::cluster::{Group, Node};
 use crate::fuzz::{Fuzz, FuzzOptions};
 use crate::launcher::Interrupted;
-use crate::programs::Programs;
 
 /// How long anything may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,10 +26,8 @@ pub fn fuzz(
     interrupted: &Interrupted,
     say: &mut dyn FnMut(&str),
 ) -> Result<bool, Failure> {
-    let programs = Programs::beside_this_one().map_err(|error| Failure(error.to_string()))?;
-    let mut stage = crate::chaos::run::Stage::set(options, &programs, fuzz.seed)?;
+    let mut stage = Stage::set_for(options, &mut fuzz)?;
     let length = fuzz.length;
-    fuzz.managers = stage.world.cluster.manager_addresses().split(',').map(str::to_owned).collect();
     fuzz.must_retry = true;
     let mut traffic = Fuzz::start(fuzz).map_err(|error| Failure(error.to_string()))?;
     let victims = stage.world.may_fail(Group::Partition(0));

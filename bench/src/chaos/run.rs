@@ -26,15 +26,9 @@ const GRACE: Duration = Duration::from_secs(300);
 /// The cluster, and what kind of chaos.
 #[derive(Clone, Debug, Args)]
 pub struct ChaosOptions {
-    /// Replicas of each partition
-    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
-    pub server_rf: u16,
-    /// Replicas of the manager
-    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
-    pub manager_rf: u16,
-    /// Partitions
-    #[arg(long, default_value_t = 1)]
-    pub partitions: u16,
+    /// How many of what.
+    #[command(flatten)]
+    pub shape: Shape,
     /// Kinds of faults: kill, stop, net, dir, disk, term; all of them by default
     #[arg(long, value_delimiter = ',')]
     pub faults: Vec<Kind>,
@@ -61,8 +55,7 @@ impl Stage {
     /// # Errors
     /// If it does not come up.
     pub fn set(options: &ChaosOptions, programs: &Programs, seed: u64) -> Result<Stage, Failure> {
-        let shape =
-            Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions };
+        let shape = options.shape;
         let mut kinds: BTreeSet<Kind> =
             if options.faults.is_empty() { Kind::ALL.into() } else { options.faults.iter().copied().collect() };
         let below = options.directory.as_deref().unwrap_or(programs.directory());
@@ -84,6 +77,14 @@ impl Stage {
         let mut stage = Stage { world, plan, directory: Some(fresh) };
         stage.world.start_all()?;
         stage.world.cluster.wait_ready(READY_PATIENCE).map_err(|error| Failure(error.to_string()))?;
+        Ok(stage)
+    }
+
+    /// Brings up a cluster with the programs beside this one, for the fuzzer to go to.
+    pub(super) fn set_for(options: &ChaosOptions, fuzz: &mut FuzzOptions) -> Result<Stage, Failure> {
+        let programs = Programs::beside_this_one().map_err(|error| Failure(error.to_string()))?;
+        let stage = Stage::set(options, &programs, fuzz.seed)?;
+        fuzz.managers = stage.world.cluster.manager_addresses().split(',').map(str::to_owned).collect();
         Ok(stage)
     }
 
@@ -154,11 +155,8 @@ pub fn fuzz(
     interrupted: &Interrupted,
     say: &mut dyn FnMut(&str),
 ) -> Result<bool, Failure> {
-    let programs = Programs::beside_this_one().map_err(|error| Failure(error.to_string()))?;
     let length = fuzz.length;
-    let mut stage = Stage::set(options, &programs, fuzz.seed)?;
-    let cluster = &stage.world.cluster;
-    fuzz.managers = cluster.manager_addresses().split(',').map(str::to_owned).collect();
+    let mut stage = Stage::set_for(options, &mut fuzz)?;
     // The injector says when it is over.
     fuzz.length = length + GRACE;
     let mut traffic = Fuzz::start(fuzz).map_err(|error| Failure(error.to_string()))?;

@@ -91,9 +91,7 @@ impl SmallDiskGroup {
         self.cluster.process(self.node).start()?;
         load.wait_answers(ANSWERS, PATIENCE)?;
         self.cluster.process(self.node).kill();
-        self.disk.make_room()?;
-        self.cluster.process(self.node).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+        self.go_on_with_room()?;
         clear_log(self.cluster.process(self.node))?;
         load.wait_answers(ANSWERS, PATIENCE)?;
         load.finish()?.check(&self.cluster)?;
@@ -111,9 +109,7 @@ impl SmallDiskGroup {
         self.fill_log()?;
         let line = self.wait_stopped("a disk that is almost full")?;
         load.wait_answers(ANSWERS, PATIENCE)?;
-        self.disk.make_room()?;
-        self.cluster.process(self.node).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+        self.go_on_with_room()?;
         load.finish()?.check(&self.cluster)?;
         Ok(line)
     }
@@ -144,12 +140,16 @@ impl SmallDiskGroup {
         self.cluster.process(self.node).start()?;
         let line = self.wait_line("a snapshot without room", "No space left")?;
         load.wait_answers(ANSWERS, PATIENCE)?;
-        self.disk.make_room()?;
-        // Stopped or not, with room it goes on.
-        self.cluster.process(self.node).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+        self.go_on_with_room()?;
         load.finish()?.check(&self.cluster)?;
         Ok(line)
+    }
+
+    /// Stopped or not, with room the replica goes on.
+    fn go_on_with_room(&mut self) -> Outcome<()> {
+        self.disk.make_room()?;
+        self.cluster.process(self.node).start()?;
+        Ok(self.cluster.wait_caught_up(ONLY, PATIENCE)?)
     }
 
     fn give_role(&mut self, whose: Whose) -> Outcome<()> {

@@ -246,8 +246,8 @@ fn fuzz_own_cluster(options: &Options) -> Result<u8, CouldNotRun> {
         "{} clients on {} keys, {} partitions of {} replicas, {} s, seed {}, history in {}\n",
         how.clients,
         how.keys,
-        options.own.partitions,
-        options.own.server_rf,
+        options.own.shape.partitions,
+        options.own.shape.server_rf,
         how.length.as_secs(),
         how.seed,
         how.history.display()
@@ -312,7 +312,7 @@ mod tests {
         let line =
             ["madkv-fuzz", "--chaos", "--server_rf", "5", "--seconds", "9", "--seed", "7", "--faults", "kill,net"];
         let run = Options::try_parse_from(line).unwrap();
-        assert!(run.chaos && run.own.server_rf == 5 && run.own.faults.len() == 2 && run.fuzz.seed == Some(7));
+        assert!(run.chaos && run.own.shape.server_rf == 5 && run.own.faults.len() == 2 && run.fuzz.seed == Some(7));
         assert!(Options::try_parse_from(["madkv-fuzz", "--kill_minority"]).unwrap().kill_minority);
         for wrong in
             [&["--chaos", "--managers", "h:1"][..], &["--chaos", "--kill_minority"], &["--chaos", "--faults", "x"]]

@@ -164,15 +164,9 @@ pub struct Place {
     /// Put the fresh data directory below this one; by default beside the executables
     #[arg(long, value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
-    /// Replicas of each partition
-    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
-    pub server_rf: u16,
-    /// Replicas of the manager
-    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
-    pub manager_rf: u16,
-    /// Partitions
-    #[arg(long, default_value_t = 1)]
-    pub partitions: u16,
+    /// How many of what.
+    #[command(flatten)]
+    pub shape: Shape,
 }
 
 /// Runs a trial.
@@ -204,12 +198,6 @@ pub fn run(options: &Options) -> Outcome {
     }
 }
 
-impl Place {
-    fn shape(&self) -> Shape {
-        Shape { server_rf: self.server_rf, manager_rf: self.manager_rf, partitions: self.partitions }
-    }
-}
-
 /// A cluster that is ready, in a fresh directory that is removed once the trial is [`Stage::done`]. If it fails before,
 /// logs and data are kept, and where they are is said.
 struct Stage {
@@ -222,7 +210,7 @@ impl Stage {
         let programs = Programs::beside_this_one()?;
         let directory = fresh_directory(&programs, place.directory.as_deref())?;
         let flags = sync_flags(directory.path());
-        let cluster = Cluster::on_free_ports(&programs, place.shape(), directory.path(), &flags)?;
+        let cluster = Cluster::on_free_ports(&programs, place.shape, directory.path(), &flags)?;
         let mut stage = Stage { cluster, directory: Some(directory) };
         stage.cluster.start_all()?;
         stage.cluster.wait_ready(PATIENCE)?;

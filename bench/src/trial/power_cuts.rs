@@ -30,7 +30,7 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     let mut mount = Mount::new(&image, directory.path().join("mounted"))?;
 
     let flags = sync_flags(mount.path());
-    let mut cluster = Cluster::on_free_ports(&programs, place.shape(), &mount.path().join("data"), &flags)?;
+    let mut cluster = Cluster::on_free_ports(&programs, place.shape, &mount.path().join("data"), &flags)?;
     cluster.start_all()?;
     cluster.wait_ready(PATIENCE)?;
     describe(&cluster)?;

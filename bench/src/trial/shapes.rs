@@ -21,7 +21,8 @@ const SHAPES: [(u16, u16, u16); 8] =
 
 pub(super) fn run(directory: Option<&Path>) -> Outcome {
     for (server_rf, manager_rf, partitions) in SHAPES {
-        let place = Place { directory: directory.map(Path::to_path_buf), server_rf, manager_rf, partitions };
+        let shape = Shape { server_rf, manager_rf, partitions };
+        let place = Place { directory: directory.map(Path::to_path_buf), shape };
         let start = Instant::now();
         let stage = Stage::set(&place)?;
         let ready = start.elapsed();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use madkv_bench::chaos::calm::compare;
 use madkv_bench::chaos::plan::Kind;
 use madkv_bench::chaos::run::{ChaosOptions, Stage};
+use madkv_bench::cluster::Shape;
 use madkv_bench::fuzz::{Fuzz, FuzzOptions};
 
 use crate::scene::{fresh_directory, programs};
@@ -18,9 +19,7 @@ const LENGTH: Duration = Duration::from_secs(20);
 fn kills_stops_and_bad_network_by_a_seed_linearizable_and_all_well_afterwards() {
     let directory = fresh_directory();
     let options = ChaosOptions {
-        server_rf: 3,
-        manager_rf: 3,
-        partitions: 1,
+        shape: Shape { server_rf: 3, manager_rf: 3, partitions: 1 },
         faults: vec![Kind::Kill, Kind::Stop, Kind::Net],
         directory: Some(directory.path().to_path_buf()),
         verbose: true,

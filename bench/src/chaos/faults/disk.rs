@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Scene, Struck, Wound, headline};
+use super::{Scene, Struck, Wound, headline, heal_when_over};
 use crate::chaos::world::{Failure, SMALL_DISK_NODE, World};
 use crate::cluster::{Group, Node};
 
@@ -59,11 +59,7 @@ impl Wound for Full {
             let last = log.lines().last().unwrap_or_default().to_owned();
             world.diary.note(&format!("disk: {} ended ({status}): {last}", self.node));
         }
-        if Instant::now() < self.ends {
-            return Ok(false);
-        }
-        self.heal(world)?;
-        Ok(true)
+        heal_when_over(self.ends, self, world)
     }
 
     fn heal(&mut self, world: &mut World) -> Result<(), Failure> {

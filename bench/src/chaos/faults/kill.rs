@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Scene, Struck, Who, Wound, headline};
+use super::{Scene, Struck, Who, Wound, headline, heal_when_over};
 use crate::chaos::plan::Fault;
 use crate::chaos::world::{Failure, World};
 use crate::cluster::{Group, Node};
@@ -52,11 +52,7 @@ pub(super) struct Dead {
 
 impl Wound for Dead {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
-        if Instant::now() < self.ends {
-            return Ok(false);
-        }
-        self.heal(world)?;
-        Ok(true)
+        heal_when_over(self.ends, self, world)
     }
 
     fn heal(&mut self, world: &mut World) -> Result<(), Failure> {

@@ -45,6 +45,15 @@ pub trait Wound {
     }
 }
 
+/// The tick of a wound that heals when its time has come.
+fn heal_when_over(ends: Instant, wound: &mut dyn Wound, world: &mut World) -> Result<bool, Failure> {
+    if Instant::now() < ends {
+        return Ok(false);
+    }
+    wound.heal(world)?;
+    Ok(true)
+}
+
 /// Links that only one fault at a time may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {

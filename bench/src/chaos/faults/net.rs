@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::{Links, Scene, Struck, Wound, headline, names};
+use super::{Links, Scene, Struck, Wound, headline, heal_when_over, names};
 use crate::chaos::plan::Fault;
 use crate::chaos::proxy::{Flow, Gate, Rules};
 use crate::chaos::wiring::{Network, Way};
@@ -207,11 +207,7 @@ struct Bent {
 
 impl Wound for Bent {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
-        if Instant::now() < self.ends {
-            return Ok(false);
-        }
-        self.heal(world)?;
-        Ok(true)
+        heal_when_over(self.ends, self, world)
     }
 
     fn heal(&mut self, world: &mut World) -> Result<(), Failure> {
