@@ -3,15 +3,18 @@
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
+#[path = "../../smr/tests/memory_limit/mod.rs"]
+mod memory_limit;
+
 use std::fs;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use madkv_bench::decoders::{ALL, Decoder};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use memory_limit::limit_memory;
 
 /// What this process may take beyond what it has at the start, in bytes. Much more than its threads need, much less
 /// than any hostile length asks for: an allocation that believes one ends the whole test run.
@@ -24,22 +27,8 @@ const FLIPS_MAX: usize = 6_000;
 /// quadratic work takes.
 const MEBIBYTE_MAX: Duration = Duration::from_secs(20);
 
-/// Puts the limit in force, once.
-fn limit_memory() {
-    static LIMITED: OnceLock<()> = OnceLock::new();
-    LIMITED.get_or_init(|| {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-        let size_kib: u64 = size.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-        let most = size_kib * 1024 + MEMORY_MAX_BYTES;
-        let Rlimit { maximum, .. } = getrlimit(Resource::As);
-        let current = Some(maximum.map_or(most, |maximum| maximum.min(most)));
-        setrlimit(Resource::As, Rlimit { current, maximum }).unwrap();
-    });
-}
-
 fn for_each(check: impl Fn(&Decoder, &mut ChaCha8Rng)) {
-    limit_memory();
+    limit_memory(MEMORY_MAX_BYTES);
     for (seed, decoder) in ALL.iter().enumerate() {
         eprintln!("{}", decoder.name);
         check(decoder, &mut ChaCha8Rng::seed_from_u64(seed as u64));

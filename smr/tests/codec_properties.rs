@@ -2,35 +2,23 @@
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
+mod memory_limit;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::OnceLock;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, CodecError, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::{ClusterId, GroupName, NodeId};
 use smr::snapshot::SnapshotOffer;
 
+use memory_limit::limit_memory;
+
 /// What this process may take beyond what it has at the start, in bytes. Much more than its threads need, much less
 /// than any hostile length asks for: an allocation that believes one ends the whole test run.
 const MEMORY_MAX_BYTES: u64 = 4 << 30;
-
-/// Puts the limit in force, once.
-fn limit_memory() {
-    static LIMITED: OnceLock<()> = OnceLock::new();
-    LIMITED.get_or_init(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-        let size_kib: u64 = size.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-        let most = size_kib * 1024 + MEMORY_MAX_BYTES;
-        let Rlimit { maximum, .. } = getrlimit(Resource::As);
-        let current = Some(maximum.map_or(most, |maximum| maximum.min(most)));
-        setrlimit(Resource::As, Rlimit { current, maximum }).unwrap();
-    });
-}
 
 fn node() -> impl Strategy<Value = NodeId> {
     (any::<u16>(), any::<u64>()).prop_map(|(name, incarnation)| NodeId::new(name, incarnation))
@@ -88,7 +76,7 @@ fn receive(bytes: &[u8], payload_max_bytes: usize) -> Option<Result<(u16, Vec<En
 
 /// Decodes `bytes` as a `T` in a process that has not the memory for a length that it should not have believed.
 fn decode_within_bounds<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    limit_memory();
+    limit_memory(MEMORY_MAX_BYTES);
     codec::decode(bytes)
 }
 

@@ -16,19 +16,13 @@ mod machine;
 mod partitions;
 mod readmission;
 mod registers;
+#[path = "../seed_range/mod.rs"]
+mod seed_range;
 mod snapshots;
 mod stalls;
 mod workload;
 
-/// The seeds of a test that tries many: from 0 to `count`, or what the environment asks for.
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{text} is no seed: {error}"));
-    match std::env::var("SEEDS").ok().as_deref().map(|range| range.split_once("..")) {
-        None => 0..count,
-        Some(Some((from, to))) => number(from)..number(to),
-        Some(None) => panic!("SEEDS=from..to"),
-    }
-}
+use seed_range::seeds;
 
 /// Asserts that the seeds together have met what the test is about; chosen ones need not.
 fn assert_met(enough: bool, what: &dyn std::fmt::Debug) {

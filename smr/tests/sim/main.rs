@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod divergence;
+#[path = "../seed_range/mod.rs"]
+mod seed_range;
 mod seeds;

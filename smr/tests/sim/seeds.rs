@@ -6,15 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use smr::sim::rare::RareCounts;
 use smr::sim::run::{Options, Report, run};
 
-/// The seeds of a test: from 0 to `count`, or what the environment asks for (`SEEDS=17..18`).
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    let number = |text: &str| text.parse::<u64>().unwrap_or_else(|error| panic!("{text} is no seed: {error}"));
-    match std::env::var("SEEDS").ok().as_deref().map(|range| range.split_once("..")) {
-        None => 0..count,
-        Some(Some((from, to))) => number(from)..number(to),
-        Some(None) => panic!("SEEDS=from..to"),
-    }
-}
+use crate::seed_range::seeds;
 
 /// Runs seeds on two threads.
 fn run_all(seeds: std::ops::Range<u64>) -> Vec<Report> {
