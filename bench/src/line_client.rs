@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,10 +18,33 @@ const COMPLAINTS_MAX: usize = 1024;
 /// A client process. Killed when dropped.
 #[derive(Debug)]
 pub struct LineClient {
-    child: Child,
+    process: ClientProcess,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     complaints: Receiver<String>,
+}
+
+/// The process of a [`LineClient`], for somebody who has to end it while another thread waits for its answer.
+#[derive(Clone, Debug)]
+pub struct ClientProcess(Arc<Mutex<Child>>);
+
+impl ClientProcess {
+    /// Its process id, also after its end.
+    pub fn pid(&self) -> u32 {
+        self.child().id()
+    }
+
+    /// Kills it and waits until it is gone. Whoever waits for its answer hears [`NoAnswer::Ended`].
+    pub fn end(&self) {
+        // It may have ended already; either way it is gone afterwards.
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The client gave no answer.
@@ -63,7 +87,7 @@ impl LineClient {
             });
         }
         let input = child.stdin.take();
-        Ok(LineClient { child, input, lines, complaints })
+        Ok(LineClient { process: ClientProcess(Arc::new(Mutex::new(child))), input, lines, complaints })
     }
 
     /// Sends a line.
@@ -120,9 +144,14 @@ impl LineClient {
     /// If it does not end in time.
     pub fn finish(mut self, patience: Duration) -> Result<ExitStatus, NoAnswer> {
         self.input = None;
-        wait_for(patience, "the client's end", || self.child.try_wait().transpose())
+        wait_for(patience, "the client's end", || self.process.child().try_wait().transpose())
             .map_err(|_| NoAnswer::Late(patience))?
             .map_err(NoAnswer::Pipe)
+    }
+
+    /// Its process.
+    pub fn process(&self) -> &ClientProcess {
+        &self.process
     }
 
     /// What it has written to stderr since the last call.
@@ -133,9 +162,7 @@ impl LineClient {
 
 impl Drop for LineClient {
     fn drop(&mut self) {
-        // It may have ended already; either way it is gone afterwards.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.end();
     }
 }
 

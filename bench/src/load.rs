@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::chain::{Broken, Swap, check};
 use crate::cluster::Cluster;
-use crate::line_client::{LineClient, NoAnswer};
+use crate::line_client::{ClientProcess, LineClient, NoAnswer};
 use crate::wait::{InVain, wait_for};
 
 /// How long a client waits for one answer before the run has failed.
@@ -27,11 +27,12 @@ pub struct Plan {
     pub prefix: String,
 }
 
-/// A running load.
+/// A running load. Its client processes have ended when it is dropped, whatever they were waiting for.
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    processes: Vec<ClientProcess>,
     workers: Vec<JoinHandle<Worker>>,
 }
 
@@ -73,9 +74,14 @@ impl Load {
     /// # Errors
     /// If a process cannot be created.
     pub fn start(cluster: &Cluster, plan: &Plan) -> io::Result<Load> {
+        let clients = (0..plan.clients).map(|_| cluster.client()).collect::<io::Result<Vec<_>>>()?;
+        Ok(Load::with(clients, plan))
+    }
+
+    fn with(clients: Vec<LineClient>, plan: &Plan) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
-        let clients = (0..plan.clients).map(|_| cluster.client()).collect::<io::Result<Vec<_>>>()?;
+        let processes = clients.iter().map(|client| client.process().clone()).collect();
         let workers = clients
             .into_iter()
             .enumerate()
@@ -84,7 +90,7 @@ impl Load {
                 thread::spawn(move || work(client, number, &plan, &stop, &answered))
             })
             .collect();
-        Ok(Load { stop, answered, workers })
+        Load { stop, answered, processes, workers }
     }
 
     /// How many swaps were answered so far.
@@ -121,10 +127,10 @@ impl Load {
     ///
     /// # Errors
     /// If a client got no answer.
-    pub fn finish(self) -> Result<History, Failed> {
+    pub fn finish(mut self) -> Result<History, Failed> {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = History::default();
-        for worker in self.workers {
+        while let Some(worker) = self.workers.pop() {
             let worker = worker.join().map_err(|_| Failed::Panic)?;
             if let Some(failure) = worker.failure {
                 return Err(failure.into());
@@ -132,6 +138,18 @@ impl Load {
             history.swaps.extend(worker.swaps);
         }
         Ok(history)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A client whose cluster is gone may wait for its answer for minutes, and outlives its pipes as long.
+        self.processes.iter().for_each(ClientProcess::end);
+        for worker in self.workers.drain(..) {
+            // Whoever wanted to know how a client fared has asked before.
+            let _ = worker.join();
+        }
     }
 }
 
@@ -184,4 +202,69 @@ fn work(mut client: LineClient, number: usize, plan: &Plan, stop: &AtomicBool, a
         answered.fetch_add(1, Ordering::Relaxed);
     }
     worker
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// How long anything may take that must happen; far below [`ANSWER_PATIENCE`].
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// A client that answers each swap as if nothing had been there.
+    const ANSWERS: &str = "while read verb key value; do echo SWAP $key null; done";
+    /// One that never answers, and does not notice that its input has ended.
+    const SILENT: &str = "exec sleep 1000";
+    /// One that ends at once.
+    const ENDS: &str = "exit 0";
+
+    fn load(scripts: &[&str]) -> (Load, Vec<u32>) {
+        let start = |script: &&str| LineClient::start(Path::new("/bin/sh"), &["-c".to_owned(), (*script).to_owned()]);
+        let clients: Vec<_> = scripts.iter().map(|script| start(script).unwrap()).collect();
+        let pids = clients.iter().map(|client| client.process().pid()).collect();
+        (Load::with(clients, &Plan { clients: scripts.len(), keys: 2, prefix: "k".to_owned() }), pids)
+    }
+
+    fn alive(pids: &[u32]) -> Vec<u32> {
+        pids.iter().copied().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect()
+    }
+
+    #[test]
+    fn load_dropped_while_clients_wait_leaves_no_process() {
+        let (mut load, pids) = load(&[ANSWERS, SILENT, SILENT]);
+        load.wait_answers(3, PATIENCE).unwrap();
+        assert_eq!(alive(&pids), pids);
+        let start = Instant::now();
+        drop(load);
+        assert_eq!(alive(&pids), Vec::<u32>::new());
+        assert!(start.elapsed() < PATIENCE, "waited for an answer: {:?}", start.elapsed());
+    }
+
+    #[test]
+    fn load_with_a_failed_client_leaves_no_process() {
+        let (mut load, pids) = load(&[SILENT, ENDS, SILENT]);
+        let failure = wait_for(PATIENCE, "a failure", || load.failure()).unwrap();
+        assert!(matches!(failure, Failed::Client(_)), "{failure}");
+        drop(load);
+        assert_eq!(alive(&pids), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn load_that_cannot_finish_leaves_no_process() {
+        // The last one is looked at first.
+        let (load, pids) = load(&[SILENT, ANSWERS, ENDS]);
+        wait_for(PATIENCE, "its end", || load.workers[2].is_finished().then_some(())).unwrap();
+        assert!(matches!(load.finish().unwrap_err(), Failed::Client(_)));
+        assert_eq!(alive(&pids), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn load_finished_gives_the_history_and_leaves_no_process() {
+        let (mut load, pids) = load(&[ANSWERS, ANSWERS]);
+        load.wait_answers(10, PATIENCE).unwrap();
+        let history = load.finish().unwrap();
+        assert!(history.swaps.len() >= 10 && history.swaps.iter().all(|swap| swap.answer.is_some()));
+        assert_eq!(alive(&pids), Vec::<u32>::new());
+    }
 }
