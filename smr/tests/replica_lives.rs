@@ -2,30 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
-use std::collections::BTreeMap;
+mod replica_support;
+
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 
-use smr::id::{Incarnation, NodeName};
-use smr::protocol::ReadMode;
-use smr::raft::CLOCK_DRIFT_PERMILLE;
-use smr::replica::{Opened, ReplicaOptions};
+use smr::id::Incarnation;
+use smr::replica::Opened;
+
+use replica_support::{listener, options};
 
 fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
-    let opened = Opened::open(ReplicaOptions {
-        group: "g".parse().unwrap(),
-        name: NodeName(0),
-        peers: BTreeMap::from([(NodeName(1), "127.0.0.1:1".to_owned()), (NodeName(2), "127.0.0.1:2".to_owned())]),
-        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
-        directory: directory.to_owned(),
-        log_engine: smr::storage::Engine::Sled,
-        allow_unsynced: true,
-        reads: ReadMode::Index,
-        clock_drift_permille: CLOCK_DRIFT_PERMILLE,
-        runtime: runtime.handle().clone(),
-    })
-    .unwrap();
+    let peers = [(1, "127.0.0.1:1".to_owned()), (2, "127.0.0.1:2".to_owned())];
+    let opened = Opened::open(options(0, peers, listener(), directory, runtime)).unwrap();
     assert!(!opened.is_born());
     opened.incarnation()
 }

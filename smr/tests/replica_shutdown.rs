@@ -2,57 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
+mod replica_support;
+
 use std::collections::BTreeMap;
-use std::io;
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use smr::entry::Index;
-use smr::id::NodeName;
-use smr::protocol::ReadMode;
-use smr::raft::CLOCK_DRIFT_PERMILLE;
-use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, ReplySink, ReplyTo, Request};
-use smr::state_machine::{Answer, Image, StateMachine};
+use smr::replica::{Opened, Outcome, ReplicaHandle, ReplySink, ReplyTo, Request};
+
+use replica_support::{Counter, listener, options};
 
 /// How long an outcome may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Counts commands.
-#[derive(Clone, Default)]
-struct Counter(u64);
-
-impl Image for Counter {
-    fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        output.write_all(&self.0.to_le_bytes())
-    }
-}
-
-impl StateMachine for Counter {
-    type Image = Counter;
-
-    fn apply(&mut self, _index: Index, _command: &[u8]) -> Vec<u8> {
-        self.0 += 1;
-        self.0.to_le_bytes().to_vec()
-    }
-
-    fn query(&self, _query: &[u8]) -> Answer {
-        Answer::Now(self.0.to_le_bytes().to_vec())
-    }
-
-    fn image(&self) -> Counter {
-        self.clone()
-    }
-
-    fn restore(input: &mut dyn io::Read) -> io::Result<Counter> {
-        let mut bytes = [0; 8];
-        input.read_exact(&mut bytes)?;
-        Ok(Counter(u64::from_le_bytes(bytes)))
-    }
-}
 
 /// How many outcomes each request got.
 #[derive(Default)]
@@ -101,19 +65,7 @@ fn ask(replica: &ReplicaHandle, outcomes: &Arc<Outcomes>, enough: &AtomicBool) -
 fn shutdown_under_load_each_request_gets_one_outcome() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let opened = Opened::open(ReplicaOptions {
-        group: "g".parse().unwrap(),
-        name: NodeName(0),
-        peers: BTreeMap::new(),
-        listener: TcpListener::bind("127.0.0.1:0").unwrap(),
-        directory: directory.path().join("g.0"),
-        log_engine: smr::storage::Engine::Sled,
-        allow_unsynced: true,
-        reads: ReadMode::Index,
-        clock_drift_permille: CLOCK_DRIFT_PERMILLE,
-        runtime: runtime.handle().clone(),
-    })
-    .unwrap();
+    let opened = Opened::open(options(0, [], listener(), &directory.path().join("g.0"), &runtime)).unwrap();
     let replica = opened.run(None, Counter::default()).unwrap();
     let outcomes = Arc::new(Outcomes::default());
     let enough = Arc::new(AtomicBool::new(false));

@@ -1,0 +1,130 @@
+//! A replica with a damaged directory is readmitted by its running group: the directory has to learn of it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod replica_support;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use smr::entry::Genesis;
+use smr::id::{Incarnation, NodeId, NodeName};
+use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaStatus, ReplySink, ReplyTo, Request, Standing};
+use smr::storage::disk::RealDisk;
+use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
+
+use replica_support::{Counter, listener, options};
+
+/// How long anything may take that must happen, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The one whose directory gets damaged.
+const DAMAGED: u16 = 2;
+
+fn founders() -> Genesis {
+    let members = [0, 1, DAMAGED].map(|name| NodeId::new(name, u64::from(name) + 10));
+    Genesis { cluster: None, group: "g".parse().unwrap(), members: members.into() }
+}
+
+/// A directory as the founding of the group leaves it.
+fn found(directory: &Path, name: u16) {
+    let seat = Seat { group: "g".parse().unwrap(), name: NodeName(name), cluster: None };
+    let options = StoreOptions {
+        snapshot: Default::default(),
+        incarnation_if_new: Incarnation(u64::from(name) + 10),
+        engine: Engine::Sled,
+        allow_unsynced: true,
+        now_unix_s: 0,
+    };
+    let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, seat).unwrap();
+    let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
+    let birth = Birth::Born { genesis: founders().hash(), founders: Some(founders()) };
+    let mut store = opened.store;
+    store.be_born(birth, founders().cluster_id()).unwrap();
+}
+
+/// Waits for one outcome.
+struct Waiter(SyncSender<Outcome>);
+
+impl ReplySink for Waiter {
+    fn deliver(&self, _tag: u64, outcome: Outcome) {
+        // Whoever has given up does not listen any more.
+        let _ = self.0.send(outcome);
+    }
+
+    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+        false
+    }
+}
+
+fn ask(replica: &ReplicaHandle, request: Request) -> Outcome {
+    let (outcome, heard) = sync_channel(1);
+    replica.submit(request, ReplyTo { tag: 0, sink: Arc::new(Waiter(outcome)) });
+    heard.recv_timeout(PATIENCE).unwrap()
+}
+
+fn status(replica: &ReplicaHandle) -> ReplicaStatus {
+    match ask(replica, Request::Status) {
+        Outcome::Status(status) => *status,
+        other => panic!("the status is {other:?}"),
+    }
+}
+
+fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+// covers D5: the group has taken the new incarnation in; a directory that does not hear of it would be in quarantine for ever.
+#[test]
+fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = |name: u16| temporary.path().join(format!("g.{name}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listeners = [listener(), listener(), listener()];
+    let addresses: Vec<String> = listeners.iter().map(|it| it.local_addr().unwrap().to_string()).collect();
+    let peers_of =
+        |name: u16| (0..).zip(addresses.clone()).filter(move |(peer, _)| *peer != name).collect::<Vec<(u16, String)>>();
+    let mut replicas = Vec::new();
+    for (name, listener) in (0..).zip(listeners) {
+        found(&path(name), name);
+        if name == DAMAGED {
+            fs::write(path(name).join("promise"), [0xff; 1024]).unwrap();
+        }
+        let opened = Opened::open(options(name, peers_of(name), listener, &path(name), &runtime)).unwrap();
+        replicas.push(opened.run(None, Counter::default()).unwrap());
+    }
+    let damaged = usize::from(DAMAGED);
+    assert!(path(DAMAGED).join("quarantine").exists());
+    wait_until("the readmission", || {
+        // Refused until there is a leader, and until it has met the newcomer.
+        let name = NodeName(DAMAGED);
+        replicas[..damaged].iter().find(|replica| ask(replica, Request::Readmit { name }) == Outcome::Done)
+    });
+    let node = wait_until("the readmitted replica to serve", || {
+        let status = status(&replicas[damaged]);
+        (status.standing == Standing::InService).then_some(status.node)
+    });
+
+    // What was handed to the disk before the end is done before the directory's lock is let go.
+    replicas[damaged].shutdown();
+    let again = wait_until("the directory's lock", || {
+        Opened::open(options(DAMAGED, peers_of(DAMAGED), listener(), &path(DAMAGED), &runtime)).ok()
+    });
+    let left: Vec<_> = fs::read_dir(path(DAMAGED)).unwrap().map(|item| item.unwrap().file_name()).collect();
+    assert!(!path(DAMAGED).join("quarantine").exists(), "still in quarantine: {left:?}");
+    assert!(!path(DAMAGED).join("next").exists(), "{left:?}");
+    assert_eq!((again.is_born(), again.incarnation()), (true, node.incarnation));
+    replicas[..damaged].iter().for_each(ReplicaHandle::shutdown);
+    runtime.shutdown_background();
+}

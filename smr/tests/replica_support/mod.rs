@@ -1,0 +1,89 @@
+//! What the tests of whole replicas share: a state machine that counts, and a replica's options on this machine.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::panic;
+use std::path::Path;
+use std::sync::Once;
+
+use smr::entry::Index;
+use smr::id::NodeName;
+use smr::protocol::ReadMode;
+use smr::raft::CLOCK_DRIFT_PERMILLE;
+use smr::replica::ReplicaOptions;
+use smr::state_machine::{Answer, Image, StateMachine};
+
+/// Counts commands.
+#[derive(Clone, Default)]
+pub(crate) struct Counter(u64);
+
+impl Image for Counter {
+    fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
+        output.write_all(&self.0.to_le_bytes())
+    }
+}
+
+impl StateMachine for Counter {
+    type Image = Counter;
+
+    fn apply(&mut self, _index: Index, _command: &[u8]) -> Vec<u8> {
+        self.0 += 1;
+        self.0.to_le_bytes().to_vec()
+    }
+
+    fn query(&self, _query: &[u8]) -> Answer {
+        Answer::Now(self.0.to_le_bytes().to_vec())
+    }
+
+    fn image(&self) -> Counter {
+        self.clone()
+    }
+
+    fn restore(input: &mut dyn io::Read) -> io::Result<Counter> {
+        let mut bytes = [0; 8];
+        input.read_exact(&mut bytes)?;
+        Ok(Counter(u64::from_le_bytes(bytes)))
+    }
+}
+
+pub(crate) fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// Prints each panic at once: a replica lets it end the process, before the harness shows what it has captured.
+fn say_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        panic::set_hook(Box::new(|info| {
+            // Without stderr there is nobody to tell.
+            let _ = writeln!(io::stderr(), "{info}");
+        }));
+    });
+}
+
+/// Seat `name` of group `g`, with `peers` by seat and address.
+pub(crate) fn options(
+    name: u16,
+    peers: impl IntoIterator<Item = (u16, String)>,
+    listener: TcpListener,
+    directory: &Path,
+    runtime: &tokio::runtime::Runtime,
+) -> ReplicaOptions {
+    say_panics();
+    let peers: BTreeMap<_, _> = peers.into_iter().map(|(name, address)| (NodeName(name), address)).collect();
+    ReplicaOptions {
+        group: "g".parse().unwrap(),
+        name: NodeName(name),
+        peers,
+        listener,
+        directory: directory.to_owned(),
+        log_engine: smr::storage::Engine::Sled,
+        allow_unsynced: true,
+        reads: ReadMode::Index,
+        clock_drift_permille: CLOCK_DRIFT_PERMILLE,
+        runtime: runtime.handle().clone(),
+    }
+}
