@@ -27,6 +27,8 @@ pub enum Harness {
     Storage,
     /// The golden scripts of the core, `smr/tests/scripts`: one rule each, without seeds.
     Scripts,
+    /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
+    EngineInstall,
 }
 
 /// What a harness came to.
@@ -47,8 +49,14 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 5] =
-        [Harness::Sim, Harness::Library, Harness::EngineCluster, Harness::Storage, Harness::Scripts];
+    const ALL: [Harness; 6] = [
+        Harness::Sim,
+        Harness::Library,
+        Harness::EngineCluster,
+        Harness::Storage,
+        Harness::Scripts,
+        Harness::EngineInstall,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -57,6 +65,7 @@ impl Harness {
             Harness::EngineCluster => "engine_cluster",
             Harness::Storage => "storage",
             Harness::Scripts => "scripts",
+            Harness::EngineInstall => "engine_install",
         }
     }
 
@@ -71,6 +80,7 @@ impl Harness {
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
+            Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -92,7 +102,7 @@ impl Harness {
         let program = match self {
             Harness::Sim => tree.target().join("debug").join("examples").join("simulate"),
             Harness::Library => tree.target().join("debug").join("madkv-sim"),
-            Harness::EngineCluster | Harness::Storage | Harness::Scripts => {
+            Harness::EngineCluster | Harness::Storage | Harness::Scripts | Harness::EngineInstall => {
                 executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
             }
         };
@@ -164,7 +174,7 @@ impl Built {
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
-            Harness::Storage | Harness::Scripts => {
+            Harness::Storage | Harness::Scripts | Harness::EngineInstall => {
                 let mut command = Command::new(&self.program);
                 command.arg("--quiet");
                 Ok(match wait(&mut command, tree, &words, deadline)? {

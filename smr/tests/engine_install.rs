@@ -1,0 +1,96 @@
+//! What a replica's logic asks of the disk when a snapshot of its leader is put in place, in which order.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod snapshot_support;
+
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
+use smr::id::NodeId;
+use smr::protocol::{LogChange, Recovered, Time};
+use smr::raft::{Raft, Settings};
+use smr::replica::Standing;
+use smr::replica::engine::{Action, Engine, EngineStart, Install};
+use smr::session::SessionTable;
+use smr::snapshot::ReceivedSnapshot;
+use smr::state_machine::{Answer, Image, StateMachine};
+use smr::storage::disk::{Disk, RealDisk};
+use snapshot_support::*;
+
+/// A state without content.
+#[derive(Clone)]
+struct Nothing;
+
+impl Image for Nothing {
+    fn write(&self, _: &mut dyn std::io::Write) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl StateMachine for Nothing {
+    type Image = Nothing;
+
+    fn apply(&mut self, _: Index, _: &[u8]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn query(&self, _: &[u8]) -> Answer {
+        Answer::Now(Vec::new())
+    }
+
+    fn image(&self) -> Nothing {
+        Nothing
+    }
+
+    fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Nothing> {
+        Ok(Nothing)
+    }
+}
+
+/// A snapshot as it is when the last byte of it has come.
+fn received(meta: &SnapshotMeta) -> (tempfile::TempDir, ReceivedSnapshot) {
+    let temp = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let (sender, _) = open(&disk, &temp.path().join("sender"));
+    let (receiver, _) = open(&disk, &temp.path().join("receiver"));
+    let info = write(&sender, meta, &state(1, 100)).unwrap();
+    let mut incoming = receiver.receive(info.offer()).unwrap();
+    send(&mut sender.open_for_sending(&info).unwrap(), &mut incoming, u64::MAX).unwrap();
+    (temp, incoming.finish().unwrap())
+}
+
+// covers S5: the disk does what it is asked in order, so after a crash in the middle the log may still reach back too far, but never begins
+// behind the newest snapshot, which would be quarantine for a sound directory.
+#[test]
+fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
+    let meta = meta(50, 3);
+    let promise = Promise { term: Term(3), vote: None, lease_us: 0 };
+    let recovered = Recovered { promise, snapshot: SnapshotMeta::default(), entries: Vec::new() };
+    let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
+    let mut engine = Engine::new(EngineStart {
+        group: group(),
+        standing: Standing::InService,
+        sync_mode: String::new(),
+        core,
+        state: Nothing,
+        sessions: SessionTable::new(),
+        snapshot: EntryId::ZERO,
+        snapshot_len_bytes: 0,
+        snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+    });
+    let (_temp, file) = received(&meta);
+    let len_bytes = file.info().len_bytes;
+    let install = Install { meta: meta.clone(), sessions: SessionTable::new(), state: Nothing, file };
+    assert!(engine.install(Time(1), install, len_bytes));
+    let actions = engine.take_actions();
+    let adopts = actions.iter().position(|action| matches!(action, Action::Adopt(_)));
+    let changes = actions.iter().position(|action| match action {
+        Action::Write(write) => write.log().iter().any(|change| matches!(change, LogChange::Install(_))),
+        _ => false,
+    });
+    assert!(adopts.is_some() && changes.is_some(), "the snapshot is adopted {adopts:?}, the log changed {changes:?}");
+    assert!(adopts < changes, "the snapshot is adopted {adopts:?}, after the log was changed {changes:?}");
+}
