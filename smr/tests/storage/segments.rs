@@ -216,7 +216,6 @@ fn flush_over_the_end_of_a_segment_makes_no_file() {
 // covers D1, D2
 #[test]
 fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
-    const FRAME_BYTES: usize = 16 + 20 + 4 + 28;
     let disk = founded();
     let mut store = bench(&disk).reopen().store().store;
     append(&mut store, 2, 1, 10);
@@ -247,6 +246,82 @@ fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
         assert_eq!(last, found + 1, "{loss:?}: {found} entries were found, and one was appended");
     }
     assert!(shapes.contains(&2) && shapes.contains(&5), "{shapes:?}");
+}
+
+/// Length of an entry's frame, beside what its command has.
+const FRAME_BYTES: usize = 16 + 20 + 4 + 28;
+
+/// A log whose last segment has room for so many bytes more, and its entries.
+fn filled(left: usize) -> (VirtualDisk, Store, Vec<Entry>) {
+    let disk = founded();
+    let mut store = bench(&disk).reopen().store().store;
+    let mut entries = [vec![genesis().first_entry()], append(&mut store, 2, 10, 10)].concat();
+    let top = segments(&disk)[0].clone();
+    let bytes = content(&disk, &top);
+    let len = bytes.len() - used(&bytes) - FRAME_BYTES - left;
+    entries.extend(append(&mut store, 12, 1, len));
+    assert_eq!(used(&content(&disk, &top)), bytes.len() - left);
+    (disk, store, entries)
+}
+
+/// A record that begins a segment is read with and without the segment before it, by whichever snapshot there is.
+#[test]
+fn removal_emptying_or_start_at_the_end_of_a_segment_is_read_from_every_snapshot() {
+    let mut begun = BTreeSet::new();
+    for left in 0..=40 {
+        for act in ["nothing", "removal", "removal below", "emptying ahead", "emptying for a conflict", "start"] {
+            let (disk, mut store, mut entries) = filled(left);
+            let change = match act {
+                "removal" => Some(LogChange::RemoveFrom(Index(12))),
+                "removal below" => Some(LogChange::RemoveFrom(Index(7))),
+                "emptying ahead" => Some(LogChange::Install(snapshot(20, 2))),
+                "emptying for a conflict" => Some(LogChange::Install(snapshot(8, 2))),
+                _ => None,
+            };
+            let mut start = snapshot(0, 0).last;
+            match &change {
+                Some(LogChange::RemoveFrom(index)) => entries.retain(|entry| entry.id.index < *index),
+                Some(LogChange::Install(meta)) => (start, entries) = (meta.last, Vec::new()),
+                _ => {}
+            }
+            if act == "start" {
+                drop(store);
+                store = bench(&disk).reopen().store().store;
+            }
+            change.iter().for_each(|change| store.apply(change).unwrap());
+            let first = entries.last().map_or(start, |entry| entry.id).index.0 + 1;
+            let more = batch(first, 20, 2, 30);
+            store.apply(&LogChange::Append(more.clone())).unwrap();
+            store.sync().unwrap();
+            drop(store);
+            begun.extend(segments(&disk).iter().map(|file| (act, content(&disk, file)[4096 + 12])));
+            entries.extend(more);
+            let among = [first - 1, first, first + 5, first + 6, first + 19];
+            let ends = entries.iter().map(|entry| entry.id).filter(|id| among.contains(&id.index.0));
+            for end in [start].into_iter().chain(ends) {
+                let at = format!("{left} bytes left, {act}, snapshot {end}");
+                let copy = disk.after_crash(Loss::Everything);
+                let options = StoreOptions { snapshot: snapshot(end.index.0, end.term.0), ..bench(&copy).options };
+                let opened = match bench(&copy).open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
+                    Opened::Store(opened) => opened,
+                    Opened::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
+                };
+                let expected = entries.iter().filter(|entry| entry.id.index > end.index).cloned().collect::<Vec<_>>();
+                assert!(opened.entries == expected, "{at}: {:?}", ids(&opened.entries));
+                // What the store says is where it goes on, also when the dead segments are given back.
+                let mut store = opened.store;
+                store.apply(&LogChange::Append(batch(first + 20, 1, 3, 10))).unwrap();
+                store.sync().unwrap();
+                drop(store);
+                let again = bench(&copy.after_crash(Loss::Everything)).open_with(&options).unwrap();
+                assert_eq!(again.store().entries.len(), expected.len() + 1, "{at}");
+            }
+        }
+    }
+    // Each of the records has been the first of a segment.
+    for first in [("removal", 2), ("removal below", 2), ("emptying ahead", 3), ("start", 4)] {
+        assert!(begun.contains(&first), "{first:?}, {begun:?}");
+    }
 }
 
 /// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,

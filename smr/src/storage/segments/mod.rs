@@ -548,8 +548,10 @@ impl LogStore for SegmentLog {
     }
 
     fn remove_from(&mut self, index: Index) -> Result<(), StorageError> {
-        self.extent.remove_from(index);
+        self.extent.expect(index, "removal from");
+        // Before the extent changes: if the record begins a segment, its header names the last entry that the journal has there.
         self.write_record(Kind::RemoveFrom, &index.0.to_le_bytes())?;
+        self.extent.remove_from(index);
         replay::cut(&mut self.records, index.0);
         self.fingerprint = None;
         Ok(())
