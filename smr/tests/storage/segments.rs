@@ -324,6 +324,32 @@ fn removal_emptying_or_start_at_the_end_of_a_segment_is_read_from_every_snapshot
     }
 }
 
+/// Killed between the write of a segment's last frames and their sync: the next start reads them, and has no room behind them
+/// for a record of its own.
+// covers D1
+#[test]
+fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
+    for left in 0..=40 {
+        let (disk, mut store, mut entries) = filled(FRAME_BYTES + 10 + left);
+        entries.extend(batch(13, 1, 1, 10));
+        store.apply(&LogChange::Append(batch(13, 1, 1, 10))).unwrap();
+        // The sync behind the write never happens.
+        disk.lie_at(disk.operations() + 1);
+        store.flush().unwrap();
+        drop(store);
+        assert_eq!((disk.lies_told(), disk.volatile_changes() > 0), (1, true));
+        let opened = bench(&disk).reopen().store();
+        assert!(opened.entries == entries, "{left} bytes left: {:?}", ids(&opened.entries));
+        let mut store = opened.store;
+        entries.extend(append(&mut store, 14, 1, 10));
+        drop(store);
+        match bench(&disk.after_crash(Loss::Everything)).reopen() {
+            Opened::Store(opened) => assert!(opened.entries == entries, "{left}: {:?}", ids(&opened.entries)),
+            Opened::Quarantined(quarantined) => panic!("{left} bytes left: {}", quarantined.reason),
+        }
+    }
+}
+
 /// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,
 /// wherever the power is cut.
 // covers D1, D10, D17

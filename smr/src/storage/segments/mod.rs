@@ -230,7 +230,8 @@ impl SegmentLog {
                 begin,
                 checksum,
                 unwritten: false,
-                unsynced: false,
+                // Read, perhaps from a cache: whoever wrote it may have been killed before the sync.
+                unsynced: true,
             },
             fingerprint,
         };
