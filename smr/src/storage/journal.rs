@@ -97,7 +97,9 @@ impl JournalMap {
         if offset < bytes.len() {
             file.set_len(offset as u64).map_err(failed)?;
         }
-        // What was read may still be on its way to the device, if only the process has crashed.
+        // What was read may still be on its way to the device, if only the process has crashed; or nowhere but in the cache,
+        // and clean there, if a sync has failed.
+        file.write_at(&bytes[..offset], 0).map_err(failed)?;
         file.sync().map_err(failed)?;
         Ok(JournalMap { disk, path, file, map, written: offset as u64, live, checksum })
     }

@@ -350,6 +350,35 @@ fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
     }
 }
 
+/// What a failed sync leaves is in the cache, and clean: no sync would ever write it. The start that reads it there does.
+// covers D6
+#[test]
+fn entries_read_after_a_failed_sync_outlive_a_power_cut() {
+    for left in (0..=40).chain([5_000, 10_000]) {
+        // Some blocks, in this segment or, with its header, in the next one.
+        for count in [1, 5] {
+            let batch_bytes = count * (FRAME_BYTES + 700);
+            let (disk, mut store, mut entries) = filled((batch_bytes + left).min(11_000));
+            let written: Vec<Entry> = (0..count as u64).flat_map(|more| batch(13 + more, 1, 1, 700)).collect();
+            written.iter().for_each(|entry| store.apply(&LogChange::Append(vec![entry.clone()])).unwrap());
+            disk.fault_at(disk.operations() + 1, Fault::Error(ErrorKind::Other));
+            store.flush().unwrap_err();
+            drop(store);
+            let at = format!("{left} bytes left, {count} entries");
+            let opened = bench(&disk).reopen().store();
+            entries.extend(written);
+            assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries));
+            let mut store = opened.store;
+            entries.extend(append(&mut store, 13 + count as u64, 1, 10));
+            drop(store);
+            match bench(&disk.after_crash(Loss::Everything)).reopen() {
+                Opened::Store(opened) => assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries)),
+                Opened::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
+            }
+        }
+    }
+}
+
 /// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,
 /// wherever the power is cut.
 // covers D1, D10, D17

@@ -21,7 +21,7 @@
 //! ```
 //! little endian. A *record* is one frame, and never crosses the end of a segment, unless it is longer than a segment: then it has
 //! several frames, the pieces of its payload in order. The kinds are in [`format::Kind`]: entries come, entries go, the log is emptied, a process has opened it.
-//! So a segment is a journal: nothing that was written is ever written again, other than with the same bytes; a conflict is not cut
+//! So a segment is a journal: nothing that counts is ever overwritten, other than with the same bytes; a conflict is not cut
 //! off but *recorded* as removed. Every prefix of the journal is a log that there was at some time.
 //!
 //! # Writing
@@ -49,7 +49,11 @@
 //! - *In a prefix truncation*: nothing is written. Segments are recycled only after a flush, so that the headers, which say from
 //!   where on the log can be read, are on the device.
 //! - *In an install*: the record `Reset`, all of it or nothing.
-//! - *A failed write or sync*: the process ends. The next start reads what is there, writes its own record behind it, and syncs.
+//! - *A failed write or sync*, or a kill between the two: the process ends. What the next start reads may be in the page cache alone;
+//!   after a failed `fdatasync` it counts as clean there, and no later one would bring it to the device (D6). So before anything rests on
+//!   it, each start writes the used blocks of the last segment once more, the same bytes to the same places, with its own record behind
+//!   them, and syncs. That is one segment at most. The ones before it need none of this: each was synced, without an error,
+//!   before anything of the next was written.
 //!
 //! # Damage
 //! The next start reads from the last such segment, and checks each byte of header and frames up
@@ -218,7 +222,8 @@ impl SegmentLog {
         confirm(&last, &entries, mark.filter(|mark| mark.last.index > snapshot.index), present)?;
 
         // Everything is in order; only now anything is written.
-        let begin = end_offset - end_offset % BLOCK_BYTES as u64;
+        let mut buffer = bytes;
+        buffer.truncate(end_offset as usize);
         let mut log = SegmentLog {
             pool: Pool::new(disk, directory, prepared.chain(dead)),
             identity,
@@ -226,11 +231,11 @@ impl SegmentLog {
             records,
             segments,
             tail: Tail {
-                buffer: bytes[begin as usize..end_offset as usize].to_vec(),
-                begin,
+                // All of it is written again: what was read may be in the cache alone, and clean there.
+                buffer,
+                begin: 0,
                 checksum,
-                unwritten: false,
-                // Read, perhaps from a cache: whoever wrote it may have been killed before the sync.
+                unwritten: true,
                 unsynced: true,
             },
             fingerprint,

@@ -219,3 +219,30 @@ fn images_of_power_cuts_hold_what_was_confirmed() {
         model.check(&open(left, &model.snapshot, &at).entries, &at);
     }
 }
+
+/// The same, and the process is started again on the machine that had the error, whose cache still has what a failed sync has not
+/// brought to the device: whatever that start finds stays.
+// covers D6
+#[test]
+fn start_after_an_error_in_any_operation_finds_only_what_a_power_cut_leaves() {
+    for operation in 0.. {
+        let disk = founded();
+        let begin = disk.operations();
+        disk.fault_at(begin + operation, Fault::Error(ErrorKind::Other));
+        let model = live(&disk);
+        if disk.operations() - begin <= operation {
+            assert!(operation > 60, "only {operation} operations");
+            break;
+        }
+        let at = format!("error in operation {operation}");
+        let opened = open(disk.clone(), &model.snapshot, &at);
+        model.check(&opened.entries, &at);
+        let (entries, mut store) = (opened.entries, opened.store);
+        let next = store.last().index.0 + 1;
+        store.apply(&LogChange::Append(batch(next, 2, 9, 100))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        let again = open(disk.after_crash(Loss::Everything), &model.snapshot, &at).entries;
+        assert_eq!(ids(&again), ids(&[entries, batch(next, 2, 9, 100)].concat()), "{at}");
+    }
+}
