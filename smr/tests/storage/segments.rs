@@ -379,6 +379,30 @@ fn entries_read_after_a_failed_sync_outlive_a_power_cut() {
     }
 }
 
+/// The log was emptied for a snapshot that is damaged now, and the one before it is still there.
+// covers D4
+#[test]
+fn log_that_starts_behind_the_newest_snapshot_is_quarantined() {
+    for behind in [0, 3] {
+        let disk = founded();
+        let mut store = bench(&disk).reopen().store().store;
+        append(&mut store, 2, 10, 10);
+        store.apply(&LogChange::Install(snapshot(20, 2))).unwrap();
+        store.apply(&LogChange::Append(batch(21, behind, 2, 10))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        for older in [snapshot(19, 2), snapshot(8, 1), snapshot(0, 0)] {
+            let reason = bench(&disk.after_crash(Loss::Nothing)).reopen_with(older.clone()).quarantined().reason;
+            let file = segments(&disk)[0].display().to_string();
+            let expected =
+                format!("{file}: the log starts behind entry 20.t2, the newest snapshot ends with {}", older.last);
+            assert!(reason.starts_with(&expected) && reason.contains("node/snapshots"), "{reason}");
+        }
+        let opened = bench(&disk.after_crash(Loss::Nothing)).reopen_with(snapshot(20, 2)).store();
+        assert_eq!(opened.entries, batch(21, behind, 2, 10));
+    }
+}
+
 /// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,
 /// wherever the power is cut.
 // covers D1, D10, D17

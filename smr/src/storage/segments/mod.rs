@@ -202,10 +202,14 @@ impl SegmentLog {
         let last = segment_path(directory, top);
 
         let end = replay.last();
+        if replay.base.index > snapshot.index {
+            let what = format!("the log starts behind entry {}, the newest snapshot ends with {snapshot}", replay.base);
+            return Err(Damage::new(&last, format!("{what}: entries are missing")).into());
+        }
         let is_covered = end.index <= snapshot.index;
         // The log says something else than the snapshot at their seam. With entries in front of it that is a conflict which was not
         // removed yet: the snapshot is on the device before the log is changed for it. Without any, it is damage.
-        let before = snapshot.index.0 - replay.base.index.0.min(snapshot.index.0);
+        let before = snapshot.index.0 - replay.base.index.0;
         let at_seam = match before.checked_sub(1) {
             None => replay.base,
             Some(place) => replay.entries.get(place as usize).map_or(end, |entry| entry.id),
