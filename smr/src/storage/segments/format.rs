@@ -7,7 +7,7 @@ use crate::entry::{EntryId, Index, Term};
 pub(super) const BLOCK_BYTES: usize = 4096;
 /// Frames begin here: the header has a block of its own.
 pub(super) const FRAMES_OFFSET: usize = BLOCK_BYTES;
-/// The part of the header's block that says something, or is zero: one sector, which a disk writes whole or not at all.
+/// The part of the header's block that says whether the segment was begun: one sector, which a disk writes whole or not at all.
 pub(super) const HEADER_BYTES: usize = 512;
 /// Length of a frame's own header.
 pub(super) const FRAME_HEADER_BYTES: usize = 16;
@@ -71,7 +71,7 @@ impl Header {
         (bytes, checksum)
     }
 
-    /// Reads the header of the segment with this number, from the beginning of a file of this length.
+    /// Reads the header of the segment with this number, from the first block of a file of this length.
     pub(super) fn parse(bytes: &[u8], number: u64, file_bytes: u64) -> FoundHeader {
         let damaged = |what: String| FoundHeader::Damaged(what);
         let Some(sector) = bytes.get(..HEADER_BYTES) else {
@@ -100,6 +100,9 @@ impl Header {
         };
         if header.number != number {
             return damaged(format!("the header of segment {}", header.number));
+        }
+        if bytes[HEADER_END..].iter().any(|byte| *byte != 0) {
+            return damaged("no zeros behind the header".to_owned());
         }
         if header.size != file_bytes || header.size > SEGMENT_LIMIT_BYTES {
             return damaged(format!("{file_bytes} bytes, written as {}", header.size));

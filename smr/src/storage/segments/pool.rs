@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use super::super::disk::{Disk, DiskFile, read_fully};
 use super::super::{Damage, LoadError, StorageError};
-use super::format::{FoundHeader, HEADER_BYTES, Header, SEGMENT_VERSION};
+use super::format::{FRAMES_OFFSET, FoundHeader, Header, SEGMENT_VERSION};
 
 const SUFFIX: &str = ".segment";
 /// A segment being made.
@@ -58,9 +58,9 @@ pub(super) fn find(disk: &dyn Disk, directory: &Path) -> Result<Found, LoadError
         let path = segment_path(directory, number);
         let failed = |error: io::Error| StorageError::new(&path, "opening", error);
         let file = disk.open(&path, false).map_err(failed)?;
-        let mut sector = vec![0; HEADER_BYTES];
-        let read = read_fully(file.as_ref(), &mut sector, 0).map_err(failed)?;
-        match Header::parse(&sector[..read], number, file.len().map_err(failed)?) {
+        let mut block = vec![0; FRAMES_OFFSET];
+        let read = read_fully(file.as_ref(), &mut block, 0).map_err(failed)?;
+        match Header::parse(&block[..read], number, file.len().map_err(failed)?) {
             FoundHeader::Blank => found.blank.push(number),
             FoundHeader::Begun(header, checksum) => {
                 found.begun.insert(number, (header, checksum));
@@ -205,7 +205,7 @@ fn prepare(
             let from = segment_path(directory, dead);
             let file = disk.open(&from, false).map_err(failed)?;
             if file.len().map_err(failed)? == size {
-                file.write_at(&ZEROS[..HEADER_BYTES], 0).map_err(failed)?;
+                file.write_at(&ZEROS[..FRAMES_OFFSET], 0).map_err(failed)?;
             } else {
                 fill(file.as_ref(), size).map_err(failed)?;
             }
