@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
     let programs = Programs::beside_this_one()?;
     let place = Place::prepare(options, &programs)?;
-    choose_log_engine(options.log_engine);
+    choose_log_engine(options.log_engine).map_err(NoCluster::Options)?;
     let mut flags = sync_flags(place.path());
     flags.extend(options.node_flags.iter().cloned());
     let mut cluster = Cluster::with_layout(&programs, place.layout, place.path(), &flags)
@@ -185,25 +185,38 @@ static LOG_ENGINE: OnceLock<Engine> = OnceLock::new();
 /// The log engine of the clusters that this process starts: what its command line says, or else the environment, or else the
 /// default. Only the first call counts.
 ///
-/// # Panics
+/// # Errors
 /// If the environment names none that there is.
-pub fn choose_log_engine(said: Option<Engine>) -> Engine {
-    *LOG_ENGINE.get_or_init(|| {
-        said.unwrap_or_else(|| match std::env::var(LOG_ENGINE_VARIABLE) {
-            Ok(name) => name.parse().unwrap_or_else(|error| panic!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
-            Err(_) => Engine::default(),
-        })
-    })
+pub fn choose_log_engine(said: Option<Engine>) -> Result<Engine, String> {
+    if let Some(&chosen) = LOG_ENGINE.get() {
+        return Ok(chosen);
+    }
+    let chosen = engine_of(said, std::env::var(LOG_ENGINE_VARIABLE).ok().as_deref())?;
+    Ok(*LOG_ENGINE.get_or_init(|| chosen))
+}
+
+fn engine_of(said: Option<Engine>, environment: Option<&str>) -> Result<Engine, String> {
+    match (said, environment) {
+        (Some(engine), _) => Ok(engine),
+        (None, Some(name)) => name.parse().map_err(|error| format!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
+        (None, None) => Ok(Engine::default()),
+    }
 }
 
 /// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was chosen.
+///
+/// # Panics
+/// As [`log_flags`].
 pub fn sync_flags(directory: &Path) -> Vec<OsString> {
     log_flags(directory, None)
 }
 
 /// The same, with this engine, if it is one.
+///
+/// # Panics
+/// If nobody has chosen, and the environment names none that there is: programs call [`choose_log_engine`] before.
 pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
-    let engine = engine.unwrap_or_else(|| choose_log_engine(None));
+    let engine = engine.unwrap_or_else(|| choose_log_engine(None).unwrap_or_else(|error| panic!("{error}")));
     if engine == Engine::default() {
         unsynced_flags(directory)
     } else {
@@ -350,6 +363,15 @@ mod tests {
 
     fn options(arguments: &[&str]) -> Options {
         Options::try_parse_from([&["madkv-local"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn engine_in_the_environment_that_there_is_not_is_an_error_unless_a_flag_says_another() {
+        assert_eq!(engine_of(None, None).unwrap(), Engine::default());
+        assert_eq!(engine_of(None, Some("segments")).unwrap(), Engine::Segments);
+        assert_eq!(engine_of(Some(Engine::Sled), Some("nonsense")).unwrap(), Engine::Sled);
+        let error = engine_of(None, Some("nonsense")).unwrap_err();
+        assert!(error.starts_with("MADKV_LOG_ENGINE=nonsense: "), "{error}");
     }
 
     #[test]

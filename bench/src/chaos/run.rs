@@ -15,7 +15,7 @@ use crate::chaos::plan::{Kind, Plan};
 use crate::chaos::world::{Failure, World};
 use crate::cluster::Shape;
 use crate::fuzz::{Fuzz, FuzzOptions};
-use crate::launcher::Interrupted;
+use crate::launcher::{Interrupted, choose_log_engine};
 use crate::programs::Programs;
 
 /// How long the cluster may take to come up.
@@ -55,6 +55,7 @@ impl Stage {
     /// # Errors
     /// If it does not come up.
     pub fn set(options: &ChaosOptions, programs: &Programs, seed: u64) -> Result<Stage, Failure> {
+        choose_log_engine(None).map_err(Failure)?;
         let shape = options.shape;
         let mut kinds: BTreeSet<Kind> =
             if options.faults.is_empty() { Kind::ALL.into() } else { options.faults.iter().copied().collect() };

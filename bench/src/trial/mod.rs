@@ -174,7 +174,7 @@ pub struct Place {
 /// # Errors
 /// Why it failed.
 pub fn run(options: &Options) -> Outcome {
-    choose_log_engine(options.log_engine);
+    choose_log_engine(options.log_engine)?;
     match &options.trial {
         Trial::Failover { kills, place } => failover::run(*kills, place),
         Trial::KillAll { rounds, place } => kill_all::run(*rounds, place),
