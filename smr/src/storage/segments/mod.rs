@@ -231,6 +231,10 @@ impl SegmentLog {
         // Everything is in order; only now anything is written.
         let mut buffer = bytes;
         buffer.truncate(end_offset as usize);
+        // The frames are what their checksums say. The header was checked when it was read before, so it is written as it was then.
+        let (header, _) = found.begun[&top].0.encode();
+        buffer[..FRAMES_OFFSET].fill(0);
+        buffer[..header.len()].copy_from_slice(&header);
         let mut log = SegmentLog {
             pool: Pool::new(disk, directory, prepared.chain(dead)),
             identity,
