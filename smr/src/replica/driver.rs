@@ -32,7 +32,7 @@ use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, SnapshotImage};
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
-use crate::replica::snapshots::SnapshotFiles;
+use crate::replica::snapshots::{SnapshotFiles, stand_back};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
@@ -44,8 +44,6 @@ use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
 /// Long answers (scans) under way at once; the next ones are `Busy`.
 const SCANS_MAX: usize = 64;
-/// How far the thread that writes a snapshot stands back behind the others (Linux gives each thread its own niceness).
-const SNAPSHOT_NICE: i32 = 10;
 /// How long an orderly shutdown waits for another leader.
 const HANDOVER: Duration = Duration::from_millis(1500);
 /// How long it waits to hear of the new leader once it has stepped down, to name it to those who wait.
@@ -326,8 +324,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let news = self.news.clone();
         let genesis = self.turns.certificate().genesis;
         spawn_vital(format!("{} snapshot", self.reporter.who()), move || {
-            // Where the system does not allow it, the snapshot is merely felt more.
-            let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
+            stand_back();
             let last = image.meta.last;
             let len_bytes =
                 files.take(*image, genesis).map_err(|error| format!("taking a snapshot failed: {error}"))?;

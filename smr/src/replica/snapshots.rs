@@ -21,6 +21,8 @@ use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, Snapsho
 use crate::state_machine::{Image, StateMachine};
 use crate::transport::{Offer, SnapshotSink, SnapshotSource};
 
+/// How far a thread that writes or builds a snapshot stands back behind the others.
+const SNAPSHOT_NICE: i32 = 10;
 /// After this many bytes of a snapshot its writer rests.
 const PACE_BYTES: usize = 512 << 10;
 /// It rests no longer than this at a time.
@@ -98,11 +100,24 @@ fn stop_if_disk_failed(reporter: &Reporter, doing: &str, error: &SnapshotError) 
     }
 }
 
+/// On a thread of its own, because that one stands back: the group serves meanwhile, perhaps on the same processors.
 fn build<S: StateMachine>(mut reader: SnapshotReader) -> Result<(SessionTable, S), SnapshotError> {
-    let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
-    let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
-    reader.finish()?;
-    Ok((sessions, state))
+    let run = move || {
+        stand_back();
+        let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
+        let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
+        reader.finish()?;
+        Ok((sessions, state))
+    };
+    let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run).map_err(SnapshotError::State)?;
+    // A panic there ends the process by itself.
+    thread.join().unwrap_or_else(|_| Err(SnapshotError::State(io::Error::other("building the state panicked"))))
+}
+
+/// This thread, for the rest of its life, works only when others leave it time (Linux gives each thread its own niceness).
+pub(super) fn stand_back() {
+    // Where the system does not allow it, the snapshot is merely felt more.
+    let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
 }
 
 /// Writes on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen inside
