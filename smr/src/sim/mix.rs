@@ -2,7 +2,7 @@
 //!
 //! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one: most of
 //! them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly quiet. One run in four is
-//! concentrated on one thing that hardly ever happens by itself ([`Focus`]).
+//! concentrated on one thing that hardly ever happens by itself.
 
 use crate::protocol::ReadMode;
 use crate::sim::clients::Pace;

@@ -70,7 +70,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Cuts a link, one way. [`CLIENTS`] is an end, too.
+    /// Cuts a link, one way. `CLIENTS` is an end, too.
     pub fn cut(&mut self, from: u16, to: u16) {
         self.network.cut_one_way(from, to);
         self.watch.happen(&Happening::Cut { from, to });
