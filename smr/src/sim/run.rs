@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use crate::protocol::Time;
+use crate::protocol::{Protocol, Time};
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::mix::Mix;
 use crate::sim::properties::{self, Happening, Machines};
@@ -231,7 +231,7 @@ fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
     let lost: Vec<usize> =
         (0..size).filter(|seat| leader.is_none_or(|leader| is_outside(world, leader, *seat))).collect();
     let mut broken = Vec::new();
-    if leader.is_none() || world.draw(2) == 0 {
+    if leader.is_none_or(|leader| is_changing(world, leader)) || world.draw(2) == 0 {
         return broken;
     }
     for _ in 0..world.draw(minority as u64 + 1) {
@@ -243,6 +243,14 @@ fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
         }
     }
     broken
+}
+
+/// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted is lost, and
+/// those who stay away for good would be more than it can do without.
+fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
+    let Some(serving) = world.machines[leader].serving() else { return true };
+    let status = Protocol::status(serving.engine().core());
+    status.configuration.is_joint() || status.configuration_index > status.commit
 }
 
 fn progress<W: Workload>(
