@@ -8,6 +8,8 @@
 //! checksum before anything is decoded. bincode decodes from slices only and with a limit: from a reader without one
 //! a hostile length aborts the process (RUSTSEC-2025-0141: bincode 1.3 is unmaintained, hence the guards here).
 
+use std::io;
+
 use bincode::Options;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -149,6 +151,27 @@ pub fn frame<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, kind: u16, value: &T) 
     header[0..8].copy_from_slice(&first);
     header[8..16].copy_from_slice(&checksum(&[&first, payload]).to_le_bytes());
     Ok(())
+}
+
+/// A sink that only hashes.
+#[derive(Default)]
+pub(crate) struct Hashing(Xxh3);
+
+impl Hashing {
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
+impl io::Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

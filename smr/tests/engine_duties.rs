@@ -13,12 +13,17 @@ use smr::id::NodeId;
 use smr::protocol::{
     CoreStatus, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time, WriteId,
 };
-use smr::replica::engine::{Engine, EngineStart};
+use smr::replica::engine::{Action, Engine, EngineStart, StateDigest};
 use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 const TERM: u64 = 2;
+const ME: NodeId = NodeId::new(0, 1);
+const B: NodeId = NodeId::new(1, 1);
+const C: NodeId = NodeId::new(2, 1);
+/// At multiples of this index the state is hashed.
+const DIGEST_EVERY: u64 = 4;
 
 /// A leader that appends what it is given, and otherwise says what the test told it to.
 #[derive(Clone, Default)]
@@ -81,7 +86,7 @@ impl Protocol for Core {
     fn status(&self) -> CoreStatus {
         let state = self.0.lock().unwrap();
         CoreStatus {
-            node: NodeId::new(0, 1),
+            node: ME,
             role: Role::Leader,
             term: Term(TERM),
             leader: None,
@@ -90,7 +95,7 @@ impl Protocol for Core {
             commit: Index(state.committed as u64),
             durable: Index::ZERO,
             log_bytes: 0,
-            configuration: Configuration::default(),
+            configuration: Configuration::of([ME, B, C]),
             configuration_index: Index::ZERO,
             reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
@@ -119,8 +124,8 @@ impl Protocol for Core {
 struct Journal(Vec<String>);
 
 impl Image for Journal {
-    fn write(&self, _: &mut dyn std::io::Write) -> std::io::Result<()> {
-        Ok(())
+    fn write(&self, output: &mut dyn std::io::Write) -> std::io::Result<()> {
+        output.write_all(self.0.join(" ").as_bytes())
     }
 }
 
@@ -180,6 +185,7 @@ impl Replica {
             snapshot: EntryId::ZERO,
             snapshot_len_bytes: 0,
             snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+            digest_every_entries: DIGEST_EVERY,
         });
         Replica { core, engine, connections: Default::default() }
     }
@@ -386,4 +392,59 @@ fn committed_command_of_a_kind_unknown_to_this_build_stops_the_replica_before_it
         assert_eq!(replica.applied(), ["x"], "what stands behind it must not be applied either");
         assert_eq!(replica.outcome(0, 2), None);
     }
+}
+
+/// The hash that a replica takes of its state behind entry 4, and the replica, which has just told the others.
+fn hashed(third: &'static str) -> (Replica, StateDigest) {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y")), (0, 3, write(client, 3, third))]);
+    // What is applied behind the entry is none of the hash's business.
+    replica.ask(vec![(0, 4, write(client, 4, "later"))]);
+    let outputs = replica.core.commit_all();
+    replica.core.0.lock().unwrap().next.push_back(outputs);
+    replica.engine.durable(Time(1), WriteId(1));
+    let taken = replica.engine.take_actions().into_iter().find_map(|action| match action {
+        Action::TakeDigest(image) => Some(StateDigest::over(image.meta.last.index, |output| image.write_whole(output))),
+        _ => None,
+    });
+    let digest = taken.expect("entry 4 is due");
+    assert_eq!(digest.index, Index(DIGEST_EVERY));
+    replica.engine.digest_taken(digest);
+    let told = replica.engine.take_actions().into_iter().filter_map(|action| match action {
+        Action::SendDigest(to, digest) => Some((to, digest)),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(B, digest), (C, digest)]);
+    assert_eq!(replica.engine.status().digest, Some(digest));
+    (replica, digest)
+}
+
+/// What a replica says and does when it hears the hashes of two others.
+fn heard(replica: &mut Replica, hashes: [StateDigest; 2]) -> (Vec<String>, Vec<String>) {
+    let (mut quarantines, mut reports) = (Vec::new(), Vec::new());
+    for (from, digest) in [B, C].into_iter().zip(hashes) {
+        replica.engine.digest_heard(from, digest);
+        for action in replica.engine.take_actions() {
+            match action {
+                Action::Quarantine(why) => quarantines.push(why),
+                Action::Report(line) => reports.push(line),
+                _ => {}
+            }
+        }
+    }
+    (quarantines, reports)
+}
+
+// covers L17 I7
+#[test]
+fn state_unlike_that_of_a_majority_puts_the_replica_into_quarantine_at_the_next_comparison() {
+    let ((mut odd, wrong), (mut sound, right)) = (hashed("z"), hashed("Z"));
+    assert_ne!(wrong, right, "the states differ by one bit");
+    let (quarantines, _) = heard(&mut odd, [right; 2]);
+    assert!(matches!(&quarantines[..], [why] if why.contains("differs from that of a majority")), "{quarantines:?}");
+    let (quarantines, reports) = heard(&mut sound, [right, wrong]);
+    assert_eq!(quarantines, Vec::<String>::new(), "those who agree go on");
+    assert!(matches!(&reports[..], [line] if line.contains("differ")), "and say who does not: {reports:?}");
+    let (mut equal, digest) = hashed("z");
+    assert_eq!(heard(&mut equal, [digest; 2]), (Vec::new(), Vec::new()));
 }

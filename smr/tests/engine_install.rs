@@ -80,6 +80,7 @@ fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
         snapshot: EntryId::ZERO,
         snapshot_len_bytes: 0,
         snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+        digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
     });
     let (_temp, file) = received(&meta);
     let len_bytes = file.info().len_bytes;

@@ -200,6 +200,7 @@ mod tests {
             last: EntryId { index: Index(100), term: Term(1) },
             commit: Index(applied),
             applied: Index(applied),
+            digest: None,
             log_bytes: 0,
             sessions: 0,
             voters: Vec::new(),

@@ -121,6 +121,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
                 "last": status.last.index.0,
                 "commit": status.commit.0,
                 "applied": status.applied.0,
+                "digest": status.digest.map(|digest| json!({ "index": digest.index.0, "hash": format!("{:016x}", digest.hash) })),
                 "lag": commit.saturating_sub(status.applied.0),
                 "log_bytes": status.log_bytes,
                 "sessions": status.sessions,
@@ -142,6 +143,7 @@ mod tests {
     use smr::entry::{EntryId, Index, Term};
     use smr::id::{ClusterId, NodeId};
     use smr::protocol::Role;
+    use smr::replica::engine::StateDigest;
 
     use super::*;
 
@@ -157,6 +159,7 @@ mod tests {
             last: EntryId::new(120, 3),
             commit: Index(120),
             applied: Index(120),
+            digest: Some(StateDigest { index: Index(64), hash: 0xfe }),
             log_bytes: 4096,
             sessions: 2,
             voters: vec![NodeId::new(0, 0xab), NodeId::new(1, 0xcd)],
@@ -207,6 +210,7 @@ s0.2  127.0.0.1:3779  -            -  -            -        -    -          -   
         let value: Value = serde_json::from_str(&json(&sample())).unwrap();
         assert_eq!(value["nodes"][1]["lag"], 20);
         assert_eq!(value["nodes"][0]["role"], "leader");
+        assert_eq!(value["nodes"][1]["digest"], json!({ "index": 64, "hash": "00000000000000fe" }));
         assert_eq!([&value["nodes"][0]["reads"], &value["nodes"][1]["reads"]], ["index", "lease"]);
         assert_eq!(value["nodes"][2]["state"], "unreachable");
     }

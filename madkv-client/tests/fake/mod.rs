@@ -371,6 +371,7 @@ impl GroupState {
             last: EntryId::ZERO,
             commit: Index(self.executed),
             applied: Index(self.executed),
+            digest: None,
             log_bytes: 0,
             sessions: self.sessions.len() as u64,
             voters: Vec::new(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{EntryId, Index, Term};
 use crate::id::{GroupName, NodeId, NodeName};
 use crate::protocol::{NotLeader, ReadMode, Role};
+use crate::replica::engine::StateDigest;
 
 /// A client's session in one group: the index of the entry that opened it, so unique in the group for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -164,6 +165,8 @@ pub struct ReplicaStatus {
     pub commit: Index,
     /// The last entry it applied.
     pub applied: Index,
+    /// The newest hash of its whole state, and where it was taken; equal on all sound replicas at the same entry.
+    pub digest: Option<StateDigest>,
     /// Size of the log in memory, in bytes.
     pub log_bytes: u64,
     /// Sessions in the table.

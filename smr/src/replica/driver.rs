@@ -29,10 +29,10 @@ use crate::fatal::spawn_vital;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Install, SnapshotImage};
+use crate::replica::engine::{Action, Install, SnapshotImage, StateDigest};
 use crate::replica::helm::{Helm, Steered};
-use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
-use crate::replica::snapshots::{SnapshotFiles, stand_back};
+use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage};
+use crate::replica::snapshots::{Paced, SnapshotFiles, stand_back};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
@@ -63,6 +63,8 @@ pub(super) enum Happening<P: Protocol, S> {
         /// How long its file is.
         len_bytes: u64,
     },
+    /// The state was hashed.
+    DigestTaken(StateDigest),
     /// The newest snapshot is damaged, and was put out of service.
     SnapshotLost(String),
     /// A snapshot arrived and its state is built.
@@ -245,6 +247,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.transport.send(from, PeerMessage::Birth(answer), Lane::Urgent, BIRTH_MESSAGE_BYTES);
                     }
                 }
+                Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Digest(digest) }) => {
+                    self.turns.engine_mut().digest_heard(from, digest);
+                }
                 Happening::Peer(TransportEvent::Connected { .. }) => {}
                 Happening::Peer(TransportEvent::Disconnected { peer }) => {
                     self.turns.engine_mut().disconnected(now, peer)
@@ -258,6 +263,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Happening::SnapshotTaken { last, len_bytes } => {
                     self.turns.engine_mut().snapshot_taken(now, last, len_bytes)
                 }
+                Happening::DigestTaken(digest) => self.turns.engine_mut().digest_taken(digest),
                 Happening::SnapshotLost(why) => {
                     self.reporter.line(&format!("the newest snapshot is lost, another one is made: {why}"));
                     self.turns.engine_mut().snapshot_lost();
@@ -306,6 +312,11 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.give_to_disk(DiskJob::Quarantine(reason))?;
                     }
                     Action::TakeSnapshot(image) => self.take_snapshot(image)?,
+                    Action::TakeDigest(image) => self.take_digest(image)?,
+                    Action::SendDigest(to, digest) => {
+                        self.transport.queue(to, PeerMessage::Digest(digest), Lane::Urgent, DIGEST_MESSAGE_BYTES);
+                        messages_leave = true;
+                    }
                     Action::SendSnapshot(to) => self.send_snapshot(to),
                     Action::AnswerParts { reply, parts } => self.answer_parts(reply, parts),
                     Action::Report(line) => self.reporter.line(&line),
@@ -334,6 +345,19 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         })
         .map(|_| ())
         .map_err(|error| format!("no thread for a snapshot: {error}"))
+    }
+
+    fn take_digest(&self, image: Box<SnapshotImage<S>>) -> Result<(), String> {
+        let news = self.news.clone();
+        spawn_vital(format!("{} digest", self.reporter.who()), move || {
+            stand_back();
+            let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(&mut Paced::new(output)));
+            // If nobody listens any more the replica has been shut down.
+            let _ = news.tell(Happening::DigestTaken(digest));
+            Ok(())
+        })
+        .map(|_| ())
+        .map_err(|error| format!("no thread for a digest: {error}"))
     }
 
     /// Opening the file may take the disk's time, so it happens elsewhere.

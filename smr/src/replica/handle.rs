@@ -19,7 +19,9 @@ use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
-use crate::replica::engine::{BUSY_RETRY_MS, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
+use crate::replica::engine::{
+    BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
+};
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles};
@@ -477,6 +479,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             snapshot,
             snapshot_len_bytes,
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+            digest_every_entries: DIGEST_EVERY_ENTRIES,
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {

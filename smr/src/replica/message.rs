@@ -1,8 +1,9 @@
-//! What replicas of a group send each other: the protocol's own messages, and those around birth.
+//! What replicas of a group send each other: the protocol's own messages, and those around birth and about their states.
 
 use serde::{Deserialize, Serialize};
 
 use crate::replica::birth::BirthMessage;
+use crate::replica::engine::StateDigest;
 
 /// A message between replicas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,7 +12,11 @@ pub enum PeerMessage<M> {
     Protocol(M),
     /// Before there is a group, or for one who asks whether there is one.
     Birth(BirthMessage),
+    /// What the sender's state was.
+    Digest(StateDigest),
 }
 
+/// About how many bytes a digest message takes.
+pub const DIGEST_MESSAGE_BYTES: usize = 64;
 /// About how many bytes a birth message takes.
 pub const BIRTH_MESSAGE_BYTES: usize = 1024;

@@ -18,7 +18,7 @@ use crate::replica::engine::{Install, SnapshotImage};
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
-use crate::state_machine::{Image, StateMachine};
+use crate::state_machine::StateMachine;
 use crate::transport::{Offer, SnapshotSink, SnapshotSource};
 
 /// How far a thread that writes or builds a snapshot stands back behind the others.
@@ -39,11 +39,7 @@ impl SnapshotFiles {
         image: SnapshotImage<S>,
         genesis: GenesisHash,
     ) -> Result<u64, SnapshotError> {
-        let written = self.0.write(&image.meta, genesis, |output| {
-            let mut output = Paced::new(output);
-            image.sessions.write(&mut output)?;
-            image.state.write(&mut output)
-        });
+        let written = self.0.write(&image.meta, genesis, |output| image.write(&mut Paced::new(output)));
         match written {
             Ok(info) => Ok(info.len_bytes),
             Err(SnapshotError::Obsolete { .. }) => Ok(0),
@@ -122,14 +118,14 @@ pub(super) fn stand_back() {
 
 /// Writes on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen inside
 /// the writes, so a slow disk is left alone for longer.
-struct Paced<'a> {
+pub(super) struct Paced<'a> {
     output: &'a mut dyn io::Write,
     written_bytes: usize,
     began: Instant,
 }
 
 impl<'a> Paced<'a> {
-    fn new(output: &'a mut dyn io::Write) -> Paced<'a> {
+    pub(super) fn new(output: &'a mut dyn io::Write) -> Paced<'a> {
         Paced { output, written_bytes: 0, began: Instant::now() }
     }
 }

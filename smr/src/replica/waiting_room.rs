@@ -130,6 +130,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             sessions: 0,
             voters: Vec::new(),
             learners: Vec::new(),
+            digest: None,
             sync_mode: self.sync_mode.clone(),
             reads: ReadMode::default(),
             peers: Vec::new(),

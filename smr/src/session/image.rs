@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::table::{Session, SessionTable, Stored, Window};
 use super::{REQUESTS_IN_FLIGHT_MAX, SessionLimits};
+use crate::codec::Hashing;
 use crate::entry::Index;
 use crate::replica::ClientId;
 
@@ -73,9 +73,9 @@ impl SessionImage {
 
     /// A hash over everything in the image.
     pub fn digest(&self) -> u64 {
-        let mut hashing = Hashing(Xxh3::new());
+        let mut hashing = Hashing::default();
         self.write(&mut hashing).unwrap_or_else(|error| panic!("hashing failed: {error}"));
-        hashing.0.digest()
+        hashing.digest()
     }
 }
 
@@ -213,18 +213,4 @@ fn read_u32(input: &mut dyn Read) -> io::Result<u32> {
     let mut word = [0; 4];
     input.read_exact(&mut word)?;
     Ok(u32::from_le_bytes(word))
-}
-
-/// A sink that only hashes.
-struct Hashing(Xxh3);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -18,14 +18,14 @@ use crate::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, Wri
 use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
-use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage};
+use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest};
 use crate::replica::turn::{Certificate, Turns};
 use crate::replica::{Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
 use crate::sim::clock::Clock;
 use crate::sim::watched::{Chained, Core};
 use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
-use crate::state_machine::{Image, StateMachine};
+use crate::state_machine::StateMachine;
 use crate::storage::disk::Disk;
 use crate::storage::mark::MarkFile;
 use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
@@ -33,6 +33,8 @@ use crate::storage::{Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirec
 
 /// Where a replica's directory is on its disk.
 pub const DIRECTORY: &str = "/node";
+/// At multiples of this index the states are hashed.
+const DIGEST_EVERY_ENTRIES: u64 = 128;
 /// Bytes of a snapshot that travel at a time.
 const PIECE_BYTES: usize = 700;
 
@@ -126,6 +128,7 @@ pub(super) enum Input<S> {
     Durable(WriteId),
     SnapshotTaken { last: EntryId, len_bytes: u64 },
     SnapshotLost,
+    DigestTaken(StateDigest),
     SnapshotSent { to: NodeId, last: Option<EntryId> },
     SnapshotBuilt(Box<Install<Chained<S>>>, u64),
 }
@@ -499,6 +502,7 @@ fn serve<S: StateMachine>(
         snapshot,
         snapshot_len_bytes,
         snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
+        digest_every_entries: DIGEST_EVERY_ENTRIES,
     });
     Ok(Serving {
         turns: Turns::new(engine, Certificate { genesis, founders }, next_life),
@@ -650,8 +654,7 @@ fn write_snapshot<S: StateMachine>(
     genesis: GenesisHash,
 ) -> Result<(u64, u64), SnapshotError> {
     let mut payload = Vec::new();
-    let written = image.sessions.write(&mut payload).and_then(|()| image.state.write(&mut payload));
-    written.map_err(SnapshotError::State)?;
+    image.write(&mut payload).map_err(SnapshotError::State)?;
     let info = snapshots.write(&image.meta, genesis, |output| output.write_all(&payload))?;
     Ok((info.len_bytes, codec::checksum(&[&payload])))
 }

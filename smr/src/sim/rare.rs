@@ -70,6 +70,8 @@ situations! {
     Busy,
     /// a client took a refusal at its word: no effect, now and ever (C9)
     RefusalBelieved,
+    /// replicas hashed their whole states
+    DigestTaken,
     /// a snapshot was taken
     SnapshotTaken,
     /// a snapshot was installed

@@ -24,7 +24,7 @@ use crate::wire::{self, FrameReader, WireError};
 /// "MadKVsmr", the first eight bytes of each Hello and Welcome.
 const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The version of what replicas say to each other, messages of the protocol core included.
-pub(super) const PEER_PROTOCOL_VERSION: u16 = 2;
+pub(super) const PEER_PROTOCOL_VERSION: u16 = 3;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
 /// The longest reason of a refusal, in bytes; the rest is cut off. Fits the payload, with its length.
@@ -320,7 +320,7 @@ mod tests {
     fn hello_of_each_kind_of_stranger_refused_with_its_reason() {
         type Spoil = fn(&mut Hello);
         let cases: [(Spoil, &str); 9] = [
-            (|h| h.version = 9, "peer protocol version 9 meets version 2"),
+            (|h| h.version = 9, "peer protocol version 9 meets version 3"),
             (|h| h.facts.group = "s1".parse().unwrap(), "a replica of group s1 meets one of group s0"),
             (|h| h.facts.cluster = Some(ClusterId(8)), "meets one of cluster"),
             (|h| h.facts.genesis = Some(GenesisHash(71)), "meets one with genesis"),

@@ -12,7 +12,7 @@ use smr::raft::invariants;
 use smr::raft::message::Body;
 use smr::replica::birth::BirthMessage;
 use smr::replica::disk::DiskJob;
-use smr::replica::engine::Action;
+use smr::replica::engine::{Action, StateDigest};
 use smr::replica::message::PeerMessage;
 use smr::replica::{Outcome, ReplyTo, Request};
 use smr::snapshot::SendingFile;
@@ -236,6 +236,7 @@ impl Cluster {
     fn act(&mut self, position: usize) {
         let from = self.machines[position].id;
         let Life::Serving(serving) = &mut self.machines[position].life else { return };
+        let mut digests = Vec::new();
         for action in serving.engine.take_actions() {
             let disk_us = 100 + self.draw(self.disk_us);
             let slow_us = 2_000 + self.draw(60_000);
@@ -253,6 +254,11 @@ impl Cluster {
                     return;
                 }
                 Action::TakeSnapshot(image) => serving.taking = Some((now.plus_us(slow_us), image)),
+                Action::TakeDigest(image) => {
+                    let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(output));
+                    digests.push(digest);
+                }
+                Action::SendDigest(to, digest) => self.send(from, to, PeerMessage::Digest(digest)),
                 Action::SendSnapshot(to) => {
                     let done_at = now.plus_us(slow_us);
                     let file =
@@ -265,6 +271,12 @@ impl Cluster {
             if let Life::Serving(serving) = &mut self.machines[position].life {
                 serving.begin_disk_work(done_at);
             }
+        }
+        if let Life::Serving(serving) = &mut self.machines[position].life
+            && !digests.is_empty()
+        {
+            digests.into_iter().for_each(|digest| serving.engine.digest_taken(digest));
+            self.act(position);
         }
     }
 
@@ -385,7 +397,7 @@ impl Cluster {
             let mut answer = None;
             let mut verdict = None;
             match (&mut machine.life, message) {
-                (Life::Down, _) | (Life::Waiting(_), PeerMessage::Protocol(_)) => {}
+                (Life::Down, _) | (Life::Waiting(_), PeerMessage::Protocol(_) | PeerMessage::Digest(_)) => {}
                 (Life::Waiting(waiting), PeerMessage::Birth(message)) => {
                     verdict = Some(waiting.unborn.receive(from, &message));
                     if let BirthMessage::Unborn { .. } = message {
@@ -393,6 +405,7 @@ impl Cluster {
                     }
                 }
                 (Life::Serving(serving), PeerMessage::Protocol(message)) => serving.engine.receive(now, from, message),
+                (Life::Serving(serving), PeerMessage::Digest(digest)) => serving.engine.digest_heard(from, digest),
                 (Life::Serving(serving), PeerMessage::Birth(BirthMessage::Unborn { .. })) => {
                     answer = Some(BirthMessage::Born {
                         genesis: serving.genesis,

@@ -242,6 +242,7 @@ fn serve(opened: OpenedStore, snapshots: SnapshotDir, next_life: bool, now: Time
         snapshot,
         snapshot_len_bytes,
         snapshot_log_bytes: 5_000..=10_000,
+        digest_every_entries: 16,
     });
     Serving {
         engine,

@@ -12,6 +12,7 @@
 //! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
 //! looked after in [`wishes`].
 
+mod audit;
 mod waiting;
 mod wishes;
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use crate::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{GroupName, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
+use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
@@ -31,6 +33,7 @@ use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
+pub use self::audit::{DIGEST_EVERY_ENTRIES, StateDigest};
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
@@ -60,6 +63,10 @@ pub enum Action<P: Protocol, S: StateMachine> {
     Discard(ReceivedSnapshot),
     /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
     TakeSnapshot(Box<SnapshotImage<S>>),
+    /// Hash this in the background, then call [`Engine::digest_taken`].
+    TakeDigest(Box<SnapshotImage<S>>),
+    /// Tell this node what the hash of the state was; nobody waits for it.
+    SendDigest(NodeId, StateDigest),
     /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
     SendSnapshot(NodeId),
     /// Draw the parts of a long answer on a worker thread.
@@ -119,6 +126,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     snapshot_len_bytes: u64,
     snapshot_log_bytes: RangeInclusive<usize>,
     snapshot_under_way: bool,
+    audit: Audit,
     waiting: WaitingWrites,
     next_read_token: u64,
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
@@ -156,6 +164,8 @@ pub struct EngineStart<P, S> {
     /// A snapshot is taken when the log holds as many bytes as the last snapshot has, but within these bounds. In service
     /// [`SNAPSHOT_LOG_MIN_BYTES`] to [`SNAPSHOT_LOG_MAX_BYTES`].
     pub snapshot_log_bytes: RangeInclusive<usize>,
+    /// At multiples of this index the state is hashed. In service [`DIGEST_EVERY_ENTRIES`].
+    pub digest_every_entries: u64,
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -175,6 +185,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             snapshot_len_bytes: start.snapshot_len_bytes,
             snapshot_log_bytes: start.snapshot_log_bytes,
             snapshot_under_way: false,
+            audit: Audit::new(start.digest_every_entries),
             waiting: WaitingWrites::default(),
             next_read_token: 1,
             reads: BTreeMap::new(),
@@ -288,6 +299,32 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
+    /// The state that was to be hashed is.
+    pub fn digest_taken(&mut self, digest: StateDigest) {
+        let Some(digest) = self.audit.taken(digest) else { return };
+        let others = self.core.status().configuration.members().into_iter().filter(|node| *node != self.node);
+        self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
+        self.compare_digests(self.node);
+    }
+
+    /// Another member says what its state was.
+    pub fn digest_heard(&mut self, from: NodeId, digest: StateDigest) {
+        self.audit.heard(from, digest);
+        self.compare_digests(from);
+    }
+
+    fn compare_digests(&mut self, news: NodeId) {
+        for finding in self.audit.compare(self.node, &self.core.status().configuration, news) {
+            match finding {
+                Finding::OddOneOut(what) => {
+                    let why = format!("the state differs from that of a majority: {what}");
+                    self.actions.push(Action::Quarantine(why));
+                }
+                Finding::Differs(what) => self.report(format!("the states of replicas differ: {what}")),
+            }
+        }
+    }
+
     /// The transfer of a snapshot ended.
     pub fn snapshot_sent(&mut self, now: Time, to: NodeId, last: Option<EntryId>) {
         self.step(now, Input::SnapshotSent { to, last });
@@ -310,6 +347,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.applied = meta.last;
             self.snapshot = meta.last;
             self.snapshot_len_bytes = len_bytes;
+            self.audit.replaced(meta.last.index);
             // S12: what waited under the snapshot has an unknown outcome.
             self.fail_waiting_writes();
             self.actions.push(Action::Adopt(install.file));
@@ -377,6 +415,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             last: core.last,
             commit: core.commit,
             applied: self.applied.index,
+            digest: self.audit.own(),
             log_bytes: core.log_bytes as u64,
             sessions: self.sessions.len() as u64,
             voters: core.configuration.voters.iter().copied().collect(),
@@ -482,6 +521,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             self.answers.push((reply, outcome));
         }
+        if self.audit.begins_at(index) {
+            let image = self.image();
+            self.actions.push(Action::TakeDigest(Box::new(image)));
+        }
     }
 
     fn read_outcome(&mut self, read: ReadOutcome) {
@@ -534,14 +577,18 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn take_snapshot(&mut self) {
-        let (configuration, configuration_index) = self.core.configuration_at(self.applied.index);
-        let last = self.applied;
         self.snapshot_under_way = true;
-        self.actions.push(Action::TakeSnapshot(Box::new(SnapshotImage {
-            meta: SnapshotMeta { last, configuration, configuration_index },
+        let image = self.image();
+        self.actions.push(Action::TakeSnapshot(Box::new(image)));
+    }
+
+    fn image(&self) -> SnapshotImage<S> {
+        let (configuration, configuration_index) = self.core.configuration_at(self.applied.index);
+        SnapshotImage {
+            meta: SnapshotMeta { last: self.applied, configuration, configuration_index },
             sessions: self.sessions.image(),
             state: self.state.image(),
-        })));
+        }
     }
 
     fn note(&mut self, now: Time, event: Event) {

@@ -6,7 +6,7 @@ use crate::protocol::{Envelope, Event as CoreEvent, Protocol, Role, Time};
 use crate::raft::Message;
 use crate::replica::Outcome;
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::Action;
+use crate::replica::engine::{Action, StateDigest};
 use crate::replica::message::PeerMessage;
 use crate::replica::turn::{EVENTS_MAX, EVENTS_PER_TURN};
 use crate::sim::machine::{Input, Life, Machine};
@@ -55,6 +55,10 @@ impl<W: Workload> World<W> {
             };
             return match message {
                 PeerMessage::Birth(message) => self.birth_message(seat, from, &message),
+                PeerMessage::Digest(digest) => {
+                    let Life::Serving(serving) = &mut machine.life else { return };
+                    serving.turns.engine_mut().digest_heard(from, digest);
+                }
                 PeerMessage::Protocol(message) => {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     if serving.turns.takes_messages() {
@@ -77,6 +81,10 @@ impl<W: Workload> World<W> {
             Input::Durable(id) => serving.turns.durable(now, id),
             Input::SnapshotTaken { last, len_bytes } => {
                 serving.turns.engine_mut().snapshot_taken(now, last, len_bytes);
+            }
+            Input::DigestTaken(digest) => {
+                self.watch.rare.saw(Rare::DigestTaken);
+                serving.turns.engine_mut().digest_taken(digest);
             }
             Input::SnapshotLost => serving.turns.engine_mut().snapshot_lost(),
             Input::SnapshotSent { to, last } => serving.turns.engine_mut().snapshot_sent(now, to, last),
@@ -190,6 +198,12 @@ impl<W: Workload> World<W> {
                         let run = self.machines[seat].run;
                         self.schedule(at, Event::Taken { seat, run });
                     }
+                    // It takes no time here; the answer waits for the next turn as any other.
+                    Action::TakeDigest(image) => {
+                        let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(output));
+                        self.machines[seat].inbox.push_back(Input::DigestTaken(digest));
+                    }
+                    Action::SendDigest(to, digest) => self.send(from, to, &PeerMessage::Digest(digest)),
                     Action::SendSnapshot(to) => {
                         let opened = match serving.snapshots.latest() {
                             Some(info) => serving.snapshots.open_for_sending(&info).map(Some),
