@@ -3,9 +3,10 @@
 use crate::cluster::{Cluster, Counts};
 use crate::{assert_met, seeds};
 
-fn torture(seed: u64, size: u16) -> (usize, Counts) {
+fn torture(seed: u64, size: u16) -> (u64, Counts) {
     let mut cluster = Cluster::new(seed, size, 3, 2);
-    cluster.loss_percent = cluster.draw(8);
+    let percent = cluster.draw(8);
+    cluster.lose_percent(percent);
     cluster.disk_us = [500, 2_000, 30_000][cluster.draw(3) as usize];
     for _ in 0..12 {
         let quiet_us = 100_000 + cluster.draw(1_500_000);
@@ -14,11 +15,11 @@ fn torture(seed: u64, size: u16) -> (usize, Counts) {
         let power_cut = cluster.draw(2) == 0;
         cluster.crash(victim, power_cut);
         if cluster.draw(5) == 0 {
-            (0..usize::from(size)).for_each(|node| cluster.crash(node, power_cut));
+            (0..usize::from(size)).for_each(|seat| cluster.crash(seat, power_cut));
         }
     }
     cluster.calm_down();
-    (cluster.workload.done().iter().sum(), cluster.counts)
+    (cluster.answered(), cluster.counts())
 }
 
 // covers E1 L11 L18 C1 C2 C3 C9 D1 D10 S5 S6 R2 R10 I12 I13 I14, on a small scale.
@@ -42,10 +43,9 @@ fn leader_crash_replaced_within_tens_of_milliseconds() {
         let mut cluster = Cluster::new(seed, 3, 1, 0);
         cluster.run_for(3_000_000);
         let leader = cluster.some_leader();
-        cluster.crash(leader, false);
-        cluster.machines[leader].restart_at = smr::protocol::Time(u64::MAX);
+        cluster.crash_for(leader, false, None);
         let killed_at = cluster.now;
-        cluster.run_until_that(3_000_000, "a new leader", |cluster| cluster.leader().is_some());
+        cluster.run_until_that(3_000_000, "a new leader", |group| group.leader().is_some());
         pauses.push(cluster.now.since_us(killed_at) / 1000);
     }
     pauses.sort_unstable();

@@ -1,15 +1,14 @@
 //! Links that carry nothing, one way or both, connections that break, and processes that are stopped and go on.
 
-use crate::cluster::Cluster;
+use smr::protocol::Role;
+
+use crate::cluster::{Cluster, status, term};
 use crate::{assert_met, seeds};
 
-fn term(cluster: &Cluster) -> smr::entry::Term {
-    cluster.machines.iter().filter_map(|machine| machine.serving()).map(|s| s.engine.status().term).max().unwrap()
-}
-
-fn torture(seed: u64, size: u16) -> (usize, u64) {
+fn torture(seed: u64, size: u16) -> (u64, u64) {
     let mut cluster = Cluster::new(seed, size, 3, 4);
-    cluster.loss_percent = cluster.draw(5);
+    let percent = cluster.draw(5);
+    cluster.lose_percent(percent);
     cluster.run_for(1_500_000);
     for _ in 0..10 {
         let node = cluster.draw(u64::from(size)) as usize;
@@ -21,19 +20,19 @@ fn torture(seed: u64, size: u16) -> (usize, u64) {
             7 => cluster.cut_off(leader, true),
             1 => cluster.cut_off(node, false),
             // One way only: the leader sends and does not hear, or hears and does not send.
-            2 => cluster.cut.extend((0..size).map(|other| (other, leader as u16))),
-            3 => cluster.cut.extend((0..size).map(|other| (leader as u16, other))),
+            2 => (0..size).for_each(|other| cluster.cut(other, leader as u16)),
+            3 => (0..size).for_each(|other| cluster.cut(leader as u16, other)),
             // Each link by itself, each way by itself.
             4 => {
                 for (from, to) in (0..size).flat_map(|from| (0..size).map(move |to| (from, to))) {
                     if cluster.draw(3) == 0 {
-                        cluster.cut.insert((from, to));
+                        cluster.cut(from, to);
                     }
                 }
             }
             5 => {
                 let us = 200_000 + cluster.draw(3_000_000);
-                cluster.machines[leader].paused_until = cluster.now.plus_us(us);
+                cluster.pause(leader, us);
             }
             _ => {
                 for _ in 0..cluster.draw(20) {
@@ -51,13 +50,13 @@ fn torture(seed: u64, size: u16) -> (usize, u64) {
             cluster.crash(node, false);
         }
         if cluster.draw(3) > 0 {
-            cluster.cut.clear();
+            cluster.heal_cuts();
             let good_us = cluster.draw(1_000_000);
             cluster.run_for(good_us);
         }
     }
     cluster.calm_down();
-    (cluster.workload.done().iter().sum(), cluster.counts.leaders)
+    (cluster.answered(), cluster.counts().leaders)
 }
 
 // covers N1 E10 E11 E18 R1 R3 R4 R10 I14, on a small scale.
@@ -81,7 +80,7 @@ fn follower_cut_off_for_a_hundred_timeouts_returns_without_a_stir() {
     let before = term(&cluster);
     cluster.cut_off((leader + 1) % 3, false);
     cluster.run_for(60_000_000);
-    cluster.cut.clear();
+    cluster.heal_cuts();
     cluster.run_for(3_000_000);
     assert_eq!((cluster.leader(), term(&cluster)), (Some(leader), before));
     cluster.calm_down();
@@ -96,13 +95,15 @@ fn one_link_cut_leads_to_one_change_of_leader_at_most() {
             cluster.run_for(2_000_000);
             let leader = cluster.some_leader() as u16;
             let other = (leader + neighbour) % 3;
-            let leaders = cluster.counts.leaders;
-            cluster.cut.extend([(leader, other), (other, leader)]);
+            let leaders = cluster.counts().leaders;
+            cluster.cut(leader, other);
+            cluster.cut(other, leader);
             for _ in 0..60 {
                 cluster.run_for(1_000_000);
-                assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 500_000, "seed {seed}: no writes");
+                assert!(cluster.no_write_since_us() < 500_000, "seed {seed}: no writes");
             }
-            assert!(cluster.counts.leaders <= leaders + 1, "seed {seed}: {} leaders", cluster.counts.leaders - leaders);
+            let more = cluster.counts().leaders - leaders;
+            assert!(more <= 1, "seed {seed}: {more} leaders");
             cluster.calm_down();
         }
     }
@@ -115,15 +116,15 @@ fn leader_that_is_deaf_or_mute_is_replaced() {
         let mut cluster = Cluster::new(seed, 3, 2, 2);
         cluster.run_for(2_000_000);
         let leader = cluster.some_leader();
-        let others = (0..3).map(|other| if seed % 2 == 0 { (other, leader as u16) } else { (leader as u16, other) });
-        cluster.cut.extend(others);
-        cluster.run_until_that(3_000_000, "another leader", |cluster| cluster.leader().is_some_and(|l| l != leader));
-        let leads = |cluster: &Cluster| {
-            cluster.machines[leader].serving().is_some_and(|s| s.engine.status().role == smr::protocol::Role::Leader)
-        };
-        cluster.run_until_that(1_200_000, "the old one to step down", |cluster| !leads(cluster));
-        let from = cluster.now;
-        cluster.run_until_that(1_000_000, "writes again", |cluster| cluster.workload.last_write_at() > from);
+        for other in 0..3 {
+            let (from, to) = if seed % 2 == 0 { (other, leader as u16) } else { (leader as u16, other) };
+            cluster.cut(from, to);
+        }
+        cluster.run_until_that(3_000_000, "another leader", |group| group.leader().is_some_and(|l| l != leader));
+        cluster.run_until_that(1_200_000, "the old one to step down", |group| {
+            status(group, leader).is_some_and(|status| status.role != Role::Leader)
+        });
+        cluster.expect_writes(1_000_000);
         cluster.calm_down();
     }
 }

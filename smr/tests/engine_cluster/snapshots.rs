@@ -1,36 +1,35 @@
 //! Followers that fall behind what the leader still has, while things go wrong.
 
-use std::path::Path;
-
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
-use smr::raft::Raft;
 use smr::raft::message::{Body, Message};
+use smr::raft::{Raft, Settings};
+use smr::sim::machine::path;
 use smr::storage::disk::Disk;
 
 use crate::cluster::{Cluster, Counts};
-use crate::machine::settings;
 use crate::{assert_met, seeds};
 
 /// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it all.
 fn torture(seed: u64, size: u16) -> Counts {
     let mut cluster = Cluster::new(seed, size, 3, 1);
-    cluster.loss_percent = cluster.draw(4);
+    let percent = cluster.draw(4);
+    cluster.lose_percent(percent);
     cluster.disk_us = [500, 5_000, 60_000][cluster.draw(3) as usize];
     cluster.run_for(1_500_000);
     for _ in 0..8 {
         let behind = cluster.draw(u64::from(size)) as usize;
         cluster.cut_off(behind, false);
         cluster.run_for(1_500_000);
-        cluster.cut.clear();
+        cluster.heal_cuts();
         let quiet_us = cluster.draw(600_000);
-        let installs = cluster.counts.installs;
+        let installs = cluster.counts().installs;
         let until = cluster.now.plus_us(quiet_us);
-        while cluster.now < until && cluster.counts.installs == installs {
-            cluster.step();
+        while cluster.now < until && cluster.counts().installs == installs {
+            cluster.run_for(1_000);
         }
         let power_cut = cluster.draw(2) == 0;
         let victim = if cluster.draw(2) == 0 { behind } else { cluster.some_leader() };
@@ -39,7 +38,7 @@ fn torture(seed: u64, size: u16) -> Counts {
         }
     }
     cluster.calm_down();
-    cluster.counts
+    cluster.counts()
 }
 
 // covers S4 S5 S6 S7 S10 S12 S15 L13 R11, on a small scale.
@@ -52,6 +51,17 @@ fn followers_far_behind_catch_up_by_snapshots_whoever_dies_meanwhile() {
     assert_met(counts.installs > 40 && counts.transfers_broken > 20 && counts.crashes > 50, &counts);
 }
 
+/// The links carry again, and whoever was cut off gets a snapshot.
+fn expect_an_install(cluster: &mut Cluster) {
+    let installs = cluster.counts().installs;
+    cluster.heal_cuts();
+    let until = cluster.now.plus_us(5_000_000);
+    while cluster.counts().installs == installs {
+        assert!(cluster.now < until, "seed {}: the follower has no snapshot", cluster.seed);
+        cluster.run_for(1_000);
+    }
+}
+
 // covers S9 S15: no further write comes after the follower is back.
 #[test]
 fn follower_far_behind_in_a_silent_group_still_catches_up() {
@@ -61,16 +71,10 @@ fn follower_far_behind_in_a_silent_group_still_catches_up() {
         let behind = (cluster.some_leader() + 1) % 3;
         cluster.cut_off(behind, false);
         cluster.run_for(2_000_000);
-        cluster.workload.stop();
-        cluster.run_until_that(5_000_000, "every request is answered", |cluster| cluster.workload.is_idle());
-        let installs = cluster.counts.installs;
-        cluster.cut.clear();
-        cluster.run_until_that(5_000_000, "the follower has a snapshot", |cluster| cluster.counts.installs > installs);
-        cluster.run_until_that(1_000_000, "all are equally far", |cluster| {
-            let applied = |position: usize| cluster.machines[position].serving().map(|s| s.engine.status().applied);
-            applied(0) == applied(1) && applied(1) == applied(2)
-        });
-        cluster.workload.check(seed);
+        cluster.fall_silent();
+        expect_an_install(&mut cluster);
+        cluster.expect_equally_far(1_000_000);
+        cluster.check();
     }
 }
 
@@ -83,26 +87,20 @@ fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
         let leader = cluster.some_leader();
         cluster.cut_off((leader + 1) % 3, false);
         cluster.run_for(2_000_000);
-        cluster.workload.stop();
-        cluster.run_until_that(5_000_000, "every request is answered", |cluster| cluster.workload.is_idle());
-        let snapshots = Path::new("/node/snapshots");
+        cluster.fall_silent();
+        let snapshots = path("snapshots");
         let disk = &cluster.machines[leader].disk;
-        let name = disk.list(snapshots).unwrap().into_iter().find(|name| name.ends_with(".snap")).unwrap();
+        let name = disk.list(&snapshots).unwrap().into_iter().find(|name| name.ends_with(".snap")).unwrap();
         let spoil = |bytes: &mut Vec<u8>| {
             let inside = bytes.len() - 80;
             bytes[inside] ^= 1;
         };
         disk.damage(&snapshots.join(name), spoil).unwrap();
-        let installs = cluster.counts.installs;
-        cluster.cut.clear();
-        cluster.run_until_that(5_000_000, "the follower has a snapshot", |cluster| cluster.counts.installs > installs);
+        expect_an_install(&mut cluster);
         // And it is on the disk: the node comes back.
         cluster.crash(leader, true);
-        cluster.run_until_that(5_000_000, "all are equally far", |cluster| {
-            let applied = |position: usize| cluster.machines[position].serving().map(|s| s.engine.status().applied);
-            applied(0).is_some() && applied(0) == applied(1) && applied(1) == applied(2)
-        });
-        cluster.workload.check(seed);
+        cluster.expect_equally_far(5_000_000);
+        cluster.check();
     }
 }
 
@@ -117,7 +115,7 @@ fn snapshot_of_a_later_term_than_the_promise_on_disk_is_no_riddle() {
     };
     let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 1)), lease_us: 0 };
     let recovered = Recovered { promise, snapshot, entries: Vec::new() };
-    let mut core = Raft::new(settings(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
+    let mut core = Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     assert_eq!(core.status().term, Term(4));
     // The vote was given in an earlier term, so it binds nobody in this one, and a new one is written down.
     let vote = Message { term: Term(4), body: Body::Vote { last: EntryId::new(9, 4), transfer: false } };

@@ -12,12 +12,11 @@ fn leader_whose_disk_hangs_gives_way_and_writes_go_on() {
         cluster.run_for(2_000_000);
         let leader = cluster.some_leader();
         let until = cluster.now.plus_us([3_000_000, 20_000_000][(seed % 2) as usize]);
-        cluster.machines[leader].disk_hangs_until = until;
-        cluster.run_until_that(3_000_000, "another leader", |cluster| cluster.leader().is_some_and(|l| l != leader));
-        let from = cluster.now;
-        cluster.run_until_that(2_000_000, "writes again", |cluster| cluster.workload.last_write_at() > from);
+        cluster.hang_disk(leader, until);
+        cluster.run_until_that(3_000_000, "another leader", |group| group.leader().is_some_and(|l| l != leader));
+        cluster.expect_writes(2_000_000);
         cluster.run_until(until.plus_us(1_000_000));
-        assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 300_000, "seed {seed}: writes have stopped");
+        assert!(cluster.no_write_since_us() < 300_000, "seed {seed}: writes have stopped");
         cluster.calm_down();
     }
 }
@@ -29,14 +28,14 @@ fn follower_whose_disk_hangs_disturbs_nobody() {
         let mut cluster = Cluster::new(seed, 3, 3, 2);
         cluster.run_for(2_000_000);
         let leader = cluster.some_leader();
-        let leaders = cluster.counts.leaders;
+        let leaders = cluster.counts().leaders;
         let follower = (leader + 1) % 3;
-        cluster.machines[follower].disk_hangs_until = Time(u64::MAX);
+        cluster.hang_disk(follower, Time(u64::MAX));
         for _ in 0..20 {
             cluster.run_for(500_000);
-            assert!(cluster.now.since_us(cluster.workload.last_write_at()) < 300_000, "seed {seed}: no writes");
+            assert!(cluster.no_write_since_us() < 300_000, "seed {seed}: no writes");
         }
-        assert_eq!((cluster.leader(), cluster.counts.leaders), (Some(leader), leaders), "seed {seed}");
+        assert_eq!((cluster.leader(), cluster.counts().leaders), (Some(leader), leaders), "seed {seed}");
         cluster.crash(follower, seed % 2 == 0);
         cluster.calm_down();
     }
