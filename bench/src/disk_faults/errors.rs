@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use smr::fatal::EXIT_FATAL;
 use smr::replica::Standing;
+use smr::storage::Engine;
 
 use super::injector::{self, Injector, Tampering, starter, tampered};
 use crate::cluster::{Cluster, Group, Node, Shape};
-use crate::launcher::sync_flags;
+use crate::launcher::{choose_log_engine, sync_flags};
 use crate::load::{Load, Plan};
 use crate::process::clear_log;
 use crate::programs::Programs;
@@ -30,6 +31,17 @@ const LARGE_VALUE_BYTES: usize = 256 << 10;
 const LARGE_VALUES_MAX: usize = 4_000;
 /// What makes something durable, in sled (first and last) and in our own code.
 pub const WRITING: &str = "pwrite64,fdatasync,fsync,sync_file_range";
+
+/// What brings the log to the device, in the engine of the clusters that this process starts.
+///
+/// # Errors
+/// If the environment names an engine that there is not.
+pub fn log_sync() -> Result<&'static str, String> {
+    Ok(match choose_log_engine(None)? {
+        Engine::Sled => "sync_file_range",
+        _ => "fdatasync",
+    })
+}
 
 const ONLY: Group = Group::Partition(0);
 /// Whose disk it is.
@@ -223,11 +235,11 @@ impl BadDiskGroup {
     }
 
     /// Lets a read of the leader's snapshot fail while it sends it to a replica that is far behind: the leader ends with a line, the
-    /// others go on, and in the end everybody has everything. Gives the line.
+    /// others go on, and in the end everybody has everything. Gives the line; `None` if the snapshot was sent with fewer reads.
     ///
     /// # Errors
     /// If not.
-    pub fn fail_sending(&mut self, number: u32) -> Outcome<String> {
+    pub fn fail_sending(&mut self, number: u32) -> Outcome<Option<String>> {
         self.give_role(Role::Leader)?;
         let behind = Node::Server { partition: 0, replica: 2 };
         let status = |cluster: &Cluster, node| wait_for(PATIENCE, "a status", || cluster.status(node).ok());
@@ -246,11 +258,21 @@ impl BadDiskGroup {
             }
         }
         clear_log(self.cluster.process(NODE))?;
+        let end = status(&self.cluster, NODE)?.last.index;
         let injector = self.attach("snapshots", "pread64", Tampering::FailOnce(number))?;
         self.cluster.process(behind).start()?;
         let at = format!("pread64 number {number} of a snapshot that is sent");
-        let ended = self.cluster.process(NODE).wait_end(PATIENCE).ok_or_else(|| format!("{at}: it goes on"))?;
+        let ended = wait_for(PATIENCE, &at, || match self.cluster.process(NODE).ended() {
+            Some(status) => Some(Some(status)),
+            None => self.cluster.status(behind).is_ok_and(|status| status.applied >= end).then_some(None),
+        })?;
         drop(injector);
+        let Some(ended) = ended else {
+            return match tampered(&self.trace) {
+                0 => Ok(None),
+                _ => Err(format!("{at}: it failed, and the leader goes on").into()),
+            };
+        };
         let log = self.cluster.process(NODE).log_text();
         if ended.code() != Some(EXIT_FATAL) {
             return Err(format!("{at}: ended with {ended}: {log}").into());
@@ -258,7 +280,8 @@ impl BadDiskGroup {
         client.ask("PUT after 1", PATIENCE)?;
         self.cluster.process(NODE).start()?;
         self.cluster.wait_caught_up(ONLY, PATIENCE)?;
-        last_line(&log, &self.cluster.backer_path(NODE)).ok_or_else(|| format!("{at}: no useful line: {log}").into())
+        let line = last_line(&log, &self.cluster.backer_path(NODE));
+        line.map(Some).ok_or_else(|| format!("{at}: no useful line: {log}").into())
     }
 
     /// Writes something, so that each start has something to recover.

@@ -40,6 +40,14 @@ pub enum Whose {
     Leaders,
 }
 
+/// How writing large values ended.
+enum Written {
+    /// The replica has stopped.
+    Stopped,
+    /// All of them were written, and it runs.
+    All,
+}
+
 /// A group of three, one of them on a small disk of its own.
 pub struct SmallDiskGroup {
     /// The group, and a manager.
@@ -98,7 +106,8 @@ impl SmallDiskGroup {
         Ok(line)
     }
 
-    /// Lets the disk run full while large values and snapshots are written; then gives it room again.
+    /// Lets the disk run full while large values and snapshots are written; then gives it room again. With room enough for all that
+    /// it ever needs at a time a replica goes on instead, and must have everything.
     ///
     /// # Errors
     /// As [`SmallDiskGroup::run_full_under_load`].
@@ -106,8 +115,14 @@ impl SmallDiskGroup {
         let plan = Plan { clients: 2, keys: 5, prefix: format!("spare{spare_bytes}-") };
         let mut load = Load::start(&self.cluster, &plan)?;
         self.disk.fill(spare_bytes)?;
-        self.fill_log()?;
-        let line = self.wait_stopped("a disk that is almost full")?;
+        let line = match self.write_large_values()? {
+            Written::Stopped => self.wait_stopped("a disk that is almost full")?,
+            Written::All => {
+                self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+                let written = (LARGE_VALUES_MAX * LARGE_VALUE_BYTES) >> 20;
+                format!("it goes on: {written} MiB were written in the room of {} MiB", DISK_BYTES >> 20)
+            }
+        };
         load.wait_answers(ANSWERS, PATIENCE)?;
         self.go_on_with_room()?;
         load.finish()?.check(&self.cluster)?;
@@ -167,17 +182,26 @@ impl SmallDiskGroup {
         Err(format!("{} does not get the role {whose:?}", self.node).into())
     }
 
-    /// Writes large values until the replica has stopped. Its log may have room in segments of its own for a while.
-    fn fill_log(&mut self) -> Outcome<usize> {
+    /// Writes large values until the replica has stopped.
+    fn fill_log(&mut self) -> Outcome<()> {
+        match self.write_large_values()? {
+            Written::Stopped => Ok(()),
+            Written::All => Err(format!("{} still runs on a full disk", self.node).into()),
+        }
+    }
+
+    /// Writes large values until the replica has stopped, or they are several times what the disk holds. The log may have room in
+    /// segments of its own for a while.
+    fn write_large_values(&mut self) -> Outcome<Written> {
         let mut client = self.cluster.client()?;
         let mut written = 0;
         while self.cluster.process(self.node).is_running() {
             if written > LARGE_VALUES_MAX {
-                return Err(format!("{} still runs on a full disk", self.node).into());
+                return Ok(Written::All);
             }
             put_large(&mut client, &mut written)?;
         }
-        Ok(written)
+        Ok(Written::Stopped)
     }
 
     /// It has ended with a code that says so, and with a line that says why.
