@@ -121,13 +121,16 @@ sim-profiles seeds="0..50":
 sim-nightly minutes="480" first="1000000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}
 
-# Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5.
-fuzz-chaos minutes="30" seed="":
+# Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5. Further options
+# as in `madkv-fuzz --help`: `just fuzz-chaos 2 "" --node_flag=--reads=lease`.
+[positional-arguments]
+fuzz-chaos minutes="30" seed="" *options:
     #!/bin/sh
     set -eu
+    shift 2
     for server_rf in 3 5; do
         cargo run --quiet --release --bin madkv-fuzz -- --chaos --server_rf "$server_rf" --clients library \
-            --seconds $(({{minutes}} * 30)) {{ if seed == "" { "" } else { "--seed " + seed } }}
+            --seconds $(({{minutes}} * 30)) {{ if seed == "" { "" } else { "--seed " + seed } }} "$@"
     done
 
 # Fuzz five servers of which two are killed meanwhile, the leader included; fails if nothing had to be tried again.

@@ -1,6 +1,7 @@
 //! A whole run: cluster, clients, faults, calm, verdict.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::chaos::plan::{Kind, Plan};
 use crate::chaos::world::{Failure, World};
 use crate::cluster::Shape;
 use crate::fuzz::{Fuzz, FuzzOptions};
-use crate::launcher::{Interrupted, choose_log_engine};
+use crate::launcher::{Interrupted, choose_log_engine, sync_flags};
 use crate::programs::Programs;
 
 /// How long the cluster may take to come up.
@@ -35,6 +36,9 @@ pub struct ChaosOptions {
     /// Put the cluster's fresh directory below this one; by default beside the executables
     #[arg(long, value_name = "DIRECTORY")]
     pub directory: Option<PathBuf>,
+    /// A further flag for each server and manager, for example --node_flag=--reads=lease; may be given several times
+    #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub node_flags: Vec<OsString>,
     /// Say each fault on stderr when it strikes
     #[arg(long)]
     pub verbose: bool,
@@ -62,12 +66,13 @@ impl Stage {
         let below = options.directory.as_deref().unwrap_or(programs.directory());
         let fresh = fresh_directory(below)?;
         let small_disk = kinds.contains(&Kind::Disk);
-        let mut world = match World::new(programs, shape, fresh.path(), seed, small_disk) {
+        let flags = [sync_flags(fresh.path()), options.node_flags.clone()].concat();
+        let mut world = match World::new(programs, shape, fresh.path(), &flags, seed, small_disk) {
             Ok(world) => world,
             Err(error) if small_disk => {
                 eprintln!("disk faults are SKIPPED: {error}");
                 kinds.remove(&Kind::Disk);
-                World::new(programs, shape, fresh.path(), seed, false)?
+                World::new(programs, shape, fresh.path(), &flags, seed, false)?
             }
             Err(error) => return Err(error.into()),
         };

@@ -1,6 +1,7 @@
 //! What the faults strike: the cluster, its network, and the book of who is hurt at this moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,6 @@ use crate::chaos::board::Board;
 use crate::chaos::plan::Kind;
 use crate::chaos::wiring::Network;
 use crate::cluster::{Cluster, Group, Layout, Node, Shape};
-use crate::launcher::sync_flags;
 use crate::mount::{Mount, text};
 use crate::ports::Ports;
 use crate::programs::Programs;
@@ -59,17 +59,23 @@ pub struct World {
 type Pids = Arc<Mutex<BTreeMap<Node, u32>>>;
 
 impl World {
-    /// A cluster of which nothing runs yet, in `directory`. With [`Kind::Disk`] among the faults one replica gets a small
+    /// A cluster of which nothing runs yet, in `directory`; `flags` are for each node. With [`Kind::Disk`] among the faults one replica gets a small
     /// file system; if that cannot be had, the error says why.
     ///
     /// # Errors
     /// If the system refuses something.
-    pub fn new(programs: &Programs, shape: Shape, directory: &Path, seed: u64, small_disk: bool) -> io::Result<World> {
+    pub fn new(
+        programs: &Programs,
+        shape: Shape,
+        directory: &Path,
+        flags: &[OsString],
+        seed: u64,
+        small_disk: bool,
+    ) -> io::Result<World> {
         let ports = Ports::claim(2 * shape.nodes_count())?;
         let layout = Layout { shape, first_port: ports.first() };
         let network = Network::new(layout, seed)?;
-        let flags = sync_flags(directory);
-        let cluster = Cluster::with_detours(programs, layout, directory, &flags, network.detours())?;
+        let cluster = Cluster::with_detours(programs, layout, directory, flags, network.detours())?;
         let small_disk = if small_disk { Some(World::mount(&cluster, directory)?) } else { None };
         Ok(World {
             board: Board::watch(&cluster),
