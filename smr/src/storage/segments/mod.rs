@@ -74,36 +74,30 @@
 
 mod format;
 mod pool;
+mod reading;
 mod replay;
+mod writing;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use super::disk::{Disk, DiskFile, read_fully};
+use super::disk::DiskFile;
 use super::extent::Extent;
-use super::mark::Mark;
-use super::record::{self, ENTRY_LENGTH_BYTES};
-use super::record_log::{Recovered, confirm};
-use super::{Damage, LoadError, LogStore, StorageError};
+use super::record;
+use super::{LoadError, LogStore, StorageError};
 use crate::codec;
 use crate::entry::{Entry, EntryId, Index, Term};
-use format::{BLOCK_BYTES, FIRST_PIECE, FRAME_HEADER_BYTES, FRAMES_OFFSET, Header, Kind, LAST_PIECE};
+use format::{FRAMES_OFFSET, Header, Kind};
 pub(crate) use pool::present;
-use pool::{Found, Pool, segment_path};
-use replay::Replay;
+use pool::{Pool, segment_path};
+use reading::play;
+use writing::Tail;
 
 /// Length of a segment in bytes: at full speed one is begun a few times in a second, and two of them, the one in use and the one
 /// prepared, are what the smallest log occupies.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
-/// The longest payload of a record with more than one entry, in bytes.
-const RECORD_BYTES_MAX: usize = 1 << 20;
-/// A piece of a record is not shorter than this, in bytes, unless it is the last.
-const PIECE_BYTES_MIN: usize = 64;
-/// The buffer of a flush is kept for the next one, up to this size in bytes.
-const BUFFER_KEPT_BYTES: usize = 2 << 20;
 /// Before its entries a record has the first index, the term before, and how many they are.
 const APPEND_HEADER_BYTES: usize = 20;
 
@@ -145,149 +139,7 @@ struct Place {
     previous: u64,
 }
 
-/// The end of the last segment, as it is being written.
-struct Tail {
-    /// What the segment holds from `begin` on.
-    buffer: Vec<u8>,
-    /// A multiple of [`BLOCK_BYTES`].
-    begin: u64,
-    /// The checksum of the last frame.
-    checksum: u64,
-    /// Whether the buffer has more than the file, and whether the file has more than the device.
-    unwritten: bool,
-    unsynced: bool,
-}
-
-impl Tail {
-    fn end(&self) -> u64 {
-        self.begin + self.buffer.len() as u64
-    }
-}
-
 impl SegmentLog {
-    /// Reads the log back, or makes an empty one. `snapshot` and `mark` as in [`super::record_log::RecordLog::recover`]; without a
-    /// mark nothing was ever confirmed.
-    ///
-    /// # Errors
-    /// Damage, or fatal ones of the device.
-    pub(crate) fn recover(
-        disk: Arc<dyn Disk>,
-        directory: &Path,
-        identity: u64,
-        snapshot: EntryId,
-        mark: Option<Mark>,
-    ) -> Result<Recovered<SegmentLog>, LoadError> {
-        let found = pool::find(disk.as_ref(), directory)?;
-        let Some(top) = found.begun.keys().next_back().copied() else {
-            if let Some((number, what)) = found.damaged.iter().next() {
-                return Err(Damage::new(&segment_path(directory, *number), what).into());
-            }
-            if mark.is_some() {
-                let first = found.blank.first().copied().unwrap_or(1);
-                return Err(Damage::new(&segment_path(directory, first), "zeros, and no segment was begun").into());
-            }
-            let log = SegmentLog::create(disk, directory, identity, found.blank.first().copied())?;
-            return Ok(Recovered { log, entries: Vec::new(), fits: true, notes: Vec::new() });
-        };
-        let first = readable_from(directory, &found, identity, top, snapshot)?;
-        // A prepared one is used again, and so are the dead; their numbers are smaller.
-        let prepared = found.blank.iter().copied().filter(|number| *number == top + 1);
-        let dead = (found.begun.keys().chain(&found.blank).chain(found.damaged.keys())).copied();
-        let dead: BTreeSet<u64> = dead.filter(|number| *number < first).collect();
-        let mut segments = VecDeque::new();
-        for (_, (header, _)) in found.begun.range(first..=top) {
-            let path = segment_path(directory, header.number);
-            let file = disk.open(&path, false).map_err(|error| StorageError::new(&path, "opening", error))?;
-            segments.push_back(Segment { header: *header, file });
-        }
-        let is_first = found.begun.keys().chain(found.damaged.keys()).all(|number| *number >= first);
-        let (replay, bytes) = play(directory, &segments, None, is_first)?;
-        let last = segment_path(directory, top);
-
-        let end = replay.last();
-        if replay.base.index > snapshot.index {
-            let what = format!("the log starts behind entry {}, the newest snapshot ends with {snapshot}", replay.base);
-            return Err(Damage::new(&last, format!("{what}: entries are missing")).into());
-        }
-        let is_covered = end.index <= snapshot.index;
-        // The log says something else than the snapshot at their seam. With entries in front of it that is a conflict which was not
-        // removed yet: the snapshot is on the device before the log is changed for it. Without any, it is damage.
-        let before = snapshot.index.0 - replay.base.index.0;
-        let at_seam = match before.checked_sub(1) {
-            None => replay.base,
-            Some(place) => replay.entries.get(place as usize).map_or(end, |entry| entry.id),
-        };
-        let contradicts = !is_covered && at_seam.term != snapshot.term;
-        if contradicts && before == 0 && replay.is_rebased {
-            let what = format!("the log starts behind entry {at_seam}, the snapshot ends with {snapshot}");
-            return Err(Damage::new(&last, what).into());
-        }
-        let interrupted = replay.is_interrupted();
-        let Replay { mut entries, records, fingerprint, checksum, end: end_offset, opened, .. } = replay;
-        entries.retain(|entry| entry.id.index > snapshot.index);
-        let present = entries.last().map_or(snapshot, |entry| entry.id);
-        confirm(&last, &entries, mark.filter(|mark| mark.last.index > snapshot.index), present)?;
-
-        // Everything is in order; only now anything is written.
-        let mut buffer = bytes;
-        buffer.truncate(end_offset as usize);
-        // The frames are what their checksums say. The header was checked when it was read before, so it is written as it was then.
-        let (header, _) = found.begun[&top].0.encode();
-        buffer[..FRAMES_OFFSET].fill(0);
-        buffer[..header.len()].copy_from_slice(&header);
-        let mut log = SegmentLog {
-            pool: Pool::new(disk, directory, prepared.chain(dead)),
-            identity,
-            extent: Extent::empty(snapshot),
-            records,
-            segments,
-            tail: Tail {
-                // All of it is written again: what was read may be in the cache alone, and clean there.
-                buffer,
-                begin: 0,
-                checksum,
-                unwritten: true,
-                unsynced: true,
-            },
-            fingerprint,
-        };
-        // The header of a segment that has to be begun names the last entry of the journal.
-        log.extent = Extent::empty(end);
-        log.write_record(Kind::Opened, &(opened + 1).to_le_bytes())?;
-        if is_covered && end != snapshot {
-            // The next entry is the one behind the snapshot, so the journal has to say that this is where it goes on.
-            log.reset_to(snapshot)?;
-        } else if !contradicts {
-            log.extent = Extent::empty(snapshot);
-            log.extent.append(&entries);
-            log.forget_records();
-        }
-        log.flush()?;
-        let notes = interrupted.then(|| format!("{}: cut an interrupted write", last.display()));
-        if contradicts {
-            // Emptied by the caller, who has to lower the mark before.
-            entries.clear();
-        }
-        Ok(Recovered { log, entries, fits: !contradicts, notes: notes.into_iter().collect() })
-    }
-
-    fn create(
-        disk: Arc<dyn Disk>,
-        directory: &Path,
-        identity: u64,
-        blank: Option<u64>,
-    ) -> Result<SegmentLog, StorageError> {
-        let mut pool = Pool::new(disk, directory, blank);
-        let number = blank.unwrap_or(1);
-        let file = pool.take(number)?;
-        let tail = Tail { buffer: Vec::new(), begin: 0, checksum: 0, unwritten: false, unsynced: false };
-        let extent = Extent::empty(EntryId::ZERO);
-        let (records, segments) = (VecDeque::new(), VecDeque::new());
-        let mut log = SegmentLog { pool, identity, extent, records, segments, tail, fingerprint: None };
-        log.begin_segment(number, file, false);
-        Ok(log)
-    }
-
     fn path(&self, number: u64) -> PathBuf {
         segment_path(self.pool.directory(), number)
     }
@@ -300,148 +152,6 @@ impl SegmentLog {
         StorageError::new(&self.path(segment.header.number), doing, error)
     }
 
-    /// The file becomes the one that is written. Its header waits in the buffer.
-    fn begin_segment(&mut self, number: u64, file: Box<dyn DiskFile>, continues: bool) {
-        let (size, identity, base) = (self.pool.size(), self.identity, self.extent.last());
-        let header = Header { size, identity, number, base, seed: self.tail.checksum, continues };
-        self.segments.push_back(Segment { header, file });
-        self.write_header(header);
-    }
-
-    fn write_header(&mut self, header: Header) {
-        let (bytes, checksum) = header.encode();
-        let tail = &mut self.tail;
-        tail.buffer.clear();
-        tail.buffer.extend_from_slice(&bytes);
-        tail.buffer.resize(FRAMES_OFFSET, 0);
-        (tail.begin, tail.checksum, tail.unwritten, tail.unsynced) = (0, checksum, true, true);
-    }
-
-    /// The segment that is written ends, and the next one begins.
-    fn roll(&mut self, continues: bool) -> Result<(), StorageError> {
-        // All of it is on the device before anything of the next one is: what the next start relies on.
-        self.write()?;
-        self.sync()?;
-        let number = self.current().header.number + 1;
-        let file = self.pool.take(number)?;
-        self.begin_segment(number, file, continues);
-        Ok(())
-    }
-
-    /// Brings the buffer to the file, and keeps of it what its last block holds.
-    fn write(&mut self) -> Result<(), StorageError> {
-        if !self.tail.unwritten {
-            return Ok(());
-        }
-        let length = self.tail.buffer.len();
-        self.tail.buffer.resize(length.next_multiple_of(BLOCK_BYTES), 0);
-        let current = self.current();
-        let written = current.file.write_at(&self.tail.buffer, self.tail.begin);
-        written.map_err(|error| self.fail(current, "writing", error))?;
-        let tail = &mut self.tail;
-        let whole = length - length % BLOCK_BYTES;
-        tail.buffer.truncate(length);
-        tail.buffer.drain(..whole);
-        tail.buffer.shrink_to(BUFFER_KEPT_BYTES);
-        tail.begin += whole as u64;
-        tail.unwritten = false;
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), StorageError> {
-        if self.tail.unsynced {
-            let current = self.current();
-            current.file.sync().map_err(|error| self.fail(current, "flushing", error))?;
-            self.tail.unsynced = false;
-        }
-        Ok(())
-    }
-
-    fn write_record(&mut self, kind: Kind, payload: &[u8]) -> Result<(), StorageError> {
-        let at = self.tail.buffer.len();
-        self.tail.buffer.resize(at + FRAME_HEADER_BYTES, 0);
-        self.tail.buffer.extend_from_slice(payload);
-        self.seal(at, kind)?;
-        Ok(())
-    }
-
-    /// Makes a record of what the buffer holds behind `at`, where there is room for a header; in the next segment if there is no more
-    /// room in this one, and in pieces if there is not enough in any.
-    fn seal(&mut self, at: usize, kind: Kind) -> Result<Place, StorageError> {
-        let room = (self.current().header.size - self.tail.begin) as usize;
-        if self.tail.buffer.len() <= room {
-            return Ok(self.seal_frame(at, kind, FIRST_PIECE | LAST_PIECE));
-        }
-        let record = self.tail.buffer.split_off(at);
-        if record.len() <= self.pool.size() as usize - FRAMES_OFFSET {
-            self.roll(false)?;
-            self.tail.buffer.extend_from_slice(&record);
-            return Ok(self.seal_frame(FRAMES_OFFSET, kind, FIRST_PIECE | LAST_PIECE));
-        }
-        let mut rest = &record[FRAME_HEADER_BYTES..];
-        let mut first = None;
-        loop {
-            let room = (self.current().header.size - self.tail.end()) as usize;
-            let fits = rest.len() + FRAME_HEADER_BYTES <= room;
-            if !fits && room < FRAME_HEADER_BYTES + PIECE_BYTES_MIN {
-                self.roll(first.is_some())?;
-                continue;
-            }
-            let (piece, behind) = rest.split_at(if fits { rest.len() } else { room - FRAME_HEADER_BYTES });
-            let at = self.tail.buffer.len();
-            self.tail.buffer.resize(at + FRAME_HEADER_BYTES, 0);
-            self.tail.buffer.extend_from_slice(piece);
-            let pieces = if first.is_none() { FIRST_PIECE } else { 0 } | if fits { LAST_PIECE } else { 0 };
-            let place = self.seal_frame(at, kind, pieces);
-            let first = *first.get_or_insert(place);
-            if fits {
-                return Ok(first);
-            }
-            rest = behind;
-        }
-    }
-
-    fn seal_frame(&mut self, at: usize, kind: Kind, pieces: u8) -> Place {
-        let segment = self.current().header.number;
-        let tail = &mut self.tail;
-        let place = Place { segment, offset: tail.begin + at as u64, previous: tail.checksum };
-        tail.checksum = format::seal(&mut tail.buffer[at..], kind, pieces, tail.checksum);
-        (tail.unwritten, tail.unsynced) = (true, true);
-        place
-    }
-
-    /// Writes the first entries, as many as one record has, and returns how many.
-    fn append_record(&mut self, entries: &[Entry]) -> Result<usize, StorageError> {
-        let at = self.tail.buffer.len();
-        let body = at + FRAME_HEADER_BYTES + APPEND_HEADER_BYTES;
-        let buffer = &mut self.tail.buffer;
-        buffer.resize(body, 0);
-        let mut count = 0;
-        let mut last = body;
-        for entry in entries {
-            if count > 0 && buffer.len() - body + entry.size_bytes() > RECORD_BYTES_MAX {
-                break;
-            }
-            last = buffer.len() + ENTRY_LENGTH_BYTES;
-            buffer.resize(last, 0);
-            codec::encode_into(buffer, entry);
-            let length = u32::try_from(buffer.len() - last).unwrap_or_else(|_| panic!("an entry of over 4 GiB"));
-            buffer[last - ENTRY_LENGTH_BYTES..last].copy_from_slice(&length.to_le_bytes());
-            count += 1;
-        }
-        let fingerprint = record::fingerprint(&buffer[last..]);
-        let first = entries[0].id.index.0;
-        let header = &mut buffer[body - APPEND_HEADER_BYTES..body];
-        header[..8].copy_from_slice(&first.to_le_bytes());
-        header[8..16].copy_from_slice(&self.extent.last().term.0.to_le_bytes());
-        header[16..].copy_from_slice(&(count as u32).to_le_bytes());
-        let place = self.seal(at, Kind::Append)?;
-        self.extent.append(&entries[..count]);
-        self.records.push_back(Held { first, last: self.extent.last().index.0, place });
-        self.fingerprint = Some(fingerprint);
-        Ok(count)
-    }
-
     /// Forgets the records whose entries are all before the start.
     fn forget_records(&mut self) {
         let start = self.extent.start().index.0;
@@ -449,99 +159,6 @@ impl SegmentLog {
             self.records.pop_front();
         }
     }
-
-    /// Reads one record of entries back from its segments.
-    fn read(&self, held: &Held) -> Result<Vec<Entry>, StorageError> {
-        let mut replay = Replay::new(EntryId { index: Index(held.first - 1), term: Term::ZERO }, false);
-        replay.is_base_term_known = false;
-        let begin = self.segments.partition_point(|segment| segment.header.number < held.place.segment);
-        let mut place = held.place;
-        for segment in self.segments.iter().skip(begin) {
-            let path = self.path(segment.header.number);
-            let bytes = read_segment(segment, None).map_err(|error| self.fail(segment, "reading back", error))?;
-            if segment.header.number > place.segment {
-                let previous = segment.header.encode().1;
-                place = Place { segment: segment.header.number, offset: FRAMES_OFFSET as u64, previous };
-            }
-            replay
-                .play_from(&path, place, &bytes, Some(held.last))
-                .map_err(|damage| StorageError::new(&path, "reading back", damage))?;
-            if replay.last().index.0 >= held.last {
-                return Ok(replay.entries);
-            }
-        }
-        let what = format!("the record at index {} is not there", held.first);
-        Err(StorageError::new(&self.path(held.place.segment), "reading back", what))
-    }
-}
-
-/// The content of a segment; of the last one with what waits in the buffer.
-fn read_segment(segment: &Segment, tail: Option<&Tail>) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; segment.header.size as usize]; // at most the format's limit
-    read_fully(segment.file.as_ref(), &mut bytes, 0)?;
-    if let Some(tail) = tail {
-        let begin = tail.begin as usize;
-        bytes[begin..begin + tail.buffer.len()].copy_from_slice(&tail.buffer);
-    }
-    Ok(bytes)
-}
-
-/// From which segment on the log has to be read: the last one that was begun at or before the snapshot.
-fn readable_from(
-    directory: &Path,
-    found: &Found,
-    identity: u64,
-    top: u64,
-    snapshot: EntryId,
-) -> Result<u64, LoadError> {
-    let damage = |number: u64, what: &str| Err(Damage::new(&segment_path(directory, number), what).into());
-    if let Some((number, what)) = found.damaged.range(top..).next() {
-        return damage(*number, what);
-    }
-    if let Some(blank) = found.blank.iter().find(|number| **number > top + 1) {
-        return damage(blank - 1, "missing or zeros, though a later one was prepared");
-    }
-    let mut lowest = top;
-    while let Some((header, _)) = found.begun.get(&lowest) {
-        if header.identity != identity {
-            return damage(lowest, "written by another node, or in another life of this one");
-        }
-        if header.is_readable_from(snapshot.index) {
-            return Ok(lowest);
-        }
-        lowest -= 1;
-    }
-    let base = found.begun.get(&(lowest + 1)).map_or(EntryId::ZERO, |(header, _)| header.base);
-    let why = found.damaged.get(&lowest).map_or("missing", String::as_str);
-    let what = format!(
-        "{why}; the log behind it starts with entry {}, the newest snapshot ends with {snapshot}",
-        base.index.next()
-    );
-    damage(lowest, &what)
-}
-
-/// Plays the segments; also gives the content of the last one.
-fn play(
-    directory: &Path,
-    segments: &VecDeque<Segment>,
-    tail: Option<&Tail>,
-    is_first: bool,
-) -> Result<(Replay, Vec<u8>), LoadError> {
-    let base = segments.front().map_or(EntryId::ZERO, |segment| segment.header.base);
-    let mut replay = Replay::new(base, is_first);
-    let mut bytes = Vec::new();
-    for (place, segment) in segments.iter().enumerate() {
-        let path = segment_path(directory, segment.header.number);
-        if place > 0 && segment.header.seed != replay.checksum {
-            let what = format!("damaged at byte {}, before the segment behind it begins", replay.end);
-            return Err(Damage::new(&segment_path(directory, segment.header.number - 1), what).into());
-        }
-        let is_last = place + 1 == segments.len();
-        bytes = read_segment(segment, tail.filter(|_| is_last))
-            .map_err(|error| StorageError::new(&path, "reading", error))?;
-        replay.play(&path, &segment.header, &bytes)?;
-    }
-    Ok((replay, bytes))
 }
 
 impl LogStore for SegmentLog {

@@ -1,0 +1,214 @@
+//! Segments that are damaged, cut, gone, of another life or of another format, and devices that read wrongly.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use smr::codec;
+use smr::entry::{Entry, Index};
+use smr::protocol::LogChange;
+use smr::storage::disk::Disk;
+use smr::storage::virtual_disk::{Loss, ReadFault, VirtualDisk};
+use smr::storage::{OpenError, Opened};
+
+use super::{LOG, append, bench, content, founded, sample, segments, used};
+use crate::support::*;
+
+/// Opens a damaged disk: all entries, or a line that names `file`.
+fn is_noticed(disk: VirtualDisk, entries: &[Entry], file: &Path, at: &str) -> bool {
+    match bench(&disk).open() {
+        Ok(Opened::Store(opened)) => {
+            assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries));
+            false
+        }
+        Ok(Opened::Quarantined(quarantined)) => {
+            // Of what is gone the neighbour may be the one to tell.
+            assert!(quarantined.reason.contains(LOG), "{at}: {}", quarantined.reason);
+            let names_file = quarantined.reason.contains(&file.display().to_string());
+            assert!(
+                names_file || at.contains("deleted") || at.contains("flipped in header"),
+                "{at}: {}",
+                quarantined.reason
+            );
+            true
+        }
+        Err(error) => {
+            assert!(error.to_string().contains(&file.display().to_string()), "{at}: {error}");
+            true
+        }
+    }
+}
+
+/// Every byte of every segment, one bit each: the frames and the header are covered to the last byte, and only what is behind them, or
+/// only prepared, does not matter.
+// covers D1, D3, D4
+#[test]
+fn any_byte_flipped_in_any_segment_is_noticed_or_means_nothing() {
+    let (disk, entries) = sample();
+    let files = segments(&disk);
+    assert!(files.len() >= 4, "{files:?}");
+    for (number, file) in files.iter().enumerate() {
+        let bytes = content(&disk, file);
+        let end = used(&bytes);
+        for byte in 0..bytes.len() {
+            // Beyond what was written every place is like the other.
+            if byte > end.max(512) && byte % 97 != 0 {
+                continue;
+            }
+            let copy = disk.after_crash(Loss::Nothing);
+            copy.damage(file, |bytes| bytes[byte] ^= 1 << (byte % 8)).unwrap();
+            let part = if byte < 4096 { "header" } else { "frames" };
+            let at = format!("{}: bit flipped in {part}, byte {byte}", file.display());
+            let noticed = is_noticed(copy, &entries, file, &at);
+            let counts = byte < end;
+            // Zeros in a header that are none are noticed too, where they could have been one.
+            let blank = end == 0 && byte < 512;
+            let is_last_nonzero = byte + 8 >= end;
+            assert!(noticed == (counts || blank) || is_last_nonzero, "{at}: noticed {noticed}, segment {number}");
+        }
+    }
+}
+
+// covers D1, D4
+#[test]
+fn any_segment_deleted_cut_or_zeroed_is_noticed_or_means_nothing() {
+    let (disk, entries) = sample();
+    let files = segments(&disk);
+    let prepared = files.last().unwrap();
+    for file in &files {
+        let length = content(&disk, file).len();
+        let cuts = (0..length).step_by(61).chain([1, 511, 512, 4095, 4096, length - 1]);
+        for kept in cuts {
+            let copy = disk.after_crash(Loss::Nothing);
+            copy.damage(file, |bytes| bytes.truncate(kept)).unwrap();
+            let at = format!("{} cut to {kept}", file.display());
+            let noticed = is_noticed(copy, &entries, file, &at);
+            assert!(noticed || file == prepared, "{at}: not noticed");
+        }
+        for from in (0..length).step_by(512) {
+            let copy = disk.after_crash(Loss::Nothing);
+            let before = content(&disk, file);
+            copy.damage(file, |bytes| bytes[from..from + 512].fill(0)).unwrap();
+            let at = format!("{} zeroed at {from}, deleted", file.display());
+            let noticed = is_noticed(copy, &entries, file, &at);
+            let changed = before[from..from + 512].iter().any(|byte| *byte != 0);
+            assert_eq!(noticed, changed, "{at}");
+        }
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.remove_file(file).unwrap();
+        copy.sync_dir(Path::new(LOG)).unwrap();
+        let noticed = is_noticed(copy, &entries, file, &format!("{} deleted", file.display()));
+        assert_eq!(noticed, file != prepared, "{} deleted", file.display());
+    }
+}
+
+/// A device that cannot read, or reads wrongly, at any of the reads of a start.
+// covers D8
+#[test]
+fn read_fault_at_open_of_segments_is_refused_or_found_out() {
+    let (disk, entries) = sample();
+    for read in 0.. {
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.read_fault_at(read, ReadFault::Error(ErrorKind::Other));
+        match bench(&copy).open() {
+            Err(error) => assert!(matches!(error, OpenError::Io(_)), "read {read}: {error}"),
+            Ok(opened) => {
+                assert!(copy.reads() <= read, "read {read} failed and was passed over");
+                assert!(opened.store().entries == entries && read > 6, "only {read} reads");
+                break;
+            }
+        }
+        assert!(bench(&copy).reopen().store().entries == entries, "read {read}: the fault stays");
+        for bit in [3, 800, 33_000, 50_000] {
+            let copy = disk.after_crash(Loss::Nothing);
+            copy.read_fault_at(read, ReadFault::FlippedBit(bit));
+            if let Ok(Opened::Store(opened)) = bench(&copy).open() {
+                assert!(opened.entries == entries, "read {read}, bit {bit}: {:?}", ids(&opened.entries));
+                drop(opened);
+                // Nor does what the start writes again hold what was read wrongly.
+                let again = bench(&copy.after_crash(Loss::Everything)).reopen().store();
+                assert!(again.entries == entries, "read {read}, bit {bit}, again: {:?}", ids(&again.entries));
+            }
+        }
+    }
+}
+
+/// The log was emptied for a snapshot that is damaged now, and the one before it is still there.
+// covers D4
+#[test]
+fn log_that_starts_behind_the_newest_snapshot_is_quarantined() {
+    for behind in [0, 3] {
+        let disk = founded();
+        let mut store = bench(&disk).reopen().store().store;
+        append(&mut store, 2, 10, 10);
+        store.apply(&LogChange::Install(snapshot(20, 2))).unwrap();
+        store.apply(&LogChange::Append(batch(21, behind, 2, 10))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        for older in [snapshot(19, 2), snapshot(8, 1), snapshot(0, 0)] {
+            let reason = bench(&disk.after_crash(Loss::Nothing)).reopen_with(older.clone()).quarantined().reason;
+            let file = segments(&disk)[0].display().to_string();
+            let expected =
+                format!("{file}: the log starts behind entry 20.t2, the newest snapshot ends with {}", older.last);
+            assert!(reason.starts_with(&expected) && reason.contains("node/snapshots"), "{reason}");
+        }
+        let opened = bench(&disk.after_crash(Loss::Nothing)).reopen_with(snapshot(20, 2)).store();
+        assert_eq!(opened.entries, batch(21, behind, 2, 10));
+    }
+}
+
+/// A dead segment that was damaged is of no interest to anybody.
+#[test]
+fn dead_segment_damaged_does_not_matter() {
+    let disk = founded();
+    let mut store = bench(&disk).reopen().store().store;
+    for first in 0..6 {
+        append(&mut store, 2 + first * 10, 10, 400);
+    }
+    store.apply(&LogChange::RemoveThrough(Index(55))).unwrap();
+    drop(store);
+    let first = &segments(&disk)[0];
+    disk.damage(first, |bytes| bytes[10] ^= 1).unwrap();
+    let opened = bench(&disk).reopen_with(snapshot(55, 1)).store();
+    assert_eq!(opened.entries.len(), 6);
+    // It is made anew, and used again.
+    let mut store = opened.store;
+    append(&mut store, 62, 40, 400);
+    drop(store);
+    assert_eq!(bench(&disk).reopen_with(snapshot(55, 1)).store().entries.len(), 46);
+}
+
+// covers D16
+#[test]
+fn segment_of_a_newer_format_is_refused_untouched() {
+    let disk = founded();
+    let file = PathBuf::from(LOG).join("00000001.segment");
+    disk.damage(&file, |bytes| {
+        bytes[8..10].copy_from_slice(&2u16.to_le_bytes());
+        let checksum = codec::checksum(&[&bytes[..64]]);
+        bytes[64..72].copy_from_slice(&checksum.to_le_bytes());
+    })
+    .unwrap();
+    let before = content(&disk, &file);
+    let error = bench(&disk).open().err().unwrap();
+    assert_eq!(error, OpenError::Newer { file: file.clone(), found: 2, supported: 1 });
+    assert_eq!(content(&disk, &file), before);
+}
+
+// covers D11, M9
+#[test]
+fn segments_of_another_life_are_quarantined() {
+    let (disk, _) = sample();
+    let other = VirtualDisk::new();
+    let mut stranger = bench(&other);
+    stranger.options.incarnation_if_new = smr::id::Incarnation(0xb);
+    let mut store = stranger.reopen().store().store;
+    let genesis = smr::entry::Genesis { members: [smr::id::NodeId::new(0, 0xb)].into(), ..genesis() };
+    let birth = smr::storage::Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+    store.be_born(birth, genesis.cluster_id()).unwrap();
+    drop(store);
+    let file = segments(&disk)[0].clone();
+    let theirs = content(&other, &file);
+    disk.damage(&file, |bytes| *bytes = theirs).unwrap();
+    let reason = bench(&disk).reopen().quarantined().reason;
+    assert!(reason.starts_with(&format!("{}: written by another node", file.display())), "{reason}");
+}
