@@ -122,9 +122,10 @@ where
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
             shared.counters.turned_away.add(1);
-            shared.say_once(&reason, || {
-                tracing::warn!(group = %shared.group, me = %shared.me, %address, %reason, "turned away");
-            });
+            let unsaid = locked(&shared.refusals).note(&reason, std::time::Instant::now());
+            if let Some(unsaid) = unsaid {
+                tracing::warn!(group = %shared.group, me = %shared.me, %address, %reason, unsaid, "turned away");
+            }
             return;
         }
         Err(HandshakeError::Failed(reason)) => {

@@ -26,14 +26,15 @@
 mod handshake;
 mod inbound;
 mod outbound;
+mod refusals;
 mod snapshot;
 mod stats;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,6 +52,7 @@ pub use self::stats::TransportStats;
 use self::handshake::{Facts, kind};
 use self::inbound::Registry;
 use self::outbound::{Peer, Pushed};
+use self::refusals::Refusals;
 use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
@@ -61,8 +63,6 @@ use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
 const EVENT_RETRY_MS: u64 = 5;
 /// Pings in a row that may be missing, or unanswered, before a connection is taken for half-open and closed (N6).
 pub const PINGS_MISSED_MAX: u32 = 5;
-/// How many different refusals are remembered, so that each is logged once.
-const REFUSALS_SAID_MAX: usize = 64;
 
 /// What a transport needs to know.
 #[derive(Clone, Debug)]
@@ -190,7 +190,7 @@ struct Shared<M> {
     pace: Pace,
     stopped: AtomicBool,
     counters: Counters,
-    refusals_said: Mutex<BTreeSet<String>>,
+    refusals: Mutex<Refusals>,
 }
 
 impl<M> Transport<M>
@@ -248,7 +248,7 @@ where
             pace,
             stopped: AtomicBool::new(false),
             counters: Counters::default(),
-            refusals_said: Mutex::new(BTreeSet::new()),
+            refusals: Mutex::new(Refusals::new(Instant::now())),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn_on(inbound::accept_forever(shared.clone(), listener), &runtime);
@@ -354,20 +354,6 @@ impl<M> Shared<M> {
         while !self.emit(event()) {
             tokio::time::sleep(Duration::from_millis(EVENT_RETRY_MS)).await;
         }
-    }
-
-    /// Calls `say` unless that was done for the same `reason` lately.
-    fn say_once(&self, reason: &str, say: impl FnOnce()) {
-        let mut said = locked(&self.refusals_said);
-        if said.contains(reason) {
-            return;
-        }
-        if said.len() >= REFUSALS_SAID_MAX {
-            said.clear();
-        }
-        said.insert(reason.to_owned());
-        drop(said);
-        say();
     }
 
     /// Appends the frames of a batch to `buffer`, and empties the batch.
