@@ -72,6 +72,7 @@ impl ReplicaDirectory {
         let mut notes = Vec::new();
         // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
+        quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
         ReplicaDirectory::inspect(disk, path, seat, Life::Present, lock, notes)
     }
 

@@ -179,6 +179,18 @@ pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<St
     move_up(disk, top).map_err(doing)
 }
 
+/// Says that former lives lie around. Nothing ever removes them: should a majority have been damaged, they hold all that is left
+/// of what it had acknowledged. So whoever operates the replica decides, and is told at each start.
+pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<String>) -> Result<(), StorageError> {
+    let names = disk.list(top).map_err(|error| StorageError::new(top, "looking for former lives", error))?;
+    let former: Vec<String> = names.into_iter().filter(|name| name.starts_with(DAMAGED)).collect();
+    if !former.is_empty() {
+        let what = format!("former lives that were damaged lie in {}", former.join(", "));
+        notes.push(format!("{}: {what}; nothing reads them again, remove them when nobody needs them", top.display()));
+    }
+    Ok(())
+}
+
 fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
     disk.create_dir_all(aside)?;
     disk.sync_dir(top)?;

@@ -82,6 +82,7 @@ fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe), "{at}");
     assert_eq!((opened.birth, opened.promise.term), (latecomer(), Term(4)), "{at}");
     let root = Path::new("/data/node");
+    assert!(opened.notes.iter().any(|note| note.contains("lie in damaged-a; nothing reads them again")), "{at}");
     let names: Vec<String> = disk.list(root).unwrap();
     assert_eq!(names, ["damaged-a", "lock", "log", "mark", "promise"], "{at}");
     assert_eq!(disk.list(&root.join("damaged-a")).unwrap(), ["log", "mark", "promise", "quarantine"], "{at}");
