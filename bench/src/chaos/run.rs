@@ -164,7 +164,7 @@ pub fn fuzz(
     let length = fuzz.length;
     let mut stage = Stage::set_for(options, &mut fuzz)?;
     // The injector says when it is over.
-    fuzz.length = length + GRACE;
+    fuzz.grace = GRACE;
     let mut traffic = Fuzz::start(fuzz).map_err(|error| Failure(error.to_string()))?;
     let tormented = stage.torment(length, &mut traffic, Some(interrupted));
     traffic.stop();

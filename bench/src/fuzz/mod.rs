@@ -56,6 +56,8 @@ pub struct FuzzOptions {
     pub program: Option<PathBuf>,
     /// How long the clients ask.
     pub length: Duration,
+    /// How much longer they may, where somebody else says when it is over.
+    pub grace: Duration,
     /// After how many operations they stop, if before.
     pub operations: Option<u64>,
     /// Decides what they ask for.
@@ -96,6 +98,7 @@ impl FuzzOptions {
             clients: 5,
             program: None,
             length: Duration::from_secs(10),
+            grace: Duration::ZERO,
             operations: None,
             seed: 0,
             keys: 5,
@@ -171,7 +174,7 @@ impl Shared {
     }
 
     fn must_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.origin.elapsed() >= self.options.length
+        self.stop.load(Ordering::Relaxed) || self.origin.elapsed() >= self.options.length + self.options.grace
     }
 
     /// Whether there is one more operation to do; counts it.

@@ -28,7 +28,8 @@ fn kills_stops_and_bad_network_by_a_seed_linearizable_and_all_well_afterwards() 
     let mut stage = Stage::set(&options, programs(), SEED).unwrap_or_else(|error| panic!("{error}"));
     let managers = stage.world.cluster.manager_addresses().split(',').map(str::to_owned).collect();
     let fuzz = FuzzOptions {
-        length: 100 * LENGTH,
+        length: LENGTH,
+        grace: 100 * LENGTH,
         timeout: Some(Duration::from_secs(3)),
         answered_percent_min: 60.0,
         ..FuzzOptions::new(managers, &directory.path().join("history"))
