@@ -245,10 +245,12 @@ impl Cluster {
         for node in layout.shape.nodes() {
             let program = if matches!(node, Node::Manager(_)) { MANAGER } else { SERVER };
             let mut arguments: Vec<OsString> = cluster.arguments(node).into_iter().map(OsString::from).collect();
+            // This process may be killed, and then end nobody.
+            arguments.push("--end_with_stdin".into());
             arguments.extend(["--backer_path".into(), cluster.backer_path(node).into_os_string()]);
             arguments.extend(flags.iter().cloned());
             let log = directory.join(format!("{node}.log"));
-            cluster.nodes.insert(node, Process::new(programs.path(program), arguments, log));
+            cluster.nodes.insert(node, Process::new(programs.path(program), arguments, log).with_stdin());
         }
         Ok(cluster)
     }

@@ -27,6 +27,7 @@ pub struct Process {
     program: PathBuf,
     arguments: Vec<OsString>,
     log: PathBuf,
+    has_stdin: bool,
     child: Option<Child>,
     ended: Option<ExitStatus>,
 }
@@ -34,7 +35,13 @@ pub struct Process {
 impl Process {
     /// A process that is not running yet; `log` will take its stdout and stderr.
     pub fn new(program: PathBuf, arguments: Vec<OsString>, log: PathBuf) -> Process {
-        Process { program, arguments, log, child: None, ended: None }
+        Process { program, arguments, log, has_stdin: false, child: None, ended: None }
+    }
+
+    /// With a stdin on which nothing ever comes, and which ends with this process, however that ends.
+    pub fn with_stdin(mut self) -> Process {
+        self.has_stdin = true;
+        self
     }
 
     /// Gives it further arguments, from its next start on.
@@ -68,7 +75,7 @@ impl Process {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let child = command
             .args(&self.arguments)
-            .stdin(Stdio::null())
+            .stdin(if self.has_stdin { Stdio::piped() } else { Stdio::null() })
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0)

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal as Number, getpid, getrlimit, kill_process, setrlimit};
 use smr::replica::ReplicaHandle;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -139,6 +139,12 @@ pub fn jittered(base: Duration) -> Duration {
     base / 2 + base.mul_f64(random as f64 / u64::MAX as f64)
 }
 
+fn terminate_at_end_of_stdin() {
+    // An error is an end as well: nobody can be heard there any more.
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    let _ = kill_process(getpid(), Number::TERM);
+}
+
 /// The signals that end a process in order.
 pub struct Signals {
     terminate: Signal,
@@ -146,13 +152,20 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen for them. Called inside a runtime.
+    /// Starts to listen for them. Called inside a runtime. With `end_with_stdin` the end of stdin is one, too: it comes when
+    /// whoever holds the other end is gone, also if that one was killed and could end nobody.
     ///
     /// # Errors
     /// If the operating system refuses.
-    pub fn listen() -> Result<Signals, Fatal> {
-        let one = |kind| signal(kind).map_err(|error| Fatal::Failed(format!("cannot listen for signals: {error}")));
-        Ok(Signals { terminate: one(SignalKind::terminate())?, interrupt: one(SignalKind::interrupt())? })
+    pub fn listen(end_with_stdin: bool) -> Result<Signals, Fatal> {
+        let refused = |error: std::io::Error| Fatal::Failed(format!("cannot listen for signals: {error}"));
+        let one = |kind| signal(kind).map_err(refused);
+        let signals = Signals { terminate: one(SignalKind::terminate())?, interrupt: one(SignalKind::interrupt())? };
+        if end_with_stdin {
+            // A thread of its own, which nobody waits for: a read cannot be called off.
+            std::thread::Builder::new().name("stdin".to_owned()).spawn(terminate_at_end_of_stdin).map_err(refused)?;
+        }
+        Ok(signals)
     }
 
     /// Waits for the next one.

@@ -42,6 +42,9 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
+    /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.
+    #[arg(long = "end_with_stdin")]
+    pub end_with_stdin: bool,
     /// How reads are confirmed.
     #[command(flatten)]
     pub reads: ReadFlags,
@@ -68,6 +71,8 @@ pub struct Plan {
     pub log_engine: Engine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
+    /// See [`Options::end_with_stdin`].
+    pub end_with_stdin: bool,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
     pub reads: (ReadMode, u64),
 }
@@ -96,6 +101,7 @@ impl Options {
             directory: self.backer_path,
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
+            end_with_stdin: self.end_with_stdin,
             reads: self.reads.check()?,
         })
     }

@@ -37,7 +37,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         clock_drift_permille: plan.reads.1,
         runtime: runtime.handle().clone(),
     })?;
-    let signals = runtime.block_on(async { Signals::listen() })?;
+    let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
     // The managers' genesis makes the cluster id.
     let replica = opened.run(None, ManagerState::default())?;
     let backend = Arc::new(ManagerBackend::new(replica.clone()));

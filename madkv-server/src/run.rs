@@ -49,7 +49,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         clock_drift_permille: plan.reads.1,
         runtime: runtime.handle().clone(),
     })?;
-    let mut signals = runtime.block_on(async { Signals::listen() })?;
+    let mut signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
 
     let registrar = Registrar {
         managers: plan.managers.clone(),

@@ -66,21 +66,37 @@ fn launcher_given_directory_goes_on_with_it() {
     assert_answers(&run(&["--directory", &place], "SCAN a z\n"), "SCAN a z BEGIN\n  a 1\n  b 2\nSCAN END\n");
 }
 
+/// A small cluster in `place`, ready; with what it still has to say, which somebody must be there to hear.
+fn launch_small(place: &str) -> (Child, impl Sized) {
+    let mut child = launch(&["--directory", place, "--partitions", "1", "--manager_rf", "1"]);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("leads partition 0")));
+    // Four nodes and the client; the client may not have started yet.
+    assert!(processes_naming(place) >= 4);
+    (child, said)
+}
+
 #[test]
 fn launcher_interrupted_ends_everything_it_started() {
     for signal in [Signal::INT, Signal::TERM] {
         let directory = fresh_directory();
         let place = directory.path().join("kept").display().to_string();
-        let mut child = launch(&["--directory", &place, "--partitions", "1", "--manager_rf", "1"]);
-        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
-        assert!(said.any(|line| line.unwrap().contains("leads partition 0")));
-        // Four nodes and the client; the client may not have started yet.
-        assert!(processes_naming(&place) >= 4);
+        let (mut child, _said) = launch_small(&place);
         kill_process(Pid::from_child(&child), signal).unwrap();
         let status = wait_for(PATIENCE, "the launcher's end", || child.try_wait().unwrap()).unwrap();
         assert_eq!(status.code(), Some(128 + signal.as_raw()));
         assert_eq!(processes_naming(&place), 0);
     }
+}
+
+#[test]
+fn launcher_killed_leaves_no_process_behind() {
+    let directory = fresh_directory();
+    let place = directory.path().join("kept").display().to_string();
+    let (mut child, _said) = launch_small(&place);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for(PATIENCE, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
 }
 
 /// How many processes have `text` in their command line, the launcher itself not counted.
