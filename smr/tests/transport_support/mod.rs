@@ -174,6 +174,9 @@ pub struct Welcome {
     pub facts: Facts,
 }
 
+/// What these replicas speak. Written down once more, so that nobody changes it unawares.
+pub const VERSION: u16 = 3;
+
 pub fn facts(node: NodeId) -> Facts {
     Facts { cluster: Some(ClusterId(7)), group: "s0".parse().unwrap(), node, genesis: Some(GenesisHash(70)) }
 }
@@ -181,7 +184,7 @@ pub fn facts(node: NodeId) -> Facts {
 pub fn hello(from: NodeId, to: u16) -> Hello {
     Hello {
         magic: u64::from_le_bytes(*b"MadKVsmr"),
-        version: 2,
+        version: VERSION,
         facts: facts(from),
         to: NodeName(to),
         purpose: Purpose::Messages,
@@ -189,7 +192,7 @@ pub fn hello(from: NodeId, to: u16) -> Hello {
 }
 
 pub fn welcome(from: NodeId) -> Welcome {
-    Welcome { magic: u64::from_le_bytes(*b"MadKVsmr"), version: 2, facts: facts(from) }
+    Welcome { magic: u64::from_le_bytes(*b"MadKVsmr"), version: VERSION, facts: facts(from) }
 }
 
 pub fn frame<T: Serialize>(kind: u16, value: &T) -> Vec<u8> {
