@@ -5,7 +5,7 @@ use smr::replica::{Outcome, Request};
 use smr::sim::machine::path;
 
 use crate::cluster::{Cluster, Group, status, term};
-use crate::seeds;
+use crate::{assert_met, seeds};
 
 /// Asks the leader, whoever that is, until it is done.
 fn readmit(cluster: &mut Cluster, seat: usize) {
@@ -151,5 +151,5 @@ fn node_set_back_to_a_backup_is_found_out_and_readmitted() {
             cluster.calm_down();
         }
     }
-    assert!(found_out > 0, "it was never found out");
+    assert_met(found_out > 0, &found_out);
 }
