@@ -2,12 +2,13 @@
 //! `cargo run --release -p smr --features sim --example simulate -- 0..1000`.
 //!
 //! For a state machine of your own, put `run_with` and a workload of yours in the place of `run` (see `smr::sim`). Exit code 1 with the
-//! first seed that violates a property, in the same words as `madkv-sim`. With `--hashes` each seed's trace hash is printed: the same in
-//! every build.
+//! first seed that violates a property, in the same words as `madkv-sim`; with `--keep-going` all seeds are run. With `--hashes` each
+//! seed's trace hash is printed: the same in every build. With `--verbose` the mix and the trace go to stderr.
 
 use std::process::ExitCode;
 
 use smr::sim::run::{Options, run};
+use smr::sim::trace::Text;
 
 fn main() -> ExitCode {
     let seeds = std::env::args().nth(1).and_then(|range| {
@@ -18,16 +19,29 @@ fn main() -> ExitCode {
         eprintln!("which seeds? For example 0..1000");
         return ExitCode::from(2);
     };
-    let hashes = std::env::args().any(|argument| argument == "--hashes");
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let (hashes, keep_going, verbose) = (asked("--hashes"), asked("--keep-going"), asked("--verbose"));
+    let options = Options { text: if verbose { Text::Print } else { Text::None }, ..Options::default() };
+    let mut failures = 0;
     for seed in seeds.clone() {
-        let report = run(seed, &Options::default());
+        let report = run(seed, &options);
+        if verbose {
+            eprintln!("{:#?}", report.mix);
+        }
         if hashes {
             println!("{seed} {:016x}", report.hash);
         }
         if let Some(failure) = report.failure {
             println!("seed {seed}: {}: {}", failure.violation.property, failure.violation.why);
-            return ExitCode::FAILURE;
+            failures += 1;
+            if !keep_going {
+                return ExitCode::FAILURE;
+            }
         }
+    }
+    if failures > 0 {
+        println!("{failures} seeds of {seeds:?} violate a property");
+        return ExitCode::FAILURE;
     }
     println!("no violation in seeds {seeds:?}");
     ExitCode::SUCCESS

@@ -94,6 +94,12 @@ pub trait Protocol: Send + 'static {
         self.status().log_bytes
     }
 
+    /// How many entries the log holds that are not known to be committed, whoever appended them. Called for each request.
+    fn uncommitted_entries(&self) -> u64 {
+        let status = self.status();
+        status.last.index.0.saturating_sub(status.commit.0)
+    }
+
     /// About how many bytes a message takes on the wire; queues are bounded by it.
     fn message_size_bytes(message: &Self::Message) -> usize;
 

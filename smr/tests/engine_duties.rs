@@ -13,7 +13,7 @@ use smr::id::NodeId;
 use smr::protocol::{
     CoreStatus, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time, WriteId,
 };
-use smr::replica::engine::{Action, Engine, EngineStart, StateDigest};
+use smr::replica::engine::{Action, BUSY_RETRY_MS, Engine, EngineStart, StateDigest, UNCOMMITTED_ENTRIES_MAX};
 use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -174,6 +174,10 @@ struct Replica {
 
 impl Replica {
     fn new() -> Replica {
+        Replica::with_uncommitted_max(UNCOMMITTED_ENTRIES_MAX)
+    }
+
+    fn with_uncommitted_max(uncommitted_entries_max: u64) -> Replica {
         let core = Core::default();
         let engine = Engine::new(EngineStart {
             group: "g".parse().unwrap(),
@@ -186,13 +190,18 @@ impl Replica {
             snapshot_len_bytes: 0,
             snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
             digest_every_entries: DIGEST_EVERY,
+            uncommitted_entries_max,
         });
         Replica { core, engine, connections: Default::default() }
     }
 
     /// A replica in whose log session 1 is open, and applied.
     fn with_session() -> (Replica, ClientId) {
-        let mut replica = Replica::new();
+        Replica::new().and_session()
+    }
+
+    fn and_session(self) -> (Replica, ClientId) {
+        let mut replica = self;
         replica.core.append(1, &SessionCommand::Open);
         let opened = replica.core.commit_all();
         replica.happens(opened);
@@ -309,6 +318,32 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
     // And at the door, now that it is applied.
     replica.ask(vec![(1, 9, write(client, 1, "x"))]);
     assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
+}
+
+// covers C9 I17
+#[test]
+fn writes_behind_what_earlier_leaders_left_uncommitted_busy_until_it_is_committed() {
+    let (mut replica, client) = Replica::with_uncommitted_max(4).and_session();
+    // Two leaders were cut off one after the other, each with the same write in its log.
+    let Request::Write { number, lowest_unanswered, command, .. } = write(client, 1, "x") else { unreachable!() };
+    for term in [TERM - 1, TERM] {
+        let command = command.clone();
+        replica.core.append(term, &SessionCommand::Write { client, number, lowest_unanswered, command });
+    }
+    replica.ask((1..=4).map(|number| (0, number, write(client, number, "y"))).collect());
+    assert_eq!(replica.core.status().last.index, Index(5), "two of theirs and two more");
+    for number in [3, 4] {
+        assert_eq!(replica.outcome(0, number), Some(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }));
+    }
+    // One that waits already adds nothing.
+    replica.ask(vec![(1, 2, write(client, 2, "y"))]);
+    assert_eq!(replica.outcome(1, 2), None);
+    replica.commit_all();
+    assert_eq!(replica.outcome(1, 2), answer("y was number 2"));
+    replica.ask(vec![(0, 13, write(client, 3, "y"))]);
+    replica.commit_all();
+    assert_eq!(replica.outcome(0, 13), answer("y was number 3"));
+    assert_eq!(replica.applied(), ["x", "y", "y"]);
 }
 
 // covers C2 I13 I17

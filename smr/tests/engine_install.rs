@@ -13,7 +13,7 @@ use smr::id::NodeId;
 use smr::protocol::{LogChange, Recovered, Time};
 use smr::raft::{Raft, Settings};
 use smr::replica::Standing;
-use smr::replica::engine::{Action, Engine, EngineStart, Install};
+use smr::replica::engine::{Action, Engine, EngineStart, Install, UNCOMMITTED_ENTRIES_MAX};
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -81,6 +81,7 @@ fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
         snapshot_len_bytes: 0,
         snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
         digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
+        uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
     });
     let (_temp, file) = received(&meta);
     let len_bytes = file.info().len_bytes;

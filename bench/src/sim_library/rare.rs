@@ -1,31 +1,11 @@
 //! Rare situations around clients, by name, counted: a harness that never meets them proves little.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use smr::sim::rare;
 
-macro_rules! situations {
-    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// A situation that the harness should have met.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Rare {
-            $($(#[doc = $doc])+ $name,)+
-        }
+/// How often each was seen.
+pub type Counts = rare::Counts<Rare>;
 
-        impl Rare {
-            /// All of them.
-            pub const ALL: &'static [Rare] = &[$(Rare::$name,)+];
-
-            /// What it is, in words.
-            pub fn about(self) -> &'static str {
-                match self {
-                    $(Rare::$name => concat!($($doc),+).trim_ascii(),)+
-                }
-            }
-        }
-    };
-}
-
-situations! {
+smr::situations! {
     /// a client was told who leads, in a term not below those it had heard of
     Redirected,
     /// a client was told of a leader of an older term than it had heard of
@@ -100,38 +80,4 @@ situations! {
     WideScan,
     /// a server had an older map than its clients
     ServerBehind,
-}
-
-impl fmt::Display for Rare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.about())
-    }
-}
-
-/// How often each was seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<Rare, u64>);
-
-impl Counts {
-    /// It was seen once more.
-    pub fn saw(&mut self, what: Rare) {
-        *self.0.entry(what).or_insert(0) += 1;
-    }
-
-    /// How often it was seen.
-    pub fn of(&self, what: Rare) -> u64 {
-        self.0.get(&what).copied().unwrap_or(0)
-    }
-
-    /// Adds those of another run.
-    pub fn add(&mut self, other: &Counts) {
-        for (what, count) in &other.0 {
-            *self.0.entry(*what).or_insert(0) += count;
-        }
-    }
-
-    /// Those that were never seen.
-    pub fn never(&self) -> Vec<Rare> {
-        Rare::ALL.iter().copied().filter(|what| self.of(*what) == 0).collect()
-    }
 }

@@ -506,6 +506,10 @@ impl Protocol for Raft {
         self.log.size_bytes()
     }
 
+    fn uncommitted_entries(&self) -> u64 {
+        self.log.last().index.0.saturating_sub(self.commit.0)
+    }
+
     fn message_size_bytes(message: &Message) -> usize {
         message.size_bytes()
     }

@@ -33,7 +33,7 @@ use crate::replica::engine::{Action, Install, SnapshotImage, StateDigest};
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage};
 use crate::replica::snapshots::{Paced, SnapshotFiles, stand_back};
-use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns};
+use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotError;
@@ -278,9 +278,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     fn take_requests(&mut self) {
-        let requests: Vec<_> = self.inbox.requests.try_iter().take(REQUESTS_PER_TURN).collect();
-        // Only now: were the process stopped before it took them, a read would be judged by a lease that is long over (R6).
-        let now = self.clock.now();
+        let (requests, now) = arrived(self.inbox.requests.try_iter(), REQUESTS_PER_TURN, || self.clock.now());
         let (seats, transport) = (&self.seats, &self.transport);
         let present = || {
             let connected = |&name: &NodeName| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });

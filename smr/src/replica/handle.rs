@@ -21,6 +21,7 @@ use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
 use crate::replica::engine::{
     BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
+    UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
@@ -480,6 +481,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             snapshot_len_bytes,
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
             digest_every_entries: DIGEST_EVERY_ENTRIES,
+            uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {

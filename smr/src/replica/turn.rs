@@ -239,6 +239,13 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     }
 }
 
+/// Takes up to `most` things that have arrived, and the time *after* that (duty 7 of [`crate::protocol`]): were the process stopped in
+/// between, a read that arrived meanwhile would be judged by a lease that is long over (R6).
+pub(super) fn arrived<T>(queue: impl Iterator<Item = T>, most: usize, clock: impl FnOnce() -> Time) -> (Vec<T>, Time) {
+    let taken = queue.take(most).collect();
+    (taken, clock())
+}
+
 /// How many of the writes that wait are proposed together.
 fn batch_len(waiting: &[(Request, ReplyTo)]) -> usize {
     let mut bytes = 0;
@@ -254,6 +261,7 @@ fn batch_len(waiting: &[(Request, ReplyTo)]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::sync::Arc;
 
     use bytes::Bytes;
@@ -277,6 +285,20 @@ mod tests {
             (request, ReplyTo { tag: 0, sink: Arc::new(Nobody) })
         };
         lengths.iter().map(write).collect()
+    }
+
+    // covers R6 E18
+    #[test]
+    fn time_of_what_has_arrived_is_not_before_the_arrival_of_any_of_it() {
+        // The process is stopped for a second before each request is taken: it arrived only then.
+        let now = Cell::new(Time(0));
+        let queue = std::iter::repeat_with(|| {
+            now.set(now.get().plus_us(1_000_000));
+            now.get()
+        });
+        let (arrivals, judged_at) = arrived(queue, 3, || now.get());
+        assert_eq!(arrivals, [Time(1_000_000), Time(2_000_000), Time(3_000_000)]);
+        assert_eq!(judged_at, Time(3_000_000), "as late as the last of them, and no later than it must be");
     }
 
     // covers E19 I17: many large values at once are no hanging disk.

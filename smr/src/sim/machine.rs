@@ -18,7 +18,9 @@ use crate::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, Wri
 use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
-use crate::replica::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest};
+use crate::replica::engine::{
+    Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
+};
 use crate::replica::turn::{Certificate, Turns};
 use crate::replica::{Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
@@ -50,6 +52,8 @@ pub struct Shape {
     pub settings: Settings,
     /// When snapshots are taken, by bytes in the log.
     pub snapshot_log_bytes: RangeInclusive<usize>,
+    /// Entries of a leader that are not committed, at most.
+    pub uncommitted_entries_max: u64,
     /// Limits of the session tables.
     pub sessions: SessionLimits,
     /// What a turn of a replica's thread takes, in microseconds; as much again for each eight things that it takes in.
@@ -72,6 +76,7 @@ impl Shape {
                 ..Settings::default()
             },
             snapshot_log_bytes: 5_000..=10_000,
+            uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             sessions: SessionLimits::default(),
             turn_us: 0,
             engine: Engine::Journal,
@@ -85,6 +90,7 @@ impl Shape {
             size,
             settings: Settings::default(),
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+            uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             sessions: SessionLimits::default(),
             turn_us: 0,
             engine: Engine::Simulated,
@@ -503,6 +509,7 @@ fn serve<S: StateMachine>(
         snapshot_len_bytes,
         snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
         digest_every_entries: DIGEST_EVERY_ENTRIES,
+        uncommitted_entries_max: world.shape.uncommitted_entries_max,
     });
     Ok(Serving {
         turns: Turns::new(engine, Certificate { genesis, founders }, next_life),

@@ -5,6 +5,7 @@
 //! concentrated on one thing that hardly ever happens by itself.
 
 use crate::protocol::ReadMode;
+use crate::replica::engine::UNCOMMITTED_ENTRIES_MAX;
 use crate::sim::clients::Pace;
 use crate::sim::clock::Clock;
 use crate::sim::dice::Dice;
@@ -24,6 +25,9 @@ const SENDING_ENTRIES: usize = 40;
 const ENTRY_BYTES: usize = 100;
 /// A snapshot is read, travels, is built and adopted within so many microseconds, in the calm and on most disks.
 const TRANSFER_US: u64 = 250_000;
+/// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one append at a time
+/// works off within the patience of the calm, also with the slowest disk.
+pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
 /// To a node and back in the calm, in microseconds.
 const CALM_ROUND_TRIP_US: u64 = 300;
 
@@ -68,7 +72,7 @@ pub enum Kind {
     CrashInStart,
     /// Very many requests at once.
     Flood,
-    /// The others lose the leader one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
+    /// Some lose the leader, and another one restarts again and again. Or the others lose it one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
     /// their old answers in its buffers. In runs with leases only.
     Siege,
     /// One leader after the other is cut from some nodes as soon as it leads, and crashes soon after (Figure 8 of the paper).
@@ -213,6 +217,9 @@ impl Mix {
         let stays = settings.log_retain_bytes;
         let range = &mix.shape.snapshot_log_bytes;
         mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        // A group whose leaders are cut off one after the other gets copies of what clients want from each of them.
+        let pipeline = settings.append_entries_max * settings.inflight_appends_max;
+        mix.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(BACKLOG_APPENDS_MAX * pipeline as u64);
         mix.draw_clocks(dice);
         // Last, so that the other mixes are what they were before there was this engine.
         if dice.below(3) == 1 {

@@ -1,8 +1,15 @@
 //! Rare situations, by name, counted: a harness that never meets them proves little.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+/// What can be counted: situations that a harness should have met. [`situations!`](crate::situations) makes them.
+pub trait Situation: Copy + Ord + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+}
+
+/// An enum `Rare` of situations, each with a doc comment that says what it is: those words are also its [`Display`](std::fmt::Display).
+#[macro_export]
 macro_rules! situations {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// A situation that a harness should have met.
@@ -11,15 +18,25 @@ macro_rules! situations {
             $($(#[doc = $doc])+ $name,)+
         }
 
+        impl $crate::sim::rare::Situation for Rare {
+            const ALL: &'static [Rare] = &[$(Rare::$name,)+];
+        }
+
         impl Rare {
             /// All of them.
-            pub const ALL: &'static [Rare] = &[$(Rare::$name,)+];
+            pub const ALL: &'static [Rare] = <Rare as $crate::sim::rare::Situation>::ALL;
 
             /// What it is, in words.
             pub fn about(self) -> &'static str {
                 match self {
                     $(Rare::$name => concat!($($doc),+).trim_ascii(),)+
                 }
+            }
+        }
+
+        impl std::fmt::Display for Rare {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.about())
             }
         }
     };
@@ -154,37 +171,40 @@ situations! {
     AnswerOfOlderTerm,
 }
 
-impl fmt::Display for Rare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.about())
+/// How often each of this harness's was seen.
+pub type RareCounts = Counts<Rare>;
+
+/// How often each was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts<R>(BTreeMap<R, u64>);
+
+impl<R> Default for Counts<R> {
+    fn default() -> Counts<R> {
+        Counts(BTreeMap::new())
     }
 }
 
-/// How often each was seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RareCounts(BTreeMap<Rare, u64>);
-
-impl RareCounts {
+impl<R: Situation> Counts<R> {
     /// It was seen once more.
-    pub fn saw(&mut self, what: Rare) {
+    pub fn saw(&mut self, what: R) {
         *self.0.entry(what).or_insert(0) += 1;
     }
 
     /// How often it was seen.
-    pub fn of(&self, what: Rare) -> u64 {
+    pub fn of(&self, what: R) -> u64 {
         self.0.get(&what).copied().unwrap_or(0)
     }
 
     /// Adds those of another run.
-    pub fn add(&mut self, other: &RareCounts) {
+    pub fn add(&mut self, other: &Counts<R>) {
         for (what, count) in &other.0 {
             *self.0.entry(*what).or_insert(0) += count;
         }
     }
 
     /// Those that were never seen.
-    pub fn never(&self) -> Vec<Rare> {
-        Rare::ALL.iter().copied().filter(|what| self.of(*what) == 0).collect()
+    pub fn never(&self) -> Vec<R> {
+        R::ALL.iter().copied().filter(|what| self.of(*what) == 0).collect()
     }
 
     /// How many different ones were seen.

@@ -8,7 +8,7 @@ use crate::replica::readmission::READMISSION_UNDER_WAY;
 use crate::replica::{Outcome, Request};
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::machine::{Serving, StartTrouble, path};
-use crate::sim::mix::{Kind, Mix};
+use crate::sim::mix::{BACKLOG_APPENDS_MAX, Kind, Mix};
 use crate::sim::network::CLIENTS;
 use crate::sim::rare::Rare;
 use crate::sim::succession::Succession;
@@ -50,6 +50,8 @@ struct Stroke {
     at: Time,
     leader: usize,
     seat: usize,
+    /// Its links to the leader are cut.
+    cuts: bool,
     /// It hears of that.
     resets: bool,
     /// It is killed, and back soon.
@@ -78,8 +80,10 @@ impl Ambush {
 const SIEGE_FIRST_US: u64 = 60_000;
 /// The next node loses the leader within this, in microseconds.
 const SIEGE_GAP_US: u64 = 700_000;
-/// A flood fits into so many appends.
-const FLOOD_APPENDS_MAX: u64 = 60;
+/// A voter that restarts again and again does so this many times ...
+const SHAKES: usize = 16;
+/// ... with up to this long from one to the next, in microseconds.
+const SHAKE_GAP_US: u64 = 200_000;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
 /// The last record or two of a journal.
@@ -93,7 +97,7 @@ impl Swarm {
         let backups = (0..mix.shape.size).map(|_| None).collect();
         let in_vain = vec![0; usize::from(mix.shape.size)];
         let (next_at, heal_at, operator_at) = (Time(dice.below(3_000_000)), Time(u64::MAX), Time(0));
-        let vain = FLOOD_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
+        let vain = BACKLOG_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
         Swarm {
             dice,
             mix,
@@ -137,6 +141,9 @@ impl Swarm {
 
     /// Lays siege to a leader.
     fn besiege<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
+        if self.dice.chance(300) {
+            return self.shake(world, leader);
+        }
         if self.dice.chance(500) {
             world.pause(leader, self.dice.between(400_000, 1_500_000));
         }
@@ -145,9 +152,30 @@ impl Swarm {
         for seat in (0..world.machines.len()).map(|seat| (seat + first) % world.machines.len()) {
             if seat != leader {
                 let (resets, restarts) = (self.dice.chance(700), self.dice.chance(300));
-                self.strokes.push(Stroke { at, leader, seat, resets, restarts });
+                self.strokes.push(Stroke { at, leader, seat, cuts: true, resets, restarts });
                 at = at.plus_us(self.dice.below(SIEGE_GAP_US));
             }
+        }
+        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+    }
+
+    /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has forgotten by whose
+    /// lease it is bound, and sooner or later the others ask it for its vote right then (E17).
+    fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
+        let size = world.machines.len();
+        let first = self.dice.below(size as u64) as usize;
+        let others = (0..size).map(|seat| (seat + first) % size).filter(|seat| *seat != leader).collect::<Vec<_>>();
+        let (lost, left) = others.split_at((size - 1) / 2);
+        let stroke = Stroke { at: world.now, leader, seat: leader, cuts: false, resets: false, restarts: false };
+        for seat in lost {
+            let resets = self.dice.chance(500);
+            self.strokes.push(Stroke { seat: *seat, cuts: true, resets, ..stroke });
+        }
+        // Nobody stands before.
+        let mut at = world.now.plus_us(self.mix.shape.settings.election_timeout_us / 2);
+        for seat in left.first().iter().cycle().take(SHAKES) {
+            at = at.plus_us(self.dice.below(SHAKE_GAP_US));
+            self.strokes.push(Stroke { at, seat: **seat, restarts: true, ..stroke });
         }
         self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
     }
@@ -157,9 +185,11 @@ impl Swarm {
         let (due, rest) = self.strokes.iter().partition(|stroke| stroke.at <= world.now);
         self.strokes = rest;
         let due: Vec<Stroke> = due;
-        for Stroke { at: _, leader, seat, resets, restarts } in due {
-            world.cut(leader as u16, seat as u16);
-            world.cut(seat as u16, leader as u16);
+        for Stroke { at: _, leader, seat, cuts, resets, restarts } in due {
+            if cuts {
+                world.cut(leader as u16, seat as u16);
+                world.cut(seat as u16, leader as u16);
+            }
             if restarts {
                 world.crash_for(seat, false, Some(1_000 + self.dice.below(20_000)));
             } else if resets {
@@ -348,7 +378,7 @@ impl Swarm {
             Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
-                let fitting = FLOOD_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
+                let fitting = BACKLOG_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
                 let most = self.dice.pick(&[300, 3_000, 12_000]).min(fitting);
                 world.flood(seat, self.dice.below(most));
             }

@@ -104,6 +104,10 @@ impl Protocol for Core {
         self.raft.log_bytes()
     }
 
+    fn uncommitted_entries(&self) -> u64 {
+        self.raft.uncommitted_entries()
+    }
+
     fn message_size_bytes(message: &Message) -> usize {
         Raft::message_size_bytes(message)
     }

@@ -48,6 +48,10 @@ pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
 pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
 /// With this many bytes in the log, writes are `Busy` until a snapshot has made room.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
+/// With this many entries in a leader's log that are not known to be committed, writes are `Busy`. What earlier leaders left
+/// counts: each one that is cut off before it commits adds what clients want at that moment, copies of the same writes. Without
+/// a limit over all of them the group has to send and write the whole pile before it commits anything new.
+pub const UNCOMMITTED_ENTRIES_MAX: u64 = WRITES_WAITING_MAX as u64;
 /// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the connections' tasks.
 const ANSWERS_NOW_MAX: usize = 2;
 
@@ -125,6 +129,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     snapshot: EntryId,
     snapshot_len_bytes: u64,
     snapshot_log_bytes: RangeInclusive<usize>,
+    uncommitted_entries_max: u64,
     snapshot_under_way: bool,
     audit: Audit,
     waiting: WaitingWrites,
@@ -166,6 +171,9 @@ pub struct EngineStart<P, S> {
     pub snapshot_log_bytes: RangeInclusive<usize>,
     /// At multiples of this index the state is hashed. In service [`DIGEST_EVERY_ENTRIES`].
     pub digest_every_entries: u64,
+    /// With so many entries in the log that are not known to be committed, writes are `Busy`. In service
+    /// [`UNCOMMITTED_ENTRIES_MAX`].
+    pub uncommitted_entries_max: u64,
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -184,6 +192,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             snapshot: start.snapshot,
             snapshot_len_bytes: start.snapshot_len_bytes,
             snapshot_log_bytes: start.snapshot_log_bytes,
+            uncommitted_entries_max: start.uncommitted_entries_max,
             snapshot_under_way: false,
             audit: Audit::new(start.digest_every_entries),
             waiting: WaitingWrites::default(),
@@ -454,7 +463,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if bytes.len() > COMMAND_MAX_BYTES {
             return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
         }
-        if self.waiting.is_full(batch, bytes.len()) || self.core.log_bytes() > LOG_MAX_BYTES {
+        let is_full = self.waiting.is_full(batch, bytes.len())
+            || self.core.log_bytes() > LOG_MAX_BYTES
+            || self.core.uncommitted_entries() + batch.len() as u64 >= self.uncommitted_entries_max;
+        if is_full {
             return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
         batch.push(&command, bytes, reply);

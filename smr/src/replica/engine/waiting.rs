@@ -29,6 +29,11 @@ impl Batch {
         self.commands.push(bytes);
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.writes.len()
+    }
+
     /// The commands, for the core; what waits for them stays.
     pub(super) fn take_commands(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.commands)

@@ -70,7 +70,7 @@ mod tests {
         play
     }
 
-    // E6 I1
+    // covers E6 I1
     #[test]
     fn leader_with_the_votes_of_a_majority_is_fine_and_one_without_is_rejected() {
         let mut play = group_of_three();
@@ -79,7 +79,7 @@ mod tests {
         play.leads(A, 2).unwrap();
     }
 
-    // E6
+    // covers E6
     #[test]
     fn votes_of_an_older_term_of_a_stranger_or_not_on_the_device_do_not_count() {
         let mut play = group_of_three();

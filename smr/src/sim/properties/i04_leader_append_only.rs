@@ -147,7 +147,7 @@ mod tests {
         assert!(play.writes(A, None, vec![LogChange::RemoveFrom(Index(1)), append(&[noop(1, 1)])]).is_err());
     }
 
-    // L3
+    // covers L3
     #[test]
     fn entry_committed_in_a_later_term_than_its_holder_has_heard_of_may_be_removed_there_and_not_by_one_who_has() {
         for (own_term, may) in [(3, true), (4, false)] {

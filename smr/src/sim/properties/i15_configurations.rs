@@ -132,6 +132,24 @@ mod tests {
         assert!(play.writes(A, None, vec![append(&[members(4, 2, &[A, B, C, D], &[])])]).is_err());
     }
 
+    // covers I15, M1
+    #[test]
+    fn change_of_a_leader_cut_off_from_successors_that_committed_more_is_judged_by_what_was_committed_in_its_own_term()
+    {
+        // B leads in term 3 and has committed there, A still in an older one.
+        let succeeded = |term_of_a: u64, index: u64| {
+            let mut play = founded();
+            if term_of_a == 2 {
+                play.writes(A, None, vec![append(&[noop(3, 2)])]).unwrap();
+            }
+            play.writes(B, None, vec![append(&[members(1, 1, &[A, B, C], &[]), noop(2, 1), noop(3, 3)])]).unwrap();
+            play.applies(B, noop(3, 3)).unwrap();
+            play.writes(A, None, vec![append(&[members(index, term_of_a, &[A, B, C, D], &[])])])
+        };
+        succeeded(1, 3).unwrap();
+        assert!(succeeded(2, 4).is_err(), "in term 2 nothing was ever committed");
+    }
+
     #[test]
     fn disjoint_quorums_are_found_where_there_are_some() {
         let of = |voters: &[NodeId], outgoing: &[NodeId]| Configuration {

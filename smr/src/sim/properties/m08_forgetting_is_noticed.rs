@@ -72,7 +72,7 @@ mod tests {
     use crate::raft::Message;
     use crate::sim::properties::testing::{A, B, append, noop};
 
-    // M8
+    // covers M8
     #[test]
     fn node_in_service_without_an_entry_that_its_leader_calls_committed_is_rejected() {
         let mut ledger = Ledger::default();

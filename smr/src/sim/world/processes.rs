@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{Event, World};
+use crate::entry::EntryId;
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Role};
 use crate::replica::birth::{BirthMessage, Verdict};
@@ -109,10 +110,8 @@ impl<W: Workload> World<W> {
                 let machine = &mut self.machines[seat];
                 let last = machine.serving().map(|serving| serving.engine().core().status().last);
                 // Whoever is in another life now has noticed.
-                if let (Some(marked), Some(last), true) = (machine.marked.take(), last, is_same_life)
-                    && last.index < marked.index
-                {
-                    let why = format!("{} serves up to {last}, and {marked} was marked as synced", machine.id);
+                if let Some(what) = lost_in_silence(machine.marked.take(), last, is_same_life) {
+                    let why = format!("{} {what}", machine.id);
                     self.watch.violate("D3 nothing that is marked is lost in silence", why);
                 }
                 let machine = &mut self.machines[seat];
@@ -213,5 +212,29 @@ impl<W: Workload> World<W> {
         self.end(seat, end);
         let down_us = self.faults.between(1_000, 500_000);
         self.start_at(seat, self.now.plus_us(down_us));
+    }
+}
+
+/// What is wrong with a start, if anything: the mark named an entry as synced, and the node serves without it, as the one it was
+/// before (D3). `serves`: the last entry of a node in service.
+fn lost_in_silence(marked: Option<EntryId>, serves: Option<EntryId>, is_same_life: bool) -> Option<String> {
+    let (marked, last) = (marked?, serves?);
+    (is_same_life && last.index < marked.index)
+        .then(|| format!("serves up to {last}, and {marked} was marked as synced"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers D3 D4
+    #[test]
+    fn node_that_serves_without_what_its_mark_names_is_found_out_unless_it_is_in_another_life() {
+        let entry = |index| Some(EntryId::new(index, 2));
+        assert!(lost_in_silence(entry(7), entry(6), true).is_some());
+        assert_eq!(lost_in_silence(entry(7), entry(7), true), None);
+        assert_eq!(lost_in_silence(entry(7), entry(6), false), None, "it was quarantined, and says so");
+        assert_eq!(lost_in_silence(entry(7), None, true), None, "it does not serve");
+        assert_eq!(lost_in_silence(None, entry(6), true), None, "nothing was promised");
     }
 }
