@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::measure::Trouble;
+use crate::measure::{Trouble, positive};
 use crate::micro;
 use crate::peers::{compare, failover};
 use crate::report;
@@ -46,7 +46,7 @@ pub enum Word {
         #[arg(long, value_name = "DIRECTORY", default_value = ".")]
         directory: PathBuf,
         /// For how long to measure each piece, in seconds
-        #[arg(long, default_value_t = 2.0)]
+        #[arg(long, default_value_t = 2.0, value_parser = positive)]
         seconds: f64,
         /// Keys of the map
         #[arg(long, default_value_t = micro::layers::KEYS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
@@ -58,7 +58,7 @@ pub enum Word {
         #[arg(long, value_name = "DIRECTORY", default_value = ".")]
         directory: PathBuf,
         /// For how long, in seconds
-        #[arg(long, default_value_t = 40)]
+        #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=86_400))]
         seconds: u64,
     },
 }

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::history::{Action, Answer};
-use crate::line_client::{LineClient, NoAnswer};
+use crate::line_client::{ClientProcess, LineClient, NoAnswer};
 
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +130,11 @@ impl Program {
     /// A request may take as long as `patience` before the client counts as hung.
     pub(crate) fn new(client: LineClient, patience: Duration) -> Program {
         Program { client, patience, retries: 0, said: Vec::new() }
+    }
+
+    /// Its process, for somebody who has to end it while another thread waits for its answer.
+    pub(crate) fn process(&self) -> ClientProcess {
+        self.client.process().clone()
     }
 
     fn listen(&mut self) {

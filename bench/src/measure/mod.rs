@@ -13,6 +13,19 @@ pub use usage::{Usage, total};
 /// Why something could not be measured.
 pub type Trouble = Box<dyn Error + Send + Sync>;
 
+/// The smallest and the greatest that [`positive`] takes: what a clock can be moved by, and what divides by it.
+const POSITIVE: (f64, f64) = (1e-6, 1e9);
+
+/// A number of a command line that seconds or operations per second are made of.
+///
+/// # Errors
+/// If it is none, or none that anything can last or be as fast as.
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
+    let (least, most) = POSITIVE;
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or(format!("a number from {least} to {most}"))
+}
+
 /// The commit that is checked out where we run, `+` behind it if files differ from it; `unknown` outside of a repository.
 pub fn commit() -> String {
     let git = |arguments: &[&str]| {
@@ -49,6 +62,14 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn positive_numbers_that_nothing_can_last_are_refused() {
+        assert_eq!(positive("0.5"), Ok(0.5));
+        for wrong in ["", "x", "0", "-1", "nan", "inf", "1e-300", "1e300"] {
+            assert!(positive(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use madkv_api::limits::VALUE_MAX_BYTES;
 use serde::Serialize;
 use smr::storage::Engine;
 use tempfile::TempDir;
@@ -17,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::cluster::Shape;
 use crate::launcher::Interrupted;
-use crate::measure::{Trouble, total};
+use crate::measure::{Trouble, positive, total};
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::peers::measure::{Found, Measure, Plan, load, measure};
 use crate::peers::redis::Redis;
@@ -46,22 +47,23 @@ pub struct Options {
     #[arg(long = "measure", value_enum, value_delimiter = ',')]
     pub measures: Vec<Measure>,
     /// Clients, each with one request under way at a time
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     pub clients: usize,
     /// Length of each measurement, in seconds
-    #[arg(long, default_value_t = 3.0)]
+    #[arg(long, default_value_t = 3.0, value_parser = positive)]
     pub seconds: f64,
     /// How long the clients run before each measurement, in milliseconds
     #[arg(long = "warm_up_ms", alias = "warm-up-ms", default_value_t = 500)]
     pub warm_up_ms: u64,
     /// How often each store's turn comes
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: u64,
     /// Keys, all written before
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,
     /// Size of a value, in bytes
-    #[arg(long = "value_bytes", alias = "value-bytes", default_value_t = 100)]
+    #[arg(long = "value_bytes", alias = "value-bytes", default_value_t = 100,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(..=VALUE_MAX_BYTES as u64))]
     pub value_bytes: usize,
     /// MadKV: replicas of each partition; also etcd's nodes
     #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
@@ -153,7 +155,7 @@ fn compare(
 
     let stores = start(options, programs, directory.path(), &many)?;
     let plan = Plan {
-        clients: options.clients.max(1),
+        clients: options.clients,
         warm_up: Duration::from_millis(options.warm_up_ms),
         length: Duration::from_secs_f64(options.seconds),
         keys: options.keys,
@@ -161,7 +163,7 @@ fn compare(
     };
     for store in &stores {
         println!("{}: {}", store.name(), store.description());
-        load(&many, store, &plan).map_err(|error| format!("{}: {error}", store.name()))?;
+        load(&many, store, &plan, interrupted).map_err(|error| format!("{}: {error}", store.name()))?;
     }
 
     let measures = if options.measures.is_empty() { Measure::ALL.to_vec() } else { options.measures.clone() };
@@ -177,7 +179,7 @@ fn compare(
                     return Err("interrupted".into());
                 }
                 let (store, runtime) = (&stores[number], if kind.is_lone() { &lone } else { &many });
-                let one = measure(runtime, store, kind, &plan, options.seed ^ round)
+                let one = measure(runtime, store, kind, &plan, options.seed ^ round, interrupted)
                     .map_err(|error| format!("{}, {}: {error}", store.name(), kind.name()))?;
                 eprintln!("round {} of {}: {}", round + 1, options.rounds, table::line(store.name(), kind, &one));
                 found[number][place].push(one);
@@ -216,7 +218,7 @@ fn header(options: &Options) -> Vec<String> {
         format!(
             "the clients share {} connection(s) to each server of MadKV, {} to etcd; each has one of its own to Redis",
             options.madkv_connections.min(options.clients),
-            options.etcd_connections.clamp(1, options.clients.max(1))
+            options.etcd_connections.clamp(1, options.clients)
         ),
     ]
 }

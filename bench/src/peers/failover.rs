@@ -7,19 +7,25 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use smr::storage::Engine;
 
 use crate::cluster::Shape;
 use crate::launcher::Interrupted;
 use crate::measure::{Trouble, commit};
-use crate::peers::compare::Kind;
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::programs::Programs;
 use crate::trial::{Way, fresh_directory, percentile, strike};
 
 /// Kills of one store before it is the other's turn.
 const TURN_KILLS: usize = 5;
+
+/// A store whose leader can be killed too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// Three nodes of etcd
+    Etcd,
+}
 
 /// What to do to leaders.
 #[derive(Clone, Debug, Args)]
@@ -32,7 +38,7 @@ pub struct Options {
     pub ways: Vec<Way>,
     /// Others to do the same to: etcd
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub peers: Vec<Kind>,
+    pub peers: Vec<Peer>,
     /// Replicas of each group; also etcd's nodes
     #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
     pub server_rf: u16,
@@ -121,7 +127,7 @@ struct Rival(Option<(super::etcd::Etcd, tokio::runtime::Runtime)>);
 #[cfg(feature = "peers")]
 impl Rival {
     fn start(options: &Options, directory: &std::path::Path) -> Result<Rival, Trouble> {
-        if !options.peers.contains(&Kind::Etcd) {
+        if !options.peers.contains(&Peer::Etcd) {
             return Ok(Rival(None));
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -149,7 +155,7 @@ struct Rival;
 #[cfg(not(feature = "peers"))]
 impl Rival {
     fn start(options: &Options, _: &std::path::Path) -> Result<Rival, Trouble> {
-        if options.peers.contains(&Kind::Etcd) {
+        if options.peers.contains(&Peer::Etcd) {
             eprintln!(
                 "etcd is left out: this was built without it; cargo run --release --features madkv-bench/peers ..."
             );

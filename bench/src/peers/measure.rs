@@ -9,8 +9,16 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use crate::launcher::Interrupted;
 use crate::measure::{Figures, Latencies, Trouble, Usage, total};
 use crate::peers::{Connection, Store};
+
+/// How long a store may say nothing, beyond the time that is measured, before it counts as hung.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long all keys may take to be written.
+const LOAD_PATIENCE: Duration = Duration::from_secs(600);
+/// How often to look for a signal.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -90,10 +98,35 @@ fn value(key: &str, stamp: u64, bytes: usize) -> Vec<u8> {
     value
 }
 
+/// Waits for work that a store may leave undone, but neither for ever nor when a signal came.
+async fn bounded<T>(
+    patience: Duration,
+    interrupted: &Interrupted,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    let end = async {
+        let start = Instant::now();
+        loop {
+            if interrupted.signal().is_some() {
+                return "interrupted".to_owned();
+            }
+            if start.elapsed() > patience {
+                return format!("hangs: not done within {patience:?}");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        why = end => Err(why.into()),
+    }
+}
+
 /// Writes each key once.
-pub(super) fn load(runtime: &Runtime, store: &Store, plan: &Plan) -> Result<(), Trouble> {
+pub(super) fn load(runtime: &Runtime, store: &Store, plan: &Plan, interrupted: &Interrupted) -> Result<(), Trouble> {
     let connections = store.connect(runtime, plan.clients)?;
-    runtime.block_on(async {
+    runtime.block_on(bounded(LOAD_PATIENCE, interrupted, async {
         let (plan, clients) = (*plan, connections.len() as u64);
         let tasks: Vec<_> = (0..)
             .zip(connections)
@@ -111,7 +144,7 @@ pub(super) fn load(runtime: &Runtime, store: &Store, plan: &Plan) -> Result<(), 
             task.await??;
         }
         Ok(())
-    })
+    }))
 }
 
 /// Measures once.
@@ -121,6 +154,7 @@ pub(super) fn measure(
     measure: Measure,
     plan: &Plan,
     seed: u64,
+    interrupted: &Interrupted,
 ) -> Result<Found, Trouble> {
     let connections = store.connect(runtime, if measure.is_lone() { 1 } else { plan.clients })?;
     let pids = store.pids();
@@ -134,7 +168,8 @@ pub(super) fn measure(
         };
         (at(from), at(until))
     });
-    let latencies = runtime.block_on(async {
+    let patience = plan.warm_up + plan.length + SILENCE_MAX;
+    let done = runtime.block_on(bounded(patience, interrupted, async {
         let tasks: Vec<_> = (0..)
             .zip(connections)
             .map(|(number, connection)| {
@@ -142,22 +177,26 @@ pub(super) fn measure(
                 tokio::spawn(work(connection, measure, *plan, rng, from, until))
             })
             .collect();
-        let mut latencies = Latencies::default();
+        let (mut latencies, mut answered) = (Latencies::default(), 0);
         for task in tasks {
-            latencies.add(&task.await??);
+            let (its, count) = task.await??;
+            latencies.add(&its);
+            answered += count;
         }
-        Ok::<_, Trouble>(latencies)
-    })?;
+        Ok((latencies, answered))
+    }))?;
+    let (latencies, answered) = done;
     let (before, after): (Usage, Usage) = watcher.join().map_err(|_| "the watcher of the processes panicked")?;
-    let count = latencies.count().max(1) as f64;
+    let count = answered.max(1) as f64;
     Ok(Found {
-        rate: latencies.count() as f64 / plan.length.as_secs_f64(),
+        rate: answered as f64 / plan.length.as_secs_f64(),
         latencies: latencies.figures(),
         cpu_seconds_per_1000: after.cpu.saturating_sub(before.cpu).as_secs_f64() / count * 1e3,
     })
 }
 
-/// One operation after the other; those that lie between the two moments count.
+/// One operation after the other. Latencies are of those that begin between the two moments, however late they are answered: a
+/// stall at the end is not left out. With how many were answered between them.
 async fn work(
     mut connection: Connection,
     measure: Measure,
@@ -165,15 +204,15 @@ async fn work(
     mut rng: ChaCha8Rng,
     from: Instant,
     until: Instant,
-) -> Result<Latencies, Trouble> {
-    let mut latencies = Latencies::default();
+) -> Result<(Latencies, u64), Trouble> {
+    let (mut latencies, mut answered) = (Latencies::default(), 0);
     loop {
         let key = key(rng.random_range(0..plan.keys));
         let is_put = measure.is_put(&mut rng);
         let value = is_put.then(|| value(&key, rng.random(), plan.value_bytes));
         let start = Instant::now();
         if start >= until {
-            return Ok(latencies);
+            return Ok((latencies, answered));
         }
         match &value {
             Some(value) => connection.put(key.as_bytes(), value).await?,
@@ -185,8 +224,24 @@ async fn work(
             }
         }
         let end = Instant::now();
-        if start >= from && end <= until {
+        if start >= from {
             latencies.record(end - start);
         }
+        answered += u64::from((from..until).contains(&end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounded_work_that_never_ends_is_given_up() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let interrupted = Interrupted::watch().unwrap();
+        let hang = bounded(Duration::ZERO, &interrupted, std::future::pending::<Result<(), Trouble>>());
+        assert!(runtime.block_on(hang).unwrap_err().to_string().starts_with("hangs: "));
+        let quick = bounded(Duration::ZERO, &interrupted, async { Ok(7) });
+        assert_eq!(runtime.block_on(quick).unwrap(), 7);
     }
 }

@@ -11,7 +11,8 @@ use crate::launcher::Interrupted;
 use crate::measure::Trouble;
 use crate::programs::{FUZZER, Programs};
 use crate::report::runs::{self, Bench, Fuzz, Logs, Run};
-use crate::ycsb::command;
+use crate::ycsb::INTERRUPTED;
+use crate::ycsb::command::{self, can_keep};
 
 /// What is guessed for a run's time beyond its measured phase, before there is experience: start, load, check.
 const AROUND_A_RUN: Duration = Duration::from_secs(15);
@@ -26,7 +27,7 @@ pub struct Options {
     #[arg(long)]
     pub again: bool,
     /// The longest that a run is measured, in seconds
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
     /// Partitions of each cluster
     #[arg(long, default_value_t = 2)]
@@ -46,10 +47,10 @@ struct Line {
     options: command::Options,
 }
 
-/// Makes the runs; whether all passed.
+/// Makes the runs; whether all passed. One that cannot be carried out does not keep the others from being made.
 ///
 /// # Errors
-/// If one could not be carried out.
+/// If none can be made, or a signal came.
 pub fn run(options: &Options) -> Result<bool, Trouble> {
     let missing = if options.again { Run::wanted() } else { Logs::read(&options.logs).missing() };
     if options.list {
@@ -57,38 +58,81 @@ pub fn run(options: &Options) -> Result<bool, Trouble> {
         return Ok(true);
     }
     let interrupted = Interrupted::watch()?;
+    // Once: what is built meanwhile is not mixed in.
     let programs = Programs::beside_this_one()?;
+    if let Some(first) = missing.first() {
+        can_keep(&first.log(&options.logs))?;
+    }
     let start = Instant::now();
+    let mut experience = Experience { longest: Duration::from_secs(options.seconds), took: Vec::new() };
     let mut wrong = Vec::new();
     for (done, &run) in missing.iter().enumerate() {
-        let each = match u32::try_from(done) {
-            Ok(done) if done > 0 => start.elapsed() / done,
-            _ => Duration::from_secs(options.seconds) + AROUND_A_RUN,
-        };
-        let left = each * u32::try_from(missing.len() - done)?;
-        println!(
-            "[{} of {}] {}; about {} min left",
-            done + 1,
-            missing.len(),
-            run.command(),
-            left.as_secs().div_ceil(60)
-        );
-        let log = run.log(&options.logs);
-        let passed = match run {
-            Run::Bench(bench) => make_bench(options, bench, &log, &interrupted),
-            Run::Fuzz(fuzz) => make_fuzz(options, fuzz, &log, &programs),
-        };
-        let passed = passed.map_err(|error| format!("{}: {error}", run.command()))?;
-        if !passed {
-            wrong.push(run.command());
-        }
+        let minutes = experience.left(&missing[done..]).as_secs().div_ceil(60);
+        println!("[{} of {}] {}; at most {minutes} min left", done + 1, missing.len(), run.command());
+        let begun = Instant::now();
+        let passed = make(options, run, &programs, &interrupted);
         if interrupted.signal().is_some() {
-            return Err("interrupted".into());
+            return Err(INTERRUPTED.into());
+        }
+        experience.took.push((run, begun.elapsed()));
+        match passed {
+            Ok(true) => {}
+            Ok(false) => wrong.push(format!("{}: FAILED, see its log", run.command())),
+            Err(error) => {
+                println!("  {error}");
+                wrong.push(format!("{}: {error}", run.command()));
+            }
         }
     }
-    println!("all runs are there, after {} min; now: just p3::report", start.elapsed().as_secs().div_ceil(60));
-    wrong.iter().for_each(|command| println!("FAILED: {command}"));
+    let made = missing.len() - wrong.len();
+    println!(
+        "{made} of {} runs made, in {} min; now: just p3::report",
+        missing.len(),
+        start.elapsed().as_secs().div_ceil(60)
+    );
+    wrong.iter().for_each(|run| println!("{run}"));
     Ok(wrong.is_empty())
+}
+
+/// How long runs took, and so will take.
+struct Experience {
+    /// The longest that a run is measured.
+    longest: Duration,
+    took: Vec<(Run, Duration)>,
+}
+
+impl Experience {
+    /// How long these runs will take: each as long as those with as many replicas took on average, as far as there were any; or else,
+    /// because a run may end before its time, at most as long as it may be measured, and what the others took around that.
+    fn left(&self, runs: &[Run]) -> Duration {
+        let around = self.took.iter().map(|(_, took)| took.saturating_sub(self.longest)).max().unwrap_or(AROUND_A_RUN);
+        let each = |run: &Run| {
+            let alike: Vec<Duration> =
+                self.took.iter().filter(|(other, _)| shape(*other) == shape(*run)).map(|(_, took)| *took).collect();
+            match u32::try_from(alike.len()) {
+                Ok(count) if count > 0 => alike.iter().sum::<Duration>() / count,
+                _ => self.longest + around,
+            }
+        };
+        runs.iter().map(each).sum()
+    }
+}
+
+/// What decides how long a run takes: fuzzed or not, and the number of replicas.
+fn shape(run: Run) -> (bool, u16) {
+    match run {
+        Run::Bench(bench) => (false, bench.server_rf),
+        Run::Fuzz(fuzz) => (true, fuzz.server_rf),
+    }
+}
+
+fn make(options: &Options, run: Run, programs: &Programs, interrupted: &Interrupted) -> Result<bool, Trouble> {
+    let log = run.log(&options.logs);
+    can_keep(&log)?;
+    match run {
+        Run::Bench(bench) => make_bench(options, bench, &log, programs, interrupted),
+        Run::Fuzz(fuzz) => make_fuzz(options, fuzz, &log, programs),
+    }
 }
 
 fn line(options: &Options, bench: Bench, log: &Path) -> Vec<OsString> {
@@ -107,10 +151,19 @@ fn line(options: &Options, bench: Bench, log: &Path) -> Vec<OsString> {
     line
 }
 
-fn make_bench(options: &Options, bench: Bench, log: &Path, interrupted: &Interrupted) -> Result<bool, Trouble> {
+fn make_bench(
+    options: &Options,
+    bench: Bench,
+    log: &Path,
+    programs: &Programs,
+    interrupted: &Interrupted,
+) -> Result<bool, Trouble> {
     let options = Line::try_parse_from(line(options, bench, log))?.options;
-    let outcome = command::measure(&options, &|| interrupted.signal().is_some())?;
+    let outcome = command::measure(&options, programs, &|| interrupted.signal().is_some())?;
     command::keep(log, &outcome)?;
+    if let Some(failure) = outcome.failure {
+        return Err(failure.into());
+    }
     let all = outcome.all();
     println!("  {:.0} operations per second, mean {:.2} ms, p99 {:.2} ms", outcome.rate, all.mean_ms, all.p99_ms);
     outcome.verification.iter().for_each(|said| println!("  {said}"));
@@ -141,6 +194,19 @@ fn make_fuzz(options: &Options, fuzz: Fuzz, log: &Path, programs: &Programs) -> 
 mod tests {
     use super::*;
     use crate::ycsb::Workload;
+
+    #[test]
+    fn left_is_what_runs_with_as_many_replicas_took_or_else_the_longest() {
+        let bench = |server_rf| Run::Bench(Bench { clients: 10, workload: Workload::A, server_rf });
+        let fuzz = Run::Fuzz(Fuzz { server_rf: 5, crashing: true });
+        let seconds = Duration::from_secs;
+        let mut experience = Experience { longest: seconds(30), took: Vec::new() };
+        assert_eq!(experience.left(&[bench(1), bench(5)]), 2 * (seconds(30) + AROUND_A_RUN));
+        experience.took = vec![(bench(1), seconds(12)), (bench(1), seconds(18)), (bench(3), seconds(36))];
+        // RF 1 as before; the others of which nothing is known at most as long as any around its 30 s.
+        assert_eq!(experience.left(&[bench(1), bench(5), fuzz]), seconds(15 + 36 + 36));
+        assert_eq!(experience.left(&[]), Duration::ZERO);
+    }
 
     #[derive(Parser)]
     struct Matrix {

@@ -5,13 +5,23 @@ use std::fmt::Write as _;
 
 use crate::measure::spread;
 use crate::report::plot::{Bars, number};
-use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, SCALED_CLIENTS, SCALED_FACTORS};
+use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, Run, SCALED_CLIENTS, SCALED_FACTORS};
 use crate::ycsb::Workload;
 use crate::ycsb::outcome::Outcome;
 
 /// Lines of a log's header that say on what was measured.
-const CIRCUMSTANCES: [&str; 8] =
-    ["commit", "machine", "sync mode", "log engine", "reads", "partitions", "client kind", "records"];
+const CIRCUMSTANCES: [&str; 10] = [
+    "commit",
+    "machine",
+    "sync mode",
+    "log engine",
+    "reads",
+    "partitions",
+    "client kind",
+    "records",
+    "operations",
+    "loop",
+];
 
 /// The line of the header that says what else the machine did.
 const LOAD_AVERAGE: &str = "load average at the start";
@@ -91,6 +101,13 @@ impl Page {
     }
 
     fn write_missing(&mut self, logs: &Logs) -> std::fmt::Result {
+        if !logs.unfit.is_empty() {
+            writeln!(self.text, "## Runs that do not count\n")?;
+            for (bench, why) in &logs.unfit {
+                writeln!(self.text, "- `{}`: {}", Run::Bench(*bench).command(), why.replace(['`', '<', '>'], "'"))?;
+            }
+            writeln!(self.text)?;
+        }
         let missing = logs.missing();
         if missing.is_empty() {
             return Ok(());
@@ -181,7 +198,7 @@ fn values(logs: &Logs, benches: &[Bench], figure: &Figure) -> Vec<Option<f64>> {
 mod tests {
     use super::*;
     use crate::measure::Figures;
-    use crate::report::runs::{Fuzz, Run};
+    use crate::report::runs::Fuzz;
     use crate::ycsb::outcome::ALL;
     use std::fs;
 
@@ -213,6 +230,12 @@ mod tests {
         fs::write(Run::Bench(good).log(logs), outcome(1_234.0, true).text()).unwrap();
         fs::write(Run::Bench(bad).log(logs), outcome(77.0, false).text()).unwrap();
         fs::write(logs.join("bench/bench-10-c-1.log"), "torn").unwrap();
+        let dead = Outcome { failure: Some("load phase: no answer".into()), ..outcome(0.0, false) };
+        let dead_run = Run::Bench(Bench { clients: 20, ..good });
+        fs::write(dead_run.log(logs), dead.text()).unwrap();
+        let mut other = outcome(99.0, true);
+        other.header.push(("replication factor".into(), "3 (5 was said)".into()));
+        fs::write(Run::Bench(Bench { server_rf: 5, ..good }).log(logs), other.text()).unwrap();
         let crashed = Run::Fuzz(Fuzz { server_rf: 5, crashing: true });
         fs::write(crashed.log(logs), "9 operations in 1.0 s\nPASSED\n").unwrap();
 
@@ -221,6 +244,9 @@ mod tests {
         let page = page(&logs);
         for part in [
             "just p3::bench 10 c 1\n",
+            "just p3::bench 20 a 1\n",
+            "- `just p3::bench 20 a 1`: load phase: no answer\n",
+            "- `just p3::bench 10 a 5`: the service had 3 replicas of each partition\n",
             "just p3::fuzz 5 no\n",
             "(workloads-p99.svg)",
             "- commit: abc\n",

@@ -63,6 +63,8 @@ pub struct Logs {
     pub bench: BTreeMap<Bench, Outcome>,
     /// Of the fuzzer.
     pub fuzz: BTreeMap<Fuzz, Fuzzed>,
+    /// Of the benchmarker, but they do not count; why.
+    pub unfit: BTreeMap<Bench, String>,
 }
 
 impl Run {
@@ -111,7 +113,10 @@ impl Logs {
         let mut logs = Logs::default();
         for (name, text) in files(&directory.join("bench")) {
             if let (Some(bench), Some(outcome)) = (bench_name(&name), Outcome::parse(&text)) {
-                logs.bench.insert(bench, outcome);
+                match unfit(bench, &outcome) {
+                    Some(why) => drop(logs.unfit.insert(bench, why)),
+                    None => drop(logs.bench.insert(bench, outcome)),
+                }
             }
         }
         for (name, text) in files(&directory.join("fuzz")) {
@@ -139,6 +144,16 @@ fn files(directory: &Path) -> Vec<(String, String)> {
         Some((name.strip_suffix(".log")?.to_owned(), fs::read_to_string(entry.path()).ok()?))
     });
     files.collect()
+}
+
+/// Why a run is not the one that its name says, if it is not.
+fn unfit(bench: Bench, outcome: &Outcome) -> Option<String> {
+    if let Some(failure) = &outcome.failure {
+        return Some(failure.clone());
+    }
+    // "3", or "3 (5 was said)".
+    let found: u16 = outcome.header("replication factor")?.split(' ').next()?.parse().ok()?;
+    (found != bench.server_rf).then(|| format!("the service had {found} replicas of each partition"))
 }
 
 fn bench_name(name: &str) -> Option<Bench> {

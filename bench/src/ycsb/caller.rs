@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use madkv_client::{Client, Options};
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::fuzz::caller::{Heard, Program, perform};
 use crate::history::{Action, Answer};
-use crate::line_client::LineClient;
+use crate::line_client::{ClientProcess, LineClient};
 use crate::measure::Trouble;
 
 /// How long a request may take before its client counts as hung.
@@ -43,8 +45,30 @@ impl fmt::Display for How {
 /// A client. Blocking.
 pub(super) enum Caller {
     Program(Box<Program>),
-    /// With a runtime of its own, so that no request changes threads.
-    Library(Box<(Client, Runtime)>),
+    Library(Box<Library>),
+}
+
+/// The library, with a runtime of its own, so that no request changes threads.
+pub(super) struct Library {
+    client: Client,
+    runtime: Runtime,
+    stop: Arc<Notify>,
+}
+
+/// Ends a client from another thread: it waits for no answer any more, and gets none.
+pub(super) enum Stopper {
+    Program(ClientProcess),
+    Library(Arc<Notify>),
+}
+
+impl Stopper {
+    pub(super) fn stop(&self) {
+        match self {
+            Stopper::Program(process) => process.end(),
+            // Kept for the next call if there is none now.
+            Stopper::Library(stop) => stop.notify_one(),
+        }
+    }
 }
 
 impl Caller {
@@ -63,13 +87,20 @@ impl Caller {
                 let inside = runtime.enter();
                 let client = Client::connect(Options { managers: managers.to_vec(), ..Options::default() });
                 drop(inside);
-                Ok(Caller::Library(Box::new((client, runtime))))
+                Ok(Caller::Library(Box::new(Library { client, runtime, stop: Arc::default() })))
             }
         }
     }
 
     fn started(client: LineClient) -> Caller {
         Caller::Program(Box::new(Program::new(client, PATIENCE)))
+    }
+
+    pub(super) fn stopper(&self) -> Stopper {
+        match self {
+            Caller::Program(program) => Stopper::Program(program.process()),
+            Caller::Library(library) => Stopper::Library(Arc::clone(&library.stop)),
+        }
     }
 
     /// Sends a request and waits for the answer.
@@ -80,9 +111,16 @@ impl Caller {
                 Heard::NotDone(why) | Heard::Unknown(why) | Heard::Broken(why) => Err(why.into()),
             },
             Caller::Library(library) => {
-                let (client, runtime) = &**library;
-                let answer = runtime.block_on(async { timeout(PATIENCE, perform(client, action)).await });
-                Ok(answer.map_err(|_| format!("no answer within {PATIENCE:?}"))??)
+                let Library { client, runtime, stop } = &**library;
+                runtime.block_on(async {
+                    tokio::select! {
+                        answer = timeout(PATIENCE, perform(client, action)) => {
+                            let verb = action.verb();
+                            Ok(answer.map_err(|_| format!("hangs: no answer to a {verb} within {PATIENCE:?}"))??)
+                        }
+                        () = stop.notified() => Err("stopped".into()),
+                    }
+                })
             }
         }
     }

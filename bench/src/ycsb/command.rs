@@ -3,25 +3,35 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use madkv_api::limits::VALUE_MAX_BYTES;
+use madkv_client::ClusterStatus;
 use smr::storage::Engine;
 use tempfile::TempDir;
 
+use crate::chain::Swap;
 use crate::cluster::Shape;
 use crate::launcher::Interrupted;
-use crate::measure::{Trouble, commit};
+use crate::measure::{Trouble, commit, positive};
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::programs::{CLIENT, Programs};
 use crate::trial::fresh_directory;
-use crate::ycsb::caller::How;
+use crate::ycsb::caller::{Caller, How};
 use crate::ycsb::distribution::Distribution;
 use crate::ycsb::outcome::{ALL, Cost, Outcome};
-use crate::ycsb::replicas::{Operator, processes, usages};
-use crate::ycsb::run::{Plan, Ran, load, run};
+use crate::ycsb::replicas::{Operator, SERVICE_PATIENCE, processes, usages, value_of};
+use crate::ycsb::run::{INTERRUPTED, Plan, Ran, load, on_thread, run};
 use crate::ycsb::verify::{judge, read_all};
 use crate::ycsb::workload::{SCAN_MAX_DEFAULT, Workload};
+
+/// The most records and operations: the names of the records, and the history of the updates, are kept in memory.
+const RECORDS_MAX: u64 = 100_000_000;
+const OPERATIONS_MAX: u64 = 1_000_000_000;
+/// Values below this size are longer than told, because they name their key and their writer, in bytes.
+const VALUE_MIN_BYTES: usize = 64;
 
 /// What kind of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -72,13 +82,13 @@ pub struct Options {
     #[arg(long = "client_command", alias = "client-command", conflicts_with = "clients", value_name = "COMMAND")]
     pub client_command: Option<String>,
     /// Records that are loaded
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
     pub records: u64,
     /// At most so many operations
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=OPERATIONS_MAX))]
     pub operations: u64,
     /// At most so long, in seconds
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub seconds: Option<f64>,
     /// Fields of a record
     #[arg(long, default_value_t = 10)]
@@ -90,14 +100,14 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub distribution: Option<Distribution>,
     /// Scans ask for 1 to so many records, each as often
-    #[arg(long = "scan_max", alias = "scan-max", default_value_t = SCAN_MAX_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long = "scan_max", alias = "scan-max", default_value_t = SCAN_MAX_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
     pub scan_max: u64,
     /// An open loop: so many operations per second begin, whether others are answered or not; each client has one under way at a
     /// time, and what begins late is late from its own turn on
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     pub target: Option<f64>,
-    /// Let the basic binding of the YCSB in this directory say what is asked for
-    #[arg(long, value_name = "DIRECTORY")]
+    /// Let the basic binding of the YCSB in this directory say what is asked for [without a value: ycsb]
+    #[arg(long, value_name = "DIRECTORY", num_args = 0..=1, default_missing_value = "ycsb")]
     pub ycsb: Option<PathBuf>,
     /// After the run let each replica lead in turn, and read everything from it; always done with an own cluster
     #[arg(long = "check_replicas", alias = "check-replicas")]
@@ -116,44 +126,62 @@ pub struct Options {
 /// If it cannot be carried out.
 pub fn obey(options: &Options) -> Result<bool, Trouble> {
     let interrupted = Interrupted::watch()?;
-    let outcome = measure(options, &|| interrupted.signal().is_some())?;
-    let text = outcome.text();
-    print!("{text}");
+    if let Some(log) = &options.log {
+        can_keep(log)?;
+    }
+    let outcome = measure(options, &Programs::beside_this_one()?, &|| interrupted.signal().is_some())?;
     if let Some(log) = &options.log {
         keep(log, &outcome)?;
     }
+    if let Some(failure) = outcome.failure {
+        return Err(failure.into());
+    }
+    print!("{}", outcome.text());
     Ok(outcome.passed)
+}
+
+/// Whether a log can be kept there, before anything is measured; an older one stays as it is.
+pub(crate) fn can_keep(log: &Path) -> Result<(), Trouble> {
+    let trouble = |error| format!("{}: {error}", log.display());
+    let was_there = log.exists();
+    if let Some(directory) = log.parent() {
+        fs::create_dir_all(directory).map_err(trouble)?;
+    }
+    fs::OpenOptions::new().append(true).create(true).open(log).map_err(trouble)?;
+    if was_there { Ok(()) } else { Ok(fs::remove_file(log)?) }
 }
 
 /// Writes the log and the JSON beside it.
 pub(crate) fn keep(log: &Path, outcome: &Outcome) -> Result<(), Trouble> {
-    if let Some(directory) = log.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(log, outcome.text())?;
+    fs::write(log, outcome.text()).map_err(|error| format!("{}: {error}", log.display()))?;
     fs::write(log.with_extension("json"), serde_json::to_vec_pretty(outcome)?)?;
     Ok(())
 }
 
-/// Runs it.
+/// Runs it. A run that begins and cannot be carried out, because a client fails or hears what cannot be, has an outcome
+/// that says why.
 ///
 /// # Errors
-/// If it cannot be carried out: a client fails, or hears what cannot be.
-pub fn measure(options: &Options, interrupted: &dyn Fn() -> bool) -> Result<Outcome, Trouble> {
+/// If it does not begin, or is interrupted.
+pub fn measure(
+    options: &Options,
+    programs: &Programs,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> Result<Outcome, Trouble> {
+    let plan = plan(options, programs)?;
     if options.client_command.is_some() && options.managers.is_none() {
         // Its managers are none of our business.
-        return on_service(options, &[], interrupted);
+        return on_service(options, plan, interrupted);
     }
     if let Some(managers) = &options.managers {
         let managers = madkv_api::args::addresses("--managers", managers).map_err(|bad| bad.0)?;
-        return on_service(options, &managers, interrupted);
+        return on_service(options, Plan { managers, ..plan }, interrupted);
     }
-    let programs = Programs::beside_this_one()?;
-    let (mut store, directory) = start_own(options, &programs)?;
-    let managers: Vec<String> = store.cluster().manager_addresses().split(',').map(str::to_owned).collect();
-    let done = on_service(options, &managers, interrupted);
+    let (mut store, directory) = start_own(options, programs)?;
+    let managers = store.cluster().manager_addresses().split(',').map(str::to_owned).collect();
+    let done = on_service(options, Plan { managers, ..plan }, interrupted);
     drop(store);
-    if done.as_ref().is_ok_and(|outcome| outcome.passed) {
+    if interrupted() || done.as_ref().is_ok_and(|outcome| outcome.passed) {
         directory.close()?;
     } else {
         eprintln!("logs and data are kept in {}", directory.keep().display());
@@ -186,28 +214,28 @@ fn start(options: &Options, programs: &Programs, directory: &Path) -> Result<Mad
     MadKv::start(&wanted, &directory.join("madkv"))
 }
 
-fn plan(options: &Options, managers: &[String]) -> Result<Plan, Trouble> {
+/// What to run; the managers are not known yet.
+fn plan(options: &Options, programs: &Programs) -> Result<Plan, Trouble> {
     let how = match (&options.client_command, options.clients) {
         (Some(command), _) => How::Command(command.clone()),
         (None, Clients::Library) => How::Library,
-        (None, Clients::Program) => How::Program(Programs::beside_this_one()?.path(CLIENT)),
+        (None, Clients::Program) => How::Program(programs.path(CLIENT)),
     };
-    if options.target.is_some_and(|target| !target.is_finite() || target <= 0.0) {
-        return Err("--target is a number of operations per second".into());
-    }
+    let value_bytes = options.fields.checked_mul(options.field_bytes).filter(|bytes| *bytes <= VALUE_MAX_BYTES);
+    let value_bytes = value_bytes.ok_or(format!("--fields times --field_bytes is at most {VALUE_MAX_BYTES}"))?;
     Ok(Plan {
         workload: options.workload,
         distribution: options.distribution.unwrap_or(options.workload.distribution()),
         records: options.records,
         operations: options.operations,
         length: options.seconds.map(Duration::from_secs_f64),
-        value_bytes: options.fields * options.field_bytes,
+        value_bytes,
         scan_max: options.scan_max,
         clients: options.client_count,
         target: options.target,
         ycsb: options.ycsb.clone(),
         how,
-        managers: managers.to_vec(),
+        managers: Vec::new(),
         seed: options.seed,
     })
 }
@@ -218,17 +246,38 @@ struct Service {
     processes: Vec<(String, u32, Vec<String>)>,
 }
 
-fn on_service(options: &Options, managers: &[String], interrupted: &dyn Fn() -> bool) -> Result<Outcome, Trouble> {
-    let plan = plan(options, managers)?;
-    let operator = if managers.is_empty() { None } else { Some(Operator::new(managers)?) };
-    let status = operator.as_ref().map(Operator::status);
-    let processes = status.as_ref().map(processes).unwrap_or_default();
-    let service = Service { operator, processes };
-    let mut outcome = Outcome { header: header(options, &plan, &service), ..Outcome::default() };
+fn on_service(options: &Options, plan: Plan, interrupted: &(dyn Fn() -> bool + Sync)) -> Result<Outcome, Trouble> {
+    let mut service = Service { operator: None, processes: Vec::new() };
+    let mut status = ClusterStatus { cluster: None, epoch: 0, nodes: Vec::new() };
+    if !plan.managers.is_empty() {
+        let operator = Operator::new(&plan.managers)?;
+        status = operator.wait_service(&plan.managers, SERVICE_PATIENCE, interrupted)?;
+        service = Service { operator: Some(operator), processes: processes(&status) };
+    }
+    let mut outcome = Outcome { header: header(options, &plan, &service, &status), ..Outcome::default() };
     outcome.header.iter().for_each(|(name, value)| eprintln!("{name}: {value}"));
+    let done = phases(&plan, &service, every_replica(options), interrupted, &mut outcome);
+    if interrupted() {
+        return Err(INTERRUPTED.into());
+    }
+    outcome.failure = done.err().map(|error| error.to_string());
+    Ok(outcome)
+}
 
+fn every_replica(options: &Options) -> bool {
+    options.check_replicas || options.managers.is_none()
+}
+
+/// Load, run, check.
+fn phases(
+    plan: &Plan,
+    service: &Service,
+    every_replica: bool,
+    interrupted: &(dyn Fn() -> bool + Sync),
+    outcome: &mut Outcome,
+) -> Result<(), Trouble> {
     let origin = Instant::now();
-    let loaded = load(&plan, interrupted).map_err(|error| format!("load phase: {error}"))?;
+    let loaded = load(plan, interrupted).map_err(|error| format!("load phase: {error}"))?;
     outcome.header.push((
         "load phase".to_owned(),
         format!(
@@ -239,7 +288,7 @@ fn on_service(options: &Options, managers: &[String], interrupted: &dyn Fn() -> 
         ),
     ));
     let before = usages(&service.processes);
-    let ran = run(loaded, interrupted)?;
+    let ran = run(loaded, interrupted).map_err(|error| format!("measured phase: {error}"))?;
     let after = usages(&service.processes);
 
     outcome.seconds = ran.took.as_secs_f64();
@@ -249,54 +298,71 @@ fn on_service(options: &Options, managers: &[String], interrupted: &dyn Fn() -> 
     outcome.figures.insert(ALL.to_owned(), ran.seen.all.figures());
     outcome.per_second = ran.seen.per_second.clone();
     outcome.scanned = ran.seen.scanned;
+    outcome.never_begun = ran.seen.never_begun;
     let costs = service.processes.iter().zip(before).zip(after).map(|(((node, pid, _), before), after)| Cost {
         node: node.clone(),
         pid: *pid,
-        cpu_seconds: after.cpu.saturating_sub(before.cpu).as_secs_f64(),
-        peak_mib: after.peak_bytes as f64 / f64::from(1 << 20),
+        cpu_seconds: before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64()),
+        peak_mib: after.map(|after| after.peak_bytes as f64 / f64::from(1 << 20)),
     });
     outcome.costs = costs.collect();
+    if ran.seen.all.count() == 0 {
+        return Err("measured phase: no operation was answered in time".into());
+    }
     if ran.seen.absent > 0 {
         outcome.verification.push(format!("{} reads found nothing", ran.seen.absent));
     }
-    let every_replica = options.check_replicas || options.managers.is_none();
-    match check(ran, &service, origin, every_replica, &mut outcome.verification) {
+    let Ran { keys, seen, mut caller, .. } = ran;
+    let (keys, verification) = (keys.sorted(), &mut outcome.verification);
+    let check = Check { keys: &keys, value_bytes: plan.value_bytes, swaps: &seen.swaps, origin };
+    let operator = service.operator.as_ref().filter(|_| every_replica);
+    match on_thread(&mut caller, interrupted, |caller, over| check.carry_out(caller, operator, over, verification)) {
         Ok(()) => outcome.passed = true,
         Err(error) => outcome.verification.push(format!("WRONG: {error}")),
     }
-    Ok(outcome)
-}
-
-/// Reads everything back, from each replica if wanted.
-fn check(
-    mut ran: Ran,
-    service: &Service,
-    origin: Instant,
-    every_replica: bool,
-    said: &mut Vec<String>,
-) -> Result<(), Trouble> {
-    let keys = ran.keys.sorted();
-    judge(&read_all(&mut ran.caller, &keys)?, &ran.seen.swaps, origin)?;
-    said.push(format!("all {} keys hold what was written last, after {} updates", keys.len(), ran.seen.swaps.len()));
-    let Some(operator) = service.operator.as_ref().filter(|_| every_replica) else {
-        said.push("replicas were not looked at one by one".to_owned());
-        return Ok(());
-    };
-    let replicas = operator.replicas();
-    for replica in 0..replicas {
-        operator.let_lead(replica)?;
-        let held = read_all(&mut ran.caller, &keys)?;
-        judge(&held, &ran.seen.swaps, origin).map_err(|error| format!("with replica {replica} as leader: {error}"))?;
-    }
-    said.push(format!("the same from each of {replicas} replicas, made leader one after the other"));
     Ok(())
 }
 
-fn header(options: &Options, plan: &Plan, service: &Service) -> Vec<(String, String)> {
+/// What must be there after a run.
+struct Check<'a> {
+    keys: &'a [String],
+    value_bytes: usize,
+    swaps: &'a [Swap],
+    origin: Instant,
+}
+
+impl Check<'_> {
+    /// Reads everything back, from each replica if there is an operator to let them lead.
+    fn carry_out(
+        &self,
+        caller: &mut Caller,
+        operator: Option<&Operator>,
+        over: &AtomicBool,
+        said: &mut Vec<String>,
+    ) -> Result<(), Trouble> {
+        let Check { keys, value_bytes, swaps, origin } = *self;
+        judge(&read_all(caller, keys, value_bytes)?, swaps, origin)?;
+        said.push(format!("all {} keys hold what was written last, after {} updates", keys.len(), swaps.len()));
+        let Some(operator) = operator else {
+            said.push("replicas were not looked at one by one".to_owned());
+            return Ok(());
+        };
+        let replicas = operator.replicas();
+        for replica in 0..replicas {
+            operator.let_lead(replica, over)?;
+            let held = read_all(caller, keys, value_bytes)?;
+            judge(&held, swaps, origin).map_err(|error| format!("with replica {replica} as leader: {error}"))?;
+        }
+        said.push(format!("the same from each of {replicas} replicas, made leader one after the other"));
+        Ok(())
+    }
+}
+
+fn header(options: &Options, plan: &Plan, service: &Service, status: &ClusterStatus) -> Vec<(String, String)> {
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "release" };
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?").to_owned();
-    let nodes = service.operator.as_ref().map(|operator| operator.status().nodes).unwrap_or_default();
+    let nodes = &status.nodes;
     // "synced, log in sled"
     let mut modes: Vec<(&str, &str)> = nodes
         .iter()
@@ -318,16 +384,14 @@ fn header(options: &Options, plan: &Plan, service: &Service) -> Vec<(String, Str
         }
         let server = service.processes.iter().find(|(node, ..)| node.starts_with('s'));
         let words = server.map(|(_, _, words)| words.as_slice()).unwrap_or_default();
-        let spelt = |word: &str| word.replace('-', "_");
-        let found = words.iter().enumerate().find_map(|(place, word)| match word.split_once('=') {
-            Some((word, value)) if spelt(word) == name => Some(value.to_owned()),
-            None if spelt(word) == name => words.get(place + 1).cloned(),
-            _ => None,
-        });
-        found.unwrap_or(format!("{default} (default)"))
+        value_of(words, name).unwrap_or(format!("{default} (default)"))
     };
-    let placement =
-        if service.processes.is_empty() { "on this machine" } else { "on the same machine and cores as the service" };
+    let placement = if service.processes.is_empty() {
+        "on this machine; no process of the service was found on it"
+    } else {
+        "on the same machine and cores as the service"
+    };
+    let longer = if plan.value_bytes < VALUE_MIN_BYTES { ", longer by what names key and writer" } else { "" };
     let kinds: Vec<String> =
         plan.workload.percents().iter().map(|(kind, percent)| format!("{percent} % {kind}")).collect();
     let source =
@@ -342,7 +406,7 @@ fn header(options: &Options, plan: &Plan, service: &Service) -> Vec<(String, Str
             "mix",
             format!("{}; {}; generator: {source}", kinds.join(", "), format!("{:?}", plan.distribution).to_lowercase()),
         ),
-        ("records", format!("{} of {} x {} B", plan.records, options.fields, options.field_bytes)),
+        ("records", format!("{} of {} x {} B{longer}", plan.records, options.fields, options.field_bytes)),
         ("operations", format!("at most {}{bounds}", plan.operations)),
         ("client kind", format!("{}, {placement}", plan.how)),
         (

@@ -59,6 +59,11 @@ impl Keys {
         self.acknowledged.store(limit, Ordering::Release);
     }
 
+    /// How many acknowledged keys there are.
+    pub(super) fn count(&self) -> u64 {
+        self.sorted.read().unwrap_or_else(PoisonError::into_inner).len() as u64
+    }
+
     /// The keys from `start` on, at most `count`.
     pub(super) fn from(&self, start: &str, count: usize) -> Vec<String> {
         let sorted = self.sorted.read().unwrap_or_else(PoisonError::into_inner);

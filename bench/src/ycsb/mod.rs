@@ -28,4 +28,5 @@ mod verify;
 mod workload;
 
 pub use distribution::Distribution;
+pub(crate) use run::INTERRUPTED;
 pub use workload::{Kind, Workload};

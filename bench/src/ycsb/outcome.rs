@@ -14,6 +14,9 @@ use crate::measure::Figures;
 /// The figures of all operations together go under this name.
 pub const ALL: &str = "OVERALL";
 
+/// How the line begins that says why a run could not be carried out.
+const FAILURE: &str = "failure: ";
+
 /// What a process of the cluster has cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cost {
@@ -21,10 +24,10 @@ pub struct Cost {
     pub node: String,
     /// Its process.
     pub pid: u32,
-    /// Processor time in the measured phase, in seconds.
-    pub cpu_seconds: f64,
-    /// The most memory that it ever had, in MiB.
-    pub peak_mib: f64,
+    /// Processor time in the measured phase, in seconds; `None` if it did not live through all of it.
+    pub cpu_seconds: Option<f64>,
+    /// The most memory that it ever had, in MiB; `None` if it is gone.
+    pub peak_mib: Option<f64>,
 }
 
 /// All numbers of a run.
@@ -42,8 +45,12 @@ pub struct Outcome {
     pub per_second: Vec<u64>,
     /// Records that scans asked for, and that they returned.
     pub scanned: (u64, u64),
+    /// In an open loop: operations that were due before the end, and that were not begun because those before them took too long.
+    pub never_begun: u64,
     /// What each process cost, if the cluster is on this machine.
     pub costs: Vec<Cost>,
+    /// Why the run could not be carried out; then it has no numbers.
+    pub failure: Option<String>,
     /// What was checked afterwards, or what is wrong.
     pub verification: Vec<String>,
     /// Whether everything was as it must be.
@@ -83,6 +90,9 @@ impl Outcome {
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
         self.header.iter().try_for_each(|(name, value)| writeln!(text, "{name}: {value}"))?;
+        if let Some(failure) = &self.failure {
+            return writeln!(text, "\n{FAILURE}{}\nFAILED", failure.replace('\n', " "));
+        }
         writeln!(text, "\n[{ALL}], RunTime(ms), {:.0}", self.seconds * 1e3)?;
         writeln!(text, "[{ALL}], Throughput(ops/sec), {:.1}", self.rate)?;
         for (kind, figures) in &self.figures {
@@ -98,11 +108,24 @@ impl Outcome {
         self.write_table(text)?;
         let rates: Vec<String> = self.per_second.iter().map(u64::to_string).collect();
         writeln!(text, "\noperations answered in each second: {}", rates.join(" "))?;
-        for Cost { node, pid, cpu_seconds, peak_mib } in &self.costs {
-            writeln!(text, "{node} (process {pid}): {cpu_seconds:.2} s of processor time, at most {peak_mib:.1} MiB")?;
+        if self.never_begun > 0 {
+            writeln!(
+                text,
+                "{} operations were due and never begun: this rate is too high for these clients, and latencies would go on growing",
+                self.never_begun
+            )?;
         }
-        if !self.costs.is_empty() {
-            let cpu: f64 = self.costs.iter().map(|cost| cost.cpu_seconds).sum();
+        for Cost { node, pid, cpu_seconds, peak_mib } in &self.costs {
+            match (cpu_seconds, peak_mib) {
+                (Some(cpu), Some(peak)) => {
+                    writeln!(text, "{node} (process {pid}): {cpu:.2} s of processor time, at most {peak:.1} MiB")?;
+                }
+                _ => writeln!(text, "{node} (process {pid}): ended meanwhile, what it cost is not known")?,
+            }
+        }
+        // The sum of all, or none.
+        let cpu: Option<f64> = self.costs.iter().map(|cost| cost.cpu_seconds).sum();
+        if let Some(cpu) = cpu.filter(|_| !self.costs.is_empty()) {
             let operations = self.all().count.max(1) as f64;
             writeln!(text, "all processes: {:.3} s of processor time for 1,000 operations", cpu / operations * 1e3)?;
         }
@@ -125,7 +148,7 @@ impl Outcome {
         })
     }
 
-    /// Reads a log back; `None` if it holds no whole run.
+    /// Reads a log back; `None` if it holds no whole run, nor why there is none.
     pub fn parse(text: &str) -> Option<Outcome> {
         let mut outcome = Outcome::default();
         let mut lines = text.lines();
@@ -141,12 +164,16 @@ impl Outcome {
                 outcome.take(kind, name, value.parse().ok()?);
             } else if let Some(said) = line.strip_prefix("check: ") {
                 outcome.verification.push(said.to_owned());
+            } else if let Some(failure) = line.strip_prefix(FAILURE) {
+                outcome.failure = Some(failure.to_owned());
             } else if !line.is_empty() {
                 end = Some(line);
             }
         }
-        outcome.passed = end? == "PASSED";
-        (outcome.rate > 0.0).then_some(outcome)
+        let end = end?;
+        outcome.passed = end == "PASSED";
+        let is_whole = matches!(end, "PASSED" | "FAILED");
+        (outcome.failure.is_some() || is_whole && outcome.rate > 0.0).then_some(outcome)
     }
 
     fn take(&mut self, kind: &str, name: &str, value: f64) {
@@ -179,9 +206,10 @@ mod tests {
             figures: [(ALL.to_owned(), Figures { count: 1_000, ..figures }), ("SCAN".to_owned(), figures)].into(),
             per_second: vec![300, 500, 200],
             scanned: (5_000, 4_900),
-            costs: vec![Cost { node: "s0.0".into(), pid: 7, cpu_seconds: 1.5, peak_mib: 30.0 }],
+            costs: vec![Cost { node: "s0.0".into(), pid: 7, cpu_seconds: Some(1.5), peak_mib: Some(30.0) }],
             verification: vec!["1,050 keys: as written".into()],
             passed: true,
+            ..Outcome::default()
         }
     }
 
@@ -200,7 +228,26 @@ mod tests {
         assert_eq!(Outcome::parse(""), None);
         assert_eq!(Outcome::parse("workload: a\nclients: 1\n"), None);
         let text = outcome().text();
-        let torn = Outcome::parse(&text[..text.len() / 2]);
-        assert!(torn.is_none_or(|torn| !torn.passed));
+        // Wherever it is torn: not a run that passed, nor one whose data was wrong.
+        assert!((0..text.len() - 1).all(|end| Outcome::parse(&text[..end]).is_none()));
+    }
+
+    #[test]
+    fn text_of_a_process_that_ended_meanwhile_claims_no_cost() {
+        let gone = Cost { node: "s0.1".into(), pid: 8, cpu_seconds: None, peak_mib: None };
+        let mut outcome = outcome();
+        assert!(outcome.text().contains("all processes: 1.500 s of"), "{}", outcome.text());
+        outcome.costs.push(gone);
+        let text = outcome.text();
+        assert!(text.contains("s0.1 (process 8): ended meanwhile") && !text.contains("all processes"), "{text}");
+    }
+
+    #[test]
+    fn parse_log_of_a_run_that_was_not_carried_out_says_why() {
+        let failure = Some("load phase: client 3: hangs\nand more".to_owned());
+        let failed = Outcome { header: outcome().header, failure, ..Outcome::default() };
+        let read = Outcome::parse(&failed.text()).unwrap();
+        assert_eq!(read.failure.as_deref(), Some("load phase: client 3: hangs and more"));
+        assert!(!read.passed);
     }
 }

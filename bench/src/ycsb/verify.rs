@@ -15,13 +15,18 @@ use crate::measure::Trouble;
 use crate::ycsb::caller::Caller;
 use crate::ycsb::value::{FIRST, stamp};
 
-/// How many keys a SCAN of the check asks for.
-const SCAN_KEYS: usize = 500;
+/// How many keys a SCAN of the check asks for, and about how many bytes.
+const SCAN_KEYS_MAX: usize = 500;
+const SCAN_MAX_BYTES: usize = 1 << 20;
 
-/// What each of these keys, which are sorted, holds now: the stamp of its value.
-pub(super) fn read_all(caller: &mut Caller, keys: &[String]) -> Result<BTreeMap<String, Option<String>>, Trouble> {
+/// What each of these keys, which are sorted, holds now: the stamp of its value, of about `value_bytes`.
+pub(super) fn read_all(
+    caller: &mut Caller,
+    keys: &[String],
+    value_bytes: usize,
+) -> Result<BTreeMap<String, Option<String>>, Trouble> {
     let mut all = BTreeMap::new();
-    for part in keys.chunks(SCAN_KEYS) {
+    for part in keys.chunks((SCAN_MAX_BYTES / value_bytes.max(1)).clamp(1, SCAN_KEYS_MAX)) {
         let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
         let action = Action::Scan { from: Bytes::from(first.clone()), to: Bytes::from(last.clone()) };
         let Answer::Records(records) = caller.call(&action)? else { return Err("no answer to a SCAN".into()) };

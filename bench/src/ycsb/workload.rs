@@ -138,7 +138,7 @@ impl Operation {
 }
 
 /// What one client asks for, decided by a seed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Generator {
     kinds: &'static [(Kind, u32)],
     weights: WeightedIndex<u32>,
@@ -155,7 +155,6 @@ impl Generator {
         records: u64,
         operations: u64,
         scan_max: u64,
-        seed: u64,
     ) -> Generator {
         let kinds = workload.percents();
         let weights = WeightedIndex::new(kinds.iter().map(|(_, percent)| *percent));
@@ -167,8 +166,13 @@ impl Generator {
             weights: weights.unwrap_or_else(|error| panic!("the percents of {workload}: {error}")),
             chooser: Chooser::new(distribution, records, expected),
             scan_max,
-            rng: ChaCha8Rng::seed_from_u64(seed),
+            rng: ChaCha8Rng::seed_from_u64(0),
         }
+    }
+
+    /// The same with another seed.
+    pub(super) fn seeded(&self, seed: u64) -> Generator {
+        Generator { rng: ChaCha8Rng::seed_from_u64(seed), ..self.clone() }
     }
 
     pub(super) fn next(&mut self, keys: &Keys) -> Operation {
@@ -201,7 +205,7 @@ mod tests {
     #[test]
     fn generator_of_e_scans_and_inserts_as_published() {
         let keys = Keys::loaded(1_000);
-        let mut generator = Generator::new(Workload::E, Distribution::Zipfian, 1_000, 20_000, 100, 1);
+        let mut generator = Generator::new(Workload::E, Distribution::Zipfian, 1_000, 20_000, 100).seeded(1);
         let (mut scans, mut inserts, mut records) = (0_u32, 0_u32, 0);
         for _ in 0..20_000 {
             match generator.next(&keys) {
@@ -225,7 +229,7 @@ mod tests {
     fn generator_of_the_same_seed_asks_the_same() {
         let keys = Keys::loaded(100);
         let asked = |seed| {
-            let mut generator = Generator::new(Workload::F, Distribution::Uniform, 100, 50, 100, seed);
+            let mut generator = Generator::new(Workload::F, Distribution::Uniform, 100, 50, 100).seeded(seed);
             (0..50).map(|_| generator.next(&keys)).collect::<Vec<_>>()
         };
         assert_eq!(asked(7), asked(7));
