@@ -42,6 +42,22 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// Whether there can be such a cluster.
+    ///
+    /// # Errors
+    /// A line that says what is possible.
+    pub fn check(self) -> Result<(), String> {
+        for (name, factor) in [("server_rf", self.server_rf), ("manager_rf", self.manager_rf)] {
+            if !matches!(factor, 1 | 3 | 5 | 7 | 9) {
+                return Err(format!("--{name} {factor}: 1, 3, 5, 7 and 9 are possible"));
+            }
+        }
+        if !(1..=50).contains(&self.partitions) {
+            return Err(format!("--partitions {}: 1 to 50 are possible", self.partitions));
+        }
+        Ok(())
+    }
+
     /// All its nodes, managers first.
     pub fn nodes(self) -> impl Iterator<Item = Node> {
         let managers = (0..self.manager_rf).map(Node::Manager);

@@ -305,14 +305,7 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
         manager_rf: options.manager_rf.unwrap_or(3),
         partitions: options.partitions.unwrap_or(2),
     };
-    for (name, factor) in [("server_rf", shape.server_rf), ("manager_rf", shape.manager_rf)] {
-        if !matches!(factor, 1 | 3 | 5 | 7 | 9) {
-            return Err(NoCluster::Options(format!("--{name} {factor}: 1, 3, 5, 7 and 9 are possible")));
-        }
-    }
-    if !(1..=50).contains(&shape.partitions) {
-        return Err(NoCluster::Options(format!("--partitions {}: 1 to 50 are possible", shape.partitions)));
-    }
+    shape.check().map_err(NoCluster::Options)?;
     let ports = Ports::claim(2 * shape.nodes_count()).map_err(trouble("cannot find free ports"))?;
     let layout = Layout { shape, first_port: ports.first() };
     let text = serde_json::to_vec(&layout).map_err(|error| NoCluster::Options(error.to_string()))?;

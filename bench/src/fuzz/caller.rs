@@ -125,6 +125,8 @@ pub(crate) struct Program {
 
 /// Lines of stderr that are kept for the report of a failure.
 const SAID_MAX: usize = 5;
+/// As much of a request is shown in it.
+const ASKED_MAX_CHARS: usize = 80;
 
 impl Program {
     /// A request may take as long as `patience` before the client counts as hung.
@@ -157,9 +159,11 @@ impl Program {
         match heard {
             Ok(heard) => heard,
             Err(error) => {
+                // Values may be long.
+                let asked: String = request.chars().take(ASKED_MAX_CHARS).collect();
                 let what = match error {
-                    NoAnswer::Late(patience) => format!("hangs: {request:?} was not answered within {patience:?}"),
-                    NoAnswer::Ended | NoAnswer::Pipe(_) => format!("{error}, at {request:?}"),
+                    NoAnswer::Late(patience) => format!("hangs: {asked:?} was not answered within {patience:?}"),
+                    NoAnswer::Ended | NoAnswer::Pipe(_) => format!("{error}, at {asked:?}"),
                 };
                 Heard::Broken(format!("{what}; stderr: {:?}", self.said))
             }

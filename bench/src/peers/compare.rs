@@ -132,6 +132,7 @@ pub(super) struct Side {
 /// # Errors
 /// If a store that is installed does not come up, or answers with an error.
 pub fn run(options: &Options) -> Result<(), Trouble> {
+    shape(options).check()?;
     let interrupted = Interrupted::watch()?;
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, options.directory.as_deref())?;
@@ -273,8 +274,7 @@ fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
                 server_flags.extend(["--reads".into(), reads.into()]);
             }
             let flags = options.node_flags.clone();
-            let shape =
-                Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions };
+            let shape = shape(options);
             let connections_max = options.madkv_connections;
             let here = Wanted { name, programs: programs.clone(), shape, engine, flags, server_flags, connections_max };
             let others = options.against.iter().zip(1..).map(|(directory, number)| Wanted {
@@ -288,6 +288,10 @@ fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
         }
     }
     all
+}
+
+fn shape(options: &Options) -> Shape {
+    Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions }
 }
 
 /// Each one that was given, or the one `None`.

@@ -58,6 +58,7 @@ pub struct Options {
 /// # Errors
 /// If a store does not come up, or does not come back; or if MadKV lost a write.
 pub fn run(options: &Options) -> Result<(), Trouble> {
+    shape(options).check()?;
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, options.directory.as_deref())?;
     let interrupted = Interrupted::watch()?;
@@ -66,6 +67,10 @@ pub fn run(options: &Options) -> Result<(), Trouble> {
         Ok(()) => Ok(directory.close()?),
         Err(error) => Err(format!("{error}\nlogs and data are kept in {}", directory.keep().display()).into()),
     }
+}
+
+fn shape(options: &Options) -> Shape {
+    Shape { server_rf: options.server_rf, manager_rf: 3, partitions: 1 }
 }
 
 fn all_ways(
@@ -78,7 +83,7 @@ fn all_ways(
     let wanted = Wanted {
         name: "madkv".to_owned(),
         programs: programs.clone(),
-        shape: Shape { server_rf: options.server_rf, manager_rf: 3, partitions: 1 },
+        shape: shape(options),
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: Vec::new(),

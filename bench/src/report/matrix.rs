@@ -105,7 +105,8 @@ impl Experience {
     /// How long these runs will take: each as long as those with as many replicas took on average, as far as there were any; or else,
     /// because a run may end before its time, at most as long as it may be measured, and what the others took around that.
     fn left(&self, runs: &[Run]) -> Duration {
-        let around = self.took.iter().map(|(_, took)| took.saturating_sub(self.longest)).max().unwrap_or(AROUND_A_RUN);
+        let around =
+            self.took.iter().filter_map(|(_, took)| took.checked_sub(self.longest)).max().unwrap_or(AROUND_A_RUN);
         let each = |run: &Run| {
             let alike: Vec<Duration> =
                 self.took.iter().filter(|(other, _)| shape(*other) == shape(*run)).map(|(_, took)| *took).collect();
@@ -202,6 +203,9 @@ mod tests {
         let seconds = Duration::from_secs;
         let mut experience = Experience { longest: seconds(30), took: Vec::new() };
         assert_eq!(experience.left(&[bench(1), bench(5)]), 2 * (seconds(30) + AROUND_A_RUN));
+        // Runs that ended before their time do not tell.
+        experience.took = vec![(bench(1), seconds(12))];
+        assert_eq!(experience.left(&[bench(5)]), seconds(30) + AROUND_A_RUN);
         experience.took = vec![(bench(1), seconds(12)), (bench(1), seconds(18)), (bench(3), seconds(36))];
         // RF 1 as before; the others of which nothing is known at most as long as any around its 30 s.
         assert_eq!(experience.left(&[bench(1), bench(5), fuzz]), seconds(15 + 36 + 36));

@@ -194,6 +194,7 @@ pub fn measure(
 /// # Errors
 /// If it does not come up.
 pub(crate) fn start_own(options: &Options, programs: &Programs) -> Result<(MadKv, TempDir), Trouble> {
+    shape(options).check()?;
     let directory = fresh_directory(programs, options.directory.as_deref())?;
     match start(options, programs, directory.path()) {
         Ok(store) => Ok((store, directory)),
@@ -201,11 +202,15 @@ pub(crate) fn start_own(options: &Options, programs: &Programs) -> Result<(MadKv
     }
 }
 
+fn shape(options: &Options) -> Shape {
+    Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions }
+}
+
 fn start(options: &Options, programs: &Programs, directory: &Path) -> Result<MadKv, Trouble> {
     let wanted = Wanted {
         name: "madkv".to_owned(),
         programs: programs.clone(),
-        shape: Shape { server_rf: options.server_rf, manager_rf: options.manager_rf, partitions: options.partitions },
+        shape: shape(options),
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: options.reads.iter().flat_map(|reads| ["--reads".into(), reads.into()]).collect(),

@@ -189,9 +189,14 @@ fn ycsb_impossible_numbers_are_refused_before_anything_starts() {
         ["--scan_max", "0"],
         ["--managers", "nonsense"],
         ["--log", "/proc/no/such/place.log"],
+        ["--server_rf", "4"],
+        ["--manager_rf", "0"],
+        ["--partitions", "60000"],
     ] {
+        let own_cluster = ["--server_rf", "--manager_rf", "--partitions"].contains(&wrong[0]);
         let output = Command::new(programs().path(BENCHMARKER))
-            .args(["ycsb", "--client_command", "exit 1"])
+            .arg("ycsb")
+            .args(if own_cluster { &[][..] } else { &["--client_command", "exit 1"] })
             .args(wrong)
             .env_remove("CARGO")
             .output()
