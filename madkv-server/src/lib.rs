@@ -1,7 +1,7 @@
 //! One replica of one partition: an ordered map, replicated by [`smr`], behind a front door.
 //!
 //! - [`options`]: the command line.
-//! - [`map`]: the state machine, from commands to records.
+//! - [`map`]: the state machine, from commands to records; `packed`: how the records lie in memory.
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and remembered.
 //! - [`trace`]: the messages of `--trace_messages`.
@@ -11,6 +11,7 @@ pub mod assignment;
 pub mod backend;
 pub mod map;
 pub mod options;
+mod packed;
 pub mod register;
 pub mod run;
 pub mod trace;
