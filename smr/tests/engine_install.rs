@@ -5,6 +5,7 @@
 mod snapshot_support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -20,9 +21,17 @@ use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::disk::{Disk, RealDisk};
 use snapshot_support::*;
 
-/// A state without content.
-#[derive(Clone)]
-struct Nothing;
+/// A state without content, which counts how many of it are gone.
+#[derive(Clone, Default)]
+struct Nothing {
+    gone: Arc<AtomicUsize>,
+}
+
+impl Drop for Nothing {
+    fn drop(&mut self) {
+        self.gone.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 impl Image for Nothing {
     fn write(&self, _: &mut dyn std::io::Write) -> std::io::Result<()> {
@@ -42,11 +51,11 @@ impl StateMachine for Nothing {
     }
 
     fn image(&self) -> Nothing {
-        Nothing
+        self.clone()
     }
 
     fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Nothing> {
-        Ok(Nothing)
+        Ok(Nothing::default())
     }
 }
 
@@ -62,31 +71,39 @@ fn received(meta: &SnapshotMeta) -> (tempfile::TempDir, ReceivedSnapshot) {
     (temp, incoming.finish().unwrap())
 }
 
-// covers S5: the disk does what it is asked in order, so after a crash in the middle the log may still reach back too far, but never begins
-// behind the newest snapshot, which would be quarantine for a sound directory.
-#[test]
-fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
-    let meta = meta(50, 3);
+/// An empty replica of term 3.
+fn engine(state: Nothing) -> Engine<Raft, Nothing> {
     let promise = Promise { term: Term(3), vote: None, lease_us: 0 };
     let recovered = Recovered { promise, snapshot: SnapshotMeta::default(), entries: Vec::new() };
     let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
-    let mut engine = Engine::new(EngineStart {
+    Engine::new(EngineStart {
         group: group(),
         standing: Standing::InService,
         sync_mode: String::new(),
         core,
-        state: Nothing,
+        state,
         sessions: SessionTable::new(),
         snapshot: EntryId::ZERO,
         snapshot_len_bytes: 0,
         snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
         digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
         uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
-    });
+    })
+}
+
+fn install(meta: &SnapshotMeta, file: ReceivedSnapshot, state: Nothing) -> Install<Nothing> {
+    Install { meta: meta.clone(), sessions: SessionTable::new(), state, file }
+}
+
+// covers S5: the disk does what it is asked in order, so after a crash in the middle the log may still reach back too far, but never begins
+// behind the newest snapshot, which would be quarantine for a sound directory.
+#[test]
+fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
+    let meta = meta(50, 3);
+    let mut engine = engine(Nothing::default());
     let (_temp, file) = received(&meta);
     let len_bytes = file.info().len_bytes;
-    let install = Install { meta: meta.clone(), sessions: SessionTable::new(), state: Nothing, file };
-    assert!(engine.install(Time(1), install, len_bytes));
+    assert!(engine.install(Time(1), install(&meta, file, Nothing::default()), len_bytes));
     let actions = engine.take_actions();
     let adopts = actions.iter().position(|action| matches!(action, Action::Adopt(_)));
     let changes = actions.iter().position(|action| match action {
@@ -95,4 +112,24 @@ fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
     });
     assert!(adopts.is_some() && changes.is_some(), "the snapshot is adopted {adopts:?}, the log changed {changes:?}");
     assert!(adopts < changes, "the snapshot is adopted {adopts:?}, after the log was changed {changes:?}");
+}
+
+// Heartbeats and votes wait for the turn, and a million records take their time to go.
+#[test]
+fn state_that_is_not_needed_any_more_is_not_dropped_in_the_turn() {
+    let meta = meta(50, 3);
+    let (old, new, late) = (Nothing::default(), Nothing::default(), Nothing::default());
+    let gone = [&old, &new, &late].map(|state| Arc::clone(&state.gone));
+    let gone = || gone.each_ref().map(|gone| gone.load(Ordering::SeqCst));
+    let mut engine = engine(old);
+    for (state, accepted, gone_after) in [(new, true, [1, 0, 0]), (late, false, [1, 0, 1])] {
+        let before = gone();
+        let (_temp, file) = received(&meta);
+        let len_bytes = file.info().len_bytes;
+        assert_eq!(engine.install(Time(1), install(&meta, file, state), len_bytes), accepted);
+        let actions = engine.take_actions();
+        assert_eq!(gone(), before);
+        drop(actions);
+        assert_eq!(gone(), gone_after);
+    }
 }

@@ -7,9 +7,9 @@ mod transport_support;
 use std::io;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smr::codec;
 use smr::entry::EntryId;
@@ -57,6 +57,8 @@ struct Store {
     changed: Condvar,
     /// While set, appending waits.
     held: AtomicBool,
+    /// How long a chunk takes to append, in milliseconds.
+    append_ms: AtomicU64,
 }
 
 #[derive(Default)]
@@ -113,6 +115,7 @@ impl SnapshotSink for Store {
 
     fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.wait_while_held();
+        std::thread::sleep(Duration::from_millis(self.append_ms.load(Ordering::SeqCst)));
         let mut state = self.state.lock().unwrap();
         assert_eq!(offset, state.part.len() as u64);
         assert!(bytes.len() <= CHUNK_MAX_BYTES);
@@ -174,6 +177,20 @@ fn snapshots_of_all_sizes_arrive_whole() {
     }
     await_that("counted", || b.transport.stats().snapshots_received == sizes.len() as u64);
     assert_eq!(a.transport.stats().snapshots_sent, sizes.len() as u64);
+}
+
+// Both ends serve requests meanwhile, on the same processors and disks.
+#[test]
+fn sender_rests_as_long_as_the_receiver_worked() {
+    const CHUNKS: u32 = 8;
+    const APPEND: Duration = Duration::from_millis(20);
+    let (a, _b, store) = pair();
+    store.append_ms.store(APPEND.as_millis() as u64, Ordering::SeqCst);
+    let began = Instant::now();
+    a.transport.send_snapshot(B, Image::boxed(1, CHUNKS as usize * CHUNK_MAX_BYTES));
+    assert_eq!(outcome(&a), (B, Some(EntryId::new(1, 1))));
+    let took = began.elapsed();
+    assert!(took >= 2 * CHUNKS * APPEND, "{CHUNKS} chunks, each {APPEND:?} of work, in {took:?}");
 }
 
 #[test]

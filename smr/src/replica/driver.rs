@@ -32,7 +32,7 @@ use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, SnapshotImage, StateDigest};
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage};
-use crate::replica::snapshots::{Paced, SnapshotFiles, stand_back};
+use crate::replica::snapshots::{Paced, SnapshotFiles, let_go, stand_back};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
@@ -304,6 +304,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::Write(write) => self.give_to_disk(DiskJob::Write(write))?,
                     Action::Adopt(file) => self.give_to_disk(DiskJob::Adopt(file))?,
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
+                    Action::LetGo(state) => let_go(state),
                     Action::Quarantine(reason) => {
                         // Nobody hears of this node any more; the disk thread ends the process.
                         self.transport.shutdown();

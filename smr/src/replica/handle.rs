@@ -25,7 +25,7 @@ use crate::replica::engine::{
 };
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
-use crate::replica::snapshots::{Intake, SnapshotFiles};
+use crate::replica::snapshots::{Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::{Outcome, ReplyTo, Request, Standing, Submit};
@@ -253,7 +253,9 @@ fn open_life(
     let mut snapshot = SnapshotMeta::default();
     let mut snapshots = None;
     if directory.quarantined().is_none() {
-        let (found, newest) = SnapshotDir::open(disk.clone(), directory.snapshots(), options.group.clone(), None)
+        // Reads the newest one whole, on processors that others in service may share.
+        let (disk, path, group) = (disk.clone(), directory.snapshots(), options.group.clone());
+        let (found, newest) = aside(move || SnapshotDir::open(disk, path, group, None))
             .map_err(|error| StartError::new(format!("{}: {error}", directory.snapshots().display())))?;
         found.notes().iter().for_each(|note| reporter.line(note));
         snapshot = newest.map(|info| info.meta).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! Snapshots between the files, the engine and the network.
 //!
 //! The payload of a snapshot is the session table, then the state machine. A snapshot that arrives is verified and its
-//! state built on a thread of the network's blocking pool; the replica thread only swaps the finished state in.
+//! state built on a thread of its own that stands back behind the others; the replica thread only swaps the finished state
+//! in, and hands the old one to another such thread, because letting go of a million records takes time, too.
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -21,9 +22,10 @@ use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, Snapsho
 use crate::state_machine::StateMachine;
 use crate::transport::{Offer, SnapshotSink, SnapshotSource};
 
-/// How far a thread that writes or builds a snapshot stands back behind the others.
+/// How far a thread that writes, verifies, builds or drops a state stands back behind the others. Not further: a snapshot must
+/// be done before the log is full, also while requests take all processors.
 const SNAPSHOT_NICE: i32 = 10;
-/// After this many bytes of a snapshot its writer rests.
+/// After this many bytes of a snapshot whoever writes or reads it rests.
 const PACE_BYTES: usize = 512 << 10;
 /// It rests no longer than this at a time.
 const REST_MAX: Duration = Duration::from_millis(100);
@@ -75,7 +77,9 @@ impl SnapshotFiles {
 
     /// The state that a snapshot holds.
     pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
-        build(self.0.read(info)?)
+        let reader = self.0.read(info)?;
+        // Nobody is served before it is here.
+        aside(move || build(Paced { inner: reader, rests: Rests(None) }))
     }
 }
 
@@ -97,17 +101,33 @@ fn stop_if_disk_failed(reporter: &Reporter, doing: &str, error: &SnapshotError) 
 }
 
 /// On a thread of its own, because that one stands back: the group serves meanwhile, perhaps on the same processors.
-fn build<S: StateMachine>(mut reader: SnapshotReader) -> Result<(SessionTable, S), SnapshotError> {
+pub(super) fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, SnapshotError> {
     let run = move || {
         stand_back();
-        let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
-        let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
-        reader.finish()?;
-        Ok((sessions, state))
+        work()
     };
     let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run).map_err(SnapshotError::State)?;
     // A panic there ends the process by itself.
-    thread.join().unwrap_or_else(|_| Err(SnapshotError::State(io::Error::other("building the state panicked"))))
+    thread.join().unwrap_or_else(|_| Err(SnapshotError::State(io::Error::other("work at a snapshot panicked"))))
+}
+
+fn build<S: StateMachine>(mut reader: Paced<SnapshotReader>) -> Result<(SessionTable, S), SnapshotError> {
+    let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
+    let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
+    reader.inner.finish()?;
+    Ok((sessions, state))
+}
+
+/// Lets go of a state: a large one takes its time, so elsewhere.
+pub(super) fn let_go<T: Send + 'static>(state: T) {
+    let run = move || {
+        stand_back();
+        drop(state);
+    };
+    // Without a thread for it, it goes here and now.
+    let _ = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run);
 }
 
 /// This thread, for the rest of its life, works only when others leave it time (Linux gives each thread its own niceness).
@@ -116,34 +136,50 @@ pub(super) fn stand_back() {
     let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
 }
 
-/// Writes on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen inside
-/// the writes, so a slow disk is left alone for longer.
-pub(super) struct Paced<'a> {
-    output: &'a mut dyn io::Write,
-    written_bytes: usize,
-    began: Instant,
+/// Writes or reads on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen
+/// inside the writes, so a slow disk is left alone for longer.
+pub(super) struct Paced<T> {
+    inner: T,
+    rests: Rests,
 }
 
-impl<'a> Paced<'a> {
-    pub(super) fn new(output: &'a mut dyn io::Write) -> Paced<'a> {
-        Paced { output, written_bytes: 0, began: Instant::now() }
+impl<T> Paced<T> {
+    pub(super) fn new(inner: T) -> Paced<T> {
+        Paced { inner, rests: Rests(Some((0, Instant::now()))) }
     }
 }
 
-impl io::Write for Paced<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.write(bytes)?;
-        self.written_bytes += written;
-        if self.written_bytes >= PACE_BYTES {
-            std::thread::sleep(self.began.elapsed().min(REST_MAX));
-            self.written_bytes = 0;
-            self.began = Instant::now();
+/// When to rest: how many bytes were carried since the last rest, and when that ended. Never, if `None`.
+struct Rests(Option<(usize, Instant)>);
+
+impl Rests {
+    fn carried(&mut self, count: usize) {
+        let Some((bytes, began)) = &mut self.0 else { return };
+        *bytes += count;
+        if *bytes >= PACE_BYTES {
+            std::thread::sleep(began.elapsed().min(REST_MAX));
+            (*bytes, *began) = (0, Instant::now());
         }
+    }
+}
+
+impl io::Write for Paced<&mut dyn io::Write> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.rests.carried(written);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
+        self.inner.flush()
+    }
+}
+
+impl io::Read for Paced<SnapshotReader> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.rests.carried(count);
+        Ok(count)
     }
 }
 
@@ -234,7 +270,10 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
     fn finish(&self) -> io::Result<()> {
         let current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
-        let built = incoming.finish().and_then(|file| Ok((build(file.read()?)?, file)));
+        let built = aside(move || {
+            let file = incoming.finish()?;
+            Ok((build(Paced::new(file.read()?))?, file))
+        });
         let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
         let install = Install { meta: file.info().meta.clone(), sessions, state, file };

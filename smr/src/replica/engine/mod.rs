@@ -65,6 +65,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
     Adopt(ReceivedSnapshot),
     /// Remove this received snapshot; it came too late.
     Discard(ReceivedSnapshot),
+    /// Drop this on another thread: a state that a snapshot has taken the place of, which may take long.
+    LetGo(Box<(S, SessionTable)>),
     /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
     TakeSnapshot(Box<SnapshotImage<S>>),
     /// Hash this in the background, then call [`Engine::digest_taken`].
@@ -351,8 +353,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 meta.last,
                 self.applied
             );
-            self.state = install.state;
-            self.sessions = install.sessions;
+            let state = std::mem::replace(&mut self.state, install.state);
+            let sessions = std::mem::replace(&mut self.sessions, install.sessions);
+            self.actions.push(Action::LetGo(Box::new((state, sessions))));
             self.applied = meta.last;
             self.snapshot = meta.last;
             self.snapshot_len_bytes = len_bytes;
@@ -363,6 +366,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             let node = self.node;
             self.report(format!("replica {node} installed a snapshot that ends at {}", meta.last));
         } else {
+            self.actions.push(Action::LetGo(Box::new((install.state, install.sessions))));
             self.actions.push(Action::Discard(install.file));
         }
         self.absorb(now, outputs);

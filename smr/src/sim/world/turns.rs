@@ -225,7 +225,7 @@ impl<W: Workload> World<W> {
                         self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
                     }
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
-                    Action::Report(_) => {}
+                    Action::LetGo(_) | Action::Report(_) => {}
                 }
             }
         }

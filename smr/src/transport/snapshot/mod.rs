@@ -3,7 +3,7 @@
 //! ```text
 //! sender   -> Offer  { header, last, length, fingerprint }
 //! receiver -> Resume { offset }               what it has kept of an earlier attempt
-//! sender   -> Chunk  { offset, bytes }   ...  at most a window ahead of the receiver
+//! sender   -> Chunk  { offset, bytes }   ...  in bursts, each acknowledged before the next, with a rest between
 //! receiver -> Ack    { offset behind it } ...
 //! receiver -> Finished                        verified and durable
 //! ```
@@ -29,8 +29,8 @@ pub(super) use self::send::{Sends, send};
 
 /// The largest chunk, in bytes.
 pub const CHUNK_MAX_BYTES: usize = 256 << 10;
-/// Bytes sent ahead of the receiver's acknowledgements: four chunks.
-const WINDOW_BYTES: u64 = 4 * CHUNK_MAX_BYTES as u64;
+/// Bytes sent at once: two chunks. Then the sender waits until they are acknowledged, and rests for as long as that took.
+const BURST_BYTES: u64 = 2 * CHUNK_MAX_BYTES as u64;
 /// The longest [`Offer::header`], in bytes.
 pub const OFFER_HEADER_MAX_BYTES: usize = 64 << 10;
 /// The largest payload of a frame that a receiver takes: a chunk, or an offer, and the lengths in them.

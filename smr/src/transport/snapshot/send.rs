@@ -9,10 +9,10 @@ use serde::Serialize;
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    CALL_MAX_MS, CHUNK_MAX_BYTES, OFFER_HEADER_MAX_BYTES, Offer, SNAPSHOT_SENDS_MAX, SnapshotSource, WINDOW_BYTES, kind,
+    BURST_BYTES, CALL_MAX_MS, CHUNK_MAX_BYTES, OFFER_HEADER_MAX_BYTES, Offer, SNAPSHOT_SENDS_MAX, SnapshotSource, kind,
 };
 use crate::codec;
 use crate::entry::EntryId;
@@ -29,6 +29,9 @@ const ATTEMPTS_MAX: u32 = 10;
 /// How long the failure of a transfer that never began is held back, in milliseconds: whoever asks again at once must
 /// not spin.
 const IMMEDIATE_FAILURE_DELAY_MS: u64 = 200;
+/// A sender rests between two bursts for as long as the last one took, but no longer than this: both ends and their disks serve
+/// requests meanwhile, and a snapshot has time.
+const REST_MAX: Duration = Duration::from_millis(100);
 
 /// The transfers under way.
 pub(in crate::transport) struct Sends {
@@ -156,8 +159,9 @@ async fn attempt<M>(
     };
     let mut sent = acked;
     let mut buffer = Vec::new();
+    let (mut burst_at, mut began) = (acked, Instant::now());
     while acked < offer.len_bytes {
-        if sent < offer.len_bytes && sent - acked < WINDOW_BYTES {
+        if sent < offer.len_bytes && sent - burst_at < BURST_BYTES {
             let len = (offer.len_bytes - sent).min(CHUNK_MAX_BYTES as u64) as usize;
             let bytes = source.read_at(sent, len).await?;
             let len = bytes.len() as u64;
@@ -173,6 +177,10 @@ async fn attempt<M>(
                 other => return Err(other.unexpected()),
             }
             *furthest = acked.max(*furthest);
+            if acked == sent {
+                sleep(began.elapsed().min(REST_MAX)).await;
+                (burst_at, began) = (acked, Instant::now());
+            }
         }
     }
     match answers.next().await? {
