@@ -1,8 +1,9 @@
 //! Does anybody wait because a snapshot of a large state is taken, or sent?
 //!
 //! The state is filled first; then some clients overwrite it, which makes the log grow and the replicas take snapshots.
-//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is killed, left
-//! behind, and started again: the requests until it has the leader's snapshot are a third lot.
+//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is stopped (SIGSTOP),
+//! left behind, and goes on: the requests until it has the leader's snapshot are a third lot. The fourth are those when it was
+//! killed instead, and on the same cores reads what it had before it takes in the snapshot.
 
 use std::fs;
 use std::path::Path;
@@ -82,10 +83,12 @@ pub(super) fn run(keys: u64, place: &Place) -> Outcome {
     );
     compare("taken", &during, &apart);
 
-    let sent = runtime.block_on(while_sent(&mut stage, leader, &client, &next, keys))?;
-    let sent = Lot::of(&sent);
-    sent.describe("while one was sent");
-    compare("sent", &sent, &apart);
+    for (absence, what) in [(Absence::Stopped, "sent"), (Absence::Killed, "sent to a replica that is just started")] {
+        let sent = runtime.block_on(while_sent(&mut stage, leader, absence, &client, &next, keys))?;
+        let sent = Lot::of(&sent);
+        sent.describe(&format!("while one was {what}"));
+        compare(what, &sent, &apart);
+    }
 
     for node in stage.cluster.nodes_of(FIRST).collect::<Vec<_>>() {
         let pid = stage.cluster.process(node).pid().ok_or_else(|| format!("{node} has ended"))?;
@@ -100,10 +103,20 @@ pub(super) fn run(keys: u64, place: &Place) -> Outcome {
     stage.done()
 }
 
-/// Kills a follower, lets the leader's log be cut beyond it, and starts it again; the requests until it has the snapshot.
+/// How a follower comes to be left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// SIGSTOP, SIGCONT.
+    Stopped,
+    /// SIGKILL, and a new process.
+    Killed,
+}
+
+/// Takes a follower away, lets the leader's log be cut beyond it, and brings it back; the requests until it has the snapshot.
 async fn while_sent(
     stage: &mut Stage,
     leader: Node,
+    absence: Absence,
     client: &Client,
     next: &Arc<AtomicU64>,
     keys: u64,
@@ -116,19 +129,25 @@ async fn while_sent(
         tokio::spawn(async move { write(&client, &next, u64::MAX, keys, WRITERS, &stop).await })
     };
     let behind = cluster.status(follower)?.last.index;
-    cluster.process(follower).kill();
+    match absence {
+        Absence::Stopped => cluster.process(follower).freeze(),
+        Absence::Killed => cluster.process(follower).kill(),
+    }
     let reached = |cluster: &Cluster, node: Node, index: Index| {
         cluster.status(node).is_ok_and(|status| status.snapshot.index > index)
     };
     wait(|| reached(cluster, leader, behind)).await?;
     let cut = cluster.status(leader)?.snapshot.index;
     let from = Instant::now();
-    cluster.process(follower).start()?;
+    match absence {
+        Absence::Stopped => cluster.process(follower).thaw(),
+        Absence::Killed => cluster.process(follower).start()?,
+    }
     wait(|| reached(cluster, follower, cut.previous())).await?;
     let to = Instant::now();
     stop.store(true, Ordering::Relaxed);
     let spans = writers.await??;
-    println!("{follower}, left behind, had the leader's snapshot {:?} after it was started again", to - from);
+    println!("{follower}, left behind, had the leader's snapshot {:?} after it was back ({absence:?})", to - from);
     Ok(spans.into_iter().filter(|&(begun, ended)| from <= ended && begun <= to).collect())
 }
 
