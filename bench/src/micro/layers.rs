@@ -34,7 +34,7 @@ const STRIDE: u64 = 7_919;
 pub fn run(directory: &Path, length: Duration, keys: u64) -> Result<(), Trouble> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let build = if cfg!(debug_assertions) { "DEBUG build" } else { "release build" };
-    println!("one thread of {cores} cores, {build}; medians of short turns");
+    println!("processor time of one thread, of {cores} cores, {build}; medians of short turns; snapshots by the clock");
     core(length);
     codec(length)?;
     apply(length, keys);
