@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use smr::fatal::EXIT_FATAL;
 
+use super::BEHIND_ENTRIES;
 use super::small_disk::SmallDisk;
 use crate::cluster::{Cluster, Group, Node, Shape};
 use crate::launcher::sync_flags;
@@ -143,7 +144,9 @@ impl SmallDiskGroup {
         let leader = self.cluster.wait_leader(ONLY, PATIENCE)?;
         let mut client = self.cluster.client()?;
         let mut written = 0;
-        while wait_for(PATIENCE, "a status", || self.cluster.status(leader).ok())?.snapshot.index <= seen {
+        while wait_for(PATIENCE, "a status", || self.cluster.status(leader).ok())?.snapshot.index.0
+            <= seen.0 + BEHIND_ENTRIES
+        {
             if written > LARGE_VALUES_MAX {
                 return Err("the log is never cut".into());
             }
