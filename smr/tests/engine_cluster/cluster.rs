@@ -123,9 +123,10 @@ impl Cluster {
         let counts = Arc::new(Mutex::new(Counts::default()));
         let mut setting = Setting::small(seed, size);
         setting.properties.push(Box::new(Counter { counts: counts.clone(), led: BTreeSet::new() }));
-        // Clients that repeat each operation until it is answered.
+        // Clients that repeat each operation until it is answered. Many ask two replicas at once: so some get through to a new
+        // leader while others still hear the old one.
         let clients = writers + readers;
-        setting.pace = Pace { clients, window: 1, doubled: 0, given_up: 0, trusting: 0, ..Pace::default() };
+        setting.pace = Pace { clients, window: 1, doubled: 300, given_up: 0, trusting: 0, ..Pace::default() };
         let load = Load { registers: Registers::new(REGISTERS, 0), writers };
         Cluster { group: World::new(setting, load), counts }
     }
