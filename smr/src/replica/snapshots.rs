@@ -29,6 +29,10 @@ const SNAPSHOT_NICE: i32 = 10;
 const PACE_BYTES: usize = 512 << 10;
 /// It rests no longer than this at a time.
 const REST_MAX: Duration = Duration::from_millis(100);
+/// It rests so many times as long as it worked ...
+const REST_LONG: u32 = 3;
+/// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before the log fills up.
+const REST_LONG_TOTAL: Duration = Duration::from_secs(3);
 
 /// The replica's snapshot directory, as its threads use it.
 #[derive(Clone)]
@@ -79,7 +83,7 @@ impl SnapshotFiles {
     pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
         let reader = self.0.read(info)?;
         // Nobody is served before it is here.
-        aside(move || build(Paced { inner: reader, rests: Rests(None) }))
+        aside(move || build(Paced { inner: reader, rests: None }))
     }
 }
 
@@ -136,37 +140,61 @@ pub(super) fn stand_back() {
     let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
 }
 
-/// Writes or reads on, but rests as long as it worked: a snapshot has time, and requests must not feel it. Its syncs happen
+/// Writes or reads on, but rests longer than it works: a snapshot has time, and requests must not feel it. Its syncs happen
 /// inside the writes, so a slow disk is left alone for longer.
 pub(super) struct Paced<T> {
     inner: T,
-    rests: Rests,
+    /// `None`: it never rests.
+    rests: Option<Rests>,
 }
 
 impl<T> Paced<T> {
     pub(super) fn new(inner: T) -> Paced<T> {
-        Paced { inner, rests: Rests(Some((0, Instant::now()))) }
+        Paced { inner, rests: Some(Rests::new()) }
+    }
+
+    fn carried(&mut self, count: usize) {
+        if let Some(rests) = &mut self.rests {
+            rests.carried(count);
+        }
     }
 }
 
-/// When to rest: how many bytes were carried since the last rest, and when that ended. Never, if `None`.
-struct Rests(Option<(usize, Instant)>);
+/// When to rest, and for how long.
+struct Rests {
+    /// Bytes that were carried since the last rest.
+    bytes: usize,
+    /// When that ended.
+    began: Instant,
+    /// For how long it has rested so far.
+    total: Duration,
+}
 
 impl Rests {
+    fn new() -> Rests {
+        Rests { bytes: 0, began: Instant::now(), total: Duration::ZERO }
+    }
+
     fn carried(&mut self, count: usize) {
-        let Some((bytes, began)) = &mut self.0 else { return };
-        *bytes += count;
-        if *bytes >= PACE_BYTES {
-            std::thread::sleep(began.elapsed().min(REST_MAX));
-            (*bytes, *began) = (0, Instant::now());
+        self.bytes += count;
+        if self.bytes >= PACE_BYTES {
+            let rest = self.due(self.began.elapsed());
+            std::thread::sleep(rest);
+            *self = Rests { total: self.total + rest, ..Rests::new() };
         }
+    }
+
+    /// How long to rest after having worked for so long.
+    fn due(&self, worked: Duration) -> Duration {
+        let times = if self.total < REST_LONG_TOTAL { REST_LONG } else { 1 };
+        (worked * times).min(REST_MAX)
     }
 }
 
 impl io::Write for Paced<&mut dyn io::Write> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
-        self.rests.carried(written);
+        self.carried(written);
         Ok(written)
     }
 
@@ -178,7 +206,7 @@ impl io::Write for Paced<&mut dyn io::Write> {
 impl io::Read for Paced<SnapshotReader> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.rests.carried(count);
+        self.carried(count);
         Ok(count)
     }
 }
@@ -279,5 +307,20 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let install = Install { meta: file.info().meta.clone(), sessions, state, file };
         let told = self.news.tell(Happening::SnapshotBuilt(Box::new(install), len_bytes));
         if told { Ok(()) } else { Err(io::Error::other("the replica has stopped")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_are_long_until_they_have_taken_their_time_and_then_as_long_as_the_work() {
+        let worked = Duration::from_millis(5);
+        let mut rests = Rests::new();
+        assert_eq!(rests.due(worked), worked * REST_LONG);
+        assert_eq!(rests.due(Duration::from_secs(1)), REST_MAX);
+        rests.total = REST_LONG_TOTAL;
+        assert_eq!(rests.due(worked), worked);
     }
 }
