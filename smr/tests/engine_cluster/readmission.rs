@@ -7,10 +7,13 @@ use smr::sim::machine::path;
 use crate::cluster::{Cluster, Group, status, term};
 use crate::{assert_met, seeds};
 
+/// How often an operator tries: it is told "alive and votes" as long as old messages of the former life come again.
+const TRIES_MAX: usize = 300;
+
 /// Asks the leader, whoever that is, until it is done.
 fn readmit(cluster: &mut Cluster, seat: usize) {
     let mut heard = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..TRIES_MAX {
         let leader = cluster.some_leader();
         // A first try may have got further than whoever asked for it heard.
         let status = status(cluster, leader).unwrap();
