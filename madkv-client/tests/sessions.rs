@@ -11,7 +11,7 @@ use std::time::Duration;
 use fake::{Act, Cluster, eventually};
 use madkv_api::frames::{Ask, Body};
 use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
-use madkv_client::limits::SESSION_WINDOW_MAX;
+use madkv_client::limits::{RESEND_AFTER, SESSION_WINDOW_MAX};
 use madkv_client::{Client, Error, Options, Trace};
 
 fn may_have_happened(error: &Error) -> bool {
@@ -204,6 +204,29 @@ async fn timeout_copy_that_left_may_have_happened() {
         });
         assert!(may_have_happened(&client.put(b"a", b"2").await.unwrap_err()));
     }
+}
+
+// covers C9: the copy that was sent again is refused for certain, but nobody knows what became of the first one.
+#[tokio::test]
+async fn timeout_copy_given_up_for_another_may_have_happened() {
+    let cluster = Cluster::start(1, 3).await;
+    let enough = RESEND_AFTER + Duration::from_secs(1);
+    let client = cluster.client(Some(enough.as_millis() as u64));
+    client.put(b"a", b"1").await.unwrap();
+    let copies = Arc::new(Mutex::new(0));
+    let counted = copies.clone();
+    cluster.rule(0, 0, move |state, ask| {
+        let Ask::Write { .. } = ask else { return None };
+        let mut copies = counted.lock().unwrap();
+        *copies += 1;
+        if *copies == 1 {
+            return Some(Act::Silent);
+        }
+        state.leader = None;
+        Some(Body::NotLeader { leader: None, term: 5 }.into())
+    });
+    assert!(may_have_happened(&client.put(b"a", b"2").await.unwrap_err()));
+    assert_eq!(*copies.lock().unwrap(), 2, "the first copy was given up for a second one");
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub enum Harness {
     Scripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
+    /// The client library against servers that say what a test wants, `madkv-client/tests/sessions.rs`, without seeds.
+    Client,
 }
 
 /// What a harness came to.
@@ -49,13 +51,14 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 6] = [
+    const ALL: [Harness; 7] = [
         Harness::Sim,
         Harness::Library,
         Harness::EngineCluster,
         Harness::Storage,
         Harness::Scripts,
         Harness::EngineInstall,
+        Harness::Client,
     ];
 
     fn name(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Harness {
             Harness::Storage => "storage",
             Harness::Scripts => "scripts",
             Harness::EngineInstall => "engine_install",
+            Harness::Client => "client",
         }
     }
 
@@ -81,6 +85,7 @@ impl Harness {
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
+            Harness::Client => &["test", "--package", "madkv-client", "--test", "sessions", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -102,7 +107,7 @@ impl Harness {
         let program = match self {
             Harness::Sim => tree.target().join("debug").join("examples").join("simulate"),
             Harness::Library => tree.target().join("debug").join("madkv-sim"),
-            Harness::EngineCluster | Harness::Storage | Harness::Scripts | Harness::EngineInstall => {
+            Harness::EngineCluster | Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
                 executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
             }
         };
@@ -174,7 +179,7 @@ impl Built {
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
-            Harness::Storage | Harness::Scripts | Harness::EngineInstall => {
+            Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
                 let mut command = Command::new(&self.program);
                 command.arg("--quiet");
                 Ok(match wait(&mut command, tree, &words, deadline)? {
