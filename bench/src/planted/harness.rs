@@ -29,7 +29,7 @@ pub enum Harness {
     Scripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
-    /// The client library against servers that say what a test wants, `madkv-client/tests/sessions.rs`, without seeds.
+    /// The client library against servers that say what a test wants, `madkv-client/tests`, without seeds.
     Client,
 }
 
@@ -85,7 +85,7 @@ impl Harness {
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
-            Harness::Client => &["test", "--package", "madkv-client", "--test", "sessions", "--no-run"],
+            Harness::Client => &["test", "--package", "madkv-client", "--tests", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
@@ -104,23 +104,26 @@ impl Harness {
             let first = words.lines().find(|line| line.starts_with("error")).unwrap_or("no error said");
             return Err(TreeError::Program(format!("does not build: {first}")));
         }
-        let program = match self {
-            Harness::Sim => tree.target().join("debug").join("examples").join("simulate"),
-            Harness::Library => tree.target().join("debug").join("madkv-sim"),
+        let programs = match self {
+            Harness::Sim => vec![tree.target().join("debug").join("examples").join("simulate")],
+            Harness::Library => vec![tree.target().join("debug").join("madkv-sim")],
             Harness::EngineCluster | Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
-                executable(&words).ok_or(TreeError::Program("no test executable".to_owned()))?
+                executables(&words)
             }
         };
-        // Cargo names it from where it was called, and the harness is called from elsewhere.
-        Ok(Built { harness: self, program: tree.path().join(program) })
+        if programs.is_empty() {
+            return Err(TreeError::Program("no test executable".to_owned()));
+        }
+        // Cargo names them from where it was called, and the harness is called from elsewhere.
+        Ok(Built { harness: self, programs: programs.into_iter().map(|program| tree.path().join(program)).collect() })
     }
 }
 
-/// The path in cargo's line `Executable tests/x.rs (path)`.
-fn executable(words: &str) -> Option<PathBuf> {
-    let line = words.lines().find(|line| line.trim_start().starts_with("Executable"))?;
-    let (_, rest) = line.split_once('(')?;
-    Some(PathBuf::from(rest.trim_end_matches(')')))
+/// The paths in cargo's lines `Executable tests/x.rs (path)`.
+fn executables(words: &str) -> Vec<PathBuf> {
+    let lines = words.lines().filter(|line| line.trim_start().starts_with("Executable"));
+    let paths = lines.filter_map(|line| Some(line.rsplit_once('(')?.1.trim_end_matches(')')));
+    paths.map(PathBuf::from).collect()
 }
 
 impl fmt::Display for Harness {
@@ -141,7 +144,8 @@ impl FromStr for Harness {
 #[derive(Debug)]
 pub struct Built {
     harness: Harness,
-    program: PathBuf,
+    /// At least one. Only tests without seeds may be several.
+    programs: Vec<PathBuf>,
 }
 
 impl Built {
@@ -154,7 +158,7 @@ impl Built {
         let words = tree.target().join("said");
         match self.harness {
             Harness::Sim | Harness::Library => {
-                let mut command = Command::new(&self.program);
+                let mut command = Command::new(&self.programs[0]);
                 let range = format!("0..{seeds}");
                 match self.harness {
                     Harness::Library => command.args(["--library", "--seeds", &range]),
@@ -169,7 +173,7 @@ impl Built {
             }
             Harness::EngineCluster => {
                 for seed in 0..seeds {
-                    let mut command = Command::new(&self.program);
+                    let mut command = Command::new(&self.programs[0]);
                     command.arg("--quiet").env("SEEDS", format!("{seed}..{}", seed + 1));
                     match wait(&mut command, tree, &words, deadline)? {
                         (None, _) => return Ok(Run::Silent { tried: format!("{seed} seeds, {} s", time.as_secs()) }),
@@ -180,13 +184,16 @@ impl Built {
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
             Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
-                let mut command = Command::new(&self.program);
-                command.arg("--quiet");
-                Ok(match wait(&mut command, tree, &words, deadline)? {
-                    (None, _) => Run::Silent { tried: format!("{} s", time.as_secs()) },
-                    (Some(true), _) => Run::Silent { tried: "all tests".to_owned() },
-                    (Some(false), said) => Run::Complained { seed: 0, said: panic_of(&said) },
-                })
+                for program in &self.programs {
+                    let mut command = Command::new(program);
+                    command.arg("--quiet");
+                    match wait(&mut command, tree, &words, deadline)? {
+                        (None, _) => return Ok(Run::Silent { tried: format!("{} s", time.as_secs()) }),
+                        (Some(true), _) => {}
+                        (Some(false), said) => return Ok(Run::Complained { seed: 0, said: panic_of(&said) }),
+                    }
+                }
+                Ok(Run::Silent { tried: "all tests".to_owned() })
             }
         }
     }
@@ -251,9 +258,11 @@ mod tests {
 
     #[test]
     fn executable_and_panic_are_found_in_what_was_said() {
-        let words =
-            "   Compiling smr\n  Executable tests/engine_cluster/main.rs (target/debug/deps/engine_cluster-1)\n";
-        assert_eq!(executable(words), Some(PathBuf::from("target/debug/deps/engine_cluster-1")));
+        let words = "   Compiling smr\n  Executable tests/engine_cluster/main.rs (target/debug/deps/engine_cluster-1)\n  Executable unittests src/lib.rs (target/debug/deps/x-2)\n";
+        assert_eq!(
+            executables(words),
+            ["target/debug/deps/engine_cluster-1", "target/debug/deps/x-2"].map(PathBuf::from)
+        );
         let said = "running 3 tests\n\nthread 'x' (7) panicked at smr/src/a.rs:1:2:\nseed 3: lost\nnote: run with\n";
         assert_eq!(panic_of(said), "seed 3: lost");
     }
