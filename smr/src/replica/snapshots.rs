@@ -32,7 +32,9 @@ const REST_MAX: Duration = Duration::from_millis(100);
 /// It rests so many times as long as it worked ...
 const REST_LONG: u32 = 3;
 /// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before the log fills up.
-const REST_LONG_TOTAL: Duration = Duration::from_secs(3);
+const REST_LONG_TOTAL: Duration = Duration::from_secs(2);
+/// Having rested for this long it rests no more: whoever waits for it has patience for `CALL_MAX_MS` only.
+const REST_TOTAL_MAX: Duration = Duration::from_secs(20);
 
 /// The replica's snapshot directory, as its threads use it.
 #[derive(Clone)]
@@ -186,7 +188,11 @@ impl Rests {
 
     /// How long to rest after having worked for so long.
     fn due(&self, worked: Duration) -> Duration {
-        let times = if self.total < REST_LONG_TOTAL { REST_LONG } else { 1 };
+        let times = match self.total {
+            total if total < REST_LONG_TOTAL => REST_LONG,
+            total if total < REST_TOTAL_MAX => 1,
+            _ => 0,
+        };
         (worked * times).min(REST_MAX)
     }
 }
@@ -315,12 +321,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rests_are_long_until_they_have_taken_their_time_and_then_as_long_as_the_work() {
+    fn rests_are_long_at_first_then_as_long_as_the_work_and_end_when_they_have_taken_their_time() {
         let worked = Duration::from_millis(5);
         let mut rests = Rests::new();
         assert_eq!(rests.due(worked), worked * REST_LONG);
         assert_eq!(rests.due(Duration::from_secs(1)), REST_MAX);
         rests.total = REST_LONG_TOTAL;
         assert_eq!(rests.due(worked), worked);
+        rests.total = REST_TOTAL_MAX;
+        assert_eq!(rests.due(worked), Duration::ZERO);
     }
 }
