@@ -311,7 +311,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.give_to_disk(DiskJob::Quarantine(reason))?;
                     }
                     Action::TakeSnapshot(image) => self.take_snapshot(image)?,
-                    Action::TakeDigest(image) => self.take_digest(image)?,
+                    Action::TakeDigest(image) => self.take_digest(image),
                     Action::SendDigest(to, digest) => {
                         self.transport.queue(to, PeerMessage::Digest(digest), Lane::Urgent, DIGEST_MESSAGE_BYTES);
                         messages_leave = true;
@@ -346,17 +346,20 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         .map_err(|error| format!("no thread for a snapshot: {error}"))
     }
 
-    fn take_digest(&self, image: Box<SnapshotImage<S>>) -> Result<(), String> {
+    /// Without a thread for it there is none this time: nobody depends on it.
+    fn take_digest(&mut self, image: Box<SnapshotImage<S>>) {
         let news = self.news.clone();
-        spawn_vital(format!("{} digest", self.reporter.who()), move || {
+        let spawned = spawn_vital(format!("{} digest", self.reporter.who()), move || {
             stand_back();
             let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(&mut Paced::new(output)));
             // If nobody listens any more the replica has been shut down.
             let _ = news.tell(Happening::DigestTaken(digest));
             Ok(())
-        })
-        .map(|_| ())
-        .map_err(|error| format!("no thread for a digest: {error}"))
+        });
+        if let Err(error) = spawned {
+            self.reporter.line(&format!("no thread to hash the state: {error}"));
+            self.turns.engine_mut().digest_given_up();
+        }
     }
 
     /// Opening the file may take the disk's time, so it happens elsewhere.

@@ -8,7 +8,8 @@
 //! - replicas that differ without a majority on either side cannot tell who is wrong. They go on, and say so.
 //!
 //! Nothing waits for a comparison, and nothing is proven by its absence: who is busy with an earlier hash leaves an entry out, and a
-//! message may be lost. The next entry of this kind brings the next comparison.
+//! message may be lost. The next entry of this kind brings the next comparison. Replicas that take longer than there is between two of
+//! these entries may leave out different ones, and then compare nothing.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -96,11 +97,16 @@ impl Audit {
         Audit { every, under_way: false, valid_from: Index::ZERO, own: None, peers: BTreeMap::new() }
     }
 
-    /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] must follow.
+    /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] or [`Audit::given_up`] must follow.
     pub(super) fn begins_at(&mut self, index: Index) -> bool {
         let begins = index.0.is_multiple_of(self.every) && !self.under_way;
         self.under_way |= begins;
         begins
+    }
+
+    /// The hash that was begun will not come.
+    pub(super) fn given_up(&mut self) {
+        self.under_way = false;
     }
 
     /// This replica's hash. `None` if the state has been replaced meanwhile: then it is for nobody.
@@ -244,5 +250,13 @@ mod tests {
         assert_eq!(audit.compare(ME, &three(), ME), []);
         assert!(audit.begins_at(Index(24)));
         assert!(!audit.begins_at(Index(25)));
+    }
+
+    #[test]
+    fn hash_given_up_leaves_room_for_the_next() {
+        let mut audit = Audit::new(8);
+        assert!(audit.begins_at(Index(8)));
+        audit.given_up();
+        assert!(audit.begins_at(Index(16)));
     }
 }

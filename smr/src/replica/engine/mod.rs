@@ -69,7 +69,7 @@ pub enum Action<P: Protocol, S: StateMachine> {
     LetGo(Box<(S, SessionTable)>),
     /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
     TakeSnapshot(Box<SnapshotImage<S>>),
-    /// Hash this in the background, then call [`Engine::digest_taken`].
+    /// Hash this in the background, then call [`Engine::digest_taken`] or [`Engine::digest_given_up`].
     TakeDigest(Box<SnapshotImage<S>>),
     /// Tell this node what the hash of the state was; nobody waits for it.
     SendDigest(NodeId, StateDigest),
@@ -316,6 +316,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let others = self.core.status().configuration.members().into_iter().filter(|node| *node != self.node);
         self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
         self.compare_digests(self.node);
+    }
+
+    /// The state that was to be hashed will not be.
+    pub fn digest_given_up(&mut self) {
+        self.audit.given_up();
     }
 
     /// Another member says what its state was.
