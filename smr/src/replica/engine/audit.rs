@@ -7,9 +7,9 @@
 //!   what it holds is wrong, on disk too, and a readmission takes a sound state from the others.
 //! - replicas that differ without a majority on either side cannot tell who is wrong. They go on, and say so.
 //!
-//! Nothing waits for a comparison, and nothing is proven by its absence: who is busy with an earlier hash leaves an entry out, and a
-//! message may be lost. The next entry of this kind brings the next comparison. Replicas that take longer than there is between two of
-//! these entries may leave out different ones, and then compare nothing.
+//! Nothing waits for a comparison, and nothing is proven by its absence: a message may be lost, and who is busy with an earlier hash leaves
+//! an entry out. From then on it takes every second one, or fourth, until it keeps up: multiples of multiples, so that replicas of different
+//! speed still meet at the same entries.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -25,6 +25,9 @@ use crate::state_machine::{Image as _, StateMachine};
 /// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing a
 /// million keys takes some tenths of a second of a thread that stands back.
 pub const DIGEST_EVERY_ENTRIES: u64 = 1 << 18;
+
+/// A replica that does not keep up takes one of so many of these entries at least.
+const STRIDE_MAX: u64 = 64;
 
 /// A hash of configuration, sessions and state machine as of one entry. Equal on all sound replicas of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +85,12 @@ pub(super) enum Finding {
 /// The hashes of this replica and of its peers.
 pub(super) struct Audit {
     every: u64,
+    /// Of the entries at which hashes are taken, one of so many is this replica's: a power of two.
+    stride: u64,
     /// A hash is being computed.
     under_way: bool,
+    /// One had to be left out since that began.
+    left_out: bool,
     /// What was applied up to here came with a snapshot of others: a hash of before says nothing about the state of now.
     valid_from: Index,
     own: Option<StateDigest>,
@@ -94,14 +101,29 @@ pub(super) struct Audit {
 impl Audit {
     /// Hashes are taken at multiples of `every`.
     pub(super) fn new(every: u64) -> Audit {
-        Audit { every, under_way: false, valid_from: Index::ZERO, own: None, peers: BTreeMap::new() }
+        Audit {
+            every,
+            stride: 1,
+            under_way: false,
+            left_out: false,
+            valid_from: Index::ZERO,
+            own: None,
+            peers: BTreeMap::new(),
+        }
     }
 
     /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] or [`Audit::given_up`] must follow.
     pub(super) fn begins_at(&mut self, index: Index) -> bool {
-        let begins = index.0.is_multiple_of(self.every) && !self.under_way;
-        self.under_way |= begins;
-        begins
+        if !index.0.is_multiple_of(self.every * self.stride) {
+            return false;
+        }
+        if self.under_way {
+            self.left_out = true;
+            self.stride = (self.stride * 2).min(STRIDE_MAX);
+            return false;
+        }
+        self.under_way = true;
+        true
     }
 
     /// The hash that was begun will not come.
@@ -113,6 +135,9 @@ impl Audit {
     #[must_use]
     pub(super) fn taken(&mut self, digest: StateDigest) -> Option<StateDigest> {
         self.under_way = false;
+        if !std::mem::take(&mut self.left_out) {
+            self.stride = (self.stride / 2).max(1);
+        }
         if digest.index < self.valid_from {
             return None;
         }
@@ -248,8 +273,35 @@ mod tests {
         audit.heard(B, digest(8, 2));
         audit.heard(C, digest(8, 2));
         assert_eq!(audit.compare(ME, &three(), ME), []);
-        assert!(audit.begins_at(Index(24)));
-        assert!(!audit.begins_at(Index(25)));
+        assert!(audit.begins_at(Index(32)));
+        assert!(!audit.begins_at(Index(33)));
+    }
+
+    // covers L17: whose hashes last longer than the entries between them would otherwise never meet the others.
+    #[test]
+    fn replica_that_does_not_keep_up_takes_multiples_that_others_take_too() {
+        // One is busy for as long as 20 entries take, the other for 5.
+        let taken = |busy: u64| {
+            let mut audit = Audit::new(8);
+            let (mut at, mut done_at) = (Vec::new(), None);
+            for index in 1..=400 {
+                if done_at == Some(index) {
+                    let begun = *at.last().unwrap();
+                    let _ = audit.taken(digest(begun, 1));
+                }
+                if audit.begins_at(Index(index)) {
+                    at.push(index);
+                    done_at = Some(index + busy);
+                }
+            }
+            at
+        };
+        let (slow, quick) = (taken(20), taken(5));
+        assert_eq!(quick.len(), 50, "who keeps up leaves nothing out");
+        assert!(slow.len() >= 10 && slow.iter().all(|index| quick.contains(index)), "{slow:?}");
+        let slower = taken(37);
+        let met = slower.iter().filter(|index| slow.contains(index)).count();
+        assert!(met >= 4, "{slower:?} and {slow:?} meet {met} times");
     }
 
     #[test]
