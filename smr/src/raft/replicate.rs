@@ -112,7 +112,10 @@ impl View<'_> {
             Pace::Snapshot(Transfer::Failed) => {
                 let alive = self.now.since_us(progress.alive_at()) < self.settings.election_timeout_us;
                 if alive {
-                    progress.want_snapshot(self.log.snapshot().index);
+                    // It may have refused the snapshot because it has it, from before a crash, and could not say so.
+                    let previous = self.log.snapshot();
+                    out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
+                    progress.want_snapshot(previous.index);
                     out.outputs.snapshots_wanted.push(to);
                 }
             }

@@ -185,7 +185,7 @@ impl Script {
                 let outputs = self.cluster.send_snapshot(meta, node(to));
                 self.note(node(to), outputs);
             }
-            ("carry", [from, to, options @ ..]) => self.carry(node(from), node(to), options.contains(&"late")),
+            ("carry", [from, to, options @ ..]) => self.carry(node(from), node(to), options),
             ("fail", [from, to]) => {
                 self.take_wanted(node(from), node(to));
                 self.step(node(from), Input::SnapshotSent { to: node(to), last: None });
@@ -401,12 +401,12 @@ impl Script {
         wanted.unwrap_or_else(|| panic!("nobody asked for a snapshot from {from} to {to}"))
     }
 
-    fn carry(&mut self, from: NodeId, to: NodeId, late: bool) {
+    fn carry(&mut self, from: NodeId, to: NodeId, options: &[&str]) {
         let meta = self.take_wanted(from, to);
-        if late {
+        if options.contains(&"late") {
             self.late = Some(meta.clone());
         }
-        let last = Some(meta.last);
+        let last = (!options.contains(&"broken")).then_some(meta.last);
         let outputs = self.cluster.send_snapshot(meta, to);
         self.note(to, outputs);
         self.step(from, Input::SnapshotSent { to, last });
