@@ -5,8 +5,10 @@
 //! more than its bytes; here it is 6 bytes and a share of its leaf, and a map that is read from a file is built by tens of
 //! thousands of insertions instead of a million.
 //!
-//! A leaf is known by its *bound*, a key that none of its keys lies below and that lies above all keys of the leaf before.
-//! The first leaf's bound is the empty key, so every key has a leaf that it belongs to.
+//! A leaf is known by its *bound*, a byte string that none of its keys lies below and that lies above all keys of the leaf before.
+//! The first leaf's bound is empty, so every key has a leaf that it belongs to.
+//!
+//! A record too large for a leaf has one of its own. Its neighbours come and go in the leaves beside it, and it is not copied for them.
 
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -42,6 +44,11 @@ impl Leaf {
         Iter(&self.0)
     }
 
+    /// Whether it holds a single record, one too large for a leaf.
+    fn is_one_huge_record(&self) -> bool {
+        self.0.len() > LEAF_MAX_BYTES && self.iter().nth(1).is_none()
+    }
+
     /// Where the record of this key stands, or where it would have to.
     fn find(&self, key: &[u8]) -> Result<Range<usize>, usize> {
         let mut start = 0;
@@ -55,6 +62,12 @@ impl Leaf {
         }
         Err(start)
     }
+}
+
+/// The shortest bound between two neighbouring keys: above the one, not above the other. A long key need not lie in memory twice.
+fn separator(before: &[u8], key: &[u8]) -> Arc<[u8]> {
+    let common = before.iter().zip(key).take_while(|(left, right)| left == right).count();
+    Arc::from(&key[..key.len().min(common + 1)])
 }
 
 /// The records of a leaf, or of what is left of it.
@@ -128,6 +141,11 @@ impl Records {
         };
         let (place, found) = leaf.find(key).map_or_else(|at| (at..at, false), |place| (place, true));
         *len += usize::from(!found);
+        if !found && leaf.is_one_huge_record() {
+            let (bound, huge) = (bound.clone(), leaf.clone());
+            self.insert_beside(bound, huge, key, value);
+            return false;
+        }
         if found
             && place.len() == HEADER_BYTES + key.len() + value.len()
             && let Some(bytes) = Arc::get_mut(&mut leaf.0)
@@ -150,6 +168,39 @@ impl Records {
             *leaf = Leaf(Arc::from(&scratch[..]));
         }
         found
+    }
+
+    /// Puts a record in that belongs to the leaf of a huge one: into the leaf in front of that or the one behind it, if there is room,
+    /// else into one of its own. Only bounds change, so the huge record is not copied: many small ones may come beside it.
+    fn insert_beside(&mut self, bound: Arc<[u8]>, huge: Leaf, key: &[u8], value: &[u8]) {
+        let Some((huge_key, _)) = huge.iter().next() else { return };
+        let len = HEADER_BYTES + key.len() + value.len();
+        let has_room = |leaf: &Leaf| leaf.0.len() + len <= LEAF_MAX_BYTES;
+        self.scratch.clear();
+        if key < huge_key {
+            let before = self.leaves.range::<_, [u8]>((Bound::Unbounded, Bound::Excluded(&bound[..]))).next_back();
+            let before = before.filter(|(_, leaf)| has_room(leaf)).map(|(before, leaf)| (before.clone(), leaf.clone()));
+            self.leaves.insert(separator(key, huge_key), huge.clone());
+            // Without a leaf in front, the new one takes the huge record's old bound: it is the first leaf, perhaps.
+            let taken = if let Some((before, leaf)) = before {
+                self.leaves.remove(&bound);
+                self.scratch.extend_from_slice(&leaf.0);
+                before
+            } else {
+                bound
+            };
+            push(&mut self.scratch, key, value);
+            self.leaves.insert(taken, Leaf(Arc::from(&self.scratch[..])));
+        } else {
+            let behind = self.leaves.range::<_, [u8]>((Bound::Excluded(&bound[..]), Bound::Unbounded)).next();
+            let behind = behind.filter(|(_, leaf)| has_room(leaf)).map(|(behind, leaf)| (behind.clone(), leaf.clone()));
+            push(&mut self.scratch, key, value);
+            if let Some((behind, leaf)) = behind {
+                self.scratch.extend_from_slice(&leaf.0);
+                self.leaves.remove(&behind);
+            }
+            self.leaves.insert(separator(huge_key, key), Leaf(Arc::from(&self.scratch[..])));
+        }
     }
 
     /// Removes a record; whether there was one.
@@ -186,8 +237,9 @@ impl Records {
         for end in cuts.into_iter().chain([len]) {
             if start < end {
                 let piece = &self.scratch[start..end];
+                let last = Iter(&self.scratch[..start]).last().map(|(key, _)| key);
                 let first = Iter(piece).next().map_or(&[][..], |(key, _)| key);
-                let bound = if start == 0 { bound.clone() } else { Arc::from(first) };
+                let bound = last.map_or_else(|| bound.clone(), |last| separator(last, first));
                 self.leaves.insert(bound, Leaf(Arc::from(piece)));
                 start = end;
             }
@@ -250,8 +302,10 @@ impl Builder {
     pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) {
         let len = HEADER_BYTES + key.len() + value.len();
         if !self.leaf.is_empty() && self.leaf.len() + len > LEAF_MAX_BYTES {
+            let last = Iter(&self.leaf).last().map_or(&[][..], |(key, _)| key);
+            let bound = separator(last, key);
             self.end_leaf();
-            self.bound = Arc::from(key);
+            self.bound = bound;
         }
         push(&mut self.leaf, key, value);
         self.records.len += 1;
@@ -330,6 +384,65 @@ mod tests {
             1 => Just(Step::Copy),
         ];
         proptest::collection::vec(step, 0..400)
+    }
+
+    /// Where the value of this key lies.
+    fn address(records: &Records, key: &[u8]) -> *const u8 {
+        records.get(key).expect("a record").as_ptr()
+    }
+
+    /// Three records of 1 MiB, as read from a file.
+    fn three_huge() -> Records {
+        let mut builder = Builder::default();
+        ["b", "d", "f"].iter().for_each(|key| builder.push(key.as_bytes(), &vec![7; VALUE_MAX_BYTES]));
+        builder.build()
+    }
+
+    #[test]
+    fn small_records_beside_a_huge_one_in_any_order_never_copy_it() {
+        type Order = fn(usize) -> usize;
+        const COUNT: usize = 500;
+        let orders: [(&str, Order); 3] =
+            [("ascending", |step| step), ("descending", |step| COUNT - 1 - step), ("mixed", |step| step * 203 % COUNT)];
+        for (name, order) in orders {
+            let mut records = three_huge();
+            let places = ["b", "d", "f"].map(|key| address(&records, key.as_bytes()));
+            let mut model: Model =
+                ["b", "d", "f"].iter().map(|key| (key.as_bytes().to_vec(), vec![7; VALUE_MAX_BYTES])).collect();
+            for step in 0..COUNT {
+                // In front of the first, between, and behind the last; also such that lie between a key and what is longer.
+                for prefix in ["a", "b", "c", "d\0", "ez", "f"] {
+                    let key = format!("{prefix}{:08}", order(step)).into_bytes();
+                    assert!(!records.insert(&key, b"value"));
+                    model.insert(key, b"value".to_vec());
+                }
+                // Deleting and putting the nearest neighbour again and again is no way to it, either.
+                let nearest = b"d\0".to_vec();
+                assert!(!records.insert(&nearest, b""));
+                assert!(records.remove(&nearest));
+            }
+            check(&records, &model);
+            assert_eq!(places, ["b", "d", "f"].map(|key| address(&records, key.as_bytes())), "{name}: copied");
+            assert!(records.scratch.capacity() < 64 * LEAF_MAX_BYTES, "{name}: copied on the way");
+            // Nor does each small record have a leaf of its own.
+            let small_bytes = 6 * COUNT * (HEADER_BYTES + 15);
+            let leaves = records.leaves.len();
+            assert!(leaves <= 3 * small_bytes / LEAF_MAX_BYTES + 20, "{name}: {leaves} leaves for {small_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn bounds_between_long_keys_are_as_long_as_needed() {
+        let long = |first: u8| [&[first][..], &[b'x'; KEY_MAX_BYTES - 1]].concat();
+        let (mut records, mut builder) = (Records::default(), Builder::default());
+        for first in 0..=u8::MAX {
+            records.insert(&long(first.wrapping_mul(101)), b"");
+            builder.push(&long(first), b"");
+        }
+        for records in [records, builder.build()] {
+            assert_eq!(records.leaves.len(), 256);
+            assert!(records.leaves.keys().all(|bound| bound.len() <= 1), "long keys lie in memory twice");
+        }
     }
 
     proptest! {
