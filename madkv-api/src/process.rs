@@ -4,7 +4,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,6 +29,8 @@ const EXIT_INTERRUPTED: i32 = 130;
 const NETWORK_THREADS_MAX: usize = 4;
 /// How long an orderly end may take in the replica, in milliseconds; it promises 3 s.
 const SHUTDOWN_REPLICA_MS: u64 = 3_500;
+/// How long to wait before stdin is tried again where a read does not wait.
+const STDIN_LOOK: Duration = Duration::from_millis(200);
 /// How long connections may take for what they still have to say, in milliseconds.
 const SHUTDOWN_DOOR_MS: u64 = 1_000;
 
@@ -140,9 +142,26 @@ pub fn jittered(base: Duration) -> Duration {
 }
 
 fn terminate_at_end_of_stdin() {
-    // An error is an end as well: nobody can be heard there any more.
-    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    read_to_end_of(std::io::stdin().lock(), || std::thread::sleep(STDIN_LOOK));
     let _ = kill_process(getpid(), Number::TERM);
+}
+
+/// Reads until there is nothing more to come. Whoever shares the descriptor may have made it non-blocking: that there is nothing yet is
+/// no end; then it is tried again after `pause`. Any other error is one: nobody can be heard there any more.
+fn read_to_end_of(mut input: impl Read, mut pause: impl FnMut()) {
+    let mut buffer = [0; 1024];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pause(),
+            Err(error) => {
+                tracing::warn!("stdin ends with an error: {error}");
+                return;
+            }
+        }
+    }
 }
 
 /// The signals that end a process in order.
@@ -203,6 +222,30 @@ mod tests {
         let draws: Vec<Duration> = (0..100).map(|_| jittered(base)).collect();
         assert!(draws.iter().all(|&draw| draw >= base / 2 && draw <= base * 3 / 2), "{draws:?}");
         assert!(draws.iter().any(|&draw| draw != draws[0]), "a constant is no jitter");
+    }
+
+    /// Gives what was ordered, one after the other; fails if it is asked for more.
+    struct Ordered(std::collections::VecDeque<std::io::Result<usize>>);
+
+    impl Read for Ordered {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            self.0.pop_front().expect("read on after the end")
+        }
+    }
+
+    #[test]
+    fn read_to_end_of_goes_on_after_interruptions_and_while_nothing_has_come() {
+        let fails = |kind: ErrorKind| Err(std::io::Error::from(kind));
+        let some: [std::io::Result<usize>; 4] =
+            [fails(ErrorKind::Interrupted), fails(ErrorKind::WouldBlock), Ok(5), fails(ErrorKind::WouldBlock)];
+        for end in [Ok(0), fails(ErrorKind::ConnectionReset)] {
+            let again = some.iter().map(|one| one.as_ref().map_or_else(|error| fails(error.kind()), |len| Ok(*len)));
+            let mut input = Ordered(again.chain([end]).collect());
+            let mut pauses = 0;
+            read_to_end_of(&mut input, || pauses += 1);
+            assert!(input.0.is_empty(), "it ended early: {:?} were left", input.0);
+            assert_eq!(pauses, 2, "only where a read does not wait");
+        }
     }
 
     // covers B9

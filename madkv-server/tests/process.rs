@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -213,6 +216,24 @@ async fn server_waiting_for_a_manager_says_so_once_and_ends_at_a_signal() {
     assert_eq!(server.expect_end(ORDERLY_END), Some(0));
     let lines = server.all_lines();
     assert_eq!(lines.iter().filter(|line| line.contains("waiting for a manager")).count(), 1, "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_told_to_end_with_stdin_does_so_and_not_while_a_non_blocking_one_is_merely_silent() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    // For all who share it, as a program beside this one on the same terminal might.
+    theirs.set_nonblocking(true).unwrap();
+    let mut line = site.line();
+    line.push("--end_with_stdin".to_owned());
+    let mut server = Process::start_on(&line, OwnedFd::from(theirs).into());
+    let client = site.open_session().await;
+    ours.write_all(b"to nobody").unwrap();
+    assert!(!site.put(client, 1, b"k", b"v").await);
+    assert!(server.child.try_wait().unwrap().is_none(), "{:#?}", server.all_lines());
+    drop(ours);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{:#?}", server.all_lines());
 }
 
 // covers G3

@@ -25,8 +25,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a command line.
     pub(crate) fn start(line: &[String]) -> Process {
-        let mut child =
-            Command::new(&line[0]).args(&line[1..]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        Process::start_on(line, Stdio::null())
+    }
+
+    /// Starts a command line, which reads from `stdin`.
+    pub(crate) fn start_on(line: &[String], stdin: Stdio) -> Process {
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(stdin).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let (sender, lines) = channel();
         std::thread::spawn(move || {
