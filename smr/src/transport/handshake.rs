@@ -25,8 +25,8 @@ use crate::wire::{self, FrameReader, WireError};
 const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The version of what replicas say to each other, messages of the protocol core included.
 /// Raise it also when the bytes of a state's or a session table's image change: replicas compare hashes of them, and a sound one
-/// of another build would be taken for the odd one out.
-pub(super) const PEER_PROTOCOL_VERSION: u16 = 3;
+/// of another build would be taken for the odd one out. The tests `digest` of `madkv-server` and `madkv-manager` pin both together.
+pub const PEER_PROTOCOL_VERSION: u16 = 3;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
 /// The longest reason of a refusal, in bytes; the rest is cut off. Fits the payload, with its length.

@@ -42,6 +42,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+pub use self::handshake::PEER_PROTOCOL_VERSION;
 pub use self::inbound::INBOUND_CONNECTIONS_MAX;
 pub use self::outbound::{BULK_LANE_MAX_BYTES, LANE_MESSAGES_MAX, URGENT_LANE_MAX_BYTES};
 pub use self::snapshot::{
