@@ -9,7 +9,8 @@ use smr::protocol::{CoreStatus, Protocol, Role};
 use smr::sim::clients::Pace;
 use smr::sim::dice::Dice;
 use smr::sim::ledger::Ledger;
-use smr::sim::properties::{Happening, Machines, Property};
+use smr::sim::machine::Shape;
+use smr::sim::properties::{End, Happening, Machines, Property};
 use smr::sim::workload::{Operation, Register, Registers, Seen, Workload};
 use smr::sim::world::{Setting, World};
 
@@ -20,6 +21,7 @@ const REGISTERS: u8 = 2;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) crashes: u64,
+    pub(crate) disk_errors: u64,
     pub(crate) snapshots_taken: u64,
     pub(crate) installs: u64,
     pub(crate) transfers_broken: u64,
@@ -29,6 +31,7 @@ pub(crate) struct Counts {
 impl AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.crashes += other.crashes;
+        self.disk_errors += other.disk_errors;
         self.snapshots_taken += other.snapshots_taken;
         self.installs += other.installs;
         self.transfers_broken += other.transfers_broken;
@@ -50,7 +53,10 @@ impl Property for Counter {
     fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
         let mut counts = self.counts.lock().unwrap();
         match happening {
-            Happening::Ended { .. } => counts.crashes += 1,
+            Happening::Ended { end, .. } => {
+                counts.crashes += 1;
+                counts.disk_errors += u64::from(matches!(end, End::DiskError(_)));
+            }
             Happening::SnapshotTaken { .. } => counts.snapshots_taken += 1,
             Happening::SnapshotInstalled { accepted: true, .. } => counts.installs += 1,
             Happening::SnapshotSent { last: None, .. } => counts.transfers_broken += 1,
@@ -120,9 +126,21 @@ impl DerefMut for Cluster {
 impl Cluster {
     /// A group of `size` empty directories, which found their group in the first moments.
     pub(crate) fn new(seed: u64, size: u16, writers: usize, readers: usize) -> Cluster {
+        Cluster::shaped(seed, Shape::small(size), writers, readers, Vec::new())
+    }
+
+    /// The same with limits of one's own, and more that must hold.
+    pub(crate) fn shaped(
+        seed: u64,
+        shape: Shape,
+        writers: usize,
+        readers: usize,
+        properties: Vec<Box<dyn Property>>,
+    ) -> Cluster {
         let counts = Arc::new(Mutex::new(Counts::default()));
-        let mut setting = Setting::small(seed, size);
+        let mut setting = Setting { shape, ..Setting::small(seed, 1) };
         setting.properties.push(Box::new(Counter { counts: counts.clone(), led: BTreeSet::new() }));
+        setting.properties.extend(properties);
         // Clients that repeat each operation until it is answered. Many ask two replicas at once: so some get through to a new
         // leader while others still hear the old one.
         let clients = writers + readers;
@@ -143,6 +161,11 @@ impl Cluster {
     /// So many messages of a hundred are lost.
     pub(crate) fn lose_percent(&mut self, percent: u64) {
         self.network.weather.loss = 10 * percent;
+    }
+
+    /// So many bytes of ballast in each command from now on.
+    pub(crate) fn load_with_ballast(&mut self, bytes: usize) {
+        self.clients.workload.registers.ballast_bytes = bytes;
     }
 
     /// The leader, of whom there must be one soon.

@@ -1,5 +1,14 @@
 //! Crashes, by kills and by power cuts, of some and of all.
 
+use std::collections::BTreeMap;
+
+use smr::entry::Index;
+use smr::sim::ledger::Ledger;
+use smr::sim::machine::Shape;
+use smr::sim::properties::{Happening, Property, View};
+use smr::storage::Engine;
+use smr::storage::virtual_disk::Fault;
+
 use crate::cluster::{Cluster, Counts};
 use crate::{assert_met, seeds};
 
@@ -50,4 +59,59 @@ fn leader_crash_replaced_within_tens_of_milliseconds() {
     }
     pauses.sort_unstable();
     assert!(pauses[10] <= 100, "median of {pauses:?} ms");
+}
+
+/// Sessions and state together are the same whenever the replica stands at an index, also in a later life.
+#[derive(Default)]
+struct OneStateForEachIndex(BTreeMap<Index, u64>);
+
+impl Property for OneStateForEachIndex {
+    fn name(&self) -> &'static str {
+        "L16 applied index, sessions and data move in one step"
+    }
+
+    fn on(&mut self, _: &Happening<'_>, _: &Ledger) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn after_step(&mut self, view: &View<'_>, _: &Ledger) -> Result<(), String> {
+        let (Some(node), Some(digest)) = (view.machines.node(0), view.machines.deep_digest(0)) else { return Ok(()) };
+        let first = *self.0.entry(node.applied.index).or_insert(digest);
+        let same = first == digest;
+        same.then_some(()).ok_or_else(|| format!("other sessions or another state than before at {}", node.applied))
+    }
+}
+
+/// A replica alone: what it forgets, or does twice, no other one mends. The power goes at this operation of its disk, if at any. Where its
+/// disk stands in the end, how many snapshots it took meanwhile, and whether the power went.
+fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
+    let shape = Shape { engine, ..Shape::small(1) };
+    let mut cluster = Cluster::shaped(1, shape, 3, 1, vec![Box::new(OneStateForEachIndex::default())]);
+    cluster.load_with_ballast(200);
+    if let Some(operation) = cut_at {
+        cluster.machines[0].disk.fault_at(operation, Fault::PowerOff);
+    }
+    cluster.run_for(220_000);
+    let (operations, counts) = (cluster.machines[0].disk.operations(), cluster.counts());
+    if counts.crashes > 0 {
+        cluster.run_until_that(2_000_000, "a restart", |group| group.applied(0).is_some());
+        cluster.expect_writes(2_000_000);
+    }
+    cluster.fall_silent();
+    cluster.begin_last_reads();
+    cluster.fall_silent();
+    cluster.check();
+    (operations, counts.snapshots_taken, counts.crashes > 0)
+}
+
+// covers L16 D1: applied index, sessions and data come from one snapshot and the entries behind it, or not at all.
+#[test]
+fn crash_at_each_storage_operation_while_entries_are_applied_nothing_applied_twice_or_skipped() {
+    for engine in [Engine::Journal, Engine::Segments, Engine::Simulated] {
+        let (operations, snapshots, _) = lone(engine, None);
+        assert!(operations > 150 && snapshots > 1, "{engine:?}: {operations} operations, {snapshots} snapshots");
+        for operation in 0..operations {
+            assert!(lone(engine, Some(operation)).2, "{engine:?}: no power cut at operation {operation}");
+        }
+    }
 }

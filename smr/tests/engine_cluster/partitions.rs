@@ -145,3 +145,54 @@ fn leader_with_one_flapping_link_stays() {
         cluster.calm_down();
     }
 }
+
+/// Cuts some links one after the other, then mends them in another order; for how long there was no leader's write in between.
+fn close_and_reopen(seed: u64, size: u16) -> u64 {
+    let mut cluster = Cluster::new(seed, size, 3, 1);
+    cluster.run_for(1_500_000);
+    let pairs: Vec<(u16, u16)> = (0..size).flat_map(|from| (0..from).map(move |to| (from, to))).collect();
+    // A third of all, or two thirds, or all.
+    let share = 1 + cluster.draw(3);
+    let mut links: Vec<(u16, u16)> = pairs.into_iter().filter(|_| cluster.draw(3) < share).collect();
+    shuffle(&mut cluster, &mut links);
+    for &(one, other) in &links {
+        cluster.cut(one, other);
+        cluster.cut(other, one);
+        // A connection that is closed is news at both ends.
+        cluster.reset(usize::from(one), usize::from(other));
+        cluster.reset(usize::from(other), usize::from(one));
+        let us = cluster.draw(800_000);
+        cluster.run_for(us);
+    }
+    let us = cluster.draw(3_000_000);
+    cluster.run_for(us);
+    let silence_us = cluster.no_write_since_us();
+    shuffle(&mut cluster, &mut links);
+    for (one, other) in links {
+        cluster.network.cut.remove(&(one, other));
+        cluster.network.cut.remove(&(other, one));
+        let us = cluster.draw(800_000);
+        cluster.run_for(us);
+    }
+    assert!(cluster.network.cut.is_empty());
+    // Ten election timeouts (the catalogue's time for everything).
+    cluster.expect_writes(6_000_000);
+    cluster.some_leader();
+    cluster.calm_down();
+    silence_us
+}
+
+fn shuffle(cluster: &mut Cluster, links: &mut [(u16, u16)]) {
+    for place in (1..links.len()).rev() {
+        let other = cluster.draw(place as u64 + 1) as usize;
+        links.swap(place, other);
+    }
+}
+
+// covers N4
+#[test]
+fn links_closed_one_by_one_and_reopened_in_another_order_the_group_converges() {
+    let silences: Vec<u64> = seeds(10).map(|seed| close_and_reopen(seed, if seed % 2 == 0 { 5 } else { 3 })).collect();
+    let served = silences.iter().filter(|us| **us < 500_000).count();
+    assert_met(served > 1 && served + 1 < silences.len(), &silences);
+}

@@ -7,10 +7,10 @@ use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::message::{Body, Message};
 use smr::raft::{Raft, Settings};
-use smr::sim::machine::path;
+use smr::sim::machine::{Shape, path};
 use smr::storage::disk::Disk;
 
-use crate::cluster::{Cluster, Counts};
+use crate::cluster::{Cluster, Counts, Group, status};
 use crate::{assert_met, seeds};
 
 /// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it all.
@@ -100,6 +100,86 @@ fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
         // And it is on the disk: the node comes back.
         cluster.crash(leader, true);
         cluster.expect_equally_far(5_000_000);
+        cluster.check();
+    }
+}
+
+// covers S14
+#[test]
+fn trigger_while_a_snapshot_is_written_another_one_follows_though_nobody_writes_any_more() {
+    for seed in seeds(6) {
+        let mut cluster = Cluster::new(seed, 3, 3, 0);
+        // Each write is a fifth of what triggers a snapshot, so that they always come too fast.
+        cluster.load_with_ballast(1_000);
+        // Replicas that share a machine do not all begin at once.
+        let trigger_bytes = *cluster.shape().snapshot_log_bytes.end() * 11 / 8;
+        let log_bytes = |group: &Group, seat| status(group, seat).map_or(0, |status| status.log_bytes);
+        let longest = |group: &Group| (0..3).map(|seat| log_bytes(group, seat)).max().unwrap_or_default();
+        cluster.run_for(1_500_000);
+        let (taken, mut longest_bytes) = (cluster.counts().snapshots_taken, 0);
+        for _ in 0..200 {
+            cluster.run_for(10_000);
+            longest_bytes = longest_bytes.max(longest(&cluster));
+        }
+        let taken = cluster.counts().snapshots_taken - taken;
+        assert!(taken > 50, "seed {seed}: {taken} snapshots are no load");
+        assert!(longest_bytes < 20 * trigger_bytes, "seed {seed}: a log of {longest_bytes} bytes");
+        // In the middle of one.
+        cluster.run_until_that(2_000_000, "a trigger while a snapshot is written", |group| {
+            longest(group) > 2 * trigger_bytes
+        });
+        cluster.fall_silent();
+        cluster.run_for(500_000);
+        for seat in 0..3 {
+            let left = log_bytes(&cluster, seat);
+            assert!(left < trigger_bytes, "seed {seed}: {left} bytes stay in the log of replica {seat}");
+        }
+        cluster.check();
+    }
+}
+
+// covers L15: entries come from memory, where no read can fail.
+#[test]
+fn follower_behind_is_caught_up_by_a_leader_that_cannot_read_its_disk() {
+    for seed in 0..4 {
+        // No snapshot in the time of this test: all entries are in the log.
+        let shape = Shape { snapshot_log_bytes: 1 << 30..=1 << 30, ..Shape::small(3) };
+        let mut cluster = Cluster::shaped(seed, shape, 3, 0, Vec::new());
+        cluster.run_for(1_500_000);
+        let leader = cluster.some_leader();
+        let behind = (leader + 1) % 3;
+        (0..10_000).for_each(|read| cluster.fail_read(leader, read));
+        cluster.cut_off(behind, false);
+        cluster.run_for(3_000_000);
+        let missing = cluster.applied(leader).unwrap() - cluster.applied(behind).unwrap();
+        assert!(missing > 500, "seed {seed}: it is {missing} entries behind only");
+        let written = cluster.applied(leader);
+        cluster.heal_cuts();
+        cluster.run_until_that(2_000_000, "the follower has it all", |group| group.applied(behind) >= written);
+        assert_eq!((cluster.leader(), cluster.counts().crashes), (Some(leader), 0), "seed {seed}");
+        cluster.calm_down();
+    }
+}
+
+// covers L15 D8: what has to be read is a snapshot.
+#[test]
+fn leader_that_cannot_read_what_a_follower_needs_ends_and_sends_nothing_in_its_place() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 0);
+        cluster.run_for(1_500_000);
+        let leader = cluster.some_leader();
+        let behind = (leader + 1) % 3;
+        cluster.cut_off(behind, false);
+        cluster.run_for(2_000_000);
+        cluster.fall_silent();
+        let reached = cluster.applied(behind);
+        (0..10_000).for_each(|read| cluster.fail_read(leader, read));
+        cluster.heal_cuts();
+        cluster.run_until_that(2_000_000, "the leader's end", |group| group.machines[leader].is_down());
+        assert_eq!((cluster.counts().disk_errors, cluster.applied(behind)), (1, reached), "seed {seed}");
+        // Whoever leads next has a snapshot that can be read.
+        cluster.expect_equally_far(10_000_000);
+        assert!(cluster.applied(behind) > reached);
         cluster.check();
     }
 }
