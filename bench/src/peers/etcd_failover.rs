@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::measure::Trouble;
 use crate::peers::etcd::{Connection, Etcd};
-use crate::trial::Way;
+use crate::trial::{Outcome, Way};
 
 /// Answers between two kills.
 const ANSWERS_BETWEEN: usize = 300;
@@ -26,8 +26,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Each answered write: when it began, and when it was answered.
 type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
-/// Kills the leader so often; the client's longest wait for each.
-pub(super) async fn strike(etcd: &mut Etcd, way: Way, kills: usize) -> Result<Vec<Duration>, Trouble> {
+/// Kills the leader so often; the client's longest wait for each. `go_on` as with MadKV's.
+pub(super) async fn strike(
+    etcd: &mut Etcd,
+    way: Way,
+    kills: usize,
+    go_on: &dyn Fn() -> Outcome,
+) -> Result<Vec<Duration>, Trouble> {
     let (answers, stop) = (Answers::default(), Arc::new(AtomicBool::new(false)));
     let client = tokio::spawn(write(etcd.addresses(), Arc::clone(&answers), Arc::clone(&stop)));
     let mut moments = Vec::new();
@@ -45,6 +50,10 @@ pub(super) async fn strike(etcd: &mut Etcd, way: Way, kills: usize) -> Result<Ve
             Way::Freeze => etcd.process(leader).thaw(),
         }
         etcd.wait_whole(PATIENCE).await?;
+        if let Err(error) = go_on() {
+            stop.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
     }
     more(&answers).await?;
     stop.store(true, Ordering::Relaxed);

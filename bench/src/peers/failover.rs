@@ -15,7 +15,7 @@ use crate::launcher::Interrupted;
 use crate::measure::{Trouble, commit};
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::programs::Programs;
-use crate::trial::{Way, fresh_directory, percentile, strike};
+use crate::trial::{Outcome, Way, fresh_directory, percentile, strike};
 
 /// Kills of one store before it is the other's turn.
 const TURN_KILLS: usize = 5;
@@ -92,16 +92,14 @@ fn all_ways(
     let mut ours = MadKv::start(&wanted, &directory.join("madkv"))?;
     println!("madkv: {}", ours.description());
     let mut etcd = Rival::start(options, &directory.join("etcd"))?;
+    let go_on = || if interrupted.signal().is_some() { Err("interrupted".into()) } else { Ok(()) };
     for &way in &options.ways {
         let (mut our_pauses, mut its_pauses) = (Vec::new(), Vec::new());
         while our_pauses.len() < options.kills {
             let kills = TURN_KILLS.min(options.kills - our_pauses.len());
             let prefix = format!("{way:?}{}-", our_pauses.len());
-            our_pauses.extend(strike(ours.cluster(), way, kills, &prefix)?);
-            its_pauses.extend(etcd.strike(way, kills)?);
-            if interrupted.signal().is_some() {
-                return Err("interrupted".into());
-            }
+            our_pauses.extend(strike(ours.cluster(), way, kills, &prefix, &go_on)?);
+            its_pauses.extend(etcd.strike(way, kills, &go_on)?);
             eprintln!("{}: {} of {} kills", way.name(), our_pauses.len(), options.kills);
         }
         tell(way, "madkv", &mut our_pauses);
@@ -145,9 +143,9 @@ impl Rival {
         Ok(Rival(store.map(|store| (store, runtime))))
     }
 
-    fn strike(&mut self, way: Way, kills: usize) -> Result<Vec<Duration>, Trouble> {
+    fn strike(&mut self, way: Way, kills: usize, go_on: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
         match &mut self.0 {
-            Some((store, runtime)) => runtime.block_on(super::etcd_failover::strike(store, way, kills)),
+            Some((store, runtime)) => runtime.block_on(super::etcd_failover::strike(store, way, kills, go_on)),
             None => Ok(Vec::new()),
         }
     }
@@ -168,7 +166,7 @@ impl Rival {
         Ok(Rival)
     }
 
-    fn strike(&mut self, _: Way, _: usize) -> Result<Vec<Duration>, Trouble> {
+    fn strike(&mut self, _: Way, _: usize, _: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
         Ok(Vec::new())
     }
 }

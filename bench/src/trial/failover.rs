@@ -36,7 +36,7 @@ pub(super) fn run(kills: usize, place: &Place) -> Outcome {
         [(Way::Kill, "kill", 150, Some(2_000)), (Way::Freeze, "freeze", 1_500, None)]
     {
         let name = way.name();
-        let mut pauses = strike(&mut stage.cluster, way, kills, prefix)?;
+        let mut pauses = strike(&mut stage.cluster, way, kills, prefix, &|| Ok(()))?;
         let list: Vec<String> = pauses.iter().map(|pause| pause.as_millis().to_string()).collect();
         println!("{name}: longest pause of the client for each kill, ms: {}", list.join(" "));
         pauses.sort();
@@ -56,12 +56,13 @@ pub(super) fn run(kills: usize, place: &Place) -> Outcome {
 }
 
 /// Strikes the leader so often under a running client, whose key begins with `prefix`, new for each call; the client's
-/// longest wait for each.
+/// longest wait for each. Ends with the error of `go_on`, which is asked behind each strike, if it gives one.
 pub(crate) fn strike(
     cluster: &mut Cluster,
     way: Way,
     kills: usize,
     prefix: &str,
+    go_on: &dyn Fn() -> Outcome,
 ) -> Result<Vec<Duration>, Box<dyn std::error::Error + Send + Sync>> {
     // One key, so one partition.
     let mut load = Load::start(cluster, &Plan { clients: 1, keys: 1, prefix: format!("{{{prefix}}}") })?;
@@ -78,6 +79,7 @@ pub(crate) fn strike(
         }
         load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
         revive(cluster, leader, way)?;
+        go_on()?;
     }
     load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
     let history = load.finish()?;
