@@ -59,7 +59,7 @@ disk-errors places="10":
 power-cut-images count="10000":
     POWER_CUT_IMAGES={{count}} cargo test --quiet --release -p smr --test storage images_of_power_cuts
 
-# Trace the system calls of a lone PUT: is it on the device of a majority before the answer leaves? Needs strace.
+# Trace the system calls under a load: is each write on the device of a majority before its answer leaves? Needs strace.
 durable:
     cargo run --quiet --release --bin madkv-trial -- durable
 
@@ -91,9 +91,17 @@ micro:
 snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}
 
-# A million overwrites of a thousand keys; print directory sizes, memory and restart time.
-bounded overwrites="1000000":
-    cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}}
+# A million overwrites of a thousand keys: directories are bounded, memory is flat; print sizes and restart time.
+bounded overwrites="1000000" value_bytes="100":
+    cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}} --value-bytes {{value_bytes}}
+
+# Restart all nodes in turn under load, as often as told; nothing acknowledged is lost; print how long writes wait at most.
+rolling rounds="100":
+    cargo run --quiet --release --bin madkv-trial -- rolling --rounds {{rounds}}
+
+# Kill leaders under one command-line client, for about a minute: one line out for each line in, in order, STOP last.
+transcript kills="300":
+    cargo run --quiet --release --bin madkv-trial -- transcript --kills {{kills}}
 
 # Bring up clusters of many shapes, up to 9 replicas and 50 partitions, and run README's script on each.
 shapes:

@@ -18,6 +18,7 @@
 //! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`fuzz`]: what `madkv-fuzz` does: clients with conflicting requests, and a check of what they heard.
 //! - [`sim_library`]: the client library against simulated groups, from one seed.
+//! - [`transcript`]: what a command-line client prints while leaders die under it.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 //! - [`seeds`]: what `madkv-sim` does.
 //! - [`ycsb`]: YCSB's core workloads.
@@ -50,6 +51,7 @@ mod progress;
 pub mod report;
 pub mod seeds;
 pub mod sim_library;
+pub mod transcript;
 pub mod trial;
 pub mod wait;
 pub mod ycsb;

@@ -1,4 +1,7 @@
-//! A thousand keys, overwritten a million times: does anything grow that should not?
+//! A thousand keys, overwritten a million times: does anything grow that should not (fault catalogue D17)?
+//!
+//! A directory may take five times the live data, and a constant for the log behind the last snapshot. Memory must be flat: what a server
+//! takes at most in the last third is what it took at most in the second, but for a little.
 
 use std::fs;
 use std::io;
@@ -13,26 +16,47 @@ use crate::trial::{Outcome, PATIENCE, Place, Stage, library_client, verdict};
 
 /// Keys that are overwritten.
 const KEYS: u64 = 1_000;
-/// Size of a value, in bytes.
-const VALUE_BYTES: usize = 100;
 /// Overwrites under way at a time.
 const AT_A_TIME: u64 = 256;
 /// How often to look at memory and directories meanwhile, in milliseconds.
 const LOOK_MS: u64 = 500;
-/// A directory stays below this, in bytes.
-const DIRECTORY_TARGET_BYTES: u64 = 200 << 20;
-/// A server's memory stays below this, in bytes.
+/// A directory takes at most so many times the live data ...
+const DIRECTORY_TIMES_LIVE: u64 = 5;
+/// ... and this, in bytes, for the log: it is cut when it has as many bytes as the last snapshot, 16 to 64 MiB, some of it is kept for
+/// followers, and what keeps it needs room to work in.
+const DIRECTORY_CONSTANT_BYTES: u64 = 200 << 20;
+/// Memory may grow by a tenth and this, in bytes, from the second third of a run to the last: allocators are not exact.
+const MEMORY_SLACK_BYTES: u64 = 16 << 20;
+/// A server's memory stays below this, in bytes, with values of the usual size.
 const MEMORY_TARGET_BYTES: u64 = 150 << 20;
 /// From the start of the processes to the first answer.
 const RESTART_TARGET: Duration = Duration::from_secs(3);
 
+/// The most that a server took, over all and of memory in each third of the run.
 #[derive(Clone, Copy, Default)]
 struct Peak {
     directory_bytes: u64,
-    memory_bytes: u64,
+    memory_bytes: [u64; 3],
 }
 
-pub(super) fn run(overwrites: u64, place: &Place) -> Outcome {
+impl Peak {
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes.into_iter().max().unwrap_or_default()
+    }
+
+    /// What has grown that must not, in words.
+    fn grown(&self, live_bytes: u64) -> Option<String> {
+        let limit = DIRECTORY_TIMES_LIVE * live_bytes + DIRECTORY_CONSTANT_BYTES;
+        if self.directory_bytes > limit {
+            return Some(format!("its directory to {} bytes, limit {limit}", self.directory_bytes));
+        }
+        let [_, before, last] = self.memory_bytes;
+        let limit = before + before / 10 + MEMORY_SLACK_BYTES;
+        (last > limit).then(|| format!("its memory to {last} bytes, limit {limit} by what it had before"))
+    }
+}
+
+pub(super) fn run(overwrites: u64, value_bytes: usize, place: &Place) -> Outcome {
     let mut stage = Stage::set(place)?;
     let cluster = &mut stage.cluster;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -52,31 +76,36 @@ pub(super) fn run(overwrites: u64, place: &Place) -> Outcome {
                         return Ok::<_, madkv_client::Error>(());
                     }
                     let key = format!("key{}", number % KEYS);
-                    client.put(key.as_bytes(), value(number).as_bytes()).await?;
+                    client.put(key.as_bytes(), format!("{number:0>value_bytes$}").as_bytes()).await?;
                 }
             })
         })
         .collect();
     let mut peaks = vec![Peak::default(); servers.len()];
     while !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
-        look(cluster, &servers, &mut peaks)?;
+        let third = 3 * next.load(Ordering::Relaxed).min(overwrites - 1) / overwrites;
+        look(cluster, &servers, &mut peaks, third as usize)?;
         std::thread::sleep(Duration::from_millis(LOOK_MS));
     }
     for task in tasks {
         runtime.block_on(task)??;
     }
-    look(cluster, &servers, &mut peaks)?;
+    look(cluster, &servers, &mut peaks, 2)?;
     let length = start.elapsed();
-    println!("{overwrites} overwrites of {KEYS} keys in {:.1} s", length.as_secs_f64());
+    println!("{overwrites} overwrites of {KEYS} keys with {value_bytes} B each in {:.1} s", length.as_secs_f64());
+    let live_bytes = KEYS * value_bytes as u64;
     for (&node, peak) in servers.iter().zip(&peaks) {
         println!(
-            "{node}: directory {} MiB at most, {} MiB now (target 200: {}), memory {} MiB at most (target 150: {})",
+            "{node}: directory {} MiB at most, {} MiB now; memory {} MiB at most (target 150: {}), in thirds {:?}",
             peak.directory_bytes >> 20,
             directory_bytes(&cluster.backer_path(node))? >> 20,
-            verdict(peak.directory_bytes < DIRECTORY_TARGET_BYTES),
-            peak.memory_bytes >> 20,
-            verdict(peak.memory_bytes < MEMORY_TARGET_BYTES),
+            peak.memory_bytes() >> 20,
+            verdict(peak.memory_bytes() < MEMORY_TARGET_BYTES),
+            peak.memory_bytes.map(|bytes| bytes >> 20),
         );
+        if let Some(what) = peak.grown(live_bytes) {
+            return Err(format!("{node} has grown, {what}").into());
+        }
     }
 
     for &node in &servers {
@@ -98,7 +127,7 @@ pub(super) fn run(overwrites: u64, place: &Place) -> Outcome {
     for key in 0..KEYS.min(overwrites) {
         let found = line_client.get(&format!("key{key}"), PATIENCE)?.unwrap_or_default();
         let number: u64 = found.trim_start_matches('0').parse().unwrap_or_default();
-        if number % KEYS != key || number + AT_A_TIME + KEYS < overwrites || found.len() != VALUE_BYTES {
+        if number % KEYS != key || number + AT_A_TIME + KEYS < overwrites || found.len() != value_bytes {
             return Err(format!("key{key} holds {found:?} after {overwrites} overwrites").into());
         }
     }
@@ -106,16 +135,12 @@ pub(super) fn run(overwrites: u64, place: &Place) -> Outcome {
     stage.done()
 }
 
-fn value(number: u64) -> String {
-    format!("{number:0>VALUE_BYTES$}")
-}
-
-fn look(cluster: &mut Cluster, servers: &[Node], peaks: &mut [Peak]) -> io::Result<()> {
+fn look(cluster: &mut Cluster, servers: &[Node], peaks: &mut [Peak], third: usize) -> io::Result<()> {
     for (&node, peak) in servers.iter().zip(peaks) {
         let directory = directory_bytes(&cluster.backer_path(node))?;
         peak.directory_bytes = peak.directory_bytes.max(directory);
         let memory = cluster.process(node).resident_bytes().unwrap_or_default();
-        peak.memory_bytes = peak.memory_bytes.max(memory);
+        peak.memory_bytes[third] = peak.memory_bytes[third].max(memory);
     }
     Ok(())
 }
@@ -133,4 +158,21 @@ fn directory_bytes(path: &Path) -> io::Result<u64> {
         }
     }
     Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIVE_BYTES: u64 = 100_000_000;
+
+    #[test]
+    fn grown_beyond_five_times_the_live_data_or_in_the_last_third_is_found_out() {
+        let sound = Peak { directory_bytes: 700_000_000, memory_bytes: [10 << 20, 100 << 20, 126 << 20] };
+        assert_eq!(sound.grown(LIVE_BYTES), None);
+        let directory = Peak { directory_bytes: 710_000_000, ..sound };
+        assert!(directory.grown(LIVE_BYTES).unwrap().contains("directory"));
+        let memory = Peak { memory_bytes: [200 << 20, 100 << 20, 127 << 20], ..sound };
+        assert!(memory.grown(LIVE_BYTES).unwrap().contains("memory"));
+    }
 }

@@ -1,7 +1,7 @@
 //! `madkv-trial`: longer runs that measure or torment a cluster of real processes.
 //!
 //! Each trial prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the exit
-//! code is non-zero only if data was lost, doubled or wrong, or the trial could not be carried out.
+//! code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the trial could not be carried out.
 
 mod bounded;
 mod damage;
@@ -11,9 +11,11 @@ mod durable;
 mod failover;
 mod kill_all;
 mod power_cuts;
+mod rolling;
 mod shapes;
 mod snapshots;
 mod speed;
+mod transcript;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ use crate::launcher::{choose_log_engine, sync_flags};
 use crate::programs::Programs;
 pub use failover::Way;
 pub(crate) use failover::strike;
+pub use rolling::round as rolling_restart;
 
 /// How long anything may take that must happen in the end.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -72,6 +75,24 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
+    /// Restart all nodes in turn under load, again and again; check that no acknowledged write is lost, and how long writes wait
+    Rolling {
+        /// How often
+        #[arg(long, default_value_t = 100)]
+        rounds: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Kill leaders under one command-line client; each line must get one answer, in order, STOP included
+    Transcript {
+        /// Kills
+        #[arg(long, default_value_t = 300)]
+        kills: usize,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Cut the power under load on a loop-mounted ext4; every write acknowledged before must be there (needs root)
     PowerCuts {
         /// How often
@@ -81,7 +102,7 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Trace the system calls of a lone PUT: is it on the device of a majority before the answer leaves? (needs strace)
+    /// Trace the system calls under a load: is each write on the device of a majority before its answer leaves? (needs strace)
     Durable {
         /// Where and with what shape.
         #[command(flatten)]
@@ -105,11 +126,14 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Many overwrites of a thousand keys; print directory sizes, memory and restart time
+    /// Many overwrites of a thousand keys: directories are bounded, memory is flat; print sizes and restart time
     Bounded {
         /// Overwrites
-        #[arg(long, default_value_t = 1_000_000)]
+        #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
         overwrites: u64,
+        /// Size of a value, in bytes
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1 << 20))]
+        value_bytes: u64,
         /// Where and with what shape.
         #[command(flatten)]
         place: Place,
@@ -178,6 +202,8 @@ pub fn run(options: &Options) -> Outcome {
     match &options.trial {
         Trial::Failover { kills, place } => failover::run(*kills, place),
         Trial::KillAll { rounds, place } => kill_all::run(*rounds, place),
+        Trial::Rolling { rounds, place } => rolling::run(*rounds, place),
+        Trial::Transcript { kills, place } => transcript::run(*kills, place),
         Trial::PowerCuts { cuts, place } => power_cuts::run(*cuts, place),
         Trial::Durable { place } => durable::run(place),
         Trial::Speed { clients, lone_puts, seconds, value_bytes, place } => {
@@ -189,7 +215,7 @@ pub fn run(options: &Options) -> Outcome {
             };
             speed::run(&plan, place)
         }
-        Trial::Bounded { overwrites, place } => bounded::run(*overwrites, place),
+        Trial::Bounded { overwrites, value_bytes, place } => bounded::run(*overwrites, *value_bytes as usize, place),
         Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
         Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Trial::DiskFull { place } => disk_full::run(place),
@@ -287,7 +313,18 @@ mod tests {
 
     #[test]
     fn options_of_each_trial_parse() {
-        for trial in ["failover", "kill-all", "power-cuts", "durable", "speed", "bounded", "snapshots", "shapes"] {
+        for trial in [
+            "failover",
+            "kill-all",
+            "power-cuts",
+            "durable",
+            "speed",
+            "bounded",
+            "snapshots",
+            "shapes",
+            "rolling",
+            "transcript",
+        ] {
             Options::try_parse_from(["madkv-trial", trial]).unwrap();
         }
     }

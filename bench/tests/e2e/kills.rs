@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use madkv_bench::line_client::NoAnswer;
+use madkv_bench::transcript::under_failovers;
+use madkv_bench::trial::rolling_restart;
 
 use crate::scene::{ONLY, PATIENCE, SMALL, Scene, WATCH};
 
@@ -117,4 +119,20 @@ fn terminated_under_load_each_process_ends_in_order() {
     }
     let history = load.finish().unwrap();
     history.check(&scene).unwrap();
+}
+
+// covers C11: a minute of it: `just transcript`.
+#[test]
+fn client_prints_one_line_for_each_in_order_while_leaders_are_killed_and_confirms_stop_last() {
+    let mut scene = Scene::new(SMALL);
+    let lines = under_failovers(&mut scene, 4, PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+    assert!(lines > 700, "{lines} lines");
+}
+
+// covers B11: one round of it; a hundred, and how long writes wait: `just rolling`.
+#[test]
+fn every_node_restarted_in_turn_under_load_nothing_is_lost() {
+    let mut scene = Scene::new(SMALL);
+    let round = rolling_restart(&mut scene, 1).unwrap_or_else(|error| panic!("{error}"));
+    assert!(round.left.iter().all(|(_, value)| value.is_some()), "{round:?}");
 }
