@@ -42,6 +42,8 @@ use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 
 /// Jobs that may wait for the disk thread.
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
+/// A turn that concerns more requests than these is one of many: a single client has one under way, and a second one may just have come.
+const BUSY_REQUESTS: usize = 2;
 /// Long answers (scans) under way at once; the next ones are `Busy`.
 const SCANS_MAX: usize = 64;
 /// How long an orderly shutdown waits for another leader.
@@ -176,6 +178,8 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) scans: Arc<AtomicUsize>,
     /// When the replica thread looks again by itself.
     pub(super) alarm: Time,
+    /// Requests that the last turn found waiting or took in.
+    pub(super) concerned: usize,
     /// Whom to tell when the replica has stopped, once it was told to.
     pub(super) stopping: Option<Sender<()>>,
 }
@@ -185,11 +189,12 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
         if self.is_stopping() {
             return Ok(());
         }
+        self.concerned = self.turns.waiting();
         if let Some(done) = self.take_events() {
             self.stopping = Some(done);
             return Ok(());
         }
-        self.take_requests();
+        self.concerned += self.take_requests();
         let now = self.clock.now();
         self.turns.tick_if_due(now, !self.inbox.events.is_empty());
         if self.turns.closes_readmission(now) {
@@ -201,6 +206,10 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
 
     fn is_stopping(&self) -> bool {
         self.stopping.is_some()
+    }
+
+    fn is_busy(&self) -> bool {
+        self.concerned > BUSY_REQUESTS
     }
 
     /// Hands over, answers what waits, and says so.
@@ -277,14 +286,17 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         None
     }
 
-    fn take_requests(&mut self) {
+    /// Returns how many there were.
+    fn take_requests(&mut self) -> usize {
         let (requests, now) = arrived(self.inbox.requests.try_iter(), REQUESTS_PER_TURN, || self.clock.now());
         let (seats, transport) = (&self.seats, &self.transport);
         let present = || {
             let connected = |&name: &NodeName| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });
             seats.iter().filter_map(connected).collect()
         };
+        let count = requests.len();
         self.turns.requests(now, requests.into_iter(), present);
+        count
     }
 
     /// Does what the engine asks, in order.

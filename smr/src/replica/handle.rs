@@ -506,6 +506,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             reporter,
             scans: Arc::new(AtomicUsize::new(0)),
             alarm: Time(0),
+            concerned: 0,
             stopping: None,
         };
         let result = news.helm.keep(driver);

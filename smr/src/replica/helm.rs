@@ -21,8 +21,8 @@ use crate::replica::driver::Clock;
 
 /// Turns that a thread runs in a row if it is not the replica thread: it has sockets, or a disk, to go back to.
 const TURNS_BY_OTHERS_MAX: usize = 4;
-/// A replica is quiet if its last turn is at least this long ago, in microseconds. Otherwise more is about to come, and waiting
-/// for the replica thread lets it become a larger batch.
+/// A busy replica is quiet again when its last turn is this long ago, in microseconds. Before that more is about to come, and
+/// waiting for the replica thread lets it become a larger batch.
 const QUIET_US: u64 = 40;
 /// How often the replica thread lets others run, in the hope of news, before it goes to sleep.
 const YIELDS_BEFORE_SLEEP: usize = 8;
@@ -37,6 +37,9 @@ pub(super) trait Steered: Send {
 
     /// Whether it was told to stop.
     fn is_stopping(&self) -> bool;
+
+    /// Whether the last turn was one of many: what comes right behind it is not alone then.
+    fn is_busy(&self) -> bool;
 
     /// The orderly end.
     ///
@@ -58,7 +61,7 @@ pub(super) struct Helm<D> {
     /// Whether something is in the inbox.
     has_news: Box<dyn Fn() -> bool + Send + Sync>,
     clock: Clock,
-    /// When the last turn ended, in microseconds by the clock.
+    /// When the last turn of a busy replica ended, in microseconds by the clock; 0 if it was not.
     turned_at_us: AtomicU64,
     /// The replica thread.
     keeper: OnceLock<Thread>,
@@ -107,7 +110,7 @@ impl<D: Steered> Helm<D> {
                 break;
             }
             let wake = driver.brings_alarm_forward();
-            self.turned();
+            self.turned(driver);
             drop(helm);
             if wake {
                 self.wake();
@@ -149,7 +152,7 @@ impl<D: Steered> Helm<D> {
                     *helm = None;
                     return ended;
                 }
-                self.turned();
+                self.turned(driver);
                 driver.set_alarm()
             };
             fence(Ordering::SeqCst);
@@ -167,8 +170,9 @@ impl<D: Steered> Helm<D> {
         })
     }
 
-    fn turned(&self) {
-        self.turned_at_us.store(self.clock.now().0, Ordering::Relaxed);
+    fn turned(&self, driver: &D) {
+        let at = if driver.is_busy() { self.clock.now().0 } else { 0 };
+        self.turned_at_us.store(at, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<D>> {
@@ -216,6 +220,10 @@ mod tests {
 
         fn is_stopping(&self) -> bool {
             self.closing
+        }
+
+        fn is_busy(&self) -> bool {
+            self.answered.is_multiple_of(2)
         }
 
         fn farewell(&mut self) -> Result<(), String> {

@@ -99,6 +99,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.readmission_open
     }
 
+    /// How many requests wait, for a write to be done or for their outcome.
+    pub fn waiting(&self) -> usize {
+        self.held.len() + self.engine.requests_waiting()
+    }
+
     /// How many requests wait for a write to be done.
     pub fn held(&self) -> usize {
         self.held.len()

@@ -188,7 +188,7 @@ impl<S: StateMachine> Machines for Vec<Machine<S>> {
             snapshot: engine.snapshot(),
             sessions: engine.sessions(),
             digest: engine.state().digest,
-            requests_waiting: engine.requests_waiting() + serving.turns.held(),
+            requests_waiting: serving.turns.waiting(),
         })
     }
 
