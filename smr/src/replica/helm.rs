@@ -285,4 +285,70 @@ mod tests {
         helm.steer();
         assert_eq!(keeper.join().unwrap(), Err(format!("{} answered", THREADS * ROUNDS)));
     }
+
+    /// Tells who ran each turn that had news; never busy.
+    struct Watch {
+        news: Receiver<()>,
+        turns_by: Sender<thread::ThreadId>,
+        closing: bool,
+    }
+
+    impl Steered for Watch {
+        fn turn(&mut self) -> Result<(), String> {
+            match self.news.try_recv() {
+                Ok(()) => self.turns_by.send(thread::current().id()).map_err(|error| error.to_string()),
+                Err(error) => {
+                    self.closing = error.is_disconnected();
+                    Ok(())
+                }
+            }
+        }
+
+        fn is_stopping(&self) -> bool {
+            self.closing
+        }
+
+        fn is_busy(&self) -> bool {
+            false
+        }
+
+        fn farewell(&mut self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn set_alarm(&mut self) -> Duration {
+            Duration::from_secs(3600)
+        }
+
+        fn brings_alarm_forward(&mut self) -> bool {
+            false
+        }
+    }
+
+    // A lone client's next request comes right behind the answer to its last one: waking a thread for it would be for nothing.
+    #[test]
+    fn steer_right_behind_a_turn_that_was_not_one_of_many_runs_the_next_at_once() {
+        const ROUNDS: usize = 200;
+        let (post, news) = unbounded();
+        let (turns_by, turns) = unbounded();
+        let helm = {
+            let news = news.clone();
+            Arc::new(Helm::<Watch>::new("watch".to_owned(), move || !news.is_empty()))
+        };
+        let keeper = {
+            let helm = helm.clone();
+            thread::spawn(move || helm.keep(Watch { news, turns_by, closing: false }))
+        };
+        let mine = (0..ROUNDS).filter(|_| {
+            post.send(()).unwrap();
+            helm.steer();
+            turns.recv_timeout(Duration::from_secs(5)).expect("a turn") == thread::current().id()
+        });
+        let mine = mine.count();
+        // Not all: the keeper begins with a turn of its own.
+        assert!(mine > ROUNDS * 3 / 4, "{mine} of {ROUNDS}");
+        drop(post);
+        helm.wake();
+        assert_eq!(keeper.join().unwrap(), Ok(()));
+    }
 }
