@@ -26,7 +26,7 @@ use crate::replica::engine::{
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles, aside};
-use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns};
+use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::{Outcome, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
@@ -494,7 +494,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             .map_err(|error| format!("no disk thread: {error}"))?
         };
         let driver = Driver {
-            turns: Turns::new(engine, certificate, quarantine.is_some()),
+            turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
             inbox,
             news: news.clone(),

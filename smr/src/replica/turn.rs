@@ -29,7 +29,7 @@ pub const REQUESTS_PER_TURN: usize = 1024;
 /// After this many turns everything that had arrived when a tick became due is taken in.
 const OVERDUE_TURNS_MAX: usize = EVENTS_MAX / EVENTS_PER_TURN;
 /// With this many writes under way at the disk, messages of peers are dropped.
-const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
+pub const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
 /// With this many writes under way a leader lets further proposals wait and form a batch.
 const WRITES_AT_ONCE: u64 = 2;
 /// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
@@ -59,6 +59,7 @@ pub struct Turns<P: Protocol, S: StateMachine> {
     /// The last write handed to the disk, and the last known to be done.
     issued: WriteId,
     done: WriteId,
+    writes_under_way_high: u64,
     /// Turns since a tick was due.
     overdue_turns: usize,
     held: Vec<(Request, ReplyTo)>,
@@ -66,7 +67,13 @@ pub struct Turns<P: Protocol, S: StateMachine> {
 
 impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// Before the first turn. `readmission_open`: this life follows a quarantined one, which is not closed yet.
-    pub fn new(engine: Engine<P, S>, certificate: Certificate, readmission_open: bool) -> Turns<P, S> {
+    /// `writes_under_way_high`: with so many of them messages of peers are dropped; in service [`WRITES_UNDER_WAY_HIGH`].
+    pub fn new(
+        engine: Engine<P, S>,
+        certificate: Certificate,
+        readmission_open: bool,
+        writes_under_way_high: u64,
+    ) -> Turns<P, S> {
         Turns {
             engine,
             certificate,
@@ -74,6 +81,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
             readmission_look_at: Time(0),
             issued: WriteId(0),
             done: WriteId(0),
+            writes_under_way_high,
             overdue_turns: 0,
             held: Vec::new(),
         }
@@ -109,6 +117,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.held.len()
     }
 
+    /// With so many writes under way messages of peers are dropped.
+    pub fn writes_under_way_high(&self) -> u64 {
+        self.writes_under_way_high
+    }
+
     /// Whether there is something to do without any news: what was held back because a batch was full goes next.
     pub fn is_ready(&self) -> bool {
         !self.held.is_empty() && self.writes_under_way() < WRITES_AT_ONCE
@@ -128,7 +141,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
 
     /// Whether messages of peers are taken at the moment: a disk that hangs must not fill memory.
     pub fn takes_messages(&self) -> bool {
-        self.writes_under_way() < WRITES_UNDER_WAY_HIGH
+        self.writes_under_way() < self.writes_under_way_high
     }
 
     /// A message of a peer arrived. It is dropped if none are taken: the core loses messages, as on a bad network.

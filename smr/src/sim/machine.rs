@@ -21,7 +21,7 @@ use crate::replica::disk::{Desk, DiskError, DiskJob};
 use crate::replica::engine::{
     Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
 };
-use crate::replica::turn::{Certificate, Turns};
+use crate::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::{Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
 use crate::sim::clock::Clock;
@@ -54,6 +54,10 @@ pub struct Shape {
     pub snapshot_log_bytes: RangeInclusive<usize>,
     /// Entries of a leader that are not committed, at most.
     pub uncommitted_entries_max: u64,
+    /// Events that wait for a replica's thread, at most: messages beyond are dropped.
+    pub events_max: usize,
+    /// With so many writes under way at the disk messages are dropped.
+    pub writes_under_way_high: u64,
     /// Limits of the session tables.
     pub sessions: SessionLimits,
     /// What a turn of a replica's thread takes, in microseconds; as much again for each eight things that it takes in.
@@ -77,6 +81,8 @@ impl Shape {
             },
             snapshot_log_bytes: 5_000..=10_000,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
+            events_max: EVENTS_MAX,
+            writes_under_way_high: WRITES_UNDER_WAY_HIGH,
             sessions: SessionLimits::default(),
             turn_us: 0,
             engine: Engine::Journal,
@@ -91,6 +97,8 @@ impl Shape {
             settings: Settings::default(),
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
+            events_max: EVENTS_MAX,
+            writes_under_way_high: WRITES_UNDER_WAY_HIGH,
             sessions: SessionLimits::default(),
             turn_us: 0,
             engine: Engine::Simulated,
@@ -172,6 +180,8 @@ pub struct Waiting {
 /// A process in service.
 pub struct Serving<S: StateMachine> {
     pub(super) turns: Turns<Core, Chained<S>>,
+    /// Events that may wait for a turn.
+    pub(super) events_max: usize,
     /// Its snapshots.
     pub snapshots: SnapshotDir,
     desk: Desk<Message>,
@@ -212,9 +222,13 @@ pub struct Machine<S: StateMachine> {
     /// How far its log reached when that was done.
     pub(super) reached: EntryId,
     pub(super) inbox: VecDeque<Input<S>>,
+    /// The most that was in it since the process began, right after something came from the network.
+    pub(super) inbox_most: usize,
     pub(super) requests: VecDeque<(u64, Request)>,
     /// Its thread is at work until then.
     pub(super) busy_until: Time,
+    /// The state of a received snapshot is being built until then, at least.
+    pub(super) builds_until: Time,
     /// Its device has no room until then.
     pub(super) full_until: Time,
     pub(super) start_trouble: Option<StartTrouble>,
@@ -253,8 +267,10 @@ impl<S: StateMachine> Machine<S> {
             marked: None,
             reached: EntryId::ZERO,
             inbox: VecDeque::new(),
+            inbox_most: 0,
             requests: VecDeque::new(),
             busy_until: Time(0),
+            builds_until: Time(0),
             full_until: Time(0),
             start_trouble: None,
             mailbox: Arc::default(),
@@ -429,11 +445,13 @@ impl<S: StateMachine> Machine<S> {
     pub(super) fn end(&mut self, progress: u64, loss: Loss) {
         self.run += 1;
         self.inbox.clear();
+        self.inbox_most = 0;
         self.requests.clear();
         self.busy_until = Time(0);
         self.mailbox = Arc::default();
         self.paused_until = Time(0);
         self.disk_hangs_until = Time(0);
+        self.builds_until = Time(0);
         self.turn_at = Time(u64::MAX);
         if let Life::Serving(serving) = std::mem::replace(&mut self.life, Life::Down) {
             self.disk.fault_at(self.disk.operations() + progress, Fault::PowerOff);
@@ -512,7 +530,8 @@ fn serve<S: StateMachine>(
         uncommitted_entries_max: world.shape.uncommitted_entries_max,
     });
     Ok(Serving {
-        turns: Turns::new(engine, Certificate { genesis, founders }, next_life),
+        turns: Turns::new(engine, Certificate { genesis, founders }, next_life, world.shape.writes_under_way_high),
+        events_max: world.shape.events_max,
         snapshots,
         desk: Desk::new(opened.store),
         jobs: VecDeque::new(),

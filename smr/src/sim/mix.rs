@@ -28,6 +28,8 @@ const TRANSFER_US: u64 = 250_000;
 /// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one append at a time
 /// works off within the patience of the calm, also with the slowest disk.
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
+/// In so many of a thousand runs each limit of a replica's thread is so small that it is met.
+const SMALL_LIMIT_PERMILLE: u64 = 100;
 /// To a node and back in the calm, in microseconds.
 const CALM_ROUND_TRIP_US: u64 = 300;
 
@@ -83,6 +85,8 @@ pub enum Kind {
     Deposed,
     /// A node crashes at the moment of something rare.
     Ambush,
+    /// A received snapshot is put in place only when a later leader has sent entries behind it (S2).
+    LateInstall,
 }
 
 /// What a run may be concentrated on, with how often it happens: up to this many microseconds from one to the next.
@@ -96,6 +100,11 @@ const FOCUSES: [(Kind, u64); 8] = [
     (Kind::Damage, 300_000),
     (Kind::LoseDirectory, 2_000_000),
 ];
+
+/// As [`FOCUSES`], of what would otherwise be met once in thousands of runs ...
+const RAREST: [(Kind, u64); 2] = [(Kind::PowerCut, 400_000), (Kind::LateInstall, 2_500_000)];
+/// ... in so many of a thousand.
+const RAREST_PERMILLE: u64 = 100;
 
 const KINDS: [(Kind, u64); 19] = [
     (Kind::Kill, 6),
@@ -208,24 +217,67 @@ impl Mix {
         if dice.chance(250) {
             mix.concentrate(dice);
         }
-        // Room for what is written during a transfer, or a newcomer never catches up.
-        let room_bytes = SENDING_ENTRIES * (mix.ballast_bytes + ENTRY_BYTES);
-        let settings = &mut mix.shape.settings;
-        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
-        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
-        // Above what stays, or each entry would cause a snapshot.
-        let stays = settings.log_retain_bytes;
-        let range = &mix.shape.snapshot_log_bytes;
-        mix.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
-        // A group whose leaders are cut off one after the other gets copies of what clients want from each of them.
-        let pipeline = settings.append_entries_max * settings.inflight_appends_max;
-        mix.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(BACKLOG_APPENDS_MAX * pipeline as u64);
         mix.draw_clocks(dice);
         // Last, so that the other mixes are what they were before there was this engine.
         if dice.below(3) == 1 {
             mix.shape.engine = Engine::Segments;
         }
+        // Likewise. There is room for what all members of a group say at the same time, and for a little pipeline.
+        if dice.chance(SMALL_LIMIT_PERMILLE) {
+            mix.shape.writes_under_way_high = dice.pick(&[8, 32, 128]);
+        }
+        if dice.chance(SMALL_LIMIT_PERMILLE) {
+            mix.shape.events_max = dice.pick(&[16, 64, 256]);
+        }
+        if dice.chance(RAREST_PERMILLE) {
+            mix.concentrate_on_rarest(dice);
+        }
+        mix.fit();
         mix
+    }
+
+    /// Limits that follow from what was drawn.
+    fn fit(&mut self) {
+        // Room for what is written during a transfer, or a newcomer never catches up.
+        let room_bytes = SENDING_ENTRIES * (self.ballast_bytes + ENTRY_BYTES);
+        let settings = &mut self.shape.settings;
+        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
+        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
+        // Above what stays, or each entry would cause a snapshot.
+        let stays = settings.log_retain_bytes;
+        let range = &self.shape.snapshot_log_bytes;
+        self.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        // A group whose leaders are cut off one after the other gets copies of what clients want from each of them.
+        let backlog_max = BACKLOG_APPENDS_MAX * self.pipeline_entries();
+        self.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(backlog_max);
+    }
+
+    /// As [`Mix::concentrate`], on one of [`RAREST`].
+    fn concentrate_on_rarest(&mut self, dice: &mut Dice) {
+        let (kind, gap_us) = dice.pick(&RAREST);
+        self.kinds.retain(|_| dice.chance(200));
+        self.kinds.push((kind, 40));
+        self.gap_us = gap_us;
+        let settings = &mut self.shape.settings;
+        match kind {
+            Kind::PowerCut => {
+                // Records of several blocks, so that some are on the device in part (D2).
+                self.shape.engine = Engine::Segments;
+                (settings.append_entries_max, self.ballast_bytes, self.disk_us) = (256, 1_000, 10_000);
+                (self.pace.clients, self.pace.window, self.pace.pause_max_us) = (5, 16, 2_000);
+                self.reads_percent = 10;
+            }
+            // Whoever was away for a moment needs a snapshot.
+            _ => {
+                let log_bytes = if kind == Kind::LateInstall { 8_000 } else { 2_000 };
+                self.shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
+                settings.log_retain_bytes = 0;
+                (self.ballast_bytes, self.pace.pause_max_us) = (100, self.pace.pause_max_us.min(12_000));
+                (self.pace.clients, self.reads_percent) = (self.pace.clients.max(3), self.reads_percent.min(50));
+                self.disk_us = self.disk_us.min(2_000);
+            }
+        }
+        self.pace.pause_min_us = self.pace.pause_min_us.min(self.pace.pause_max_us);
     }
 
     /// One thing happens again and again, and others hardly.
@@ -309,14 +361,19 @@ impl Mix {
         }
     }
 
+    /// How many entries a pipeline to a member carries at once: of what is too much for that one, the rest is dropped there.
+    fn pipeline_entries(&self) -> u64 {
+        let Shape { settings, events_max, writes_under_way_high, .. } = &self.shape;
+        let appends = (settings.inflight_appends_max.min(*events_max) as u64).min(*writes_under_way_high);
+        settings.append_entries_max as u64 * appends
+    }
+
     /// What clients must pause between two operations in the calm, in microseconds, for two things that no code can mend: a newcomer
     /// catches up only if the pipeline to it carries more than is written meanwhile, here twice as much; and what is written while a
     /// snapshot travels must fit into what the log may keep for that long, or the snapshot is too old when it arrives (S15).
     pub(super) fn calm_pause_us(&self) -> u64 {
-        let settings = &self.shape.settings;
-        let in_flight = (settings.append_entries_max * settings.inflight_appends_max) as u64;
         let round_us = self.disk_us + 2 * self.shape.turn_us + CALM_ROUND_TRIP_US;
-        let write_us = (2 * round_us / in_flight).max(TRANSFER_US / SENDING_ENTRIES as u64);
+        let write_us = (2 * round_us / self.pipeline_entries()).max(TRANSFER_US / SENDING_ENTRIES as u64);
         self.pace.clients as u64 * write_us * (100 - self.reads_percent) / 100
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Swarm {
     strokes: Vec<Stroke>,
     succession: Option<Succession>,
     ambush: Option<Ambush>,
+    /// Where a received snapshot is kept from being put in place.
+    held_install: Option<usize>,
     /// How many requests may still be put into the logs of leaders that are cut off.
     vain: u64,
 }
@@ -65,6 +67,8 @@ enum Ambush {
     Install,
     /// Entries that contradict the leader's are about to be removed.
     Truncation,
+    /// The state of a received snapshot is being built.
+    Building,
 }
 
 impl Ambush {
@@ -72,6 +76,7 @@ impl Ambush {
         match self {
             Ambush::Install => serving.installs(),
             Ambush::Truncation => serving.truncates(),
+            Ambush::Building => serving.building.is_some(),
         }
     }
 }
@@ -84,6 +89,8 @@ const SIEGE_GAP_US: u64 = 700_000;
 const SHAKES: usize = 16;
 /// ... with up to this long from one to the next, in microseconds.
 const SHAKE_GAP_US: u64 = 200_000;
+/// A received snapshot is kept from being put in place for so many election timeouts at most.
+const HELD_INSTALL_T: u64 = 5;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;
 /// The last record or two of a journal.
@@ -112,6 +119,7 @@ impl Swarm {
             strokes: Vec::new(),
             succession: None,
             ambush: None,
+            held_install: None,
             vain,
         }
     }
@@ -205,7 +213,14 @@ impl Swarm {
         {
             self.succession = None;
         }
-        if let Some(ambush) = self.ambush {
+        if let Some(seat) = self.held_install
+            && !world.holds_install_back(seat)
+        {
+            self.held_install = None;
+        }
+        if self.ambush == Some(Ambush::Building) {
+            self.overtake_install(world);
+        } else if let Some(ambush) = self.ambush {
             let sprung =
                 |seat: &usize| world.machines[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
             if let Some(seat) = world.touched().iter().copied().find(sprung) {
@@ -400,6 +415,20 @@ impl Swarm {
                 }
             }
             Kind::Ambush => self.lie_in_wait(world),
+            Kind::LateInstall => {
+                if let Some(leader) = world.leader() {
+                    self.ambush = Some(Ambush::Building);
+                    self.send_away(world, leader, seat);
+                }
+            }
+        }
+    }
+
+    /// A follower is away for a moment, after which it may need a snapshot.
+    fn send_away<W: Workload>(&mut self, world: &mut World<W>, leader: usize, seat: usize) {
+        let down_us = 100_000 + self.dice.below(900_000);
+        if seat != leader {
+            world.crash_for(seat, false, Some(down_us));
         }
     }
 
@@ -419,6 +448,24 @@ impl Swarm {
         self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.dice.below(us)));
     }
 
+    /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind it, and does not
+    /// know yet that they are committed: all others are killed, and whoever led is away for longer.
+    fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
+        let builds = |seat: &usize| {
+            world.machines[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving))
+        };
+        let Some(seat) = (0..world.machines.len()).find(builds) else { return };
+        self.ambush = None;
+        let hold_us = HELD_INSTALL_T * self.mix.shape.settings.election_timeout_us;
+        world.hold_install(seat, world.now.plus_us(hold_us));
+        self.held_install = Some(seat);
+        let leader = world.leader();
+        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+            let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.dice.below(20_000) };
+            world.crash_for(other, false, Some(down_us));
+        }
+    }
+
     /// Brings about something rare, and waits for it.
     fn lie_in_wait<W: Workload>(&mut self, world: &mut World<W>) {
         let ambush = self.dice.pick(&[Ambush::Install, Ambush::Truncation]);
@@ -432,7 +479,7 @@ impl Swarm {
                 }
             }
             (Ambush::Truncation, Some(_)) => self.strand(world),
-            (_, None) => {}
+            (Ambush::Building, _) | (_, None) => {}
         }
     }
 

@@ -1,6 +1,8 @@
-//! Disks that hang.
+//! Disks that hang, and processes that are stopped.
 
 use smr::protocol::Time;
+use smr::sim::machine::Shape;
+use smr::sim::rare::Rare;
 
 use crate::cluster::Cluster;
 
@@ -37,6 +39,37 @@ fn follower_whose_disk_hangs_disturbs_nobody() {
         }
         assert_eq!((cluster.leader(), cluster.counts().leaders), (Some(leader), leaders), "seed {seed}");
         cluster.crash(follower, seed % 2 == 0);
+        cluster.calm_down();
+    }
+}
+
+// covers D12 I17: that it takes in no message beyond its limit is judged after each step.
+#[test]
+fn follower_whose_disk_hangs_loses_messages_beyond_its_limit_and_catches_up() {
+    for seed in 0..4 {
+        let mut cluster =
+            Cluster::shaped(seed, Shape { writes_under_way_high: 8, ..Shape::small(3) }, 3, 2, Vec::new());
+        cluster.run_for(2_000_000);
+        let follower = (cluster.some_leader() + 1) % 3;
+        let until = cluster.now.plus_us(3_000_000);
+        cluster.hang_disk(follower, until);
+        cluster.run_until(until);
+        assert!(cluster.watch.rare.of(Rare::DiskTooSlow) > 0, "seed {seed}: it was below its limit all the time");
+        assert!(cluster.no_write_since_us() < 300_000, "seed {seed}: writes have stopped");
+        cluster.calm_down();
+    }
+}
+
+// covers E18 I17: that no more waits for it than its queue holds is judged, too.
+#[test]
+fn stopped_follower_whose_queue_is_full_loses_messages_and_catches_up() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::shaped(seed, Shape { events_max: 16, ..Shape::small(3) }, 3, 2, Vec::new());
+        cluster.run_for(2_000_000);
+        let follower = (cluster.some_leader() + 1) % 3;
+        cluster.pause(follower, 3_000_000);
+        cluster.run_for(3_000_000);
+        assert!(cluster.watch.rare.of(Rare::QueueFull) > 0, "seed {seed}: the queue had room all the time");
         cluster.calm_down();
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! Not judged here: connections, threads and memory of a real process, which the simulator does not have.
 
+use std::collections::BTreeMap;
+
 use super::{Happening, NodeView, Property, View};
+use crate::id::NodeId;
 use crate::raft::invariants::{self, Load};
 use crate::raft::{MEMBERS_MAX, Settings};
 use crate::replica::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
@@ -16,6 +19,15 @@ const OUTPUTS_PER_MEMBER: usize = 4;
 pub(super) struct Bounds {
     inputs: usize,
     outputs: usize,
+    writes: BTreeMap<NodeId, Writes>,
+}
+
+/// Writes of a process that are not durable, counted here.
+#[derive(Default)]
+struct Writes {
+    under_way: u64,
+    /// The most with which a message was taken in; `None` if none was since the last look.
+    at_receipt: Option<u64>,
 }
 
 fn bounded(load: Load, settings: &Settings, requests_waiting: usize, sessions: (usize, usize)) -> Result<(), String> {
@@ -31,6 +43,19 @@ fn bounded(load: Load, settings: &Settings, requests_waiting: usize, sessions: (
     match limits.iter().find(|(_, found, limit)| found > limit) {
         Some((what, found, limit)) => Err(format!("{found} {what}, limit {limit}")),
         None => Ok(()),
+    }
+}
+
+/// A full queue, or a disk that does not keep up, costs messages and not memory.
+fn queued(events: usize, events_max: usize, at_receipt: Option<u64>, writes_high: u64) -> Result<(), String> {
+    if events > events_max {
+        return Err(format!("{events} events waited, limit {events_max}"));
+    }
+    match at_receipt {
+        Some(writes) if writes >= writes_high => {
+            Err(format!("a message was taken in with {writes} writes under way, limit {writes_high}"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -54,6 +79,19 @@ impl Property for Bounds {
 
     fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
         match happening {
+            Happening::Started { node, .. } | Happening::Ended { node, .. } => drop(self.writes.remove(node)),
+            Happening::WriteIssued { node, .. } => self.writes.entry(*node).or_default().under_way += 1,
+            Happening::WriteDurable { node, .. } => {
+                let writes = self.writes.entry(*node).or_default();
+                writes.under_way = writes.under_way.saturating_sub(1);
+            }
+            Happening::Received { to, .. } => {
+                let writes = self.writes.entry(*to).or_default();
+                writes.at_receipt = writes.at_receipt.max(Some(writes.under_way));
+            }
+            _ => {}
+        }
+        match happening {
             Happening::Sent { .. } | Happening::WriteIssued { .. } => self.outputs += 1,
             Happening::Received { .. }
             | Happening::Asked { .. }
@@ -73,6 +111,9 @@ impl Property for Bounds {
         let (mut members, mut window) = (1, 1);
         for node in view.touched_nodes() {
             let load = look(&node)?;
+            let at_receipt = self.writes.get_mut(&node.node).and_then(|writes| writes.at_receipt.take());
+            queued(node.events_waiting_most, node.events_max, at_receipt, node.writes_under_way_high)
+                .map_err(|why| format!("{}: {why}", node.node))?;
             members = members.max(load.members + 1);
             window = window.max(node.raft.settings().inflight_appends_max);
         }
@@ -83,6 +124,8 @@ impl Property for Bounds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Term;
+    use crate::raft::Message;
     use crate::sim::properties::testing::{A, B, Play};
 
     // covers I17
@@ -110,6 +153,28 @@ mod tests {
         }
         assert!(bounded(full, &settings, requests + 1, (10, 10)).is_err());
         assert!(bounded(full, &settings, requests, (11, 10)).is_err());
+    }
+
+    // covers I17 D12
+    #[test]
+    fn message_taken_in_with_too_many_writes_under_way_is_rejected_and_not_after_they_are_durable() {
+        let body = crate::raft::message::Body::Outdated;
+        let message = Message { term: Term(1), body };
+        let receives = |play: &mut Play<Bounds>| {
+            play.feed(&Happening::Received { from: B, to: A, message: &message }).unwrap();
+            let at_receipt = play.property.writes.get_mut(&A).and_then(|writes| writes.at_receipt.take());
+            queued(0, 8, at_receipt, 3)
+        };
+        let mut play = Play::new(Bounds::default());
+        for _ in 0..2 {
+            play.issues(A, Some((2, None)), Vec::new()).unwrap();
+        }
+        receives(&mut play).unwrap();
+        play.issues(A, Some((2, None)), Vec::new()).unwrap();
+        assert!(receives(&mut play).is_err());
+        play.completes(A).unwrap();
+        receives(&mut play).unwrap();
+        assert!(queued(8, 8, None, 3).is_ok() && queued(9, 8, None, 3).is_err());
     }
 
     // covers I17

@@ -87,6 +87,9 @@ mod tests {
                 sessions: &self.sessions,
                 digest: 0,
                 requests_waiting: 0,
+                events_waiting_most: 0,
+                events_max: 0,
+                writes_under_way_high: 0,
             })
         }
 

@@ -240,6 +240,12 @@ pub struct NodeView<'a> {
     pub digest: u64,
     /// Requests that wait for their outcome inside.
     pub requests_waiting: usize,
+    /// The most events that ever waited for a turn of its process, the latest of them from the network.
+    pub events_waiting_most: usize,
+    /// Events beyond this are to be dropped.
+    pub events_max: usize,
+    /// With so many writes under way messages are to be dropped.
+    pub writes_under_way_high: u64,
 }
 
 /// Machines, whatever state machine they run.

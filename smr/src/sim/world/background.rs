@@ -76,8 +76,8 @@ impl<W: Workload> World<W> {
         if machine.run != run {
             return;
         }
-        if machine.paused_until > now {
-            let until = machine.paused_until;
+        let until = machine.paused_until.max(machine.builds_until);
+        if until > now {
             return self.schedule(until, Event::Built { seat, run });
         }
         let Life::Serving(serving) = &mut machine.life else { return };

@@ -7,6 +7,7 @@ use super::{Event, World};
 use crate::entry::EntryId;
 use crate::id::Incarnation;
 use crate::protocol::{Protocol, Time};
+use crate::raft::invariants;
 use crate::sim::machine::StartTrouble;
 use crate::sim::network::Weather;
 use crate::sim::properties::{End, Happening, Spoiled};
@@ -190,6 +191,34 @@ impl<W: Workload> World<W> {
         disk.read_fault_at(disk.reads() + after, ReadFault::Error(io::ErrorKind::Other));
     }
 
+    /// The state of a received snapshot takes until then to be built.
+    pub fn hold_install(&mut self, seat: usize, until: Time) {
+        self.machines[seat].builds_until = until;
+    }
+
+    /// Whether a received snapshot is still held back. It is not any more once the log has entries where it ends, and they are not
+    /// known to be committed.
+    pub fn holds_install_back(&mut self, seat: usize) -> bool {
+        let machine = &self.machines[seat];
+        let Some(serving) = machine.serving() else { return false };
+        let Some(file) = serving.building.as_ref().filter(|_| machine.builds_until > self.now) else { return false };
+        let end = file.info().meta.last;
+        let span = invariants::span(serving.engine().core().raft());
+        if span.commit < end.index && span.last.index > end.index {
+            self.let_install_go(seat);
+            return false;
+        }
+        true
+    }
+
+    fn let_install_go(&mut self, seat: usize) {
+        if self.machines[seat].builds_until > self.now {
+            self.machines[seat].builds_until = self.now;
+            let run = self.machines[seat].run;
+            self.schedule(self.now, Event::Built { seat, run });
+        }
+    }
+
     /// A process is killed, and something will be wrong with its next start.
     pub fn trouble_start(&mut self, seat: usize, trouble: StartTrouble) {
         let reached = self.reached(seat);
@@ -230,6 +259,7 @@ impl<W: Workload> World<W> {
             self.machines[seat].disk.clear_faults();
             self.mend_disk(seat);
             self.unpause(seat);
+            self.let_install_go(seat);
         }
     }
 

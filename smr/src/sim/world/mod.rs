@@ -189,6 +189,9 @@ impl<S: StateMachine> Machines for Vec<Machine<S>> {
             sessions: engine.sessions(),
             digest: engine.state().digest,
             requests_waiting: serving.turns.waiting(),
+            events_waiting_most: machine.inbox_most,
+            events_max: serving.events_max,
+            writes_under_way_high: serving.turns.writes_under_way_high(),
         })
     }
 

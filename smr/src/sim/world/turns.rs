@@ -8,19 +8,32 @@ use crate::replica::Outcome;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, StateDigest};
 use crate::replica::message::PeerMessage;
-use crate::replica::turn::{EVENTS_MAX, EVENTS_PER_TURN};
+use crate::replica::turn::EVENTS_PER_TURN;
 use crate::sim::machine::{Input, Life, Machine};
 use crate::sim::properties::Happening;
 use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 use crate::snapshot::SnapshotError;
+use crate::transport::EVENT_RETRY_MS;
 
 impl<W: Workload> World<W> {
     /// Something reaches a process: it waits for the next turn.
     pub(super) fn put(&mut self, seat: usize, input: Input<W::Machine>) {
         let machine = &mut self.machines[seat];
-        if matches!(input, Input::Peer { .. } | Input::Reset { .. }) && machine.inbox.len() >= EVENTS_MAX {
-            return self.watch.rare.saw(Rare::QueueFull);
+        if machine.inbox.len() >= self.common.shape.events_max {
+            match input {
+                Input::Peer { .. } => return self.watch.rare.saw(Rare::QueueFull),
+                // The transport offers it until it is taken.
+                Input::Reset { from } => {
+                    let at = self.now.plus_us(EVENT_RETRY_MS * 1000);
+                    return self.schedule(at, Event::Reset { from, to: seat });
+                }
+                // Threads of the replica wait for room.
+                _ => {}
+            }
+        }
+        if matches!(input, Input::Peer { .. } | Input::Reset { .. }) {
+            machine.inbox_most = machine.inbox_most.max(machine.inbox.len() + 1);
         }
         machine.inbox.push_back(input);
         self.turn_soon(seat);
