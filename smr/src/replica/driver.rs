@@ -249,7 +249,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             match event {
                 Happening::Durable(id) => self.turns.durable(now, id),
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Protocol(message) }) => {
-                    self.turns.receive(now, from, message);
+                    // What is dropped is sent again.
+                    let _ = self.turns.receive(now, from, message);
                 }
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
                     if let Some(answer) = self.turns.answer_birth(&message) {

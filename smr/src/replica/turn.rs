@@ -139,16 +139,14 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.engine.durable(now, id);
     }
 
-    /// Whether messages of peers are taken at the moment: a disk that hangs must not fill memory.
-    pub fn takes_messages(&self) -> bool {
-        self.writes_under_way() < self.writes_under_way_high
-    }
-
-    /// A message of a peer arrived. It is dropped if none are taken: the core loses messages, as on a bad network.
-    pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) {
-        if self.takes_messages() {
+    /// A message of a peer arrived. With too many writes under way it is dropped, and false comes back: a disk that hangs must not fill
+    /// memory, and the core loses messages, as on a bad network.
+    pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) -> bool {
+        let taken = self.writes_under_way() < self.writes_under_way_high;
+        if taken {
             self.engine.receive(now, from, message);
         }
+        taken
     }
 
     /// What a peer is answered that speaks of its birth.

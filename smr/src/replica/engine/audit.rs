@@ -9,7 +9,7 @@
 //!
 //! Nothing waits for a comparison, and nothing is proven by its absence: a message may be lost, and who is busy with an earlier hash leaves
 //! an entry out. From then on it takes every second one, or fourth, until it keeps up: multiples of multiples, so that replicas of different
-//! speed still meet at the same entries.
+//! speed still take the same entries. They are done with them at different times, so the last [`HASHES_KEPT`] of each are kept.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -28,6 +28,9 @@ pub const DIGEST_EVERY_ENTRIES: u64 = 1 << 18;
 
 /// A replica that does not keep up takes one of so many of these entries at least.
 const STRIDE_MAX: u64 = 64;
+/// So many of the newest hashes are kept, of this replica and of each other member: one that takes the fewest entries has begun and ended
+/// one within as many of the others'.
+const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
 
 /// A hash of configuration, sessions and state machine as of one entry. Equal on all sound replicas of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,9 +96,35 @@ pub(super) struct Audit {
     left_out: bool,
     /// What was applied up to here came with a snapshot of others: a hash of before says nothing about the state of now.
     valid_from: Index,
-    own: Option<StateDigest>,
-    /// The newest one of each other member.
-    peers: BTreeMap<NodeId, StateDigest>,
+    own: Newest,
+    peers: BTreeMap<NodeId, Newest>,
+}
+
+/// The newest hashes of one replica.
+#[derive(Default)]
+struct Newest(BTreeMap<Index, u64>);
+
+impl Newest {
+    /// Whether it was not there yet, and is now.
+    fn add(&mut self, digest: StateDigest) -> bool {
+        let new = self.0.insert(digest.index, digest.hash).is_none();
+        if self.0.len() > HASHES_KEPT {
+            self.0.pop_first();
+        }
+        new && self.has(digest)
+    }
+
+    fn at(&self, index: Index) -> Option<StateDigest> {
+        self.0.get(&index).map(|hash| StateDigest { index, hash: *hash })
+    }
+
+    fn has(&self, digest: StateDigest) -> bool {
+        self.at(digest.index) == Some(digest)
+    }
+
+    fn last(&self) -> Option<StateDigest> {
+        self.0.last_key_value().map(|(index, hash)| StateDigest { index: *index, hash: *hash })
+    }
 }
 
 impl Audit {
@@ -107,7 +136,7 @@ impl Audit {
             under_way: false,
             left_out: false,
             valid_from: Index::ZERO,
-            own: None,
+            own: Newest::default(),
             peers: BTreeMap::new(),
         }
     }
@@ -128,7 +157,7 @@ impl Audit {
 
     /// The hash that was begun will not come.
     pub(super) fn given_up(&mut self) {
-        self.under_way = false;
+        (self.under_way, self.left_out) = (false, false);
     }
 
     /// This replica's hash. `None` if the state has been replaced meanwhile: then it is for nobody.
@@ -141,48 +170,53 @@ impl Audit {
         if digest.index < self.valid_from {
             return None;
         }
-        self.own = Some(digest);
-        self.own
+        self.own.add(digest);
+        Some(digest)
     }
 
-    /// The hash of another member. Copies and messages that were overtaken change nothing.
-    pub(super) fn heard(&mut self, from: NodeId, digest: StateDigest) {
-        let newest = self.peers.entry(from).or_insert(digest);
-        if newest.index < digest.index {
-            *newest = digest;
-        }
+    /// The hash of another member; whether it is news. Copies and what comes much too late are none.
+    #[must_use]
+    pub(super) fn heard(&mut self, from: NodeId, digest: StateDigest) -> bool {
+        self.peers.entry(from).or_default().add(digest)
     }
 
     /// The state was replaced by one that ends at this entry.
     pub(super) fn replaced(&mut self, last: Index) {
         self.valid_from = last;
-        self.own = None;
+        self.own = Newest::default();
     }
 
     /// This replica's newest hash.
     pub(super) fn own(&self) -> Option<StateDigest> {
-        self.own
+        self.own.last()
     }
 
-    /// Compares, after the hash of `news` has come in: this replica's own, or that of a member.
-    pub(super) fn compare(&mut self, me: NodeId, configuration: &Configuration, news: NodeId) -> Vec<Finding> {
+    /// Compares, after a hash as of `index` has come in from `news`: this replica itself, or a member.
+    pub(super) fn compare(
+        &mut self,
+        me: NodeId,
+        configuration: &Configuration,
+        news: NodeId,
+        index: Index,
+    ) -> Vec<Finding> {
         self.peers.retain(|node, _| configuration.is_member(*node) && *node != me);
-        let Some(own) = self.own else { return Vec::new() };
+        let Some(own) = self.own.at(index) else { return Vec::new() };
         let others = self.peers.iter().filter(|(node, _)| news == me || **node == news);
-        let differing = others.filter(|(_, theirs)| theirs.index == own.index && theirs.hash != own.hash);
-        let finding = |(node, theirs): (&NodeId, &StateDigest)| {
+        let theirs = others.filter_map(|(node, newest)| Some((node, newest.at(index)?)));
+        let differing = theirs.filter(|(_, theirs)| theirs.hash != own.hash);
+        let finding = |(node, theirs): (&NodeId, StateDigest)| {
             let what = format!(
                 "replica {node} has state {:016x} at entry {}, this one {:016x}",
                 theirs.hash, own.index, own.hash
             );
-            if self.is_of_majority(configuration, *theirs) { Finding::OddOneOut(what) } else { Finding::Differs(what) }
+            if self.is_of_majority(configuration, theirs) { Finding::OddOneOut(what) } else { Finding::Differs(what) }
         };
         differing.map(finding).collect()
     }
 
     /// Whether more than half of the voters, old and new ones, have this hash by their own word.
     fn is_of_majority(&self, configuration: &Configuration, digest: StateDigest) -> bool {
-        let has = |node: &&NodeId| self.peers.get(*node) == Some(&digest);
+        let has = |node: &&NodeId| self.peers.get(*node).is_some_and(|newest| newest.has(digest));
         let sets = [&configuration.voters, &configuration.outgoing];
         sets.iter().all(|set| set.is_empty() || set.iter().filter(has).count() * 2 > set.len())
     }
@@ -220,17 +254,16 @@ mod tests {
     #[test]
     fn compare_only_a_majority_of_others_makes_this_one_odd() {
         let mut audit = audit();
-        audit.heard(B, digest(8, 2));
-        let one = audit.compare(ME, &three(), B);
+        assert!(audit.heard(B, digest(8, 2)));
+        let one = audit.compare(ME, &three(), B, Index(8));
         assert!(matches!(&one[..], [Finding::Differs(_)]), "one of three is no majority: {one:?}");
-        audit.heard(C, digest(8, 3));
-        assert!(!is_odd(&audit.compare(ME, &three(), C)), "three states, none of which a majority has");
+        assert!(audit.heard(C, digest(8, 3)));
+        assert!(!is_odd(&audit.compare(ME, &three(), C, Index(8))), "three states, none of which a majority has");
         let mut audit = self::audit();
-        audit.heard(B, digest(8, 2));
-        audit.heard(C, digest(8, 2));
-        assert!(is_odd(&audit.compare(ME, &three(), C)));
+        assert!(audit.heard(B, digest(8, 2)) && audit.heard(C, digest(8, 2)));
+        assert!(is_odd(&audit.compare(ME, &three(), C, Index(8))));
         // The same with the own hash coming last.
-        assert!(is_odd(&audit.compare(ME, &three(), ME)));
+        assert!(is_odd(&audit.compare(ME, &three(), ME, Index(8))));
     }
 
     // covers L17: of four, two against two decide nothing; learners and strangers do not count; a joint change needs both sets.
@@ -239,8 +272,8 @@ mod tests {
         let [d, e] = [NodeId::new(3, 13), NodeId::new(4, 14)];
         let agree = |configuration: &Configuration, nodes: &[NodeId]| {
             let mut audit = audit();
-            nodes.iter().for_each(|node| audit.heard(*node, digest(8, 2)));
-            is_odd(&audit.compare(ME, configuration, ME))
+            nodes.iter().for_each(|node| assert!(audit.heard(*node, digest(8, 2))));
+            is_odd(&audit.compare(ME, configuration, ME, Index(8)))
         };
         assert!(!agree(&Configuration::of([ME, B, C, d]), &[B, C]));
         assert!(agree(&Configuration::of([ME, B, C, d]), &[B, C, d]));
@@ -255,12 +288,21 @@ mod tests {
     #[test]
     fn compare_equal_or_other_entries_show_nothing() {
         let mut audit = audit();
-        audit.heard(B, digest(8, 1));
-        audit.heard(C, digest(16, 2));
-        assert_eq!(audit.compare(ME, &three(), ME), []);
-        // An old copy does not take the newer one's place.
-        audit.heard(C, digest(8, 2));
-        assert_eq!(audit.compare(ME, &three(), C), []);
+        assert!(audit.heard(B, digest(8, 1)) && audit.heard(C, digest(16, 2)));
+        assert_eq!(audit.compare(ME, &three(), ME, Index(8)), []);
+        assert_eq!(audit.compare(ME, &three(), C, Index(16)), []);
+        assert!(!audit.heard(C, digest(16, 2)), "a copy is no news");
+    }
+
+    // covers I17
+    #[test]
+    fn hashes_kept_are_the_newest_ones_and_bounded() {
+        let mut audit = audit();
+        let count = 3 * HASHES_KEPT as u64;
+        assert!((1..=count).all(|number| audit.heard(B, digest(8 * number, 1))));
+        assert_eq!(audit.peers[&B].0.len(), HASHES_KEPT);
+        assert!(!audit.heard(B, digest(8, 1)), "much too late");
+        assert_eq!(audit.peers[&B].last(), Some(digest(8 * count, 1)));
     }
 
     #[test]
@@ -270,11 +312,36 @@ mod tests {
         assert!(!audit.begins_at(Index(16)), "one at a time");
         audit.replaced(Index(20));
         assert_eq!(audit.taken(digest(8, 1)), None);
-        audit.heard(B, digest(8, 2));
-        audit.heard(C, digest(8, 2));
-        assert_eq!(audit.compare(ME, &three(), ME), []);
+        assert!(audit.heard(B, digest(8, 2)) && audit.heard(C, digest(8, 2)));
+        assert_eq!(audit.compare(ME, &three(), ME, Index(8)), []);
         assert!(audit.begins_at(Index(32)));
         assert!(!audit.begins_at(Index(33)));
+    }
+
+    // covers L17: all apply at the same pace; this one's hashes last as long as 20 entries, and it differs.
+    #[test]
+    fn replica_that_does_not_keep_up_is_found_out_while_the_others_go_on() {
+        let nodes = [(ME, 20, 7), (B, 5, 1), (C, 3, 1)];
+        let mut audits = nodes.map(|_| Audit::new(8));
+        let mut due: [Option<(u64, u64)>; 3] = [None; 3];
+        let mut odd = [0; 3];
+        for index in 1..=400 {
+            for at in 0..nodes.len() {
+                let (node, busy, hash) = nodes[at];
+                if let Some((begun, _)) = due[at].take_if(|(_, done_at)| *done_at == index) {
+                    let mine = audits[at].taken(digest(begun, hash)).unwrap();
+                    odd[at] += usize::from(is_odd(&audits[at].compare(node, &three(), node, mine.index)));
+                    for (to, (other, ..)) in nodes.iter().enumerate().filter(|(to, _)| *to != at) {
+                        assert!(audits[to].heard(node, mine));
+                        odd[to] += usize::from(is_odd(&audits[to].compare(*other, &three(), node, mine.index)));
+                    }
+                }
+                if audits[at].begins_at(Index(index)) {
+                    due[at] = Some((index, index + busy));
+                }
+            }
+        }
+        assert!(odd[0] > 5 && odd[1..] == [0, 0], "{odd:?}");
     }
 
     // covers L17: whose hashes last longer than the entries between them would otherwise never meet the others.

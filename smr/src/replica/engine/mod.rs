@@ -315,7 +315,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let Some(digest) = self.audit.taken(digest) else { return };
         let others = self.core.status().configuration.members().into_iter().filter(|node| *node != self.node);
         self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
-        self.compare_digests(self.node);
+        self.compare_digests(self.node, digest.index);
     }
 
     /// The state that was to be hashed will not be.
@@ -325,12 +325,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Another member says what its state was.
     pub fn digest_heard(&mut self, from: NodeId, digest: StateDigest) {
-        self.audit.heard(from, digest);
-        self.compare_digests(from);
+        if self.audit.heard(from, digest) {
+            self.compare_digests(from, digest.index);
+        }
     }
 
-    fn compare_digests(&mut self, news: NodeId) {
-        for finding in self.audit.compare(self.node, &self.core.status().configuration, news) {
+    fn compare_digests(&mut self, news: NodeId, index: Index) {
+        for finding in self.audit.compare(self.node, &self.core.status().configuration, news, index) {
             match finding {
                 Finding::OddOneOut(what) => {
                     let why = format!("the state differs from that of a majority: {what}");

@@ -74,9 +74,8 @@ impl<W: Workload> World<W> {
                 }
                 PeerMessage::Protocol(message) => {
                     let Life::Serving(serving) = &mut machine.life else { return };
-                    if serving.turns.takes_messages() {
+                    if serving.turns.receive(now, from, message.clone()) {
                         self.watch.happen(&Happening::Received { from, to: node, message: &message });
-                        serving.turns.receive(now, from, message);
                     } else {
                         self.watch.rare.saw(Rare::DiskTooSlow);
                     }
