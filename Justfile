@@ -92,7 +92,7 @@ snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}
 
 # A million overwrites of a thousand keys: directories are bounded, memory is flat; print sizes and restart time.
-bounded overwrites="1000000" value_bytes="100":
+bounded overwrites="1000000" value_bytes="1000":
     cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}} --value-bytes {{value_bytes}}
 
 # Restart all nodes in turn under load, as often as told; nothing acknowledged is lost; print how long writes wait at most.

@@ -6,6 +6,11 @@ use std::time::Duration;
 use smr::sim::rare::{Rare, RareCounts};
 use smr::sim::run::Report;
 
+/// Met twice in 20,000 runs, and so wanted only of one that has [`SELDOM_SEEDS`].
+const SELDOM: [Rare; 1] = [Rare::DamagedSnapshot];
+/// From so many seeds on a run must have met what is seldom, too.
+const SELDOM_SEEDS: u64 = 50_000;
+
 /// Sums over all seeds.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
@@ -71,7 +76,8 @@ impl Summary {
 
     /// What a long run should have shown and did not.
     pub(super) fn wanting(&self, acknowledged_percent_min: u64) -> Vec<String> {
-        let mut wanting: Vec<String> = self.rare.never().iter().map(|rare| format!("never: {rare}")).collect();
+        let never = self.rare.never().into_iter().filter(|rare| self.seeds >= SELDOM_SEEDS || !SELDOM.contains(rare));
+        let mut wanting: Vec<String> = never.map(|rare| format!("never: {rare}")).collect();
         if self.acknowledged_percent() < acknowledged_percent_min {
             wanting.push(format!("only {} % of the operations were answered", self.acknowledged_percent()));
         }

@@ -132,7 +132,7 @@ pub enum Trial {
         #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
         overwrites: u64,
         /// Size of a value, in bytes
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(20..=1 << 20))]
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(20..=1 << 20))]
         value_bytes: u64,
         /// Where and with what shape.
         #[command(flatten)]
