@@ -60,7 +60,7 @@ fn follower_whose_disk_hangs_loses_messages_beyond_its_limit_and_catches_up() {
     }
 }
 
-// covers E18 I17: that no more waits for it than its queue holds is judged, too.
+// covers E18 I17: no more waits for it than its queue holds (here the simulator's; in service a bounded channel).
 #[test]
 fn stopped_follower_whose_queue_is_full_loses_messages_and_catches_up() {
     for seed in 0..4 {
