@@ -72,7 +72,7 @@ speed:
 compare *options:
     cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- compare "$@"
 
-# Make all runs that the report wants and that are missing, each on a cluster of its own; 11 to 20 minutes. See `--help`.
+# Make all runs that the report wants and that are missing, each on a cluster of its own; 10 to 20 minutes. See `--help`.
 [positional-arguments]
 bench-matrix *options:
     cargo run --quiet --release --bin madkv-bench -- matrix "$@"

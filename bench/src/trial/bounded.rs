@@ -22,7 +22,7 @@ const KEYS: u64 = 1_000;
 const AT_A_TIME: u64 = 256;
 /// How often to look at memory and directories meanwhile, in milliseconds.
 const LOOK_MS: u64 = 500;
-/// A directory stays below this, in bytes, with values of the usual size.
+/// A directory stays below this, in bytes, with values of 100 B.
 const DIRECTORY_TARGET_BYTES: u64 = 200 << 20;
 /// A directory takes at most so many times the live data, and what a log may hold before writes are refused ([`LOG_MAX_BYTES`]).
 const DIRECTORY_TIMES_LIVE: u64 = 5;
@@ -30,7 +30,7 @@ const DIRECTORY_TIMES_LIVE: u64 = 5;
 const MEMORY_JUDGED_OVERWRITES_MIN: u64 = 500_000;
 /// Memory may grow by a tenth and this, in bytes, from the second third of a run to the last: allocators are not exact.
 const MEMORY_SLACK_BYTES: u64 = 16 << 20;
-/// A server's memory stays below this, in bytes, with values of the usual size.
+/// A server's memory stays below this, in bytes, with values of 100 B.
 const MEMORY_TARGET_BYTES: u64 = 150 << 20;
 /// From the start of the processes to the first answer.
 const RESTART_TARGET: Duration = Duration::from_secs(3);

@@ -85,7 +85,7 @@ pub enum Happening<'a> {
         /// The message.
         message: &'a Message,
     },
-    /// A message reaches a node's core (it is about to take it in).
+    /// A message has reached a node's core; what follows from it is told later.
     Received {
         /// The sender.
         from: NodeId,
