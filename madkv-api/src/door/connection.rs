@@ -96,16 +96,17 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
     let queue = Queue::new(limits, Arc::clone(&shared.held_bytes));
     let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
     let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
+    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind would get its turn.
     let writer_ended = tokio::select! {
         biased;
+        _ = &mut writer => true,
+        _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
         ended = read_requests(&desk, input, buffer, limits) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ends");
             }
             false
         }
-        _ = &mut writer => true,
-        _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
     };
     desk.queue.no_more_requests();
     if !writer_ended && timeout(limits.drain_timeout, &mut writer).await.is_err() {
