@@ -31,7 +31,7 @@ pub struct Options {
     /// The bugs to plant; all of them if none is named
     pub names: Vec<String>,
     /// How many seeds a harness may try to find a bug
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 5_000)]
     pub seeds_max: u64,
     /// How many minutes a harness may take to find a bug
     #[arg(long, default_value_t = 10.0)]
