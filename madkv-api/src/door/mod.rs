@@ -220,8 +220,9 @@ async fn accept<B: Backend>(
     loop {
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
+            // First, or a stream of newcomers would keep it from being seen.
             _ = phases.wait_for(|phase| *phase > Phase::Accepting) => return,
+            accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

@@ -269,8 +269,7 @@ impl Mix {
             }
             // Whoever was away for a moment needs a snapshot.
             _ => {
-                let log_bytes = if kind == Kind::LateInstall { 8_000 } else { 2_000 };
-                self.shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
+                self.shape.snapshot_log_bytes = 8_000..=16_000;
                 settings.log_retain_bytes = 0;
                 (self.ballast_bytes, self.pace.pause_max_us) = (100, self.pace.pause_max_us.min(12_000));
                 (self.pace.clients, self.reads_percent) = (self.pace.clients.max(3), self.reads_percent.min(50));
