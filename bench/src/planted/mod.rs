@@ -1,14 +1,16 @@
 //! `madkv-planted`: are the bugs that were planted on purpose still found?
 //!
-//! The bank is the directory `planted/`: one patch each, against production code, with a head that says which rule it breaks, who
-//! is to notice, and which harness finds it. For each bug the tree is copied, the patch applied, the harness built and run
-//! from its first seed on, until it says that something is wrong. A harness that stops finding one of them is broken, and
-//! so is a patch that no longer applies.
+//! The bank is the directory `planted/`: one file each, with a head that says which rule the bug breaks, who is to notice, and which
+//! harness finds it, and with what is to be found and replaced in the production code. For each bug the tree is copied, the bug
+//! planted, the harness built and run from its first seed on, until it says that something is wrong. A harness that stops finding
+//! one of them is broken, and so is a bug that no longer fits the code.
 //!
 //! Before any bug, the same is done without one: a harness that always complains finds nothing.
 
+pub mod edit;
 pub mod harness;
-pub mod patch;
+pub mod mutant;
+pub mod source;
 pub mod tree;
 
 use std::error::Error;
@@ -18,10 +20,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 
 use self::harness::{Harness, Run};
-use self::patch::Patch;
+use self::mutant::Mutant;
 use self::tree::Tree;
 
-/// The directory of the patches, from the root of the repository.
+/// The directory of the bugs, from the root of the repository.
 pub const BANK: &str = "planted";
 
 /// Plants each bug of the bank in a copy of the tree, and counts the seeds until the harness finds it.
@@ -39,9 +41,12 @@ pub struct Options {
     /// How many seeds each harness must pass without a bug before it is believed
     #[arg(long, default_value_t = 50)]
     pub sound_seeds: u64,
-    /// Only say what there is, and whether it still applies
+    /// Only say what there is
     #[arg(long)]
     pub list: bool,
+    /// Only say which bugs no longer apply to the code, and why; builds nothing
+    #[arg(long)]
+    pub check: bool,
     /// Write the table to this file too
     #[arg(long, value_name = "FILE")]
     pub table: Option<PathBuf>,
@@ -60,11 +65,11 @@ enum Fate {
 /// If the bank or the tree cannot be used, or a harness complains without a bug.
 pub fn run(options: &Options) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let root = tree::root()?;
-    let bank = chosen(patch::load(&root.join(BANK))?, &options.names)?;
-    let tree = Tree::prepare(&root)?;
-    if options.list {
-        return list(&tree, &bank);
+    let bank = chosen(mutant::load(&root.join(BANK))?, &options.names)?;
+    if options.list || options.check {
+        return Ok(look(&root, &bank, options));
     }
+    let tree = Tree::prepare(&root)?;
     let limits = Limits { seeds: options.seeds_max, time: Duration::from_secs_f64(options.minutes * 60.0) };
     soundness(&tree, &bank, options, &limits)?;
 
@@ -95,7 +100,7 @@ struct Limits {
 
 const HEAD: &str = "| bug | harness | seeds to find | seconds with the build | said |\n|---|---|---|---|---|\n";
 
-fn row(bug: &Patch, fate: &Fate, took: Duration) -> String {
+fn row(bug: &Mutant, fate: &Fate, took: Duration) -> String {
     let (seeds, said) = match fate {
         Fate::Found { seeds, said } => (seeds.to_string(), said.replace('|', "/")),
         Fate::NotFound { seeds } => (format!("**NOT FOUND** in {seeds}"), String::new()),
@@ -104,31 +109,45 @@ fn row(bug: &Patch, fate: &Fate, took: Duration) -> String {
     format!("| {} | {} | {seeds} | {} | {said} |", bug.name, bug.harness, took.as_secs())
 }
 
-fn chosen(bank: Vec<Patch>, names: &[String]) -> Result<Vec<Patch>, Box<dyn Error + Send + Sync>> {
+fn chosen(bank: Vec<Mutant>, names: &[String]) -> Result<Vec<Mutant>, Box<dyn Error + Send + Sync>> {
     if let Some(unknown) = names.iter().find(|name| bank.iter().all(|bug| bug.name != **name)) {
         return Err(format!("no planted bug is called {unknown}").into());
     }
     Ok(bank.into_iter().filter(|bug| names.is_empty() || names.contains(&bug.name)).collect())
 }
 
-fn list(tree: &Tree, bank: &[Patch]) -> Result<bool, Box<dyn Error + Send + Sync>> {
-    let mut all_apply = true;
-    for bug in bank {
-        let applies = tree.check(&bug.path);
-        println!("{:<42} {:<16} {}", bug.name, bug.harness.to_string(), bug.breaks);
-        if let Err(why) = applies {
-            println!("    DOES NOT APPLY: {why}");
-            all_apply = false;
+/// Says what there is, and what does not fit. False if a bug does not, and that was asked.
+fn look(root: &Path, bank: &[Mutant], options: &Options) -> bool {
+    if options.list {
+        for bug in bank {
+            println!("{:<42} {:<16} {}", bug.name, bug.harness.to_string(), bug.breaks);
         }
+        println!("{} bugs", bank.len());
     }
-    println!("{} bugs", bank.len());
-    Ok(all_apply)
+    if !options.check {
+        return true;
+    }
+    let stale = stale(root, bank);
+    for why in &stale {
+        println!("{why}");
+    }
+    println!("{} of {} bugs apply", bank.len() - stale.len(), bank.len());
+    stale.is_empty()
+}
+
+/// Which bugs no longer fit the tree at `root`: the name of each, and under it why.
+pub fn stale(root: &Path, bank: &[Mutant]) -> Vec<String> {
+    let failed = bank.iter().filter_map(|bug| {
+        let why = bug.planted_in(root).err()?;
+        Some(format!("{}:\n    {}", bug.name, why.replace('\n', "\n    ")))
+    });
+    failed.collect()
 }
 
 /// Runs every harness that will be needed on the tree as it is.
 fn soundness(
     tree: &Tree,
-    bank: &[Patch],
+    bank: &[Mutant],
     options: &Options,
     limits: &Limits,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -151,25 +170,12 @@ fn soundness(
     Ok(())
 }
 
-fn plant(tree: &Tree, bug: &Patch, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
+fn plant(tree: &Tree, bug: &Mutant, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
     tree.refresh()?;
-    tree.apply(&bug.path)?;
+    tree.plant(bug)?;
     let built = bug.harness.build(tree)?;
     Ok(match built.run(tree, limits.seeds, limits.time)? {
         Run::Complained { seed, said } => Fate::Found { seeds: seed + 1, said },
         Run::Silent { tried } => Fate::NotFound { seeds: tried },
     })
-}
-
-/// Whether each patch of the bank at `root` still applies to the tree there: the names of those that do not, and why.
-///
-/// # Errors
-/// If the bank cannot be read.
-pub fn stale(root: &Path) -> Result<Vec<String>, Box<dyn Error + Send + Sync>> {
-    let bank = patch::load(&root.join(BANK))?;
-    let failed = bank.iter().filter_map(|bug| {
-        let why = tree::check_in(root, &bug.path).err()?;
-        Some(format!("{}: {why}", bug.name))
-    });
-    Ok(failed.collect())
 }

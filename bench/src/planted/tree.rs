@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use super::mutant::Mutant;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Tree {
@@ -29,7 +31,7 @@ pub enum TreeError {
     /// A program that is needed.
     #[error("{0}")]
     Program(String),
-    /// The patch does not fit the tree.
+    /// The bug does not fit the tree.
     #[error("does not apply: {0}")]
     Stale(String),
 }
@@ -58,28 +60,6 @@ fn stdout(command: &mut Command) -> Result<String, TreeError> {
 pub fn root() -> Result<PathBuf, TreeError> {
     let root = stdout(Command::new("git").args(["rev-parse", "--show-toplevel"]))?;
     Ok(PathBuf::from(root.trim_end_matches('\n')))
-}
-
-/// Whether the patch applies to the tree at `root`.
-///
-/// # Errors
-/// If not, or `git` is missing.
-pub fn check_in(root: &Path, patch: &Path) -> Result<(), TreeError> {
-    apply_in(root, patch, &["--check"])
-}
-
-fn apply_in(root: &Path, patch: &Path, options: &[&str]) -> Result<(), TreeError> {
-    let mut command = Command::new("git");
-    command.arg("apply").args(options).arg(patch).current_dir(root);
-    // In a directory below a repository's root `git apply` would silently skip every file.
-    if let Some(parent) = root.parent() {
-        command.env("GIT_CEILING_DIRECTORIES", parent);
-    }
-    let output = output(&mut command)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(TreeError::Stale(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
 }
 
 impl Tree {
@@ -130,20 +110,15 @@ impl Tree {
         remove_others(&self.copy, &wanted)
     }
 
-    /// Whether a patch applies.
-    ///
-    /// # Errors
-    /// If not.
-    pub fn check(&self, patch: &Path) -> Result<(), TreeError> {
-        check_in(&self.copy, patch)
-    }
-
-    /// Applies a patch.
+    /// Plants a bug.
     ///
     /// # Errors
     /// If it does not fit; then nothing is changed.
-    pub fn apply(&self, patch: &Path) -> Result<(), TreeError> {
-        apply_in(&self.copy, patch, &[])
+    pub fn plant(&self, bug: &Mutant) -> Result<(), TreeError> {
+        for (path, planted) in bug.planted_in(&self.copy).map_err(TreeError::Stale)? {
+            fs::write(&path, planted).map_err(at(&path))?;
+        }
+        Ok(())
     }
 }
 
