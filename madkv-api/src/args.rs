@@ -9,6 +9,7 @@ use std::time::Duration;
 use smr::protocol::ReadMode;
 use smr::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
 
+use crate::address::is_same;
 use crate::limits;
 use crate::map::REPLICAS_MAX;
 
@@ -65,7 +66,7 @@ pub fn addresses(flag: &str, text: &str) -> Result<Vec<String>, BadArgument> {
     let mut list: Vec<String> = Vec::new();
     for address in text.split(',').map(str::trim) {
         check_address(flag, address)?;
-        if list.iter().any(|other| other == address) {
+        if list.iter().any(|other| is_same(other, address)) {
             return Err(BadArgument(format!("{flag}: {address} is given twice")));
         }
         list.push(address.to_owned());
@@ -247,6 +248,8 @@ mod tests {
             "a b:1",
             "a:1,",
             "a:1,a:1",
+            "a:1,A:01",
+            "[::1]:1,[0:0::1]:1",
             "::1:1",
             "[::1:1",
             "[x]:1",

@@ -3,6 +3,7 @@
 //! - [`limits`]: what is too large, and how much may be under way.
 //! - [`slots`]: from a key to one of 16384 hash slots.
 //! - [`map`]: from a slot to a partition, and from a partition to the addresses of its replicas.
+//! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
 //! - [`frames`]: what travels between a client and a server or manager.
 //! - [`door`]: how a server or manager accepts connections and answers frames on them.
@@ -11,6 +12,7 @@
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
 
+pub mod address;
 pub mod args;
 pub mod command;
 pub mod dial;

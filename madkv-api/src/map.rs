@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use smr::id::ClusterId;
 
+use crate::address::{are_same, is_same};
 use crate::slots::{SLOTS, slot_of};
 
 /// The most partitions of a cluster.
@@ -102,6 +103,12 @@ impl ClusterMap {
 }
 
 impl Partition {
+    /// Whether `other` has the same slots and the same servers, however their addresses are spelled.
+    pub fn is_same(&self, other: &Partition) -> bool {
+        (self.slot_first, self.slot_end) == (other.slot_first, other.slot_end)
+            && are_same(&self.servers, &other.servers)
+    }
+
     /// Whether `slot` lives here.
     pub fn owns(&self, slot: u16) -> bool {
         (self.slot_first..self.slot_end).contains(&slot)
@@ -124,7 +131,7 @@ pub fn check_layout(server_rf: usize, servers: &[String]) -> Result<(), BadLayou
         return Err(BadLayout::Partitions { partitions });
     }
     for (position, address) in servers.iter().enumerate() {
-        if servers[..position].contains(address) {
+        if servers[..position].iter().any(|other| is_same(other, address)) {
             return Err(BadLayout::Doubled { address: address.clone() });
         }
     }
@@ -161,6 +168,8 @@ mod tests {
         let mut doubled = addresses(3);
         doubled[2] = doubled[0].clone();
         assert!(matches!(check_layout(3, &doubled), Err(BadLayout::Doubled { .. })));
+        let spelled = ["[::1]:1".to_owned(), "[0::1]:1".to_owned(), "b:1".to_owned()];
+        assert!(matches!(check_layout(3, &spelled), Err(BadLayout::Doubled { .. })));
         assert_eq!(check_layout(3, &addresses(6)), Ok(()));
     }
 }

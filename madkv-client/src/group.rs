@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use madkv_api::address::is_same;
 use madkv_api::frames::{Ask, Body, Service};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -71,7 +72,8 @@ impl Group {
 
     /// Whether the replicas listen where they listened in `other`.
     pub(crate) fn is_at(&self, addresses: &[String]) -> bool {
-        self.links.iter().map(|link| link.address()).eq(addresses)
+        self.links.len() == addresses.len()
+            && self.links.iter().zip(addresses).all(|(link, address)| is_same(link.address(), address))
     }
 
     /// Waits until the group has room for a request of `len_bytes`.

@@ -133,9 +133,7 @@ impl ManagerState {
             Err(error) => return Reply::Refused(error.to_string()),
         };
         match &self.contents.map {
-            Some(map) if map.cluster == wanted.cluster && map.partitions == wanted.partitions => {
-                Reply::Map(map.clone())
-            }
+            Some(map) if map.cluster == wanted.cluster && is_same_layout(map, &wanted) => Reply::Map(map.clone()),
             Some(_) => Reply::Refused("the cluster has another layout already".into()),
             None => {
                 Arc::make_mut(&mut self.contents).map = Some(wanted.clone());
@@ -165,6 +163,12 @@ impl ManagerState {
         }
         Reply::Registered(map)
     }
+}
+
+/// Whether two maps deal the same slots to the same servers, however their addresses are spelled.
+fn is_same_layout(map: &ClusterMap, other: &ClusterMap) -> bool {
+    map.partitions.len() == other.partitions.len()
+        && map.partitions.iter().zip(&other.partitions).all(|(one, other)| one.is_same(other))
 }
 
 impl StateMachine for ManagerState {

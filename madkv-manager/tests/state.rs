@@ -89,6 +89,22 @@ fn layout_again_same_map_another_one_refused() {
     }
 }
 
+// covers B28
+#[test]
+fn layout_again_in_other_spellings_is_the_same_map() {
+    let named = |servers: [&str; 3]| {
+        let servers = servers.map(str::to_owned).to_vec();
+        Command::Layout { cluster: CLUSTER, server_rf: 3, servers }
+    };
+    let mut state = ManagerState::default();
+    let Reply::Map(first) = apply(&mut state, &named(["[::1]:1", "node.test:2", "10.0.0.1:3"])) else { panic!() };
+    let again = named(["[0:0:0:0:0:0:0:1]:1", "Node.Test.:2", "[::ffff:10.0.0.1]:3"]);
+    assert_eq!(apply(&mut state, &again), Reply::Map(first.clone()), "as it was spelled first");
+    let other = named(["[::2]:1", "node.test:2", "10.0.0.1:3"]);
+    assert!(matches!(apply(&mut state, &other), Reply::Refused(_)));
+    assert_eq!(map(&state), Some(first));
+}
+
 #[test]
 fn layout_that_does_not_fit_is_refused() {
     let mut state = ManagerState::default();
