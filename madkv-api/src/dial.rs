@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::id::ClusterId;
-use smr::wire::{Frame, read_frame};
+use smr::reach;
+use smr::wire::{Frame, WireError, read_frame};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -31,15 +32,15 @@ impl Dialled {
     /// Dials `address` and says hello. From here on every step may take `patience`.
     ///
     /// # Errors
-    /// If nobody answers in time, or refuses; the text is the other side's reason.
+    /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's reason), or if
+    /// what answers is no door ([`io::ErrorKind::InvalidData`]).
     pub async fn to(
         address: &str,
         service: Service,
         cluster: Option<ClusterId>,
         patience: Duration,
     ) -> io::Result<Dialled> {
-        let stream = timeout(patience, TcpStream::connect(address)).await??;
-        stream.set_nodelay(true)?;
+        let stream = reach::connect(address, patience).await?;
         let welcome = Welcome { cluster: None, epoch: 0 };
         let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, patience };
         dialled.send(KIND_HELLO, &Hello { magic: MAGIC, cluster, service }).await?;
@@ -48,10 +49,16 @@ impl Dialled {
             KIND_WELCOME => codec::decode(frame.payload).map_err(io::Error::other)?,
             KIND_REFUSAL => {
                 let Refusal { reason } = codec::decode(frame.payload).map_err(io::Error::other)?;
-                return Err(io::Error::other(reason));
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
             }
-            kind => return Err(io::Error::other(format!("a frame of kind {kind:#06x} is no welcome"))),
+            kind => {
+                let what = format!("a frame of kind {kind:#06x} is no welcome");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
         };
+        if let Ok(reached) = dialled.stream.peer_addr() {
+            reach::greeted(address, reached);
+        }
         Ok(dialled)
     }
 
@@ -99,6 +106,8 @@ impl Dialled {
         match timeout(self.patience, next).await? {
             Ok(Some(frame)) => Ok(frame),
             Ok(None) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")),
+            Err(WireError::Io(error)) => Err(error),
+            Err(WireError::Codec(error)) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             Err(error) => Err(io::Error::other(error)),
         }
     }

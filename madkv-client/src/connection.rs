@@ -8,19 +8,21 @@
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use madkv_api::frames::{
     Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
     Response, Service, Welcome,
 };
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
+use smr::reach;
 use smr::wire::{self, Frame, FrameReader, WireError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::limits::{CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX};
+use crate::limits::{CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX, WELCOME_TIMEOUT};
 use crate::mailbox::{Event, Mailbox};
 use crate::{Context, lock};
 
@@ -33,6 +35,8 @@ pub(crate) struct Connection {
     address: String,
     /// The replica's number in traces.
     number: usize,
+    /// Which of the address's addresses answered, over TCP.
+    reached: OnceLock<SocketAddr>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -60,6 +64,8 @@ struct Pending {
     /// Where its frame lies in `out`, until the writer takes it.
     start: usize,
     end: usize,
+    /// When it was written, all of it.
+    written_at: Option<Instant>,
 }
 
 /// How a connection ended.
@@ -85,8 +91,8 @@ impl Connection {
         let mut state = State::default();
         let hello = Hello { magic: MAGIC, cluster: context.cluster.get().copied(), service };
         append(&mut state.out, KIND_HELLO, &hello);
-        let connection =
-            Arc::new(Connection { context, address, number, state: Mutex::new(state), wake: Notify::new() });
+        let (reached, wake) = (OnceLock::new(), Notify::new());
+        let connection = Arc::new(Connection { context, address, number, reached, state: Mutex::new(state), wake });
         tokio::spawn(Arc::clone(&connection).run());
         connection
     }
@@ -109,7 +115,7 @@ impl Connection {
         let start = state.out.len();
         append(&mut state.out, KIND_REQUEST, &Request { id, epoch, ask });
         let end = state.out.len();
-        state.pending.insert(id, Pending { mailbox: Arc::clone(mailbox), copy, start, end });
+        state.pending.insert(id, Pending { mailbox: Arc::clone(mailbox), copy, start, end, written_at: None });
         drop(state);
         self.wake.notify_one();
         Some(Posted { connection: Arc::clone(self), id, number })
@@ -156,7 +162,10 @@ impl Connection {
             let (reader, writer) = dialled.map_err(|_| Broken::Lost("timed out".into()))??;
             return self.talk(reader, writer).await;
         }
-        let mut stream = wire::connect(&self.address, CONNECT_TIMEOUT).await?;
+        let mut stream = reach::connect(&self.address, CONNECT_TIMEOUT).await?;
+        if let Ok(reached) = stream.peer_addr() {
+            let _ = self.reached.set(reached); // once for each connection
+        }
         let (reader, writer) = stream.split();
         self.talk(reader, writer).await
     }
@@ -180,6 +189,7 @@ impl Connection {
                     return Ok(());
                 }
                 std::mem::swap(&mut state.out, &mut batch);
+                state.note_written();
                 state.taken_id = state.last_id;
             }
             if batch.is_empty() {
@@ -193,18 +203,40 @@ impl Connection {
     }
 
     async fn read_all(&self, mut reader: FrameReader<impl AsyncRead + Unpin>) -> Result<(), Broken> {
+        let began = Instant::now();
+        let mut heard_at = began;
         loop {
             while let Some(frame) = reader.buffered()? {
                 self.take(frame)?;
             }
-            match timeout(CONNECTION_DEAD, reader.next()).await {
-                Ok(Ok(Some(frame))) => self.take(frame)?,
+            // Whatever was read counts as heard now: before it was taken this client may have stood still.
+            if let Some(due) = self.silence_ends(began, heard_at)
+                && due <= Instant::now()
+            {
+                return Err(Broken::Lost("silent for too long".into()));
+            }
+            let look_at = self.silence_ends(began, heard_at).unwrap_or_else(|| Instant::now() + CONNECTION_DEAD);
+            match timeout_at(look_at, reader.next()).await {
+                Ok(Ok(Some(frame))) => {
+                    self.take(frame)?;
+                    heard_at = Instant::now();
+                }
                 Ok(Ok(None)) => return Err(Broken::Lost("closed by the other side".into())),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) if lock(&self.state).pending.is_empty() => {}
-                Err(_) => return Err(Broken::Lost("silent for too long".into())),
+                Err(_) => {} // a look at the time
             }
         }
+    }
+
+    /// When the connection's silence has lasted too long, by what is known now. Silence counts from when the oldest request that
+    /// waits was written: an idle connection may be silent for ever, and so may this client (fault catalogue N15).
+    fn silence_ends(&self, began: Instant, heard_at: Instant) -> Option<Instant> {
+        let state = lock(&self.state);
+        if !state.welcomed {
+            return Some(began + WELCOME_TIMEOUT);
+        }
+        let (_, oldest) = state.pending.first_key_value()?;
+        Some(oldest.written_at?.max(heard_at) + CONNECTION_DEAD)
     }
 
     fn take(&self, frame: Frame<'_>) -> Result<(), Broken> {
@@ -218,6 +250,9 @@ impl Connection {
                     return Err(Broken::Lost(format!("it belongs to cluster {theirs}, not {ours}")));
                 }
                 lock(&self.state).welcomed = true;
+                if let Some(reached) = self.reached.get() {
+                    reach::greeted(&self.address, *reached);
+                }
                 Ok(())
             }
             // Instead of a welcome it means that nothing was taken; behind one it would prove nothing.
@@ -267,6 +302,15 @@ impl Posted {
 }
 
 impl State {
+    /// What the writer had taken is written.
+    fn note_written(&mut self) {
+        let now = Instant::now();
+        let taken = self.pending.range_mut(..=self.taken_id).rev();
+        for (_, request) in taken.take_while(|(_, request)| request.written_at.is_none()) {
+            request.written_at = Some(now);
+        }
+    }
+
     fn withdraw(&mut self, id: u64) -> bool {
         if id <= self.taken_id {
             return false;
@@ -390,5 +434,113 @@ mod tests {
             assert!(matches!(mailbox.receive().await.event, Event::Broken { .. }));
             assert!(connection.end().is_some_and(|end| !end.welcomed));
         }
+    }
+
+    /// The other side of a connection in memory.
+    struct Far {
+        reader: FrameReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>,
+        writer: tokio::io::WriteHalf<tokio::io::DuplexStream>,
+    }
+
+    impl Far {
+        async fn say<T: serde::Serialize>(&mut self, kind: u16, value: &T) {
+            let mut bytes = Vec::new();
+            append(&mut bytes, kind, value);
+            tokio::io::AsyncWriteExt::write_all(&mut self.writer, &bytes).await.unwrap();
+        }
+
+        /// The number of the next request.
+        async fn next_request(&mut self) -> u64 {
+            loop {
+                let frame = self.reader.next().await.unwrap().unwrap();
+                if frame.kind == KIND_REQUEST {
+                    return codec::decode::<Request>(frame.payload).unwrap().id;
+                }
+            }
+        }
+    }
+
+    /// A connection whose task is run by nobody, and what it would do.
+    fn held() -> (Arc<Connection>, impl Future<Output = Result<(), Broken>>, Far) {
+        let mut state = State::default();
+        append(&mut state.out, KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: Service::Manager });
+        let (address, reached, wake) = (String::new(), OnceLock::new(), Notify::new());
+        let connection = Connection { context: context(), address, number: 1, reached, state: Mutex::new(state), wake };
+        let connection = Arc::new(connection);
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (reader, writer) = tokio::io::split(near);
+        let served = Arc::clone(&connection);
+        let task = async move { served.talk(reader, writer).await };
+        let (reader, writer) = tokio::io::split(far);
+        (connection, task, Far { reader: FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES), writer })
+    }
+
+    /// Runs the connection until the other side has done its part. The connection must not end before.
+    async fn meanwhile<T>(
+        task: &mut (impl Future<Output = Result<(), Broken>> + Unpin),
+        part: impl Future<Output = T>,
+    ) -> T {
+        tokio::select! {
+            biased;
+            done = part => done,
+            ended = task => panic!("the connection ended: {}", why(ended)),
+        }
+    }
+
+    fn why(ended: Result<(), Broken>) -> String {
+        match ended {
+            Ok(()) => "closed".to_owned(),
+            Err(Broken::Refused(why) | Broken::Lost(why)) => why,
+        }
+    }
+
+    // covers N15
+    #[tokio::test(start_paused = true)]
+    async fn silence_of_a_client_that_stood_still_is_not_the_servers() {
+        let (connection, task, mut far) = held();
+        let mut task = std::pin::pin!(task);
+        let mailbox = Arc::new(Mailbox::default());
+        let welcome = Welcome { cluster: None, epoch: 0 };
+        meanwhile(&mut task, far.say(KIND_WELCOME, &welcome)).await;
+        for pause_s in [3, 9, 11, 12, 3600] {
+            // A program that waits for its user's next line: nothing runs, and then the request is there at once.
+            tokio::time::advance(std::time::Duration::from_secs(pause_s)).await;
+            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let id = meanwhile(&mut task, far.next_request()).await;
+            // The answer takes a while, too.
+            meanwhile(&mut task, tokio::time::sleep(CONNECTION_DEAD - std::time::Duration::from_millis(1))).await;
+            meanwhile(&mut task, far.say(KIND_RESPONSE, &Response { id, body: Body::NoMap })).await;
+            let mail = meanwhile(&mut task, mailbox.receive()).await;
+            assert!(matches!(mail.event, Event::Reply(Body::NoMap)), "after {pause_s} s");
+        }
+    }
+
+    // covers N15
+    #[tokio::test(start_paused = true)]
+    async fn silence_after_a_request_was_written_ends_the_connection_in_time() {
+        let (connection, task, mut far) = held();
+        let mut task = std::pin::pin!(task);
+        let mailbox = Arc::new(Mailbox::default());
+        meanwhile(&mut task, far.say(KIND_WELCOME, &Welcome { cluster: None, epoch: 0 })).await;
+        meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(60))).await;
+        let _first = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+        meanwhile(&mut task, far.next_request()).await;
+        let written_at = Instant::now();
+        // Later requests are no sign of life of the server.
+        meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(6))).await;
+        let _second = connection.post(Ask::Map, 0, &mailbox, 1).unwrap();
+        assert_eq!(why(task.await), "silent for too long");
+        let waited = written_at.elapsed();
+        let late = std::time::Duration::from_millis(2);
+        assert!(waited >= CONNECTION_DEAD && waited <= CONNECTION_DEAD + late, "{waited:?}");
+    }
+
+    // covers N13
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_accepts_and_never_welcomes_is_given_up() {
+        let (_connection, task, _far) = held();
+        let began = Instant::now();
+        assert_eq!(why(task.await), "silent for too long");
+        assert!(began.elapsed() < CONNECTION_DEAD);
     }
 }

@@ -22,6 +22,7 @@
 //! |---|---|
 //! | [`id`], [`entry`] | the vocabulary: nodes, incarnations, terms, entries, configurations, genesis |
 //! | [`codec`], [`wire`] | bytes: frames, versions, checksums; the one place that names bincode |
+//! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name |
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties |
 //! | [`raft`] | the first core behind the seam; pure |
 //! | [`storage`] | promise, mark and log on disk; quarantine; the one place that names sled is inside |
@@ -54,6 +55,7 @@ pub mod fatal;
 pub mod id;
 pub mod protocol;
 pub mod raft;
+pub mod reach;
 pub mod replica;
 pub mod report;
 pub mod session;

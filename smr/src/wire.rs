@@ -17,7 +17,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::timeout;
 
@@ -256,24 +255,6 @@ pub async fn write_all_shared(
         }
     }
     Ok(waited)
-}
-
-/// Connects to `address` (`host:port`) and switches Nagle's delay off.
-///
-/// # Errors
-/// Those of the operating system; [`io::ErrorKind::TimedOut`] after `deadline`.
-pub async fn connect(address: &str, deadline: Duration) -> io::Result<TcpStream> {
-    let stream = timeout(deadline, TcpStream::connect(address))
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "timed out"))??;
-    // Whoever dials a port of this host on which nobody listens can be given that very port as its own, and is then
-    // connected to itself (TCP's simultaneous open). It would also keep the rightful owner from listening there.
-    if stream.local_addr()? == stream.peer_addr()? {
-        stream.set_zero_linger()?;
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there"));
-    }
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpos
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
 use crate::codec;
 use crate::id::{Incarnation, NodeId, NodeName};
+use crate::reach;
 use crate::wire::{self, BUFFER_KEEP_MAX_BYTES, FrameReader, WireError};
 
 /// Messages that wait in one lane for one peer. A core's in-flight limits keep well below this.
@@ -320,12 +321,15 @@ pub(super) async fn dial<M>(
     purpose: Purpose,
 ) -> Result<(TcpStream, NodeId), HandshakeError> {
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
-    let mut stream = wire::connect(address, limit).await.map_err(|error| HandshakeError::Failed(error.to_string()))?;
+    let mut stream = reach::connect(address, limit).await.map_err(|error| HandshakeError::Failed(error.to_string()))?;
     let (read, mut write) = stream.split();
     // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mine = shared.facts();
     let node = handshake::introduce(&mut reader, &mut write, &mine, to, purpose, limit).await?;
+    if let Ok(reached) = stream.peer_addr() {
+        reach::greeted(address, reached);
+    }
     Ok((stream, node))
 }
 
