@@ -10,7 +10,7 @@ use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_api::map::ClusterMap;
 use madkv_api::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
-use smr::replica::{ClientId, ReplicaHandle, ReplyTo, Request, Submit};
+use smr::replica::{Advertised, ClientId, ReplicaHandle, ReplicaStatus, ReplyTo, Request, Submit};
 
 use crate::trace;
 
@@ -50,13 +50,17 @@ pub struct ServerBackend<R = ReplicaHandle> {
     partition: u16,
     cluster: ClusterId,
     owned: RwLock<Owned>,
+    /// The servers of the partition, by replica, by the newest map known.
+    servers: RwLock<Vec<String>>,
+    advertised: RwLock<Advertised>,
 }
 
 impl<R: Submit> ServerBackend<R> {
     /// `replica` of `partition`, which owns what `map` says.
     pub fn new(replica: R, partition: u16, map: &ClusterMap) -> ServerBackend<R> {
         let owned = RwLock::new(Owned::of(map, partition));
-        ServerBackend { replica, partition, cluster: map.cluster, owned }
+        let servers = RwLock::new(servers_of(map, partition));
+        ServerBackend { replica, partition, cluster: map.cluster, owned, servers, advertised: RwLock::default() }
     }
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
@@ -65,8 +69,19 @@ impl<R: Submit> ServerBackend<R> {
         let newer = owned.after(map, self.partition).filter(|_| map.cluster == self.cluster);
         if let Some(newer) = newer {
             *owned = newer;
+            *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers_of(map, self.partition);
         }
         newer.is_some()
+    }
+
+    /// Where the map says that the partition's servers are, by replica.
+    pub fn servers(&self) -> Vec<String> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known by now of the own address in the map; the status says it.
+    pub fn set_advertised(&self, advertised: Advertised) {
+        *self.advertised.write().unwrap_or_else(PoisonError::into_inner) = advertised;
     }
 
     fn owned(&self) -> Owned {
@@ -101,6 +116,15 @@ impl<R: Submit> Backend for ServerBackend<R> {
     fn flush(&self) {
         self.replica.flush();
     }
+
+    fn status(&self, mut status: Box<ReplicaStatus>) -> Body {
+        status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Body::Status(status)
+    }
+}
+
+fn servers_of(map: &ClusterMap, partition: u16) -> Vec<String> {
+    map.partitions.get(usize::from(partition)).map_or_else(Vec::new, |part| part.servers.clone())
 }
 
 fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {

@@ -7,6 +7,7 @@
 //! - [`trace`]: the messages of `--trace_messages`.
 //! - [`mod@run`]: from start to end.
 
+mod advertised;
 pub mod assignment;
 pub mod backend;
 pub mod map;

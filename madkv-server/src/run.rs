@@ -13,6 +13,7 @@ use smr::id::{GroupName, Incarnation, NodeName};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::disk::RealDisk;
 
+use crate::advertised::Watch;
 use crate::assignment;
 use crate::backend::ServerBackend;
 use crate::map::Map;
@@ -89,6 +90,15 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
     let door = Door::open(runtime.handle(), api, Arc::clone(&backend), DoorLimits::default())
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
+    let watch = Watch {
+        partition: plan.partition,
+        replica: plan.replica,
+        cluster: map.cluster,
+        api_listen: door.address(),
+        handle: replica.clone(),
+        backend: Arc::clone(&backend),
+    };
+    runtime.spawn(watch.run());
     let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
     runtime.block_on(process::serve_until_signal(signals, door, replica));

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_api::command::{Command, Query, decode_found, decode_records, decode_value};
+use madkv_api::dial::Dialled;
 use madkv_api::door::{Backend, Door, DoorLimits};
 use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClusterId, Incarnation};
-use smr::replica::ReplyTo;
+use smr::protocol::Role;
+use smr::replica::{Advertised, ReplyTo};
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -105,15 +107,19 @@ impl Site {
     }
 
     fn line(&self) -> Vec<String> {
+        self.line_in_group("0", "none")
+    }
+
+    fn line_in_group(&self, replica: &str, peers: &str) -> Vec<String> {
         let backer = self.backer().to_str().unwrap().to_owned();
         let mut line = vec![env!("CARGO_BIN_EXE_madkv-server").to_owned(), "--allow_unsynced".to_owned()];
         let flags = [
             ("--partition_id", "0"),
-            ("--replica_id", "0"),
+            ("--replica_id", replica),
             ("--manager_addrs", &self.manager),
             ("--api_listen", &self.api),
             ("--p2p_listen", &self.p2p),
-            ("--peer_addrs", "none"),
+            ("--peer_addrs", peers),
             ("--backer_path", &backer),
         ];
         line.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]));
@@ -362,4 +368,46 @@ async fn traced_server_prints_messages_and_state() {
     server.expect_line(&format!("my_state_S1 = 0 keys before processing {request}"));
     server.expect_line(&format!("my_state_S1 = 1 keys after processing {request}"));
     server.expect_line(&format!("Sent <C{client}, S1, 101, reply>"));
+}
+
+// covers B29
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way() {
+    let sites: Vec<Site> = (0..3).map(|_| Site::new()).collect();
+    // Nobody listens where the map says that s0.0 is.
+    let mapped = [free_address(), sites[1].api.clone(), sites[2].api.clone()];
+    let map = ClusterMap::deal(CLUSTER, 3, &mapped).unwrap();
+    let _managers: Vec<Manager> =
+        sites.iter().map(|site| Manager::start(&site.manager, Body::Registered(Box::new(map.clone())))).collect();
+    let mut servers: Vec<Process> = (0..3)
+        .map(|replica| {
+            let peers = (0..3).filter(|peer| *peer != replica).map(|peer| sites[peer].p2p.clone());
+            let peers = peers.collect::<Vec<_>>().join(",");
+            Process::start(&sites[replica].line_in_group(&replica.to_string(), &peers))
+        })
+        .collect();
+    let line = servers[0].expect_line("does not answer at");
+    assert!(line.contains(&mapped[0]) && line.contains(&sites[0].api), "{line}");
+    // An operator who does not know hands it the leadership, again and again until it has led: it may just have led, too.
+    let has_led = async {
+        loop {
+            for site in &sites[1..] {
+                if let Ok(mut door) = Dialled::to(&site.api, SERVICE, None, PATIENCE).await {
+                    let _ = door.ask(Ask::Transfer { to: 0 }).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let line = tokio::select! {
+        line = tokio::task::spawn_blocking(move || (servers[0].expect_line("has handed leadership over"), servers)) => line.unwrap(),
+        () = has_led => unreachable!("the loop has no end"),
+    };
+    assert!(line.0.contains("s0.0 has handed leadership over to s0."), "{}", line.0);
+    let leads_nothing = || async {
+        let Body::Status(status) = ask(&sites[0].api, SERVICE, Ask::Status).await else { panic!("no status") };
+        let says_it = matches!(&status.advertised, Advertised::Unreached { address, .. } if *address == mapped[0]);
+        (says_it && status.role == Role::Follower && status.leader.is_some()).then_some(())
+    };
+    eventually("another one leads", leads_nothing).await;
 }

@@ -208,6 +208,7 @@ mod tests {
             sync_mode: String::new(),
             reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
+            advertised: smr::replica::Advertised::Unknown,
         }
     }
 

@@ -13,7 +13,7 @@ use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::next_frame;
-use super::{Backend, DoorLimits};
+use super::{Backend, DoorLimits, TOO_MANY_CONNECTIONS};
 use crate::frames::{Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, Welcome};
 
 /// The longest [`Hello`], in bytes.
@@ -49,7 +49,7 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
 
 /// Turns a connection away that there is no room for. Never waits: a fresh socket has room for one small frame.
 pub(super) fn turn_away(output: &dyn SharedOutput) {
-    let reason = "too many connections; try again later".to_owned();
+    let reason = TOO_MANY_CONNECTIONS.to_owned();
     // If it does not arrive the client sees a closed connection, and tries again as well.
     let _ = output.try_write(&frame(KIND_REFUSAL, &Refusal { reason }));
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smr::id::ClusterId;
-use smr::replica::{Outcome, ReplyTo};
+use smr::replica::{Outcome, ReplicaStatus, ReplyTo};
 use smr::wire::SharedOutput;
 use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
@@ -49,6 +49,9 @@ const KEEPALIVE_INTERVAL_S: u64 = 10;
 /// Unanswered questions before the connection counts as broken.
 const KEEPALIVE_PROBES_MAX: u32 = 3;
 
+/// The reason that a connection is turned away with for which there is no place now.
+pub const TOO_MANY_CONNECTIONS: &str = "too many connections; try again later";
+
 /// What stands behind a door.
 pub trait Backend: Send + Sync + 'static {
     /// Which service this is; a client that wants another one is refused.
@@ -67,6 +70,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The requests that one read has brought were asked. Must not wait for anything either.
     fn flush(&self) {}
+
+    /// What the replica says of itself, and what is known of it besides.
+    fn status(&self, status: Box<ReplicaStatus>) -> Body {
+        Body::Status(status)
+    }
 
     /// What the state machine's answer means to the client.
     fn answer(&self, answer: Bytes) -> Body {
@@ -311,7 +319,7 @@ fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body {
     match outcome {
         Outcome::Answer(answer) => backend.answer(answer),
         Outcome::SessionOpened(client) => Body::SessionOpened(client.0),
-        Outcome::Status(status) => Body::Status(status),
+        Outcome::Status(status) => backend.status(status),
         Outcome::Done => Body::Done,
         Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },
         Outcome::Busy { retry_after_ms } => Body::Busy { retry_after_ms },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use smr::protocol::ReadMode;
-use smr::replica::{ReplicaStatus, Standing};
+use smr::replica::{Advertised, ReplicaStatus, Standing};
 
 use crate::{ClusterStatus, NodeReport};
 
@@ -57,15 +57,23 @@ fn row(node: &NodeReport, commit: u64) -> [String; 11] {
         commit.saturating_sub(status.applied.0).to_string(),
         status.log_bytes.to_string(),
         status.sessions.to_string(),
-        match &status.standing {
-            Standing::InService if status.reads == ReadMode::Lease => {
-                format!("in service, {}, leases", status.sync_mode)
-            }
-            Standing::InService => format!("in service, {}", status.sync_mode),
-            Standing::Unborn => "unborn".to_owned(),
-            Standing::Quarantined { reason } => format!("quarantined: {reason}"),
-        },
+        state(status),
     ]
+}
+
+fn state(status: &ReplicaStatus) -> String {
+    let mut state = match &status.standing {
+        Standing::InService if status.reads == ReadMode::Lease => {
+            format!("in service, {}, leases", status.sync_mode)
+        }
+        Standing::InService => format!("in service, {}", status.sync_mode),
+        Standing::Unborn => "unborn".to_owned(),
+        Standing::Quarantined { reason } => format!("quarantined: {reason}"),
+    };
+    if let Advertised::Unreached { address, why } = &status.advertised {
+        state.push_str(&format!(", does not answer at {address}: {why}"));
+    }
+    state
 }
 
 fn role(status: &ReplicaStatus) -> String {
@@ -109,6 +117,11 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
                 Standing::Unborn => ("unborn", None),
                 Standing::Quarantined { reason } => ("quarantined", Some(reason)),
             };
+            let (advertised, advertised_reason) = match &status.advertised {
+                Advertised::Unknown => ("unknown", None),
+                Advertised::Reached => ("reached", None),
+                Advertised::Unreached { why, .. } => ("unreached", Some(why)),
+            };
             let commit = commits.get(&node.group).copied().unwrap_or(0);
             json!({
                 "state": state,
@@ -126,6 +139,8 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
                 "log_bytes": status.log_bytes,
                 "sessions": status.sessions,
                 "sync_mode": status.sync_mode,
+                "advertised": advertised,
+                "advertised_reason": advertised_reason,
                 "reads": status.reads.to_string(),
                 "voters": status.voters.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "learners": status.learners.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -167,6 +182,7 @@ mod tests {
             sync_mode: "synced".into(),
             reads: ReadMode::Index,
             peers: vec![],
+            advertised: Advertised::Unknown,
         };
         let follower = ReplicaStatus {
             node: NodeId::new(1, 0xcd),
@@ -174,6 +190,7 @@ mod tests {
             reads: ReadMode::Lease,
             commit: Index(110),
             applied: Index(100),
+            advertised: Advertised::Unreached { address: "127.0.0.1:3778".into(), why: "connection refused".into() },
             ..leader.clone()
         };
         let report = |replica: u16, status| NodeReport {
@@ -199,7 +216,7 @@ mod tests {
 cluster 00000000000000000000000000000001, map epoch 1
 node  address         role      term  leader  commit  applied  lag  log bytes  sessions  state
 s0.0  127.0.0.1:3777  leader       3  s0.0       120      120    0       4096         2  in service, synced
-s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases
+s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases, does not answer at 127.0.0.1:3778: connection refused
 s0.2  127.0.0.1:3779  -            -  -            -        -    -          -         -  unreachable: connection refused
 ";
         assert_eq!(table(&sample()), expected);
@@ -212,6 +229,8 @@ s0.2  127.0.0.1:3779  -            -  -            -        -    -          -   
         assert_eq!(value["nodes"][0]["role"], "leader");
         assert_eq!(value["nodes"][1]["digest"], json!({ "index": 64, "hash": "00000000000000fe" }));
         assert_eq!([&value["nodes"][0]["reads"], &value["nodes"][1]["reads"]], ["index", "lease"]);
+        assert_eq!([&value["nodes"][0]["advertised"], &value["nodes"][1]["advertised"]], ["unknown", "unreached"]);
+        assert_eq!(value["nodes"][1]["advertised_reason"], "connection refused");
         assert_eq!(value["nodes"][2]["state"], "unreachable");
     }
 }

@@ -379,6 +379,7 @@ impl GroupState {
             sync_mode: "synced".into(),
             reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
+            advertised: smr::replica::Advertised::Unknown,
         }
     }
 

@@ -181,6 +181,25 @@ pub struct ReplicaStatus {
     pub reads: ReadMode,
     /// For a leader: each other member, and its last durable entry known.
     pub peers: Vec<(NodeId, Index)>,
+    /// Whether clients find it. The replica itself cannot know; whoever serves it to clients fills this in.
+    pub advertised: Advertised,
+}
+
+/// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Advertised {
+    /// Nobody has looked, or nothing certain came of it.
+    #[default]
+    Unknown,
+    /// It answers there.
+    Reached,
+    /// It does not answer there.
+    Unreached {
+        /// The address.
+        address: String,
+        /// What is there instead.
+        why: String,
+    },
 }
 
 /// Whether a replica is in service.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use tokio::sync::oneshot;
 
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{exit_on_panic, spawn_vital};
@@ -28,7 +30,7 @@ use crate::replica::message::PeerMessage;
 use crate::replica::snapshots::{Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
-use crate::replica::{Outcome, ReplyTo, Request, Standing, Submit};
+use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
@@ -326,6 +328,14 @@ impl ReplicaHandle {
         Submit::submit(self, request, reply);
     }
 
+    /// Asks something whose answer comes whole, and waits for it; `None` if the answer came in parts or never will.
+    pub async fn ask(&self, request: Request) -> Option<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        let sink = Arc::new(Asker(Mutex::new(Some(sender))));
+        self.submit(request, ReplyTo { tag: 0, sink });
+        receiver.await.ok()
+    }
+
     /// The cluster id once it is known (a founding group learns it at birth).
     pub fn cluster(&self) -> Option<ClusterId> {
         self.facts.cluster.get().copied()
@@ -339,6 +349,22 @@ impl ReplicaHandle {
     /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 6 s.
     pub fn shutdown(&self) {
         (self.stop)();
+    }
+}
+
+/// Somebody who waits for one outcome.
+struct Asker(Mutex<Option<oneshot::Sender<Outcome>>>);
+
+impl ReplySink for Asker {
+    fn deliver(&self, _tag: u64, outcome: Outcome) {
+        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever waited may have gone.
+            let _ = sender.send(outcome);
+        }
+    }
+
+    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+        false
     }
 }
 

@@ -13,7 +13,7 @@ use crate::protocol::{Protocol, ReadMode, Role};
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
 use crate::replica::driver::{Happening, Inbox};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
-use crate::replica::{Outcome, ReplicaStatus, ReplyTo, Request, Standing};
+use crate::replica::{Advertised, Outcome, ReplicaStatus, ReplyTo, Request, Standing};
 use crate::report::Reporter;
 use crate::transport::{Lane, Transport, TransportEvent};
 
@@ -134,6 +134,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             sync_mode: self.sync_mode.clone(),
             reads: ReadMode::default(),
             peers: Vec::new(),
+            advertised: Advertised::Unknown,
         }
     }
 }

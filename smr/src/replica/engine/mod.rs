@@ -28,7 +28,7 @@ use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
-use crate::replica::{Outcome, ReplicaStatus, ReplyTo, Request, Standing};
+use crate::replica::{Advertised, Outcome, ReplicaStatus, ReplyTo, Request, Standing};
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
@@ -442,6 +442,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             sync_mode: self.sync_mode.clone(),
             reads: core.reads,
             peers: core.peers.iter().map(|peer| (peer.node, peer.match_index)).collect(),
+            advertised: Advertised::Unknown,
         }
     }
 
