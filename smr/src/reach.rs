@@ -49,9 +49,12 @@ fn ask_the_system(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
+/// Asks for the addresses of a host.
+type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
 /// What is known of names.
 struct Names {
-    ask: Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>,
+    ask: Arc<Lookup>,
     known: Arc<Mutex<Known>>,
 }
 
@@ -170,12 +173,7 @@ impl Names {
     }
 }
 
-fn look_up(
-    ask: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>,
-    all: &Mutex<Known>,
-    host: &str,
-    listeners: &watch::Sender<Option<Found>>,
-) {
+fn look_up(ask: &Lookup, all: &Mutex<Known>, host: &str, listeners: &watch::Sender<Option<Found>>) {
     let found = ask(host).map_err(|error| error.to_string());
     let mut known = lock(all);
     known.lookups -= 1;
@@ -302,7 +300,7 @@ mod tests {
                 return left.pop_front().unwrap();
             }
             let last = left.front().unwrap().as_ref();
-            last.map(Clone::clone).map_err(|error| io::Error::from(error.kind()))
+            last.cloned().map_err(|error| io::Error::from(error.kind()))
         })
     }
 
