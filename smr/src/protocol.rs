@@ -100,6 +100,11 @@ pub trait Protocol: Send + 'static {
         status.last.index.0.saturating_sub(status.commit.0)
     }
 
+    /// The last entry that is known to be committed. Called after each batch.
+    fn commit(&self) -> Index {
+        self.status().commit
+    }
+
     /// About how many bytes a message takes on the wire; queues are bounded by it.
     fn message_size_bytes(message: &Self::Message) -> usize;
 
@@ -266,6 +271,15 @@ impl<M> Write<M> {
         &self.log
     }
 
+    /// The bytes of the entries in it, by [`Entry::size_bytes`].
+    pub fn entries_bytes(&self) -> usize {
+        let appended = self.log.iter().filter_map(|change| match change {
+            LogChange::Append(entries) => Some(entries),
+            _ => None,
+        });
+        appended.flatten().map(Entry::size_bytes).sum()
+    }
+
     /// Says that everything in this write, and in all writes before it, has reached the device. This is the only way to
     /// the messages that rest on it, so no driver can send them early (I11).
     pub fn durable(self) -> (WriteId, Vec<Envelope<M>>) {
@@ -386,6 +400,11 @@ pub enum Event {
     },
     /// A transfer ended without a new leader; this node serves again.
     TransferFailed,
+    /// This leader's disk does not keep up with the group; it hands over (E21).
+    DiskLags {
+        /// To this one.
+        successor: NodeId,
+    },
     /// The leader counts on an entry that this node acknowledged in the present term, and the node does not have it: its
     /// directory was set back, or its disk lied (M8). It must not take part any longer.
     Forgot {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::disk_lag::DiskLag;
 use super::leader::Handover;
 use super::progress::Progress;
 use super::{Candidate, Follower, Leader, Leadership, PreCandidate, Raft, Role};
@@ -63,8 +64,9 @@ impl Raft {
                 (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
             }
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, tenure, handover, heartbeat_at } = &mut **leader;
+                let Leader { peers, reads: _, tenure, handover, heartbeat_at, disk_lag } = &mut **leader;
                 *heartbeat_at = BEFORE;
+                *disk_lag = DiskLag::default();
                 tenure.forget_time(BEFORE);
                 if let Some(Handover { target: _, deadline, told: _ }) = handover {
                     *deadline = LATER;
@@ -115,7 +117,7 @@ impl Raft {
             }
             Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, tenure: _, handover, heartbeat_at: _ } = &mut **leader;
+                let Leader { peers, reads: _, tenure: _, handover, heartbeat_at: _, disk_lag: _ } = &mut **leader;
                 let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
                 peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
                 if let Some(Handover { target, deadline: _, told: _ }) = handover {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::disk_lag::DiskLag;
 use super::lease::Tenure;
 use super::message::Body;
 use super::progress::{Pace, Progress};
@@ -38,6 +39,7 @@ impl Raft {
             tenure: Tenure::from(self.now),
             handover: None,
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
+            disk_lag: DiskLag::default(),
         }));
         self.welcome_members();
         // The first entry of the term is what makes it possible to commit those of earlier ones (§5.4.2, §8).
@@ -266,6 +268,7 @@ impl Raft {
         } else {
             self.send_heartbeats();
             self.dismiss_former_members();
+            self.give_way_if_disk_lags();
         }
     }
 
@@ -288,6 +291,22 @@ impl Raft {
     fn is_disk_stalled(&self) -> bool {
         let stalled = self.out.oldest_write_at().is_some_and(|at| self.now.since_us(at) > self.settings.disk_stall_us);
         stalled && self.best_successor().is_some()
+    }
+
+    /// A leader whose disk stays behind what the others commit hands over to one of them (E21), as in a transfer that an operator asks
+    /// for: what was proposed is not lost. Should that fail, it tries again when as much time has passed.
+    fn give_way_if_disk_lags(&mut self) {
+        let (now, durable) = (self.now, self.out.durable());
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.handover.is_some() || !leader.disk_lag.look(now, durable, self.commit, &self.settings) {
+            return;
+        }
+        let has_more =
+            |node: &NodeId| matches!(&self.role, Role::Leader(leader) if leader.peers[node].match_index > durable);
+        let Some(successor) = self.best_successor().filter(has_more) else { return };
+        if self.try_transfer(successor.name).is_ok() {
+            self.out.outputs.events.push(Event::DiskLags { successor });
+        }
     }
 
     /// The voter that is alive and has most of the log.

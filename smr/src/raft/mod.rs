@@ -63,6 +63,7 @@ pub mod quorum;
 mod candidate;
 #[cfg(feature = "sim")]
 pub mod canonical;
+mod disk_lag;
 mod follower;
 mod leader;
 mod lease;
@@ -81,6 +82,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
+use self::disk_lag::DiskLag;
 use self::leader::Handover;
 use self::lease::Tenure;
 use self::log::Log;
@@ -175,6 +177,7 @@ struct Leader {
     tenure: Tenure,
     handover: Option<Handover>,
     heartbeat_at: Time,
+    disk_lag: DiskLag,
 }
 
 /// What is known of the present term's leader.
@@ -504,6 +507,10 @@ impl Protocol for Raft {
 
     fn log_bytes(&self) -> usize {
         self.log.size_bytes()
+    }
+
+    fn commit(&self) -> Index {
+        self.commit
     }
 
     fn uncommitted_entries(&self) -> u64 {

@@ -20,6 +20,10 @@ pub struct Settings {
     pub failover_put_off_us: u64,
     /// A leader whose oldest write has been on its way to the disk for longer gives up its role (E19), in microseconds.
     pub disk_stall_us: u64,
+    /// A leader's disk lags if it does not have what was committed this long ago, in microseconds ...
+    pub disk_lag_us: u64,
+    /// ... and a leader whose disk has lagged for this long hands over to a voter that has more (E21), in microseconds.
+    pub disk_lag_patience_us: u64,
     /// Entries in one append at most.
     pub append_entries_max: usize,
     /// Bytes of entries in one append at most; one larger entry still goes alone.
@@ -65,6 +69,8 @@ impl Default for Settings {
             failover_delay_max_us: 30_000,
             failover_put_off_us: 60_000,
             disk_stall_us: 1_200_000,
+            disk_lag_us: 200_000,
+            disk_lag_patience_us: 3_000_000,
             append_entries_max: 4096,
             append_bytes_max: 1 << 20,
             inflight_appends_max: 256,
@@ -106,6 +112,7 @@ impl Settings {
                 self.disk_stall_us >= self.election_timeout_us,
                 "a disk stall must not be shorter than an election timeout",
             ),
+            (self.disk_lag_us >= self.heartbeat_us, "a disk's lag is looked at once for each heartbeat"),
             (self.append_entries_max > 0, "an append must hold an entry"),
             (self.append_bytes_max <= FRAME_PAYLOAD_MAX_BYTES / 2, "an append must fit into a frame"),
             (self.inflight_appends_max > 0, "one append must be allowed in flight"),

@@ -3,14 +3,18 @@
 //! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, and then does what
 //! is asked. Three things are decided here:
 //! - *What waits.* While a leader has [`WRITES_AT_ONCE`] writes on their way to the disk, further proposals wait and form a
-//!   batch; batches are bounded in bytes.
+//!   batch; batches are bounded in bytes. Once its disk has kept proposals waiting for [`SLOW_DISK_US`], the quorum's takes its place
+//!   for as long as it has a backlog: proposals wait for the commit of those before, as far as the backlog's bounds allow. So a
+//!   leader with the slowest disk of its group does not hold the group up (fault catalogue E22).
 //! - *What is dropped.* With too many writes under way messages of peers are lost instead, as on a bad network.
 //! - *News before timers.* After a pause (SIGSTOP, a slow machine) what has arrived is older than what the clock says, so a
 //!   tick waits for it, for a bounded number of turns (fault catalogue E18).
 //!
 //! Besides, it knows what an unborn peer is answered, and when a readmission is complete.
 
-use crate::entry::{Genesis, GenesisHash};
+use std::collections::VecDeque;
+
+use crate::entry::{Genesis, GenesisHash, Index};
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::birth::BirthMessage;
@@ -32,6 +36,15 @@ const OVERDUE_TURNS_MAX: usize = EVENTS_MAX / EVENTS_PER_TURN;
 pub const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
 /// With this many writes under way a leader lets further proposals wait and form a batch.
 const WRITES_AT_ONCE: u64 = 2;
+/// A leader's disk that has kept proposals waiting for longer is a slow one, in microseconds. Several times what a batch takes on a sound disk.
+const SLOW_DISK_US: u64 = 10_000;
+/// So many batches may wait for their commit before the next one is proposed past a slow disk: twice as many as for a disk, since a commit is
+/// a sync and two ways through the network.
+const BATCHES_AT_ONCE: usize = 4;
+/// Writes under way at a slow disk beyond which proposals wait for it after all, and at most half of what is too much for messages.
+const SLOW_DISK_WRITES_MAX: u64 = WRITES_UNDER_WAY_HIGH / 2;
+/// Bytes of entries under way at a slow disk beyond which proposals wait for it after all.
+const SLOW_DISK_BYTES_MAX: usize = 32 << 20;
 /// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
 /// it is taken for hung. A larger command goes alone.
 const PROPOSAL_MAX_BYTES: usize = 4 << 20;
@@ -59,6 +72,15 @@ pub struct Turns<P: Protocol, S: StateMachine> {
     /// The last write handed to the disk, and the last known to be done.
     issued: WriteId,
     done: WriteId,
+    /// The entries' bytes of each write under way that has any, and their sum.
+    bytes_of_writes: VecDeque<(WriteId, usize)>,
+    bytes_under_way: usize,
+    /// Since when this replica's own disk alone has kept proposals waiting.
+    disk_waited_for_since: Option<Time>,
+    /// Whether the quorum's disks take its place.
+    disk_is_slow: bool,
+    /// Where the latest batches that were proposed end, oldest first: [`BATCHES_AT_ONCE`] of them at most.
+    batch_ends: VecDeque<Index>,
     writes_under_way_high: u64,
     /// Turns since a tick was due.
     overdue_turns: usize,
@@ -81,6 +103,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
             readmission_look_at: Time(0),
             issued: WriteId(0),
             done: WriteId(0),
+            bytes_of_writes: VecDeque::new(),
+            bytes_under_way: 0,
+            disk_waited_for_since: None,
+            disk_is_slow: false,
+            batch_ends: VecDeque::with_capacity(BATCHES_AT_ONCE),
             writes_under_way_high,
             overdue_turns: 0,
             held: Vec::new(),
@@ -124,7 +151,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
 
     /// Whether there is something to do without any news: what was held back because a batch was full goes next.
     pub fn is_ready(&self) -> bool {
-        !self.held.is_empty() && self.writes_under_way() < WRITES_AT_ONCE
+        !self.held.is_empty() && self.may_propose()
     }
 
     /// When a turn is due without any news.
@@ -136,6 +163,9 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// The writes up to this one have reached the device.
     pub fn durable(&mut self, now: Time, id: WriteId) {
         self.done = id;
+        while let Some((_, bytes)) = self.bytes_of_writes.pop_front_if(|(write, _)| *write <= id) {
+            self.bytes_under_way -= bytes;
+        }
         self.engine.durable(now, id);
     }
 
@@ -179,9 +209,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
                 _ => reads.push((request, reply)),
             }
         }
-        let writes = if self.engine.core().role() != Role::Leader {
+        self.judge_disk(now);
+        let leads = self.engine.core().role() == Role::Leader;
+        let writes = if !leads {
             std::mem::take(&mut self.held)
-        } else if self.writes_under_way() < WRITES_AT_ONCE {
+        } else if self.may_propose() {
             let rest = self.held.split_off(batch_len(&self.held));
             std::mem::replace(&mut self.held, rest)
         } else {
@@ -192,8 +224,12 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
                 reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
             }
         }
+        let proposes = leads && !writes.is_empty();
         if !writes.is_empty() || !reads.is_empty() {
             self.engine.requests(now, writes.into_iter().chain(reads));
+        }
+        if proposes {
+            self.note_batch();
         }
     }
 
@@ -232,6 +268,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         for action in &actions {
             if let Action::Write(write) = action {
                 self.issued = write.id();
+                let bytes = write.entries_bytes();
+                if bytes > 0 {
+                    self.bytes_of_writes.push_back((write.id(), bytes));
+                    self.bytes_under_way += bytes;
+                }
             }
         }
         actions
@@ -252,6 +293,39 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
 
     fn writes_under_way(&self) -> u64 {
         self.issued.0 - self.done.0
+    }
+
+    /// Whether the disk takes another batch at once.
+    fn disk_keeps_up(&self) -> bool {
+        self.writes_under_way() < WRITES_AT_ONCE
+    }
+
+    /// Whether the next batch may be proposed.
+    fn may_propose(&self) -> bool {
+        let most_writes = SLOW_DISK_WRITES_MAX.min(self.writes_under_way_high / 2);
+        let has_room = self.writes_under_way() < most_writes && self.bytes_under_way < SLOW_DISK_BYTES_MAX;
+        let committed = self.batch_ends.len() < BATCHES_AT_ONCE
+            || self.batch_ends.front().is_some_and(|end| *end <= self.engine.core().commit());
+        self.disk_keeps_up() || (self.disk_is_slow && has_room && committed)
+    }
+
+    /// Finds out whether proposals have waited for this replica's own disk for long. It stays a slow one until it has caught up.
+    fn judge_disk(&mut self, now: Time) {
+        if self.disk_keeps_up() {
+            (self.disk_waited_for_since, self.disk_is_slow) = (None, false);
+        } else if !self.disk_is_slow && !self.held.is_empty() {
+            let since = *self.disk_waited_for_since.get_or_insert(now);
+            self.disk_is_slow = now.since_us(since) >= SLOW_DISK_US;
+        }
+    }
+
+    /// Remembers where the batch that was just proposed ends.
+    fn note_batch(&mut self) {
+        if self.batch_ends.len() == BATCHES_AT_ONCE {
+            self.batch_ends.pop_front();
+        }
+        let core = self.engine.core();
+        self.batch_ends.push_back(Index(core.commit().0 + core.uncommitted_entries()));
     }
 }
 

@@ -212,6 +212,10 @@ pub struct Machine<S: StateMachine> {
     pub paused_until: Time,
     /// Until then nothing that is written arrives.
     pub disk_hangs_until: Time,
+    /// Each sync takes this much longer than on the others, in microseconds ...
+    pub disk_slow_us: u64,
+    /// ... until then.
+    pub disk_slow_until: Time,
     /// Whether an experiment has damaged the directory, and it was not readmitted since.
     pub is_damaged: bool,
     /// Whether an experiment has put an older directory in its place.
@@ -261,6 +265,8 @@ impl<S: StateMachine> Machine<S> {
             run: 0,
             paused_until: Time(0),
             disk_hangs_until: Time(0),
+            disk_slow_us: 0,
+            disk_slow_until: Time(0),
             is_damaged: false,
             is_set_back: false,
             forgot: false,
@@ -438,6 +444,11 @@ impl<S: StateMachine> Machine<S> {
             }
             Err(why) => Some(Start::Failed(why)),
         }
+    }
+
+    /// How much longer a sync takes here than on a sound device, in microseconds.
+    pub(super) fn slow_by_us(&self, now: Time) -> u64 {
+        if self.disk_slow_until > now { self.disk_slow_us } else { 0 }
     }
 
     /// Ends the process, with the disk thread and the one that takes snapshots somewhere in the middle of what they had to

@@ -30,6 +30,8 @@ const TRANSFER_US: u64 = 250_000;
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
 /// In so many of a thousand runs each limit of a replica's thread is so small that it is met.
 const SMALL_LIMIT_PERMILLE: u64 = 100;
+/// In this many of a thousand runs there are slow disks.
+const SLOW_DISK_PERMILLE: u64 = 200;
 /// To a node and back in the calm, in microseconds.
 const CALM_ROUND_TRIP_US: u64 = 300;
 
@@ -46,6 +48,8 @@ pub enum Kind {
     Pause,
     /// A device does nothing for a while.
     HangDisk,
+    /// Each sync of a device takes long for seconds, and ends (E21, E22).
+    SlowDisk,
     /// All links of a node are cut.
     CutOff,
     /// A node sends and does not hear, or the reverse.
@@ -231,6 +235,9 @@ impl Mix {
         }
         if dice.chance(RAREST_PERMILLE) {
             mix.concentrate_on_rarest(dice);
+        }
+        if dice.chance(SLOW_DISK_PERMILLE) {
+            mix.kinds.push((Kind::SlowDisk, 4));
         }
         mix.fit();
         mix

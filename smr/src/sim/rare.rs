@@ -145,6 +145,8 @@ situations! {
     StartFailed,
     /// a leader whose device hung gave up its role (E19)
     StalledLeader,
+    /// a leader whose device was slow for seconds handed over (E21)
+    DiskLags,
     /// a process went on after a long pause and found full sockets (E18)
     LongPause,
     /// a leader was deposed while it was stopped, and went on

@@ -325,6 +325,10 @@ impl Swarm {
                 let us = self.dice.pick(&[100_000, 800_000, 3_000_000]);
                 world.pause(seat, 10_000 + self.dice.below(us));
             }
+            Kind::SlowDisk => {
+                let us = self.dice.pick(&[5_000, 50_000, 200_000, 400_000]);
+                world.slow_disk(seat, us, world.now.plus_us(self.dice.between(1_000_000, 8_000_000)));
+            }
             Kind::HangDisk => {
                 let us = self.dice.pick(&[100_000, 1_000_000, 4_000_000]);
                 world.hang_disk(seat, world.now.plus_us(self.dice.below(us)));

@@ -104,6 +104,10 @@ impl Protocol for Core {
         self.raft.log_bytes()
     }
 
+    fn commit(&self) -> Index {
+        self.raft.commit()
+    }
+
     fn uncommitted_entries(&self) -> u64 {
         self.raft.uncommitted_entries()
     }

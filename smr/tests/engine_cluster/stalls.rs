@@ -23,6 +23,47 @@ fn leader_whose_disk_hangs_gives_way_and_writes_go_on() {
     }
 }
 
+// covers E21: slow, but it never hangs; what it proposed in its last moments is not lost.
+#[test]
+fn leader_whose_disk_is_slow_for_seconds_hands_over() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        cluster.slow_disk(leader, 400_000, Time(u64::MAX));
+        cluster.run_until_that(8_000_000, "another leader", |group| group.leader().is_some_and(|l| l != leader));
+        assert_eq!(cluster.watch.rare.of(Rare::StalledLeader), 0, "seed {seed}: it was taken for one that hangs");
+        assert_eq!(cluster.watch.rare.of(Rare::DiskLags), 1, "seed {seed}");
+        cluster.expect_writes(1_000_000);
+        cluster.run_for(5_000_000);
+        assert_eq!(cluster.watch.rare.of(Rare::DiskLags), 1, "seed {seed}: nor does the role come back to it");
+        cluster.calm_down();
+    }
+}
+
+// covers E22: the quorum's disks decide how fast a group writes, not the leader's.
+#[test]
+fn leader_whose_syncs_take_50_ms_writes_as_fast_as_its_followers() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 12, 0);
+        // Without the leader's the slower of two disks decides, not the second of three: so they must hardly differ.
+        cluster.disk_us = 300;
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let answered_in_3_s = |cluster: &mut Cluster| {
+            let before = cluster.answered();
+            cluster.run_for(3_000_000);
+            cluster.answered() - before
+        };
+        let sound = answered_in_3_s(&mut cluster);
+        cluster.slow_disk(leader, 50_000, Time(u64::MAX));
+        let slow = answered_in_3_s(&mut cluster);
+        assert_eq!(cluster.leader(), Some(leader), "seed {seed}: it handed over");
+        assert!(slow * 100 >= sound * 80, "seed {seed}: {slow} instead of {sound}");
+        cluster.calm_down();
+    }
+}
+
 // covers D12 L13: whether it ends, or ends with a crash.
 #[test]
 fn follower_whose_disk_hangs_disturbs_nobody() {

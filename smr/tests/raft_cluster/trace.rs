@@ -169,6 +169,7 @@ pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
                 let leader = leader.map_or("nobody".to_owned(), name);
                 format!("is {role} in {term:?}, led by {leader}")
             }
+            Event::DiskLags { successor } => format!("hands over to {}: its disk lags", successor.name),
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
             Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),

@@ -638,6 +638,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 };
                 self.report(format!("replica {} is {role} in term {term}{whom}", self.node.name));
             }
+            Event::DiskLags { successor } => self.report(format!(
+                "replica {} hands over to {}: its own disk has been behind its group for seconds",
+                self.node.name, successor.name
+            )),
             Event::TransferFailed => {
                 self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
             }

@@ -61,6 +61,12 @@ impl<W: Workload> World<W> {
         self.machines[seat].disk_hangs_until = until;
     }
 
+    /// Each sync of a device takes this much longer, before then.
+    pub fn slow_disk(&mut self, seat: usize, us: u64, until: Time) {
+        let machine = &mut self.machines[seat];
+        (machine.disk_slow_us, machine.disk_slow_until) = (us, until);
+    }
+
     /// A device that hung works again.
     pub fn mend_disk(&mut self, seat: usize) {
         if self.machines[seat].disk_hangs_until > self.now {
@@ -255,6 +261,7 @@ impl<W: Workload> World<W> {
         self.network.weather = Weather::calm();
         for seat in 0..self.machines.len() {
             self.machines[seat].full_until = Time(0);
+            self.machines[seat].disk_slow_until = Time(0);
             self.machines[seat].start_trouble = None;
             self.machines[seat].disk.clear_faults();
             self.mend_disk(seat);

@@ -206,7 +206,8 @@ impl<W: Workload> World<W> {
                     }
                     Action::TakeSnapshot(image) => {
                         serving.taking = Some(image);
-                        let at = self.now.plus_us(2_000 + self.disks.below(60_000));
+                        let slow_us = self.machines[seat].slow_by_us(self.now);
+                        let at = self.now.plus_us(2_000 + slow_us + self.disks.below(60_000));
                         let run = self.machines[seat].run;
                         self.schedule(at, Event::Taken { seat, run });
                     }
@@ -250,12 +251,13 @@ impl<W: Workload> World<W> {
         let now = self.now;
         let machine = &mut self.machines[seat];
         let (run, hangs_until) = (machine.run, machine.disk_hangs_until);
+        let slow_us = machine.slow_by_us(now);
         let wake_at = match &mut machine.life {
             Life::Down => return,
             Life::Waiting(waiting) => waiting.call_at,
             Life::Serving(serving) => {
                 if serving.begin_disk_work() {
-                    let at = now.plus_us(100 + self.disks.below(self.disk_us)).max(hangs_until);
+                    let at = now.plus_us(100 + slow_us + self.disks.below(self.disk_us)).max(hangs_until);
                     self.schedule(at, Event::Disk { seat, run });
                 }
                 let machine = &self.machines[seat];
@@ -307,6 +309,7 @@ impl<W: Workload> World<W> {
                     }
                     self.watch.happen(&Happening::RoleChanged { node, role, term, leader });
                 }
+                CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
                 CoreEvent::Forgot { .. } => {}
                 CoreEvent::Nonsense { from, what } => {
