@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use madkv_api::process;
 use smr::storage::{Engine, SyncMode, probe_sync};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,9 +111,13 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     };
     if place.is_kept() {
         cluster.stop_all();
-        eprintln!("madkv-local: data and logs are kept in {}", place.path().display());
+        say(&format!("data and logs are kept in {}", place.path().display()));
     }
     Ok(code)
+}
+
+fn say(line: &str) {
+    process::say("madkv-local", line);
 }
 
 /// `Some` with an exit code if a signal came first.
@@ -122,9 +127,9 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
         match cluster.wait_ready(Duration::from_millis(READY_SLICE_MS)) {
             Ok(leaders) => {
                 let nodes = cluster.layout().shape.nodes_count();
-                eprintln!("madkv-local: {nodes} processes run, managers at {}", cluster.manager_addresses());
+                say(&format!("{nodes} processes run, managers at {}", cluster.manager_addresses()));
                 for (group, leader) in leaders {
-                    eprintln!("madkv-local: {leader} leads {group} ({})", cluster.client_address(leader));
+                    say(&format!("{leader} leads {group} ({})", cluster.client_address(leader)));
                 }
                 return Ok(None);
             }
@@ -228,10 +233,10 @@ pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
 fn unsynced_flags(directory: &Path) -> Vec<OsString> {
     match probe_sync(directory) {
         Ok(SyncMode::Unsynced) => {
-            eprintln!(
-                "madkv-local: on the file system of {} writes cannot be made durable: a power loss may lose acknowledged data",
+            say(&format!(
+                "on the file system of {} writes cannot be made durable: a power loss may lose acknowledged data",
                 directory.display()
-            );
+            ));
             vec!["--allow_unsynced".into()]
         }
         // On a memory file system the servers say themselves what that means. What the probe could not do, they will

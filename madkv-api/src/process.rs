@@ -1,6 +1,7 @@
 //! How a server or manager process starts and ends.
 //!
-//! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the second.
+//! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the second. SIGHUP is
+//! ignored. All that it says goes through [`smr::log_sink`]: it never waits for whoever reads its stderr.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -11,6 +12,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal as Number, getpid, getrlimit, kill_process, setrlimit};
+use smr::fatal::{exit_on_panic, guarded};
+use smr::log_sink::{self, LineWriter};
 use smr::replica::ReplicaHandle;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,34 +59,68 @@ impl From<smr::replica::StartError> for Fatal {
 
 /// What `main` does: parses the command line, runs, and turns the outcome into an exit code.
 pub fn start<O: clap::Parser>(program: &'static str, run: impl FnOnce(O) -> Result<(), Fatal>) -> ExitCode {
+    exit_on_panic();
     let outcome = match args::parse::<O>(std::env::args_os()) {
         Ok(Parsed::Print(text)) => {
             // Nobody may be listening any more; then nothing is lost.
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Ok(Parsed::Options(options)) => {
-            log_to_stderr();
-            run(options)
-        }
+        Ok(Parsed::Options(options)) => prepare().and_then(|()| run(options)),
         Err(error) => Err(Fatal::Usage(error)),
     };
-    let Err(fatal) = outcome else { return ExitCode::SUCCESS };
-    say(program, &fatal.to_string());
-    ExitCode::from(if matches!(fatal, Fatal::Usage(_)) { EXIT_USAGE } else { EXIT_FAILED })
+    let code = match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            say(program, &fatal.to_string());
+            ExitCode::from(if matches!(fatal, Fatal::Usage(_)) { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    };
+    log_sink::flush();
+    code
+}
+
+/// What a process does before anything else, so that whatever happens to it then is told.
+fn prepare() -> Result<(), Fatal> {
+    outlive_signals(&[Number::XFSZ, Number::HUP])?;
+    log_sink::start().map_err(no_threads)?;
+    log_to_stderr();
+    Ok(())
+}
+
+fn no_threads(error: impl std::fmt::Display) -> Fatal {
+    Fatal::Failed(format!("cannot start threads: {error}"))
+}
+
+/// From now on these signals do nothing to this process.
+/// - SIGXFSZ comes with a write beyond the limit of a file's size, and would end it without a word; now the write fails.
+/// - SIGHUP comes when a terminal closes or logs are rotated, often to all replicas at once. Nothing is read again by it.
+///
+/// # Errors
+/// If the operating system refuses.
+pub fn outlive_signals(signals: &[Number]) -> Result<(), Fatal> {
+    let refused = |error: std::io::Error| Fatal::Failed(format!("cannot listen for signals: {error}"));
+    // A handler stays for the life of the process, without the runtime that it was made in. Programs that this one starts have the
+    // default again.
+    let runtime = Builder::new_current_thread().enable_io().build().map_err(refused)?;
+    let _inside = runtime.enter();
+    for number in signals {
+        drop(signal(SignalKind::from_raw(number.as_raw())).map_err(refused)?);
+    }
+    Ok(())
 }
 
 /// Says something to the operator: one line on stderr.
 pub fn say(program: &str, line: &str) {
     let line = line.replace('\n', " ");
-    let _ = writeln!(std::io::stderr(), "{program}: {line}");
+    log_sink::line(format!("{program}: {line}"));
 }
 
 /// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     // A test may have set one already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LineWriter::default).try_init();
 }
 
 /// Binds a listener.
@@ -114,12 +151,15 @@ pub fn check_directory(directory: &Path) -> Result<(), Fatal> {
 pub fn runtime() -> Result<Runtime, Fatal> {
     raise_descriptor_limit();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Builder::new_multi_thread()
-        .worker_threads(cores.min(NETWORK_THREADS_MAX))
-        .thread_name("net")
-        .enable_all()
-        .build()
-        .map_err(|error| Fatal::Failed(format!("cannot start threads: {error}")))
+    let build = || {
+        Builder::new_multi_thread()
+            .worker_threads(cores.min(NETWORK_THREADS_MAX))
+            .thread_name("net")
+            .enable_all()
+            .build()
+    };
+    // It panics if there is no thread to be had.
+    guarded(build).map_err(no_threads)?.map_err(no_threads)
 }
 
 /// The usual soft limit of 1024 is less than the connections that we promise.
@@ -143,6 +183,12 @@ pub fn jittered(base: Duration) -> Duration {
 
 fn terminate_at_end_of_stdin() {
     read_to_end_of(std::io::stdin().lock(), || std::thread::sleep(STDIN_LOOK));
+    terminate();
+}
+
+/// Asks this process to end in order.
+pub fn terminate() {
+    // Nobody may not signal himself.
     let _ = kill_process(getpid(), Number::TERM);
 }
 
@@ -202,7 +248,7 @@ pub async fn serve_until_signal<B: Backend>(mut signals: Signals, door: Door<B>,
     signals.next().await;
     tokio::spawn(async move {
         signals.next().await;
-        std::process::exit(EXIT_INTERRUPTED);
+        log_sink::exit(EXIT_INTERRUPTED);
     });
     door.stop_accepting();
     let handover = tokio::task::spawn_blocking(move || replica.shutdown());

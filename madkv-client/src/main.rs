@@ -4,7 +4,10 @@ use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use madkv_api::process;
-use madkv_client::cli::{self, args, line, pipe, prompt};
+use madkv_client::cli::pipe::Waiting;
+use madkv_client::cli::{self, args, pipe, prompt};
+use rustix::process::Signal;
+use smr::log_sink::{self, LineWriter};
 use tokio::runtime::Builder;
 
 /// The program's name, in front of what it says on stderr.
@@ -13,15 +16,29 @@ const PROGRAM: &str = "madkv-client";
 const INPUT_CHUNK_BYTES: usize = 64 << 10;
 
 fn main() -> ExitCode {
+    let code = run();
+    log_sink::flush();
+    code
+}
+
+fn run() -> ExitCode {
+    if let Err(fatal) = process::outlive_signals(&[Signal::XFSZ]) {
+        process::say(PROGRAM, &fatal.to_string());
+        return ExitCode::FAILURE;
+    }
     let args = match args::parse(std::env::args_os()) {
         Ok(args) => args,
-        Err(args::Stop::Print(text)) => return code(io::stdout().write_all(text.as_bytes())),
+        Err(args::Stop::Print(text)) => return code(print(&text)),
         Err(args::Stop::Wrong(line)) => {
             process::say(PROGRAM, &line);
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(LineWriter::default)
+        .with_max_level(tracing::Level::WARN)
+        .with_target(false)
+        .init();
     // One thread: a lone request then crosses none.
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -33,9 +50,9 @@ fn main() -> ExitCode {
     let client = cli::connect(&args);
     if let Some(word) = &args.word {
         return match runtime.block_on(cli::obey(&client, word)) {
-            Ok(text) => code(io::stdout().write_all(text.as_bytes())),
+            Ok(text) => code(print(&text)),
             Err(error) => {
-                let _ = line::write_error(&mut io::stderr(), &error);
+                log_sink::line(format!("ERROR {error}"));
                 ExitCode::FAILURE
             }
         };
@@ -43,9 +60,15 @@ fn main() -> ExitCode {
     if io::stdin().is_terminal() {
         return code(prompt::run(&runtime, &client));
     }
-    let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, io::stdin().lock());
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, Waiting(io::stdin().lock()));
+    let mut out = BufWriter::new(Waiting(io::stdout().lock()));
     code(pipe::run(&runtime, &client, &mut input, &mut out).map(|_| ()))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = Waiting(io::stdout().lock());
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 fn code(result: io::Result<()>) -> ExitCode {

@@ -5,6 +5,8 @@
 mod fake;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -217,6 +219,34 @@ async fn trace_retries_one_line_for_each_attempt_that_failed() {
     assert_eq!(said.lines().filter(|line| line.ends_with("] Retrying C7: out of service")).count(), 2, "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
     assert_eq!(output.stdout, b"PUT a not_found\nGET a 1\nSTOP\n");
+}
+
+// covers B20
+#[tokio::test(flavor = "multi_thread")]
+async fn trace_that_nobody_takes_is_dropped_and_answers_come() {
+    let cluster = Cluster::start(1, 1).await;
+    let managers = cluster.manager_addrs().join(",");
+    tokio::task::spawn_blocking(move || {
+        // One end takes nothing any more, and the other is not read.
+        let (mut blocked, _unread) = UnixStream::pair().unwrap();
+        blocked.set_nonblocking(true).unwrap();
+        while blocked.write(b".").is_ok() {}
+        blocked.set_nonblocking(false).unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        for stderr in [OwnedFd::from(blocked), full.into()] {
+            let mut command = program(&["--manager_addrs", &managers, "--trace_messages", "--trace_retries"]);
+            let mut child = Running(command.stderr(stderr).spawn().unwrap());
+            child.0.stdin.take().unwrap().write_all(b"DELETE a\nPUT a 1\nGET a\nSTOP\n").unwrap();
+            let mut answers = String::new();
+            child.0.stdout.take().unwrap().read_to_string(&mut answers).unwrap();
+            let (first, rest) = answers.split_once('\n').unwrap();
+            assert!(first.starts_with("DELETE a "));
+            assert_eq!(rest, "PUT a not_found\nGET a 1\nSTOP\n");
+            assert_eq!(child.0.wait().unwrap().code(), Some(0));
+        }
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,12 +4,12 @@
 //! each command that it lets in, and [`Tracer::before`] looks for the note. A command that came from another replica has none.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use smr::entry::Index;
+use smr::log_sink;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 
 /// Notes kept about commands that were let in and not applied yet; some never are.
@@ -90,5 +90,5 @@ impl ReplySink for TracedReply {
 /// One line on stderr, with the seconds since 1970.
 fn print(line: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let _ = writeln!(std::io::stderr(), "[{}.{:03}] {line}", now.as_secs(), now.subsec_millis());
+    log_sink::line(format!("[{}.{:03}] {line}", now.as_secs(), now.subsec_millis()));
 }

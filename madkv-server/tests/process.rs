@@ -242,6 +242,103 @@ async fn server_told_to_end_with_stdin_does_so_and_not_while_a_non_blocking_one_
     assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{:#?}", server.all_lines());
 }
 
+/// A stderr that takes nothing: full, and read by nobody; the other end is the result's second half.
+fn full_pipe(non_blocking: bool) -> (OwnedFd, UnixStream) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    while theirs.write(&[b'.'; 4096]).is_ok() {}
+    while theirs.write(b".").is_ok() {}
+    theirs.set_nonblocking(non_blocking).unwrap();
+    (theirs.into(), ours)
+}
+
+// covers B20
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_whose_log_nobody_takes_serves_and_ends_in_order() {
+    let (blocked, _unread) = full_pipe(false);
+    let (non_blocking, _unread_either) = full_pipe(true);
+    let (broken, gone) = UnixStream::pair().unwrap();
+    drop(gone);
+    let full_disk = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let kinds = [
+        ("blocked", blocked),
+        ("full and non-blocking", non_blocking),
+        ("without a reader", broken.into()),
+        ("on a full disk", full_disk.into()),
+    ];
+    for (kind, stderr) in kinds {
+        let site = Site::new();
+        let _manager = Manager::start(&site.manager, registered());
+        let mut line = site.line();
+        line.push("--trace-messages".into());
+        let mut server = Process::start_into(&line, stderr.into());
+        let client = site.open_session().await;
+        for number in 1..=100 {
+            site.put(client, number, b"k", b"v").await;
+        }
+        server.signal(Signal::TERM);
+        assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{kind}");
+    }
+}
+
+// covers B21
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_told_that_logs_are_rotated_or_the_terminal_is_gone_serves_on() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let mut server = site.start();
+    let client = site.open_session().await;
+    for number in 1..=3 {
+        server.signal(Signal::HUP);
+        site.put(client, number, b"k", b"v").await;
+    }
+    server.signal(Signal::TERM);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{:#?}", server.all_lines());
+}
+
+/// The command line under a limit, in units of 512 bytes, of how long a file may be.
+fn with_file_limit(line: &[String], blocks: usize) -> Vec<String> {
+    let quoted: Vec<String> = line.iter().map(|word| format!("'{word}'")).collect();
+    vec!["sh".to_owned(), "-c".to_owned(), format!("ulimit -f {blocks}; exec {}", quoted.join(" "))]
+}
+
+// covers B22
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let mut segments = site.line();
+    segments.push("--log_engine=segments".into());
+    // Less than one segment: it is found out at the start.
+    let mut server = Process::start(&with_file_limit(&segments, 4096));
+    server.expect_line("File too large");
+    assert_eq!(server.expect_end(PATIENCE), Some(1), "{:#?}", server.all_lines());
+    let mut server = Process::start(&segments);
+    let client = site.open_session().await;
+    site.put(client, 1, b"k", b"v").await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.expect_end(ORDERLY_END), Some(0));
+
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let mut server = Process::start(&with_file_limit(&site.line(), 8192));
+    let client = site.open_session().await;
+    site.put(client, 1, b"k", b"v").await;
+    let mut door = dial(&site.api, SERVICE).await;
+    let value = vec![b'x'; 200_000];
+    for number in 2..200 {
+        let command = Command::Put { key: b"k", value: &value }.encode();
+        if door.ask(Ask::Write { client, number, lowest_unanswered: number, command }).await.is_err() {
+            break;
+        }
+    }
+    let line = server.expect_line("this process ends");
+    assert!(line.contains("File too large") && line.contains("start it again"), "{line}");
+    assert_eq!(server.expect_end(PATIENCE), Some(70));
+    let _server = site.start();
+    assert!(site.get(b"k").await.is_some());
+}
+
 // covers G3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_whose_seat_is_taken_or_unknown_says_so() {

@@ -30,7 +30,7 @@
 //! | [`snapshot`] | snapshot files and their transfer in pieces |
 //! | [`transport`] | connections between replicas |
 //! | [`replica`] | birth, the engine (core + sessions + state machine), and the threads around it |
-//! | [`fatal`], [`report`] | how a process ends that cannot go on, and what it says |
+//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says, without waiting for who reads it |
 //!
 //! # From the papers to the code
 //! | section | what | where |
@@ -47,12 +47,16 @@
 //! Automatic readmission, log engines besides sled, other protocols. Byzantine faults
 //! are out of scope: peers may be slow, dead or outdated, but do not lie.
 
+// Lines for a person go through the log sink: these panic if nobody takes them.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
 pub mod codec;
 pub mod entry;
 #[cfg(feature = "sim")]
 pub mod explore;
 pub mod fatal;
 pub mod id;
+pub mod log_sink;
 pub mod protocol;
 pub mod raft;
 pub mod reach;

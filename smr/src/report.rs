@@ -1,8 +1,9 @@
-//! Lines for a person, on stderr.
+//! Lines for a person, on stderr. They go through [`crate::log_sink`], so that a replica never waits for who reads them.
 
 use std::time::SystemTime;
 
 use crate::id::{GroupName, NodeName};
+use crate::log_sink;
 
 /// Seconds and milliseconds since 1970, UTC.
 pub fn timestamp() -> String {
@@ -24,7 +25,7 @@ impl Reporter {
 
     /// One line.
     pub(crate) fn line(&self, text: &str) {
-        eprintln!("[{}] {}: {text}", timestamp(), self.who);
+        log_sink::line(format!("[{}] {}: {text}", timestamp(), self.who));
     }
 
     /// Who speaks.

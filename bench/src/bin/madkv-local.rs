@@ -6,11 +6,13 @@ use clap::Parser;
 use madkv_bench::launcher::{Options, run};
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    let code = match run(&Options::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("madkv-local: {error}");
+            madkv_api::process::say("madkv-local", &error.to_string());
             ExitCode::FAILURE
         }
-    }
+    };
+    smr::log_sink::flush();
+    code
 }

@@ -10,8 +10,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{Client, Error, Options, Trace};
 use args::{Args, Word};
+use smr::log_sink;
+
+use crate::{Client, Error, Options, Trace};
 
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
@@ -56,7 +58,7 @@ help                      this
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
 
-/// Writes messages and retries to stderr.
+/// Writes messages and retries to stderr. What nobody takes there is dropped.
 struct Console {
     /// The client's number in the messages.
     client: u32,
@@ -69,25 +71,25 @@ struct Console {
 impl Trace for Console {
     fn sent(&self, server: usize, number: u64) {
         if self.messages {
-            eprintln!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client);
+            log_sink::line(format!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client));
         }
     }
 
     fn received(&self, server: usize, number: u64) {
         if self.messages {
-            eprintln!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client);
+            log_sink::line(format!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client));
         }
     }
 
     fn duplicate(&self, server: usize, number: u64) {
         if self.messages {
-            eprintln!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp());
+            log_sink::line(format!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp()));
         }
     }
 
     fn retried(&self, why: &'static str) {
         if self.retries {
-            eprintln!("[{}] {RETRYING} C{}: {why}", timestamp(), self.client);
+            log_sink::line(format!("[{}] {RETRYING} C{}: {why}", timestamp(), self.client));
         }
     }
 }

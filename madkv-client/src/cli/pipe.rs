@@ -3,8 +3,11 @@
 //! Reading blocks the thread that also runs the client's tasks. That is on purpose: between lines nothing is under way,
 //! and a lone request crosses no other thread.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::thread;
+use std::time::Duration;
 
+use smr::log_sink;
 use tokio::runtime::Runtime;
 
 use crate::Client;
@@ -27,6 +30,8 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
             Err(bad) => line::write_error(out, &bad)?,
             Ok(line) => match runtime.block_on(line::run(client, line)) {
                 Ok(answer) => {
+                    // What is traced about a request comes before its answer, if somebody reads it.
+                    log_sink::flush();
                     line::write_answer(out, line, &answer)?;
                     if answer == Answer::Stopped {
                         out.flush()?;
@@ -37,6 +42,38 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
             },
         }
         out.flush()?;
+    }
+}
+
+/// How long to wait before a stream is tried again that has nothing, or takes nothing, yet.
+const NOT_YET_PAUSE: Duration = Duration::from_millis(5);
+
+/// A stream that waits, also if somebody who shares its descriptor made it non-blocking.
+#[derive(Debug)]
+pub struct Waiting<S>(pub S);
+
+fn waiting<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(NOT_YET_PAUSE),
+            other => return other,
+        }
+    }
+}
+
+impl<S: Read> Read for Waiting<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        waiting(|| self.0.read(buffer))
+    }
+}
+
+impl<S: Write> Write for Waiting<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        waiting(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        waiting(|| self.0.flush())
     }
 }
 
@@ -110,6 +147,47 @@ mod tests {
             assert!(found.iter().all(|(next, _)| *next == Next::Line));
         }
         assert_eq!(lines(b"", 10), []);
+    }
+
+    /// Does not wait: every other time there is nothing, or no room.
+    struct NonBlocking<S>(S, bool);
+
+    impl<S> NonBlocking<S> {
+        fn turn(&mut self) -> io::Result<()> {
+            self.1 = !self.1;
+            if self.1 { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        }
+    }
+
+    impl<S: Read> Read for NonBlocking<S> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.turn()?;
+            self.0.read(buffer)
+        }
+    }
+
+    impl<S: Write> Write for NonBlocking<S> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.turn()?;
+            self.0.write(&bytes[..bytes.len().min(3)])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.turn()
+        }
+    }
+
+    // covers B20
+    #[test]
+    fn waiting_on_streams_that_do_not_wait_all_of_it_passes_once() {
+        let mut input = BufReader::new(Waiting(NonBlocking(&b"one\ntwo\n"[..], false)));
+        let mut buffer = Vec::new();
+        let mut out = Waiting(NonBlocking(Vec::new(), false));
+        while next_line(&mut input, &mut buffer).unwrap() == Next::Line {
+            out.write_all(&buffer).unwrap();
+            out.flush().unwrap();
+        }
+        assert_eq!(out.0.0, b"onetwo");
     }
 
     // covers B1

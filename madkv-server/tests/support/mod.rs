@@ -43,6 +43,13 @@ impl Process {
         Process { child, lines, seen: Vec::new() }
     }
 
+    /// Starts a command line, whose stderr belongs to the caller.
+    pub(crate) fn start_into(line: &[String], stderr: Stdio) -> Process {
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        Process { child: command.spawn().unwrap(), lines: channel().1, seen: Vec::new() }
+    }
+
     /// Waits for a line on stderr that contains `word`, and returns it.
     pub(crate) fn expect_line(&mut self, word: &str) -> String {
         let deadline = Instant::now() + PATIENCE;

@@ -4,6 +4,7 @@
 //! the simulation itself, so it is made only when asked for; a failing seed is simply run once more with it.
 
 use std::collections::VecDeque;
+use std::io::Write;
 
 use crate::protocol::Time;
 
@@ -63,7 +64,8 @@ impl Trace {
         }
         let line = format!("{:>10.3} ms  {}", now.0 as f64 / 1000.0, text());
         if self.text == Text::Print {
-            eprintln!("{line}");
+            // Whole, however slowly it is read. Nobody reads what cannot be written.
+            let _ = writeln!(std::io::stderr(), "{line}");
         }
         if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
