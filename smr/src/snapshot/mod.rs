@@ -62,6 +62,7 @@ use crate::entry::{EntryId, GenesisHash, SnapshotMeta};
 
 pub use directory::SnapshotDir;
 pub use incoming::{Incoming, ReceivedSnapshot};
+pub(crate) use names::is_ours;
 pub use reader::{SendingFile, SnapshotReader};
 
 /// Version of the file's format. Files of another version are refused, and left untouched.

@@ -45,17 +45,22 @@ fn transfer(offer: &SnapshotOffer) -> String {
     format!("{}-{:016x}-{:016x}", place(offer.meta.last), offer.len_bytes, offer.fingerprint)
 }
 
+/// Whether a file of this name in a snapshot directory is one of ours.
+pub(crate) fn is_ours(name: &str) -> bool {
+    parse(name) != Name::Unknown
+}
+
 pub(super) fn parse(name: &str) -> Name {
     let Some((stem, extension)) = name.rsplit_once('.') else { return Name::Unknown };
     let parsed = match extension {
         "snap" => parse_place(stem).map(Name::Snapshot),
-        "writing" => Some(Name::Writing),
+        "writing" => stem.split_once('.').and_then(|(stem, _)| parse_place(stem)).map(|_| Name::Writing),
         "incoming" => parse_transfer(stem).map(Name::Incoming),
         "received" => stem
             .split_once('.')
             .filter(|(stem, _)| parse_transfer(stem).is_some())
             .map(|(stem, _)| Name::Received { resumable: format!("{stem}.incoming") }),
-        "bad" => Some(Name::Bad),
+        "bad" => matches!(parse(stem), Name::Snapshot(_)).then_some(Name::Bad),
         _ => None,
     };
     parsed.unwrap_or(Name::Unknown)

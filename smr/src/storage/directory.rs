@@ -1,5 +1,8 @@
 //! A replica's directory: claimed by one process, checked for its owner, not opened yet.
 //!
+//! It may be the root of a file system, and tools may leave files of their own in it and below it (`lost+found`, `.DS_Store`,
+//! `.nfs...`): names that are not ours are neither read nor counted anywhere.
+//!
 //! The steps are separate because snapshots are read between them: [`ReplicaDirectory::open`] locks, finishes an interrupted
 //! readmission and refuses strangers; then the newest snapshot is looked for in [`ReplicaDirectory::snapshots`]; then
 //! [`super::Store::open`] reads the log behind it.
@@ -68,8 +71,8 @@ impl ReplicaDirectory {
     /// then as it was.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, seat: Seat) -> Result<ReplicaDirectory, OpenError> {
         make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
-        let lock = Arc::new(lock(disk.as_ref(), path)?);
         let mut notes = Vec::new();
+        let lock = Arc::new(lock(disk.as_ref(), path, &mut notes)?);
         // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
         quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
@@ -126,16 +129,46 @@ impl ReplicaDirectory {
 
 /// A process that has just ended may hold the lock for a moment, and so may a child that one is just starting; whoever
 /// really has the directory keeps it.
-fn lock(disk: &dyn Disk, path: &Path) -> Result<DiskLock, OpenError> {
+///
+/// There are two locks. The file is empty and never written, so it looks like rubbish to whoever cleans up, and once it is gone a
+/// second process could lock another one; the directory itself stays. Builds before this one know only the file.
+fn lock(disk: &dyn Disk, path: &Path, notes: &mut Vec<String>) -> Result<DiskLock, OpenError> {
     let file = path.join(LOCK);
+    let by_file = take(path, || disk.lock(&file)).map_err(|error| refusal(path, &file, error))?;
+    let by_directory = match take(path, || disk.lock_dir(path)) {
+        Ok(lock) => lock,
+        Err(error) if is_not_lockable(&error) => {
+            // Over a network, some file systems lock only what is open for writing, which no directory can be.
+            let what = format!("cannot be locked itself ({error}): nothing may remove the file {LOCK} in it");
+            notes.push(format!("{}: {what}", path.display()));
+            Box::new(())
+        }
+        Err(error) => return Err(refusal(path, path, error)),
+    };
+    Ok(Box::new((by_directory, by_file)))
+}
+
+fn take(path: &Path, mut attempt: impl FnMut() -> io::Result<DiskLock>) -> io::Result<DiskLock> {
     for _ in 0..LOCK_TRIES {
-        match disk.lock(&file) {
-            Ok(lock) => return Ok(lock),
+        match attempt() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_PAUSE),
-            Err(error) => return Err(StorageError::new(&file, "locking", error).into()),
+            other => return other,
         }
     }
-    Err(OpenError::Locked { directory: path.to_owned() })
+    Err(io::Error::new(io::ErrorKind::WouldBlock, format!("{} is locked", path.display())))
+}
+
+fn refusal(path: &Path, locked: &Path, error: io::Error) -> OpenError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return OpenError::Locked { directory: path.to_owned() };
+    }
+    StorageError::new(locked, "locking", error).into()
+}
+
+fn is_not_lockable(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let codes = [Errno::BADF, Errno::OPNOTSUPP, Errno::NOLCK, Errno::INVAL, Errno::NOSYS];
+    codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
 /// Removes what an unborn node has beside its promise: it has promised nothing, so nothing of it counts.

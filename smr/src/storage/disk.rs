@@ -61,6 +61,13 @@ pub trait Disk: Send + Sync + 'static {
     fn lock(&self, _path: &Path) -> io::Result<DiskLock> {
         Ok(Box::new(()))
     }
+    /// Locks a directory in the same way, by itself: a file in it may be removed, by whoever cleans up.
+    ///
+    /// # Errors
+    /// As [`Disk::lock`].
+    fn lock_dir(&self, _path: &Path) -> io::Result<DiskLock> {
+        Ok(Box::new(()))
+    }
     /// How long segments of the log are on this disk, in bytes; a multiple of 4096. One in memory, that is copied a thousand
     /// times, has short ones.
     fn segment_bytes(&self) -> u64 {
@@ -97,7 +104,7 @@ pub trait MapHost {
     fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError>;
 }
 
-/// Keeps a file locked until it is dropped.
+/// Keeps a file or directory locked until it is dropped.
 pub type DiskLock = Box<dyn Any + Send + Sync>;
 
 /// An open file.
@@ -228,6 +235,12 @@ impl Disk for RealDisk {
         // a stopped process keeps it (D13). The descriptor is close-on-exec, so no child inherits it.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))
+    }
+
+    fn lock_dir(&self, path: &Path) -> io::Result<DiskLock> {
+        let directory = fs::File::open(path)?;
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(directory))
     }
 }
 

@@ -285,7 +285,9 @@ fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     }
     // The directory of the snapshots is made by whoever looks for one.
     let snapshots = root.join(SNAPSHOTS);
-    if disk.exists(&snapshots).map_err(looking)? && !disk.list(&snapshots).map_err(looking)?.is_empty() {
+    if disk.exists(&snapshots).map_err(looking)?
+        && disk.list(&snapshots).map_err(looking)?.iter().any(|name| crate::snapshot::is_ours(name))
+    {
         return Err(Damage::new(&root.join(PROMISE), "missing, though there are snapshots").into());
     }
     Ok(())

@@ -206,7 +206,8 @@ fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
 fn move_up(disk: &dyn Disk, top: &Path) -> io::Result<()> {
     let next = top.join(NEXT);
     for item in disk.list(&next)? {
-        if item != MOVING {
+        // What is in both places is not ours: some tool left it in each.
+        if item != MOVING && !disk.exists(&top.join(&item))? {
             disk.rename(&next.join(&item), &top.join(&item))?;
         }
     }

@@ -10,6 +10,7 @@
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
 //!   [`super::mark`] and by [`present`], which has to be asked *before* anything is opened.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,6 +24,7 @@ use super::sync_mode::{self, FileSystem, SyncMode};
 use super::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, StorageError};
 
 const TREE: &str = "log";
+const BLOBS: &str = "blobs";
 const CACHE_BYTES: u64 = 64 << 20;
 
 /// In which steps its files are read before it is opened.
@@ -75,6 +77,7 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
         sync(parent).map_err(doing("syncing the parent directory"))?;
     }
 
+    refuse_unreadable_names(directory)?;
     clean(directory, &mut notes).map_err(doing("cleaning"))?;
     // A copy of a directory has neither the attribute nor, perhaps, its content on the device.
     verify_contents(directory, &mut unverified).map_err(doing("setting the attribute S"))?;
@@ -93,11 +96,13 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     let map = SledMap { directory: directory.to_owned(), tree, database };
 
     verify_contents(directory, &mut unverified).map_err(doing("setting the attribute S"))?;
-    let blobs = directory.join("blobs");
-    if fs::read_dir(&blobs).map_err(|error| Trouble::io(&blobs, "listing", error))?.next().is_some() {
-        let what =
-            format!("not empty: a record of more than {RECORD_MAX_BYTES} bytes was stored where sled never syncs");
-        return Err(Damage::new(&blobs, what).into());
+    for blob in names_in(&directory.join(BLOBS))? {
+        // sled names a blob by a number; all else is somebody else's.
+        if blob.to_str().is_some_and(|name| name.parse::<i64>().is_ok()) {
+            let what =
+                format!("not empty: a record of more than {RECORD_MAX_BYTES} bytes was stored where sled never syncs");
+            return Err(Damage::new(&directory.join(BLOBS), what).into());
+        }
     }
     sync(directory).map_err(doing("syncing"))?;
 
@@ -135,8 +140,7 @@ fn verify(path: &Path, unverified: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 fn verify_contents(directory: &Path, unverified: &mut Vec<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
+    for path in own_files(directory)? {
         // Not inherited on btrfs, so each inode is asked.
         verify(&path, unverified)?;
         File::open(&path)?.sync_all()?;
@@ -144,12 +148,49 @@ fn verify_contents(directory: &Path, unverified: &mut Vec<PathBuf>) -> io::Resul
     Ok(())
 }
 
+/// What sled keeps in its directory. Others may have left files there too, perhaps ones that we may not even open.
+fn own_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_of_sled) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+fn is_of_sled(name: &str) -> bool {
+    matches!(name, "db" | "conf" | BLOBS) || name.starts_with("snap.")
+}
+
+fn names_in(directory: &Path) -> Result<Vec<OsString>, Trouble> {
+    let failed = |error| Trouble::io(directory, "listing", error);
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    entries.map(|entry| entry.map(|entry| entry.file_name()).map_err(failed)).collect()
+}
+
+/// sled panics at a name among its blobs that is no text, which would look like damage.
+fn refuse_unreadable_names(directory: &Path) -> Result<(), Trouble> {
+    let blobs = directory.join(BLOBS);
+    match names_in(&blobs)?.into_iter().find(|name| name.to_str().is_none()) {
+        Some(name) => {
+            let error = io::Error::other("is no file of ours, and its name is not UTF-8: move it elsewhere");
+            Err(Trouble::io(&blobs.join(name), "opening the log", error))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Reads all files to their ends, so that a device that cannot read them is found out here: sled takes such an error for damage, and
 /// overwrites what it could not read. What was read here it then finds in the page cache.
 fn read_through(directory: &Path) -> Result<(), Trouble> {
     let mut buffer = vec![0; READ_STEP_BYTES];
-    for entry in fs::read_dir(directory).map_err(|error| Trouble::io(directory, "listing", error))? {
-        let path = entry.map_err(|error| Trouble::io(directory, "listing", error))?.path();
+    for path in own_files(directory).map_err(|error| Trouble::io(directory, "listing", error))? {
         let doing = |error: io::Error| Trouble::io(&path, "reading", error);
         let file = File::open(&path).map_err(doing)?;
         if !file.metadata().map_err(doing)?.is_file() {

@@ -1,7 +1,7 @@
 //! The store on the real file system, with sled: what is written is read back, and who must not open it does not.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::{ClusterId, NodeId, NodeName};
 use smr::protocol::LogChange;
 use smr::storage::disk::RealDisk;
-use smr::storage::{Birth, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, probe_sync};
+use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, probe_sync};
 
 use crate::support::*;
 
@@ -265,6 +265,67 @@ fn directory_open_in_the_same_process_is_refused_at_once() {
     store.sync().unwrap();
     drop(store);
     assert_eq!(bench.reopen().store().entries.len(), 2);
+}
+
+// covers B23
+#[test]
+fn directory_whose_lock_file_was_cleaned_away_is_refused_all_the_same() {
+    for engine in [Engine::Sled, Engine::Segments] {
+        let mut bench = Bench::new();
+        bench.options = options(engine);
+        let store = bench.founded();
+        fs::remove_file(bench.path.join("lock")).unwrap();
+        let error = bench.open().err().unwrap();
+        assert_eq!(error, OpenError::Locked { directory: bench.path.clone() });
+        drop(store);
+        assert_eq!(bench.reopen().store().entries.len(), 1);
+    }
+}
+
+/// Leaves in `directory` what tools leave behind.
+fn litter(directory: &Path) {
+    for name in ["lost+found", ".snapshot"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    for name in [".DS_Store", ".nfs0000000001", "core.1234", "notes.txt~", "1.segment", "db.bak"] {
+        fs::write(directory.join(name), "rubbish").unwrap();
+    }
+}
+
+// covers B24
+#[test]
+fn directory_with_files_of_others_anywhere_opens_as_if_they_were_not_there() {
+    for engine in [Engine::Sled, Engine::Segments] {
+        let mut bench = Bench::new();
+        bench.options = options(engine);
+        fs::create_dir_all(bench.path.join("snapshots")).unwrap();
+        litter(&bench.path);
+        litter(&bench.path.join("snapshots"));
+        let mut store = bench.founded();
+        store.apply(&LogChange::Append(batch(2, 3, 1, 10))).unwrap();
+        store.sync().unwrap();
+        drop(store);
+        litter(&bench.path.join("log"));
+        if engine == Engine::Sled {
+            litter(&bench.path.join("log/blobs"));
+        }
+        let opened = bench.reopen().store();
+        assert_eq!((opened.entries.len(), opened.notes), (4, Vec::new()), "{engine}");
+    }
+}
+
+// covers B24
+#[test]
+fn foreign_name_among_blobs_that_is_no_text_is_named_and_no_damage() {
+    use std::os::unix::ffi::OsStrExt;
+    let bench = Bench::new();
+    drop(bench.founded());
+    let foreign = bench.path.join("log/blobs").join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    fs::write(&foreign, "").unwrap();
+    let error = bench.open_with(&bench.options).err().unwrap();
+    assert!(error.to_string().contains("move it elsewhere"), "{error}");
+    fs::remove_file(&foreign).unwrap();
+    assert_eq!(bench.reopen().store().entries.len(), 1);
 }
 
 const CHILD: &str = "SMR_TEST_HOLD_DIRECTORY";

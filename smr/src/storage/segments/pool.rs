@@ -20,11 +20,17 @@ static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The path of the segment with this number.
 pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{number:08}{SUFFIX}"))
+    directory.join(file_name(number))
+}
+
+fn file_name(number: u64) -> String {
+    format!("{number:08}{SUFFIX}")
 }
 
 fn number_of(name: &str) -> Option<u64> {
-    name.strip_suffix(SUFFIX)?.parse().ok()
+    let number = name.strip_suffix(SUFFIX)?.parse().ok()?;
+    // Others may leave a file of theirs here, "1.segment" for example; only a name that we would write is one of ours.
+    (name == file_name(number)).then_some(number)
 }
 
 /// Whether there are segments in a directory. Only looks.
