@@ -3,31 +3,36 @@
 use std::time::Duration;
 
 use madkv_api::address::are_same;
-use madkv_api::process::{jittered, say};
+use madkv_api::args::BadArgument;
+use madkv_api::process::jittered;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 
-use crate::options::{PROGRAM, Plan};
+use crate::options::Plan;
 use crate::state::{Command, Query, Reply, encode};
 
 /// How often a manager without a map looks again, in milliseconds. Servers and clients wait for it.
 const LOOK_MS: u64 = 50;
 
-/// Proposes the layout of the command line until one has been applied here, and says so if that is another one.
-pub async fn propose(replica: ReplicaHandle, plan: Plan) {
+/// Proposes the layout of the command line until one has been applied here.
+///
+/// # Errors
+/// If that is another one: whoever started this manager takes it for something that it is not.
+pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgument> {
     loop {
         if let Some(cluster) = replica.cluster() {
             let query = encode(&Query::Map);
             if let Some(Reply::Map(map)) = ask(&replica, Request::LocalRead { query }).await {
-                let fits = map.partitions.iter().all(|partition| partition.servers.len() == plan.server_rf)
-                    && are_same(
-                        &map.partitions.into_iter().flat_map(|part| part.servers).collect::<Vec<_>>(),
-                        &plan.servers,
-                    );
-                if !fits {
-                    let what = "--server_rf, --server_addrs: refused, the cluster was founded with another layout, which stays";
-                    say(PROGRAM, what);
+                let fits = map.partitions.iter().all(|partition| partition.servers.len() == plan.server_rf);
+                let server_rf = map.partitions.first().map_or(0, |partition| partition.servers.len());
+                let servers: Vec<String> = map.partitions.into_iter().flat_map(|part| part.servers).collect();
+                if fits && are_same(&servers, &plan.servers) {
+                    return Ok(());
                 }
-                return;
+                let servers = servers.join(",");
+                return Err(BadArgument(format!(
+                    "--server_rf, --server_addrs: the cluster was founded with another layout, which stays; start it with \
+                     --server_rf {server_rf} --server_addrs {servers}"
+                )));
             }
             let servers = plan.servers.clone();
             let layout = Command::Layout { cluster, server_rf: plan.server_rf as u64, servers };

@@ -1,7 +1,8 @@
 //! A manager process, from start to end.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use madkv_api::args::BadArgument;
 use madkv_api::door::{Door, DoorLimits};
 use madkv_api::process::{self, Fatal, Signals};
 use smr::id::NodeName;
@@ -43,8 +44,18 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let backend = Arc::new(ManagerBackend::new(replica.clone()));
     let door = Door::open(runtime.handle(), listener, backend, DoorLimits::default())
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
-    runtime.spawn(layout::propose(replica.clone(), plan));
+    let misfit = Arc::new(OnceLock::new());
+    runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(process::serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
-    Ok(())
+    misfit.get().map_or(Ok(()), |misfit: &BadArgument| Err(Fatal::Usage(misfit.clone())))
+}
+
+/// A manager with another layout than its group's ends in order, so that a group that it leads misses nothing.
+async fn end_if_misfit(proposal: impl Future<Output = Result<(), BadArgument>>, misfit: Arc<OnceLock<BadArgument>>) {
+    if let Err(why) = proposal.await {
+        // Set once: this runs once.
+        let _ = misfit.set(why);
+        process::terminate();
+    }
 }

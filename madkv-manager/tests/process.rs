@@ -5,6 +5,9 @@
 #[path = "../../madkv-server/tests/support/mod.rs"]
 mod support;
 
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use madkv_api::frames::{Ask, Body, Registration, Service};
@@ -28,6 +31,10 @@ impl Site {
     }
 
     fn start(&self, server_rf: usize, servers: &str) -> Process {
+        Process::start(&self.line(server_rf, servers))
+    }
+
+    fn line(&self, server_rf: usize, servers: &str) -> Vec<String> {
         let backer = self.directory.path().join("backer.m.0").to_str().unwrap().to_owned();
         let rf = server_rf.to_string();
         let mut line = vec![env!("CARGO_BIN_EXE_madkv-manager").to_owned(), "--allow_unsynced".to_owned()];
@@ -41,7 +48,7 @@ impl Site {
             ("--backer_path", &backer),
         ];
         line.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()]));
-        Process::start(&line)
+        line
     }
 
     async fn map(&self) -> ClusterMap {
@@ -82,8 +89,25 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
     manager.signal(Signal::KILL);
     manager.expect_end(PATIENCE);
     let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:13");
-    manager.expect_line("another layout");
+    let line = manager.expect_line("another layout");
+    assert!(line.contains("--server_rf 1 --server_addrs 127.0.0.1:11,127.0.0.1:12"), "{line}");
+    assert_eq!(manager.expect_end(PATIENCE), Some(2), "{:#?}", manager.all_lines());
+    let _manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
     assert_eq!(site.map().await, map);
+}
+
+// covers B20
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manager_whose_log_nobody_takes_serves_and_ends_in_order() {
+    let site = Site::new();
+    let (mut blocked, _unread) = UnixStream::pair().unwrap();
+    blocked.set_nonblocking(true).unwrap();
+    while blocked.write(b".").is_ok() {}
+    blocked.set_nonblocking(false).unwrap();
+    let mut manager = Process::start_into(&site.line(1, "127.0.0.1:11"), OwnedFd::from(blocked).into());
+    site.map().await;
+    manager.signal(Signal::TERM);
+    assert_eq!(manager.expect_end(ORDERLY_END), Some(0));
 }
 
 // covers G4
