@@ -54,13 +54,13 @@ impl Backend for Lone {
 }
 
 async fn behind_door(cluster: ClusterId) -> (Cluster, Door<Lone>, Client) {
-    let fake = Cluster::start(1, 1).await;
+    let fake = Cluster::start_on_sockets(1, 1).await;
     let backend = Arc::new(Lone { state: Arc::clone(&fake.groups[0].state), cluster });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let runtime = tokio::runtime::Handle::current();
     let door = Door::open(&runtime, listener, backend, DoorLimits::default()).unwrap();
     fake.map.lock().unwrap().as_mut().unwrap().partitions[0].servers[0] = door.address().to_string();
-    let client = fake.client(Some(5000));
+    let client = fake.client(Some(60_000));
     (fake, door, client)
 }
 

@@ -6,16 +6,17 @@ mod fake;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use fake::{Act, CLUSTER, Cluster, client, eventually, key_in, manager};
+use fake::{Act, CLUSTER, Cluster, eventually, key_in, manager};
 use madkv_api::frames::{Ask, Body, Service};
 use madkv_api::map::ClusterMap;
 use madkv_client::Error;
 use smr::id::ClusterId;
 use smr::protocol::Role;
+use tokio::time::Instant;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn calls_sound_cluster_all_answered() {
     let cluster = Cluster::start(2, 3).await;
     let client = cluster.client(None);
@@ -29,7 +30,7 @@ async fn calls_sound_cluster_all_answered() {
     assert_eq!(client.get(b"a").await.unwrap(), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_leader_moved_follows_redirect_with_same_number() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -42,7 +43,7 @@ async fn write_leader_moved_follows_redirect_with_same_number() {
 }
 
 /// A redirect of an older term names a leader that has been deposed.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_redirect_of_older_term_not_followed() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -59,7 +60,7 @@ async fn write_redirect_of_older_term_not_followed() {
 }
 
 // covers C1
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn swap_leader_killed_after_commit_same_number_elsewhere_same_answer() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -78,7 +79,7 @@ async fn swap_leader_killed_after_commit_same_number_elsewhere_same_answer() {
     assert_eq!((writes[1].0, writes[2].0), (0, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_leader_killed_pause_is_short() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -96,7 +97,7 @@ async fn put_leader_killed_pause_is_short() {
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_leader_hung_goes_elsewhere_after_silence() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -121,7 +122,7 @@ async fn put_leader_hung_goes_elsewhere_after_silence() {
 }
 
 /// Slow is not dead: the copy that is out stays the only one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_leader_slow_but_alive_no_second_copy() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -141,7 +142,7 @@ async fn put_leader_slow_but_alive_no_second_copy() {
 }
 
 // covers N9
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_replicas_that_name_each_other_bounded_rate_and_timeout() {
     let cluster = Cluster::start(1, 3).await;
     for replica in 0..3u16 {
@@ -160,7 +161,7 @@ async fn put_replicas_that_name_each_other_bounded_rate_and_timeout() {
     assert!(seen < 400, "{seen} requests in a second");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_busy_waits_and_succeeds() {
     let cluster = Cluster::start(1, 3).await;
     let mut refusals = 3;
@@ -175,7 +176,7 @@ async fn put_busy_waits_and_succeeds() {
     assert_eq!(cluster.writes(0).len(), 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn put_replica_out_of_service_others_asked() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -190,7 +191,7 @@ async fn put_replica_out_of_service_others_asked() {
     assert_eq!(cluster.writes(0).last().unwrap().0, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn calls_many_waiting_for_a_leader_one_finder_asks() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -210,33 +211,33 @@ async fn calls_many_waiting_for_a_leader_one_finder_asks() {
     assert_eq!(cluster.group(0).executed, 501);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn map_from_managers_without_one_or_dead_next_is_asked() {
     let cluster = Cluster::start(1, 3).await;
-    let empty = manager(|| None).await;
-    let dead = manager(|| None).await;
+    let empty = manager(&cluster.ground, || None).await;
+    let dead = manager(&cluster.ground, || None).await;
     dead.kill().await;
     let addresses = vec![empty.address.clone(), dead.address.clone(), cluster.managers[0].address.clone()];
     for _ in 0..6 {
         // From a random one on, so each order comes up some time.
-        client(addresses.clone(), Some(5000)).put(b"a", b"1").await.unwrap();
+        cluster.client_of(addresses.clone(), Some(5000)).put(b"a", b"1").await.unwrap();
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn map_hung_manager_next_is_asked_soon() {
     let cluster = Cluster::start(1, 1).await;
     let mut nodes = Vec::new();
     for _ in 0..2 {
-        nodes.push(fake::Node::start(Service::Manager, CLUSTER, Arc::new(|_| Act::Silent)).await);
+        nodes.push(fake::Node::start(&cluster.ground, Service::Manager, CLUSTER, Arc::new(|_| Act::Silent)).await);
     }
     let addresses = vec![nodes[0].address.clone(), nodes[1].address.clone(), cluster.managers[0].address.clone()];
     let started = Instant::now();
-    client(addresses, None).put(b"a", b"1").await.unwrap();
+    cluster.client_of(addresses, None).put(b"a", b"1").await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn call_before_managers_and_servers_exist_waits_for_them() {
     let cluster = Cluster::start(1, 3).await;
     for node in cluster.managers.iter().chain(&cluster.groups[0].nodes) {
@@ -252,7 +253,7 @@ async fn call_before_managers_and_servers_exist_waits_for_them() {
     put.await.unwrap().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn managers_dead_after_the_map_was_had_calls_go_on() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(Some(3000));
@@ -275,7 +276,7 @@ async fn split() -> (Cluster, ClusterMap, Vec<u8>) {
     (cluster, ClusterMap { epoch: 2, ..two }, key)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn call_wrong_partition_map_refreshed_and_rerouted() {
     let (cluster, two, key) = split().await;
     let client = cluster.client(None);
@@ -288,7 +289,7 @@ async fn call_wrong_partition_map_refreshed_and_rerouted() {
 }
 
 // covers C10
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_unknown_then_moved_not_sent_to_the_new_owner() {
     let (cluster, two, key) = split().await;
     let client = cluster.client(None);
@@ -309,7 +310,7 @@ async fn write_unknown_then_moved_not_sent_to_the_new_owner() {
 }
 
 /// The server lags behind the client's map: it is asked again until it has caught up.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_server_with_older_map_is_asked_again() {
     let cluster = Cluster::start(1, 1).await;
     let mut refusals = 3;
@@ -325,7 +326,7 @@ async fn write_server_with_older_map_is_asked_again() {
 }
 
 // covers G2
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn map_older_one_offered_later_is_thrown_away() {
     let (cluster, two, key) = split().await;
     let one = cluster.map.lock().unwrap().clone();
@@ -343,7 +344,7 @@ async fn map_older_one_offered_later_is_thrown_away() {
 }
 
 // covers B4
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn server_of_another_cluster_is_not_used() {
     let cluster = Cluster::start(1, 3).await;
     let executed = Arc::new(AtomicU64::new(0));
@@ -352,14 +353,14 @@ async fn server_of_another_cluster_is_not_used() {
         count.fetch_add(1, Ordering::SeqCst);
         Act::Silent
     });
-    let foreign = fake::Node::start(Service::Server { partition: 0 }, ClusterId(1), handler).await;
+    let foreign = fake::Node::start(&cluster.ground, Service::Server { partition: 0 }, ClusterId(1), handler).await;
     cluster.map.lock().unwrap().as_mut().unwrap().partitions[0].servers[1] = foreign.address.clone();
     cluster.group(0).leader = Some(2);
     cluster.client(Some(5000)).put(b"a", b"1").await.unwrap();
     assert_eq!(executed.load(Ordering::SeqCst), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn server_of_another_partition_is_not_used() {
     let cluster = Cluster::start(2, 1).await;
     let mut map = cluster.map.lock().unwrap().clone().unwrap();
@@ -370,7 +371,7 @@ async fn server_of_another_partition_is_not_used() {
     assert_eq!(error, Error::Timeout { after: Duration::from_millis(200), may_have_happened: false });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn transfer_and_status_reach_the_right_replicas() {
     let cluster = Cluster::start(2, 3).await;
     let client = cluster.client(Some(3000));

@@ -30,7 +30,7 @@ async fn keys(client: &Client, from: &str, to: &str) -> Result<Vec<String>, Erro
         .collect())
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scan_many_partitions_sorted_both_ends_included() {
     for partitions in [1, 3, 5] {
         let cluster = Cluster::start(partitions, 1).await;
@@ -45,7 +45,7 @@ async fn scan_many_partitions_sorted_both_ends_included() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scan_partition_dead_waits_never_partial() {
     let cluster = Cluster::start(3, 1).await;
     let client = cluster.client(None);
@@ -60,7 +60,7 @@ async fn scan_partition_dead_waits_never_partial() {
     assert_eq!(scan.await.unwrap().unwrap(), all);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scan_connection_broken_between_parts_starts_over_without_doubles() {
     let cluster = Cluster::start(2, 3).await;
     let client = cluster.client(None);
@@ -78,7 +78,7 @@ async fn scan_connection_broken_between_parts_starts_over_without_doubles() {
     assert_eq!(keys(&client, "", "z").await.unwrap(), all);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn scan_newer_map_all_partitions_asked_again() {
     let cluster = Cluster::start(2, 1).await;
     let client = cluster.client(None);

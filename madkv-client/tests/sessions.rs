@@ -12,14 +12,14 @@ use fake::{Act, Cluster, eventually};
 use madkv_api::frames::{Ask, Body};
 use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_client::limits::{RESEND_AFTER, SESSION_WINDOW_MAX};
-use madkv_client::{Client, Error, Options, Trace};
+use madkv_client::{Error, Options, Trace};
 
 fn may_have_happened(error: &Error) -> bool {
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     error.may_have_happened()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn writes_pipelined_one_session_each_number_once_within_window() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -41,7 +41,7 @@ async fn writes_pipelined_one_session_each_number_once_within_window() {
 }
 
 /// The first write hangs: the window must not move over it, however many others are done.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn writes_lowest_unanswered_window_waits_for_it() {
     let cluster = Cluster::start(1, 1).await;
     let held = Arc::new(Mutex::new(true));
@@ -67,7 +67,7 @@ async fn writes_lowest_unanswered_window_waits_for_it() {
     assert_eq!(cluster.group(0).executed, 2000);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_session_expired_never_sent_before_reopened_and_done() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -80,7 +80,7 @@ async fn write_session_expired_never_sent_before_reopened_and_done() {
 }
 
 // covers C4
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_session_expired_after_unknown_copy_evicted_and_not_resent() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -105,7 +105,7 @@ async fn write_session_expired_after_unknown_copy_evicted_and_not_resent() {
 }
 
 // covers C4
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_session_expired_while_another_copy_is_out_evicted() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -123,7 +123,7 @@ async fn write_session_expired_while_another_copy_is_out_evicted() {
 }
 
 // covers C6
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_answer_gone_evicted() {
     let cluster = Cluster::start(1, 1).await;
     cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then(|| Body::AnswerGone.into()));
@@ -131,7 +131,7 @@ async fn write_answer_gone_evicted() {
     assert!(matches!(error, Error::Evicted { .. }) && error.may_have_happened(), "{error}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_unknown_outcome_same_number_again() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
@@ -150,7 +150,7 @@ async fn write_unknown_outcome_same_number_again() {
     assert_eq!(cluster.group(0).executed, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn write_refused_reason_reaches_the_caller() {
     let cluster = Cluster::start(1, 1).await;
     cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then(|| Body::Refused("no".into()).into()));
@@ -159,7 +159,7 @@ async fn write_refused_reason_reaches_the_caller() {
 }
 
 // covers C9
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timeout_certainly_not_done_says_so() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(Some(150));
@@ -188,7 +188,7 @@ async fn timeout_certainly_not_done_says_so() {
 }
 
 // covers C9
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timeout_copy_that_left_may_have_happened() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(Some(150));
@@ -207,7 +207,7 @@ async fn timeout_copy_that_left_may_have_happened() {
 }
 
 // covers C9: the copy that was sent again is refused for certain, but nobody knows what became of the first one.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timeout_copy_given_up_for_another_may_have_happened() {
     let cluster = Cluster::start(1, 3).await;
     let enough = RESEND_AFTER + Duration::from_secs(1);
@@ -229,7 +229,7 @@ async fn timeout_copy_given_up_for_another_may_have_happened() {
     assert_eq!(*copies.lock().unwrap(), 2, "the first copy was given up for a second one");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timeout_of_a_read_changes_nothing() {
     let cluster = Cluster::start(1, 1).await;
     cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Read { .. }).then_some(Act::Silent));
@@ -238,7 +238,7 @@ async fn timeout_of_a_read_changes_nothing() {
 }
 
 /// The abandoned number no longer holds the window, and its late copy is a duplicate to the server.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn timeout_number_is_given_up() {
     let cluster = Cluster::start(1, 1).await;
     cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { number: 1, .. }).then_some(Act::Silent));
@@ -249,7 +249,7 @@ async fn timeout_number_is_given_up() {
 }
 
 // covers B6
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn limits_at_accepted_above_refused_before_sending() {
     let cluster = Cluster::start(1, 1).await;
     let client = cluster.client(Some(5000));
@@ -267,7 +267,7 @@ async fn limits_at_accepted_above_refused_before_sending() {
 }
 
 /// More bytes than may be under way: the rest waits, and all are done.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn writes_large_more_than_may_be_under_way_all_done() {
     let cluster = Cluster::start(1, 1).await;
     let client = cluster.client(None);
@@ -281,7 +281,7 @@ async fn writes_large_more_than_may_be_under_way_all_done() {
 }
 
 /// Dropping a call gives its number and its room back.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn call_dropped_leaves_nothing_behind() {
     let cluster = Cluster::start(1, 1).await;
     let client = cluster.client(None);
@@ -314,13 +314,13 @@ impl Trace for Recorder {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trace_each_message_heard_of() {
     let cluster = Cluster::start(1, 3).await;
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
     let client =
-        Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+        cluster.connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
     client.put(b"a", b"1").await.unwrap();
     cluster.group(0).elect(1);
     client.put(b"a", b"2").await.unwrap();
@@ -329,13 +329,13 @@ async fn trace_each_message_heard_of() {
 }
 
 /// A hung leader comes back and answers what its successor has answered long since.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn trace_late_answer_of_hung_leader_is_a_discarded_duplicate() {
     let cluster = Cluster::start(1, 3).await;
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
     let client =
-        Client::connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+        cluster.connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
         let Ask::Write { .. } = ask else { return None };

@@ -1,10 +1,15 @@
-//! A cluster inside the test: real sockets and frames, no replication. Replicas of a group share one state, so whoever is
-//! named leader serves; a test scripts each replica's deviations, and reads back what reached it.
+//! A cluster inside the test: real frames, no replication. Replicas of a group share one state, so whoever is named leader
+//! serves; a test scripts each replica's deviations, and reads back what reached it.
+//!
+//! Its nodes are reached in memory. So a test that is annotated with `start_paused` has a clock that moves on only while everybody
+//! waits, and no other load of the machine changes what it sees. Tests with processes or threads of their own use sockets.
 
 // Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,15 +20,16 @@ use madkv_api::frames::{
     Response, Service, Welcome,
 };
 use madkv_api::map::ClusterMap;
-use madkv_client::{Client, Options};
+use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
 use smr::codec;
 use smr::entry::{EntryId, Index, Term};
 use smr::id::{ClusterId, NodeId};
 use smr::protocol::Role;
 use smr::replica::{ReplicaStatus, Standing};
 use smr::wire::FrameReader;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub const CLUSTER: ClusterId = ClusterId(0x77);
@@ -47,9 +53,73 @@ impl From<Body> for Act {
 
 type Handler = Arc<dyn Fn(&Request) -> Act + Send + Sync>;
 
+/// How much of a connection in memory may be under way in each direction.
+const STREAM_BYTES: usize = 64 * 1024;
+
+/// Where nodes listen in memory.
+#[derive(Default)]
+pub struct Switchboard {
+    doors: Mutex<BTreeMap<String, mpsc::UnboundedSender<DuplexStream>>>,
+    /// So many clients have been connected: each has a seed of its own.
+    clients: AtomicU64,
+}
+
+impl Network for Switchboard {
+    fn dial(&self, address: &str) -> Dial {
+        let door = self.doors.lock().unwrap().get(address).cloned();
+        Box::pin(async move {
+            let (near, far) = tokio::io::duplex(STREAM_BYTES);
+            // A door whose node was killed takes nobody.
+            if door.is_none_or(|door| door.send(far).is_err()) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (input, output) = tokio::io::split(near);
+            Ok((Box::new(input) as Input, Box::new(output) as Output))
+        })
+    }
+}
+
+/// How the nodes of a test are reached.
+#[derive(Clone)]
+pub enum Ground {
+    Sockets,
+    Memory(Arc<Switchboard>),
+}
+
+impl Ground {
+    /// Begins to listen at `address`, or at a new one.
+    async fn listen(&self, address: Option<&str>) -> io::Result<(String, Listener)> {
+        match self {
+            Ground::Sockets => {
+                let listener = TcpListener::bind(address.unwrap_or("127.0.0.1:0")).await?;
+                Ok((listener.local_addr()?.to_string(), Listener::Socket(listener)))
+            }
+            Ground::Memory(board) => {
+                let mut doors = board.doors.lock().unwrap();
+                let address = address.map_or_else(|| format!("127.0.0.1:{}", doors.len() + 1), str::to_owned);
+                let (door, visitors) = mpsc::unbounded_channel();
+                doors.insert(address.clone(), door);
+                Ok((address, Listener::Memory(visitors)))
+            }
+        }
+    }
+
+    pub fn world(&self) -> Option<World> {
+        let Ground::Memory(board) = self else { return None };
+        let seed = board.clients.fetch_add(1, Ordering::Relaxed);
+        Some(World { network: Arc::clone(board) as Arc<dyn Network>, seed })
+    }
+}
+
+enum Listener {
+    Socket(TcpListener),
+    Memory(mpsc::UnboundedReceiver<DuplexStream>),
+}
+
 /// A listening process.
 pub struct Node {
     pub address: String,
+    ground: Ground,
     service: Service,
     cluster: ClusterId,
     handler: Handler,
@@ -57,20 +127,29 @@ pub struct Node {
 }
 
 impl Node {
-    pub async fn start(service: Service, cluster: ClusterId, handler: Handler) -> Node {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let node = Node { address, service, cluster, handler, task: Mutex::new(None) };
+    pub async fn start(ground: &Ground, service: Service, cluster: ClusterId, handler: Handler) -> Node {
+        let (address, listener) = ground.listen(None).await.unwrap();
+        let node = Node { address, ground: ground.clone(), service, cluster, handler, task: Mutex::new(None) };
         node.run(listener);
         node
     }
 
-    fn run(&self, listener: TcpListener) {
+    fn run(&self, mut listener: Listener) {
         let (service, cluster, handler) = (self.service, self.cluster, Arc::clone(&self.handler));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, service, cluster, Arc::clone(&handler)));
+            loop {
+                let handler = Arc::clone(&handler);
+                match &mut listener {
+                    Listener::Socket(listener) => {
+                        let Ok((stream, _)) = listener.accept().await else { return };
+                        connections.spawn(serve(stream, service, cluster, handler));
+                    }
+                    Listener::Memory(visitors) => {
+                        let Some(stream) = visitors.recv().await else { return };
+                        connections.spawn(serve(stream, service, cluster, handler));
+                    }
+                }
             }
         });
         *self.task.lock().unwrap() = Some(task);
@@ -87,7 +166,7 @@ impl Node {
 
     pub async fn revive(&self) {
         for _ in 0..500 {
-            if let Ok(listener) = TcpListener::bind(&self.address).await {
+            if let Ok((_, listener)) = self.ground.listen(Some(&self.address)).await {
                 return self.run(listener);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -96,8 +175,8 @@ impl Node {
     }
 }
 
-async fn serve(mut stream: TcpStream, service: Service, cluster: ClusterId, handler: Handler) {
-    let (reader, mut writer) = stream.split();
+async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: ClusterId, handler: Handler) {
+    let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = FrameReader::new(reader, codec::FRAME_PAYLOAD_MAX_BYTES);
     let Ok(Some(frame)) = reader.next().await else { return };
     assert_eq!(frame.kind, KIND_HELLO);
@@ -167,17 +246,28 @@ pub struct Group {
 }
 
 pub struct Cluster {
+    pub ground: Ground,
     pub groups: Vec<Group>,
     pub managers: Vec<Node>,
     pub map: Arc<Mutex<Option<ClusterMap>>>,
 }
 
 impl Cluster {
+    /// In memory, for clients of the test.
     pub async fn start(partitions: usize, server_rf: usize) -> Cluster {
+        Cluster::start_on(Ground::Memory(Arc::default()), partitions, server_rf).await
+    }
+
+    /// On sockets, for clients in processes of their own, or behind a real door.
+    pub async fn start_on_sockets(partitions: usize, server_rf: usize) -> Cluster {
+        Cluster::start_on(Ground::Sockets, partitions, server_rf).await
+    }
+
+    async fn start_on(ground: Ground, partitions: usize, server_rf: usize) -> Cluster {
         let map = Arc::new(Mutex::new(None));
         let mut groups = Vec::new();
         for partition in 0..partitions {
-            groups.push(Group::start(partition, server_rf, Arc::clone(&map)).await);
+            groups.push(Group::start(&ground, partition, server_rf, Arc::clone(&map)).await);
         }
         let servers: Vec<String> =
             groups.iter().flat_map(|group| group.nodes.iter().map(|node| node.address.clone())).collect();
@@ -185,9 +275,9 @@ impl Cluster {
         let mut managers = Vec::new();
         for _ in 0..3 {
             let map = Arc::clone(&map);
-            managers.push(manager(move || map.lock().unwrap().clone()).await);
+            managers.push(manager(&ground, move || map.lock().unwrap().clone()).await);
         }
-        Cluster { groups, managers, map }
+        Cluster { ground, groups, managers, map }
     }
 
     pub fn manager_addrs(&self) -> Vec<String> {
@@ -195,7 +285,16 @@ impl Cluster {
     }
 
     pub fn client(&self, timeout_ms: Option<u64>) -> Client {
-        client(self.manager_addrs(), timeout_ms)
+        self.client_of(self.manager_addrs(), timeout_ms)
+    }
+
+    pub fn client_of(&self, managers: Vec<String>, timeout_ms: Option<u64>) -> Client {
+        self.connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None, world: None })
+    }
+
+    /// A client that reaches the nodes, wherever they are.
+    pub fn connect(&self, options: Options) -> Client {
+        Client::connect(Options { world: self.ground.world(), ..options })
     }
 
     pub fn group(&self, number: usize) -> std::sync::MutexGuard<'_, GroupState> {
@@ -229,21 +328,17 @@ impl Cluster {
     }
 }
 
-pub fn client(managers: Vec<String>, timeout_ms: Option<u64>) -> Client {
-    Client::connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None, world: None })
-}
-
-pub async fn manager(map: impl Fn() -> Option<ClusterMap> + Send + Sync + 'static) -> Node {
+pub async fn manager(ground: &Ground, map: impl Fn() -> Option<ClusterMap> + Send + Sync + 'static) -> Node {
     let handler: Handler = Arc::new(move |request| match (&request.ask, map()) {
         (Ask::Map, Some(map)) => Body::Map(Box::new(map)).into(),
         (Ask::Map, None) => Body::NoMap.into(),
         _ => Body::Refused("only maps here".into()).into(),
     });
-    Node::start(Service::Manager, CLUSTER, handler).await
+    Node::start(ground, Service::Manager, CLUSTER, handler).await
 }
 
 impl Group {
-    async fn start(partition: usize, server_rf: usize, map: Arc<Mutex<Option<ClusterMap>>>) -> Group {
+    async fn start(ground: &Ground, partition: usize, server_rf: usize, map: Arc<Mutex<Option<ClusterMap>>>) -> Group {
         let state = Arc::new(Mutex::new(GroupState {
             leader: Some(0),
             term: 5,
@@ -267,7 +362,8 @@ impl Group {
                 let scripted = rule.lock().unwrap().as_mut().and_then(|rule| rule(&mut state, &request.ask));
                 scripted.unwrap_or_else(|| state.answer(replica, request))
             });
-            nodes.push(Node::start(Service::Server { partition: partition as u16 }, CLUSTER, handler).await);
+            let service = Service::Server { partition: partition as u16 };
+            nodes.push(Node::start(ground, service, CLUSTER, handler).await);
         }
         Group { state, nodes, rules }
     }
@@ -395,13 +491,13 @@ pub fn key_in(map: &ClusterMap, partition: usize) -> Vec<u8> {
     (0u32..).map(|number| format!("key{number}").into_bytes()).find(|key| map.partition_of(key) == partition).unwrap()
 }
 
-/// Waits until `done` holds, and fails after five seconds.
+/// Waits until `done` holds, and fails after a minute: only a hang takes so long.
 pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..12_000 {
         if done() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("not within five seconds: {what}");
+    panic!("not within a minute: {what}");
 }
