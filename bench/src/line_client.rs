@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn ask_echoing_program_returns_its_line() {
         let mut client = LineClient::start(Path::new("/bin/cat"), &[]).unwrap();
-        let patience = Duration::from_secs(20);
+        let patience = Duration::from_secs(60);
         assert_eq!(client.ask("GET a 1", patience).unwrap(), "GET a 1");
         assert_eq!(
             client.get("a", patience).unwrap_err().to_string(),

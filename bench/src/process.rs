@@ -238,7 +238,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell(directory.path(), "echo out; echo err >&2; exit 7");
         process.start().unwrap();
-        let status = process.wait_end(Duration::from_secs(20)).unwrap();
+        let status = process.wait_end(Duration::from_secs(60)).unwrap();
         assert_eq!(status.code(), Some(7));
         assert_eq!(process.log_text(), "out\nerr\n");
     }
@@ -248,13 +248,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell(directory.path(), "while :; do echo x; done");
         process.start().unwrap();
-        wait_for(Duration::from_secs(20), "output", || (!process.log_text().is_empty()).then_some(())).unwrap();
+        wait_for(Duration::from_secs(60), "output", || (!process.log_text().is_empty()).then_some(())).unwrap();
         process.freeze();
         let frozen = fs::metadata(process.log_path()).unwrap().len();
         assert!(stands_still(process.pid().unwrap()));
         process.thaw();
         let grows = || fs::metadata(process.log_path()).unwrap().len() > frozen;
-        wait_for(Duration::from_secs(20), "more output", || grows().then_some(())).unwrap();
+        wait_for(Duration::from_secs(60), "more output", || grows().then_some(())).unwrap();
         process.kill();
         assert!(!process.is_running());
     }

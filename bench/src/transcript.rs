@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A client that does this for each line but STOP, and in the end that.
     fn stopped(each: &str, end: &str) -> Result<u64, Trouble> {

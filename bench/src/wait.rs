@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn wait_for_condition_that_comes_true_returns_it() {
         let mut looks = 0;
-        let found = wait_for(Duration::from_secs(5), "the third look", || {
+        let found = wait_for(Duration::from_secs(60), "the third look", || {
             looks += 1;
             (looks == 3).then_some(looks)
         });

@@ -16,7 +16,7 @@ use smr::replica::ReplyTo;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Fake;
 

@@ -23,7 +23,11 @@ use tokio::runtime::Handle;
 const CLUSTER: ClusterId = ClusterId(77);
 const SERVICE: Service = Service::Server { partition: 3 };
 /// Longer than anything here takes; a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A limit that is waited for.
+const SHORT: Duration = Duration::from_millis(300);
+/// A limit that must not be what ended something.
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// Answers `Status` with `Done` at once, reads by what their query says, and keeps writes until [`Fake::release`].
 #[derive(Default)]
@@ -88,14 +92,10 @@ fn deliver_parts(count: u64, reply: ReplyTo) {
     reply.send(Outcome::Answer(Bytes::from_static(b"end")));
 }
 
+/// Soon done with clients that do not read or are gone. What a sound client has to be in time for is not shortened: on a busy machine
+/// it might be late.
 fn quick() -> DoorLimits {
-    DoorLimits {
-        handshake_timeout: Duration::from_millis(300),
-        frame_timeout: Duration::from_millis(300),
-        write_timeout: Duration::from_millis(300),
-        drain_timeout: Duration::from_millis(300),
-        ..DoorLimits::default()
-    }
+    DoorLimits { write_timeout: SHORT, drain_timeout: SHORT, ..DoorLimits::default() }
 }
 
 fn open(limits: DoorLimits) -> (Door<Fake>, Arc<Fake>) {
@@ -289,13 +289,11 @@ async fn hello_without_cluster_is_welcome() {
 
 // covers B3
 #[tokio::test]
-async fn http_request_closed_quickly() {
-    let (door, _) = open(DoorLimits::default());
-    let start = Instant::now();
+async fn http_request_closed_without_waiting_for_more() {
+    let (door, _) = open(DoorLimits { handshake_timeout: NEVER, ..DoorLimits::default() });
     let mut client = Client::dial(&door).await;
     client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     client.expect_refusal().await;
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     expect_service(&door).await;
     expect_baseline(&door).await;
 }
@@ -333,7 +331,8 @@ async fn random_bytes_before_and_after_hello_closed_and_everything_given_back() 
 // covers B2
 #[tokio::test]
 async fn frame_length_beyond_the_limit_ends_that_connection_only() {
-    let limits = DoorLimits { request_max_bytes: 1000, ..quick() };
+    // The frame's rest is not waited for.
+    let limits = DoorLimits { request_max_bytes: 1000, frame_timeout: NEVER, ..quick() };
     let (door, _) = open(limits);
     let mut bystander = Client::greeted(&door).await;
     for length in [1001, u32::MAX] {
@@ -341,9 +340,7 @@ async fn frame_length_beyond_the_limit_ends_that_connection_only() {
         let mut bytes = request(1, Ask::Status);
         bytes[0..4].copy_from_slice(&length.to_le_bytes());
         client.send(&bytes).await;
-        let start = Instant::now();
         assert_eq!(client.expect_end().await, b"");
-        assert!(start.elapsed() < Duration::from_millis(250), "the frame's rest was waited for");
     }
     // A payload of no bytes is a valid frame, and no request.
     let mut client = Client::greeted(&door).await;
@@ -360,7 +357,7 @@ async fn frame_length_beyond_the_limit_ends_that_connection_only() {
 // covers B7
 #[tokio::test]
 async fn half_frames_closed_after_deadline_idle_connection_stays() {
-    let (door, _) = open(quick());
+    let (door, _) = open(DoorLimits { handshake_timeout: SHORT, frame_timeout: SHORT, ..quick() });
     let mut silent = Client::dial(&door).await;
     let mut half_hello = Client::dial(&door).await;
     half_hello.send(&frame(KIND_HELLO, &hello())[..20]).await;
@@ -380,7 +377,7 @@ async fn half_frames_closed_after_deadline_idle_connection_stays() {
 // covers B7
 #[tokio::test]
 async fn half_frame_trickling_in_closed_after_deadline() {
-    let (door, _) = open(quick());
+    let (door, _) = open(DoorLimits { frame_timeout: SHORT, ..quick() });
     let mut client = Client::greeted(&door).await;
     let whole = request(1, read(vec![b'x'; 10_000]));
     let start = Instant::now();
@@ -537,15 +534,14 @@ async fn connections_beyond_the_limit_turned_away_until_one_ends() {
 // covers B7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_idle_connections_a_normal_client_is_served() {
-    let (door, _) = open(DoorLimits::default());
+    let (door, _) = open(DoorLimits { handshake_timeout: NEVER, ..DoorLimits::default() });
     let mut idle = Vec::new();
     for number in 0..400 {
         let client = if number % 2 == 0 { Client::greeted(&door).await } else { Client::dial(&door).await };
         idle.push(client);
     }
-    let start = Instant::now();
+    eventually("all are there", || door.connections() == 400).await;
     expect_service(&door).await;
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     drop(idle);
     expect_baseline(&door).await;
 }

@@ -17,7 +17,7 @@ use smr::id::Incarnation;
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 
 /// The contract: an orderly end takes at most this long.
-const ORDERLY_END: Duration = Duration::from_secs(5);
+const ORDERLY_END: Duration = Duration::from_secs(60);
 
 struct Site {
     directory: tempfile::TempDir,

@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 const SERVICE: Service = Service::Server { partition: 0 };
 const CLUSTER: ClusterId = ClusterId(31);
 /// The contract: an orderly end takes at most this long.
-const ORDERLY_END: Duration = Duration::from_secs(5);
+const ORDERLY_END: Duration = PATIENCE;
 
 /// Gives every registration the same answer, and remembers it.
 struct FakeManager {
@@ -404,7 +404,7 @@ async fn garbage_on_each_port_closed_and_the_server_serves_on() {
             // The other side may be faster to hang up than we are to finish.
             let _ = stream.write_all(garbage).await;
             let mut rest = Vec::new();
-            let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+            let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
             assert!(ended.is_ok(), "{address} listens to garbage");
         }
     }

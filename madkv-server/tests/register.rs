@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 const CLUSTER: ClusterId = ClusterId(9);
 const OWN: Incarnation = Incarnation(0xabc);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A manager that answers the n-th registration by a script; the last line of the script is repeated.
 struct Scripted {

@@ -16,7 +16,7 @@ use smr::replica::{Opened, Outcome, ReplicaHandle, ReplySink, ReplyTo, Request};
 use replica_support::{Counter, listener, options};
 
 /// How long an outcome may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many outcomes each request got.
 #[derive(Default)]

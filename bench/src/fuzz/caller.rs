@@ -296,7 +296,7 @@ mod tests {
     fn caller(script: &str) -> Program {
         let arguments = ["-c".to_owned(), script.to_owned()];
         let client = LineClient::start(std::path::Path::new("/bin/sh"), &arguments).unwrap();
-        Program::new(client, Duration::from_secs(20))
+        Program::new(client, Duration::from_secs(60))
     }
 
     #[test]

@@ -60,6 +60,7 @@ mod tests {
             1
         };
         let found = rate(Duration::from_millis(180), piece);
-        assert!((350.0..=500.0).contains(&found), "{found}");
+        // By the clock on the wall it would be 250 at most.
+        assert!((275.0..=500.0).contains(&found), "{found}");
     }
 }

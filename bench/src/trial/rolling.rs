@@ -14,7 +14,7 @@ const KEYS: usize = 10;
 /// Answers before each restart, so that each hits clients at full speed.
 const ANSWERS_BETWEEN: u64 = 100;
 /// How long a process that is asked to end may take.
-const END_PATIENCE: Duration = Duration::from_secs(15);
+const END_PATIENCE: Duration = Duration::from_secs(60);
 /// No write waits longer: three election timeouts (the catalogue's 3 T).
 const WAIT_TARGET: Duration = Duration::from_millis(3 * 600);
 

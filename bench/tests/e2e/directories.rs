@@ -29,13 +29,13 @@ fn slow_joiner_is_caught_up_by_snapshot_and_counts_again() {
     let mut client = scene.warm_client();
     client.ask("PUT first 1", PATIENCE).unwrap();
     scene.wait_caught_up(ONLY, PATIENCE).unwrap();
-    let last_seen = scene.status(LATE).unwrap().last.index;
+    let last_seen = scene.status_of(LATE).last.index;
     scene.process(LATE).kill();
 
     // Few keys, so that the state stays small while the log grows until it is cut above what the dead one has.
     let value = "v".repeat(VALUE_BYTES);
     let mut written = 0;
-    while scene.status(scene.leader_of(ONLY)).unwrap().snapshot.index <= last_seen {
+    while scene.status_of(scene.leader_of(ONLY)).snapshot.index <= last_seen {
         assert!(written < VALUES_MAX, "the log was not cut after {written} values of {VALUE_BYTES} bytes");
         for _ in 0..20 {
             client.ask(&format!("PUT big{} {value}", written % 4), PATIENCE).unwrap();
@@ -45,7 +45,7 @@ fn slow_joiner_is_caught_up_by_snapshot_and_counts_again() {
     client.ask("PUT last 2", PATIENCE).unwrap();
     scene.process(LATE).start().unwrap();
     scene.wait_caught_up(ONLY, PATIENCE).unwrap();
-    assert!(scene.status(LATE).unwrap().snapshot.index > last_seen);
+    assert!(scene.status_of(LATE).snapshot.index > last_seen);
 
     // It now makes the majority with one other, so each answer rests on what it was given.
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
@@ -87,9 +87,9 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
         (scene.status(LATE).ok()?.standing == Standing::InService).then_some(())
     })
     .unwrap();
-    let voters = scene.status(scene.leader_of(ONLY)).unwrap().voters;
+    let voters = scene.status_of(scene.leader_of(ONLY)).voters;
     assert_eq!(voters.len(), 3, "{voters:?}");
-    assert!(voters.contains(&scene.status(LATE).unwrap().node), "{voters:?}");
+    assert!(voters.contains(&scene.status_of(LATE).node), "{voters:?}");
 
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();

@@ -18,7 +18,7 @@ use smr::id::ClusterId;
 use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, SMALL, Scene, fresh_directory, programs};
 
 /// How long a connection that makes no sense may stay open; the handshake's own limit is 2 s.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+const CLOSE_PATIENCE: Duration = PATIENCE;
 
 // covers B2, B3, B4
 #[test]

@@ -13,14 +13,16 @@ use madkv_bench::line_client::LineClient;
 use madkv_bench::load::{Load, Plan};
 use madkv_bench::ports::Ports;
 use madkv_bench::programs::Programs;
+use madkv_bench::wait::wait_for;
+use smr::replica::ReplicaStatus;
 use tempfile::TempDir;
 
 /// How long anything may take that must happen in the end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long something that must not happen is watched.
 pub(crate) const WATCH: Duration = Duration::from_millis(1500);
-/// A process that cannot start says so within 2 s; the rest is for a busy machine.
-pub(crate) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
+/// A process that cannot start says so within 2 s; the rest is for a busy machine. One that started would go on for ever.
+pub(crate) const REFUSAL_PATIENCE: Duration = PATIENCE;
 /// The only partition of most tests.
 pub(crate) const ONLY: Group = Group::Partition(0);
 
@@ -89,6 +91,11 @@ impl Scene {
     pub(crate) fn follower_of(&self, group: Group) -> Node {
         let leader = self.leader_of(group);
         self.nodes_of(group).find(|&node| node != leader).unwrap()
+    }
+
+    /// What a node says of itself, once it says something: on a busy machine it may be silent for a moment.
+    pub(crate) fn status_of(&self, node: Node) -> ReplicaStatus {
+        wait_for(PATIENCE, &format!("what {node} says"), || self.status(node).ok()).unwrap()
     }
 
     /// Four clients on five keys.

@@ -13,7 +13,7 @@ use madkv_api::frames::{Ask, Body, Service};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes; a test that reaches it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process, ended when dropped.
 pub(crate) struct Process {

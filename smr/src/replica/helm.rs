@@ -269,7 +269,7 @@ mod tests {
                         } else {
                             helm.steer()
                         }
-                        if answers.recv_timeout(Duration::from_secs(5)).is_err() {
+                        if answers.recv_timeout(Duration::from_secs(60)).is_err() {
                             // The others wait for this one.
                             eprintln!("letter {round} of {number} lies there unread");
                             std::process::exit(1);
@@ -342,7 +342,7 @@ mod tests {
         let mine = (0..ROUNDS).filter(|_| {
             post.send(()).unwrap();
             helm.steer();
-            turns.recv_timeout(Duration::from_secs(5)).expect("a turn") == thread::current().id()
+            turns.recv_timeout(Duration::from_secs(60)).expect("a turn") == thread::current().id()
         });
         let mine = mine.count();
         // Not all: the keeper begins with a turn of its own.

@@ -14,7 +14,7 @@ use smr::id::{ClusterId, GroupName, NodeId, NodeName};
 use smr::transport::{EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent};
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// For tests of what happens when nothing happens: as the default, five times as fast.
 pub const BRISK: Pace =

@@ -9,7 +9,7 @@ use super::*;
 use crate::wait::wait_for;
 
 /// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long something that must not happen is watched.
 const WATCH: Duration = Duration::from_millis(200);
 
