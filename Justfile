@@ -6,7 +6,7 @@ mod p3
 default:
     @just --list --list-submodules
 
-# Start a whole cluster on this machine and give a prompt; options as in `just local --help`.
+# Start a whole cluster on this machine and give a prompt (options as in `just local --help`).
 [positional-arguments]
 local *options:
     @cargo run --quiet --release --bin madkv-local -- "$@"
@@ -15,11 +15,11 @@ local *options:
 test:
     cargo test --workspace
 
-# Everything that a change must pass. Changes nothing.
+# Check everything that a change must pass, and change nothing.
 check:
     .ci/run
 
-# Look for known vulnerabilities in the crates that we use; needs cargo-deny and the network.
+# Look for known vulnerabilities in the crates that we use (needs cargo-deny and the network).
 advisories:
     cargo deny --locked check advisories
 
@@ -27,31 +27,31 @@ advisories:
 fmt:
     cargo fmt
 
-# Write the golden traces of the Raft core anew; read each changed one before you keep it.
+# Write the golden traces of the Raft core anew, of which you read each changed one before you keep it.
 golden:
     UPDATE_GOLDEN=1 cargo test -p smr --test raft_scripts
 
-# Kill the leader under a running client; print the longest pause of each kill (-9 and hung).
+# Kill the leader under a running client, by kill -9 and by SIGSTOP, and print its longest pauses.
 failover kills="20":
     cargo run --quiet --release --bin madkv-trial -- failover --kills {{kills}}
 
-# Kill every process at once under load, again and again; check that no acknowledged write is lost or applied twice.
+# Kill every process at once under load, again and again, and check that no acknowledged write is lost or applied twice.
 kill-all rounds="50":
     cargo run --quiet --release --bin madkv-trial -- kill-all --rounds {{rounds}}
 
-# Cut the power under load, again and again, on a loop-mounted ext4. Needs root.
+# Cut the power under load, again and again, on a loop-mounted ext4 (needs root).
 power-cuts cuts="40":
     cargo run --quiet --release --bin madkv-trial -- power-cuts --cuts {{cuts}}
 
-# Damage each file of a replica's directory in many ways; it must start whole, or not at all, or in quarantine.
+# Damage each file of a replica's directory in many ways, and check that it starts whole, or not at all, or in quarantine.
 damage flips="200":
     cargo run --quiet --release --bin madkv-trial -- damage --flips {{flips}}
 
-# Fill up the disk of a follower and of the leader, at many moments. Needs root.
+# Fill up the disk of a follower and of the leader, at many moments (needs root).
 disk-full:
     cargo run --quiet --release --bin madkv-trial -- disk-full
 
-# Let system calls on the disk of a running server fail, and hang. Needs strace.
+# Let system calls on the disk of a running server fail, and hang (needs strace).
 disk-errors places="10":
     cargo run --quiet --release --bin madkv-trial -- disk-errors --places {{places}}
 
@@ -59,47 +59,47 @@ disk-errors places="10":
 power-cut-images count="10000":
     POWER_CUT_IMAGES={{count}} cargo test --quiet --release -p smr --test storage images_of_power_cuts
 
-# Trace the system calls under a load: is each write on the device of a majority before its answer leaves? Needs strace.
+# Trace the system calls under a load, and check that each write is on the device of a majority before its answer leaves (needs strace).
 durable:
     cargo run --quiet --release --bin madkv-trial -- durable
 
-# Latency of a lone PUT against the disk's own, and PUT/s of 64 clients.
+# Measure the latency of a lone PUT against the disk's own, and PUT/s of 64 clients.
 speed:
     cargo run --quiet --release --bin madkv-trial -- speed
 
-# MadKV, three nodes of etcd and Redis with appendfsync always, the same load in turns; ratios with their spread. See `--help`.
+# Put the same load in turns on MadKV, three nodes of etcd, and Redis with appendfsync always, and print ratios with their spread (see `--help`).
 [positional-arguments]
 compare *options:
     cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- compare "$@"
 
-# Make all runs that the report wants and that are missing, each on a cluster of its own; 10 to 20 minutes. See `--help`.
+# Make all runs that the report wants and that are missing, each on a cluster of its own, in 10 to 20 minutes (see `--help`).
 [positional-arguments]
 bench-matrix *options:
     cargo run --quiet --release --bin madkv-bench -- matrix "$@"
 
-# The distribution of a client's pause when its leader is killed or hangs: MadKV's and etcd's, in turns. See `--help`.
+# Measure the distribution of a client's pause when its leader is killed or hangs, of MadKV and etcd in turns (see `--help`).
 [positional-arguments]
 bench-failover *options:
     cargo run --quiet --release --features madkv-bench/peers --bin madkv-bench -- failover --peers etcd "$@"
 
-# Raft core, codec, apply and snapshot, each alone; then both log engines against a bare file.
+# Measure Raft core, codec, apply and snapshot, each alone, and then both log engines against a bare file.
 micro:
     cargo run --quiet --release --bin madkv-bench -- micro
     cargo run --quiet --release --bin madkv-bench -- log
 
-# Time requests while snapshots of a million keys are taken; print the longest wait with and without.
+# Time requests while snapshots of a million keys are taken, and print the longest wait with and without.
 snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}
 
-# A million overwrites of a thousand keys: directories are bounded, memory is flat; print sizes and restart time.
+# Overwrite a thousand keys a million times, check that directories are bounded and memory is flat, and print sizes and restart time.
 bounded overwrites="1000000" value_bytes="1000":
     cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}} --value-bytes {{value_bytes}}
 
-# Restart all nodes in turn under load, as often as told; nothing acknowledged is lost; print how long writes wait at most.
+# Restart all nodes in turn under load, as often as told, check that nothing acknowledged is lost, and print how long writes wait at most.
 rolling rounds="100":
     cargo run --quiet --release --bin madkv-trial -- rolling --rounds {{rounds}}
 
-# Kill leaders under one command-line client, for about a minute: one line out for each line in, in order, STOP last.
+# Kill leaders under one command-line client, for about a minute, and check that it prints one line for each line in, in order, STOP last.
 transcript kills="300":
     cargo run --quiet --release --bin madkv-trial -- transcript --kills {{kills}}
 
@@ -107,16 +107,16 @@ transcript kills="300":
 shapes:
     cargo run --quiet --release --bin madkv-trial -- shapes
 
-# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it; options as in `madkv-planted --help`.
+# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it (options as in `madkv-planted --help`).
 [positional-arguments]
 planted-bugs *options:
     cargo run --quiet --bin madkv-planted -- "$@"
 
-# Run seeds through the deterministic simulator: A..B, or one seed.
+# Run seeds (A..B, or one) through the deterministic simulator.
 sim seeds="0..1000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{seeds}}
 
-# The same seeds in a debug and in a release build must have the same trace hashes.
+# Check that the same seeds in a debug and in a release build have the same trace hashes.
 sim-profiles seeds="0..50":
     #!/bin/sh
     set -eu
@@ -125,12 +125,13 @@ sim-profiles seeds="0..50":
     [ "$debug" = "$release" ] || { echo "debug and release differ"; exit 1; }
     echo "debug and release agree on $(echo "$debug" | grep -c .) lines"
 
-# Run new seeds through the simulator for so many minutes; fails also if it proved little.
+# Run new seeds through the simulator for so many minutes, and fail also if that proved little.
 sim-nightly minutes="480" first="1000000":
     cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}
 
-# Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5. Further options
-# as in `madkv-fuzz --help`: `just fuzz-chaos 2 "" --node_flag=--reads=lease`.
+# Options as in `madkv-fuzz --help`: `just fuzz-chaos 2 "" --node_flag=--reads=lease`.
+
+# Fuzz a cluster of its own while faults of all kinds are injected, half of the time with 3 replicas and half with 5.
 [positional-arguments]
 fuzz-chaos minutes="30" seed="" *options:
     #!/bin/sh
@@ -141,11 +142,11 @@ fuzz-chaos minutes="30" seed="" *options:
             --seconds $(({{minutes}} * 30)) {{ if seed == "" { "" } else { "--seed " + seed } }} "$@"
     done
 
-# Fuzz five servers of which two are killed meanwhile, the leader included; fails if nothing had to be tried again.
+# Fuzz five servers of which two are killed meanwhile, the leader included, and fail if nothing had to be tried again.
 fuzz-crashing seconds="30":
     cargo run --quiet --release --bin madkv-fuzz -- --kill_minority --server_rf 5 --seconds {{seconds}}
 
-# Every order of events in a group of three real Raft cores, up to bounds: `just explore --terms 2 --entries 1 --crashes 1 --minutes 60`.
+# Try every order of events in a group of three real Raft cores, up to bounds (`just explore --terms 2 --entries 1 --crashes 1 --minutes 60`).
 [positional-arguments]
 explore *options:
     @cargo run --quiet --release --bin madkv-explore -- "$@"
