@@ -26,7 +26,7 @@ const EXIT_FAILED: u8 = 1;
 /// Fuzz a running MadKV service and check that what its clients heard is linearizable. It only observes: whoever wants
 /// crashes has to crash something meanwhile.
 ///
-/// The last line says PASSED or FAILED. Exit code: 0 passed, 1 failed, 2 could not run.
+/// The last line says PASSED or FAILED; the one before it says so for a course's scripts, or UNFAIR, if a client was left behind. Exit code: 0 passed, 1 failed, 2 could not run.
 #[derive(Debug, Parser)]
 #[command(name = "madkv-fuzz", version, args_conflicts_with_subcommands = true)]
 pub struct Options {
@@ -157,10 +157,17 @@ impl Out {
         }
     }
 
-    fn verdict(&mut self, passed: bool) -> Result<u8, CouldNotRun> {
-        self.say(if passed { "PASSED\n" } else { "FAILED\n" })?;
+    /// The last two lines. The first of them is what a course's scripts look for.
+    fn verdict(&mut self, passed: bool, fair: bool) -> Result<u8, CouldNotRun> {
+        self.say(&verdict(passed, fair))?;
         Ok(if passed { 0 } else { EXIT_FAILED })
     }
+}
+
+fn verdict(passed: bool, fair: bool) -> String {
+    let verdict = if passed { "PASSED" } else { "FAILED" };
+    let fairness = if passed && !fair { "UNFAIR" } else { verdict };
+    format!("Fuzz testing result: {fairness}\n{verdict}\n")
 }
 
 /// Does what the command line says; the result is the exit code.
@@ -188,7 +195,7 @@ fn check_again(path: &Path, budget: u64) -> Result<u8, CouldNotRun> {
     text += &picture.map_or(String::new(), |picture| format!("picture: {}\n", picture.display()));
     let mut out = Out::open(None)?;
     out.say(&text)?;
-    out.verdict(verdict.passed())
+    out.verdict(verdict.passed(), true)
 }
 
 fn fuzz(arguments: &Arguments) -> Result<u8, CouldNotRun> {
@@ -223,7 +230,7 @@ fn fuzz(arguments: &Arguments) -> Result<u8, CouldNotRun> {
     let _ = watcher.join();
     let report = report?;
     out.say(&report.to_string())?;
-    out.verdict(report.passed)
+    out.verdict(report.passed, report.fair)
 }
 
 /// How many of 100 operations must be answered while faults are injected.
@@ -260,7 +267,7 @@ fn fuzz_own_cluster(options: &Options) -> Result<u8, CouldNotRun> {
         chaos::minority::fuzz(&options.own, how, &interrupted, &mut say)
     };
     said?;
-    out.verdict(passed.map_err(|failure| CouldNotRun::Service(failure.0))?)
+    out.verdict(passed.map_err(|failure| CouldNotRun::Service(failure.0))?, true)
 }
 
 fn options(arguments: &Arguments) -> Result<FuzzOptions, CouldNotRun> {
@@ -319,6 +326,13 @@ mod tests {
         {
             assert!(Options::try_parse_from([&["madkv-fuzz"], wrong].concat()).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn verdict_has_the_line_of_the_course_and_then_ours() {
+        assert_eq!(verdict(true, true), "Fuzz testing result: PASSED\nPASSED\n");
+        assert_eq!(verdict(true, false), "Fuzz testing result: UNFAIR\nPASSED\n");
+        assert_eq!(verdict(false, false), "Fuzz testing result: FAILED\nFAILED\n");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::fuzz::FuzzOptions;
 use crate::fuzz::statistics::Statistics;
-use crate::history::{History, readable};
+use crate::history::{History, Outcome, readable};
 use crate::linearize::{self, Verdict, check, picture};
 
 /// How many violations a report names.
@@ -16,6 +16,8 @@ const VIOLATIONS_SHOWN_MAX: usize = 10;
 pub struct Report {
     /// Whether all was well.
     pub passed: bool,
+    /// Whether no client fell far behind the others.
+    pub fair: bool,
     /// Its numbers.
     pub statistics: Statistics,
     /// What the checker says.
@@ -48,8 +50,27 @@ impl Report {
         let verdict = check(&history, &linearize::Options { budget: options.budget });
         let picture = draw(&history, &verdict, &options.history, &mut failures);
         let passed = verdict.passed() && failures.is_empty();
-        Report { passed, statistics, verdict, failures, history: options.history.clone(), picture }
+        let fair = is_fair(&history, options.clients);
+        Report { passed, fair, statistics, verdict, failures, history: options.history.clone(), picture }
     }
+}
+
+/// A client that came to less than this share of the mean has been left behind.
+const FAIR_SHARE_MIN: f64 = 0.1;
+
+/// Whether none of the clients that were there from the beginning on was left behind. Of one that died there is nothing to be said.
+fn is_fair(history: &History, clients: u32) -> bool {
+    let mut answered = vec![0_u64; clients as usize];
+    let mut successors = false;
+    for operation in &history.operations {
+        match answered.get_mut(operation.client as usize) {
+            Some(count) if matches!(operation.outcome, Outcome::Answered { .. }) => *count += 1,
+            Some(_) => {}
+            None => successors = true,
+        }
+    }
+    let mean = answered.iter().sum::<u64>() as f64 / answered.len().max(1) as f64;
+    successors || answered.iter().all(|count| *count as f64 >= FAIR_SHARE_MIN * mean)
 }
 
 /// Draws what is wrong with a history beside its file, if something is.
@@ -107,5 +128,31 @@ impl fmt::Display for Report {
             Some(picture) => writeln!(f, "picture: {}", picture.display()),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Action, Answer, Operation};
+
+    fn history(answered: &[u64]) -> History {
+        let answered = (0..).zip(answered).flat_map(|(client, count)| (0..*count).map(move |number| (client, number)));
+        let operation = |(client, number): (u32, u64)| Operation {
+            client,
+            action: Action::Get { key: "k".into() },
+            call: 2 * number,
+            outcome: Outcome::Answered { at: 2 * number + 1, answer: Answer::Value(None) },
+        };
+        History { operations: answered.map(operation).collect(), ..History::default() }
+    }
+
+    #[test]
+    fn run_is_fair_unless_a_client_is_left_far_behind() {
+        assert!(is_fair(&history(&[100, 90, 120]), 3));
+        assert!(is_fair(&history(&[100, 20, 120]), 3));
+        assert!(!is_fair(&history(&[100, 3, 120]), 3));
+        assert!(!is_fair(&history(&[100, 90]), 3), "one came to nothing");
+        assert!(is_fair(&history(&[100, 3, 120, 80]), 3), "one died, and another took its place");
     }
 }

@@ -21,6 +21,9 @@ pub struct Figures {
     pub count: u64,
     /// Their mean.
     pub mean_ms: f64,
+    /// The fastest.
+    #[serde(default)]
+    pub min_ms: f64,
     /// Half of them were not slower.
     pub p50_ms: f64,
     /// 95 of 100 were not slower.
@@ -70,6 +73,7 @@ impl Latencies {
         Figures {
             count: self.count(),
             mean_ms: self.0.mean() / 1e6,
+            min_ms: self.0.min() as f64 / 1e6,
             p50_ms: self.quantile_ms(0.5),
             p95_ms: self.quantile_ms(0.95),
             p99_ms: self.quantile_ms(0.99),

@@ -292,6 +292,8 @@ fn phases(
             loaded.latencies.quantile_ms(0.99)
         ),
     ));
+    let figures = loaded.latencies.figures();
+    outcome.load = Some((figures.count as f64 / loaded.took.as_secs_f64().max(1e-9), figures));
     let before = usages(&service.processes);
     let ran = run(loaded, interrupted).map_err(|error| format!("measured phase: {error}"))?;
     let after = usages(&service.processes);

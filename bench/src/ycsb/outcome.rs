@@ -1,8 +1,8 @@
 //! A run's numbers: as text for people and for the report, and as JSON.
 //!
 //! The text begins with lines `name: value` (the header), goes on with lines in YCSB's own format, `[READ], Operations,
-//! 4711`, then lines for people, and ends with `PASSED` or `FAILED`. [`Outcome::parse`] reads the first two kinds and the
-//! end back; what it does not know it skips.
+//! 4711`, then lines for people, then the same once more in the words that a course's scripts look for (`Benchmarking results:`), and ends
+//! with `PASSED` or `FAILED`. [`Outcome::parse`] reads the first two kinds and the end back; what it does not know it skips.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -41,6 +41,8 @@ pub struct Outcome {
     pub rate: f64,
     /// Latencies by kind of operation, and of all under [`ALL`].
     pub figures: BTreeMap<String, Figures>,
+    /// Of the load phase: records written per second, and their latencies.
+    pub load: Option<(f64, Figures)>,
     /// How many operations were answered in each second.
     pub per_second: Vec<u64>,
     /// Records that scans asked for, and that they returned.
@@ -60,8 +62,9 @@ pub struct Outcome {
 /// The name of a figure in YCSB's format, and how to get it in milliseconds, and to set it.
 type Line = (&'static str, fn(&mut Figures) -> &mut f64);
 
-const LINES: [Line; 6] = [
+const LINES: [Line; 7] = [
     ("AverageLatency(us)", |figures| &mut figures.mean_ms),
+    ("MinLatency(us)", |figures| &mut figures.min_ms),
     ("50thPercentileLatency(us)", |figures| &mut figures.p50_ms),
     ("95thPercentileLatency(us)", |figures| &mut figures.p95_ms),
     ("99thPercentileLatency(us)", |figures| &mut figures.p99_ms),
@@ -130,7 +133,20 @@ impl Outcome {
             writeln!(text, "all processes: {:.3} s of processor time for 1,000 operations", cpu / operations * 1e3)?;
         }
         self.verification.iter().try_for_each(|line| writeln!(text, "check: {line}"))?;
+        self.write_for_course(text)?;
         writeln!(text, "{}", if self.passed { "PASSED" } else { "FAILED" })
+    }
+
+    /// Behind everything else: such a script takes each later line with "Throughput" in it, or with " us" at its end, for one of these.
+    fn write_for_course(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "\nBenchmarking results:")?;
+        if let Some((rate, figures)) = &self.load {
+            writeln!(text, "  [Load]\n    Throughput:  {rate:.2} ops/sec")?;
+            writeln!(text, "{}", course_line("INSERT", figures))?;
+        }
+        writeln!(text, "  [Run]\n    Throughput:  {:.2} ops/sec", self.rate)?;
+        let kinds = self.figures.iter().filter(|(kind, _)| *kind != ALL);
+        kinds.into_iter().try_for_each(|(kind, figures)| writeln!(text, "{}", course_line(kind, figures)))
     }
 
     fn write_table(&self, text: &mut String) -> std::fmt::Result {
@@ -140,7 +156,7 @@ impl Outcome {
             "operation", "count", "mean", "p50", "p95", "p99", "p99.9", "max"
         )?;
         self.figures.iter().try_for_each(|(kind, figures)| {
-            let Figures { count, mean_ms, p50_ms, p95_ms, p99_ms, p999_ms, max_ms } = figures;
+            let Figures { count, mean_ms, p50_ms, p95_ms, p99_ms, p999_ms, max_ms, .. } = figures;
             writeln!(
                 text,
                 "{kind:<18} {count:>10} {mean_ms:>9.3} {p50_ms:>9.3} {p95_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}"
@@ -192,18 +208,34 @@ impl Outcome {
     }
 }
 
+/// One kind of operation: twelve words, of which the first, and those before each number, are what such a script goes by.
+fn course_line(kind: &str, figures: &Figures) -> String {
+    let Figures { count, mean_ms, min_ms, max_ms, p99_ms, .. } = figures;
+    let [avg, min, max, p99] = [mean_ms, min_ms, max_ms, p99_ms].map(|ms| ms * 1e3);
+    format!("    {kind}  ops {count}  avg {avg:.2}  min {min:.0}  max {max:.0}  p99 {p99:.0}  us")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn outcome() -> Outcome {
-        let figures =
-            Figures { count: 500, mean_ms: 1.25, p50_ms: 1.0, p95_ms: 2.0, p99_ms: 3.5, p999_ms: 4.0, max_ms: 4.5 };
+        let figures = Figures {
+            count: 500,
+            mean_ms: 1.25,
+            min_ms: 0.5,
+            p50_ms: 1.0,
+            p95_ms: 2.0,
+            p99_ms: 3.5,
+            p999_ms: 4.0,
+            max_ms: 4.5,
+        };
         Outcome {
             header: vec![("workload".into(), "e".into()), ("clients".into(), "10".into())],
             seconds: 2.5,
             rate: 400.0,
             figures: [(ALL.to_owned(), Figures { count: 1_000, ..figures }), ("SCAN".to_owned(), figures)].into(),
+            load: Some((250.0, Figures { count: 900, ..figures })),
             per_second: vec![300, 500, 200],
             scanned: (5_000, 4_900),
             costs: vec![Cost { node: "s0.0".into(), pid: 7, cpu_seconds: Some(1.5), peak_mib: Some(30.0) }],
@@ -217,8 +249,24 @@ mod tests {
     fn parse_written_log_gives_the_same_numbers() {
         let written = outcome();
         // What is for people only is not read back.
-        let expected = Outcome { per_second: Vec::new(), costs: Vec::new(), ..written.clone() };
+        let expected = Outcome { load: None, per_second: Vec::new(), costs: Vec::new(), ..written.clone() };
         assert_eq!(Outcome::parse(&written.text()), Some(expected));
+    }
+
+    #[test]
+    fn text_ends_with_the_results_in_the_words_of_the_course() {
+        let text = outcome().text();
+        let (_, results) = text.split_once("\nBenchmarking results:\n").unwrap();
+        assert_eq!(
+            results,
+            "  [Load]\n    Throughput:  250.00 ops/sec\n    INSERT  ops 900  avg 1250.00  min 500  max 4500  p99 3500  us\n\
+             \u{20} [Run]\n    Throughput:  400.00 ops/sec\n    SCAN  ops 500  avg 1250.00  min 500  max 4500  p99 3500  us\nPASSED\n"
+        );
+        // As such a script takes them apart.
+        let line = results.lines().rfind(|line| line.ends_with(" us")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().rev().collect();
+        assert_eq!([words[11], words[9], words[7], words[1]], ["SCAN", "500", "1250.00", "3500"]);
+        assert!(!Outcome { failure: Some("no answer".into()), ..outcome() }.text().contains("Benchmarking results"));
     }
 
     #[test]
