@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::measure::spread;
+use crate::report::comments::Comments;
 use crate::report::plot::{Bars, number};
 use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, Run, SCALED_CLIENTS, SCALED_FACTORS};
 use crate::ycsb::Workload;
@@ -42,24 +43,104 @@ const FIGURES: [Figure; 3] = [
     ("p99", "99th percentile of latency", "ms", |outcome| outcome.all().p99_ms),
 ];
 
-pub(super) fn page(logs: &Logs) -> Page {
+/// A heading, what there is to say or to show under it, and the name of its place for comments.
+type Section = (&'static str, &'static str, &'static str);
+
+const DESIGN: [Section; 3] = [
+    (
+        "Code structure and abstractions",
+        "`docs/ARCHITECTURE.md` is the map: the consensus core (`smr/src/raft`), the replica around it (`smr/src/replica`), logs and snapshots \
+         (`smr/src/storage`, `smr/src/snapshot`), and the state machines on it (`madkv-server`, `madkv-manager`).",
+        "code structure",
+    ),
+    ("What was easy, hard and interesting in the replication protocol", "", "replication protocol"),
+    (
+        "How node failures are mitigated",
+        "What can happen, and what must: `docs/fault-catalogue.md`; which test covers it: `docs/TESTING.md`.",
+        "node failures",
+    ),
+];
+
+const TESTCASES: [Section; 4] = [
+    (
+        "Followers of two partitions fail",
+        "Start a cluster of two partitions or more (`just local`), PUT keys of both; `status` says who leads. End one follower of each with `kill -9` and \
+         go on with the same keys. Automatic: `follower_killed_under_load_writes_go_on_and_it_catches_up` in `bench/tests/e2e/kills.rs`.",
+        "followers fail",
+    ),
+    (
+        "A leader fails, and another is elected",
+        "The same with a leader; `just failover` measures the pause. Automatic: \
+         `leader_killed_under_load_another_takes_over_and_nothing_is_lost`.",
+        "leader fails",
+    ),
+    (
+        "More replicas fail than may",
+        "The same with two of three replicas of a partition: its requests wait, and are answered once one is back. Automatic: \
+         `more_than_f_killed_nothing_is_answered_until_one_is_back`.",
+        "too many fail",
+    ),
+    (
+        "A manager replica fails",
+        "The same with a manager: new clients come in and are served. Automatic: \
+         `managers_killed_one_by_one_clients_old_and_new_are_served` in `bench/tests/e2e/managers.rs`.",
+        "manager fails",
+    ),
+];
+
+const BONUS: [Section; 4] = [
+    (
+        "Recovery and re-joining of failed replicas",
+        "A replica that comes back catches up from the log or by a snapshot, and one whose directory is lost is readmitted: `just rolling`.",
+        "re-joining",
+    ),
+    (
+        "Replicated manager",
+        "The manager is a group on the same library, of `--manager_rf` replicas.",
+        "replicated manager",
+    ),
+    (
+        "Further features",
+        "Snapshots, leases for reads, transfer of leadership, readmission: `README.md`.",
+        "further features",
+    ),
+    (
+        "Further tests and measurements",
+        "Simulator, explorer, planted bugs, power cuts, failing disks: `docs/TESTING.md`; figures: `docs/PERFORMANCE.md`.",
+        "further tests",
+    ),
+];
+
+const COMMENT_FUZZ: &str = "fuzz testing";
+const COMMENT_WORKLOADS: &str = "workloads";
+const COMMENT_CLIENTS: &str = "number of clients";
+const COMMENT_AUTHORS: &str = "authors";
+
+pub(super) fn page(logs: &Logs, comments: &Comments) -> Page {
     let mut page = Page { text: String::new(), pictures: Vec::new() };
     // Writing to a string cannot fail.
-    let _ = page.write(logs);
+    let _ = page.write(logs, comments);
     page
 }
 
 impl Page {
-    fn write(&mut self, logs: &Logs) -> std::fmt::Result {
+    fn write(&mut self, logs: &Logs, comments: &Comments) -> std::fmt::Result {
         writeln!(self.text, "# MadKV: report\n")?;
         writeln!(
             self.text,
-            "From the logs that `just p3::bench` and `just p3::fuzz` keep; written by `just p3::report`.\n"
+            "From the logs that `just p3::bench` and `just p3::fuzz` keep; written by `just p3::report`, which takes over what is written between \
+             the markers for comments.\n"
         )?;
+        writeln!(self.text, "{}", comments.place(COMMENT_AUTHORS))?;
         self.write_missing(logs)?;
-        self.write_circumstances(logs)?;
+        self.write_sections("Design walkthrough", &DESIGN, comments)?;
+        self.write_sections("Own testcases", &TESTCASES, comments)?;
+        self.write_fuzz(logs)?;
+        writeln!(self.text, "{}", comments.place(COMMENT_FUZZ))?;
 
-        writeln!(self.text, "## YCSB A to F, {ALL_CLIENTS} clients\n")?;
+        writeln!(self.text, "## YCSB benchmarking\n")?;
+        self.write_circumstances(logs)?;
+        writeln!(self.text, "### YCSB A to F, {ALL_CLIENTS} clients\n")?;
         for figure in &FIGURES {
             let groups = Workload::ALL.map(|workload| workload.to_string().to_uppercase()).into();
             let series = ALL_FACTORS.map(|server_rf| {
@@ -68,7 +149,8 @@ impl Page {
             });
             self.draw("workloads", &format!("{ALL_CLIENTS} clients"), figure, groups, series.into())?;
         }
-        writeln!(self.text, "## YCSB A, by number of clients\n")?;
+        writeln!(self.text, "{}", comments.place(COMMENT_WORKLOADS))?;
+        writeln!(self.text, "### YCSB A, by number of clients\n")?;
         for figure in &FIGURES {
             let groups = SCALED_CLIENTS.map(|clients| format!("{clients} clients")).into();
             let series = SCALED_FACTORS.map(|server_rf| {
@@ -77,8 +159,29 @@ impl Page {
             });
             self.draw("clients", "workload A", figure, groups, series.into())?;
         }
-        self.write_fuzz(logs)?;
-        self.write_table(logs)
+        writeln!(self.text, "{}", comments.place(COMMENT_CLIENTS))?;
+        self.write_table(logs)?;
+        writeln!(self.text)?;
+        self.write_sections("Bonus", &BONUS, comments)?;
+
+        // Of a report of another version: nobody's words are thrown away.
+        let mut names = vec![COMMENT_AUTHORS, COMMENT_FUZZ, COMMENT_WORKLOADS, COMMENT_CLIENTS];
+        names.extend(DESIGN.iter().chain(&TESTCASES).chain(&BONUS).map(|(_, _, name)| *name));
+        comments
+            .beyond(&names)
+            .try_for_each(|name| writeln!(self.text, "## Comment: {name}\n\n{}", comments.place(name)))
+    }
+
+    fn write_sections(&mut self, title: &str, sections: &[Section], comments: &Comments) -> std::fmt::Result {
+        writeln!(self.text, "## {title}\n")?;
+        for (heading, said, name) in sections {
+            writeln!(self.text, "### {heading}\n")?;
+            if !said.is_empty() {
+                writeln!(self.text, "{said}\n")?;
+            }
+            writeln!(self.text, "{}", comments.place(name))?;
+        }
+        Ok(())
     }
 
     fn draw(
@@ -129,7 +232,7 @@ impl Page {
         }
         writeln!(
             self.text,
-            "## On what\n\nMany replicas and their clients share the cores: this compares workloads and shapes, it is no limit of the software.\n"
+            "### On what\n\nMany replicas and their clients share the cores: this compares workloads and shapes, it is no limit of the software.\n"
         )?;
         for name in CIRCUMSTANCES {
             let mut found: BTreeMap<&str, u32> = BTreeMap::new();
@@ -151,7 +254,7 @@ impl Page {
     }
 
     fn write_fuzz(&mut self, logs: &Logs) -> std::fmt::Result {
-        writeln!(self.text, "## Fuzzing\n")?;
+        writeln!(self.text, "## Fuzz testing\n")?;
         if logs.fuzz.is_empty() {
             return writeln!(self.text, "No run yet.\n");
         }
@@ -165,7 +268,7 @@ impl Page {
     }
 
     fn write_table(&mut self, logs: &Logs) -> std::fmt::Result {
-        writeln!(self.text, "## All runs\n")?;
+        writeln!(self.text, "### All runs\n")?;
         writeln!(
             self.text,
             "| clients | workload | RF | operations | per second | mean ms | p50 ms | p99 ms | data afterwards |\n|---|---|---|---|---|---|---|---|---|"
@@ -241,7 +344,7 @@ mod tests {
 
         let logs = Logs::read(logs);
         assert_eq!((logs.bench.len(), logs.fuzz.len(), logs.missing().len()), (2, 1, 23));
-        let page = page(&logs);
+        let page = page(&logs, &Comments::default());
         for part in [
             "just p3::bench 10 c 1\n",
             "just p3::bench 20 a 1\n",
@@ -265,8 +368,29 @@ mod tests {
 
     #[test]
     fn page_without_logs_lists_all_runs_as_missing() {
-        let page = page(&Logs::default());
+        let page = page(&Logs::default(), &Comments::default());
         assert!(page.pictures.is_empty());
         assert_eq!(page.text.matches("just p3::bench ").count(), 24);
+    }
+
+    #[test]
+    fn page_has_the_sections_that_the_course_asks_for_each_with_a_place_that_keeps_its_comment() {
+        let fresh = page(&Logs::default(), &Comments::default()).text;
+        let headings: Vec<&str> = fresh.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        let asked = ["Design walkthrough", "Own testcases", "Fuzz testing", "YCSB benchmarking", "Bonus"];
+        assert_eq!(headings, [&["Missing runs"], &asked[..]].concat());
+        let places = DESIGN.len() + TESTCASES.len() + BONUS.len() + 4;
+        assert_eq!(fresh.matches("*Your comment here.*").count(), places);
+        // Words for each place, and for one that this version does not have.
+        let mut number = 0;
+        let mut filled = fresh.clone();
+        while filled.contains("*Your comment here.*") {
+            number += 1;
+            filled = filled.replacen("*Your comment here.*", &format!("Words {number}."), 1);
+        }
+        filled = filled.replacen("comment: re-joining", "comment: gone", 1);
+        let again = page(&Logs::default(), &Comments::read(&filled)).text;
+        assert!((1..=places).all(|number| again.contains(&format!("\nWords {number}.\n"))), "{again}");
+        assert!(again.contains("## Comment: gone\n"), "{again}");
     }
 }
