@@ -9,7 +9,7 @@ use smr::entry::Index;
 use smr::replica::{ClientId, Outcome};
 use smr::session::{
     ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, REQUESTS_IN_FLIGHT_MAX, SESSIONS_MAX, SessionCommand, SessionLimits,
-    SessionTable,
+    SessionTable, UNUSED_SHARE,
 };
 
 /// A table that applies entry after entry to a state machine that counts.
@@ -182,6 +182,49 @@ fn session_least_recently_used_by_log_index_goes_first() {
     for client in [clients[0], clients[1], clients[3]] {
         assert_eq!(replica.write(client, 1, 1, "x"), answer("x done"));
     }
+}
+
+// covers B30
+#[test]
+fn flood_of_opened_sessions_drives_out_none_that_writes() {
+    let mut replica = Replica::new();
+    let working = SESSIONS_MAX - SESSIONS_MAX / UNUSED_SHARE;
+    let clients: Vec<ClientId> = (0..working).map(|_| replica.open()).collect();
+    for client in &clients {
+        assert_eq!(replica.write(*client, 1, 1, "x"), answer("x done"));
+    }
+    let mut flood = Vec::new();
+    for _ in 0..3 * SESSIONS_MAX {
+        flood.push(replica.open());
+        assert!(replica.table.len() <= SESSIONS_MAX);
+    }
+    // Restored from an image it goes on in the same way.
+    let mut bytes = Vec::new();
+    replica.table.image().write(&mut bytes).unwrap();
+    replica.table = SessionTable::restore(&mut bytes.as_slice()).unwrap();
+    flood.push(replica.open());
+    assert_eq!(replica.table.len(), SESSIONS_MAX);
+    for client in &clients {
+        assert_eq!(replica.write(*client, 2, 2, "y"), answer("y done"), "{client:?} was driven out");
+    }
+    // The newest of the flood are there, and become clients like others by their first write.
+    let newest = *flood.last().unwrap();
+    assert_eq!(replica.write(newest, 1, 1, "x"), answer("x done"));
+    assert_eq!(replica.table.check(flood[0], 1, 1, b"x"), Some(Outcome::SessionExpired));
+}
+
+// covers B30 C5
+#[test]
+fn session_that_wrote_once_and_never_again_goes_before_those_in_use() {
+    let mut replica = Replica::new();
+    let clients: Vec<ClientId> = (0..SESSIONS_MAX).map(|_| replica.open()).collect();
+    for client in clients.iter().rev() {
+        replica.write(*client, 1, 1, "x");
+    }
+    let next = replica.open();
+    assert_eq!(replica.table.check(clients[SESSIONS_MAX - 1], 2, 1, b"y"), Some(Outcome::SessionExpired));
+    assert_eq!(replica.write(next, 1, 1, "x"), answer("x done"));
+    assert_eq!(replica.write(clients[0], 2, 1, "y"), answer("y done"));
 }
 
 #[test]

@@ -29,7 +29,8 @@
 //! # Bounds, and why they need no clock
 //! The answers together stay under [`ANSWERS_MAX_BYTES`]; the oldest by log index goes first, and only its bytes go:
 //! that the number was executed stays known. At most [`SESSIONS_MAX`] sessions live; one more pushes out the one whose
-//! last entry lies furthest back in the log. Age by the clock plays no part: clocks differ between replicas, and an
+//! last entry lies furthest back in the log. Among them at most one in [`UNUSED_SHARE`] may be one that was only opened and never used;
+//! beyond, one more pushes out the oldest of these, so that a flood of opened sessions drives out no client that writes. Age by the clock plays no part: clocks differ between replicas, and an
 //! idle client of a quiet group has done nothing wrong (C5). Both limits shape the replicated state, so all replicas
 //! of a group must have the same ones; a table written under others is refused.
 //!
@@ -56,6 +57,9 @@ pub const ANSWERS_MAX_BYTES: usize = 64 << 20;
 /// What a stored answer costs beyond its own bytes: an upper estimate of its record, its place in the order of
 /// eviction and its allocation.
 pub const ANSWER_OVERHEAD_BYTES: usize = 128;
+
+/// The sessions that were never used may take this part of a full table: one in so many.
+pub const UNUSED_SHARE: usize = 4;
 
 /// How many sessions live in one group. An idle one costs some 300 bytes.
 pub const SESSIONS_MAX: usize = 10_000;

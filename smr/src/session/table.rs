@@ -1,6 +1,6 @@
 //! The table itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, REQUESTS_IN_FLIGHT_MAX, SESSIONS_MAX, SessionCommand, SessionImage,
+    UNUSED_SHARE,
 };
 use crate::entry::Index;
 use crate::replica::{ClientId, Outcome};
@@ -23,6 +24,13 @@ pub struct SessionLimits {
     pub answers_max_bytes: usize,
 }
 
+impl SessionLimits {
+    /// How many sessions that were never used may live while the table is full.
+    fn unused_max(self) -> usize {
+        (self.sessions_max / UNUSED_SHARE).max(1)
+    }
+}
+
 impl Default for SessionLimits {
     fn default() -> SessionLimits {
         SessionLimits { sessions_max: SESSIONS_MAX, answers_max_bytes: ANSWERS_MAX_BYTES }
@@ -33,6 +41,7 @@ impl Default for SessionLimits {
 ///
 /// Invariants, besides those of [`Session`]:
 /// - `by_use` holds each session once, under its `last_used`; an entry uses one session at most, so no two collide;
+/// - `unused` holds the sessions whose last entry is still the one that opened them;
 /// - `by_age` holds each stored answer once, under the index of the entry that was executed;
 /// - `answers_bytes` is the sum of all stored answers' costs, and at most `limits.answers_max_bytes`;
 /// - there are at most `limits.sessions_max` sessions;
@@ -45,6 +54,7 @@ pub struct SessionTable {
     /// The only part that an image needs; the rest follows from it. Sessions are shared with images until they change.
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
     by_use: BTreeMap<Index, ClientId>,
+    unused: BTreeSet<ClientId>,
     by_age: BTreeMap<Index, (ClientId, u64)>,
     answers_bytes: usize,
 }
@@ -175,6 +185,7 @@ impl SessionTable {
             applied: Index::ZERO,
             sessions: OrdMap::new(),
             by_use: BTreeMap::new(),
+            unused: BTreeSet::new(),
             by_age: BTreeMap::new(),
             answers_bytes: 0,
         }
@@ -189,6 +200,9 @@ impl SessionTable {
         let mut table = SessionTable { applied, sessions, ..SessionTable::with_limits(limits) };
         for (client, session) in &table.sessions {
             table.by_use.insert(session.last_used, *client);
+            if session.last_used.0 == client.0 {
+                table.unused.insert(*client);
+            }
             for stored in &session.stored {
                 table.by_age.insert(stored.index, (*client, stored.number));
                 table.answers_bytes += stored.cost_bytes();
@@ -269,8 +283,9 @@ impl SessionTable {
         let client = ClientId(index.0);
         self.sessions.insert(client, Arc::new(Session::new(index)));
         self.by_use.insert(index, client);
+        self.unused.insert(client);
         if self.sessions.len() > self.limits.sessions_max {
-            // The new session was used last and there is room for one, so it is never itself that goes.
+            // The new session was used last, and there is room for one of its kind, so it is never itself that goes.
             self.evict_session();
         }
         Outcome::SessionOpened(client)
@@ -291,6 +306,7 @@ impl SessionTable {
         let session = Arc::make_mut(session);
         self.by_use.remove(&session.last_used);
         self.by_use.insert(index, client);
+        self.unused.remove(&client);
         session.last_used = index;
 
         let known = session.known(number, lowest_unanswered, command);
@@ -325,9 +341,16 @@ impl SessionTable {
         Outcome::Answer(answer)
     }
 
-    /// Drops the session whose last entry lies furthest back, with its answers.
+    /// Drops the session whose last entry lies furthest back, with its answers. Sessions that were never used push out none that was,
+    /// once they take their share of the table: whoever only opens sessions drives out nobody who writes.
     fn evict_session(&mut self) {
-        let Some((_, client)) = self.by_use.pop_first() else { panic!("no session to evict") };
+        let oldest = if self.unused.len() > self.limits.unused_max() {
+            self.unused.first().map(|client| Index(client.0))
+        } else {
+            self.by_use.first_key_value().map(|(last_used, _)| *last_used)
+        };
+        let Some(client) = oldest.and_then(|oldest| self.by_use.remove(&oldest)) else { panic!("no session to evict") };
+        self.unused.remove(&client);
         let Some(session) = self.sessions.remove(&client) else { panic!("session {client:?} is in by_use only") };
         for stored in &session.stored {
             self.by_age.remove(&stored.index);
