@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal as Number, getpid, getrlimit, kill_process, setrlimit};
@@ -30,6 +31,13 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_INTERRUPTED: i32 = 130;
 /// Worker threads for the network; replicas and disks have threads of their own.
 const NETWORK_THREADS_MAX: usize = 4;
+/// Threads for work that blocks, which exist from the start and stay: later the operating system may refuse another one, and such work
+/// would wait for it without an end.
+const BLOCKING_THREADS: usize = 4;
+/// How long they may take to start.
+const THREADS_START: Duration = Duration::from_secs(5);
+/// How long an idle thread for work that blocks stays.
+const BLOCKING_THREAD_STAYS: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long an orderly end may take in the replica, in milliseconds; it promises 3 s.
 const SHUTDOWN_REPLICA_MS: u64 = 3_500;
 /// How long to wait before stdin is tried again where a read does not wait.
@@ -155,11 +163,34 @@ pub fn runtime() -> Result<Runtime, Fatal> {
         Builder::new_multi_thread()
             .worker_threads(cores.min(NETWORK_THREADS_MAX))
             .thread_name("net")
+            .thread_keep_alive(BLOCKING_THREAD_STAYS)
             .enable_all()
             .build()
     };
     // It panics if there is no thread to be had.
-    guarded(build).map_err(no_threads)?.map_err(no_threads)
+    let runtime = guarded(build).map_err(no_threads)?.map_err(no_threads)?;
+    start_blocking_threads(&runtime)?;
+    Ok(runtime)
+}
+
+/// Makes the runtime start its threads for work that blocks: each job waits until all of them have one.
+fn start_blocking_threads(runtime: &Runtime) -> Result<(), Fatal> {
+    let (here, all_here) = mpsc::channel();
+    let mut held = Vec::new();
+    for _ in 0..BLOCKING_THREADS {
+        let (release, released) = mpsc::channel::<()>();
+        let here = here.clone();
+        runtime.spawn_blocking(move || {
+            // Ends when the other side has gone, too.
+            let _ = here.send(());
+            let _ = released.recv();
+        });
+        held.push(release);
+    }
+    for _ in 0..BLOCKING_THREADS {
+        all_here.recv_timeout(THREADS_START).map_err(no_threads)?;
+    }
+    Ok(())
 }
 
 /// The usual soft limit of 1024 is less than the connections that we promise.

@@ -5,6 +5,8 @@
 mod fake;
 
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Act, CLUSTER, Cluster, GroupState};
@@ -43,8 +45,12 @@ impl Backend for Lone {
         }
         // As a replica does it: parts come from a thread that may block.
         std::thread::spawn(move || {
+            assert!(reply.sink.begin_parts(reply.tag));
             for body in bodies {
                 let Body::Part(part) = body else { panic!("{body:?} before the end") };
+                while reply.sink.poll_room(reply.tag, &mut Context::from_waker(Waker::noop())).is_pending() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 assert!(reply.sink.deliver_part(reply.tag, part));
             }
             reply.send(Outcome::Answer(Bytes::new()));

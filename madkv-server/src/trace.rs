@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -80,6 +81,14 @@ impl ReplySink for TracedReply {
     fn deliver(&self, tag: u64, outcome: Outcome) {
         print(&format!("Sent <{}, reply>", self.request));
         self.inner.sink.deliver(tag, outcome);
+    }
+
+    fn begin_parts(&self, tag: u64) -> bool {
+        self.inner.sink.begin_parts(tag)
+    }
+
+    fn poll_room(&self, tag: u64, context: &mut Context<'_>) -> Poll<bool> {
+        self.inner.sink.poll_room(tag, context)
     }
 
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool {

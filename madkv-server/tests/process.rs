@@ -15,7 +15,7 @@ use bytes::Bytes;
 use madkv_api::command::{Command, Query, decode_found, decode_records, decode_value};
 use madkv_api::dial::Dialled;
 use madkv_api::door::{Backend, Door, DoorLimits};
-use madkv_api::frames::{Ask, Body, Registration, Service};
+use madkv_api::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
 use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClusterId, Incarnation};
@@ -507,4 +507,68 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
         (says_it && status.role == Role::Follower && status.leader.is_some()).then_some(())
     };
     eventually("another one leads", leads_nothing).await;
+}
+
+fn frame<T: serde::Serialize>(kind: u16, value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    smr::codec::frame(&mut bytes, kind, value).unwrap();
+    bytes
+}
+
+/// A connection that sends `bytes`, and never reads.
+async fn deaf(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // Whoever is shown out meanwhile need not take it.
+    let _ = stream.write_all(bytes).await;
+    stream
+}
+
+// covers B30 B31 B32 B33
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
+    let site = Site::new();
+    let _manager = Manager::start(&site.manager, registered());
+    let _server = site.start();
+    let client = site.open_session().await;
+    let value = vec![b'v'; 256 << 10];
+    for number in 1..=24 {
+        site.put(client, number, format!("k{number:02}").as_bytes(), &value).await;
+    }
+    let hello = frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE });
+    let scan = || Ask::Read { query: Query::Scan { from: b"k", to: b"l" }.encode() };
+    let mut crowd = Vec::new();
+    for number in 0..100 {
+        crowd.push(deaf(&site.api, b"").await);
+        crowd.push(deaf(&site.api, &hello[..hello.len() - 1]).await);
+        crowd.push(deaf(&site.p2p, b"").await);
+        let mut scans = hello.clone();
+        for id in 0..4 {
+            scans.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask: scan() }));
+        }
+        crowd.push(deaf(&site.api, &scans).await);
+        let mut sessions = hello.clone();
+        for id in 0..150 {
+            sessions.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask: Ask::OpenSession }));
+        }
+        crowd.push(deaf(&site.api, &sessions).await);
+        // All the while one client goes on as if nothing was.
+        assert!(site.put(client, 25 + number, b"k01", &value).await);
+        assert_eq!(site.get(b"k02").await.as_deref(), Some(&value[..]));
+    }
+    let mut door = Dialled::to(&site.api, SERVICE, None, PATIENCE).await.unwrap();
+    let mut body = door.ask(scan()).await.unwrap();
+    let mut parts = Vec::new();
+    while let Body::Part(part) = body {
+        parts.push(part);
+        body = door.more().await.unwrap();
+    }
+    let Body::Answer(last) = body else { panic!("{body:?}") };
+    parts.push(last);
+    let records: usize = parts.iter().map(|part| decode_records(part).unwrap().len()).sum();
+    assert_eq!(records, 24);
+    // The flood has opened more sessions than there may be, and none that writes was driven out.
+    let Body::Status(status) = ask(&site.api, SERVICE, Ask::Status).await else { panic!("no status") };
+    assert!(status.sessions <= 10_000 && status.sessions > 5_000, "{}", status.sessions);
+    assert!(site.put(client, 125, b"k01", b"still here").await);
+    drop(crowd);
 }

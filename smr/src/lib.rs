@@ -22,6 +22,7 @@
 //! |---|---|
 //! | [`id`], [`entry`] | the vocabulary: nodes, incarnations, terms, entries, configurations, genesis |
 //! | [`codec`], [`wire`] | bytes: frames, versions, checksums; the one place that names bincode |
+//! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go |
 //! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name |
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties |
 //! | [`raft`] | the first core behind the seam; pure |
@@ -56,6 +57,7 @@ pub mod entry;
 pub mod explore;
 pub mod fatal;
 pub mod id;
+pub mod lobby;
 pub mod log_sink;
 pub mod protocol;
 pub mod raft;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use smr::codec;
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, NodeId, NodeName};
-use smr::transport::{INBOUND_CONNECTIONS_MAX, Lane, NoSnapshots, Pace, TransportConfig, TransportEvent};
+use smr::transport::{
+    CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, Pace, STRANGERS_MAX, TransportConfig, TransportEvent,
+};
 use transport_support::*;
 
 const A: NodeId = NodeId::new(0, 100);
@@ -218,6 +220,19 @@ fn noise_and_clients_at_the_wrong_door_are_closed_and_peers_get_in_meanwhile() {
     assert!(a.events.try_recv().is_err());
 }
 
+/// Connects `count` strangers: some say nothing, others the half of something.
+fn idle(address: &str, count: usize) -> Vec<Wire> {
+    let half = &frame(kind::HELLO, &hello(B, 0))[..30];
+    let stranger = |number: usize| {
+        let mut wire = Wire::dial(address);
+        if number.is_multiple_of(2) {
+            wire.0.write_all(half).unwrap();
+        }
+        wire
+    };
+    (0..count).map(stranger).collect()
+}
+
 // covers B3, N7
 #[test]
 fn idle_strangers_are_closed_by_the_deadline_and_never_more_than_the_limit() {
@@ -225,25 +240,54 @@ fn idle_strangers_are_closed_by_the_deadline_and_never_more_than_the_limit() {
     // Time enough to have all of them here before the first one is closed, also on a busy machine.
     let pace = Pace { handshake_max_ms: 5_000, ..Pace::default() };
     let a = Node::start_with(config(A, &[(1, "127.0.0.1:1")]), listener_a, Arc::new(NoSnapshots), pace);
-    let half = &frame(kind::HELLO, &hello(B, 0))[..30];
     let began = Instant::now();
-    let mut idle: Vec<Wire> = (0..INBOUND_CONNECTIONS_MAX)
-        .map(|count| {
-            let mut wire = Wire::dial(&address_a);
-            // Some say nothing, others the half of something.
-            if count % 2 == 0 {
-                wire.0.write_all(half).unwrap();
-            }
-            wire
-        })
-        .collect();
-    let mut beyond = Wire::dial(&address_a);
-    beyond.await_end();
-    assert_eq!(a.transport.stats().turned_away, 1, "the limit closed it, not the deadline");
-    for wire in &mut idle {
+    let mut first = idle(&address_a, 1).remove(0);
+    let mut others = idle(&address_a, STRANGERS_MAX);
+    first.await_end();
+    await_that("it is counted", || a.transport.stats().turned_away >= 1);
+    assert_eq!(a.transport.stats().turned_away, 1, "a newcomer took its place, no deadline");
+    for wire in &mut others {
         wire.await_end();
     }
     assert!(began.elapsed() >= Duration::from_millis(pace.handshake_max_ms - 100), "{:?}", began.elapsed());
-    assert_eq!(a.transport.stats().turned_away, INBOUND_CONNECTIONS_MAX as u64 + 1);
+    await_that("all are counted", || a.transport.stats().turned_away == STRANGERS_MAX as u64 + 1);
     let _peer = Wire::dial_as(&address_a, B, 0);
+}
+
+// covers B31
+#[test]
+fn peer_comes_in_through_a_crowd_of_silent_strangers_and_stays() {
+    let (listener_a, address_a) = listen();
+    let a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
+    let mut crowd = idle(&address_a, 4 * STRANGERS_MAX);
+    let mut peer = Wire::dial_as(&address_a, B, 0);
+    crowd.extend(idle(&address_a, 4 * STRANGERS_MAX));
+    peer.send(kind::MESSAGE, &(7u64, Vec::<u8>::new()));
+    let received = a.await_event(|event| match event {
+        TransportEvent::Received { from, message } => Some((*from, message.0)),
+        _ => None,
+    });
+    assert_eq!(received, (B, 7));
+}
+
+// covers B31
+#[test]
+fn peer_with_too_many_connections_is_refused_until_one_ends() {
+    let (listener_a, address_a) = listen();
+    let _a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
+    let snapshot = || {
+        let mut wire = Wire::dial(&address_a);
+        wire.send(kind::HELLO, &Hello { purpose: Purpose::Snapshot, ..hello(B, 0) });
+        wire
+    };
+    let mut open: Vec<Wire> = Vec::new();
+    for _ in 0..CONNECTIONS_OF_PEER_MAX {
+        let mut wire = snapshot();
+        assert_eq!(wire.receive().unwrap().0, kind::WELCOME);
+        open.push(wire);
+    }
+    let mut beyond = snapshot();
+    assert_eq!(beyond.receive().unwrap().0, kind::REFUSAL);
+    open.pop();
+    await_that("a place is free", || snapshot().receive().is_some_and(|answer| answer.0 == kind::WELCOME));
 }

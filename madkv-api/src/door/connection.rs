@@ -6,18 +6,21 @@
 
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
+use smr::lobby::Guest;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr::wire::{SharedOutput, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
-use super::{Backend, DoorLimits, Phase, Shared, body_of, handshake};
+use super::{Backend, DoorLimits, Phase, Shared, body_of};
 use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
@@ -66,6 +69,14 @@ impl<B: Backend> ReplySink for Desk<B> {
         self.queue.deliver_now(tag, body_of(&*self.backend, outcome));
     }
 
+    fn begin_parts(&self, tag: u64) -> bool {
+        self.queue.begin_parts(tag)
+    }
+
+    fn poll_room(&self, tag: u64, context: &mut Context<'_>) -> Poll<bool> {
+        self.queue.poll_room(tag, context)
+    }
+
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
         self.queue.deliver_part(tag, part)
     }
@@ -74,6 +85,7 @@ impl<B: Backend> ReplySink for Desk<B> {
 /// Serves one connection until it ends.
 pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
     shared: &Shared<B>,
+    guest: Guest,
     input: R,
     output: Arc<dyn SharedOutput>,
     mut phases: watch::Receiver<Phase>,
@@ -82,10 +94,12 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
     // Biased, as all choices here: what happens must not be left to chance.
     let greeted = tokio::select! {
         biased;
-        greeted = handshake::welcome(input, output, &*shared.backend, limits) => greeted,
+        greeted = handshake::welcome(shared, input, output) => greeted,
+        () = guest.shown_out() => return,
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
     };
-    let (input, output, buffer) = match greeted {
+    drop(guest);
+    let Welcomed { input, output, buffer, place: _place } = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(error) => {

@@ -13,7 +13,7 @@ use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::next_frame;
-use super::{Backend, DoorLimits, TOO_MANY_CONNECTIONS};
+use super::{Backend, Place, Shared, TOO_MANY_CONNECTIONS};
 use crate::frames::{Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, Welcome};
 
 /// The longest [`Hello`], in bytes.
@@ -25,33 +25,42 @@ const SHOW_OUT_MS: u64 = 300;
 /// How many bytes a refused stranger may still send.
 const SHOW_OUT_MAX_BYTES: usize = 256 << 10;
 
-/// Does our part of the handshake. Returns the connection and what was read behind the hello, or `None` if the stranger was refused.
+/// Somebody who was welcomed.
+pub(super) struct Welcomed<'d, R> {
+    pub(super) input: R,
+    pub(super) output: Arc<dyn SharedOutput>,
+    /// What was read after the hello.
+    pub(super) buffer: BytesMut,
+    pub(super) place: Place<'d>,
+}
+
+/// Does our part of the handshake; `None` if the stranger was refused.
 ///
 /// # Errors
 /// If the connection broke, or the time is over.
 pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
+    shared: &Shared<B>,
     mut input: R,
     output: Arc<dyn SharedOutput>,
-    backend: &B,
-    limits: &DoorLimits,
-) -> io::Result<Option<(R, Arc<dyn SharedOutput>, BytesMut)>> {
+) -> io::Result<Option<Welcomed<'_, R>>> {
+    let Shared { backend, limits, .. } = shared;
     let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
     let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(&mut input, &mut buffer)).await??;
-    if let Err(reason) = verdict.and_then(|hello| check(&hello, backend)) {
-        tracing::debug!(%reason, "refused a connection");
-        tokio::time::timeout(limits.handshake_timeout, show_out(input, output, reason)).await??;
-        return Ok(None);
-    }
+    let place = verdict.and_then(|hello| {
+        check(&hello, &**backend)?;
+        shared.place().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())
+    });
+    let place = match place {
+        Ok(place) => place,
+        Err(reason) => {
+            tracing::debug!(%reason, "refused a connection");
+            tokio::time::timeout(limits.handshake_timeout, show_out(input, output, reason)).await??;
+            return Ok(None);
+        }
+    };
     let welcome = Welcome { cluster: backend.cluster(), epoch: backend.epoch() };
     write_frame(&*output, KIND_WELCOME, &welcome, limits.handshake_timeout).await?;
-    Ok(Some((input, output, buffer)))
-}
-
-/// Turns a connection away that there is no room for. Never waits: a fresh socket has room for one small frame.
-pub(super) fn turn_away(output: &dyn SharedOutput) {
-    let reason = TOO_MANY_CONNECTIONS.to_owned();
-    // If it does not arrive the client sees a closed connection, and tries again as well.
-    let _ = output.try_write(&frame(KIND_REFUSAL, &Refusal { reason }));
+    Ok(Some(Welcomed { input, output, buffer, place }))
 }
 
 /// Reads the hello; the inner error is a reason to refuse.

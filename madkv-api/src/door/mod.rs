@@ -10,7 +10,7 @@
 //!
 //! # Guarantees
 //! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
-//! - Everything is bounded ([`DoorLimits`]): connections, requests and bytes under way, what waits to be written, the time for
+//! - Everything is bounded ([`DoorLimits`]): connections and, apart from them, strangers who have not said who they are, requests and bytes under way, what waits to be written, the time for
 //!   a handshake, for the rest of a frame, and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
 //! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
 //! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smr::id::ClusterId;
+use smr::lobby::Lobby;
 use smr::replica::{Outcome, ReplicaStatus, ReplyTo};
 use smr::wire::SharedOutput;
 use tokio::io::AsyncRead;
@@ -85,8 +86,10 @@ pub trait Backend: Send + Sync + 'static {
 /// The bounds of a door. The defaults are those that the project publishes; tests take smaller ones.
 #[derive(Clone, Debug)]
 pub struct DoorLimits {
-    /// Connections at one time.
+    /// Connections at one time, without those that have not said yet who they are.
     pub connections_max: usize,
+    /// Connections that have not said yet who they are. One more takes the place of another: see [`smr::lobby`].
+    pub strangers_max: usize,
     /// Requests of one connection that are under way, or answered and not yet written.
     pub requests_max: usize,
     /// Bytes of requests of one connection that are under way.
@@ -94,6 +97,12 @@ pub struct DoorLimits {
     /// Bytes of one connection's answers that wait to be written. Beyond it reads are answered `Busy`, and a write's answer ends
     /// the connection: the client asks again for it.
     pub answers_max_bytes: usize,
+    /// Long answers (scans) of one connection that are under way; the next ones are answered `Busy`.
+    pub scans_max: usize,
+    /// How long a scan may wait, in all, for its client to read, before …
+    pub scan_grace: Duration,
+    /// … each further second must be earned by this many bytes of the answer. A client that is slower is cut off.
+    pub scan_min_bytes_per_s: u32,
     /// Bytes of requests and answers of all connections; beyond it new requests are answered `Busy`.
     pub total_max_bytes: usize,
     /// The longest request frame, in bytes. Longer ones end the connection.
@@ -112,9 +121,13 @@ impl Default for DoorLimits {
     fn default() -> DoorLimits {
         DoorLimits {
             connections_max: connections_for(descriptor_limit()),
+            strangers_max: strangers_for(descriptor_limit()),
             requests_max: limits::CONNECTION_REQUESTS_MAX,
             in_flight_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
             answers_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
+            scans_max: limits::CONNECTION_SCANS_MAX,
+            scan_grace: Duration::from_secs(10),
+            scan_min_bytes_per_s: limits::SCAN_MIN_BYTES_PER_S,
             total_max_bytes: 256 << 20,
             // Values a little beyond the limit get a typed refusal; a client library checks before it sends.
             request_max_bytes: 2 << 20,
@@ -129,13 +142,19 @@ impl Default for DoorLimits {
 /// The connections that fit into a process with so many file descriptors.
 fn connections_for(descriptors: usize) -> usize {
     let rest = if descriptors > 2 * DESCRIPTORS_RESERVE { descriptors - DESCRIPTORS_RESERVE } else { descriptors / 2 };
-    rest.clamp(1, limits::CONNECTIONS_MAX)
+    rest.saturating_sub(strangers_for(descriptors)).clamp(1, limits::CONNECTIONS_MAX)
+}
+
+/// The connections of strangers that fit besides.
+fn strangers_for(descriptors: usize) -> usize {
+    (descriptors / 8).clamp(1, limits::STRANGERS_MAX)
 }
 
 /// What the tasks of a door share.
 struct Shared<B> {
     backend: Arc<B>,
     limits: DoorLimits,
+    lobby: Arc<Lobby>,
     connections: AtomicUsize,
     /// Bytes that all connections hold, see [`DoorLimits::total_max_bytes`].
     held_bytes: Arc<AtomicUsize>,
@@ -144,7 +163,8 @@ struct Shared<B> {
 impl<B> Shared<B> {
     fn new(backend: Arc<B>, limits: DoorLimits) -> Shared<B> {
         let held_bytes = Arc::new(AtomicUsize::new(0));
-        Shared { backend, limits, connections: AtomicUsize::new(0), held_bytes }
+        let lobby = Lobby::new(limits.strangers_max);
+        Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held_bytes }
     }
 }
 
@@ -193,9 +213,9 @@ impl<B: Backend> Door<B> {
         self.address
     }
 
-    /// How many connections there are.
+    /// How many connections there are, those of strangers included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.shared.connections.load(Ordering::Relaxed) + self.shared.lobby.len()
     }
 
     /// How many bytes of requests and answers the connections hold.
@@ -232,8 +252,8 @@ async fn accept<B: Backend>(
             _ = phases.wait_for(|phase| *phase > Phase::Accepting) => return,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
@@ -242,19 +262,18 @@ async fn accept<B: Backend>(
         };
         let prepared = prepare(&stream);
         let (input, output) = stream.into_split();
-        let Some(place) = Place::take(&shared) else {
-            handshake::turn_away(&output);
-            continue;
-        };
         if let Err(error) = prepared {
             tracing::debug!(%error, "a connection broke at once");
             continue;
         }
         let (phases, alive) = (phases.clone(), alive.clone());
+        let (shared, guest) = (Arc::clone(&shared), shared.lobby.enter(Some(from.ip())));
         tokio::spawn(async move {
-            connection::serve(&place.0, input, Arc::new(output), phases).await;
+            connection::serve(&shared, guest, input, Arc::new(output), phases).await;
             drop(alive);
         });
+        // Whoever has said already who he is leaves the lobby before others come in.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -270,36 +289,32 @@ impl<B: Backend> Reception<B> {
         Reception { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
     }
 
-    /// Serves a connection until it ends, as a door does. One too many is turned away at once.
+    /// Serves a connection until it ends, as a door does.
     pub fn serve(
         &self,
         input: impl AsyncRead + Unpin + Send + 'static,
         output: Arc<dyn SharedOutput>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let place = Place::take(&self.shared);
+        let (shared, guest) = (Arc::clone(&self.shared), self.shared.lobby.enter(None));
         let phases = self.phase.subscribe();
-        async move {
-            match place {
-                Some(place) => connection::serve(&place.0, input, output, phases).await,
-                None => handshake::turn_away(&*output),
-            }
-        }
+        async move { connection::serve(&shared, guest, input, output, phases).await }
     }
 }
 
 /// A connection among those that the limits allow, until dropped.
-struct Place<B>(Arc<Shared<B>>);
+struct Place<'d>(&'d AtomicUsize);
 
-impl<B> Place<B> {
-    fn take(shared: &Arc<Shared<B>>) -> Option<Place<B>> {
-        let place = Place(Arc::clone(shared));
-        (shared.connections.fetch_add(1, Ordering::Relaxed) < shared.limits.connections_max).then_some(place)
+impl<B> Shared<B> {
+    /// A place for somebody who has said who he is.
+    fn place(&self) -> Option<Place<'_>> {
+        let place = Place(&self.connections);
+        (self.connections.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max).then_some(place)
     }
 }
 
-impl<B> Drop for Place<B> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -340,8 +355,8 @@ mod tests {
     #[test]
     fn connections_for_few_descriptors_leaves_a_reserve() {
         assert_eq!(connections_for(usize::MAX), limits::CONNECTIONS_MAX);
-        assert_eq!(connections_for(1024), 768);
-        assert_eq!(connections_for(64), 32);
+        assert_eq!(connections_for(1024), 640);
+        assert_eq!(connections_for(64), 24);
         assert_eq!(connections_for(0), 1);
     }
 }

@@ -5,13 +5,15 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use smr::wire::SharedOutput;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::DoorLimits;
 use super::connection::{RETRY_AFTER_MS, encode};
@@ -23,8 +25,9 @@ const WRITE_AIM_BYTES: usize = 256 << 10;
 const WRITE_NOW_MAX_BYTES: usize = 16 << 10;
 /// Parts of long answers wait until fewer bytes than these wait to be written.
 const PARTS_WAIT_BYTES: usize = 1 << 20;
-/// How often a thread that delivers parts looks whether the connection is still there, in milliseconds.
-const PARTS_LOOK_MS: u64 = 1_000;
+/// One connection's parts may take this share of what all connections together have left: one in so many. So those who do not read leave
+/// room for the others, however many they are.
+const PARTS_SHARE: usize = 16;
 /// What a response costs besides its bytes.
 const RESPONSE_OVERHEAD_BYTES: usize = 128;
 /// What a map or a status is taken to cost, in bytes.
@@ -55,12 +58,14 @@ pub(super) struct Queue {
     state: Mutex<State>,
     writer: Notify,
     reader: Notify,
-    parts: Condvar,
     held_bytes: Arc<AtomicUsize>,
     requests_max: usize,
     in_flight_max_bytes: usize,
     answers_max_bytes: usize,
     total_max_bytes: usize,
+    scans_max: usize,
+    scan_grace: Duration,
+    scan_min_bytes_per_s: u32,
 }
 
 struct State {
@@ -80,7 +85,10 @@ struct State {
     /// Who waits for a word.
     writer_waits: bool,
     reader_waits: bool,
-    parts_waiting: usize,
+    /// Those who have parts of long answers and no room for them.
+    parts_wait: Vec<Waker>,
+    /// Long answers under way.
+    scans: usize,
     /// More requests may come.
     asking: bool,
     /// Somebody takes responses.
@@ -94,11 +102,26 @@ struct Slot {
     cost_bytes: usize,
     /// It changes nothing, so `Busy` is a true answer even after it was carried out.
     harmless: bool,
+    /// For a long answer: how it gets on.
+    scan: Option<Scan>,
+}
+
+/// How a long answer gets on.
+#[derive(Default)]
+struct Scan {
+    sent_bytes: u64,
+    /// How long it has waited for its client to read, and since when it does now.
+    waited: Duration,
+    waits_since: Option<Instant>,
 }
 
 impl State {
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::try_from(tag).ok()?)?.as_mut()
     }
 }
 
@@ -114,7 +137,8 @@ impl Queue {
             output: Weak::<OwnedWriteHalf>::new(),
             writer_waits: false,
             reader_waits: false,
-            parts_waiting: 0,
+            parts_wait: Vec::new(),
+            scans: 0,
             asking: true,
             open: true,
         };
@@ -122,12 +146,14 @@ impl Queue {
             state: Mutex::new(state),
             writer: Notify::new(),
             reader: Notify::new(),
-            parts: Condvar::new(),
             held_bytes,
             requests_max: limits.requests_max,
             in_flight_max_bytes: limits.in_flight_max_bytes,
             answers_max_bytes: limits.answers_max_bytes,
             total_max_bytes: limits.total_max_bytes,
+            scans_max: limits.scans_max,
+            scan_grace: limits.scan_grace,
+            scan_min_bytes_per_s: limits.scan_min_bytes_per_s,
         }
     }
 
@@ -143,7 +169,7 @@ impl Queue {
         }
         state.in_flight_bytes += cost_bytes;
         self.held_bytes.fetch_add(cost_bytes, Ordering::Relaxed);
-        let slot = Some(Slot { id, cost_bytes, harmless });
+        let slot = Some(Slot { id, cost_bytes, harmless, scan: None });
         let tag = match state.free.pop() {
             Some(tag) => {
                 state.slots[tag] = slot;
@@ -166,6 +192,7 @@ impl Queue {
             return;
         };
         state.free.push(tag as usize);
+        state.scans -= usize::from(slot.scan.is_some());
         state.in_flight_bytes -= slot.cost_bytes;
         self.held_bytes.fetch_sub(slot.cost_bytes, Ordering::Relaxed);
         let weight = weight(&body);
@@ -212,20 +239,66 @@ impl Queue {
         self.writer.notify_one();
     }
 
-    /// Takes a part of a long answer. Blocks while much waits to be written. False if the connection has ended.
+    /// The answer to an admitted request will be a long one. False if the connection has too many of these under way.
+    pub(super) fn begin_parts(&self, tag: u64) -> bool {
+        let mut state = self.lock();
+        let fits = state.scans < self.scans_max;
+        let Some(slot) = state.slot(tag).filter(|_| fits) else { return false };
+        slot.scan = Some(Scan::default());
+        state.scans += 1;
+        true
+    }
+
+    /// Whether there is room for a part; false if the connection has ended. It ends by this call for a client that takes too long: a
+    /// scan keeps a copy of the state alive.
+    pub(super) fn poll_room(&self, tag: u64, context: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        if !state.open {
+            return Poll::Ready(false);
+        }
+        let left = self.total_max_bytes.saturating_sub(self.held_bytes.load(Ordering::Relaxed));
+        let aim = PARTS_WAIT_BYTES.min(self.answers_max_bytes).min(left / PARTS_SHARE);
+        let (room, client_reads) = (left > 0 && state.ready_bytes <= aim, state.ready_bytes == 0);
+        let Some(scan) = state.slot(tag).and_then(|slot| slot.scan.as_mut()) else { return Poll::Ready(false) };
+        let now = Instant::now();
+        let waited =
+            scan.waited + scan.waits_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if room {
+            scan.waited = waited;
+            scan.waits_since = None;
+            return Poll::Ready(true);
+        }
+        if waited > self.scan_allowance(scan.sent_bytes) {
+            tracing::debug!(?waited, sent_bytes = scan.sent_bytes, "a client takes its scan too slowly");
+            self.shut(&mut state);
+            return Poll::Ready(false);
+        }
+        // Only the time counts in which it is the client that does not read.
+        if !client_reads {
+            scan.waits_since.get_or_insert(now);
+        }
+        if !state.parts_wait.iter().any(|waker| waker.will_wake(context.waker())) {
+            state.parts_wait.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// How long a scan of which so much was sent may have waited for its client.
+    fn scan_allowance(&self, sent_bytes: u64) -> Duration {
+        self.scan_grace + Duration::from_secs_f64(sent_bytes as f64 / f64::from(self.scan_min_bytes_per_s.max(1)))
+    }
+
+    /// Takes a part of a long answer. Never blocks. False if the connection has ended.
     pub(super) fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
         let mut state = self.lock();
-        while state.open && state.ready_bytes > PARTS_WAIT_BYTES.min(self.answers_max_bytes) {
-            state.parts_waiting += 1;
-            let look = Duration::from_millis(PARTS_LOOK_MS);
-            (state, _) = self.parts.wait_timeout(state, look).unwrap_or_else(PoisonError::into_inner);
-            state.parts_waiting -= 1;
-        }
-        let slot = usize::try_from(tag).ok().and_then(|tag| state.slots.get(tag)?.as_ref());
-        let Some(id) = slot.map(|slot| slot.id) else {
+        let Some(slot) = state.slot(tag) else {
             tracing::error!(tag, "a part of an answer to no request");
             return false;
         };
+        if let Some(scan) = &mut slot.scan {
+            scan.sent_bytes += part.len() as u64;
+        }
+        let id = slot.id;
         self.push(&mut state, Response { id, body: Body::Part(part) });
         state.open
     }
@@ -326,9 +399,7 @@ impl Queue {
         if std::mem::take(&mut state.reader_waits) {
             self.reader.notify_one();
         }
-        if state.parts_waiting > 0 {
-            self.parts.notify_all();
-        }
+        state.parts_wait.drain(..).for_each(Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -522,31 +593,85 @@ mod tests {
         assert_eq!(behind, [Response { id: delivered, body: Body::Done }], "what was begun comes first");
     }
 
+    /// Whether there is room for a part now.
+    fn room(queue: &Queue, tag: u64) -> Poll<bool> {
+        queue.poll_room(tag, &mut Context::from_waker(Waker::noop()))
+    }
+
     // covers N7
     #[test]
-    fn deliver_part_full_queue_blocks_until_taken_and_fails_when_closed() {
-        let queue = Arc::new(queue());
+    fn parts_wait_while_much_waits_to_be_written_and_end_with_the_connection() {
+        let queue = queue();
         let tag = granted(&queue, 9, 1, true);
-        let worker = {
-            let queue = Arc::clone(&queue);
-            std::thread::spawn(move || {
-                let mut sent = 0u64;
-                while queue.deliver_part(tag, Bytes::from(vec![0; 900])) {
-                    sent += 1;
-                }
-                sent
-            })
-        };
-        let mut parts = 0u64;
-        while parts < 10 {
-            let mut frames = Vec::new();
-            queue.take(&mut frames);
+        assert!(queue.begin_parts(tag));
+        let mut parts = 0;
+        for _ in 0..10 {
+            while room(&queue, tag) == Poll::Ready(true) {
+                assert!(queue.deliver_part(tag, Bytes::from(vec![0; 900])));
+                parts += 1;
+            }
             let held = queue.held_bytes.load(Ordering::Relaxed);
-            assert!(held <= 2000 + 2 * 1028 + 1, "{held} bytes are held");
-            parts += responses(frames).len() as u64;
+            assert!(held <= 2000 + 1028 + 1, "{held} bytes are held");
+            taken(&queue);
         }
+        assert!(parts >= 10);
         queue.close();
-        assert!(worker.join().unwrap() >= parts);
+        assert_eq!(room(&queue, tag), Poll::Ready(false));
+        assert!(!queue.deliver_part(tag, Bytes::new()));
+    }
+
+    // covers B33
+    #[test]
+    fn scans_of_one_connection_have_a_quota() {
+        let queue = Queue::new(&DoorLimits { scans_max: 2, ..limits() }, Arc::default());
+        let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, true)).collect();
+        assert!(queue.begin_parts(tags[0]) && queue.begin_parts(tags[1]));
+        assert!(!queue.begin_parts(tags[2]));
+        queue.deliver(tags[0], Body::Done);
+        assert!(queue.begin_parts(tags[2]), "one has ended");
+    }
+
+    // covers B33
+    #[test]
+    fn scans_that_nobody_reads_leave_room_for_the_others() {
+        let held = Arc::new(AtomicUsize::new(0));
+        let limits = DoorLimits { answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };
+        let mut queues = Vec::new();
+        for _ in 0..200 {
+            let queue = Queue::new(&limits, Arc::clone(&held));
+            let tag = granted(&queue, 1, 1, true);
+            assert!(queue.begin_parts(tag));
+            while room(&queue, tag) == Poll::Ready(true) {
+                queue.deliver_part(tag, Bytes::from(vec![0; 200]));
+            }
+            queues.push(queue);
+        }
+        let held = held.load(Ordering::Relaxed);
+        // The first ones take their shares, each of what is left; the last ones a part at most.
+        assert!(held <= (64 << 10) + 328 + 200, "{held} bytes are held");
+    }
+
+    // covers B33
+    #[tokio::test(start_paused = true)]
+    async fn scan_that_is_taken_too_slowly_ends_the_connection_and_one_at_its_rate_goes_on() {
+        let limits = DoorLimits { scan_min_bytes_per_s: 1000, scan_grace: Duration::from_secs(10), ..limits() };
+        for (bytes_per_s, goes_on) in [(2000, true), (500, false)] {
+            let queue = Queue::new(&limits, Arc::default());
+            let tag = granted(&queue, 1, 1, true);
+            assert!(queue.begin_parts(tag));
+            let mut alive = true;
+            for _ in 0..100 {
+                while alive && room(&queue, tag) == Poll::Ready(true) {
+                    alive = queue.deliver_part(tag, Bytes::from(vec![0; 900]));
+                }
+                tokio::time::advance(Duration::from_millis(900_000 / bytes_per_s)).await;
+                alive &= room(&queue, tag) != Poll::Ready(false);
+                if alive {
+                    queue.take(&mut Vec::new());
+                }
+            }
+            assert_eq!(alive, goes_on, "{bytes_per_s} bytes a second");
+        }
     }
 
     #[test]

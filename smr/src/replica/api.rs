@@ -1,6 +1,7 @@
 //! What the front door of a replica may ask of it, and what it hears back.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -137,8 +138,18 @@ pub trait ReplySink: Send + Sync + 'static {
         self.deliver(tag, outcome);
     }
 
-    /// Takes a part of a long answer; more follow, and at last an [`Outcome::Answer`] through [`ReplySink::deliver`].
-    /// Called from a worker thread: blocks while the connection has no room. False if nobody listens any more.
+    /// The answer to request `tag` will be a long one, in parts. False if the connection has too many of these under way.
+    fn begin_parts(&self, _tag: u64) -> bool {
+        true
+    }
+
+    /// Whether there is room for a part of the answer to request `tag`; false if nobody listens any more.
+    fn poll_room(&self, _tag: u64, _context: &mut Context<'_>) -> Poll<bool> {
+        Poll::Ready(true)
+    }
+
+    /// Takes a part of a long answer, for which there was room; more follow, and at last an [`Outcome::Answer`] through
+    /// [`ReplySink::deliver`]. Never blocks. False if nobody listens any more.
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool;
 }
 

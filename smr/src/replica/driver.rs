@@ -18,22 +18,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::EntryId;
-use crate::fatal::spawn_vital;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, SnapshotImage, StateDigest};
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage};
-use crate::replica::snapshots::{Paced, SnapshotFiles, let_go, stand_back};
+use crate::replica::scans::Scans;
+use crate::replica::snapshots::{Paced, SnapshotFiles, let_go};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
+use crate::replica::worker::Worker;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotError;
@@ -44,8 +44,6 @@ use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
 /// A turn that concerns more requests than these is one of many: a single client has one under way, and a second one may just have come.
 const BUSY_REQUESTS: usize = 2;
-/// Long answers (scans) under way at once; the next ones are `Busy`.
-const SCANS_MAX: usize = 64;
 /// How long an orderly shutdown waits for another leader.
 const HANDOVER: Duration = Duration::from_millis(1500);
 /// How long it waits to hear of the new leader once it has stepped down, to name it to those who wait.
@@ -175,7 +173,9 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) seats: BTreeSet<NodeName>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
-    pub(super) scans: Arc<AtomicUsize>,
+    pub(super) scans: Scans,
+    pub(super) snapshot_worker: Worker,
+    pub(super) digest_worker: Worker,
     /// When the replica thread looks again by itself.
     pub(super) alarm: Time,
     /// Requests that the last turn found waiting or took in.
@@ -323,14 +323,14 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.transport.shutdown();
                         self.give_to_disk(DiskJob::Quarantine(reason))?;
                     }
-                    Action::TakeSnapshot(image) => self.take_snapshot(image)?,
+                    Action::TakeSnapshot(image) => self.take_snapshot(image),
                     Action::TakeDigest(image) => self.take_digest(image),
                     Action::SendDigest(to, digest) => {
                         self.transport.queue(to, PeerMessage::Digest(digest), Lane::Urgent, DIGEST_MESSAGE_BYTES);
                         messages_leave = true;
                     }
                     Action::SendSnapshot(to) => self.send_snapshot(to),
-                    Action::AnswerParts { reply, parts } => self.answer_parts(reply, parts),
+                    Action::AnswerParts { reply, parts } => self.scans.begin(reply, parts),
                     Action::Report(line) => self.reporter.line(&line),
                 }
             }
@@ -342,37 +342,28 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         self.disk.try_send(job).map_err(|error| format!("the disk thread takes no more work: {error}"))
     }
 
-    fn take_snapshot(&mut self, image: Box<SnapshotImage<S>>) -> Result<(), String> {
+    fn take_snapshot(&mut self, image: Box<SnapshotImage<S>>) {
         let files = self.snapshots.clone();
         let news = self.news.clone();
         let genesis = self.turns.certificate().genesis;
-        spawn_vital(format!("{} snapshot", self.reporter.who()), move || {
-            stand_back();
+        self.snapshot_worker.give(move || {
             let last = image.meta.last;
             let len_bytes =
                 files.take(*image, genesis).map_err(|error| format!("taking a snapshot failed: {error}"))?;
             // If nobody listens any more the replica has been shut down.
             let _ = news.tell(Happening::SnapshotTaken { last, len_bytes });
             Ok(())
-        })
-        .map(|_| ())
-        .map_err(|error| format!("no thread for a snapshot: {error}"))
+        });
     }
 
-    /// Without a thread for it there is none this time: nobody depends on it.
     fn take_digest(&mut self, image: Box<SnapshotImage<S>>) {
         let news = self.news.clone();
-        let spawned = spawn_vital(format!("{} digest", self.reporter.who()), move || {
-            stand_back();
+        self.digest_worker.give(move || {
             let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(&mut Paced::new(output)));
             // If nobody listens any more the replica has been shut down.
             let _ = news.tell(Happening::DigestTaken(digest));
             Ok(())
         });
-        if let Err(error) = spawned {
-            self.reporter.line(&format!("no thread to hash the state: {error}"));
-            self.turns.engine_mut().digest_given_up();
-        }
     }
 
     /// Opening the file may take the disk's time, so it happens elsewhere.
@@ -395,27 +386,6 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be sent: {error}")),
             }
             let _ = news.tell(Happening::Peer(TransportEvent::SnapshotSent { to, last: None }));
-        });
-    }
-
-    fn answer_parts(&mut self, reply: ReplyTo, parts: Box<dyn Iterator<Item = Vec<u8>> + Send>) {
-        if self.scans.fetch_add(1, Ordering::SeqCst) >= SCANS_MAX {
-            self.scans.fetch_sub(1, Ordering::SeqCst);
-            return reply.send(Outcome::Busy { retry_after_ms: crate::replica::engine::BUSY_RETRY_MS });
-        }
-        let scans = self.scans.clone();
-        self.runtime.spawn_blocking(move || {
-            let mut parts = parts.peekable();
-            let mut last = Vec::new();
-            while let Some(part) = parts.next() {
-                if parts.peek().is_none() {
-                    last = part;
-                } else if !reply.sink.deliver_part(reply.tag, part.into()) {
-                    break;
-                }
-            }
-            reply.send(Outcome::Answer(last.into()));
-            scans.fetch_sub(1, Ordering::SeqCst);
         });
     }
 

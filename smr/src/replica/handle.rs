@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +27,11 @@ use crate::replica::engine::{
 };
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
+use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
+use crate::replica::worker::Worker;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
 use crate::session::SessionTable;
@@ -519,6 +521,10 @@ impl<S: StateMachine> ReplicaThread<S> {
             })
             .map_err(|error| format!("no disk thread: {error}"))?
         };
+        let no_thread = |error: std::io::Error| format!("no thread: {error}");
+        let scans = Scans::start(reporter.who(), runtime.clone()).map_err(no_thread)?;
+        let snapshot_worker = Worker::start(format!("{} snapshot", reporter.who())).map_err(no_thread)?;
+        let digest_worker = Worker::start(format!("{} digest", reporter.who())).map_err(no_thread)?;
         let driver = Driver {
             turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
@@ -530,7 +536,9 @@ impl<S: StateMachine> ReplicaThread<S> {
             seats,
             runtime,
             reporter,
-            scans: Arc::new(AtomicUsize::new(0)),
+            scans,
+            snapshot_worker,
+            digest_worker,
             alarm: Time(0),
             concerned: 0,
             stopping: None,

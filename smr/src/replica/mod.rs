@@ -21,9 +21,11 @@ mod handle;
 mod helm;
 pub mod message;
 pub mod readmission;
+mod scans;
 mod snapshots;
 pub mod turn;
 mod waiting_room;
+mod worker;
 
 pub use api::*;
 pub use handle::*;

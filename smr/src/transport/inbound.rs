@@ -1,7 +1,9 @@
 //! The peers' side of the connections: what they dial, we accept.
 //!
-//! A connection is nobody's until its handshake is done; until then it costs a bounded buffer and two seconds at most.
-//! Afterwards it belongs to one [`NodeId`]. If that node connects again, the newer connection takes the older one's
+//! A connection is nobody's until its handshake is done; until then it costs a bounded buffer and two seconds at most, and a
+//! place in the [lobby](crate::lobby), which strangers share. Afterwards it belongs to one [`NodeId`], and has one of the places of
+//! that name: no crowd of strangers keeps a peer out.
+//! If that node connects again, the newer connection takes the older one's
 //! place at once: from then on nothing of the older one is delivered, and its end is no news (N5, N8).
 
 use std::collections::BTreeMap;
@@ -22,11 +24,14 @@ use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpos
 use super::outbound::push_empty_frame;
 use super::{EVENT_RETRY_MS, PINGS_MISSED_MAX, Shared, TransportEvent, locked, snapshot};
 use crate::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
-use crate::id::NodeId;
+use crate::id::{NodeId, NodeName};
+use crate::lobby::{Guest, Lobby};
 use crate::wire::{Frame, FrameReader, WireError};
 
-/// Accepted connections that may be open at once, strangers included. A group of nine needs some twenty.
-pub const INBOUND_CONNECTIONS_MAX: usize = 128;
+/// Accepted connections whose handshake is not done.
+pub const STRANGERS_MAX: usize = 64;
+/// Accepted connections of one peer: one for messages and one for a snapshot, and some that these have just replaced.
+pub const CONNECTIONS_OF_PEER_MAX: usize = 8;
 /// How long accepting pauses after it failed (no descriptors left, for example), in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
 
@@ -34,6 +39,22 @@ const ACCEPT_PAUSE_MS: u64 = 50;
 #[derive(Default)]
 pub(super) struct Registry {
     current: Mutex<BTreeMap<NodeId, Arc<Gate>>>,
+    /// How many connections each peer has.
+    counts: Mutex<BTreeMap<NodeName, usize>>,
+}
+
+/// A place among those of a peer, until dropped.
+struct Seat<'r> {
+    registry: &'r Registry,
+    name: NodeName,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = locked(&self.registry.counts).get_mut(&self.name) {
+            *count -= 1;
+        }
+    }
 }
 
 /// What the frames of one accepted connection must pass.
@@ -46,6 +67,18 @@ struct Gate {
 }
 
 impl Registry {
+    /// A place for a connection of `name`; `None` if it has too many.
+    fn seat(&self, name: NodeName) -> Option<Seat<'_>> {
+        let mut counts = locked(&self.counts);
+        let count = counts.entry(name).or_default();
+        if *count >= CONNECTIONS_OF_PEER_MAX {
+            return None;
+        }
+        *count += 1;
+        drop(counts);
+        Some(Seat { registry: self, name })
+    }
+
     /// Makes a new connection the one that speaks for `node`.
     fn register(&self, node: NodeId) -> Arc<Gate> {
         let gate = Arc::new(Gate { open: Mutex::new(true), closed: Notify::new() });
@@ -75,18 +108,17 @@ where
 {
     // Dropped with this task, and takes all connections with it.
     let mut connections = JoinSet::new();
+    let lobby = Lobby::new(STRANGERS_MAX);
     let mut failing = false;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
                     failing = false;
-                    if connections.len() < INBOUND_CONNECTIONS_MAX {
-                        connections.spawn(serve(shared.clone(), stream, address));
-                    } else {
-                        shared.counters.turned_away.add(1);
-                        drop(stream);
-                    }
+                    let guest = lobby.enter(Some(address.ip()));
+                    connections.spawn(serve(shared.clone(), stream, address, guest));
+                    // Whoever has said already who he is leaves the lobby before others come in.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     if !failing {
@@ -105,7 +137,7 @@ where
     }
 }
 
-async fn serve<M>(shared: Arc<Shared<M>>, mut stream: TcpStream, address: SocketAddr)
+async fn serve<M>(shared: Arc<Shared<M>>, mut stream: TcpStream, address: SocketAddr, guest: Guest)
 where
     M: Serialize + DeserializeOwned + Send + 'static,
 {
@@ -117,8 +149,23 @@ where
     let mine = shared.facts();
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let is_peer = |name| shared.peers.contains_key(&name);
-    let heard = handshake::listen(&mut reader, &mut write, &mine, is_peer, limit).await;
-    let (node, purpose) = match heard {
+    let heard = tokio::select! {
+        heard = handshake::listen(&mut reader, &mut write, &mine, is_peer, limit) => heard,
+        () = guest.shown_out() => Err(HandshakeError::Failed("too many strangers".to_owned())),
+    };
+    let heard = match heard {
+        Ok((node, purpose)) => match shared.registry.seat(node.name) {
+            Some(seat) => Ok((node, purpose, seat)),
+            None => {
+                let reason = format!("replica {} has too many connections here", node.name);
+                handshake::refuse(&mut write, &reason, limit).await;
+                Err(HandshakeError::Failed(reason))
+            }
+        },
+        Err(error) => Err(error),
+    };
+    drop(guest);
+    let (node, purpose, _seat) = match heard {
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
             shared.counters.turned_away.add(1);

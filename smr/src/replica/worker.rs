@@ -1,0 +1,38 @@
+//! Threads that wait for work. They exist from the start, because a process may later be refused another one (a limit, a lack of memory):
+//! what a replica cannot do without must not depend on that (fault catalogue B33, D7).
+
+use std::io;
+
+use crossbeam_channel::{Sender, unbounded};
+
+use crate::fatal::spawn_vital;
+use crate::replica::snapshots::stand_back;
+
+type Job = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+/// A thread that works off what it is given, in order, and stands back behind the threads that serve. It ends with its owner.
+pub(super) struct Worker {
+    /// Not bounded: whoever gives has one job at a time under way.
+    jobs: Sender<Job>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the operating system gives none.
+    pub(super) fn start(name: String) -> io::Result<Worker> {
+        let (jobs, waiting) = unbounded::<Job>();
+        spawn_vital(name, move || {
+            stand_back();
+            waiting.iter().try_for_each(|job| job())
+        })?;
+        Ok(Worker { jobs })
+    }
+
+    /// Never blocks. A job that fails ends the process.
+    pub(super) fn give(&self, job: impl FnOnce() -> Result<(), String> + Send + 'static) {
+        // The thread lives as long as this, or the process has ended.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}
