@@ -72,6 +72,10 @@ impl Raft {
         }
         self.leader.lost_at = Some(self.now);
         self.leader.believed = false;
+        // Whoever it asked so far still heard the leader, and it would be an election timeout before it asks again.
+        if matches!(self.role, Role::PreCandidate(_)) {
+            self.become_follower();
+        }
         self.campaign_soon(0);
     }
 
