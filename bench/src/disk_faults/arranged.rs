@@ -224,7 +224,7 @@ fn status(cluster: &Cluster, node: Node) -> Outcome<smr::replica::ReplicaStatus>
 fn marked_index(path: &Path) -> Option<u64> {
     let bytes = fs::read(path).ok()?;
     let index = |slot: usize| {
-        let from = slot * 512 + 24 + 8;
+        let from = slot * 4096 + 24 + 8;
         bytes.get(from..from + 8)?.try_into().ok().map(u64::from_le_bytes)
     };
     index(0).max(index(1))

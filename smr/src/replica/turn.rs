@@ -43,8 +43,9 @@ const SLOW_DISK_US: u64 = 10_000;
 const BATCHES_AT_ONCE: usize = 4;
 /// Writes under way at a slow disk beyond which proposals wait for it after all, and at most half of what is too much for messages.
 const SLOW_DISK_WRITES_MAX: u64 = WRITES_UNDER_WAY_HIGH / 2;
-/// Bytes of entries under way at a slow disk beyond which proposals wait for it after all.
-const SLOW_DISK_BYTES_MAX: usize = 32 << 20;
+/// Bytes of entries under way at a slow disk beyond which proposals wait for it after all. A disk gets through with that before it is
+/// taken for hung, unless it is slower than 16 MiB/s.
+const SLOW_DISK_BYTES_MAX: usize = 16 << 20;
 /// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
 /// it is taken for hung. A larger command goes alone.
 const PROPOSAL_MAX_BYTES: usize = 4 << 20;

@@ -17,6 +17,7 @@ use crate::sim::world::World;
 use crate::state_machine::StateMachine;
 use crate::storage::Engine;
 use crate::storage::disk::Disk;
+use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use crate::storage::virtual_disk::VirtualDisk;
 use crate::storage::virtual_map::MapDamage;
 
@@ -95,8 +96,6 @@ const HELD_INSTALL_T: u64 = 5;
 const OPERATOR_US: u64 = 700_000;
 /// The last record or two of a journal.
 const JOURNAL_TAIL_BYTES: usize = 250;
-/// The length of a slot of the promise or the mark.
-const SLOT_BYTES: u64 = 512;
 
 impl Swarm {
     pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
@@ -494,7 +493,7 @@ impl Swarm {
         if self.dice.chance(300) {
             // One slot of two: it must not even be noticed. A kill tears nothing, so the other one is sound.
             let (file, slot) = (self.dice.pick(&["promise", "mark"]), self.dice.below(2));
-            let at = (slot * SLOT_BYTES + self.dice.below(SLOT_BYTES)) as usize;
+            let at = slot as usize * SLOT_STRIDE_BYTES + self.dice.below(SLOT_BYTES as u64) as usize;
             world.damage_slot(seat, &path(file), |bytes| {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1;

@@ -60,7 +60,7 @@ mod record;
 pub mod record_log;
 pub mod segments;
 mod sled;
-mod slots;
+pub(crate) mod slots;
 mod store;
 mod sync_mode;
 pub mod virtual_disk;

@@ -1,6 +1,7 @@
 //! A small file of two slots, each checksummed and numbered: the newer sound one counts.
 //!
-//! A slot has [`SLOT_BYTES`], the unit in which disks tear:
+//! A slot has [`SLOT_BYTES`], the unit in which disks tear. The slots begin [`SLOT_STRIDE_BYTES`] apart, because what a device loses or
+//! misreads is at least a block of 4 KiB: in one block a single fault would take both. A slot:
 //! ```text
 //!   0 magic [u8; 8] | 8 version u16 | 10 length of the content u16 | 12 reserved u32 | 16 number u64
 //!  24 content, then zeros
@@ -8,6 +9,10 @@
 //! ```
 //! little endian; place and coverage of the checksum stay as they are in all versions. The file appears under its name
 //! with both slots written and synced, so a file that lacks one was damaged.
+//!
+//! Files of earlier builds have their second slot right after the first, and are no longer than both. They are read as they are; the next
+//! write to the second slot puts it into its own block and blanks the old place. That slot does not count at the time, whatever
+//! becomes of the write.
 
 use std::fmt;
 use std::io;
@@ -19,6 +24,10 @@ use crate::codec;
 
 /// Size of a slot in bytes.
 pub(crate) const SLOT_BYTES: usize = 512;
+/// From the beginning of one slot to that of the other, in bytes.
+pub(crate) const SLOT_STRIDE_BYTES: usize = 4096;
+/// The same in files of earlier builds, which have no more than this twice.
+const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
 /// The version of what is in the slots. 2: the promise speaks of leases. Version 1 is still read.
@@ -38,6 +47,8 @@ pub(crate) struct Slots {
     number: u64,
     /// Where the next content goes: the slot that does not count, or either if both say the same.
     next: usize,
+    /// The second slot is where earlier builds had it.
+    is_old: bool,
 }
 
 /// What was found under the file's name.
@@ -82,7 +93,9 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> io::Result<F
         }
         Err(error) => return Err(error),
     };
-    let slots = [0, 1].map(|slot| parse(&bytes, slot, magic));
+    let is_old = bytes.len() <= 2 * OLD_STRIDE_BYTES;
+    let stride = if is_old { OLD_STRIDE_BYTES } else { SLOT_STRIDE_BYTES };
+    let slots = [0, stride].map(|offset| parse(&bytes, offset, magic));
     let (number, content, next, amiss) = match slots {
         [Slot::Newer(found), _] | [_, Slot::Newer(found)] => return Ok(Found::Newer { found }),
         [Slot::Broken, Slot::Broken] => {
@@ -102,12 +115,12 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> io::Result<F
         }
     };
     let file = disk.open(path, false)?;
-    let slots = Slots { path: path.to_owned(), magic, file, number, next };
+    let slots = Slots { path: path.to_owned(), magic, file, number, next, is_old };
     Ok(Found::Sound { slots, content, amiss })
 }
 
-fn parse(bytes: &[u8], slot: usize, magic: [u8; 8]) -> Slot {
-    let Some(bytes) = bytes.get(slot * SLOT_BYTES..(slot + 1) * SLOT_BYTES) else { return Slot::Broken };
+fn parse(bytes: &[u8], offset: usize, magic: [u8; 8]) -> Slot {
+    let Some(bytes) = bytes.get(offset..offset + SLOT_BYTES) else { return Slot::Broken };
     let mut stored = [0; 8];
     stored.copy_from_slice(&bytes[CHECKSUM_OFFSET..]);
     if bytes[..8] != magic || codec::checksum(&[&bytes[..CHECKSUM_OFFSET]]) != u64::from_le_bytes(stored) {
@@ -134,10 +147,10 @@ impl Slots {
         let doing = |error: io::Error| StorageError::new(path, "creating", error);
         let new = path.with_extension("new");
         let file = disk.open(&new, true).map_err(doing)?;
-        let mut slots = Slots { path: path.to_owned(), magic, file, number: 1, next: 0 };
+        let mut slots = Slots { path: path.to_owned(), magic, file, number: 1, next: 0, is_old: false };
         let slot = slots.encode(content);
         slots.file.write_at(&slot, 0).map_err(doing)?;
-        slots.file.write_at(&slot, SLOT_BYTES as u64).map_err(doing)?;
+        slots.file.write_at(&slot, SLOT_STRIDE_BYTES as u64).map_err(doing)?;
         slots.file.sync().map_err(doing)?;
         disk.rename(&new, path).map_err(doing)?;
         let parent = path.parent().unwrap_or_else(|| panic!("{} has no parent", path.display()));
@@ -168,10 +181,17 @@ impl Slots {
     }
 
     fn put(&mut self, content: &[u8]) -> Result<(), StorageError> {
-        let offset = (self.next * SLOT_BYTES) as u64;
-        self.file
-            .write_at(&self.encode(content), offset)
-            .map_err(|error| StorageError::new(&self.path, "writing", error))?;
+        let slot = self.encode(content);
+        let written = if self.next == 1 && self.is_old {
+            // One write, so that the file never has both an old and a new second slot for a reader to choose from.
+            let mut moved = vec![0; SLOT_STRIDE_BYTES - OLD_STRIDE_BYTES];
+            moved.extend_from_slice(&slot);
+            self.is_old = false;
+            self.file.write_at(&moved, OLD_STRIDE_BYTES as u64)
+        } else {
+            self.file.write_at(&slot, (self.next * SLOT_STRIDE_BYTES) as u64)
+        };
+        written.map_err(|error| StorageError::new(&self.path, "writing", error))?;
         self.next = 1 - self.next;
         Ok(())
     }
@@ -187,5 +207,78 @@ impl Slots {
         let checksum = codec::checksum(&[&slot[..CHECKSUM_OFFSET]]);
         slot[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+
+    const FILE: &str = "/slots";
+    const MAGIC: [u8; 8] = *b"SMRTESTS";
+
+    /// A file as earlier builds left it, with these numbers and contents in its slots.
+    fn old_file(disk: &VirtualDisk, slots: [(u64, &[u8]); 2]) {
+        let path = Path::new(FILE);
+        let file = disk.open(path, true).unwrap();
+        for (slot, (number, content)) in slots.into_iter().enumerate() {
+            let file = disk.open(path, false).unwrap();
+            let slots = Slots { path: path.to_owned(), magic: MAGIC, file, number, next: 0, is_old: true };
+            slots.file.write_at(&slots.encode(content), (slot * OLD_STRIDE_BYTES) as u64).unwrap();
+        }
+        file.sync().unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+    }
+
+    fn found(disk: &VirtualDisk) -> (Slots, Vec<u8>) {
+        match read(disk, Path::new(FILE), MAGIC).unwrap() {
+            Found::Sound { slots, content, .. } => (slots, content),
+            Found::Missing | Found::Newer { .. } | Found::Broken(_) => panic!("not sound"),
+        }
+    }
+
+    // covers D25: a block that is lost takes one slot and not both.
+    #[test]
+    fn block_of_4_kib_lost_leaves_the_other_slot() {
+        for block in 0..2 {
+            let disk = VirtualDisk::new();
+            Slots::create(&disk, Path::new(FILE), MAGIC, b"one").unwrap().write_both(b"two").unwrap();
+            disk.damage(Path::new(FILE), |bytes| {
+                let end = bytes.len().min((block + 1) * 4096);
+                bytes[block * 4096..end].fill(0);
+            })
+            .unwrap();
+            assert_eq!(found(&disk).1, b"two", "block {block}");
+        }
+    }
+
+    // covers D16: whichever slot counts, and wherever the power goes, the content is the old or the new one.
+    #[test]
+    fn file_of_earlier_build_is_read_and_its_second_slot_moved() {
+        for newer in 0..2 {
+            let mut numbers = [(6, &b"old"[..]), (6, &b"old"[..])];
+            numbers[newer] = (7, b"now");
+            for cut_at in 0..40 {
+                let disk = VirtualDisk::new();
+                old_file(&disk, numbers);
+                let (mut slots, content) = found(&disk);
+                assert_eq!(content, b"now");
+                disk.fault_at(disk.operations() + cut_at, Fault::PowerOff);
+                let done = slots.write_both(b"next").is_ok();
+                for seed in 0..8 {
+                    let after = disk.after_crash(Loss::Spoiled(seed));
+                    let (mut slots, content) = found(&after);
+                    assert!(content == b"next" || (!done && content == b"now"), "cut at {cut_at}: {content:?}");
+                    slots.write_both(b"later").unwrap();
+                    assert_eq!(found(&after).1, b"later");
+                }
+                if done {
+                    let length = read_file(&disk, Path::new(FILE), FILE_MAX_BYTES).unwrap().len();
+                    assert_eq!(length, SLOT_STRIDE_BYTES + SLOT_BYTES);
+                    break;
+                }
+            }
+        }
     }
 }

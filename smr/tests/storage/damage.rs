@@ -177,7 +177,7 @@ fn promise_with_one_bad_slot_keeps_term_and_vote() {
         let Sample { bench, promise, .. } = sample(0);
         let path = bench.path.join("promise");
         let mut bytes = fs::read(&path).unwrap();
-        bytes[slot * 512 + 30] ^= 1;
+        bytes[slot * 4096 + 30] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let opened = bench.reopen().store();
         assert_eq!(opened.promise, promise);
@@ -185,7 +185,7 @@ fn promise_with_one_bad_slot_keeps_term_and_vote() {
         // Repaired: now the other one may go.
         drop(opened.store);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[(1 - slot) * 512 + 30] ^= 1;
+        bytes[(1 - slot) * 4096 + 30] ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(bench.reopen().store().promise, promise);
     }

@@ -373,10 +373,10 @@ fn directory_of_a_newer_format_is_refused_untouched() {
         drop(bench.founded());
         let path = bench.path.join(file);
         let mut bytes = fs::read(&path).unwrap();
-        for slot in bytes.chunks_mut(512) {
+        for slot in bytes.chunks_mut(4096) {
             slot[8..10].copy_from_slice(&3u16.to_le_bytes());
             let checksum = smr::codec::checksum(&[&slot[..504]]);
-            slot[504..].copy_from_slice(&checksum.to_le_bytes());
+            slot[504..512].copy_from_slice(&checksum.to_le_bytes());
         }
         fs::write(&path, bytes).unwrap();
         let before = contents(&bench.path);

@@ -90,7 +90,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                     if at.contains("Spoiled") {
                         continue;
                     }
-                    disk.damage(Path::new("/data/node/promise"), |bytes| bytes[slot * 512 + 60] ^= 4).unwrap();
+                    disk.damage(Path::new("/data/node/promise"), |bytes| bytes[slot * 4096 + 60] ^= 4).unwrap();
                 }
                 let opened = open(disk.clone(), &SnapshotMeta::default(), at);
                 let found = opened.promise;
@@ -102,7 +102,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                 // What was read is what stays: the start wrote it to both slots.
                 for again in [0, 1] {
                     let disk = disk.after_crash(Loss::Everything);
-                    disk.damage(Path::new("/data/node/promise"), |bytes| bytes[again * 512 + 60] ^= 4).unwrap();
+                    disk.damage(Path::new("/data/node/promise"), |bytes| bytes[again * 4096 + 60] ^= 4).unwrap();
                     assert_eq!(open(disk, &SnapshotMeta::default(), at).promise, found, "{at}, slot {bad:?}, {again}");
                 }
             }
