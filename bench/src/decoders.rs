@@ -23,7 +23,7 @@ use smr::protocol::LogChange;
 use smr::raft::Message;
 use smr::raft::message::Body as Said;
 use smr::replica::ClientId;
-use smr::replica::birth::BirthMessage;
+use smr::replica::birth::{BirthMessage, Claim};
 use smr::replica::message::PeerMessage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
@@ -132,7 +132,10 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
         say(Said::Append { previous: EntryId::new(1, 1), entries: entries(), commit: Index(1) }),
         say(Said::Vote { last: EntryId::new(4, 2), transfer: true }),
         say(Said::AppendRejected { previous: Index(5), hint: EntryId::new(4, 2) }),
-        birth(BirthMessage::Unborn { seats: (0..3).map(NodeName).collect() }),
+        birth(BirthMessage::Unborn {
+            seats: (0..3).map(NodeName).collect(),
+            claim: Claim { is_excluded: true, found_anew: true },
+        }),
         birth(BirthMessage::Born {
             genesis: genesis().hash(),
             founders: Some(genesis()),
@@ -443,8 +446,13 @@ fn client_frames(bytes: &[u8]) {
     decode::<ClusterMap>(bytes);
 }
 
+fn registration(partition: u16) -> Registration {
+    let genesis = Some(genesis().hash());
+    Registration { partition, replica: 2, incarnation: Incarnation(5), member: true, genesis }
+}
+
 fn sound_client_frames() -> Vec<Vec<u8>> {
-    let registration = Registration { partition: 1, replica: 2, incarnation: Incarnation(5), member: true };
+    let registration = registration(1);
     let ask = |ask| codec::encode(&frames::Request { id: 1, epoch: 2, ask });
     let body = |body| codec::encode(&frames::Response { id: 1, body });
     vec![
@@ -534,7 +542,7 @@ fn layout() -> manager::Command {
 }
 
 fn sound_manager_commands() -> Vec<Vec<u8>> {
-    let registration = Registration { partition: 0, replica: 2, incarnation: Incarnation(5), member: true };
+    let registration = registration(0);
     let mut image = Vec::new();
     manager_with_map().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
     vec![

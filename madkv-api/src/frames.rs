@@ -6,8 +6,9 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smr::entry::{Genesis, GenesisHash};
 use smr::id::{ClusterId, Incarnation};
-use smr::replica::ReplicaStatus;
+use smr::replica::{GenesisRequest, Incumbent, ReplicaStatus};
 
 use crate::map::ClusterMap;
 
@@ -112,6 +113,8 @@ pub enum Ask {
     Map,
     /// Manager: a server says who it is.
     Register(Registration),
+    /// Manager: a server that could found its partition's group asks that the genesis be recorded.
+    RecordGenesis(GenesisRequest),
 }
 
 /// A server, to the manager.
@@ -126,6 +129,8 @@ pub struct Registration {
     /// Whether that incarnation is a member of its group (born, and named by the configuration), as opposed to a
     /// fresh directory.
     pub member: bool,
+    /// The genesis of that group, for a member.
+    pub genesis: Option<GenesisHash>,
 }
 
 /// An answer.
@@ -195,4 +200,13 @@ pub enum Body {
     Refused(String),
     /// The replica is unborn or quarantined.
     OutOfService(String),
+    /// The genesis is recorded.
+    GenesisRecorded,
+    /// The partition has another group already.
+    GenesisRefused {
+        /// That one.
+        incumbent: Incumbent,
+        /// Its genesis, if it is known.
+        genesis: Option<Genesis>,
+    },
 }

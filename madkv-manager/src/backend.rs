@@ -69,6 +69,7 @@ pub fn request_of(ask: Ask) -> Result<Request, Body> {
         // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads nobody for long.
         Ask::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
         Ask::Register(registration) => Ok(Request::Idempotent { command: encode(&Command::Register(registration)) }),
+        Ask::RecordGenesis(request) => Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) }),
         Ask::Status => Ok(Request::Status),
         Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
         Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),

@@ -34,13 +34,14 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         directory: plan.directory.clone(),
         log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
+        found_anew: plan.found_anew,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
-    // The managers' genesis makes the cluster id.
-    let replica = opened.run(None, ManagerState::default())?;
+    // The managers' genesis makes the cluster id, and nobody else records it.
+    let replica = opened.run(None, None, ManagerState::default())?;
     let backend = Arc::new(ManagerBackend::new(replica.clone()));
     let door = Door::open(runtime.handle(), listener, backend, DoorLimits::default())
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;

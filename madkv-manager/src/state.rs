@@ -1,18 +1,29 @@
 //! The manager's replicated state.
 //!
-//! It holds the cluster map, and for each seat (partition and replica) the incarnation of the directory that fills it.
-//! Commands come again after lost answers and lost leaders, so each of them is idempotent (fault catalogue G1).
+//! It holds the cluster map, for each partition the genesis of its group, and for each seat (partition and replica) the
+//! incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so each of them is
+//! idempotent (fault catalogue G1).
+//!
+//! # Which group a partition has
+//! A group acknowledges nothing before its genesis is recorded here ([`smr::replica::ConfigurationSource`]). The first one is; the
+//! same one again is fine; another one is refused, unless the operator says that it replaces the very one that is recorded.
+//!
+//! Managers of older builds recorded seats only. There a group whose members are known is not founded again; its genesis is the one
+//! that the first of these members names which registers. If no member is known, any directory of this cluster that has been born
+//! belongs to that group: nothing was founded here since, or its genesis would be recorded.
 //!
 //! # Who gets a seat
 //! | the seat has       | newcomer                 | result                                                     |
 //! |--------------------|--------------------------|------------------------------------------------------------|
-//! | nobody             | anyone                   | registered                                                 |
+//! | nobody             | a directory, no member   | registered                                                 |
 //! | the same directory | itself                   | registered; once a member always a member                  |
-//! | a non-member       | another directory        | registered: the other one has never made a promise          |
+//! | a non-member       | a directory, no member   | registered: the other one has never made a promise          |
 //! | a member           | a directory, no member   | occupied: it may have been emptied (M6), or be a second one |
-//! | a member           | a member                 | registered: the group's configuration has taken it in       |
+//! | anybody            | a member of the recorded group | registered: the group's configuration has taken it in |
+//! | anybody            | a member of another group | refused                                                    |
 //!
-//! The group's configuration decides who votes; this table only tells a server early that it will not.
+//! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis. The
+//! group's configuration decides who votes; this table only tells a server early that it will not.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,8 +34,9 @@ use madkv_api::frames::{Body, Registration};
 use madkv_api::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec;
-use smr::entry::Index;
-use smr::id::{ClusterId, Incarnation};
+use smr::entry::{Genesis, GenesisHash, Index};
+use smr::id::{ClusterId, Incarnation, NodeName};
+use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.
@@ -42,8 +54,21 @@ pub enum Command {
         /// The servers' addresses, by partition first.
         servers: Vec<String>,
     },
+    /// What a server of an older build said of itself. It is in logs of that time; nobody proposes it any more.
+    RegisterUnproved {
+        /// Its partition.
+        partition: u16,
+        /// Its replica number.
+        replica: u16,
+        /// The incarnation of its directory.
+        incarnation: Incarnation,
+        /// Whether that one is a member of its group, as it says.
+        member: bool,
+    },
     /// A server says who it is.
     Register(Registration),
+    /// A server that could found its partition's group asks that the genesis be recorded.
+    RecordGenesis(GenesisRequest),
 }
 
 /// A question.
@@ -71,6 +96,17 @@ pub enum Reply {
     },
     /// It makes no sense.
     Refused(String),
+    /// The genesis is recorded.
+    GenesisRecorded,
+    /// The partition has another group already.
+    GenesisRefused {
+        /// That one.
+        incumbent: Incumbent,
+        /// Its genesis, if it is known.
+        genesis: Option<Genesis>,
+    },
+    /// Whether the server is a member shows only when a member that is known has registered.
+    NotProved,
 }
 
 impl Reply {
@@ -88,6 +124,9 @@ impl Reply {
             Reply::Registered(map) => Body::Registered(Box::new(map)),
             Reply::Occupied { by, map } => Body::Occupied { by, map: Box::new(map) },
             Reply::Refused(reason) => Body::Refused(reason),
+            Reply::GenesisRecorded => Body::GenesisRecorded,
+            Reply::GenesisRefused { incumbent, genesis } => Body::GenesisRefused { incumbent, genesis },
+            Reply::NotProved => Body::OutOfService("no known member of the partition has registered yet".into()),
         }
     }
 }
@@ -105,10 +144,27 @@ struct Seat {
     member: bool,
 }
 
+/// The group of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Founded {
+    hash: GenesisHash,
+    /// `None` for a group of an older build, of which a member has told the hash.
+    genesis: Option<Genesis>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Contents {
     map: Option<ClusterMap>,
     /// By partition and replica.
+    seats: BTreeMap<(u16, u16), Seat>,
+    /// By partition.
+    founded: BTreeMap<u16, Founded>,
+}
+
+/// What images of older builds hold: a beginning of [`Contents`].
+#[derive(Deserialize)]
+struct OlderContents {
+    map: Option<ClusterMap>,
     seats: BTreeMap<(u16, u16), Seat>,
 }
 
@@ -122,7 +178,11 @@ impl ManagerState {
     fn carry_out(&mut self, command: Command) -> Reply {
         match command {
             Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
+            Command::RegisterUnproved { partition, replica, incarnation, member } => {
+                self.register_unproved((partition, replica), Seat { incarnation, member })
+            }
             Command::Register(registration) => self.register(registration),
+            Command::RecordGenesis(request) => self.record_genesis(request),
         }
     }
 
@@ -143,26 +203,112 @@ impl ManagerState {
     }
 
     fn register(&mut self, newcomer: Registration) -> Reply {
-        let Some(map) = self.contents.map.clone() else { return Reply::NoMap };
-        let partition = map.partitions.get(usize::from(newcomer.partition));
-        if partition.is_none_or(|partition| usize::from(newcomer.replica) >= partition.servers.len()) {
-            let seat = format!("s{}.{}", newcomer.partition, newcomer.replica);
-            return Reply::Refused(format!("the cluster has no {seat}"));
+        let map = match self.map_with((newcomer.partition, newcomer.replica)) {
+            Ok(map) => map,
+            Err(reply) => return reply,
+        };
+        let Registration { partition, replica, incarnation, .. } = newcomer;
+        if newcomer.member {
+            let Some(genesis) = newcomer.genesis else {
+                return Reply::Refused("a member names no genesis".into());
+            };
+            match self.contents.founded.get(&partition) {
+                Some(Founded { hash, .. }) if *hash != genesis => {
+                    return Reply::Refused(format!(
+                        "the group of s{partition} has genesis {hash}, this directory is of one with genesis {genesis}"
+                    ));
+                }
+                Some(_) => {}
+                None if self.proves(partition, replica, incarnation) => {
+                    let founded = Founded { hash: genesis, genesis: None };
+                    Arc::make_mut(&mut self.contents).founded.insert(partition, founded);
+                }
+                None => return Reply::NotProved,
+            }
         }
-        let place = (newcomer.partition, newcomer.replica);
+        self.seat((partition, replica), Seat { incarnation, member: newcomer.member }, map)
+    }
+
+    fn register_unproved(&mut self, place: (u16, u16), newcomer: Seat) -> Reply {
+        match self.map_with(place) {
+            Ok(map) => self.seat(place, newcomer, map),
+            Err(reply) => reply,
+        }
+    }
+
+    /// The map, if it has this seat.
+    fn map_with(&self, (partition, replica): (u16, u16)) -> Result<ClusterMap, Reply> {
+        let Some(map) = self.contents.map.clone() else { return Err(Reply::NoMap) };
+        let servers = map.partitions.get(usize::from(partition)).map_or(0, |partition| partition.servers.len());
+        if usize::from(replica) >= servers {
+            return Err(Reply::Refused(format!("the cluster has no s{partition}.{replica}")));
+        }
+        Ok(map)
+    }
+
+    /// See the table of this module.
+    fn seat(&mut self, place: (u16, u16), newcomer: Seat, map: ClusterMap) -> Reply {
         let recorded = self.contents.seats.get(&place).copied();
         let seat = match recorded {
             Some(seat) if seat.incarnation == newcomer.incarnation => {
                 Seat { member: seat.member || newcomer.member, ..seat }
             }
             Some(seat) if seat.member && !newcomer.member => return Reply::Occupied { by: seat.incarnation, map },
-            _ => Seat { incarnation: newcomer.incarnation, member: newcomer.member },
+            _ => newcomer,
         };
         if recorded != Some(seat) {
             Arc::make_mut(&mut self.contents).seats.insert(place, seat);
         }
         Reply::Registered(map)
     }
+
+    /// Whether a server, where no genesis is recorded, proves by its incarnation which group its partition has.
+    fn proves(&self, partition: u16, replica: u16, incarnation: Incarnation) -> bool {
+        let recorded = self.contents.seats.get(&(partition, replica));
+        !self.has_members(partition) || recorded.is_some_and(|seat| seat.member && seat.incarnation == incarnation)
+    }
+
+    fn has_members(&self, partition: u16) -> bool {
+        self.contents.seats.range((partition, 0)..=(partition, u16::MAX)).any(|(_, seat)| seat.member)
+    }
+
+    fn record_genesis(&mut self, request: GenesisRequest) -> Reply {
+        let GenesisRequest { genesis, instead_of } = request;
+        let Some(map) = &self.contents.map else { return Reply::NoMap };
+        let Some(partition) = partition_of(&genesis, map) else {
+            return Reply::Refused(format!("the cluster has no group {} with these members", genesis.group));
+        };
+        let hash = genesis.hash();
+        let founded = self.contents.founded.get(&partition);
+        let incumbent = match founded {
+            Some(founded) if founded.hash == hash => return Reply::GenesisRecorded,
+            Some(founded) => Some(Incumbent::Recorded(founded.hash)),
+            None => self.has_members(partition).then_some(Incumbent::Unrecorded),
+        };
+        if let Some(incumbent) = incumbent
+            && instead_of != Some(incumbent)
+        {
+            return Reply::GenesisRefused { incumbent, genesis: founded.and_then(|founded| founded.genesis.clone()) };
+        }
+        let contents = Arc::make_mut(&mut self.contents);
+        for member in &genesis.members {
+            // From now on it may make promises at any time.
+            let seat = Seat { incarnation: member.incarnation, member: true };
+            contents.seats.insert((partition, member.name.0), seat);
+        }
+        contents.founded.insert(partition, Founded { hash, genesis: Some(genesis) });
+        Reply::GenesisRecorded
+    }
+}
+
+/// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its seats.
+fn partition_of(genesis: &Genesis, map: &ClusterMap) -> Option<u16> {
+    let number: u16 = genesis.group.as_str().strip_prefix('s')?.parse().ok()?;
+    let partition = map.partitions.get(usize::from(number))?;
+    let names = genesis.members.iter().map(|member| member.name);
+    let seats = (0..=u16::MAX).map(NodeName).take(partition.servers.len());
+    let is_named_so = genesis.group.as_str() == format!("s{number}");
+    (is_named_so && genesis.cluster == Some(map.cluster) && names.eq(seats)).then_some(number)
 }
 
 /// Whether two maps deal the same slots to the same servers, however their addresses are spelled.
@@ -203,7 +349,12 @@ impl StateMachine for ManagerState {
         }
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
-        let contents = codec::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let contents = codec::decode(&bytes).or_else(|error| {
+            let OlderContents { map, seats } = codec::decode(&bytes).map_err(|_| error)?;
+            Ok(Contents { map, seats, founded: BTreeMap::new() })
+        });
+        let contents =
+            contents.map_err(|error: codec::CodecError| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(ManagerState { contents: Arc::new(contents) })
     }
 }

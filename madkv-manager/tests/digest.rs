@@ -8,8 +8,9 @@ mod pinned_digest;
 use madkv_api::frames::Registration;
 use madkv_manager::state::{Command, ManagerState, encode};
 use pinned_digest::assert_pinned;
-use smr::entry::Index;
-use smr::id::{ClusterId, Incarnation};
+use smr::entry::{Genesis, Index};
+use smr::id::{ClusterId, Incarnation, NodeId};
+use smr::replica::GenesisRequest;
 use smr::state_machine::StateMachine;
 
 // covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they do not meet.
@@ -17,10 +18,21 @@ use smr::state_machine::StateMachine;
 fn state_digest_of_a_small_fixed_manager_changes_only_with_the_peer_protocol_version() {
     let mut state = ManagerState::default();
     let servers = (0..6).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect();
-    let registration = Registration { partition: 1, replica: 2, incarnation: Incarnation(9), member: true };
-    let commands = [Command::Layout { cluster: ClusterId(4), server_rf: 3, servers }, Command::Register(registration)];
+    let genesis = Genesis {
+        cluster: Some(ClusterId(4)),
+        group: "s1".parse().unwrap(),
+        members: (0..3).map(|replica| NodeId::new(replica, 7 + u64::from(replica))).collect(),
+    };
+    let hash = Some(genesis.hash());
+    let registration =
+        Registration { partition: 1, replica: 2, incarnation: Incarnation(9), member: true, genesis: hash };
+    let commands = [
+        Command::Layout { cluster: ClusterId(4), server_rf: 3, servers },
+        Command::RecordGenesis(GenesisRequest { genesis, instead_of: None }),
+        Command::Register(registration),
+    ];
     for (index, command) in (1..).zip(&commands) {
         state.apply(Index(index), &encode(command));
     }
-    assert_pinned(&state, 0xbfbf_dd9d_2ac9_1600, 0xd6a0_953c_7341_4a6f);
+    assert_pinned(&state, 0x7c09_e04a_1fee_36f8, 0xd6a0_953c_7341_4a6f);
 }

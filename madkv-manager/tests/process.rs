@@ -13,6 +13,7 @@ use std::time::Duration;
 use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
+use smr::entry::GenesisHash;
 use smr::id::Incarnation;
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 
@@ -59,7 +60,9 @@ impl Site {
     }
 
     async fn register(&self, partition: u16, incarnation: u64, member: bool) -> Body {
-        let registration = Registration { partition, replica: 0, incarnation: Incarnation(incarnation), member };
+        let genesis = member.then_some(GenesisHash(70));
+        let registration =
+            Registration { partition, replica: 0, incarnation: Incarnation(incarnation), member, genesis };
         ask(&self.address, Service::Manager, Ask::Register(registration)).await
     }
 }

@@ -6,11 +6,15 @@ use madkv_api::frames::{Body, Registration};
 use madkv_api::map::ClusterMap;
 use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
 use proptest::prelude::*;
-use smr::entry::Index;
-use smr::id::{ClusterId, Incarnation};
+use smr::codec;
+use smr::entry::{Genesis, GenesisHash, Index};
+use smr::id::{ClusterId, Incarnation, NodeId};
+use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 const CLUSTER: ClusterId = ClusterId(4);
+/// The genesis of whoever registers as a member.
+const FOUNDED: GenesisHash = GenesisHash(70);
 
 fn apply(state: &mut ManagerState, command: &Command) -> Reply {
     Reply::decode(&state.apply(Index(1), &encode(command)))
@@ -42,7 +46,8 @@ fn laid_out() -> ManagerState {
 }
 
 fn registration(partition: u16, replica: u16, incarnation: u64, member: bool) -> Registration {
-    Registration { partition, replica, incarnation: Incarnation(incarnation), member }
+    let genesis = member.then_some(FOUNDED);
+    Registration { partition, replica, incarnation: Incarnation(incarnation), member, genesis }
 }
 
 fn register(state: &mut ManagerState, incarnation: u64, member: bool) -> Reply {
@@ -171,6 +176,143 @@ fn register_readmitted_member_takes_the_seat() {
     assert_eq!(occupied_by(&register(&mut state, 1, false)), Some(2));
 }
 
+fn genesis(group: &str, incarnations: [u64; 3]) -> Genesis {
+    let members = (0..).zip(incarnations).map(|(replica, incarnation)| NodeId::new(replica, incarnation)).collect();
+    Genesis { cluster: Some(CLUSTER), group: group.parse().unwrap(), members }
+}
+
+fn record(state: &mut ManagerState, genesis: &Genesis, instead_of: Option<Incumbent>) -> Reply {
+    apply(state, &Command::RecordGenesis(GenesisRequest { genesis: genesis.clone(), instead_of }))
+}
+
+fn member_of(genesis: &Genesis, replica: u16, incarnation: u64) -> Command {
+    Command::Register(Registration { genesis: Some(genesis.hash()), ..registration(1, replica, incarnation, true) })
+}
+
+/// What a server of an older build said.
+fn unproved(replica: u16, incarnation: u64, member: bool) -> Command {
+    Command::RegisterUnproved { partition: 1, replica, incarnation: Incarnation(incarnation), member }
+}
+
+// covers M14
+#[test]
+fn genesis_is_recorded_once_and_another_one_refused() {
+    let mut state = laid_out();
+    let (first, other) = (genesis("s1", [10, 11, 12]), genesis("s1", [20, 21, 22]));
+    assert_eq!(record(&mut ManagerState::default(), &first, None), Reply::NoMap);
+    assert_eq!(record(&mut state, &first, None), Reply::GenesisRecorded);
+    let recorded = state.clone();
+    let refused = Reply::GenesisRefused { incumbent: Incumbent::Recorded(first.hash()), genesis: Some(first.clone()) };
+    assert_eq!(record(&mut state, &other, None), refused);
+    assert_eq!(record(&mut state, &other, Some(Incumbent::Unrecorded)), refused, "that is another one");
+    assert_eq!(record(&mut state, &first, None), Reply::GenesisRecorded, "the same one again");
+    assert_eq!(state, recorded);
+    // From then on its founders may make promises, so their seats are taken, also before they say so.
+    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 99, false)))), Some(12));
+    assert!(is_registered(&apply(&mut state, &Command::Register(registration(1, 2, 12, false)))));
+    // Other partitions have groups of their own.
+    assert_eq!(record(&mut state, &genesis("s0", [10, 11, 12]), None), Reply::GenesisRecorded);
+}
+
+// covers M14
+#[test]
+fn member_of_a_group_that_is_not_recorded_is_refused() {
+    let mut state = laid_out();
+    let (first, other) = (genesis("s1", [10, 11, 12]), genesis("s1", [20, 21, 22]));
+    record(&mut state, &first, None);
+    let before = state.clone();
+    let reply = apply(&mut state, &member_of(&other, 2, 22));
+    assert!(matches!(&reply, Reply::Refused(why) if why.contains("has genesis")), "{reply:?}");
+    assert_eq!(state, before);
+    // One that the recorded group has taken in is believed.
+    assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 99))));
+    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 12, false)))), Some(99));
+}
+
+// covers M15
+#[test]
+fn genesis_is_replaced_only_by_the_operators_word_for_the_very_one_that_is_recorded() {
+    let mut state = laid_out();
+    let [first, second, third] = [[10, 11, 12], [20, 21, 22], [30, 31, 32]].map(|nodes| genesis("s1", nodes));
+    record(&mut state, &first, None);
+    let instead_of = |genesis: &Genesis| Some(Incumbent::Recorded(genesis.hash()));
+    assert_eq!(record(&mut state, &second, instead_of(&first)), Reply::GenesisRecorded);
+    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 0, 10, false)))), Some(20));
+    assert!(matches!(apply(&mut state, &member_of(&first, 0, 10)), Reply::Refused(_)), "the old group is gone");
+    assert_eq!(record(&mut state, &third, instead_of(&second)), Reply::GenesisRecorded);
+    // A late copy of the first word replaces nothing.
+    let refused = record(&mut state, &second, instead_of(&first));
+    assert!(matches!(refused, Reply::GenesisRefused { .. }), "{refused:?}");
+    assert!(is_registered(&apply(&mut state, &member_of(&third, 0, 30))));
+}
+
+// covers M14
+#[test]
+fn genesis_of_no_group_of_the_cluster_is_refused() {
+    let mut state = laid_out();
+    let sound = genesis("s1", [10, 11, 12]);
+    let mut smaller = sound.clone();
+    smaller.members.pop_last();
+    let mut twice = sound.clone();
+    twice.members.insert(NodeId::new(2, 13));
+    for bad in [
+        genesis("s2", [10, 11, 12]),
+        genesis("m", [10, 11, 12]),
+        genesis("s01", [10, 11, 12]),
+        Genesis { cluster: Some(ClusterId(5)), ..sound.clone() },
+        Genesis { cluster: None, ..sound },
+        smaller,
+        twice,
+    ] {
+        let reply = record(&mut state, &bad, None);
+        assert!(matches!(reply, Reply::Refused(_)), "{bad:?}: {reply:?}");
+    }
+    assert_eq!(state, laid_out());
+}
+
+// covers M16: the group of an older build is known by its members, and its genesis by the first of them that tells.
+#[test]
+fn group_of_an_older_build_is_adopted_and_not_founded_again() {
+    let mut state = laid_out();
+    for command in [unproved(0, 10, true), unproved(1, 11, true), unproved(2, 12, false)] {
+        assert!(is_registered(&apply(&mut state, &command)));
+    }
+    let (old, new) = (genesis("s1", [10, 11, 12]), genesis("s1", [20, 21, 22]));
+    let refused = Reply::GenesisRefused { incumbent: Incumbent::Unrecorded, genesis: None };
+    assert_eq!(record(&mut state, &new, None), refused);
+    assert_eq!(apply(&mut state, &member_of(&new, 1, 21)), Reply::NotProved);
+    assert_eq!(apply(&mut state, &member_of(&old, 2, 12)), Reply::NotProved, "it may well be one, but nobody knows");
+    assert!(is_registered(&apply(&mut state, &member_of(&old, 0, 10))));
+    assert!(is_registered(&apply(&mut state, &member_of(&old, 2, 12))));
+    assert!(matches!(apply(&mut state, &member_of(&new, 1, 21)), Reply::Refused(_)));
+    let refused = Reply::GenesisRefused { incumbent: Incumbent::Recorded(old.hash()), genesis: None };
+    assert_eq!(record(&mut state, &new, None), refused);
+    assert_eq!(record(&mut state, &new, Some(Incumbent::Recorded(old.hash()))), Reply::GenesisRecorded);
+    // The operator's word also replaces a group whose genesis nobody can tell any more.
+    let mut state = laid_out();
+    apply(&mut state, &unproved(0, 10, true));
+    assert_eq!(record(&mut state, &new, Some(Incumbent::Unrecorded)), Reply::GenesisRecorded);
+}
+
+// covers D16 M16
+#[test]
+fn log_and_image_of_an_older_build_are_read() {
+    // Layout is command 0, a registration was command 1: partition, replica, incarnation, member.
+    let layout = layout(3, 6);
+    let mut unproved = vec![1, 0, 0, 0];
+    unproved.extend(codec::encode(&(1u16, 2u16, Incarnation(7), true)));
+    let mut state = ManagerState::default();
+    apply(&mut state, &layout);
+    assert!(is_registered(&Reply::decode(&state.apply(Index(2), &unproved))));
+    assert_eq!(occupied_by(&register(&mut state, 8, false)), Some(7));
+    // An image had the map and the seats, and nothing behind them.
+    let mut contents = codec::encode(&(map(&state), 1u64, (1u16, 2u16), Incarnation(7), true));
+    let mut bytes = u32::try_from(contents.len()).unwrap().to_le_bytes().to_vec();
+    bytes.append(&mut contents);
+    let restored = ManagerState::restore(&mut &bytes[..]).unwrap();
+    assert_eq!(restored, state);
+}
+
 // covers B1
 #[test]
 fn nonsense_command_query_and_image_are_refused() {
@@ -193,8 +335,13 @@ fn commands() -> impl Strategy<Value = Vec<Command>> {
     let register = (0u16..3, 0u16..4, 1u64..4, any::<bool>()).prop_map(|(partition, replica, incarnation, member)| {
         Command::Register(registration(partition, replica, incarnation, member))
     });
+    let record = (0u64..3, proptest::option::of(0u64..3)).prop_map(|(own, instead_of)| {
+        let of = |number| genesis("s1", [number, number + 1, number + 2]);
+        let instead_of = instead_of.map(|number| Incumbent::Recorded(of(number).hash()));
+        Command::RecordGenesis(GenesisRequest { genesis: of(own), instead_of })
+    });
     let layout = prop_oneof![Just(layout(3, 6)), Just(layout(1, 2)), Just(layout(2, 2))];
-    proptest::collection::vec(prop_oneof![6 => register, 1 => layout], 0..60)
+    proptest::collection::vec(prop_oneof![6 => register, 2 => record, 1 => layout], 0..60)
 }
 
 proptest! {

@@ -154,7 +154,9 @@ pub fn admit(ask: Ask, owned: &Owned) -> Result<Request, Body> {
         Ask::Status => Ok(Request::Status),
         Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
         Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),
-        Ask::Map | Ask::Register(_) => Err(Body::Refused("this is a server; ask a manager".into())),
+        Ask::Map | Ask::Register(_) | Ask::RecordGenesis(_) => {
+            Err(Body::Refused("this is a server; ask a manager".into()))
+        }
     }
 }
 

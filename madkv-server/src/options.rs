@@ -42,6 +42,10 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
+    /// The data of the whole group is lost: found it again, empty, in place of the one that there was. Takes effect once all
+    /// its replicas were started with this and none of them has data; ignored where there is data.
+    #[arg(long = "found_anew")]
+    pub found_anew: bool,
     /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.
     #[arg(long = "end_with_stdin")]
     pub end_with_stdin: bool,
@@ -74,6 +78,8 @@ pub struct Plan {
     pub log_engine: Engine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
+    /// See [`Options::found_anew`].
+    pub found_anew: bool,
     /// See [`Options::end_with_stdin`].
     pub end_with_stdin: bool,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
@@ -118,6 +124,7 @@ impl Options {
             directory: self.backer_path,
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
+            found_anew: self.found_anew,
             end_with_stdin: self.end_with_stdin,
             reads: self.reads.check()?,
             trace_messages: self.trace_messages,

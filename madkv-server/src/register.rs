@@ -1,7 +1,7 @@
 //! Registration with the manager: who I am, and what am I to serve?
 //!
 //! Any manager may be asked. One that does not lead names the leader; one that does not answer is passed over. Registering twice
-//! is harmless, so a lost answer is simply asked for again (fault catalogue G1).
+//! is harmless, so a lost answer is simply asked for again (fault catalogue G1). So is asking twice that a genesis be recorded.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,10 @@ use madkv_api::dial::Dialled;
 use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use madkv_api::process::jittered;
+use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Incarnation};
+use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest};
+use tokio::runtime::Handle;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
@@ -54,9 +57,13 @@ pub struct Registrar {
     pub incarnation: Incarnation,
 }
 
+/// Whether a server's directory is a member's: the genesis of its group, if it is.
+pub type Membership = Option<GenesisHash>;
+
 /// What came of asking one manager.
 enum Asked {
-    Verdict(Verdict),
+    /// An answer of the group's state.
+    Answer(Body),
     /// Ask this one.
     Leader(usize),
     /// Nothing that helps, with the reason.
@@ -65,7 +72,7 @@ enum Asked {
 
 impl Registrar {
     /// Registers; asks until a manager answers. `complain` hears once why it takes time.
-    pub async fn until_answered(&self, member: bool, complain: impl FnOnce(&str)) -> Verdict {
+    pub async fn until_answered(&self, member: Membership, complain: impl FnOnce(&str)) -> Verdict {
         let mut complain = Some(complain);
         let mut pause_ms = PAUSE_MIN_MS;
         loop {
@@ -102,18 +109,40 @@ impl Registrar {
         foreign
     }
 
-    /// Asks each manager once, and the leader that one of them names.
+    /// Asks each manager once for the seat, and the leader that one of them names.
     ///
     /// # Errors
     /// Why none of them answered.
-    pub async fn one_round(&self, member: bool) -> Result<Verdict, String> {
+    pub async fn one_round(&self, member: Membership) -> Result<Verdict, String> {
+        let Registrar { partition, replica, incarnation, .. } = *self;
+        let genesis = member;
+        let registration = Registration { partition, replica, incarnation, member: member.is_some(), genesis };
+        match self.round_of(&Ask::Register(registration)).await? {
+            Body::Registered(map) => Ok(Verdict::Registered(*map)),
+            Body::Occupied { by, map } => Ok(Verdict::Occupied { by, map: *map }),
+            Body::Refused(reason) => Ok(Verdict::Refused(reason)),
+            other => Err(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// Asks each manager once to record a genesis, and the leader that one of them names.
+    async fn record(&self, request: GenesisRequest) -> GenesisAnswer {
+        match self.round_of(&Ask::RecordGenesis(request)).await {
+            Ok(Body::GenesisRecorded) => GenesisAnswer::Recorded,
+            Ok(Body::GenesisRefused { incumbent, genesis }) => GenesisAnswer::Refused { incumbent, genesis },
+            Ok(Body::Refused(reason)) | Err(reason) => GenesisAnswer::NotYet(reason),
+            Ok(other) => GenesisAnswer::NotYet(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    async fn round_of(&self, ask: &Ask) -> Result<Body, String> {
         let mut reason = String::new();
         let mut hops = 0;
         for first in 0..self.managers.len() {
             let mut target = first;
             loop {
-                match self.ask(target, member).await {
-                    Asked::Verdict(verdict) => return Ok(verdict),
+                match self.ask(target, ask).await {
+                    Asked::Answer(body) => return Ok(body),
                     Asked::Leader(leader) if leader != target && hops < HOPS_MAX => {
                         hops += 1;
                         target = leader;
@@ -132,34 +161,46 @@ impl Registrar {
         Err(reason)
     }
 
-    async fn ask(&self, target: usize, member: bool) -> Asked {
+    async fn ask(&self, target: usize, ask: &Ask) -> Asked {
         let address = &self.managers[target];
         let limit = Duration::from_millis(ANSWER_TIMEOUT_MS);
-        let body = match tokio::time::timeout(limit, self.converse(address, member)).await {
+        let body = match tokio::time::timeout(limit, self.converse(address, ask.clone())).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => return Asked::Nothing(error.to_string()),
             Err(_) => return Asked::Nothing("no answer in time".into()),
         };
         match body {
-            Body::Registered(map) => Asked::Verdict(Verdict::Registered(*map)),
-            Body::Occupied { by, map } => Asked::Verdict(Verdict::Occupied { by, map: *map }),
-            Body::Refused(reason) => Asked::Verdict(Verdict::Refused(reason)),
             Body::NotLeader { leader: Some(leader), .. } if usize::from(leader) < self.managers.len() => {
                 Asked::Leader(usize::from(leader))
             }
             Body::NotLeader { .. } => Asked::Nothing("no leader yet".into()),
             Body::NoMap => Asked::Nothing("no cluster map yet".into()),
             Body::OutOfService(reason) => Asked::Nothing(reason),
-            other => Asked::Nothing(format!("unexpected answer {other:?}")),
+            Body::Busy { .. } | Body::Unknown => Asked::Nothing("the manager could not say".into()),
+            body => Asked::Answer(body),
         }
     }
 
     /// One connection, one question, one answer.
-    async fn converse(&self, address: &str, member: bool) -> io::Result<Body> {
+    async fn converse(&self, address: &str, ask: Ask) -> io::Result<Body> {
         let patience = Duration::from_millis(ANSWER_TIMEOUT_MS);
         let mut manager = Dialled::to(address, Service::Manager, self.cluster, patience).await?;
-        let registration =
-            Registration { partition: self.partition, replica: self.replica, incarnation: self.incarnation, member };
-        manager.ask(Ask::Register(registration)).await
+        manager.ask(ask).await
+    }
+}
+
+/// The managers, as those who record geneses.
+#[derive(Clone, Debug)]
+pub struct Recorders {
+    /// Whom to ask, and for whom.
+    pub registrar: Registrar,
+    /// Where to do so.
+    pub runtime: Handle,
+}
+
+impl ConfigurationSource for Recorders {
+    fn record_genesis(&self, request: GenesisRequest, reply: GenesisReply) {
+        let registrar = self.registrar.clone();
+        self.runtime.spawn(async move { reply(registrar.record(request).await) });
     }
 }

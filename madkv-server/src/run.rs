@@ -11,6 +11,7 @@ use madkv_api::map::ClusterMap;
 use madkv_api::process::{self, Fatal, Signals, jittered, say};
 use smr::id::{GroupName, Incarnation, NodeName};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
+use smr::storage::Witness;
 use smr::storage::disk::RealDisk;
 
 use crate::advertised::Watch;
@@ -18,11 +19,13 @@ use crate::assignment;
 use crate::backend::ServerBackend;
 use crate::map::Map;
 use crate::options::{Options, PROGRAM, Plan};
-use crate::register::{Registrar, Verdict};
+use crate::register::{Membership, Recorders, Registrar, Verdict};
 use crate::trace;
 
 /// How often a running server looks whether the manager should hear something new, in milliseconds.
 const REGISTRATION_LOOK_MS: u64 = 500;
+/// Exit code of a server whose directory is of another group than the manager has recorded.
+const EXIT_REFUSED: i32 = 1;
 
 /// Runs a server until a signal ends it.
 ///
@@ -38,7 +41,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     }
     process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
-    let opened = Opened::open(ReplicaOptions {
+    let mut opened = Opened::open(ReplicaOptions {
         group: group_name(plan.partition)?,
         name: NodeName(plan.replica),
         peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
@@ -46,6 +49,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         directory: plan.directory.clone(),
         log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
+        found_anew: plan.found_anew,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         runtime: runtime.handle().clone(),
@@ -69,7 +73,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let map = match remembered(&plan) {
         Some(map) => map,
         None => {
-            let member = opened.is_born();
+            let member = opened.genesis();
             let verdict = runtime.block_on(async {
                 tokio::select! {
                     verdict = registrar.until_answered(member, complain) => Some(verdict),
@@ -78,6 +82,10 @@ pub fn run(options: Options) -> Result<(), Fatal> {
             });
             let Some(verdict) = verdict else { return Ok(()) };
             registered_as = Some(member);
+            if let Verdict::Occupied { .. } = verdict {
+                // Durable before the map is: the next start may not ask again.
+                opened.exclude(Witness::Recorder)?;
+            }
             let map = map_of(verdict, &plan, opened.incarnation())?;
             assignment::save(&RealDisk, &plan.directory, &map)
                 .map_err(|error| Fatal::Failed(format!("{}: {error}", plan.directory.display())))?;
@@ -86,7 +94,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     };
     check_seat(&map, &plan)?;
 
-    let replica = opened.run(Some(map.cluster), Map::default())?;
+    let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
+    let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
+    let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
     let door = Door::open(runtime.handle(), api, Arc::clone(&backend), DoorLimits::default())
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
@@ -99,7 +109,6 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         backend: Arc::clone(&backend),
     };
     runtime.spawn(watch.run());
-    let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
     runtime.block_on(process::serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
@@ -137,7 +146,7 @@ fn map_of(verdict: Verdict, plan: &Plan, own: Incarnation) -> Result<ClusterMap,
 fn occupied(plan: &Plan, own: Incarnation, by: Incarnation) -> String {
     format!(
         "{} belongs to incarnation {by}, not to {own} in {}: in quarantine until readmitted (madkv-client --manager_addrs {} readmit \
-         s{} {})",
+         s{} {}); if the data of the whole group is lost, start all its replicas with --found_anew",
         plan.node(),
         plan.directory.display(),
         plan.managers.join(","),
@@ -168,16 +177,24 @@ async fn keep_registered(
     plan: Plan,
     replica: ReplicaHandle,
     backend: Arc<ServerBackend>,
-    mut registered_as: Option<bool>,
+    mut registered_as: Option<Membership>,
 ) {
     let mut complained = false;
     loop {
-        let member = replica.is_born();
+        let member = replica.genesis();
         if registered_as != Some(member) {
             match registrar.one_round(member).await {
                 Ok(verdict) => {
                     registered_as = Some(member);
-                    note(verdict, &registrar, &plan, &backend);
+                    if let Verdict::Occupied { .. } = verdict {
+                        replica.exclude(Witness::Recorder);
+                    }
+                    if let Err(fatal) = note(verdict, &registrar, &plan, &backend) {
+                        say(PROGRAM, &fatal.to_string());
+                        // It must not go on in the place of the group that counts.
+                        let _ = tokio::task::spawn_blocking(move || replica.shutdown()).await;
+                        std::process::exit(EXIT_REFUSED);
+                    }
                 }
                 Err(reason) if !complained => {
                     complained = true;
@@ -185,22 +202,23 @@ async fn keep_registered(
                 }
                 Err(_) => {}
             }
-        } else if member {
+        } else if member.is_some() {
             return;
         }
         tokio::time::sleep(jittered(Duration::from_millis(REGISTRATION_LOOK_MS))).await;
     }
 }
 
-/// Takes in what a manager said to a server that runs already, and goes on running in any case.
-fn note(verdict: Verdict, registrar: &Registrar, plan: &Plan, backend: &ServerBackend) {
-    match map_of(verdict, plan, registrar.incarnation) {
-        Err(fatal) => say(PROGRAM, &fatal.to_string()),
-        Ok(map) if backend.adopt(&map) => {
-            if let Err(error) = assignment::save(&RealDisk, &plan.directory, &map) {
-                say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
-            }
-        }
-        Ok(_) => {}
+/// Takes in what a manager said to a server that runs already.
+///
+/// # Errors
+/// If it has no place in the cluster, or a directory of another group.
+fn note(verdict: Verdict, registrar: &Registrar, plan: &Plan, backend: &ServerBackend) -> Result<(), Fatal> {
+    let map = map_of(verdict, plan, registrar.incarnation)?;
+    if backend.adopt(&map)
+        && let Err(error) = assignment::save(&RealDisk, &plan.directory, &map)
+    {
+        say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
     }
+    Ok(())
 }

@@ -51,9 +51,18 @@ impl Backend for FakeManager {
     }
 
     fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
-        let Ask::Register(registration) = ask else { panic!("{ask:?}") };
-        self.heard.lock().unwrap().push(registration);
-        Some(self.answer.clone())
+        match ask {
+            Ask::Register(registration) => {
+                self.heard.lock().unwrap().push(registration);
+                Some(self.answer.clone())
+            }
+            // A replica that has just heard that its seat is taken asks for nothing of the kind.
+            Ask::RecordGenesis(_) => {
+                assert!(!matches!(self.answer, Body::Occupied { .. }), "an excluded replica would found a group");
+                Some(Body::GenesisRecorded)
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -128,6 +137,11 @@ impl Site {
 
     fn start(&self) -> Process {
         Process::start(&self.line())
+    }
+
+    /// The answer, also if it is none that helps.
+    async fn ask_once(&self, question: Ask) -> Body {
+        dial(&self.api, SERVICE).await.ask(question).await.unwrap()
     }
 
     async fn open_session(&self) -> u64 {
@@ -347,7 +361,17 @@ async fn server_whose_seat_is_taken_or_unknown_says_so() {
     let mut server = site.start();
     let line = server.expect_line("beef");
     assert!(line.contains("readmit s0 0") && line.contains("s0.0"), "{line}");
-    drop((server, taken));
+    assert!(matches!(site.ask_once(Ask::OpenSession).await, Body::OutOfService(_)));
+    // It is remembered: neither a start without managers nor one with managers that know nothing makes it a founder.
+    server.signal(Signal::KILL);
+    server.expect_end(PATIENCE);
+    drop(taken);
+    let mut server = site.start();
+    server.expect_line("the manager knows that group s0 exists");
+    assert!(matches!(site.ask_once(Ask::OpenSession).await, Body::OutOfService(_)));
+    let read = site.ask_once(Ask::Read { query: Query::Get { key: b"k" }.encode() }).await;
+    assert!(matches!(read, Body::OutOfService(_)), "{read:?}");
+    drop(server);
 
     let site = Site::new();
     let _unknown = Manager::start(&site.manager, Body::Refused("the cluster has no s0.0".into()));

@@ -10,12 +10,14 @@ use madkv_api::door::{Backend, Door, DoorLimits};
 use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use madkv_server::register::{Registrar, Verdict};
+use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Incarnation};
 use smr::replica::ReplyTo;
 use tokio::runtime::Handle;
 
 const CLUSTER: ClusterId = ClusterId(9);
 const OWN: Incarnation = Incarnation(0xabc);
+const GENESIS: GenesisHash = GenesisHash(7);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A manager that answers the n-th registration by a script; the last line of the script is repeated.
@@ -38,7 +40,7 @@ impl Backend for Scripted {
     }
 
     fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
-        let own = Registration { partition: 1, replica: 2, incarnation: OWN, member: true };
+        let own = Registration { partition: 1, replica: 2, incarnation: OWN, member: true, genesis: Some(GENESIS) };
         assert_eq!(ask, Ask::Register(own));
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         self.script.get(number).or(self.script.last()).cloned()
@@ -92,7 +94,7 @@ fn registrar(managers: Vec<String>, cluster: Option<ClusterId>) -> Registrar {
 async fn until_answered(managers: Vec<String>) -> (Verdict, Option<String>) {
     let mut complaint = None;
     let registrar = registrar(managers, None);
-    let answered = registrar.until_answered(true, |reason| complaint = Some(reason.to_owned()));
+    let answered = registrar.until_answered(Some(GENESIS), |reason| complaint = Some(reason.to_owned()));
     let verdict = tokio::time::timeout(PATIENCE, answered).await.expect("an answer");
     (verdict, complaint)
 }
@@ -112,7 +114,7 @@ async fn followers_that_name_each_other_are_asked_a_bounded_number_of_times() {
     let first = Manager::start(vec![follow(Some(1))]);
     let second = Manager::start(vec![follow(Some(0))]);
     let registrar = registrar(vec![first.address(), second.address()], None);
-    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(true)).await.expect("a bounded round");
+    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(Some(GENESIS))).await.expect("a bounded round");
     assert!(outcome.unwrap_err().contains("electing"));
     assert!(first.asked() + second.asked() <= 5, "{} and {}", first.asked(), second.asked());
 }
@@ -136,7 +138,7 @@ async fn managers_absent_for_long_are_complained_about_once() {
     let count = move |_: &str| {
         counted.fetch_add(1, Ordering::Relaxed);
     };
-    let waiting = tokio::spawn(async move { registrar.until_answered(true, count).await });
+    let waiting = tokio::spawn(async move { registrar.until_answered(Some(GENESIS), count).await });
     while lines.load(Ordering::Relaxed) == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -172,7 +174,7 @@ async fn seat_taken_or_unknown_is_a_verdict() {
 async fn manager_of_another_cluster_gives_no_verdict() {
     let manager = Manager::start(vec![registered()]);
     let registrar = registrar(vec![manager.address()], Some(ClusterId(10)));
-    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(true)).await.expect("an answer");
+    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(Some(GENESIS))).await.expect("an answer");
     assert!(outcome.unwrap_err().contains("cluster"));
     assert_eq!(manager.asked(), 0);
 }

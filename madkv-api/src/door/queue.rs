@@ -421,7 +421,11 @@ fn weight(body: &Body) -> usize {
     RESPONSE_OVERHEAD_BYTES
         + match body {
             Body::Answer(bytes) | Body::Part(bytes) => bytes.len(),
-            Body::Status(_) | Body::Map(_) | Body::Registered(_) | Body::Occupied { .. } => DESCRIPTION_BYTES,
+            Body::Status(_)
+            | Body::Map(_)
+            | Body::Registered(_)
+            | Body::Occupied { .. }
+            | Body::GenesisRefused { .. } => DESCRIPTION_BYTES,
             Body::Refused(reason) | Body::OutOfService(reason) => reason.len(),
             _ => 0,
         }

@@ -17,7 +17,7 @@ use smr::state_machine::{Image, StateMachine};
 use smr::transport::PEER_PROTOCOL_VERSION;
 
 /// The version with which the hashes here and in the tests were written down.
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 /// The hash of last entry and configuration.
 const CONFIGURATION: u64 = 0xabef_f37a_a2d9_4c23;
 /// The hash of the session table.

@@ -67,7 +67,7 @@ fn state(status: &ReplicaStatus) -> String {
             format!("in service, {}, leases", status.sync_mode)
         }
         Standing::InService => format!("in service, {}", status.sync_mode),
-        Standing::Unborn => "unborn".to_owned(),
+        Standing::Unborn => "uninitialized: waits for its group to be founded".to_owned(),
         Standing::Quarantined { reason } => format!("quarantined: {reason}"),
     };
     if let Advertised::Unreached { address, why } = &status.advertised {
@@ -114,7 +114,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
         Ok(status) => {
             let (state, reason) = match &status.standing {
                 Standing::InService => ("in_service", None),
-                Standing::Unborn => ("unborn", None),
+                Standing::Unborn => ("uninitialized", None),
                 Standing::Quarantined { reason } => ("quarantined", Some(reason)),
             };
             let (advertised, advertised_reason) = match &status.advertised {

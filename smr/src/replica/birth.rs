@@ -1,16 +1,19 @@
 //! How a group comes into being, and how a fresh directory learns that it missed that moment.
 //!
 //! A directory without a past is *unborn*: it neither votes, campaigns nor acknowledges. Unborn replicas tell each
-//! other their incarnations. One that has seen all seats of the group, or is shown a genesis that names its own
-//! incarnation, is a *founder*: it writes the genesis as entry 1 of term 1, then its birth, and only then takes part.
-//! So a first start needs every replica once, in any order, and afterwards a majority.
+//! other their incarnations. One that has seen all seats of the group asks that their genesis be recorded
+//! ([`super::ConfigurationSource`]; the managers' own group has none, and founds at once). Once that is done, or it is shown
+//! the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of term 1, then its
+//! birth, and only then takes part. So a first start needs every replica once, in any order, and afterwards a majority.
 //!
 //! One that meets a group which does not know its incarnation came too late: its seat belongs to another life, whose
-//! promises it does not remember (amnesia, fault catalogue M6). It stays out until an operator readmits it; then the
-//! group's configuration names it, and it is *taken in* with an empty log.
+//! promises it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that meets a
+//! replica which knows that the group exists. It is *excluded*, durably: it stays out until an operator readmits it; then the
+//! group's configuration names it, and it is *taken in* with an empty log. Excluded replicas never found a group, however many of
+//! them there are: the data may be in a directory that will be back.
 //!
-//! Two replicas may found different groups only if a directory was emptied in the middle of the first start. Their
-//! genesis hashes differ, so they refuse each other (M10), and at most one of the two groups has a majority.
+//! If the data is lost for good, the operator says so to every replica (`--found_anew`). All of them together may then found a
+//! group in place of the recorded one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Configuration, Genesis, GenesisHash};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::replica::configuration_source::{GenesisAnswer, GenesisRequest, Incumbent};
+use crate::storage::Witness;
 
 /// What replicas tell each other about their birth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,8 @@ pub enum BirthMessage {
     Unborn {
         /// All seats, its own among them.
         seats: BTreeSet<NodeName>,
+        /// What it has heard of it.
+        claim: Claim,
     },
     /// The sender is born.
     Born {
@@ -38,93 +45,171 @@ pub enum BirthMessage {
     },
 }
 
+/// What stands for and against an unborn replica as a founder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// It knows that its group exists, or has data of it that is damaged.
+    pub is_excluded: bool,
+    /// It was started with the operator's word that the group begins again. What it has heard does not matter then, if all others
+    /// were, too.
+    pub found_anew: bool,
+}
+
 /// What an unborn replica concludes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not enough is known.
     Wait,
+    /// It may be a founder, if this is granted. To be asked of the [`super::ConfigurationSource`], with the answer to
+    /// [`Unborn::answered`].
+    Ask(GenesisRequest),
     /// It is a founder of this group.
     Founder(Genesis),
     /// The group has taken it in.
     TakenIn(GenesisHash),
-    /// The group exists and does not know this incarnation, or is no group that fits.
+    /// The group exists without it. To be made durable before anything else is done. Said once.
+    Excluded(Witness),
+    /// A replica there has another idea of the group.
     Stranger(String),
+}
+
+/// Who a replica is when it waits for its birth.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    /// Itself.
+    pub node: NodeId,
+    /// The cluster, if it is known.
+    pub cluster: Option<ClusterId>,
+    /// The group.
+    pub group: GroupName,
+    /// All seats, its own among them.
+    pub seats: BTreeSet<NodeName>,
+    /// What its directory and its operator say. A directory that follows a quarantined life is excluded.
+    pub claim: Claim,
+    /// Whether somebody has to record a genesis before it counts.
+    pub is_recorded: bool,
 }
 
 /// An unborn replica's view of its group.
 #[derive(Debug)]
 pub struct Unborn {
-    node: NodeId,
-    cluster: Option<ClusterId>,
-    group: GroupName,
-    seats: BTreeSet<NodeName>,
-    /// False for a life that follows a quarantined one: it knows that the group exists.
-    may_found: bool,
-    /// The latest incarnation seen on each seat, its own included.
-    seen: BTreeMap<NodeName, Incarnation>,
+    own: Newcomer,
+    /// The latest incarnation seen on each other seat, and what it said.
+    seen: BTreeMap<NodeName, (Incarnation, Claim)>,
+    /// What was asked and not answered yet.
+    asked: Option<GenesisRequest>,
+    /// The group because of which the last request was refused.
+    incumbent: Option<Incumbent>,
 }
 
 impl Unborn {
-    /// A replica `node` of `group`, whose seats are `seats` (its own among them).
-    pub fn new(
-        node: NodeId,
-        cluster: Option<ClusterId>,
-        group: GroupName,
-        seats: BTreeSet<NodeName>,
-        may_found: bool,
-    ) -> Unborn {
-        assert!(seats.contains(&node.name), "{node} has no seat among {seats:?}");
-        let seen = BTreeMap::from([(node.name, node.incarnation)]);
-        Unborn { node, cluster, group, seats, may_found, seen }
+    /// A replica that waits for its birth.
+    pub fn new(own: Newcomer) -> Unborn {
+        assert!(own.seats.contains(&own.node.name), "{} has no seat among {:?}", own.node, own.seats);
+        Unborn { own, seen: BTreeMap::new(), asked: None, incumbent: None }
     }
 
     /// What it tells everybody, again and again.
     pub fn message(&self) -> BirthMessage {
-        BirthMessage::Unborn { seats: self.seats.clone() }
+        BirthMessage::Unborn { seats: self.own.seats.clone(), claim: self.own.claim }
     }
 
-    /// What follows from what is known: a group of one is founded at once.
-    pub fn verdict(&self) -> Verdict {
-        if !self.may_found || self.seen.len() < self.seats.len() {
+    /// What a replica that is excluded tells its operator.
+    pub fn excluded_because(group: &GroupName, node: NodeId, witness: Witness) -> String {
+        format!(
+            "{witness} that group {group} exists, and incarnation {} of replica {} is not in it: readmit it, or bring its data \
+             back; or, if the data of the whole group is lost, start all its replicas with --found_anew",
+            node.incarnation, node.name
+        )
+    }
+
+    /// What follows from what is known.
+    pub fn verdict(&mut self) -> Verdict {
+        let excluded = self.seen.iter().find(|(_, (_, claim))| claim.is_excluded);
+        if let Some((&name, &(incarnation, _))) = excluded
+            && !self.own.claim.is_excluded
+        {
+            return self.exclude(Witness::Peer(NodeId { name, incarnation }));
+        }
+        if self.asked.is_some() || self.seen.len() + 1 < self.own.seats.len() {
             return Verdict::Wait;
         }
-        let members = self.seen.iter().map(|(&name, &incarnation)| NodeId { name, incarnation }).collect();
-        Verdict::Founder(Genesis { cluster: self.cluster, group: self.group.clone(), members })
+        // Whoever has heard of another group is excluded, so this is about all of them.
+        let anew = self.own.claim.found_anew && self.seen.values().all(|(_, claim)| claim.found_anew);
+        if self.own.claim.is_excluded && !anew {
+            return Verdict::Wait;
+        }
+        let others = self.seen.iter().map(|(&name, &(incarnation, _))| NodeId { name, incarnation });
+        let members = others.chain([self.own.node]).collect();
+        let genesis = Genesis { cluster: self.own.cluster, group: self.own.group.clone(), members };
+        if !self.own.is_recorded {
+            return Verdict::Founder(genesis);
+        }
+        let request = GenesisRequest { genesis, instead_of: self.incumbent };
+        self.asked = Some(request.clone());
+        Verdict::Ask(request)
+    }
+
+    /// Takes in what became of the request that was asked.
+    pub fn answered(&mut self, answer: GenesisAnswer) -> Verdict {
+        let Some(GenesisRequest { genesis: asked, .. }) = self.asked.take() else { return Verdict::Wait };
+        match answer {
+            GenesisAnswer::NotYet(_) => Verdict::Wait,
+            GenesisAnswer::Recorded => Verdict::Founder(asked),
+            GenesisAnswer::Refused { incumbent, genesis } => {
+                // The answer to an earlier request may have been lost, and somebody may have lost a directory since.
+                if let Some(genesis) = genesis.filter(|genesis| self.is_named_by(genesis)) {
+                    return Verdict::Founder(genesis);
+                }
+                self.incumbent = Some(incumbent);
+                self.exclude(Witness::Recorder)
+            }
+        }
     }
 
     /// Takes in what another replica says.
     pub fn receive(&mut self, from: NodeId, message: &BirthMessage) -> Verdict {
         match message {
-            BirthMessage::Unborn { seats } if *seats != self.seats => Verdict::Stranger(format!(
+            BirthMessage::Unborn { seats, .. } if *seats != self.own.seats => Verdict::Stranger(format!(
                 "replica {from} counts {} replicas in group {}, this one {}",
                 seats.len(),
-                self.group,
-                self.seats.len()
+                self.own.group,
+                self.own.seats.len()
             )),
-            BirthMessage::Unborn { .. } => {
-                if self.seats.contains(&from.name) && from.name != self.node.name {
-                    self.seen.insert(from.name, from.incarnation);
+            BirthMessage::Unborn { claim, .. } => {
+                if self.own.seats.contains(&from.name) && from.name != self.own.node.name {
+                    self.seen.insert(from.name, (from.incarnation, *claim));
                 }
                 self.verdict()
             }
             BirthMessage::Born { genesis, founders, configuration } => {
                 if let Some(founders) = founders
-                    && founders.members.contains(&self.node)
                     && founders.hash() == *genesis
-                    && founders.group == self.group
-                    && founders.cluster == self.cluster
+                    && self.is_named_by(founders)
                 {
                     return Verdict::Founder(founders.clone());
                 }
-                if configuration.is_member(self.node) {
+                if configuration.is_member(self.own.node) {
                     return Verdict::TakenIn(*genesis);
                 }
-                Verdict::Stranger(format!(
-                    "group {} exists and does not know incarnation {} of replica {}: readmit it",
-                    self.group, self.node.incarnation, self.node.name
-                ))
+                self.exclude(Witness::Peer(from))
             }
         }
+    }
+
+    /// Somebody says that the group exists without this replica.
+    pub fn exclude(&mut self, witness: Witness) -> Verdict {
+        if std::mem::replace(&mut self.own.claim.is_excluded, true) {
+            Verdict::Wait
+        } else {
+            Verdict::Excluded(witness)
+        }
+    }
+
+    fn is_named_by(&self, genesis: &Genesis) -> bool {
+        genesis.members.contains(&self.own.node)
+            && genesis.group == self.own.group
+            && genesis.cluster == self.own.cluster
     }
 }
 
@@ -132,9 +217,28 @@ impl Unborn {
 mod tests {
     use super::*;
 
+    const FRESH: Claim = Claim { is_excluded: false, found_anew: false };
+    const EXCLUDED: Claim = Claim { is_excluded: true, found_anew: false };
+    const ANEW: Claim = Claim { is_excluded: false, found_anew: true };
+
+    fn newcomer(name: u16, incarnation: u64, seats: u16, claim: Claim) -> Newcomer {
+        Newcomer {
+            node: NodeId::new(name, incarnation),
+            cluster: Some(ClusterId(1)),
+            group: "g".parse().unwrap(),
+            seats: (0..seats).map(NodeName).collect(),
+            claim,
+            is_recorded: true,
+        }
+    }
+
     fn unborn(name: u16, incarnation: u64, seats: u16) -> Unborn {
-        let group: GroupName = "g".parse().unwrap();
-        Unborn::new(NodeId::new(name, incarnation), Some(ClusterId(1)), group, (0..seats).map(NodeName).collect(), true)
+        Unborn::new(newcomer(name, incarnation, seats, FRESH))
+    }
+
+    /// One of the managers, whose genesis nobody records.
+    fn manager(name: u16, incarnation: u64, seats: u16, claim: Claim) -> Unborn {
+        Unborn::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, seats, claim) })
     }
 
     fn genesis(incarnations: &[u64]) -> Genesis {
@@ -145,28 +249,60 @@ mod tests {
         }
     }
 
+    fn ask(incarnations: &[u64], instead_of: Option<Incumbent>) -> Verdict {
+        Verdict::Ask(GenesisRequest { genesis: genesis(incarnations), instead_of })
+    }
+
+    fn refused(incarnations: &[u64]) -> GenesisAnswer {
+        let genesis = genesis(incarnations);
+        GenesisAnswer::Refused { incumbent: Incumbent::Recorded(genesis.hash()), genesis: Some(genesis) }
+    }
+
+    fn says(claim: Claim) -> BirthMessage {
+        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim }
+    }
+
     fn born(genesis: &Genesis, configuration: Configuration) -> BirthMessage {
         BirthMessage::Born { genesis: genesis.hash(), founders: Some(genesis.clone()), configuration }
     }
 
     #[test]
     fn unborn_alone_founds_a_group_of_one() {
-        assert_eq!(unborn(0, 10, 1).verdict(), Verdict::Founder(genesis(&[10])));
+        assert_eq!(manager(0, 10, 1, FRESH).verdict(), Verdict::Founder(genesis(&[10])));
+        let mut lone = unborn(0, 10, 1);
+        assert_eq!(lone.verdict(), ask(&[10], None));
+        assert_eq!(lone.verdict(), Verdict::Wait, "asked already");
+        assert_eq!(lone.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[10])));
     }
 
     #[test]
     fn unborn_all_seats_seen_founds_the_same_group_everywhere() {
         let mut nodes: Vec<Unborn> = (0..3).map(|name| unborn(name, 10 + u64::from(name), 3)).collect();
-        let ids: Vec<NodeId> = nodes.iter().map(|node| node.node).collect();
+        let ids: Vec<NodeId> = nodes.iter().map(|node| node.own.node).collect();
         for node in &mut nodes {
-            let own = node.node;
+            let own = node.own.node;
             let mut verdict = node.verdict();
             for &id in ids.iter().filter(|&&id| id != own) {
                 assert_eq!(verdict, Verdict::Wait);
-                verdict = node.receive(id, &BirthMessage::Unborn { seats: (0..3).map(NodeName).collect() });
+                verdict = node.receive(id, &says(FRESH));
             }
-            assert_eq!(verdict, Verdict::Founder(genesis(&[10, 11, 12])));
+            assert_eq!(verdict, ask(&[10, 11, 12], None));
+            assert_eq!(node.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[10, 11, 12])));
         }
+    }
+
+    // covers M14
+    #[test]
+    fn unborn_whose_request_gets_no_answer_asks_again_with_whoever_is_there_then() {
+        let mut node = unborn(0, 10, 3);
+        node.receive(NodeId::new(1, 11), &says(FRESH));
+        assert_eq!(node.receive(NodeId::new(2, 12), &says(FRESH)), ask(&[10, 11, 12], None));
+        // It is founded by nobody before the answer, and two requests are never under way.
+        assert_eq!(node.receive(NodeId::new(2, 22), &says(FRESH)), Verdict::Wait);
+        assert_eq!(node.answered(GenesisAnswer::NotYet("no leader".to_owned())), Verdict::Wait);
+        assert_eq!(node.verdict(), ask(&[10, 11, 22], None));
+        // The first request had been carried out: this node is a founder all the same, and the new one on seat 2 is not.
+        assert_eq!(node.answered(refused(&[10, 11, 12])), Verdict::Founder(genesis(&[10, 11, 12])));
     }
 
     #[test]
@@ -176,16 +312,72 @@ mod tests {
         assert_eq!(unborn(1, 11, 3).receive(NodeId::new(0, 10), &message), Verdict::Founder(genesis));
     }
 
-    // covers M6: an emptied directory under an old name must not take part.
+    // covers M6 M14: an emptied directory under an old name must not take part, and never founds.
     #[test]
-    fn unborn_of_unknown_incarnation_meeting_a_group_stays_out() {
+    fn unborn_of_unknown_incarnation_meeting_a_group_is_excluded() {
         let genesis = genesis(&[10, 11, 12]);
         let message = born(&genesis, Configuration::of(genesis.members.iter().copied()));
-        let mut emptied = unborn(1, 99, 3);
-        assert!(matches!(emptied.receive(NodeId::new(0, 10), &message), Verdict::Stranger(_)));
-        // Nor does it found a group with another one that was emptied, as long as a third seat is silent.
-        let other = BirthMessage::Unborn { seats: (0..3).map(NodeName).collect() };
-        assert_eq!(emptied.receive(NodeId::new(2, 98), &other), Verdict::Wait);
+        for mut emptied in [unborn(1, 99, 3), manager(1, 99, 3, FRESH)] {
+            let peer = NodeId::new(0, 10);
+            assert_eq!(emptied.receive(peer, &message), Verdict::Excluded(Witness::Peer(peer)));
+            assert_eq!(emptied.receive(peer, &message), Verdict::Wait, "said once");
+            assert_eq!(emptied.receive(NodeId::new(2, 98), &says(FRESH)), Verdict::Wait);
+            assert_eq!(emptied.receive(NodeId::new(0, 97), &says(FRESH)), Verdict::Wait, "all are empty now");
+        }
+    }
+
+    // covers M14: whoever hears of the group through one that is excluded is excluded as well.
+    #[test]
+    fn unborn_meeting_an_excluded_one_is_excluded_and_founds_nothing() {
+        for mut last in [unborn(2, 32, 3), manager(2, 32, 3, FRESH)] {
+            assert_eq!(last.receive(NodeId::new(0, 30), &says(FRESH)), Verdict::Wait);
+            let peer = NodeId::new(1, 31);
+            assert_eq!(last.receive(peer, &says(EXCLUDED)), Verdict::Excluded(Witness::Peer(peer)));
+            assert_eq!(last.message(), says(EXCLUDED));
+            assert_eq!(last.verdict(), Verdict::Wait);
+        }
+    }
+
+    // covers M14: nor is the word of the manager forgotten, in a group of one either.
+    #[test]
+    fn unborn_refused_by_the_manager_is_excluded() {
+        let mut lone = unborn(0, 99, 1);
+        assert_eq!(lone.verdict(), ask(&[99], None));
+        assert_eq!(lone.answered(refused(&[10])), Verdict::Excluded(Witness::Recorder));
+        assert_eq!(lone.verdict(), Verdict::Wait);
+        assert_eq!(Unborn::new(newcomer(0, 99, 1, EXCLUDED)).verdict(), Verdict::Wait, "after a restart");
+    }
+
+    // covers M15
+    #[test]
+    fn unborn_with_the_operators_word_founds_anew_once_all_have_it() {
+        let excluded_anew = Claim { is_excluded: true, found_anew: true };
+        let start = || Unborn::new(newcomer(0, 30, 3, excluded_anew));
+        let mut node = start();
+        assert_eq!(node.receive(NodeId::new(1, 31), &says(excluded_anew)), Verdict::Wait);
+        assert_eq!(node.receive(NodeId::new(2, 32), &says(EXCLUDED)), Verdict::Wait, "one was started without");
+        assert_eq!(node.receive(NodeId::new(2, 32), &says(FRESH)), Verdict::Wait, "one was started without");
+        assert_eq!(node.receive(NodeId::new(2, 32), &says(ANEW)), ask(&[30, 31, 32], None));
+        assert_eq!(node.answered(refused(&[10, 11, 12])), Verdict::Wait, "it is excluded already");
+        let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11, 12]).hash()));
+        assert_eq!(node.verdict(), ask(&[30, 31, 32], incumbent));
+        assert_eq!(node.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[30, 31, 32])));
+        // A group that nobody records begins again as well, with the word of all.
+        let mut manager = manager(0, 30, 3, excluded_anew);
+        assert_eq!(manager.receive(NodeId::new(1, 31), &says(ANEW)), Verdict::Wait);
+        assert_eq!(manager.receive(NodeId::new(2, 32), &says(FRESH)), Verdict::Wait);
+        assert_eq!(manager.receive(NodeId::new(2, 32), &says(ANEW)), Verdict::Founder(genesis(&[30, 31, 32])));
+    }
+
+    // covers M15: the word of some does not make others forget what they, or these, know.
+    #[test]
+    fn unborn_without_the_operators_word_is_excluded_by_one_that_knows_of_the_group() {
+        let mut node = manager(0, 30, 3, FRESH);
+        node.receive(NodeId::new(1, 31), &says(ANEW));
+        let peer = NodeId::new(2, 32);
+        let knows = says(Claim { is_excluded: true, found_anew: true });
+        assert_eq!(node.receive(peer, &knows), Verdict::Excluded(Witness::Peer(peer)));
+        assert_eq!(node.verdict(), Verdict::Wait);
     }
 
     #[test]
@@ -194,21 +386,16 @@ mod tests {
         let mut configuration = Configuration::of(genesis.members.iter().copied());
         configuration.learners.insert(NodeId::new(1, 99));
         let message = born(&genesis, configuration);
-        assert_eq!(unborn(1, 99, 3).receive(NodeId::new(0, 10), &message), Verdict::TakenIn(genesis.hash()));
+        for claim in [FRESH, EXCLUDED] {
+            let mut node = Unborn::new(newcomer(1, 99, 3, claim));
+            assert_eq!(node.receive(NodeId::new(0, 10), &message), Verdict::TakenIn(genesis.hash()));
+        }
     }
 
     // covers M10
     #[test]
     fn unborn_with_another_member_list_is_a_stranger() {
-        let message = BirthMessage::Unborn { seats: (0..5).map(NodeName).collect() };
+        let message = BirthMessage::Unborn { seats: (0..5).map(NodeName).collect(), claim: FRESH };
         assert!(matches!(unborn(0, 10, 3).receive(NodeId::new(1, 11), &message), Verdict::Stranger(_)));
-    }
-
-    #[test]
-    fn unborn_after_quarantine_never_founds() {
-        let group: GroupName = "g".parse().unwrap();
-        let seats = BTreeSet::from([NodeName(0)]);
-        let node = Unborn::new(NodeId::new(0, 10), Some(ClusterId(1)), group, seats, false);
-        assert_eq!(node.verdict(), Verdict::Wait);
     }
 }

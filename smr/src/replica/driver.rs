@@ -106,15 +106,6 @@ impl<P: Protocol, S> Inbox<P, S> {
         !self.events.is_empty() || !self.requests.is_empty()
     }
 
-    /// Waits until something is there, or for this long.
-    pub(super) fn wait(&self, at_most: Duration) {
-        let mut select = Select::new();
-        select.recv(&self.events);
-        select.recv(&self.requests);
-        // Ready or not, the turn looks at both.
-        let _ = select.ready_timeout(at_most);
-    }
-
     /// Waits until something other than a request is there, or for this long.
     fn wait_for_events(&self, at_most: Duration) {
         let mut select = Select::new();

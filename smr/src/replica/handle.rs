@@ -18,7 +18,8 @@ use crate::fatal::{exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
 use crate::protocol::{Protocol, ReadMode, Recovered, Time};
 use crate::raft::{Raft, Settings};
-use crate::replica::birth::{Unborn, Verdict};
+use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
+use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
 use crate::replica::engine::{
@@ -38,7 +39,7 @@ use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, RealDisk};
-use crate::storage::{self, Birth, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions, SyncMode};
+use crate::storage::{self, Birth, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions, SyncMode, Witness};
 use crate::transport::{Transport, TransportConfig};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
@@ -63,6 +64,9 @@ pub struct ReplicaOptions {
     pub log_engine: storage::Engine,
     /// Start although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
+    /// The operator's word that the group begins again: together with all other replicas of the group, if they were all told so
+    /// and none of them has data, this one founds a group in place of the one that was there.
+    pub found_anew: bool,
     /// How reads are confirmed while this replica leads.
     pub reads: ReadMode,
     /// For leases: by how much the rates of two replicas' clocks may differ, per thousand.
@@ -143,7 +147,7 @@ impl Opened {
     }
 
     fn with(
-        options: ReplicaOptions,
+        mut options: ReplicaOptions,
         store: Box<OpenedStore>,
         snapshots: Option<SnapshotDir>,
         quarantine: Option<String>,
@@ -154,6 +158,12 @@ impl Opened {
         })?;
         if store.sync_mode != SyncMode::Synced {
             reporter.line(&format!("writes are not proved to reach the device: {}", store.sync_mode));
+        }
+        if options.found_anew && (store.birth.is_born() || quarantine.is_some()) {
+            let directory = options.directory.display();
+            let data = if quarantine.is_some() { "damaged data" } else { "data" };
+            reporter.line(&format!("--found_anew: ignored, {directory} has {data} of the group"));
+            options.found_anew = false;
         }
         Ok(Opened { options, store, snapshots, quarantine, reporter })
     }
@@ -170,15 +180,43 @@ impl Opened {
 
     /// Whether this directory has been born: is or was a member of its group.
     pub fn is_born(&self) -> bool {
-        self.store.birth != Birth::Unborn
+        self.store.birth.is_born()
     }
 
-    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id. `state` is the empty
-    /// state; the snapshot and the log are applied on top of it. Threads of the replica end the process on a fatal error.
+    /// The genesis of its group, once it has been born.
+    pub fn genesis(&self) -> Option<GenesisHash> {
+        match &self.store.birth {
+            Birth::Born { genesis, .. } => Some(*genesis),
+            Birth::Unborn | Birth::Excluded { .. } => None,
+        }
+    }
+
+    /// Somebody says that the group exists without this directory: from now on it never founds one, unless the operator says so.
+    /// Durable when this returns. A directory that has been born stays what it is.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn exclude(&mut self, witness: Witness) -> Result<(), StartError> {
+        if self.is_born() {
+            return Ok(());
+        }
+        self.store.store.exclude(witness).map_err(StartError::of)?;
+        self.store.birth = self.store.store.birth().clone();
+        Ok(())
+    }
+
+    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id, and so is `source`: who records
+    /// the geneses of the others. `state` is the empty state; the snapshot and the log are applied on top of it. Threads of the replica end the process on a fatal error.
     ///
     /// # Errors
     /// If `cluster` is not the recorded one, or threads or sockets cannot be made.
-    pub fn run<S: StateMachine>(self, cluster: Option<ClusterId>, state: S) -> Result<ReplicaHandle, StartError> {
+    pub fn run<S: StateMachine>(
+        self,
+        cluster: Option<ClusterId>,
+        source: Option<Arc<dyn ConfigurationSource>>,
+        state: S,
+    ) -> Result<ReplicaHandle, StartError> {
+        let genesis = self.genesis();
         let Opened { options, store, snapshots, quarantine, reporter } = self;
         let node = store.identity.node;
         if let (Some(recorded), Some(given)) = (store.identity.cluster, cluster)
@@ -192,10 +230,7 @@ impl Opened {
         let (requests, requests_inbox) = bounded(REQUESTS_MAX);
         let door = Arc::new(RequestDoor { leftovers: requests_inbox.clone(), closed: AtomicBool::new(false) });
         let facts = Arc::new(Facts::default());
-        let genesis = match &store.birth {
-            Birth::Born { genesis, .. } => Some(*genesis),
-            Birth::Unborn => None,
-        };
+        let (exclude, exclusions) = bounded(1);
         let files = SnapshotFiles(snapshots);
         let inbox = Arc::new(Inbox { events: events_inbox, requests: requests_inbox });
         let helm = {
@@ -216,6 +251,9 @@ impl Opened {
             group: options.group,
             seats,
             cluster,
+            source,
+            found_anew: options.found_anew,
+            exclusions,
             settings: Settings {
                 reads: options.reads,
                 clock_drift_permille: options.clock_drift_permille,
@@ -242,7 +280,8 @@ impl Opened {
                 let _ = stopped.recv_timeout(SHUTDOWN_PATIENCE);
             }
         };
-        Ok(ReplicaHandle { requests, door, steer: Arc::new(move || helm.steer()), stop: Arc::new(stop), facts })
+        let steer = Arc::new(move || helm.steer());
+        Ok(ReplicaHandle { requests, door, steer, stop: Arc::new(stop), exclude, facts })
     }
 }
 
@@ -321,6 +360,7 @@ pub struct ReplicaHandle {
     door: Arc<RequestDoor>,
     steer: Arc<dyn Fn() + Send + Sync>,
     stop: Arc<dyn Fn() + Send + Sync>,
+    exclude: Sender<Witness>,
     facts: Arc<Facts>,
 }
 
@@ -346,6 +386,17 @@ impl ReplicaHandle {
     /// Whether the replica is born: a member, or about to be one.
     pub fn is_born(&self) -> bool {
         self.facts.born.load(Ordering::SeqCst)
+    }
+
+    /// The genesis of its group, once it is born.
+    pub fn genesis(&self) -> Option<GenesisHash> {
+        self.facts.genesis.get().copied()
+    }
+
+    /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is born.
+    pub fn exclude(&self, witness: Witness) {
+        // If one waits there already, that one is enough; if nobody listens, the replica is born.
+        let _ = self.exclude.try_send(witness);
     }
 
     /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 6 s.
@@ -389,6 +440,9 @@ struct ReplicaThread<S: StateMachine> {
     group: GroupName,
     seats: BTreeSet<NodeName>,
     cluster: Option<ClusterId>,
+    source: Option<Arc<dyn ConfigurationSource>>,
+    found_anew: bool,
+    exclusions: Receiver<Witness>,
     settings: Settings,
     store: Box<OpenedStore>,
     quarantine: Option<String>,
@@ -406,7 +460,7 @@ struct ReplicaThread<S: StateMachine> {
 impl<S: StateMachine> ReplicaThread<S> {
     /// From birth, if that is still to come, to the orderly end.
     fn run(mut self) -> Result<(), String> {
-        if self.store.birth == Birth::Unborn && !self.be_born()? {
+        if !self.store.birth.is_born() && !self.be_born()? {
             self.door.close();
             return Ok(());
         }
@@ -427,10 +481,24 @@ impl<S: StateMachine> ReplicaThread<S> {
     /// Waits for the birth and makes it durable; false if the replica was stopped before.
     fn be_born(&mut self) -> Result<bool, String> {
         let node = self.store.identity.node;
-        let standing = match &self.quarantine {
-            Some(reason) => Standing::Quarantined { reason: reason.clone() },
-            None => Standing::Unborn,
+        let standing = match (&self.quarantine, &self.store.birth) {
+            (Some(reason), _) => Standing::Quarantined { reason: reason.clone() },
+            (None, Birth::Excluded { witness }) => {
+                let reason = Unborn::excluded_because(&self.group, node, *witness);
+                self.reporter.line(&format!("quarantined: {reason}"));
+                Standing::Quarantined { reason }
+            }
+            (None, _) => Standing::Unborn,
         };
+        let is_excluded = standing != Standing::Unborn;
+        let unborn = Unborn::new(Newcomer {
+            node,
+            cluster: self.cluster,
+            group: self.group.clone(),
+            seats: self.seats.clone(),
+            claim: Claim { is_excluded, found_anew: self.found_anew },
+            is_recorded: self.source.is_some(),
+        });
         let room = WaitingRoom {
             group: &self.group,
             node,
@@ -440,10 +508,11 @@ impl<S: StateMachine> ReplicaThread<S> {
             inbox: &self.inbox,
             transport: &self.transport,
             reporter: &self.reporter,
+            store: &mut self.store.store,
+            source: self.source.as_ref(),
+            exclusions: &self.exclusions,
         };
-        let may_found = self.quarantine.is_none();
-        let unborn = Unborn::new(node, self.cluster, self.group.clone(), self.seats.clone(), may_found);
-        let (birth, cluster) = match room.wait(unborn) {
+        let (birth, cluster) = match room.wait(unborn)? {
             Departure::Stopped => return Ok(false),
             Departure::Birth(Verdict::Founder(genesis)) => {
                 self.reporter.line(&format!("founder of group {} with {} members", self.group, genesis.members.len()));

@@ -5,6 +5,7 @@
 //! | [`api`](Request) | what the front door may ask, and what it hears back |
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
+//! | [`ConfigurationSource`] | who records which group was founded |
 //! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
 //! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | [`disk`] | everything durable, in order |
@@ -14,6 +15,7 @@
 
 mod api;
 pub mod birth;
+mod configuration_source;
 pub mod disk;
 mod driver;
 pub mod engine;
@@ -28,4 +30,5 @@ mod waiting_room;
 mod worker;
 
 pub use api::*;
+pub use configuration_source::*;
 pub use handle::*;

@@ -23,6 +23,10 @@ pub enum Purpose {
     Clients,
     /// What they ask.
     Workload,
+    /// What goes wrong while a group is founded.
+    Founding,
+    /// How long those take who record a genesis.
+    Recorder,
 }
 
 /// A stream of random numbers.

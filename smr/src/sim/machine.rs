@@ -16,13 +16,13 @@ use crate::entry::{EntryId, GenesisHash, Promise, Term};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
 use crate::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use crate::raft::{Message, Raft, Settings};
-use crate::replica::birth::{Unborn, Verdict};
+use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
 use crate::replica::engine::{
     Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
-use crate::replica::{Outcome, ReplySink, Request, Standing};
+use crate::replica::{GenesisAnswer, Outcome, ReplySink, Request, Standing};
 use crate::session::{SessionLimits, SessionTable};
 use crate::sim::clock::Clock;
 use crate::sim::watched::{Chained, Core};
@@ -239,6 +239,8 @@ pub struct Machine<S: StateMachine> {
     pub(super) mailbox: Arc<Mailbox>,
     /// The turn that is scheduled.
     pub(super) turn_at: Time,
+    /// Whether its command line has the operator's word that the group begins again.
+    pub found_anew: bool,
 }
 
 /// What became of a start.
@@ -281,6 +283,7 @@ impl<S: StateMachine> Machine<S> {
             start_trouble: None,
             mailbox: Arc::default(),
             turn_at: Time(u64::MAX),
+            found_anew: false,
         }
     }
 
@@ -362,8 +365,16 @@ impl<S: StateMachine> Machine<S> {
                     notes.extend(snapshots.notes().iter().cloned());
                     self.id = opened.identity.node;
                     self.engine = world.shape.engine;
-                    self.life = if opened.birth == Birth::Unborn {
-                        let unborn = Unborn::new(self.id, Some(CLUSTER), group(), world.seats.clone(), !next_life);
+                    self.life = if !opened.birth.is_born() {
+                        let is_excluded = next_life || opened.birth != Birth::Unborn;
+                        let unborn = Unborn::new(Newcomer {
+                            node: self.id,
+                            cluster: Some(CLUSTER),
+                            group: group(),
+                            seats: world.seats.clone(),
+                            claim: Claim { is_excluded, found_anew: self.found_anew && !next_life },
+                            is_recorded: world.is_recorded,
+                        });
                         Life::Waiting(Box::new(Waiting { unborn, call_at: now, opened: *opened, snapshots, next_life }))
                     } else {
                         Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, self.clock.at(now), rng)?))
@@ -418,7 +429,14 @@ impl<S: StateMachine> Machine<S> {
         rng: ChaCha8Rng,
     ) -> Option<Start> {
         let (birth, cluster) = match verdict {
-            Verdict::Wait | Verdict::Stranger(_) => return None,
+            Verdict::Wait | Verdict::Stranger(_) | Verdict::Ask(_) => return None,
+            Verdict::Excluded(witness) => {
+                let Life::Waiting(waiting) = &mut self.life else { panic!("{} is excluded in service", self.id) };
+                return waiting.opened.store.exclude(witness).err().map(|error| {
+                    self.life = Life::Down;
+                    Start::Failed(error.to_string())
+                });
+            }
             Verdict::Founder(genesis) => {
                 let cluster = genesis.cluster_id();
                 (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
@@ -451,6 +469,14 @@ impl<S: StateMachine> Machine<S> {
         if self.disk_slow_until > now { self.disk_slow_us } else { 0 }
     }
 
+    /// What follows from the answer of those who record a genesis.
+    pub(super) fn genesis_answered(&mut self, answer: GenesisAnswer) -> Option<Verdict> {
+        match &mut self.life {
+            Life::Waiting(waiting) => Some(waiting.unborn.answered(answer)),
+            Life::Down | Life::Serving(_) => None,
+        }
+    }
+
     /// Ends the process, with the disk thread and the one that takes snapshots somewhere in the middle of what they had to
     /// do: `progress` operations further. `Loss::Nothing` is a kill, everything else a power cut.
     pub(super) fn end(&mut self, progress: u64, loss: Loss) {
@@ -477,6 +503,8 @@ pub(super) struct Common<S> {
     pub(super) shape: Shape,
     pub(super) seats: BTreeSet<NodeName>,
     pub(super) empty: Box<dyn Fn() -> S + Send>,
+    /// Whether the group's genesis has to be recorded before it counts.
+    pub(super) is_recorded: bool,
 }
 
 fn open_life(

@@ -36,6 +36,7 @@
 pub mod clients;
 pub mod clock;
 pub mod dice;
+mod founding;
 pub mod ledger;
 pub mod machine;
 pub mod mix;

@@ -129,6 +129,14 @@ situations! {
     SetBackFound,
     /// a directory was emptied (M6)
     DirectoryEmptied,
+    /// a node heard that its group exists without it, and was excluded (M14)
+    Excluded,
+    /// a genesis was refused: another one is recorded
+    GenesisRefused,
+    /// all directories of a group were emptied, one after the other
+    AllEmptied,
+    /// a group began again by the operator's word
+    FoundedAnew,
     /// a node was readmitted to its seat
     Readmitted,
     /// a readmission was cut short and asked for again

@@ -1,12 +1,17 @@
 //! One seed: chaos, in which only safety is judged; then calm with a fixed set of healthy seats, in which progress is
 //! judged as well.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crate::protocol::{Protocol, Time};
+use crate::sim::clients::Pace;
 use crate::sim::dice::{Dice, Purpose};
+use crate::sim::founding;
+use crate::sim::machine::Shape;
 use crate::sim::mix::Mix;
+use crate::sim::network::Weather;
 use crate::sim::properties::{self, Happening, Machines};
 use crate::sim::rare::{Rare, RareCounts};
 use crate::sim::swarm::{Swarm, is_outside};
@@ -19,6 +24,9 @@ use crate::sim::world::{Setting, World};
 const PATIENCE_T: u64 = 10;
 /// A readmission has snapshots to carry, so it may take longer, in microseconds.
 const READMISSION_PATIENCE_US: u64 = 60_000_000;
+
+/// The sizes of the groups that are founded and lose everything.
+const FOUNDERS: [u16; 4] = [3, 1, 2, 5];
 
 /// How seeds are run.
 #[derive(Clone, Debug, Default)]
@@ -112,9 +120,23 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
     let mut swarm = Swarm::new(seed, mix.clone());
     let driven = catch_unwind(AssertUnwindSafe(|| drive(&mut world, &mut swarm, &mix)));
     if let Err(panic) = driven {
-        let why = panic.downcast_ref::<String>().cloned();
-        let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world.watch.violate("I18 no panic", why.unwrap_or_else(|| "a panic without a message".to_owned()));
+        world.watch.violate("I18 no panic", words_of(panic.as_ref()));
+    }
+    let mut hash = world.watch.trace.hash();
+    if world.watch.violation.is_none() {
+        let shape = Shape::small(options.nodes.unwrap_or_else(|| FOUNDERS[(seed % FOUNDERS.len() as u64) as usize]));
+        let (weather, pace) = (Weather::calm(), Pace { clients: 0, ..Pace::default() });
+        let properties = properties::of_founding();
+        let mut trial = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&mix));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| founding::play(seed, &mut trial))) {
+            trial.watch.violate("I18 no panic", words_of(panic.as_ref()));
+        }
+        hash ^= trial.watch.trace.hash().rotate_left(1);
+        world.watch.rare.add(&trial.watch.rare);
+        if trial.watch.violation.is_some() {
+            world.watch.violation = trial.watch.violation.take();
+            world.watch.trace = trial.watch.trace;
+        }
     }
     let failure = world.watch.violation.clone().map(|violation| Failure {
         seed,
@@ -125,7 +147,7 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
     Report {
         seed,
         failure,
-        hash: world.watch.trace.hash(),
+        hash,
         rare: std::mem::take(&mut world.watch.rare),
         begun: world.clients.begun(),
         acknowledged: world.clients.acknowledged(),
@@ -134,6 +156,12 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
         wall_time: began.elapsed(),
         mix,
     }
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let why = panic.downcast_ref::<String>().cloned();
+    let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    why.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 fn replay(command: &str, seed: u64, nodes: Option<u16>) -> String {

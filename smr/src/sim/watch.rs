@@ -150,6 +150,9 @@ fn words(happening: &Happening<'_>) -> [u64; 5] {
         H::Cut { from, to } => [17, u64::from(*from), u64::from(*to), 0, 0],
         H::CutsHealed => [18, 0, 0, 0, 0],
         H::Calm => [19, 0, 0, 0, 0],
+        H::Excluded { node } => [20, node.incarnation.0, 0, 0, 0],
+        H::Founds { node, genesis, .. } => [21, node.incarnation.0, genesis.hash().0 as u64, 0, 0],
+        H::ToldToFoundAnew => [22, 0, 0, 0, 0],
     }
 }
 

@@ -16,7 +16,7 @@ use super::StorageError;
 use super::disk::{Disk, DiskLock};
 use super::mark::MARK;
 use super::open::OpenError;
-use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
+use super::promise::{FoundPromise, PROMISE, PromiseFile};
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
 use crate::id::{ClusterId, GroupName, NodeName};
@@ -102,7 +102,7 @@ impl ReplicaDirectory {
                     let expected = Box::new(seat);
                     return Err(OpenError::Foreign { directory: root.to_owned(), found: identity.clone(), expected });
                 }
-                if note.is_none() && file.record().birth == Birth::Unborn {
+                if note.is_none() && !file.record().birth.is_born() {
                     throw_away(disk.as_ref(), root, &mut notes).map_err(doing("removing what an unborn node left"))?;
                 }
             }

@@ -72,7 +72,7 @@ mod conformance;
 pub use directory::{ReplicaDirectory, Seat};
 pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
-pub use promise::{Birth, PromiseRecord};
+pub use promise::{Birth, PromiseRecord, Witness};
 pub use quarantine::Quarantined;
 pub use store::Store;
 pub use sync_mode::{SyncMode, probe_sync};

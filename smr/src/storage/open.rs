@@ -264,7 +264,7 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
             Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }))
         }
         FoundPromise::Sound { mut file, repair } => {
-            if file.record().birth == Birth::Unborn {
+            if !file.record().birth.is_born() {
                 repair_promise(directory, &mut file, repair)?;
                 begin(directory, options, *file)
             } else {

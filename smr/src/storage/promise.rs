@@ -4,6 +4,7 @@
 //! slot, is synced, then to the other, is synced: so a crash leaves the old or the new one, and later damage to either slot
 //! cannot bring back an older vote.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,37 @@ pub enum Birth {
         /// The certificate itself, for a founder; `None` for a node that was taken in later.
         founders: Option<Genesis>,
     },
+    /// Belongs to no group, and knows that its group exists without it. It waits to be taken in, and never founds a group
+    /// unless the operator says so: whoever it would found one with may have been emptied, too.
+    Excluded {
+        /// Who said so.
+        witness: Witness,
+    },
+}
+
+impl Birth {
+    /// Whether the node belongs to a group.
+    pub fn is_born(&self) -> bool {
+        matches!(self, Birth::Born { .. })
+    }
+}
+
+/// Who told a node that its group exists without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Witness {
+    /// Another replica of the group.
+    Peer(NodeId),
+    /// Whoever records which group was founded: the manager.
+    Recorder,
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Witness::Peer(node) => write!(f, "replica {node} knows"),
+            Witness::Recorder => f.write_str("the manager knows"),
+        }
+    }
 }
 
 /// What the file says.

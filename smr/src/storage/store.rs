@@ -11,7 +11,7 @@ use std::path::Path;
 use super::directory::{Life, ReplicaDirectory};
 use super::mark::{Mark, MarkFile};
 use super::open::OpenError;
-use super::promise::{Birth, PromiseFile, PromiseRecord};
+use super::promise::{Birth, PromiseFile, PromiseRecord, Witness};
 use super::quarantine::{self, Quarantined};
 use super::{Identity, LogStore, StorageError};
 use crate::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
@@ -83,7 +83,7 @@ impl Store {
 
     fn try_be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
         let record = self.promise.record();
-        assert!(record.birth == Birth::Unborn, "{} is born twice", record.identity);
+        assert!(!record.birth.is_born(), "{} is born twice", record.identity);
         let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
         let known = record.identity.cluster.unwrap_or(cluster);
         assert!(known == cluster, "{} is born into cluster {cluster}", record.identity);
@@ -92,7 +92,7 @@ impl Store {
         self.log.adopt(identity.hash());
         let mut mark = Mark::default();
         match &birth {
-            Birth::Unborn => panic!("{identity}: a birth that is none"),
+            Birth::Unborn | Birth::Excluded { .. } => panic!("{identity}: a birth that is none"),
             Birth::Born { founders: None, .. } => {}
             Birth::Born { genesis, founders: Some(founders) } => {
                 let fits = founders.hash() == *genesis
@@ -113,6 +113,25 @@ impl Store {
         self.promise.write(PromiseRecord { identity, birth, promise })
     }
 
+    /// The node has heard that its group exists without it. When this returns, no later start founds a group by itself.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    ///
+    /// # Panics
+    /// If the node is born: a bug.
+    pub fn exclude(&mut self, witness: Witness) -> Result<(), StorageError> {
+        self.attempt(|store| {
+            let record = store.promise.record();
+            assert!(!record.birth.is_born(), "{} is excluded after its birth", record.identity);
+            if record.birth != Birth::Unborn {
+                return Ok(()); // the first one who said so is enough
+            }
+            let record = PromiseRecord { birth: Birth::Excluded { witness }, ..record.clone() };
+            store.promise.write(record)
+        })
+    }
+
     /// Makes a promise durable. When this returns, anything may rest on it.
     ///
     /// # Errors
@@ -126,7 +145,7 @@ impl Store {
         let kept =
             promise.term > old.term || promise.term == old.term && (old.vote.is_none() || old.vote == promise.vote);
         let kept = kept && promise.lease_us >= old.lease_us;
-        assert!(record.birth != Birth::Unborn, "{} promises {promise:?} before its birth", record.identity);
+        assert!(record.birth.is_born(), "{} promises {promise:?} before its birth", record.identity);
         assert!(kept, "{}: promise {promise:?} after {old:?}", record.identity);
         let record = PromiseRecord { promise, ..record.clone() };
         self.attempt(|store| if promise == old { Ok(()) } else { store.promise.write(record) })
@@ -216,7 +235,7 @@ impl Store {
     pub fn complete_readmission(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
             let record = store.promise.record();
-            assert!(record.birth != Birth::Unborn, "{} is readmitted before its birth", record.identity);
+            assert!(record.birth.is_born(), "{} is readmitted before its birth", record.identity);
             match &store.directory.life {
                 Life::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
                 Life::Present => panic!("{} is readmitted without a quarantine", record.identity),

@@ -82,6 +82,7 @@ pub(crate) fn options(
         directory: directory.to_owned(),
         log_engine: smr::storage::Engine::Sled,
         allow_unsynced: true,
+        found_anew: false,
         reads: ReadMode::Index,
         clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         runtime: runtime.handle().clone(),

@@ -9,7 +9,7 @@ use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::{ClusterId, NodeId, NodeName};
 use smr::protocol::LogChange;
 use smr::storage::disk::RealDisk;
-use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, probe_sync};
+use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, Witness, probe_sync};
 
 use crate::support::*;
 
@@ -42,6 +42,29 @@ fn directory_new_is_unborn_with_the_given_incarnation_and_keeps_it() {
     // The incarnation is drawn anew at each start, and counts only for a new directory.
     let opened = bench.open_with(&other_incarnation(&bench.options)).unwrap().store();
     assert_eq!((opened.identity.node, opened.birth), (ME, Birth::Unborn));
+}
+
+// covers M14
+#[test]
+fn node_excluded_stays_so_across_starts_and_can_still_be_taken_in() {
+    let bench = Bench::new();
+    let mut opened = bench.reopen().store();
+    let (first, second) = (Witness::Recorder, Witness::Peer(NodeId::new(1, 0xb)));
+    opened.store.exclude(first).unwrap();
+    opened.store.exclude(second).unwrap();
+    // As after a kill: closing the store would write more.
+    let images = tempfile::tempdir().unwrap();
+    let image = images.path().join("image");
+    copy_directory(&bench.path, &image);
+    let found = Bench::at(&image).reopen().store();
+    assert_eq!((found.identity.node, found.birth), (ME, Birth::Excluded { witness: first }), "the first word counts");
+    drop(opened);
+    let mut store = bench.open_with(&other_incarnation(&bench.options)).unwrap().store().store;
+    assert_eq!((store.identity().node, store.birth()), (ME, &Birth::Excluded { witness: first }));
+    let birth = Birth::Born { genesis: genesis().hash(), founders: None };
+    store.be_born(birth.clone(), ClusterId(5)).unwrap();
+    drop(store);
+    assert_eq!(bench.reopen().store().birth, birth);
 }
 
 #[test]

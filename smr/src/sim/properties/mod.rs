@@ -29,12 +29,13 @@ mod i17_bounds;
 mod i18_every_request_answered;
 mod lease_excludes_later_leaders;
 mod m08_forgetting_is_noticed;
+mod m14_founded_once;
 #[cfg(test)]
 mod testing;
 
 use std::collections::BTreeSet;
 
-use crate::entry::{Configuration, Entry, EntryId, SnapshotMeta, Term};
+use crate::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, SnapshotMeta, Term};
 use crate::id::NodeId;
 use crate::protocol::{Recovered, Role, Time, Write};
 use crate::raft::{Message, Raft};
@@ -62,6 +63,22 @@ pub enum Happening<'a> {
         /// The node.
         node: NodeId,
     },
+    /// A node has heard that its group exists without it, and has made that durable.
+    Excluded {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is about to be born as a founder.
+    Founds {
+        /// The node.
+        node: NodeId,
+        /// The group's genesis.
+        genesis: &'a Genesis,
+        /// Which genesis is recorded for the group at this moment; `None` for a group whose genesis nobody records.
+        recorded: Option<Option<GenesisHash>>,
+    },
+    /// The operator has told all replicas, which have no data, that the group begins again.
+    ToldToFoundAnew,
     /// A process ended.
     Ended {
         /// The node.
@@ -335,7 +352,13 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),
         Box::new(e06_elected_by_a_majority::ElectedByAMajority::default()),
         Box::new(m08_forgetting_is_noticed::ForgettingIsNoticed::default()),
+        Box::new(m14_founded_once::FoundedOnce::default()),
     ]
+}
+
+/// Those that hold also for a group that has lost everything, and begins again.
+pub(super) fn of_founding() -> Vec<Box<dyn Property>> {
+    vec![Box::new(m14_founded_once::FoundedOnce::default())]
 }
 
 /// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones. Counted

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use crate::codec;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Recovered, Role, Time};
-use crate::replica::{Outcome, Request};
+use crate::replica::{GenesisAnswer, GenesisRequest, Outcome, Request};
 use crate::sim::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::machine::{Common, Input, Machine, Shape};
@@ -22,9 +22,12 @@ use crate::sim::workload::Workload;
 use crate::snapshot::SendingFile;
 use crate::state_machine::{Image, StateMachine};
 
+pub use founding::Recorder;
+
 mod background;
 mod delivery;
 mod faults;
+mod founding;
 mod processes;
 mod requests;
 mod turns;
@@ -106,6 +109,17 @@ enum Event {
         seat: usize,
         run: u64,
     },
+    /// The request to record a genesis has reached those who do.
+    GenesisAsked {
+        seat: usize,
+        run: u64,
+        request: GenesisRequest,
+    },
+    GenesisAnswered {
+        seat: usize,
+        run: u64,
+        answer: GenesisAnswer,
+    },
     Client(usize),
 }
 
@@ -155,6 +169,8 @@ pub struct World<W: Workload> {
     pub clients: Clients<W>,
     /// Who looks on.
     pub watch: Watch,
+    /// Who records which group was founded.
+    pub recorder: Recorder,
     /// How long a write takes to the device, in microseconds, at most.
     pub disk_us: u64,
     common: Common<W::Machine>,
@@ -234,7 +250,8 @@ where
             clients: Clients::new(seed, usize::from(size), pace, workload).with_limits(shape.sessions),
             watch: Watch::new(Trace::new(text), properties),
             disk_us: 2_000,
-            common: Common { shape, seats, empty },
+            common: Common { shape, seats, empty, is_recorded: true },
+            recorder: Recorder::new(seed),
             queue: BinaryHeap::new(),
             scheduled: 0,
             steps: 0,
@@ -399,6 +416,8 @@ impl<W: Workload> World<W> {
             Event::Built { seat, run } => self.built(seat, run),
             Event::Transferred(transfer) => self.transferred(*transfer),
             Event::Start { seat, run } => self.start(seat, run),
+            Event::GenesisAsked { seat, run, request } => self.genesis_asked(seat, run, request),
+            Event::GenesisAnswered { seat, run, answer } => self.genesis_answered(seat, run, answer),
             Event::Client(number) => {
                 if self.clients.wake(number, self.now) {
                     self.wake_client(number);

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Event, World};
-use crate::entry::EntryId;
+use crate::entry::{EntryId, Genesis};
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Role};
 use crate::replica::birth::{BirthMessage, Verdict};
@@ -24,7 +24,9 @@ impl<W: Workload> World<W> {
                 let verdict = waiting.unborn.receive(from, message);
                 // The other one may wait for nothing but this.
                 let call = match (message, &verdict) {
-                    (BirthMessage::Unborn { .. }, Verdict::Founder(_)) => Some(waiting.unborn.message()),
+                    (BirthMessage::Unborn { .. }, Verdict::Founder(_) | Verdict::Ask(_)) => {
+                        Some(waiting.unborn.message())
+                    }
                     _ => None,
                 };
                 if let Some(call) = call {
@@ -52,10 +54,24 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn conclude(&mut self, seat: usize, verdict: Verdict) {
+        let node = self.machines[seat].id;
+        let is_excluded = matches!(verdict, Verdict::Excluded(_));
+        match &verdict {
+            Verdict::Ask(request) => return self.ask_recorder(seat, request.clone()),
+            Verdict::Founder(genesis) => {
+                let recorded = self.recorder.recorded.as_ref().map(Genesis::hash);
+                let recorded = self.has_recorder().then_some(recorded);
+                self.watch.happen(&Happening::Founds { node, genesis, recorded });
+            }
+            _ => {}
+        }
         let rng = self.rolls.rng();
         let start = self.machines[seat].conclude(&self.common, verdict, self.now, rng);
         if let Some(start) = start {
             self.started(seat, start);
+        } else if is_excluded {
+            self.watch.rare.saw(Rare::Excluded);
+            self.watch.happen(&Happening::Excluded { node });
         }
     }
 

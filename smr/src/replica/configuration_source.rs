@@ -1,0 +1,53 @@
+//! Who records which group was founded, as the replica sees it.
+//!
+//! A group that has lost all its directories looks like one that is to be founded for the first time. Only somebody outside of it
+//! can tell the two apart. The replicated manager does: it records the genesis of each partition, once, and refuses another one.
+//! A replica is not born as a founder before that is done. It is needed at the first start only.
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Genesis, GenesisHash};
+
+/// What a founder asks for: that this genesis be recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenesisRequest {
+    /// The genesis.
+    pub genesis: Genesis,
+    /// The operator's word that it replaces this one. `None`: there is to be no other.
+    pub instead_of: Option<Incumbent>,
+}
+
+/// The group that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Incumbent {
+    /// It was founded before such things were recorded: its members are known, its genesis is not.
+    Unrecorded,
+    /// The group with this genesis.
+    Recorded(GenesisHash),
+}
+
+/// What becomes of a [`GenesisRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GenesisAnswer {
+    /// It is recorded, durably, now or since long.
+    Recorded,
+    /// There is another group.
+    Refused {
+        /// That one.
+        incumbent: Incumbent,
+        /// Its genesis, if it is known.
+        genesis: Option<Genesis>,
+    },
+    /// Nobody could say, for this reason: to be asked again.
+    NotYet(String),
+}
+
+/// Takes the answer. Called at most once, from any thread.
+pub type GenesisReply = Box<dyn FnOnce(GenesisAnswer) + Send>;
+
+/// Where a replica learns what was decided about its group from outside.
+pub trait ConfigurationSource: Send + Sync {
+    /// Asks once that a genesis be recorded. Never blocks. A request may be carried out although its answer is lost; it is then
+    /// asked again, with the same outcome.
+    fn record_genesis(&self, request: GenesisRequest, reply: GenesisReply);
+}
