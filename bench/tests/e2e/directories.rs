@@ -71,8 +71,15 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
         matches!(standing, Standing::Quarantined { .. }).then_some(())
     };
     wait_for(PATIENCE, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
-    // It says so where its operator looks, and it does not vote: with one more dead there is no majority.
+    // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing is answered.
     assert!(scene.process(LATE).log_text().contains("quarantine"));
+    let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
+    scene.process(other).kill();
+    let mut hasty = scene.client_with(&["--timeout_ms", "1500"]).unwrap();
+    let answer = hasty.ask("GET a", PATIENCE).unwrap();
+    assert!(answer.starts_with("ERROR"), "{answer}");
+    scene.process(other).start().unwrap();
+    scene.leader_of(ONLY);
 
     // A replica that is alive and votes is not replaced. For a moment the dead one counts as alive, too.
     let refused = readmit(&scene, 1);

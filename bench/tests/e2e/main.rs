@@ -3,6 +3,7 @@
 //! - [`kills`]: processes die or hang under load.
 //! - [`managers`]: the manager group is hurt.
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
+//! - [`emptied`]: all directories of a group are emptied.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
@@ -18,6 +19,7 @@
 
 mod chaos;
 mod directories;
+mod emptied;
 mod fuzz;
 mod inputs;
 mod kills;
