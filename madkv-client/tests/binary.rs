@@ -221,7 +221,7 @@ async fn trace_retries_one_line_for_each_attempt_that_failed() {
 // covers B20
 #[tokio::test(flavor = "multi_thread")]
 async fn trace_that_nobody_takes_is_dropped_and_answers_come() {
-    let cluster = Cluster::start(1, 1).await;
+    let cluster = Cluster::start_on_sockets(1, 1).await;
     let managers = cluster.manager_addrs().join(",");
     tokio::task::spawn_blocking(move || {
         // One end takes nothing any more, and the other is not read.
