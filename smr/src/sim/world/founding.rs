@@ -8,6 +8,9 @@ use crate::sim::dice::{Dice, Purpose};
 use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 
+/// After this long a node asks again that got no answer of use, as in service, in microseconds.
+const ASK_AGAIN_US: u64 = 200_000;
+
 /// The managers, as those who record a genesis.
 pub struct Recorder {
     /// What they have recorded.
@@ -60,18 +63,23 @@ impl<W: Workload> World<W> {
 
     /// A node asks that a genesis be recorded.
     pub(super) fn ask_recorder(&mut self, seat: usize, request: GenesisRequest) {
-        if self.recorder.delay_us == 0 {
-            let answer = self.recorder.answer(request);
-            return self.recorder_answered(seat, answer);
-        }
         let run = self.machines[seat].run();
+        if self.recorder.delay_us == 0 {
+            return match self.recorder.answer(request) {
+                answer @ GenesisAnswer::NotYet(_) => {
+                    self.schedule(self.now.plus_us(ASK_AGAIN_US), Event::GenesisAnswered { seat, run, answer });
+                }
+                answer => self.recorder_answered(seat, answer),
+            };
+        }
         let at = self.now.plus_us(self.recorder.dice.below(self.recorder.delay_us));
         self.schedule(at, Event::GenesisAsked { seat, run, request });
     }
 
     pub(super) fn genesis_asked(&mut self, seat: usize, run: u64, request: GenesisRequest) {
         let answer = self.recorder.answer(request);
-        let at = self.now.plus_us(self.recorder.dice.below(self.recorder.delay_us));
+        let pause_us = if matches!(answer, GenesisAnswer::NotYet(_)) { ASK_AGAIN_US } else { 0 };
+        let at = self.now.plus_us(pause_us + self.recorder.dice.below(self.recorder.delay_us));
         self.schedule(at, Event::GenesisAnswered { seat, run, answer });
     }
 
