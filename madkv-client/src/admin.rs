@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use madkv_api::frames::{Ask, Body};
+use madkv_api::slots::slot_of;
 use smr::id::ClusterId;
-use smr::replica::ReplicaStatus;
+use smr::protocol::Role;
+use smr::replica::{ReplicaStatus, Standing};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -40,7 +42,55 @@ pub struct NodeReport {
     pub status: Result<Box<ReplicaStatus>, String>,
 }
 
+impl ClusterStatus {
+    /// Whether a manager answered: without one this is no cluster's status, but silence.
+    pub fn has_manager(&self) -> bool {
+        self.nodes.iter().any(|node| node.group == "m" && node.status.is_ok())
+    }
+}
+
+/// Where a key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPlace {
+    /// Its slot.
+    pub slot: u16,
+    /// The number of the partition that owns the slot.
+    pub partition: usize,
+    /// The epoch of the map that says so.
+    pub epoch: u64,
+    /// Who leads that partition, and where it serves clients; `None` if no one said so within a second.
+    pub leader: Option<(u16, String)>,
+}
+
 impl Client {
+    /// Where a key is: by the map, and by what the partition's replicas say of their leader.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if no manager gives a map.
+    pub async fn place_of(&self, key: &[u8]) -> Result<KeyPlace, Error> {
+        let deadline = self.deadline();
+        let routes = self.shared.router.routes(deadline).await.map_err(|late| self.failure(late.into(), false))?;
+        let partition = routes.map.partition_of(key);
+        let group = &routes.groups[partition];
+        let deadline = Instant::now() + STATUS_TIMEOUT;
+        let mut tasks = JoinSet::new();
+        for (replica, link) in group.links.iter().enumerate() {
+            let link = Arc::clone(link);
+            tasks.spawn(async move { (replica, ask_status(&link, deadline).await) });
+        }
+        // Asked and not believed: what was learnt earlier may be long past.
+        let answers = tasks.join_all().await.into_iter();
+        let leaders = answers.filter_map(|(replica, status)| {
+            let status = status.ok().filter(|status| status.role == Role::Leader)?;
+            (status.standing == Standing::InService).then_some((status.term, replica))
+        });
+        let leader = leaders.max().map(|(_, replica)| {
+            // Below REPLICAS_MAX.
+            (replica as u16, group.links[replica].address().to_owned())
+        });
+        Ok(KeyPlace { slot: slot_of(key), partition, epoch: routes.map.epoch, leader })
+    }
+
     /// Asks every replica how it is; each has a second to answer. Without a map only the managers are known.
     pub async fn status(&self) -> ClusterStatus {
         let router = &self.shared.router;

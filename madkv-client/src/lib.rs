@@ -48,7 +48,7 @@ mod scan;
 mod session;
 mod trace;
 
-pub use admin::{ClusterStatus, NodeReport};
+pub use admin::{ClusterStatus, KeyPlace, NodeReport};
 pub use client::{Client, Options};
 pub use error::Error;
 pub use network::{Dial, Input, Network, Output, World};

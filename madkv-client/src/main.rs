@@ -50,7 +50,11 @@ fn run() -> ExitCode {
     let client = cli::connect(&args);
     if let Some(word) = &args.word {
         return match runtime.block_on(cli::obey(&client, word)) {
-            Ok(text) => code(print(&text)),
+            Ok(report) if report.is_whole => code(print(&report.text)),
+            Ok(report) => {
+                code(print(&report.text));
+                ExitCode::FAILURE
+            }
             Err(error) => {
                 log_sink::line(format!("ERROR {error}"));
                 ExitCode::FAILURE

@@ -267,6 +267,50 @@ async fn words_status_and_transfer_one_shot() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("no group"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn words_where_names_slot_partition_and_leader() {
+    let cluster = Cluster::start(2, 3).await;
+    let word = |words: &[&str]| {
+        let mut args = managers(&cluster);
+        args.extend(words.iter().map(|word| (*word).to_owned()));
+        run(args, vec![])
+    };
+    let output = word(&["where", "k", "--json"]).await;
+    assert!(output.status.success(), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let slot = madkv_api::slots::slot_of(b"k");
+    assert_eq!((json["key"].as_str(), json["slot"].as_u64()), (Some("k"), Some(u64::from(slot))));
+    let partition = json["partition"].as_u64().unwrap();
+    assert_eq!(u64::from(slot >= madkv_api::slots::SLOTS / 2), partition);
+    let leader = json["leader"].as_u64().unwrap();
+    assert_eq!(cluster.group(partition as usize).leader.map(u64::from), Some(leader));
+    let output = word(&["where", "k"]).await;
+    let address = json["address"].as_str().unwrap();
+    let expected = format!("k: slot {slot}, partition s{partition}, leader s{partition}.{leader} at {address}\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_failed_exit_1() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.group(0).leader = None;
+    let mut args = managers(&cluster);
+    args.extend(["where".to_owned(), "k".to_owned()]);
+    let output = run(args, vec![]).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("no leader answers"));
+    for node in &cluster.managers {
+        node.kill().await;
+    }
+    for word in [&["status"][..], &["status", "--json"]] {
+        let mut args = managers(&cluster);
+        args.extend(word.iter().map(|word| (*word).to_owned()));
+        let output = run(args, vec![]).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains("unreachable"));
+    }
+}
+
 // covers B9
 #[tokio::test(flavor = "multi_thread")]
 async fn arguments_wrong_one_line_exit_2() {

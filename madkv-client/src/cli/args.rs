@@ -33,6 +33,13 @@ pub enum Word {
         /// As JSON instead of a table.
         json: bool,
     },
+    /// Who has a key.
+    Where {
+        /// The key.
+        key: String,
+        /// As JSON instead of a line.
+        json: bool,
+    },
     /// Hand leadership over.
     Transfer {
         /// `m`, `s0`, ...
@@ -79,11 +86,11 @@ struct Raw {
     /// This client's number in those messages.
     #[arg(long = "client_id", default_value_t = 1)]
     client_id: u32,
-    /// With status: JSON instead of a table.
+    /// With status and where: JSON instead of text for people.
     #[arg(long = "json")]
     json: bool,
     // Not as a documentation comment: rustdoc takes the brackets for HTML.
-    #[arg(help = "status | transfer <group> <replica> | readmit <group> <replica> | help")]
+    #[arg(help = "status | where <key> | transfer <group> <replica> | readmit <group> <replica> | help")]
     words: Vec<String>,
 }
 
@@ -129,9 +136,13 @@ pub fn word(words: &[&str]) -> Result<Word, String> {
         ["help"] => Ok(Word::Help),
         ["status"] => Ok(Word::Status { json: false }),
         ["status", "--json"] => Ok(Word::Status { json: true }),
+        ["where", key] => Ok(Word::Where { key: (*key).to_owned(), json: false }),
+        ["where", key, "--json"] => Ok(Word::Where { key: (*key).to_owned(), json: true }),
         ["transfer", group, to] => Ok(Word::Transfer { group: (*group).to_owned(), to: number(to)? }),
         ["readmit", group, replica] => Ok(Word::Readmit { group: (*group).to_owned(), replica: number(replica)? }),
-        _ => Err("the words are: status [--json], transfer <group> <replica>, readmit <group> <replica>, help".into()),
+        _ => Err("the words are: status [--json], where <key> [--json], transfer <group> <replica>, readmit <group> <replica>, \
+                  help"
+            .into()),
     }
 }
 
@@ -178,6 +189,8 @@ mod tests {
         let word = |line: &str| parse_words(line).unwrap().word;
         assert_eq!(word("status"), Some(Word::Status { json: false }));
         assert_eq!(word("status --json"), Some(Word::Status { json: true }));
+        assert_eq!(word("where k"), Some(Word::Where { key: "k".into(), json: false }));
+        assert_eq!(word("where --json k"), Some(Word::Where { key: "k".into(), json: true }));
         assert_eq!(word("transfer s0 2"), Some(Word::Transfer { group: "s0".into(), to: 2 }));
         assert_eq!(word("readmit m 1"), Some(Word::Readmit { group: "m".into(), replica: 1 }));
         assert_eq!(word(""), None);

@@ -38,6 +38,9 @@ pub enum BadLine {
     /// It does not begin with a known word.
     #[error("unknown word; expected PUT, SWAP, GET, DELETE, SCAN or STOP")]
     UnknownWord,
+    /// Nor does this one, but it is clear what was meant.
+    #[error("unknown word; {0}")]
+    Meant(&'static str),
     /// Too few or too many words.
     #[error("wrong number of words; expected {0}")]
     WordCount(&'static str),
@@ -82,8 +85,25 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, BadLine> {
         ("DELETE", _) => Err(BadLine::WordCount("DELETE <key>")),
         ("SCAN", _) => Err(BadLine::WordCount("SCAN <from> <to>")),
         ("STOP", _) => Err(BadLine::WordCount("STOP")),
-        _ => Err(BadLine::UnknownWord),
+        _ => Err(hint(keyword).map_or(BadLine::UnknownWord, BadLine::Meant)),
     }
+}
+
+/// What somebody means who says this word, if that is clear: words of other programs, and ours in small letters.
+fn hint(keyword: &str) -> Option<&'static str> {
+    let capitals = keyword.to_ascii_uppercase();
+    Some(match capitals.as_str() {
+        "PUT" | "SET" | "INSERT" | "UPDATE" => "perhaps PUT <key> <value>, in capitals",
+        "SWAP" => "perhaps SWAP <key> <value>, in capitals",
+        "GET" | "READ" => "perhaps GET <key>, in capitals",
+        "DELETE" | "DEL" | "REMOVE" | "RM" => "perhaps DELETE <key>, in capitals",
+        "SCAN" | "RANGE" => "perhaps SCAN <from> <to>, in capitals",
+        "STOP" | "EXIT" | "QUIT" | "BYE" | "Q" | ":Q" | "\\Q" => "STOP, in capitals, leaves",
+        "HELP" | "STATUS" | "WHERE" | "TRANSFER" | "READMIT" => {
+            "operators say this at a prompt, in small letters, or as an argument: madkv-client status"
+        }
+        _ => return None,
+    })
 }
 
 /// Runs a request.
@@ -180,8 +200,26 @@ mod tests {
     #[test]
     fn parse_keywords_are_case_sensitive() {
         for line in [&b"put k v"[..], b"Get k", b"stop", b"status", b"help", b"GETk"] {
-            assert_eq!(parse(line), Err(BadLine::UnknownWord));
+            assert!(matches!(parse(line), Err(BadLine::UnknownWord | BadLine::Meant(_))));
         }
+    }
+
+    #[test]
+    fn parse_word_of_another_program_or_in_small_letters_names_the_right_one() {
+        for (line, right) in [
+            ("get k", "GET <key>"),
+            ("Put k v", "PUT <key> <value>"),
+            ("set k v", "PUT <key> <value>"),
+            ("del k", "DELETE <key>"),
+            ("exit", "STOP"),
+            ("quit", "STOP"),
+            ("stop", "STOP"),
+            ("status", "madkv-client status"),
+        ] {
+            let hint = parse(line.as_bytes()).unwrap_err().to_string();
+            assert!(hint.contains(right) && !hint.contains('\n'), "{line}: {hint}");
+        }
+        assert_eq!(parse(b"FROB"), Err(BadLine::UnknownWord));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use args::{Args, Word};
 use smr::log_sink;
 
-use crate::{Client, Error, Options, Trace};
+use crate::{Client, Error, KeyPlace, Options, Trace};
 
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
@@ -22,22 +22,61 @@ pub fn connect(args: &Args) -> Client {
     Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace, world: None })
 }
 
-/// Obeys an operator's word; the answer is what to print.
+/// What came of an operator's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What to print.
+    pub text: String,
+    /// Whether it is what was asked for. A status that no manager has a part in is not, nor is a place without a leader.
+    pub is_whole: bool,
+}
+
+/// Obeys an operator's word.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn obey(client: &Client, word: &Word) -> Result<String, Error> {
+pub async fn obey(client: &Client, word: &Word) -> Result<Report, Error> {
+    let whole = |text: String| Report { text, is_whole: true };
     match word {
-        Word::Help => Ok(HELP.to_owned()),
-        Word::Status { json: false } => Ok(status_table::table(&client.status().await)),
-        Word::Status { json: true } => Ok(status_table::json(&client.status().await)),
+        Word::Help => Ok(whole(HELP.to_owned())),
+        Word::Status { json } => {
+            let status = client.status().await;
+            let text = if *json { status_table::json(&status) } else { status_table::table(&status) };
+            Ok(Report { text, is_whole: status.has_manager() })
+        }
+        Word::Where { key, json } => {
+            let place = client.place_of(key.as_bytes()).await?;
+            let text = if *json { place_json(key, &place) } else { place_line(key, &place) };
+            Ok(Report { text, is_whole: place.leader.is_some() })
+        }
         Word::Transfer { group, to } => {
-            client.transfer(group, *to).await.map(|()| format!("{group}: leadership handed to replica {to}\n"))
+            client.transfer(group, *to).await.map(|()| whole(format!("{group}: leadership handed to replica {to}\n")))
         }
         Word::Readmit { group, replica } => {
-            client.readmit(group, *replica).await.map(|()| format!("{group}: replica {replica} readmitted\n"))
+            client.readmit(group, *replica).await.map(|()| whole(format!("{group}: replica {replica} readmitted\n")))
         }
     }
+}
+
+fn place_line(key: &str, place: &KeyPlace) -> String {
+    let KeyPlace { slot, partition, leader, .. } = place;
+    let leader = match leader {
+        Some((replica, address)) => format!("leader s{partition}.{replica} at {address}"),
+        None => "no leader answers".to_owned(),
+    };
+    format!("{key}: slot {slot}, partition s{partition}, {leader}\n")
+}
+
+fn place_json(key: &str, place: &KeyPlace) -> String {
+    let KeyPlace { slot, partition, epoch, leader } = place;
+    let (replica, address) = leader.clone().unzip();
+    let group = format!("s{partition}");
+    format!(
+        "{}\n",
+        serde_json::json!({
+            "key": key, "slot": slot, "partition": partition, "group": group, "epoch": epoch, "leader": replica, "address": address,
+        })
+    )
 }
 
 /// The word in each line about a retry.
@@ -52,6 +91,7 @@ DELETE <key>              remove; says whether the key was there
 SCAN <from> <to>          all keys from..to, both included, sorted by bytes
 STOP                      leave
 status [--json]           partitions, replicas, roles, terms, indexes, lag
+where <key> [--json]      its slot, its partition, and who leads that
 transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
 help                      this

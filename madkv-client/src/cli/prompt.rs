@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use madkv_api::process;
+use rustix::process::Signal;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use tokio::runtime::Runtime;
@@ -26,21 +28,20 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
     }
     let mut out = io::stdout();
     writeln!(out, "help lists what can be said, STOP or Ctrl-D leaves")?;
-    let mut interrupted = false;
+    // From the start, so that none ends the program between the end of a line's editing and the wait for its answer.
+    process::outlive_signals(&[Signal::INT]).map_err(io::Error::other)?;
     loop {
         let text = match editor.readline("madkv> ") {
             Ok(text) => text,
-            // The first one only takes the line back, for it may have been meant for a call that just ended.
-            Err(ReadlineError::Interrupted) if !interrupted => {
-                interrupted = true;
-                writeln!(out, "Ctrl-C again, Ctrl-D or STOP leaves")?;
+            // It takes the line back and no more: it may have been meant for a call that just ended, and with the prompt a whole
+            // cluster may end.
+            Err(ReadlineError::Interrupted) => {
+                writeln!(out, "Ctrl-D or STOP leaves")?;
                 continue;
             }
-            Err(ReadlineError::Interrupted) => break,
             Err(ReadlineError::Eof) => break,
             Err(error) => return Err(io::Error::other(error)),
         };
-        interrupted = false;
         let text = text.trim();
         if text.is_empty() {
             continue;
@@ -70,10 +71,10 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
         },
         Err(bad) => {
             let words: Vec<&str> = text.split_whitespace().collect();
-            let is_operators = matches!(words.first(), Some(&("help" | "status" | "transfer" | "readmit")));
+            let is_operators = matches!(words.first(), Some(&("help" | "status" | "where" | "transfer" | "readmit")));
             match args::word(&words) {
                 Ok(word) => match interruptible(runtime, obey(client, &word)) {
-                    Ok(text) => out.write_all(text.as_bytes())?,
+                    Ok(report) => out.write_all(report.text.as_bytes())?,
                     Err(error) => line::write_error(out, &error)?,
                 },
                 Err(why) if is_operators => line::write_error(out, &why)?,
