@@ -1,7 +1,8 @@
 //! `madkv-local`: a whole cluster on this machine in one command, and a client on it.
 //!
 //! Nothing but the client writes to stdout. Everything that was started has ended when the launcher ends, also on
-//! Ctrl-C, SIGTERM and SIGHUP; only a SIGKILL of the launcher itself leaves the cluster behind.
+//! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a line, or
+//! stops waiting for an answer.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,13 +10,14 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use madkv_api::process;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use smr::storage::{Engine, SyncMode, probe_sync};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
@@ -143,6 +145,11 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
 }
 
 fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -> Result<u8, NoCluster> {
+    let terminal = Terminal::remember();
+    if terminal.is_some() {
+        // It goes to all processes on the terminal, and means the request that the client waits for, not the cluster.
+        interrupted.leave_ctrl_c_to_others();
+    }
     let mut client = Command::new(cluster.programs().path(CLIENT))
         .arg("--manager_addrs")
         .arg(cluster.manager_addresses())
@@ -159,7 +166,24 @@ fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -
         }
         thread::sleep(Duration::from_millis(LOOK_AGAIN_MS));
     };
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
     Ok(exit_code(code))
+}
+
+/// The settings of the terminal on stdin. A client that is killed while somebody edits a line leaves it without echo and line ends.
+struct Terminal(Termios);
+
+impl Terminal {
+    fn remember() -> Option<Terminal> {
+        tcgetattr(io::stdin()).ok().map(Terminal)
+    }
+
+    fn restore(&self) {
+        // If it is gone, nobody misses its settings.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+    }
 }
 
 fn end(client: &mut Child) {
@@ -320,7 +344,10 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
 
 /// Whether a signal asked the launcher to end.
 #[derive(Clone, Debug)]
-pub struct Interrupted(Arc<AtomicI32>);
+pub struct Interrupted {
+    signal: Arc<AtomicI32>,
+    leaves_ctrl_c: Arc<AtomicBool>,
+}
 
 impl Interrupted {
     /// Starts to watch: Ctrl-C, SIGTERM and SIGHUP no longer end this process.
@@ -335,23 +362,31 @@ impl Interrupted {
             let _inside = runtime.enter();
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
         };
-        let shared = Arc::clone(&seen);
+        let leaves_ctrl_c = Arc::new(AtomicBool::new(false));
+        let (shared, leaves) = (Arc::clone(&seen), Arc::clone(&leaves_ctrl_c));
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let number = runtime.block_on(async {
-                tokio::select! {
-                    _ = int.recv() => SignalKind::interrupt(),
-                    _ = term.recv() => SignalKind::terminate(),
-                    _ = hup.recv() => SignalKind::hangup(),
+                loop {
+                    tokio::select! {
+                        _ = int.recv() => if !leaves.load(Ordering::Relaxed) { break SignalKind::interrupt() },
+                        _ = term.recv() => break SignalKind::terminate(),
+                        _ = hup.recv() => break SignalKind::hangup(),
+                    }
                 }
             });
             shared.store(number.as_raw_value(), Ordering::Relaxed);
         })?;
-        Ok(Interrupted(seen))
+        Ok(Interrupted { signal: seen, leaves_ctrl_c })
+    }
+
+    /// From now on Ctrl-C (SIGINT) is for other processes on the same terminal.
+    fn leave_ctrl_c_to_others(&self) {
+        self.leaves_ctrl_c.store(true, Ordering::Relaxed);
     }
 
     /// The signal that came, if one did.
     pub fn signal(&self) -> Option<i32> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|&number| number != 0)
+        Some(self.signal.load(Ordering::Relaxed)).filter(|&number| number != 0)
     }
 }
 

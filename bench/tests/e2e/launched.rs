@@ -100,11 +100,17 @@ fn launcher_killed_leaves_no_process_behind() {
 }
 
 /// How many processes have `text` in their command line, the launcher itself not counted.
-fn processes_naming(text: &str) -> usize {
+pub(crate) fn processes_naming(text: &str) -> usize {
+    process_ids_naming(text).len()
+}
+
+/// Their numbers.
+pub(crate) fn process_ids_naming(text: &str) -> Vec<i32> {
     let names = |path: &Path| {
         let command = fs::read(path.join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
         command.contains(text) && !command.split('\0').next().is_some_and(|program| program.ends_with(LAUNCHER))
     };
-    fs::read_dir("/proc").unwrap().flatten().filter(|process| names(&process.path())).count()
+    let named = fs::read_dir("/proc").unwrap().flatten().filter(|process| names(&process.path()));
+    named.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
 }

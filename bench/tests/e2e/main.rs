@@ -26,5 +26,6 @@ mod kills;
 mod launched;
 mod managers;
 mod network;
+mod prompt;
 mod scene;
 mod ycsb;
