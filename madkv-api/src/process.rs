@@ -90,7 +90,7 @@ pub fn start<O: clap::Parser>(program: &'static str, run: impl FnOnce(O) -> Resu
 
 /// What a process does before anything else, so that whatever happens to it then is told.
 fn prepare() -> Result<(), Fatal> {
-    outlive_signals(&[Number::XFSZ, Number::HUP])?;
+    outlive_signals(&[Number::XFSZ, Number::HUP, Number::USR1, Number::USR2])?;
     log_sink::start().map_err(no_threads)?;
     log_to_stderr();
     Ok(())
@@ -103,6 +103,7 @@ fn no_threads(error: impl std::fmt::Display) -> Fatal {
 /// From now on these signals do nothing to this process.
 /// - SIGXFSZ comes with a write beyond the limit of a file's size, and would end it without a word; now the write fails.
 /// - SIGHUP comes when a terminal closes or logs are rotated, often to all replicas at once. Nothing is read again by it.
+/// - SIGUSR1 and SIGUSR2 mean something to other programs, and come here by mistake.
 ///
 /// # Errors
 /// If the operating system refuses.

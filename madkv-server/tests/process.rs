@@ -303,7 +303,9 @@ async fn server_told_that_logs_are_rotated_or_the_terminal_is_gone_serves_on() {
     let mut server = site.start();
     let client = site.open_session().await;
     for number in 1..=3 {
-        server.signal(Signal::HUP);
+        for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+            server.signal(signal);
+        }
         site.put(client, number, b"k", b"v").await;
     }
     server.signal(Signal::TERM);
