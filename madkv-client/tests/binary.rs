@@ -269,7 +269,7 @@ async fn words_status_and_transfer_one_shot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_where_names_slot_partition_and_leader() {
-    let cluster = Cluster::start(2, 3).await;
+    let cluster = Cluster::start_on_sockets(2, 3).await;
     let word = |words: &[&str]| {
         let mut args = managers(&cluster);
         args.extend(words.iter().map(|word| (*word).to_owned()));
@@ -292,7 +292,7 @@ async fn words_where_names_slot_partition_and_leader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_that_failed_exit_1() {
-    let cluster = Cluster::start(1, 1).await;
+    let cluster = Cluster::start_on_sockets(1, 1).await;
     cluster.group(0).leader = None;
     let mut args = managers(&cluster);
     args.extend(["where".to_owned(), "k".to_owned()]);
