@@ -24,8 +24,8 @@ fn empty(scene: &mut Scene, node: Node) {
     fs::remove_dir_all(scene.backer_path(node)).unwrap();
 }
 
-fn give_word(scene: &mut Scene, group: Group) {
-    for node in nodes(scene, group) {
+fn give_word(scene: &mut Scene, nodes: &[Node]) {
+    for &node in nodes {
         scene.process(node).add_arguments(&[OsString::from("--found_anew")]);
     }
 }
@@ -74,15 +74,13 @@ fn emptied_group_stays_out_until_the_word(shape: Shape) {
     }
     // The word of some is not enough.
     if servers.len() > 1 {
-        for &node in &servers[1..] {
-            scene.process(node).add_arguments(&[OsString::from("--found_anew")]);
-        }
+        give_word(&mut scene, &servers[1..]);
         scene.start_all().unwrap();
         servers.iter().for_each(|&node| wait_quarantined(&scene, node));
         assert_out_of_service(&scene);
         servers.iter().for_each(|&node| scene.process(node).kill());
     }
-    give_word(&mut scene, ONLY);
+    give_word(&mut scene, &servers[..1]);
     scene.start_all().unwrap();
     scene.ready();
     let mut client = scene.client().unwrap();

@@ -157,8 +157,12 @@ impl Unborn {
             GenesisAnswer::NotYet(_) => Verdict::Wait,
             GenesisAnswer::Recorded => Verdict::Founder(asked),
             GenesisAnswer::Refused { incumbent, genesis } => {
-                // The answer to an earlier request may have been lost, and somebody may have lost a directory since.
-                if let Some(genesis) = genesis.filter(|genesis| self.is_named_by(genesis)) {
+                // The answer to an earlier request may have been lost, and somebody may have lost a directory since. If the group
+                // begins again, it is that very genesis which is about to be replaced.
+                if let Some(genesis) = genesis
+                    && self.is_named_by(&genesis)
+                    && !self.own.claim.found_anew
+                {
                     return Verdict::Founder(genesis);
                 }
                 self.incumbent = Some(incumbent);
@@ -367,6 +371,17 @@ mod tests {
         assert_eq!(manager.receive(NodeId::new(1, 31), &says(ANEW)), Verdict::Wait);
         assert_eq!(manager.receive(NodeId::new(2, 32), &says(FRESH)), Verdict::Wait);
         assert_eq!(manager.receive(NodeId::new(2, 32), &says(ANEW)), Verdict::Founder(genesis(&[30, 31, 32])));
+    }
+
+    // covers M15: a member of the recorded group that was never born has no data, and goes along.
+    #[test]
+    fn unborn_with_the_operators_word_does_not_found_the_group_that_is_to_be_replaced() {
+        let mut node = Unborn::new(newcomer(0, 10, 2, ANEW));
+        let message = BirthMessage::Unborn { seats: (0..2).map(NodeName).collect(), claim: ANEW };
+        assert_eq!(node.receive(NodeId::new(1, 31), &message), ask(&[10, 31], None));
+        assert_eq!(node.answered(refused(&[10, 11])), Verdict::Excluded(Witness::Recorder));
+        let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11]).hash()));
+        assert_eq!(node.verdict(), ask(&[10, 31], incumbent));
     }
 
     // covers M15: the word of some does not make others forget what they, or these, know.

@@ -42,12 +42,14 @@ impl Property for FoundedOnce {
                     self.founded = Some(hash);
                     return Ok(());
                 }
-                if let Some(told) = genesis.members.intersection(&self.excluded).next() {
+                if recorded.is_some() {
+                    if let Some(first) = self.founded {
+                        return Err(format!("{node} founds a group with genesis {hash}, there is one with {first}"));
+                    }
+                } else if let Some(told) = genesis.members.intersection(&self.excluded).next() {
+                    // Without anybody who remembers, emptied directories are new ones; but not those that were told. (Where there
+                    // is a record, a founder that it names may have heard of the group before it was born.)
                     return Err(format!("{told} was told that its group exists, and is a founder for {node}"));
-                }
-                // Without anybody who remembers, emptied directories are new ones.
-                if let Some(first) = self.founded.filter(|_| recorded.is_some()) {
-                    return Err(format!("{node} founds a group with genesis {hash}, there is one with {first}"));
                 }
                 self.founded = Some(hash);
             }
