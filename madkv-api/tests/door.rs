@@ -575,7 +575,7 @@ async fn hundreds_of_idle_connections_a_normal_client_is_served() {
         let client = if number % 2 == 0 { Client::greeted(&door).await } else { Client::dial(&door).await };
         idle.push(client);
     }
-    eventually("all are there", || door.connections() == 400).await;
+    eventually("all are there", || door.connections() == 200).await;
     expect_service(&door).await;
     drop(idle);
     expect_baseline(&door).await;
