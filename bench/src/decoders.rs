@@ -18,7 +18,7 @@ use madkv_manager::state as manager;
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, Index, Payload, Promise, SnapshotMeta, Term};
-use smr::id::{ClusterId, Incarnation, NodeId, NodeName};
+use smr::id::{ClusterId, Incarnation, NodeId, NodeName, StartTrail};
 use smr::protocol::LogChange;
 use smr::raft::Message;
 use smr::raft::message::Body as Said;
@@ -197,6 +197,7 @@ fn open(disk: &VirtualDisk) -> Option<Opened> {
         engine: Engine::Journal,
         allow_unsynced: true,
         now_unix_s: 1,
+        start_nonce: 1,
     };
     Store::open(directory, &options).ok()
 }
@@ -414,12 +415,12 @@ fn sessions(bytes: &[u8]) {
 }
 
 fn sound_sessions() -> Vec<Vec<u8>> {
-    let open = SessionCommand::Open;
+    let open = SessionCommand::Open { nonce: 0 };
     let mut table = SessionTable::new();
     table.apply(Index(2), &open, |_| Vec::new());
     table.apply(Index(3), &open, |_| Vec::new());
     let write = SessionCommand::Write {
-        client: ClientId(2),
+        client: ClientId::at(2),
         number: 1,
         lowest_unanswered: 1,
         command: Bytes::from_static(b"a command"),
@@ -448,7 +449,8 @@ fn client_frames(bytes: &[u8]) {
 
 fn registration(partition: u16) -> Registration {
     let genesis = Some(genesis().hash());
-    Registration { partition, replica: 2, incarnation: Incarnation(5), member: true, genesis }
+    let start = StartTrail::default().next(2);
+    Registration { partition, replica: 2, incarnation: Incarnation(5), member: true, genesis, start }
 }
 
 fn sound_client_frames() -> Vec<Vec<u8>> {
@@ -463,7 +465,12 @@ fn sound_client_frames() -> Vec<Vec<u8>> {
         }),
         codec::encode(&frames::Welcome { cluster: Some(ClusterId(7)), epoch: 1 }),
         codec::encode(&frames::Refusal { reason: "no".to_owned() }),
-        ask(Ask::Write { client: 2, number: 3, lowest_unanswered: 1, command: Bytes::from_static(b"command") }),
+        ask(Ask::Write {
+            client: ClientId::at(2),
+            number: 3,
+            lowest_unanswered: 1,
+            command: Bytes::from_static(b"command"),
+        }),
         ask(Ask::Read { query: Query::Get { key: b"k" }.encode() }),
         ask(Ask::Register(registration)),
         body(Body::Map(Box::new(cluster_map()))),

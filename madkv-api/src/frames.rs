@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smr::entry::{Genesis, GenesisHash};
-use smr::id::{ClusterId, Incarnation};
-use smr::replica::{GenesisRequest, Incumbent, ReplicaStatus};
+use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
+use smr::replica::{ClientId, GenesisRequest, Incumbent, ReplicaStatus};
 
 use crate::map::ClusterMap;
 
@@ -84,7 +84,7 @@ pub enum Ask {
     /// Server: apply a [`crate::command::Command`] exactly once.
     Write {
         /// The session.
-        client: u64,
+        client: ClientId,
         /// The request's number in it, from 1.
         number: u64,
         /// The lowest number whose answer the client still waits for.
@@ -131,6 +131,8 @@ pub struct Registration {
     pub member: bool,
     /// The genesis of that group, for a member.
     pub genesis: Option<GenesisHash>,
+    /// This start of its process.
+    pub start: StartTrail,
 }
 
 /// An answer.
@@ -150,7 +152,7 @@ pub enum Body {
     /// More of a SCAN's answer follows.
     Part(Bytes),
     /// The session is open.
-    SessionOpened(u64),
+    SessionOpened(ClientId),
     /// The replica.
     Status(Box<ReplicaStatus>),
     /// The operator's wish was fulfilled.
@@ -208,5 +210,12 @@ pub enum Body {
         incumbent: Incumbent,
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,
+    },
+    /// The directory that registers must not take part any longer.
+    Disqualified {
+        /// Why.
+        why: Disqualified,
+        /// The map all the same.
+        map: Box<ClusterMap>,
     },
 }

@@ -15,7 +15,7 @@ use madkv_api::frames::{
 };
 use smr::codec::{self, FORMAT_VERSION, HEADER_LEN_BYTES};
 use smr::id::ClusterId;
-use smr::replica::{Outcome, ReplyTo};
+use smr::replica::{ClientId, Outcome, ReplyTo};
 use smr::wire::read_frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -137,7 +137,7 @@ fn read(query: impl Into<Bytes>) -> Ask {
 }
 
 fn write(command: impl Into<Bytes>) -> Ask {
-    Ask::Write { client: 1, number: 1, lowest_unanswered: 1, command: command.into() }
+    Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: command.into() }
 }
 
 struct Client {

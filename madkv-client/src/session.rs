@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use smr::replica::ClientId;
 use tokio::sync::Notify;
 
 use crate::limits::SESSION_WINDOW_MAX;
@@ -14,7 +15,7 @@ use crate::lock;
 /// A session in one group.
 pub(crate) struct Session {
     /// Its id there.
-    pub(crate) client: u64,
+    pub(crate) client: ClientId,
     window: Mutex<Window>,
     moved: Notify,
 }
@@ -34,7 +35,7 @@ pub(crate) struct Ticket {
 }
 
 impl Session {
-    pub(crate) fn new(client: u64) -> Session {
+    pub(crate) fn new(client: ClientId) -> Session {
         Session { client, window: Mutex::new(Window { lowest: 1, done: VecDeque::new() }), moved: Notify::new() }
     }
 

@@ -53,7 +53,11 @@ impl Backend for ManagerBackend {
 
     fn answer(&self, answer: Bytes) -> Body {
         let reply = Reply::decode(&answer);
-        if let Reply::Map(map) | Reply::Registered(map) | Reply::Occupied { map, .. } = &reply {
+        if let Reply::Map(map)
+        | Reply::Registered(map)
+        | Reply::Occupied { map, .. }
+        | Reply::Disqualified { map, .. } = &reply
+        {
             self.epoch.fetch_max(map.epoch, Ordering::Relaxed);
         }
         reply.into_body()

@@ -21,11 +21,13 @@
 //! | a member           | a directory, no member   | occupied: it may have been emptied (M6), or be a second one |
 //! | anybody            | a member of the recorded group | registered: the group's configuration has taken it in |
 //! | anybody            | a member of another group | refused                                                    |
+//! | another one by now | a former member          | disqualified: it was replaced                               |
+//! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
 //! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis. The
 //! group's configuration decides who votes; this table only tells a server early that it will not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -33,14 +35,16 @@ use bytes::Bytes;
 use madkv_api::frames::{Body, Registration};
 use madkv_api::map::ClusterMap;
 use serde::{Deserialize, Serialize};
-use smr::codec;
+use smr::codec::{self, CodecError};
 use smr::entry::{Genesis, GenesisHash, Index};
-use smr::id::{ClusterId, Incarnation, NodeName};
+use smr::id::{ClusterId, Disqualified, Incarnation, NodeName, StartId, StartTrail};
 use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.
 const IMAGE_MAX_BYTES: u32 = 1 << 20;
+/// How many former members of a seat are remembered.
+const FORMER_MAX: usize = 16;
 
 /// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +111,13 @@ pub enum Reply {
     },
     /// Whether the server is a member shows only when a member that is known has registered.
     NotProved,
+    /// The server must not take part any longer.
+    Disqualified {
+        /// Why.
+        why: Disqualified,
+        /// The map.
+        map: ClusterMap,
+    },
 }
 
 impl Reply {
@@ -127,6 +138,7 @@ impl Reply {
             Reply::GenesisRecorded => Body::GenesisRecorded,
             Reply::GenesisRefused { incumbent, genesis } => Body::GenesisRefused { incumbent, genesis },
             Reply::NotProved => Body::OutOfService("no known member of the partition has registered yet".into()),
+            Reply::Disqualified { why, map } => Body::Disqualified { why, map: Box::new(map) },
         }
     }
 }
@@ -137,11 +149,15 @@ pub fn encode<T: Serialize>(value: &T) -> Bytes {
 }
 
 /// Who fills a seat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Seat {
     incarnation: Incarnation,
     /// Whether it has been seen as a member of its group.
     member: bool,
+    /// Its newest start that was seen; number 0 if none was.
+    start: StartId,
+    /// Members that filled the seat before, the latest last: they never come back.
+    former: VecDeque<Incarnation>,
 }
 
 /// The group of a partition.
@@ -161,11 +177,28 @@ struct Contents {
     founded: BTreeMap<u16, Founded>,
 }
 
-/// What images of older builds hold: a beginning of [`Contents`].
+/// What images of builds hold that recorded no genesis and counted no starts.
 #[derive(Deserialize)]
 struct OlderContents {
     map: Option<ClusterMap>,
-    seats: BTreeMap<(u16, u16), Seat>,
+    seats: BTreeMap<(u16, u16), (Incarnation, bool)>,
+}
+
+impl From<OlderContents> for Contents {
+    fn from(old: OlderContents) -> Contents {
+        let seat =
+            |(incarnation, member)| Seat { incarnation, member, start: StartId::default(), former: VecDeque::new() };
+        let seats = old.seats.into_iter().map(|(place, old)| (place, seat(old))).collect();
+        Contents { map: old.map, seats, founded: BTreeMap::new() }
+    }
+}
+
+impl Contents {
+    /// An image of an older build is shorter, and no beginning of a newer one.
+    fn decode(bytes: &[u8]) -> Result<Contents, CodecError> {
+        codec::decode(bytes)
+            .or_else(|error| codec::decode::<OlderContents>(bytes).map(Contents::from).map_err(|_| error))
+    }
 }
 
 /// The state machine.
@@ -179,7 +212,10 @@ impl ManagerState {
         match command {
             Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
             Command::RegisterUnproved { partition, replica, incarnation, member } => {
-                self.register_unproved((partition, replica), Seat { incarnation, member })
+                let known = self.contents.seats.get(&(partition, replica)).map(|seat| seat.start).unwrap_or_default();
+                let start = StartTrail { id: known, ..StartTrail::default() };
+                let registration = Registration { partition, replica, incarnation, member, genesis: None, start };
+                self.register_unproved(registration)
             }
             Command::Register(registration) => self.register(registration),
             Command::RecordGenesis(request) => self.record_genesis(request),
@@ -226,12 +262,12 @@ impl ManagerState {
                 None => return Reply::NotProved,
             }
         }
-        self.seat((partition, replica), Seat { incarnation, member: newcomer.member }, map)
+        self.seat(newcomer, map)
     }
 
-    fn register_unproved(&mut self, place: (u16, u16), newcomer: Seat) -> Reply {
-        match self.map_with(place) {
-            Ok(map) => self.seat(place, newcomer, map),
+    fn register_unproved(&mut self, newcomer: Registration) -> Reply {
+        match self.map_with((newcomer.partition, newcomer.replica)) {
+            Ok(map) => self.seat(newcomer, map),
             Err(reply) => reply,
         }
     }
@@ -247,16 +283,37 @@ impl ManagerState {
     }
 
     /// See the table of this module.
-    fn seat(&mut self, place: (u16, u16), newcomer: Seat, map: ClusterMap) -> Reply {
-        let recorded = self.contents.seats.get(&place).copied();
+    fn seat(&mut self, newcomer: Registration, map: ClusterMap) -> Reply {
+        let place = (newcomer.partition, newcomer.replica);
+        let fresh = Seat {
+            incarnation: newcomer.incarnation,
+            member: newcomer.member,
+            start: newcomer.start.id,
+            former: VecDeque::new(),
+        };
+        let recorded = self.contents.seats.get(&place);
         let seat = match recorded {
-            Some(seat) if seat.incarnation == newcomer.incarnation => {
-                Seat { member: seat.member || newcomer.member, ..seat }
+            None => fresh,
+            Some(seat) if seat.incarnation == newcomer.incarnation => match newcomer.start.judge(seat.start) {
+                Err(why) => return Reply::Disqualified { why, map },
+                Ok(_) => Seat { member: seat.member || newcomer.member, start: newcomer.start.id, ..seat.clone() },
+            },
+            Some(seat) if seat.former.contains(&newcomer.incarnation) => {
+                return Reply::Disqualified { why: Disqualified::Replaced { by: seat.incarnation }, map };
             }
             Some(seat) if seat.member && !newcomer.member => return Reply::Occupied { by: seat.incarnation, map },
-            _ => newcomer,
+            Some(seat) => {
+                let mut former = seat.former.clone();
+                if seat.member {
+                    former.push_back(seat.incarnation);
+                    if former.len() > FORMER_MAX {
+                        former.pop_front();
+                    }
+                }
+                Seat { former, ..fresh }
+            }
         };
-        if recorded != Some(seat) {
+        if recorded != Some(&seat) {
             Arc::make_mut(&mut self.contents).seats.insert(place, seat);
         }
         Reply::Registered(map)
@@ -293,8 +350,12 @@ impl ManagerState {
         let contents = Arc::make_mut(&mut self.contents);
         for member in &genesis.members {
             // From now on it may make promises at any time.
-            let seat = Seat { incarnation: member.incarnation, member: true };
-            contents.seats.insert((partition, member.name.0), seat);
+            let place = (partition, member.name.0);
+            let known = contents.seats.get(&place).filter(|seat| seat.incarnation == member.incarnation);
+            let start = known.map(|seat| seat.start).unwrap_or_default();
+            // Members of a group that this one follows are refused for their genesis.
+            let seat = Seat { incarnation: member.incarnation, member: true, start, former: VecDeque::new() };
+            contents.seats.insert(place, seat);
         }
         contents.founded.insert(partition, Founded { hash, genesis: Some(genesis) });
         Reply::GenesisRecorded
@@ -349,12 +410,7 @@ impl StateMachine for ManagerState {
         }
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
-        let contents = codec::decode(&bytes).or_else(|error| {
-            let OlderContents { map, seats } = codec::decode(&bytes).map_err(|_| error)?;
-            Ok(Contents { map, seats, founded: BTreeMap::new() })
-        });
-        let contents =
-            contents.map_err(|error: codec::CodecError| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let contents = Contents::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(ManagerState { contents: Arc::new(contents) })
     }
 }

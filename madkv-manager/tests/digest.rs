@@ -9,7 +9,7 @@ use madkv_api::frames::Registration;
 use madkv_manager::state::{Command, ManagerState, encode};
 use pinned_digest::assert_pinned;
 use smr::entry::{Genesis, Index};
-use smr::id::{ClusterId, Incarnation, NodeId};
+use smr::id::{ClusterId, Incarnation, NodeId, StartTrail};
 use smr::replica::GenesisRequest;
 use smr::state_machine::StateMachine;
 
@@ -23,9 +23,14 @@ fn state_digest_of_a_small_fixed_manager_changes_only_with_the_peer_protocol_ver
         group: "s1".parse().unwrap(),
         members: (0..3).map(|replica| NodeId::new(replica, 7 + u64::from(replica))).collect(),
     };
-    let hash = Some(genesis.hash());
-    let registration =
-        Registration { partition: 1, replica: 2, incarnation: Incarnation(9), member: true, genesis: hash };
+    let registration = Registration {
+        partition: 1,
+        replica: 2,
+        incarnation: Incarnation(9),
+        member: true,
+        genesis: Some(genesis.hash()),
+        start: StartTrail::default().next(7).next(8),
+    };
     let commands = [
         Command::Layout { cluster: ClusterId(4), server_rf: 3, servers },
         Command::RecordGenesis(GenesisRequest { genesis, instead_of: None }),
@@ -34,5 +39,5 @@ fn state_digest_of_a_small_fixed_manager_changes_only_with_the_peer_protocol_ver
     for (index, command) in (1..).zip(&commands) {
         state.apply(Index(index), &encode(command));
     }
-    assert_pinned(&state, 0x7c09_e04a_1fee_36f8, 0xf74e_24d9_fa54_5e82);
+    assert_pinned(&state, 0xfbaf_6846_4fca_2de3, 0x0039_7711_b527_31d6);
 }

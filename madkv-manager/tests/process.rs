@@ -14,7 +14,7 @@ use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
 use smr::entry::GenesisHash;
-use smr::id::Incarnation;
+use smr::id::{Incarnation, StartTrail};
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 
 /// The contract: an orderly end takes at most this long.
@@ -60,9 +60,14 @@ impl Site {
     }
 
     async fn register(&self, partition: u16, incarnation: u64, member: bool) -> Body {
-        let genesis = member.then_some(GenesisHash(70));
-        let registration =
-            Registration { partition, replica: 0, incarnation: Incarnation(incarnation), member, genesis };
+        let registration = Registration {
+            partition,
+            replica: 0,
+            incarnation: Incarnation(incarnation),
+            member,
+            genesis: member.then_some(GenesisHash(70)),
+            start: StartTrail::default().next(1),
+        };
         ask(&self.address, Service::Manager, Ask::Register(registration)).await
     }
 }

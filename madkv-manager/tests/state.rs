@@ -8,7 +8,7 @@ use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
 use proptest::prelude::*;
 use smr::codec;
 use smr::entry::{Genesis, GenesisHash, Index};
-use smr::id::{ClusterId, Incarnation, NodeId};
+use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, StartTrail};
 use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
@@ -46,8 +46,14 @@ fn laid_out() -> ManagerState {
 }
 
 fn registration(partition: u16, replica: u16, incarnation: u64, member: bool) -> Registration {
-    let genesis = member.then_some(FOUNDED);
-    Registration { partition, replica, incarnation: Incarnation(incarnation), member, genesis }
+    Registration {
+        partition,
+        replica,
+        incarnation: Incarnation(incarnation),
+        member,
+        genesis: member.then_some(FOUNDED),
+        start: StartTrail::default().next(1),
+    }
 }
 
 fn register(state: &mut ManagerState, incarnation: u64, member: bool) -> Reply {
@@ -173,7 +179,29 @@ fn register_readmitted_member_takes_the_seat() {
     register(&mut state, 1, true);
     assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
     assert!(is_registered(&register(&mut state, 2, true)));
-    assert_eq!(occupied_by(&register(&mut state, 1, false)), Some(2));
+    // The former one comes back on its old directory, member or not.
+    for member in [false, true] {
+        let reply = register(&mut state, 1, member);
+        assert!(matches!(reply, Reply::Disqualified { why: Disqualified::Replaced { by: Incarnation(2) }, .. }));
+    }
+    assert!(is_registered(&register(&mut state, 2, true)), "the seat is still the newer one's");
+}
+
+// covers M18
+#[test]
+fn register_older_start_or_the_same_number_with_another_nonce_is_disqualified() {
+    let mut state = laid_out();
+    let mut show = |start| apply(&mut state, &Command::Register(Registration { start, ..registration(1, 2, 1, true) }));
+    let first = StartTrail::default().next(5);
+    let second = first.next(6);
+    for start in [first, first, second] {
+        assert!(is_registered(&show(start)));
+    }
+    for shown in [first, first.next(7), first.next(7).next(8)] {
+        let Reply::Disqualified { why, map } = show(shown) else { panic!("{shown:?} is welcome") };
+        assert_eq!((why, map.epoch), (Disqualified::SetBack { shown: shown.id, newest: second.id }, 1));
+    }
+    assert!(is_registered(&show(second)), "the newest one goes on");
 }
 
 fn genesis(group: &str, incarnations: [u64; 3]) -> Genesis {
@@ -226,7 +254,9 @@ fn member_of_a_group_that_is_not_recorded_is_refused() {
     assert_eq!(state, before);
     // One that the recorded group has taken in is believed.
     assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 99))));
-    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 12, false)))), Some(99));
+    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 13, false)))), Some(99));
+    let replaced = apply(&mut state, &Command::Register(registration(1, 2, 12, false)));
+    assert!(matches!(replaced, Reply::Disqualified { why: Disqualified::Replaced { by: Incarnation(99) }, .. }));
 }
 
 // covers M15
@@ -311,6 +341,7 @@ fn log_and_image_of_an_older_build_are_read() {
     bytes.append(&mut contents);
     let restored = ManagerState::restore(&mut &bytes[..]).unwrap();
     assert_eq!(restored, state);
+    assert!(is_registered(&register(&mut state, 7, true)), "any start is newer than none");
 }
 
 // covers B1

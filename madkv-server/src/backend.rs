@@ -10,7 +10,7 @@ use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_api::map::ClusterMap;
 use madkv_api::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
-use smr::replica::{Advertised, ClientId, ReplicaHandle, ReplicaStatus, ReplyTo, Request, Submit};
+use smr::replica::{Advertised, ReplicaHandle, ReplicaStatus, ReplyTo, Request, Submit};
 
 use crate::trace;
 
@@ -130,7 +130,7 @@ fn servers_of(map: &ClusterMap, partition: u16) -> Vec<String> {
 fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
     match (trace::tracer(), request) {
         (Some(tracer), Request::Write { client, number, command, .. }) => {
-            tracer.received(client.0, *number, command, reply)
+            tracer.received(client.index, *number, command, reply)
         }
         _ => reply,
     }
@@ -145,7 +145,7 @@ pub fn admit(ask: Ask, owned: &Owned) -> Result<Request, Body> {
         Ask::OpenSession => Ok(Request::OpenSession),
         Ask::Write { client, number, lowest_unanswered, command } => {
             check_command(&command, owned)?;
-            Ok(Request::Write { client: ClientId(client), number, lowest_unanswered, command })
+            Ok(Request::Write { client, number, lowest_unanswered, command })
         }
         Ask::Read { query } => {
             check_query(&query, owned)?;
@@ -191,6 +191,8 @@ fn refused(error: madkv_api::command::Malformed) -> Body {
 
 #[cfg(test)]
 mod tests {
+    use smr::replica::ClientId;
+
     use super::*;
 
     fn map(partitions: usize) -> ClusterMap {
@@ -200,7 +202,7 @@ mod tests {
 
     fn put(key: &[u8], value: &[u8]) -> Ask {
         let command = Command::Put { key, value }.encode();
-        Ask::Write { client: 1, number: 1, lowest_unanswered: 1, command }
+        Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command }
     }
 
     // covers G7
@@ -257,7 +259,7 @@ mod tests {
     fn admit_nonsense_or_managers_business_is_refused() {
         let owned = Owned::of(&map(1), 0);
         let nonsense = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
-        let write = Ask::Write { client: 1, number: 1, lowest_unanswered: 1, command: nonsense.clone() };
+        let write = Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: nonsense.clone() };
         for ask in [write, Ask::Read { query: nonsense }, Ask::Read { query: Bytes::new() }, Ask::Map] {
             assert!(matches!(admit(ask, &owned), Err(Body::Refused(_))));
         }

@@ -11,7 +11,7 @@ use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use madkv_api::process::jittered;
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, Incarnation};
+use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest};
 use tokio::runtime::Handle;
 
@@ -38,6 +38,13 @@ pub enum Verdict {
         /// The map all the same.
         map: ClusterMap,
     },
+    /// The directory must not take part any longer.
+    Disqualified {
+        /// Why.
+        why: Disqualified,
+        /// The map all the same.
+        map: ClusterMap,
+    },
     /// There is no such seat.
     Refused(String),
 }
@@ -55,6 +62,8 @@ pub struct Registrar {
     pub replica: u16,
     /// The directory's incarnation.
     pub incarnation: Incarnation,
+    /// This start of it.
+    pub start: StartTrail,
 }
 
 /// Whether a server's directory is a member's: the genesis of its group, if it is.
@@ -114,12 +123,13 @@ impl Registrar {
     /// # Errors
     /// Why none of them answered.
     pub async fn one_round(&self, member: Membership) -> Result<Verdict, String> {
-        let Registrar { partition, replica, incarnation, .. } = *self;
+        let Registrar { partition, replica, incarnation, start, .. } = *self;
         let genesis = member;
-        let registration = Registration { partition, replica, incarnation, member: member.is_some(), genesis };
+        let registration = Registration { partition, replica, incarnation, member: member.is_some(), genesis, start };
         match self.round_of(&Ask::Register(registration)).await? {
             Body::Registered(map) => Ok(Verdict::Registered(*map)),
             Body::Occupied { by, map } => Ok(Verdict::Occupied { by, map: *map }),
+            Body::Disqualified { why, map } => Ok(Verdict::Disqualified { why, map: *map }),
             Body::Refused(reason) => Ok(Verdict::Refused(reason)),
             other => Err(format!("unexpected answer {other:?}")),
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use madkv_api::door::{Door, DoorLimits};
 use madkv_api::map::ClusterMap;
 use madkv_api::process::{self, Fatal, Signals, jittered, say};
-use smr::id::{GroupName, Incarnation, NodeName};
+use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::Witness;
 use smr::storage::disk::RealDisk;
@@ -26,6 +26,10 @@ use crate::trace;
 const REGISTRATION_LOOK_MS: u64 = 500;
 /// Exit code of a server whose directory is of another group than the manager has recorded.
 const EXIT_REFUSED: i32 = 1;
+/// How long a server that knows its map waits at its start for a manager that hangs, in milliseconds.
+const FIRST_ANSWER_MAX_MS: u64 = 1_000;
+/// Who says it, in the reason for a quarantine.
+const MANAGER: &str = "the manager";
 
 /// Runs a server until a signal ends it.
 ///
@@ -56,12 +60,13 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     })?;
     let mut signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
 
-    let registrar = Registrar {
+    let mut registrar = Registrar {
         managers: plan.managers.clone(),
         cluster: opened.cluster(),
         partition: plan.partition,
         replica: plan.replica,
         incarnation: opened.incarnation(),
+        start: opened.start(),
     };
     // M9: a directory that was mixed up with another cluster's is refused, as far as that can be known now.
     if let Some((manager, theirs)) = runtime.block_on(registrar.foreign_manager()) {
@@ -69,28 +74,40 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         let what = format!("{}: belongs{ours}, manager {manager} to cluster {theirs}", plan.directory.display());
         return Err(Fatal::Failed(what));
     }
-    let mut registered_as = None;
-    let map = match remembered(&plan) {
-        Some(map) => map,
-        None => {
-            let member = opened.genesis();
-            let verdict = runtime.block_on(async {
-                tokio::select! {
-                    verdict = registrar.until_answered(member, complain) => Some(verdict),
-                    () = signals.next() => None,
-                }
-            });
-            let Some(verdict) = verdict else { return Ok(()) };
-            registered_as = Some(member);
-            if let Verdict::Occupied { .. } = verdict {
-                // Durable before the map is: the next start may not ask again.
-                opened.exclude(Witness::Recorder)?;
-            }
+    let remembered = remembered(&plan);
+    let member = opened.genesis();
+    let verdict = runtime.block_on(async {
+        tokio::select! {
+            verdict = first_verdict(&registrar, member, remembered.is_some()) => Some(verdict),
+            () = signals.next() => None,
+        }
+    });
+    let Some(verdict) = verdict else { return Ok(()) };
+    let mut registered_as = verdict.is_some().then_some((registrar.incarnation, registrar.start, member));
+    if let Some(Verdict::Occupied { .. }) = verdict {
+        // Durable before the map is: the next start may not ask again.
+        opened.exclude(Witness::Recorder)?;
+    }
+    let map = match (verdict, remembered) {
+        (Some(Verdict::Disqualified { why, map }), _) => {
+            opened = opened.disqualify(why, MANAGER)?;
+            (registrar.incarnation, registrar.start) = (opened.incarnation(), opened.start());
+            registered_as = None;
+            map
+        }
+        (Some(verdict), Some(map)) => {
+            // The present layout is what counts; a newer map is taken in later.
+            map_of(verdict, &plan, opened.incarnation())?;
+            map
+        }
+        (Some(verdict), None) => {
             let map = map_of(verdict, &plan, opened.incarnation())?;
             assignment::save(&RealDisk, &plan.directory, &map)
                 .map_err(|error| Fatal::Failed(format!("{}: {error}", plan.directory.display())))?;
             map
         }
+        (None, Some(map)) => map,
+        (None, None) => return Err(Fatal::Failed("no manager has answered".to_owned())),
     };
     check_seat(&map, &plan)?;
 
@@ -113,6 +130,16 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     runtime.block_on(process::serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
     Ok(())
+}
+
+/// What a manager says to a server that starts. One that has a map need not wait for any: but where one answers, it is heard before the
+/// first word to a peer, for it may know that this directory was set back.
+async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool) -> Option<Verdict> {
+    if has_map {
+        let limit = Duration::from_millis(FIRST_ANSWER_MAX_MS);
+        return tokio::time::timeout(limit, registrar.one_round(member)).await.ok()?.ok();
+    }
+    Some(registrar.until_answered(member, complain).await)
 }
 
 fn group_name(partition: u16) -> Result<GroupName, Fatal> {
@@ -139,6 +166,7 @@ fn map_of(verdict: Verdict, plan: &Plan, own: Incarnation) -> Result<ClusterMap,
             say(PROGRAM, &occupied(plan, own, by));
             Ok(map)
         }
+        Verdict::Disqualified { map, .. } => Ok(map),
         Verdict::Refused(reason) => Err(Fatal::Failed(format!("the manager refuses {}: {reason}", plan.node()))),
     }
 }
@@ -170,22 +198,30 @@ fn check_seat(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Tells the manager what it does not know yet: that this server runs, after a restart without a manager; and that its directory
-/// has become a member's. Ends when there is nothing more to tell.
+/// Tells the manager what it does not know yet: that this server runs, after a restart without a manager; that its directory
+/// has become a member's; that another incarnation has begun in it. Hears from it whether the directory must not take part any longer.
 async fn keep_registered(
     registrar: Registrar,
     plan: Plan,
     replica: ReplicaHandle,
     backend: Arc<ServerBackend>,
-    mut registered_as: Option<Membership>,
+    mut registered_as: Option<(Incarnation, StartTrail, Membership)>,
 ) {
     let mut complained = false;
     loop {
-        let member = replica.genesis();
-        if registered_as != Some(member) {
-            match registrar.one_round(member).await {
+        let (incarnation, start) = replica.start();
+        let present = (incarnation, start, replica.genesis());
+        if registered_as != Some(present) {
+            let registrar = Registrar { incarnation, start, ..registrar.clone() };
+            match registrar.one_round(present.2).await {
+                Ok(Verdict::Disqualified { why, .. }) => {
+                    // Unless another incarnation has begun meanwhile.
+                    if replica.start() == (incarnation, start) && replica.disqualify(why, MANAGER) {
+                        registered_as = Some(present);
+                    }
+                }
                 Ok(verdict) => {
-                    registered_as = Some(member);
+                    registered_as = Some(present);
                     if let Verdict::Occupied { .. } = verdict {
                         replica.exclude(Witness::Recorder);
                     }
@@ -202,8 +238,6 @@ async fn keep_registered(
                 }
                 Err(_) => {}
             }
-        } else if member.is_some() {
-            return;
         }
         tokio::time::sleep(jittered(Duration::from_millis(REGISTRATION_LOOK_MS))).await;
     }

@@ -20,7 +20,7 @@ use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClusterId, Incarnation};
 use smr::protocol::Role;
-use smr::replica::{Advertised, ReplyTo};
+use smr::replica::{Advertised, ClientId, ReplyTo};
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -144,14 +144,14 @@ impl Site {
         dial(&self.api, SERVICE).await.ask(question).await.unwrap()
     }
 
-    async fn open_session(&self) -> u64 {
+    async fn open_session(&self) -> ClientId {
         match ask(&self.api, SERVICE, Ask::OpenSession).await {
             Body::SessionOpened(client) => client,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn put(&self, client: u64, number: u64, key: &[u8], value: &[u8]) -> bool {
+    async fn put(&self, client: ClientId, number: u64, key: &[u8], value: &[u8]) -> bool {
         let command = Command::Put { key, value }.encode();
         match ask(&self.api, SERVICE, Ask::Write { client, number, lowest_unanswered: number, command }).await {
             Body::Answer(answer) => decode_found(&answer).unwrap(),
@@ -484,13 +484,13 @@ async fn traced_server_prints_messages_and_state() {
     let mut server = Process::start(&line);
     let client = site.open_session().await;
     site.put(client, 101, b"k", b"v").await;
-    let request = format!("<C{client}, S1, 101, request>");
+    let request = format!("<C{}, S1, 101, request>", client.index);
     let received = server.expect_line(&format!("Received {request}"));
     let stamp = received.strip_prefix('[').and_then(|rest| rest.split_once("] ")).unwrap().0;
     assert!(stamp.parse::<f64>().is_ok(), "{received}");
     server.expect_line(&format!("my_state_S1 = 0 keys before processing {request}"));
     server.expect_line(&format!("my_state_S1 = 1 keys after processing {request}"));
-    server.expect_line(&format!("Sent <C{client}, S1, 101, reply>"));
+    server.expect_line(&format!("Sent <C{}, S1, 101, reply>", client.index));
 }
 
 // covers B29

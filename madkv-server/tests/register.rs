@@ -11,13 +11,14 @@ use madkv_api::frames::{Ask, Body, Registration, Service};
 use madkv_api::map::ClusterMap;
 use madkv_server::register::{Registrar, Verdict};
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, Incarnation};
+use smr::id::{ClusterId, EARLIER_STARTS, Incarnation, StartId, StartTrail};
 use smr::replica::ReplyTo;
 use tokio::runtime::Handle;
 
 const CLUSTER: ClusterId = ClusterId(9);
 const OWN: Incarnation = Incarnation(0xabc);
 const GENESIS: GenesisHash = GenesisHash(7);
+const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 33 }, earlier: [0; EARLIER_STARTS] };
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A manager that answers the n-th registration by a script; the last line of the script is repeated.
@@ -40,7 +41,14 @@ impl Backend for Scripted {
     }
 
     fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
-        let own = Registration { partition: 1, replica: 2, incarnation: OWN, member: true, genesis: Some(GENESIS) };
+        let own = Registration {
+            partition: 1,
+            replica: 2,
+            incarnation: OWN,
+            member: true,
+            genesis: Some(GENESIS),
+            start: START,
+        };
         assert_eq!(ask, Ask::Register(own));
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         self.script.get(number).or(self.script.last()).cloned()
@@ -88,7 +96,7 @@ fn follow(leader: Option<u16>) -> Body {
 }
 
 fn registrar(managers: Vec<String>, cluster: Option<ClusterId>) -> Registrar {
-    Registrar { managers, cluster, partition: 1, replica: 2, incarnation: OWN }
+    Registrar { managers, cluster, partition: 1, replica: 2, incarnation: OWN, start: START }
 }
 
 async fn until_answered(managers: Vec<String>) -> (Verdict, Option<String>) {

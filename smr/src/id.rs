@@ -83,6 +83,91 @@ impl From<GroupName> for String {
     }
 }
 
+/// One start of a process on a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StartId {
+    /// The start number, from 1; 0 where no start was ever counted.
+    pub number: u64,
+    /// Drawn anew at each start, never 0: two starts from copies of one directory have the same number.
+    pub nonce: u64,
+}
+
+/// How many of the starts before it a start can name.
+pub const EARLIER_STARTS: usize = 15;
+
+/// A start, with those before it: a counter that is durable before the first connection. A directory that was set back, or
+/// copied, does not know a start that others have seen, however often it is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartTrail {
+    /// This start.
+    pub id: StartId,
+    /// The nonces of the starts before it, the latest first; 0 where there was none.
+    pub earlier: [u64; EARLIER_STARTS],
+}
+
+/// Why an incarnation must not take part any longer, as somebody knows who has seen more of it than it knows itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disqualified {
+    /// Its directory is older than what was seen of it: it was set back, or is a copy.
+    SetBack {
+        /// The start that it shows.
+        shown: StartId,
+        /// The newest one that was seen.
+        newest: StartId,
+    },
+    /// Another incarnation was given its place.
+    Replaced {
+        /// That one.
+        by: Incarnation,
+    },
+}
+
+impl StartTrail {
+    /// The start after this one.
+    #[must_use]
+    pub fn next(self, nonce: u64) -> StartTrail {
+        let mut earlier = [0; EARLIER_STARTS];
+        earlier[0] = self.id.nonce;
+        earlier[1..].copy_from_slice(&self.earlier[..EARLIER_STARTS - 1]);
+        StartTrail { id: StartId { number: self.id.number.saturating_add(1), nonce: nonce.max(1) }, earlier }
+    }
+
+    /// Judges this start of an incarnation whose newest known start is `newest`; returns whether it is news.
+    ///
+    /// # Errors
+    /// If it is an older one, another one with the same number, or one that does not have that one behind it.
+    pub fn judge(self, newest: StartId) -> Result<bool, Disqualified> {
+        if self.id == newest {
+            return Ok(false);
+        }
+        let passed = self.id.number.checked_sub(newest.number).and_then(|starts| usize::try_from(starts).ok());
+        let is_behind = match passed {
+            None | Some(0) => false,
+            // So long ago that nobody can tell.
+            Some(starts) if starts > EARLIER_STARTS => true,
+            Some(starts) => self.earlier[starts - 1] == newest.nonce,
+        };
+        if is_behind { Ok(true) } else { Err(Disqualified::SetBack { shown: self.id, newest }) }
+    }
+}
+
+impl fmt::Display for StartId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{:x}", self.number, self.nonce)
+    }
+}
+
+impl fmt::Display for Disqualified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Disqualified::SetBack { shown, newest } => {
+                write!(f, "its directory was set back or copied: it shows start {shown}, and start {newest} was seen")
+            }
+            Disqualified::Replaced { by } => write!(f, "incarnation {by} has taken its place"),
+        }
+    }
+}
+
 impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -140,5 +225,28 @@ impl fmt::Display for GroupName {
 impl fmt::Debug for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers M18 M19
+    #[test]
+    fn judge_only_a_start_that_knows_the_newest_one_is_news() {
+        let first = StartTrail::default().next(11);
+        let second = first.next(12);
+        let copy = first.next(92);
+        assert_eq!(second.judge(StartId::default()), Ok(true), "nothing was counted before");
+        assert_eq!((second.judge(second.id), second.judge(first.id)), (Ok(false), Ok(true)));
+        for shown in [first, copy, copy.next(93), copy.next(93).next(94)] {
+            assert_eq!(shown.judge(second.id), Err(Disqualified::SetBack { shown: shown.id, newest: second.id }));
+        }
+        let far = (0..EARLIER_STARTS as u64).fold(second, |trail, nonce| trail.next(100 + nonce));
+        let far_copy = (0..EARLIER_STARTS as u64).fold(copy, |trail, nonce| trail.next(200 + nonce));
+        assert_eq!(far.judge(second.id), Ok(true));
+        assert!(far_copy.judge(second.id).is_err());
+        assert_eq!(far_copy.next(1).judge(second.id), Ok(true), "forgotten");
     }
 }

@@ -411,6 +411,13 @@ pub enum Event {
         /// The entry.
         entry: EntryId,
     },
+    /// What a member says and what this node knows cannot both be, unless some directory has lost what was durable there: two
+    /// leaders of one term, two entries under one id, a leader without an entry that is committed. Going on would destroy what
+    /// is left, so this node must keep what it has, and not take part any longer.
+    LossProven {
+        /// Both sides of it.
+        what: String,
+    },
     /// A message was dropped because it cannot come from a sound peer (B5).
     Nonsense {
         /// The sender.

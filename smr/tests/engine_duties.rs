@@ -190,6 +190,7 @@ impl Replica {
             snapshot_len_bytes: 0,
             snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
             digest_every_entries: DIGEST_EVERY,
+            nonce_seed: 1,
             uncommitted_entries_max,
         });
         Replica { core, engine, connections: Default::default() }
@@ -202,10 +203,10 @@ impl Replica {
 
     fn and_session(self) -> (Replica, ClientId) {
         let mut replica = self;
-        replica.core.append(1, &SessionCommand::Open);
+        replica.core.append(1, &SessionCommand::Open { nonce: 0 });
         let opened = replica.core.commit_all();
         replica.happens(opened);
-        (replica, ClientId(1))
+        (replica, ClientId::at(1))
     }
 
     /// The core has this to say.

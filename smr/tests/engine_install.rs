@@ -87,6 +87,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
         snapshot_len_bytes: 0,
         snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
         digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
+        nonce_seed: 1,
         uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
     })
 }

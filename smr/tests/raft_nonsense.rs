@@ -44,7 +44,8 @@ impl Subject {
         let outputs = self.raft.step(Time(self.now), input);
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
-        self.nonsense += outputs.events.iter().filter(|event| matches!(event, Event::Nonsense { .. })).count() as u64;
+        let is_told = |event: &&Event| matches!(event, Event::Nonsense { .. } | Event::LossProven { .. });
+        self.nonsense += outputs.events.iter().filter(is_told).count() as u64;
         for entry in &outputs.committed {
             assert_eq!(entry.id.index.0, self.committed.len() as u64 + 1, "{at}: a hole among the committed");
             self.committed.push(entry.clone());

@@ -7,21 +7,15 @@ mod replica_support;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, NodeName};
-use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaStatus, ReplySink, ReplyTo, Request, Standing};
+use smr::replica::{Opened, Outcome, ReplicaHandle, Request, Standing};
 use smr::storage::disk::RealDisk;
 use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
 
-use replica_support::{Counter, listener, options};
+use replica_support::{Counter, ask, listener, options, status, wait_until};
 
-/// How long anything may take that must happen, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The one whose directory gets damaged.
 const DAMAGED: u16 = 2;
 
@@ -39,50 +33,13 @@ fn found(directory: &Path, name: u16) {
         engine: Engine::Sled,
         allow_unsynced: true,
         now_unix_s: 0,
+        start_nonce: 1,
     };
     let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, seat).unwrap();
     let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let birth = Birth::Born { genesis: founders().hash(), founders: Some(founders()) };
     let mut store = opened.store;
     store.be_born(birth, founders().cluster_id()).unwrap();
-}
-
-/// Waits for one outcome.
-struct Waiter(SyncSender<Outcome>);
-
-impl ReplySink for Waiter {
-    fn deliver(&self, _tag: u64, outcome: Outcome) {
-        // Whoever has given up does not listen any more.
-        let _ = self.0.send(outcome);
-    }
-
-    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
-        false
-    }
-}
-
-fn ask(replica: &ReplicaHandle, request: Request) -> Outcome {
-    let (outcome, heard) = sync_channel(1);
-    replica.submit(request, ReplyTo { tag: 0, sink: Arc::new(Waiter(outcome)) });
-    heard.recv_timeout(PATIENCE).unwrap()
-}
-
-fn status(replica: &ReplicaHandle) -> ReplicaStatus {
-    match ask(replica, Request::Status) {
-        Outcome::Status(status) => *status,
-        other => panic!("the status is {other:?}"),
-    }
-}
-
-fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 // covers D5: the group has taken the new incarnation in; a directory that does not hear of it would be in quarantine for ever.

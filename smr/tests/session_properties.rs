@@ -48,7 +48,7 @@ enum Seen {
 
 fn seen(outcome: Outcome) -> Seen {
     match outcome {
-        Outcome::SessionOpened(client) => Seen::Opened(client.0),
+        Outcome::SessionOpened(client) => Seen::Opened(client.index),
         Outcome::Answer(answer) => Seen::Answer(answer),
         Outcome::SessionExpired => Seen::Expired,
         Outcome::AnswerGone => Seen::Gone,
@@ -60,7 +60,7 @@ fn seen(outcome: Outcome) -> Seen {
 impl Model {
     fn apply(&mut self, index: u64, command: &SessionCommand, run: impl FnOnce(&[u8]) -> Vec<u8>) -> Seen {
         match command {
-            SessionCommand::Open => {
+            SessionCommand::Open { .. } => {
                 let session = ModelSession { last_used: index, lowest: 1, executed: BTreeMap::new() };
                 self.sessions.insert(index, session);
                 if self.sessions.len() > LIMITS.sessions_max {
@@ -76,7 +76,7 @@ impl Model {
             }
             SessionCommand::Idempotent { command } => Seen::Answer(run(command).into()),
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
-                let Some(session) = self.sessions.get_mut(&client.0) else { return Seen::Expired };
+                let Some(session) = self.sessions.get_mut(&client.index) else { return Seen::Expired };
                 session.last_used = index;
                 if *number == 0 || *lowest_unanswered == 0 || lowest_unanswered > number {
                     return Seen::Refused;
@@ -214,7 +214,7 @@ impl Pair {
 
     fn step(&mut self, step: &Step) -> TestCaseResult {
         match *step {
-            Step::Open => self.apply(SessionCommand::Open),
+            Step::Open => self.apply(SessionCommand::Open { nonce: 0 }),
             Step::Idempotent(command) => {
                 self.apply(SessionCommand::Idempotent { command: Bytes::copy_from_slice(&[command]) })
             }
@@ -223,14 +223,14 @@ impl Pair {
                 let lowest = self.model.sessions.get(&client).map_or(1, |session| session.lowest);
                 let lowest_unanswered = lowest.saturating_add(rise);
                 self.apply(SessionCommand::Write {
-                    client: ClientId(client),
+                    client: ClientId::at(client),
                     number: lowest_unanswered.saturating_add(ahead),
                     lowest_unanswered,
                     command: Bytes::copy_from_slice(&[command]),
                 })
             }
             Step::Wild { client, number, lowest } => self.apply(SessionCommand::Write {
-                client: ClientId(client),
+                client: ClientId::at(client),
                 number,
                 lowest_unanswered: lowest,
                 command: Bytes::new(),
@@ -293,8 +293,8 @@ impl Pair {
             prop_assert_eq!(runs, 0, "the front door answered what was not done yet");
         }
         if let (SessionCommand::Write { client, number, .. }, true) = (&command, runs > 0) {
-            let before = self.effects.insert((client.0, *number), index);
-            prop_assert_eq!(before, None, "request {} of {} took effect twice", number, client.0);
+            let before = self.effects.insert((client.index, *number), index);
+            prop_assert_eq!(before, None, "request {} of {} took effect twice", number, client.index);
         }
         prop_assert_eq!(self.table.len(), self.model.sessions.len());
         prop_assert_eq!(self.table.answers_bytes(), self.model.answers_bytes());
@@ -362,8 +362,8 @@ proptest! {
             let start = table.applied().0.min(u64::MAX - 100);
             prop_assert!(table.len() <= LIMITS.sessions_max && table.answers_bytes() <= LIMITS.answers_max_bytes);
             for index in (start + 1..start + 50).step_by(2) {
-                let outcome = table.apply(Index(index), &SessionCommand::Open, |_| Vec::new());
-                let client = ClientId(index);
+                let outcome = table.apply(Index(index), &SessionCommand::Open { nonce: 0 }, |_| Vec::new());
+                let client = ClientId::at(index);
                 prop_assert_eq!(outcome, Outcome::SessionOpened(client));
                 // A senseless request is a sign of life, too: it counts among those that are used.
                 let senseless = SessionCommand::Write { client, number: 0, lowest_unanswered: 0, command: Bytes::new() };
@@ -378,7 +378,12 @@ proptest! {
     fn command_of_arbitrary_bytes_decodes_to_itself_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let bytes = Bytes::from(bytes);
         if let Ok(command) = SessionCommand::decode(&bytes) {
-            prop_assert_eq!(command.encode(), bytes);
+            let encoded = command.encode();
+            // What older builds wrote is written in today's form.
+            if !matches!(bytes.first(), Some(1 | 2)) {
+                prop_assert_eq!(&encoded, &bytes);
+            }
+            prop_assert_eq!(SessionCommand::decode(&encoded), Ok(command));
         }
     }
 }

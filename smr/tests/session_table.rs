@@ -33,7 +33,7 @@ impl Replica {
     }
 
     fn open(&mut self) -> ClientId {
-        match self.apply(&SessionCommand::Open) {
+        match self.apply(&SessionCommand::Open { nonce: 0 }) {
             Outcome::SessionOpened(client) => client,
             other => panic!("{other:?}"),
         }
@@ -58,7 +58,7 @@ fn refused(outcome: Outcome) -> bool {
 fn write_repeated_takes_effect_once_and_gets_the_same_answer() {
     let mut replica = Replica::new();
     let client = replica.open();
-    assert_eq!(client, ClientId(1));
+    assert_eq!(client, ClientId::at(1));
     assert_eq!(replica.write(client, 1, 1, "swap a"), answer("swap a done"));
     assert_eq!(replica.write(client, 1, 1, "swap a"), answer("swap a done"));
     assert_eq!(replica.write(client, 2, 1, "swap a"), answer("swap a done"));
@@ -104,9 +104,9 @@ fn senseless_numbers_are_refused_and_nothing_of_them_is_believed() {
 fn write_without_a_session_is_not_applied() {
     let mut replica = Replica::new();
     let client = replica.open();
-    assert_eq!(replica.write(ClientId(0), 1, 1, "x"), Outcome::SessionExpired);
-    assert_eq!(replica.write(ClientId(2), 1, 1, "x"), Outcome::SessionExpired);
-    assert_eq!(replica.write(ClientId(u64::MAX), 1, 1, "x"), Outcome::SessionExpired);
+    assert_eq!(replica.write(ClientId::at(0), 1, 1, "x"), Outcome::SessionExpired);
+    assert_eq!(replica.write(ClientId::at(2), 1, 1, "x"), Outcome::SessionExpired);
+    assert_eq!(replica.write(ClientId::at(u64::MAX), 1, 1, "x"), Outcome::SessionExpired);
     assert_eq!(replica.runs, 0);
     assert_eq!(replica.write(client, 1, 1, "x"), answer("x done"));
 }
@@ -135,8 +135,8 @@ fn check_answers_what_is_certain_and_nothing_else() {
     assert!(check(client, 2 + REQUESTS_IN_FLIGHT_MAX, 2, "y").is_some_and(refused));
     assert_eq!(check(client, 2, 2, "x"), None, "new");
     assert_eq!(check(client, 2 + REQUESTS_IN_FLIGHT_MAX, 3, "y"), None, "new, behind the window as it stands");
-    assert_eq!(check(ClientId(3), 1, 1, "x"), Some(Outcome::SessionExpired), "entry 3 opened no session");
-    assert_eq!(check(ClientId(4), 1, 1, "x"), None, "entry 4 may be about to");
+    assert_eq!(check(ClientId::at(3), 1, 1, "x"), Some(Outcome::SessionExpired), "entry 3 opened no session");
+    assert_eq!(check(ClientId::at(4), 1, 1, "x"), None, "entry 4 may be about to");
 }
 
 // covers C6
@@ -232,7 +232,7 @@ fn session_that_wrote_once_and_never_again_goes_before_those_in_use() {
 fn entry_applied_twice_stops_the_process() {
     let mut table = SessionTable::new();
     for _ in 0..2 {
-        table.apply(Index(5), &SessionCommand::Open, |_| Vec::new());
+        table.apply(Index(5), &SessionCommand::Open { nonce: 0 }, |_| Vec::new());
     }
 }
 
@@ -286,4 +286,40 @@ fn table_under_load_keeps_its_bounds() {
     assert_eq!(replica.runs, COUNT);
     assert_eq!(replica.table.answers_bytes(), 1000 * 17 * (205 + ANSWER_OVERHEAD_BYTES));
     println!("{each:?} for a write, {image_took:?} for an image of {image:?}");
+}
+
+// covers C16: an answer to a stranger would look like one's own.
+#[test]
+fn write_in_a_session_of_the_same_index_but_another_group_is_expired_and_not_executed() {
+    let mut table = SessionTable::new();
+    let opened = table.apply(Index(1), &SessionCommand::Open { nonce: 7 }, |_| Vec::new());
+    let own = ClientId { index: 1, nonce: 7 };
+    assert_eq!(opened, Outcome::SessionOpened(own));
+    let write = |client| SessionCommand::Write { client, number: 1, lowest_unanswered: 1, command: Bytes::from("x") };
+    let answer = Outcome::Answer(Bytes::from("own"));
+    assert_eq!(table.apply(Index(2), &write(own), |_| b"own".to_vec()), answer);
+    for stranger in [ClientId::at(1), ClientId { index: 1, nonce: 8 }] {
+        assert_eq!(table.check(stranger, 1, 1, b"x"), Some(Outcome::SessionExpired));
+        let outcome = table.apply(Index(table.applied().0 + 1), &write(stranger), |_| panic!("executed"));
+        assert_eq!(outcome, Outcome::SessionExpired);
+    }
+    let mut image = Vec::new();
+    table.image().write(&mut image).unwrap();
+    let restored = SessionTable::restore(&mut &image[..]).unwrap();
+    assert_eq!(restored.check(own, 1, 1, b"x"), Some(answer));
+    assert_eq!(restored.check(ClientId::at(1), 1, 1, b"x"), Some(Outcome::SessionExpired));
+}
+
+// covers D16
+#[test]
+fn restore_image_without_nonces_is_a_table_of_sessions_without_a_random_part() {
+    let mut table = SessionTable::new();
+    table.apply(Index(3), &SessionCommand::Open { nonce: 0 }, |_| Vec::new());
+    let mut image = Vec::new();
+    table.image().write(&mut image).unwrap();
+    // Magic, two limits, the last entry and a count; then the session, with its nonce as the second word.
+    let sessions_at = 4 + 3 * 8 + 4;
+    image.drain(sessions_at + 8..sessions_at + 16);
+    image[..4].copy_from_slice(b"SES1");
+    assert_eq!(SessionTable::restore(&mut &image[..]).unwrap().digest(), table.digest());
 }

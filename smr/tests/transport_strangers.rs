@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use smr::codec;
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, NodeId, NodeName};
+use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartId, StartTrail};
 use smr::transport::{
-    CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, Pace, STRANGERS_MAX, TransportConfig, TransportEvent,
+    Admission, CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, Pace, STRANGERS_MAX, TransportConfig, TransportEvent,
 };
 use transport_support::*;
 
@@ -91,7 +91,7 @@ fn reason_is_told_again_when_it_changes() {
     for reason in ["one", "one", "two"] {
         let mut wire = Wire::accept(&listener_b);
         assert_eq!(wire.receive().unwrap().0, kind::HELLO);
-        wire.send(kind::REFUSAL, &reason);
+        wire.send(kind::REFUSAL, &Refusal::new(reason));
     }
     let (_wire, _) = Wire::accept_as(&listener_b, B);
     let told = |text: &str| Event::Refused { peer: NodeName(1), reason: text.to_owned() };
@@ -105,7 +105,7 @@ fn dialler_judges_the_one_who_answers() {
     let cases: [(Spoil, &str); 4] = [
         (|w| w.facts.node = NodeId::new(2, 5), "replica 2 answers at the address of replica 1"),
         (|w| w.facts.genesis = Some(GenesisHash(1)), "genesis"),
-        (|w| w.version = 9, "peer protocol version 9 meets version 3"),
+        (|w| w.version = 9, "peer protocol version 9 meets version 4"),
         (|w| w.magic = 9, "no replica"),
     ];
     let (listener_a, _) = listen();
@@ -126,9 +126,9 @@ fn dialler_judges_the_one_who_answers() {
     }
 }
 
-// covers M10
+// covers M10 M22: who was met before the birth was not compared.
 #[test]
-fn birth_is_told_in_later_handshakes_and_leaves_connections_open() {
+fn birth_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
     let (listener_a, address_a) = listen();
     let (listener_b, address_b) = listen();
     let unborn = TransportConfig { cluster: None, genesis: None, ..config(A, &[(1, &address_b)]) };
@@ -136,16 +136,62 @@ fn birth_is_told_in_later_handshakes_and_leaves_connections_open() {
     let (mut early, first) = Wire::accept_as(&listener_b, B);
     assert_eq!((first.facts.cluster, first.facts.genesis), (None, None));
     a.await_connected(B);
+    let mut dialled = Wire::dial(&address_a);
+    dialled.send(kind::HELLO, &hello(B, 0));
+    assert_eq!(dialled.receive().unwrap().0, kind::WELCOME);
+    // B has another genesis, 70: it was welcome, for nobody could know.
     a.transport.set_birth(Some(ClusterId(7)), GenesisHash(71));
-    a.transport.send(B, (1, vec![]), Lane::Bulk, 10);
-    assert_eq!(early.receive().unwrap().0, kind::MESSAGE);
-    // B has another genesis, 70, and connects anew.
+    early.await_end();
+    dialled.await_end();
+    let (mut again, second) = Wire::accept_as(&listener_b, B);
+    assert_eq!((second.facts.cluster, second.facts.genesis), (Some(ClusterId(7)), Some(GenesisHash(71))));
+    again.await_end();
     let mut late = Wire::dial(&address_a);
     late.send(kind::HELLO, &hello(B, 0));
     assert_eq!(late.receive().unwrap().0, kind::REFUSAL);
-    drop(early);
-    let (_again, second) = Wire::accept_as(&listener_b, B);
-    assert_eq!((second.facts.cluster, second.facts.genesis), (Some(ClusterId(7)), Some(GenesisHash(71))));
+}
+
+// covers M10
+#[test]
+fn birth_that_was_known_before_leaves_connections_open() {
+    let (listener_a, _) = listen();
+    let (listener_b, address_b) = listen();
+    let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
+    let (mut wire, _) = Wire::accept_as(&listener_b, B);
+    a.await_connected(B);
+    a.transport.set_birth(Some(ClusterId(7)), GenesisHash(70));
+    a.transport.send(B, (1, vec![]), Lane::Bulk, 10);
+    assert_eq!(wire.receive().unwrap().0, kind::MESSAGE);
+}
+
+/// Has seen a later start of everybody.
+#[derive(Debug)]
+struct SawLater;
+
+const LATER: StartId = StartId { number: 9, nonce: 9 };
+
+impl Admission for SawLater {
+    fn admit(&self, _node: NodeId, start: StartTrail) -> Result<(), Disqualified> {
+        Err(Disqualified::SetBack { shown: start.id, newest: LATER })
+    }
+}
+
+// covers M18
+#[test]
+fn node_in_an_older_start_is_told_so_and_nothing_of_it_is_taken() {
+    let (listener_a, address_a) = listen();
+    let (listener_b, address_b) = listen();
+    let suspicious = TransportConfig { admission: Arc::new(SawLater), ..config(A, &[(1, &address_b)]) };
+    let a = Node::start(suspicious, listener_a);
+    let b = Node::start(config(B, &[(0, &address_a)]), listener_b);
+    let why = Disqualified::SetBack { shown: START.id, newest: LATER };
+    b.await_event(|event| (*event == TransportEvent::Disqualified { by: NodeName(0), why }).then_some(()));
+    let reason = a.await_event(|event| match event {
+        TransportEvent::Refused { reason, .. } => Some(reason.clone()),
+        other => panic!("{other:?}"),
+    });
+    assert!(reason.contains("set back") && reason.contains("9-9"), "{reason}");
+    assert_eq!((a.transport.incarnation_of(NodeName(1)), a.transport.stats().accepted), (None, 0));
 }
 
 // covers B3, B4
@@ -156,7 +202,7 @@ fn refused_hello_is_answered_with_the_reason_and_closed() {
     let mut unknown = Wire::dial(&address_a);
     unknown.send(kind::HELLO, &hello(NodeId::new(5, 5), 0));
     let (found, payload) = unknown.receive().unwrap();
-    let reason: String = codec::decode(&payload).unwrap();
+    let Refusal { reason, .. } = codec::decode(&payload).unwrap();
     assert_eq!((found, reason.as_str()), (kind::REFUSAL, "replica 5 is not among the peers"));
     unknown.await_end();
 
@@ -165,7 +211,7 @@ fn refused_hello_is_answered_with_the_reason_and_closed() {
     bytes[4] = 99;
     newer_format.0.write_all(&bytes).unwrap();
     let (found, payload) = newer_format.receive().unwrap();
-    let reason: String = codec::decode(&payload).unwrap();
+    let Refusal { reason, .. } = codec::decode(&payload).unwrap();
     assert_eq!((found, reason.as_str()), (kind::REFUSAL, "format version 99, expected 1"));
     newer_format.await_end();
     assert_eq!(a.transport.stats().turned_away, 2);

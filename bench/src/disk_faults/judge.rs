@@ -93,6 +93,7 @@ pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sy
         engine: engine_of(path),
         allow_unsynced: true,
         now_unix_s: 1,
+        start_nonce: 1,
     };
     match Store::open(directory, &options) {
         Ok(Opened::Store(opened)) => Ok(Found::Open(Box::new(Held {

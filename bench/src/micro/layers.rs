@@ -52,7 +52,11 @@ fn core(length: Duration) {
 
 fn codec(length: Duration) -> Result<(), Trouble> {
     let command = Command::Put { key: b"key00000001", value: &[b'v'; VALUE_BYTES] }.encode();
-    let request = Request { id: 7, epoch: 1, ask: Ask::Write { client: 3, number: 9, lowest_unanswered: 8, command } };
+    let request = Request {
+        id: 7,
+        epoch: 1,
+        ask: Ask::Write { client: smr::replica::ClientId::at(3), number: 9, lowest_unanswered: 8, command },
+    };
     let response = Response { id: 7, body: Body::Answer(Bytes::from_static(&[1])) };
     let mut buffer = Vec::new();
     let encoded = rate(length, || {

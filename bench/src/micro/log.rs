@@ -62,6 +62,7 @@ impl Log {
             engine,
             allow_unsynced: true,
             now_unix_s: 0,
+            start_nonce: 1,
         };
         let directory = ReplicaDirectory::open(Arc::new(RealDisk), &directory.join(engine.to_string()), seat.clone())?;
         let Opened::Store(opened) = Store::open(directory, &options)? else {

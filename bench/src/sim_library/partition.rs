@@ -227,7 +227,7 @@ impl Partition {
                     continue;
                 }
                 let write = match &request {
-                    Request::Write { client, number, .. } => Some((client.0, *number)),
+                    Request::Write { client, number, .. } => Some((client.index, *number)),
                     _ => None,
                 };
                 let tag = self.world.submit(seat, request);

@@ -187,11 +187,12 @@ impl Tap {
     fn asked(&mut self, now: Time, wire: u64, request: Request) {
         let Some(stream) = self.streams.get_mut(&wire) else { return };
         let (host, Place { group, seat }) = (stream.host, stream.place);
-        let Ask::Write { client: session, number, lowest_unanswered, command } = request.ask else {
+        let Ask::Write { client, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
             return;
         };
+        let session = client.index;
         stream.asked.insert(request.id, Asked::Write { session, number });
         let user = self.sessions.entry((group, session)).or_insert(SessionSeen { host, lowest: 1 });
         if user.host != host {

@@ -333,7 +333,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body {
     match outcome {
         Outcome::Answer(answer) => backend.answer(answer),
-        Outcome::SessionOpened(client) => Body::SessionOpened(client.0),
+        Outcome::SessionOpened(client) => Body::SessionOpened(client),
         Outcome::Status(status) => backend.status(status),
         Outcome::Done => Body::Done,
         Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },

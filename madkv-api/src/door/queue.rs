@@ -425,7 +425,8 @@ fn weight(body: &Body) -> usize {
             | Body::Map(_)
             | Body::Registered(_)
             | Body::Occupied { .. }
-            | Body::GenesisRefused { .. } => DESCRIPTION_BYTES,
+            | Body::GenesisRefused { .. }
+            | Body::Disqualified { .. } => DESCRIPTION_BYTES,
             Body::Refused(reason) | Body::OutOfService(reason) => reason.len(),
             _ => 0,
         }

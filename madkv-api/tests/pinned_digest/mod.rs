@@ -21,7 +21,7 @@ const VERSION: u16 = 4;
 /// The hash of last entry and configuration.
 const CONFIGURATION: u64 = 0xabef_f37a_a2d9_4c23;
 /// The hash of the session table.
-const SESSIONS: u64 = 0x59b4_8fc4_5455_3041;
+const SESSIONS: u64 = 0xdd4b_4f78_54c8_34df;
 
 /// Members of every kind, in the middle of a change.
 fn configuration() -> SnapshotMeta {
@@ -41,14 +41,14 @@ fn configuration() -> SnapshotMeta {
 fn sessions() -> SessionTable {
     let mut sessions = SessionTable::new();
     let write = |client, number, lowest_unanswered| SessionCommand::Write {
-        client: ClientId(client),
+        client: ClientId { index: client, nonce: 9 },
         number,
         lowest_unanswered,
         command: Bytes::from(format!("command {number}")),
     };
     let commands = [
-        SessionCommand::Open,
-        SessionCommand::Open,
+        SessionCommand::Open { nonce: 9 },
+        SessionCommand::Open { nonce: 9 },
         write(101, 1, 1),
         write(102, 3, 1),
         write(101, 2, 2),

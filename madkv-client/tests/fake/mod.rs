@@ -25,7 +25,7 @@ use smr::codec;
 use smr::entry::{EntryId, Index, Term};
 use smr::id::{ClusterId, NodeId};
 use smr::protocol::Role;
-use smr::replica::{ReplicaStatus, Standing};
+use smr::replica::{ClientId, ReplicaStatus, Standing};
 use smr::wire::FrameReader;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
@@ -320,7 +320,7 @@ impl Cluster {
         let state = self.group(group);
         let write = |seen: &Seen| match seen.ask {
             Ask::Write { client, number, lowest_unanswered, .. } => {
-                Some((seen.replica, client, number, lowest_unanswered))
+                Some((seen.replica, client.index, number, lowest_unanswered))
             }
             _ => None,
         };
@@ -390,15 +390,15 @@ impl GroupState {
             Ask::OpenSession => {
                 self.opened += 1;
                 self.sessions.insert(self.opened, BTreeMap::new());
-                Body::SessionOpened(self.opened).into()
+                Body::SessionOpened(ClientId::at(self.opened)).into()
             }
             Ask::Write { client, number, command, .. } => {
-                let Some(answers) = self.sessions.get(client) else { return Body::SessionExpired.into() };
+                let Some(answers) = self.sessions.get(&client.index) else { return Body::SessionExpired.into() };
                 if let Some(answer) = answers.get(number) {
                     return Body::Answer(answer.clone()).into();
                 }
                 let answer = self.execute(command);
-                self.sessions.get_mut(client).unwrap().insert(*number, answer.clone());
+                self.sessions.get_mut(&client.index).unwrap().insert(*number, answer.clone());
                 Body::Answer(answer).into()
             }
             Ask::Read { query } => Act::Reply(self.query(query)),

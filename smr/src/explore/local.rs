@@ -290,7 +290,8 @@ impl Local {
         }
         for event in events {
             // Nobody lies here, and no disk forgets.
-            assert!(!matches!(event, Event::Nonsense { .. } | Event::Forgot { .. }), "{event:?}");
+            let is_sound = !matches!(event, Event::Nonsense { .. } | Event::Forgot { .. } | Event::LossProven { .. });
+            assert!(is_sound, "{event:?}");
         }
     }
 

@@ -113,8 +113,11 @@ impl Raft {
             self.out.send(from, self.promise.term, Body::AppendRejected { previous: previous.index, hint });
             return;
         }
-        self.assert_committed_agrees(from, previous);
-        self.take_entries(from, entries);
+        if let Some(what) = self.contradiction(from, previous, &entries) {
+            self.contradicted(from, what);
+            return;
+        }
+        self.take_entries(entries);
         let committed = self.committed_id();
         let last = if proven.index > committed.index { proven } else { committed };
         // Only what this message proved: our log may go on with entries that the leader does not have (L8).
@@ -123,14 +126,12 @@ impl Raft {
     }
 
     /// Adds what is new; removes what contradicts it. A late, shorter append contradicts nothing (L4).
-    fn take_entries(&mut self, from: NodeId, entries: Vec<Entry>) {
+    fn take_entries(&mut self, entries: Vec<Entry>) {
         let mut fresh = Vec::new();
         for entry in entries {
             if !fresh.is_empty() || entry.id.index > self.log.last().index {
                 fresh.push(entry);
-            } else if entry.id.index <= self.commit {
-                self.assert_committed_agrees(from, entry.id);
-            } else if !self.log.has(entry.id) {
+            } else if entry.id.index > self.commit && !self.log.has(entry.id) {
                 self.remove_from(entry.id.index);
                 fresh.push(entry);
             }
@@ -160,13 +161,22 @@ impl Raft {
         self.out.change(LogChange::RemoveFrom(index));
     }
 
-    /// A leader that contradicts what is committed means that the group is broken: stop before more is lost (L3).
-    fn assert_committed_agrees(&self, from: NodeId, id: EntryId) {
-        if id.index <= self.commit
-            && let Some(own) = self.log.id_at(id.index)
-        {
-            assert!(own == id, "leader {from} has {id} where {own} is committed (commit {})", self.commit);
-        }
+    /// What in an append cannot be, if no directory has lost anything: a leader has all that is committed (§5.4), and an entry's id
+    /// names one entry. Entries that were sent twice are compared; what is new costs nothing.
+    fn contradiction(&self, from: NodeId, previous: EntryId, entries: &[Entry]) -> Option<String> {
+        let uncommitted = |id: EntryId| {
+            let own = self.log.id_at(id.index).filter(|own| id.index <= self.commit && *own != id)?;
+            Some(format!("leader {from} has entry {id} where {own} is committed"))
+        };
+        uncommitted(previous).or_else(|| {
+            entries.iter().map_while(|entry| Some((entry, self.log.get(entry.id.index)?))).find_map(|(entry, own)| {
+                uncommitted(entry.id).or_else(|| {
+                    let differs = own.id == entry.id && own.payload != entry.payload;
+                    differs
+                        .then(|| format!("entry {} of leader {from} is another one than that of this replica", own.id))
+                })
+            })
+        })
     }
 
     /// The last entry at which the leader's log may agree with ours if ours has no `previous`: the last one whose term
@@ -183,8 +193,11 @@ impl Raft {
     /// term. We have this very entry, and so our log equals the leader's up to there, as if an append had proven it (§5.3).
     ///
     /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten it.
-    pub(super) fn receive_commit(&mut self, last: EntryId) {
+    pub(super) fn receive_commit(&mut self, from: NodeId, last: EntryId) {
         if last.index <= self.commit {
+            if let Some(own) = self.log.id_at(last.index).filter(|own| *own != last) {
+                self.contradicted(from, format!("leader {from} has entry {last} where {own} is committed"));
+            }
             return;
         }
         if self.log.has(last) {

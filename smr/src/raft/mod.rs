@@ -302,17 +302,17 @@ impl Raft {
             self.enter_term(term);
         }
         if !self.follow(from) {
-            let what = format!("claims to lead {term:?}, whose leader is {:?}", self.leader.node);
-            self.nonsense(from, what);
+            let other = self.leader.node.map_or_else(|| "unknown".to_owned(), |leader| leader.to_string());
+            self.contradicted(from, format!("term {term} has two leaders, {other} and {from}"));
             return;
         }
         match body {
             Body::Append { previous, entries, commit } => self.receive_append(from, previous, entries, commit),
             Body::Heartbeat { round, commit, lease } => {
-                self.receive_commit(commit);
+                self.receive_commit(from, commit);
                 self.answer_heartbeat(from, round, lease);
             }
-            Body::Commit { last } => self.receive_commit(last),
+            Body::Commit { last } => self.receive_commit(from, last),
             Body::TimeoutNow => self.receive_timeout_now(),
             _ => {}
         }
@@ -323,7 +323,10 @@ impl Raft {
             return;
         }
         let flaw = match body {
-            Body::AppendAccepted { last } => self.receive_append_accepted(from, last),
+            Body::AppendAccepted { last } => {
+                self.receive_append_accepted(from, last);
+                None
+            }
             Body::HeartbeatAck { round, lease } => self.receive_heartbeat_ack(from, round, lease),
             Body::AppendRejected { previous, hint } => {
                 self.receive_append_rejected(from, previous, hint);
@@ -354,6 +357,17 @@ impl Raft {
     fn may_answer(&self, node: NodeId) -> bool {
         let kept = matches!(&self.role, Role::Leader(leader) if leader.peers.contains_key(&node));
         kept || self.configurations.current().is_member(node)
+    }
+
+    /// A member contradicts what is durable: somebody has lost something (see [`Event::LossProven`]). From anybody else it is nonsense.
+    fn contradicted(&mut self, from: NodeId, what: String) {
+        let is_member = |configuration: &Configuration| configuration.is_member(from);
+        let history = [Some(self.configurations.current()), self.configurations.previous()];
+        if history.into_iter().flatten().any(is_member) {
+            self.out.outputs.events.push(Event::LossProven { what });
+        } else {
+            self.nonsense(from, what);
+        }
     }
 
     fn nonsense(&mut self, from: NodeId, what: String) {

@@ -199,17 +199,24 @@ impl Raft {
         }
     }
 
-    /// A member's durable log equals ours up to `last`. What is wrong with that, if anything is.
-    pub(super) fn receive_append_accepted(&mut self, from: NodeId, last: EntryId) -> Option<String> {
+    /// A member's durable log equals ours up to `last`, or it knows `last` to be committed.
+    pub(super) fn receive_append_accepted(&mut self, from: NodeId, last: EntryId) {
         let own = self.log.last();
-        if last.index > own.index || self.log.id_at(last.index).is_some_and(|id| id != last) {
-            return Some(format!(
-                "accepted {last}, but the log ends at {own} and has {:?}",
-                self.log.id_at(last.index)
-            ));
+        let here = self.log.id_at(last.index);
+        if last.index <= own.index && here.is_none_or(|id| id == last) {
+            self.member_has(from, last);
+            return;
         }
-        self.member_has(from, last);
-        None
+        let has = here.unwrap_or(own);
+        if last.term == self.promise.term {
+            // Entries of this term come from here and nowhere else.
+            self.nonsense(from, format!("accepted {last}, but the leader's log has {has}"));
+        } else {
+            self.contradicted(
+                from,
+                format!("{from} knows entry {last} to be committed, and its leader's log has {has}"),
+            );
+        }
     }
 
     /// A member's log begins with a snapshot now. Which was of this or an earlier leader; so it need not be in our log,

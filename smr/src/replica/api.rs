@@ -11,9 +11,22 @@ use crate::id::{GroupName, NodeId, NodeName};
 use crate::protocol::{NotLeader, ReadMode, Role};
 use crate::replica::engine::StateDigest;
 
-/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever.
+/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever, and a random part. In
+/// another group, or in one that was restored from a backup, there is no such session, whatever was opened at that index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ClientId(pub u64);
+pub struct ClientId {
+    /// The index of the entry.
+    pub index: u64,
+    /// Chosen by the leader that proposed it; 0 in logs of builds that chose none.
+    pub nonce: u64,
+}
+
+impl ClientId {
+    /// A session without a random part.
+    pub const fn at(index: u64) -> ClientId {
+        ClientId { index, nonce: 0 }
+    }
+}
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
@@ -15,7 +15,7 @@ use crate::replica::driver::{Happening, News, queue};
 use crate::replica::message::PeerMessage;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::state_machine::StateMachine;
-use crate::storage::{StorageError, Store};
+use crate::storage::{Quarantined, StorageError, Store};
 use crate::transport::Transport;
 
 /// Jobs that share one sync at most.
@@ -33,8 +33,8 @@ pub enum DiskJob<M> {
     Discard(ReceivedSnapshot),
     /// The group counts this life as a voter: the former one is closed.
     CompleteReadmission,
-    /// This node has forgotten what it promised: it goes into quarantine, and the process ends.
-    Quarantine(String),
+    /// This node must not take part any longer: it goes into quarantine, and whoever waits there begins its next life.
+    Quarantine(String, Sender<Quarantined>),
 }
 
 /// Runs until the replica thread is gone.
@@ -48,9 +48,12 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
     while let Ok(first) = jobs.recv() {
         let mut next = Some(first);
         while let Some(job) = next.take() {
-            if let DiskJob::Quarantine(reason) = job {
+            if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
-                return Err(desk.quarantine(&reason));
+                let quarantined = desk.quarantine(&reason)?;
+                // If nobody waits any more, the process ends.
+                let _ = done.send(quarantined);
+                return Ok(());
             }
             desk.take(job).map_err(|error| format!("disk failed: {error}"))?;
             if desk.has_room() {
@@ -70,7 +73,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             transport.flush();
         }
         if let Some(id) = last {
-            if news.events.send(Happening::Durable(id)).is_err() {
+            if !news.send(Happening::Durable(id)) {
                 break;
             }
             // With nothing else to do this thread looks itself what follows from it; a write may, which it then has to do.
@@ -110,15 +113,15 @@ impl<M> Desk<M> {
         Desk { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
     }
 
-    /// Puts the node into quarantine, and says why the process ends.
-    pub fn quarantine(self, reason: &str) -> String {
+    /// Puts the node into quarantine, durably.
+    ///
+    /// # Errors
+    /// If that cannot be written down: then the process has to end.
+    pub fn quarantine(self, reason: &str) -> Result<Quarantined, String> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        match self.store.into_quarantine(reason, now.as_secs()) {
-            Ok(_) => format!("quarantined: {reason}"),
-            Err(error) => {
-                format!("this node belongs into quarantine ({reason}), which cannot be written down: {error}")
-            }
-        }
+        self.store.into_quarantine(reason, now.as_secs()).map_err(|error| {
+            format!("this node belongs into quarantine ({reason}), which cannot be written down: {error}")
+        })
     }
 
     /// Whether another job should share the next flush.
@@ -157,7 +160,7 @@ impl<M> Desk<M> {
                 }
             }
             DiskJob::Discard(file) => file.discard()?,
-            DiskJob::Quarantine(reason) => panic!("the end of this node ({reason}) shares no flush"),
+            DiskJob::Quarantine(reason, _) => panic!("the end of this node ({reason}) shares no flush"),
             DiskJob::CompleteReadmission => {
                 self.append()?;
                 self.store.complete_readmission()?;

@@ -27,9 +27,10 @@ use crate::entry::EntryId;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Install, SnapshotImage, StateDigest};
+use crate::replica::engine::{Action, Install, Replaced, SnapshotImage, StateDigest};
+use crate::replica::handle::disqualification;
 use crate::replica::helm::{Helm, Steered};
-use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage};
+use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Paced, SnapshotFiles, let_go};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
@@ -38,6 +39,7 @@ use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
+use crate::storage::Quarantined;
 use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 
 /// Jobs that may wait for the disk thread.
@@ -69,6 +71,8 @@ pub(super) enum Happening<P: Protocol, S> {
     SnapshotLost(String),
     /// A snapshot arrived and its state is built.
     SnapshotBuilt(Box<Install<S>>, u64),
+    /// Somebody outside of the group says why this replica must not take part any longer.
+    Disqualified(String),
     /// Stop in an orderly way, then say so.
     Shutdown(Sender<()>),
 }
@@ -94,9 +98,19 @@ fn since_boot_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
+/// Something that happened to one life of a directory. A process that goes on in the next one does not mistake it for its own.
+pub(super) struct Sent<P: Protocol, S> {
+    /// Which life, counted from 1; [`ANY_LIFE`] for whichever there is.
+    life: u64,
+    what: Happening<P, S>,
+}
+
+/// For what concerns the process.
+pub(super) const ANY_LIFE: u64 = 0;
+
 /// The two queues into the replica, their reading ends.
 pub(super) struct Inbox<P: Protocol, S> {
-    pub(super) events: Receiver<Happening<P, S>>,
+    pub(super) events: Receiver<Sent<P, S>>,
     pub(super) requests: Receiver<(Request, ReplyTo)>,
 }
 
@@ -104,6 +118,11 @@ impl<P: Protocol, S> Inbox<P, S> {
     /// Whether something is there.
     pub(super) fn has_news(&self) -> bool {
         !self.events.is_empty() || !self.requests.is_empty()
+    }
+
+    /// The next event that concerns this life; those of others are dropped.
+    pub(super) fn next_event(&self, life: u64) -> Option<Happening<P, S>> {
+        self.events.try_iter().find(|sent| sent.life == life || sent.life == ANY_LIFE).map(|sent| sent.what)
     }
 
     /// Waits until something other than a request is there, or for this long.
@@ -116,27 +135,39 @@ impl<P: Protocol, S> Inbox<P, S> {
 
 /// The way into the inbox for a replica's own threads.
 pub(super) struct News<P: Protocol, S: StateMachine> {
-    pub(super) events: Sender<Happening<P, S>>,
+    pub(super) events: Sender<Sent<P, S>>,
+    /// The life that it speaks for.
+    pub(super) life: u64,
     pub(super) helm: Arc<Helm<Driver<P, S>>>,
 }
 
 impl<P: Protocol, S: StateMachine> Clone for News<P, S> {
     fn clone(&self) -> News<P, S> {
-        News { events: self.events.clone(), helm: self.helm.clone() }
+        News { events: self.events.clone(), life: self.life, helm: self.helm.clone() }
     }
 }
 
 impl<P: Protocol, S: StateMachine> News<P, S> {
+    /// The same way, for another life.
+    pub(super) fn of_life(&self, life: u64) -> News<P, S> {
+        News { life, ..self.clone() }
+    }
+
+    /// Puts it in, waiting for room. False if nobody listens any more.
+    pub(super) fn send(&self, what: Happening<P, S>) -> bool {
+        self.events.send(Sent { life: self.life, what }).is_ok()
+    }
+
     /// Puts it in, waiting for room, and leaves it to the replica thread. False if nobody listens any more.
     pub(super) fn tell(&self, happening: Happening<P, S>) -> bool {
-        let told = self.events.send(happening).is_ok();
+        let told = self.send(happening);
         self.helm.wake();
         told
     }
 
     /// As [`News::tell`], but gives up after a while: false.
     pub(super) fn tell_within(&self, happening: Happening<P, S>, patience: Duration) -> bool {
-        let told = self.events.send_timeout(happening, patience).is_ok();
+        let told = self.events.send_timeout(Sent { life: self.life, what: happening }, patience).is_ok();
         self.helm.wake();
         told
     }
@@ -144,7 +175,7 @@ impl<P: Protocol, S: StateMachine> News<P, S> {
 
 impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for News<P, S> {
     fn take(&self, event: TransportEvent<PeerMessage<P::Message>>) -> bool {
-        self.events.try_send(Happening::Peer(event)).is_ok()
+        self.events.try_send(Sent { life: self.life, what: Happening::Peer(event) }).is_ok()
     }
 
     fn flush(&self) {
@@ -173,6 +204,10 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) concerned: usize,
     /// Whom to tell when the replica has stopped, once it was told to.
     pub(super) stopping: Option<Sender<()>>,
+    /// Where the disk thread sends what is left of this life, should it end in quarantine.
+    pub(super) quarantined: Sender<Quarantined>,
+    /// It has.
+    pub(super) is_quarantined: bool,
 }
 
 impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
@@ -196,7 +231,7 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.is_some()
+        self.stopping.is_some() || self.is_quarantined
     }
 
     fn is_busy(&self) -> bool {
@@ -205,6 +240,12 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
 
     /// Hands over, answers what waits, and says so.
     fn farewell(&mut self) -> Result<(), String> {
+        if self.is_quarantined {
+            // It says nothing more to anybody but those who wait for an answer.
+            self.refuse_requests();
+            drop(self.turns.take_actions());
+            return Ok(());
+        }
         self.hand_over();
         self.refuse_requests();
         self.turns.engine_mut().stop();
@@ -235,7 +276,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Feeds what has happened to the engine; `Some` if the replica is to stop.
     fn take_events(&mut self) -> Option<Sender<()>> {
         for _ in 0..EVENTS_PER_TURN {
-            let Ok(event) = self.inbox.events.try_recv() else { return None };
+            let event = self.inbox.next_event(self.news.life)?;
             let now = self.clock.now();
             match event {
                 Happening::Durable(id) => self.turns.durable(now, id),
@@ -251,6 +292,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Digest(digest) }) => {
                     self.turns.engine_mut().digest_heard(from, digest);
                 }
+                Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
+                    self.turns.engine_mut().replaced_heard(from, Replaced { by, since });
+                }
                 Happening::Peer(TransportEvent::Connected { .. }) => {}
                 Happening::Peer(TransportEvent::Disconnected { peer }) => {
                     self.turns.engine_mut().disconnected(now, peer)
@@ -258,6 +302,11 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Happening::Peer(TransportEvent::Refused { peer, reason }) => {
                     self.reporter.line(&format!("replica {peer} and this one do not fit together: {reason}"));
                 }
+                Happening::Peer(TransportEvent::Disqualified { by, why }) => {
+                    let reason = disqualification(why, &format!("replica {by}"));
+                    self.turns.engine_mut().quarantine(reason);
+                }
+                Happening::Disqualified(reason) => self.turns.engine_mut().quarantine(reason),
                 Happening::Peer(TransportEvent::SnapshotSent { to, last }) => {
                     self.turns.engine_mut().snapshot_sent(now, to, last)
                 }
@@ -310,14 +359,22 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
                     Action::LetGo(state) => let_go(state),
                     Action::Quarantine(reason) => {
-                        // Nobody hears of this node any more; the disk thread ends the process.
+                        // Nobody hears of this node any more, and nothing else is done for it.
                         self.transport.shutdown();
-                        self.give_to_disk(DiskJob::Quarantine(reason))?;
+                        self.reporter.line(&format!("quarantined: {reason}"));
+                        self.give_to_disk(DiskJob::Quarantine(reason, self.quarantined.clone()))?;
+                        self.is_quarantined = true;
+                        return Ok(());
                     }
                     Action::TakeSnapshot(image) => self.take_snapshot(image),
                     Action::TakeDigest(image) => self.take_digest(image),
                     Action::SendDigest(to, digest) => {
                         self.transport.queue(to, PeerMessage::Digest(digest), Lane::Urgent, DIGEST_MESSAGE_BYTES);
+                        messages_leave = true;
+                    }
+                    Action::SendReplaced(to, Replaced { by, since }) => {
+                        let message = PeerMessage::Replaced { by, since };
+                        self.transport.queue(to, message, Lane::Urgent, REPLACED_MESSAGE_BYTES);
                         messages_leave = true;
                     }
                     Action::SendSnapshot(to) => self.send_snapshot(to),
@@ -411,7 +468,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn refuse_requests(&mut self) {
         let held = self.turns.take_held();
         let waiting: Vec<_> = held.into_iter().chain(self.inbox.requests.try_iter().take(REQUESTS_MAX)).collect();
-        if self.turns.engine().core().role() != Role::Leader {
+        if self.is_quarantined || self.turns.engine().core().role() != Role::Leader {
             return self.turns.engine_mut().requests(self.clock.now(), waiting);
         }
         for (_, reply) in waiting {

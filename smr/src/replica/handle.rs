@@ -4,24 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::sync::oneshot;
 
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
-use crate::fatal::{exit_on_panic, spawn_vital};
-use crate::id::{ClusterId, GroupName, Incarnation, NodeName};
+use crate::fatal::{end_process, exit_on_panic, spawn_vital};
+use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
 use crate::protocol::{Protocol, ReadMode, Recovered, Time};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
-use crate::replica::driver::{Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
+use crate::replica::driver::{ANY_LIFE, Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
 use crate::replica::engine::{
     BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
     UNCOMMITTED_ENTRIES_MAX,
@@ -37,13 +37,19 @@ use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing, Submit};
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
+use crate::state_machine::Image as _;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, RealDisk};
-use crate::storage::{self, Birth, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions, SyncMode, Witness};
-use crate::transport::{Transport, TransportConfig};
+use crate::storage::{
+    self, Birth, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions, SyncMode, Witness,
+};
+use crate::transport::{Admission, Transport, TransportConfig};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the queue is emptied while a quarantine is written down.
+const QUARANTINE_LOOK: Duration = Duration::from_millis(5);
 
 /// Lives of a directory that are looked at in one start: the damaged one, its damaged next one, and a fresh one.
 const LIVES_MAX: usize = 3;
@@ -126,51 +132,48 @@ impl Opened {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let seat = Seat { group: options.group.clone(), name: options.name, cluster: None };
         let directory = ReplicaDirectory::open(disk.clone(), &options.directory, seat).map_err(StartError::of)?;
-        let mut life = directory;
-        let mut quarantine = None;
-        for _ in 0..LIVES_MAX {
-            let quarantined = match open_life(&disk, life, &options, &reporter)? {
-                (storage::Opened::Store(store), snapshots) => {
-                    return Opened::with(options, store, snapshots, quarantine, reporter);
-                }
-                (storage::Opened::Quarantined(quarantined), _) => quarantined,
-            };
-            reporter.line(&format!("quarantined: {}", quarantined.reason));
-            quarantine.get_or_insert(quarantined.reason.clone());
-            // Should the next life be damaged, too, yet another one takes its place.
-            life = quarantined.into_next_life().map_err(StartError::of)?;
-        }
-        Err(StartError::new(format!(
-            "{}: each life that is begun here is damaged at once",
-            options.directory.display()
-        )))
+        let (store, snapshots, quarantine) = open_lives(directory, &options, &reporter)?;
+        Ok(Opened::with(options, store, snapshots, quarantine, reporter))
+    }
+
+    /// Puts the directory into quarantine for what somebody knows of it, and goes on in its next life.
+    ///
+    /// # Errors
+    /// If that cannot be written down, or no other life can be begun.
+    pub fn disqualify(self, why: Disqualified, by: &str) -> Result<Opened, StartError> {
+        let Opened { options, store, reporter, quarantine, .. } = self;
+        let quarantined = store.store.into_quarantine(&disqualification(why, by), now_unix_s())?;
+        reporter.line(&format!("quarantined: {}", quarantined.reason));
+        let reason = quarantine.unwrap_or_else(|| quarantined.reason.clone());
+        let life = quarantined.into_next_life()?;
+        let (store, snapshots, _) = open_lives(life, &options, &reporter)?;
+        Ok(Opened::with(options, store, snapshots, Some(reason), reporter))
     }
 
     fn with(
         mut options: ReplicaOptions,
         store: Box<OpenedStore>,
-        snapshots: Option<SnapshotDir>,
+        snapshots: SnapshotDir,
         quarantine: Option<String>,
         reporter: Reporter,
-    ) -> Result<Opened, StartError> {
-        let snapshots = snapshots.ok_or_else(|| {
-            StartError::new("snapshots were not looked for in a directory that was opened".to_owned())
-        })?;
-        if store.sync_mode != SyncMode::Synced {
-            reporter.line(&format!("writes are not proved to reach the device: {}", store.sync_mode));
-        }
+    ) -> Opened {
         if options.found_anew && (store.birth.is_born() || quarantine.is_some()) {
             let directory = options.directory.display();
             let data = if quarantine.is_some() { "damaged data" } else { "data" };
             reporter.line(&format!("--found_anew: ignored, {directory} has {data} of the group"));
             options.found_anew = false;
         }
-        Ok(Opened { options, store, snapshots, quarantine, reporter })
+        Opened { options, store, snapshots, quarantine, reporter }
     }
 
     /// The incarnation of this directory.
     pub fn incarnation(&self) -> Incarnation {
         self.store.identity.node.incarnation
+    }
+
+    /// This start of its process, counted durably.
+    pub fn start(&self) -> StartTrail {
+        self.store.start
     }
 
     /// The cluster that this directory belongs to, if it is recorded.
@@ -229,9 +232,11 @@ impl Opened {
         let (events, events_inbox) = bounded(EVENTS_MAX);
         let (requests, requests_inbox) = bounded(REQUESTS_MAX);
         let door = Arc::new(RequestDoor { leftovers: requests_inbox.clone(), closed: AtomicBool::new(false) });
-        let facts = Arc::new(Facts::default());
         let (exclude, exclusions) = bounded(1);
-        let files = SnapshotFiles(snapshots);
+        let facts = Arc::new(Facts {
+            cluster: OnceLock::new(),
+            present: Mutex::new(Present { incarnation: node.incarnation, start: store.start, genesis }),
+        });
         let inbox = Arc::new(Inbox { events: events_inbox, requests: requests_inbox });
         let helm = {
             // The queues close with the driver, so that whoever would tell it something learns that it has stopped.
@@ -239,40 +244,29 @@ impl Opened {
             let has_news = move || inbox.upgrade().is_some_and(|inbox| inbox.has_news());
             Arc::new(Helm::new(format!("{} replica", reporter.who()), has_news))
         };
-        let news = News { events, helm: helm.clone() };
-        let intake = Intake::<Raft, S>::new(files.clone(), facts.genesis.clone(), news.clone(), reporter.clone());
-        let config =
-            TransportConfig { group: options.group.clone(), node, cluster, genesis, peers: options.peers.clone() };
-        let sink = Arc::new(news.clone());
-        let transport = Transport::start(config, options.listener, options.runtime.clone(), sink, Arc::new(intake))
-            .map_err(|error| StartError::new(format!("cannot serve peers: {error}")))?;
-        let seats = options.peers.keys().copied().chain([options.name]).collect();
-        let replica = ReplicaThread {
-            group: options.group,
-            seats,
+        let news = News { events, life: ANY_LIFE, helm: helm.clone() };
+        let mut empty = Vec::new();
+        state.image().write(&mut empty).map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+        let site = Site {
+            seats: options.peers.keys().copied().chain([options.name]).collect(),
             cluster,
             source,
-            found_anew: options.found_anew,
             exclusions,
-            settings: Settings {
-                reads: options.reads,
-                clock_drift_permille: options.clock_drift_permille,
-                ..Settings::default()
-            },
-            store,
-            quarantine,
-            files,
-            state,
+            empty: empty.into(),
             inbox,
             news: news.clone(),
-            transport: Arc::new(transport),
-            runtime: options.runtime,
             reporter: reporter.clone(),
             facts: facts.clone(),
             door: door.clone(),
+            options: Arc::new(options),
         };
+        let replica = Life::begin(site, 1, store, snapshots, quarantine, state)?;
         spawn_vital(format!("{} replica", reporter.who()), move || replica.run())
             .map_err(|error| StartError::new(format!("no replica thread: {error}")))?;
+        let disqualify = {
+            let news = news.clone();
+            move |reason| news.tell_within(Happening::Disqualified(reason), SHUTDOWN_PATIENCE)
+        };
         let stop = move || {
             let (done, stopped) = bounded(1);
             if news.tell_within(Happening::Shutdown(done), SHUTDOWN_PATIENCE) {
@@ -281,8 +275,48 @@ impl Opened {
             }
         };
         let steer = Arc::new(move || helm.steer());
-        Ok(ReplicaHandle { requests, door, steer, stop: Arc::new(stop), exclude, facts })
+        let disqualify = Arc::new(disqualify);
+        Ok(ReplicaHandle { requests, door, steer, stop: Arc::new(stop), exclude, disqualify, facts })
     }
+}
+
+/// Opens the life of a directory that may count: the first one that is not damaged. Says why an earlier one ended, if it did.
+fn open_lives(
+    directory: ReplicaDirectory,
+    options: &ReplicaOptions,
+    reporter: &Reporter,
+) -> Result<(Box<OpenedStore>, SnapshotDir, Option<String>), StartError> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let mut life = directory;
+    let mut quarantine = None;
+    for _ in 0..LIVES_MAX {
+        let quarantined = match open_life(&disk, life, options, reporter)? {
+            (storage::Opened::Store(store), snapshots) => {
+                let snapshots = snapshots.ok_or_else(|| {
+                    StartError::new("snapshots were not looked for in a directory that was opened".to_owned())
+                })?;
+                if store.sync_mode != SyncMode::Synced {
+                    reporter.line(&format!("writes are not proved to reach the device: {}", store.sync_mode));
+                }
+                return Ok((store, snapshots, quarantine));
+            }
+            (storage::Opened::Quarantined(quarantined), _) => quarantined,
+        };
+        reporter.line(&format!("quarantined: {}", quarantined.reason));
+        quarantine.get_or_insert(quarantined.reason.clone());
+        // Should the next life be damaged, too, yet another one takes its place.
+        life = quarantined.into_next_life().map_err(StartError::of)?;
+    }
+    Err(StartError::new(format!("{}: each life that is begun here is damaged at once", options.directory.display())))
+}
+
+fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// For the file and for people.
+pub(super) fn disqualification(why: Disqualified, by: &str) -> String {
+    format!("{why} ({by} says so)")
 }
 
 /// Opens one life of a directory: snapshots first, because they say where the log must begin. A quarantined life is
@@ -298,13 +332,13 @@ fn open_life(
     if directory.quarantined().is_none() {
         // Reads the newest one whole, on processors that others in service may share.
         let (disk, path, group) = (disk.clone(), directory.snapshots(), options.group.clone());
-        let (found, newest) = aside(move || SnapshotDir::open(disk, path, group, None))
+        let genesis = directory.genesis();
+        let (found, newest) = aside(move || SnapshotDir::open(disk, path, group, genesis))
             .map_err(|error| StartError::new(format!("{}: {error}", directory.snapshots().display())))?;
         found.notes().iter().for_each(|note| reporter.line(note));
         snapshot = newest.map(|info| info.meta).unwrap_or_default();
         snapshots = Some(found);
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let opened = Store::open(
         directory,
         &StoreOptions {
@@ -312,7 +346,8 @@ fn open_life(
             incarnation_if_new: Incarnation(rand::random::<u64>().max(1)),
             engine: options.log_engine,
             allow_unsynced: options.allow_unsynced,
-            now_unix_s: now.as_secs(),
+            now_unix_s: now_unix_s(),
+            start_nonce: rand::random(),
         },
     )
     .map_err(StartError::from)?;
@@ -322,12 +357,38 @@ fn open_life(
     Ok((opened, snapshots))
 }
 
+/// Admits peers by what was seen of them.
+#[derive(Debug)]
+struct Gate {
+    seen: Arc<SeenStarts>,
+    reporter: Reporter,
+}
+
+impl Admission for Gate {
+    fn admit(&self, node: NodeId, start: StartTrail) -> Result<(), Disqualified> {
+        let admitted = self.seen.admit(node, start);
+        admitted.unwrap_or_else(|error| end_process(self.reporter.who(), &format!("disk failed: {error}")))
+    }
+}
+
 /// What the handle may be asked without a trip through the replica thread.
-#[derive(Default)]
 struct Facts {
     cluster: OnceLock<ClusterId>,
-    genesis: Arc<OnceLock<GenesisHash>>,
-    born: AtomicBool,
+    present: Mutex<Present>,
+}
+
+/// The present life.
+struct Present {
+    incarnation: Incarnation,
+    start: StartTrail,
+    /// Once it is born.
+    genesis: Option<GenesisHash>,
+}
+
+impl Facts {
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The queue of requests once nobody serves it any more. Closing a queue of this kind leaves what is in it where it is.
@@ -361,6 +422,7 @@ pub struct ReplicaHandle {
     steer: Arc<dyn Fn() + Send + Sync>,
     stop: Arc<dyn Fn() + Send + Sync>,
     exclude: Sender<Witness>,
+    disqualify: Arc<dyn Fn(String) -> bool + Send + Sync>,
     facts: Arc<Facts>,
 }
 
@@ -385,18 +447,30 @@ impl ReplicaHandle {
 
     /// Whether the replica is born: a member, or about to be one.
     pub fn is_born(&self) -> bool {
-        self.facts.born.load(Ordering::SeqCst)
+        self.facts.present().genesis.is_some()
     }
 
     /// The genesis of its group, once it is born.
     pub fn genesis(&self) -> Option<GenesisHash> {
-        self.facts.genesis.get().copied()
+        self.facts.present().genesis
     }
 
     /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is born.
     pub fn exclude(&self, witness: Witness) {
         // If one waits there already, that one is enough; if nobody listens, the replica is born.
         let _ = self.exclude.try_send(witness);
+    }
+
+    /// The present incarnation of the directory, and this start of it.
+    pub fn start(&self) -> (Incarnation, StartTrail) {
+        let present = self.facts.present();
+        (present.incarnation, present.start)
+    }
+
+    /// Somebody outside of the group knows why this replica must not take part any longer: it goes into quarantine. Says whether
+    /// it was told.
+    pub fn disqualify(&self, why: Disqualified, by: &str) -> bool {
+        (self.disqualify)(disqualification(why, by))
     }
 
     /// Hands leadership over if it leads, lets what is under way finish, and stops. Blocks for at most 6 s.
@@ -435,94 +509,188 @@ impl Submit for ReplicaHandle {
     }
 }
 
-/// What the replica thread starts with.
-struct ReplicaThread<S: StateMachine> {
-    group: GroupName,
+/// What all lives of a directory that a process sees have in common.
+struct Site<S: StateMachine> {
+    options: Arc<ReplicaOptions>,
     seats: BTreeSet<NodeName>,
     cluster: Option<ClusterId>,
     source: Option<Arc<dyn ConfigurationSource>>,
-    found_anew: bool,
     exclusions: Receiver<Witness>,
-    settings: Settings,
-    store: Box<OpenedStore>,
-    quarantine: Option<String>,
-    files: SnapshotFiles,
-    state: S,
+    /// The image of the empty state, which each life begins with.
+    empty: Arc<[u8]>,
     inbox: Arc<Inbox<Raft, S>>,
     news: News<Raft, S>,
-    transport: Arc<Peers>,
-    runtime: tokio::runtime::Handle,
     reporter: Reporter,
     facts: Arc<Facts>,
     door: Arc<RequestDoor>,
 }
 
-impl<S: StateMachine> ReplicaThread<S> {
-    /// From birth, if that is still to come, to the orderly end.
+/// What the replica thread works with: one life of the directory. If that ends in quarantine, the next one begins.
+struct Life<S: StateMachine> {
+    site: Site<S>,
+    number: u64,
+    store: Box<OpenedStore>,
+    quarantine: Option<String>,
+    files: SnapshotFiles,
+    state: S,
+    news: News<Raft, S>,
+    transport: Arc<Peers>,
+    /// Empty until it is born; whoever takes snapshots in looks at it.
+    genesis: Arc<OnceLock<GenesisHash>>,
+}
+
+/// How a life ended.
+enum End<S: StateMachine> {
+    /// The replica was stopped.
+    Stopped,
+    /// It is in quarantine.
+    Quarantined(Box<(Site<S>, Quarantined)>),
+}
+
+impl<S: StateMachine> Life<S> {
+    /// Makes connections; the replica thread does the rest.
+    fn begin(
+        site: Site<S>,
+        number: u64,
+        store: Box<OpenedStore>,
+        snapshots: SnapshotDir,
+        quarantine: Option<String>,
+        state: S,
+    ) -> Result<Life<S>, StartError> {
+        let options = &site.options;
+        let node = store.identity.node;
+        let born = match &store.birth {
+            Birth::Born { genesis, .. } => Some(*genesis),
+            Birth::Unborn | Birth::Excluded { .. } => None,
+        };
+        let (files, news) = (SnapshotFiles(snapshots), site.news.of_life(number));
+        let genesis = Arc::new(OnceLock::new());
+        let intake = Intake::<Raft, S>::new(files.clone(), genesis.clone(), news.clone(), site.reporter.clone());
+        let config = TransportConfig {
+            group: options.group.clone(),
+            node,
+            cluster: store.identity.cluster.or(site.cluster),
+            genesis: born,
+            start: store.start,
+            admission: Arc::new(Gate { seen: store.seen_starts.clone(), reporter: site.reporter.clone() }),
+            peers: options.peers.clone(),
+        };
+        let cannot = |error| StartError::new(format!("cannot serve peers: {error}"));
+        // The next life listens where this one did.
+        let listener = options.listener.try_clone().map_err(cannot)?;
+        let (runtime, sink) = (options.runtime.clone(), Arc::new(news.clone()));
+        let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
+        *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: born };
+        Ok(Life { number, store, quarantine, files, state, news, transport: Arc::new(transport), genesis, site })
+    }
+
+    /// One life after the other, to the orderly end.
     fn run(mut self) -> Result<(), String> {
-        if !self.store.birth.is_born() && !self.be_born()? {
-            self.door.close();
-            return Ok(());
+        loop {
+            let number = self.number;
+            match self.live()? {
+                End::Stopped => return Ok(()),
+                End::Quarantined(quarantined) => {
+                    let (site, quarantined) = *quarantined;
+                    self = Life::after(site, number, quarantined).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+    }
+
+    /// The life after one that is in quarantine: unborn, until the group takes it in.
+    fn after(site: Site<S>, number: u64, quarantined: Quarantined) -> Result<Life<S>, StartError> {
+        let reason = quarantined.reason.clone();
+        let directory = quarantined.into_next_life()?;
+        let (store, snapshots, _) = open_lives(directory, &site.options, &site.reporter)?;
+        let state = S::restore(&mut &site.empty[..]);
+        let state = state.map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+        Life::begin(site, number + 1, store, snapshots, Some(reason), state)
+    }
+
+    /// From birth, if that is still to come, to the end of this life.
+    fn live(mut self) -> Result<End<S>, String> {
+        if !self.store.birth.is_born() {
+            match self.be_born()? {
+                Departure::Birth(_) => {}
+                Departure::Stopped => {
+                    self.site.door.close();
+                    return Ok(End::Stopped);
+                }
+                Departure::Disqualified(reason) => {
+                    let Life { site, store, transport, .. } = self;
+                    transport.shutdown();
+                    site.reporter.line(&format!("quarantined: {reason}"));
+                    let quarantined = store.store.into_quarantine(&reason, now_unix_s());
+                    let quarantined = quarantined.map_err(|error| error.to_string())?;
+                    return Ok(End::Quarantined(Box::new((site, quarantined))));
+                }
+            }
         }
         let Birth::Born { genesis, founders } = self.store.birth.clone() else {
             panic!("replica {} serves unborn", self.store.identity.node);
         };
-        let cluster = self.store.identity.cluster.or(self.cluster);
+        let cluster = self.store.identity.cluster.or(self.site.cluster);
         self.transport.set_birth(cluster, genesis);
-        // Set once: this thread runs once.
-        let _ = self.facts.genesis.set(genesis);
+        // Set once: a life is lived once.
+        let _ = self.genesis.set(genesis);
         if let Some(cluster) = cluster {
-            let _ = self.facts.cluster.set(cluster);
+            let _ = self.site.facts.cluster.set(cluster);
         }
-        self.facts.born.store(true, Ordering::SeqCst);
+        self.site.facts.present().genesis = Some(genesis);
         self.serve(Certificate { genesis, founders })
     }
 
-    /// Waits for the birth and makes it durable; false if the replica was stopped before.
-    fn be_born(&mut self) -> Result<bool, String> {
+    /// Waits for the birth and makes it durable, or says what else ended the wait.
+    fn be_born(&mut self) -> Result<Departure, String> {
+        let site = &self.site;
         let node = self.store.identity.node;
         let standing = match (&self.quarantine, &self.store.birth) {
             (Some(reason), _) => Standing::Quarantined { reason: reason.clone() },
             (None, Birth::Excluded { witness }) => {
-                let reason = Unborn::excluded_because(&self.group, node, *witness);
-                self.reporter.line(&format!("quarantined: {reason}"));
+                let reason = Unborn::excluded_because(&site.options.group, node, *witness);
+                site.reporter.line(&format!("quarantined: {reason}"));
                 Standing::Quarantined { reason }
             }
             (None, _) => Standing::Unborn,
         };
+        let group = &site.options.group;
         let is_excluded = standing != Standing::Unborn;
         let unborn = Unborn::new(Newcomer {
             node,
-            cluster: self.cluster,
-            group: self.group.clone(),
-            seats: self.seats.clone(),
-            claim: Claim { is_excluded, found_anew: self.found_anew },
-            is_recorded: self.source.is_some(),
+            cluster: site.cluster,
+            group: group.clone(),
+            seats: site.seats.clone(),
+            // The operator's word was for the life that was there when it was given.
+            claim: Claim { is_excluded, found_anew: site.options.found_anew && self.quarantine.is_none() },
+            is_recorded: site.source.is_some(),
         });
         let room = WaitingRoom {
-            group: &self.group,
+            group,
             node,
-            seats: &self.seats,
+            seats: &site.seats,
             standing,
             sync_mode: self.store.durability(),
-            inbox: &self.inbox,
+            inbox: &site.inbox,
+            life: self.number,
             transport: &self.transport,
-            reporter: &self.reporter,
+            reporter: &site.reporter,
             store: &mut self.store.store,
-            source: self.source.as_ref(),
-            exclusions: &self.exclusions,
+            source: site.source.as_ref(),
+            exclusions: &site.exclusions,
         };
-        let (birth, cluster) = match room.wait(unborn)? {
-            Departure::Stopped => return Ok(false),
+        let departure = room.wait(unborn)?;
+        let (birth, cluster) = match &departure {
+            Departure::Stopped | Departure::Disqualified(_) => return Ok(departure),
             Departure::Birth(Verdict::Founder(genesis)) => {
-                self.reporter.line(&format!("founder of group {} with {} members", self.group, genesis.members.len()));
+                site.reporter.line(&format!("founder of group {group} with {} members", genesis.members.len()));
                 let cluster = genesis.cluster_id();
-                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
+                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) }, cluster)
             }
             Departure::Birth(Verdict::TakenIn(genesis)) => {
-                self.reporter.line(&format!("taken into group {}", self.group));
+                site.reporter.line(&format!("taken into group {group}"));
                 // The founding group's genesis is the cluster's id.
-                (Birth::Born { genesis, founders: None }, self.cluster.unwrap_or(ClusterId(genesis.0)))
+                (Birth::Born { genesis: *genesis, founders: None }, site.cluster.unwrap_or(ClusterId(genesis.0)))
             }
             Departure::Birth(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
         };
@@ -534,15 +702,13 @@ impl<S: StateMachine> ReplicaThread<S> {
             self.store.entries = vec![founders.first_entry()];
         }
         self.store.birth = birth;
-        Ok(true)
+        Ok(departure)
     }
 
-    /// Recovers the state, starts the disk thread, and drives the core until the replica stops.
-    fn serve(self, certificate: Certificate) -> Result<(), String> {
-        let ReplicaThread {
-            group, seats, settings, store: life, quarantine, files: snapshots, state, inbox, news, ..
-        } = self;
-        let ReplicaThread { transport, runtime, reporter, door, .. } = self;
+    /// Recovers the state, starts the disk thread, and drives the core until the replica stops or is quarantined.
+    fn serve(self, certificate: Certificate) -> Result<End<S>, String> {
+        let Life { site, store: life, quarantine, files: snapshots, state, news, transport, .. } = self;
+        let (options, reporter) = (&site.options, &site.reporter);
         let node = life.identity.node;
         let latest = snapshots.0.latest();
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
@@ -564,13 +730,18 @@ impl<S: StateMachine> ReplicaThread<S> {
         };
         let sync_mode = life.durability();
         let recovered = Recovered { promise, snapshot: meta, entries: life.entries };
+        let settings = Settings {
+            reads: options.reads,
+            clock_drift_permille: options.clock_drift_permille,
+            ..Settings::default()
+        };
         let core = Raft::new(settings, node, recovered, ChaCha8Rng::seed_from_u64(rand::random()), clock.now());
         let standing = match quarantine.clone() {
             Some(reason) => Standing::Quarantined { reason },
             None => Standing::InService,
         };
         let engine = Engine::new(EngineStart {
-            group,
+            group: options.group.clone(),
             standing,
             sync_mode,
             core,
@@ -581,6 +752,7 @@ impl<S: StateMachine> ReplicaThread<S> {
             snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
             digest_every_entries: DIGEST_EVERY_ENTRIES,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
+            nonce_seed: rand::random(),
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {
@@ -591,31 +763,59 @@ impl<S: StateMachine> ReplicaThread<S> {
             .map_err(|error| format!("no disk thread: {error}"))?
         };
         let no_thread = |error: std::io::Error| format!("no thread: {error}");
-        let scans = Scans::start(reporter.who(), runtime.clone()).map_err(no_thread)?;
+        let scans = Scans::start(reporter.who(), options.runtime.clone()).map_err(no_thread)?;
         let snapshot_worker = Worker::start(format!("{} snapshot", reporter.who())).map_err(no_thread)?;
         let digest_worker = Worker::start(format!("{} digest", reporter.who())).map_err(no_thread)?;
+        let (quarantined, is_quarantined) = bounded(1);
         let driver = Driver {
             turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
-            inbox,
+            inbox: site.inbox.clone(),
             news: news.clone(),
             disk: jobs,
             transport: transport.clone(),
             snapshots,
-            seats,
-            runtime,
-            reporter,
+            seats: site.seats.clone(),
+            runtime: options.runtime.clone(),
+            reporter: reporter.clone(),
             scans,
             snapshot_worker,
             digest_worker,
             alarm: Time(0),
             concerned: 0,
             stopping: None,
+            quarantined,
+            is_quarantined: false,
         };
-        let result = news.helm.keep(driver);
-        door.close();
+        let ended = news.helm.keep(driver);
         transport.shutdown();
+        ended?;
+        let mut stopping = None;
+        loop {
+            match is_quarantined.recv_timeout(QUARANTINE_LOOK) {
+                Ok(quarantined) if stopping.is_none() => {
+                    return Ok(End::Quarantined(Box::new((site, quarantined))));
+                }
+                // Nothing is under way that would send it, or somebody has asked meanwhile that the replica stop.
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+                // The disk thread may wait for room here before it comes to its last job.
+                Err(RecvTimeoutError::Timeout) => {
+                    while let Some(event) = site.inbox.next_event(ANY_LIFE) {
+                        if let Happening::Shutdown(done) = event {
+                            stopping = Some(done);
+                        }
+                    }
+                }
+            }
+        }
+        site.door.close();
+        // The queues close, so that nobody waits for room there.
+        drop(site);
         join_disk(disk_thread);
-        result
+        if let Some(done) = stopping {
+            // If nobody waits for it any more, the process ends.
+            let _ = done.send(());
+        }
+        Ok(End::Stopped)
     }
 }

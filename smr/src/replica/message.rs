@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::entry::Index;
+use crate::id::Incarnation;
 use crate::replica::birth::BirthMessage;
 use crate::replica::engine::StateDigest;
 
@@ -14,9 +16,18 @@ pub enum PeerMessage<M> {
     Birth(BirthMessage),
     /// What the sender's state was.
     Digest(StateDigest),
+    /// The receiver is no member any more.
+    Replaced {
+        /// The incarnation that has its place.
+        by: Incarnation,
+        /// The committed configuration that says so, by the entry that carries it.
+        since: Index,
+    },
 }
 
 /// About how many bytes a digest message takes.
 pub const DIGEST_MESSAGE_BYTES: usize = 64;
+/// About how many bytes the news of a replacement takes.
+pub const REPLACED_MESSAGE_BYTES: usize = 64;
 /// About how many bytes a birth message takes.
 pub const BIRTH_MESSAGE_BYTES: usize = 1024;

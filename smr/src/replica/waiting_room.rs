@@ -16,6 +16,7 @@ use crate::protocol::{Protocol, ReadMode, Role};
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
 use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer, GenesisRequest};
 use crate::replica::driver::{Happening, Inbox};
+use crate::replica::handle::disqualification;
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
 use crate::replica::{Advertised, Outcome, ReplicaStatus, ReplyTo, Request, Standing};
 use crate::report::Reporter;
@@ -33,6 +34,8 @@ const PATIENT_ANSWERS: u32 = 10;
 pub(super) enum Departure {
     /// The replica knows how it is born: as a founder or taken in.
     Birth(Verdict),
+    /// The replica must not take part any longer, for this reason.
+    Disqualified(String),
     /// The replica was told to stop.
     Stopped,
 }
@@ -45,6 +48,8 @@ pub(super) struct WaitingRoom<'a, P: Protocol, S> {
     pub(super) standing: Standing,
     pub(super) sync_mode: String,
     pub(super) inbox: &'a Inbox<P, S>,
+    /// The life that waits.
+    pub(super) life: u64,
     pub(super) transport: &'a Arc<Transport<PeerMessage<P::Message>>>,
     pub(super) reporter: &'a Reporter,
     pub(super) store: &'a mut Store,
@@ -129,10 +134,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             }
             verdict = match self.hear(&mut unborn, &mut asking) {
                 Ok(verdict) => verdict,
-                Err(done) => {
-                    let _ = done.send(());
-                    return Ok(Departure::Stopped);
-                }
+                Err(departure) => return Ok(departure),
             };
         }
     }
@@ -148,15 +150,15 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
         let _ = select.ready_deadline(at);
     }
 
-    /// Takes in what has arrived, up to the first thing from which something follows. `Err` if the replica is to stop.
-    fn hear(&self, unborn: &mut Unborn, asking: &mut Asking) -> Result<Verdict, Sender<()>> {
+    /// Takes in what has arrived, up to the first thing from which something follows. `Err` if the wait is over without a birth.
+    fn hear(&self, unborn: &mut Unborn, asking: &mut Asking) -> Result<Verdict, Departure> {
         if let Ok(witness) = self.exclusions.try_recv() {
             return Ok(unborn.exclude(witness));
         }
         if let Some(answer) = asking.answer(Instant::now(), self.reporter) {
             return Ok(unborn.answered(answer));
         }
-        while let Ok(event) = self.inbox.events.try_recv() {
+        while let Some(event) = self.inbox.next_event(self.life) {
             match event {
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
                     let verdict = unborn.receive(from, &message);
@@ -171,7 +173,15 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
                 Happening::Peer(TransportEvent::Refused { peer, reason }) => {
                     self.reporter.line(&format!("replica {peer} and this one do not fit together: {reason}"));
                 }
-                Happening::Shutdown(done) => return Err(done),
+                Happening::Peer(TransportEvent::Disqualified { by, why }) => {
+                    return Err(Departure::Disqualified(disqualification(why, &format!("replica {by}"))));
+                }
+                Happening::Disqualified(reason) => return Err(Departure::Disqualified(reason)),
+                Happening::Shutdown(done) => {
+                    // If nobody waits for it any more, the process ends.
+                    let _ = done.send(());
+                    return Err(Departure::Stopped);
+                }
                 // Nothing else concerns one who is no member.
                 _ => {}
             }

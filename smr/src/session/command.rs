@@ -1,10 +1,11 @@
 //! What the log carries for the session table.
 //!
 //! ```text
-//! Open        1
-//! Write       2 | client u64 | number u64 | lowest unanswered u64 | command, the rest
+//! Open        4 | nonce u64
+//! Write       5 | index u64 | nonce u64 | number u64 | lowest unanswered u64 | command, the rest
 //! Idempotent  3 | command, the rest
 //! ```
+//! In logs of builds whose sessions had no random part, `Open` is a 1 alone, and `Write` a 2 without the nonce.
 //! Integers are little endian. Written by hand, because decoding runs once per entry on every replica and must not
 //! copy the command. The log's own framing gives the length and the checksum.
 
@@ -12,18 +13,25 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::replica::ClientId;
 
-const TAG_OPEN: u8 = 1;
-const TAG_WRITE: u8 = 2;
+const TAG_OPEN_PLAIN: u8 = 1;
+const TAG_WRITE_PLAIN: u8 = 2;
 const TAG_IDEMPOTENT: u8 = 3;
+const TAG_OPEN: u8 = 4;
+const TAG_WRITE: u8 = 5;
 
 const TAG_LEN_BYTES: usize = 1;
-const WRITE_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 3 * size_of::<u64>();
+const OPEN_LEN_BYTES: usize = TAG_LEN_BYTES + size_of::<u64>();
+const WRITE_PLAIN_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 3 * size_of::<u64>();
+const WRITE_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 4 * size_of::<u64>();
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionCommand {
-    /// Open a session; its name is the index of this very entry.
-    Open,
+    /// Open a session; its name is the index of this very entry, with the nonce.
+    Open {
+        /// The random part of its name.
+        nonce: u64,
+    },
     /// Apply a command exactly once.
     Write {
         /// The session.
@@ -66,11 +74,17 @@ impl SessionCommand {
     /// The bytes for the log.
     pub fn encode(&self) -> Bytes {
         match self {
-            SessionCommand::Open => Bytes::from_static(&[TAG_OPEN]),
+            SessionCommand::Open { nonce } => {
+                let mut bytes = BytesMut::with_capacity(OPEN_LEN_BYTES);
+                bytes.put_u8(TAG_OPEN);
+                bytes.put_u64_le(*nonce);
+                bytes.freeze()
+            }
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
                 let mut bytes = BytesMut::with_capacity(WRITE_HEADER_LEN_BYTES + command.len());
                 bytes.put_u8(TAG_WRITE);
-                bytes.put_u64_le(client.0);
+                bytes.put_u64_le(client.index);
+                bytes.put_u64_le(client.nonce);
                 bytes.put_u64_le(*number);
                 bytes.put_u64_le(*lowest_unanswered);
                 bytes.put_slice(command);
@@ -94,15 +108,26 @@ impl SessionCommand {
             return Err(SessionCommandError::Malformed { tag: 0, len_bytes: 0 });
         };
         match tag {
-            TAG_OPEN if bytes.len() == TAG_LEN_BYTES => Ok(SessionCommand::Open),
+            TAG_OPEN if bytes.len() == OPEN_LEN_BYTES => {
+                Ok(SessionCommand::Open { nonce: u64_at(bytes, TAG_LEN_BYTES) })
+            }
+            TAG_OPEN_PLAIN if bytes.len() == TAG_LEN_BYTES => Ok(SessionCommand::Open { nonce: 0 }),
             TAG_WRITE if bytes.len() >= WRITE_HEADER_LEN_BYTES => Ok(SessionCommand::Write {
-                client: ClientId(u64_at(bytes, TAG_LEN_BYTES)),
-                number: u64_at(bytes, TAG_LEN_BYTES + 8),
-                lowest_unanswered: u64_at(bytes, TAG_LEN_BYTES + 16),
+                client: ClientId { index: u64_at(bytes, TAG_LEN_BYTES), nonce: u64_at(bytes, TAG_LEN_BYTES + 8) },
+                number: u64_at(bytes, TAG_LEN_BYTES + 16),
+                lowest_unanswered: u64_at(bytes, TAG_LEN_BYTES + 24),
                 command: bytes.slice(WRITE_HEADER_LEN_BYTES..),
             }),
+            TAG_WRITE_PLAIN if bytes.len() >= WRITE_PLAIN_HEADER_LEN_BYTES => Ok(SessionCommand::Write {
+                client: ClientId::at(u64_at(bytes, TAG_LEN_BYTES)),
+                number: u64_at(bytes, TAG_LEN_BYTES + 8),
+                lowest_unanswered: u64_at(bytes, TAG_LEN_BYTES + 16),
+                command: bytes.slice(WRITE_PLAIN_HEADER_LEN_BYTES..),
+            }),
             TAG_IDEMPOTENT => Ok(SessionCommand::Idempotent { command: bytes.slice(TAG_LEN_BYTES..) }),
-            TAG_OPEN | TAG_WRITE => Err(SessionCommandError::Malformed { tag, len_bytes: bytes.len() }),
+            TAG_OPEN | TAG_WRITE | TAG_OPEN_PLAIN | TAG_WRITE_PLAIN => {
+                Err(SessionCommandError::Malformed { tag, len_bytes: bytes.len() })
+            }
             tag => Err(SessionCommandError::Unknown { tag }),
         }
     }
@@ -122,15 +147,15 @@ mod tests {
     #[test]
     fn command_roundtrip_shares_the_bytes() {
         let commands = [
-            SessionCommand::Open,
+            SessionCommand::Open { nonce: u64::MAX },
             SessionCommand::Write {
-                client: ClientId(7),
+                client: ClientId { index: 7, nonce: 70 },
                 number: u64::MAX,
                 lowest_unanswered: 3,
                 command: Bytes::from_static(b"put a 1"),
             },
             SessionCommand::Write {
-                client: ClientId(u64::MAX),
+                client: ClientId::at(u64::MAX),
                 number: 1,
                 lowest_unanswered: 1,
                 command: Bytes::new(),
@@ -157,13 +182,25 @@ mod tests {
         let decode = |bytes: &[u8]| SessionCommand::decode(&Bytes::copy_from_slice(bytes));
         assert_eq!(decode(&[]), Err(Malformed { tag: 0, len_bytes: 0 }));
         assert_eq!(decode(&[0]), Err(Unknown { tag: 0 }));
-        assert_eq!(decode(&[4, 1, 2, 3]), Err(Unknown { tag: 4 }));
+        assert_eq!(decode(&[6, 1, 2, 3]), Err(Unknown { tag: 6 }));
         assert_eq!(decode(&[1, 0]), Err(Malformed { tag: 1, len_bytes: 2 }));
         let whole =
-            SessionCommand::Write { client: ClientId(1), number: 1, lowest_unanswered: 1, command: Bytes::new() }
+            SessionCommand::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: Bytes::new() }
                 .encode();
         for len in 1..whole.len() {
-            assert_eq!(decode(&whole[..len]), Err(Malformed { tag: 2, len_bytes: len }));
+            assert_eq!(decode(&whole[..len]), Err(Malformed { tag: 5, len_bytes: len }));
         }
+    }
+
+    // covers D16
+    #[test]
+    fn command_of_a_build_without_nonces_is_one_of_a_session_without_a_random_part() {
+        let decode = |bytes: &[u8]| SessionCommand::decode(&Bytes::copy_from_slice(bytes));
+        assert_eq!(decode(&[1]), Ok(SessionCommand::Open { nonce: 0 }));
+        let numbers = [300u64, 7, 6].map(u64::to_le_bytes).concat();
+        let command = Bytes::from_static(b"put");
+        let write = SessionCommand::Write { client: ClientId::at(300), number: 7, lowest_unanswered: 6, command };
+        assert_eq!(decode(&[&[2], &numbers[..], b"put"].concat()), Ok(write));
+        assert_eq!(decode(&[2, 0]), Err(SessionCommandError::Malformed { tag: 2, len_bytes: 2 }));
     }
 }

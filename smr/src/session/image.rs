@@ -3,7 +3,7 @@
 //! ```text
 //! magic u32 | sessions_max u64 | answers_max_bytes u64 | applied u64 | sessions u32
 //! each session, in order of clients:
-//!     client u64 | last_used u64 | lowest u64 | executed, 16 words u64 | stored answers u32
+//!     client: index u64, nonce u64 | last_used u64 | lowest u64 | executed, 16 words u64 | stored answers u32
 //!     each stored answer, in order of numbers:
 //!         number u64 | index u64 | hash of the command u64 | length u32 | answer
 //! ```
@@ -25,7 +25,9 @@ use crate::entry::Index;
 use crate::replica::ClientId;
 
 /// "SES" and the version of the format.
-const MAGIC: u32 = u32::from_le_bytes(*b"SES1");
+const MAGIC: u32 = u32::from_le_bytes(*b"SES2");
+/// The same without nonces, as older builds wrote it.
+const MAGIC_PLAIN: u32 = u32::from_le_bytes(*b"SES1");
 
 /// A table as it was at one moment. Cheap to make, to keep and to hand to another thread.
 #[derive(Clone)]
@@ -53,7 +55,8 @@ impl SessionImage {
         write_u64(output, self.applied.0)?;
         write_u32(output, self.sessions.len())?;
         for (client, session) in &self.sessions {
-            write_u64(output, client.0)?;
+            write_u64(output, client.index)?;
+            write_u64(output, client.nonce)?;
             write_u64(output, session.last_used.0)?;
             write_u64(output, session.lowest)?;
             for word in session.executed.0 {
@@ -95,7 +98,7 @@ impl SessionTable {
     /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
     pub fn restore_with_limits(input: &mut dyn Read, limits: SessionLimits) -> io::Result<SessionTable> {
         let magic = read_u32(input)?;
-        check(magic == MAGIC, || format!("starts with {magic:08x}"))?;
+        check(magic == MAGIC || magic == MAGIC_PLAIN, || format!("starts with {magic:08x}"))?;
         let (sessions_max, answers_max_bytes) = (read_u64(input)?, read_u64(input)?);
         check(
             sessions_max == limits.sessions_max as u64 && answers_max_bytes == limits.answers_max_bytes as u64,
@@ -117,9 +120,11 @@ impl SessionTable {
         };
         let mut sessions: OrdMap<ClientId, Arc<Session>> = OrdMap::new();
         for _ in 0..count {
-            let client = ClientId(read_u64(input)?);
-            let last = sessions.get_max().map_or(ClientId(0), |(client, _)| *client);
-            check(client > last, || format!("session {} behind session {}", client.0, last.0))?;
+            let index = read_u64(input)?;
+            let nonce = if magic == MAGIC { read_u64(input)? } else { 0 };
+            let client = ClientId { index, nonce };
+            let last = sessions.get_max().map_or(0, |(client, _)| client.index);
+            check(index > last, || format!("session {index} behind session {last}"))?;
             sessions.insert(client, Arc::new(restored.session(client, input)?));
         }
         Ok(SessionTable::from_parts(limits, applied, sessions))
@@ -140,16 +145,18 @@ struct Restored {
 impl Restored {
     fn session(&mut self, client: ClientId, input: &mut dyn Read) -> io::Result<Session> {
         let last_used = Index(read_u64(input)?);
-        let in_order = (client.0..=self.applied.0).contains(&last_used.0);
-        check(in_order && self.used.insert(last_used), || format!("session {} last used at {last_used}", client.0))?;
+        let in_order = (client.index..=self.applied.0).contains(&last_used.0);
+        check(in_order && self.used.insert(last_used), || {
+            format!("session {} last used at {last_used}", client.index)
+        })?;
         let lowest = read_u64(input)?;
-        check(lowest > 0, || format!("session {} with lowest number 0", client.0))?;
+        check(lowest > 0, || format!("session {} with lowest number 0", client.index))?;
         let mut executed = Window::default();
         for word in &mut executed.0 {
             *word = read_u64(input)?;
         }
         let count = read_u32(input)?;
-        check(u64::from(count) <= REQUESTS_IN_FLIGHT_MAX, || format!("{count} answers in session {}", client.0))?;
+        check(u64::from(count) <= REQUESTS_IN_FLIGHT_MAX, || format!("{count} answers in session {}", client.index))?;
         let mut session = Session { last_used, lowest, executed, stored: VecDeque::new() };
         for _ in 0..count {
             let stored = self.stored(client, &session, input)?;
@@ -163,11 +170,11 @@ impl Restored {
         let behind = session.stored.back().is_none_or(|last| last.number < number);
         let inside = number >= session.lowest && number - session.lowest < REQUESTS_IN_FLIGHT_MAX;
         check(behind && inside && session.executed.contains(number), || {
-            format!("answer {number} of session {} in a window from {}", client.0, session.lowest)
+            format!("answer {number} of session {} in a window from {}", client.index, session.lowest)
         })?;
         let index = Index(read_u64(input)?);
-        let in_order = client.0 < index.0 && index <= session.last_used;
-        check(in_order && self.executed.insert(index), || format!("answer of {index} in session {}", client.0))?;
+        let in_order = client.index < index.0 && index <= session.last_used;
+        check(in_order && self.executed.insert(index), || format!("answer of {index} in session {}", client.index))?;
         let command_hash = read_u64(input)?;
 
         let len_bytes = read_u32(input)? as usize;

@@ -6,7 +6,8 @@
 //! and by one restored from a snapshot (fault catalogue C1 - C3).
 //!
 //! # Vocabulary
-//! - A **session** is opened by a log entry and named by that entry's index ([`ClientId`]), so no name comes twice.
+//! - A **session** is opened by a log entry and named by that entry's index and a random part ([`ClientId`]), so no
+//!   name comes twice, in no other group and in no restored one either.
 //! - A request has a **number** in its session, from 1. A client may have many under way, and they may enter the log
 //!   in any order and with gaps.
 //! - Each request says the **lowest unanswered** number: the client no longer waits for anything below it, so the

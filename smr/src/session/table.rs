@@ -200,7 +200,7 @@ impl SessionTable {
         let mut table = SessionTable { applied, sessions, ..SessionTable::with_limits(limits) };
         for (client, session) in &table.sessions {
             table.by_use.insert(session.last_used, *client);
-            if session.last_used.0 == client.0 {
+            if session.last_used.0 == client.index {
                 table.unused.insert(*client);
             }
             for stored in &session.stored {
@@ -225,7 +225,7 @@ impl SessionTable {
         assert!(index > self.applied, "entry {index} applied after entry {}", self.applied);
         self.applied = index;
         match command {
-            SessionCommand::Open => self.open(index),
+            SessionCommand::Open { nonce } => self.open(index, *nonce),
             SessionCommand::Idempotent { command } => Outcome::Answer(Bytes::from(run(command))),
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
                 self.write(index, *client, *number, *lowest_unanswered, command, run)
@@ -242,7 +242,7 @@ impl SessionTable {
         match self.sessions.get(&client) {
             Some(session) => session.known(number, lowest_unanswered, command),
             // The entry that would have opened it is applied, and the session is not there; it never comes back.
-            None if client.0 <= self.applied.0 => Some(Outcome::SessionExpired),
+            None if client.index <= self.applied.0 => Some(Outcome::SessionExpired),
             // The leader may be behind with applying: the session may be about to open.
             None => None,
         }
@@ -279,8 +279,8 @@ impl SessionTable {
         self.answers_bytes
     }
 
-    fn open(&mut self, index: Index) -> Outcome {
-        let client = ClientId(index.0);
+    fn open(&mut self, index: Index, nonce: u64) -> Outcome {
+        let client = ClientId { index: index.0, nonce };
         self.sessions.insert(client, Arc::new(Session::new(index)));
         self.by_use.insert(index, client);
         self.unused.insert(client);
@@ -345,7 +345,7 @@ impl SessionTable {
     /// once they take their share of the table: whoever only opens sessions drives out nobody who writes.
     fn evict_session(&mut self) {
         let oldest = if self.unused.len() > self.limits.unused_max() {
-            self.unused.first().map(|client| Index(client.0))
+            self.unused.first().map(|client| Index(client.index))
         } else {
             self.by_use.first_key_value().map(|(last_used, _)| *last_used)
         };

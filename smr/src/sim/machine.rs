@@ -3,17 +3,18 @@
 //! What the replica's threads do in production is done here step by step: the disk thread's jobs are taken all at once,
 //! done when virtual time says so, and end with one flush; snapshots are written and built "in the background", later.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
 
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash, Promise, Term};
-use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartId, StartTrail};
 use crate::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
@@ -31,7 +32,9 @@ use crate::state_machine::StateMachine;
 use crate::storage::disk::Disk;
 use crate::storage::mark::MarkFile;
 use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
-use crate::storage::{Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, Store, StoreOptions};
+use crate::storage::{
+    Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
+};
 
 /// Where a replica's directory is on its disk.
 pub const DIRECTORY: &str = "/node";
@@ -137,13 +140,26 @@ impl ReplySink for Mailbox {
 
 /// What reaches a replica's thread besides requests, and waits for its next turn.
 pub(super) enum Input<S> {
-    Peer { from: NodeId, bytes: Bytes },
-    Reset { from: NodeId },
+    Peer {
+        from: NodeId,
+        bytes: Bytes,
+    },
+    Reset {
+        from: NodeId,
+    },
     Durable(WriteId),
-    SnapshotTaken { last: EntryId, len_bytes: u64 },
+    SnapshotTaken {
+        last: EntryId,
+        len_bytes: u64,
+    },
     SnapshotLost,
     DigestTaken(StateDigest),
-    SnapshotSent { to: NodeId, last: Option<EntryId> },
+    SnapshotSent {
+        to: NodeId,
+        last: Option<EntryId>,
+    },
+    /// Somebody knows why this node must not take part any longer.
+    Disqualified(Disqualified),
     SnapshotBuilt(Box<Install<Chained<S>>>, u64),
 }
 
@@ -206,6 +222,12 @@ pub struct Machine<S: StateMachine> {
     engine: Engine,
     /// The process.
     pub life: Life<S>,
+    /// The start of the process.
+    pub(super) start: StartTrail,
+    /// Whom the process has met: with whom it shook hands, and who was told that it must not take part.
+    pub(super) met: BTreeMap<(NodeId, StartId), Result<(), Disqualified>>,
+    /// What its directory remembers of the starts of others.
+    pub(super) seen_starts: Option<Arc<SeenStarts>>,
     /// Tells processes apart: counts up with each end of one.
     pub(super) run: u64,
     /// Until then the process is stopped.
@@ -264,6 +286,9 @@ impl<S: StateMachine> Machine<S> {
             clock: Clock::TRUE,
             engine: Engine::Journal,
             life: Life::Down,
+            start: StartTrail::default(),
+            met: BTreeMap::new(),
+            seen_starts: None,
             run: 0,
             paused_until: Time(0),
             disk_hangs_until: Time(0),
@@ -358,13 +383,15 @@ impl<S: StateMachine> Machine<S> {
         let mut reason = None;
         loop {
             let known = directory.quarantined().is_some();
-            let (opened, snapshots) = open_life(&disk, directory, incarnation, world.shape.engine)?;
+            let nonce = rng.clone().next_u64();
+            let (opened, snapshots) = open_life(&disk, directory, incarnation, nonce, world.shape.engine)?;
             match (opened, snapshots) {
                 (Opened::Store(opened), Some(snapshots)) => {
                     let mut notes = opened.notes.clone();
                     notes.extend(snapshots.notes().iter().cloned());
                     self.id = opened.identity.node;
                     self.engine = world.shape.engine;
+                    (self.start, self.seen_starts) = (opened.start, Some(opened.seen_starts.clone()));
                     self.life = if !opened.birth.is_born() {
                         let is_excluded = next_life || opened.birth != Birth::Unborn;
                         let unborn = Unborn::new(Newcomer {
@@ -404,7 +431,7 @@ impl<S: StateMachine> Machine<S> {
         let failed = |error: OpenError| error.to_string();
         let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).map_err(failed)?;
         loop {
-            match open_life(&disk, directory, self.id.incarnation, self.engine)? {
+            match open_life(&disk, directory, self.id.incarnation, 0, self.engine)? {
                 (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     return Ok(Recovered { promise: opened.promise, snapshot, entries: opened.entries });
@@ -481,6 +508,8 @@ impl<S: StateMachine> Machine<S> {
     /// do: `progress` operations further. `Loss::Nothing` is a kill, everything else a power cut.
     pub(super) fn end(&mut self, progress: u64, loss: Loss) {
         self.run += 1;
+        self.met.clear();
+        self.seen_starts = None;
         self.inbox.clear();
         self.inbox_most = 0;
         self.requests.clear();
@@ -511,11 +540,12 @@ fn open_life(
     disk: &Arc<dyn Disk>,
     directory: ReplicaDirectory,
     incarnation: Incarnation,
+    start_nonce: u64,
     engine: Engine,
 ) -> Result<(Opened, Option<SnapshotDir>), String> {
     let mut found = None;
     if directory.quarantined().is_none() {
-        let opened = SnapshotDir::open(disk.clone(), directory.snapshots(), group(), None);
+        let opened = SnapshotDir::open(disk.clone(), directory.snapshots(), group(), directory.genesis());
         found = Some(opened.map_err(|error| error.to_string())?);
     }
     let options = StoreOptions {
@@ -524,6 +554,7 @@ fn open_life(
         engine,
         allow_unsynced: true,
         now_unix_s: 0,
+        start_nonce,
     };
     let opened = Store::open(directory, &options).map_err(|error| error.to_string())?;
     Ok((opened, found.map(|(snapshots, _)| snapshots)))
@@ -554,6 +585,7 @@ fn serve<S: StateMachine>(
         opened.promise
     };
     let recovered = Recovered { promise, snapshot: meta, entries: opened.entries };
+    let nonce_seed = rng.clone().next_u64();
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {
         group: group(),
@@ -567,6 +599,7 @@ fn serve<S: StateMachine>(
         snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
         digest_every_entries: DIGEST_EVERY_ENTRIES,
         uncommitted_entries_max: world.shape.uncommitted_entries_max,
+        nonce_seed,
     });
     Ok(Serving {
         turns: Turns::new(engine, Certificate { genesis, founders }, next_life, world.shape.writes_under_way_high),

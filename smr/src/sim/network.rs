@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use crate::entry::Term;
-use crate::id::NodeId;
+use crate::id::{NodeId, StartId};
 use crate::protocol::Time;
 use crate::sim::dice::{Dice, Purpose};
 
@@ -74,6 +74,8 @@ impl Weather {
 pub struct Frame {
     /// The sender.
     pub from: NodeId,
+    /// The start of the sender's process.
+    pub start: StartId,
     /// The receiver.
     pub to: NodeId,
     /// What the codec made of the message.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::NodeName;
+use crate::id::{NodeId, NodeName, StartId};
 use crate::protocol::{Protocol, ReadMode, Time};
 use crate::replica::readmission::READMISSION_UNDER_WAY;
 use crate::replica::{Outcome, Request};
@@ -36,7 +36,7 @@ pub(super) struct Swarm {
     /// How many readmissions of each seat came to nothing.
     in_vain: Vec<u64>,
     founded: bool,
-    backups: Vec<Option<VirtualDisk>>,
+    backups: Vec<Option<(VirtualDisk, NodeId, StartId)>>,
     /// What a siege has still to do, in any order.
     strokes: Vec<Stroke>,
     succession: Option<Succession>,
@@ -564,9 +564,14 @@ impl Swarm {
         match self.backups[seat].take() {
             // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
             None if self.mix.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
-            None => self.backups[seat] = Some(world.backup(seat)),
-            Some(disk) => {
-                if self.may_spoil(world) && self.is_dispensable(world, seat) {
+            None => {
+                let machine = &world.machines[seat];
+                self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
+            }
+            // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without this node.
+            Some((disk, node, start)) => {
+                let is_noticed = world.is_seen_since(node, start);
+                if self.may_spoil(world) && (is_noticed || self.is_dispensable(world, seat)) {
                     world.set_back(seat, disk);
                 }
             }

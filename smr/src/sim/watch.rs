@@ -183,7 +183,7 @@ fn body(body: &Body) -> u64 {
 fn outcome_word(outcome: &Outcome) -> u64 {
     match outcome {
         Outcome::Answer(answer) => codec::checksum(&[answer]),
-        Outcome::SessionOpened(client) => client.0,
+        Outcome::SessionOpened(client) => client.index,
         Outcome::Status(_) => 1,
         Outcome::Done => 2,
         Outcome::NotLeader(hint) => 3 ^ hint.term.0 << 8,

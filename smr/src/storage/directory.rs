@@ -16,9 +16,10 @@ use super::StorageError;
 use super::disk::{Disk, DiskLock};
 use super::mark::MARK;
 use super::open::OpenError;
-use super::promise::{FoundPromise, PROMISE, PromiseFile};
+use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
+use crate::entry::GenesisHash;
 use crate::id::{ClusterId, GroupName, NodeName};
 
 /// How often, and with which pauses, a lock is tried: for half a second.
@@ -58,6 +59,8 @@ pub struct ReplicaDirectory {
     pub(crate) root: PathBuf,
     pub(crate) seat: Seat,
     pub(crate) life: Life,
+    /// The genesis of the group that it belongs to, if it was born.
+    pub(crate) genesis: Option<GenesisHash>,
     pub(crate) note: Option<Note>,
     pub(crate) notes: Vec<String>,
     pub(crate) lock: Arc<DiskLock>,
@@ -89,12 +92,16 @@ impl ReplicaDirectory {
     ) -> Result<ReplicaDirectory, OpenError> {
         let doing = |what: &'static str| move |error: io::Error| StorageError::new(root, what, error);
         let note = quarantine::read(disk.as_ref(), root)?;
+        let mut genesis = None;
         match PromiseFile::read(disk.as_ref(), root).map_err(doing("reading the promise"))? {
             FoundPromise::Newer { file, found } => {
                 return Err(OpenError::Newer { file, found, supported: SLOT_VERSION });
             }
             FoundPromise::Sound { file, .. } => {
                 let identity = &file.record().identity;
+                if let Birth::Born { genesis: own, .. } = &file.record().birth {
+                    genesis = Some(*own);
+                }
                 let stranger = identity.group != seat.group
                     || identity.node.name != seat.name
                     || matches!((identity.cluster, seat.cluster), (Some(found), Some(expected)) if found != expected);
@@ -108,12 +115,17 @@ impl ReplicaDirectory {
             }
             FoundPromise::Missing | FoundPromise::Broken(_) => {}
         }
-        Ok(ReplicaDirectory { disk, root: root.to_owned(), seat, life, note, notes, lock })
+        Ok(ReplicaDirectory { disk, root: root.to_owned(), seat, life, genesis, note, notes, lock })
     }
 
     /// Where the snapshots of this directory's present life are.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join(SNAPSHOTS)
+    }
+
+    /// The genesis of the group that it belongs to, if it was born: snapshots of another one are not its own.
+    pub fn genesis(&self) -> Option<GenesisHash> {
+        self.genesis
     }
 
     /// Why it is in quarantine, if it is. Then nothing in it should be touched, snapshots included.

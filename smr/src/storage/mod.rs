@@ -3,8 +3,9 @@
 //! # Files
 //! ```text
 //! <directory>/lock         held (flock) by the process for its whole life
-//!             promise      identity, birth, term and vote        two slots, synced one after the other
+//!             promise      identity, birth, term, vote, latest start   two slots, synced one after the other
 //!             mark         the highest entry known to be synced  two slots, written after each log sync
+//!             starts       the newest start of each other node that was seen from here: two slots
 //!             log/         the log engine's own files: sled's, each inode with the attribute S, or [`segments`]
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
@@ -61,6 +62,7 @@ pub mod record_log;
 pub mod segments;
 mod sled;
 pub(crate) mod slots;
+mod starts;
 mod store;
 mod sync_mode;
 pub mod virtual_disk;
@@ -74,6 +76,7 @@ pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
 pub use promise::{Birth, PromiseRecord, Witness};
 pub use quarantine::Quarantined;
+pub use starts::SeenStarts;
 pub use store::Store;
 pub use sync_mode::{SyncMode, probe_sync};
 

@@ -16,11 +16,12 @@ use super::quarantine::{self, NEXT, Quarantined};
 use super::record_log::{RecordLog, Recovered};
 use super::segments::{self, SegmentLog};
 use super::slots::SLOT_VERSION;
+use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
 use super::sync_mode::SyncMode;
 use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, journal, sled};
 use crate::entry::{Entry, EntryId, Promise, SnapshotMeta};
-use crate::id::{Incarnation, NodeId};
+use crate::id::{Incarnation, NodeId, StartTrail};
 
 /// What keeps the log's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,7 +66,8 @@ impl FromStr for Engine {
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// The newest valid snapshot in [`ReplicaDirectory::snapshots`], or the default for none. Ignored for an unborn node.
+    /// The newest valid snapshot in [`ReplicaDirectory::snapshots`] that is of [`ReplicaDirectory::genesis`], or the default for none:
+    /// a log that does not fit it is emptied. Ignored for an unborn node.
     pub snapshot: SnapshotMeta,
     /// The incarnation of a directory that is made now. Random and never used before.
     pub incarnation_if_new: Incarnation,
@@ -75,6 +77,8 @@ pub struct StoreOptions {
     pub allow_unsynced: bool,
     /// The time, in seconds of Unix time, to be written down in case of quarantine.
     pub now_unix_s: u64,
+    /// Tells this start from one on a copy of the directory. Random.
+    pub start_nonce: u64,
 }
 
 /// What became of it.
@@ -95,6 +99,10 @@ pub struct OpenedStore {
     pub birth: Birth,
     /// Term and vote.
     pub promise: Promise,
+    /// This start, counted durably.
+    pub start: StartTrail,
+    /// The newest starts of others that were seen from here.
+    pub seen_starts: Arc<SeenStarts>,
     /// The log behind the snapshot.
     pub entries: Vec<Entry>,
     /// What keeps the log.
@@ -213,7 +221,10 @@ impl Store {
         }
         match read(&mut directory, options) {
             Ok(parts) => {
-                let Parts { promise, log, mark, entries, sync_mode } = parts;
+                let Parts { mut promise, log, mark, entries, sync_mode } = parts;
+                // Before anybody hears of this start, and after the last thing that could end it as damage.
+                let start = promise.begin_start(options.start_nonce)?;
+                let seen_starts = Arc::new(SeenStarts::open(&directory.disk, &directory.root, &mut directory.notes)?);
                 let record = promise.record().clone();
                 let notes = std::mem::take(&mut directory.notes);
                 let store = Store::new(directory, promise, log, mark);
@@ -222,6 +233,8 @@ impl Store {
                     identity: record.identity,
                     birth: record.birth,
                     promise: record.promise,
+                    start,
+                    seen_starts,
                     entries,
                     engine: options.engine,
                     sync_mode,
@@ -254,7 +267,12 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
             refuse_remains(directory)?;
             let node = NodeId { name: directory.seat.name, incarnation: options.incarnation_if_new };
             let identity = Identity { cluster: None, group: directory.seat.group.clone(), node };
-            let record = PromiseRecord { identity, birth: Birth::Unborn, promise: Promise::default() };
+            let record = PromiseRecord {
+                identity,
+                birth: Birth::Unborn,
+                promise: Promise::default(),
+                start: StartTrail::default(),
+            };
             // From here on the directory is an unborn node's, and before it there is nothing in it.
             let promise = PromiseFile::create(disk, root, record)?;
             begin(directory, options, promise)
@@ -278,7 +296,7 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
 fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     let (disk, root) = (directory.disk.as_ref(), &directory.root);
     let looking = |error| Trouble::io(root, "looking", error);
-    for name in [LOG, MARK, NEXT] {
+    for name in [LOG, MARK, NEXT, STARTS] {
         if disk.exists(&root.join(name)).map_err(looking)? {
             return Err(Damage::new(&root.join(PROMISE), format!("missing, though there is a {name}")).into());
         }

@@ -14,7 +14,7 @@ use super::slots::{self, Found, Slots};
 use super::{Damage, Identity, StorageError};
 use crate::codec::{self, CodecError};
 use crate::entry::{Genesis, GenesisHash, Promise, Term};
-use crate::id::NodeId;
+use crate::id::{NodeId, StartTrail};
 
 pub(crate) const PROMISE: &str = "promise";
 const MAGIC: [u8; 8] = *b"SMRPROMS";
@@ -73,6 +73,16 @@ pub struct PromiseRecord {
     pub birth: Birth,
     /// Term and vote.
     pub promise: Promise,
+    /// The latest start of a process on this directory.
+    pub start: StartTrail,
+}
+
+/// The record of version 2, which did not count starts.
+#[derive(Deserialize)]
+struct StartlessRecord {
+    identity: Identity,
+    birth: Birth,
+    promise: Promise,
 }
 
 /// The record of version 1, which knew of no leases.
@@ -84,12 +94,19 @@ struct LeaselessRecord {
     vote: Option<NodeId>,
 }
 
-/// What the file says. A record of version 1 is shorter, and no beginning of the other; it is replaced by the next write.
+/// What the file says. Records of older versions are shorter, and none is the beginning of another; each is replaced by the
+/// next write.
 fn decode(content: &[u8]) -> Result<PromiseRecord, CodecError> {
-    codec::decode(content).or_else(|error| {
-        let LeaselessRecord { identity, birth, term, vote } = codec::decode(content).map_err(|_| error)?;
-        Ok(PromiseRecord { identity, birth, promise: Promise { term, vote, lease_us: 0 } })
-    })
+    let start = StartTrail::default();
+    codec::decode(content)
+        .or_else(|error| {
+            let StartlessRecord { identity, birth, promise } = codec::decode(content).map_err(|_| error)?;
+            Ok(PromiseRecord { identity, birth, promise, start })
+        })
+        .or_else(|error: CodecError| {
+            let LeaselessRecord { identity, birth, term, vote } = codec::decode(content).map_err(|_| error)?;
+            Ok(PromiseRecord { identity, birth, promise: Promise { term, vote, lease_us: 0 }, start })
+        })
 }
 
 /// The open file.
@@ -143,6 +160,13 @@ impl PromiseFile {
         Ok(())
     }
 
+    /// Counts a start. When this returns it is durable, in both slots: no damage to one of them takes it back.
+    pub(crate) fn begin_start(&mut self, nonce: u64) -> Result<StartTrail, StorageError> {
+        let start = self.record.start.next(nonce);
+        self.write(PromiseRecord { start, ..self.record.clone() })?;
+        Ok(start)
+    }
+
     /// Writes what counts to both slots again.
     pub(crate) fn repair(&mut self) -> Result<(), StorageError> {
         self.write(self.record.clone())
@@ -155,16 +179,36 @@ mod tests {
 
     // covers D16
     #[test]
-    fn decode_record_of_version_1_is_one_without_a_lease() {
+    fn decode_records_of_versions_1_and_2_are_ones_without_lease_and_start() {
         let identity = Identity { cluster: None, group: "g".parse().unwrap(), node: NodeId::new(1, 7) };
-        let record = |promise| PromiseRecord { identity: identity.clone(), birth: Birth::Unborn, promise };
+        let start = StartTrail::default();
+        let record = |promise| PromiseRecord { identity: identity.clone(), birth: Birth::Unborn, promise, start };
         let promise = Promise { term: Term(7), vote: Some(NodeId::new(2, 9)), lease_us: 0 };
         let version_1 = codec::encode(&(identity.clone(), Birth::Unborn, promise.term, promise.vote));
         assert_eq!(decode(&version_1).unwrap(), record(promise));
         let leased = Promise { lease_us: 300_000, ..promise };
-        let mut version_2 = codec::encode(&record(leased));
+        let version_2 = codec::encode(&(identity.clone(), Birth::Unborn, leased));
         assert_eq!(decode(&version_2).unwrap(), record(leased));
-        version_2.truncate(version_2.len() - 1);
-        assert!(decode(&version_2).is_err());
+        let started = PromiseRecord { start: StartTrail::default().next(8).next(9), ..record(leased) };
+        let mut version_3 = codec::encode(&started);
+        assert_eq!(decode(&version_3).unwrap(), started);
+        version_3.truncate(version_3.len() - 1);
+        assert!(decode(&version_3).is_err());
+    }
+
+    #[test]
+    fn record_of_the_largest_group_fits_into_a_slot() {
+        let group: crate::id::GroupName = "g".repeat(crate::id::GroupName::LEN_MAX_BYTES).parse().unwrap();
+        let cluster = Some(crate::id::ClusterId(u128::MAX));
+        let members = (0..9).map(|name| NodeId::new(name, u64::MAX)).collect();
+        let genesis = Genesis { cluster, group: group.clone(), members };
+        let record = PromiseRecord {
+            identity: Identity { cluster, group, node: NodeId::new(8, u64::MAX) },
+            birth: Birth::Born { genesis: genesis.hash(), founders: Some(genesis) },
+            promise: Promise { term: Term(u64::MAX), vote: Some(NodeId::new(8, u64::MAX)), lease_us: u64::MAX },
+            start: StartTrail::default(),
+        };
+        let bytes = codec::encode(&record).len();
+        assert!(bytes <= slots::CONTENT_MAX_BYTES, "{bytes} bytes");
     }
 }

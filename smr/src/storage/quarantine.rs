@@ -21,6 +21,7 @@ use super::disk::{Disk, read_file};
 use super::mark::MARK;
 use super::open::OpenError;
 use super::promise::{FoundPromise, PROMISE, PromiseFile};
+use super::starts::STARTS;
 use super::{Identity, StorageError};
 
 pub(crate) const QUARANTINE: &str = "quarantine";
@@ -194,7 +195,7 @@ pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<Str
 fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
     disk.create_dir_all(aside)?;
     disk.sync_dir(top)?;
-    for item in [PROMISE, MARK, LOG, SNAPSHOTS, QUARANTINE] {
+    for item in [PROMISE, MARK, LOG, SNAPSHOTS, STARTS, QUARANTINE] {
         if disk.exists(&top.join(item))? {
             disk.rename(&top.join(item), &aside.join(item))?;
         }

@@ -30,8 +30,8 @@ pub(crate) const SLOT_STRIDE_BYTES: usize = 4096;
 const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
-/// The version of what is in the slots. 2: the promise speaks of leases. Version 1 is still read.
-pub(crate) const SLOT_VERSION: u16 = 2;
+/// The version of what is in the slots. 2: the promise speaks of leases. 3: it counts starts. Older ones are still read.
+pub(crate) const SLOT_VERSION: u16 = 3;
 
 const CONTENT_OFFSET: usize = 24;
 const CHECKSUM_OFFSET: usize = 504;

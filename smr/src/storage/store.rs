@@ -82,7 +82,7 @@ impl Store {
     }
 
     fn try_be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
-        let record = self.promise.record();
+        let record = self.promise.record().clone();
         assert!(!record.birth.is_born(), "{} is born twice", record.identity);
         let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
         let known = record.identity.cluster.unwrap_or(cluster);
@@ -110,7 +110,8 @@ impl Store {
         let disk = self.directory.disk.as_ref();
         self.mark = Some(MarkFile::create(disk, &self.directory.root, identity.hash(), mark)?);
         // Last: from here on it counts, and everything that it rests on is there.
-        self.promise.write(PromiseRecord { identity, birth, promise })
+        let record = PromiseRecord { identity, birth, promise, start: record.start };
+        self.promise.write(record)
     }
 
     /// The node has heard that its group exists without it. When this returns, no later start founds a group by itself.

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! dialler  -> Hello   { magic, version, its facts, whom it wants, what for }
-//! answerer -> Welcome { magic, version, its facts }    or    Refusal { reason }
+//! answerer -> Welcome { magic, version, its facts }    or    Refusal { reason, whether it is disqualified }
 //! ```
 //! Both sides compare the other's facts with their own, so neither talks to a stranger: another protocol, another
 //! cluster or group, a group with another birth (M10), a replica that the address list has mixed up, or oneself (B4).
-//! A fact that one side does not know yet (cluster and genesis, before birth) is not compared.
+//! A fact that one side does not know yet (cluster and genesis, before birth) is not compared; so connections that were made
+//! before birth are closed with it, and made again. Whether the start that the other side shows is one of today is for
+//! [`super::Admission`] to say.
 //!
 //! Magic and version stand at the same place in every version, and are looked at before the rest is decoded.
 
@@ -18,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::codec::{self, CodecError};
 use crate::entry::GenesisHash;
-use crate::id::{ClusterId, GroupName, NodeId, NodeName};
+use crate::id::{ClusterId, Disqualified, GroupName, NodeId, NodeName, StartTrail};
 use crate::wire::{self, FrameReader, WireError};
 
 /// "MadKVsmr", the first eight bytes of each Hello and Welcome.
@@ -51,6 +53,20 @@ pub(super) struct Facts {
     pub(super) group: GroupName,
     pub(super) node: NodeId,
     pub(super) genesis: Option<GenesisHash>,
+    pub(super) start: StartTrail,
+}
+
+/// Who was met, and in which start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Met {
+    pub(super) node: NodeId,
+    pub(super) start: StartTrail,
+}
+
+impl Met {
+    fn of(facts: &Facts) -> Met {
+        Met { node: facts.node, start: facts.start }
+    }
 }
 
 /// What a connection is for.
@@ -82,6 +98,8 @@ struct Welcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Refusal {
     reason: String,
+    /// Whoever is refused must not take part any longer, in any place.
+    disqualified: Option<Disqualified>,
 }
 
 /// Why a handshake led to nothing.
@@ -89,6 +107,8 @@ struct Refusal {
 pub(super) enum HandshakeError {
     /// Someone is there, and one of us does not want to talk to the other.
     Refused(String),
+    /// The other side knows that this node must not take part any longer.
+    Disqualified(Disqualified),
     /// Nobody is there, or nobody who speaks like a replica.
     Failed(String),
 }
@@ -103,7 +123,7 @@ impl From<WireError> for HandshakeError {
     }
 }
 
-/// The dialler's half, each step within `limit`. Returns the node at the other end.
+/// The dialler's half, each step within `limit`. Returns who is at the other end.
 pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
@@ -111,7 +131,7 @@ pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     to: NodeName,
     purpose: Purpose,
     limit: Duration,
-) -> Result<NodeId, HandshakeError> {
+) -> Result<Met, HandshakeError> {
     let hello = Hello { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: mine.clone(), to, purpose };
     send(writer, kind::HELLO, &hello, limit).await?;
     let answer = timeout(limit, reader.next())
@@ -120,12 +140,15 @@ pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         .ok_or_else(|| HandshakeError::Failed("the connection was closed instead of an answer".to_owned()))?;
     match answer.kind {
         kind::WELCOME => judge_welcome(answer.payload, mine, to).map_err(HandshakeError::Refused),
-        kind::REFUSAL => Err(HandshakeError::Refused(read_refusal(answer.payload))),
+        kind::REFUSAL => Err(match codec::decode(answer.payload) {
+            Ok(Refusal { disqualified: Some(why), .. }) => HandshakeError::Disqualified(why),
+            _ => HandshakeError::Refused(read_refusal(answer.payload)),
+        }),
         other => Err(HandshakeError::Refused(format!("no replica answers there (frame of kind {other:#x})"))),
     }
 }
 
-/// The answerer's half, each step within `limit`. Returns the node that dialled, and what for; the caller welcomes it. Somebody who is known for
+/// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Somebody who is known for
 /// a replica and refused has been told why.
 pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
@@ -133,7 +156,7 @@ pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     mine: &Facts,
     is_peer: impl Fn(NodeName) -> bool,
     limit: Duration,
-) -> Result<(NodeId, Purpose), HandshakeError> {
+) -> Result<(Met, Purpose), HandshakeError> {
     let judged = match timeout(limit, reader.next()).await {
         Err(_) => return Err(HandshakeError::Failed("no handshake in time".to_owned())),
         Ok(Ok(None)) => return Err(HandshakeError::Failed("closed before a handshake".to_owned())),
@@ -161,7 +184,16 @@ pub(super) async fn welcome<W: AsyncWrite + Unpin>(
 
 /// Tells the other side why the connection is about to be closed. Best effort.
 pub(super) async fn refuse<W: AsyncWrite + Unpin>(writer: &mut W, reason: &str, limit: Duration) {
-    let refusal = Refusal { reason: printable(reason) };
+    send_refusal(writer, Refusal { reason: printable(reason), disqualified: None }, limit).await;
+}
+
+/// Tells the other side that it must not take part any longer. Best effort: it asks again.
+pub(super) async fn disqualify<W: AsyncWrite + Unpin>(writer: &mut W, why: Disqualified, limit: Duration) {
+    let refusal = Refusal { reason: printable(&why.to_string()), disqualified: Some(why) };
+    send_refusal(writer, refusal, limit).await;
+}
+
+async fn send_refusal<W: AsyncWrite + Unpin>(writer: &mut W, refusal: Refusal, limit: Duration) {
     if let Err(error) = send(writer, kind::REFUSAL, &refusal, limit).await {
         tracing::debug!(%error, "a refusal could not be sent");
     }
@@ -203,7 +235,7 @@ fn judge_hello(
     payload: &[u8],
     mine: &Facts,
     is_peer: impl Fn(NodeName) -> bool,
-) -> Result<(NodeId, Purpose), HandshakeError> {
+) -> Result<(Met, Purpose), HandshakeError> {
     judge_protocol(payload)?;
     let hello: Hello = codec::decode(payload).map_err(|error| HandshakeError::Failed(error.to_string()))?;
     let judged = judge_facts(&hello.facts, mine).and_then(|()| {
@@ -215,21 +247,22 @@ fn judge_hello(
         } else if !is_peer(sender) {
             Err(format!("replica {sender} is not among the peers"))
         } else {
-            Ok((hello.facts.node, hello.purpose))
+            Ok((Met::of(&hello.facts), hello.purpose))
         }
     });
     judged.map_err(HandshakeError::Refused)
 }
 
-fn judge_welcome(payload: &[u8], mine: &Facts, to: NodeName) -> Result<NodeId, String> {
+fn judge_welcome(payload: &[u8], mine: &Facts, to: NodeName) -> Result<Met, String> {
     judge_protocol(payload).map_err(|error| match error {
         HandshakeError::Refused(reason) | HandshakeError::Failed(reason) => reason,
+        HandshakeError::Disqualified(why) => why.to_string(),
     })?;
     let welcome: Welcome = codec::decode(payload).map_err(|error| error.to_string())?;
     judge_facts(&welcome.facts, mine)?;
     let node = welcome.facts.node;
     if node.name == to {
-        Ok(node)
+        Ok(Met::of(&welcome.facts))
     } else {
         Err(format!("replica {} answers at the address of replica {to}", node.name))
     }
@@ -268,6 +301,9 @@ fn judge_facts(theirs: &Facts, mine: &Facts) -> Result<(), String> {
     if theirs.node.incarnation.0 == 0 {
         return Err("an incarnation is never zero".to_owned());
     }
+    if theirs.start.id.number == 0 {
+        return Err("a start has a number".to_owned());
+    }
     Ok(())
 }
 
@@ -276,12 +312,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn start() -> StartTrail {
+        StartTrail::default().next(44)
+    }
+
+    fn met(name: u16, incarnation: u64) -> Met {
+        Met { node: NodeId::new(name, incarnation), start: start() }
+    }
+
     fn facts() -> Facts {
         Facts {
             cluster: Some(ClusterId(7)),
             group: "s0".parse().unwrap(),
             node: NodeId::new(1, 11),
             genesis: Some(GenesisHash(70)),
+            start: start(),
         }
     }
 
@@ -296,16 +341,17 @@ mod tests {
         }
     }
 
-    fn judged(hello: &Hello) -> Result<(NodeId, Purpose), String> {
+    fn judged(hello: &Hello) -> Result<(Met, Purpose), String> {
         judge_hello(&codec::encode(hello), &facts(), |name| name.0 < 3).map_err(|error| match error {
             HandshakeError::Refused(reason) => reason,
             HandshakeError::Failed(reason) => format!("failed: {reason}"),
+            HandshakeError::Disqualified(why) => format!("disqualified: {why}"),
         })
     }
 
     #[test]
     fn hello_of_a_peer_accepted_with_its_incarnation() {
-        assert_eq!(judged(&hello()), Ok((NodeId::new(2, 22), Purpose::Messages)));
+        assert_eq!(judged(&hello()), Ok((met(2, 22), Purpose::Messages)));
     }
 
     // covers M10, B4
@@ -321,12 +367,13 @@ mod tests {
     #[test]
     fn hello_of_each_kind_of_stranger_refused_with_its_reason() {
         type Spoil = fn(&mut Hello);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 10] = [
             (|h| h.version = 9, "peer protocol version 9 meets version 4"),
             (|h| h.facts.group = "s1".parse().unwrap(), "a replica of group s1 meets one of group s0"),
             (|h| h.facts.cluster = Some(ClusterId(8)), "meets one of cluster"),
             (|h| h.facts.genesis = Some(GenesisHash(71)), "meets one with genesis"),
             (|h| h.facts.node = NodeId::new(2, 0), "an incarnation is never zero"),
+            (|h| h.facts.start.id.number = 0, "a start has a number"),
             (|h| h.to = NodeName(0), "this is replica 1, not 0"),
             (|h| h.facts.node = NodeId::new(1, 99), "a replica 1 dials replica 1"),
             (|h| h.facts.node = NodeId::new(3, 33), "replica 3 is not among the peers"),
@@ -348,7 +395,7 @@ mod tests {
             facts: Facts { node: NodeId::new(2, 22), ..facts() },
         };
         let bytes = codec::encode(&welcome);
-        assert_eq!(judge_welcome(&bytes, &facts(), NodeName(2)), Ok(NodeId::new(2, 22)));
+        assert_eq!(judge_welcome(&bytes, &facts(), NodeName(2)), Ok(met(2, 22)));
         let said = judge_welcome(&bytes, &facts(), NodeName(0)).unwrap_err();
         assert_eq!(said, "replica 2 answers at the address of replica 0");
     }
@@ -364,11 +411,13 @@ mod tests {
         let id = (any::<u16>(), any::<u64>()).prop_map(|(name, incarnation)| NodeId::new(name, incarnation));
         let cluster = proptest::option::of(any::<u128>().prop_map(ClusterId));
         let genesis = proptest::option::of(any::<u128>().prop_map(GenesisHash));
-        (cluster, "[a-z0-9_-]{1,32}", id, genesis).prop_map(|(cluster, group, node, genesis)| Facts {
+        let start = any::<u64>().prop_map(|nonce| StartTrail::default().next(nonce));
+        (cluster, "[a-z0-9_-]{1,32}", id, genesis, start).prop_map(|(cluster, group, node, genesis, start)| Facts {
             cluster,
             group: group.parse().unwrap(),
             node,
             genesis,
+            start,
         })
     }
 
@@ -403,10 +452,10 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let whole = judge_hello(&codec::encode(&hello()), &facts(), |name| name.0 < 3);
             prop_assert!(whole.is_ok());
-            // An incarnation or a purpose may change into another valid one (the frame's checksum is what notices);
+            // An incarnation, a start or a purpose may change into another valid one (the frame's checksum is what notices);
             // whatever else changes must be refused.
-            if let Ok((node, _)) = judge_hello(&bytes, &facts(), |name| name.0 < 3) {
-                prop_assert!(node.name.0 < 3 && node.name.0 != 1 && node.incarnation.0 != 0);
+            if let Ok((Met { node, start }, _)) = judge_hello(&bytes, &facts(), |name| name.0 < 3) {
+                prop_assert!(node.name.0 < 3 && node.name.0 != 1 && node.incarnation.0 != 0 && start.id.number != 0);
             }
         }
     }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::tcp::WriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
@@ -146,6 +146,8 @@ where
     }
     let (read, mut write) = stream.split();
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
+    // Before the facts are read: a change of them is noticed.
+    let mut born = shared.born.subscribe();
     let mine = shared.facts();
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let is_peer = |name| shared.peers.contains_key(&name);
@@ -154,10 +156,10 @@ where
         () = guest.shown_out() => Err(HandshakeError::Failed("too many strangers".to_owned())),
     };
     let heard = match heard {
-        Ok((node, purpose)) => match shared.registry.seat(node.name) {
-            Some(seat) => Ok((node, purpose, seat)),
+        Ok((met, purpose)) => match shared.registry.seat(met.node.name) {
+            Some(seat) => Ok((met, purpose, seat)),
             None => {
-                let reason = format!("replica {} has too many connections here", node.name);
+                let reason = format!("replica {} has too many connections here", met.node.name);
                 handshake::refuse(&mut write, &reason, limit).await;
                 Err(HandshakeError::Failed(reason))
             }
@@ -165,7 +167,7 @@ where
         Err(error) => Err(error),
     };
     drop(guest);
-    let (node, purpose, _seat) = match heard {
+    let (met, purpose, _seat) = match heard {
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
             shared.counters.turned_away.add(1);
@@ -175,12 +177,24 @@ where
             }
             return;
         }
+        Err(HandshakeError::Disqualified(_)) => panic!("a dialler was disqualified before it was judged"),
         Err(HandshakeError::Failed(reason)) => {
             shared.counters.turned_away.add(1);
             tracing::debug!(group = %shared.group, me = %shared.me, %address, %reason, "no peer");
             return;
         }
     };
+    if let Err(why) = shared.admit(met).await {
+        shared.counters.turned_away.add(1);
+        let reason = format!("replica {}: {why}", met.node);
+        let unsaid = locked(&shared.refusals).note(&reason, std::time::Instant::now());
+        if let Some(unsaid) = unsaid {
+            tracing::warn!(group = %shared.group, me = %shared.me, %address, %reason, unsaid, "disqualified");
+        }
+        handshake::disqualify(&mut write, why, limit).await;
+        return;
+    }
+    let node = met.node;
     // Registered before it is welcomed: once the peer knows its new connection, nothing of its older one is delivered.
     match purpose {
         Purpose::Messages => {
@@ -192,7 +206,7 @@ where
                         peer.saw_alive();
                     }
                     reader.set_payload_max_bytes(FRAME_PAYLOAD_MAX_BYTES);
-                    receive(&shared, node, &gate, &mut reader, &mut write).await
+                    receive(&shared, node, &gate, &mut reader, &mut write, &mut born).await
                 }
                 Err(error) => End::of(error),
             };
@@ -261,6 +275,7 @@ async fn receive<M, R>(
     gate: &Gate,
     reader: &mut FrameReader<R>,
     write: &mut WriteHalf<'_>,
+    born: &mut watch::Receiver<()>,
 ) -> End
 where
     M: DeserializeOwned,
@@ -275,6 +290,7 @@ where
         tokio::select! {
             biased;
             () = gate.closed.notified() => return End::Superseded,
+            Ok(()) = born.changed() => return End::ByUs("this replica was born meanwhile".to_owned()),
             first = reader.next() => {
                 missed = 0;
                 // Many frames come with one read; the timers need no look between them.

@@ -31,6 +31,7 @@ mod snapshot;
 mod stats;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
 
 pub use self::handshake::PEER_PROTOCOL_VERSION;
 pub use self::inbound::{CONNECTIONS_OF_PEER_MAX, STRANGERS_MAX};
@@ -50,7 +52,7 @@ pub use self::snapshot::{
 };
 pub use self::stats::TransportStats;
 
-use self::handshake::{Facts, kind};
+use self::handshake::{Facts, Met, kind};
 use self::inbound::Registry;
 use self::outbound::{Peer, Pushed};
 use self::refusals::Refusals;
@@ -58,7 +60,7 @@ use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash};
-use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
 
 /// How long to wait before an event that the sink did not take is offered again, in milliseconds.
 pub(crate) const EVENT_RETRY_MS: u64 = 5;
@@ -76,8 +78,32 @@ pub struct TransportConfig {
     pub cluster: Option<ClusterId>,
     /// The group's birth certificate, once it is born.
     pub genesis: Option<GenesisHash>,
+    /// This start of its process, which is durable already.
+    pub start: StartTrail,
+    /// Judges the starts that peers show.
+    pub admission: Arc<dyn Admission>,
     /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
     pub peers: BTreeMap<NodeName, String>,
+}
+
+/// Judges who has shaken hands, before the connection counts.
+pub trait Admission: fmt::Debug + Send + Sync {
+    /// A node shows itself in this start of its process. When this returns, the start is remembered durably, or refused. May wait
+    /// for the disk; it is called where that is allowed.
+    ///
+    /// # Errors
+    /// Why it must not take part any longer; it is told so.
+    fn admit(&self, node: NodeId, start: StartTrail) -> Result<(), Disqualified>;
+}
+
+/// Remembers nothing, and admits everybody. For tests.
+#[derive(Debug)]
+pub struct AdmitAll;
+
+impl Admission for AdmitAll {
+    fn admit(&self, _node: NodeId, _start: StartTrail) -> Result<(), Disqualified> {
+        Ok(())
+    }
 }
 
 /// How long a transport waits for its peers. The defaults suit one site; a slower network wants longer ones.
@@ -133,6 +159,13 @@ pub enum TransportEvent<M> {
         /// Why, for the operator.
         reason: String,
     },
+    /// A peer knows that this node must not take part any longer.
+    Disqualified {
+        /// The peer that says so.
+        by: NodeName,
+        /// Why.
+        why: Disqualified,
+    },
     /// The transfer of a snapshot to this node ended. Exactly one for each call of
     /// [`Transport::send_snapshot`].
     SnapshotSent {
@@ -182,6 +215,9 @@ struct Shared<M> {
     group: GroupName,
     me: NodeId,
     facts: Mutex<Facts>,
+    /// Tells each connection that the facts have changed under which it was made.
+    born: watch::Sender<()>,
+    admission: Arc<dyn Admission>,
     peers: BTreeMap<NodeName, Arc<Peer<M>>>,
     registry: Registry,
     sink: Arc<dyn EventSink<M>>,
@@ -239,7 +275,10 @@ where
                 group: config.group,
                 node: config.node,
                 genesis: config.genesis,
+                start: config.start,
             }),
+            born: watch::Sender::new(()),
+            admission: config.admission,
             peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
             registry: Registry::default(),
             sink,
@@ -301,11 +340,17 @@ where
 }
 
 impl<M> Transport<M> {
-    /// The group is born: handshakes carry this from now on. Connections that were made before stay.
+    /// The group is born: handshakes carry this from now on. Connections that were made before it was known end, soon: who is at
+    /// their other ends was not compared.
     pub fn set_birth(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
         let mut facts = locked(&self.shared.facts);
+        let changed = facts.cluster != cluster || facts.genesis != Some(genesis);
         facts.cluster = cluster;
         facts.genesis = Some(genesis);
+        drop(facts);
+        if changed {
+            self.shared.born.send_replace(());
+        }
     }
 
     /// The incarnation of `name` that messages reach at this moment, if any.
@@ -335,6 +380,16 @@ impl<M> Drop for Transport<M> {
 impl<M> Shared<M> {
     fn facts(&self) -> Facts {
         locked(&self.facts).clone()
+    }
+
+    /// Whether a node that has shaken hands may take part, in the start that it shows.
+    async fn admit(&self, met: Met) -> Result<(), Disqualified> {
+        let admission = Arc::clone(&self.admission);
+        match spawn_blocking(move || admission.admit(met.node, met.start)).await {
+            Ok(admitted) => admitted,
+            // The runtime ends, or the process does: nobody is admitted any more, and nobody accused.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more. It may wait for a flush of

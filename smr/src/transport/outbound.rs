@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
@@ -262,6 +262,8 @@ where
     let mut refused: Option<String> = None;
     let mut unreachable = false;
     loop {
+        // Before the facts are read: a change of them is noticed.
+        let mut born = shared.born.subscribe();
         match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
             Ok((stream, node)) => {
                 refused = None;
@@ -272,7 +274,7 @@ where
                 let (mut read, write) = stream.into_split();
                 let write = Arc::new(write);
                 peer.connect(node.incarnation, Arc::downgrade(&write));
-                let ended = carry(&shared, &peer, node, &mut read, &write).await;
+                let ended = carry(&shared, &peer, node, &mut read, &write, &mut born).await;
                 if let WireError::Stalled(_) = ended {
                     shared.counters.closed_for_silence.add(1);
                     // What the kernel still holds is old news; without this it would be delivered some day (N5).
@@ -294,6 +296,10 @@ where
                     let event = TransportEvent::Refused { peer: peer.name, reason: reason.clone() };
                     refused = shared.emit(event).then_some(reason);
                 }
+            }
+            Err(HandshakeError::Disqualified(why)) => {
+                unreachable = false;
+                shared.tell(|| TransportEvent::Disqualified { by: peer.name, why }).await;
             }
             Err(HandshakeError::Failed(reason)) => {
                 if !unreachable {
@@ -326,11 +332,14 @@ pub(super) async fn dial<M>(
     // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mine = shared.facts();
-    let node = handshake::introduce(&mut reader, &mut write, &mine, to, purpose, limit).await?;
+    let met = handshake::introduce(&mut reader, &mut write, &mine, to, purpose, limit).await?;
+    // It hears of it where it dials.
+    let refused = |why| HandshakeError::Refused(format!("replica {}: {why}", met.node));
+    shared.admit(met).await.map_err(refused)?;
     if let Ok(reached) = stream.peer_addr() {
         reach::greeted(address, reached);
     }
-    Ok((stream, node))
+    Ok((stream, met.node))
 }
 
 /// Carries messages over `stream` until it ends; says why it ended.
@@ -340,6 +349,7 @@ async fn carry<M>(
     node: NodeId,
     read: &mut OwnedReadHalf,
     write: &OwnedWriteHalf,
+    born: &mut watch::Receiver<()>,
 ) -> WireError
 where
     M: Serialize,
@@ -370,6 +380,7 @@ where
                 Ok(None) => return WireError::Io(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return error,
             },
+            Ok(()) = born.changed() => return WireError::Io(std::io::Error::other("this replica was born meanwhile")),
             _ = ticks.tick() => {
                 unanswered += 1;
                 if unanswered > PINGS_MISSED_MAX {

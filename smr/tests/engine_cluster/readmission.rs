@@ -156,3 +156,53 @@ fn node_set_back_to_a_backup_is_found_out_and_readmitted() {
     }
     assert_met(found_out > 0, &found_out);
 }
+
+// covers M18: the manager has seen a later start of it, and whoever else remembers what was acknowledged since is away.
+#[test]
+fn node_set_back_behind_a_start_that_was_seen_is_found_out_before_it_takes_part() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let (victim, behind) = ((leader + 1) % 3, (leader + 2) % 3);
+        cluster.crash_for(behind, false, None);
+        let backup = cluster.backup(victim);
+        cluster.crash_for(victim, false, Some(10_000));
+        cluster.run_for(100_000);
+        cluster.expect_writes(5_000_000);
+        cluster.crash_for(leader, false, None);
+        cluster.set_back(victim, backup);
+        let now = cluster.now;
+        cluster.start_at(behind, now);
+        cluster.run_until_that(5_000_000, "it is found out", |group| is_waiting(group, victim));
+        // With the one that is behind it would be a majority, which knows nothing of the last writes.
+        cluster.run_for(1_000_000);
+        assert!(is_waiting(&cluster, victim));
+        let now = cluster.now;
+        cluster.start_at(leader, now);
+        cluster.run_for(2_000_000);
+        readmit(&mut cluster, victim);
+        cluster.calm_down();
+    }
+}
+
+// covers M21: an old, sound directory of an incarnation that the group has replaced meanwhile.
+#[test]
+fn node_that_was_replaced_while_it_was_away_hears_of_it() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let seat = (cluster.some_leader() + 1) % 3;
+        let (replaced, backup) = (cluster.machines[seat].id, cluster.backup(seat));
+        cluster.lose_directory(seat);
+        cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, seat));
+        readmit(&mut cluster, seat);
+        cluster.run_for(500_000);
+        cluster.set_back(seat, backup);
+        cluster.run_until_that(4_000_000, "it is back as it was", |group| group.machines[seat].id == replaced);
+        cluster.run_until_that(5_000_000, "it hears that it was replaced", |group| is_waiting(group, seat));
+        assert_ne!(cluster.machines[seat].id, replaced);
+        readmit(&mut cluster, seat);
+        cluster.calm_down();
+    }
+}

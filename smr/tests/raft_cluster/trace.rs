@@ -172,6 +172,7 @@ pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
             Event::DiskLags { successor } => format!("hands over to {}: its disk lags", successor.name),
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
+            Event::LossProven { what } => format!("has proof of a loss: {what}"),
             Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
         });
     }

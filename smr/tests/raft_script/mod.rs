@@ -206,6 +206,11 @@ impl Script {
                 if rest.contains(&"current") {
                     self.join_campaign(node(to), &mut message);
                 }
+                if let Body::Append { entries, .. } = &mut message.body
+                    && !rest.contains(&"altered")
+                {
+                    self.copy_known(node(to), entries);
+                }
                 self.cluster.forged |= matches!(
                     message.body,
                     Body::Append { .. }
@@ -382,6 +387,16 @@ impl Script {
             }
         }
         assert!(picked > 0, "no such message on the wire: {from} {to} {kind:?}");
+    }
+
+    /// An entry that the receiver has on its disk is that very entry.
+    fn copy_known(&self, receiver: NodeId, entries: &mut [Entry]) {
+        let known = self.cluster.nodes.get(&receiver).map(|node| &node.disk.entries);
+        for entry in entries {
+            if let Some(same) = known.and_then(|known| known.iter().find(|known| known.id == entry.id)) {
+                entry.payload = same.payload.clone();
+            }
+        }
     }
 
     /// Lets an answer to a pre-vote be about the campaign of `candidate` whose questions are on the wire.

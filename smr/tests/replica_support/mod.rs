@@ -7,14 +7,21 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::panic;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Once};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::NodeName;
 use smr::protocol::ReadMode;
 use smr::raft::CLOCK_DRIFT_PERMILLE;
-use smr::replica::ReplicaOptions;
+use smr::replica::{Outcome, ReplicaHandle, ReplicaOptions, ReplicaStatus, ReplySink, ReplyTo, Request};
 use smr::state_machine::{Answer, Image, StateMachine};
+
+/// How long anything may take that must happen, on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts commands.
 #[derive(Clone, Default)]
@@ -86,5 +93,43 @@ pub(crate) fn options(
         reads: ReadMode::Index,
         clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         runtime: runtime.handle().clone(),
+    }
+}
+
+/// Waits for one outcome.
+struct Waiter(SyncSender<Outcome>);
+
+impl ReplySink for Waiter {
+    fn deliver(&self, _tag: u64, outcome: Outcome) {
+        // Whoever has given up does not listen any more.
+        let _ = self.0.send(outcome);
+    }
+
+    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+        false
+    }
+}
+
+pub(crate) fn ask(replica: &ReplicaHandle, request: Request) -> Outcome {
+    let (outcome, heard) = sync_channel(1);
+    replica.submit(request, ReplyTo { tag: 0, sink: Arc::new(Waiter(outcome)) });
+    heard.recv_timeout(PATIENCE).unwrap()
+}
+
+pub(crate) fn status(replica: &ReplicaHandle) -> ReplicaStatus {
+    match ask(replica, Request::Status) {
+        Outcome::Status(status) => *status,
+        other => panic!("the status is {other:?}"),
+    }
+}
+
+pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
-use smr::id::{ClusterId, NodeId, NodeName};
+use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartTrail};
 use smr::protocol::LogChange;
 use smr::storage::disk::RealDisk;
 use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, Witness, probe_sync};
@@ -397,14 +398,14 @@ fn directory_of_a_newer_format_is_refused_untouched() {
         let path = bench.path.join(file);
         let mut bytes = fs::read(&path).unwrap();
         for slot in bytes.chunks_mut(4096) {
-            slot[8..10].copy_from_slice(&3u16.to_le_bytes());
+            slot[8..10].copy_from_slice(&4u16.to_le_bytes());
             let checksum = smr::codec::checksum(&[&slot[..504]]);
             slot[504..512].copy_from_slice(&checksum.to_le_bytes());
         }
         fs::write(&path, bytes).unwrap();
         let before = contents(&bench.path);
         let error = bench.open().err().unwrap();
-        assert_eq!(error, OpenError::Newer { file: path, found: 3, supported: 2 });
+        assert_eq!(error, OpenError::Newer { file: path, found: 4, supported: 3 });
         assert_eq!(contents(&bench.path), before, "{file}");
     }
 }
@@ -483,4 +484,53 @@ fn sled_leftovers_of_a_crash_in_recovery_are_removed_or_set_aside() {
     assert_eq!(opened.entries.len(), 51);
     assert!(opened.notes.iter().any(|note| note.contains(".generating: removed")), "{:?}", opened.notes);
     assert!(opened.notes.iter().any(|note| note.contains("set-aside.snap.")), "{:?}", opened.notes);
+}
+
+// covers M23: by this a snapshot of another group is told from one's own before the log is compared with any.
+#[test]
+fn directory_of_a_born_node_names_its_genesis_and_that_of_an_unborn_one_none() {
+    let bench = Bench::new();
+    let claim = || ReplicaDirectory::open(Arc::clone(&bench.disk), &bench.path, seat()).unwrap();
+    assert_eq!(claim().genesis(), None);
+    drop(bench.reopen());
+    assert_eq!(claim().genesis(), None);
+    drop(bench.founded());
+    assert_eq!(claim().genesis(), Some(genesis().hash()));
+}
+
+// covers M18 M19: a copy counts on from where it was made.
+#[test]
+fn each_start_is_counted_durably_and_names_those_before_it() {
+    let bench = Bench::new();
+    let open = |nonce| {
+        let options = StoreOptions { start_nonce: nonce, ..bench.options.clone() };
+        bench.open_with(&options).unwrap().store()
+    };
+    let first = {
+        let mut opened = open(11);
+        opened.store.be_born(born(), genesis().cluster_id()).unwrap();
+        opened.start
+    };
+    let second = open(12).start;
+    let third = open(13).start;
+    assert_eq!([first, second, third].map(|start| (start.id.number, start.id.nonce)), [(1, 11), (2, 12), (3, 13)]);
+    assert_eq!(third.earlier[..3], [12, 11, 0]);
+}
+
+// covers M18 M19: what was seen of another node outlives a restart, and a copy of that one never passes, however often it is started.
+#[test]
+fn starts_of_another_node_are_remembered_and_those_of_a_copy_refused() {
+    let bench = Bench::new();
+    drop(bench.founded());
+    let peer = NodeId::new(1, 0xb);
+    let copied = StartTrail::default().next(1);
+    let newest = copied.next(2);
+    assert_eq!(bench.reopen().store().seen_starts.admit(peer, newest), Ok(Ok(())));
+    let seen = bench.reopen().store().seen_starts;
+    let mut copy = copied;
+    for nonce in 10..20 {
+        assert!(matches!(seen.admit(peer, copy), Ok(Err(Disqualified::SetBack { .. }))), "{copy:?}");
+        copy = copy.next(nonce);
+    }
+    assert_eq!(seen.admit(peer, newest.next(3)), Ok(Ok(())));
 }

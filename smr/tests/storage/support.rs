@@ -40,6 +40,7 @@ pub(crate) fn options(engine: Engine) -> StoreOptions {
         // So that the tests run on any file system; those about durability ask for it by themselves.
         allow_unsynced: true,
         now_unix_s: 1_700_000_000,
+        start_nonce: 1,
     }
 }
 

@@ -10,8 +10,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, GroupName, NodeId, NodeName};
-use smr::transport::{EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent};
+use smr::id::{ClusterId, Disqualified, EARLIER_STARTS, GroupName, NodeId, NodeName, StartId, StartTrail};
+use smr::transport::{
+    AdmitAll, EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent,
+};
+
+/// The start that everybody shows.
+pub const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 1 }, earlier: [0; EARLIER_STARTS] };
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,6 +59,8 @@ pub fn config(node: NodeId, peers: &[(u16, &str)]) -> TransportConfig {
         node,
         cluster: Some(ClusterId(7)),
         genesis: Some(GenesisHash(70)),
+        start: START,
+        admission: Arc::new(AdmitAll),
         peers: peers.iter().map(|(name, address)| (NodeName(*name), (*address).to_owned())).collect(),
     }
 }
@@ -150,6 +157,7 @@ pub struct Facts {
     pub group: GroupName,
     pub node: NodeId,
     pub genesis: Option<GenesisHash>,
+    pub start: StartTrail,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -174,11 +182,29 @@ pub struct Welcome {
     pub facts: Facts,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub reason: String,
+    pub disqualified: Option<Disqualified>,
+}
+
+impl Refusal {
+    pub fn new(reason: &str) -> Refusal {
+        Refusal { reason: reason.to_owned(), disqualified: None }
+    }
+}
+
 /// What these replicas speak. Written down once more, so that nobody changes it unawares.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 pub fn facts(node: NodeId) -> Facts {
-    Facts { cluster: Some(ClusterId(7)), group: "s0".parse().unwrap(), node, genesis: Some(GenesisHash(70)) }
+    Facts {
+        cluster: Some(ClusterId(7)),
+        group: "s0".parse().unwrap(),
+        node,
+        genesis: Some(GenesisHash(70)),
+        start: START,
+    }
 }
 
 pub fn hello(from: NodeId, to: u16) -> Hello {

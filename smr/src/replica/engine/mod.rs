@@ -20,9 +20,10 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
-use crate::id::{GroupName, NodeId};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
+use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
 use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
@@ -73,6 +74,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
     TakeDigest(Box<SnapshotImage<S>>),
     /// Tell this node what the hash of the state was; nobody waits for it.
     SendDigest(NodeId, StateDigest),
+    /// Tell this node that it is no member any more; it may not have heard of it. Nobody waits for this.
+    SendReplaced(NodeId, Replaced),
     /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
     SendSnapshot(NodeId),
     /// Draw the parts of a long answer on a worker thread.
@@ -87,6 +90,15 @@ pub enum Action<P: Protocol, S: StateMachine> {
     Quarantine(String),
     /// Tell a person (one line on stderr).
     Report(String),
+}
+
+/// A node that was a member has another incarnation in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// That one.
+    pub by: Incarnation,
+    /// The entry that carries the committed configuration.
+    pub since: Index,
 }
 
 /// Everything that a snapshot holds, as of one moment.
@@ -128,6 +140,8 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     sessions: SessionTable,
     /// The last entry applied, or the snapshot's.
     applied: EntryId,
+    /// The configuration in force there, with the entry that carries it.
+    members: (Index, Configuration),
     snapshot: EntryId,
     snapshot_len_bytes: u64,
     snapshot_log_bytes: RangeInclusive<usize>,
@@ -145,6 +159,11 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     chores_at: Option<Time>,
     /// Messages that no sound peer sends.
     nonsense: u64,
+    /// See [`EngineStart`].
+    nonce_seed: u64,
+    nonces_drawn: u64,
+    /// It has put itself into quarantine.
+    silent: bool,
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
@@ -176,12 +195,16 @@ pub struct EngineStart<P, S> {
     /// With so many entries in the log that are not known to be committed, writes are `Busy`. In service
     /// [`UNCOMMITTED_ENTRIES_MAX`].
     pub uncommitted_entries_max: u64,
+    /// What the random parts of sessions follow from. Random.
+    pub nonce_seed: u64,
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// An engine that starts behind its snapshot.
     pub fn new(start: EngineStart<P, S>) -> Engine<P, S> {
+        let (configuration, carrier) = start.core.configuration_at(start.snapshot.index);
         Engine {
+            members: (carrier, configuration),
             group: start.group,
             standing: start.standing,
             sync_mode: start.sync_mode,
@@ -207,6 +230,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             presence: Presence::default(),
             chores_at: None,
             nonsense: 0,
+            nonce_seed: start.nonce_seed,
+            nonces_drawn: 0,
+            silent: false,
             actions: Vec::new(),
             answers: Vec::new(),
         }
@@ -264,6 +290,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Time) {
+        if self.silent {
+            return;
+        }
         self.step(now, Input::Tick);
         if self.chores_at.is_some_and(|at| at <= now) {
             self.chores_at = None;
@@ -273,7 +302,43 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// A message arrived.
     pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) {
+        if let Some(replaced) = self.replaced(from) {
+            self.actions.push(Action::SendReplaced(from, replaced));
+        }
         self.step(now, Input::Receive { from, message });
+    }
+
+    /// A member says that this node is none any more. It counts if this node has not heard of it: its log names itself as a member,
+    /// in an earlier configuration. (Who was taken in only now does not name itself yet, or in a later one.)
+    pub fn replaced_heard(&mut self, from: NodeId, replaced: Replaced) {
+        let status = self.core.status();
+        if status.configuration.is_member(self.node) && status.configuration_index < replaced.since {
+            self.replaced_by(replaced, &format!("replica {from}"));
+        }
+    }
+
+    /// Whether another incarnation has the place of this node, which sent something: then it may not know.
+    fn replaced(&self, node: NodeId) -> Option<Replaced> {
+        let (since, members) = &self.members;
+        if members.is_member(node) {
+            return None;
+        }
+        let successor = members.members().into_iter().find(|member| member.name == node.name)?;
+        Some(Replaced { by: successor.incarnation, since: *since })
+    }
+
+    fn replaced_by(&mut self, Replaced { by, since }: Replaced, whose: &str) {
+        let why = Disqualified::Replaced { by };
+        self.quarantine(format!("{why} ({whose} says so, by the configuration of entry {since})"));
+    }
+
+    /// The configuration of the last entry applied is another one by now.
+    fn members_changed(&mut self, carrier: Index, configuration: Configuration) {
+        let was_member = self.members.1.is_member(self.node);
+        self.members = (carrier, configuration);
+        if was_member && let Some(replaced) = self.replaced(self.node) {
+            self.replaced_by(replaced, "its own log");
+        }
     }
 
     /// The writes up to this one have reached the device.
@@ -293,6 +358,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// The snapshot that was to be taken is durable.
     pub fn snapshot_taken(&mut self, now: Time, last: EntryId, len_bytes: u64) {
+        if self.silent {
+            return;
+        }
         self.snapshot_under_way = false;
         if last.index > self.snapshot.index {
             self.snapshot = last;
@@ -305,13 +373,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// The newest snapshot was found damaged and put out of service: another one is made at once, or a restart would find a
     /// gap, and followers that need one would wait for the log to grow.
     pub fn snapshot_lost(&mut self) {
-        if !self.snapshot_under_way {
+        if !self.snapshot_under_way && !self.silent {
             self.take_snapshot();
         }
     }
 
     /// The state that was to be hashed is.
     pub fn digest_taken(&mut self, digest: StateDigest) {
+        if self.silent {
+            return;
+        }
         let Some(digest) = self.audit.taken(digest) else { return };
         let others = self.core.status().configuration.members().into_iter().filter(|node| *node != self.node);
         self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
@@ -325,7 +396,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Another member says what its state was.
     pub fn digest_heard(&mut self, from: NodeId, digest: StateDigest) {
-        if self.audit.heard(from, digest) {
+        if !self.silent && self.audit.heard(from, digest) {
             self.compare_digests(from, digest.index);
         }
     }
@@ -335,11 +406,27 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             match finding {
                 Finding::OddOneOut(what) => {
                     let why = format!("the state differs from that of a majority: {what}");
-                    self.actions.push(Action::Quarantine(why));
+                    self.quarantine(why);
                 }
                 Finding::Differs(what) => self.report(format!("the states of replicas differ: {what}")),
             }
         }
+    }
+
+    /// This node must not take part any longer, for this reason: from now on it says nothing and takes nothing in.
+    pub fn quarantine(&mut self, reason: String) {
+        if self.is_quarantined() {
+            return;
+        }
+        self.stop();
+        self.standing = Standing::Quarantined { reason: reason.clone() };
+        self.silent = true;
+        self.actions.push(Action::Quarantine(reason));
+    }
+
+    /// Whether this node has put itself into quarantine since it started.
+    pub fn is_quarantined(&self) -> bool {
+        self.silent
     }
 
     /// The transfer of a snapshot ended.
@@ -349,6 +436,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// A snapshot arrived and its state is built. False if it is not newer than what is here; it is then dropped.
     pub fn install(&mut self, now: Time, install: Install<S>, len_bytes: u64) -> bool {
+        if self.silent {
+            // Nothing goes over what this node has. What came stays a part of a transfer; nobody resumes it.
+            return false;
+        }
         let meta = install.meta;
         let outputs = self.core.step(now, Input::SnapshotReceived(meta.clone()));
         let accepted = outputs.install.unwrap_or_else(|| panic!("the core left snapshot {:?} unanswered", meta.last));
@@ -366,6 +457,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.snapshot = meta.last;
             self.snapshot_len_bytes = len_bytes;
             self.audit.replaced(meta.last.index);
+            self.members_changed(meta.configuration_index, meta.configuration.clone());
             // S12: what waited under the snapshot has an unknown outcome.
             self.fail_waiting_writes();
             self.actions.push(Action::Adopt(install.file));
@@ -384,8 +476,18 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let mut batch = Batch::default();
         let mut reads = Vec::new();
         for (request, reply) in requests {
+            if let Standing::Quarantined { reason } = &self.standing
+                && self.silent
+                && !matches!(request, Request::Status)
+            {
+                reply.send(Outcome::OutOfService(format!("quarantined: {reason}")));
+                continue;
+            }
             match request {
-                Request::OpenSession => self.enlist(SessionCommand::Open, reply, &mut batch),
+                Request::OpenSession => {
+                    let nonce = self.draw_nonce();
+                    self.enlist(SessionCommand::Open { nonce }, reply, &mut batch);
+                }
                 Request::Idempotent { command } => {
                     self.enlist(SessionCommand::Idempotent { command }, reply, &mut batch);
                 }
@@ -483,6 +585,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         batch.push(&command, bytes, reply);
     }
 
+    /// The random part of a session's name, never 0.
+    fn draw_nonce(&mut self) -> u64 {
+        self.nonces_drawn += 1;
+        xxh3_64_with_seed(&self.nonces_drawn.to_le_bytes(), self.nonce_seed).max(1)
+    }
+
     fn propose(&mut self, now: Time, mut batch: Batch) {
         let commands = batch.take_commands();
         if commands.is_empty() {
@@ -498,11 +606,20 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn step(&mut self, now: Time, input: Input<P::Message>) {
+        if self.silent {
+            return;
+        }
         let outputs = self.core.step(now, input);
         self.absorb(now, outputs);
     }
 
-    fn absorb(&mut self, now: Time, outputs: Outputs<P::Message>) {
+    fn absorb(&mut self, now: Time, mut outputs: Outputs<P::Message>) {
+        let ends = |event: &Event| matches!(event, Event::Forgot { .. } | Event::LossProven { .. });
+        if let Some(at) = outputs.events.iter().position(ends) {
+            // Nothing of this step leaves, not even an answer that rests on nothing.
+            let event = outputs.events.swap_remove(at);
+            return self.note(now, event);
+        }
         self.actions.extend(outputs.messages.into_iter().map(Action::Send));
         self.actions.extend(outputs.writes.into_iter().map(Action::Write));
         self.actions.extend(outputs.snapshots_wanted.into_iter().map(Action::SendSnapshot));
@@ -527,7 +644,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         assert_eq!(index, self.applied.index.next(), "entry {} follows applied {}", entry.id, self.applied);
         self.applied = entry.id;
         let outcome = match &entry.payload {
-            Payload::Noop | Payload::Configuration(_) => None,
+            Payload::Noop => None,
+            Payload::Configuration(configuration) => {
+                self.members_changed(index, configuration.clone());
+                None
+            }
             Payload::Command(bytes) => {
                 // An entry of a kind this build does not know must stop it, not be skipped (L20).
                 let command = SessionCommand::decode(bytes)
@@ -647,8 +768,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             Event::Forgot { entry } => {
                 let why = format!("entry {entry} was acknowledged, and the log ends at {}", self.core.status().last);
-                self.actions.push(Action::Quarantine(why));
+                self.quarantine(why);
             }
+            Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
             Event::Nonsense { from, what } => {
                 self.nonsense += 1;
                 // A peer with a bug may go on for ever; the lines about it become rare.

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn session_given_twice_is_rejected() {
         let mut play = Play::new(ExactlyOnce::default());
-        play.answers(A, 1, Outcome::SessionOpened(ClientId(5))).unwrap();
-        assert!(play.answers(A, 2, Outcome::SessionOpened(ClientId(5))).is_err());
+        play.answers(A, 1, Outcome::SessionOpened(ClientId::at(5))).unwrap();
+        assert!(play.answers(A, 2, Outcome::SessionOpened(ClientId::at(5))).is_err());
     }
 }

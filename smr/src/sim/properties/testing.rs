@@ -28,7 +28,7 @@ pub(super) fn command(index: u64, term: u64, bytes: &'static [u8]) -> Entry {
 
 /// A write with a number in a session.
 pub(super) fn write(index: u64, term: u64, client: u64, number: u64) -> Entry {
-    let client = ClientId(client);
+    let client = ClientId::at(client);
     let command = SessionCommand::Write { client, number, lowest_unanswered: number, command: b"x".as_slice().into() };
     Entry { id: EntryId::new(index, term), payload: Payload::Command(command.encode()) }
 }
@@ -162,7 +162,7 @@ impl<P: Property> Play<P> {
     }
 
     pub(super) fn asks_write(&mut self, node: NodeId, tag: u64, client: u64, number: u64) -> Result<(), String> {
-        let client = ClientId(client);
+        let client = ClientId::at(client);
         let command = b"x".as_slice().into();
         let request = Request::Write { client, number, lowest_unanswered: number, command };
         self.feed(&Happening::Asked { node, tag, request: &request })

@@ -3,7 +3,7 @@
 use super::{Event, World};
 use crate::codec;
 use crate::entry::Term;
-use crate::id::NodeId;
+use crate::id::{Disqualified, NodeId, StartId};
 use crate::raft::Message;
 use crate::raft::message::Body;
 use crate::replica::message::PeerMessage;
@@ -23,7 +23,54 @@ impl<W: Workload> World<W> {
         if machine.id != frame.to {
             return self.watch.rare.saw(Rare::WrongIncarnation);
         }
-        self.put(seat, Input::Peer { from: frame.from, bytes: frame.bytes });
+        if self.shakes_hands(seat, &frame) {
+            self.put(seat, Input::Peer { from: frame.from, bytes: frame.bytes });
+        }
+    }
+
+    /// What the transport does with the first message of each process: whether this one may be taken in. What comes late from an
+    /// earlier process is, if that was sound: no connection would deliver it, and the core must bear it all the same.
+    fn shakes_hands(&mut self, seat: usize, frame: &Frame) -> bool {
+        let sender = &self.machines[usize::from(frame.from.name.0)];
+        let is_present = !sender.is_down() && sender.id == frame.from && sender.start.id == frame.start;
+        let trail = sender.start;
+        let whom = (frame.from, frame.start);
+        let machine = &mut self.machines[seat];
+        let known = machine.met.get(&whom).copied();
+        let judged = match (known, machine.seen_starts.clone()) {
+            (Some(judged), _) => judged,
+            (None, Some(seen)) if is_present => match seen.admit(frame.from, trail) {
+                Ok(judged) => judged,
+                Err(error) => {
+                    self.disk_failed(seat, error.to_string());
+                    return false;
+                }
+            },
+            (None, Some(seen)) => match (self.copies.get(&whom), seen.newest(frame.from)) {
+                (Some(trail), Some(newest)) => trail.judge(newest).map(|_| ()),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        };
+        let machine = &mut self.machines[seat];
+        if is_present {
+            machine.met.insert(whom, judged);
+        }
+        let Err(why) = judged else { return true };
+        // The transport tells it again whenever it dials.
+        if let Some(at) = self.network.arrivals(self.now, frame.to.name.0, frame.from.name.0).next() {
+            self.schedule(at, Event::Disqualified { node: frame.from, start: frame.start, why });
+        }
+        false
+    }
+
+    /// The news that a process must not take part any longer has reached it.
+    pub(super) fn disqualified(&mut self, node: NodeId, start: StartId, why: Disqualified) {
+        let seat = usize::from(node.name.0);
+        let machine = &self.machines[seat];
+        if machine.serving().is_some() && machine.id == node && machine.start.id == start {
+            self.put(seat, Input::Disqualified(why));
+        }
     }
 
     pub(super) fn send_message(&mut self, from: NodeId, to: NodeId, message: Message) {
@@ -32,12 +79,16 @@ impl<W: Workload> World<W> {
         let term = message.term;
         let message = PeerMessage::Protocol(message);
         if is_answer && self.network.weather.held > 0 {
-            let frame = Frame { from, to, bytes: codec::encode(&message).into() };
+            let frame = Frame { from, start: self.start_of(from), to, bytes: codec::encode(&message).into() };
             if self.network.hold_back(term, &frame) {
                 return;
             }
         }
         self.send(from, to, &message);
+    }
+
+    fn start_of(&self, node: NodeId) -> StartId {
+        self.machines[usize::from(node.name.0)].start.id
     }
 
     /// A node campaigns or leads: what was held back for it is of an older term now.
@@ -49,7 +100,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: &PeerMessage<Message>) {
-        let frame = Frame { from, to, bytes: codec::encode(message).into() };
+        let frame = Frame { from, start: self.start_of(from), to, bytes: codec::encode(message).into() };
         if let Some(old) = self.network.remember(&frame) {
             let at = self.now.plus_us(self.disks.below(5_000));
             self.watch.rare.saw(Rare::Replayed);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Event, World};
 use crate::entry::EntryId;
-use crate::id::Incarnation;
+use crate::id::{Incarnation, NodeId, StartId};
 use crate::protocol::{Protocol, Time};
 use crate::raft::invariants;
 use crate::sim::machine::StartTrouble;
@@ -159,6 +159,11 @@ impl<W: Workload> World<W> {
     /// A copy of a directory as it is now, for [`World::set_back`].
     pub fn backup(&self, seat: usize) -> VirtualDisk {
         self.machines[seat].disk.after_crash(Loss::Nothing)
+    }
+
+    /// Whether the manager has seen a later start of a node than this one.
+    pub fn is_seen_since(&self, node: NodeId, start: StartId) -> bool {
+        self.manager.get(&node).is_some_and(|newest| newest.number > start.number)
     }
 
     fn reached(&self, seat: usize) -> EntryId {

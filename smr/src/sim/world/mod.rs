@@ -5,10 +5,10 @@
 //! [`World::lose_directory`], [`World::damage`], [`World::set_back`].
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::codec;
-use crate::id::{NodeId, NodeName};
+use crate::id::{Disqualified, NodeId, NodeName, StartId, StartTrail};
 use crate::protocol::{Protocol, Recovered, Role, Time};
 use crate::replica::{GenesisAnswer, GenesisRequest, Outcome, Request};
 use crate::sim::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
@@ -71,6 +71,12 @@ enum Event {
     Reset {
         from: NodeId,
         to: usize,
+    },
+    /// The news that this process must not take part any longer.
+    Disqualified {
+        node: NodeId,
+        start: StartId,
+        why: Disqualified,
     },
     Request {
         seat: usize,
@@ -189,6 +195,10 @@ pub struct World<W: Workload> {
     next_flood_tag: u64,
     transfers_asked: BTreeSet<u64>,
     readmissions_asked: BTreeSet<(NodeName, NodeId)>,
+    /// What the manager remembers: the newest start of each node.
+    manager: BTreeMap<NodeId, StartId>,
+    /// Processes that were started from a copy of a directory.
+    copies: BTreeMap<(NodeId, StartId), StartTrail>,
 }
 
 impl<S: StateMachine> Machines for Vec<Machine<S>> {
@@ -266,6 +276,8 @@ where
             next_flood_tag: FLOOD,
             transfers_asked: BTreeSet::new(),
             readmissions_asked: BTreeSet::new(),
+            manager: BTreeMap::new(),
+            copies: BTreeMap::new(),
         };
         for seat in 0..usize::from(size) {
             world.start_at(seat, Time(0));
@@ -393,6 +405,7 @@ impl<W: Workload> World<W> {
                     self.put(to, Input::Reset { from });
                 }
             }
+            Event::Disqualified { node, start, why } => self.disqualified(node, start, why),
             Event::Request { seat, tag, request } => {
                 if !self.machines[seat].is_down() {
                     self.put_request(seat, tag, request);

@@ -98,7 +98,26 @@ impl<W: Workload> World<W> {
         let rng = self.rolls.rng();
         let start = machine.start(&self.common, self.now, rng);
         self.started(seat, start);
+        self.register(seat);
         self.settle(seat);
+    }
+
+    /// What a server does before its first word to a peer: the manager hears which start this is, and may know a later one.
+    fn register(&mut self, seat: usize) {
+        let machine = &self.machines[seat];
+        if machine.serving().is_none() {
+            return;
+        }
+        let (node, start) = (machine.id, machine.start);
+        if machine.is_set_back {
+            self.copies.insert((node, start.id), start);
+        }
+        match self.manager.get(&node).map_or(Ok(true), |newest| start.judge(*newest)) {
+            Ok(_) => {
+                self.manager.insert(node, start.id);
+            }
+            Err(why) => self.quarantine(seat, &why.to_string()),
+        }
     }
 
     fn started(&mut self, seat: usize, start: Start) {
@@ -207,13 +226,15 @@ impl<W: Workload> World<W> {
     pub(super) fn quarantine(&mut self, seat: usize, reason: &str) {
         let machine = &mut self.machines[seat];
         let node = machine.id;
-        let expected = machine.is_set_back;
+        // A copy stays one after it has caught up.
+        let expected = machine.is_set_back || self.copies.contains_key(&(node, machine.start.id));
         let Life::Serving(serving) = std::mem::replace(&mut machine.life, Life::Down) else { return };
         self.watch.happen(&Happening::Forgot { node, reason });
         if !expected {
             self.watch.violate("M8 no node forgets by itself", format!("{node}: {reason}"));
         }
-        serving.into_desk().quarantine(reason);
+        // If its device fails at that, it comes back as it was, and is found out again.
+        drop(serving.into_desk().quarantine(reason));
         self.end(seat, End::Quarantined(reason.to_owned()));
         self.start_at(seat, self.now.plus_us(100_000));
     }

@@ -40,7 +40,7 @@ impl<W: Workload> World<W> {
         }
         for _ in 0..count {
             self.next_flood_tag += 1;
-            let client = ClientId(u64::MAX / 2);
+            let client = ClientId::at(u64::MAX / 2);
             let request = Request::Write {
                 client,
                 number: 1,

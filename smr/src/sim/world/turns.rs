@@ -6,7 +6,7 @@ use crate::protocol::{Envelope, Event as CoreEvent, Protocol, Role, Time};
 use crate::raft::Message;
 use crate::replica::Outcome;
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, StateDigest};
+use crate::replica::engine::{Action, Replaced, StateDigest};
 use crate::replica::message::PeerMessage;
 use crate::replica::turn::EVENTS_PER_TURN;
 use crate::sim::machine::{Input, Life, Machine};
@@ -72,6 +72,10 @@ impl<W: Workload> World<W> {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     serving.turns.engine_mut().digest_heard(from, digest);
                 }
+                PeerMessage::Replaced { by, since } => {
+                    let Life::Serving(serving) = &mut machine.life else { return };
+                    serving.turns.engine_mut().replaced_heard(from, Replaced { by, since });
+                }
                 PeerMessage::Protocol(message) => {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     if serving.turns.receive(now, from, message.clone()) {
@@ -98,6 +102,7 @@ impl<W: Workload> World<W> {
                 self.watch.rare.saw(Rare::DigestTaken);
                 serving.turns.engine_mut().digest_taken(digest);
             }
+            Input::Disqualified(why) => serving.turns.engine_mut().quarantine(why.to_string()),
             Input::SnapshotLost => serving.turns.engine_mut().snapshot_lost(),
             Input::SnapshotSent { to, last } => serving.turns.engine_mut().snapshot_sent(now, to, last),
             Input::SnapshotBuilt(install, len_bytes) => {
@@ -217,6 +222,9 @@ impl<W: Workload> World<W> {
                         self.machines[seat].inbox.push_back(Input::DigestTaken(digest));
                     }
                     Action::SendDigest(to, digest) => self.send(from, to, &PeerMessage::Digest(digest)),
+                    Action::SendReplaced(to, Replaced { by, since }) => {
+                        self.send(from, to, &PeerMessage::Replaced { by, since });
+                    }
                     Action::SendSnapshot(to) => {
                         let opened = match serving.snapshots.latest() {
                             Some(info) => serving.snapshots.open_for_sending(&info).map(Some),
@@ -311,7 +319,7 @@ impl<W: Workload> World<W> {
                 }
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
-                CoreEvent::Forgot { .. } => {}
+                CoreEvent::Forgot { .. } | CoreEvent::LossProven { .. } => {}
                 CoreEvent::Nonsense { from, what } => {
                     let why = format!("{node} dropped a message of {from}: {what}");
                     // Old messages of the same incarnation are sound; nobody here sends nonsense.

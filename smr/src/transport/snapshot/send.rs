@@ -144,6 +144,8 @@ async fn attempt<M>(
     let dialled = dial(shared, to.name, &peer.address, Purpose::Snapshot).await;
     let (mut stream, node) = dialled.map_err(|error| match error {
         HandshakeError::Refused(reason) => Failure::Final(reason),
+        // Said where messages are dialled for, too, and acted upon there.
+        HandshakeError::Disqualified(why) => Failure::Final(why.to_string()),
         HandshakeError::Failed(reason) => Failure::Broken(reason),
     })?;
     if node != to {
