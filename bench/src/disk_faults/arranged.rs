@@ -33,6 +33,7 @@ const LARGE_VALUE_BYTES: usize = 256 << 10;
 const LARGE_VALUES_MAX: usize = 4_000;
 
 const ONLY: Group = Group::Partition(0);
+const MANAGERS_AND_SERVERS: [Group; 2] = [Group::Manager, ONLY];
 /// The replica whose directory is damaged.
 pub const VICTIM: Node = Node::Server { partition: 0, replica: 2 };
 
@@ -124,12 +125,13 @@ impl Arranged {
         // The mark follows the last sync by a moment. Behind it a damage may look like an interrupted write (D2).
         let mark = cluster.backer_path(VICTIM).join("mark");
         wait_for(PATIENCE, "the victim's mark", || (marked_index(&mark)? >= end.0).then_some(()))?;
-        for node in cluster.nodes_of(ONLY).collect::<Vec<_>>() {
-            cluster.process(node).kill();
+        let all: Vec<Node> = MANAGERS_AND_SERVERS.iter().flat_map(|group| cluster.nodes_of(*group)).collect();
+        for node in &all {
+            cluster.process(*node).kill();
         }
         let kept = directory.join("kept");
         fs::create_dir(&kept)?;
-        for node in cluster.nodes_of(ONLY) {
+        for node in all {
             copy_directory(&cluster.backer_path(node), &kept.join(node.to_string()))?;
         }
         Ok(Arranged { cluster, kept, lagging, former_leader, expected })
@@ -163,13 +165,19 @@ impl Arranged {
         verdict
     }
 
+    /// Everything is as it was, the managers' memory of later starts included: else they would find the servers set back.
     fn put_back(&mut self) -> Outcome<()> {
-        for node in self.cluster.nodes_of(ONLY).collect::<Vec<_>>() {
-            self.cluster.process(node).kill();
-            clear_log(self.cluster.process(node))?;
-            let path = self.cluster.backer_path(node);
-            fs::remove_dir_all(&path)?;
-            copy_directory(&self.kept.join(node.to_string()), &path)?;
+        for group in MANAGERS_AND_SERVERS {
+            for node in self.cluster.nodes_of(group).collect::<Vec<_>>() {
+                self.cluster.process(node).kill();
+                clear_log(self.cluster.process(node))?;
+                let path = self.cluster.backer_path(node);
+                fs::remove_dir_all(&path)?;
+                copy_directory(&self.kept.join(node.to_string()), &path)?;
+            }
+        }
+        for node in self.cluster.nodes_of(Group::Manager).collect::<Vec<_>>() {
+            self.cluster.process(node).start()?;
         }
         Ok(())
     }
