@@ -11,8 +11,9 @@
 //!    reached the device; only then [`Write::durable`] gives out the messages that rest on it, and only then
 //!    [`Input::Durable`] with its id goes back to the core. Writes complete in order; several may share one sync.
 //! 3. Send `messages` at once; they rest on nothing that is not durable yet. A message may be lost, doubled or overtaken.
-//! 4. Apply `committed` in order, at once or later; never one twice.
-//! 5. Answer a read when its index has been applied.
+//! 4. Apply what is committed in the order of the log, at once or later; never one entry twice. A core only knows the commit index;
+//!    the driver takes the entries up to it from [`Protocol::committed_from`], as many at a time as it has time for.
+//! 5. Answer a read when its index has been applied. It may be confirmed long before.
 //! 6. Call `step` with [`Input::Tick`] at [`Protocol::deadline`], or sooner.
 //! 7. Take the time of a step *after* its input has arrived. A process may be stopped at any place, and a read that arrived after the
 //!    time was taken would be judged by what was true before it (R6).
@@ -88,6 +89,13 @@ pub trait Protocol: Send + 'static {
         let status = self.status();
         NotLeader { leader: status.leader.map(|leader| leader.name), term: status.term }
     }
+
+    /// The committed entries from `from` on: at most `entries_max`, and at most `bytes_max` bytes unless the first alone is larger.
+    /// Nothing if `from` lies above the commit index.
+    ///
+    /// # Panics
+    /// If the log was cut at or above `from`: a snapshot may only end with what was applied.
+    fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry>;
 
     /// [`CoreStatus::log_bytes`] alone. Called after each batch.
     fn log_bytes(&self) -> usize {
@@ -202,9 +210,6 @@ pub struct Outputs<M> {
     pub messages: Vec<Envelope<M>>,
     /// To be made durable, in this order.
     pub writes: Vec<Write<M>>,
-    /// Newly committed entries, to be applied in this order. A core never gives an entry twice in one run, and starts behind the
-    /// snapshot that it was started from.
-    pub committed: Vec<Entry>,
     /// The answer to [`Input::Propose`].
     pub proposed: Option<Result<Proposed, NotLeader>>,
     /// The answer to [`Input::Change`].
@@ -214,7 +219,7 @@ pub struct Outputs<M> {
     /// Reads that may be answered, or have failed.
     pub reads: Vec<ReadOutcome>,
     /// The answer to [`Input::SnapshotReceived`]: whether the state is to be replaced by the snapshot's. The [`Write`]
-    /// that installs it in the log is among `writes`; `committed` goes on behind it.
+    /// that installs it in the log is among `writes`; what is to be applied goes on after it.
     pub install: Option<bool>,
     /// Nodes that need a snapshot because the log no longer reaches back to them.
     pub snapshots_wanted: Vec<NodeId>,
@@ -227,7 +232,6 @@ impl<M> Default for Outputs<M> {
         Outputs {
             messages: Vec::new(),
             writes: Vec::new(),
-            committed: Vec::new(),
             proposed: None,
             change: None,
             transfer: None,

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
 use smr::id::NodeId;
 use smr::protocol::{
-    CoreStatus, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time, WriteId,
+    CoreStatus, Envelope, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time,
+    WriteId,
 };
-use smr::replica::engine::{Action, BUSY_RETRY_MS, Engine, EngineStart, StateDigest, UNCOMMITTED_ENTRIES_MAX};
+use smr::replica::engine::{Action, BUSY_RETRY_MS, Engine, EngineStart, Portion, StateDigest, UNCOMMITTED_ENTRIES_MAX};
 use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -22,6 +23,8 @@ const TERM: u64 = 2;
 const ME: NodeId = NodeId::new(0, 1);
 const B: NodeId = NodeId::new(1, 1);
 const C: NodeId = NodeId::new(2, 1);
+/// A snapshot is taken when the log has so many bytes.
+const SNAPSHOT_BYTES: usize = 1 << 20;
 /// At multiples of this index the state is hashed.
 const DIGEST_EVERY: u64 = 4;
 
@@ -48,12 +51,10 @@ impl Core {
         state.log.push(Entry { id, payload: Payload::Command(bytes) });
     }
 
-    /// All entries that are not committed yet, as the outputs of one step.
-    fn commit_all(&self) -> Outputs<()> {
+    /// All entries are committed, or so many.
+    fn commit_up_to(&self, most: usize) {
         let mut state = self.0.lock().unwrap();
-        let committed = state.log[state.committed..].to_vec();
-        state.committed = state.log.len();
-        Outputs { committed, ..Outputs::default() }
+        state.committed = state.log.len().min(most);
     }
 
     fn last_token(&self) -> ReadToken {
@@ -94,12 +95,25 @@ impl Protocol for Core {
             last: state.log.last().map_or(EntryId::ZERO, |entry| entry.id),
             commit: Index(state.committed as u64),
             durable: Index::ZERO,
-            log_bytes: 0,
+            log_bytes: state.log.iter().map(Entry::size_bytes).sum(),
             configuration: Configuration::of([ME, B, C]),
             configuration_index: Index::ZERO,
             reads: smr::protocol::ReadMode::Index,
             peers: Vec::new(),
         }
+    }
+
+    fn committed_from(&self, from: Index, entries_max: usize, max_bytes: usize) -> Vec<Entry> {
+        let state = self.0.lock().unwrap();
+        let mut left = max_bytes;
+        let fits = |position: &usize| {
+            let size = state.log[*position].size_bytes();
+            let fits = *position as u64 + 1 == from.0 || size <= left;
+            left = left.saturating_sub(size);
+            fits
+        };
+        let positions = (from.0 as usize - 1..state.committed).take(entries_max).take_while(fits);
+        positions.map(|position| state.log[position].clone()).collect()
     }
 
     fn message_size_bytes((): &()) -> usize {
@@ -115,7 +129,7 @@ impl Protocol for Core {
     }
 
     fn configuration_at(&self, _: Index) -> (Configuration, Index) {
-        (Configuration::default(), Index::ZERO)
+        (Configuration::of([ME, B, C]), Index::ZERO)
     }
 }
 
@@ -178,6 +192,15 @@ impl Replica {
     }
 
     fn with_uncommitted_max(uncommitted_entries_max: u64) -> Replica {
+        Replica::with(uncommitted_entries_max, Portion::default())
+    }
+
+    /// One that applies so little at a time.
+    fn with_portion(entries_max: usize, max_bytes: usize) -> Replica {
+        Replica::with(UNCOMMITTED_ENTRIES_MAX, Portion { entries_max, max_bytes })
+    }
+
+    fn with(uncommitted_entries_max: u64, portion: Portion) -> Replica {
         let core = Core::default();
         let engine = Engine::new(EngineStart {
             group: "g".parse().unwrap(),
@@ -188,10 +211,11 @@ impl Replica {
             sessions: SessionTable::new(),
             snapshot: EntryId::ZERO,
             snapshot_len_bytes: 0,
-            snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+            snapshot_log_bytes: SNAPSHOT_BYTES..=SNAPSHOT_BYTES,
             digest_every_entries: DIGEST_EVERY,
             nonce_seed: 1,
             uncommitted_entries_max,
+            portion,
         });
         Replica { core, engine, connections: Default::default() }
     }
@@ -204,8 +228,7 @@ impl Replica {
     fn and_session(self) -> (Replica, ClientId) {
         let mut replica = self;
         replica.core.append(1, &SessionCommand::Open { nonce: 0 });
-        let opened = replica.core.commit_all();
-        replica.happens(opened);
+        replica.commit_all();
         (replica, ClientId::at(1))
     }
 
@@ -213,12 +236,17 @@ impl Replica {
     fn happens(&mut self, outputs: Outputs<()>) {
         self.core.0.lock().unwrap().next.push_back(outputs);
         self.engine.durable(Time(1), WriteId(1));
+        self.turn_ends();
+    }
+
+    fn turn_ends(&mut self) {
+        self.engine.work(|| true);
         self.engine.take_actions();
     }
 
     fn commit_all(&mut self) {
-        let outputs = self.core.commit_all();
-        self.happens(outputs);
+        self.core.commit_up_to(usize::MAX);
+        self.turn_ends();
     }
 
     /// Requests of both connections, numbered by tag, that arrive at once.
@@ -228,7 +256,7 @@ impl Replica {
             (request, ReplyTo { tag, sink: Arc::clone(&connections[connection]) as Arc<dyn ReplySink> })
         });
         self.engine.requests(Time(1), requests.collect::<Vec<_>>());
-        self.engine.take_actions();
+        self.turn_ends();
     }
 
     fn outcome(&self, connection: usize, tag: u64) -> Option<Outcome> {
@@ -257,7 +285,7 @@ fn deposed() -> Outputs<()> {
     Outputs { events: vec![event], ..Outputs::default() }
 }
 
-// covers R4
+// covers R4 R14
 #[test]
 fn read_confirmed_before_its_entries_are_applied_waits_for_them() {
     let (mut replica, client) = Replica::with_session();
@@ -266,11 +294,10 @@ fn read_confirmed_before_its_entries_are_applied_waits_for_them() {
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(3) };
     replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
     assert_eq!(replica.outcome(1, 1), None, "nothing of 2 and 3 is applied");
-    let mut both = replica.core.commit_all();
-    let second = both.committed.pop().unwrap();
-    replica.happens(both);
+    replica.core.commit_up_to(2);
+    replica.turn_ends();
     assert_eq!(replica.outcome(1, 1), None, "3 is not applied");
-    replica.happens(Outputs { committed: vec![second], ..Outputs::default() });
+    replica.commit_all();
     assert_eq!(replica.outcome(1, 1), answer("x y"));
 }
 
@@ -405,11 +432,11 @@ fn number_of_a_session_used_by_two_connections_for_two_commands_applies_one_and_
 fn entry_of_another_leader_at_the_place_of_a_waiting_write_is_not_taken_for_it() {
     let (mut replica, client) = Replica::with_session();
     replica.ask(vec![(0, 1, write(client, 1, "x"))]);
-    let mut replaced = replica.core.commit_all();
     let Request::Write { client, number, lowest_unanswered, command } = write(client, 2, "y") else { unreachable!() };
     let command = SessionCommand::Write { client, number, lowest_unanswered, command };
-    replaced.committed[0] = Entry { id: EntryId::new(2, TERM + 1), payload: Payload::Command(command.encode()) };
-    replica.happens(replaced);
+    replica.core.0.lock().unwrap().log.pop();
+    replica.core.append(TERM + 1, &command);
+    replica.commit_all();
     assert_eq!(replica.applied(), ["y"]);
     assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown));
 }
@@ -436,9 +463,8 @@ fn hashed(third: &'static str) -> (Replica, StateDigest) {
     replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y")), (0, 3, write(client, 3, third))]);
     // What is applied behind the entry is none of the hash's business.
     replica.ask(vec![(0, 4, write(client, 4, "later"))]);
-    let outputs = replica.core.commit_all();
-    replica.core.0.lock().unwrap().next.push_back(outputs);
-    replica.engine.durable(Time(1), WriteId(1));
+    replica.core.commit_up_to(usize::MAX);
+    replica.engine.work(|| true);
     let taken = replica.engine.take_actions().into_iter().find_map(|action| match action {
         Action::TakeDigest(image) => Some(StateDigest::over(image.meta.last.index, |output| image.write_whole(output))),
         _ => None,
@@ -483,4 +509,155 @@ fn state_unlike_that_of_a_majority_puts_the_replica_into_quarantine_at_the_next_
     assert!(matches!(&reports[..], [line] if line.contains("differ")), "and say who does not: {reports:?}");
     let (mut equal, digest) = hashed("z");
     assert_eq!(heard(&mut equal, [digest; 2]), (Vec::new(), Vec::new()));
+}
+
+/// What a portion leaves of what is committed.
+fn backlog(replica: &Replica) -> u64 {
+    replica.core.status().commit.0 - replica.engine.applied().index.0
+}
+
+// covers L21
+#[test]
+fn backlog_is_applied_over_many_turns_and_what_is_due_leaves_between_them() {
+    const WRITES: u64 = 1_000;
+    let (mut replica, client) = Replica::with_portion(64, usize::MAX).and_session();
+    for number in 1..=WRITES {
+        let command = Bytes::from(vec![b'x'; 100]);
+        replica.core.append(1, &SessionCommand::Write { client, number, lowest_unanswered: 1, command });
+    }
+    replica.core.commit_up_to(usize::MAX);
+    let mut turns = 0;
+    while replica.engine.has_work() {
+        let before = backlog(&replica);
+        let heartbeat = Envelope { to: B, message: () };
+        replica.core.0.lock().unwrap().next.push_back(Outputs { messages: vec![heartbeat], ..Outputs::default() });
+        replica.engine.tick(Time(turns));
+        replica.engine.work(|| false);
+        let sent = replica.engine.take_actions().into_iter().filter(|action| matches!(action, Action::Send(_)));
+        assert_eq!(sent.count(), 1, "turn {turns}: a heartbeat waited for {before} entries");
+        assert_eq!(backlog(&replica), before.saturating_sub(64), "turn {turns}");
+        turns += 1;
+    }
+    assert_eq!(turns, WRITES.div_ceil(64));
+    assert_eq!(replica.applied().len(), WRITES as usize);
+}
+
+// covers L21
+#[test]
+fn portion_is_bounded_in_bytes_and_a_larger_entry_goes_alone() {
+    let mut replica = Replica::with_portion(100, 1_000);
+    for len in [300, 300, 300, 5_000, 300] {
+        replica.core.append(1, &SessionCommand::Idempotent { command: Bytes::from(vec![b'x'; len]) });
+    }
+    replica.core.commit_up_to(usize::MAX);
+    let mut lengths = Vec::new();
+    while replica.engine.has_work() {
+        let before = replica.applied().len();
+        replica.engine.work(|| false);
+        lengths.push(replica.applied().len() - before);
+    }
+    assert_eq!(lengths, [2, 1, 1, 1], "entries of about 340 bytes, and one that is larger than a portion");
+    // With time left, it goes on.
+    replica.core.append(1, &SessionCommand::Idempotent { command: Bytes::from(vec![b'x'; 5_000]) });
+    replica.core.append(1, &SessionCommand::Idempotent { command: Bytes::from(vec![b'x'; 5_000]) });
+    replica.commit_all();
+    assert_eq!((replica.applied().len(), backlog(&replica)), (7, 0));
+}
+
+// covers R14 L21
+#[test]
+fn read_confirmed_in_the_middle_of_a_backlog_is_answered_behind_it_and_in_order() {
+    let (mut replica, client) = Replica::with_portion(1, usize::MAX).and_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y")), (0, 3, write(client, 3, "z"))]);
+    replica.core.commit_up_to(usize::MAX);
+    let mut ready = Vec::new();
+    for (tag, index) in [(1, 3), (2, 2), (3, 4)] {
+        let reply = ReplyTo { tag, sink: Arc::clone(&replica.connections[1]) as Arc<dyn ReplySink> };
+        replica.engine.requests(Time(1), [(read(), reply)]);
+        ready.push(ReadOutcome::Ready { token: replica.core.last_token(), index: Index(index) });
+    }
+    replica.core.0.lock().unwrap().next.push_back(Outputs { reads: ready, ..Outputs::default() });
+    replica.engine.durable(Time(1), WriteId(1));
+    let mut answered = Vec::new();
+    while replica.engine.has_work() {
+        replica.engine.work(|| false);
+        replica.engine.take_actions();
+        answered.push([1, 2, 3].map(|tag| replica.outcome(1, tag)));
+    }
+    let both = || answer("x y");
+    assert_eq!(
+        answered,
+        [[None, None, None], [both(), both(), None], [both(), both(), answer("x y z")]],
+        "the second one came later than the first, and waits for no less"
+    );
+    assert_eq!(replica.engine.requests_waiting(), 0);
+}
+
+// covers L21 C9: what is committed has its true answer, also from a leader that has lost its role meanwhile.
+#[test]
+fn writes_committed_and_not_applied_when_the_role_is_lost_have_their_answers_and_later_ones_are_unknown() {
+    let (mut replica, client) = Replica::with_portion(1, usize::MAX).and_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y")), (0, 3, write(client, 3, "z"))]);
+    replica.ask(vec![(1, 2, write(client, 2, "y")), (1, 3, write(client, 3, "z"))]);
+    replica.core.commit_up_to(3);
+    replica.core.0.lock().unwrap().next.push_back(deposed());
+    replica.engine.durable(Time(1), WriteId(1));
+    assert_eq!(replica.outcome(0, 1), None, "committed, and not applied yet");
+    for connection in [0, 1] {
+        assert_eq!(replica.outcome(connection, 3), Some(Outcome::Unknown), "the write may yet be committed");
+    }
+    replica.turn_ends();
+    assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
+    for connection in [0, 1] {
+        assert_eq!(replica.outcome(connection, 2), answer("y was number 2"));
+    }
+    assert_eq!(replica.engine.requests_waiting(), 0);
+}
+
+// covers L22
+#[test]
+fn snapshot_in_a_backlog_ends_with_what_is_applied_and_none_is_taken_in_the_middle_of_a_large_one() {
+    let mut replica = Replica::with_portion(4, usize::MAX);
+    for _ in 0..40 {
+        let command = Bytes::from(vec![b'x'; SNAPSHOT_BYTES / 20]);
+        replica.core.append(1, &SessionCommand::Idempotent { command });
+    }
+    replica.core.commit_up_to(usize::MAX);
+    let mut taken = Vec::new();
+    while replica.engine.has_work() {
+        replica.engine.work(|| false);
+        for action in replica.engine.take_actions() {
+            if let Action::TakeSnapshot(image) = action {
+                assert_eq!(image.meta.last, replica.engine.applied());
+                assert_eq!(image.state.0.len() as u64, image.meta.last.index.0);
+                taken.push(image.meta.last.index.0);
+            }
+        }
+    }
+    assert_eq!(taken, [36], "each one before would have been followed by the next at once");
+}
+
+// covers L23
+#[test]
+fn entry_that_puts_the_replica_into_quarantine_is_the_last_one_that_it_applies() {
+    let (mut replica, client) = Replica::with_session();
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    {
+        let mut core = replica.core.0.lock().unwrap();
+        let id = EntryId::new(core.log.len() as u64 + 1, TERM);
+        let successor = NodeId::new(ME.name.0, 2);
+        core.log.push(Entry { id, payload: Payload::Configuration(Configuration::of([successor, B, C])) });
+    }
+    replica.ask(vec![(0, 2, write(client, 2, "y")), (1, 1, read())]);
+    let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(4) };
+    replica.core.commit_up_to(usize::MAX);
+    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    assert!(replica.engine.is_quarantined());
+    assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
+    assert_eq!(replica.outcome(0, 2), Some(Outcome::Unknown));
+    assert!(matches!(replica.outcome(1, 1), Some(Outcome::NotLeader(_))), "{:?}", replica.outcome(1, 1));
+    assert_eq!((replica.applied(), replica.engine.applied().index), (vec!["x"], Index(3)));
+    assert!(!replica.engine.has_work(), "what is committed stays as it is");
+    replica.turn_ends();
+    assert_eq!(replica.applied(), ["x"]);
 }

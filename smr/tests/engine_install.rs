@@ -11,10 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{LogChange, Recovered, Time};
+use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
 use smr::raft::{Raft, Settings};
 use smr::replica::Standing;
-use smr::replica::engine::{Action, Engine, EngineStart, Install, UNCOMMITTED_ENTRIES_MAX};
+use smr::replica::engine::{Action, Engine, EngineStart, Install, Portion, UNCOMMITTED_ENTRIES_MAX};
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -89,6 +89,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
         digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
         nonce_seed: 1,
         uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
+        portion: Portion::default(),
     })
 }
 
@@ -133,4 +134,16 @@ fn state_that_is_not_needed_any_more_is_not_dropped_in_the_turn() {
         drop(actions);
         assert_eq!(gone(), gone_after);
     }
+}
+
+// covers L22: entries that were cut before they were applied are gone, and whoever misses them must not go on.
+#[test]
+#[should_panic(expected = "entries from 50 on are needed")]
+fn committed_entries_under_the_start_of_the_log_stop_the_core() {
+    let mut engine = engine(Nothing::default());
+    let meta = meta(50, 3);
+    let (_temp, file) = received(&meta);
+    let len_bytes = file.info().len_bytes;
+    assert!(engine.install(Time(1), install(&meta, file, Nothing::default()), len_bytes));
+    engine.core().committed_from(Index(50), 1, 1);
 }

@@ -118,7 +118,10 @@ impl Cores {
 
     fn take(&mut self, node: usize, outputs: Outputs<Message>) {
         self.send(node, outputs.messages);
-        if let Some(last) = outputs.committed.last() {
+        let core = &self.nodes[node].1;
+        if core.commit() > self.committed[node].index
+            && let Some(last) = core.committed_from(core.commit(), 1, usize::MAX).pop()
+        {
             self.committed[node] = last.id;
         }
         for write in outputs.writes {

@@ -261,7 +261,8 @@ impl Local {
     fn input(&mut self, now: Time, input: Input<Message>, rules: Rules, effects: &mut Effects) {
         let before = invariants::summary(&self.raft);
         let led = self.raft.role() == Role::Leader;
-        let Outputs { messages, writes, committed, events, .. } = self.raft.step(now, input);
+        let commit = self.raft.commit();
+        let Outputs { messages, writes, events, .. } = self.raft.step(now, input);
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
         for write in writes {
@@ -284,7 +285,7 @@ impl Local {
         for envelope in messages {
             self.leave(envelope, effects);
         }
-        effects.committed.extend(committed);
+        effects.committed.extend(self.raft.committed_from(commit.next(), usize::MAX, usize::MAX));
         if self.raft.role() == Role::Leader && !led {
             effects.elected = Some(self.raft.promise().term);
         }

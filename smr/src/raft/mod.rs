@@ -91,7 +91,7 @@ use self::message::Body;
 use self::output::Outbox;
 use self::progress::{Pace, Progress};
 use self::read::Reads;
-use crate::entry::{Configuration, EntryId, Index, Payload, Promise, Term};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{
     self, CoreStatus, Event, Input, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
@@ -399,7 +399,6 @@ impl Raft {
             return;
         }
         assert!(index <= self.log.last().index, "commit {index} behind the last entry {}", self.log.last());
-        self.out.outputs.committed.extend(self.log.range(self.commit.next(), index).cloned());
         self.commit = index;
     }
 
@@ -517,6 +516,19 @@ impl Protocol for Raft {
 
     fn leader_hint(&self) -> NotLeader {
         NotLeader { leader: self.visible_leader().map(|leader| leader.name), term: self.promise.term }
+    }
+
+    fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {
+        let count = (self.commit.0 + 1).saturating_sub(from.0);
+        if count == 0 {
+            return Vec::new();
+        }
+        assert!(
+            from > self.log.start().index,
+            "entries from {from} on are needed, the log starts at {}",
+            self.log.start()
+        );
+        self.log.batch(from, entries_max.min(usize::try_from(count).unwrap_or(usize::MAX)), bytes_max).0
     }
 
     fn log_bytes(&self) -> usize {

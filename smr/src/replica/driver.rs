@@ -27,7 +27,7 @@ use crate::entry::EntryId;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Install, Replaced, SnapshotImage, StateDigest};
+use crate::replica::engine::{Action, Install, Replaced, SnapshotImage, StateDigest, WORK_PER_TURN_MAX_US};
 use crate::replica::handle::disqualification;
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
@@ -227,6 +227,7 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
             self.give_to_disk(DiskJob::CompleteReadmission)?;
             self.reporter.line("readmitted: the former life of this directory is closed for good");
         }
+        self.work(now);
         self.perform()
     }
 
@@ -235,7 +236,7 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
     }
 
     fn is_busy(&self) -> bool {
-        self.concerned > BUSY_REQUESTS
+        self.concerned > BUSY_REQUESTS || self.turns.engine().has_work()
     }
 
     /// Hands over, answers what waits, and says so.
@@ -338,6 +339,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let count = requests.len();
         self.turns.requests(now, requests.into_iter(), present);
         count
+    }
+
+    /// Applies and answers, for as long as a turn that began at `began` may take.
+    fn work(&mut self, began: Time) {
+        let clock = self.clock;
+        self.turns.work(|| clock.now().since_us(began) < WORK_PER_TURN_MAX_US);
     }
 
     /// Does what the engine asks, in order.
@@ -460,7 +467,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             if self.take_events().is_some() {
                 return;
             }
-            self.turns.engine_mut().tick(self.clock.now());
+            let now = self.clock.now();
+            self.turns.engine_mut().tick(now);
+            self.work(now);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{ANY_LIFE, Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
 use crate::replica::engine::{
-    BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
+    BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, Portion, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
     UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::helm::Helm;
@@ -753,6 +753,7 @@ impl<S: StateMachine> Life<S> {
             digest_every_entries: DIGEST_EVERY_ENTRIES,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             nonce_seed: rand::random(),
+            portion: Portion::default(),
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<<Raft as Protocol>::Message>>(DISK_JOBS_MAX);
         let disk_thread = {

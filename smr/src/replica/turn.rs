@@ -1,7 +1,7 @@
 //! What the replica thread decides in a turn, without the thread: the production driver and the simulator run this very code.
 //!
-//! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, and then does what
-//! is asked. Three things are decided here:
+//! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, applies what is committed as
+//! long as the turn may take, and then does what is asked. Three things are decided here:
 //! - *What waits.* While a leader has [`WRITES_AT_ONCE`] writes on their way to the disk, further proposals wait and form a
 //!   batch; batches are bounded in bytes. Once its disk has kept proposals waiting for [`SLOW_DISK_US`], the quorum's takes its place
 //!   for as long as it has a backlog: proposals wait for the commit of those before, as far as the backlog's bounds allow. So a
@@ -150,9 +150,10 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.writes_under_way_high
     }
 
-    /// Whether there is something to do without any news: what was held back because a batch was full goes next.
+    /// Whether there is something to do without any news: what was held back because a batch was full goes next, and what is
+    /// committed and not applied.
     pub fn is_ready(&self) -> bool {
-        !self.held.is_empty() && self.may_propose()
+        self.engine.has_work() || (!self.held.is_empty() && self.may_propose())
     }
 
     /// When a turn is due without any news.
@@ -245,6 +246,11 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         } else {
             self.overdue_turns += 1;
         }
+    }
+
+    /// Applies what is committed and answers confirmed reads, as long as `in_time` says so, and a little in any case.
+    pub fn work(&mut self, in_time: impl FnMut() -> bool) {
+        self.engine.work(in_time);
     }
 
     /// True once: when the committed configuration counts this incarnation as a voter. The disk then has to complete the

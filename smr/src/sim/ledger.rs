@@ -284,7 +284,7 @@ impl Ledger {
                 let page = self.pages.entry(*node).or_default();
                 page.snapshot = page.snapshot.max(*last);
             }
-            Happening::Applied { entry, .. } => {
+            Happening::Committed { entry, .. } => {
                 let next = self.committed().index.next();
                 if entry.id.index == next {
                     let before = self.committed.last().map_or(0, |(_, chain)| *chain);

@@ -20,7 +20,7 @@ use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
 use crate::replica::engine::{
-    Engine as ReplicaEngine, EngineStart, Install, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
+    Engine as ReplicaEngine, EngineStart, Install, Portion, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::{GenesisAnswer, Outcome, ReplySink, Request, Standing};
@@ -65,6 +65,10 @@ pub struct Shape {
     pub sessions: SessionLimits,
     /// What a turn of a replica's thread takes, in microseconds; as much again for each eight things that it takes in.
     pub turn_us: u64,
+    /// What is applied in a turn.
+    pub portion: Portion,
+    /// What applying an entry takes, in microseconds.
+    pub apply_us: u64,
     /// What keeps the logs: the record log over a journal file or over a map with sled's manners, or segments.
     pub engine: Engine,
 }
@@ -88,6 +92,8 @@ impl Shape {
             writes_under_way_high: WRITES_UNDER_WAY_HIGH,
             sessions: SessionLimits::default(),
             turn_us: 0,
+            portion: Portion::default(),
+            apply_us: 0,
             engine: Engine::Journal,
         }
     }
@@ -104,6 +110,8 @@ impl Shape {
             writes_under_way_high: WRITES_UNDER_WAY_HIGH,
             sessions: SessionLimits::default(),
             turn_us: 0,
+            portion: Portion::default(),
+            apply_us: 0,
             engine: Engine::Simulated,
         }
     }
@@ -600,6 +608,7 @@ fn serve<S: StateMachine>(
         digest_every_entries: DIGEST_EVERY_ENTRIES,
         uncommitted_entries_max: world.shape.uncommitted_entries_max,
         nonce_seed,
+        portion: world.shape.portion,
     });
     Ok(Serving {
         turns: Turns::new(engine, Certificate { genesis, founders }, next_life, world.shape.writes_under_way_high),

@@ -5,7 +5,7 @@
 //! concentrated on one thing that hardly ever happens by itself.
 
 use crate::protocol::ReadMode;
-use crate::replica::engine::UNCOMMITTED_ENTRIES_MAX;
+use crate::replica::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
 use crate::sim::clients::Pace;
 use crate::sim::clock::Clock;
 use crate::sim::dice::Dice;
@@ -32,6 +32,8 @@ pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
 const SMALL_LIMIT_PERMILLE: u64 = 100;
 /// In this many of a thousand runs there are slow disks.
 const SLOW_DISK_PERMILLE: u64 = 200;
+/// In so many of a thousand runs a turn applies little.
+const SLOW_APPLY_PERMILLE: u64 = 250;
 /// To a node and back in the calm, in microseconds.
 const CALM_ROUND_TRIP_US: u64 = 300;
 
@@ -238,6 +240,13 @@ impl Mix {
         }
         if dice.chance(SLOW_DISK_PERMILLE) {
             mix.kinds.push((Kind::SlowDisk, 4));
+        }
+        // Likewise. A turn applies so little that reads are confirmed, leaders elected and snapshots taken in the middle of a backlog.
+        if dice.chance(SLOW_APPLY_PERMILLE) {
+            let (entries_max, max_bytes) = dice.pick(&[(1, 1), (2, 1_000), (8, 1_000), (64, 100_000)]);
+            mix.shape.portion = Portion { entries_max, max_bytes };
+            mix.shape.apply_us = dice.pick(&[0, 50, 300]);
+            mix.shape.turn_us = mix.shape.turn_us.max(dice.pick(&[20, 200]));
         }
         mix.fit();
         mix

@@ -179,6 +179,10 @@ situations! {
     LeaderStruckAtOnce,
     /// a vote or an acknowledgement of an older term reached a candidate or a leader (E6, L5)
     AnswerOfOlderTerm,
+    /// a read was confirmed before its index was applied, and waited for it
+    ReadConfirmedFirst,
+    /// a node took a snapshot while more was committed than it had applied
+    SnapshotBehindCommit,
 }
 
 /// How often each of this harness's was seen.

@@ -16,7 +16,7 @@ use crate::sim::rare::{Rare, RareCounts};
 struct Known {
     leads: Option<Term>,
     campaigned: Option<Term>,
-    applied: Index,
+    committed: Index,
     last: EntryId,
     /// Terms of the latest entries, as far back as they are needed.
     terms: BTreeMap<Index, Term>,
@@ -66,7 +66,7 @@ impl RareWatch {
         match happening {
             Happening::Started { node, recovered, .. } => {
                 let mut known = Known { last: recovered.snapshot.last, ..Known::default() };
-                known.applied = recovered.snapshot.last.index;
+                known.committed = recovered.snapshot.last.index;
                 recovered.entries.iter().for_each(|entry| known.append(entry));
                 self.nodes.insert(*node, known);
             }
@@ -87,12 +87,13 @@ impl RareWatch {
                 let known = self.nodes.entry(*node).or_default();
                 write.log().iter().for_each(|change| known.change(change, rare));
             }
-            Happening::Applied { node, entry, took_effect, .. } => self.applied(*node, entry, *took_effect, rare),
+            Happening::Committed { node, entry } => self.committed(*node, entry, rare),
+            Happening::Applied { entry, took_effect, .. } => self.applied(entry, *took_effect, rare),
             Happening::SnapshotTaken { .. } => rare.saw(Rare::SnapshotTaken),
             Happening::SnapshotInstalled { node, meta, accepted } => {
                 rare.saw(if *accepted { Rare::SnapshotInstalled } else { Rare::SnapshotDiscarded });
                 if *accepted {
-                    self.nodes.entry(*node).or_default().applied = meta.last.index;
+                    self.nodes.entry(*node).or_default().committed = meta.last.index;
                 }
             }
             Happening::SnapshotSent { last: None, .. } => rare.saw(Rare::TransferBroken),
@@ -121,7 +122,7 @@ impl RareWatch {
                 if self.leaders > 1 {
                     rare.saw(Rare::TwoLeaders);
                 }
-                if known.configurations.keys().next_back().is_some_and(|last| *last > known.applied) {
+                if known.configurations.keys().next_back().is_some_and(|last| *last > known.committed) {
                     rare.saw(Rare::InheritedChange);
                 }
                 if known.is_joint() {
@@ -149,12 +150,15 @@ impl RareWatch {
         }
     }
 
-    fn applied(&mut self, node: NodeId, entry: &Entry, took_effect: bool, rare: &mut RareCounts) {
+    fn committed(&mut self, node: NodeId, entry: &Entry, rare: &mut RareCounts) {
         let known = self.nodes.entry(node).or_default();
-        known.applied = entry.id.index;
+        known.committed = entry.id.index;
         if known.leads.is_some_and(|term| entry.id.term < term) {
             rare.saw(Rare::OldTermCommitted);
         }
+    }
+
+    fn applied(&mut self, entry: &Entry, took_effect: bool, rare: &mut RareCounts) {
         if entry.id.index <= self.looked_at {
             return;
         }

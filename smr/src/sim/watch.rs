@@ -153,6 +153,7 @@ fn words(happening: &Happening<'_>) -> [u64; 5] {
         H::Excluded { node } => [20, node.incarnation.0, 0, 0, 0],
         H::Founds { node, genesis, .. } => [21, node.incarnation.0, genesis.hash().0 as u64, 0, 0],
         H::ToldToFoundAnew => [22, 0, 0, 0, 0],
+        H::Committed { node, entry } => [23, node.incarnation.0, id(entry.id), 0, 0],
     }
 }
 

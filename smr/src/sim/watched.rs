@@ -27,6 +27,8 @@ pub struct Core {
 pub(super) struct CoreNotes {
     pub(super) recovered: Option<Recovered>,
     pub(super) committed: Vec<Entry>,
+    /// What was taken from it to be applied.
+    pub(super) applied: Vec<Entry>,
     pub(super) events: Vec<Event>,
     pub(super) transfers: u64,
     pub(super) reads_failed: u64,
@@ -62,6 +64,7 @@ impl Protocol for Core {
                 ..
             }
         );
+        let commit = self.raft.commit();
         let outputs = self.raft.step(now, input);
         let notes = self.notes.get_mut();
         if let Some(token) = asked
@@ -76,7 +79,10 @@ impl Protocol for Core {
             notes.reads_unleased += u64::from(!ready);
         }
         notes.leases_kept += u64::from(canvassed && invariants::is_bound(&self.raft));
-        notes.committed.extend(outputs.committed.iter().cloned());
+        // A snapshot that is installed raises the commit index to its end, and commits nothing.
+        if outputs.install != Some(true) {
+            notes.committed.extend(self.raft.committed_from(commit.next(), usize::MAX, usize::MAX));
+        }
         notes.events.extend(outputs.events.iter().cloned());
         notes.transfers += u64::from(outputs.transfer == Some(Ok(())));
         let failed = |read: &&ReadOutcome| matches!(read, ReadOutcome::Failed { .. });
@@ -98,6 +104,12 @@ impl Protocol for Core {
 
     fn leader_hint(&self) -> NotLeader {
         self.raft.leader_hint()
+    }
+
+    fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {
+        let entries = self.raft.committed_from(from, entries_max, bytes_max);
+        self.notes.borrow_mut().applied.extend(entries.iter().cloned());
+        entries
     }
 
     fn log_bytes(&self) -> usize {

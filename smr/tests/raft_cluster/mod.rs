@@ -241,8 +241,14 @@ impl Cluster {
         let raft = node.raft.as_mut().unwrap_or_else(|| panic!("{id} is down"));
         let led = raft.role() == Role::Leader;
         let before = invariants::summary(raft);
+        let commit = raft.commit();
         let mut outputs = raft.step(now, input);
-        let lines = if self.trace.is_some() { trace::outputs(&outputs) } else { Vec::new() };
+        let committed = match outputs.install {
+            // The snapshot's end.
+            Some(true) => Vec::new(),
+            _ => raft.committed_from(commit.next(), usize::MAX, usize::MAX),
+        };
+        let lines = if self.trace.is_some() { trace::outputs(&outputs, &committed) } else { Vec::new() };
         lines.into_iter().for_each(|line| self.say(format!("    {line}")));
         let node = self.node_mut(id);
         let raft = node.raft.as_mut().unwrap_or_else(|| panic!("{id} is down"));
@@ -268,7 +274,7 @@ impl Cluster {
             status.last
         );
         let leads = status.role == Role::Leader;
-        for entry in &outputs.committed {
+        for entry in &committed {
             self.note_committed(id, entry);
         }
         if leads {

@@ -161,7 +161,7 @@ fn not_leader(answer: &NotLeader) -> String {
 }
 
 /// What a step asked for, one line each.
-pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
+pub fn outputs(outputs: &Outputs<Message>, newly_committed: &[Entry]) -> Vec<String> {
     let mut lines = Vec::new();
     for event in &outputs.events {
         lines.push(match event {
@@ -207,7 +207,7 @@ pub fn outputs(outputs: &Outputs<Message>) -> Vec<String> {
     for node in &outputs.snapshots_wanted {
         lines.push(format!("wants a snapshot for {}", name(*node)));
     }
-    for committed in &outputs.committed {
+    for committed in newly_committed {
         lines.push(format!("commits {}", entry(committed)));
     }
     for outcome in &outputs.reads {

@@ -7,12 +7,13 @@
 //! # The life of a request
 //! A write is checked against the session table (a duplicate is answered from store), proposed together with
 //! everything else that waited, and remembered ([`waiting`]) under the index it got; a copy of it that comes meanwhile waits along. When that index is applied with
-//! the same term, the answer leaves; when the replica loses its role first, the outcome is *unknown* (C9), because the
+//! the same term, the answer leaves; when the replica loses its role before the entry is committed, the outcome is *unknown* (C9), because the
 //! entry may yet be committed by another leader. A read gets a token, is confirmed by the core, and is answered once
 //! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
-//! looked after in [`wishes`].
+//! looked after in [`wishes`]. What is committed is applied a portion at a time ([`backlog`]).
 
 mod audit;
+mod backlog;
 mod waiting;
 mod wishes;
 
@@ -26,6 +27,7 @@ use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
 use crate::replica::engine::audit::{Audit, Finding};
+use crate::replica::engine::backlog::ConfirmedReads;
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
@@ -35,6 +37,7 @@ use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
 pub use self::audit::{DIGEST_EVERY_ENTRIES, StateDigest};
+pub use self::backlog::{APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US};
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
@@ -146,12 +149,13 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     snapshot_len_bytes: u64,
     snapshot_log_bytes: RangeInclusive<usize>,
     uncommitted_entries_max: u64,
+    portion: Portion,
     snapshot_under_way: bool,
     audit: Audit,
     waiting: WaitingWrites,
     next_read_token: u64,
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
-    confirmed_reads: BTreeMap<Index, Vec<PendingRead>>,
+    confirmed_reads: ConfirmedReads,
     reads_waiting: usize,
     transfer: Option<PendingTransfer>,
     readmission: Option<(Readmission, ReplyTo)>,
@@ -197,6 +201,8 @@ pub struct EngineStart<P, S> {
     pub uncommitted_entries_max: u64,
     /// What the random parts of sessions follow from. Random.
     pub nonce_seed: u64,
+    /// What is applied at a time. In service the default.
+    pub portion: Portion,
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -218,12 +224,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             snapshot_len_bytes: start.snapshot_len_bytes,
             snapshot_log_bytes: start.snapshot_log_bytes,
             uncommitted_entries_max: start.uncommitted_entries_max,
+            portion: start.portion,
             snapshot_under_way: false,
             audit: Audit::new(start.digest_every_entries),
             waiting: WaitingWrites::default(),
             next_read_token: 1,
             reads: BTreeMap::new(),
-            confirmed_reads: BTreeMap::new(),
+            confirmed_reads: ConfirmedReads::default(),
             reads_waiting: 0,
             transfer: None,
             readmission: None,
@@ -623,16 +630,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.actions.extend(outputs.messages.into_iter().map(Action::Send));
         self.actions.extend(outputs.writes.into_iter().map(Action::Write));
         self.actions.extend(outputs.snapshots_wanted.into_iter().map(Action::SendSnapshot));
-        let applied_any = !outputs.committed.is_empty();
-        for entry in outputs.committed {
-            self.apply(entry);
-        }
         for read in outputs.reads {
             self.read_outcome(read);
-        }
-        if applied_any {
-            self.answer_confirmed_reads();
-            self.take_snapshot_if_due();
         }
         for event in outputs.events {
             self.note(now, event);
@@ -675,12 +674,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         match read {
             ReadOutcome::Ready { token, index } => {
                 let reads = self.reads.remove(&token).unwrap_or_default();
-                if index <= self.applied.index {
-                    self.reads_waiting -= reads.len();
-                    reads.into_iter().for_each(|read| self.answer(read));
-                } else {
-                    self.confirmed_reads.entry(index).or_default().extend(reads);
-                }
+                self.confirmed_reads.push(index, reads);
             }
             ReadOutcome::Failed { token } => {
                 let reads = self.reads.remove(&token).unwrap_or_default();
@@ -688,16 +682,6 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 let hint = self.core.leader_hint();
                 reads.into_iter().for_each(|read| read.reply.send(Outcome::NotLeader(hint)));
             }
-        }
-    }
-
-    fn answer_confirmed_reads(&mut self) {
-        while let Some(first) = self.confirmed_reads.first_entry()
-            && *first.key() <= self.applied.index
-        {
-            let reads = first.remove();
-            self.reads_waiting -= reads.len();
-            reads.into_iter().for_each(|read| self.answer(read));
         }
     }
 
@@ -713,8 +697,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let threshold = (self.snapshot_len_bytes as usize).clamp(min, max);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.
         let threshold = threshold + threshold / 8 * usize::from(self.node.name.0 % 4);
-        let due =
-            !self.snapshot_under_way && self.applied.index > self.snapshot.index && self.core.log_bytes() >= threshold;
+        // In the middle of a large backlog it would end far in front of the log's end, and make little room.
+        let due = !self.snapshot_under_way
+            && self.applied.index > self.snapshot.index
+            && self.core.log_bytes() >= threshold
+            && self.backlog() <= self.portion.entries_max as u64;
         if due {
             self.take_snapshot();
         }
@@ -740,7 +727,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             Event::RoleChanged { role, term, leader } => {
                 let was = std::mem::replace(&mut self.role, role);
                 if was == Role::Leader && role != Role::Leader {
-                    self.fail_waiting_writes();
+                    // Another leader may commit what it proposed, or not. What is committed has its answer when it is applied.
+                    self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
                     self.fail_reads();
                 }
                 if let (Some(transfer), Some(leader)) = (&self.transfer, leader)
@@ -783,17 +771,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let _ = now;
     }
 
-    /// A leader no longer answers for what it proposed: another one may commit it, or not.
+    /// Nobody will know what became of any write that waits.
     fn fail_waiting_writes(&mut self) {
-        self.waiting.fail(&Outcome::Unknown);
+        self.waiting.fail_after(Index::ZERO, &Outcome::Unknown);
     }
 
     fn fail_reads(&mut self) {
         let hint = self.core.leader_hint();
         self.reads_waiting = 0;
-        let unconfirmed = std::mem::take(&mut self.reads).into_values();
-        let confirmed = std::mem::take(&mut self.confirmed_reads).into_values();
-        for read in unconfirmed.chain(confirmed).flatten() {
+        let unconfirmed = std::mem::take(&mut self.reads).into_values().flatten();
+        for read in unconfirmed.chain(self.confirmed_reads.take()) {
             read.reply.send(Outcome::NotLeader(hint));
         }
     }

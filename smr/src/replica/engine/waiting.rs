@@ -146,12 +146,16 @@ impl WaitingWrites {
         Some((waiting.id, waiting.reply, waiting.copies))
     }
 
-    /// Answers everything: nobody will know what becomes of it.
-    pub(super) fn fail(&mut self, outcome: &Outcome) {
-        for waiting in std::mem::take(self).writes {
+    /// Answers all writes after this index: nobody will know what becomes of them.
+    pub(super) fn fail_after(&mut self, index: Index, outcome: &Outcome) {
+        let kept = self.writes.partition_point(|waiting| waiting.id.index <= index);
+        for waiting in self.writes.split_off(kept) {
+            self.bytes -= waiting.size_bytes;
+            self.copies -= waiting.copies.len();
             for reply in std::iter::once(waiting.reply).chain(waiting.copies) {
                 reply.send(outcome.clone());
             }
         }
+        self.places.retain(|_, place| *place <= index);
     }
 }

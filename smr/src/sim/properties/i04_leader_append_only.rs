@@ -40,8 +40,8 @@ impl Property for LeaderAppendOnly {
 
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
-            Happening::Applied { node, entry, .. } if ledger.is_newly_committed() => {
-                // The first who applies it is the leader who committed it.
+            Happening::Committed { node, entry } if ledger.is_newly_committed() => {
+                // The first who knows it is the leader who committed it.
                 let term = self.terms.get(node).copied().unwrap_or(entry.id.term);
                 self.committed.insert(term, entry.id.index);
                 Ok(())

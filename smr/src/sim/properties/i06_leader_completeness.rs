@@ -49,8 +49,8 @@ impl Property for LeaderCompleteness {
                 self.leaders.remove(node);
                 self.elected.retain(|elected| elected != node);
             }
-            Happening::Applied { node, entry, .. } if ledger.is_newly_committed() => {
-                // The first who applies it is the leader who committed it.
+            Happening::Committed { node, entry } if ledger.is_newly_committed() => {
+                // The first who knows it is the leader who committed it.
                 let term = self.leaders.get(node).copied();
                 let term = term.or(ledger.page(*node).map(Page::durable_term)).unwrap_or(entry.id.term);
                 let Some(last) = ledger.committed_at(entry.id.index) else { return Ok(()) };

@@ -31,11 +31,11 @@ impl Property for DurableMajority {
     }
 
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        let Happening::Applied { node, entry, .. } = happening else { return Ok(()) };
+        let Happening::Committed { node, entry } = happening else { return Ok(()) };
         let Some((id, chain)) = ledger.committed_at(entry.id.index).filter(|_| ledger.is_newly_committed()) else {
             return Ok(());
         };
-        // The first who applies an entry is the leader, who has just committed it.
+        // The first who knows an entry to be committed is the leader, who has just committed it.
         let Some((tried, configuration)) = ledger.page(*node).and_then(|page| page.log.configuration()) else {
             return Err(format!("{node} commits {id} without a configuration"));
         };

@@ -41,12 +41,12 @@ impl Property for HistoryIsImmutable {
 
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
-            Happening::Applied { node, entry, .. } => {
+            Happening::Committed { node, entry } | Happening::Applied { node, entry, .. } => {
                 let before = ledger.committed_at(entry.id.index.previous()).map(|(_, chain)| chain);
                 let this = before.map(|before| (entry.id, chain(before, entry)));
                 let first = ledger.committed_at(entry.id.index);
                 if this.is_none() || first != this {
-                    return Err(format!("{node} applies {} where {first:?} was committed", entry.id));
+                    return Err(format!("{node} commits or applies {} where {first:?} was committed", entry.id));
                 }
                 if let Payload::Configuration(configuration) = &entry.payload
                     && ledger.is_newly_committed()

@@ -31,7 +31,7 @@ impl Property for AcknowledgedIsKept {
             Happening::Ended { node, .. } => {
                 self.asked.retain(|(asked, _), _| asked != node);
             }
-            Happening::Applied { entry, took_effect: true, .. } if ledger.is_newly_committed() => {
+            Happening::Applied { entry, took_effect: true, .. } if ledger.committed().index >= entry.id.index => {
                 if let Payload::Command(bytes) = &entry.payload
                     && let Ok(SessionCommand::Write { client, number, .. }) = SessionCommand::decode(bytes)
                 {

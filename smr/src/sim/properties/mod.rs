@@ -125,6 +125,13 @@ pub enum Happening<'a> {
         /// The write.
         write: &'a Write<Message>,
     },
+    /// A node's core knows an entry to be committed.
+    Committed {
+        /// The node.
+        node: NodeId,
+        /// The entry.
+        entry: &'a Entry,
+    },
     /// A node applied an entry.
     Applied {
         /// The node.

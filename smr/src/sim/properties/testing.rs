@@ -138,6 +138,7 @@ impl<P: Property> Play<P> {
     }
 
     pub(super) fn applies(&mut self, node: NodeId, entry: Entry) -> Result<(), String> {
+        self.feed(&Happening::Committed { node, entry: &entry })?;
         let took_effect = matches!(entry.payload, Payload::Command(_));
         self.feed(&Happening::Applied { node, entry: &entry, took_effect, digest: 0, deep: None })
     }

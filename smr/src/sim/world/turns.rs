@@ -139,7 +139,7 @@ impl<W: Workload> World<W> {
         }
         self.take_requests(seat);
         let machine = &mut self.machines[seat];
-        machine.busy_until = now.plus_us(self.common.shape.turn_us * (8 + taken as u64) / 8);
+        let mut busy_us = self.common.shape.turn_us * (8 + taken as u64) / 8;
         match &mut machine.life {
             Life::Down => return,
             Life::Waiting(waiting) => {
@@ -153,12 +153,20 @@ impl<W: Workload> World<W> {
             Life::Serving(serving) => {
                 let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
+                // One portion: what a machine has time for is a matter of luck, and here it has little.
+                let applied = serving.engine().applied().index;
+                serving.turns.work(|| false);
+                busy_us += self.common.shape.apply_us * (serving.engine().applied().index.0 - applied.0);
+                if serving.engine().confirmed_reads_wait() {
+                    self.watch.rare.saw(Rare::ReadConfirmedFirst);
+                }
                 if serving.turns.closes_readmission(now) {
                     serving.give_to_disk(DiskJob::CompleteReadmission);
                     self.watch.rare.saw(Rare::Readmitted);
                 }
             }
         }
+        self.machines[seat].busy_until = self.now.plus_us(busy_us);
         self.settle(seat);
     }
 
@@ -210,6 +218,9 @@ impl<W: Workload> World<W> {
                         break;
                     }
                     Action::TakeSnapshot(image) => {
+                        if image.meta.last.index < serving.engine().core().commit() {
+                            self.watch.rare.saw(Rare::SnapshotBehindCommit);
+                        }
                         serving.taking = Some(image);
                         let slow_us = self.machines[seat].slow_by_us(self.now);
                         let at = self.now.plus_us(2_000 + slow_us + self.disks.below(60_000));
@@ -296,6 +307,11 @@ impl<W: Workload> World<W> {
         let mut executions = executions.into_iter().peekable();
         let mut digest = None;
         for entry in &core.committed {
+            self.watch.happen(&Happening::Committed { node, entry });
+        }
+        // One that put the node into quarantine was the last: what was taken with it is not applied.
+        let applied = engine.applied().index;
+        for entry in core.applied.iter().filter(|entry| entry.id.index <= applied) {
             let execution = executions.next_if(|execution| execution.index == entry.id.index);
             digest = execution.map(|execution| execution.digest).or(digest);
             let digest = digest.unwrap_or_else(|| match executions.peek() {

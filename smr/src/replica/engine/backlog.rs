@@ -1,0 +1,114 @@
+//! What is committed and not applied yet, and the reads that wait for it.
+//!
+//! The core only says how far the log is committed. The engine takes entries up to there a [`Portion`] at a time, so that a turn
+//! ends after milliseconds however much there is to apply: a replica that starts with hundreds of megabytes of log, or that gets as
+//! much from its leader, goes on sending heartbeats, voting and acknowledging while it applies. So a read may be confirmed before
+//! its index is applied; it waits here.
+
+use std::collections::VecDeque;
+
+use crate::entry::Index;
+use crate::protocol::Protocol;
+use crate::replica::engine::{Engine, PendingRead};
+use crate::state_machine::StateMachine;
+
+/// Entries that are applied before the replica looks at the clock: less than a millisecond of small ones.
+pub const APPLY_ENTRIES_MAX: usize = 256;
+/// Bytes of entries that are applied before the replica looks at the clock; one larger entry still goes alone.
+pub const APPLY_MAX_BYTES: usize = 1 << 20;
+/// A turn that has spent this long applying and answering leaves the rest to the next one, in microseconds. Small against a
+/// heartbeat interval: the next turn sends what is due.
+pub const WORK_PER_TURN_MAX_US: u64 = 10_000;
+
+/// What is applied at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Entries at most.
+    pub entries_max: usize,
+    /// Bytes of entries at most, unless the first alone is larger.
+    pub max_bytes: usize,
+}
+
+impl Default for Portion {
+    fn default() -> Portion {
+        Portion { entries_max: APPLY_ENTRIES_MAX, max_bytes: APPLY_MAX_BYTES }
+    }
+}
+
+/// Reads that were confirmed and not answered yet, in the order of their confirmation.
+#[derive(Default)]
+pub(super) struct ConfirmedReads(VecDeque<(Index, PendingRead)>);
+
+impl ConfirmedReads {
+    /// These may be answered once `index` is applied. A read that was confirmed later waits at least as long: that is never wrong,
+    /// and keeps them in order.
+    pub(super) fn push(&mut self, index: Index, reads: Vec<PendingRead>) {
+        let index = self.0.back().map_or(index, |(last, _)| index.max(*last));
+        self.0.extend(reads.into_iter().map(|read| (index, read)));
+    }
+
+    /// The next one that may be answered when everything up to `applied` is applied.
+    fn pop(&mut self, applied: Index) -> Option<PendingRead> {
+        self.0.pop_front_if(|(index, _)| *index <= applied).map(|(_, read)| read)
+    }
+
+    /// All of them, answerable or not.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = PendingRead> + use<> {
+        std::mem::take(&mut self.0).into_iter().map(|(_, read)| read)
+    }
+
+    fn is_answerable(&self, applied: Index) -> bool {
+        self.0.front().is_some_and(|(index, _)| *index <= applied)
+    }
+}
+
+impl<P: Protocol, S: StateMachine> Engine<P, S> {
+    /// Applies what is committed, and answers the reads that waited for it: a portion, and another one as long as `in_time` says so.
+    pub fn work(&mut self, mut in_time: impl FnMut() -> bool) {
+        while self.has_work() {
+            self.apply_portion();
+            self.answer_confirmed_reads();
+            if !in_time() {
+                break;
+            }
+        }
+    }
+
+    /// Whether [`Engine::work`] would do something.
+    pub fn has_work(&self) -> bool {
+        !self.silent && (self.backlog() > 0 || self.confirmed_reads.is_answerable(self.applied.index))
+    }
+
+    /// Whether reads wait that are confirmed: for their index to be applied, or for their turn.
+    pub fn confirmed_reads_wait(&self) -> bool {
+        !self.confirmed_reads.0.is_empty()
+    }
+
+    /// How many entries are committed and not applied.
+    pub(super) fn backlog(&self) -> u64 {
+        self.core.commit().0.saturating_sub(self.applied.index.0)
+    }
+
+    fn apply_portion(&mut self) {
+        let Portion { entries_max, max_bytes } = self.portion;
+        let entries = self.core.committed_from(self.applied.index.next(), entries_max, max_bytes);
+        if entries.is_empty() {
+            return;
+        }
+        for entry in entries {
+            self.apply(entry);
+            if self.silent {
+                // The entry put this node into quarantine: its state stays as it is.
+                return;
+            }
+        }
+        self.take_snapshot_if_due();
+    }
+
+    fn answer_confirmed_reads(&mut self) {
+        while let Some(read) = self.confirmed_reads.pop(self.applied.index) {
+            self.reads_waiting -= 1;
+            self.answer(read);
+        }
+    }
+}
