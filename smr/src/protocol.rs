@@ -60,6 +60,8 @@ pub struct Recovered {
     pub snapshot: SnapshotMeta,
     /// The entries right behind the snapshot, without a hole. Older ones in front of them are ignored.
     pub entries: Vec<Entry>,
+    /// Entries are missing that it may have acknowledged: it is silent until it has more than up to this index, at least.
+    pub heals_past: Option<Index>,
 }
 
 /// A replication protocol's core.
@@ -414,6 +416,11 @@ pub enum Event {
     Forgot {
         /// The entry.
         entry: EntryId,
+    },
+    /// The node lacks nothing any more that it may have acknowledged: from now on it counts. The disk has to know.
+    Healed {
+        /// Up to where its log had to be brought.
+        through: Index,
     },
     /// What a member says and what this node knows cannot both be, unless some directory has lost what was durable there: two
     /// leaders of one term, two entries under one id, a leader without an entry that is committed. Going on would destroy what

@@ -205,6 +205,7 @@ impl Replica {
         let engine = Engine::new(EngineStart {
             group: "g".parse().unwrap(),
             standing: Standing::InService,
+            healing: None,
             sync_mode: String::new(),
             core: core.clone(),
             state: Journal::default(),

@@ -74,11 +74,12 @@ fn received(meta: &SnapshotMeta) -> (tempfile::TempDir, ReceivedSnapshot) {
 /// An empty replica of term 3.
 fn engine(state: Nothing) -> Engine<Raft, Nothing> {
     let promise = Promise { term: Term(3), vote: None, lease_us: 0 };
-    let recovered = Recovered { promise, snapshot: SnapshotMeta::default(), entries: Vec::new() };
+    let recovered = Recovered { promise, ..Recovered::default() };
     let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     Engine::new(EngineStart {
         group: group(),
         standing: Standing::InService,
+        healing: None,
         sync_mode: String::new(),
         core,
         state,

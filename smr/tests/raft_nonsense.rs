@@ -34,6 +34,7 @@ impl Subject {
             promise: Promise { term: Term(4), vote: None, lease_us: 0 },
             snapshot: SnapshotMeta::default(),
             entries: entries.to_vec(),
+            ..Recovered::default()
         };
         let raft = Raft::new(Settings::default(), ME, recovered, ChaCha8Rng::seed_from_u64(seed), Time(0));
         Subject { raft, now: 0, committed: Vec::new(), nonsense: 0 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use smr::entry::{EntryId, GenesisHash};
 use smr::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, SnapshotDir, SnapshotError};
 use smr::storage::disk::{Disk, RealDisk};
+use smr::storage::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use snapshot_support::*;
 
 fn real() -> (tempfile::TempDir, Arc<dyn Disk>) {
@@ -286,17 +287,45 @@ fn write_failing_in_the_state_leaves_the_older_snapshot() {
     assert_eq!(read(&dir, &older).unwrap(), b"older");
 }
 
+// covers D20
 #[test]
-fn set_aside_puts_the_newest_out_of_service() {
+fn snapshot_misread_once_at_open_is_read_again_and_counts() {
+    let disk = VirtualDisk::new();
+    let directory = Path::new("/snapshots");
+    let shared = |disk: &VirtualDisk| -> Arc<dyn Disk> { Arc::new(disk.clone()) };
+    let (dir, _) = open(&shared(&disk), directory);
+    let info = write(&dir, &meta(5, 1), &state(1, CHUNK_PAYLOAD_MAX_BYTES + 5000)).unwrap();
+    drop(dir);
+    let mut misread = 0;
+    for read in 0.. {
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.read_fault_at(read, ReadFault::FlippedBit(2400));
+        let (dir, latest) = open(&shared(&copy), directory);
+        assert_eq!(latest.as_ref(), Some(&info), "read {read}: {:?}", dir.notes());
+        misread += dir.notes().len();
+        if copy.reads() <= read {
+            break;
+        }
+    }
+    assert!(misread > 0, "no flip was noticed");
+}
+
+// covers D20
+#[test]
+fn doubt_puts_the_newest_out_of_service_until_the_next_start_or_snapshot() {
     let (temp, disk) = real();
     let directory = temp.path().join("snapshots");
     let (dir, _) = open(&disk, &directory);
     let first = write(&dir, &meta(4, 1), b"first").unwrap();
     let second = write(&dir, &meta(5, 1), b"second").unwrap();
-    dir.set_aside(&first).unwrap();
+    dir.doubt(&first);
     assert_eq!(dir.latest(), Some(second.clone()), "one that is gone anyway changes nothing");
-    dir.set_aside(&second).unwrap();
+    dir.doubt(&second);
     assert_eq!(dir.latest(), None);
+    // The device misread it once: a start finds it sound, and the log was cut under it.
+    let (dir, found) = open(&disk, &directory);
+    assert_eq!(found.as_ref(), Some(&second));
+    dir.doubt(&second);
     let third = write(&dir, &meta(5, 1), b"second").unwrap();
     assert_eq!(third, second, "the same can be taken again");
     assert_eq!(dir.latest().map(|latest| latest.meta.last), Some(EntryId::new(5, 1)));

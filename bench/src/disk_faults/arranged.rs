@@ -192,6 +192,7 @@ impl Arranged {
                 return Some(if status.success() { Err("it ended with success") } else { Ok(Verdict::Refused) });
             }
             match cluster.status(VICTIM).ok()?.standing {
+                Standing::Quarantined { reason } if reason.contains("heals by itself") => Some(Ok(Verdict::Heals)),
                 Standing::Quarantined { .. } => Some(Ok(Verdict::Quarantined)),
                 Standing::Unborn => Some(Err("it says that it is new")),
                 _ => cluster.leader(ONLY).map(|_| Ok(Verdict::Whole)),
@@ -212,6 +213,11 @@ impl Arranged {
             }
             cluster.process(self.former_leader).start()?;
             cluster.wait_leader(ONLY, PATIENCE)?;
+        }
+        if verdict == Verdict::Heals {
+            wait_for(PATIENCE, "the victim to heal", || {
+                (cluster.status(VICTIM).ok()?.standing == Standing::InService).then_some(())
+            })?;
         }
         let mut client = cluster.client()?;
         for (key, value) in &self.expected {

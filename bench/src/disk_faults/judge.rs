@@ -31,6 +31,8 @@ pub struct Held {
 pub enum Found {
     /// It opened.
     Open(Box<Held>),
+    /// It opened, and is silent until it has healed, for this reason; what was noted on the way stands before it.
+    Heals(Box<Held>, String),
     /// The replica is in quarantine, for this reason; what was noted on the way stands before it.
     Quarantined(String),
     /// It was refused.
@@ -44,7 +46,9 @@ pub enum Verdict {
     Whole,
     /// It does not start, and says why.
     Refused,
-    /// It runs, and neither votes nor acknowledges; and says why.
+    /// It runs, neither votes nor acknowledges, and says why; it heals by itself.
+    Heals,
+    /// It runs, neither votes nor acknowledges, and says why; an operator has to readmit it.
     Quarantined,
     /// It forgot something without a word, or the words are of no use.
     Wrong(String),
@@ -56,6 +60,7 @@ impl Verdict {
         match self {
             Verdict::Whole => "whole",
             Verdict::Refused => "refused",
+            Verdict::Heals => "heals",
             Verdict::Quarantined => "quarantined",
             Verdict::Wrong(_) => "WRONG",
         }
@@ -96,13 +101,22 @@ pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sy
         start_nonce: 1,
     };
     match Store::open(directory, &options) {
-        Ok(Opened::Store(opened)) => Ok(Found::Open(Box::new(Held {
-            identity: opened.identity,
-            birth: opened.birth,
-            promise: opened.promise,
-            snapshot: end,
-            entries: opened.entries,
-        }))),
+        Ok(Opened::Store(opened)) => {
+            let held = Box::new(Held {
+                identity: opened.identity,
+                birth: opened.birth,
+                promise: opened.promise,
+                snapshot: end,
+                entries: opened.entries,
+            });
+            Ok(match opened.healing {
+                None => Found::Open(held),
+                Some(healing) => {
+                    notes.push(healing.reason);
+                    Found::Heals(held, notes.join("; "))
+                }
+            })
+        }
         Ok(Opened::Quarantined(quarantined)) => {
             notes.push(quarantined.reason.clone());
             Ok(Found::Quarantined(notes.join("; ")))
@@ -162,6 +176,11 @@ pub fn judge(path: &Path, file: &Path, before: &Found, after: &Found) -> Verdict
             None => Verdict::Whole,
             Some(what) => Verdict::Wrong(what),
         },
+        (Found::Open(before), Found::Heals(after, text)) if names_it(text) => match forgotten(before, after) {
+            None => Verdict::Heals,
+            Some(what) => Verdict::Wrong(what),
+        },
+        (_, Found::Heals(_, text)) => Verdict::Wrong(format!("it heals, without the file's name: {text}")),
         (_, Found::Open(_)) => Verdict::Wrong("it opened, and did not before the damage".to_owned()),
     }
 }
@@ -175,13 +194,24 @@ pub fn named(root: &Path, file: &Path) -> PathBuf {
     }
 }
 
-/// What is missing, or another.
-fn missing(before: &Held, after: &Held) -> Option<String> {
+/// What one that heals has forgotten of its promises, or has in another place. Entries may be missing at the end.
+fn forgotten(before: &Held, after: &Held) -> Option<String> {
     if (&before.identity, &before.birth) != (&after.identity, &after.birth) {
         return Some(format!("it is {:?} ({:?}) now", after.identity, after.birth));
     }
     if before.promise != after.promise {
         return Some(format!("it promised {:?}, and remembers {:?}", before.promise, after.promise));
+    }
+    let known = |entry: &&Entry| before.entries.iter().any(|known| known == *entry);
+    let unknown =
+        after.entries.iter().filter(|entry| entry.id.index > before.snapshot.index).find(|entry| !known(entry));
+    unknown.map(|entry| format!("entry {} is another", entry.id))
+}
+
+/// What is missing, or another.
+fn missing(before: &Held, after: &Held) -> Option<String> {
+    if let Some(what) = forgotten(before, after) {
+        return Some(what);
     }
     let mut expected = after.snapshot.index.next();
     for entry in &after.entries {

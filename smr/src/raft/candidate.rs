@@ -10,7 +10,8 @@ use crate::protocol::WriteId;
 use rand_chacha::rand_core::Rng;
 
 impl Raft {
-    /// Whether this node may stand: a voter (E15) whose disk works, or it could not keep what it promises (E19).
+    /// Whether this node may stand: a voter (E15) whose disk works, or it could not keep what it promises (E19), and has lost nothing
+    /// ([`super::healing`]).
     ///
     /// One that has just been removed stands too until it knows that to be committed (thesis §4.2.2). It may be the only
     /// one with that entry: the others, in the configuration before, then need its vote and cannot get it, because
@@ -21,6 +22,7 @@ impl Raft {
         let removal_is_open = self.configurations.current_index() > self.commit
             && self.configurations.previous().is_some_and(|before| before.is_voter(self.node));
         (self.configurations.current().is_voter(self.node) || removal_is_open)
+            && !self.is_healing()
             && !stalled
             && self.promise.term.next() < super::message::TERM_LIMIT
     }

@@ -42,6 +42,7 @@ impl Raft {
             timeout_us,
             put_off,
             bound_until,
+            healing: _,
             out,
         } = self;
         *rng = ChaCha8Rng::seed_from_u64(0);
@@ -102,6 +103,7 @@ impl Raft {
             timeout_us: _,
             put_off,
             bound_until: _,
+            healing: _,
             out: _,
         } = self;
         *node = name(*node);

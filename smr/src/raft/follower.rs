@@ -102,6 +102,10 @@ impl Raft {
 
     /// Entries, or a probe without any, from the leader of this term (§5.3, Figure 2).
     pub(super) fn receive_append(&mut self, from: NodeId, previous: EntryId, entries: Vec<Entry>, commit: Index) {
+        // Nothing is stored before it is clear how far that would have to go: the answer comes within a round trip.
+        if !self.ask_leader_to_heal(from) {
+            return;
+        }
         let proven = match entries.last() {
             Some(last) => last.id,
             None => previous,
@@ -122,7 +126,11 @@ impl Raft {
         let last = if proven.index > committed.index { proven } else { committed };
         // Only what this message proved: our log may go on with entries that the leader does not have (L8).
         self.advance_commit(commit.min(proven.index));
-        self.out.send_after_log(from, self.promise.term, Body::AppendAccepted { last });
+        if self.is_healing() {
+            self.acknowledge_healing(from, last);
+        } else {
+            self.out.send_after_log(from, self.promise.term, Body::AppendAccepted { last });
+        }
     }
 
     /// Adds what is new; removes what contradicts it. A late, shorter append contradicts nothing (L4).
@@ -192,7 +200,8 @@ impl Raft {
     /// The leader of this term says that `last` is committed, and names only what this node acknowledged to it in this
     /// term. We have this very entry, and so our log equals the leader's up to there, as if an append had proven it (§5.3).
     ///
-    /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten it.
+    /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten it. A node that
+    /// heals knows that already.
     pub(super) fn receive_commit(&mut self, from: NodeId, last: EntryId) {
         if last.index <= self.commit {
             if let Some(own) = self.log.id_at(last.index).filter(|own| *own != last) {
@@ -202,7 +211,7 @@ impl Raft {
         }
         if self.log.has(last) {
             self.advance_commit(last.index);
-        } else {
+        } else if !self.is_healing() {
             self.out.outputs.events.push(Event::Forgot { entry: last });
         }
     }

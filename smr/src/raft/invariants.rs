@@ -94,6 +94,11 @@ pub fn holds_lease(raft: &Raft, at: Time) -> bool {
     raft.holds_lease_at(at)
 }
 
+/// Whether a node lacks entries that it may have acknowledged, and so is to be silent.
+pub fn is_healing(raft: &Raft) -> bool {
+    raft.is_healing()
+}
+
 /// Whether a lease forbids a node to vote, as of its last step.
 pub fn is_bound(raft: &Raft) -> bool {
     raft.is_bound()

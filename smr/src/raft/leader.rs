@@ -93,7 +93,7 @@ impl Raft {
         let durable = self.out.durable();
         let reached = quorum::reached(self.configurations.current(), |node| {
             // Our own log counts like everybody's: as far as it is durable.
-            if node == self.node { durable } else { leader.peers.get(&node).map_or(Index::ZERO, |p| p.match_index) }
+            if node == self.node { durable } else { leader.peers.get(&node).map_or(Index::ZERO, Progress::counted) }
         });
         let Some(reached) = reached.filter(|reached| *reached > self.commit) else { return };
         // An entry of an earlier term may be on a majority and still be overwritten (Figure 8). Only one of our own term
@@ -199,6 +199,7 @@ impl Raft {
         let Some(progress) = leader.peers.get(&node) else { return node == self.node };
         let missing = self.commit.0.saturating_sub(progress.match_index.0);
         progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
+            && progress.healing.is_none()
             && matches!(progress.pace, Pace::Replicate)
             && missing <= self.settings.promotion_lag_entries_max
             && progress.match_index >= self.log.start().index
@@ -239,7 +240,7 @@ impl Raft {
         let (term, last) = (self.promise.term, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(handover) = &mut leader.handover else { return };
-        let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.match_index == last);
+        let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.counted() == last);
         if complete && !handover.told {
             handover.told = true;
             leader.tenure.end();
@@ -313,7 +314,8 @@ impl Raft {
     fn best_successor(&self) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else { return None };
         let alive = |progress: &Progress| {
-            progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
+            progress.healing.is_none()
+                && progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
         };
         let voters = &self.configurations.current().voters;
         let candidates = leader.peers.iter().filter(|(node, progress)| voters.contains(node) && alive(progress));

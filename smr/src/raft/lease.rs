@@ -95,6 +95,9 @@ impl Raft {
 
     /// Answers a heartbeat of this node's leader: from now on it is bound by what was asked for.
     pub(super) fn answer_heartbeat(&mut self, from: NodeId, round: u64, lease: Option<Lease>) {
+        if self.is_healing() {
+            return self.answer_heartbeat_healing(from);
+        }
         if let Some(lease) = lease {
             self.bound_until = self.bound_until.max(self.now.plus_us(lease.length_us));
             if lease.length_us > self.promise.lease_us {

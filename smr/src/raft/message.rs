@@ -105,6 +105,26 @@ pub enum Body {
         /// The snapshot's last entry, or a later one that is known to be committed.
         last: EntryId,
     },
+    /// I have lost entries that I may have acknowledged, and heal: send me what you have, and count me as down. In the place of an
+    /// answer to a heartbeat.
+    Healing {
+        /// Names this start of the sender; drawn at random, comes back in the answer.
+        start: u64,
+    },
+    /// The answer of a leader: its log as it was when it heard that.
+    HealingHeard {
+        /// From the question.
+        start: u64,
+        /// The last entry of the leader's log.
+        last: EntryId,
+    },
+    /// My durable log equals yours up to this entry. As I am healing, that counts for nothing.
+    AppendStored {
+        /// As in [`Body::Healing`].
+        start: u64,
+        /// The entry.
+        last: EntryId,
+    },
 }
 
 /// A lease, as a leader asks for it and a voter grants it ([`super::lease`]).
@@ -150,7 +170,11 @@ impl Message {
                 }
                 *previous
             }
-            Body::AppendAccepted { last } | Body::Commit { last } | Body::SnapshotInstalled { last } => *last,
+            Body::AppendAccepted { last }
+            | Body::Commit { last }
+            | Body::SnapshotInstalled { last }
+            | Body::HealingHeard { last, .. }
+            | Body::AppendStored { last, .. } => *last,
             Body::AppendRejected { previous, hint } => {
                 if hint.index >= *previous {
                     return Some(format!("hint {hint} is not before the rejected entry {previous}"));
@@ -163,6 +187,7 @@ impl Message {
             | Body::VoteGranted
             | Body::VoteRefused
             | Body::HeartbeatAck { .. }
+            | Body::Healing { .. }
             | Body::Outdated
             | Body::TimeoutNow => EntryId::ZERO,
         };

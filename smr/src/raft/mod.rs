@@ -29,6 +29,8 @@
 //! | `Outdated` | anybody → leader of an older term | | the term |
 //! | `TimeoutNow` | leader → its successor | `Vote` to all | the term |
 //! | `SnapshotInstalled` | member → leader | | the snapshot in its place |
+//! | `Healing` | member that lost entries → leader | `HealingHeard` | the term |
+//! | `AppendStored` | member that lost entries → leader | | the entries, and all writes before them |
 //!
 //! "Rests on": what must be durable before the message leaves. [`output`] enforces it for everybody.
 //!
@@ -48,6 +50,7 @@
 //! | thesis §6.4 | reads without the log | [`read`] |
 //! | thesis §6.4.1 | leases for reads | [`lease`] |
 //! | thesis §10.2 | parallel disk writes, pipelines | [`output`], [`progress`] |
+//! | (ours) | damage that heals | [`healing`] |
 //!
 //! # Left out
 //! - Reads at followers (thesis §6.4, last paragraph): a client that asks a follower is sent to the leader.
@@ -65,6 +68,7 @@ mod candidate;
 pub mod canonical;
 mod disk_lag;
 mod follower;
+mod healing;
 mod leader;
 mod lease;
 mod log;
@@ -83,6 +87,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
 use self::disk_lag::DiskLag;
+use self::healing::Healing;
 use self::leader::Handover;
 use self::lease::Tenure;
 use self::log::Log;
@@ -122,6 +127,8 @@ pub struct Raft {
     put_off: Option<PutOff>,
     /// Until then this node is bound by a lease that it granted.
     bound_until: Time,
+    /// It lacks entries that it may have acknowledged, and is silent.
+    healing: Option<Healing>,
     out: Outbox,
 }
 
@@ -209,7 +216,7 @@ impl Raft {
     /// If the settings are invalid, or the recovered log has a hole: its storage must have checked that.
     pub fn new(settings: Settings, node: NodeId, recovered: Recovered, rng: ChaCha8Rng, now: Time) -> Raft {
         settings.validate().unwrap_or_else(|error| panic!("{error}"));
-        let Recovered { mut promise, snapshot, entries } = recovered;
+        let Recovered { mut promise, snapshot, entries, heals_past } = recovered;
         let mut log = Log::new(snapshot.last);
         let mut configurations = Configurations::new(&snapshot);
         for entry in entries.into_iter().filter(|entry| entry.id.index > snapshot.last.index) {
@@ -239,8 +246,10 @@ impl Raft {
             put_off: None,
             // It may have granted one right before it ended (E17).
             bound_until: now.plus_us(promise.lease_us),
+            healing: None,
             out,
         };
+        raft.healing = heals_past.map(|past| Healing::new(raft.rng.next_u64(), past));
         raft.timeout_us = raft.draw_timeout_us();
         // The only voter need not wait for others to speak first.
         let alone = quorum::is_quorum(raft.configurations.current(), |voter| voter == node);
@@ -267,7 +276,11 @@ impl Raft {
             Body::PreVote { campaign, last } => self.receive_pre_vote(from, term, campaign, last),
             Body::Vote { last, transfer } => self.receive_vote(from, term, last, transfer),
             // A leader is believed for the same reason.
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::TimeoutNow => {
+            Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::Commit { .. }
+            | Body::TimeoutNow
+            | Body::HealingHeard { .. } => {
                 self.receive_from_leader(from, Message { term, body });
             }
             // Answers count only from those who could have been asked; in particular not from an earlier incarnation (M7).
@@ -285,7 +298,9 @@ impl Raft {
             Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatAck { .. }
-            | Body::SnapshotInstalled { .. } => self.receive_from_member(from, body),
+            | Body::SnapshotInstalled { .. }
+            | Body::Healing { .. }
+            | Body::AppendStored { .. } => self.receive_from_member(from, body),
         }
     }
 
@@ -314,6 +329,7 @@ impl Raft {
             }
             Body::Commit { last } => self.receive_commit(from, last),
             Body::TimeoutNow => self.receive_timeout_now(),
+            Body::HealingHeard { start, last } => self.receive_healing_heard(start, last),
             _ => {}
         }
     }
@@ -334,6 +350,14 @@ impl Raft {
             }
             Body::SnapshotInstalled { last } => {
                 self.receive_snapshot_installed(from, last);
+                None
+            }
+            Body::Healing { start } => {
+                self.receive_healing(from, start);
+                None
+            }
+            Body::AppendStored { start, last } => {
+                self.receive_append_stored(from, start, last);
                 None
             }
             _ => None,
@@ -388,6 +412,7 @@ impl Raft {
         if promise.term > own.term {
             self.leader = Leadership::default();
             self.put_off = None;
+            self.healing.iter_mut().for_each(Healing::begin_term);
         }
         self.promise = promise;
         self.out.promise(promise);
@@ -468,6 +493,7 @@ impl Protocol for Raft {
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
         }
         self.announce_commit();
+        self.heal_if_complete();
         let after = (self.visible_role(), self.promise.term, self.visible_leader());
         if before != after {
             let (role, term, leader) = after;

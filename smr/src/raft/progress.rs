@@ -9,7 +9,7 @@ use crate::protocol::Time;
 /// See the module. Invariants: match < next; next ≤ the leader's last entry + 1.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    /// The last entry known to be durable there, equal to the leader's. Never falls in a term. 0 at first.
+    /// The last entry known to be durable there, equal to the leader's. Never falls in a term, unless it was lost. 0 at first.
     pub(super) match_index: Index,
     /// The next entry to send. Runs ahead of `match_index` by what is on its way.
     pub(super) next_index: Index,
@@ -34,6 +34,17 @@ pub(super) struct Progress {
     /// The end of the oldest append in flight at the last heartbeat: if it is still in flight at the next one, it may be
     /// lost.
     pub(super) overdue: Option<Index>,
+    /// The member heals ([`super::healing`]): it is sent to, and counts for nothing.
+    pub(super) healing: Option<HealingPeer>,
+}
+
+/// What a leader knows of a member that heals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HealingPeer {
+    /// Names the start in which it does.
+    start: u64,
+    /// Its last sign of life.
+    heard_at: Time,
 }
 
 /// How a leader sends to a member.
@@ -84,7 +95,50 @@ impl Progress {
             lease_asked_at: None,
             commit_sent: Index::ZERO,
             overdue: None,
+            healing: None,
         }
+    }
+
+    /// The member heals, in the start with this name; true if that is news. What it had before it may have no more.
+    pub(super) fn begin_healing(&mut self, start: u64, last: Index, now: Time) -> bool {
+        let is_news = !self.hear_healing(start, now);
+        if is_news {
+            let Progress { since, heard_at, confirmed_round, lease_asked_at, .. } = *self;
+            let healing = Some(HealingPeer { start, heard_at: now });
+            let fresh = Progress::new(last, now);
+            *self = Progress { since, heard_at, confirmed_round, lease_asked_at, healing, ..fresh };
+        }
+        is_news
+    }
+
+    /// A member that heals was heard. False if it is not known to heal, in this start.
+    pub(super) fn hear_healing(&mut self, start: u64, now: Time) -> bool {
+        match &mut self.healing {
+            Some(healing) if healing.start == start => healing.heard_at = now,
+            _ => return false,
+        }
+        true
+    }
+
+    /// The member was heard, with an answer that only a sound one gives.
+    pub(super) fn hear(&mut self, now: Time) {
+        self.heard_at = Some(now);
+        self.healing = None;
+    }
+
+    /// The last entry that counts as being there.
+    pub(super) fn counted(&self) -> Index {
+        if self.healing.is_some() { Index::ZERO } else { self.match_index }
+    }
+
+    /// Whether it has answered in this term, whatever that counts for.
+    pub(super) fn has_answered(&self) -> bool {
+        self.heard_at.is_some() || self.healing.is_some()
+    }
+
+    /// When it was there for the last time, whatever that counts for.
+    pub(super) fn reached_at(&self) -> Time {
+        self.healing.map_or(self.alive_at(), |healing| healing.heard_at)
     }
 
     /// The last sign of life, or when one was first expected.

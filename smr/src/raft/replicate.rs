@@ -87,7 +87,7 @@ impl View<'_> {
         if progress.next_index > self.log.start().index {
             return true;
         }
-        if progress.heard_at.is_none() {
+        if !progress.has_answered() {
             progress.probe_from(self.log.start().index.next());
             return true;
         }
@@ -110,7 +110,7 @@ impl View<'_> {
             Pace::Replicate => {}
             Pace::Snapshot(Transfer::Wanted { .. }) => {}
             Pace::Snapshot(Transfer::Failed) => {
-                let alive = self.now.since_us(progress.alive_at()) < self.settings.election_timeout_us;
+                let alive = self.now.since_us(progress.reached_at()) < self.settings.election_timeout_us;
                 if alive {
                     // It may have refused the snapshot because it has it, from before a crash, and could not say so.
                     let previous = self.log.snapshot();
@@ -152,7 +152,7 @@ impl Raft {
         }
     }
 
-    fn replicate_to(&mut self, node: NodeId) {
+    pub(super) fn replicate_to(&mut self, node: NodeId) {
         let Some((leader, view, out)) = self.leading() else { return };
         if let Some(progress) = leader.peers.get_mut(&node) {
             view.send_appends(node, progress, out);
@@ -231,7 +231,7 @@ impl Raft {
         let now = self.now;
         let Some((leader, view, _)) = self.leading() else { return };
         let Some(progress) = leader.peers.get_mut(&from) else { return };
-        progress.heard_at = Some(now);
+        progress.hear(now);
         progress.accept(last.index, view.log.start().index);
         self.commit_replicated();
         self.replicate_to(from);
@@ -243,7 +243,10 @@ impl Raft {
         let now = self.now;
         let Some((leader, view, out)) = self.leading() else { return };
         let Some(progress) = leader.peers.get_mut(&from) else { return };
-        progress.heard_at = Some(now);
+        // Also a member that heals says so, and then it is no sign of life that counts.
+        if progress.healing.is_none() {
+            progress.heard_at = Some(now);
+        }
         let current = match progress.pace {
             Pace::Probe { .. } => previous == progress.next_index.previous(),
             Pace::Replicate => previous < progress.next_index,
@@ -278,10 +281,17 @@ impl Raft {
             return Some(format!("answered round {round}, the latest is {}", leader.reads.round));
         }
         let progress = leader.peers.get_mut(&from)?;
-        progress.heard_at = Some(now);
+        let has_healed = progress.healing.is_some();
+        progress.hear(now);
         if round > progress.confirmed_round {
             progress.confirmed_round = round;
             self.confirm_round();
+        }
+        if has_healed {
+            // What it has counts from now on.
+            self.commit_replicated();
+            self.replicate_to(from);
+            self.continue_handover();
         }
         None
     }

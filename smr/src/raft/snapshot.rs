@@ -55,7 +55,11 @@ impl Raft {
         }
         if let Some(leader) = self.leader.node.filter(|leader| *leader != self.node) {
             let last = self.committed_id();
-            self.out.send_after_log(leader, self.promise.term, Body::SnapshotInstalled { last });
+            if !self.is_healing() {
+                self.out.send_after_log(leader, self.promise.term, Body::SnapshotInstalled { last });
+            } else if self.ask_leader_to_heal(leader) {
+                self.acknowledge_healing(leader, last);
+            }
         }
     }
 

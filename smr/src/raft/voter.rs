@@ -9,7 +9,8 @@ impl Raft {
     /// Would this node vote for `from` in `term`? The answer binds nobody, and changes neither term nor vote.
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, term: Term, campaign: u32, last: EntryId) {
         let next = term > self.promise.term && self.is_up_to_date(last);
-        if !next || self.is_bound() || self.leader_is_healthy() || self.prefers_another(from, last) {
+        let refuses = self.is_healing() || self.is_bound() || self.leader_is_healthy();
+        if !next || refuses || self.prefers_another(from, last) {
             self.out.send(from, self.promise.term, Body::PreVoteRefused { campaign });
             return;
         }
@@ -40,7 +41,7 @@ impl Raft {
         // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks another
         // one to stand has given its lease up.
         let is_loyal = self.is_bound() || (term > self.promise.term && self.leader_is_healthy());
-        if !transfer && is_loyal {
+        if self.is_healing() || (!transfer && is_loyal) {
             self.out.send(from, self.promise.term, Body::VoteRefused);
             return;
         }

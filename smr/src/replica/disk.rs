@@ -31,6 +31,8 @@ pub enum DiskJob<M> {
     Adopt(ReceivedSnapshot),
     /// Remove this received snapshot.
     Discard(ReceivedSnapshot),
+    /// The log lacks nothing any more: a start may believe it.
+    Healed,
     /// The group counts this life as a voter: the former one is closed.
     CompleteReadmission,
     /// This node must not take part any longer: it goes into quarantine, and whoever waits there begins its next life.
@@ -160,6 +162,10 @@ impl<M> Desk<M> {
                 }
             }
             DiskJob::Discard(file) => file.discard()?,
+            DiskJob::Healed => {
+                self.append()?;
+                self.store.end_healing()?;
+            }
             DiskJob::Quarantine(reason, _) => panic!("the end of this node ({reason}) shares no flush"),
             DiskJob::CompleteReadmission => {
                 self.append()?;

@@ -365,6 +365,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::Adopt(file) => self.give_to_disk(DiskJob::Adopt(file))?,
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
                     Action::LetGo(state) => let_go(state),
+                    Action::Healed => self.give_to_disk(DiskJob::Healed)?,
                     Action::Quarantine(reason) => {
                         // Nobody hears of this node any more, and nothing else is done for it.
                         self.transport.shutdown();

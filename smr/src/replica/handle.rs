@@ -41,7 +41,8 @@ use crate::state_machine::Image as _;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::{
-    self, Birth, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions, SyncMode, Witness,
+    self, Birth, Healing, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions, SyncMode,
+    Witness,
 };
 use crate::transport::{Admission, Transport, TransportConfig};
 
@@ -729,7 +730,9 @@ impl<S: StateMachine> Life<S> {
             life.promise
         };
         let sync_mode = life.durability();
-        let recovered = Recovered { promise, snapshot: meta, entries: life.entries };
+        let healing = life.healing;
+        let heals_past = healing.as_ref().map(|healing| healing.past);
+        let recovered = Recovered { promise, snapshot: meta, entries: life.entries, heals_past };
         let settings = Settings {
             reads: options.reads,
             clock_drift_permille: options.clock_drift_permille,
@@ -743,6 +746,7 @@ impl<S: StateMachine> Life<S> {
         let engine = Engine::new(EngineStart {
             group: options.group.clone(),
             standing,
+            healing: healing.as_ref().map(Healing::describe),
             sync_mode,
             core,
             state,

@@ -80,17 +80,21 @@ impl Readmission {
                 .iter()
                 .any(|peer| peer.node == node && peer.heard_at.is_some_and(|heard| now.since_us(heard) <= ALIVE_US))
         };
-        if alive(outgoing) {
+        let incoming = presence.present(now, name);
+        // A seat is filled by one process at a time, so one of another incarnation proves that this one is gone, however lately it spoke.
+        let is_succeeded = incoming.is_some_and(|incoming| incoming != outgoing);
+        if alive(outgoing) && !is_succeeded {
             return refused(format!("replica {outgoing} is alive and votes"));
         }
-        let Some(incoming) = presence.present(now, name) else {
+        let Some(incoming) = incoming else {
             return refused(format!("no new incarnation of replica {name} is there: start it first"));
         };
         if incoming == outgoing {
-            return refused(format!("replica {outgoing} is a member already; once it runs it needs no readmission"));
+            let what = "is a member already; once it runs it needs no readmission, and what is damaged heals by itself";
+            return refused(format!("replica {outgoing} {what}"));
         }
         let voters = &status.configuration.voters;
-        let up = voters.iter().filter(|&&voter| voter == status.node || alive(voter)).count();
+        let up = voters.iter().filter(|&&voter| voter == status.node || (alive(voter) && voter != outgoing)).count();
         if up * 2 <= voters.len() {
             return refused(format!("only {up} of {} members are alive: no majority", voters.len()));
         }
@@ -210,8 +214,10 @@ mod tests {
         assert!(refusal(2, &quiet, &presence).contains("start it first"), "it was there, but long ago");
         presence.met(now, OLD);
         assert!(refusal(2, &quiet, &presence).contains("is a member already"));
-        presence.met(now, FIRST);
         assert!(refusal(2, &status(now, &[(OLD, now)]), &presence).contains("alive and votes"));
+        presence.met(now, FIRST);
+        let just_lost = Readmission::start(now, OLD.name, &status(now, &[(OLD, now)]), &presence);
+        assert!(just_lost.is_ok(), "it was heard a moment ago, and another one is in its place: {just_lost:?}");
         // The other member was last heard too long ago: the leader alone is no majority.
         assert!(refusal(2, &status(Time(now.0 - ALIVE_US - 1), &[]), &presence).contains("no majority"));
         assert!(Readmission::start(now, OLD.name, &quiet, &presence).is_ok());

@@ -63,13 +63,12 @@ impl SnapshotFiles {
         lost: impl Fn(String) + Send + 'static,
     ) -> Result<Option<FileSource>, SnapshotError> {
         let Some(info) = self.0.latest() else { return Ok(None) };
-        let (files, doomed) = (self.0.clone(), info.clone());
+        let (files, doubtful) = (self.0.clone(), info.clone());
         let lost = move |error: &SnapshotError| {
             stop_if_disk_failed(&reporter, "reading a snapshot", error);
             if let SnapshotError::Corrupt { .. } = error {
-                let aside =
-                    files.set_aside(&doomed).map_or_else(|error| error.to_string(), |()| "set aside".to_owned());
-                lost(format!("{error}; {aside}"));
+                files.doubt(&doubtful);
+                lost(error.to_string());
             }
         };
         match self.0.open_for_sending(&info) {

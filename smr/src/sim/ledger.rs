@@ -257,10 +257,14 @@ impl Ledger {
                 let page = self.pages.entry(*node).or_default();
                 (page.log, page.serves) = (BookLog::default(), false);
             }
-            Happening::DirectorySpoiled { node, how: Spoiled::Emptied | Spoiled::Damaged | Spoiled::SetBack } => {
+            Happening::DirectorySpoiled { node, how } => {
                 let page = self.pages.entry(*node).or_default();
                 page.former.push(std::mem::take(&mut page.durable));
-                (page.promise, page.snapshot) = (Promise::default(), EntryId::ZERO);
+                page.snapshot = EntryId::ZERO;
+                // Whoever is still itself after damage is held to it.
+                if *how != Spoiled::Damaged {
+                    page.promise = Promise::default();
+                }
                 page.pending.clear();
             }
             Happening::WriteIssued { node, write } => {
@@ -351,12 +355,11 @@ impl Ledger {
         booked
     }
 
-    /// Holds the books against what a start found on the node's disk: all that a sync has confirmed must be there, except what
-    /// a write under way was about to replace.
+    /// Holds the books against the promise that a start found: it never forgets one, unless an experiment set it back.
     ///
     /// # Errors
     /// What is missing.
-    pub fn compare(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
+    pub fn compare_promise(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
         let Some(page) = self.pages.get(&node) else { return Ok(()) };
         let (promised, mut found) = (page.promise, recovered.promise);
         if found.term == Term::ZERO {
@@ -369,6 +372,17 @@ impl Ledger {
         {
             return Err(format!("{node} had {promised:?} on its device, and finds {found:?}"));
         }
+        Ok(())
+    }
+
+    /// Holds the books against what a start found on the node's disk: all that a sync has confirmed must be there, except what
+    /// a write under way was about to replace.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn compare(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
+        self.compare_promise(node, recovered)?;
+        let Some(page) = self.pages.get(&node) else { return Ok(()) };
         if recovered.snapshot.last.index < page.snapshot.index {
             let (had, has) = (page.snapshot, recovered.snapshot.last);
             return Err(format!("{node} had a snapshot at {had} on its device, and finds one at {has}"));

@@ -33,7 +33,7 @@ use crate::storage::disk::Disk;
 use crate::storage::mark::MarkFile;
 use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use crate::storage::{
-    Birth, Engine, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
+    Birth, Engine, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
 };
 
 /// Where a replica's directory is on its disk.
@@ -248,6 +248,10 @@ pub struct Machine<S: StateMachine> {
     pub disk_slow_until: Time,
     /// Whether an experiment has damaged the directory, and it was not readmitted since.
     pub is_damaged: bool,
+    /// Whether it was found to be damaged, and heals by itself.
+    pub is_healing: bool,
+    /// The latest leader that it heals by.
+    pub(super) healed_by: Option<Term>,
     /// Whether an experiment has put an older directory in its place.
     pub is_set_back: bool,
     pub(super) forgot: bool,
@@ -303,6 +307,8 @@ impl<S: StateMachine> Machine<S> {
             disk_slow_us: 0,
             disk_slow_until: Time(0),
             is_damaged: false,
+            is_healing: false,
+            healed_by: None,
             is_set_back: false,
             forgot: false,
             marked: None,
@@ -421,7 +427,7 @@ impl<S: StateMachine> Machine<S> {
                     incarnation = Incarnation(incarnation.0 + 1);
                     if known {
                         // What an experiment did to the former life does not matter any more.
-                        (self.is_damaged, self.is_set_back) = (false, false);
+                        (self.is_damaged, self.is_healing, self.is_set_back) = (false, false, false);
                     } else {
                         reason.get_or_insert(quarantined.reason.clone());
                     }
@@ -442,7 +448,9 @@ impl<S: StateMachine> Machine<S> {
             match open_life(&disk, directory, self.id.incarnation, 0, self.engine)? {
                 (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
-                    return Ok(Recovered { promise: opened.promise, snapshot, entries: opened.entries });
+                    let heals_past = opened.healing.map(|healing| healing.past);
+                    let (promise, entries) = (opened.promise, opened.entries);
+                    return Ok(Recovered { promise, snapshot, entries, heals_past });
                 }
                 (Opened::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
                 (Opened::Quarantined(quarantined), _) => {
@@ -592,12 +600,14 @@ fn serve<S: StateMachine>(
     } else {
         opened.promise
     };
-    let recovered = Recovered { promise, snapshot: meta, entries: opened.entries };
+    let heals_past = opened.healing.as_ref().map(|healing| healing.past);
+    let recovered = Recovered { promise, snapshot: meta, entries: opened.entries, heals_past };
     let nonce_seed = rng.clone().next_u64();
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {
         group: group(),
         standing: Standing::InService,
+        healing: opened.healing.as_ref().map(Healing::describe),
         sync_mode: String::new(),
         core: Core::new(raft, recovered),
         state,

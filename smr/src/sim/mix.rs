@@ -93,6 +93,8 @@ pub enum Kind {
     Ambush,
     /// A received snapshot is put in place only when a later leader has sent entries behind it (S2).
     LateInstall,
+    /// A node loses its log, whatever it has acknowledged, and heals while the leader changes and others are away (D18).
+    LoseLog,
 }
 
 /// What a run may be concentrated on, with how often it happens: up to this many microseconds from one to the next.
@@ -111,6 +113,11 @@ const FOCUSES: [(Kind, u64); 8] = [
 const RAREST: [(Kind, u64); 2] = [(Kind::PowerCut, 400_000), (Kind::LateInstall, 2_500_000)];
 /// ... in so many of a thousand.
 const RAREST_PERMILLE: u64 = 100;
+
+/// In so many of a thousand runs logs are lost and heal ...
+const LOSE_LOG_PERMILLE: u64 = 120;
+/// ... up to so many microseconds after each other.
+const LOSE_LOG_GAP_US: u64 = 1_500_000;
 
 const KINDS: [(Kind, u64); 19] = [
     (Kind::Kill, 6),
@@ -247,6 +254,11 @@ impl Mix {
             mix.shape.portion = Portion { entries_max, max_bytes };
             mix.shape.apply_us = dice.pick(&[0, 50, 300]);
             mix.shape.turn_us = mix.shape.turn_us.max(dice.pick(&[20, 200]));
+        }
+        // Likewise.
+        if dice.chance(LOSE_LOG_PERMILLE) {
+            mix.kinds.push((Kind::LoseLog, 20));
+            mix.gap_us = mix.gap_us.min(LOSE_LOG_GAP_US);
         }
         mix.fit();
         mix

@@ -117,10 +117,18 @@ situations! {
     CrashDuringStart,
     /// an interrupted write at the end of a log was cut (D2)
     TornTailCut,
-    /// damage was found in a log, and the node quarantined (D3)
+    /// damage was found in a log, and the node heals, or is quarantined (D3)
     DamagedLog,
-    /// damage was found elsewhere in a directory, and the node quarantined
+    /// damage was found elsewhere in a directory, and the node heals, or is quarantined
     DamagedFile,
+    /// a damaged replica healed by itself (D18)
+    Healed,
+    /// a damaged replica ended before it had healed, and began again (D19)
+    HealingInterrupted,
+    /// a damaged replica that heals was asked for its vote, and gave none (D18)
+    HealingVoteRefused,
+    /// another leader than the first took over a damaged replica that heals (D18)
+    HealingLeaderChanged,
     /// one of two slots of a small file was damaged, and repaired from the other (D5)
     SlotRepaired,
     /// a node could hear or speak for good, but not both, and the others went on (E10, E11)

@@ -240,7 +240,9 @@ impl Swarm {
             return;
         }
         let Some(leader) = world.leader() else { return };
-        let outside: Vec<usize> = (0..world.machines.len()).filter(|seat| is_outside(world, leader, *seat)).collect();
+        // Whoever heals needs nobody.
+        let needs_help = |seat: &usize| is_outside(world, leader, *seat) && !world.machines[*seat].is_healing;
+        let outside: Vec<usize> = (0..world.machines.len()).filter(needs_help).collect();
         // One that nobody hears for good must not keep the operator from the others.
         self.note_refusals(world);
         let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
@@ -380,6 +382,7 @@ impl Swarm {
                 }
             }
             Kind::Damage => self.damage(world, seat),
+            Kind::LoseLog => self.lose_log(world, seat),
             Kind::SetBack => self.set_back(world, seat),
             Kind::DiskError => world.fail_disk(seat, self.dice.below(12)),
             Kind::DiskFull => {
@@ -556,6 +559,46 @@ impl Swarm {
         }
     }
 
+    /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether the others have
+    /// what is lost: the node may have been the second one to hold it. Meanwhile others go and come back.
+    fn lose_log<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
+        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+            return;
+        }
+        world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+        let lot = self.dice.any();
+        let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
+        match self.mix.shape.engine {
+            Engine::Simulated => {
+                let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
+                world.damage_map(seat, self.dice.pick(&damage));
+            }
+            Engine::Segments => {
+                for name in world.machines[seat].disk.list(&path("log")).unwrap_or_default() {
+                    if self.dice.chance(500) {
+                        world.damage(seat, &path("log").join(name), |bytes| flip(bytes, lot));
+                    }
+                }
+            }
+            Engine::Journal | Engine::Sled => {
+                world.damage(seat, &path("log/journal"), cut);
+            }
+        }
+        if self.dice.chance(500)
+            && let Some(snapshot) = world.snapshot_of(seat)
+        {
+            world.damage_snapshot(seat, snapshot, lot);
+        }
+        world.start_at(seat, world.now.plus_us(1_000 + self.dice.below(100_000)));
+        let leader = world.leader();
+        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+            if self.dice.chance(if Some(other) == leader { 500 } else { 250 }) {
+                let down_us = 1_000 + self.dice.below(1_500_000);
+                world.crash_for(other, self.dice.chance(500), Some(down_us));
+            }
+        }
+    }
+
     /// Takes a backup, or brings one back.
     fn set_back<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
         if world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
@@ -600,6 +643,7 @@ pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usi
     status.configuration.is_joint()
         || !status.configuration.voters.contains(&machine.id)
         || machine.is_damaged
+        || machine.is_healing
         || machine.is_set_back
         || machine.serving().is_some_and(|serving| serving.readmission_open())
 }

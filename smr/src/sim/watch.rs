@@ -178,6 +178,9 @@ fn body(body: &Body) -> u64 {
         Body::Outdated => 13 << 60,
         Body::TimeoutNow => 14 << 60,
         Body::SnapshotInstalled { last } => 15 << 60 ^ id(*last),
+        Body::Healing { start } => start.rotate_left(1),
+        Body::HealingHeard { start, last } => start.rotate_left(2) ^ id(*last),
+        Body::AppendStored { start, last } => start.rotate_left(3) ^ id(*last),
     }
 }
 

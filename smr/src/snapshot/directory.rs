@@ -89,7 +89,7 @@ impl SnapshotDir {
         snapshots.sort();
         let mut latest = None;
         while let Some(last) = snapshots.pop() {
-            match inner.verify(last, genesis) {
+            match inner.verify_twice(last, genesis) {
                 Ok(info) => {
                     latest = Some(info);
                     break;
@@ -165,18 +165,13 @@ impl SnapshotDir {
         Incoming::begin(self, offer)
     }
 
-    /// Puts a snapshot out of service that was found damaged while it was read. A new one should be taken at once:
-    /// until then a restart may find a gap, and quarantines the node.
-    ///
-    /// # Errors
-    /// `Disk`.
-    pub fn set_aside(&self, info: &SnapshotInfo) -> Result<(), SnapshotError> {
+    /// Puts a snapshot out of service that was found damaged while it was read. A new one should be taken at once, and takes
+    /// its place; until then the file stays, for a device may have misread it once, and the log is cut under it.
+    pub fn doubt(&self, info: &SnapshotInfo) {
         let mut state = self.state();
         if state.latest.as_ref() == Some(info) {
-            self.inner.set_aside(info.meta.last)?;
             state.latest = None;
         }
-        Ok(())
     }
 
     fn write_as(
@@ -317,6 +312,18 @@ impl Inner {
             return Err(corrupt(path, format!("is the snapshot at {}", header.meta.last)));
         }
         SnapshotReader::new(pieces, None).verify()
+    }
+
+    /// As [`Inner::verify`]. A device may misread once: what is damaged is so twice.
+    fn verify_twice(&mut self, last: EntryId, genesis: Option<GenesisHash>) -> Result<SnapshotInfo, SnapshotError> {
+        let first = match self.verify(last, genesis) {
+            Err(error @ SnapshotError::Corrupt { .. }) => error,
+            verified => return verified,
+        };
+        self.disk.forget_cached(&self.path(&names::snapshot(last)));
+        let info = self.verify(last, genesis)?;
+        self.notes.push(format!("{first}; read again, it is sound"));
+        Ok(info)
     }
 
     fn set_aside(&self, last: EntryId) -> Result<(), SnapshotError> {

@@ -28,7 +28,7 @@
 //! # The directory
 //! | name | what it is | at the next open |
 //! |---|---|---|
-//! | `<index>-<term>.snap` | a snapshot | verified; the newest sound one counts, older ones are removed, a damaged one is set aside |
+//! | `<index>-<term>.snap` | a snapshot | verified, twice if need be; the newest sound one counts, older ones are removed, a damaged one is set aside |
 //! | `<index>-<term>.<n>.writing` | one being written | removed |
 //! | `<index>-<term>-<length>-<fingerprint>.incoming` | one being received | the newest is kept, to be resumed |
 //! | `<index>-<term>-<length>-<fingerprint>.<n>.received` | one received and verified, about to be adopted | to be resumed, where nothing is missing |
@@ -44,7 +44,7 @@
 //!   never lies behind the newest snapshot (S5).
 //!
 //! What is *not* decided here: a snapshot that is damaged or missing although the log was cut under it. `open` then
-//! gives an older one, or none, with a note; the comparison with log and mark finds the gap and quarantines the node.
+//! gives an older one, or none, with a note; the comparison with log and mark finds the gap, and the node heals.
 
 mod directory;
 mod format;

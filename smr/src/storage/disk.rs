@@ -84,6 +84,9 @@ pub trait Disk: Send + Sync + 'static {
     fn is_in_memory(&self, _path: &Path) -> io::Result<bool> {
         Ok(false)
     }
+    /// Lets the next read of this file, or of those in this directory, come from the device, as far as that can be asked for. Advice: whether
+    /// it was taken makes no difference but to what a second look is worth.
+    fn forget_cached(&self, _path: &Path) {}
     /// Where it keeps ordered maps, if it is a simulated disk that does.
     fn maps(&self) -> Option<&dyn MapHost> {
         None
@@ -227,6 +230,18 @@ impl Disk for RealDisk {
 
     fn is_in_memory(&self, path: &Path) -> io::Result<bool> {
         Ok(sync_mode::file_system(path)? == sync_mode::FileSystem::Tmpfs)
+    }
+
+    fn forget_cached(&self, path: &Path) {
+        let forget = |path: &Path| {
+            if let Ok(file) = fs::File::open(path) {
+                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+            }
+        };
+        match fs::read_dir(path) {
+            Ok(entries) => entries.flatten().for_each(|entry| forget(&entry.path())),
+            Err(_) => forget(path),
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<DiskLock> {

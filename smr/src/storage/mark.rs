@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
+use super::healing::Healing;
 use super::slots::{self, Amiss, Found, Slots};
 use super::{Damage, StorageError};
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::entry::EntryId;
 
 pub(crate) const MARK: &str = "mark";
@@ -36,11 +37,38 @@ struct Content {
     mark: Mark,
 }
 
+/// The content while the node heals: longer, so that neither is taken for the other. It stands here, and not in a file of its own, because
+/// a mark that is missing or damaged is noticed.
+#[derive(Serialize, Deserialize)]
+struct HealingContent {
+    identity: u64,
+    mark: Mark,
+    healing: Healing,
+}
+
+fn decode(content: &[u8]) -> Result<(u64, Mark, Option<Healing>), CodecError> {
+    match codec::decode(content) {
+        Ok(Content { identity, mark }) => Ok((identity, mark, None)),
+        Err(error) => {
+            let HealingContent { identity, mark, healing } = codec::decode(content).map_err(|_| error)?;
+            Ok((identity, mark, Some(healing)))
+        }
+    }
+}
+
+fn encode(identity: u64, mark: Mark, healing: Option<&Healing>) -> Vec<u8> {
+    match healing {
+        None => codec::encode(&Content { identity, mark }),
+        Some(healing) => codec::encode(&HealingContent { identity, mark, healing: healing.clone() }),
+    }
+}
+
 /// The open file.
 pub(crate) struct MarkFile {
     slots: Slots,
     identity: u64,
     mark: Mark,
+    healing: Option<Healing>,
     unsynced: u32,
 }
 
@@ -60,15 +88,15 @@ impl MarkFile {
             Found::Broken(damage) => return Ok(FoundMark::Broken(damage)),
             Found::Sound { slots, content, amiss } => (slots, content, amiss),
         };
-        Ok(match codec::decode::<Content>(&content) {
-            Ok(content) if content.identity == identity => FoundMark::Sound {
-                file: MarkFile { slots, identity, mark: content.mark, unsynced: 0 },
+        Ok(match decode(&content) {
+            Ok((owner, mark, healing)) if owner == identity => FoundMark::Sound {
+                file: MarkFile { slots, identity, mark, healing, unsynced: 0 },
                 // One that is behind is how it always looks: writes take turns.
                 repair: amiss
                     .filter(|amiss| matches!(amiss, Amiss::Broken(_)))
                     .map(|what| format!("{}: {what}, repaired", path.display())),
             },
-            Ok(_) => FoundMark::Broken(Damage::new(&path, "written by another node, or in another life of this one")),
+            Ok(_) => FoundMark::Broken(Damage::foreign(&path)),
             Err(error) => FoundMark::Broken(Damage::new(&path, error)),
         })
     }
@@ -77,7 +105,7 @@ impl MarkFile {
     #[cfg(feature = "sim")]
     pub(crate) fn peek(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
         let Found::Sound { content, .. } = slots::read(disk, &directory.join(MARK), MAGIC).ok()? else { return None };
-        codec::decode::<Content>(&content).ok().map(|content| content.mark.last)
+        decode(&content).ok().map(|(_, mark, _)| mark.last)
     }
 
     pub(crate) fn create(
@@ -85,13 +113,26 @@ impl MarkFile {
         directory: &Path,
         identity: u64,
         mark: Mark,
+        healing: Option<Healing>,
     ) -> Result<MarkFile, StorageError> {
-        let slots = Slots::create(disk, &directory.join(MARK), MAGIC, &codec::encode(&Content { identity, mark }))?;
-        Ok(MarkFile { slots, identity, mark, unsynced: 0 })
+        let content = encode(identity, mark, healing.as_ref());
+        let slots = Slots::create(disk, &directory.join(MARK), MAGIC, &content)?;
+        Ok(MarkFile { slots, identity, mark, healing, unsynced: 0 })
     }
 
     pub(crate) fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Whether the log lacks entries that the node may have acknowledged.
+    pub(crate) fn healing(&self) -> Option<&Healing> {
+        self.healing.as_ref()
+    }
+
+    /// The log lacks nothing any more, and is durable.
+    pub(crate) fn end_healing(&mut self) -> Result<(), StorageError> {
+        self.healing = None;
+        self.lower(self.mark)
     }
 
     /// Notes what was just synced. Costs a sync of its own only now and then.
@@ -124,6 +165,6 @@ impl MarkFile {
     }
 
     fn encode(&self, mark: Mark) -> Vec<u8> {
-        codec::encode(&Content { identity: self.identity, mark })
+        encode(self.identity, mark, self.healing.as_ref())
     }
 }

@@ -10,7 +10,7 @@
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
 //!             next/        the life after a quarantine: the same layout, another incarnation (and `ready`, then `moving`)
-//!             damaged-*/   what a readmission has put aside; never read again
+//!             damaged-*/   what a readmission, or healing, has put aside; never read again
 //! ```
 //!
 //! # What a crash leaves behind, and what the next start does with it
@@ -29,9 +29,11 @@
 //!
 //! # Damage
 //! An engine may open a damaged directory without complaint, shorter or empty. So nothing is believed that the chain
-//! of checksums through all records, the mark and the promise do not confirm together; what does not fit is [`Damage`] and
-//! leads to *quarantine*: written down in a file before anything in `log/` is touched again, and final for this
-//! incarnation. An error of the device is no damage: the process stops and may be started again ([`StorageError`]).
+//! of checksums through all records, the mark and the promise do not confirm together; what does not fit, read twice, is [`Damage`].
+//! If the promise is sound the node *heals* by itself, silent until that is done ([`healing`]). If the promise is lost, or if
+//! something here was written by another node, that leads to *quarantine*: written down in a file before anything in `log/` is touched
+//! again, and final for this incarnation. An error of the device is no damage: the process stops and may be started again
+//! ([`StorageError`]).
 //!
 //! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
 //! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
@@ -50,6 +52,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 mod directory;
 pub mod disk;
 mod extent;
+mod healing;
 mod identity;
 mod journal;
 pub mod mark;
@@ -72,6 +75,7 @@ pub mod virtual_map;
 mod conformance;
 
 pub use directory::{ReplicaDirectory, Seat};
+pub use healing::Healing;
 pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
 pub use promise::{Birth, PromiseRecord, Witness};
@@ -217,12 +221,20 @@ pub struct Damage {
     pub file: PathBuf,
     /// What is wrong with it.
     pub what: String,
+    /// Whether it is sound, and another node's: then it is not clear whose directory this is.
+    pub is_foreign: bool,
 }
 
 impl Damage {
     /// Damage in `file`.
     pub fn new(file: &Path, what: impl fmt::Display) -> Damage {
-        Damage { file: file.to_owned(), what: what.to_string() }
+        Damage { file: file.to_owned(), what: what.to_string(), is_foreign: false }
+    }
+
+    /// `file` is somebody else's.
+    pub fn foreign(file: &Path) -> Damage {
+        let what = "written by another node, or in another life of this one";
+        Damage { is_foreign: true, ..Damage::new(file, what) }
     }
 }
 

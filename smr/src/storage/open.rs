@@ -1,7 +1,7 @@
 //! Opening a claimed directory: promise, mark and log are read, compared, and believed only together.
 //!
-//! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not fit leads to
-//! quarantine; an error of the device does not, because the next start may read what this one could not.
+//! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not fit, twice, leads to
+//! healing, or to quarantine ([`super`]); an error of the device does not, because the next start may read what this one could not.
 
 use std::fmt;
 use std::io;
@@ -10,17 +10,18 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS, Seat};
+use super::healing::{Healing, Salvage, set_log_aside};
 use super::mark::{FoundMark, MARK, Mark, MarkFile};
 use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
 use super::quarantine::{self, NEXT, Quarantined};
-use super::record_log::{RecordLog, Recovered};
+use super::record_log::{self, RecordLog, Recovered};
 use super::segments::{self, SegmentLog};
 use super::slots::SLOT_VERSION;
 use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
 use super::sync_mode::SyncMode;
 use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, journal, sled};
-use crate::entry::{Entry, EntryId, Promise, SnapshotMeta};
+use crate::entry::{Entry, EntryId, Index, Promise, SnapshotMeta};
 use crate::id::{Incarnation, NodeId, StartTrail};
 
 /// What keeps the log's bytes.
@@ -105,6 +106,8 @@ pub struct OpenedStore {
     pub seen_starts: Arc<SeenStarts>,
     /// The log behind the snapshot.
     pub entries: Vec<Entry>,
+    /// Whether the log lacks entries that the node may have acknowledged: then it has to be silent.
+    pub healing: Option<Healing>,
     /// What keeps the log.
     pub engine: Engine,
     /// How writes reach the device.
@@ -222,6 +225,7 @@ impl Store {
         match read(&mut directory, options) {
             Ok(parts) => {
                 let Parts { mut promise, log, mark, entries, sync_mode } = parts;
+                let healing = mark.as_ref().and_then(|mark| mark.healing().cloned());
                 // Before anybody hears of this start, and after the last thing that could end it as damage.
                 let start = promise.begin_start(options.start_nonce)?;
                 let seen_starts = Arc::new(SeenStarts::open(&directory.disk, &directory.root, &mut directory.notes)?);
@@ -236,6 +240,7 @@ impl Store {
                     start,
                     seen_starts,
                     entries,
+                    healing,
                     engine: options.engine,
                     sync_mode,
                     notes,
@@ -320,26 +325,63 @@ fn begin(directory: &mut ReplicaDirectory, options: &StoreOptions, promise: Prom
     Ok(Parts { promise, log, mark: None, entries: Vec::new(), sync_mode })
 }
 
-/// A born node: everything must be there and fit.
+/// A born node: everything must be there and fit; what does not, read twice, has to heal.
 fn resume(
     directory: &mut ReplicaDirectory,
     options: &StoreOptions,
-    mut promise: PromiseFile,
+    promise: PromiseFile,
     promise_repair: Option<String>,
 ) -> Result<Parts, Trouble> {
     let identity = promise.record().identity.hash();
-    let found = MarkFile::read(directory.disk.as_ref(), &directory.root, identity)
-        .map_err(|error| Trouble::io(&directory.root.join(MARK), "reading", error))?;
-    let (mut mark, mark_repair) = match found {
-        FoundMark::Sound { file, repair } => (file, repair),
-        FoundMark::Broken(damage) => return Err(damage.into()),
-        FoundMark::Newer { file, found } => {
-            return Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }));
-        }
+    let found = match look(directory, options, identity) {
+        Err(Trouble::Quarantine(first)) if !first.is_foreign => match look_again(directory, options, identity) {
+            Ok(found) => {
+                directory.notes.push(format!("{first}; read again, it is sound"));
+                found
+            }
+            Err(Trouble::Quarantine(damage)) if !damage.is_foreign => heal(directory, options, identity, &damage)?,
+            Err(trouble) => return Err(trouble),
+        },
+        found => found?,
     };
+    let Found { mut mark, mark_repair, opened } = found;
+    let OpenedLog { recovered: Recovered { mut log, entries, fits, .. }, sync_mode } = opened;
+
+    // Everything is in order; only now anything is written.
+    let mut promise = promise;
+    repair_promise(directory, &mut promise, promise_repair)?;
+    if let Some(repair) = mark_repair {
+        mark.repair()?;
+        directory.notes.push(repair);
+    }
+    if !fits {
+        let snapshot = options.snapshot.last;
+        directory
+            .notes
+            .push(format!("{}: does not fit the snapshot at {snapshot}, emptied", directory.root.join(LOG).display()));
+        super::store::reset(log.as_mut(), &mut mark, snapshot)?;
+    }
+    sync_root(directory)?;
+    Ok(Parts { promise, log, mark: Some(mark), entries, sync_mode })
+}
+
+/// The mark and the log of a born node, which fit together.
+struct Found {
+    mark: MarkFile,
+    mark_repair: Option<String>,
+    opened: OpenedLog,
+}
+
+fn look_again(directory: &mut ReplicaDirectory, options: &StoreOptions, identity: u64) -> Result<Found, Trouble> {
+    [MARK, LOG].iter().for_each(|name| directory.disk.forget_cached(&directory.root.join(name)));
+    look(directory, options, identity)
+}
+
+fn look(directory: &mut ReplicaDirectory, options: &StoreOptions, identity: u64) -> Result<Found, Trouble> {
     let log = directory.root.join(LOG);
     let looking = |error| Trouble::io(&log, "looking", error);
-    if let Err(damage) = present(directory, options.engine, &log).map_err(looking)? {
+    let is_there = present(directory, options.engine, &log).map_err(looking)?;
+    if is_there.is_err() {
         // Perhaps nothing is missing, and it is merely not this engine's.
         let others = [Engine::Sled, Engine::Segments].into_iter().filter(|engine| *engine != options.engine);
         for found in others {
@@ -348,27 +390,85 @@ fn resume(
                 return Err(Trouble::Refuse(OpenError::OtherEngine { directory, found, asked }));
             }
         }
-        return Err(damage.into());
     }
+    let found = MarkFile::read(directory.disk.as_ref(), &directory.root, identity)
+        .map_err(|error| Trouble::io(&directory.root.join(MARK), "reading", error))?;
+    let (mark, mark_repair) = match found {
+        FoundMark::Sound { file, repair } => (file, repair),
+        FoundMark::Broken(damage) => return Err(damage.into()),
+        FoundMark::Newer { file, found } => {
+            return Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }));
+        }
+    };
+    is_there?;
+    let opened = open_log(directory, options, identity, options.snapshot.last, Some(mark.mark()))?;
+    Ok(Found { mark, mark_repair, opened })
+}
 
+/// Begins a log in the place of a damaged one, in the order that [`super::healing`] explains.
+fn heal(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+    identity: u64,
+    damage: &Damage,
+) -> Result<Found, Trouble> {
     let snapshot = options.snapshot.last;
-    let opened = open_log(directory, options, identity, snapshot, Some(mark.mark()))?;
-    let OpenedLog { recovered: Recovered { mut log, entries, fits, .. }, sync_mode } = opened;
+    let marked = match MarkFile::read(directory.disk.as_ref(), &directory.root, identity) {
+        Ok(FoundMark::Sound { file, .. }) => {
+            file.mark().last.index.max(file.healing().map_or(Index::ZERO, |healing| healing.past))
+        }
+        // A mark that cannot be read tells nothing.
+        Ok(_) => Index::ZERO,
+        Err(error) => return Err(Trouble::io(&directory.root.join(MARK), "reading", error)),
+    };
+    let Salvage { entries, highest } = salvage(directory, options, identity, snapshot)?;
+    let past = marked.max(highest.index).max(snapshot.index);
+    let healing = Healing::new(past, damage, options.now_unix_s);
+    let behind_snapshot = Mark { last: snapshot, fingerprint: 0 };
+    let disk = Arc::clone(&directory.disk);
+    let mut mark = MarkFile::create(disk.as_ref(), &directory.root, identity, behind_snapshot, Some(healing))?;
+    let aside = set_log_aside(directory)?;
 
-    // Everything is in order; only now anything is written.
-    repair_promise(directory, &mut promise, promise_repair)?;
-    if let Some(repair) = mark_repair {
-        mark.repair()?;
-        directory.notes.push(repair);
+    let mut opened = open_log(directory, options, identity, EntryId::ZERO, None)?;
+    let log = &mut opened.recovered.log;
+    if snapshot != EntryId::ZERO {
+        log.reset_to(snapshot)?;
     }
-    if !fits {
-        directory
-            .notes
-            .push(format!("{}: does not fit the snapshot at {snapshot}, emptied", directory.root.join(LOG).display()));
-        super::store::reset(log.as_mut(), &mut mark, snapshot)?;
+    log.append(&entries)?;
+    log.flush()?;
+    let last = log.last();
+    if last != snapshot {
+        mark.lower(Mark { last, fingerprint: log.fingerprint_at(last.index)? })?;
     }
-    sync_root(directory)?;
-    Ok(Parts { promise, log, mark: Some(mark), entries, sync_mode })
+    let aside = aside.map_or(String::new(), |name| format!(" (the damaged log lies in {name})"));
+    directory.notes.push(format!(
+        "{damage}; goes on from {last}, and is silent until it has what it may have acknowledged, past {past}{aside}"
+    ));
+    opened.recovered = Recovered { entries, fits: true, ..opened.recovered };
+    Ok(Found { mark, mark_repair: None, opened })
+}
+
+/// Reads what can still be read of a damaged log.
+fn salvage(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+    identity: u64,
+    snapshot: EntryId,
+) -> Result<Salvage, Trouble> {
+    let log = directory.root.join(LOG);
+    let is_there = present(directory, options.engine, &log).map_err(|error| Trouble::io(&log, "looking", error))?;
+    if is_there.is_err() {
+        return Ok(Salvage::default());
+    }
+    let salvaged = if options.engine == Engine::Segments {
+        segments::salvage(directory.disk.as_ref(), &log, identity, snapshot).map_err(Trouble::from)
+    } else {
+        open_map(directory, options).and_then(|(map, _)| Ok(record_log::salvage(map.as_ref(), identity, snapshot)?))
+    };
+    match salvaged {
+        Err(Trouble::Quarantine(_)) => Ok(Salvage::default()),
+        salvaged => salvaged,
+    }
 }
 
 fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Result<Result<(), Damage>> {
@@ -389,8 +489,9 @@ fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Resu
 /// A log that does not reach back to its snapshot may be whole, and the snapshot missing.
 fn naming_snapshots(error: LoadError, snapshots: &Path) -> LoadError {
     match error {
-        LoadError::Damage(Damage { file, what }) => {
-            LoadError::Damage(Damage { file, what: format!("{what} (its snapshots are in {})", snapshots.display()) })
+        LoadError::Damage(damage) => {
+            let what = format!("{} (its snapshots are in {})", damage.what, snapshots.display());
+            LoadError::Damage(Damage { what, ..damage })
         }
         other => other,
     }
@@ -430,28 +531,34 @@ fn open_log(
     let disk = Arc::clone(&directory.disk);
     let snapshots = directory.root.join(SNAPSHOTS);
     let named = |error| naming_snapshots(error, &snapshots);
-    let mut sync_mode = SyncMode::Synced;
-    let map: Box<dyn ByteMap> = match options.engine {
-        Engine::Segments => {
-            let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, mark).map_err(named)?;
-            let in_memory = disk.is_in_memory(&log).map_err(|error| Trouble::io(&log, "asking for the disk", error))?;
-            let sync_mode = if in_memory { SyncMode::Tmpfs } else { SyncMode::Synced };
-            return Ok(OpenedLog { recovered: boxed(directory, found), sync_mode });
-        }
+    if options.engine == Engine::Segments {
+        let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, mark).map_err(named)?;
+        let in_memory = disk.is_in_memory(&log).map_err(|error| Trouble::io(&log, "asking for the disk", error))?;
+        let sync_mode = if in_memory { SyncMode::Tmpfs } else { SyncMode::Synced };
+        return Ok(OpenedLog { recovered: boxed(directory, found), sync_mode });
+    }
+    let (map, sync_mode) = open_map(directory, options)?;
+    let found = RecordLog::recover(map, identity, snapshot, mark).map_err(named)?;
+    Ok(OpenedLog { recovered: boxed(directory, found), sync_mode })
+}
+
+/// The map that a record log is kept in.
+fn open_map(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<(Box<dyn ByteMap>, SyncMode), Trouble> {
+    let log = directory.root.join(LOG);
+    let disk = Arc::clone(&directory.disk);
+    Ok(match options.engine {
+        Engine::Segments => panic!("segments are no map"),
         Engine::Sled => {
             let opened = sled::open(&log, options.allow_unsynced)?;
             directory.notes.extend(opened.notes);
-            sync_mode = opened.sync_mode;
-            Box::new(opened.map)
+            (Box::new(opened.map), opened.sync_mode)
         }
-        Engine::Journal => Box::new(journal::JournalMap::open(disk, &log)?),
+        Engine::Journal => (Box::new(journal::JournalMap::open(disk, &log)?), SyncMode::Synced),
         Engine::Simulated => match disk.maps() {
-            Some(maps) => maps.open_map(&log)?,
+            Some(maps) => (maps.open_map(&log)?, SyncMode::Synced),
             None => return Err(Trouble::io(&log, "opening", no_simulated_disk())),
         },
-    };
-    let found = RecordLog::recover(map, identity, snapshot, mark).map_err(named)?;
-    Ok(OpenedLog { recovered: boxed(directory, found), sync_mode })
+    })
 }
 
 fn boxed<L: LogStore + 'static>(directory: &mut ReplicaDirectory, found: Recovered<L>) -> Recovered<Box<dyn LogStore>> {

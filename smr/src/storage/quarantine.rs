@@ -132,7 +132,7 @@ fn write_whole(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Storage
     disk.sync_dir(parent).map_err(doing)
 }
 
-fn free_name(disk: &dyn Disk, root: &Path, stem: &str) -> io::Result<String> {
+pub(crate) fn free_name(disk: &dyn Disk, root: &Path, stem: &str) -> io::Result<String> {
     for number in 0..DAMAGED_NAMES_MAX {
         let name = if number == 0 { stem.to_owned() } else { format!("{stem}-{number}") };
         if !disk.exists(&root.join(&name))? {
@@ -186,7 +186,7 @@ pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<Str
     let names = disk.list(top).map_err(|error| StorageError::new(top, "looking for former lives", error))?;
     let former: Vec<String> = names.into_iter().filter(|name| name.starts_with(DAMAGED)).collect();
     if !former.is_empty() {
-        let what = format!("former lives that were damaged lie in {}", former.join(", "));
+        let what = format!("what was damaged in former starts lies in {}", former.join(", "));
         notes.push(format!("{}: {what}; nothing reads them again, remove them when nobody needs them", top.display()));
     }
     Ok(())

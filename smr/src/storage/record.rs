@@ -170,6 +170,8 @@ pub(crate) enum Unreadable {
     Torn(String),
     /// Written like this, but not for this place: never the trace of a crash.
     Wrong(String),
+    /// Sound, and written by another node, or in another life of this one.
+    Foreign,
     /// Written by a newer build.
     Newer(u16),
 }
@@ -203,7 +205,7 @@ pub(crate) fn read(identity: u64, first: u64, values: &[Vec<u8>]) -> Result<Reco
             return wrong(format!("{} bytes, written as {}", value.len(), u32_at(value, 4)));
         }
         if u64_at(value, 8) != identity {
-            return wrong("written by another node, or in another life of this one".to_owned());
+            return Err(Unreadable::Foreign);
         }
         if (u64_at(value, 16), u32_at(value, 24) as usize) != (first, part) {
             return wrong(format!("belongs to index {} part {}", u64_at(value, 16), u32_at(value, 24)));

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::extent::Extent;
+use super::healing::{Salvage, behind_snapshot};
 use super::mark::Mark;
 use super::record::{self, Link, Record, Unreadable};
 use super::{ByteMap, Damage, LoadError, LogStore, StorageError};
@@ -336,6 +337,67 @@ impl LogStore for RecordLog {
     }
 }
 
+/// What can still be read of a damaged map; nothing is changed. The entries are those of the records that form one chain from the
+/// snapshot on, up to the first that does not.
+///
+/// # Errors
+/// Those of the device, and `Newer`.
+pub(crate) fn salvage(map: &dyn ByteMap, identity: u64, snapshot: EntryId) -> Result<Salvage, LoadError> {
+    let mut records: Vec<(u64, Vec<Vec<u8>>)> = Vec::new();
+    let scanned = map.scan(&record::key(0, 0), &mut |key, value| {
+        let (first, part) = record::parse_key(key);
+        match records.last_mut().filter(|(index, _)| *index == first) {
+            Some((_, values)) => values.push(value.to_vec()),
+            // Without its first part it is none.
+            None if part == 0 => records.push((first, vec![value.to_vec()])),
+            None => {}
+        }
+        true
+    });
+    match scanned {
+        // Up to where it could be read.
+        Ok(()) | Err(LoadError::Damage(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let mut salvage = Salvage::default();
+    // The latest row of records that follow each other: the entry before it, the entries, and the checksum of the last record.
+    let mut row: Option<(EntryId, Vec<Entry>, u64)> = None;
+    let mut is_closed = false;
+    for (first, values) in records {
+        let reaches =
+            |(before, entries, _): &(EntryId, Vec<Entry>, u64)| entries.last().map_or(*before, |last| last.id);
+        let record = match record::read(identity, first, &values) {
+            Ok(record) => record,
+            Err(Unreadable::Newer(found)) => {
+                let supported = record::RECORD_VERSION;
+                return Err(LoadError::Newer { file: map.place().to_owned(), found, supported });
+            }
+            Err(_) => {
+                is_closed |= row.as_ref().is_some_and(|row| reaches(row).index > snapshot.index);
+                row = row.filter(|_| is_closed);
+                continue;
+            }
+        };
+        record.entries.iter().for_each(|entry| salvage.saw(entry.id));
+        if is_closed {
+            continue;
+        }
+        let before = EntryId { index: Index(first).previous(), term: record.previous_term };
+        match &mut row {
+            Some(chain) if reaches(chain) == before && chain.2 == record.previous => {
+                chain.1.extend(record.entries);
+                chain.2 = record.checksum;
+            }
+            Some(chain) if reaches(chain).index > snapshot.index => is_closed = true,
+            _ => row = Some((before, record.entries, record.checksum)),
+        }
+    }
+    if let Some((before, entries, _)) = row {
+        salvage.entries = behind_snapshot(snapshot, before, entries);
+    }
+    Ok(salvage)
+}
+
 /// One pass over all values.
 struct Scan<'a> {
     map: &'a dyn ByteMap,
@@ -440,6 +502,7 @@ impl<'a> Scan<'a> {
                 Ok(())
             }
             Err(Unreadable::Wrong(why)) => self.damage(format!("the record at index {first} is damaged ({why})")),
+            Err(Unreadable::Foreign) => Err(Damage::foreign(self.map.place()).into()),
             Err(Unreadable::Newer(found)) => {
                 Err(LoadError::Newer { file: self.map.place().to_owned(), found, supported: record::RECORD_VERSION })
             }

@@ -108,7 +108,7 @@ impl Store {
         }
         self.log.flush()?;
         let disk = self.directory.disk.as_ref();
-        self.mark = Some(MarkFile::create(disk, &self.directory.root, identity.hash(), mark)?);
+        self.mark = Some(MarkFile::create(disk, &self.directory.root, identity.hash(), mark, None)?);
         // Last: from here on it counts, and everything that it rests on is there.
         let record = PromiseRecord { identity, birth, promise, start: record.start };
         self.promise.write(record)
@@ -223,6 +223,16 @@ impl Store {
     /// Fatal ones of the device.
     pub fn compact_slice(&mut self) -> Result<bool, StorageError> {
         self.attempt(|store| store.log.compact_slice())
+    }
+
+    /// The log lacks nothing any more that the node may have acknowledged: from now on a start believes it.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn end_healing(&mut self) -> Result<(), StorageError> {
+        // Before the word is taken back the mark names what the log has to have from now on.
+        self.sync()?;
+        self.attempt(|store| store.mark.as_mut().map_or(Ok(()), MarkFile::end_healing))
     }
 
     /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its group.

@@ -27,6 +27,8 @@ pub struct Disk {
     pub snapshot: SnapshotMeta,
     /// Behind the snapshot, or reaching under it.
     pub entries: Vec<Entry>,
+    /// Entries are missing that the node may have acknowledged: it heals.
+    pub heals_past: Option<Index>,
 }
 
 impl Disk {
@@ -48,7 +50,8 @@ impl Disk {
 
     fn recovered(&self) -> Recovered {
         let entries = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.last.index).cloned().collect();
-        Recovered { promise: self.promise, snapshot: self.snapshot.clone(), entries }
+        let (snapshot, heals_past) = (self.snapshot.clone(), self.heals_past);
+        Recovered { promise: self.promise, snapshot, entries, heals_past }
     }
 }
 
@@ -229,6 +232,14 @@ impl Cluster {
         node.reads.clear();
     }
 
+    /// The disk of a node that is down keeps its log up to `keep`, and knows that it had got to `past` at least.
+    pub fn lose(&mut self, id: NodeId, keep: Index, past: Index) {
+        let node = self.node_mut(id);
+        assert!(node.raft.is_none(), "{id} is up");
+        node.disk.entries.retain(|entry| entry.id.index <= keep);
+        node.disk.heals_past = Some(past);
+    }
+
     /// One step of one node, with all checks. Messages that may leave are put on the wire.
     pub fn step(&mut self, id: NodeId, input: Input<Message>) -> Outputs<Message> {
         let now = self.node(id).clock.at(self.now);
@@ -287,8 +298,10 @@ impl Cluster {
             self.note_read(id, outcome);
         }
         for event in &outputs.events {
-            if let Event::RoleChanged { role: Role::Leader, .. } = event {
-                self.count("leader elected");
+            match event {
+                Event::RoleChanged { role: Role::Leader, .. } => self.count("leader elected"),
+                Event::Healed { .. } => self.node_mut(id).disk.heals_past = None,
+                _ => {}
             }
         }
         if log_changed {
@@ -416,7 +429,7 @@ impl Cluster {
                 let kept = disk.promise == Promise { term: message.term, vote: Some(to), ..disk.promise };
                 assert!(kept || later, "{from} grants {message:?} to {to} with {:?} on disk", disk.promise);
             }
-            Body::AppendAccepted { last } | Body::SnapshotInstalled { last } => {
+            Body::AppendAccepted { last } | Body::SnapshotInstalled { last } | Body::AppendStored { last, .. } => {
                 assert!(disk.holds(*last), "{from} acknowledges {last} before it is on its disk");
                 assert!(disk.promise.term >= message.term);
             }

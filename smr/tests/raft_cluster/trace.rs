@@ -6,7 +6,7 @@ use smr::protocol::{
     Change, ChangeRefused, Event, Input, LogChange, NotLeader, Outputs, Protocol, ReadOutcome, TransferRefused, Write,
 };
 use smr::raft::message::{Body, Lease};
-use smr::raft::{Message, Raft};
+use smr::raft::{Message, Raft, invariants};
 
 use super::Disk;
 
@@ -75,6 +75,9 @@ pub fn message(message: &Message) -> String {
         Body::Outdated => "Outdated".to_owned(),
         Body::TimeoutNow => "TimeoutNow".to_owned(),
         Body::SnapshotInstalled { last } => format!("SnapshotInstalled up to {last}"),
+        Body::Healing { .. } => "Healing".to_owned(),
+        Body::HealingHeard { last, .. } => format!("HealingHeard, log ends {last}"),
+        Body::AppendStored { last, .. } => format!("AppendStored up to {last}"),
     };
     match message.body {
         Body::PreVote { .. } | Body::PreVoteGranted { .. } => body,
@@ -172,6 +175,7 @@ pub fn outputs(outputs: &Outputs<Message>, newly_committed: &[Entry]) -> Vec<Str
             Event::DiskLags { successor } => format!("hands over to {}: its disk lags", successor.name),
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
+            Event::Healed { through } => format!("has healed, up to {through}"),
             Event::LossProven { what } => format!("has proof of a loss: {what}"),
             Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
         });
@@ -241,6 +245,9 @@ pub fn state(id: NodeId, raft: Option<&Raft>, disk: &Disk) -> String {
     );
     if status.configuration_index > Index(1) {
         text += &format!("; {} of {}", configuration(&status.configuration), status.configuration_index);
+    }
+    if invariants::is_healing(raft) {
+        text += "; heals";
     }
     for peer in &status.peers {
         let snapshot = if peer.needs_snapshot { " and needs a snapshot" } else { "" };

@@ -179,6 +179,11 @@ impl Script {
                 let survive = value(options, "survive").map_or(0, number);
                 self.cluster.crash(node(id), survive);
             }
+            // Of a node that is down: entries are lost, and its disk knows.
+            ("lose", [id, options @ ..]) => {
+                let keep = Index(number(needed(options, "keep")));
+                self.cluster.lose(node(id), keep, Index(number(needed(options, "past"))));
+            }
             ("restart", [id]) => self.cluster.start(node(id)),
             ("carry", ["late", to]) => {
                 let meta = self.late.clone().expect("a late snapshot");
@@ -457,6 +462,9 @@ fn parse_message(words: &[&str]) -> Message {
         "Outdated" => Body::Outdated,
         "TimeoutNow" => Body::TimeoutNow,
         "SnapshotInstalled" => Body::SnapshotInstalled { last: entry_of("last") },
+        "Healing" => Body::Healing { start: number_of("start") },
+        "HealingHeard" => Body::HealingHeard { start: number_of("start"), last: entry_of("last") },
+        "AppendStored" => Body::AppendStored { start: number_of("start"), last: entry_of("last") },
         _ => panic!("no message: {kind}"),
     };
     Message { term: term(in_term), body }

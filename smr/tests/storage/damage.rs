@@ -53,11 +53,21 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
         assert_eq!(text.lines().count(), 1, "{at}: {text}");
     };
     match bench.open() {
-        Ok(Opened::Store(opened)) => {
+        Ok(Opened::Store(opened)) if opened.healing.is_none() => {
             assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
             assert!(opened.entries == sample.entries && opened.promise == sample.promise, "{at}");
             assert_eq!((opened.birth, opened.identity.node), (born(), ME), "{at}");
             "whole"
+        }
+        Ok(opened @ Opened::Store(_)) => {
+            let (opened, reason) = opened.heals();
+            names_it(&reason);
+            assert!(sample.entries.starts_with(&opened.entries) && opened.promise == sample.promise, "{at}");
+            assert_eq!((&opened.birth, opened.identity.node), (&born(), ME), "{at}");
+            drop(opened);
+            // It sticks.
+            assert_eq!(bench.reopen().heals().1, reason, "{at}");
+            "heals"
         }
         Ok(Opened::Quarantined(quarantined)) => {
             names_it(&quarantined.reason);
@@ -95,7 +105,8 @@ fn any_file_deleted_emptied_or_cut_is_noticed_or_harmless() {
             let expected = match file.to_str().unwrap() {
                 // The lock has no content, and what sled can make again from the log it does.
                 "lock" | "log/conf" => "whole",
-                "promise" | "mark" | "log/db" => "quarantined",
+                "promise" => "quarantined",
+                "mark" | "log/db" => "heals",
                 _ => continue,
             };
             let seen_first = if expected == "whole" { &seen[..] } else { &seen[..2] };
@@ -107,7 +118,7 @@ fn any_file_deleted_emptied_or_cut_is_noticed_or_harmless() {
 // covers D4, D3
 #[test]
 fn any_bit_flipped_is_noticed_or_harmless() {
-    let mut quarantined = 0;
+    let mut noticed = 0;
     for reopened in [0, 1] {
         let sample = sample(reopened);
         for file in &sample.files {
@@ -122,11 +133,11 @@ fn any_bit_flipped_is_noticed_or_harmless() {
                     bytes[at] ^= 1 << (place % 8);
                     fs::write(path, bytes).unwrap();
                 });
-                quarantined += usize::from(seen == "quarantined");
+                noticed += usize::from(seen == "heals");
             }
         }
     }
-    assert!(quarantined > 20, "only {quarantined} of the flips were noticed");
+    assert!(noticed > 20, "only {noticed} of the flips were noticed");
 }
 
 // covers D5
@@ -153,7 +164,7 @@ fn promise_missing_or_broken_beside_a_log_is_quarantined() {
 /// sled would make a new database without a word. It is not even asked.
 // covers D4
 #[test]
-fn database_file_missing_or_empty_is_quarantined_before_the_engine_is_opened() {
+fn database_file_missing_or_empty_heals_and_the_engine_is_not_opened() {
     for empty in [false, true] {
         let Sample { bench, .. } = sample(0);
         let database = bench.path.join("log/db");
@@ -163,9 +174,9 @@ fn database_file_missing_or_empty_is_quarantined_before_the_engine_is_opened() {
             fs::remove_file(&database).unwrap();
         }
         let log = contents(&bench.path.join("log"));
-        let reason = bench.reopen().quarantined().reason;
+        let (_, reason) = bench.reopen().heals();
         assert!(reason.ends_with(if empty { "log/db: empty" } else { "log/db: missing" }), "{reason}");
-        assert_eq!(contents(&bench.path.join("log")), log);
+        assert_eq!(contents(&bench.path.join("damaged-log")), log);
     }
 }
 
@@ -194,7 +205,7 @@ fn promise_with_one_bad_slot_keeps_term_and_vote() {
 /// Yesterday's log beside today's mark.
 // covers M8
 #[test]
-fn log_restored_from_an_older_copy_is_quarantined() {
+fn log_restored_from_an_older_copy_heals() {
     let Sample { bench, .. } = sample(0);
     let older = tempfile::tempdir().unwrap();
     copy_directory(&bench.path.join("log"), older.path());
@@ -204,7 +215,7 @@ fn log_restored_from_an_older_copy_is_quarantined() {
     drop(store);
     fs::remove_dir_all(bench.path.join("log")).unwrap();
     copy_directory(older.path(), &bench.path.join("log"));
-    let reason = bench.reopen().quarantined().reason;
+    let (_, reason) = bench.reopen().heals();
     assert!(reason.contains("node/log: ") && reason.contains("144.t3 is marked as synced"), "{reason}");
 }
 
@@ -233,10 +244,10 @@ fn log_or_mark_of_another_node_is_quarantined() {
 }
 
 #[test]
-fn blob_in_the_log_is_quarantined() {
+fn blob_in_the_log_is_damage() {
     let Sample { bench, .. } = sample(0);
     fs::write(bench.path.join("log/blobs/1"), "x").unwrap();
-    let reason = bench.reopen().quarantined().reason;
+    let (_, reason) = bench.reopen().heals();
     assert!(reason.contains("log/blobs: not empty"), "{reason}");
 }
 
@@ -257,7 +268,7 @@ fn log_and_mark_of_an_unborn_node_are_made_again() {
 /// With a damaged snapshot gone, the log it covered is missing.
 // covers D4
 #[test]
-fn snapshot_lost_after_the_log_was_cut_is_quarantined() {
+fn snapshot_lost_after_the_log_was_cut_heals_from_nothing() {
     let bench = Bench::new();
     let mut store = bench.founded();
     store.apply(&LogChange::Append(batch(2, 99, 1, 10))).unwrap();
@@ -268,7 +279,7 @@ fn snapshot_lost_after_the_log_was_cut_is_quarantined() {
     let opened = bench.reopen_with(snapshot(100, 1)).store();
     assert!(opened.entries.is_empty());
     drop(opened.store);
-    let reason = bench.reopen().quarantined().reason;
+    let (_, reason) = bench.reopen().heals();
     assert!(reason.contains("100.t1 is marked as synced"), "{reason}");
     // It is a snapshot that is missing: the line says where.
     assert!(reason.contains("node/snapshots"), "{reason}");

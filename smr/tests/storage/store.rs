@@ -226,14 +226,14 @@ fn install_interrupted_at_a_border_of_records_is_no_damage() {
 /// Without the entries in front of the seam nothing explains the conflict.
 // covers D3
 #[test]
-fn log_that_begins_behind_another_entry_than_the_snapshots_is_quarantined() {
+fn log_that_begins_behind_another_entry_than_the_snapshots_heals() {
     let bench = Bench::new();
     let mut store = bench.founded();
     store.apply(&LogChange::Install(snapshot(50, 3))).unwrap();
     store.apply(&LogChange::Append(batch(51, 3, 3, 10))).unwrap();
     store.sync().unwrap();
     drop(store);
-    assert!(bench.reopen_with(snapshot(50, 4)).quarantined().reason.contains("starts behind a term"));
+    assert!(bench.reopen_with(snapshot(50, 4)).heals().1.contains("starts behind a term"));
 }
 
 #[test]

@@ -110,14 +110,30 @@ impl Bench {
 
 /// Which way it went.
 pub(crate) trait Which {
+    /// Open, and whole.
     fn store(self) -> OpenedStore;
+    /// Open, and silent because of damage: what was kept, and the reason.
+    fn heals(self) -> (OpenedStore, String);
     fn quarantined(self) -> Quarantined;
 }
 
 impl Which for Opened {
     fn store(self) -> OpenedStore {
         match self {
-            Opened::Store(store) => *store,
+            Opened::Store(store) => {
+                assert_eq!(store.healing, None);
+                *store
+            }
+            Opened::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
+        }
+    }
+
+    fn heals(self) -> (OpenedStore, String) {
+        match self {
+            Opened::Store(mut store) => {
+                let healing = store.healing.take().unwrap_or_else(|| panic!("whole, {} entries", store.entries.len()));
+                (*store, healing.reason)
+            }
             Opened::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
         }
     }

@@ -129,10 +129,10 @@ fn reopen(disk: &VirtualDisk) -> Result<Opened, OpenError> {
     Bench::with(Engine::Simulated, disk.clone()).open()
 }
 
-/// What sled opens without a word, and what it reports, ends in quarantine; nothing acknowledged is passed over.
+/// What sled opens without a word, and what it reports, is found out; nothing acknowledged is passed over.
 // covers D3, D4, D5
 #[test]
-fn damage_of_every_kind_to_the_map_is_quarantined() {
+fn damage_of_every_kind_to_the_map_is_found_out() {
     let (disk, store) = written();
     drop(store);
     let kinds = [
@@ -148,22 +148,22 @@ fn damage_of_every_kind_to_the_map_is_quarantined() {
     for (damage, reason) in kinds {
         let disk = disk.after_crash(Loss::Killed(1));
         disk.damage_map(Path::new(LOG), damage).unwrap();
-        let quarantined = reopen(&disk).unwrap().quarantined();
-        assert!(quarantined.reason.contains(reason), "{damage:?}: {}", quarantined.reason);
+        let (_, found) = reopen(&disk).unwrap().heals();
+        assert!(found.contains(reason), "{damage:?}: {found}");
     }
 }
 
 /// The record log believes no engine's checksums but its own.
 // covers D4
 #[test]
-fn bit_flipped_in_any_value_is_quarantined() {
+fn bit_flipped_in_any_value_is_found_out() {
     let (disk, store) = written();
     drop(store);
     for value in 0..12 {
         for bit in (0..160 * 8).step_by(97) {
             let disk = disk.after_crash(Loss::Killed(1));
             disk.damage_map(Path::new(LOG), MapDamage::FlippedBit { value, bit }).unwrap();
-            let _ = reopen(&disk).unwrap().quarantined();
+            let _ = reopen(&disk).unwrap().heals();
         }
     }
 }

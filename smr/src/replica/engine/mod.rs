@@ -88,6 +88,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
         /// The parts.
         parts: Box<dyn Iterator<Item = Vec<u8>> + Send>,
     },
+    /// The log lacks nothing any more that this node may have acknowledged: the disk has to know that it has healed.
+    Healed,
     /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to follow
     /// matters.
     Quarantine(String),
@@ -135,6 +137,8 @@ struct PendingRead {
 pub struct Engine<P: Protocol, S: StateMachine> {
     group: GroupName,
     standing: Standing,
+    /// What it lacks, while the core is silent because of that.
+    healing: Option<String>,
     sync_mode: String,
     core: P,
     node: NodeId,
@@ -179,6 +183,8 @@ pub struct EngineStart<P, S> {
     pub group: GroupName,
     /// Whether the replica is in service, for status.
     pub standing: Standing,
+    /// What was damaged, if the core starts without entries that it may have acknowledged; for status.
+    pub healing: Option<String>,
     /// How writes reach the device, for status.
     pub sync_mode: String,
     /// The core, recovered.
@@ -213,6 +219,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             members: (carrier, configuration),
             group: start.group,
             standing: start.standing,
+            healing: start.healing,
             sync_mode: start.sync_mode,
             role: start.core.role(),
             node: start.core.status().node,
@@ -535,7 +542,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         ReplicaStatus {
             group: self.group.clone(),
             node: core.node,
-            standing: self.standing.clone(),
+            standing: match (&self.healing, &self.standing) {
+                (Some(reason), Standing::InService) => Standing::Quarantined { reason: reason.clone() },
+                _ => self.standing.clone(),
+            },
             role: core.role,
             term: core.term,
             leader: core.leader,
@@ -553,6 +563,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             peers: core.peers.iter().map(|peer| (peer.node, peer.match_index)).collect(),
             advertised: Advertised::Unknown,
         }
+    }
+
+    /// What was damaged, while the core is silent because of that.
+    pub fn healing(&self) -> Option<&str> {
+        self.healing.as_deref()
     }
 
     /// What status says from now on.
@@ -757,6 +772,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             Event::Forgot { entry } => {
                 let why = format!("entry {entry} was acknowledged, and the log ends at {}", self.core.status().last);
                 self.quarantine(why);
+            }
+            Event::Healed { through } => {
+                self.healing = None;
+                self.report(format!("has healed: everything up to entry {through} is here"));
+                self.actions.push(Action::Healed);
             }
             Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
             Event::Nonsense { from, what } => {

@@ -26,6 +26,7 @@ impl Property for PersistBeforeSend {
     fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
             Happening::Started { node, recovered, forgot: false } => ledger.compare(*node, recovered),
+            Happening::Started { node, recovered, forgot: true } => ledger.compare_promise(*node, recovered),
             _ => Ok(()),
         }
     }
@@ -70,7 +71,9 @@ fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(),
             Err(format!("{:?} is on its device", page.promise))
         }
         // A later term may have cut what this one had.
-        Body::AppendAccepted { last } | Body::SnapshotInstalled { last } if durable == term && !has(page, last) => {
+        Body::AppendAccepted { last } | Body::SnapshotInstalled { last } | Body::AppendStored { last, .. }
+            if durable == term && !has(page, last) =>
+        {
             Err(format!("its durable log goes from {} to {}", page.durable.start(), page.durable.last()))
         }
         Body::HeartbeatAck { lease: Some(lease), .. } if page.promise.lease_us < lease.length_us => {

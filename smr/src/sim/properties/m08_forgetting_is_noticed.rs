@@ -7,6 +7,7 @@ use super::{Happening, Property, View};
 use crate::entry::{EntryId, Term};
 use crate::id::NodeId;
 use crate::protocol::Protocol;
+use crate::raft::invariants;
 use crate::raft::message::Body;
 use crate::sim::ledger::Ledger;
 
@@ -57,7 +58,8 @@ impl Property for ForgettingIsNoticed {
 
     fn after_step(&mut self, view: &View<'_>, ledger: &Ledger) -> Result<(), String> {
         for node in view.touched_nodes() {
-            if self.told.contains_key(&node.node) {
+            // Whoever heals knows that it has.
+            if !invariants::is_healing(node.raft) && self.told.contains_key(&node.node) {
                 self.judge(node.node, node.raft.status().term, ledger)?;
             }
         }

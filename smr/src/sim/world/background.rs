@@ -120,10 +120,8 @@ impl<W: Workload> World<W> {
         let Some(info) = serving.snapshots.latest() else { return };
         self.watch.rare.saw(Rare::DamagedSnapshot);
         let Some(serving) = self.machines[seat].serving_mut() else { return };
-        match serving.snapshots.set_aside(&info) {
-            Ok(()) => self.machines[seat].inbox.push_back(Input::SnapshotLost),
-            Err(error) => self.disk_failed(seat, error.to_string()),
-        }
+        serving.snapshots.doubt(&info);
+        self.machines[seat].inbox.push_back(Input::SnapshotLost);
     }
 
     /// Carries a snapshot over, if there is a way; one in five times the connection breaks, and it is resumed later.

@@ -117,7 +117,8 @@ impl<W: Workload> World<W> {
         let node = machine.id;
         machine.disk = VirtualDisk::new();
         machine.id.incarnation = Incarnation(self.next_incarnation);
-        (machine.is_damaged, machine.is_set_back, machine.marked) = (false, false, None);
+        (machine.is_damaged, machine.is_healing, machine.is_set_back) = (false, false, false);
+        machine.marked = None;
         self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Emptied });
     }
 
@@ -151,6 +152,17 @@ impl<W: Workload> World<W> {
         self.damage(seat, &path, |bytes| crate::sim::swarm::flip(bytes, lot))
     }
 
+    /// Where the newest snapshot on a disk ends.
+    pub fn snapshot_of(&self, seat: usize) -> Option<EntryId> {
+        let names = self.machines[seat].disk.list(&crate::sim::machine::path("snapshots")).ok()?;
+        let number = |text: &str| text.parse::<u64>().ok();
+        let place = |name: &String| {
+            let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
+            Some(EntryId::new(number(index)?, number(term)?))
+        };
+        names.iter().filter_map(place).max()
+    }
+
     fn snapshot_name(&self, seat: usize, last: EntryId) -> Option<String> {
         let names = self.machines[seat].disk.list(&crate::sim::machine::path("snapshots")).ok()?;
         names.into_iter().filter(|name| name.ends_with(".snap")).find(|name| name.contains(&last.index.0.to_string()))
@@ -177,7 +189,7 @@ impl<W: Workload> World<W> {
         self.crash(seat, false);
         let machine = &mut self.machines[seat];
         machine.disk = disk;
-        machine.marked = None;
+        (machine.marked, machine.is_healing) = (None, false);
         (machine.is_set_back, machine.forgot, machine.reached) = (true, true, reached);
         let node = machine.id;
         self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::SetBack });

@@ -133,10 +133,30 @@ impl<W: Workload> World<W> {
                     }
                 }
                 let is_same_life = quarantined.is_none();
+                let heals = machine.serving().and_then(|serving| serving.engine().healing().map(str::to_owned));
+                let began_healing = heals.is_some() && !machine.is_healing;
+                machine.is_healing = heals.is_some();
+                if let Some(reason) = heals {
+                    // An older directory may be of a time when it healed.
+                    let expected = machine.is_damaged || machine.is_set_back || !began_healing;
+                    let node = machine.id;
+                    let in_log = reason.contains("/log");
+                    (machine.is_damaged, machine.marked) = (false, None);
+                    let what = match (began_healing, in_log) {
+                        (false, _) => Rare::HealingInterrupted,
+                        (true, true) => Rare::DamagedLog,
+                        (true, false) => Rare::DamagedFile,
+                    };
+                    self.watch.rare.saw(what);
+                    if !expected {
+                        self.watch.violate("D3 no healing without damage", format!("{node}: {reason}"));
+                    }
+                }
+                let machine = &mut self.machines[seat];
                 if let Some(reason) = quarantined {
                     let expected = machine.is_damaged || machine.is_set_back;
                     let (node, damage) = (machine.id, reason.contains("/log"));
-                    (machine.is_damaged, machine.is_set_back) = (false, false);
+                    (machine.is_damaged, machine.is_healing, machine.is_set_back) = (false, false, false);
                     self.watch.rare.saw(if damage { Rare::DamagedLog } else { Rare::DamagedFile });
                     if !expected {
                         self.watch.violate("D3 no quarantine without damage", format!("{node}: {reason}"));

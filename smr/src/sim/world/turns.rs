@@ -4,6 +4,7 @@ use super::{BIRTH_INTERVAL_US, Event, Transfer, World};
 use crate::codec;
 use crate::protocol::{Envelope, Event as CoreEvent, Protocol, Role, Time};
 use crate::raft::Message;
+use crate::raft::message::Body;
 use crate::replica::Outcome;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Replaced, StateDigest};
@@ -78,6 +79,9 @@ impl<W: Workload> World<W> {
                 }
                 PeerMessage::Protocol(message) => {
                     let Life::Serving(serving) = &mut machine.life else { return };
+                    if machine.is_healing && matches!(message.body, Body::Vote { .. }) {
+                        self.watch.rare.saw(Rare::HealingVoteRefused);
+                    }
                     if serving.turns.receive(now, from, message.clone()) {
                         self.watch.happen(&Happening::Received { from, to: node, message: &message });
                     } else {
@@ -213,6 +217,11 @@ impl<W: Workload> World<W> {
                     }
                     Action::Adopt(file) => serving.give_to_disk(DiskJob::Adopt(file)),
                     Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
+                    Action::Healed => {
+                        serving.give_to_disk(DiskJob::Healed);
+                        self.machines[seat].is_healing = false;
+                        self.watch.rare.saw(Rare::Healed);
+                    }
                     Action::Quarantine(reason) => {
                         self.quarantine(seat, &reason);
                         break;
@@ -322,10 +331,14 @@ impl<W: Workload> World<W> {
             let deep = execution.and_then(|execution| execution.deep);
             self.watch.happen(&Happening::Applied { node, entry, took_effect, digest, deep });
         }
+        let mut healed_by = None;
         for event in &core.events {
             match event {
                 CoreEvent::RoleChanged { role, term, leader } => {
                     let (role, term, leader) = (*role, *term, *leader);
+                    if leader.is_some() && machine.is_healing {
+                        healed_by = Some(term);
+                    }
                     let led = self.watch.rare_watch.leads(node, term);
                     if led && role != Role::Leader {
                         let stalled = machine.disk_hangs_until > self.now;
@@ -335,7 +348,7 @@ impl<W: Workload> World<W> {
                 }
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
-                CoreEvent::Forgot { .. } | CoreEvent::LossProven { .. } => {}
+                CoreEvent::Forgot { .. } | CoreEvent::LossProven { .. } | CoreEvent::Healed { .. } => {}
                 CoreEvent::Nonsense { from, what } => {
                     let why = format!("{node} dropped a message of {from}: {what}");
                     // Old messages of the same incarnation are sound; nobody here sends nonsense.
@@ -352,7 +365,10 @@ impl<W: Workload> World<W> {
             (0..count).for_each(|_| self.watch.rare.saw(what));
         }
         if core.recovered.is_some() {
-            self.machines[seat].forgot = false;
+            (self.machines[seat].forgot, self.machines[seat].healed_by) = (false, None);
+        }
+        if healed_by.is_some() && std::mem::replace(&mut self.machines[seat].healed_by, healed_by).is_some() {
+            self.watch.rare.saw(Rare::HealingLeaderChanged);
         }
         if self.network.weather.held > 0 {
             for event in &core.events {

@@ -167,7 +167,7 @@ impl SegmentLog {
 }
 
 /// The content of a segment; of the last one with what waits in the buffer.
-fn read_segment(segment: &Segment, tail: Option<&Tail>) -> io::Result<Vec<u8>> {
+pub(super) fn read_segment(segment: &Segment, tail: Option<&Tail>) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; segment.header.size as usize]; // at most the format's limit
     read_fully(segment.file.as_ref(), &mut bytes, 0)?;
     if let Some(tail) = tail {
@@ -195,7 +195,7 @@ fn readable_from(
     let mut lowest = top;
     while let Some((header, _)) = found.begun.get(&lowest) {
         if header.identity != identity {
-            return damage(lowest, "written by another node, or in another life of this one");
+            return Err(Damage::foreign(&segment_path(directory, lowest)).into());
         }
         if header.is_readable_from(snapshot.index) {
             return Ok(lowest);

@@ -52,6 +52,11 @@ impl Replay {
         self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
+    /// Whether the segment with this header was begun where the chain has got to.
+    pub(super) fn is_followed_by(&self, header: &Header) -> bool {
+        self.checksum == header.seed
+    }
+
     /// Whether the last record is incomplete.
     pub(super) fn is_interrupted(&self) -> bool {
         self.pieces.is_some()

@@ -60,5 +60,5 @@ fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
         Bench::with(ENGINE, disk).reopen()
     };
     cut(20).store();
-    assert!(cut(60).quarantined().reason.contains("is marked as synced"));
+    assert!(cut(60).heals().1.contains("is marked as synced"));
 }

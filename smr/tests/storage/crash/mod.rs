@@ -2,6 +2,7 @@
 //! for each engine that the virtual disk can have.
 
 mod faults;
+mod healing;
 mod lives;
 mod log;
 mod mark;
@@ -66,7 +67,10 @@ fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::storag
     let bench = Bench::with(ENGINE, disk);
     let options = smr::storage::StoreOptions { snapshot: snapshot.clone(), ..bench.options.clone() };
     match bench.open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
-        Opened::Store(opened) => opened,
+        Opened::Store(opened) => {
+            assert_eq!(opened.healing, None, "{at}");
+            opened
+        }
         Opened::Quarantined(quarantined) => panic!("{at}: quarantined: {}", quarantined.reason),
     }
 }
