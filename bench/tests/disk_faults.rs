@@ -9,7 +9,7 @@ use madkv_bench::disk_faults::Skipped;
 use madkv_bench::disk_faults::arranged::{Arranged, Past};
 use madkv_bench::disk_faults::damage::{self, Damage};
 use madkv_bench::disk_faults::errors::{BadDiskGroup, Role, Start, WRITING, log_sync};
-use madkv_bench::disk_faults::full::{SmallDiskGroup, Whose};
+use madkv_bench::disk_faults::full::SmallDiskGroup;
 use madkv_bench::disk_faults::judge::{Panics, Verdict};
 use madkv_bench::disk_faults::matrix::{Matrix, damages, open_copies};
 use madkv_bench::launcher::choose_log_engine;
@@ -91,10 +91,18 @@ fn damaged_directory_starts_whole_or_heals_or_is_quarantined_and_never_costs_an_
 fn full_disk_stops_its_replica_with_a_line_and_costs_nothing_acknowledged() {
     let directory = fresh_directory();
     let Some(mut group) = or_skip(SmallDiskGroup::start(programs(), directory.path())) else { return };
-    group.run_full_under_load(Whose::Followers).unwrap();
-    group.run_full_under_load(Whose::Leaders).unwrap();
+    group.run_full_under_load().unwrap();
     let line = group.receive_snapshot_without_room().unwrap();
     assert!(line.contains("receiving a snapshot failed"), "{line}");
+}
+
+// covers D7, D31
+#[test]
+fn leader_with_little_room_refuses_growth_takes_deletes_and_comes_back() {
+    let directory = fresh_directory();
+    let Some(mut group) = or_skip(SmallDiskGroup::start(programs(), directory.path())) else { return };
+    let refusal = group.leave_leader_little_room().unwrap();
+    assert!(refusal.contains("nothing was changed"), "{refusal}");
 }
 
 /// How long a call hangs that never returns, in milliseconds: an hour.

@@ -218,4 +218,6 @@ pub enum Body {
         /// The map all the same.
         map: Box<ClusterMap>,
     },
+    /// Not done: the leader's disk is full, and the request may make the state larger.
+    DiskFull,
 }

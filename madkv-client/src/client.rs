@@ -320,6 +320,7 @@ fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<()
 pub(crate) fn refusal(body: Body, may_have_happened: bool) -> Error {
     match body {
         Body::Refused(reason) => Error::Refused { reason, may_have_happened },
+        Body::DiskFull => Error::DiskFull { may_have_happened },
         Body::TooLarge { limit_bytes } => {
             Error::Refused { reason: format!("too large, the limit is {limit_bytes} bytes"), may_have_happened }
         }

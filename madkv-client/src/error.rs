@@ -38,6 +38,12 @@ pub enum Error {
         /// Whether an earlier copy of the write may have been applied.
         may_have_happened: bool,
     },
+    /// The disk of the partition's leader is full. A DELETE is taken, and makes room.
+    #[error("disk full: deletes are taken{}", if *may_have_happened { "; an earlier copy may have happened" } else { ", nothing was changed" })]
+    DiskFull {
+        /// Whether an earlier copy of the write may have been applied.
+        may_have_happened: bool,
+    },
     /// The service gave an answer that makes no sense.
     #[error("senseless answer: {what}; a write may have happened")]
     BadAnswer {
@@ -50,7 +56,9 @@ impl Error {
     /// Whether the write may have been, or may yet be, applied.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Error::Timeout { may_have_happened, .. } | Error::Refused { may_have_happened, .. } => *may_have_happened,
+            Error::Timeout { may_have_happened, .. }
+            | Error::Refused { may_have_happened, .. }
+            | Error::DiskFull { may_have_happened } => *may_have_happened,
             Error::Evicted { .. } | Error::BadAnswer { .. } => true,
             Error::TooLarge { .. } => false,
         }

@@ -389,6 +389,11 @@ impl StateMachine for ManagerState {
         codec::encode(&reply)
     }
 
+    /// How large this state can become is given by the layout; servers that start must be able to register.
+    fn frees(_command: &[u8]) -> bool {
+        true
+    }
+
     fn query(&self, query: &[u8]) -> Answer {
         let reply = match codec::decode(query) {
             Ok(Query::Map) => self.contents.map.clone().map_or(Reply::NoMap, Reply::Map),

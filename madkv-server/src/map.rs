@@ -82,6 +82,10 @@ impl StateMachine for Map {
         answer
     }
 
+    fn frees(command: &[u8]) -> bool {
+        matches!(Command::decode(command), Ok(Command::Delete { .. }))
+    }
+
     fn query(&self, query: &[u8]) -> Answer {
         match Query::decode(query) {
             Ok(Query::Get { key }) => Answer::Now(encode_value(self.get(key))),

@@ -16,6 +16,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// that makes no sense has an answer that says so, the same on each replica.
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8>;
 
+    /// Whether a command makes the state smaller, or at least not larger, by more than a few bytes. A leader whose disk is full takes
+    /// no others. The answer decides only whether it is proposed, so it need not be the same everywhere.
+    fn frees(_command: &[u8]) -> bool {
+        false
+    }
+
     /// Answers a question without changing anything.
     fn query(&self, query: &[u8]) -> Answer;
 

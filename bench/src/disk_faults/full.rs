@@ -1,9 +1,9 @@
 //! The disk of one replica is full (fault catalogue D7): it acknowledges nothing that it could not write, stops with a line that says
-//! so, the others go on, and with room again it goes on too.
+//! so, the others go on, and with room again it goes on too. A leader whose disk is almost full goes on without more data (D31).
 
 use std::error::Error;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smr::fatal::EXIT_FATAL;
 
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ANSWERS: u64 = 50;
 /// Room for a log that is cut once in a while, in bytes.
 pub const DISK_BYTES: u64 = 192 << 20;
+/// Less than a leader needs to take everything, and enough to go on for long, in bytes.
+const LITTLE_ROOM_BYTES: u64 = 12 << 20;
 /// A value that fills a disk quickly, in bytes, and how many of them at most.
 const LARGE_VALUE_BYTES: usize = 256 << 10;
 const LARGE_VALUES_MAX: usize = 2_000;
@@ -34,7 +36,7 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Which of the replicas has the small disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+enum Whose {
     /// One that follows.
     Followers,
     /// The one that leads.
@@ -82,14 +84,43 @@ impl SmallDiskGroup {
         Ok(group)
     }
 
-    /// Lets the disk run full under load; then gives it room again.
+    /// The leader's disk is almost full: it goes on, and refuses what makes the state larger until there is room again.
+    ///
+    /// # Errors
+    /// If it takes it all the same, or ends, or does not take it once there is room.
+    pub fn leave_leader_little_room(&mut self) -> Outcome<String> {
+        self.give_role(Whose::Leaders)?;
+        let term = wait_for(PATIENCE, "a status", || self.cluster.status(self.node).ok())?.term;
+        let mut client = self.cluster.client()?;
+        let mut ask = |line: &str| client.ask(line, PATIENCE);
+        ask("PUT doomed value")?;
+        self.disk.fill(LITTLE_ROOM_BYTES)?;
+        let refusal = until(|| Ok(Some(ask("PUT more value")?).filter(|answer| answer.contains("disk full"))))?;
+        let found = ask("GET doomed")?;
+        if !found.contains("value") {
+            return Err(format!("a read on a full disk: {found}").into());
+        }
+        let deleted = ask("DELETE doomed")?;
+        if !deleted.contains(" found") {
+            return Err(format!("a removal on a full disk: {deleted}").into());
+        }
+        self.disk.make_room()?;
+        until(|| Ok(Some(ask("PUT more value")?).filter(|answer| !answer.contains("disk full"))))?;
+        let after = wait_for(PATIENCE, "a status", || self.cluster.status(self.node).ok())?.term;
+        if after != term {
+            return Err(format!("the leadership moved from term {term} to {after}").into());
+        }
+        Ok(refusal)
+    }
+
+    /// Lets the disk of a follower run full under load; then gives it room again.
     ///
     /// # Errors
     /// If the replica does not stop, says nothing of use, or anything acknowledged is lost.
-    pub fn run_full_under_load(&mut self, whose: Whose) -> Outcome<String> {
-        self.give_role(whose)?;
+    pub fn run_full_under_load(&mut self) -> Outcome<String> {
+        self.give_role(Whose::Followers)?;
         clear_log(self.cluster.process(self.node))?;
-        let plan = Plan { clients: 4, keys: 5, prefix: format!("{whose:?}") };
+        let plan = Plan { clients: 4, keys: 5, prefix: "full".to_owned() };
         let mut load = Load::start(&self.cluster, &plan)?;
         load.wait_answers(ANSWERS, PATIENCE)?;
         self.disk.fill(0)?;
@@ -113,6 +144,7 @@ impl SmallDiskGroup {
     /// # Errors
     /// As [`SmallDiskGroup::run_full_under_load`].
     pub fn run_full_with_spare(&mut self, spare_bytes: u64) -> Outcome<String> {
+        self.give_role(Whose::Followers)?;
         let plan = Plan { clients: 2, keys: 5, prefix: format!("spare{spare_bytes}-") };
         let mut load = Load::start(&self.cluster, &plan)?;
         self.disk.fill(spare_bytes)?;
@@ -227,6 +259,18 @@ impl SmallDiskGroup {
         });
         found.map_err(|_| format!("{when}: no line with {what:?} and {path}: {}", process.log_tail()).into())
     }
+}
+
+/// Asks until there is an answer.
+fn until(mut ask: impl FnMut() -> Outcome<Option<String>>) -> Outcome<String> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Err("what should come in the end does not".into())
 }
 
 fn put_large(client: &mut crate::line_client::LineClient, written: &mut usize) -> Outcome<()> {

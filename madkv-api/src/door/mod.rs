@@ -338,6 +338,7 @@ fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body {
         Outcome::Done => Body::Done,
         Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },
         Outcome::Busy { retry_after_ms } => Body::Busy { retry_after_ms },
+        Outcome::DiskFull => Body::DiskFull,
         Outcome::TooLarge { limit_bytes } => Body::TooLarge { limit_bytes },
         Outcome::SessionExpired => Body::SessionExpired,
         Outcome::AnswerGone => Body::AnswerGone,

@@ -91,6 +91,9 @@ pub enum Outcome {
         /// When to try again, in milliseconds.
         retry_after_ms: u32,
     },
+    /// Not done: the leader's disk is full. What makes the state smaller is taken ([`crate::state_machine::StateMachine::frees`]), and
+    /// everything once there is room again.
+    DiskFull,
     /// Not done: the command or query is larger than the limit.
     TooLarge {
         /// The limit in bytes.

@@ -5,9 +5,9 @@
 //! the sync is not repeated (fault catalogue D6).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
@@ -18,6 +18,8 @@ use crate::state_machine::StateMachine;
 use crate::storage::{Quarantined, StorageError, Store};
 use crate::transport::Transport;
 
+/// How often somebody looks how much room there is.
+const LOOK_AT_ROOM: Duration = Duration::from_millis(250);
 /// Jobs that share one sync at most.
 const JOBS_PER_SYNC: usize = 512;
 /// Bytes of entries that share one sync at most; a batch beyond that would delay the first of them.
@@ -47,8 +49,13 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
 ) -> Result<(), String> {
     let mut desk = Desk::new(store);
-    while let Ok(first) = jobs.recv() {
-        let mut next = Some(first);
+    let mut look_at = Instant::now();
+    loop {
+        let mut next = match jobs.recv_deadline(look_at) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
         while let Some(job) = next.take() {
             if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
@@ -82,6 +89,14 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             if jobs.is_empty() { news.helm.steer_once() } else { news.helm.wake() }
         }
         desk.follow().map_err(|error| format!("disk failed: {error}"))?;
+        if look_at <= Instant::now() {
+            if let Some(is_full) = desk.look_at_room().map_err(|error| format!("disk failed: {error}"))?
+                && !news.tell(Happening::Room { is_full })
+            {
+                break;
+            }
+            look_at = Instant::now() + LOOK_AT_ROOM;
+        }
     }
     Ok(())
 }
@@ -113,6 +128,14 @@ impl<M> Desk<M> {
     /// An idle one.
     pub fn new(store: Store) -> Desk<M> {
         Desk { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
+    }
+
+    /// `Some` if the disk has become full (true), or has room again.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn look_at_room(&mut self) -> Result<Option<bool>, StorageError> {
+        self.store.look_at_room()
     }
 
     /// Puts the node into quarantine, durably.

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::EntryId;
+use crate::fatal::end_process;
 use crate::id::{NodeId, NodeName};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::disk::DiskJob;
@@ -64,6 +65,13 @@ pub(super) enum Happening<P: Protocol, S> {
         last: EntryId,
         /// How long its file is.
         len_bytes: u64,
+    },
+    /// There was no room for a snapshot.
+    SnapshotLacksRoom(String),
+    /// The disk has become full, or has room again.
+    Room {
+        /// Which of the two.
+        is_full: bool,
     },
     /// The state was hashed.
     DigestTaken(StateDigest),
@@ -314,6 +322,13 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Happening::SnapshotTaken { last, len_bytes } => {
                     self.turns.engine_mut().snapshot_taken(now, last, len_bytes)
                 }
+                Happening::SnapshotLacksRoom(why) => {
+                    if !self.turns.engine_mut().snapshot_lacks_room(now) {
+                        end_process(self.reporter.who(), &why);
+                    }
+                    self.reporter.line(&format!("no room for a snapshot, it is tried again: {why}"));
+                }
+                Happening::Room { is_full } => self.turns.engine_mut().disk_is_full(is_full),
                 Happening::DigestTaken(digest) => self.turns.engine_mut().digest_taken(digest),
                 Happening::SnapshotLost(why) => {
                     self.reporter.line(&format!("the newest snapshot is lost, another one is made: {why}"));
@@ -404,10 +419,18 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let genesis = self.turns.certificate().genesis;
         self.snapshot_worker.give(move || {
             let last = image.meta.last;
-            let len_bytes =
-                files.take(*image, genesis).map_err(|error| format!("taking a snapshot failed: {error}"))?;
+            let happening = match files.take(*image, genesis) {
+                Ok(len_bytes) => Happening::SnapshotTaken { last, len_bytes },
+                Err(error) => {
+                    let why = format!("taking a snapshot failed: {error}");
+                    if !error.is_lack_of_room() {
+                        return Err(why);
+                    }
+                    Happening::SnapshotLacksRoom(why)
+                }
+            };
             // If nobody listens any more the replica has been shut down.
-            let _ = news.tell(Happening::SnapshotTaken { last, len_bytes });
+            let _ = news.tell(happening);
             Ok(())
         });
     }

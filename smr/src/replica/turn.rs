@@ -214,6 +214,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.judge_disk(now);
         let leads = self.engine.core().role() == Role::Leader;
         let writes = if !leads {
+            // They may name entries that another leader has removed.
+            self.batch_ends.clear();
             std::mem::take(&mut self.held)
         } else if self.may_propose() {
             let rest = self.held.split_off(batch_len(&self.held));

@@ -12,6 +12,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::replica::ClientId;
+use crate::state_machine::StateMachine;
 
 const TAG_OPEN_PLAIN: u8 = 1;
 const TAG_WRITE_PLAIN: u8 = 2;
@@ -71,6 +72,14 @@ pub enum SessionCommandError {
 }
 
 impl SessionCommand {
+    /// Whether it is taken while the disk is full: a session costs little, and without one nobody could free anything.
+    pub fn frees<S: StateMachine>(&self) -> bool {
+        match self {
+            SessionCommand::Open { .. } => true,
+            SessionCommand::Write { command, .. } | SessionCommand::Idempotent { command } => S::frees(command),
+        }
+    }
+
     /// The bytes for the log.
     pub fn encode(&self) -> Bytes {
         match self {

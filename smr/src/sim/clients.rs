@@ -448,6 +448,13 @@ impl<W: Workload> Clients<W> {
                 self.repeat(tag, now, after_us, seat);
             }
             Outcome::Unknown | Outcome::OutOfService(_) => self.repeat(tag, now, AGAIN_US, None),
+            Outcome::DiskFull => {
+                rare.saw(Rare::DiskFullAnswered);
+                if self.believe_refusal(number, serial, now, rare) {
+                    return;
+                }
+                self.repeat(tag, now, AGAIN_US, Some(self.clients[number].seat));
+            }
             Outcome::Busy { retry_after_ms } => {
                 rare.saw(Rare::Busy);
                 if self.believe_refusal(number, serial, now, rare) {

@@ -161,6 +161,11 @@ pub(super) enum Input<S> {
         len_bytes: u64,
     },
     SnapshotLost,
+    /// There was no room for a snapshot.
+    SnapshotLacksRoom,
+    Room {
+        is_full: bool,
+    },
     DigestTaken(StateDigest),
     SnapshotSent {
         to: NodeId,

@@ -157,6 +157,10 @@ situations! {
     DamagedSnapshot,
     /// messages were dropped because the device did not keep up (D12)
     DiskTooSlow,
+    /// a snapshot was put off because the disk was almost full (D7)
+    SnapshotLackedRoom,
+    /// a client heard that the leader's disk was full (D7)
+    DiskFullAnswered,
     /// a process could not start because its device failed (D8)
     StartFailed,
     /// a leader whose device hung gave up its role (E19)

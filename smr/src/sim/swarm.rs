@@ -387,7 +387,13 @@ impl Swarm {
             Kind::DiskError => world.fail_disk(seat, self.dice.below(12)),
             Kind::DiskFull => {
                 let us = self.dice.pick(&[200_000, 3_000_000]);
-                world.fill_disk(seat, world.now.plus_us(self.dice.below(us)));
+                let until = world.now.plus_us(self.dice.below(us));
+                // Not drawn: seeds keep their meaning.
+                if world.now.0.is_multiple_of(2) {
+                    world.fill_disk(seat, until);
+                } else {
+                    world.leave_little_room(seat, until);
+                }
             }
             Kind::ReadError => {
                 if self.dice.chance(500) {

@@ -198,6 +198,7 @@ fn outcome_word(outcome: &Outcome) -> u64 {
         Outcome::Refused(_) => 8,
         Outcome::Unknown => 9,
         Outcome::OutOfService(_) => 10,
+        Outcome::DiskFull => 11,
     }
 }
 

@@ -185,7 +185,8 @@ impl SnapshotDir {
         let file = self.inner.disk.open(&path, true).map_err(at(&path))?;
         let header = Header { group: self.inner.group.clone(), genesis, meta: meta.clone() };
         let mut writer = SnapshotWriter::new(file, &path, &header)?;
-        if let Err(error) = fill(&mut writer) {
+        let mut output = RoomLeft { output: &mut writer, disk: self.disk(), directory: self.inner.path(""), looked: 0 };
+        if let Err(error) = fill(&mut output) {
             return Err(writer.take_failure().unwrap_or(SnapshotError::State(error)));
         }
         let (len_bytes, fingerprint) = writer.finish()?;
@@ -368,4 +369,34 @@ fn check_is(pieces: &Pieces, group: &GroupName, info: &SnapshotInfo) -> Result<(
     }
     let what = format!("is the snapshot of {} at {}, of {} bytes", header.group, header.meta.last, pieces.len_bytes);
     Err(corrupt(pieces.path(), format!("{what}, not the one at {} of {} bytes", info.meta.last, info.len_bytes)))
+}
+
+/// How often whoever writes a snapshot looks whether there is room for more, in bytes.
+const LOOK_AT_ROOM_BYTES: usize = 1 << 20;
+
+/// Writes as long as that leaves room for the log.
+struct RoomLeft<'o> {
+    output: &'o mut dyn Write,
+    disk: &'o dyn Disk,
+    directory: PathBuf,
+    /// Bytes since the last look.
+    looked: usize,
+}
+
+impl Write for RoomLeft<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.looked == 0 && !self.disk.room(&self.directory)?.suffices_for_snapshot() {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "the rest of the disk is left to the log"));
+        }
+        let written = self.output.write(bytes)?;
+        self.looked += written;
+        if self.looked >= LOOK_AT_ROOM_BYTES {
+            self.looked = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
 }

@@ -161,6 +161,18 @@ pub enum SnapshotError {
     Senseless(String),
 }
 
+impl SnapshotError {
+    /// Whether nothing is wrong but that the disk is full.
+    pub(crate) fn is_lack_of_room(&self) -> bool {
+        match self {
+            SnapshotError::Disk { source, .. } | SnapshotError::State(source) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<SnapshotError> for io::Error {
     fn from(error: SnapshotError) -> io::Error {
         let kind = match &error {

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use super::room::Room;
 use super::{ByteMap, Damage, LoadError, segments, sync_mode};
 
 /// Operations on files and directories. Nothing is durable before the matching sync has returned.
@@ -67,6 +68,13 @@ pub trait Disk: Send + Sync + 'static {
     /// As [`Disk::lock`].
     fn lock_dir(&self, _path: &Path) -> io::Result<DiskLock> {
         Ok(Box::new(()))
+    }
+    /// How much room the disk of this directory has.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn room(&self, _directory: &Path) -> io::Result<Room> {
+        Ok(Room::ENDLESS)
     }
     /// How long segments of the log are on this disk, in bytes; a multiple of 4096. One in memory, that is copied a thousand
     /// times, has short ones.
@@ -250,6 +258,12 @@ impl Disk for RealDisk {
         // a stopped process keeps it (D13). The descriptor is close-on-exec, so no child inherits it.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))
+    }
+
+    fn room(&self, directory: &Path) -> io::Result<Room> {
+        let found = rustix::fs::statvfs(directory)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Room { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<DiskLock> {

@@ -62,6 +62,7 @@ mod promise;
 mod quarantine;
 mod record;
 pub mod record_log;
+pub(crate) mod room;
 pub mod segments;
 mod sled;
 pub(crate) mod slots;

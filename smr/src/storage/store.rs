@@ -13,6 +13,7 @@ use super::mark::{Mark, MarkFile};
 use super::open::OpenError;
 use super::promise::{Birth, PromiseFile, PromiseRecord, Witness};
 use super::quarantine::{self, Quarantined};
+use super::room::RoomWatch;
 use super::{Identity, LogStore, StorageError};
 use crate::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use crate::id::ClusterId;
@@ -24,6 +25,7 @@ pub struct Store {
     promise: PromiseFile,
     /// There from birth on.
     mark: Option<MarkFile>,
+    room: RoomWatch,
     failed: Option<StorageError>,
     // Last: the lock outlives what it protects.
     directory: ReplicaDirectory,
@@ -36,7 +38,7 @@ impl Store {
         log: Box<dyn LogStore>,
         mark: Option<MarkFile>,
     ) -> Store {
-        Store { log, promise, mark, failed: None, directory }
+        Store { log, promise, mark, room: RoomWatch::default(), failed: None, directory }
     }
 
     /// Who it belongs to.
@@ -67,6 +69,18 @@ impl Store {
     /// The directory of its present life.
     pub fn path(&self) -> &Path {
         &self.directory.root
+    }
+
+    /// Looks how much room there is: `Some` if the disk has become full (true), or is no longer.
+    ///
+    /// # Errors
+    /// Fatal ones of the device.
+    pub fn look_at_room(&mut self) -> Result<Option<bool>, StorageError> {
+        self.attempt(|store| {
+            let directory = &store.directory;
+            let failed = |error| StorageError::new(&directory.root, "asking for room", error);
+            store.room.look(directory.disk.as_ref(), &directory.root).map_err(failed)
+        })
     }
 
     /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term becomes 1.

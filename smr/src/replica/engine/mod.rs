@@ -52,6 +52,11 @@ pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
 pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
 /// With this many bytes in the log, writes are `Busy` until a snapshot has made room.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
+/// With a full log, what makes the state smaller is still taken for so many bytes more: otherwise a group that cannot make a snapshot
+/// for lack of room would never have any again.
+pub const LOG_FREEING_BYTES: usize = 16 << 20;
+/// A snapshot for which there was no room is tried again after this time, in microseconds.
+const SNAPSHOT_ROOM_RETRY_US: u64 = 5_000_000;
 /// With this many entries in a leader's log that are not known to be committed, writes are `Busy`. What earlier leaders left
 /// counts: each one that is cut off before it commits adds what clients want at that moment, copies of the same writes. Without
 /// a limit over all of them the group has to send and write the whole pile before it commits anything new.
@@ -172,6 +177,10 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     nonces_drawn: u64,
     /// It has put itself into quarantine.
     silent: bool,
+    /// See [`Engine::disk_is_full`].
+    disk_is_full: bool,
+    /// There was no room for the latest snapshot: when to try again.
+    snapshot_waits_for_room: Option<Time>,
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
@@ -247,6 +256,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
             silent: false,
+            disk_is_full: false,
+            snapshot_waits_for_room: None,
             actions: Vec::new(),
             answers: Vec::new(),
         }
@@ -308,6 +319,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         self.step(now, Input::Tick);
+        if self.snapshot_waits_for_room.is_some_and(|at| at <= now) && !self.snapshot_under_way {
+            self.take_snapshot();
+        }
         if self.chores_at.is_some_and(|at| at <= now) {
             self.chores_at = None;
             self.do_chores(now);
@@ -376,12 +390,34 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         self.snapshot_under_way = false;
+        self.snapshot_waits_for_room = None;
         if last.index > self.snapshot.index {
             self.snapshot = last;
             self.snapshot_len_bytes = len_bytes;
             self.step(now, Input::SnapshotTaken(last));
         }
         self.take_snapshot_if_due();
+    }
+
+    /// There is no room for the snapshot that was to be taken. It is tried again; until it succeeds a leader takes nothing that makes the
+    /// state larger. False if the log has become so long meanwhile that this replica cannot go on without one.
+    #[must_use]
+    pub fn snapshot_lacks_room(&mut self, now: Time) -> bool {
+        self.snapshot_under_way = false;
+        self.snapshot_waits_for_room = Some(now.plus_us(SNAPSHOT_ROOM_RETRY_US));
+        self.core.log_bytes() <= LOG_MAX_BYTES + LOG_FREEING_BYTES + WRITES_WAITING_MAX_BYTES
+    }
+
+    /// The disk has become full, or has room again.
+    pub fn disk_is_full(&mut self, is_full: bool) {
+        self.disk_is_full = is_full;
+        if self.role == Role::Leader || !is_full {
+            self.report(if is_full {
+                "the disk is full: only what makes the state smaller is taken".to_owned()
+            } else {
+                "the disk has room again".to_owned()
+            });
+        }
     }
 
     /// The newest snapshot was found damaged and put out of service: another one is made at once, or a restart would find a
@@ -598,8 +634,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if bytes.len() > COMMAND_MAX_BYTES {
             return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
         }
+        let lacks_room = self.disk_is_full || self.snapshot_waits_for_room.is_some();
+        if lacks_room && !command.frees::<S>() {
+            return reply.send(Outcome::DiskFull);
+        }
+        let log_max_bytes = LOG_MAX_BYTES + if lacks_room { LOG_FREEING_BYTES } else { 0 };
         let is_full = self.waiting.is_full(batch, bytes.len())
-            || self.core.log_bytes() > LOG_MAX_BYTES
+            || self.core.log_bytes() > log_max_bytes
             || self.core.uncommitted_entries() + batch.len() as u64 >= self.uncommitted_entries_max;
         if is_full {
             return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
@@ -708,6 +749,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn take_snapshot_if_due(&mut self) {
+        if self.snapshot_waits_for_room.is_some() {
+            return;
+        }
         let (min, max) = (*self.snapshot_log_bytes.start(), *self.snapshot_log_bytes.end());
         let threshold = (self.snapshot_len_bytes as usize).clamp(min, max);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.

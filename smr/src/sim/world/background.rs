@@ -66,6 +66,9 @@ impl<W: Workload> World<W> {
                 self.watch.happen(&Happening::SnapshotTaken { node, last, checksum });
                 self.put(seat, Input::SnapshotTaken { last, len_bytes });
             }
+            Err(error) if error.is_lack_of_room() && self.machines[seat].full_until <= now => {
+                self.put(seat, Input::SnapshotLacksRoom);
+            }
             Err(error) => self.disk_failed(seat, error.to_string()),
         }
     }

@@ -8,7 +8,7 @@ use crate::entry::EntryId;
 use crate::id::{Incarnation, NodeId, StartId};
 use crate::protocol::{Protocol, Time};
 use crate::raft::invariants;
-use crate::sim::machine::StartTrouble;
+use crate::sim::machine::{Input, StartTrouble};
 use crate::sim::network::Weather;
 use crate::sim::properties::{End, Happening, Spoiled};
 use crate::sim::rare::Rare;
@@ -206,6 +206,22 @@ impl<W: Workload> World<W> {
         let machine = &mut self.machines[seat];
         machine.full_until = until;
         machine.disk.fault_at(machine.disk.operations(), Fault::Error(io::ErrorKind::StorageFull));
+    }
+
+    /// The disk of a node has so little room until then that snapshots leave it to the log (D7).
+    pub fn leave_little_room(&mut self, seat: usize, until: Time) {
+        self.room_changes(seat, true);
+        self.schedule(until, Event::Room { seat });
+    }
+
+    /// The disk of a node has become full, or has room again.
+    pub(super) fn room_changes(&mut self, seat: usize, is_full: bool) {
+        let machine = &mut self.machines[seat];
+        machine.disk.set_full(is_full);
+        if machine.serving().is_some() {
+            machine.inbox.push_back(Input::Room { is_full });
+            self.turn_soon(seat);
+        }
     }
 
     /// One of the next reads of a node fails: the one after `after` others (D8).

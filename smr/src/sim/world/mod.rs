@@ -106,6 +106,10 @@ enum Event {
         seat: usize,
         run: u64,
     },
+    /// The disk of this node has room again.
+    Room {
+        seat: usize,
+    },
     Built {
         seat: usize,
         run: u64,
@@ -405,6 +409,7 @@ impl<W: Workload> World<W> {
                     self.put(to, Input::Reset { from });
                 }
             }
+            Event::Room { seat } => self.room_changes(seat, false),
             Event::Disqualified { node, start, why } => self.disqualified(node, start, why),
             Event::Request { seat, tag, request } => {
                 if !self.machines[seat].is_down() {

@@ -107,6 +107,13 @@ impl<W: Workload> World<W> {
                 serving.turns.engine_mut().digest_taken(digest);
             }
             Input::Disqualified(why) => serving.turns.engine_mut().quarantine(why.to_string()),
+            Input::SnapshotLacksRoom => {
+                self.watch.rare.saw(Rare::SnapshotLackedRoom);
+                if !serving.turns.engine_mut().snapshot_lacks_room(now) {
+                    self.disk_failed(seat, "no room for a snapshot".to_owned());
+                }
+            }
+            Input::Room { is_full } => serving.turns.engine_mut().disk_is_full(is_full),
             Input::SnapshotLost => serving.turns.engine_mut().snapshot_lost(),
             Input::SnapshotSent { to, last } => serving.turns.engine_mut().snapshot_sent(now, to, last),
             Input::SnapshotBuilt(install, len_bytes) => {

@@ -7,6 +7,7 @@ use super::file::{File, VirtualFile};
 use super::names::names;
 use super::{Inode, ROOT, VirtualDisk};
 use crate::storage::disk::{Disk, DiskFile, DiskLock, MapHost};
+use crate::storage::room::Room;
 
 /// Length of a segment of the log here, in bytes: three blocks of records, so that one ends all the time.
 const SEGMENT_BYTES: u64 = 16 << 10;
@@ -139,6 +140,11 @@ impl Disk for VirtualDisk {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn room(&self, _directory: &Path) -> io::Result<Room> {
+        let is_full = self.lock_state().is_full;
+        Ok(Room { free: if is_full { 0 } else { u64::MAX }, total: u64::MAX })
     }
 
     fn segment_bytes(&self) -> u64 {

@@ -77,6 +77,7 @@ struct State {
     /// Ordered maps, by the directory they are in.
     maps: BTreeMap<Inode, MapState>,
     power_is_off: bool,
+    is_full: bool,
     locks: BTreeSet<Inode>,
 }
 
@@ -110,6 +111,11 @@ impl VirtualDisk {
         let mut state = self.lock_state();
         state.faults.clear();
         state.read_faults.clear();
+    }
+
+    /// Lets the disk say that it has no room left, or has again. Nothing fails by itself; whoever asks is told.
+    pub fn set_full(&self, is_full: bool) {
+        self.lock_state().is_full = is_full;
     }
 
     /// How many reads of files and ordered maps were asked for so far.
