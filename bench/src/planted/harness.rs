@@ -29,6 +29,8 @@ pub enum Harness {
     Scripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
+    /// What an engine owes its core and its clients, `smr/tests/engine_duties.rs`, without seeds.
+    EngineDuties,
     /// The client library against servers that say what a test wants, `madkv-client/tests`, without seeds.
     Client,
 }
@@ -51,13 +53,14 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 7] = [
+    const ALL: [Harness; 8] = [
         Harness::Sim,
         Harness::Library,
         Harness::EngineCluster,
         Harness::Storage,
         Harness::Scripts,
         Harness::EngineInstall,
+        Harness::EngineDuties,
         Harness::Client,
     ];
 
@@ -69,6 +72,7 @@ impl Harness {
             Harness::Storage => "storage",
             Harness::Scripts => "scripts",
             Harness::EngineInstall => "engine_install",
+            Harness::EngineDuties => "engine_duties",
             Harness::Client => "client",
         }
     }
@@ -85,6 +89,7 @@ impl Harness {
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
+            Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
             Harness::Client => &["test", "--package", "madkv-client", "--tests", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -107,9 +112,12 @@ impl Harness {
         let programs = match self {
             Harness::Sim => vec![tree.target().join("debug").join("examples").join("simulate")],
             Harness::Library => vec![tree.target().join("debug").join("madkv-sim")],
-            Harness::EngineCluster | Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
-                executables(&words)
-            }
+            Harness::EngineCluster
+            | Harness::Storage
+            | Harness::Scripts
+            | Harness::EngineInstall
+            | Harness::EngineDuties
+            | Harness::Client => executables(&words),
         };
         if programs.is_empty() {
             return Err(TreeError::Program("no test executable".to_owned()));
@@ -183,7 +191,7 @@ impl Built {
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
-            Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::Client => {
+            Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::EngineDuties | Harness::Client => {
                 for program in &self.programs {
                     let mut command = Command::new(program);
                     command.arg("--quiet");
