@@ -8,13 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
+use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload, Term};
 use smr::id::NodeId;
 use smr::protocol::{
     CoreStatus, Envelope, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time,
     WriteId,
 };
 use smr::replica::engine::{Action, BUSY_RETRY_MS, Engine, EngineStart, Portion, StateDigest, UNCOMMITTED_ENTRIES_MAX};
+use smr::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -38,6 +39,8 @@ struct CoreState {
     committed: usize,
     tokens: Vec<ReadToken>,
     next: VecDeque<Outputs<()>>,
+    ticks: usize,
+    deadline: Option<Time>,
 }
 
 impl Core {
@@ -76,12 +79,16 @@ impl Protocol for Core {
                 self.0.lock().unwrap().tokens.push(token);
                 Outputs::default()
             }
-            _ => self.0.lock().unwrap().next.pop_front().unwrap_or_default(),
+            input => {
+                let mut state = self.0.lock().unwrap();
+                state.ticks += usize::from(matches!(input, Input::Tick));
+                state.next.pop_front().unwrap_or_default()
+            }
         }
     }
 
     fn deadline(&self) -> Time {
-        Time(u64::MAX)
+        self.0.lock().unwrap().deadline.unwrap_or(Time(u64::MAX))
     }
 
     fn status(&self) -> CoreStatus {
@@ -351,6 +358,32 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
     // And at the door, now that it is applied.
     replica.ask(vec![(1, 9, write(client, 1, "x"))]);
     assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
+}
+
+// covers E18: after a pause the news comes first, however long ago the tick was due; but it waits neither for many turns nor for long ones.
+#[test]
+fn tick_that_is_due_waits_for_news_but_neither_for_many_turns_nor_for_long_ones() {
+    let Replica { core, engine, .. } = Replica::new();
+    let certificate = Certificate { genesis: GenesisHash(1), founders: None };
+    let mut turns = Turns::new(engine, certificate, false, WRITES_UNDER_WAY_HIGH);
+    core.0.lock().unwrap().deadline = Some(Time(1_000));
+    let ticks = || core.0.lock().unwrap().ticks;
+    turns.tick_if_due(Time(999), false);
+    assert_eq!(ticks(), 0);
+    turns.tick_if_due(Time(1_000), false);
+    assert_eq!(ticks(), 1, "nothing else has arrived");
+    // Short turns after a long pause.
+    let mut turns_until_tick = 0;
+    while ticks() == 1 {
+        turns.tick_if_due(Time(9_000_000 + turns_until_tick), true);
+        turns_until_tick += 1;
+    }
+    assert_eq!(turns_until_tick, 9);
+    // Long ones.
+    for (now, expected) in [(20_000_000, 2), (20_049_999, 2), (20_050_000, 3)] {
+        turns.tick_if_due(Time(now), true);
+        assert_eq!(ticks(), expected, "at {now}");
+    }
 }
 
 // covers D31

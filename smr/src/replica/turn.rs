@@ -32,6 +32,8 @@ pub const EVENTS_PER_TURN: usize = 1024;
 pub const REQUESTS_PER_TURN: usize = 1024;
 /// After this many turns everything that had arrived when a tick became due is taken in.
 const OVERDUE_TURNS_MAX: usize = EVENTS_MAX / EVENTS_PER_TURN;
+/// And for so long, in microseconds, if these turns take long: half an interval of heartbeats.
+const OVERDUE_MAX_US: u64 = 50_000;
 /// With this many writes under way at the disk, messages of peers are dropped.
 pub const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
 /// With this many writes under way a leader lets further proposals wait and form a batch.
@@ -83,8 +85,9 @@ pub struct Turns<P: Protocol, S: StateMachine> {
     /// Where the latest batches that were proposed end, oldest first: [`BATCHES_AT_ONCE`] of them at most.
     batch_ends: VecDeque<Index>,
     writes_under_way_high: u64,
-    /// Turns since a tick was due.
+    /// Turns since a tick was due, and the first of them.
     overdue_turns: usize,
+    overdue_since: Option<Time>,
     held: Vec<(Request, ReplyTo)>,
 }
 
@@ -111,6 +114,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
             batch_ends: VecDeque::with_capacity(BATCHES_AT_ONCE),
             writes_under_way_high,
             overdue_turns: 0,
+            overdue_since: None,
             held: Vec::new(),
         }
     }
@@ -241,12 +245,17 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// heartbeats back.
     pub fn tick_if_due(&mut self, now: Time, news_left: bool) {
         if now < self.engine.deadline() {
-            self.overdue_turns = 0;
-        } else if !news_left || self.overdue_turns >= OVERDUE_TURNS_MAX {
-            self.overdue_turns = 0;
-            self.engine.tick(now);
-        } else {
+            (self.overdue_turns, self.overdue_since) = (0, None);
+            return;
+        }
+        // Not since the deadline: after a pause that lies far back, and nothing has been taken in yet.
+        let since = *self.overdue_since.get_or_insert(now);
+        let waited = self.overdue_turns >= OVERDUE_TURNS_MAX || now.since_us(since) >= OVERDUE_MAX_US;
+        if news_left && !waited {
             self.overdue_turns += 1;
+        } else {
+            (self.overdue_turns, self.overdue_since) = (0, None);
+            self.engine.tick(now);
         }
     }
 
