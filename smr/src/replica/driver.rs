@@ -18,6 +18,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Paced, SnapshotFiles, let_go};
-use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
+use crate::replica::turn::{EVENTS_MAX_BYTES, EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::worker::Worker;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
 use crate::report::Reporter;
@@ -120,6 +121,37 @@ pub(super) const ANY_LIFE: u64 = 0;
 pub(super) struct Inbox<P: Protocol, S> {
     pub(super) events: Receiver<Sent<P, S>>,
     pub(super) requests: Receiver<(Request, ReplyTo)>,
+    pub(super) waiting_bytes: Arc<WaitingBytes>,
+}
+
+/// Bytes of messages of peers in the inbox.
+#[derive(Default)]
+pub(super) struct WaitingBytes(AtomicUsize);
+
+impl WaitingBytes {
+    /// Whether so many more fit in; if so they are counted.
+    fn add(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before == 0 || before + bytes <= EVENTS_MAX_BYTES;
+        if !fits {
+            self.remove(bytes);
+        }
+        fits
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What something in the inbox is counted with.
+fn size_bytes<P: Protocol, S>(happening: &Happening<P, S>) -> usize {
+    match happening {
+        Happening::Peer(TransportEvent::Received { message: PeerMessage::Protocol(message), .. }) => {
+            P::message_size_bytes(message)
+        }
+        _ => 0,
+    }
 }
 
 impl<P: Protocol, S> Inbox<P, S> {
@@ -130,7 +162,10 @@ impl<P: Protocol, S> Inbox<P, S> {
 
     /// The next event that concerns this life; those of others are dropped.
     pub(super) fn next_event(&self, life: u64) -> Option<Happening<P, S>> {
-        self.events.try_iter().find(|sent| sent.life == life || sent.life == ANY_LIFE).map(|sent| sent.what)
+        self.events.try_iter().find_map(|Sent { life: of, what }| {
+            self.waiting_bytes.remove(size_bytes(&what));
+            (of == life || of == ANY_LIFE).then_some(what)
+        })
     }
 
     /// Waits until something other than a request is there, or for this long.
@@ -146,12 +181,18 @@ pub(super) struct News<P: Protocol, S: StateMachine> {
     pub(super) events: Sender<Sent<P, S>>,
     /// The life that it speaks for.
     pub(super) life: u64,
+    pub(super) waiting_bytes: Arc<WaitingBytes>,
     pub(super) helm: Arc<Helm<Driver<P, S>>>,
 }
 
 impl<P: Protocol, S: StateMachine> Clone for News<P, S> {
     fn clone(&self) -> News<P, S> {
-        News { events: self.events.clone(), life: self.life, helm: self.helm.clone() }
+        News {
+            events: self.events.clone(),
+            life: self.life,
+            waiting_bytes: self.waiting_bytes.clone(),
+            helm: self.helm.clone(),
+        }
     }
 }
 
@@ -183,7 +224,16 @@ impl<P: Protocol, S: StateMachine> News<P, S> {
 
 impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for News<P, S> {
     fn take(&self, event: TransportEvent<PeerMessage<P::Message>>) -> bool {
-        self.events.try_send(Sent { life: self.life, what: Happening::Peer(event) }).is_ok()
+        let what = Happening::Peer(event);
+        let bytes = size_bytes(&what);
+        if !self.waiting_bytes.add(bytes) {
+            return false;
+        }
+        let taken = self.events.try_send(Sent { life: self.life, what }).is_ok();
+        if !taken {
+            self.waiting_bytes.remove(bytes);
+        }
+        taken
     }
 
     fn flush(&self) {
@@ -542,5 +592,23 @@ impl ReplySink for Nobody {
 
     fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers B14: many large appends do not fill memory while a turn takes long, and one is never too large.
+    #[test]
+    fn messages_that_wait_are_bounded_in_bytes_and_one_always_fits() {
+        let waiting = WaitingBytes::default();
+        assert!(waiting.add(2 * EVENTS_MAX_BYTES), "alone");
+        assert!(!waiting.add(1));
+        waiting.remove(2 * EVENTS_MAX_BYTES);
+        let messages = (0..1_000).filter(|_| waiting.add(1 << 20)).count();
+        assert_eq!(messages, EVENTS_MAX_BYTES >> 20);
+        waiting.remove(1 << 20);
+        assert!(waiting.add(1 << 20) && !waiting.add(1 << 20));
     }
 }

@@ -21,7 +21,7 @@ use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
-use crate::replica::driver::{ANY_LIFE, Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, join_disk};
+use crate::replica::driver::{ANY_LIFE, Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, WaitingBytes, join_disk};
 use crate::replica::engine::{
     BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, Portion, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
     UNCOMMITTED_ENTRIES_MAX,
@@ -238,14 +238,16 @@ impl Opened {
             cluster: OnceLock::new(),
             present: Mutex::new(Present { incarnation: node.incarnation, start: store.start, genesis }),
         });
-        let inbox = Arc::new(Inbox { events: events_inbox, requests: requests_inbox });
+        let waiting_bytes = Arc::new(WaitingBytes::default());
+        let inbox = Inbox { events: events_inbox, requests: requests_inbox, waiting_bytes: waiting_bytes.clone() };
+        let inbox = Arc::new(inbox);
         let helm = {
             // The queues close with the driver, so that whoever would tell it something learns that it has stopped.
             let inbox = Arc::downgrade(&inbox);
             let has_news = move || inbox.upgrade().is_some_and(|inbox| inbox.has_news());
             Arc::new(Helm::new(format!("{} replica", reporter.who()), has_news))
         };
-        let news = News { events, life: ANY_LIFE, helm: helm.clone() };
+        let news = News { events, life: ANY_LIFE, waiting_bytes, helm: helm.clone() };
         let mut empty = Vec::new();
         state.image().write(&mut empty).map_err(|error| StartError::new(format!("the empty state: {error}")))?;
         let site = Site {

@@ -24,6 +24,8 @@ use crate::state_machine::StateMachine;
 
 /// Events that may wait for the replica thread; messages beyond are dropped.
 pub const EVENTS_MAX: usize = 8 << 10;
+/// Bytes of messages that may wait for the replica thread; messages beyond are dropped. A larger one goes alone.
+pub const EVENTS_MAX_BYTES: usize = 64 << 20;
 /// Requests that may wait for the replica thread; the next ones are `Busy`.
 pub const REQUESTS_MAX: usize = 8 << 10;
 /// Events that are taken in one turn.
