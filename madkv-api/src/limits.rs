@@ -16,6 +16,8 @@ pub const SCAN_MIN_BYTES_PER_S: u32 = 1 << 20;
 pub const CONNECTIONS_MAX: usize = 2048;
 /// Connections that have not said yet who they are; one more takes the place of another.
 pub const STRANGERS_MAX: usize = 128;
+/// Bytes of requests and answers of all connections of a server or manager.
+pub const TOTAL_MAX_BYTES: usize = 256 << 20;
 /// How many bytes one part of a SCAN's answer holds before the next begins.
 pub const SCAN_PART_MAX_BYTES: usize = 256 << 10;
 /// How long a fresh connection may take to say who it is, in milliseconds.

@@ -16,11 +16,12 @@ use madkv_api::command::{Command, Query, decode_found, decode_records, decode_va
 use madkv_api::dial::Dialled;
 use madkv_api::door::{Backend, Door, DoorLimits};
 use madkv_api::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
+use madkv_api::limits::TOTAL_MAX_BYTES;
 use madkv_api::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClusterId, Incarnation};
 use smr::protocol::Role;
-use smr::replica::{Advertised, ClientId, ReplyTo};
+use smr::replica::{Advertised, ClientId, ReplicaStatus, ReplyTo};
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -142,6 +143,13 @@ impl Site {
     /// The answer, also if it is none that helps.
     async fn ask_once(&self, question: Ask) -> Body {
         dial(&self.api, SERVICE).await.ask(question).await.unwrap()
+    }
+
+    async fn status(&self) -> Box<ReplicaStatus> {
+        match ask(&self.api, SERVICE, Ask::Status).await {
+            Body::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn open_session(&self) -> ClientId {
@@ -596,5 +604,63 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
     let Body::Status(status) = ask(&site.api, SERVICE, Ask::Status).await else { panic!("no status") };
     assert!(status.sessions <= 10_000 && status.sessions > 5_000, "{}", status.sessions);
     assert!(site.put(client, 125, b"k01", b"still here").await);
+    drop(crowd);
+}
+
+/// The most memory that a process has had in RAM at a time, in bytes.
+fn peak_memory(id: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+// covers B13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_and_depose_nobody() {
+    const GREEDY: u64 = 120;
+    const QUESTIONS: u64 = 1_000;
+    /// What a process takes besides what is counted: its state, its log, the buffers of its threads.
+    const BESIDES_BYTES: usize = 64 << 20;
+    let sites: Vec<Site> = (0..3).map(|_| Site::new()).collect();
+    let addresses: Vec<String> = sites.iter().map(|site| site.api.clone()).collect();
+    let map = Body::Registered(Box::new(ClusterMap::deal(CLUSTER, 3, &addresses).unwrap()));
+    let _managers: Vec<Manager> = sites.iter().map(|site| Manager::start(&site.manager, map.clone())).collect();
+    let servers: Vec<Process> = (0..3)
+        .map(|replica| {
+            let peers = (0..3).filter(|peer| *peer != replica).map(|peer| sites[peer].p2p.clone());
+            let peers = peers.collect::<Vec<_>>().join(",");
+            Process::start(&sites[replica].line_in_group(&replica.to_string(), &peers))
+        })
+        .collect();
+    let leads = || async {
+        for (at, site) in sites.iter().enumerate() {
+            if site.status().await.role == Role::Leader {
+                return Some(at);
+            }
+        }
+        None
+    };
+    let leader = eventually("a leader", leads).await;
+    let site = &sites[leader];
+    let client = site.open_session().await;
+    site.put(client, 1, b"large", &vec![b'v'; 1 << 20]).await;
+    site.put(client, 2, b"small", b"v").await;
+    let (before, memory) = (site.status().await, peak_memory(servers[leader].child.id()));
+    let mut questions = frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE });
+    for id in 0..QUESTIONS {
+        let ask = Ask::Read { query: Query::Get { key: b"large" }.encode() };
+        questions.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask }));
+    }
+    let mut crowd = Vec::new();
+    for number in 3..3 + GREEDY {
+        crowd.push(deaf(&site.api, &questions).await);
+        // All the while one client goes on as if nothing was.
+        assert!(site.put(client, number, b"small", b"v").await);
+        assert_eq!(site.get(b"small").await.as_deref(), Some(&b"v"[..]));
+    }
+    let (after, used) = (site.status().await, peak_memory(servers[leader].child.id()) - memory);
+    assert!(used > 32 << 20, "{used} bytes: the crowd has not been heard");
+    assert!(used <= TOTAL_MAX_BYTES + BESIDES_BYTES, "{} MiB more than before", used >> 20);
+    assert_eq!((after.term, after.role), (before.term, Role::Leader), "the leader was deposed");
     drop(crowd);
 }

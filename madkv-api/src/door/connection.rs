@@ -27,8 +27,13 @@ use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 const READ_MIN_BYTES: usize = 16 << 10;
 /// The most room that is made before the bytes for it have arrived.
 const READ_AHEAD_MAX_BYTES: usize = 128 << 10;
-/// An empty buffer larger than this is given back.
+/// A reader's buffer of this size is counted with the connection; what is larger takes of what all connections share, and is given back
+/// when it is empty.
+const READ_FREE_BYTES: usize = 32 << 10;
+/// An empty writer's buffer larger than this is given back.
 const BUFFER_KEPT_MAX_BYTES: usize = 256 << 10;
+/// How often a reader looks whether there is room for the rest of a frame, in milliseconds.
+const ROOM_LOOK_MS: u64 = 10;
 /// When a client that was told `Busy` may try again, in milliseconds.
 pub(super) const RETRY_AFTER_MS: u32 = 50;
 
@@ -69,6 +74,14 @@ impl<B: Backend> ReplySink for Desk<B> {
         self.queue.deliver_now(tag, body_of(&*self.backend, outcome));
     }
 
+    fn has_room(&self) -> bool {
+        self.queue.has_room()
+    }
+
+    fn reserve(&self, tag: u64, bytes: usize) -> bool {
+        self.queue.reserve(tag, bytes)
+    }
+
     fn begin_parts(&self, tag: u64) -> bool {
         self.queue.begin_parts(tag)
     }
@@ -107,7 +120,7 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
             return;
         }
     };
-    let queue = Queue::new(limits, Arc::clone(&shared.held_bytes));
+    let queue = Queue::new(limits, Arc::clone(&shared.held));
     let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
     let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
     // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind would get its turn.
@@ -143,10 +156,10 @@ async fn read_requests<B: Backend>(
         if taken? {
             deadline = Instant::now() + limits.frame_timeout;
         }
-        if buffer.is_empty() && buffer.capacity() > BUFFER_KEPT_MAX_BYTES {
+        if buffer.is_empty() && buffer.capacity() > READ_FREE_BYTES {
             buffer = BytesMut::new();
         }
-        buffer.reserve(room_for(&buffer));
+        make_room(desk, &mut buffer, deadline).await?;
         let count = if buffer.is_empty() {
             let count = input.read_buf(&mut buffer).await?;
             deadline = Instant::now() + limits.frame_timeout;
@@ -158,6 +171,26 @@ async fn read_requests<B: Backend>(
             return Ok(());
         }
     }
+}
+
+/// Makes room for what comes next. A frame that is larger than what each connection has waits for its share of what they have together,
+/// not longer than the rest of a frame may take.
+async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: Instant) -> io::Result<()> {
+    let counted = |buffer: &BytesMut| if buffer.capacity() > READ_FREE_BYTES { buffer.capacity() } else { 0 };
+    let room = room_for(buffer);
+    let needed = if buffer.len() + room > READ_FREE_BYTES {
+        (buffer.len() + room).max(counted(buffer))
+    } else {
+        counted(buffer)
+    };
+    while !desk.queue.hold_buffer(needed) {
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no room for the rest of a frame"));
+        }
+        tokio::time::sleep(Duration::from_millis(ROOM_LOOK_MS)).await;
+    }
+    buffer.reserve(room);
+    Ok(())
 }
 
 /// Takes all whole requests out of `buffer`; returns whether there was any.

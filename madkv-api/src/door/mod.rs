@@ -103,7 +103,8 @@ pub struct DoorLimits {
     pub scan_grace: Duration,
     /// … each further second must be earned by this many bytes of the answer. A client that is slower is cut off.
     pub scan_min_bytes_per_s: u32,
-    /// Bytes of requests and answers of all connections; beyond it new requests are answered `Busy`.
+    /// Bytes of requests and answers of all connections, of large frames that are being read and of what is being written; beyond it
+    /// requests, and answers to reads, are `Busy`. A part of it is dealt out to the connections, so none is without room.
     pub total_max_bytes: usize,
     /// The longest request frame, in bytes. Longer ones end the connection.
     pub request_max_bytes: usize,
@@ -128,7 +129,7 @@ impl Default for DoorLimits {
             scans_max: limits::CONNECTION_SCANS_MAX,
             scan_grace: Duration::from_secs(10),
             scan_min_bytes_per_s: limits::SCAN_MIN_BYTES_PER_S,
-            total_max_bytes: 256 << 20,
+            total_max_bytes: limits::TOTAL_MAX_BYTES,
             // Values a little beyond the limit get a typed refusal; a client library checks before it sends.
             request_max_bytes: 2 << 20,
             handshake_timeout: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
@@ -157,14 +158,13 @@ struct Shared<B> {
     lobby: Arc<Lobby>,
     connections: AtomicUsize,
     /// Bytes that all connections hold, see [`DoorLimits::total_max_bytes`].
-    held_bytes: Arc<AtomicUsize>,
+    held: Arc<queue::Held>,
 }
 
 impl<B> Shared<B> {
     fn new(backend: Arc<B>, limits: DoorLimits) -> Shared<B> {
-        let held_bytes = Arc::new(AtomicUsize::new(0));
         let lobby = Lobby::new(limits.strangers_max);
-        Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held_bytes }
+        Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held: Arc::default() }
     }
 }
 
@@ -220,7 +220,7 @@ impl<B: Backend> Door<B> {
 
     /// How many bytes of requests and answers the connections hold.
     pub fn held_bytes(&self) -> usize {
-        self.shared.held_bytes.load(Ordering::Relaxed)
+        self.shared.held.bytes()
     }
 
     /// Takes no new connections; those that exist go on.

@@ -2,6 +2,11 @@
 //!
 //! The reader admits, the replica's threads deliver, the writer takes. Everything is counted, so that neither a client that
 //! asks without listening nor one that asks for large answers costs more memory than [`DoorLimits`] allow.
+//!
+//! All connections share [`DoorLimits::total_max_bytes`]. A part of it is dealt out: each has [`CONNECTION_OWN_BYTES`] that nobody takes
+//! from it, so a client that asks for little is served however many others take what they get. The rest, the *pool*, is for whoever needs
+//! more: of its first half a connection gets a quarter of what is free at the moment; the third quarter is for those who hold next to
+//! nothing and need a large thing alone; the last one is for parts of long answers. What does not fit is `Busy`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,9 +32,13 @@ const WRITE_NOW_MAX_BYTES: usize = 16 << 10;
 const PARTS_WAIT_BYTES: usize = 1 << 20;
 /// One connection's parts may take this share of what all connections together have left: one in so many. So those who do not read leave
 /// room for the others, however many they are.
-const PARTS_SHARE: usize = 16;
+const PARTS_SHARE: usize = 128;
 /// What a response costs besides its bytes.
 const RESPONSE_OVERHEAD_BYTES: usize = 128;
+/// What each connection has for itself, in bytes; less where there may be so many connections that it would be more than half of the total.
+const CONNECTION_OWN_BYTES: usize = 32 << 10;
+/// Beyond that a connection gets one part in so many of what is free of the pool's first half.
+const POOL_SHARE: usize = 4;
 /// What a map or a status is taken to cost, in bytes.
 const DESCRIPTION_BYTES: usize = 4 << 10;
 
@@ -53,16 +62,32 @@ pub(super) enum Turn {
     End,
 }
 
+/// What the connections of a door hold together.
+#[derive(Default)]
+pub(super) struct Held {
+    /// All of it.
+    all_bytes: AtomicUsize,
+    /// What connections hold beyond their own.
+    pool_bytes: AtomicUsize,
+}
+
+impl Held {
+    pub(super) fn bytes(&self) -> usize {
+        self.all_bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// See the module.
 pub(super) struct Queue {
     state: Mutex<State>,
     writer: Notify,
     reader: Notify,
-    held_bytes: Arc<AtomicUsize>,
+    held: Arc<Held>,
     requests_max: usize,
     in_flight_max_bytes: usize,
     answers_max_bytes: usize,
-    total_max_bytes: usize,
+    own_bytes: usize,
+    pool_max_bytes: usize,
     scans_max: usize,
     scan_grace: Duration,
     scan_min_bytes_per_s: u32,
@@ -78,6 +103,14 @@ struct State {
     /// Responses that wait to be written, and their weight.
     ready: VecDeque<Response>,
     ready_bytes: usize,
+    /// What is kept free for answers that are on their way here.
+    reserved_bytes: usize,
+    /// What is being written, until it has left.
+    writing_bytes: usize,
+    /// What the reader's buffer takes, if it is large.
+    reading_bytes: usize,
+    /// What is counted of all this in [`Held`].
+    counted_bytes: usize,
     /// The rest of frames that were begun outside of the writer; nothing else may be written before them.
     begun: Vec<u8>,
     /// Where the frames go. It belongs to the writer: with that it goes.
@@ -102,6 +135,8 @@ struct Slot {
     cost_bytes: usize,
     /// It changes nothing, so `Busy` is a true answer even after it was carried out.
     harmless: bool,
+    /// What is kept free for its answer.
+    reserved_bytes: usize,
     /// For a long answer: how it gets on.
     scan: Option<Scan>,
 }
@@ -123,16 +158,32 @@ impl State {
     fn slot(&mut self, tag: u64) -> Option<&mut Slot> {
         self.slots.get_mut(usize::try_from(tag).ok()?)?.as_mut()
     }
+
+    /// Bytes of answers that have not left, and of those for which there is room kept.
+    fn answers_bytes(&self) -> usize {
+        self.ready_bytes + self.writing_bytes + self.reserved_bytes
+    }
+
+    /// All that the connection holds.
+    fn held_bytes(&self) -> usize {
+        let overheads = self.in_flight() * RESPONSE_OVERHEAD_BYTES;
+        self.in_flight_bytes + overheads + self.answers_bytes() + self.reading_bytes
+    }
 }
 
 impl Queue {
-    pub(super) fn new(limits: &DoorLimits, held_bytes: Arc<AtomicUsize>) -> Queue {
+    pub(super) fn new(limits: &DoorLimits, held: Arc<Held>) -> Queue {
+        let own_bytes = CONNECTION_OWN_BYTES.min(limits.total_max_bytes / 2 / limits.connections_max.max(1));
         let state = State {
             slots: Vec::new(),
             free: Vec::new(),
             in_flight_bytes: 0,
             ready: VecDeque::new(),
             ready_bytes: 0,
+            reserved_bytes: 0,
+            writing_bytes: 0,
+            reading_bytes: 0,
+            counted_bytes: 0,
             begun: Vec::new(),
             output: Weak::<OwnedWriteHalf>::new(),
             writer_waits: false,
@@ -146,30 +197,58 @@ impl Queue {
             state: Mutex::new(state),
             writer: Notify::new(),
             reader: Notify::new(),
-            held_bytes,
+            held,
             requests_max: limits.requests_max,
             in_flight_max_bytes: limits.in_flight_max_bytes,
             answers_max_bytes: limits.answers_max_bytes,
-            total_max_bytes: limits.total_max_bytes,
+            own_bytes,
+            pool_max_bytes: limits.total_max_bytes - own_bytes * limits.connections_max,
             scans_max: limits.scans_max,
             scan_grace: limits.scan_grace,
             scan_min_bytes_per_s: limits.scan_min_bytes_per_s,
         }
     }
 
-    /// Asks for a request of `cost_bytes` to go on. A lone request always may, whatever its size.
+    /// Whether there is room for so many more bytes of this connection.
+    fn fits(&self, state: &State, more: usize) -> bool {
+        let mine = state.held_bytes();
+        let beyond = (mine + more).saturating_sub(self.own_bytes);
+        let used = self.held.pool_bytes.load(Ordering::Relaxed);
+        let free = (self.pool_max_bytes / 2).saturating_sub(used);
+        let lone = mine <= self.own_bytes && used + beyond <= self.pool_max_bytes / 4 * 3;
+        beyond <= free / POOL_SHARE || lone || beyond == 0
+    }
+
+    /// Counts what the connection holds now.
+    fn count(&self, state: &mut State) {
+        let (before, now) = (state.counted_bytes, state.held_bytes());
+        if before == now {
+            return;
+        }
+        state.counted_bytes = now;
+        let beyond = |bytes: usize| bytes.saturating_sub(self.own_bytes);
+        for (total, before, now) in
+            [(&self.held.all_bytes, before, now), (&self.held.pool_bytes, beyond(before), beyond(now))]
+        {
+            if now > before {
+                total.fetch_add(now - before, Ordering::Relaxed);
+            } else if before > now {
+                total.fetch_sub(before - now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Asks for a request of `cost_bytes` to go on. A lone request may be larger than the connection's limit.
     pub(super) fn admit(&self, id: u64, cost_bytes: usize, harmless: bool) -> Admission {
         let mut state = self.lock();
-        let lone = state.in_flight() == 0 && state.ready.is_empty();
-        let fits = state.in_flight() + state.ready.len() < self.requests_max
-            && state.in_flight_bytes + cost_bytes <= self.in_flight_max_bytes
-            && self.held_bytes.load(Ordering::Relaxed) + cost_bytes <= self.total_max_bytes;
-        if !fits && !lone {
+        let lone = state.in_flight() == 0 && state.answers_bytes() == 0;
+        let within = state.in_flight() + state.ready.len() < self.requests_max
+            && state.in_flight_bytes + cost_bytes <= self.in_flight_max_bytes;
+        if !(within || lone) || !self.fits(&state, cost_bytes + RESPONSE_OVERHEAD_BYTES) {
             return Admission::Denied;
         }
         state.in_flight_bytes += cost_bytes;
-        self.held_bytes.fetch_add(cost_bytes, Ordering::Relaxed);
-        let slot = Some(Slot { id, cost_bytes, harmless, scan: None });
+        let slot = Some(Slot { id, cost_bytes, harmless, reserved_bytes: 0, scan: None });
         let tag = match state.free.pop() {
             Some(tag) => {
                 state.slots[tag] = slot;
@@ -180,6 +259,7 @@ impl Queue {
                 state.slots.len() - 1
             }
         };
+        self.count(&mut state);
         Admission::Granted(tag as u64)
     }
 
@@ -194,9 +274,13 @@ impl Queue {
         state.free.push(tag as usize);
         state.scans -= usize::from(slot.scan.is_some());
         state.in_flight_bytes -= slot.cost_bytes;
-        self.held_bytes.fetch_sub(slot.cost_bytes, Ordering::Relaxed);
+        state.reserved_bytes -= slot.reserved_bytes;
         let weight = weight(&body);
-        let fits = state.ready_bytes + weight <= self.answers_max_bytes || state.ready.is_empty();
+        let within = state.answers_bytes() + weight <= self.answers_max_bytes || state.answers_bytes() == 0;
+        let kept = slot.reserved_bytes.max(slot.cost_bytes + RESPONSE_OVERHEAD_BYTES);
+        // The last part of a long answer was given its room as the others were.
+        let kept = if slot.scan.is_some() { usize::MAX } else { kept };
+        let fits = weight <= slot.reserved_bytes || (within && (weight <= kept || self.fits(&state, weight)));
         match (fits, slot.harmless) {
             (true, _) => self.push(&mut state, Response { id: slot.id, body }),
             (false, true) => {
@@ -206,6 +290,39 @@ impl Queue {
             // It happened, and there is no room to say so: the client asks again on another connection, and the replica knows.
             (false, false) => self.shut(&mut state),
         }
+    }
+
+    /// Whether there is any room for an answer, and somebody who takes it.
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.open && state.answers_bytes() < self.answers_max_bytes && self.fits(&state, RESPONSE_OVERHEAD_BYTES)
+    }
+
+    /// Keeps room for the answer to an admitted request, until it is delivered; false if there is none.
+    pub(super) fn reserve(&self, tag: u64, bytes: usize) -> bool {
+        let mut state = self.lock();
+        let weight = RESPONSE_OVERHEAD_BYTES + bytes;
+        let within = state.answers_bytes() + weight <= self.answers_max_bytes || state.answers_bytes() == 0;
+        if !state.open || !within || !self.fits(&state, weight) {
+            return false;
+        }
+        let Some(slot) = state.slot(tag) else { return false };
+        let before = std::mem::replace(&mut slot.reserved_bytes, weight);
+        state.reserved_bytes = state.reserved_bytes - before + weight;
+        self.count(&mut state);
+        true
+    }
+
+    /// Counts what the reader's buffer takes from now on; false, and nothing is changed, if there is no room for it.
+    pub(super) fn hold_buffer(&self, bytes: usize) -> bool {
+        let mut state = self.lock();
+        let more = bytes.saturating_sub(state.reading_bytes);
+        if more > 0 && !self.fits(&state, more) {
+            return false;
+        }
+        state.reading_bytes = bytes;
+        self.count(&mut state);
+        true
     }
 
     /// Like [`Queue::deliver`], and writes it at once if nothing else is being written.
@@ -224,11 +341,12 @@ impl Queue {
         {
             let State { ready, begun, .. } = &mut *state;
             ready.drain(..).for_each(|response| encode(begun, response));
-            self.held_bytes.fetch_sub(state.ready_bytes, Ordering::Relaxed);
             state.ready_bytes = 0;
             // An error is met again, and dealt with, by the writer.
             let written = output.try_write(&state.begun).unwrap_or(0);
             state.begun.drain(..written);
+            state.writing_bytes = state.begun.len();
+            self.count(&mut state);
             // At the end of the connection the writer has to look, or it would wait for ever.
             if state.begun.is_empty() && state.asking {
                 state.writer_waits = true;
@@ -256,9 +374,9 @@ impl Queue {
         if !state.open {
             return Poll::Ready(false);
         }
-        let left = self.total_max_bytes.saturating_sub(self.held_bytes.load(Ordering::Relaxed));
+        let left = self.pool_max_bytes.saturating_sub(self.held.pool_bytes.load(Ordering::Relaxed));
         let aim = PARTS_WAIT_BYTES.min(self.answers_max_bytes).min(left / PARTS_SHARE);
-        let (room, client_reads) = (left > 0 && state.ready_bytes <= aim, state.ready_bytes == 0);
+        let (room, client_reads) = (left > 0 && state.answers_bytes() <= aim, state.answers_bytes() == 0);
         let Some(scan) = state.slot(tag).and_then(|slot| slot.scan.as_mut()) else { return Poll::Ready(false) };
         let now = Instant::now();
         let waited =
@@ -309,7 +427,8 @@ impl Queue {
             {
                 let mut state = self.lock();
                 // Every admitted request keeps its place among the responses, and as many again may be refusals.
-                if !state.open || state.ready.len() < 2 * self.requests_max {
+                let room = state.answers_bytes() == 0 || self.fits(&state, RESPONSE_OVERHEAD_BYTES);
+                if !state.open || (room && state.ready.len() < 2 * self.requests_max) {
                     return self.push(&mut state, Response { id, body });
                 }
                 state.reader_waits = true;
@@ -321,11 +440,17 @@ impl Queue {
     /// Appends responses to `buffer`, which is empty, as frames.
     pub(super) fn take(&self, buffer: &mut Vec<u8>) -> Turn {
         let mut state = self.lock();
+        // What was taken the last time has left.
+        state.writing_bytes = 0;
+        self.count(&mut state);
+        self.wake_those_who_need_room(&mut state);
         if !state.open {
             return Turn::End;
         }
         buffer.append(&mut state.begun);
+        let begun_bytes = buffer.len();
         if state.ready.is_empty() && !buffer.is_empty() {
+            self.write(&mut state, begun_bytes);
             return Turn::Write;
         }
         if state.ready.is_empty() {
@@ -342,9 +467,15 @@ impl Queue {
             encode(buffer, response);
         }
         state.ready_bytes -= taken_bytes;
-        self.held_bytes.fetch_sub(taken_bytes, Ordering::Relaxed);
-        self.wake_those_who_need_room(&mut state);
+        self.write(&mut state, begun_bytes + taken_bytes);
         Turn::Write
+    }
+
+    /// So much is being written until the next call of [`Queue::take`].
+    fn write(&self, state: &mut State, bytes: usize) {
+        state.writing_bytes = bytes;
+        self.count(state);
+        self.wake_those_who_need_room(state);
     }
 
     /// From now on answers may be written to `output` while the writer waits.
@@ -370,12 +501,13 @@ impl Queue {
     }
 
     fn push(&self, state: &mut State, response: Response) {
+        if state.open {
+            state.ready_bytes += weight(&response.body);
+        }
+        self.count(state);
         if !state.open {
             return;
         }
-        let weight = weight(&response.body);
-        state.ready_bytes += weight;
-        self.held_bytes.fetch_add(weight, Ordering::Relaxed);
         state.ready.push_back(response);
         self.wake_writer(state);
     }
@@ -383,8 +515,8 @@ impl Queue {
     fn shut(&self, state: &mut State) {
         state.open = false;
         state.ready.clear();
-        self.held_bytes.fetch_sub(state.ready_bytes, Ordering::Relaxed);
-        state.ready_bytes = 0;
+        (state.ready_bytes, state.writing_bytes) = (0, 0);
+        self.count(state);
         self.wake_writer(state);
         self.wake_those_who_need_room(state);
     }
@@ -411,9 +543,12 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.close();
-        // Requests that a stopped replica never answered.
-        let bytes = self.lock().in_flight_bytes;
-        self.held_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // Requests that a stopped replica never answered, and the reader's buffer.
+        let mut state = self.lock();
+        (state.in_flight_bytes, state.reading_bytes, state.reserved_bytes) = (0, 0, 0);
+        state.slots.clear();
+        state.free.clear();
+        self.count(&mut state);
     }
 }
 
@@ -444,13 +579,13 @@ mod tests {
             requests_max: 4,
             in_flight_max_bytes: 1000,
             answers_max_bytes: 2000,
-            total_max_bytes: 10_000,
+            total_max_bytes: 100_000,
             ..DoorLimits::default()
         }
     }
 
     fn queue() -> Queue {
-        Queue::new(&limits(), Arc::new(AtomicUsize::new(0)))
+        Queue::new(&limits(), Arc::<Held>::default())
     }
 
     fn granted(queue: &Queue, id: u64, cost_bytes: usize, harmless: bool) -> u64 {
@@ -554,7 +689,7 @@ mod tests {
         frames.truncate(count);
         let ids: Vec<u64> = responses(frames).iter().map(|response| response.id).collect();
         assert!(ids == [2, 3] || ids == [2], "{ids:?}");
-        assert_eq!(queue.held_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(queue.held.bytes(), 0);
         assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
     }
 
@@ -615,9 +750,11 @@ mod tests {
                 assert!(queue.deliver_part(tag, Bytes::from(vec![0; 900])));
                 parts += 1;
             }
-            let held = queue.held_bytes.load(Ordering::Relaxed);
-            assert!(held <= 2000 + 1028 + 1, "{held} bytes are held");
+            let held = queue.held.bytes();
+            // What waits, and what is being written.
+            assert!(held <= 2000 + 1028 + 1 + RESPONSE_OVERHEAD_BYTES, "{held} bytes are held");
             taken(&queue);
+            assert_eq!(queue.take(&mut Vec::new()), Turn::Wait, "they have left");
         }
         assert!(parts >= 10);
         queue.close();
@@ -639,8 +776,9 @@ mod tests {
     // covers B33
     #[test]
     fn scans_that_nobody_reads_leave_room_for_the_others() {
-        let held = Arc::new(AtomicUsize::new(0));
-        let limits = DoorLimits { answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };
+        let held = Arc::<Held>::default();
+        let limits =
+            DoorLimits { connections_max: 200, answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };
         let mut queues = Vec::new();
         for _ in 0..200 {
             let queue = Queue::new(&limits, Arc::clone(&held));
@@ -651,7 +789,7 @@ mod tests {
             }
             queues.push(queue);
         }
-        let held = held.load(Ordering::Relaxed);
+        let held = held.bytes();
         // The first ones take their shares, each of what is left; the last ones a part at most.
         assert!(held <= (64 << 10) + 328 + 200, "{held} bytes are held");
     }
@@ -659,7 +797,13 @@ mod tests {
     // covers B33
     #[tokio::test(start_paused = true)]
     async fn scan_that_is_taken_too_slowly_ends_the_connection_and_one_at_its_rate_goes_on() {
-        let limits = DoorLimits { scan_min_bytes_per_s: 1000, scan_grace: Duration::from_secs(10), ..limits() };
+        // One part at a time.
+        let limits = DoorLimits {
+            answers_max_bytes: 500,
+            scan_min_bytes_per_s: 1000,
+            scan_grace: Duration::from_secs(10),
+            ..limits()
+        };
         for (bytes_per_s, goes_on) in [(2000, true), (500, false)] {
             let queue = Queue::new(&limits, Arc::default());
             let tag = granted(&queue, 1, 1, true);
@@ -673,6 +817,8 @@ mod tests {
                 alive &= room(&queue, tag) != Poll::Ready(false);
                 if alive {
                     queue.take(&mut Vec::new());
+                    // It has left.
+                    queue.take(&mut Vec::new());
                 }
             }
             assert_eq!(alive, goes_on, "{bytes_per_s} bytes a second");
@@ -681,14 +827,77 @@ mod tests {
 
     #[test]
     fn drop_with_requests_under_way_gives_back_all_bytes() {
-        let held = Arc::new(AtomicUsize::new(0));
+        let held = Arc::<Held>::default();
         let queue = Queue::new(&limits(), Arc::clone(&held));
         let tag = granted(&queue, 1, 100, false);
         granted(&queue, 2, 200, false);
         queue.deliver(tag, Body::Done);
-        assert!(held.load(Ordering::Relaxed) > 200);
+        assert!(held.bytes() > 200);
         drop(queue);
-        assert_eq!(held.load(Ordering::Relaxed), 0);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    // covers B13: whoever takes what it gets leaves room for others, however many there are.
+    #[test]
+    fn many_that_do_not_read_leave_room_for_one_that_asks_for_little() {
+        let held = Arc::<Held>::default();
+        let limits = DoorLimits {
+            requests_max: 1024,
+            in_flight_max_bytes: 16 << 20,
+            answers_max_bytes: 16 << 20,
+            total_max_bytes: 256 << 20,
+            ..DoorLimits::default()
+        };
+        let value = Bytes::from(vec![0; 100_000]);
+        let hostile: Vec<Queue> = (0..1_000).map(|_| Queue::new(&limits, Arc::clone(&held))).collect();
+        let (mut answered, mut most) = (0u64, 0);
+        for (number, queue) in hostile.iter().enumerate() {
+            for id in 0..500 {
+                let Admission::Granted(tag) = queue.admit(id, 40, true) else { break };
+                if !queue.has_room() || !queue.reserve(tag, value.len()) {
+                    queue.deliver(tag, Body::Busy { retry_after_ms: 1 });
+                    continue;
+                }
+                answered += 1;
+                queue.deliver(tag, Body::Answer(value.clone()));
+                // Its writer has begun, and does not get on.
+                if id == 0 {
+                    taken(queue);
+                }
+            }
+            let mine = queue.lock().held_bytes();
+            assert!(mine <= 17 << 20, "connection {number} holds {mine} bytes");
+            most = most.max(held.bytes());
+            assert!(most <= limits.total_max_bytes, "{most} bytes are held");
+        }
+        assert!(answered > 1_000 && most > limits.total_max_bytes / 4, "{answered} answers, {most} bytes");
+        let queue = Queue::new(&limits, Arc::clone(&held));
+        for id in 0..10 {
+            let tag = granted(&queue, id, 1_000, false);
+            assert!(queue.has_room() && queue.reserve(tag, 1_000));
+            queue.deliver(tag, Body::Answer(Bytes::from(vec![0; 1_000])));
+        }
+        assert_eq!(taken(&queue).iter().filter(|response| matches!(response.body, Body::Answer(_))).count(), 10);
+        drop((hostile, queue));
+        assert_eq!(held.bytes(), 0);
+    }
+
+    // covers B13: neither what is being written nor what is being read is free.
+    #[test]
+    fn bytes_being_written_or_read_are_counted_until_they_have_left() {
+        let queue = queue();
+        let held = || queue.held.bytes();
+        let tag = granted(&queue, 1, 1, true);
+        queue.deliver(tag, Body::Answer(Bytes::from(vec![0; 1500])));
+        assert_eq!(taken(&queue).len(), 1);
+        assert_eq!(held(), 1500 + RESPONSE_OVERHEAD_BYTES);
+        assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
+        assert_eq!(held(), 0);
+        assert!(queue.hold_buffer(20_000), "alone it may have a part of what is for all");
+        assert!(!queue.hold_buffer(60_000));
+        assert_eq!(held(), 20_000);
+        assert!(queue.hold_buffer(0));
+        assert_eq!(held(), 0);
     }
 
     #[test]

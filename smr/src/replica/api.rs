@@ -154,6 +154,17 @@ pub trait ReplySink: Send + Sync + 'static {
         self.deliver(tag, outcome);
     }
 
+    /// Whether an answer would be taken now. A read whose sink has no room is `Busy` without having been looked at.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Keeps room for an answer of so many bytes to request `tag` until it is delivered, at the end of the turn. False if there is none:
+    /// the read is then `Busy`.
+    fn reserve(&self, _tag: u64, _bytes: usize) -> bool {
+        true
+    }
+
     /// The answer to request `tag` will be a long one, in parts. False if the connection has too many of these under way.
     fn begin_parts(&self, _tag: u64) -> bool {
         true

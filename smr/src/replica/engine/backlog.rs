@@ -16,6 +16,13 @@ use crate::state_machine::StateMachine;
 pub const APPLY_ENTRIES_MAX: usize = 256;
 /// Bytes of entries that are applied before the replica looks at the clock; one larger entry still goes alone.
 pub const APPLY_MAX_BYTES: usize = 1 << 20;
+/// Reads that are answered before the replica looks at the clock.
+const READS_ANSWERED_MAX: usize = 256;
+/// Bytes of answers that one turn gives at most; the one that crosses the line still leaves. They lie in memory until the turn ends,
+/// and only then their connections say whether there is room for them.
+pub const ANSWERS_PER_TURN_MAX_BYTES: usize = 4 << 20;
+/// What a long answer is counted with: its first part.
+pub(super) const PARTS_BYTES: usize = 256 << 10;
 /// A turn that has spent this long applying and answering leaves the rest to the next one, in microseconds. Small against a
 /// heartbeat interval: the next turn sends what is due.
 pub const WORK_PER_TURN_MAX_US: u64 = 10_000;
@@ -65,7 +72,7 @@ impl ConfirmedReads {
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// Applies what is committed, and answers the reads that waited for it: a portion, and another one as long as `in_time` says so.
     pub fn work(&mut self, mut in_time: impl FnMut() -> bool) {
-        while self.has_work() {
+        while self.has_work() && self.has_answers_left() {
             self.apply_portion();
             self.answer_confirmed_reads();
             if !in_time() {
@@ -74,7 +81,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
-    /// Whether [`Engine::work`] would do something.
+    /// Whether the turn may give another answer.
+    pub(super) fn has_answers_left(&self) -> bool {
+        self.answers_bytes < ANSWERS_PER_TURN_MAX_BYTES
+    }
+
+    /// Whether [`Engine::work`] would do something, in this turn or the next.
     pub fn has_work(&self) -> bool {
         !self.silent && (self.backlog() > 0 || self.confirmed_reads.is_answerable(self.applied.index))
     }
@@ -96,6 +108,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         for entry in entries {
+            if !self.has_answers_left() {
+                break;
+            }
             self.apply(entry);
             if self.silent {
                 // The entry put this node into quarantine: its state stays as it is.
@@ -106,7 +121,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn answer_confirmed_reads(&mut self) {
-        while let Some(read) = self.confirmed_reads.pop(self.applied.index) {
+        for _ in 0..READS_ANSWERED_MAX {
+            if !self.has_answers_left() {
+                break;
+            }
+            let Some(read) = self.confirmed_reads.pop(self.applied.index) else { break };
             self.reads_waiting -= 1;
             self.answer(read);
         }

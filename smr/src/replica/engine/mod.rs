@@ -27,7 +27,7 @@ use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
 use crate::replica::engine::audit::{Audit, Finding};
-use crate::replica::engine::backlog::ConfirmedReads;
+use crate::replica::engine::backlog::{ConfirmedReads, PARTS_BYTES};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
@@ -37,7 +37,9 @@ use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
 pub use self::audit::{DIGEST_EVERY_ENTRIES, StateDigest};
-pub use self::backlog::{APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US};
+pub use self::backlog::{
+    ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
+};
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
@@ -184,6 +186,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
+    answers_bytes: usize,
 }
 
 /// What an engine starts from.
@@ -260,11 +263,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             snapshot_waits_for_room: None,
             actions: Vec::new(),
             answers: Vec::new(),
+            answers_bytes: 0,
         }
     }
 
     /// What is to be done since the last call, in order. The answers of the turn leave here.
     pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
+        self.answers_bytes = 0;
         let few = self.answers.len() <= ANSWERS_NOW_MAX;
         for (reply, outcome) in self.answers.drain(..) {
             if few {
@@ -556,7 +561,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                         reads.push(PendingRead { query, reply });
                     }
                 }
-                Request::LocalRead { query } => self.answer(PendingRead { query, reply }),
+                Request::LocalRead { query } if self.has_answers_left() => self.answer(PendingRead { query, reply }),
+                Request::LocalRead { .. } => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
                 Request::Status => reply.send(Outcome::Status(Box::new(self.status()))),
                 Request::Transfer { to } => self.start_transfer(now, to, reply),
                 Request::Readmit { name } => self.start_readmission(now, name, reply),
@@ -716,9 +722,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             // Another leader's entry in its place says nothing about it.
             let outcome = outcome.filter(|_| id.term == entry.id.term).unwrap_or(Outcome::Unknown);
             for copy in copies {
-                self.answers.push((copy, outcome.clone()));
+                self.leave(copy, outcome.clone());
             }
-            self.answers.push((reply, outcome));
+            self.leave(reply, outcome);
         }
         if self.audit.begins_at(index) {
             let image = self.image();
@@ -742,10 +748,32 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn answer(&mut self, read: PendingRead) {
-        match self.state.query(&read.query) {
-            Answer::Now(answer) => self.answers.push((read.reply, Outcome::Answer(answer.into()))),
-            Answer::Parts(parts) => self.actions.push(Action::AnswerParts { reply: read.reply, parts }),
+        let PendingRead { query, reply } = read;
+        if !reply.sink.has_room() {
+            return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
+        match self.state.query(&query) {
+            Answer::Now(answer) if reply.sink.reserve(reply.tag, answer.len()) => {
+                self.leave(reply, Outcome::Answer(answer.into()));
+            }
+            Answer::Now(answer) => {
+                // It was made, and so counts.
+                self.answers_bytes += answer.len();
+                reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+            }
+            Answer::Parts(parts) => {
+                self.answers_bytes += PARTS_BYTES;
+                self.actions.push(Action::AnswerParts { reply, parts });
+            }
+        }
+    }
+
+    /// An answer leaves at the end of the turn.
+    fn leave(&mut self, reply: ReplyTo, outcome: Outcome) {
+        if let Outcome::Answer(answer) = &outcome {
+            self.answers_bytes += answer.len();
+        }
+        self.answers.push((reply, outcome));
     }
 
     fn take_snapshot_if_due(&mut self) {
