@@ -29,8 +29,10 @@ pub enum Harness {
     Scripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
-    /// What an engine owes its core and its clients, `smr/tests/engine_duties.rs`, without seeds.
+    /// The duties of a replica's logic towards any core, `smr/tests/engine_duties.rs`, without seeds.
     EngineDuties,
+    /// The front door's own tests, in `madkv-api/src`, without seeds.
+    Door,
     /// The client library against servers that say what a test wants, `madkv-client/tests`, without seeds.
     Client,
 }
@@ -53,7 +55,7 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 8] = [
+    const ALL: [Harness; 9] = [
         Harness::Sim,
         Harness::Library,
         Harness::EngineCluster,
@@ -61,6 +63,7 @@ impl Harness {
         Harness::Scripts,
         Harness::EngineInstall,
         Harness::EngineDuties,
+        Harness::Door,
         Harness::Client,
     ];
 
@@ -73,6 +76,7 @@ impl Harness {
             Harness::Scripts => "scripts",
             Harness::EngineInstall => "engine_install",
             Harness::EngineDuties => "engine_duties",
+            Harness::Door => "door",
             Harness::Client => "client",
         }
     }
@@ -90,6 +94,7 @@ impl Harness {
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
             Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
+            Harness::Door => &["test", "--package", "madkv-api", "--lib", "--no-run"],
             Harness::Client => &["test", "--package", "madkv-client", "--tests", "--no-run"],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -112,12 +117,7 @@ impl Harness {
         let programs = match self {
             Harness::Sim => vec![tree.target().join("debug").join("examples").join("simulate")],
             Harness::Library => vec![tree.target().join("debug").join("madkv-sim")],
-            Harness::EngineCluster
-            | Harness::Storage
-            | Harness::Scripts
-            | Harness::EngineInstall
-            | Harness::EngineDuties
-            | Harness::Client => executables(&words),
+            _ => executables(&words),
         };
         if programs.is_empty() {
             return Err(TreeError::Program("no test executable".to_owned()));
@@ -191,7 +191,12 @@ impl Built {
                 }
                 Ok(Run::Silent { tried: format!("{seeds} seeds") })
             }
-            Harness::Storage | Harness::Scripts | Harness::EngineInstall | Harness::EngineDuties | Harness::Client => {
+            Harness::Storage
+            | Harness::Scripts
+            | Harness::EngineInstall
+            | Harness::EngineDuties
+            | Harness::Door
+            | Harness::Client => {
                 for program in &self.programs {
                     let mut command = Command::new(program);
                     command.arg("--quiet");
