@@ -87,6 +87,10 @@ micro:
     cargo run --quiet --release --bin madkv-bench -- micro
     cargo run --quiet --release --bin madkv-bench -- log
 
+# Kill a follower under full load, for 2, 10 and 60 s; print how long until it has everything again.
+catch-up keys="1000000" value_bytes="100" absences="2,10,60":
+    cargo run --quiet --release --bin madkv-trial -- catch-up --keys {{keys}} --value-bytes {{value_bytes}} --absences {{absences}}
+
 # Time requests while snapshots of a million keys are taken, and print the longest wait with and without.
 snapshots keys="1000000":
     cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}

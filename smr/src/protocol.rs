@@ -104,6 +104,12 @@ pub trait Protocol: Send + 'static {
         self.status().log_bytes
     }
 
+    /// What the log holds, and for whom. Called for each batch of requests.
+    fn log_load(&self) -> LogLoad {
+        let log_bytes = self.log_bytes();
+        LogLoad { new_bytes: log_bytes, needed_bytes: log_bytes, returning: None }
+    }
+
     /// How many entries the log holds that are not known to be committed, whoever appended them. Called for each request.
     fn uncommitted_entries(&self) -> u64 {
         let status = self.status();
@@ -166,6 +172,8 @@ pub enum Input<M> {
         /// The entry it ends with, or `None` if the transfer failed.
         last: Option<EntryId>,
     },
+    /// The transfer of a snapshot to this node, or what is made of it there, got further.
+    SnapshotProgress(NodeId),
 }
 
 /// A wish for other members. The core turns it into joint configurations (Raft §6).
@@ -491,6 +499,26 @@ pub struct CoreStatus {
     pub reads: ReadMode,
     /// For a leader: how far each other member is. Empty otherwise.
     pub peers: Vec<PeerStatus>,
+}
+
+/// What a log in memory holds, in bytes of entries ([`Entry::size_bytes`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogLoad {
+    /// After the newest snapshot: what the next one makes dispensable.
+    pub new_bytes: usize,
+    /// What cannot be removed at present: that, and what is kept for members that are behind.
+    pub needed_bytes: usize,
+    /// For a leader: the last of the members that are coming back and still work off what they lack.
+    pub returning: Option<Returning>,
+}
+
+/// A member that is coming back and has to be faster than those who write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returning {
+    /// How far it is, in bytes of entries from some fixed point on.
+    pub position_bytes: u64,
+    /// Since when it has been taking in entries.
+    pub since: Time,
 }
 
 /// What a leader knows of another member.

@@ -46,7 +46,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("sessions", &["session/mod.rs:SESSIONS_MAX"]),
     ("answers stored", &["session/mod.rs:ANSWERS_MAX_BYTES"]),
     ("request numbers of one session under way", &["session/mod.rs:REQUESTS_IN_FLIGHT_MAX"]),
-    ("log in memory", &["replica/engine/mod.rs:LOG_MAX_BYTES"]),
+    ("log in memory that cannot be cut", &["replica/engine/mod.rs:LOG_MAX_BYTES"]),
     (
         "applied at a time",
         &["replica/engine/backlog.rs:APPLY_ENTRIES_MAX", "replica/engine/backlog.rs:APPLY_MAX_BYTES"],

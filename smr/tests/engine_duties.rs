@@ -16,8 +16,8 @@ use smr::protocol::{
     WriteId,
 };
 use smr::replica::engine::{
-    ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, Portion, StateDigest,
-    UNCOMMITTED_ENTRIES_MAX,
+    ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
+    StateDigest, UNCOMMITTED_ENTRIES_MAX,
 };
 use smr::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
@@ -231,7 +231,7 @@ impl Replica {
             sessions: SessionTable::new(),
             snapshot: EntryId::ZERO,
             snapshot_len_bytes: 0,
-            snapshot_log_bytes: SNAPSHOT_BYTES..=SNAPSHOT_BYTES,
+            log_limits: LogLimits { snapshot_bytes: SNAPSHOT_BYTES..=SNAPSHOT_BYTES, ..LOG_LIMITS },
             digest_every_entries: DIGEST_EVERY,
             nonce_seed: 1,
             uncommitted_entries_max,

@@ -14,7 +14,9 @@ use smr::id::NodeId;
 use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
 use smr::raft::{Raft, Settings};
 use smr::replica::Standing;
-use smr::replica::engine::{Action, Engine, EngineStart, Install, Portion, UNCOMMITTED_ENTRIES_MAX};
+use smr::replica::engine::{
+    Action, Engine, EngineStart, Install, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX,
+};
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -86,7 +88,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
         sessions: SessionTable::new(),
         snapshot: EntryId::ZERO,
         snapshot_len_bytes: 0,
-        snapshot_log_bytes: usize::MAX / 16..=usize::MAX / 16,
+        log_limits: LogLimits { snapshot_bytes: usize::MAX / 16..=usize::MAX / 16, ..LOG_LIMITS },
         digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
         nonce_seed: 1,
         uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,

@@ -40,7 +40,6 @@ impl Chaos {
             inflight_appends_max: 3,
             log_retain_bytes: 400,
             log_retain_sending_bytes: 800,
-            promotion_lag_entries_max: 5,
             reads: if seed % 4 == 3 { ReadMode::Lease } else { ReadMode::Index },
             lease_us: Settings::default().election_timeout_us,
             ..Settings::default()

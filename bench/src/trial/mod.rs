@@ -4,6 +4,7 @@
 //! code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the trial could not be carried out.
 
 mod bounded;
+mod catch_up;
 mod damage;
 mod disk_errors;
 mod disk_full;
@@ -147,6 +148,24 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
+    /// Kill a follower under full load, again and again; print how long until it has everything, and the longest wait of a request
+    CatchUp {
+        /// Keys of the state
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u64,
+        /// Size of a value, in bytes
+        #[arg(long, default_value_t = 100)]
+        value_bytes: usize,
+        /// Clients
+        #[arg(long, default_value_t = 64)]
+        clients: u64,
+        /// How long the follower stays away each time, in seconds
+        #[arg(long, value_delimiter = ',', default_value = "2,10,60")]
+        absences: Vec<u64>,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Damage each file of a replica's directory in many ways; it must start whole, or not at all, or in quarantine
     Damage {
         /// Flipped bits for each file
@@ -217,6 +236,15 @@ pub fn run(options: &Options) -> Outcome {
         }
         Trial::Bounded { overwrites, value_bytes, place } => bounded::run(*overwrites, *value_bytes as usize, place),
         Trial::Snapshots { keys, place } => snapshots::run(*keys, place),
+        Trial::CatchUp { keys, value_bytes, clients, absences, place } => {
+            let plan = catch_up::Plan {
+                keys: *keys,
+                value_bytes: *value_bytes,
+                clients: *clients,
+                absences: absences.iter().copied().map(Duration::from_secs).collect(),
+            };
+            catch_up::run(&plan, place)
+        }
         Trial::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Trial::DiskFull { place } => disk_full::run(place),
         Trial::DiskErrors { places, place } => disk_errors::run(*places, place),
@@ -321,6 +349,7 @@ mod tests {
             "speed",
             "bounded",
             "snapshots",
+            "catch-up",
             "shapes",
             "rolling",
             "transcript",

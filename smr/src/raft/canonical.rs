@@ -76,6 +76,7 @@ impl Raft {
                     (progress.since, progress.heard_at, progress.lease_asked_at) = (NOW, None, None);
                     // A commit index may be told twice; and what is on its way may be overdue, for all anybody knows.
                     (progress.commit_sent, progress.overdue) = (Index::ZERO, progress.inflight.oldest());
+                    progress.forget_return(NOW);
                 }
             }
         }

@@ -144,12 +144,7 @@ impl Raft {
         if !self.log.has(last) && last.index >= self.log.start().index {
             return;
         }
-        let (now, log_start) = (self.now, self.log.start().index);
-        let Some(progress) = self.progress_of(from) else { return };
-        if progress.hear_healing(start, now) {
-            progress.accept(last.index, log_start);
-            self.replicate_to(from);
-        }
+        self.member_stored(from, start, last);
     }
 
     fn progress_of(&mut self, node: NodeId) -> Option<&mut Progress> {

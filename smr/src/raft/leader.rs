@@ -197,14 +197,10 @@ impl Raft {
 
     fn is_caught_up(&self, leader: &Leader, node: NodeId) -> bool {
         let Some(progress) = leader.peers.get(&node) else { return node == self.node };
-        let missing = self.commit.0.saturating_sub(progress.match_index.0);
         progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
             && progress.healing.is_none()
             && matches!(progress.pace, Pace::Replicate)
-            && missing <= self.settings.promotion_lag_entries_max
-            && progress.match_index >= self.log.start().index
-            && self.log.bytes_between(progress.match_index.next(), self.commit, self.settings.promotion_lag_bytes_max)
-                <= self.settings.promotion_lag_bytes_max
+            && progress.is_level(self.log.last().index, self.now, &self.settings)
     }
 
     /// The operator wants another leader (thesis §3.10).
@@ -268,6 +264,8 @@ impl Raft {
             self.hand_over_and_follow();
         } else {
             self.send_heartbeats();
+            // What was kept for a member that is level by now, or does not get further.
+            self.cut_log();
             self.dismiss_former_members();
             self.give_way_if_disk_lags();
         }

@@ -15,14 +15,25 @@ use crate::entry::{Entry, EntryId, Index, Term};
 pub(super) struct Log {
     start: EntryId,
     snapshot: EntryId,
-    entries: VecDeque<Entry>,
-    bytes: usize,
+    /// The last index under the snapshot before the newest one.
+    snapshot_before: Index,
+    entries: VecDeque<Held>,
+    /// The bytes of all entries up to the start, since this log was made.
+    bytes_to_start: u64,
+}
+
+/// An entry, and the bytes of all entries up to it: so the size of any stretch is a difference.
+#[derive(Clone, Debug)]
+struct Held {
+    entry: Entry,
+    bytes_to_here: u64,
 }
 
 impl Log {
     /// A log that starts with a snapshot (or with nothing, at [`EntryId::ZERO`]).
     pub(super) fn new(snapshot: EntryId) -> Log {
-        Log { start: snapshot, snapshot, entries: VecDeque::new(), bytes: 0 }
+        let snapshot_before = snapshot.index;
+        Log { start: snapshot, snapshot, snapshot_before, entries: VecDeque::new(), bytes_to_start: 0 }
     }
 
     /// The entry that the log starts behind.
@@ -37,17 +48,33 @@ impl Log {
 
     /// The last entry; the start if there is none behind it.
     pub(super) fn last(&self) -> EntryId {
-        self.entries.back().map_or(self.start, |entry| entry.id)
+        self.entries.back().map_or(self.start, |held| held.entry.id)
     }
 
-    /// The size of all entries behind the start.
+    /// The last index under the snapshot before the newest one: what follows it was written in the newest one's period.
+    pub(super) fn snapshot_before(&self) -> Index {
+        self.snapshot_before
+    }
+
+    /// The size of all entries after the start.
     pub(super) fn size_bytes(&self) -> usize {
-        self.bytes
+        self.bytes_after(self.start.index)
+    }
+
+    /// The size of all entries after `index`; of all there are if the log starts after that.
+    pub(super) fn bytes_after(&self, index: Index) -> usize {
+        (self.position_bytes(self.last().index) - self.position_bytes(index)) as usize
+    }
+
+    /// How many bytes of entries had been appended up to `index`, counted since this log was made. Never falls along the log.
+    pub(super) fn position_bytes(&self, index: Index) -> u64 {
+        let held = self.position(index).and_then(|position| self.entries.get(position).or(self.entries.back()));
+        held.map_or(self.bytes_to_start, |held| held.bytes_to_here)
     }
 
     /// The entry at `index`, if it is behind the start and exists.
     pub(super) fn get(&self, index: Index) -> Option<&Entry> {
-        self.position(index).and_then(|position| self.entries.get(position))
+        self.position(index).and_then(|position| self.entries.get(position)).map(|held| &held.entry)
     }
 
     /// What stands at `index`: an entry, or the start.
@@ -62,13 +89,15 @@ impl Log {
 
     /// The entries from one index to another, both included. Both must be in the log.
     pub(super) fn range(&self, from: Index, to: Index) -> impl Iterator<Item = &Entry> {
-        if from > to {
-            return self.entries.range(0..0);
-        }
-        match (self.position(from), self.position(to)) {
-            (Some(first), Some(last)) if last < self.entries.len() => self.entries.range(first..=last),
-            _ => panic!("entries {from} to {to} are not in the log from {} to {}", self.start, self.last()),
-        }
+        let stretch = if from > to {
+            self.entries.range(0..0)
+        } else {
+            match (self.position(from), self.position(to)) {
+                (Some(first), Some(last)) if last < self.entries.len() => self.entries.range(first..=last),
+                _ => panic!("entries {from} to {to} are not in the log from {} to {}", self.start, self.last()),
+            }
+        };
+        stretch.map(|held| &held.entry)
     }
 
     /// The entries from `from` on: at most `count_max`, and at most `bytes_max` bytes unless the first alone is larger.
@@ -76,7 +105,7 @@ impl Log {
         let mut batch = Vec::new();
         let mut bytes = 0;
         if let Some(position) = self.position(from).filter(|position| *position < self.entries.len()) {
-            for entry in self.entries.range(position..).take(count_max) {
+            for Held { entry, .. } in self.entries.range(position..).take(count_max) {
                 let size = entry.size_bytes();
                 if !batch.is_empty() && bytes + size > bytes_max {
                     break;
@@ -96,8 +125,8 @@ impl Log {
         let last = self.last();
         assert!(entry.id.index == last.index.next(), "entry {} appended behind {last}", entry.id);
         assert!(entry.id.term >= last.term, "entry {} appended behind {last}: terms fall", entry.id);
-        self.bytes += entry.size_bytes();
-        self.entries.push_back(entry);
+        let bytes_to_here = self.position_bytes(last.index) + entry.size_bytes() as u64;
+        self.entries.push_back(Held { entry, bytes_to_here });
     }
 
     /// Removes the entry at `index` and all behind it.
@@ -108,8 +137,6 @@ impl Log {
         let Some(position) = self.position(index) else {
             panic!("removing entries from {index}, but the log starts behind {}", self.start);
         };
-        let removed: usize = self.entries.range(position.min(self.entries.len())..).map(Entry::size_bytes).sum();
-        self.bytes -= removed;
         self.entries.truncate(position);
     }
 
@@ -120,32 +147,30 @@ impl Log {
     pub(super) fn set_snapshot(&mut self, last: EntryId) {
         assert!(self.has(last), "snapshot {last} of a log from {} to {}", self.start, self.last());
         assert!(last.index >= self.snapshot.index, "snapshot {last} is older than {}", self.snapshot);
+        self.snapshot_before = self.snapshot.index;
         self.snapshot = last;
     }
 
     /// Where to cut so that the entries between the cut and the snapshot have at most `retain_bytes`.
     pub(super) fn cut_for(&self, retain_bytes: usize) -> Index {
-        let mut kept = 0;
-        let mut cut = self.snapshot.index;
-        while let Some(entry) = self.get(cut) {
-            kept += entry.size_bytes();
-            if kept > retain_bytes {
-                break;
-            }
-            cut = cut.previous();
+        let snapshot_at = self.position_bytes(self.snapshot.index);
+        if snapshot_at - self.bytes_to_start <= retain_bytes as u64 {
+            return self.start.index;
         }
-        cut
+        let enough = snapshot_at - retain_bytes as u64;
+        let too_far = self.entries.partition_point(|held| held.bytes_to_here < enough);
+        Index(self.start.index.0 + 1 + too_far as u64)
     }
 
     /// Removes all entries up to and including `index`, which lies at or under the snapshot.
     pub(super) fn compact(&mut self, index: Index) {
         assert!(index <= self.snapshot.index, "cutting the log at {index} above the snapshot {}", self.snapshot);
         while self.start.index < index {
-            let Some(entry) = self.entries.pop_front() else {
+            let Some(held) = self.entries.pop_front() else {
                 panic!("cutting the log at {index}, but it ends at {}", self.start);
             };
-            self.bytes -= entry.size_bytes();
-            self.start = entry.id;
+            self.bytes_to_start = held.bytes_to_here;
+            self.start = held.entry.id;
         }
     }
 
@@ -153,7 +178,7 @@ impl Log {
     pub(super) fn install(&mut self, last: EntryId) {
         assert!(last.index > self.snapshot.index, "snapshot {last} installed over {}", self.snapshot);
         if self.has(last) {
-            self.snapshot = last;
+            (self.snapshot, self.snapshot_before) = (last, last.index);
             self.compact(last.index);
         } else {
             *self = Log::new(last);
@@ -167,34 +192,22 @@ impl Log {
             return None;
         }
         // Terms never fall along the log, so the entries with a term of at most `term` are a prefix.
-        let prefix = self.entries.partition_point(|entry| entry.id.term <= term) as u64;
+        let prefix = self.entries.partition_point(|held| held.entry.id.term <= term) as u64;
         self.id_at(at_most.min(Index(self.start.index.0 + prefix)))
-    }
-
-    /// The size of the entries from `from` to `to`, both included, counting at most up to `enough_bytes`.
-    pub(super) fn bytes_between(&self, from: Index, to: Index, enough_bytes: usize) -> usize {
-        let mut bytes = 0;
-        for entry in self.range(from, to) {
-            bytes += entry.size_bytes();
-            if bytes > enough_bytes {
-                break;
-            }
-        }
-        bytes
     }
 
     /// Asserts the invariants of the whole log. Slow; for tests.
     pub(super) fn assert_shape(&self) {
         assert!(self.start.index <= self.snapshot.index, "start {} above snapshot {}", self.start, self.snapshot);
         let mut before = self.start;
-        let mut bytes = 0;
-        for entry in &self.entries {
+        let mut bytes = self.bytes_to_start;
+        for Held { entry, bytes_to_here } in &self.entries {
             assert!(entry.id.index == before.index.next(), "hole between {before} and {}", entry.id);
             assert!(entry.id.term >= before.term, "terms fall between {before} and {}", entry.id);
             before = entry.id;
-            bytes += entry.size_bytes();
+            bytes += entry.size_bytes() as u64;
+            assert!(bytes == *bytes_to_here, "{bytes_to_here} bytes counted up to {before}, {bytes} there");
         }
-        assert!(bytes == self.bytes, "{} bytes counted, {bytes} there", self.bytes);
         assert!(self.has(self.snapshot), "snapshot {} is not in the log", self.snapshot);
     }
 

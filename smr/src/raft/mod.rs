@@ -99,7 +99,7 @@ use self::read::Reads;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{
-    self, CoreStatus, Event, Input, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
+    self, CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
 };
 
 pub use self::lease::LEASE_MAX_US;
@@ -491,6 +491,7 @@ impl Protocol for Raft {
             Input::SnapshotTaken(last) => self.snapshot_taken(last),
             Input::SnapshotReceived(meta) => self.snapshot_received(&meta),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
+            Input::SnapshotProgress(to) => self.snapshot_progress(to),
         }
         self.announce_commit();
         self.heal_if_complete();
@@ -563,6 +564,10 @@ impl Protocol for Raft {
 
     fn commit(&self) -> Index {
         self.commit
+    }
+
+    fn log_load(&self) -> LogLoad {
+        self.describe_log()
     }
 
     fn uncommitted_entries(&self) -> u64 {

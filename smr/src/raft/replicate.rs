@@ -227,12 +227,23 @@ impl Raft {
         }
     }
 
-    fn member_has(&mut self, from: NodeId, last: EntryId) {
+    /// A member that heals, in the start with this name, has `last`, durably. It is not back, however level, before it has healed.
+    pub(super) fn member_stored(&mut self, from: NodeId, start: u64, last: EntryId) {
         let now = self.now;
         let Some((leader, view, _)) = self.leading() else { return };
         let Some(progress) = leader.peers.get_mut(&from) else { return };
-        progress.hear(now);
-        progress.accept(last.index, view.log.start().index);
+        if progress.hear_healing(start, now) {
+            progress.accept_in(last.index, view.log, false, now, view.settings);
+            self.replicate_to(from);
+        }
+    }
+
+    fn member_has(&mut self, from: NodeId, last: EntryId) {
+        let (now, is_voter) = (self.now, self.configurations.current().is_voter(from));
+        let Some((leader, view, _)) = self.leading() else { return };
+        let Some(progress) = leader.peers.get_mut(&from) else { return };
+        progress.hear(now, view.settings.election_timeout_us);
+        progress.accept_in(last.index, view.log, is_voter, now, view.settings);
         self.commit_replicated();
         self.replicate_to(from);
         self.continue_handover();
@@ -245,7 +256,7 @@ impl Raft {
         let Some(progress) = leader.peers.get_mut(&from) else { return };
         // Also a member that heals says so, and then it is no sign of life that counts.
         if progress.healing.is_none() {
-            progress.heard_at = Some(now);
+            progress.hear(now, view.settings.election_timeout_us);
         }
         let current = match progress.pace {
             Pace::Probe { .. } => previous == progress.next_index.previous(),
@@ -276,13 +287,13 @@ impl Raft {
         if let Some(flaw) = lease.and_then(|lease| self.receive_lease(from, lease)) {
             return Some(flaw);
         }
-        let (leader, ..) = self.leading()?;
+        let (leader, view, _) = self.leading()?;
         if round > leader.reads.round {
             return Some(format!("answered round {round}, the latest is {}", leader.reads.round));
         }
         let progress = leader.peers.get_mut(&from)?;
         let has_healed = progress.healing.is_some();
-        progress.hear(now);
+        progress.hear(now, view.settings.election_timeout_us);
         if round > progress.confirmed_round {
             progress.confirmed_round = round;
             self.confirm_round();

@@ -34,15 +34,19 @@ pub struct Settings {
     pub inflight_bytes_max: usize,
     /// Reads (tokens) that wait for a confirmation at most; more of them fail at once.
     pub reads_waiting_max: usize,
-    /// Bytes of entries kept under a snapshot, for followers that are a little behind.
+    /// Bytes of entries kept under a snapshot at most, for followers that were away for a moment. Of those, what was written since
+    /// the snapshot before is kept: so the log always spans a whole period between two snapshots.
     pub log_retain_bytes: usize,
-    /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries behind that
-    /// snapshot when it has it (S15). Beyond this it needs another one.
+    /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries after that snapshot when it
+    /// has it (S15). Beyond this it needs another one. For one that is coming back ([`Settings::return_us`]) there is no such limit.
     pub log_retain_sending_bytes: usize,
-    /// A learner is promoted only if it lacks at most this many committed entries ...
-    pub promotion_lag_entries_max: u64,
-    /// ... and at most this many bytes of them.
-    pub promotion_lag_bytes_max: usize,
+    /// A member is level if it has all that was in the log this long ago, in microseconds. Only then a learner is promoted.
+    pub level_us: u64,
+    /// The log is kept for a member that comes back after a silence until it is level, but for this long at most, in microseconds.
+    /// Whoever proposes must slow down when that makes the log long.
+    pub return_us: u64,
+    /// And only as long as it has got further within this time, in microseconds.
+    pub return_stall_us: u64,
     /// How long a follower may take from the end of a snapshot's transfer to its installation before the snapshot is
     /// sent again, in microseconds.
     pub snapshot_install_us: u64,
@@ -76,10 +80,11 @@ impl Default for Settings {
             inflight_appends_max: 256,
             inflight_bytes_max: 8 << 20,
             reads_waiting_max: 65_536,
-            log_retain_bytes: 4 << 20,
+            log_retain_bytes: 256 << 20,
             log_retain_sending_bytes: 32 << 20,
-            promotion_lag_entries_max: 1000,
-            promotion_lag_bytes_max: 1 << 20,
+            level_us: 600_000,
+            return_us: 300_000_000,
+            return_stall_us: 1_500_000,
             snapshot_install_us: 10_000_000,
             reads: ReadMode::Index,
             lease_us: 300_000,
@@ -119,6 +124,7 @@ impl Settings {
             (self.inflight_bytes_max > 0, "one append must be allowed in flight"),
             (self.reads_waiting_max > 0, "one read must be allowed to wait"),
             (self.snapshot_install_us > 0, "a snapshot needs time to be installed"),
+            (self.level_us > self.heartbeat_us, "a member that answers each heartbeat must be able to be level"),
             (self.lease_us > self.heartbeat_us, "a lease must outlast a heartbeat"),
             (
                 self.lease_us <= self.election_timeout_us.min(LEASE_MAX_US),

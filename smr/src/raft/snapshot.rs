@@ -1,11 +1,10 @@
 //! Snapshots and the log (§7): cutting it under our own ones, replacing it by a leader's.
 
 use super::message::Body;
-use super::progress::{Pace, Progress, Transfer};
 use super::{Raft, Role};
 use crate::entry::{EntryId, Index, SnapshotMeta};
 use crate::id::NodeId;
-use crate::protocol::LogChange;
+use crate::protocol::{LogChange, LogLoad, Returning};
 
 impl Raft {
     /// A durable snapshot of our own state ends with `last`.
@@ -20,10 +19,13 @@ impl Raft {
         }
         self.log.set_snapshot(last);
         self.out.raise_durable(last.index);
-        let mut cut = self.log.cut_for(self.settings.log_retain_bytes);
-        if let Some(needed) = self.needed_behind_snapshots().filter(|needed| *needed < cut) {
-            cut = needed.max(self.log.cut_for(self.settings.log_retain_sending_bytes)).min(cut);
-        }
+        self.cut_log();
+    }
+
+    /// Removes from the log what is under the newest snapshot and no one is likely to need.
+    pub(super) fn cut_log(&mut self) {
+        let spare = self.log.cut_for(self.settings.log_retain_bytes).max(self.log.snapshot_before());
+        let cut = self.needed_after().min(spare);
         if cut > self.log.start().index {
             self.log.compact(cut);
             self.configurations.compact(cut);
@@ -31,10 +33,37 @@ impl Raft {
         }
     }
 
-    /// Behind which entry followers will need the log when the snapshots on their way have arrived.
-    fn needed_behind_snapshots(&self) -> Option<Index> {
-        let Role::Leader(leader) = &self.role else { return None };
-        leader.peers.values().filter_map(Progress::snapshot_under_way).min()
+    /// After which entry the log is needed: by this node itself, and by members that are behind or will have a snapshot soon.
+    fn needed_after(&self) -> Index {
+        let own = self.log.snapshot().index;
+        let Role::Leader(leader) = &self.role else { return own };
+        let limit = self.log.cut_for(self.settings.log_retain_sending_bytes);
+        let needed = leader.peers.values().filter_map(|progress| {
+            let needed = progress.needs_after(self.log.start().index, self.now, &self.settings)?;
+            Some(if progress.holds_log(self.now, &self.settings) { needed } else { needed.max(limit) })
+        });
+        needed.min().map_or(own, |needed| needed.min(own))
+    }
+
+    /// What the log holds, for those who decide when to take a snapshot, and how much may be proposed.
+    pub(super) fn describe_log(&self) -> LogLoad {
+        let last = self.log.last().index;
+        let returning = match &self.role {
+            Role::Leader(leader) => leader
+                .peers
+                .values()
+                .filter_map(|progress| {
+                    let since = progress.catching_up_since(last, self.now, &self.settings)?;
+                    Some(Returning { position_bytes: self.log.position_bytes(progress.match_index), since })
+                })
+                .min_by_key(|returning| returning.position_bytes),
+            _ => None,
+        };
+        LogLoad {
+            new_bytes: self.log.bytes_after(self.log.snapshot().index),
+            needed_bytes: self.log.bytes_after(self.needed_after()),
+            returning,
+        }
     }
 
     /// A snapshot from another node is stored durably and verified: is it to replace our state?
@@ -80,12 +109,17 @@ impl Raft {
     pub(super) fn snapshot_sent(&mut self, to: NodeId, last: Option<EntryId>) {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
-        let Some(progress) = leader.peers.get_mut(&to) else { return };
-        if let Pace::Snapshot(transfer) = &mut progress.pace {
-            *transfer = match last {
-                Some(last) => Transfer::Sent { last, at: now },
-                None => Transfer::Failed,
-            };
+        if let Some(progress) = leader.peers.get_mut(&to) {
+            progress.snapshot_sent(last, now);
+        }
+    }
+
+    /// A snapshot on its way to a member, or being built there, got further.
+    pub(super) fn snapshot_progress(&mut self, to: NodeId) {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(progress) = leader.peers.get_mut(&to) {
+            progress.advance(now);
         }
     }
 

@@ -16,9 +16,9 @@
 //! In each turn news comes before timers: after a pause (SIGSTOP, a slow machine) what has arrived is older than what
 //! the clock says (fault catalogue E18).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ use crate::replica::handle::disqualification;
 use crate::replica::helm::{Helm, Steered};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::scans::Scans;
-use crate::replica::snapshots::{Paced, SnapshotFiles, let_go};
+use crate::replica::snapshots::{Fullness, Paced, SnapshotFiles, let_go};
 use crate::replica::turn::{EVENTS_MAX_BYTES, EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::worker::Worker;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
@@ -250,6 +250,8 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) disk: Sender<DiskJob<P::Message>>,
     pub(super) transport: Arc<Transport<PeerMessage<P::Message>>>,
     pub(super) snapshots: SnapshotFiles,
+    /// Of the snapshots that are being sent: how often the receiver got further, and how much of that the core knows.
+    pub(super) sending: BTreeMap<NodeId, (Arc<AtomicU64>, u64)>,
     pub(super) seats: BTreeSet<NodeName>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
@@ -280,6 +282,7 @@ impl<P: Protocol, S: StateMachine> Steered for Driver<P, S> {
         }
         self.concerned += self.take_requests();
         let now = self.clock.now();
+        self.note_progress(now);
         self.turns.tick_if_due(now, !self.inbox.events.is_empty());
         if self.turns.closes_readmission(now) {
             self.give_to_disk(DiskJob::CompleteReadmission)?;
@@ -367,6 +370,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
                 Happening::Disqualified(reason) => self.turns.engine_mut().quarantine(reason),
                 Happening::Peer(TransportEvent::SnapshotSent { to, last }) => {
+                    self.sending.remove(&to);
                     self.turns.engine_mut().snapshot_sent(now, to, last)
                 }
                 Happening::SnapshotTaken { last, len_bytes } => {
@@ -391,6 +395,18 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             }
         }
         None
+    }
+
+    /// Tells the core which snapshots got further, and those who work at snapshots how full the log is.
+    fn note_progress(&mut self, now: Time) {
+        for (to, (advances, known)) in &mut self.sending {
+            let count = advances.load(Ordering::Relaxed);
+            if count != *known {
+                *known = count;
+                self.turns.engine_mut().snapshot_progress(now, *to);
+            }
+        }
+        self.snapshots.fullness.set(self.turns.engine().log_fullness_permille());
     }
 
     /// Returns how many there were.
@@ -488,7 +504,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn take_digest(&mut self, image: Box<SnapshotImage<S>>) {
         let news = self.news.clone();
         self.digest_worker.give(move || {
-            let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(&mut Paced::new(output)));
+            let digest = StateDigest::over(image.meta.last.index, |output| {
+                image.write_whole(&mut Paced::new(output, Fullness::default()))
+            });
             // If nobody listens any more the replica has been shut down.
             let _ = news.tell(Happening::DigestTaken(digest));
             Ok(())
@@ -506,8 +524,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 let _ = news.tell(Happening::SnapshotLost(why));
             }
         };
+        let advances = Arc::new(AtomicU64::new(0));
+        self.sending.insert(to, (Arc::clone(&advances), 0));
         self.runtime.spawn_blocking(move || {
-            match files.open_newest(reporter.clone(), lost) {
+            match files.open_newest(reporter.clone(), lost, advances) {
                 Ok(Some(source)) => return transport.send_snapshot(to, Box::new(source)),
                 Ok(None) => {}
                 // A newer one took its place between looking and opening.

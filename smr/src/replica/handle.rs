@@ -23,13 +23,12 @@ use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{ANY_LIFE, Clock, DISK_JOBS_MAX, Driver, Happening, Inbox, News, WaitingBytes, join_disk};
 use crate::replica::engine::{
-    BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, Portion, SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES,
-    UNCOMMITTED_ENTRIES_MAX,
+    BUSY_RETRY_MS, DIGEST_EVERY_ENTRIES, Engine, EngineStart, LOG_LIMITS, Portion, UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
 use crate::replica::scans::Scans;
-use crate::replica::snapshots::{Intake, SnapshotFiles, aside};
+use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::worker::Worker;
@@ -566,7 +565,8 @@ impl<S: StateMachine> Life<S> {
             Birth::Born { genesis, .. } => Some(*genesis),
             Birth::Unborn | Birth::Excluded { .. } => None,
         };
-        let (files, news) = (SnapshotFiles(snapshots), site.news.of_life(number));
+        let files = SnapshotFiles { dir: snapshots, fullness: Fullness::default() };
+        let news = site.news.of_life(number);
         let genesis = Arc::new(OnceLock::new());
         let intake = Intake::<Raft, S>::new(files.clone(), genesis.clone(), news.clone(), site.reporter.clone());
         let config = TransportConfig {
@@ -713,7 +713,7 @@ impl<S: StateMachine> Life<S> {
         let Life { site, store: life, quarantine, files: snapshots, state, news, transport, .. } = self;
         let (options, reporter) = (&site.options, &site.reporter);
         let node = life.identity.node;
-        let latest = snapshots.0.latest();
+        let latest = snapshots.dir.latest();
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
             None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
             Some(info) => {
@@ -755,7 +755,7 @@ impl<S: StateMachine> Life<S> {
             sessions,
             snapshot,
             snapshot_len_bytes,
-            snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+            log_limits: LOG_LIMITS,
             digest_every_entries: DIGEST_EVERY_ENTRIES,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             nonce_seed: rand::random(),
@@ -775,6 +775,7 @@ impl<S: StateMachine> Life<S> {
         let digest_worker = Worker::start(format!("{} digest", reporter.who())).map_err(no_thread)?;
         let (quarantined, is_quarantined) = bounded(1);
         let driver = Driver {
+            sending: BTreeMap::new(),
             turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
             inbox: site.inbox.clone(),

@@ -5,6 +5,7 @@
 //! in, and hands the old one to another such thread, because letting go of a million records takes time, too.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,36 @@ const REST_LONG_TOTAL: Duration = Duration::from_secs(2);
 /// Having rested for this long it rests no more: whoever waits for it has patience for `CALL_MAX_MS` only.
 const REST_TOTAL_MAX: Duration = Duration::from_secs(20);
 
+/// How full the log is, in thousandths, for whoever works at what will make room in it: the fuller, the less it rests.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fullness(Arc<AtomicU32>);
+
+/// From here on, in thousandths, a snapshot is in a hurry ...
+const HURRY_PERMILLE: u32 = 375;
+/// ... and from here on, where the writers are slowed down, it does not rest at all.
+const URGENT_PERMILLE: u32 = 500;
+
+impl Fullness {
+    pub(super) fn set(&self, permille: u32) {
+        self.0.store(permille, Ordering::Relaxed);
+    }
+
+    /// How long to rest for each time that was worked, at most.
+    fn rest_times_max(&self) -> u32 {
+        match self.0.load(Ordering::Relaxed) {
+            ..HURRY_PERMILLE => REST_LONG,
+            HURRY_PERMILLE..URGENT_PERMILLE => 1,
+            URGENT_PERMILLE.. => 0,
+        }
+    }
+}
+
 /// The replica's snapshot directory, as its threads use it.
 #[derive(Clone)]
-pub(super) struct SnapshotFiles(pub(super) SnapshotDir);
+pub(super) struct SnapshotFiles {
+    pub(super) dir: SnapshotDir,
+    pub(super) fullness: Fullness,
+}
 
 impl SnapshotFiles {
     /// Writes a snapshot; its file's length in bytes. A snapshot that a received one has overtaken is no error.
@@ -47,7 +75,8 @@ impl SnapshotFiles {
         image: SnapshotImage<S>,
         genesis: GenesisHash,
     ) -> Result<u64, SnapshotError> {
-        let written = self.0.write(&image.meta, genesis, |output| image.write(&mut Paced::new(output)));
+        let fullness = self.fullness.clone();
+        let written = self.dir.write(&image.meta, genesis, |output| image.write(&mut Paced::new(output, fullness)));
         match written {
             Ok(info) => Ok(info.len_bytes),
             Err(SnapshotError::Obsolete { .. }) => Ok(0),
@@ -61,9 +90,10 @@ impl SnapshotFiles {
         &self,
         reporter: Reporter,
         lost: impl Fn(String) + Send + 'static,
+        advances: Arc<AtomicU64>,
     ) -> Result<Option<FileSource>, SnapshotError> {
-        let Some(info) = self.0.latest() else { return Ok(None) };
-        let (files, doubtful) = (self.0.clone(), info.clone());
+        let Some(info) = self.dir.latest() else { return Ok(None) };
+        let (files, doubtful) = (self.dir.clone(), info.clone());
         let lost = move |error: &SnapshotError| {
             stop_if_disk_failed(&reporter, "reading a snapshot", error);
             if let SnapshotError::Corrupt { .. } = error {
@@ -71,8 +101,8 @@ impl SnapshotFiles {
                 lost(error.to_string());
             }
         };
-        match self.0.open_for_sending(&info) {
-            Ok(file) => Ok(Some(FileSource::new(file, Box::new(lost)))),
+        match self.dir.open_for_sending(&info) {
+            Ok(file) => Ok(Some(FileSource::new(file, Box::new(lost), self.fullness.clone(), advances))),
             Err(error) => {
                 lost(&error);
                 Err(error)
@@ -82,7 +112,7 @@ impl SnapshotFiles {
 
     /// The state that a snapshot holds.
     pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
-        let reader = self.0.read(info)?;
+        let reader = self.dir.read(info)?;
         // Nobody is served before it is here.
         aside(move || build(Paced { inner: reader, rests: None }))
     }
@@ -150,8 +180,13 @@ pub(super) struct Paced<T> {
 }
 
 impl<T> Paced<T> {
-    pub(super) fn new(inner: T) -> Paced<T> {
-        Paced { inner, rests: Some(Rests::new()) }
+    pub(super) fn new(inner: T, fullness: Fullness) -> Paced<T> {
+        Paced { inner, rests: Some(Rests::new(fullness, REST_TOTAL_MAX)) }
+    }
+
+    /// For a snapshot that was received: its group has one member less until it is in place.
+    fn awaited(inner: T) -> Paced<T> {
+        Paced { inner, rests: Some(Rests::new(Fullness::default(), REST_LONG_TOTAL)) }
     }
 
     fn carried(&mut self, count: usize) {
@@ -169,11 +204,14 @@ struct Rests {
     began: Instant,
     /// For how long it has rested so far.
     total: Duration,
+    /// After how much of that it rests no more.
+    total_max: Duration,
+    fullness: Fullness,
 }
 
 impl Rests {
-    fn new() -> Rests {
-        Rests { bytes: 0, began: Instant::now(), total: Duration::ZERO }
+    fn new(fullness: Fullness, total_max: Duration) -> Rests {
+        Rests { bytes: 0, began: Instant::now(), total: Duration::ZERO, total_max, fullness }
     }
 
     fn carried(&mut self, count: usize) {
@@ -181,18 +219,18 @@ impl Rests {
         if self.bytes >= PACE_BYTES {
             let rest = self.due(self.began.elapsed());
             std::thread::sleep(rest);
-            *self = Rests { total: self.total + rest, ..Rests::new() };
+            (self.bytes, self.began, self.total) = (0, Instant::now(), self.total + rest);
         }
     }
 
     /// How long to rest after having worked for so long.
     fn due(&self, worked: Duration) -> Duration {
         let times = match self.total {
+            total if total >= self.total_max => 0,
             total if total < REST_LONG_TOTAL => REST_LONG,
-            total if total < REST_TOTAL_MAX => 1,
-            _ => 0,
+            _ => 1,
         };
-        (worked * times).min(REST_MAX)
+        (worked * times.min(self.fullness.rest_times_max())).min(REST_MAX)
     }
 }
 
@@ -220,12 +258,15 @@ impl io::Read for Paced<SnapshotReader> {
 pub(super) struct FileSource {
     file: Mutex<(SendingFile, OnError)>,
     offer: Offer,
+    fullness: Fullness,
+    /// Counts up whenever the receiver gets further.
+    advances: Arc<AtomicU64>,
 }
 
 type OnError = Box<dyn Fn(&SnapshotError) + Send>;
 
 impl FileSource {
-    fn new(file: SendingFile, on_error: OnError) -> FileSource {
+    fn new(file: SendingFile, on_error: OnError, fullness: Fullness, advances: Arc<AtomicU64>) -> FileSource {
         let info = file.info();
         let offer = Offer {
             header: codec::encode(&info.offer()),
@@ -233,7 +274,7 @@ impl FileSource {
             len_bytes: info.len_bytes,
             fingerprint: info.fingerprint,
         };
-        FileSource { file: Mutex::new((file, on_error)), offer }
+        FileSource { file: Mutex::new((file, on_error)), offer, fullness, advances }
     }
 }
 
@@ -249,6 +290,14 @@ impl SnapshotSource for FileSource {
             on_error(&error);
             io::Error::other(error)
         })
+    }
+
+    fn rest(&self, worked: Duration) -> Duration {
+        (worked * self.fullness.rest_times_max().min(1)).min(crate::transport::REST_MAX)
+    }
+
+    fn advanced(&self) {
+        self.advances.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -288,7 +337,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // What was under way is given up first; an equal offer resumes from its file.
         *current = None;
-        let incoming = self.files.0.receive(offer).map_err(|error| self.refusal(error).to_string())?;
+        let incoming = self.files.dir.receive(offer).map_err(|error| self.refusal(error).to_string())?;
         let offset = incoming.offset();
         *current = Some(incoming);
         Ok(offset)
@@ -305,7 +354,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
         let built = aside(move || {
             let file = incoming.finish()?;
-            Ok((build(Paced::new(file.read()?))?, file))
+            Ok((build(Paced::awaited(file.read()?))?, file))
         });
         let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
@@ -322,12 +371,18 @@ mod tests {
     #[test]
     fn rests_are_long_at_first_then_as_long_as_the_work_and_end_when_they_have_taken_their_time() {
         let worked = Duration::from_millis(5);
-        let mut rests = Rests::new();
+        let fullness = Fullness::default();
+        let mut rests = Rests::new(fullness.clone(), REST_TOTAL_MAX);
         assert_eq!(rests.due(worked), worked * REST_LONG);
         assert_eq!(rests.due(Duration::from_secs(1)), REST_MAX);
         rests.total = REST_LONG_TOTAL;
         assert_eq!(rests.due(worked), worked);
         rests.total = REST_TOTAL_MAX;
+        assert_eq!(rests.due(worked), Duration::ZERO);
+        rests.total = Duration::ZERO;
+        fullness.set(HURRY_PERMILLE);
+        assert_eq!(rests.due(worked), worked);
+        fullness.set(URGENT_PERMILLE);
         assert_eq!(rests.due(worked), Duration::ZERO);
     }
 }

@@ -27,6 +27,8 @@ pub enum Purpose {
     Founding,
     /// How long those take who record a genesis.
     Recorder,
+    /// In which order a replica hears of what happened elsewhere.
+    Order,
 }
 
 /// A stream of random numbers.

@@ -20,7 +20,8 @@ use crate::raft::{Message, Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::disk::{Desk, DiskError, DiskJob};
 use crate::replica::engine::{
-    Engine as ReplicaEngine, EngineStart, Install, Portion, SnapshotImage, StateDigest, UNCOMMITTED_ENTRIES_MAX,
+    Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, StateDigest,
+    UNCOMMITTED_ENTRIES_MAX,
 };
 use crate::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::{GenesisAnswer, Outcome, ReplySink, Request, Standing};
@@ -40,6 +41,8 @@ use crate::storage::{
 pub const DIRECTORY: &str = "/node";
 /// At multiples of this index the states are hashed.
 const DIGEST_EVERY_ENTRIES: u64 = 128;
+/// A pipeline of one small append at a time carries little more through the slowest disk.
+const SLOWED_MIN_BYTES_PER_S: u64 = 200;
 /// Bytes of a snapshot that travel at a time.
 const PIECE_BYTES: usize = 700;
 
@@ -55,6 +58,10 @@ pub struct Shape {
     pub settings: Settings,
     /// When snapshots are taken, by bytes in the log.
     pub snapshot_log_bytes: RangeInclusive<usize>,
+    /// What the log that cannot be cut may hold, in bytes.
+    pub log_max_bytes: usize,
+    /// See [`LogLimits::drain_us`] and [`LogLimits::grace_us`].
+    pub log_drain_us: u64,
     /// Entries of a leader that are not committed, at most.
     pub uncommitted_entries_max: u64,
     /// Events that wait for a replica's thread, at most: messages beyond are dropped.
@@ -83,10 +90,11 @@ impl Shape {
                 log_retain_bytes: 1_000,
                 log_retain_sending_bytes: 4_000,
                 snapshot_install_us: 2_000_000,
-                promotion_lag_entries_max: 20,
                 ..Settings::default()
             },
             snapshot_log_bytes: 5_000..=10_000,
+            log_max_bytes: 400_000,
+            log_drain_us: 200_000,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             events_max: EVENTS_MAX,
             writes_under_way_high: WRITES_UNDER_WAY_HIGH,
@@ -98,13 +106,25 @@ impl Shape {
         }
     }
 
+    fn log_limits(&self) -> LogLimits {
+        LogLimits {
+            snapshot_bytes: self.snapshot_log_bytes.clone(),
+            max_bytes: self.log_max_bytes,
+            drain_us: self.log_drain_us,
+            grace_us: self.log_drain_us,
+            slowed_min_bytes_per_s: SLOWED_MIN_BYTES_PER_S,
+        }
+    }
+
     /// A group of `size` as in service.
     pub fn production(size: u16) -> Shape {
-        use crate::replica::engine::{SNAPSHOT_LOG_MAX_BYTES, SNAPSHOT_LOG_MIN_BYTES};
+        use crate::replica::engine::LOG_LIMITS;
         Shape {
             size,
             settings: Settings::default(),
-            snapshot_log_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+            snapshot_log_bytes: LOG_LIMITS.snapshot_bytes,
+            log_max_bytes: LOG_LIMITS.max_bytes,
+            log_drain_us: LOG_LIMITS.drain_us,
             uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
             events_max: EVENTS_MAX,
             writes_under_way_high: WRITES_UNDER_WAY_HIGH,
@@ -619,7 +639,7 @@ fn serve<S: StateMachine>(
         sessions,
         snapshot,
         snapshot_len_bytes,
-        snapshot_log_bytes: world.shape.snapshot_log_bytes.clone(),
+        log_limits: world.shape.log_limits(),
         digest_every_entries: DIGEST_EVERY_ENTRIES,
         uncommitted_entries_max: world.shape.uncommitted_entries_max,
         nonce_seed,

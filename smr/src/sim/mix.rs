@@ -19,12 +19,6 @@ const LEASES_PERCENT: u64 = 30;
 const WILD_CLOCKS_PERCENT: u64 = 5;
 /// How far, per thousand.
 const WILD_DRIFT_PERMILLE: u64 = 300;
-/// While a snapshot is on its way the log keeps so many entries ...
-const SENDING_ENTRIES: usize = 40;
-/// ... of so many bytes besides ballast.
-const ENTRY_BYTES: usize = 100;
-/// A snapshot is read, travels, is built and adopted within so many microseconds, in the calm and on most disks.
-const TRANSFER_US: u64 = 250_000;
 /// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one append at a time
 /// works off within the patience of the calm, also with the slowest disk.
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
@@ -34,8 +28,6 @@ const SMALL_LIMIT_PERMILLE: u64 = 100;
 const SLOW_DISK_PERMILLE: u64 = 200;
 /// In so many of a thousand runs a turn applies little.
 const SLOW_APPLY_PERMILLE: u64 = 250;
-/// To a node and back in the calm, in microseconds.
-const CALM_ROUND_TRIP_US: u64 = 300;
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +158,8 @@ pub struct Mix {
     pub readers: bool,
     /// Bytes of ballast in each command.
     pub ballast_bytes: usize,
+    /// The log may hold as much as is written in so many periods between snapshots. In service there are four.
+    pub log_periods: usize,
     /// The machines' clocks, by seat.
     pub clocks: Vec<Clock>,
 }
@@ -225,6 +219,7 @@ impl Mix {
             reads_percent: dice.pick(&[10, 50, 80]),
             readers: false,
             ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
+            log_periods: 4,
             clocks: vec![Clock::TRUE; usize::from(size)],
         };
         if dice.chance(250) {
@@ -260,21 +255,14 @@ impl Mix {
             mix.kinds.push((Kind::LoseLog, 20));
             mix.gap_us = mix.gap_us.min(LOSE_LOG_GAP_US);
         }
+        mix.log_periods = dice.pick(&[4, 4, 40]);
         mix.fit();
         mix
     }
 
     /// Limits that follow from what was drawn.
     fn fit(&mut self) {
-        // Room for what is written during a transfer, or a newcomer never catches up.
-        let room_bytes = SENDING_ENTRIES * (self.ballast_bytes + ENTRY_BYTES);
-        let settings = &mut self.shape.settings;
-        settings.log_retain_sending_bytes = settings.log_retain_sending_bytes.max(room_bytes);
-        settings.log_retain_bytes = settings.log_retain_bytes.max(room_bytes / 4);
-        // Above what stays, or each entry would cause a snapshot.
-        let stays = settings.log_retain_bytes;
-        let range = &self.shape.snapshot_log_bytes;
-        self.shape.snapshot_log_bytes = stays + range.start()..=stays + range.end();
+        self.shape.log_max_bytes = self.log_periods * self.shape.snapshot_log_bytes.end();
         // A group whose leaders are cut off one after the other gets copies of what clients want from each of them.
         let backlog_max = BACKLOG_APPENDS_MAX * self.pipeline_entries();
         self.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(backlog_max);
@@ -393,14 +381,5 @@ impl Mix {
         let Shape { settings, events_max, writes_under_way_high, .. } = &self.shape;
         let appends = (settings.inflight_appends_max.min(*events_max) as u64).min(*writes_under_way_high);
         settings.append_entries_max as u64 * appends
-    }
-
-    /// What clients must pause between two operations in the calm, in microseconds, for two things that no code can mend: a newcomer
-    /// catches up only if the pipeline to it carries more than is written meanwhile, here twice as much; and what is written while a
-    /// snapshot travels must fit into what the log may keep for that long, or the snapshot is too old when it arrives (S15).
-    pub(super) fn calm_pause_us(&self) -> u64 {
-        let round_us = self.disk_us + 2 * self.shape.turn_us + CALM_ROUND_TRIP_US;
-        let write_us = (2 * round_us / self.pipeline_entries()).max(TRANSFER_US / SENDING_ENTRIES as u64);
-        self.pace.clients as u64 * write_us * (100 - self.reads_percent) / 100
     }
 }

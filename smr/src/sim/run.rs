@@ -207,10 +207,6 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
             world.start_at(seat, world.now);
         }
     }
-    let pause_us = mix.calm_pause_us();
-    let pace = &mut world.clients.pace;
-    pace.pause_min_us = pace.pause_min_us.max(pause_us);
-    pace.pause_max_us = pace.pause_max_us.max(2 * pause_us);
     // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get through.
     world.clients.keep(mix.shape.sessions.sessions_max);
     let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();

@@ -9,7 +9,7 @@ use std::io;
 use crate::codec;
 use crate::entry::{Configuration, Entry, Index};
 use crate::protocol::{
-    CoreStatus, Event, Input, NotLeader, Outputs, Protocol, ReadMode, ReadOutcome, Recovered, Role, Time,
+    CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, Protocol, ReadMode, ReadOutcome, Recovered, Role, Time,
 };
 use crate::raft::message::Body;
 use crate::raft::{Message, Raft, invariants};
@@ -118,6 +118,10 @@ impl Protocol for Core {
 
     fn commit(&self) -> Index {
         self.raft.commit()
+    }
+
+    fn log_load(&self) -> LogLoad {
+        self.raft.log_load()
     }
 
     fn uncommitted_entries(&self) -> u64 {

@@ -10,7 +10,7 @@ use smr::raft::{Raft, Settings};
 use smr::sim::machine::{Shape, path};
 use smr::storage::disk::Disk;
 
-use crate::cluster::{Cluster, Counts, Group, status};
+use crate::cluster::{Cluster, Counts, Group, status, term};
 use crate::{assert_met, seeds};
 
 /// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it all.
@@ -59,6 +59,46 @@ fn expect_an_install(cluster: &mut Cluster) {
     while cluster.counts().installs == installs {
         assert!(cluster.now < until, "seed {}: the follower has no snapshot", cluster.seed);
         cluster.run_for(1_000);
+    }
+}
+
+/// Whether the follower on a seat soon has what the leader has committed by now.
+fn is_level(cluster: &mut Cluster, seat: usize) -> bool {
+    let Some(leader) = cluster.leader() else { return false };
+    let committed = status(cluster, leader).map(|status| status.commit.0);
+    cluster.run_for(200_000);
+    cluster.applied(seat) >= committed
+}
+
+// covers S15 S17: clients never pause, and write many times what the log holds while a snapshot travels.
+#[test]
+fn follower_that_was_away_is_level_while_clients_write_as_fast_as_they_are_answered() {
+    for seed in seeds(6) {
+        let shape = Shape { log_max_bytes: 40_000, ..Shape::small(3) };
+        let mut cluster = Cluster::shaped(seed, shape, 6, 0, Vec::new());
+        let pace = &mut cluster.clients.pace;
+        (pace.pause_min_us, pace.pause_max_us, pace.window) = (0, 100, 4);
+        cluster.load_with_ballast(200);
+        cluster.run_for(1_500_000);
+        let leader = cluster.some_leader();
+        let before = term(&cluster);
+        let behind = (leader + 1) % 3;
+        for absence_us in [700_000, 2_000_000, 3_000_000] {
+            let installs = cluster.counts().installs;
+            cluster.cut_off(behind, false);
+            cluster.run_for(absence_us);
+            cluster.heal_cuts();
+            let (back_at, answered) = (cluster.now, cluster.answered());
+            while !is_level(&mut cluster, behind) {
+                let within = cluster.now.since_us(back_at) < 5_000_000;
+                let installs = cluster.counts().installs - installs;
+                assert!(within, "seed {seed}: not level 5 s after {absence_us} us, with {installs} snapshots");
+            }
+            // Writers were slowed down, not stopped.
+            assert!(cluster.answered() > answered + 50, "seed {seed}: {} answers", cluster.answered() - answered);
+        }
+        assert_eq!(term(&cluster), before, "seed {seed}: an election");
+        cluster.calm_down();
     }
 }
 

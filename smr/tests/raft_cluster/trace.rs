@@ -114,6 +114,7 @@ pub fn input(id: NodeId, input: &Input<Message>) -> Option<String> {
         Input::SnapshotTaken(last) => format!("{id} has taken snapshot {last}"),
         Input::SnapshotReceived(meta) => format!("{id} has received {}", snapshot(meta)),
         Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
+        Input::SnapshotProgress(to) => format!("{id} hears that the snapshot for {} gets further", name(*to)),
         Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
     })
 }

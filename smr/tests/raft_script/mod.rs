@@ -24,6 +24,7 @@ pub(crate) struct Script {
     /// Snapshots that somebody was asked for, from whom and for whom, as they were then.
     wanted: BTreeMap<(NodeId, NodeId), SnapshotMeta>,
     late: Option<SnapshotMeta>,
+    unheard: Option<EntryId>,
     shown: BTreeMap<NodeId, String>,
 }
 
@@ -79,6 +80,7 @@ impl Script {
             delayed: Vec::new(),
             wanted: BTreeMap::new(),
             late: None,
+            unheard: None,
             shown: BTreeMap::new(),
         }
     }
@@ -185,12 +187,18 @@ impl Script {
                 self.cluster.lose(node(id), keep, Index(number(needed(options, "past"))));
             }
             ("restart", [id]) => self.cluster.start(node(id)),
+            // The sender hears of it only now that what was carried "unheard" has arrived.
+            ("sent", [from, to]) => {
+                let last = self.unheard.take();
+                self.step(node(from), Input::SnapshotSent { to: node(to), last });
+            }
             ("carry", ["late", to]) => {
                 let meta = self.late.clone().expect("a late snapshot");
                 let outputs = self.cluster.send_snapshot(meta, node(to));
                 self.note(node(to), outputs);
             }
             ("carry", [from, to, options @ ..]) => self.carry(node(from), node(to), options),
+            ("progress", [from, to]) => self.step(node(from), Input::SnapshotProgress(node(to))),
             ("fail", [from, to]) => {
                 self.take_wanted(node(from), node(to));
                 self.step(node(from), Input::SnapshotSent { to: node(to), last: None });
@@ -264,7 +272,9 @@ impl Script {
                 "clock_drift_permille" => settings.clock_drift_permille = number as u64,
                 "log_retain_bytes" => settings.log_retain_bytes = number,
                 "log_retain_sending_bytes" => settings.log_retain_sending_bytes = number,
-                "promotion_lag_entries_max" => settings.promotion_lag_entries_max = number as u64,
+                "level_us" => settings.level_us = number as u64,
+                "return_us" => settings.return_us = number as u64,
+                "return_stall_us" => settings.return_stall_us = number as u64,
                 "reads_waiting_max" => settings.reads_waiting_max = number,
                 _ => panic!("no setting: {key}"),
             }
@@ -427,6 +437,11 @@ impl Script {
             self.late = Some(meta.clone());
         }
         let last = (!options.contains(&"broken")).then_some(meta.last);
+        if options.contains(&"unheard") {
+            self.unheard = last;
+            let outputs = self.cluster.send_snapshot(meta, to);
+            return self.note(to, outputs);
+        }
         let outputs = self.cluster.send_snapshot(meta, to);
         self.note(to, outputs);
         self.step(from, Input::SnapshotSent { to, last });

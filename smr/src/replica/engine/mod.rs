@@ -12,13 +12,13 @@
 //! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
 //! looked after in [`wishes`]. What is committed is applied a portion at a time ([`backlog`]).
 
+mod admission;
 mod audit;
 mod backlog;
 mod waiting;
 mod wishes;
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -26,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
 use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
+use crate::replica::engine::admission::Admission;
 use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::backlog::{ConfirmedReads, PARTS_BYTES};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
@@ -36,6 +37,7 @@ use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
+pub use self::admission::{LogLimits, SNAPSHOT_LOG_SMALL_BYTES};
 pub use self::audit::{DIGEST_EVERY_ENTRIES, StateDigest};
 pub use self::backlog::{
     ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
@@ -48,17 +50,33 @@ pub const COMMAND_MAX_BYTES: usize = (1 << 20) + (64 << 10);
 pub const READS_WAITING_MAX: usize = 32 << 10;
 /// When a client is asked to try again after `Busy`, in milliseconds.
 pub const BUSY_RETRY_MS: u32 = 20;
-/// A snapshot is taken when the log holds this many bytes ...
+/// A snapshot is taken when the log after the last one holds at least this many bytes ...
 pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
-/// ... or, where the last snapshot was larger, as many as it, up to this: a large state is not rewritten for a small log.
-pub const SNAPSHOT_LOG_MAX_BYTES: usize = 64 << 20;
-/// With this many bytes in the log, writes are `Busy` until a snapshot has made room.
+/// ... and at the latest with this many, whatever the size of the state.
+pub const SNAPSHOT_LOG_MAX_BYTES: usize = 256 << 20;
+/// With half of this many bytes in the log that cannot be cut, writes are slowed down, and beyond it `Busy`, until a snapshot has made
+/// room, or a member that comes back has taken them in. Four times as much as a snapshot is taken after, where the state is so large.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
 /// With a full log, what makes the state smaller is still taken for so many bytes more: otherwise a group that cannot make a snapshot
 /// for lack of room would never have any again.
 pub const LOG_FREEING_BYTES: usize = 16 << 20;
 /// A snapshot for which there was no room is tried again after this time, in microseconds.
 const SNAPSHOT_ROOM_RETRY_US: u64 = 5_000_000;
+/// A log that gets full is filled up as if that took so long, in microseconds.
+const LOG_DRAIN_US: u64 = 2_000_000;
+/// A member that comes back does not slow the writers down for so long, in microseconds.
+const RETURN_GRACE_US: u64 = 2_000_000;
+/// And never slows them down to less than this, in bytes per second.
+const SLOWED_MIN_BYTES_PER_S: u64 = 512 << 10;
+
+/// The bounds of the log in service.
+pub const LOG_LIMITS: LogLimits = LogLimits {
+    snapshot_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+    max_bytes: LOG_MAX_BYTES,
+    drain_us: LOG_DRAIN_US,
+    grace_us: RETURN_GRACE_US,
+    slowed_min_bytes_per_s: SLOWED_MIN_BYTES_PER_S,
+};
 /// With this many entries in a leader's log that are not known to be committed, writes are `Busy`. What earlier leaders left
 /// counts: each one that is cut off before it commits adds what clients want at that moment, copies of the same writes. Without
 /// a limit over all of them the group has to send and write the whole pile before it commits anything new.
@@ -158,7 +176,8 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     members: (Index, Configuration),
     snapshot: EntryId,
     snapshot_len_bytes: u64,
-    snapshot_log_bytes: RangeInclusive<usize>,
+    log_limits: LogLimits,
+    admission: Admission,
     uncommitted_entries_max: u64,
     portion: Portion,
     snapshot_under_way: bool,
@@ -209,9 +228,8 @@ pub struct EngineStart<P, S> {
     pub snapshot: EntryId,
     /// The length of the snapshot's file, in bytes.
     pub snapshot_len_bytes: u64,
-    /// A snapshot is taken when the log holds as many bytes as the last snapshot has, but within these bounds. In service
-    /// [`SNAPSHOT_LOG_MIN_BYTES`] to [`SNAPSHOT_LOG_MAX_BYTES`].
-    pub snapshot_log_bytes: RangeInclusive<usize>,
+    /// When snapshots are taken, and how long the log may get. In service [`LOG_LIMITS`].
+    pub log_limits: LogLimits,
     /// At multiples of this index the state is hashed. In service [`DIGEST_EVERY_ENTRIES`].
     pub digest_every_entries: u64,
     /// With so many entries in the log that are not known to be committed, writes are `Busy`. In service
@@ -241,7 +259,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             applied: start.snapshot,
             snapshot: start.snapshot,
             snapshot_len_bytes: start.snapshot_len_bytes,
-            snapshot_log_bytes: start.snapshot_log_bytes,
+            log_limits: start.log_limits,
+            admission: Admission::default(),
             uncommitted_entries_max: start.uncommitted_entries_max,
             portion: start.portion,
             snapshot_under_way: false,
@@ -410,7 +429,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub fn snapshot_lacks_room(&mut self, now: Time) -> bool {
         self.snapshot_under_way = false;
         self.snapshot_waits_for_room = Some(now.plus_us(SNAPSHOT_ROOM_RETRY_US));
-        self.core.log_bytes() <= LOG_MAX_BYTES + LOG_FREEING_BYTES + WRITES_WAITING_MAX_BYTES
+        self.core.log_load().needed_bytes <= self.log_max_bytes() + LOG_FREEING_BYTES + WRITES_WAITING_MAX_BYTES
+    }
+
+    /// What the log that cannot be cut may hold.
+    fn log_max_bytes(&self) -> usize {
+        self.log_limits.max_for(self.snapshot_len_bytes)
     }
 
     /// The disk has become full, or has room again.
@@ -484,6 +508,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.silent
     }
 
+    /// The transfer of a snapshot to this node, or what is made of it there, got further.
+    pub fn snapshot_progress(&mut self, now: Time, to: NodeId) {
+        self.step(now, Input::SnapshotProgress(to));
+    }
+
+    /// How full the log was when requests were last looked at, in thousandths of what it may hold.
+    pub fn log_fullness_permille(&self) -> u32 {
+        self.admission.fullness_permille()
+    }
+
     /// The transfer of a snapshot ended.
     pub fn snapshot_sent(&mut self, now: Time, to: NodeId, last: Option<EntryId>) {
         self.step(now, Input::SnapshotSent { to, last });
@@ -530,6 +564,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub fn requests(&mut self, now: Time, requests: impl IntoIterator<Item = (Request, ReplyTo)>) {
         let mut batch = Batch::default();
         let mut reads = Vec::new();
+        self.admission.look(now, &self.core.log_load(), &self.log_limits, self.snapshot_len_bytes);
         for (request, reply) in requests {
             if let Standing::Quarantined { reason } = &self.standing
                 && self.silent
@@ -644,12 +679,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if lacks_room && !command.frees::<S>() {
             return reply.send(Outcome::DiskFull);
         }
-        let log_max_bytes = LOG_MAX_BYTES + if lacks_room { LOG_FREEING_BYTES } else { 0 };
         let is_full = self.waiting.is_full(batch, bytes.len())
-            || self.core.log_bytes() > log_max_bytes
+            || (lacks_room && self.core.log_load().needed_bytes > self.log_max_bytes() + LOG_FREEING_BYTES)
             || self.core.uncommitted_entries() + batch.len() as u64 >= self.uncommitted_entries_max;
         if is_full {
             return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+        }
+        if !lacks_room && let Err(retry_after_ms) = self.admission.admit(bytes.len()) {
+            return reply.send(Outcome::Busy { retry_after_ms });
         }
         batch.push(&command, bytes, reply);
     }
@@ -780,14 +817,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.snapshot_waits_for_room.is_some() {
             return;
         }
-        let (min, max) = (*self.snapshot_log_bytes.start(), *self.snapshot_log_bytes.end());
-        let threshold = (self.snapshot_len_bytes as usize).clamp(min, max);
+        let threshold = self.log_limits.snapshot_after(self.snapshot_len_bytes);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.
         let threshold = threshold + threshold / 8 * usize::from(self.node.name.0 % 4);
         // In the middle of a large backlog it would end far in front of the log's end, and make little room.
         let due = !self.snapshot_under_way
             && self.applied.index > self.snapshot.index
-            && self.core.log_bytes() >= threshold
+            && self.core.log_load().new_bytes >= threshold
             && self.backlog() <= self.portion.entries_max as u64;
         if due {
             self.take_snapshot();

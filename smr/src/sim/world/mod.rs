@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::codec;
+use crate::entry::EntryId;
 use crate::id::{Disqualified, NodeId, NodeName, StartId, StartTrail};
 use crate::protocol::{Protocol, Recovered, Role, Time};
 use crate::replica::{GenesisAnswer, GenesisRequest, Outcome, Request};
@@ -115,6 +116,13 @@ enum Event {
         run: u64,
     },
     Transferred(Box<Transfer>),
+    /// The sender of a snapshot hears how the transfer ended.
+    Sent {
+        seat: usize,
+        run: u64,
+        to: NodeId,
+        last: Option<EntryId>,
+    },
     Start {
         seat: usize,
         run: u64,
@@ -189,6 +197,7 @@ pub struct World<W: Workload> {
     steps: u64,
     touched: Vec<usize>,
     disks: Dice,
+    order: Dice,
     rolls: Dice,
     faults: Dice,
     next_incarnation: u64,
@@ -271,6 +280,7 @@ where
             steps: 0,
             touched: Vec::new(),
             disks: Dice::new(seed, Purpose::Disks),
+            order: Dice::new(seed, Purpose::Order),
             rolls: Dice::new(seed, Purpose::Machines),
             faults: Dice::new(seed, Purpose::Faults),
             next_incarnation: 10_000,
@@ -433,6 +443,11 @@ impl<W: Workload> World<W> {
             Event::Taken { seat, run } => self.taken(seat, run),
             Event::Built { seat, run } => self.built(seat, run),
             Event::Transferred(transfer) => self.transferred(*transfer),
+            Event::Sent { seat, run, to, last } => {
+                if self.machines[seat].run == run && !self.machines[seat].is_down() {
+                    self.put(seat, Input::SnapshotSent { to, last });
+                }
+            }
             Event::Start { seat, run } => self.start(seat, run),
             Event::GenesisAsked { seat, run, request } => self.genesis_asked(seat, run, request),
             Event::GenesisAnswered { seat, run, answer } => self.genesis_answered(seat, run, answer),

@@ -18,6 +18,7 @@ mod receive;
 mod send;
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,13 +32,19 @@ pub(super) use self::send::{Sends, send};
 pub const CHUNK_MAX_BYTES: usize = 256 << 10;
 /// Bytes sent at once: two chunks. Then the sender waits until they are acknowledged, and rests for as long as that took.
 const BURST_BYTES: u64 = 2 * CHUNK_MAX_BYTES as u64;
+/// A sender rests between two bursts for as long as the last one took, but no longer than this: both ends and their disks serve
+/// requests meanwhile, and a snapshot has time.
+pub const REST_MAX: Duration = Duration::from_millis(100);
+/// A receiver that has all of a snapshot works at it for as long as the transfer took, or for this long, before that counts as
+/// standing still.
+const WORK_EXPECTED_MIN: Duration = Duration::from_secs(10);
 /// The longest [`Offer::header`], in bytes.
 pub const OFFER_HEADER_MAX_BYTES: usize = 64 << 10;
 /// The largest payload of a frame that a receiver takes: a chunk, or an offer, and the lengths in them.
 const PAYLOAD_MAX_BYTES: usize = CHUNK_MAX_BYTES + 1024;
 const _: () = assert!(OFFER_HEADER_MAX_BYTES < CHUNK_MAX_BYTES);
 /// A receiver whose disk works says so this many times within the time that the sender waits for a sign of life.
-const BUSY_SIGNS: u32 = 8;
+const BUSY_SIGNS: u32 = 16;
 /// How long one call of a [`SnapshotSink`] may take, in milliseconds. Verifying a large snapshot takes a while; a disk
 /// that needs longer is taken for hung.
 const CALL_MAX_MS: u64 = 120_000;
@@ -77,6 +84,14 @@ pub trait SnapshotSource: Send {
     /// # Errors
     /// Those of the disk; the transfer fails.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>>;
+
+    /// How long to rest after a burst that took this long. Called from a thread that must not block, as the next one.
+    fn rest(&self, worked: Duration) -> Duration {
+        worked.min(REST_MAX)
+    }
+
+    /// The receiver got further: it has stored more, or, for a bounded time, works at what it has.
+    fn advanced(&self) {}
 }
 
 /// Where received snapshots go. Called from threads that may block, never by two at once.

@@ -12,7 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    BURST_BYTES, CALL_MAX_MS, CHUNK_MAX_BYTES, OFFER_HEADER_MAX_BYTES, Offer, SNAPSHOT_SENDS_MAX, SnapshotSource, kind,
+    BURST_BYTES, CALL_MAX_MS, CHUNK_MAX_BYTES, OFFER_HEADER_MAX_BYTES, Offer, SNAPSHOT_SENDS_MAX, SnapshotSource,
+    WORK_EXPECTED_MIN, kind,
 };
 use crate::codec;
 use crate::entry::EntryId;
@@ -29,9 +30,6 @@ const ATTEMPTS_MAX: u32 = 10;
 /// How long the failure of a transfer that never began is held back, in milliseconds: whoever asks again at once must
 /// not spin.
 const IMMEDIATE_FAILURE_DELAY_MS: u64 = 200;
-/// A sender rests between two bursts for as long as the last one took, but no longer than this: both ends and their disks serve
-/// requests meanwhile, and a snapshot has time.
-const REST_MAX: Duration = Duration::from_millis(100);
 
 /// The transfers under way.
 pub(in crate::transport) struct Sends {
@@ -162,6 +160,7 @@ async fn attempt<M>(
     let mut sent = acked;
     let mut buffer = Vec::new();
     let (mut burst_at, mut began) = (acked, Instant::now());
+    let carrying_since = began;
     while acked < offer.len_bytes {
         if sent < offer.len_bytes && sent - burst_at < BURST_BYTES {
             let len = (offer.len_bytes - sent).min(CHUNK_MAX_BYTES as u64) as usize;
@@ -179,15 +178,23 @@ async fn attempt<M>(
                 other => return Err(other.unexpected()),
             }
             *furthest = acked.max(*furthest);
+            source.advanced();
             if acked == sent {
-                sleep(began.elapsed().min(REST_MAX)).await;
+                sleep(source.rest(began.elapsed())).await;
                 (burst_at, began) = (acked, Instant::now());
             }
         }
     }
-    match answers.next().await? {
-        Answer::Finished => Ok(()),
-        other => Err(other.unexpected()),
+    let (works_since, expected) = (Instant::now(), carrying_since.elapsed().max(WORK_EXPECTED_MIN));
+    let limit = Duration::from_millis(CALL_MAX_MS) + stall_max;
+    loop {
+        match answers.next_sign().await? {
+            Sign::Busy if works_since.elapsed() < expected => source.advanced(),
+            Sign::Busy if works_since.elapsed() > limit => return Err(Failure::from(WireError::Stalled(limit))),
+            Sign::Busy => {}
+            Sign::Answer(Answer::Finished) => return Ok(()),
+            Sign::Answer(other) => return Err(other.unexpected()),
+        }
     }
 }
 
@@ -212,6 +219,12 @@ impl Answer {
     }
 }
 
+/// An answer, or only a sign of life.
+enum Sign {
+    Answer(Answer),
+    Busy,
+}
+
 struct Answers<R> {
     reader: FrameReader<R>,
     stall_max: Duration,
@@ -234,21 +247,29 @@ impl<R: AsyncRead + Unpin> Answers<R> {
         let limit = Duration::from_millis(CALL_MAX_MS) + self.stall_max;
         let waited = timeout(limit, async {
             loop {
-                let frame = timeout(self.stall_max, self.reader.next())
-                    .await
-                    .map_err(|_| WireError::Stalled(self.stall_max))??
-                    .ok_or_else(|| Failure::Broken("closed by the receiver".to_owned()))?;
-                return match frame.kind {
-                    kind::BUSY => continue,
-                    kind::RESUME => Ok(Answer::Resume(codec::decode(frame.payload).map_err(WireError::Codec)?)),
-                    kind::ACK => Ok(Answer::Ack(codec::decode(frame.payload).map_err(WireError::Codec)?)),
-                    kind::FINISHED => Ok(Answer::Finished),
-                    handshake_kind::REFUSAL => Err(Failure::Final(read_refusal(frame.payload))),
-                    other => Err(Failure::Final(format!("a frame of kind {other:#x}"))),
-                };
+                if let Sign::Answer(answer) = self.next_sign().await? {
+                    return Ok(answer);
+                }
             }
         });
         waited.await.unwrap_or_else(|_| Err(Failure::from(WireError::Stalled(limit))))
+    }
+
+    /// The next answer, or the next sign of life.
+    async fn next_sign(&mut self) -> Result<Sign, Failure> {
+        let frame = timeout(self.stall_max, self.reader.next())
+            .await
+            .map_err(|_| WireError::Stalled(self.stall_max))??
+            .ok_or_else(|| Failure::Broken("closed by the receiver".to_owned()))?;
+        let answer = match frame.kind {
+            kind::BUSY => return Ok(Sign::Busy),
+            kind::RESUME => Answer::Resume(codec::decode(frame.payload).map_err(WireError::Codec)?),
+            kind::ACK => Answer::Ack(codec::decode(frame.payload).map_err(WireError::Codec)?),
+            kind::FINISHED => Answer::Finished,
+            handshake_kind::REFUSAL => return Err(Failure::Final(read_refusal(frame.payload))),
+            other => return Err(Failure::Final(format!("a frame of kind {other:#x}"))),
+        };
+        Ok(Sign::Answer(answer))
     }
 }
 
@@ -268,6 +289,18 @@ impl Source {
         let (source, value) = called.await.map_err(|error| Failure::Final(format!("the source is gone: {error}")))?;
         self.0 = Some(source);
         Ok(value)
+    }
+
+    /// See [`SnapshotSource::rest`].
+    fn rest(&self, worked: Duration) -> Duration {
+        self.0.as_ref().map_or(worked, |source| source.rest(worked))
+    }
+
+    /// See [`SnapshotSource::advanced`].
+    fn advanced(&self) {
+        if let Some(source) = &self.0 {
+            source.advanced();
+        }
     }
 
     /// From one to `len` bytes.
