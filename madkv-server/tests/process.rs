@@ -621,6 +621,8 @@ async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_a
     const QUESTIONS: u64 = 1_000;
     /// What a process takes besides what is counted: its state, its log, the buffers of its threads.
     const BESIDES_BYTES: usize = 64 << 20;
+    /// What one connection and a turn may hold: 16 MiB of answers, 4 MiB of a turn, and what is being written.
+    const ALONE_BYTES: usize = 48 << 20;
     let sites: Vec<Site> = (0..3).map(|_| Site::new()).collect();
     let addresses: Vec<String> = sites.iter().map(|site| site.api.clone()).collect();
     let map = Body::Registered(Box::new(ClusterMap::deal(CLUSTER, 3, &addresses).unwrap()));
@@ -654,6 +656,14 @@ async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_a
     let mut crowd = Vec::new();
     for number in 3..3 + GREEDY {
         crowd.push(deaf(&site.api, &questions).await);
+        if number == 3 {
+            let heard = || async {
+                let used = peak_memory(servers[leader].child.id()) - memory;
+                (used > 8 << 20).then_some(used)
+            };
+            let used = eventually("the first one is heard", heard).await;
+            assert!(used <= ALONE_BYTES, "{} MiB for one connection", used >> 20);
+        }
         // All the while one client goes on as if nothing was.
         assert!(site.put(client, number, b"small", b"v").await);
         assert_eq!(site.get(b"small").await.as_deref(), Some(&b"v"[..]));
