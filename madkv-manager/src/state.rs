@@ -21,13 +21,13 @@
 //! | a member           | a directory, no member   | occupied: it may have been emptied (M6), or be a second one |
 //! | anybody            | a member of the recorded group | registered: the group's configuration has taken it in |
 //! | anybody            | a member of another group | refused                                                    |
-//! | another one by now | a former member          | disqualified: it was replaced                               |
 //! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
 //! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis. The
-//! group's configuration decides who votes; this table only tells a server early that it will not.
+//! group's configuration decides who votes: whether another one has taken the place of a member for good, the members say. This table only
+//! tells a server early that it will not vote.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -43,8 +43,6 @@ use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.
 const IMAGE_MAX_BYTES: u32 = 1 << 20;
-/// How many former members of a seat are remembered.
-const FORMER_MAX: usize = 16;
 
 /// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +154,6 @@ struct Seat {
     member: bool,
     /// Its newest start that was seen; number 0 if none was.
     start: StartId,
-    /// Members that filled the seat before, the latest last: they never come back.
-    former: VecDeque<Incarnation>,
 }
 
 /// The group of a partition.
@@ -186,8 +182,7 @@ struct OlderContents {
 
 impl From<OlderContents> for Contents {
     fn from(old: OlderContents) -> Contents {
-        let seat =
-            |(incarnation, member)| Seat { incarnation, member, start: StartId::default(), former: VecDeque::new() };
+        let seat = |(incarnation, member)| Seat { incarnation, member, start: StartId::default() };
         let seats = old.seats.into_iter().map(|(place, old)| (place, seat(old))).collect();
         Contents { map: old.map, seats, founded: BTreeMap::new() }
     }
@@ -285,12 +280,7 @@ impl ManagerState {
     /// See the table of this module.
     fn seat(&mut self, newcomer: Registration, map: ClusterMap) -> Reply {
         let place = (newcomer.partition, newcomer.replica);
-        let fresh = Seat {
-            incarnation: newcomer.incarnation,
-            member: newcomer.member,
-            start: newcomer.start.id,
-            former: VecDeque::new(),
-        };
+        let fresh = Seat { incarnation: newcomer.incarnation, member: newcomer.member, start: newcomer.start.id };
         let recorded = self.contents.seats.get(&place);
         let seat = match recorded {
             None => fresh,
@@ -298,20 +288,8 @@ impl ManagerState {
                 Err(why) => return Reply::Disqualified { why, map },
                 Ok(_) => Seat { member: seat.member || newcomer.member, start: newcomer.start.id, ..seat.clone() },
             },
-            Some(seat) if seat.former.contains(&newcomer.incarnation) => {
-                return Reply::Disqualified { why: Disqualified::Replaced { by: seat.incarnation }, map };
-            }
             Some(seat) if seat.member && !newcomer.member => return Reply::Occupied { by: seat.incarnation, map },
-            Some(seat) => {
-                let mut former = seat.former.clone();
-                if seat.member {
-                    former.push_back(seat.incarnation);
-                    if former.len() > FORMER_MAX {
-                        former.pop_front();
-                    }
-                }
-                Seat { former, ..fresh }
-            }
+            Some(_) => fresh,
         };
         if recorded != Some(&seat) {
             Arc::make_mut(&mut self.contents).seats.insert(place, seat);
@@ -354,7 +332,7 @@ impl ManagerState {
             let known = contents.seats.get(&place).filter(|seat| seat.incarnation == member.incarnation);
             let start = known.map(|seat| seat.start).unwrap_or_default();
             // Members of a group that this one follows are refused for their genesis.
-            let seat = Seat { incarnation: member.incarnation, member: true, start, former: VecDeque::new() };
+            let seat = Seat { incarnation: member.incarnation, member: true, start };
             contents.seats.insert(place, seat);
         }
         contents.founded.insert(partition, Founded { hash, genesis: Some(genesis) });

@@ -179,12 +179,7 @@ fn register_readmitted_member_takes_the_seat() {
     register(&mut state, 1, true);
     assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
     assert!(is_registered(&register(&mut state, 2, true)));
-    // The former one comes back on its old directory, member or not.
-    for member in [false, true] {
-        let reply = register(&mut state, 1, member);
-        assert!(matches!(reply, Reply::Disqualified { why: Disqualified::Replaced { by: Incarnation(2) }, .. }));
-    }
-    assert!(is_registered(&register(&mut state, 2, true)), "the seat is still the newer one's");
+    assert_eq!(occupied_by(&register(&mut state, 1, false)), Some(2));
 }
 
 // covers M18
@@ -255,8 +250,8 @@ fn member_of_a_group_that_is_not_recorded_is_refused() {
     // One that the recorded group has taken in is believed.
     assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 99))));
     assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 13, false)))), Some(99));
-    let replaced = apply(&mut state, &Command::Register(registration(1, 2, 12, false)));
-    assert!(matches!(replaced, Reply::Disqualified { why: Disqualified::Replaced { by: Incarnation(99) }, .. }));
+    // The one whose place that is about to take may still be the voter: the group's configuration decides, not this table.
+    assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 12))));
 }
 
 // covers M15

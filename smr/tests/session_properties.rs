@@ -57,18 +57,23 @@ fn seen(outcome: Outcome) -> Seen {
     }
 }
 
+/// The session that the entry at this index opens: every second one as in a log of an earlier build.
+fn named(index: u64) -> ClientId {
+    ClientId { index, nonce: index % 2 }
+}
+
 impl Model {
     fn apply(&mut self, index: u64, command: &SessionCommand, run: impl FnOnce(&[u8]) -> Vec<u8>) -> Seen {
         match command {
-            SessionCommand::Open { .. } => {
+            SessionCommand::Open { nonce } => {
                 let session = ModelSession { last_used: index, lowest: 1, executed: BTreeMap::new() };
                 self.sessions.insert(index, session);
                 if self.sessions.len() > LIMITS.sessions_max {
                     let unused = |client: u64, session: &ModelSession| session.last_used == client;
                     let count = self.sessions.iter().filter(|(client, session)| unused(**client, session)).count();
-                    // Of three, one may be unused.
-                    let candidates =
-                        self.sessions.iter().filter(|(client, session)| count <= 1 || unused(**client, session));
+                    // Of three, one may be unused; earlier builds made no difference.
+                    let any = count <= 1 || *nonce == 0;
+                    let candidates = self.sessions.iter().filter(|(client, session)| any || unused(**client, session));
                     let oldest = *candidates.min_by_key(|(_, session)| session.last_used).unwrap().0;
                     self.sessions.remove(&oldest);
                 }
@@ -212,9 +217,13 @@ impl Pair {
         }
     }
 
+    fn open(&mut self) -> TestCaseResult {
+        self.apply(SessionCommand::Open { nonce: named(self.index + 1).nonce })
+    }
+
     fn step(&mut self, step: &Step) -> TestCaseResult {
         match *step {
-            Step::Open => self.apply(SessionCommand::Open { nonce: 0 }),
+            Step::Open => self.open(),
             Step::Idempotent(command) => {
                 self.apply(SessionCommand::Idempotent { command: Bytes::copy_from_slice(&[command]) })
             }
@@ -223,19 +232,21 @@ impl Pair {
                 let lowest = self.model.sessions.get(&client).map_or(1, |session| session.lowest);
                 let lowest_unanswered = lowest.saturating_add(rise);
                 self.apply(SessionCommand::Write {
-                    client: ClientId::at(client),
+                    client: named(client),
                     number: lowest_unanswered.saturating_add(ahead),
                     lowest_unanswered,
                     command: Bytes::copy_from_slice(&[command]),
                 })
             }
             Step::Wild { client, number, lowest } => self.apply(SessionCommand::Write {
-                client: ClientId::at(client),
+                client: named(client),
                 number,
                 lowest_unanswered: lowest,
                 command: Bytes::new(),
             }),
             Step::Repeat { back } => match self.history.iter().rev().nth(back).cloned() {
+                // A session of its own, and named by its own entry.
+                Some(SessionCommand::Open { .. }) => self.open(),
                 Some(command) => self.apply(command),
                 None => Ok(()),
             },

@@ -32,8 +32,13 @@ impl Replica {
         })
     }
 
+    /// As in a log of an earlier build.
     fn open(&mut self) -> ClientId {
-        match self.apply(&SessionCommand::Open { nonce: 0 }) {
+        self.open_with(0)
+    }
+
+    fn open_with(&mut self, nonce: u64) -> ClientId {
+        match self.apply(&SessionCommand::Open { nonce }) {
             Outcome::SessionOpened(client) => client,
             other => panic!("{other:?}"),
         }
@@ -189,20 +194,20 @@ fn session_least_recently_used_by_log_index_goes_first() {
 fn flood_of_opened_sessions_drives_out_none_that_writes() {
     let mut replica = Replica::new();
     let working = SESSIONS_MAX - SESSIONS_MAX / UNUSED_SHARE;
-    let clients: Vec<ClientId> = (0..working).map(|_| replica.open()).collect();
+    let clients: Vec<ClientId> = (0..working).map(|_| replica.open_with(7)).collect();
     for client in &clients {
         assert_eq!(replica.write(*client, 1, 1, "x"), answer("x done"));
     }
     let mut flood = Vec::new();
     for _ in 0..3 * SESSIONS_MAX {
-        flood.push(replica.open());
+        flood.push(replica.open_with(7));
         assert!(replica.table.len() <= SESSIONS_MAX);
     }
     // Restored from an image it goes on in the same way.
     let mut bytes = Vec::new();
     replica.table.image().write(&mut bytes).unwrap();
     replica.table = SessionTable::restore(&mut bytes.as_slice()).unwrap();
-    flood.push(replica.open());
+    flood.push(replica.open_with(7));
     assert_eq!(replica.table.len(), SESSIONS_MAX);
     for client in &clients {
         assert_eq!(replica.write(*client, 2, 2, "y"), answer("y done"), "{client:?} was driven out");
@@ -211,6 +216,18 @@ fn flood_of_opened_sessions_drives_out_none_that_writes() {
     let newest = *flood.last().unwrap();
     assert_eq!(replica.write(newest, 1, 1, "x"), answer("x done"));
     assert_eq!(replica.table.check(flood[0], 1, 1, b"x"), Some(Outcome::SessionExpired));
+}
+
+// covers L20: what earlier builds have applied has the same outcome when it is replayed, on whichever replica.
+#[test]
+fn sessions_opened_by_earlier_builds_are_driven_out_in_the_order_of_their_use() {
+    let mut replica = Replica::new();
+    let working = replica.open();
+    assert_eq!(replica.write(working, 1, 1, "x"), answer("x done"));
+    for _ in 0..SESSIONS_MAX {
+        replica.open();
+    }
+    assert_eq!(replica.write(working, 2, 2, "y"), Outcome::SessionExpired);
 }
 
 // covers B30 C5

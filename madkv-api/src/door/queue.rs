@@ -215,7 +215,8 @@ impl Queue {
         let beyond = (mine + more).saturating_sub(self.own_bytes);
         let used = self.held.pool_bytes.load(Ordering::Relaxed);
         let free = (self.pool_max_bytes / 2).saturating_sub(used);
-        let lone = mine <= self.own_bytes && used + beyond <= self.pool_max_bytes / 4 * 3;
+        // A frame that is being read is what asks here, and no reason to refuse the rest of it.
+        let lone = mine - state.reading_bytes <= self.own_bytes && used + beyond <= self.pool_max_bytes / 4 * 3;
         beyond <= free / POOL_SHARE || lone || beyond == 0
     }
 
@@ -898,6 +899,26 @@ mod tests {
         assert_eq!(held(), 20_000);
         assert!(queue.hold_buffer(0));
         assert_eq!(held(), 0);
+    }
+
+    // covers B13: what others hold does not keep a client from sending one large request.
+    #[test]
+    fn lone_large_request_is_read_and_admitted_while_others_hold_their_half() {
+        let held = Arc::new(Held::default());
+        let limits = DoorLimits {
+            requests_max: 1024,
+            in_flight_max_bytes: 16 << 20,
+            answers_max_bytes: 16 << 20,
+            total_max_bytes: 256 << 20,
+            ..DoorLimits::default()
+        };
+        let queue = Queue::new(&limits, Arc::clone(&held));
+        held.pool_bytes.store(queue.pool_max_bytes / 2, Ordering::Relaxed);
+        for kib in [128, 256, 512, 1024] {
+            assert!(queue.hold_buffer(kib << 10), "{kib} KiB of it are read");
+        }
+        granted(&queue, 1, 1 << 20, true);
+        assert!(queue.hold_buffer(0));
     }
 
     #[test]

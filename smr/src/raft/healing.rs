@@ -1,6 +1,7 @@
 //! Healing: a node that lost entries to damage, and knows it, comes back without anybody's help.
 //!
-//! Its term and its vote are sound, or it would not be here; what it has of its log is sound too, and reaches back without a hole to its
+//! Its term and its vote are sound, or it would not be here (unless the directory is a copy whose files are of different moments,
+//! taken since its newest start: the start numbers find older ones); what it has of its log is sound too, and reaches back without a hole to its
 //! snapshot or to nothing. But it may have acknowledged entries that it has no more, so it must help nobody to lead who lacks
 //! them, itself included. To the group it is *only down*: it neither votes nor stands, grants no lease and confirms no read, and what it
 //! stores counts for nothing. It tells its leader that it heals, and is sent entries, or a snapshot, all the same.

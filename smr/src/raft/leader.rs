@@ -134,7 +134,7 @@ impl Raft {
         }
         let Role::Leader(leader) = &mut self.role else { return };
         leader.peers.retain(|node, progress| {
-            let listens = now.since_us(progress.alive_at()) < timeout_us;
+            let listens = now.since_us(progress.reached_at()) < timeout_us;
             configuration.is_member(*node) || (listens && progress.commit_sent < since)
         });
     }

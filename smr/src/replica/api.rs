@@ -247,7 +247,7 @@ pub enum Standing {
     Unborn,
     /// Does its part.
     InService,
-    /// Neither votes nor acknowledges nor leads, until it is readmitted.
+    /// Neither votes nor acknowledges nor leads, until it is readmitted or, if the reason says so, has healed.
     Quarantined {
         /// Why.
         reason: String,

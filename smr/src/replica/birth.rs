@@ -201,6 +201,13 @@ impl Unborn {
         }
     }
 
+    /// The connection to this one has ended. What it said is no longer known to be true: a group may have been founded since.
+    pub fn disconnected(&mut self, from: NodeId) {
+        if self.seen.get(&from.name).is_some_and(|(incarnation, _)| *incarnation == from.incarnation) {
+            self.seen.remove(&from.name);
+        }
+    }
+
     /// Somebody says that the group exists without this replica.
     pub fn exclude(&mut self, witness: Witness) -> Verdict {
         if std::mem::replace(&mut self.own.claim.is_excluded, true) {
@@ -277,6 +284,17 @@ mod tests {
         assert_eq!(lone.verdict(), ask(&[10], None));
         assert_eq!(lone.verdict(), Verdict::Wait, "asked already");
         assert_eq!(lone.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[10])));
+    }
+
+    // covers M14: what a replica said before its connection ended may be untrue by now.
+    #[test]
+    fn unborn_whose_peer_has_gone_founds_nothing_with_what_that_said() {
+        let mut node = manager(0, 10, 3, FRESH);
+        assert_eq!(node.receive(NodeId::new(1, 11), &says(FRESH)), Verdict::Wait);
+        node.disconnected(NodeId::new(1, 9));
+        node.disconnected(NodeId::new(1, 11));
+        assert_eq!(node.receive(NodeId::new(2, 99), &says(FRESH)), Verdict::Wait);
+        assert_eq!(node.receive(NodeId::new(1, 11), &says(FRESH)), Verdict::Founder(genesis(&[10, 11, 99])));
     }
 
     #[test]

@@ -357,7 +357,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
                     self.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
-                Happening::Peer(TransportEvent::Connected { .. }) => {}
+                Happening::Peer(TransportEvent::Connected { peer }) => self.turns.engine_mut().connected(peer),
                 Happening::Peer(TransportEvent::Disconnected { peer }) => {
                     self.turns.engine_mut().disconnected(now, peer)
                 }

@@ -81,9 +81,10 @@ async fn wait(scan: Scan, ready: Weak<Sender<Scan>>) {
     let (sink, tag) = (Arc::clone(&scan.reply.sink), scan.reply.tag);
     // Whether somebody still listens is found out again, and acted upon, by the thread.
     while timeout(Duration::from_millis(LOOK_MS), poll_fn(|context| sink.poll_room(tag, context))).await.is_err() {}
-    if let Some(ready) = ready.upgrade() {
+    match ready.upgrade() {
         // As above.
-        let _ = ready.send(scan);
+        Some(ready) => drop(ready.send(scan)),
+        None => scan.reply.send(Outcome::OutOfService("this replica is stopping".to_owned())),
     }
 }
 

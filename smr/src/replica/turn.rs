@@ -269,7 +269,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// True once: when the committed configuration counts this incarnation as a voter. The disk then has to complete the
     /// readmission, and must get that job, or the directory would be in quarantine at the next start.
     pub fn closes_readmission(&mut self, now: Time) -> bool {
-        if !self.readmission_open || now < self.readmission_look_at {
+        if !self.readmission_open || now < self.readmission_look_at || self.engine.is_quarantined() {
             return false;
         }
         self.readmission_look_at = now.plus_us(READMISSION_LOOK_US);

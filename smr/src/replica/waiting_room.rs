@@ -170,6 +170,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
                     }
                     return Ok(verdict);
                 }
+                Happening::Peer(TransportEvent::Disconnected { peer }) => unborn.disconnected(peer),
                 Happening::Peer(TransportEvent::Refused { peer, reason }) => {
                     self.reporter.line(&format!("replica {peer} and this one do not fit together: {reason}"));
                 }

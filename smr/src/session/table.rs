@@ -286,7 +286,8 @@ impl SessionTable {
         self.unused.insert(client);
         if self.sessions.len() > self.limits.sessions_max {
             // The new session was used last, and there is room for one of its kind, so it is never itself that goes.
-            self.evict_session();
+            // Entries of earlier builds have no nonce. They were applied by the rule of their time, and must be again (L20).
+            self.evict_session(nonce != 0);
         }
         Outcome::SessionOpened(client)
     }
@@ -342,9 +343,9 @@ impl SessionTable {
     }
 
     /// Drops the session whose last entry lies furthest back, with its answers. Sessions that were never used push out none that was,
-    /// once they take their share of the table: whoever only opens sessions drives out nobody who writes.
-    fn evict_session(&mut self) {
-        let oldest = if self.unused.len() > self.limits.unused_max() {
+    /// once they take their share of the table (`unused_first`): whoever only opens sessions drives out nobody who writes.
+    fn evict_session(&mut self, unused_first: bool) {
+        let oldest = if unused_first && self.unused.len() > self.limits.unused_max() {
             self.unused.first().map(|client| Index(client.index))
         } else {
             self.by_use.first_key_value().map(|(last_used, _)| *last_used)

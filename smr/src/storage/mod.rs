@@ -245,7 +245,7 @@ pub enum LoadError {
     /// The device failed; trying again later may help.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// It is damaged; the replica belongs into quarantine.
+    /// It is damaged: the replica heals, or goes into quarantine.
     #[error(transparent)]
     Damage(#[from] Damage),
     /// A newer build wrote it; this one leaves it alone (D16).

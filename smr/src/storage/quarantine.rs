@@ -4,7 +4,7 @@
 //! incarnation never comes back, because what it promised is unknown. Its seat lives on in `next/`: a directory of the same layout,
 //! with a new incarnation, that joins its group as anybody new does. Once the group has taken it in, `next/ready` is written,
 //! and the next start swaps the lives:
-//! 1. `promise`, `mark`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
+//! 1. `promise`, `mark`, `starts`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
 //! 2. `next/ready` becomes `next/moving`;
 //! 3. everything else in `next/` moves up;
 //! 4. `moving` goes, and `next/`.

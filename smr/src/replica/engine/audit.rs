@@ -3,7 +3,7 @@
 //! Equal commands in an equal order make equal states; unless memory rots, a state machine is not deterministic, or there is a bug below it.
 //! No answer need ever show that, and each snapshot carries it on. So all replicas hash their whole state at the same entries, in the
 //! background from a point-in-time copy, and tell each other (fault catalogue I7, L17). At such an entry
-//! - a replica whose hash differs from one that a majority of the voters has is the odd one out. It goes into quarantine and ends:
+//! - a replica whose hash differs from one that a majority of the voters has is the odd one out. It goes into quarantine:
 //!   what it holds is wrong, on disk too, and a readmission takes a sound state from the others.
 //! - replicas that differ without a majority on either side cannot tell who is wrong. They go on, and say so.
 //!

@@ -403,6 +403,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.step(now, Input::Disconnected(node));
     }
 
+    /// This node is connected. If it was replaced it hears so, even if it has nothing to say by itself (one that heals).
+    pub fn connected(&mut self, node: NodeId) {
+        if let Some(replaced) = self.replaced(node).filter(|_| !self.silent) {
+            self.actions.push(Action::SendReplaced(node, replaced));
+        }
+    }
+
     /// This incarnation was met on its seat; it may be no member.
     pub fn met(&mut self, now: Time, node: NodeId) {
         self.presence.met(now, node);
@@ -820,11 +827,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let threshold = self.log_limits.snapshot_after(self.snapshot_len_bytes);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.
         let threshold = threshold + threshold / 8 * usize::from(self.node.name.0 % 4);
-        // In the middle of a large backlog it would end far in front of the log's end, and make little room.
+        // In the middle of a large backlog it would end far in front of the log's end, and make little room. But the log is in memory.
         let due = !self.snapshot_under_way
             && self.applied.index > self.snapshot.index
             && self.core.log_load().new_bytes >= threshold
-            && self.backlog() <= self.portion.entries_max as u64;
+            && (self.backlog() <= self.portion.entries_max as u64 || self.core.log_bytes() > LOG_MAX_BYTES);
         if due {
             self.take_snapshot();
         }

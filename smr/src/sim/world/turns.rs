@@ -90,6 +90,9 @@ impl<W: Workload> World<W> {
                 }
             };
         }
+        if let (Input::Reset { from }, Life::Waiting(waiting)) = (&input, &mut machine.life) {
+            waiting.unborn.disconnected(*from);
+        }
         if let Input::SnapshotBuilt(..) = input {
             // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
             self.look(seat);
