@@ -134,7 +134,8 @@ impl<W: Workload> World<W> {
                 }
                 let is_same_life = quarantined.is_none();
                 let heals = machine.serving().and_then(|serving| serving.engine().healing().map(str::to_owned));
-                let began_healing = heals.is_some() && !machine.is_healing;
+                // By what the start says of itself: the end of an earlier healing may not have got to the disk.
+                let began_healing = heals.is_some() && notes.iter().any(|note| note.contains("and is silent until"));
                 machine.is_healing = heals.is_some();
                 if let Some(reason) = heals {
                     // An older directory may be of a time when it healed.
