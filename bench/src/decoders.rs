@@ -139,6 +139,7 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
         birth(BirthMessage::Born {
             genesis: genesis().hash(),
             founders: Some(genesis()),
+            cluster: genesis().cluster,
             configuration: Configuration { voters: genesis().members, ..Configuration::default() },
         }),
         codec::encode(&SnapshotOffer { meta: meta(), genesis: genesis().hash(), len_bytes: 900, fingerprint: 7 }),

@@ -4,6 +4,7 @@
 //! ignored. All that it says goes through [`smr::log_sink`]: it never waits for whoever reads its stderr.
 
 use std::collections::hash_map::RandomState;
+use std::ffi::OsString;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -67,8 +68,30 @@ impl From<smr::replica::StartError> for Fatal {
 
 /// What `main` does: parses the command line, runs, and turns the outcome into an exit code.
 pub fn start<O: clap::Parser>(program: &'static str, run: impl FnOnce(O) -> Result<(), Fatal>) -> ExitCode {
+    start_on(program, std::env::args_os().collect(), run)
+}
+
+/// The same, for a program that does something else if its first argument is this word.
+pub fn start_or<W: clap::Parser, O: clap::Parser>(
+    program: &'static str,
+    (word, run_word): (&str, impl FnOnce(W) -> Result<(), Fatal>),
+    run: impl FnOnce(O) -> Result<(), Fatal>,
+) -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|first| first == word) {
+        arguments.remove(1);
+        return start_on(program, arguments, run_word);
+    }
+    start_on(program, arguments, run)
+}
+
+fn start_on<O: clap::Parser>(
+    program: &'static str,
+    arguments: Vec<OsString>,
+    run: impl FnOnce(O) -> Result<(), Fatal>,
+) -> ExitCode {
     exit_on_panic();
-    let outcome = match args::parse::<O>(std::env::args_os()) {
+    let outcome = match args::parse::<O>(arguments) {
         Ok(Parsed::Print(text)) => {
             // Nobody may be listening any more; then nothing is lost.
             let _ = std::io::stdout().write_all(text.as_bytes());

@@ -16,4 +16,4 @@ pub mod run;
 pub mod state;
 
 pub use options::Options;
-pub use run::run;
+pub use run::{recover, run};

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    madkv_api::process::start(madkv_manager::options::PROGRAM, madkv_manager::run)
+    let recover = (madkv_api::recover::WORD, madkv_manager::recover);
+    madkv_api::process::start_or(madkv_manager::options::PROGRAM, recover, madkv_manager::run)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use madkv_api::args::{self, BadArgument, ReadFlags};
 use madkv_api::map::check_layout;
+use madkv_api::recover;
 use smr::protocol::ReadMode;
 use smr::storage::Engine;
 
@@ -13,7 +14,7 @@ pub const PROGRAM: &str = "madkv-manager";
 
 /// One replica of MadKV's manager.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = PROGRAM, version, after_help = args::limits_help())]
+#[command(name = PROGRAM, version, after_help = recover::help())]
 pub struct Options {
     /// Number of this replica, from 0.
     #[arg(long = "replica_id", allow_negative_numbers = true)]

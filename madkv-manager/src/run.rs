@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use madkv_api::args::BadArgument;
 use madkv_api::door::{Door, DoorLimits};
 use madkv_api::process::{self, Fatal, Signals};
-use smr::id::NodeName;
+use madkv_api::recover::{self, RecoverFlags};
+use smr::id::{GroupName, NodeName};
 use smr::replica::{Opened, ReplicaOptions};
 
 use crate::backend::ManagerBackend;
@@ -26,7 +27,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
     process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
-    let opened = Opened::open(ReplicaOptions {
+    let mut opened = Opened::open(ReplicaOptions {
         group: GROUP.parse().map_err(|error: smr::id::BadGroupName| Fatal::Failed(error.to_string()))?,
         name: NodeName(plan.replica),
         peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
@@ -40,7 +41,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
-    // The managers' genesis makes the cluster id, and nobody else records it.
+    // The managers' genesis makes the cluster id, and nobody else records it; the operator's word is enough.
+    opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
     let backend = Arc::new(ManagerBackend::new(replica.clone()));
     let door = Door::open(runtime.handle(), listener, backend, DoorLimits::default())
@@ -50,6 +52,15 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     runtime.block_on(process::serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
     misfit.get().map_or(Ok(()), |misfit: &BadArgument| Err(Fatal::Usage(misfit.clone())))
+}
+
+/// Makes a new directory of what verifies in an old one.
+///
+/// # Errors
+/// Why nothing was recovered.
+pub fn recover(flags: RecoverFlags) -> Result<(), Fatal> {
+    let is_ours = |group: &GroupName| group.as_str() == GROUP;
+    recover::recover(flags, None, ManagerState::default(), is_ours, ManagerState::cluster)
 }
 
 /// A manager with another layout than its group's ends in order, so that a group that it leads misses nothing.

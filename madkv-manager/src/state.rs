@@ -37,7 +37,7 @@ use madkv_api::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
 use smr::entry::{Genesis, GenesisHash, Index};
-use smr::id::{ClusterId, Disqualified, Incarnation, NodeName, StartId, StartTrail};
+use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, NodeName, StartId, StartTrail};
 use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
@@ -203,6 +203,11 @@ pub struct ManagerState {
 }
 
 impl ManagerState {
+    /// The cluster, once it has a map.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.contents.map.as_ref().map(|map| map.cluster)
+    }
+
     fn carry_out(&mut self, command: Command) -> Reply {
         match command {
             Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
@@ -310,7 +315,7 @@ impl ManagerState {
     fn record_genesis(&mut self, request: GenesisRequest) -> Reply {
         let GenesisRequest { genesis, instead_of } = request;
         let Some(map) = &self.contents.map else { return Reply::NoMap };
-        let Some(partition) = partition_of(&genesis, map) else {
+        let Some(partition) = partition_of(&genesis, map, instead_of.is_some()) else {
             return Reply::Refused(format!("the cluster has no group {} with these members", genesis.group));
         };
         let hash = genesis.hash();
@@ -326,6 +331,11 @@ impl ManagerState {
             return Reply::GenesisRefused { incumbent, genesis: founded.and_then(|founded| founded.genesis.clone()) };
         }
         let contents = Arc::make_mut(&mut self.contents);
+        // Nobody of the group that was there has a seat in this one, unless it is named.
+        contents.seats.retain(|&(of, name), seat| {
+            let node = NodeId { name: NodeName(name), incarnation: seat.incarnation };
+            of != partition || incumbent.is_none() || genesis.members.contains(&node)
+        });
         for member in &genesis.members {
             // From now on it may make promises at any time.
             let place = (partition, member.name.0);
@@ -340,14 +350,17 @@ impl ManagerState {
     }
 }
 
-/// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its seats.
-fn partition_of(genesis: &Genesis, map: &ClusterMap) -> Option<u16> {
+/// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its seats; or, for a
+/// group that replaces another one, with a single member, whose directory was recovered.
+fn partition_of(genesis: &Genesis, map: &ClusterMap, is_successor: bool) -> Option<u16> {
     let number: u16 = genesis.group.as_str().strip_prefix('s')?.parse().ok()?;
     let partition = map.partitions.get(usize::from(number))?;
     let names = genesis.members.iter().map(|member| member.name);
     let seats = (0..=u16::MAX).map(NodeName).take(partition.servers.len());
+    let is_recovered =
+        is_successor && names.len() == 1 && names.clone().all(|name| usize::from(name.0) < partition.servers.len());
     let is_named_so = genesis.group.as_str() == format!("s{number}");
-    (is_named_so && genesis.cluster == Some(map.cluster) && names.eq(seats)).then_some(number)
+    (is_named_so && genesis.cluster == Some(map.cluster) && (is_recovered || names.eq(seats))).then_some(number)
 }
 
 /// Whether two maps deal the same slots to the same servers, however their addresses are spelled.

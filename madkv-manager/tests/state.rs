@@ -271,6 +271,32 @@ fn genesis_is_replaced_only_by_the_operators_word_for_the_very_one_that_is_recor
     assert!(is_registered(&apply(&mut state, &member_of(&third, 0, 30))));
 }
 
+// covers D28
+#[test]
+fn genesis_of_one_recovered_member_replaces_the_recorded_one_and_frees_the_other_seats() {
+    let mut state = laid_out();
+    let first = genesis("s1", [10, 11, 12]);
+    record(&mut state, &first, None);
+    let recovered = Genesis { members: [NodeId::new(1, 21)].into(), ..first.clone() };
+    let instead_of = |genesis: &Genesis| Some(Incumbent::Recorded(genesis.hash()));
+    assert!(matches!(record(&mut state, &recovered, None), Reply::Refused(_)), "that is no group by itself");
+    let stranger = Genesis { members: [NodeId::new(3, 21)].into(), ..first.clone() };
+    assert!(matches!(record(&mut state, &stranger, instead_of(&first)), Reply::Refused(_)), "no such seat");
+    assert!(matches!(record(&mut state, &recovered, instead_of(&stranger)), Reply::GenesisRefused { .. }));
+    assert_eq!(record(&mut state, &recovered, instead_of(&first)), Reply::GenesisRecorded);
+    assert_eq!(record(&mut state, &recovered, instead_of(&first)), Reply::GenesisRecorded, "the answer was lost");
+    for (replica, incarnation) in [(0, 10), (1, 11), (2, 12)] {
+        let reply = apply(&mut state, &member_of(&first, replica, incarnation));
+        assert!(matches!(&reply, Reply::Refused(why) if why.contains("has genesis")), "{reply:?}");
+    }
+    assert!(is_registered(&apply(&mut state, &member_of(&recovered, 1, 21))));
+    assert!(is_registered(&apply(&mut state, &Command::Register(registration(1, 0, 30, false)))), "it comes empty");
+    assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 1, 31, false)))), Some(21));
+    // Another directory of the old group that was recovered as well comes too late.
+    let second = Genesis { members: [NodeId::new(2, 22)].into(), ..first.clone() };
+    assert!(matches!(record(&mut state, &second, instead_of(&first)), Reply::GenesisRefused { .. }));
+}
+
 // covers M14
 #[test]
 fn genesis_of_no_group_of_the_cluster_is_refused() {

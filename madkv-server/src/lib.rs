@@ -21,4 +21,4 @@ pub mod run;
 pub mod trace;
 
 pub use options::Options;
-pub use run::run;
+pub use run::{recover, run};

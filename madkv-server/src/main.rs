@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    madkv_api::process::start(madkv_server::options::PROGRAM, madkv_server::run)
+    let recover = (madkv_api::recover::WORD, madkv_server::recover);
+    madkv_api::process::start_or(madkv_server::options::PROGRAM, recover, madkv_server::run)
 }

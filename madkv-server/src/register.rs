@@ -12,7 +12,8 @@ use madkv_api::map::ClusterMap;
 use madkv_api::process::jittered;
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
-use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest};
+use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest, Incumbent};
+use smr::storage::Succession;
 use tokio::runtime::Handle;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
@@ -132,6 +133,36 @@ impl Registrar {
             Body::Disqualified { why, map } => Ok(Verdict::Disqualified { why, map: *map }),
             Body::Refused(reason) => Ok(Verdict::Refused(reason)),
             other => Err(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// Asks that a genesis be recorded in the place of another one; asks until a manager answers. `complain` hears once why it takes
+    /// time. Otherwise the group that is recorded instead, if it is another one.
+    pub async fn until_recorded(&self, succession: &Succession, complain: impl FnOnce(&str)) -> Result<(), Incumbent> {
+        let mut complain = Some(complain);
+        let mut pause_ms = PAUSE_MIN_MS;
+        let mut instead_of = Incumbent::Recorded(succession.instead_of);
+        loop {
+            let request = GenesisRequest { genesis: succession.genesis.clone(), instead_of: Some(instead_of) };
+            match self.record(request).await {
+                GenesisAnswer::Recorded => return Ok(()),
+                // A group of an older build: it is the only one that there was.
+                GenesisAnswer::Refused { incumbent: Incumbent::Unrecorded, .. }
+                    if instead_of != Incumbent::Unrecorded =>
+                {
+                    instead_of = Incumbent::Unrecorded;
+                    continue;
+                }
+                GenesisAnswer::Refused { incumbent, .. } => return Err(incumbent),
+                GenesisAnswer::NotYet(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
+                    if let Some(complain) = complain.take() {
+                        complain(&reason);
+                    }
+                }
+                GenesisAnswer::NotYet(_) => {}
+            }
+            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 

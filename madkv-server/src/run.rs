@@ -9,10 +9,11 @@ use std::time::Duration;
 use madkv_api::door::{Door, DoorLimits};
 use madkv_api::map::ClusterMap;
 use madkv_api::process::{self, Fatal, Signals, jittered, say};
+use madkv_api::recover::{self, RecoverFlags};
 use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
-use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
-use smr::storage::Witness;
+use smr::replica::{Incumbent, Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::disk::RealDisk;
+use smr::storage::{Succession, Witness};
 
 use crate::advertised::Watch;
 use crate::assignment;
@@ -73,6 +74,19 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         let ours = registrar.cluster.map_or_else(String::new, |cluster| format!(" to cluster {cluster}"));
         let what = format!("{}: belongs{ours}, manager {manager} to cluster {theirs}", plan.directory.display());
         return Err(Fatal::Failed(what));
+    }
+    if let Some(succession) = opened.succession().cloned() {
+        let recorded = runtime.block_on(async {
+            tokio::select! {
+                recorded = registrar.until_recorded(&succession, complain) => Some(recorded),
+                () = signals.next() => None,
+            }
+        });
+        match recorded {
+            None => return Ok(()),
+            Some(Ok(())) => opened.settle()?,
+            Some(Err(incumbent)) => return Err(Fatal::Failed(superseded(&plan, &succession, incumbent))),
+        }
     }
     let remembered = remembered(&plan);
     let member = opened.genesis();
@@ -140,6 +154,30 @@ async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool)
         return tokio::time::timeout(limit, registrar.one_round(member)).await.ok()?.ok();
     }
     Some(registrar.until_answered(member, complain).await)
+}
+
+fn superseded(plan: &Plan, succession: &Succession, incumbent: Incumbent) -> String {
+    let present = match incumbent {
+        Incumbent::Recorded(genesis) => format!("with genesis {genesis}"),
+        Incumbent::Unrecorded => "of an older build".to_owned(),
+    };
+    format!(
+        "{}: was recovered from a group with genesis {}, but the manager has another one recorded by now, {present}: nothing is replaced",
+        plan.directory.display(),
+        succession.instead_of,
+    )
+}
+
+/// Makes a new directory of what verifies in an old one.
+///
+/// # Errors
+/// Why nothing was recovered.
+pub fn recover(flags: RecoverFlags) -> Result<(), Fatal> {
+    let is_ours =
+        |group: &GroupName| group.as_str().strip_prefix('s').is_some_and(|number| number.parse::<u16>().is_ok());
+    // Damaged or missing, it only means that one thing less is known.
+    let cluster = assignment::load(&RealDisk, &flags.from).ok().flatten().map(|map| map.cluster);
+    recover::recover(flags, cluster, Map::default(), is_ours, |_| None)
 }
 
 fn group_name(partition: u16) -> Result<GroupName, Fatal> {

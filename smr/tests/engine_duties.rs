@@ -372,7 +372,7 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
 #[test]
 fn tick_that_is_due_waits_for_news_but_neither_for_many_turns_nor_for_long_ones() {
     let Replica { core, engine, .. } = Replica::new();
-    let certificate = Certificate { genesis: GenesisHash(1), founders: None };
+    let certificate = Certificate { genesis: GenesisHash(1), founders: None, cluster: None };
     let mut turns = Turns::new(engine, certificate, false, WRITES_UNDER_WAY_HIGH);
     core.0.lock().unwrap().deadline = Some(Time(1_000));
     let ticks = || core.0.lock().unwrap().ticks;

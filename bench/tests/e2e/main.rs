@@ -4,6 +4,7 @@
 //! - [`managers`]: the manager group is hurt.
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`emptied`]: all directories of a group are emptied.
+//! - [`recovered`]: a group that has lost its majority for good goes on from one directory.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
@@ -27,5 +28,6 @@ mod launched;
 mod managers;
 mod network;
 mod prompt;
+mod recovered;
 mod scene;
 mod ycsb;

@@ -40,6 +40,8 @@ pub enum BirthMessage {
         genesis: GenesisHash,
         /// The genesis itself, if the sender is a founder.
         founders: Option<Genesis>,
+        /// The cluster; `None` if the genesis makes it.
+        cluster: Option<ClusterId>,
         /// The members, as far as the sender knows.
         configuration: Configuration,
     },
@@ -66,7 +68,12 @@ pub enum Verdict {
     /// It is a founder of this group.
     Founder(Genesis),
     /// The group has taken it in.
-    TakenIn(GenesisHash),
+    TakenIn {
+        /// The group.
+        genesis: GenesisHash,
+        /// The cluster, if whoever says so knows more of it than the genesis says.
+        cluster: Option<ClusterId>,
+    },
     /// The group exists without it. To be made durable before anything else is done. Said once.
     Excluded(Witness),
     /// A replica there has another idea of the group.
@@ -186,7 +193,7 @@ impl Unborn {
                 }
                 self.verdict()
             }
-            BirthMessage::Born { genesis, founders, configuration } => {
+            BirthMessage::Born { genesis, founders, cluster, configuration } => {
                 if let Some(founders) = founders
                     && founders.hash() == *genesis
                     && self.is_named_by(founders)
@@ -194,7 +201,7 @@ impl Unborn {
                     return Verdict::Founder(founders.clone());
                 }
                 if configuration.is_member(self.own.node) {
-                    return Verdict::TakenIn(*genesis);
+                    return Verdict::TakenIn { genesis: *genesis, cluster: *cluster };
                 }
                 self.exclude(Witness::Peer(from))
             }
@@ -274,7 +281,12 @@ mod tests {
     }
 
     fn born(genesis: &Genesis, configuration: Configuration) -> BirthMessage {
-        BirthMessage::Born { genesis: genesis.hash(), founders: Some(genesis.clone()), configuration }
+        BirthMessage::Born {
+            genesis: genesis.hash(),
+            founders: Some(genesis.clone()),
+            cluster: genesis.cluster,
+            configuration,
+        }
     }
 
     #[test]
@@ -421,7 +433,10 @@ mod tests {
         let message = born(&genesis, configuration);
         for claim in [FRESH, EXCLUDED] {
             let mut node = Unborn::new(newcomer(1, 99, 3, claim));
-            assert_eq!(node.receive(NodeId::new(0, 10), &message), Verdict::TakenIn(genesis.hash()));
+            assert_eq!(
+                node.receive(NodeId::new(0, 10), &message),
+                Verdict::TakenIn { genesis: genesis.hash(), cluster: genesis.cluster }
+            );
         }
     }
 

@@ -27,6 +27,7 @@ use crate::replica::engine::{
 };
 use crate::replica::helm::Helm;
 use crate::replica::message::PeerMessage;
+use crate::replica::recovery::Unsettled;
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
@@ -40,8 +41,8 @@ use crate::state_machine::Image as _;
 use crate::state_machine::StateMachine;
 use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::{
-    self, Birth, Healing, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions, SyncMode,
-    Witness,
+    self, Birth, Healing, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
+    Succession, SyncMode, Witness,
 };
 use crate::transport::{Admission, Transport, TransportConfig};
 
@@ -92,11 +93,11 @@ pub struct StartError {
 }
 
 impl StartError {
-    fn of(error: impl std::fmt::Display) -> StartError {
+    pub(super) fn of(error: impl std::fmt::Display) -> StartError {
         StartError::new(error.to_string())
     }
 
-    fn new(what: String) -> StartError {
+    pub(super) fn new(what: String) -> StartError {
         StartError { what, is_usage: false }
     }
 }
@@ -104,6 +105,12 @@ impl StartError {
 impl From<storage::OpenError> for StartError {
     fn from(error: storage::OpenError) -> StartError {
         StartError { what: error.to_string(), is_usage: matches!(error, storage::OpenError::OtherEngine { .. }) }
+    }
+}
+
+impl From<storage::StorageError> for StartError {
+    fn from(error: storage::StorageError) -> StartError {
+        StartError::of(error)
     }
 }
 
@@ -118,6 +125,8 @@ pub struct Opened {
     /// Why the former life of this directory ended, if it did.
     quarantine: Option<String>,
     reporter: Reporter,
+    /// The group that this directory was recovered from, and has not replaced yet.
+    unsettled: Option<Unsettled>,
 }
 
 impl Opened {
@@ -133,7 +142,33 @@ impl Opened {
         let seat = Seat { group: options.group.clone(), name: options.name, cluster: None };
         let directory = ReplicaDirectory::open(disk.clone(), &options.directory, seat).map_err(StartError::of)?;
         let (store, snapshots, quarantine) = open_lives(directory, &options, &reporter)?;
-        Ok(Opened::with(options, store, snapshots, quarantine, reporter))
+        let mut opened = Opened::with(options, store, snapshots, quarantine, reporter);
+        if opened.quarantine.is_none() {
+            let (root, genesis) = (opened.options.directory.clone(), opened.genesis());
+            opened.unsettled = Unsettled::of(&root, genesis, opened.options.found_anew)?;
+        }
+        opened.mind_the_word();
+        Ok(opened)
+    }
+
+    /// The group that this directory's is to replace, by the operator's word: it was recovered. Nobody may run it before that is
+    /// recorded, wherever geneses are, and [`Opened::settle`] has noted it.
+    pub fn succession(&self) -> Option<&Succession> {
+        self.unsettled.as_ref().map(|unsettled| &unsettled.0)
+    }
+
+    /// The old group is replaced. Durable when this returns.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn settle(&mut self) -> Result<(), StartError> {
+        if let Some(Unsettled(succession)) = self.unsettled.take() {
+            Succession::settle(&RealDisk, &self.options.directory)?;
+            let (group, old) = (&self.options.group, succession.instead_of);
+            self.reporter
+                .line(&format!("group {group} goes on with this replica alone, instead of the one with genesis {old}"));
+        }
+        Ok(())
     }
 
     /// Puts the directory into quarantine for what somebody knows of it, and goes on in its next life.
@@ -147,23 +182,32 @@ impl Opened {
         let reason = quarantine.unwrap_or_else(|| quarantined.reason.clone());
         let life = quarantined.into_next_life()?;
         let (store, snapshots, _) = open_lives(life, &options, &reporter)?;
-        Ok(Opened::with(options, store, snapshots, Some(reason), reporter))
+        let mut opened = Opened::with(options, store, snapshots, Some(reason), reporter);
+        opened.mind_the_word();
+        Ok(opened)
     }
 
     fn with(
-        mut options: ReplicaOptions,
+        options: ReplicaOptions,
         store: Box<OpenedStore>,
         snapshots: SnapshotDir,
         quarantine: Option<String>,
         reporter: Reporter,
     ) -> Opened {
-        if options.found_anew && (store.birth.is_born() || quarantine.is_some()) {
-            let directory = options.directory.display();
-            let data = if quarantine.is_some() { "damaged data" } else { "data" };
-            reporter.line(&format!("--found_anew: ignored, {directory} has {data} of the group"));
-            options.found_anew = false;
+        Opened { options, store, snapshots, quarantine, reporter, unsettled: None }
+    }
+
+    /// Where there is data, nothing is founded anew.
+    fn mind_the_word(&mut self) {
+        if !self.options.found_anew || !self.is_born() && self.quarantine.is_none() {
+            return;
         }
-        Opened { options, store, snapshots, quarantine, reporter }
+        self.options.found_anew = false;
+        if self.unsettled.is_none() {
+            let directory = self.options.directory.display();
+            let data = if self.quarantine.is_some() { "damaged data" } else { "data" };
+            self.reporter.line(&format!("--found_anew: ignored, {directory} has {data} of the group"));
+        }
     }
 
     /// The incarnation of this directory.
@@ -220,7 +264,8 @@ impl Opened {
         state: S,
     ) -> Result<ReplicaHandle, StartError> {
         let genesis = self.genesis();
-        let Opened { options, store, snapshots, quarantine, reporter } = self;
+        let Opened { options, store, snapshots, quarantine, reporter, unsettled } = self;
+        assert!(unsettled.is_none(), "{}: recovered, and not settled", options.directory.display());
         let node = store.identity.node;
         if let (Some(recorded), Some(given)) = (store.identity.cluster, cluster)
             && recorded != given
@@ -641,7 +686,7 @@ impl<S: StateMachine> Life<S> {
             let _ = self.site.facts.cluster.set(cluster);
         }
         self.site.facts.present().genesis = Some(genesis);
-        self.serve(Certificate { genesis, founders })
+        self.serve(Certificate { genesis, founders, cluster })
     }
 
     /// Waits for the birth and makes it durable, or says what else ended the wait.
@@ -690,10 +735,11 @@ impl<S: StateMachine> Life<S> {
                 let cluster = genesis.cluster_id();
                 (Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) }, cluster)
             }
-            Departure::Birth(Verdict::TakenIn(genesis)) => {
+            Departure::Birth(Verdict::TakenIn { genesis, cluster }) => {
                 site.reporter.line(&format!("taken into group {group}"));
-                // The founding group's genesis is the cluster's id.
-                (Birth::Born { genesis: *genesis, founders: None }, site.cluster.unwrap_or(ClusterId(genesis.0)))
+                // The founding group's genesis is the cluster's id, unless it follows another group.
+                let cluster = site.cluster.or(*cluster).unwrap_or(ClusterId(genesis.0));
+                (Birth::Born { genesis: *genesis, founders: None }, cluster)
             }
             Departure::Birth(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
         };

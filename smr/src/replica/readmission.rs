@@ -44,7 +44,8 @@ impl Presence {
 /// A readmission under way.
 #[derive(Debug)]
 pub struct Readmission {
-    outgoing: NodeId,
+    /// `None` if nobody has the seat: the group was recovered from the directory of one replica.
+    outgoing: Option<NodeId>,
     incoming: NodeId,
     began_at: Time,
     give_up_at: Time,
@@ -68,10 +69,8 @@ impl Readmission {
     /// What to tell the operator.
     pub fn start(now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Result<Readmission, Outcome> {
         let refused = |why: String| Err(Outcome::Refused(why));
-        let Some(&outgoing) = status.configuration.voters.iter().find(|voter| voter.name == name) else {
-            return refused(format!("the group has no seat {name}"));
-        };
-        if outgoing == status.node {
+        let outgoing = status.configuration.voters.iter().find(|voter| voter.name == name).copied();
+        if outgoing == Some(status.node) {
             return refused(format!("replica {name} leads the group"));
         }
         let alive = |node: NodeId| {
@@ -82,19 +81,26 @@ impl Readmission {
         };
         let incoming = presence.present(now, name);
         // A seat is filled by one process at a time, so one of another incarnation proves that this one is gone, however lately it spoke.
-        let is_succeeded = incoming.is_some_and(|incoming| incoming != outgoing);
-        if alive(outgoing) && !is_succeeded {
+        let is_succeeded = incoming.is_some() && incoming != outgoing;
+        if let Some(outgoing) = outgoing
+            && alive(outgoing)
+            && !is_succeeded
+        {
             return refused(format!("replica {outgoing} is alive and votes"));
         }
         let Some(incoming) = incoming else {
+            if outgoing.is_none() {
+                return refused(format!("the group has no seat {name}, or nobody has it: start its replica first"));
+            }
             return refused(format!("no new incarnation of replica {name} is there: start it first"));
         };
-        if incoming == outgoing {
+        if Some(incoming) == outgoing {
             let what = "is a member already; once it runs it needs no readmission, and what is damaged heals by itself";
-            return refused(format!("replica {outgoing} {what}"));
+            return refused(format!("replica {incoming} {what}"));
         }
         let voters = &status.configuration.voters;
-        let up = voters.iter().filter(|&&voter| voter == status.node || (alive(voter) && voter != outgoing)).count();
+        let up =
+            voters.iter().filter(|&&voter| voter == status.node || (alive(voter) && Some(voter) != outgoing)).count();
         if up * 2 <= voters.len() {
             return refused(format!("only {up} of {} members are alive: no majority", voters.len()));
         }
@@ -113,7 +119,8 @@ impl Readmission {
         if configuration.is_joint() || status.configuration_index > status.commit {
             return Step::Wait;
         }
-        if configuration.voters.contains(&self.incoming) && !configuration.voters.contains(&self.outgoing) {
+        let is_replaced = self.outgoing.is_none_or(|outgoing| !configuration.voters.contains(&outgoing));
+        if configuration.voters.contains(&self.incoming) && is_replaced {
             return Step::End(Outcome::Done);
         }
         // A learner of this seat from an earlier try whose directory was emptied once more.
@@ -127,7 +134,11 @@ impl Readmission {
         if !configuration.learners.contains(&self.incoming) {
             return Step::Change(Change::AddLearner(self.incoming));
         }
-        Step::Change(Change::Replace { incoming: self.incoming, outgoing: self.outgoing })
+        let incoming = self.incoming;
+        Step::Change(match self.outgoing {
+            Some(outgoing) => Change::Replace { incoming, outgoing },
+            None => Change::Voters(configuration.voters.iter().copied().chain([incoming]).collect()),
+        })
     }
 
     /// Why this readmission gives way to a new request for seat `name`, if it does: its newcomer is gone for good, so that
@@ -147,7 +158,10 @@ impl Readmission {
 
     /// Who comes and who goes, for reports.
     pub fn describe(&self) -> String {
-        format!("replica {} for {}", self.incoming, self.outgoing)
+        match self.outgoing {
+            Some(outgoing) => format!("replica {} for {outgoing}", self.incoming),
+            None => format!("replica {} for nobody", self.incoming),
+        }
     }
 }
 
@@ -221,6 +235,28 @@ mod tests {
         // The other member was last heard too long ago: the leader alone is no majority.
         assert!(refusal(2, &status(Time(now.0 - ALIVE_US - 1), &[]), &presence).contains("no majority"));
         assert!(Readmission::start(now, OLD.name, &quiet, &presence).is_ok());
+    }
+
+    // covers D28
+    #[test]
+    fn readmission_to_a_seat_that_nobody_has_adds_a_voter() {
+        let now = Time(10_000_000);
+        let mut presence = Presence::default();
+        let alone = |learners: &[NodeId], voters: &[NodeId]| CoreStatus {
+            configuration: Configuration {
+                learners: learners.iter().copied().collect(),
+                ..Configuration::of(voters.iter().copied())
+            },
+            ..status(now, &[])
+        };
+        let leader = NodeId::new(0, 10);
+        assert!(refusal(2, &alone(&[], &[leader]), &presence).contains("start its replica first"));
+        presence.met(now, FIRST);
+        let readmission = Readmission::start(now, FIRST.name, &alone(&[], &[leader]), &presence).unwrap();
+        assert_eq!(readmission.next(now, &alone(&[], &[leader])), Step::Change(Change::AddLearner(FIRST)));
+        let both = Change::Voters([leader, FIRST].into());
+        assert_eq!(readmission.next(now, &alone(&[FIRST], &[leader])), Step::Change(both));
+        assert_eq!(readmission.next(now, &alone(&[], &[leader, FIRST])), Step::End(Outcome::Done));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use crate::entry::{Genesis, GenesisHash, Index};
-use crate::id::NodeId;
+use crate::id::{ClusterId, NodeId};
 use crate::protocol::{Protocol, Role, Time, WriteId};
 use crate::replica::birth::BirthMessage;
 use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
@@ -65,6 +65,8 @@ pub struct Certificate {
     pub genesis: GenesisHash,
     /// The genesis itself, if the replica is a founder.
     pub founders: Option<Genesis>,
+    /// The cluster.
+    pub cluster: Option<ClusterId>,
 }
 
 /// An engine, and what waits for it between two turns.
@@ -193,6 +195,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         Some(BirthMessage::Born {
             genesis: self.certificate.genesis,
             founders: self.certificate.founders.clone(),
+            cluster: self.certificate.cluster,
             configuration: self.engine.core().status().configuration,
         })
     }

@@ -114,7 +114,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
         let mut verdict = unborn.verdict();
         loop {
             match verdict {
-                Verdict::Founder(_) | Verdict::TakenIn(_) => return Ok(Departure::Birth(verdict)),
+                Verdict::Founder(_) | Verdict::TakenIn { .. } => return Ok(Departure::Birth(verdict)),
                 Verdict::Ask(request) => match self.source {
                     Some(source) => asking.ask(source, request),
                     None => panic!("{} asks, and nobody is there to answer", self.node),

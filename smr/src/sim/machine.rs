@@ -509,7 +509,7 @@ impl<S: StateMachine> Machine<S> {
                 let cluster = genesis.cluster_id();
                 (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
             }
-            Verdict::TakenIn(genesis) => (Birth::Born { genesis, founders: None }, CLUSTER),
+            Verdict::TakenIn { genesis, .. } => (Birth::Born { genesis, founders: None }, CLUSTER),
         };
         let Life::Waiting(waiting) = std::mem::replace(&mut self.life, Life::Down) else {
             panic!("{} is born without waiting for it", self.id);
@@ -646,7 +646,12 @@ fn serve<S: StateMachine>(
         portion: world.shape.portion,
     });
     Ok(Serving {
-        turns: Turns::new(engine, Certificate { genesis, founders }, next_life, world.shape.writes_under_way_high),
+        turns: Turns::new(
+            engine,
+            Certificate { genesis, founders, cluster: Some(CLUSTER) },
+            next_life,
+            world.shape.writes_under_way_high,
+        ),
         events_max: world.shape.events_max,
         snapshots,
         desk: Desk::new(opened.store),

@@ -51,6 +51,7 @@ mod format;
 mod incoming;
 mod names;
 mod reader;
+mod salvage;
 mod writer;
 
 use std::io;
@@ -64,6 +65,7 @@ pub use directory::SnapshotDir;
 pub use incoming::{Incoming, ReceivedSnapshot};
 pub(crate) use names::is_ours;
 pub use reader::{SendingFile, SnapshotReader};
+pub(crate) use salvage::{Salvaged, salvage};
 
 /// Version of the file's format. Files of another version are refused, and left untouched.
 pub const SNAPSHOT_VERSION: u32 = 1;

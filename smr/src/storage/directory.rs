@@ -145,8 +145,20 @@ impl ReplicaDirectory {
 /// There are two locks. The file is empty and never written, so it looks like rubbish to whoever cleans up, and once it is gone a
 /// second process could lock another one; the directory itself stays. Builds before this one know only the file.
 fn lock(disk: &dyn Disk, path: &Path, notes: &mut Vec<String>) -> Result<DiskLock, OpenError> {
+    lock_both(disk, path, true, notes)
+}
+
+/// The same, without making the file that is locked.
+pub(crate) fn lock_what_is_there(disk: &dyn Disk, path: &Path, has_file: bool) -> Result<DiskLock, OpenError> {
+    lock_both(disk, path, has_file, &mut Vec::new())
+}
+
+fn lock_both(disk: &dyn Disk, path: &Path, with_file: bool, notes: &mut Vec<String>) -> Result<DiskLock, OpenError> {
     let file = path.join(LOCK);
-    let by_file = take(path, || disk.lock(&file)).map_err(|error| refusal(path, &file, error))?;
+    let by_file = match with_file {
+        true => Some(take(path, || disk.lock(&file)).map_err(|error| refusal(path, &file, error))?),
+        false => None,
+    };
     let by_directory = match take(path, || disk.lock_dir(path)) {
         Ok(lock) => lock,
         Err(error) if is_not_lockable(&error) => {

@@ -14,7 +14,7 @@ use super::healing::Healing;
 use super::slots::{self, Amiss, Found, Slots};
 use super::{Damage, StorageError};
 use crate::codec::{self, CodecError};
-use crate::entry::EntryId;
+use crate::entry::{EntryId, Index};
 
 pub(crate) const MARK: &str = "mark";
 const MAGIC: [u8; 8] = *b"SMRMARK\0";
@@ -99,6 +99,13 @@ impl MarkFile {
             Ok(_) => FoundMark::Broken(Damage::foreign(&path)),
             Err(error) => FoundMark::Broken(Damage::new(&path, error)),
         })
+    }
+
+    /// How far the log had got at least, as the mark of a directory says, whoever wrote it.
+    pub(crate) fn reach(disk: &dyn Disk, directory: &Path) -> std::io::Result<Option<Index>> {
+        let Found::Sound { content, .. } = slots::read(disk, &directory.join(MARK), MAGIC)? else { return Ok(None) };
+        let Ok((_, mark, healing)) = decode(&content) else { return Ok(None) };
+        Ok(Some(mark.last.index.max(healing.map_or(Index::ZERO, |healing| healing.past))))
     }
 
     /// What the mark of a directory names, whoever wrote it, for observers.

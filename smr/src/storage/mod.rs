@@ -10,7 +10,8 @@
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
 //!             next/        the life after a quarantine: the same layout, another incarnation (and `ready`, then `moving`)
-//!             damaged-*/   what a readmission, or healing, has put aside; never read again
+//!             damaged-*/   what a readmission, or healing, has put aside; only [`recovery`] reads it again
+//!             recovered    this directory was recovered from that of another group, which it is to replace: two slots
 //! ```
 //!
 //! # What a crash leaves behind, and what the next start does with it
@@ -62,6 +63,7 @@ mod promise;
 mod quarantine;
 mod record;
 pub mod record_log;
+pub(crate) mod recovery;
 pub(crate) mod room;
 pub mod segments;
 mod sled;
@@ -81,6 +83,7 @@ pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
 pub use promise::{Birth, PromiseRecord, Witness};
 pub use quarantine::Quarantined;
+pub use recovery::Succession;
 pub use starts::SeenStarts;
 pub use store::Store;
 pub use sync_mode::{SyncMode, probe_sync};

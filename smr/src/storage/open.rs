@@ -561,6 +561,18 @@ fn open_map(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<
     })
 }
 
+/// An empty log in a directory that has nothing but snapshots.
+pub(crate) fn begin_log(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+) -> Result<Box<dyn LogStore>, OpenError> {
+    match open_log(directory, options, 0, EntryId::ZERO, None) {
+        Ok(opened) => Ok(opened.recovered.log),
+        Err(Trouble::Refuse(error)) => Err(error),
+        Err(Trouble::Quarantine(damage)) => Err(StorageError::new(&damage.file, "beginning a log", damage.what).into()),
+    }
+}
+
 fn boxed<L: LogStore + 'static>(directory: &mut ReplicaDirectory, found: Recovered<L>) -> Recovered<Box<dyn LogStore>> {
     let Recovered { log, entries, fits, notes } = found;
     directory.notes.extend(notes);

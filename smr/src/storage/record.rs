@@ -270,6 +270,12 @@ pub(crate) fn read_entries(first: u64, count: usize, mut body: &[u8]) -> Result<
     Ok((entries, last_fingerprint))
 }
 
+/// Whose value this is, if it verifies.
+pub(crate) fn owner(value: &[u8]) -> Option<u64> {
+    (value.len() >= RECORD_HEADER_BYTES && checksum_of(value) == u64_at(value, CHECKSUM_OFFSET))
+        .then(|| u64_at(value, 8))
+}
+
 /// The checksum that a value carries, unverified; 0 if it is too short for one.
 pub(crate) fn stored_checksum(value: &[u8]) -> u64 {
     if value.len() < RECORD_HEADER_BYTES { 0 } else { u64_at(value, CHECKSUM_OFFSET) }

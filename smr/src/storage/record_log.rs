@@ -13,7 +13,7 @@
 //! place, and anything unreadable that is not the very last record is damage. The last record, if unreadable, is an interrupted write
 //! and is cut, unless the mark says that it was synced.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::Path;
 
@@ -335,6 +335,16 @@ impl LogStore for RecordLog {
         }
         Ok(scan.entries)
     }
+}
+
+/// Whose records these are, as far as the values that verify say.
+pub(crate) fn owners(map: &dyn ByteMap) -> Result<BTreeSet<u64>, LoadError> {
+    let mut owners = BTreeSet::new();
+    map.scan(&record::key(0, 0), &mut |_, value| {
+        owners.extend(record::owner(value));
+        true
+    })?;
+    Ok(owners)
 }
 
 /// What can still be read of a damaged map; nothing is changed. The entries are those of the records that form one chain from the

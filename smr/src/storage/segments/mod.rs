@@ -93,7 +93,7 @@ use format::{FRAMES_OFFSET, Header, Kind};
 pub(crate) use pool::present;
 use pool::{Pool, segment_path};
 use reading::play;
-pub(crate) use salvage::salvage;
+pub(crate) use salvage::{owners, salvage};
 use writing::Tail;
 
 /// Length of a segment in bytes: at full speed one is begun a few times in a second, and two of them, the one in use and the one

@@ -1,5 +1,6 @@
 //! What can still be read of segments that are damaged.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Segment;
@@ -10,6 +11,11 @@ use crate::entry::EntryId;
 use crate::storage::disk::Disk;
 use crate::storage::healing::{Salvage, behind_snapshot};
 use crate::storage::{LoadError, StorageError};
+
+/// Whose segments these are. The directory is there.
+pub(crate) fn owners(disk: &dyn Disk, directory: &Path) -> Result<BTreeSet<u64>, LoadError> {
+    Ok(pool::find(disk, directory)?.begun.values().map(|(header, _)| header.identity).collect())
+}
 
 /// Reads what verifies, and changes nothing. Of the segments that follow each other from the snapshot on, the records up to the first that
 /// does not fit into the chain: what they leave is a log that there was at some time. Of the others, only how far they reach.
