@@ -427,6 +427,11 @@ fn snapshot_without_room_refuses_growth_and_is_tried_again_until_it_succeeds() {
         })
     };
     assert_eq!(takes(&mut replica), None, "too early");
+    // With room again it does not wait.
+    replica.engine.disk_is_full(false);
+    replica.engine.tick(Time(3));
+    assert!(takes(&mut replica).is_some());
+    assert!(replica.engine.snapshot_lacks_room(Time(4)));
     replica.engine.tick(Time(60_000_000));
     let last = takes(&mut replica).expect("it is tried again");
     replica.engine.snapshot_taken(Time(60_000_000), last, 100);

@@ -447,6 +447,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// The disk has become full, or has room again.
     pub fn disk_is_full(&mut self, is_full: bool) {
         self.disk_is_full = is_full;
+        if let Some(at) = &mut self.snapshot_waits_for_room
+            && !is_full
+        {
+            *at = Time(0);
+        }
         if self.role == Role::Leader || !is_full {
             self.report(if is_full {
                 "the disk is full: only what makes the state smaller is taken".to_owned()

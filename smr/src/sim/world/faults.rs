@@ -297,6 +297,7 @@ impl<W: Workload> World<W> {
             self.machines[seat].disk_slow_until = Time(0);
             self.machines[seat].start_trouble = None;
             self.machines[seat].disk.clear_faults();
+            self.room_changes(seat, false);
             self.mend_disk(seat);
             self.unpause(seat);
             self.let_install_go(seat);
