@@ -3,7 +3,8 @@
 //! Clients swap values that are unique in the run, and never delete. Each swap that was answered says which value it
 //! replaced, so the answers of one key link up into chains `null -> a -> b -> ...`. If each swap took effect exactly
 //! once, then
-//! - no value (nor the initial absence) was replaced twice: a write applied twice, or lost after it was seen, shows here;
+//! - no value (nor the initial absence) was replaced twice: a write applied twice, or lost after it was seen, shows
+//!   here;
 //! - each value that was replaced had been written by somebody;
 //! - the chain that starts with the absence, and those that start with a swap whose fate is unknown (its client died
 //!   or gave up), join to one chain that ends with the value read at the end;

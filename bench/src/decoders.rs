@@ -1,8 +1,8 @@
-//! Everything that reads bytes from outside, as one function of bytes each: for the property tests in `tests/decoders.rs` and, the
-//! same ones, for the `cargo fuzz` targets in `fuzz/` (fault catalogue B1, B2, D11, G6).
+//! Everything that reads bytes from outside, as one function of bytes each: for the property tests in
+//! `tests/decoders.rs` and, the same ones, for the `cargo fuzz` targets in `fuzz/` (fault catalogue B1, B2, D11, G6).
 //!
-//! An entry must take any bytes: it may find an error or a value, but not panic, not believe a length before its bytes are there, and
-//! not take more than linear time. Each comes with sound bytes to start from.
+//! An entry must take any bytes: it may find an error or a value, but not panic, not believe a length before its bytes
+//! are there, and not take more than linear time. Each comes with sound bytes to start from.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -87,8 +87,8 @@ impl Decoder {
     }
 }
 
-/// A value that was decoded is no longer than what it came from (a set may have been written in another order, or with doubles), and
-/// once encoded it stays as it is.
+/// A value that was decoded is no longer than what it came from (a set may have been written in another order, or with
+/// doubles), and once encoded it stays as it is.
 fn decode<T: DeserializeOwned + serde::Serialize>(bytes: &[u8]) {
     let Ok(value) = codec::decode::<T>(bytes) else { return };
     let encoded = codec::encode(&value);
@@ -225,8 +225,8 @@ fn put(disk: &VirtualDisk, file: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync()
 }
 
-/// Opens the founder's directory with other bytes in one file. What opens has the founder's vote and all its entries, or is known to
-/// be damaged; the journal's end may be missing, as far as the mark does not speak for it.
+/// Opens the founder's directory with other bytes in one file. What opens has the founder's vote and all its entries,
+/// or is known to be damaged; the journal's end may be missing, as far as the mark does not speak for it.
 fn open_with(file: &str, bytes: &[u8]) {
     let disk = founder();
     put(&disk, &Path::new(ROOT).join(file), bytes).unwrap_or_else(|error| panic!("{error}"));
@@ -278,8 +278,8 @@ impl ByteMap for AnyMap {
     }
 }
 
-/// The values of a log: key, length (u16), value, and so on. What a log is recovered from is without holes, and belongs to
-/// the one who asks.
+/// The values of a log: key, length (u16), value, and so on. What a log is recovered from is without holes, and belongs
+/// to the one who asks.
 fn log_records(mut bytes: &[u8]) {
     let mut map = AnyMap::default();
     while let Some((key, rest)) = bytes.split_first_chunk::<KEY_LEN_BYTES>() {
@@ -381,7 +381,8 @@ fn sound_snapshot_file() -> Vec<Vec<u8>> {
     vec![read_file(&disk, &snapshot_name(&disk), 1 << 20).unwrap_or_else(|error| panic!("{error}"))]
 }
 
-/// A receiver that was offered the snapshot gets these bytes, in pieces. They are adopted only if they are the snapshot's.
+/// A receiver that was offered the snapshot gets these bytes, in pieces. They are adopted only if they are the
+/// snapshot's.
 fn snapshot_transfer(bytes: &[u8]) {
     let (_, _, info) = with_snapshot();
     let disk = VirtualDisk::new();
@@ -479,7 +480,8 @@ fn sound_client_frames() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Commands, queries and answers of the map, and its image in a snapshot (G6: whatever is decoded, a key belongs to one partition).
+/// Commands, queries and answers of the map, and its image in a snapshot (G6: whatever is decoded, a key belongs to one
+/// partition).
 fn map_commands(bytes: &[u8]) {
     let mut map = madkv_server::map::Map::default();
     map.apply(Index(1), bytes);

@@ -18,11 +18,11 @@
 //! end 7
 //! ```
 //!
-//! - An operation's line is: client, call, return, request `->` what became of it. Times are nanoseconds since the start
-//!   of the run on one monotonic clock, or any other numbers that grow; an operation that returned at 5 was over before
-//!   one that was called at 6, but not before one that was called at 5. `-` is "never returned".
-//! - `not_done`: certainly no effect, neither before nor later. `unknown`: it may have taken effect at any time after its
-//!   call, or may yet do so, or never will.
+//! - An operation's line is: client, call, return, request `->` what became of it. Times are nanoseconds since the
+//!   start of the run on one monotonic clock, or any other numbers that grow; an operation that returned at 5 was over
+//!   before one that was called at 6, but not before one that was called at 5. `-` is "never returned".
+//! - `not_done`: certainly no effect, neither before nor later. `unknown`: it may have taken effect at any time after
+//!   its call, or may yet do so, or never will.
 //! - `initially` gives the value that a key had before the run; all other keys were absent. `partitions` says over how
 //!   many partitions the slots were dealt evenly (without it nothing is known). A `note` is for people.
 //! - `end` counts the operations. Operations are written when they end, so a file without this line lacks those that

@@ -1,8 +1,8 @@
 //! `madkv-local`: a whole cluster on this machine in one command, and a client on it.
 //!
 //! Nothing but the client writes to stdout. Everything that was started has ended when the launcher ends, also on
-//! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a line, or
-//! stops waiting for an answer.
+//! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a
+//! line, or stops waiting for an answer.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -172,7 +172,8 @@ fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -
     Ok(exit_code(code))
 }
 
-/// The settings of the terminal on stdin. A client that is killed while somebody edits a line leaves it without echo and line ends.
+/// The settings of the terminal on stdin. A client that is killed while somebody edits a line leaves it without echo
+/// and line ends.
 struct Terminal(Termios);
 
 impl Terminal {
@@ -205,14 +206,14 @@ fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
     move |error| NoCluster::Io { what, error }
 }
 
-/// The environment variable that names the log engine of every cluster that no flag names one for: so that tests, trials and
-/// chaos can be run with either.
+/// The environment variable that names the log engine of every cluster that no flag names one for: so that tests,
+/// trials and chaos can be run with either.
 pub const LOG_ENGINE_VARIABLE: &str = "MADKV_LOG_ENGINE";
 
 static LOG_ENGINE: OnceLock<Engine> = OnceLock::new();
 
-/// The log engine of the clusters that this process starts: what its command line says, or else the environment, or else the
-/// default. Only the first call counts.
+/// The log engine of the clusters that this process starts: what its command line says, or else the environment, or
+/// else the default. Only the first call counts.
 ///
 /// # Errors
 /// If the environment names none that there is.
@@ -232,7 +233,8 @@ fn engine_of(said: Option<Engine>, environment: Option<&str>) -> Result<Engine, 
     }
 }
 
-/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was chosen.
+/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was
+/// chosen.
 ///
 /// # Panics
 /// As [`log_flags`].

@@ -169,7 +169,8 @@ impl History {
         Ok(check(&self.swaps, &last)?)
     }
 
-    /// The longest time that a client waited for an answer which came after `from`, and before `until` if that is given.
+    /// The longest time that a client waited for an answer which came after `from`, and before `until` if that is
+    /// given.
     pub fn longest_wait(&self, from: Instant, until: Option<Instant>) -> Duration {
         let waits = self.swaps.iter().filter_map(|swap| {
             let (answered, _) = swap.answer.as_ref()?;

@@ -59,7 +59,8 @@ impl Process {
         self.start_with(command)
     }
 
-    /// Starts it by means of another program, which becomes it: `command` gets the program and its arguments as further arguments.
+    /// Starts it by means of another program, which becomes it: `command` gets the program and its arguments as further
+    /// arguments.
     ///
     /// # Errors
     /// As [`Process::start`].

@@ -1,8 +1,8 @@
-//! What a command-line client prints while leaders die under it: for each line one line, in order, none lost and none doubled, and STOP
-//! behind everything before it (fault catalogue C11).
+//! What a command-line client prints while leaders die under it: for each line one line, in order, none lost and none
+//! doubled, and STOP behind everything before it (fault catalogue C11).
 //!
-//! One client, alone on its keys: so each line's answer is known beforehand, and a lost, doubled or overtaken one shows at the next line.
-//! Lines go in far ahead of their answers, as from a file.
+//! One client, alone on its keys: so each line's answer is known beforehand, and a lost, doubled or overtaken one shows
+//! at the next line. Lines go in far ahead of their answers, as from a file.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -111,8 +111,8 @@ impl Transcript {
         Ok(())
     }
 
-    /// STOP behind all that is under way: everything is answered, then it is confirmed, and nothing comes behind it. How many lines
-    /// were answered.
+    /// STOP behind all that is under way: everything is answered, then it is confirmed, and nothing comes behind it.
+    /// How many lines were answered.
     fn stop(mut self, patience: Duration) -> Result<u64, Trouble> {
         self.fill()?;
         self.client.send("STOP")?;
@@ -132,8 +132,8 @@ impl Transcript {
     }
 }
 
-/// Kills the leaders of all partitions in turn, so often in all, under one client; whoever was killed comes back each time. Behind the last
-/// kill comes STOP. How many lines were answered.
+/// Kills the leaders of all partitions in turn, so often in all, under one client; whoever was killed comes back each
+/// time. Behind the last kill comes STOP. How many lines were answered.
 ///
 /// # Errors
 /// A line that was lost, doubled, overtaken or wrong; or a cluster that does not come back.

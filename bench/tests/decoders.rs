@@ -1,5 +1,6 @@
-//! Each decoder is fed with what no sound peer, disk or person gives: arbitrary bytes, each prefix and each single-bit change of sound
-//! bytes, hostile lengths. It finds an error or a value; it never panics, never believes a length, and takes linear time.
+//! Each decoder is fed with what no sound peer, disk or person gives: arbitrary bytes, each prefix and each single-bit
+//! change of sound bytes, hostile lengths. It finds an error or a value; it never panics, never believes a length, and
+//! takes linear time.
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
@@ -23,8 +24,8 @@ const MEMORY_MAX_BYTES: u64 = 2 << 30;
 const CASES: u64 = 600;
 /// Bit changes for each sound input at most; spread evenly if there are more bits.
 const FLIPS_MAX: usize = 6_000;
-/// What a mebibyte may take: hundreds of times what it does take in a debug build on a busy machine, and far from what quadratic work
-/// takes.
+/// What a mebibyte may take: hundreds of times what it does take in a debug build on a busy machine, and far from what
+/// quadratic work takes.
 const MEBIBYTE_MAX: Duration = Duration::from_secs(60);
 
 fn for_each(check: impl Fn(&Decoder, &mut ChaCha8Rng)) {

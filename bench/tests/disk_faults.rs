@@ -1,4 +1,5 @@
-//! Damaged, full and failing disks under real servers: the fixed part of what the trials `damage`, `disk-full` and `disk-errors` do.
+//! Damaged, full and failing disks under real servers: the fixed part of what the trials `damage`, `disk-full` and
+//! `disk-errors` do.
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 

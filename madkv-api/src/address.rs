@@ -1,12 +1,12 @@
 //! Addresses, `host:port`: when two spellings mean the same one.
 //!
-//! Addresses are kept and passed on as they were written, and compared by meaning. Names are not looked up for that: what they
-//! stand for may change, and two hosts may see it differently.
+//! Addresses are kept and passed on as they were written, and compared by meaning. Names are not looked up for that:
+//! what they stand for may change, and two hosts may see it differently.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whether two addresses are the same but for their spelling: IP addresses by their value, names without regard to case, ports by
-/// their number. What is no address is compared byte by byte.
+/// Whether two addresses are the same but for their spelling: IP addresses by their value, names without regard to
+/// case, ports by their number. What is no address is compared byte by byte.
 pub fn is_same(one: &str, other: &str) -> bool {
     one == other || matches!((meaning(one), meaning(other)), (Some(one), Some(other)) if one == other)
 }

@@ -74,7 +74,8 @@ pub fn addresses(flag: &str, text: &str) -> Result<Vec<String>, BadArgument> {
     Ok(list)
 }
 
-/// Checks that `address` is `host:port`, with a host that can be a name or an IP address, and a port that can be dialled.
+/// Checks that `address` is `host:port`, with a host that can be a name or an IP address, and a port that can be
+/// dialled.
 ///
 /// # Errors
 /// If it is not.
@@ -156,8 +157,8 @@ pub fn distinct(first: (&str, SocketAddr), second: (&str, SocketAddr)) -> Result
 /// How a replica confirms reads while it leads.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReadFlags {
-    /// How reads are confirmed: by asking a majority (index), or under a lease that a majority has granted (lease), which trusts
-    /// that clocks do not drift further apart than --clock_drift says.
+    /// How reads are confirmed: by asking a majority (index), or under a lease that a majority has granted (lease),
+    /// which trusts that clocks do not drift further apart than --clock_drift says.
     #[arg(long = "reads", default_value = "index")]
     pub reads: String,
     /// By how much the clocks of two replicas may differ in rate, in parts per thousand.

@@ -1,7 +1,7 @@
 //! A plain client of one door: one connection, one question at a time.
 //!
-//! For servers that register, for tools and for tests. What keys need (routing, retries, sessions, pipelining) is the business
-//! of the client library.
+//! For servers that register, for tools and for tests. What keys need (routing, retries, sessions, pipelining) is the
+//! business of the client library.
 
 use std::io;
 use std::time::Duration;
@@ -32,8 +32,8 @@ impl Dialled {
     /// Dials `address` and says hello. From here on every step may take `patience`.
     ///
     /// # Errors
-    /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's reason), or if
-    /// what answers is no door ([`io::ErrorKind::InvalidData`]).
+    /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's
+    /// reason), or if what answers is no door ([`io::ErrorKind::InvalidData`]).
     pub async fn to(
         address: &str,
         service: Service,

@@ -1,8 +1,8 @@
 //! What travels between a client and a server or manager, in the frames of [`smr::codec`].
 //!
-//! The side that dials sends [`Hello`] and may send requests right behind it; the other side answers [`Welcome`], or [`Refusal`] and
-//! closes. Requests carry a number of the connection's own; responses carry it back, in any order. The answer to a
-//! SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
+//! The side that dials sends [`Hello`] and may send requests right behind it; the other side answers [`Welcome`], or
+//! [`Refusal`] and closes. Requests carry a number of the connection's own; responses carry it back, in any order. The
+//! answer to a SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

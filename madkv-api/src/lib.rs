@@ -8,7 +8,8 @@
 //! - [`frames`]: what travels between a client and a server or manager.
 //! - [`door`]: how a server or manager accepts connections and answers frames on them.
 //! - [`dial`]: the plainest client of a door.
-//! - [`args`] and [`process`]: what their command lines, starts and ends have in common; [`recover`]: a word that both have.
+//! - [`args`] and [`process`]: what their command lines, starts and ends have in common; [`recover`]: a word that both
+//!   have.
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
 

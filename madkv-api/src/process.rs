@@ -1,7 +1,8 @@
 //! How a server or manager process starts and ends.
 //!
-//! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the second. SIGHUP is
-//! ignored. All that it says goes through [`smr::log_sink`]: it never waits for whoever reads its stderr.
+//! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the
+//! second. SIGHUP is ignored. All that it says goes through [`smr::log_sink`]: it never waits for whoever reads its
+//! stderr.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
@@ -32,8 +33,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_INTERRUPTED: i32 = 130;
 /// Worker threads for the network; replicas and disks have threads of their own.
 const NETWORK_THREADS_MAX: usize = 4;
-/// Threads for work that blocks, which exist from the start and stay: later the operating system may refuse another one, and such work
-/// would wait for it without an end.
+/// Threads for work that blocks, which exist from the start and stay: later the operating system may refuse another
+/// one, and such work would wait for it without an end.
 const BLOCKING_THREADS: usize = 4;
 /// How long they may take to start.
 const THREADS_START: Duration = Duration::from_secs(5);
@@ -124,16 +125,18 @@ fn no_threads(error: impl std::fmt::Display) -> Fatal {
 }
 
 /// From now on these signals do nothing to this process.
-/// - SIGXFSZ comes with a write beyond the limit of a file's size, and would end it without a word; now the write fails.
-/// - SIGHUP comes when a terminal closes or logs are rotated, often to all replicas at once. Nothing is read again by it.
+/// - SIGXFSZ comes with a write beyond the limit of a file's size, and would end it without a word; now the write
+///   fails.
+/// - SIGHUP comes when a terminal closes or logs are rotated, often to all replicas at once. Nothing is read again by
+///   it.
 /// - SIGUSR1 and SIGUSR2 mean something to other programs, and come here by mistake.
 ///
 /// # Errors
 /// If the operating system refuses.
 pub fn outlive_signals(signals: &[Number]) -> Result<(), Fatal> {
     let refused = |error: std::io::Error| Fatal::Failed(format!("cannot listen for signals: {error}"));
-    // A handler stays for the life of the process, without the runtime that it was made in. Programs that this one starts have the
-    // default again.
+    // A handler stays for the life of the process, without the runtime that it was made in. Programs that this one
+    // starts have the default again.
     let runtime = Builder::new_current_thread().enable_io().build().map_err(refused)?;
     let _inside = runtime.enter();
     for number in signals {
@@ -229,8 +232,8 @@ pub(crate) fn descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-/// A random duration around `base`: from a half of it to one and a half, so that those who wait for the same thing do not
-/// come back together.
+/// A random duration around `base`: from a half of it to one and a half, so that those who wait for the same thing do
+/// not come back together.
 pub fn jittered(base: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     base / 2 + base.mul_f64(random as f64 / u64::MAX as f64)
@@ -247,8 +250,9 @@ pub fn terminate() {
     let _ = kill_process(getpid(), Number::TERM);
 }
 
-/// Reads until there is nothing more to come. Whoever shares the descriptor may have made it non-blocking: that there is nothing yet is
-/// no end; then it is tried again after `pause`. Any other error is one: nobody can be heard there any more.
+/// Reads until there is nothing more to come. Whoever shares the descriptor may have made it non-blocking: that there
+/// is nothing yet is no end; then it is tried again after `pause`. Any other error is one: nobody can be heard there
+/// any more.
 fn read_to_end_of(mut input: impl Read, mut pause: impl FnMut()) {
     let mut buffer = [0; 1024];
     loop {
@@ -272,8 +276,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts to listen for them. Called inside a runtime. With `end_with_stdin` the end of stdin is one, too: it comes when
-    /// whoever holds the other end is gone, also if that one was killed and could end nobody.
+    /// Starts to listen for them. Called inside a runtime. With `end_with_stdin` the end of stdin is one, too: it comes
+    /// when whoever holds the other end is gone, also if that one was killed and could end nobody.
     ///
     /// # Errors
     /// If the operating system refuses.

@@ -22,7 +22,8 @@ pub fn help() -> String {
     )
 }
 
-/// Reads what verifies of a replica's directory and makes a new one of it, for a group that begins again with this replica alone.
+/// Reads what verifies of a replica's directory and makes a new one of it, for a group that begins again with this
+/// replica alone.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = WORD)]
 pub struct RecoverFlags {
@@ -43,7 +44,8 @@ pub struct RecoverFlags {
     pub replica_id: Option<u16>,
 }
 
-/// Recovers a directory, and says on stdout what was read, what is missing and what is to be done next. See [`recover_replica`].
+/// Recovers a directory, and says on stdout what was read, what is missing and what is to be done next. See
+/// [`recover_replica`].
 ///
 /// # Errors
 /// Why nothing was recovered; then nothing was changed.

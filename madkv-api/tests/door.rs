@@ -105,8 +105,8 @@ fn deliver_parts(count: u64, reply: ReplyTo) {
     reply.send(Outcome::Answer(Bytes::from_static(b"end")));
 }
 
-/// Soon done with clients that do not read or are gone. What a sound client has to be in time for is not shortened: on a busy machine
-/// it might be late.
+/// Soon done with clients that do not read or are gone. What a sound client has to be in time for is not shortened: on
+/// a busy machine it might be late.
 fn quick() -> DoorLimits {
     DoorLimits { write_timeout: SHORT, drain_timeout: SHORT, ..DoorLimits::default() }
 }

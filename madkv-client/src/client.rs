@@ -117,8 +117,8 @@ impl Client {
         }
     }
 
-    /// All records with `from <= key <= to`, sorted by the keys' bytes. Each key and each absence is checked on its own;
-    /// inside one partition the result is one moment. Never partial.
+    /// All records with `from <= key <= to`, sorted by the keys' bytes. Each key and each absence is checked on its
+    /// own; inside one partition the result is one moment. Never partial.
     ///
     /// # Errors
     /// See [`Error`].

@@ -228,8 +228,9 @@ impl Connection {
         }
     }
 
-    /// When the connection's silence has lasted too long, by what is known now. Silence counts from when the oldest request that
-    /// waits was written: an idle connection may be silent for ever, and so may this client (fault catalogue N15).
+    /// When the connection's silence has lasted too long, by what is known now. Silence counts from when the oldest
+    /// request that waits was written: an idle connection may be silent for ever, and so may this client (fault
+    /// catalogue N15).
     fn silence_ends(&self, began: Instant, heard_at: Instant) -> Option<Instant> {
         let state = lock(&self.state);
         if !state.welcomed {

@@ -1,5 +1,5 @@
-//! Finds a group's leader: asks all replicas, in rounds, until one says that it leads. Runs once per group, however many
-//! requests wait for it, and only as long as any does.
+//! Finds a group's leader: asks all replicas, in rounds, until one says that it leads. Runs once per group, however
+//! many requests wait for it, and only as long as any does.
 
 use std::sync::Arc;
 

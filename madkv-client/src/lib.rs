@@ -13,7 +13,8 @@
 //! # Vocabulary
 //! - A *group* is a partition's replicas (or the managers); it has a *belief* about who leads, and terms keep it from
 //!   going back. A *suspect* is a replica that was silent or unreachable and has not spoken since.
-//! - An *exchange* is one request's way to its answer. It may send several *copies*, at most one to a replica at a time.
+//! - An *exchange* is one request's way to its answer. It may send several *copies*, at most one to a replica at a
+//!   time.
 //! - A *link* is the way to one address; it holds at most one *connection*, which all requests share.
 //! - A *finder* asks all replicas of a group who leads, once for all that wait for the answer.
 //!

@@ -19,7 +19,8 @@ pub const SILENCE: Duration = Duration::from_millis(500);
 pub const RESEND_AFTER: Duration = Duration::from_secs(5);
 /// How long a TCP connection may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a server may take to welcome a new connection: longer than one that is busy, and its name may have other addresses.
+/// How long a server may take to welcome a new connection: longer than one that is busy, and its name may have other
+/// addresses.
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection on which nothing came for so long, although a request had been written, is given up.
 pub const CONNECTION_DEAD: Duration = Duration::from_secs(10);

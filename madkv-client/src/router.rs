@@ -105,7 +105,8 @@ impl Router {
         before(deadline, self.fetch_first()).await
     }
 
-    /// A map of at least `epoch`, if a manager has it by now; otherwise the newest known. Asks each manager once at most.
+    /// A map of at least `epoch`, if a manager has it by now; otherwise the newest known. Asks each manager once at
+    /// most.
     pub(crate) async fn refreshed(&self, epoch: u64, deadline: Option<Instant>) -> Result<Arc<Routes>, TimedOut> {
         before(deadline, async {
             let _fetching = self.fetching.lock().await;

@@ -70,7 +70,8 @@ impl Backend for ManagerBackend {
 /// That answer.
 pub fn request_of(ask: Ask) -> Result<Request, Body> {
     match ask {
-        // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads nobody for long.
+        // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads
+        // nobody for long.
         Ask::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
         Ask::Register(registration) => Ok(Request::Idempotent { command: encode(&Command::Register(registration)) }),
         Ask::RecordGenesis(request) => Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) }),

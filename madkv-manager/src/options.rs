@@ -43,8 +43,8 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
-    /// The data of the whole group is lost: found it again, empty, in place of the one that there was. Takes effect once all
-    /// its replicas were started with this and none of them has data; ignored where there is data.
+    /// The data of the whole group is lost: found it again, empty, in place of the one that there was. Takes effect
+    /// once all its replicas were started with this and none of them has data; ignored where there is data.
     #[arg(long = "found_anew")]
     pub found_anew: bool,
     /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.

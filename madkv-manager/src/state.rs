@@ -1,16 +1,18 @@
 //! The manager's replicated state.
 //!
 //! It holds the cluster map, for each partition the genesis of its group, and for each seat (partition and replica) the
-//! incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so each of them is
-//! idempotent (fault catalogue G1).
+//! incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so each of them
+//! is idempotent (fault catalogue G1).
 //!
 //! # Which group a partition has
-//! A group acknowledges nothing before its genesis is recorded here ([`smr::replica::ConfigurationSource`]). The first one is; the
-//! same one again is fine; another one is refused, unless the operator says that it replaces the very one that is recorded.
+//! A group acknowledges nothing before its genesis is recorded here ([`smr::replica::ConfigurationSource`]). The first
+//! one is; the same one again is fine; another one is refused, unless the operator says that it replaces the very one
+//! that is recorded.
 //!
-//! Managers of older builds recorded seats only. There a group whose members are known is not founded again; its genesis is the one
-//! that the first of these members names which registers. If no member is known, any directory of this cluster that has been born
-//! belongs to that group: nothing was founded here since, or its genesis would be recorded.
+//! Managers of older builds recorded seats only. There a group whose members are known is not founded again; its
+//! genesis is the one that the first of these members names which registers. If no member is known, any directory of
+//! this cluster that has been born belongs to that group: nothing was founded here since, or its genesis would be
+//! recorded.
 //!
 //! # Who gets a seat
 //! | the seat has       | newcomer                 | result                                                     |
@@ -23,9 +25,9 @@
 //! | anybody            | a member of another group | refused                                                    |
 //! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
-//! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis. The
-//! group's configuration decides who votes: whether another one has taken the place of a member for good, the members say. This table only
-//! tells a server early that it will not vote.
+//! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis.
+//! The group's configuration decides who votes: whether another one has taken the place of a member for good, the
+//! members say. This table only tells a server early that it will not vote.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -350,8 +352,8 @@ impl ManagerState {
     }
 }
 
-/// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its seats; or, for a
-/// group that replaces another one, with a single member, whose directory was recovered.
+/// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its
+/// seats; or, for a group that replaces another one, with a single member, whose directory was recovered.
 fn partition_of(genesis: &Genesis, map: &ClusterMap, is_successor: bool) -> Option<u16> {
     let number: u16 = genesis.group.as_str().strip_prefix('s')?.parse().ok()?;
     let partition = map.partitions.get(usize::from(number))?;

@@ -250,7 +250,8 @@ fn member_of_a_group_that_is_not_recorded_is_refused() {
     // One that the recorded group has taken in is believed.
     assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 99))));
     assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 13, false)))), Some(99));
-    // The one whose place that is about to take may still be the voter: the group's configuration decides, not this table.
+    // The one whose place that is about to take may still be the voter: the group's configuration decides, not this
+    // table.
     assert!(is_registered(&apply(&mut state, &member_of(&first, 2, 12))));
 }
 

@@ -1,13 +1,14 @@
 //! Whether clients find this server where the cluster map says that it is.
 //!
-//! A typo in `--server_addrs`, or a server that was started on another port, goes unnoticed by its peers: they use other addresses.
-//! As a leader such a server would block its partition (fault catalogue B29). So a server dials its own address in the map, now and
-//! then, and looks whether itself answers.
+//! A typo in `--server_addrs`, or a server that was started on another port, goes unnoticed by its peers: they use
+//! other addresses. As a leader such a server would block its partition (fault catalogue B29). So a server dials its
+//! own address in the map, now and then, and looks whether itself answers.
 //!
 //! - It says so in one line when it does not, and in its status.
-//! - While it leads it hands over to a replica that answers at *its* address and says of itself that it was reached. Where nobody
-//!   can dial himself (some networks do not lead packets back) nobody hands over.
-//! - Silence proves little: a busy machine is silent, too. It counts only until the server has been reached for the first time.
+//! - While it leads it hands over to a replica that answers at *its* address and says of itself that it was reached.
+//!   Where nobody can dial himself (some networks do not lead packets back) nobody hands over.
+//! - Silence proves little: a busy machine is silent, too. It counts only until the server has been reached for the
+//!   first time.
 //!
 //! The map is never changed by what a server listens on.
 

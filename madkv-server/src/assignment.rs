@@ -1,7 +1,8 @@
 //! What the manager said about this replica, remembered, so that a restart needs no manager.
 //!
-//! The file `assignment` in the replica's directory is one frame of [`smr::codec`] with the cluster map. It is written beside, synced and
-//! renamed, so a crash leaves the old one or the new one. Nothing rests on it: if it is damaged the server asks again.
+//! The file `assignment` in the replica's directory is one frame of [`smr::codec`] with the cluster map. It is written
+//! beside, synced and renamed, so a crash leaves the old one or the new one. Nothing rests on it: if it is damaged the
+//! server asks again.
 
 use std::io;
 use std::path::Path;

@@ -3,7 +3,8 @@
 //! - [`options`]: the command line.
 //! - [`map`]: the state machine, from commands to records; `packed`: how the records lie in memory.
 //! - [`backend`]: what is checked before a request is replicated.
-//! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and remembered.
+//! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
+//!   remembered.
 //! - [`trace`]: the messages of `--trace_messages`.
 //! - [`mod@run`]: from start to end.
 

@@ -1,13 +1,15 @@
 //! The ordered map, as a state machine.
 //!
-//! Records live in a persistent map ([`crate::packed`]): a copy of the whole costs as much as a copy of a pointer, and shares
-//! everything with the original until one of them changes. Snapshots and long scans work on such copies, while writes go on.
+//! Records live in a persistent map ([`crate::packed`]): a copy of the whole costs as much as a copy of a pointer, and
+//! shares everything with the original until one of them changes. Snapshots and long scans work on such copies, while
+//! writes go on.
 //!
 //! # Image
 //! ```text
 //! magic | block* | 0u32        block: length u32 | records as in `madkv_api::command`
 //! ```
-//! Records come in key order, and a block ends by what is in it, so that the same map gives the same bytes on every replica.
+//! Records come in key order, and a block ends by what is in it, so that the same map gives the same bytes on every
+//! replica.
 
 use std::io;
 use std::ops::Bound;
@@ -60,8 +62,8 @@ impl Map {
                 answer
             }
             Ok(Command::Delete { key }) => encode_found(self.records.remove(key)),
-            // The front door lets none of these in. Should one get into the log all the same, it has the same answer on each
-            // replica: no bytes, which is an answer to nothing.
+            // The front door lets none of these in. Should one get into the log all the same, it has the same answer on
+            // each replica: no bytes, which is an answer to nothing.
             Err(command::Malformed(_)) => Vec::new(),
         }
     }

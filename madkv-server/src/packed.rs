@@ -1,14 +1,15 @@
 //! A persistent ordered map of byte strings whose records are packed: neighbours share one allocation, a *leaf*.
 //!
-//! A copy of the whole map costs as much as a copy of a pointer, and shares everything with the original until one of them
-//! changes; then a leaf is copied at a time. A record of its own allocation, with its place in a tree, costs about 60 bytes
-//! more than its bytes; here it is 6 bytes and a share of its leaf, and a map that is read from a file is built by tens of
-//! thousands of insertions instead of a million.
+//! A copy of the whole map costs as much as a copy of a pointer, and shares everything with the original until one of
+//! them changes; then a leaf is copied at a time. A record of its own allocation, with its place in a tree, costs about
+//! 60 bytes more than its bytes; here it is 6 bytes and a share of its leaf, and a map that is read from a file is
+//! built by tens of thousands of insertions instead of a million.
 //!
-//! A leaf is known by its *bound*, a byte string that none of its keys lies below and that lies above all keys of the leaf before.
-//! The first leaf's bound is empty, so every key has a leaf that it belongs to.
+//! A leaf is known by its *bound*, a byte string that none of its keys lies below and that lies above all keys of the
+//! leaf before. The first leaf's bound is empty, so every key has a leaf that it belongs to.
 //!
-//! A record too large for a leaf has one of its own. Its neighbours come and go in the leaves beside it, and it is not copied for them.
+//! A record too large for a leaf has one of its own. Its neighbours come and go in the leaves beside it, and it is not
+//! copied for them.
 
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
-/// A leaf that grows beyond this many bytes is split, unless it is a single record. An insertion copies a leaf, so not much more;
-/// each leaf costs about 140 bytes beside its records, so not much less.
+/// A leaf that grows beyond this many bytes is split, unless it is a single record. An insertion copies a leaf, so not
+/// much more; each leaf costs about 140 bytes beside its records, so not much less.
 const LEAF_MAX_BYTES: usize = 2 << 10;
-/// A leaf that shrinks below this is joined with a neighbour, if together they are at most half as large as a leaf may be.
+/// A leaf that shrinks below this is joined with a neighbour, if together they are at most half as large as a leaf may
+/// be.
 const LEAF_MIN_BYTES: usize = LEAF_MAX_BYTES / 4;
 /// What stands before a record's key: the key's length, u16, and the value's, u32, both little endian.
 const HEADER_BYTES: usize = 6;
@@ -64,7 +66,8 @@ impl Leaf {
     }
 }
 
-/// The shortest bound between two neighbouring keys: above the one, not above the other. A long key need not lie in memory twice.
+/// The shortest bound between two neighbouring keys: above the one, not above the other. A long key need not lie in
+/// memory twice.
 fn separator(before: &[u8], key: &[u8]) -> Arc<[u8]> {
     let common = before.iter().zip(key).take_while(|(left, right)| left == right).count();
     Arc::from(&key[..key.len().min(common + 1)])
@@ -170,8 +173,9 @@ impl Records {
         found
     }
 
-    /// Puts a record in that belongs to the leaf of a huge one: into the leaf in front of that or the one behind it, if there is room,
-    /// else into one of its own. Only bounds change, so the huge record is not copied: many small ones may come beside it.
+    /// Puts a record in that belongs to the leaf of a huge one: into the leaf in front of that or the one behind it, if
+    /// there is room, else into one of its own. Only bounds change, so the huge record is not copied: many small ones
+    /// may come beside it.
     fn insert_beside(&mut self, bound: Arc<[u8]>, huge: Leaf, key: &[u8], value: &[u8]) {
         let Some((huge_key, _)) = huge.iter().next() else { return };
         let len = HEADER_BYTES + key.len() + value.len();
@@ -220,7 +224,8 @@ impl Records {
         true
     }
 
-    /// Puts what is in `scratch`, too much for one leaf, into the place of a leaf. `new` is the record that was too much.
+    /// Puts what is in `scratch`, too much for one leaf, into the place of a leaf. `new` is the record that was too
+    /// much.
     fn split(&mut self, bound: Arc<[u8]>, new: Range<usize>) {
         let len = self.scratch.len();
         let is_last = || self.leaves.range::<_, [u8]>((Bound::Excluded(&bound[..]), Bound::Unbounded)).next().is_none();
@@ -276,7 +281,8 @@ impl Records {
     }
 }
 
-/// The border between two records that is the first one behind the middle, or else the last one; the end of a single record.
+/// The border between two records that is the first one behind the middle, or else the last one; the end of a single
+/// record.
 fn middle(leaf: &[u8]) -> usize {
     let (mut border, mut end) = (0, 0);
     for (key, value) in Iter(leaf) {
@@ -343,8 +349,8 @@ mod tests {
             assert_eq!(first, bound.is_empty(), "the first leaf has the empty bound, and no other");
             assert!(first || !leaf.0.is_empty(), "an empty leaf at {bound:?}");
             let count = leaf.iter().count();
-            // A cut in the middle lies behind the record there: of P and a new record at most (P + 1) / 2 + 1 leaves stay together,
-            // and 3 is where that ends.
+            // A cut in the middle lies behind the record there: of P and a new record at most (P + 1) / 2 + 1 leaves
+            // stay together, and 3 is where that ends.
             assert!(count == 1 || leaf.0.len() <= 3 * LEAF_MAX_BYTES, "{count} records in {} bytes", leaf.0.len());
             for (key, _) in leaf.iter() {
                 assert!(key >= &bound[..], "{key:?} below its bound {bound:?}");
@@ -410,7 +416,8 @@ mod tests {
             let mut model: Model =
                 ["b", "d", "f"].iter().map(|key| (key.as_bytes().to_vec(), vec![7; VALUE_MAX_BYTES])).collect();
             for step in 0..COUNT {
-                // In front of the first, between, and behind the last; also such that lie between a key and what is longer.
+                // In front of the first, between, and behind the last; also such that lie between a key and what is
+                // longer.
                 for prefix in ["a", "b", "c", "d\0", "ez", "f"] {
                     let key = format!("{prefix}{:08}", order(step)).into_bytes();
                     assert!(!records.insert(&key, b"value"));

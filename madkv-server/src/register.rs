@@ -1,7 +1,8 @@
 //! Registration with the manager: who I am, and what am I to serve?
 //!
-//! Any manager may be asked. One that does not lead names the leader; one that does not answer is passed over. Registering twice
-//! is harmless, so a lost answer is simply asked for again (fault catalogue G1). So is asking twice that a genesis be recorded.
+//! Any manager may be asked. One that does not lead names the leader; one that does not answer is passed over.
+//! Registering twice is harmless, so a lost answer is simply asked for again (fault catalogue G1). So is asking twice
+//! that a genesis be recorded.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequ
 use smr::storage::Succession;
 use tokio::runtime::Handle;
 
-/// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us up.
+/// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us
+/// up.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
 /// How long one manager may take to say which cluster it is of, in milliseconds. Nine that hang cost less than 1 s.
 const GREETING_TIMEOUT_MS: u64 = 100;
@@ -88,7 +90,8 @@ impl Registrar {
         loop {
             match self.one_round(member).await {
                 Ok(verdict) => return verdict,
-                // The first rounds of a fresh cluster find managers that are just being born; that is nothing to talk about.
+                // The first rounds of a fresh cluster find managers that are just being born; that is nothing to talk
+                // about.
                 Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
                     if let Some(complain) = complain.take() {
                         complain(&reason);
@@ -101,8 +104,8 @@ impl Registrar {
         }
     }
 
-    /// Whether the managers are of another cluster than this directory: the first one that says so, unless another one is of
-    /// ours. Managers that do not answer say nothing.
+    /// Whether the managers are of another cluster than this directory: the first one that says so, unless another one
+    /// is of ours. Managers that do not answer say nothing.
     pub async fn foreign_manager(&self) -> Option<(&str, ClusterId)> {
         let ours = self.cluster?;
         let patience = Duration::from_millis(GREETING_TIMEOUT_MS);
@@ -136,8 +139,8 @@ impl Registrar {
         }
     }
 
-    /// Asks that a genesis be recorded in the place of another one; asks until a manager answers. `complain` hears once why it takes
-    /// time. Otherwise the group that is recorded instead, if it is another one.
+    /// Asks that a genesis be recorded in the place of another one; asks until a manager answers. `complain` hears once
+    /// why it takes time. Otherwise the group that is recorded instead, if it is another one.
     pub async fn until_recorded(&self, succession: &Succession, complain: impl FnOnce(&str)) -> Result<(), Incumbent> {
         let mut complain = Some(complain);
         let mut pause_ms = PAUSE_MIN_MS;

@@ -1,7 +1,7 @@
 //! A server process, from start to end.
 //!
-//! Order matters: what can be wrong with the command line, the ports and the directory is found out first, and quickly. Only then
-//! does the process wait for others.
+//! Order matters: what can be wrong with the command line, the ports and the directory is found out first, and quickly.
+//! Only then does the process wait for others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,8 +146,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// What a manager says to a server that starts. One that has a map need not wait for any: but where one answers, it is heard before the
-/// first word to a peer, for it may know that this directory was set back.
+/// What a manager says to a server that starts. One that has a map need not wait for any: but where one answers, it is
+/// heard before the first word to a peer, for it may know that this directory was set back.
 async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool) -> Option<Verdict> {
     if has_map {
         let limit = Duration::from_millis(FIRST_ANSWER_MAX_MS);
@@ -236,8 +236,9 @@ fn check_seat(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Tells the manager what it does not know yet: that this server runs, after a restart without a manager; that its directory
-/// has become a member's; that another incarnation has begun in it. Hears from it whether the directory must not take part any longer.
+/// Tells the manager what it does not know yet: that this server runs, after a restart without a manager; that its
+/// directory has become a member's; that another incarnation has begun in it. Hears from it whether the directory must
+/// not take part any longer.
 async fn keep_registered(
     registrar: Registrar,
     plan: Plan,

@@ -519,7 +519,8 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
         .collect();
     let line = servers[0].expect_line("does not answer at");
     assert!(line.contains(&mapped[0]) && line.contains(&sites[0].api), "{line}");
-    // An operator who does not know hands it the leadership, again and again until it has led: it may just have led, too.
+    // An operator who does not know hands it the leadership, again and again until it has led: it may just have led,
+    // too.
     let has_led = async {
         loop {
             for site in &sites[1..] {

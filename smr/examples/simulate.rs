@@ -1,9 +1,10 @@
 //! Seeds through the simulator, one after the other, until one fails:
 //! `cargo run --release -p smr --features sim --example simulate -- 0..1000`.
 //!
-//! For a state machine of your own, put `run_with` and a workload of yours in the place of `run` (see `smr::sim`). Exit code 1 with the
-//! first seed that violates a property, in the same words as `madkv-sim`; with `--keep-going` all seeds are run. With `--hashes` each
-//! seed's trace hash is printed: the same in every build. With `--verbose` the mix and the trace go to stderr.
+//! For a state machine of your own, put `run_with` and a workload of yours in the place of `run` (see `smr::sim`). Exit
+//! code 1 with the first seed that violates a property, in the same words as `madkv-sim`; with `--keep-going` all seeds
+//! are run. With `--hashes` each seed's trace hash is printed: the same in every build. With `--verbose` the mix and
+//! the trace go to stderr.
 
 use std::process::ExitCode;
 

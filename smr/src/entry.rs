@@ -196,16 +196,16 @@ impl Genesis {
     }
 }
 
-/// The term a node is in, the vote it gave there, and its leases: what it has promised (Raft §5.2, `currentTerm` and `votedFor`).
-/// Durable before anything that rests on it leaves the node.
+/// The term a node is in, the vote it gave there, and its leases: what it has promised (Raft §5.2, `currentTerm` and
+/// `votedFor`). Durable before anything that rests on it leaves the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     /// The highest term seen. Never falls.
     pub term: Term,
     /// The candidate that got this node's vote in `term`.
     pub vote: Option<NodeId>,
-    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for nobody after a start.
-    /// Never falls.
+    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for nobody after
+    /// a start. Never falls.
     pub lease_us: u64,
 }
 

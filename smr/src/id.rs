@@ -95,8 +95,8 @@ pub struct StartId {
 /// How many of the starts before it a start can name.
 pub const EARLIER_STARTS: usize = 15;
 
-/// A start, with those before it: a counter that is durable before the first connection. A directory that was set back, or
-/// copied, does not know a start that others have seen, however often it is started again.
+/// A start, with those before it: a counter that is durable before the first connection. A directory that was set back,
+/// or copied, does not know a start that others have seen, however often it is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartTrail {
     /// This start.

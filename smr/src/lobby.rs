@@ -1,8 +1,9 @@
 //! Connections of which nobody knows yet who is at the other end.
 //!
-//! They share a small number of places, apart from those of everyone who is known. When all are taken a newcomer takes the place of the
-//! one that has been there longest, among those from the host that has most of them here. So a crowd that connects and says nothing
-//! keeps out only its own (fault catalogue B31, B32): whoever says at once who he is has left the lobby long before.
+//! They share a small number of places, apart from those of everyone who is known. When all are taken a newcomer takes
+//! the place of the one that has been there longest, among those from the host that has most of them here. So a crowd
+//! that connects and says nothing keeps out only its own (fault catalogue B31, B32): whoever says at once who he is has
+//! left the lobby long before.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

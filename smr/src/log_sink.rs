@@ -1,9 +1,10 @@
-//! Where lines for a person go: to stderr, by a thread of its own, so that nobody else ever waits for whoever reads them.
+//! Where lines for a person go: to stderr, by a thread of its own, so that nobody else ever waits for whoever reads
+//! them.
 //!
-//! stderr belongs to others: a pipe whose reader is dead, stopped or slow, a file on a full disk, a terminal that somebody made
-//! non-blocking. A replica that waits for it is hung, and one that dies of it takes its group along, for all of them log to the same
-//! place. So a line is put into a bounded queue, and lost if there is no room or the write fails. Lost lines are counted, and told
-//! about as soon as a write succeeds again.
+//! stderr belongs to others: a pipe whose reader is dead, stopped or slow, a file on a full disk, a terminal that
+//! somebody made non-blocking. A replica that waits for it is hung, and one that dies of it takes its group along, for
+//! all of them log to the same place. So a line is put into a bounded queue, and lost if there is no room or the write
+//! fails. Lost lines are counted, and told about as soon as a write succeeds again.
 //!
 //! Nothing else in a process may write to stderr: the standard library's macros panic if they cannot.
 
@@ -18,8 +19,8 @@ use std::time::{Duration, Instant};
 pub const LINES_MAX: usize = 16 << 10;
 /// How long they may be together, in bytes.
 pub const BYTES_MAX: usize = 4 << 20;
-/// How much is written at once, in bytes, unless a single line is longer: no more than a pipe takes as a whole, for others may write
-/// to the same one.
+/// How much is written at once, in bytes, unless a single line is longer: no more than a pipe takes as a whole, for
+/// others may write to the same one.
 const WRITE_MAX_BYTES: usize = 4 << 10;
 /// How long to wait before a write is tried again that would have had to wait.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -33,8 +34,8 @@ pub fn line(text: impl Into<String>) {
     stderr().push(text.into());
 }
 
-/// Waits until all lines so far are written or lost, for at most half a second, and not again as long as the sink stands still.
-/// Returns whether they are.
+/// Waits until all lines so far are written or lost, for at most half a second, and not again as long as the sink
+/// stands still. Returns whether they are.
 pub fn flush() -> bool {
     stderr().flush(FLUSH_MAX)
 }

@@ -10,13 +10,15 @@
 //! 2. Hand every [`Write`] to the disk in the order given. A write is done when its promise and its log changes have
 //!    reached the device; only then [`Write::durable`] gives out the messages that rest on it, and only then
 //!    [`Input::Durable`] with its id goes back to the core. Writes complete in order; several may share one sync.
-//! 3. Send `messages` at once; they rest on nothing that is not durable yet. A message may be lost, doubled or overtaken.
-//! 4. Apply what is committed in the order of the log, at once or later; never one entry twice. A core only knows the commit index;
-//!    the driver takes the entries up to it from [`Protocol::committed_from`], as many at a time as it has time for.
+//! 3. Send `messages` at once; they rest on nothing that is not durable yet. A message may be lost, doubled or
+//!    overtaken.
+//! 4. Apply what is committed in the order of the log, at once or later; never one entry twice. A core only knows the
+//!    commit index; the driver takes the entries up to it from [`Protocol::committed_from`], as many at a time as it
+//!    has time for.
 //! 5. Answer a read when its index has been applied. It may be confirmed long before.
 //! 6. Call `step` with [`Input::Tick`] at [`Protocol::deadline`], or sooner.
-//! 7. Take the time of a step *after* its input has arrived. A process may be stopped at any place, and a read that arrived after the
-//!    time was taken would be judged by what was true before it (R6).
+//! 7. Take the time of a step *after* its input has arrived. A process may be stopped at any place, and a read that
+//!    arrived after the time was taken would be judged by what was true before it (R6).
 //!
 //! Sending, writing and applying may overlap: the core orders what must be ordered through [`Write`].
 
@@ -60,7 +62,8 @@ pub struct Recovered {
     pub snapshot: SnapshotMeta,
     /// The entries right behind the snapshot, without a hole. Older ones in front of them are ignored.
     pub entries: Vec<Entry>,
-    /// Entries are missing that it may have acknowledged: it is silent until it has more than up to this index, at least.
+    /// Entries are missing that it may have acknowledged: it is silent until it has more than up to this index, at
+    /// least.
     pub heals_past: Option<Index>,
 }
 
@@ -92,8 +95,8 @@ pub trait Protocol: Send + 'static {
         NotLeader { leader: status.leader.map(|leader| leader.name), term: status.term }
     }
 
-    /// The committed entries from `from` on: at most `entries_max`, and at most `bytes_max` bytes unless the first alone is larger.
-    /// Nothing if `from` lies above the commit index.
+    /// The committed entries from `from` on: at most `entries_max`, and at most `bytes_max` bytes unless the first
+    /// alone is larger. Nothing if `from` lies above the commit index.
     ///
     /// # Panics
     /// If the log was cut at or above `from`: a snapshot may only end with what was applied.
@@ -110,7 +113,8 @@ pub trait Protocol: Send + 'static {
         LogLoad { new_bytes: log_bytes, needed_bytes: log_bytes, returning: None }
     }
 
-    /// How many entries the log holds that are not known to be committed, whoever appended them. Called for each request.
+    /// How many entries the log holds that are not known to be committed, whoever appended them. Called for each
+    /// request.
     fn uncommitted_entries(&self) -> u64 {
         let status = self.status();
         status.last.index.0.saturating_sub(status.commit.0)
@@ -195,7 +199,8 @@ pub enum Change {
     Voters(std::collections::BTreeSet<NodeId>),
 }
 
-/// Names a read, or a batch of reads, across [`Input::Read`] and [`Outputs::reads`]. Chosen by the driver, never reused.
+/// Names a read, or a batch of reads, across [`Input::Read`] and [`Outputs::reads`]. Chosen by the driver, never
+/// reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadToken(pub u64);
 
@@ -315,8 +320,8 @@ pub enum LogChange {
     Append(Vec<Entry>),
     /// Remove all entries up to and including this one; a durable snapshot covers them. May be done lazily.
     RemoveThrough(Index),
-    /// The stored snapshot with this meta becomes the log's start. If the log has its last entry with the same term, the entries behind it
-    /// stay; otherwise the whole log goes (Raft §7).
+    /// The stored snapshot with this meta becomes the log's start. If the log has its last entry with the same term,
+    /// the entries behind it stay; otherwise the whole log goes (Raft §7).
     Install(SnapshotMeta),
 }
 
@@ -386,7 +391,8 @@ impl fmt::Display for ReadMode {
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// A quorum confirmed the leader after the read arrived, or a lease covers this step: answer it once `index` is applied.
+    /// A quorum confirmed the leader after the read arrived, or a lease covers this step: answer it once `index` is
+    /// applied.
     Ready {
         /// Which read.
         token: ReadToken,
@@ -419,8 +425,8 @@ pub enum Event {
         /// To this one.
         successor: NodeId,
     },
-    /// The leader counts on an entry that this node acknowledged in the present term, and the node does not have it: its
-    /// directory was set back, or its disk lied (M8). It must not take part any longer.
+    /// The leader counts on an entry that this node acknowledged in the present term, and the node does not have it:
+    /// its directory was set back, or its disk lied (M8). It must not take part any longer.
     Forgot {
         /// The entry.
         entry: EntryId,
@@ -430,9 +436,9 @@ pub enum Event {
         /// Up to where its log had to be brought.
         through: Index,
     },
-    /// What a member says and what this node knows cannot both be, unless some directory has lost what was durable there: two
-    /// leaders of one term, two entries under one id, a leader without an entry that is committed. Going on would destroy what
-    /// is left, so this node must keep what it has, and not take part any longer.
+    /// What a member says and what this node knows cannot both be, unless some directory has lost what was durable
+    /// there: two leaders of one term, two entries under one id, a leader without an entry that is committed. Going on
+    /// would destroy what is left, so this node must keep what it has, and not take part any longer.
     LossProven {
         /// Both sides of it.
         what: String,

@@ -1,13 +1,15 @@
 //! From `host:port` to a connection.
 //!
 //! A name may stand for several addresses, some of them dead, and for other ones tomorrow. What this module guarantees:
-//! - A name is looked up anew for each attempt, so whoever dials again finds a host that has moved (fault catalogue N11).
-//! - All addresses of a name are tried within the deadline, however long it is: they race, each with a small lead over the next
-//!   one (N12).
-//! - An address that takes connections and is of no use otherwise (another program listens there, nobody answers) does not go first
-//!   the next time, unless it has proved itself: see [`greeted`] (N13).
-//! - A lookup holds up nobody but those who wait for it, and those not beyond a half of their deadline: it runs on a thread of its
-//!   own, one for each name. When it fails, or takes too long, the addresses that it gave last are tried (N14).
+//! - A name is looked up anew for each attempt, so whoever dials again finds a host that has moved (fault catalogue
+//!   N11).
+//! - All addresses of a name are tried within the deadline, however long it is: they race, each with a small lead over
+//!   the next one (N12).
+//! - An address that takes connections and is of no use otherwise (another program listens there, nobody answers) does
+//!   not go first the next time, unless it has proved itself: see [`greeted`] (N13).
+//! - A lookup holds up nobody but those who wait for it, and those not beyond a half of their deadline: it runs on a
+//!   thread of its own, one for each name. When it fails, or takes too long, the addresses that it gave last are tried
+//!   (N14).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,8 +39,8 @@ pub async fn connect(address: &str, deadline: Duration) -> io::Result<TcpStream>
     SYSTEM.connect(address, deadline).await
 }
 
-/// At `reached`, where [`connect`] led, is the one that was looked for. Among the addresses of `address` it goes first the next
-/// time.
+/// At `reached`, where [`connect`] led, is the one that was looked for. Among the addresses of `address` it goes first
+/// the next time.
 pub fn greeted(address: &str, reached: SocketAddr) {
     SYSTEM.trust(address, reached);
 }
@@ -223,7 +225,8 @@ fn lead(left: Duration, count: usize) -> Duration {
     share.min(Duration::from_millis(LEAD_MAX_MS))
 }
 
-/// Dials the addresses one after the other, without waiting for the end of the former attempts; the first success counts.
+/// Dials the addresses one after the other, without waiting for the end of the former attempts; the first success
+/// counts.
 async fn race<T, F>(addresses: &[SocketAddr], end: Instant, dial: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     T: Send + 'static,

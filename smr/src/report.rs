@@ -1,4 +1,5 @@
-//! Lines for a person, on stderr. They go through [`crate::log_sink`], so that a replica never waits for who reads them.
+//! Lines for a person, on stderr. They go through [`crate::log_sink`], so that a replica never waits for who reads
+//! them.
 
 use std::time::SystemTime;
 

@@ -16,8 +16,8 @@ pub trait StateMachine: Sized + Send + 'static {
     /// that makes no sense has an answer that says so, the same on each replica.
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8>;
 
-    /// Whether a command makes the state smaller, or at least not larger, by more than a few bytes. A leader whose disk is full takes
-    /// no others. The answer decides only whether it is proposed, so it need not be the same everywhere.
+    /// Whether a command makes the state smaller, or at least not larger, by more than a few bytes. A leader whose disk
+    /// is full takes no others. The answer decides only whether it is proposed, so it need not be the same everywhere.
     fn frees(_command: &[u8]) -> bool {
         false
     }
@@ -51,7 +51,7 @@ pub trait Image: Send + 'static {
 pub enum Answer {
     /// Here it is.
     Now(Vec<u8>),
-    /// Long work on a point-in-time copy (a scan): the parts of the answer, in order. Drawn by a worker thread, as fast as the
-    /// client takes them, while the replica goes on.
+    /// Long work on a point-in-time copy (a scan): the parts of the answer, in order. Drawn by a worker thread, as fast
+    /// as the client takes them, while the replica goes on.
     Parts(Box<dyn Iterator<Item = Vec<u8>> + Send>),
 }

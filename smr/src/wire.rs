@@ -231,7 +231,8 @@ impl SharedOutput for OwnedWriteHalf {
     }
 }
 
-/// Like [`write_all`], for an output to which others may write too ([`SharedOutput::try_write`]) while nobody is in here.
+/// Like [`write_all`], for an output to which others may write too ([`SharedOutput::try_write`]) while nobody is in
+/// here.
 ///
 /// # Errors
 /// As [`write_all`].

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-/// The rows of the table, by their first cell, each with the constants that its bounds come from, in the order in which they are told.
-/// A number that is no constant stands for itself.
+/// The rows of the table, by their first cell, each with the constants that its bounds come from, in the order in which
+/// they are told. A number that is no constant stands for itself.
 const ROWS: &[(&str, &[&str])] = &[
     (
         "requests of one connection",
@@ -63,7 +63,8 @@ const TOLD_IN_WORDS: &[&str] = &[
     "appends in flight to one follower",
 ];
 
-/// The value of a constant, read from the source, in bytes, microseconds or pieces: numbers and shifts of them are all that occurs.
+/// The value of a constant, read from the source, in bytes, microseconds or pieces: numbers and shifts of them are all
+/// that occurs.
 fn value(constant: &str) -> u64 {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (file, name) = constant.rsplit_once(':').unwrap();

@@ -1,5 +1,5 @@
-//! The duties of the replica's logic towards any core ([`smr::protocol`]), one by one: a core that says exactly what a test
-//! wants it to say stands in for Raft, so that situations which Raft makes rare can be told in a few lines.
+//! The duties of the replica's logic towards any core ([`smr::protocol`]), one by one: a core that says exactly what a
+//! test wants it to say stands in for Raft, so that situations which Raft makes rare can be told in a few lines.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -368,7 +368,8 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
     assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
 }
 
-// covers E18: after a pause the news comes first, however long ago the tick was due; but it waits neither for many turns nor for long ones.
+// covers E18: after a pause the news comes first, however long ago the tick was due; but it waits neither for many
+// turns nor for long ones.
 #[test]
 fn tick_that_is_due_waits_for_news_but_neither_for_many_turns_nor_for_long_ones() {
     let Replica { core, engine, .. } = Replica::new();

@@ -1,5 +1,6 @@
-//! Well-formed nonsense into a core: terms and indexes at their limits, entries with gaps and falling terms, a match index and a commit
-//! beyond the log, answers to questions that were never asked. It is dropped and told; the core's state stays sound (B5).
+//! Well-formed nonsense into a core: terms and indexes at their limits, entries with gaps and falling terms, a match
+//! index and a commit beyond the log, answers to questions that were never asked. It is dropped and told; the core's
+//! state stays sound (B5).
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
@@ -86,8 +87,8 @@ impl Dice {
         EntryId { index: Index(self.number(INDEX_LIMIT.0)), term: Term(self.number(TERM_LIMIT.0)) }
     }
 
-    /// Entries with a gap, a falling term, or a term or index at the limit. (An append that is sound in itself and contradicts what is
-    /// committed is no nonsense but a broken group: the node stops, L3.)
+    /// Entries with a gap, a falling term, or a term or index at the limit. (An append that is sound in itself and
+    /// contradicts what is committed is no nonsense but a broken group: the node stops, L3.)
     fn entries(&mut self, previous: EntryId) -> Vec<Entry> {
         let EntryId { index, term } = previous;
         let id = match self.below(4) {
@@ -184,7 +185,8 @@ fn nonsense_of_one_peer_is_dropped_and_told_and_the_core_stays_sound() {
             subject.now += dice.below(400_000);
             let message = Message { term: Term(dice.number(TERM_LIMIT.0)), body: dice.body() };
             let at = format!("seed {seed}, message {number}, {message:?}");
-            // One peer talks nonsense, the others say nothing: with it alone there is no quorum against this core's own log.
+            // One peer talks nonsense, the others say nothing: with it alone there is no quorum against this core's own
+            // log.
             let from = NodeId::new(1, 1);
             if subject.now.is_multiple_of(3) {
                 subject.step_durably(Input::Tick, &at);

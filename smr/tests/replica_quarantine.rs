@@ -1,5 +1,5 @@
-//! A running replica that must not take part any longer: it is put into quarantine where it stands, its data is kept, it goes on
-//! answering for its status, and the group may readmit its seat without a restart.
+//! A running replica that must not take part any longer: it is put into quarantine where it stands, its data is kept,
+//! it goes on answering for its status, and the group may readmit its seat without a restart.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -118,8 +118,8 @@ fn await_leader<'a>(replicas: &[&'a ReplicaHandle]) -> &'a ReplicaHandle {
     })
 }
 
-// covers M18: two peers have seen a later start than that of the copy; the replica learns it from them, and its seat is readmitted
-// while it runs.
+// covers M18: two peers have seen a later start than that of the copy; the replica learns it from them, and its seat is
+// readmitted while it runs.
 #[test]
 fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitted_without_a_restart() {
     let site = Site::of(3);
@@ -162,7 +162,8 @@ fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitte
     site.runtime.shutdown_background();
 }
 
-// covers M18 M21: what a manager knows, for one that runs and for one that does not yet; a restart ends in the same place.
+// covers M18 M21: what a manager knows, for one that runs and for one that does not yet; a restart ends in the same
+// place.
 #[test]
 fn replica_that_the_manager_disqualifies_goes_into_quarantine_with_the_reason_and_stays_there() {
     let site = Site::of(1);

@@ -42,7 +42,8 @@ fn found(directory: &Path, name: u16) {
     store.be_born(birth, founders().cluster_id()).unwrap();
 }
 
-// covers D5: the group has taken the new incarnation in; a directory that does not hear of it would be in quarantine for ever.
+// covers D5: the group has taken the new incarnation in; a directory that does not hear of it would be in quarantine
+// for ever.
 #[test]
 fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
     let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -41,8 +41,8 @@ fn content(dir: &SnapshotDir, info: Option<&SnapshotInfo>) -> Option<Content> {
     info.map(|info| (info.meta.last.index.0, read(dir, info).unwrap()))
 }
 
-/// Opens what a crash left: it must be one of `allowed`, nothing half done may lie around, and work goes on. Also if the
-/// opening itself is cut short at any operation.
+/// Opens what a crash left: it must be one of `allowed`, nothing half done may lie around, and work goes on. Also if
+/// the opening itself is cut short at any operation.
 fn check_after(disk: &CrashDisk, crash: Crash, allowed: &[Option<Content>], what: &str) {
     let recovered = disk.crash(crash);
     let (dir, latest) = open(&recovered.shared(), directory());

@@ -1,5 +1,5 @@
-//! A snapshot of a few bytes, written and received, with the power cut at each operation and every subset of the volatile changes lost:
-//! afterwards the old one or the new one counts, whole, and what was confirmed is the new one.
+//! A snapshot of a few bytes, written and received, with the power cut at each operation and every subset of the
+//! volatile changes lost: afterwards the old one or the new one counts, whole, and what was confirmed is the new one.
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
@@ -109,9 +109,9 @@ fn power_cut_in_receiving_a_snapshot_leaves_the_old_or_the_new_one_for_every_sub
     assert!(images > 30, "only {images} images");
 }
 
-/// A sync that lies once never leaves a snapshot that counts and is not whole. If it is that of the directory, the removal of the old
-/// name may reach the device without the new name: then there is none, which nobody can see here. The log that was cut under it shows
-/// the gap at the next start.
+/// A sync that lies once never leaves a snapshot that counts and is not whole. If it is that of the directory, the
+/// removal of the old name may reach the device without the new name: then there is none, which nobody can see here.
+/// The log that was cut under it shows the gap at the next start.
 // covers D1, S6
 #[test]
 fn sync_that_lies_once_while_a_snapshot_is_written_never_leaves_half_of_one() {

@@ -1,4 +1,5 @@
-//! `madkv-explore`: every order of events in a group of three real Raft cores, up to the bounds given. See `smr::explore`.
+//! `madkv-explore`: every order of events in a group of three real Raft cores, up to the bounds given. See
+//! `smr::explore`.
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! What the nodes say of themselves, watched from outside all the time, and judged.
 //!
-//! A thread for each node asks it again and again, directly and not through the proxy. So the injector knows who leads without
-//! waiting for the frozen, and some invariants are checked on the way, as far as samples show them:
+//! A thread for each node asks it again and again, directly and not through the proxy. So the injector knows who leads
+//! without waiting for the frozen, and some invariants are checked on the way, as far as samples show them:
 //! - I1: a term of a group has at most one leader.
-//! - I3: term, commit and applied index never fall within a run of a process. (A term that was heard of and not yet synced may
-//!   be forgotten by a crash.)
+//! - I3: term, commit and applied index never fall within a run of a process. (A term that was heard of and not yet
+//!   synced may be forgotten by a crash.)
 //! - I10: snapshot ≤ applied ≤ commit ≤ last.
 
 use std::collections::BTreeMap;

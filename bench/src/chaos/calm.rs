@@ -12,8 +12,8 @@ use crate::chaos::world::{Failure, World};
 use crate::cluster::{Cluster, Group, Node};
 use crate::wait::wait_for;
 
-/// How long it may take until every replica serves, has applied what its leader had committed, and clients are answered. The
-/// catalogue says 10 T (6 to 12 s); the rest is for a busy machine. What it did take is reported.
+/// How long it may take until every replica serves, has applied what its leader had committed, and clients are
+/// answered. The catalogue says 10 T (6 to 12 s); the rest is for a busy machine. What it did take is reported.
 pub const CALM_PATIENCE: Duration = Duration::from_secs(60);
 /// Acknowledgements that must come in calm.
 const ACKNOWLEDGED_MIN: u64 = 10;
@@ -122,8 +122,8 @@ pub fn health(world: &mut World) -> Result<Health, Failure> {
     Ok(all)
 }
 
-/// When the clients have stopped: all replicas of each group have applied the same, and a read that each of them serves as the
-/// leader finds the same records.
+/// When the clients have stopped: all replicas of each group have applied the same, and a read that each of them serves
+/// as the leader finds the same records.
 ///
 /// # Errors
 /// If not.
@@ -148,7 +148,8 @@ pub fn compare(world: &World) -> Result<u64, Failure> {
 async fn compare_records(cluster: &Cluster, client: &Client) -> Result<u64, Failure> {
     let shape = cluster.layout().shape;
     let mut reference: Option<Vec<(Bytes, Bytes)>> = None;
-    // One replica of each partition leads at a time; after as many turns as there are replicas each has answered for its part.
+    // One replica of each partition leads at a time; after as many turns as there are replicas each has answered for
+    // its part.
     for replica in 0..shape.server_rf {
         for partition in 0..shape.partitions {
             lead(cluster, client, Node::Server { partition, replica }).await?;

@@ -1,5 +1,5 @@
-//! Carries out a plan: strikes when it is time, looks after the wounds, heals everything at the end of each round, and then
-//! demands that everything is well.
+//! Carries out a plan: strikes when it is time, looks after the wounds, heals everything at the end of each round, and
+//! then demands that everything is well.
 
 use std::thread;
 use std::time::{Duration, Instant};

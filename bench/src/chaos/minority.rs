@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look around, in milliseconds.
 const LOOK_MS: u64 = 20;
 
-/// Kills the leader of each partition after a third of the time, and more of its replicas, one after the other, as long as a
-/// majority is left. Whether all was well; what there is to say goes to `say`.
+/// Kills the leader of each partition after a third of the time, and more of its replicas, one after the other, as long
+/// as a majority is left. Whether all was well; what there is to say goes to `say`.
 ///
 /// # Errors
 /// If there was no run to judge.

@@ -1,9 +1,9 @@
 //! What is to happen when: drawn from the seed, before anything runs.
 //!
-//! A run is a row of *rounds*. Each round has a mix of its own (swarm testing: a few kinds of faults at a time find what all of
-//! them together hide), and ends with calm. The seed decides the faults, their times and lengths, and the random choices within
-//! each. It does not decide who leads at that moment, nor how fast the machine is: a seed gives the same bad day, not the
-//! same trace.
+//! A run is a row of *rounds*. Each round has a mix of its own (swarm testing: a few kinds of faults at a time find
+//! what all of them together hide), and ends with calm. The seed decides the faults, their times and lengths, and the
+//! random choices within each. It does not decide who leads at that moment, nor how fast the machine is: a seed gives
+//! the same bad day, not the same trace.
 
 use std::collections::BTreeSet;
 use std::fmt;

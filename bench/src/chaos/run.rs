@@ -151,7 +151,8 @@ impl Traffic for Fuzz {
     }
 }
 
-/// The fuzzer on a cluster of its own, with faults for `fuzz.length`. Whether all was well; what there is to say goes to `say`.
+/// The fuzzer on a cluster of its own, with faults for `fuzz.length`. Whether all was well; what there is to say goes
+/// to `say`.
 ///
 /// # Errors
 /// If there was no run to judge.

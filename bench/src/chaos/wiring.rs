@@ -1,10 +1,10 @@
 //! The network of a cluster: every connection between two processes goes over a link of the proxy.
 //!
-//! One link for each directed pair of peers, for each server and manager, and before each port that clients use. The harness
-//! itself asks nodes directly, so it sees a replica that is cut off from everybody else.
+//! One link for each directed pair of peers, for each server and manager, and before each port that clients use. The
+//! harness itself asks nodes directly, so it sees a replica that is cut off from everybody else.
 //!
-//! Who a replica is does not depend on its address: peers are told apart by their handshake, and the map names servers by
-//! `--server_addrs`. So the production code needs nothing for this.
+//! Who a replica is does not depend on its address: peers are told apart by their handshake, and the map names servers
+//! by `--server_addrs`. So the production code needs nothing for this.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -97,8 +97,8 @@ impl Network {
         proxy.set(link, rules);
     }
 
-    /// Cuts everything that `from` would send to its peer `to`, silently: what it says on its own connection, and what it
-    /// answers on the other's.
+    /// Cuts everything that `from` would send to its peer `to`, silently: what it says on its own connection, and what
+    /// it answers on the other's.
     pub fn silence(&self, from: Node, to: Node) {
         let change = |way: Way, change: fn(&mut Rules)| {
             let (proxy, link) = self.link(way);

@@ -59,8 +59,8 @@ pub struct World {
 type Pids = Arc<Mutex<BTreeMap<Node, u32>>>;
 
 impl World {
-    /// A cluster of which nothing runs yet, in `directory`; `flags` are for each node. With [`Kind::Disk`] among the faults one replica gets a small
-    /// file system; if that cannot be had, the error says why.
+    /// A cluster of which nothing runs yet, in `directory`; `flags` are for each node. With [`Kind::Disk`] among the
+    /// faults one replica gets a small file system; if that cannot be had, the error says why.
     ///
     /// # Errors
     /// If the system refuses something.
@@ -169,8 +169,8 @@ impl World {
         (self.cluster.nodes_of(group).count() - 1) / 2
     }
 
-    /// A program that kills the processes of this cluster and then this one, unless it is called off in time: for the case that
-    /// the harness itself hangs.
+    /// A program that kills the processes of this cluster and then this one, unless it is called off in time: for the
+    /// case that the harness itself hangs.
     pub fn watchdog(&self, patience: Duration) -> Watchdog {
         let called_off = Arc::new(AtomicBool::new(false));
         let (seen, pids) = (Arc::clone(&called_off), Arc::clone(&self.pids));

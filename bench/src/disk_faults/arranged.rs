@@ -1,9 +1,10 @@
 //! A group of three in which a replica that forgets what it acknowledged would cost acknowledged writes.
 //!
-//! All writes were acknowledged by the former leader and the *victim*; the *lagging* one has only the first of them. The former
-//! leader is down. The victim's directory is damaged, and it starts together with the lagging one, which are a majority. If
-//! the victim has everything they serve it all. If it does not, nothing may be served until the former leader is back; a
-//! victim that votes although it has forgotten lets the lagging one lead, and the later writes are gone.
+//! All writes were acknowledged by the former leader and the *victim*; the *lagging* one has only the first of them.
+//! The former leader is down. The victim's directory is damaged, and it starts together with the lagging one, which are
+//! a majority. If the victim has everything they serve it all. If it does not, nothing may be served until the former
+//! leader is back; a victim that votes although it has forgotten lets the lagging one lead, and the later writes are
+//! gone.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -165,7 +166,8 @@ impl Arranged {
         verdict
     }
 
-    /// Everything is as it was, the managers' memory of later starts included: else they would find the servers set back.
+    /// Everything is as it was, the managers' memory of later starts included: else they would find the servers set
+    /// back.
     fn put_back(&mut self) -> Outcome<()> {
         for group in MANAGERS_AND_SERVERS {
             for node in self.cluster.nodes_of(group).collect::<Vec<_>>() {

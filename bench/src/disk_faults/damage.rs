@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// How far to look for a byte that is not zero, in bytes: most of a log's last segment is zeros, and to flip one of them says little.
+/// How far to look for a byte that is not zero, in bytes: most of a log's last segment is zeros, and to flip one of
+/// them says little.
 const LOOK_AHEAD_BYTES: usize = 64 << 10;
 /// By how many bytes files are cut, besides by half.
 pub const CUTS_BYTES: [u64; 3] = [1, 100, 4096];

@@ -1,4 +1,5 @@
-//! The disk of one replica fails or hangs (fault catalogue D6, D8, D12, D14, D15, E19). The system calls of a real server are tampered with.
+//! The disk of one replica fails or hangs (fault catalogue D6, D8, D12, D14, D15, E19). The system calls of a real
+//! server are tampered with.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -93,8 +94,8 @@ impl BadDiskGroup {
         Ok(BadDiskGroup { cluster, trace: directory.join("strace"), rounds: 0 })
     }
 
-    /// Lets one call on one file or directory of the replica fail under load: the process ends at once, the others go on, and after a restart it is whole. Gives its
-    /// last line.
+    /// Lets one call on one file or directory of the replica fail under load: the process ends at once, the others go
+    /// on, and after a restart it is whole. Gives its last line.
     ///
     /// # Errors
     /// If not.
@@ -123,8 +124,9 @@ impl BadDiskGroup {
         last_line(&log, &self.cluster.backer_path(NODE)).ok_or_else(|| format!("{at}: no useful line: {log}").into())
     }
 
-    /// Lets all writing calls hang for `delay_ms` each, under load. Those who are not concerned go on, a leader that hangs is replaced, and a signal ends the
-    /// process all the same. Gives the longest wait for an answer meanwhile, and when another one led.
+    /// Lets all writing calls hang for `delay_ms` each, under load. Those who are not concerned go on, a leader that
+    /// hangs is replaced, and a signal ends the process all the same. Gives the longest wait for an answer meanwhile,
+    /// and when another one led.
     ///
     /// # Errors
     /// If not.
@@ -159,8 +161,8 @@ impl BadDiskGroup {
         Ok((history.longest_wait(from, None), moved))
     }
 
-    /// Starts the replica with one call failing: it ends with a line, or serves everything; and then it starts whole, for an error of
-    /// the device is no damage.
+    /// Starts the replica with one call failing: it ends with a line, or serves everything; and then it starts whole,
+    /// for an error of the device is no damage.
     ///
     /// # Errors
     /// If not.
@@ -217,7 +219,8 @@ impl BadDiskGroup {
         Ok(true)
     }
 
-    /// Starts and kills the replica again and again, each time after a part of the time that a start takes; then it must be whole.
+    /// Starts and kills the replica again and again, each time after a part of the time that a start takes; then it
+    /// must be whole.
     ///
     /// # Errors
     /// If not.
@@ -237,8 +240,9 @@ impl BadDiskGroup {
         self.start_whole(&format!("after {rounds} kills in its starts"))
     }
 
-    /// Lets a read of the leader's snapshot fail while it sends it to a replica that is far behind: the leader ends with a line, the
-    /// others go on, and in the end everybody has everything. Gives the line; `None` if the snapshot was sent with fewer reads.
+    /// Lets a read of the leader's snapshot fail while it sends it to a replica that is far behind: the leader ends
+    /// with a line, the others go on, and in the end everybody has everything. Gives the line; `None` if the snapshot
+    /// was sent with fewer reads.
     ///
     /// # Errors
     /// If not.

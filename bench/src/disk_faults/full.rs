@@ -1,5 +1,6 @@
-//! The disk of one replica is full (fault catalogue D7): it acknowledges nothing that it could not write, stops with a line that says
-//! so, the others go on, and with room again it goes on too. A leader whose disk is almost full goes on without more data (D31).
+//! The disk of one replica is full (fault catalogue D7): it acknowledges nothing that it could not write, stops with a
+//! line that says so, the others go on, and with room again it goes on too. A leader whose disk is almost full goes on
+//! without more data (D31).
 
 use std::error::Error;
 use std::path::Path;
@@ -138,8 +139,8 @@ impl SmallDiskGroup {
         Ok(line)
     }
 
-    /// Lets the disk run full while large values and snapshots are written; then gives it room again. With room enough for all that
-    /// it ever needs at a time a replica goes on instead, and must have everything.
+    /// Lets the disk run full while large values and snapshots are written; then gives it room again. With room enough
+    /// for all that it ever needs at a time a replica goes on instead, and must have everything.
     ///
     /// # Errors
     /// As [`SmallDiskGroup::run_full_under_load`].
@@ -225,8 +226,8 @@ impl SmallDiskGroup {
         }
     }
 
-    /// Writes large values until the replica has stopped, or they are several times what the disk holds. The log may have room in
-    /// segments of its own for a while.
+    /// Writes large values until the replica has stopped, or they are several times what the disk holds. The log may
+    /// have room in segments of its own for a while.
     fn write_large_values(&mut self) -> Outcome<Written> {
         let mut client = self.cluster.client()?;
         let mut written = 0;

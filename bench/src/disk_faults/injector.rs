@@ -37,7 +37,8 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Tampers with `calls` (names with commas between) of the process `pid` on `place`, a file, or a directory with all in it.
+    /// Tampers with `calls` (names with commas between) of the process `pid` on `place`, a file, or a directory with
+    /// all in it.
     ///
     /// # Errors
     /// [`Skipped`] without strace, or without the right to trace.
@@ -91,8 +92,9 @@ pub fn available() -> Result<(), Skipped> {
     }
 }
 
-/// What starts a program with its calls tampered with, from its first instruction on: the process that is started is the
-/// program, and strace a child of it. Given a `place`, only calls on that file, or on what is in that directory now.
+/// What starts a program with its calls tampered with, from its first instruction on: the process that is started is
+/// the program, and strace a child of it. Given a `place`, only calls on that file, or on what is in that directory
+/// now.
 ///
 /// # Errors
 /// [`Skipped`] without strace.
@@ -134,7 +136,8 @@ pub fn tampered(trace: &Path) -> usize {
     text.lines().filter(|line| line.contains("(INJECTED)") || line.contains("(DELAYED)")).count()
 }
 
-/// Whether a process has ended as far as it can: a thread whose call hangs keeps what is left of it, with a disk as with a tracer.
+/// Whether a process has ended as far as it can: a thread whose call hangs keeps what is left of it, with a disk as
+/// with a tracer.
 pub fn has_ended(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

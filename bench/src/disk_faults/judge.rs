@@ -135,8 +135,8 @@ fn engine_of(path: &Path) -> Engine {
     if has_segments { Engine::Segments } else { Engine::Sled }
 }
 
-/// Panics while copies are opened. sled panics at some damage, and on its callers' threads these are caught; on a thread of its
-/// own one would end a server.
+/// Panics while copies are opened. sled panics at some damage, and on its callers' threads these are caught; on a
+/// thread of its own one would end a server.
 #[derive(Debug, Default)]
 pub struct Panics {
     seen: Arc<Mutex<Vec<(ThreadId, String)>>>,
@@ -185,8 +185,8 @@ pub fn judge(path: &Path, file: &Path, before: &Found, after: &Found) -> Verdict
     }
 }
 
-/// What a line about the damaged `file` has to name. sled does not say in which of its files it found something, and nobody knows
-/// the name of a snapshot that is not there.
+/// What a line about the damaged `file` has to name. sled does not say in which of its files it found something, and
+/// nobody knows the name of a snapshot that is not there.
 pub fn named(root: &Path, file: &Path) -> PathBuf {
     match file.components().next() {
         Some(first) if first.as_os_str() == "log" || !root.join(file).exists() => root.join(first),

@@ -1,4 +1,5 @@
-//! Storage faults under real processes: damaged copies of data directories, full disks, failing and hanging system calls.
+//! Storage faults under real processes: damaged copies of data directories, full disks, failing and hanging system
+//! calls.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -22,8 +23,8 @@ pub mod judge;
 pub mod matrix;
 pub mod small_disk;
 
-/// A replica that has so many large values less than a snapshot needs that snapshot: a leader keeps 4 MiB of its log behind one, and
-/// large values have 256 KiB.
+/// A replica that has so many large values less than a snapshot needs that snapshot: a leader keeps 4 MiB of its log
+/// behind one, and large values have 256 KiB.
 const BEHIND_ENTRIES: u64 = 2 * 16;
 
 /// What was wanted cannot be had on this machine: the test or trial is skipped, by name.

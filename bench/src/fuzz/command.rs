@@ -26,7 +26,8 @@ const EXIT_FAILED: u8 = 1;
 /// Fuzz a running MadKV service and check that what its clients heard is linearizable. It only observes: whoever wants
 /// crashes has to crash something meanwhile.
 ///
-/// The last line says PASSED or FAILED; the one before it says so for a course's scripts, or UNFAIR, if a client was left behind. Exit code: 0 passed, 1 failed, 2 could not run.
+/// The last line says PASSED or FAILED; the one before it says so for a course's scripts, or UNFAIR, if a client was
+/// left behind. Exit code: 0 passed, 1 failed, 2 could not run.
 #[derive(Debug, Parser)]
 #[command(name = "madkv-fuzz", version, args_conflicts_with_subcommands = true)]
 pub struct Options {

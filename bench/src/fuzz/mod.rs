@@ -1,8 +1,8 @@
 //! The fuzzer: clients that ask for conflicting things, and a check of what they heard.
 //!
-//! It only observes. Whatever happens to the service meanwhile, its clients' history must be linearizable and none of them
-//! may hang. [`run`] does all of it; [`Fuzz`] is for those who do something else meanwhile: start it, do harm to the
-//! cluster, finish it.
+//! It only observes. Whatever happens to the service meanwhile, its clients' history must be linearizable and none of
+//! them may hang. [`run`] does all of it; [`Fuzz`] is for those who do something else meanwhile: start it, do harm to
+//! the cluster, finish it.
 //!
 //! - [`workload`]: what is asked for. [`caller`]: by which kind of client. [`worker`]: one client's life.
 //! - [`statistics`], [`progress`]: numbers, and what is seen of them during the run.
@@ -14,8 +14,8 @@
 //! - Keys begin with a word that is fresh for each run, and are read before the first operation, so that a service that
 //!   holds data can be fuzzed again and again. Nobody else may write to those keys meanwhile.
 //! - After the last operation all keys are read once more, so that a write lost at the end is seen.
-//! - A client that gets no answer within its patience, ends by itself, or says what is no answer has failed the run. The
-//!   other clients stop then.
+//! - A client that gets no answer within its patience, ends by itself, or says what is no answer has failed the run.
+//!   The other clients stop then.
 
 pub mod caller;
 pub mod command;

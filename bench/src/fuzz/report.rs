@@ -58,7 +58,8 @@ impl Report {
 /// A client that came to less than this share of the mean has been left behind.
 const FAIR_SHARE_MIN: f64 = 0.1;
 
-/// Whether none of the clients that were there from the beginning on was left behind. Of one that died there is nothing to be said.
+/// Whether none of the clients that were there from the beginning on was left behind. Of one that died there is nothing
+/// to be said.
 fn is_fair(history: &History, clients: u32) -> bool {
     let mut answered = vec![0_u64; clients as usize];
     let mut successors = false;

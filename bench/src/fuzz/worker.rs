@@ -10,8 +10,8 @@ use crate::fuzz::statistics::End;
 use crate::fuzz::workload::Workload;
 use crate::history::{Operation, Outcome};
 
-/// For how long a client that is to die goes on with its last request: long enough that it may be under way, short enough
-/// that it may not be over.
+/// For how long a client that is to die goes on with its last request: long enough that it may be under way, short
+/// enough that it may not be over.
 const LAST_MOMENT: Duration = Duration::from_micros(700);
 
 /// A client.

@@ -15,9 +15,9 @@
 //! # SCANs at one moment
 //! All keys of one partition in a SCAN must have been as they were seen at *one* moment between call and return. Each
 //! version bounds that moment (not before what preceded its chain was gone, not after what followed was there), each
-//! absence forbids the times at which its key certainly had a value. A moment that all allow must be left. The search cannot see this: it
-//! looks at one key at a time. Not found are SCANs that contradict each other only through the order in which they saw
-//! versions whose time is not known.
+//! absence forbids the times at which its key certainly had a value. A moment that all allow must be left. The search
+//! cannot see this: it looks at one key at a time. Not found are SCANs that contradict each other only through the
+//! order in which they saw versions whose time is not known.
 
 use std::collections::{BTreeMap, HashMap};
 

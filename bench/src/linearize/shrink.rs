@@ -3,8 +3,8 @@
 //! Leaving an operation out can make a history *worse* (a value appears from nowhere), so nothing is simply left out.
 //! Each step only ever demands less than before, so what still has no order shows that the whole has none:
 //! - The end is cut: what returned later has an unknown outcome.
-//! - The beginning is cut: what returned before is forgotten, and the key may have held anything then. What was under way
-//!   at the cut takes effect some time, whatever it saw.
+//! - The beginning is cut: what returned before is forgotten, and the key may have held anything then. What was under
+//!   way at the cut takes effect some time, whatever it saw.
 //! - One by one: a read is dropped, a write's outcome becomes unknown, or at least what it saw is ignored.
 
 use std::collections::BTreeMap;
@@ -101,8 +101,8 @@ impl Part<'_> {
         })
     }
 
-    /// Without the writes of unknown outcome that are too many to matter: between two other steps one that makes the key
-    /// present and one that makes it absent are enough, and the earlier they were called the better.
+    /// Without the writes of unknown outcome that are too many to matter: between two other steps one that makes the
+    /// key present and one that makes it absent are enough, and the earlier they were called the better.
     fn without_surplus(mut self) -> Self {
         let mut seen: Vec<ValueId> = Vec::new();
         for step in &self.steps {

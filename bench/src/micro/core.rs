@@ -1,7 +1,7 @@
 //! The Raft core alone: three of them on one thread, a wire and disks that take no time.
 //!
-//! What is left is what the core itself costs: proposals in batches at the leader, appends to two followers, their answers,
-//! and the commit at all three.
+//! What is left is what the core itself costs: proposals in batches at the leader, appends to two followers, their
+//! answers, and the commit at all three.
 
 use std::collections::VecDeque;
 
@@ -65,7 +65,8 @@ impl Cores {
         }
     }
 
-    /// Proposes a batch, and lets everything happen that follows from it; how many entries were committed at the leader.
+    /// Proposes a batch, and lets everything happen that follows from it; how many entries were committed at the
+    /// leader.
     pub(super) fn propose(&mut self, commands: &[Bytes]) -> u64 {
         let before = self.committed[self.leader].index;
         self.now = self.now.plus_us(BATCH_US);

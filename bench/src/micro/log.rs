@@ -1,8 +1,8 @@
 //! Appending to the log and waiting for the device: both engines, against a bare file.
 //!
-//! The bare file is written like a log in segments, with as many bytes at the same places: preallocated, full of zeros, whole
-//! blocks, one write and one `fdatasync` for each batch. The three take turns, a few batches each, so that what else the
-//! machine does touches all of them.
+//! The bare file is written like a log in segments, with as many bytes at the same places: preallocated, full of zeros,
+//! whole blocks, one write and one `fdatasync` for each batch. The three take turns, a few batches each, so that what
+//! else the machine does touches all of them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

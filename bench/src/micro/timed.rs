@@ -12,8 +12,8 @@ const TURNS: u32 = 9;
 /// How long to work between two looks at the clock, so that looking costs nothing beside the work.
 const LOOK_EVERY: Duration = Duration::from_micros(200);
 
-/// How many units per second of this thread's processor time, where `work` does one piece and says how many units it was: the median
-/// of the turns. What other programs take of the processor meanwhile is not counted.
+/// How many units per second of this thread's processor time, where `work` does one piece and says how many units it
+/// was: the median of the turns. What other programs take of the processor meanwhile is not counted.
 pub(super) fn rate(length: Duration, mut work: impl FnMut() -> u64) -> f64 {
     let mut pieces = 1;
     let rates: Vec<f64> = (0..TURNS)

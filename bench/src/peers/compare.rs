@@ -1,7 +1,7 @@
 //! The same load on MadKV and its peers, in turns.
 //!
-//! All stores run all the time; in each round each one is measured for some seconds, in one order and in the next round in
-//! the other, so that whatever the machine does meanwhile hits all alike. Ratios are taken within a round; what is
+//! All stores run all the time; in each round each one is measured for some seconds, in one order and in the next round
+//! in the other, so that whatever the machine does meanwhile hits all alike. Ratios are taken within a round; what is
 //! shown is the median of the rounds, with the smallest and the greatest.
 
 use std::ffi::OsString;

@@ -1,7 +1,7 @@
 //! How long a client waits when its leader is killed or hangs: MadKV, and etcd if wanted, in turns.
 //!
-//! One client with one write under way at a time. After some answers the leader is killed (or stopped); the longest wait
-//! of the client until some answers later is the pause. Then the node comes back, and it begins again.
+//! One client with one write under way at a time. After some answers the leader is killed (or stopped); the longest
+//! wait of the client until some answers later is the pause. Then the node comes back, and it begins again.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

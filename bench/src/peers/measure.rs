@@ -195,8 +195,8 @@ pub(super) fn measure(
     })
 }
 
-/// One operation after the other. Latencies are of those that begin between the two moments, however late they are answered: a
-/// stall at the end is not left out. With how many were answered between them.
+/// One operation after the other. Latencies are of those that begin between the two moments, however late they are
+/// answered: a stall at the end is not left out. With how many were answered between them.
 async fn work(
     mut connection: Connection,
     measure: Measure,

@@ -17,7 +17,8 @@ const SAID_MAX_CHARS: usize = 160;
 /// A seeded harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harness {
-    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr`, so that a bug costs a build of that crate alone.
+    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr`, so that a bug costs a build
+    /// of that crate alone.
     Sim,
     /// The same with real clients, doors and maps: `madkv-sim --library`.
     Library,

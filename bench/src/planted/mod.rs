@@ -1,9 +1,9 @@
 //! `madkv-planted`: are the bugs that were planted on purpose still found?
 //!
-//! The bank is the directory `planted/`: one file each, with a head that says which rule the bug breaks, who is to notice, and which
-//! harness finds it, and with what is to be found and replaced in the production code. For each bug the tree is copied, the bug
-//! planted, the harness built and run from its first seed on, until it says that something is wrong. A harness that stops finding
-//! one of them is broken, and so is a bug that no longer fits the code.
+//! The bank is the directory `planted/`: one file each, with a head that says which rule the bug breaks, who is to
+//! notice, and which harness finds it, and with what is to be found and replaced in the production code. For each bug
+//! the tree is copied, the bug planted, the harness built and run from its first seed on, until it says that something
+//! is wrong. A harness that stops finding one of them is broken, and so is a bug that no longer fits the code.
 //!
 //! Before any bug, the same is done without one: a harness that always complains finds nothing.
 

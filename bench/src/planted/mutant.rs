@@ -11,7 +11,8 @@
 //! Find: self.set_promise(Promise { term, vote: Some(from), ..self.promise });
 //! Replace: self.promise.vote = Some(from);
 //! ```
-//! The last four may come again. A field that goes on in the next line is indented there; `planted/README.md` says the rest.
+//! The last four may come again. A field that goes on in the next line is indented there; `planted/README.md` says the
+//! rest.
 
 use std::fmt;
 use std::fs;

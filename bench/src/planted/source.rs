@@ -1,6 +1,7 @@
 //! Where an item of a Rust source begins and ends.
 //!
-//! No parser of Rust: it knows comments, literals and brackets, which is enough to find a function by its name and the brace that closes it.
+//! No parser of Rust: it knows comments, literals and brackets, which is enough to find a function by its name and the
+//! brace that closes it.
 
 use std::fmt;
 use std::ops::Range;
@@ -170,7 +171,8 @@ fn begins_item(code: &[u8], words: &[Range<usize>], at: usize) -> bool {
     }
 }
 
-/// To the end of the item that begins at `start`: its first `;` outside of parentheses, or the brace that closes its first one.
+/// To the end of the item that begins at `start`: its first `;` outside of parentheses, or the brace that closes its
+/// first one.
 fn extent(code: &[u8], start: usize) -> Range<usize> {
     let (mut brackets, mut braces) = (0_usize, 0_usize);
     for (at, byte) in code.iter().enumerate().skip(start) {
@@ -224,7 +226,8 @@ fn header(code: &[u8], after_impl: &Range<usize>) -> Option<(Option<String>, Str
     Some((of_trait, path?))
 }
 
-/// The source with a blank for each byte of a comment, a string or a character: what braces and names are left belong to the code.
+/// The source with a blank for each byte of a comment, a string or a character: what braces and names are left belong
+/// to the code.
 fn code_only(source: &str) -> Vec<u8> {
     let mut code = source.as_bytes().to_vec();
     let mut at = 0;

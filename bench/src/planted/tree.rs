@@ -1,7 +1,7 @@
 //! The copy of the tree that bugs are planted in.
 //!
-//! It lies in `target/planted/`, with a target directory of its own that all bugs share, so a build compiles only what the bug
-//! changes. A file is written only if its content differs: cargo goes by times.
+//! It lies in `target/planted/`, with a target directory of its own that all bugs share, so a build compiles only what
+//! the bug changes. A file is written only if its content differs: cargo goes by times.
 
 use std::collections::BTreeSet;
 use std::fs;

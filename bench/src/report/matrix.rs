@@ -102,8 +102,9 @@ struct Experience {
 }
 
 impl Experience {
-    /// How long these runs will take: each as long as those with as many replicas took on average, as far as there were any; or else,
-    /// because a run may end before its time, at most as long as it may be measured, and what the others took around that.
+    /// How long these runs will take: each as long as those with as many replicas took on average, as far as there were
+    /// any; or else, because a run may end before its time, at most as long as it may be measured, and what the others
+    /// took around that.
     fn left(&self, runs: &[Run]) -> Duration {
         let around =
             self.took.iter().filter_map(|(_, took)| took.checked_sub(self.longest)).max().unwrap_or(AROUND_A_RUN);

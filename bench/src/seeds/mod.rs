@@ -1,8 +1,8 @@
 //! What `madkv-sim` does: many seeds through the deterministic simulator ([`smr::sim`]), in parallel, with a summary.
 //!
 //! Exit codes: 0 if every seed held; 1 with a violation, and the command that replays it; 2 if a run of
-//! [`LONG_RUN_SEEDS`] or more held, but proves little: too few operations were answered, or a rare situation was never met that a run of that length
-//! should meet ([`summary`]).
+//! [`LONG_RUN_SEEDS`] or more held, but proves little: too few operations were answered, or a rare situation was never
+//! met that a run of that length should meet ([`summary`]).
 
 mod speed;
 mod summary;
@@ -23,8 +23,8 @@ use crate::sim_library;
 
 /// From so many seeds on a run that held is judged by what it has shown.
 const LONG_RUN_SEEDS: u64 = 1_000;
-/// So many of a hundred operations must be answered, over all seeds. The rest is lost to sessions that are evicted or given
-/// up on purpose.
+/// So many of a hundred operations must be answered, over all seeds. The rest is lost to sessions that are evicted or
+/// given up on purpose.
 const ACKNOWLEDGED_PERCENT_MIN: u64 = 60;
 /// How often a long run says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);

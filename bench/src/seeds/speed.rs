@@ -1,5 +1,5 @@
-//! How fast the simulator is, in the one case that is easy to compare: 5 healthy replicas, 100 requests per virtual second,
-//! all properties on, one core.
+//! How fast the simulator is, in the one case that is easy to compare: 5 healthy replicas, 100 requests per virtual
+//! second, all properties on, one core.
 
 use std::process::ExitCode;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! Those who use the client library: processes that die and come back under a new identity, each with a few callers that do
-//! one thing after another, and the book in which everything stands that they asked and heard.
+//! Those who use the client library: processes that die and come back under a new identity, each with a few callers
+//! that do one thing after another, and the book in which everything stands that they asked and heard.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

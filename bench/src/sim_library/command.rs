@@ -1,7 +1,7 @@
 //! What `madkv-sim --library` does: many seeds in parallel, with a summary.
 //!
-//! Exit codes: 0 if every seed held; 1 with a violation, and the command that replays it; 2 if a run of [`LONG_RUN_SEEDS`] or
-//! more held, but proves little.
+//! Exit codes: 0 if every seed held; 1 with a violation, and the command that replays it; 2 if a run of
+//! [`LONG_RUN_SEEDS`] or more held, but proves little.
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -3,8 +3,8 @@
 use crate::history::History;
 use crate::linearize::{self, Options};
 
-/// Judges what callers saw: linearizable key by key, `found` flags, old values and unknown outcomes included; SCAN key by key,
-/// and within one partition at one moment (I14, R12).
+/// Judges what callers saw: linearizable key by key, `found` flags, old values and unknown outcomes included; SCAN key
+/// by key, and within one partition at one moment (I14, R12).
 ///
 /// # Errors
 /// What is wrong. A checker that ran out of its budget has failed, too.

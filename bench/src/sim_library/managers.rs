@@ -1,8 +1,10 @@
-//! The managers, as clients see them: a fixed source of the cluster map that is sometimes down, silent, empty or behind.
+//! The managers, as clients see them: a fixed source of the cluster map that is sometimes down, silent, empty or
+//! behind.
 //!
-//! They stand behind the production door, but are no replica group: a manager gives a map from whatever it has applied, so to a
-//! client a group of them is a few sources of which some may be behind. The map does not change in the run. Its epoch is 2;
-//! a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no server ever served.
+//! They stand behind the production door, but are no replica group: a manager gives a map from whatever it has applied,
+//! so to a client a group of them is a few sources of which some may be behind. The map does not change in the run. Its
+//! epoch is 2; a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no server ever
+//! served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

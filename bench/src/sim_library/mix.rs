@@ -1,5 +1,5 @@
-//! The mix of one run: how large everything is, and what goes wrong how often. One seed decides it (swarm: most things are off
-//! in most runs, and then one of them is frequent).
+//! The mix of one run: how large everything is, and what goes wrong how often. One seed decides it (swarm: most things
+//! are off in most runs, and then one of them is frequent).
 
 use bytes::Bytes;
 use madkv_api::door::DoorLimits;
@@ -47,7 +47,8 @@ pub enum Fault {
     ManagersDown,
     /// A server takes no more connections for a while, and all that it had are reset.
     FullAccept,
-    /// One server of a partition loses its directory, comes back as a stranger, and is readmitted later. Once per partition.
+    /// One server of a partition loses its directory, comes back as a stranger, and is readmitted later. Once per
+    /// partition.
     EmptyDirectory,
     /// Two servers name each other as the leader for a while. Sound ones do not; a client must bear it all the same.
     Mislead,

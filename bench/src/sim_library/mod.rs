@@ -1,5 +1,6 @@
-//! The client library in simulation: the real `madkv-client`, the real doors, frames, sessions and maps of `madkv-server`, on
-//! the simulated replica groups of [`smr::sim`], in one event loop, on virtual time and network, decided by one seed.
+//! The client library in simulation: the real `madkv-client`, the real doors, frames, sessions and maps of
+//! `madkv-server`, on the simulated replica groups of [`smr::sim`], in one event loop, on virtual time and network,
+//! decided by one seed.
 //!
 //! - [`clock`]: the one clock.
 //! - [`wires`]: connections between clients and doors, and what happens to them. [`tap`] reads along.
@@ -9,8 +10,8 @@
 //! - [`command`]: many seeds, for `madkv-sim --library`.
 //!
 //! # What is real
-//! All of `madkv-client` but its sockets; the door behind `accept` (handshake, frames, limits, queues); the server's backend
-//! (checks, ownership, epochs) and state machine; replica engine, core, sessions, snapshots and stores.
+//! All of `madkv-client` but its sockets; the door behind `accept` (handshake, frames, limits, queues); the server's
+//! backend (checks, ownership, epochs) and state machine; replica engine, core, sessions, snapshots and stores.
 //!
 //! # What is not
 //! Sockets and threads; the managers, which are a fixed source of maps behind real doors ([`managers`]); registration.

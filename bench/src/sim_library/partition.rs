@@ -1,4 +1,5 @@
-//! A partition: a simulated replica group of the production map, and the production door and backend of each of its servers.
+//! A partition: a simulated replica group of the production map, and the production door and backend of each of its
+//! servers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

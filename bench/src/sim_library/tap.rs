@@ -1,8 +1,8 @@
 //! Reads along what clients and doors say to each other, judges it, and counts what is rare.
 //!
-//! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to one
-//! client process (C8), no number comes back that its client said to have done with, and all answers to one write are equal
-//! (I13).
+//! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to
+//! one client process (C8), no number comes back that its client said to have done with, and all answers to one write
+//! are equal (I13).
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ use super::wires::{Host, MANAGERS, Place, Way};
 
 /// Over how long the copies of a write are counted, in microseconds.
 const RATE_WINDOW_US: u64 = 1_000_000;
-/// How many copies of one write may leave in that time: four failures are followed at once, which take a millisecond each at
-/// least, and then a pause of 5 ms or more is due.
+/// How many copies of one write may leave in that time: four failures are followed at once, which take a millisecond
+/// each at least, and then a pause of 5 ms or more is due.
 const COPIES_IN_WINDOW_MAX: u64 = 450;
 
 /// See the module.

@@ -1,7 +1,8 @@
 //! A thousand keys, overwritten a million times: does anything grow that should not (fault catalogue D17)?
 //!
-//! A directory may take five times the live data, and a constant for the log behind the last snapshot. Memory must be flat: what a server
-//! takes at most in the last third of a long run is what it took at most in the second, but for a little.
+//! A directory may take five times the live data, and a constant for the log behind the last snapshot. Memory must be
+//! flat: what a server takes at most in the last third of a long run is what it took at most in the second, but for a
+//! little.
 
 use std::fs;
 use std::io;
@@ -24,7 +25,8 @@ const AT_A_TIME: u64 = 256;
 const LOOK_MS: u64 = 500;
 /// A directory stays below this, in bytes, with values of 100 B.
 const DIRECTORY_TARGET_BYTES: u64 = 200 << 20;
-/// A directory takes at most so many times the live data, and what a log may hold before writes are refused ([`LOG_MAX_BYTES`]).
+/// A directory takes at most so many times the live data, and what a log may hold before writes are refused
+/// ([`LOG_MAX_BYTES`]).
 const DIRECTORY_TIMES_LIVE: u64 = 5;
 /// A shorter run says nothing of memory: it is still warming up, with copies of the state and the log of many sizes.
 const MEMORY_JUDGED_OVERWRITES_MIN: u64 = 500_000;

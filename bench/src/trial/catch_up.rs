@@ -1,8 +1,8 @@
 //! Does a follower that was away have everything again, while clients write as fast as they are answered?
 //!
-//! The state is filled first; then clients overwrite it without a pause. A follower is killed, stays away for a while, and is
-//! started again. It is level once it has all that the leader had a moment before. Meanwhile no request may wait for long, and no
-//! other leader may be elected.
+//! The state is filled first; then clients overwrite it without a pause. A follower is killed, stays away for a while,
+//! and is started again. It is level once it has all that the leader had a moment before. Meanwhile no request may wait
+//! for long, and no other leader may be elected.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! Damaged data directories (fault catalogue D3, D4, D5, M6): each kind of file of a replica that has acknowledged writes is deleted,
-//! emptied, cut and gets flipped bits. All places are tried by opening a copy in this process, some under real processes too,
-//! where a replica that forgets would cost writes.
+//! Damaged data directories (fault catalogue D3, D4, D5, M6): each kind of file of a replica that has acknowledged
+//! writes is deleted, emptied, cut and gets flipped bits. All places are tried by opening a copy in this process, some
+//! under real processes too, where a replica that forgets would cost writes.
 
 use std::path::PathBuf;
 

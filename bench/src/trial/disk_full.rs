@@ -1,5 +1,5 @@
-//! A full disk under a real replica (fault catalogue D7): at its first start, under load as a follower and as the leader, while log and
-//! snapshots are written, while a snapshot is received.
+//! A full disk under a real replica (fault catalogue D7): at its first start, under load as a follower and as the
+//! leader, while log and snapshots are written, while a snapshot is received.
 
 use crate::disk_faults::full::SmallDiskGroup;
 use crate::programs::Programs;

@@ -1,13 +1,16 @@
-//! Is a write on the device of a majority before its answer leaves? Seen from outside, through the system calls (fault catalogue D9).
+//! Is a write on the device of a majority before its answer leaves? Seen from outside, through the system calls (fault
+//! catalogue D9).
 //!
-//! `strace` follows every server while clients swap values, each of which begins and ends with a text that occurs nowhere else. The
-//! answer to a SWAP is what the leader sends on its port for clients with the text of the value *before*. A server *had* the record if,
-//! before the answer began to leave, writes that carry both texts had returned from a file whose inode has the synchronous
-//! attribute (such a write returns only when data and size are on the device), or from any file of the log on which an
-//! `fdatasync` or `fsync` had begun after that and returned; and if that file was made or renamed while it was traced, its directory
-//! was synced likewise in between. A majority must have had it, for each answer.
+//! `strace` follows every server while clients swap values, each of which begins and ends with a text that occurs
+//! nowhere else. The answer to a SWAP is what the leader sends on its port for clients with the text of the value
+//! *before*. A server *had* the record if, before the answer began to leave, writes that carry both texts had returned
+//! from a file whose inode has the synchronous attribute (such a write returns only when data and size are on the
+//! device), or from any file of the log on which an `fdatasync` or `fsync` had begun after that and returned; and if
+//! that file was made or renamed while it was traced, its directory was synced likewise in between. A majority must
+//! have had it, for each answer.
 //!
-//! First one client is alone, then many write at once. What this does not show: that the device keeps what it was told to keep.
+//! First one client is alone, then many write at once. What this does not show: that the device keeps what it was told
+//! to keep.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -26,8 +29,9 @@ use crate::line_client::LineClient;
 use crate::trial::{FIRST, Outcome, PATIENCE, Place, Stage};
 use crate::wait::wait_for;
 
-/// What is written: how large each value is, in bytes, by how many clients at once, how often by each. Alone in a record with others,
-/// in a record of its own, in many parts; then many at once, small ones, and large ones that fill more than a segment.
+/// What is written: how large each value is, in bytes, by how many clients at once, how often by each. Alone in a
+/// record with others, in a record of its own, in many parts; then many at once, small ones, and large ones that fill
+/// more than a segment.
 const LOADS: [Swaps; 5] = [
     Swaps { value_bytes: 32, clients: 1, each: 1 },
     Swaps { value_bytes: 20 << 10, clients: 1, each: 1 },
@@ -284,8 +288,8 @@ fn is_traced(pid: u32) -> bool {
     })
 }
 
-/// Lines look like `<thread> <time> <call>(<fd><<file>>, "<data>", ...) = <result> <<duration>>`. A call during which another thread
-/// is traced comes in two lines, `... <unfinished ...>` and `<thread> <time> <... <call> resumed>...`.
+/// Lines look like `<thread> <time> <call>(<fd><<file>>, "<data>", ...) = <result> <<duration>>`. A call during which
+/// another thread is traced comes in two lines, `... <unfinished ...>` and `<thread> <time> <... <call> resumed>...`.
 fn parse(trace: &str) -> Vec<Call> {
     let mut unfinished: HashMap<&str, (f64, &str)> = HashMap::new();
     let mut calls = Vec::new();

@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::load::{Load, Plan};
 use crate::trial::{Outcome, PATIENCE, Place, Stage};
 
-/// Answers after each restart before the next kill: between this and twice as many, so that kills hit different moments.
+/// Answers after each restart before the next kill: between this and twice as many, so that kills hit different
+/// moments.
 const ANSWERS_MIN: u64 = 50;
 
 pub(super) fn run(rounds: u64, place: &Place) -> Outcome {

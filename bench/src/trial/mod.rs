@@ -1,7 +1,8 @@
 //! `madkv-trial`: longer runs that measure or torment a cluster of real processes.
 //!
 //! Each trial prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the exit
-//! code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the trial could not be carried out.
+//! code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the trial could
+//! not be carried out.
 
 mod bounded;
 mod catch_up;
@@ -76,7 +77,8 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Restart all nodes in turn under load, again and again; check that no acknowledged write is lost, and how long writes wait
+    /// Restart all nodes in turn under load, again and again; check that no acknowledged write is lost, and how long
+    /// writes wait
     Rolling {
         /// How often
         #[arg(long, default_value_t = 100)]
@@ -103,7 +105,8 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Trace the system calls under a load: is each write on the device of a majority before its answer leaves? (needs strace)
+    /// Trace the system calls under a load: is each write on the device of a majority before its answer leaves? (needs
+    /// strace)
     Durable {
         /// Where and with what shape.
         #[command(flatten)]
@@ -148,7 +151,8 @@ pub enum Trial {
         #[command(flatten)]
         place: Place,
     },
-    /// Kill a follower under full load, again and again; print how long until it has everything, and the longest wait of a request
+    /// Kill a follower under full load, again and again; print how long until it has everything, and the longest wait
+    /// of a request
     CatchUp {
         /// Keys of the state
         #[arg(long, default_value_t = 1_000_000)]

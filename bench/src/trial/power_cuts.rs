@@ -1,7 +1,7 @@
 //! Power cuts, as far as software can make them: everything lives on an ext4 in a file (`commit=600`, so that the file
 //! system itself writes nothing in time). Under load all nodes are stopped at once; the image is copied *without
-//! unmounting*, so the copy holds only what had reached the device; then the nodes are killed, the copy takes the image's
-//! place, and the cluster restarts on it. Every write acknowledged before must be there, none twice.
+//! unmounting*, so the copy holds only what had reached the device; then the nodes are killed, the copy takes the
+//! image's place, and the cluster restarts on it. Every write acknowledged before must be there, none twice.
 //!
 //! This does not test the device's own cache; that the calls which flush it are made is shown by tracing them.
 

@@ -27,7 +27,8 @@ pub struct Round {
     pub left: Vec<(String, Option<String>)>,
 }
 
-/// Restarts every node once, in order (SIGTERM), each after the one before has caught up, under a load that is then judged.
+/// Restarts every node once, in order (SIGTERM), each after the one before has caught up, under a load that is then
+/// judged.
 ///
 /// # Errors
 /// If a write was lost, doubled or wrong, or a node does not end or come back.

@@ -1,9 +1,10 @@
 //! Does anybody wait because a snapshot of a large state is taken, or sent?
 //!
 //! The state is filled first; then some clients overwrite it, which makes the log grow and the replicas take snapshots.
-//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is stopped (SIGSTOP),
-//! left behind, and goes on: the requests until it has the leader's snapshot are a third lot. The fourth are those when it was
-//! killed instead, and on the same cores reads what it had before it takes in the snapshot.
+//! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is
+//! stopped (SIGSTOP), left behind, and goes on: the requests until it has the leader's snapshot are a third lot. The
+//! fourth are those when it was killed instead, and on the same cores reads what it had before it takes in the
+//! snapshot.
 
 use std::fs;
 use std::path::Path;
@@ -112,7 +113,8 @@ enum Absence {
     Killed,
 }
 
-/// Takes a follower away, lets the leader's log be cut beyond it, and brings it back; the requests until it has the snapshot.
+/// Takes a follower away, lets the leader's log be cut beyond it, and brings it back; the requests until it has the
+/// snapshot.
 async fn while_sent(
     stage: &mut Stage,
     leader: Node,

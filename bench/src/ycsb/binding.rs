@@ -1,9 +1,9 @@
 //! YCSB itself as the source of operations: its `basic` binding prints what it would ask a store.
 //!
 //! Lines look like `READ usertable user1 [ <all fields>]`, `SCAN usertable user1 55 [ <all fields>]`,
-//! `UPDATE usertable user1 [ field3=... ]` (`BasicDB.java` of YCSB's core). Only the key and the count are taken: values are ours, so
-//! that they can be checked. A read-modify-write is printed as a READ and, next, an UPDATE of the same key; in workload F, which has
-//! no other updates, it is put together again.
+//! `UPDATE usertable user1 [ field3=... ]` (`BasicDB.java` of YCSB's core). Only the key and the count are taken:
+//! values are ours, so that they can be checked. A read-modify-write is printed as a READ and, next, an UPDATE of the
+//! same key; in workload F, which has no other updates, it is put together again.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -121,7 +121,8 @@ impl Drop for Binding {
     }
 }
 
-/// Hands operations on; with `joins`, a READ and an UPDATE of the same key next to each other are one read-modify-write.
+/// Hands operations on; with `joins`, a READ and an UPDATE of the same key next to each other are one
+/// read-modify-write.
 fn forward(mut lines: impl BufRead, joins: bool, to: &SyncSender<Operation>, errors: &Mutex<Vec<String>>) {
     let mut held = None;
     // Its values are random bytes: no lines of text.

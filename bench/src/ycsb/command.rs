@@ -102,8 +102,8 @@ pub struct Options {
     /// Scans ask for 1 to so many records, each as often
     #[arg(long = "scan_max", alias = "scan-max", default_value_t = SCAN_MAX_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
     pub scan_max: u64,
-    /// An open loop: so many operations per second begin, whether others are answered or not; each client has one under way at a
-    /// time, and what begins late is late from its own turn on
+    /// An open loop: so many operations per second begin, whether others are answered or not; each client has one under
+    /// way at a time, and what begins late is late from its own turn on
     #[arg(long, value_parser = positive)]
     pub target: Option<f64>,
     /// Let the basic binding of the YCSB in this directory say what is asked for [without a value: ycsb]

@@ -1,8 +1,8 @@
 //! How YCSB chooses records: uniform, zipfian with scrambling, latest.
 //!
-//! After Cooper et al., "Benchmarking Cloud Serving Systems with YCSB" (SoCC 2010), and the generators of its core: Gray et
-//! al., "Quickly Generating Billion-Record Synthetic Databases" (SIGMOD 1994), with the constant 0.99; popular items are
-//! spread over the whole space with the hash FNV-1a over the eight bytes of a number.
+//! After Cooper et al., "Benchmarking Cloud Serving Systems with YCSB" (SoCC 2010), and the generators of its core:
+//! Gray et al., "Quickly Generating Billion-Record Synthetic Databases" (SIGMOD 1994), with the constant 0.99; popular
+//! items are spread over the whole space with the hash FNV-1a over the eight bytes of a number.
 
 use clap::ValueEnum;
 use rand::{Rng, RngExt};

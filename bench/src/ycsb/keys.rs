@@ -11,8 +11,8 @@ pub(super) fn key_name(number: u64) -> String {
     format!("user{}", fnv_hash(number))
 }
 
-/// The records, shared by all clients. An inserted one is chosen, and scanned for, only once it was acknowledged, and so
-/// were all before it.
+/// The records, shared by all clients. An inserted one is chosen, and scanned for, only once it was acknowledged, and
+/// so were all before it.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     /// The number of the next insert.

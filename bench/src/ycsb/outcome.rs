@@ -1,8 +1,10 @@
 //! A run's numbers: as text for people and for the report, and as JSON.
 //!
 //! The text begins with lines `name: value` (the header), goes on with lines in YCSB's own format, `[READ], Operations,
-//! 4711`, then lines for people, then the same once more in the words that a course's scripts look for (`Benchmarking results:`), and ends
-//! with `PASSED` or `FAILED`. [`Outcome::parse`] reads the first two kinds and the end back; what it does not know it skips.
+//! 4711`, then lines for people, then the same once more in the words that a course's scripts look for (`Benchmarking
+//! results:`), and ends
+//! with `PASSED` or `FAILED`. [`Outcome::parse`] reads the first two kinds and the end back; what it does not know it
+//! skips.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -47,7 +49,8 @@ pub struct Outcome {
     pub per_second: Vec<u64>,
     /// Records that scans asked for, and that they returned.
     pub scanned: (u64, u64),
-    /// In an open loop: operations that were due before the end, and that were not begun because those before them took too long.
+    /// In an open loop: operations that were due before the end, and that were not begun because those before them took
+    /// too long.
     pub never_begun: u64,
     /// What each process cost, if the cluster is on this machine.
     pub costs: Vec<Cost>,
@@ -137,7 +140,8 @@ impl Outcome {
         writeln!(text, "{}", if self.passed { "PASSED" } else { "FAILED" })
     }
 
-    /// Behind everything else: such a script takes each later line with "Throughput" in it, or with " us" at its end, for one of these.
+    /// Behind everything else: such a script takes each later line with "Throughput" in it, or with " us" at its end,
+    /// for one of these.
     fn write_for_course(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nBenchmarking results:")?;
         if let Some((rate, figures)) = &self.load {
@@ -208,7 +212,8 @@ impl Outcome {
     }
 }
 
-/// One kind of operation: twelve words, of which the first, and those before each number, are what such a script goes by.
+/// One kind of operation: twelve words, of which the first, and those before each number, are what such a script goes
+/// by.
 fn course_line(kind: &str, figures: &Figures) -> String {
     let Figures { count, mean_ms, min_ms, max_ms, p99_ms, .. } = figures;
     let [avg, min, max, p99] = [mean_ms, min_ms, max_ms, p99_ms].map(|ms| ms * 1e3);

@@ -1,7 +1,8 @@
 //! The processes of a cluster, and the check of each of its replicas.
 //!
-//! Replicas compare hashes of their states by themselves, but only now and then, so seldom within a run. Only a leader answers reads, and out of
-//! its own state; so each replica in turn is made the leader of its group, and everything is read again.
+//! Replicas compare hashes of their states by themselves, but only now and then, so seldom within a run. Only a leader
+//! answers reads, and out of its own state; so each replica in turn is made the leader of its group, and everything is
+//! read again.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -223,8 +223,8 @@ fn binding(plan: &Plan, phase: &str, interrupted: &dyn Fn() -> bool) -> Result<O
     Ok(Some(Arc::new(Binding::start(directory, phase, plan.workload, &properties, interrupted)?)))
 }
 
-/// Runs a client's part on a thread each; gives the clients back, with what each part gave. Once one has failed, or a signal came,
-/// nobody waits for an answer any more.
+/// Runs a client's part on a thread each; gives the clients back, with what each part gave. Once one has failed, or a
+/// signal came, nobody waits for an answer any more.
 fn on_threads<T: Send>(
     shared: &Arc<Shared>,
     callers: Vec<Caller>,

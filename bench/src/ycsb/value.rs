@@ -1,4 +1,5 @@
-//! Values that say whose they are and who wrote them, so that each that is read can be checked: `<key>=<stamp>=<padding>`.
+//! Values that say whose they are and who wrote them, so that each that is read can be checked:
+//! `<key>=<stamp>=<padding>`.
 
 use rand::{Rng, RngExt};
 

@@ -1,8 +1,8 @@
 //! The check after a run: every key is read back and compared with what the clients wrote.
 //!
-//! Updates are SWAPs of values that are unique in the run, and each answer names the value that was replaced; so for each
-//! key they must link up into one chain from the first value to the one read now ([`crate::chain`]). A write that was
-//! lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
+//! Updates are SWAPs of values that are unique in the run, and each answer names the value that was replaced; so for
+//! each key they must link up into one chain from the first value to the one read now ([`crate::chain`]). A write that
+//! was lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -71,7 +71,8 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
         matches!(standing, Standing::Quarantined { .. }).then_some(())
     };
     wait_for(PATIENCE, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
-    // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing is answered.
+    // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing
+    // is answered.
     assert!(scene.process(LATE).log_text().contains("quarantine"));
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();

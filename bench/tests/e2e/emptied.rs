@@ -1,5 +1,6 @@
-//! All directories of a group are emptied. What it had acknowledged is gone, so it must not come back as if it had never been: it
-//! is out of service until its operator says that it begins again. These tests look at the data, not at what is printed.
+//! All directories of a group are emptied. What it had acknowledged is gone, so it must not come back as if it had
+//! never been: it is out of service until its operator says that it begins again. These tests look at the data, not at
+//! what is printed.
 
 use std::ffi::OsString;
 use std::fs;

@@ -12,9 +12,9 @@
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
 //!
-//! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be busy.
-//! How fast things are is measured by the trials (`madkv-trial`), not here. A test that fails prints the end of each
-//! node's log and keeps the directory.
+//! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be
+//! busy. How fast things are is measured by the trials (`madkv-trial`), not here. A test that fails prints the end of
+//! each node's log and keeps the directory.
 
 #![cfg(test)]
 

@@ -21,7 +21,8 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long something that must not happen is watched.
 pub(crate) const WATCH: Duration = Duration::from_millis(1500);
-/// A process that cannot start says so within 2 s; the rest is for a busy machine. One that started would go on for ever.
+/// A process that cannot start says so within 2 s; the rest is for a busy machine. One that started would go on for
+/// ever.
 pub(crate) const REFUSAL_PATIENCE: Duration = PATIENCE;
 /// The only partition of most tests.
 pub(crate) const ONLY: Group = Group::Partition(0);

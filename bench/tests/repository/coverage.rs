@@ -1,7 +1,9 @@
-//! Which cases of the fault catalogue have a test: a comment above a test, or in a script, that says "covers" and the numbers.
+//! Which cases of the fault catalogue have a test: a comment above a test, or in a script, that says "covers" and the
+//! numbers.
 //!
 //! The table in `docs/TESTING.md` is generated from these comments: `UPDATE_COVERAGE=1 cargo test -p madkv-bench --test
-//! repository`. Cases without a test are listed behind it, with the reason that `docs/fault-catalogue.md` gives at its end.
+//! repository`. Cases
+//! without a test are listed behind it, with the reason that `docs/fault-catalogue.md` gives at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

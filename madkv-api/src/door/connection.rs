@@ -1,8 +1,8 @@
 //! One connection: reads requests, hands them over, and writes what comes back.
 //!
-//! Clients are strangers and may be thousands, so reading is stricter here than [`smr::wire::FrameReader`] is among peers: an
-//! idle connection keeps a small buffer, and a frame that has begun must end in time. Writing is the same: a client that takes
-//! a byte now and then opens no room in the kernel's buffer, and so makes no progress (N7).
+//! Clients are strangers and may be thousands, so reading is stricter here than [`smr::wire::FrameReader`] is among
+//! peers: an idle connection keeps a small buffer, and a frame that has begun must end in time. Writing is the same: a
+//! client that takes a byte now and then opens no room in the kernel's buffer, and so makes no progress (N7).
 
 use std::io;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 const READ_MIN_BYTES: usize = 16 << 10;
 /// The most room that is made before the bytes for it have arrived.
 const READ_AHEAD_MAX_BYTES: usize = 128 << 10;
-/// A reader's buffer of this size is counted with the connection; what is larger takes of what all connections share, and is given back
-/// when it is empty.
+/// A reader's buffer of this size is counted with the connection; what is larger takes of what all connections share,
+/// and is given back when it is empty.
 const READ_FREE_BYTES: usize = 32 << 10;
 /// An empty writer's buffer larger than this is given back.
 const BUFFER_KEPT_MAX_BYTES: usize = 256 << 10;
@@ -123,7 +123,8 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
     let queue = Queue::new(limits, Arc::clone(&shared.held));
     let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
     let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
-    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind would get its turn.
+    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind
+    // would get its turn.
     let writer_ended = tokio::select! {
         biased;
         _ = &mut writer => true,
@@ -173,8 +174,8 @@ async fn read_requests<B: Backend>(
     }
 }
 
-/// Makes room for what comes next. A frame that is larger than what each connection has waits for its share of what they have together,
-/// not longer than the rest of a frame may take.
+/// Makes room for what comes next. A frame that is larger than what each connection has waits for its share of what
+/// they have together, not longer than the rest of a frame may take.
 async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: Instant) -> io::Result<()> {
     let counted = |buffer: &BytesMut| if buffer.capacity() > READ_FREE_BYTES { buffer.capacity() } else { 0 };
     let room = room_for(buffer);

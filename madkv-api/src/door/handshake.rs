@@ -1,7 +1,7 @@
 //! The first two frames of a connection: who dials and whom it wants, and the answer.
 //!
-//! A stranger gets a [`Refusal`] and is shown out: we close our side, and read and forget what it still sends for a moment.
-//! Closing at once with its bytes unread would reset the connection, and the reason could be lost on the way.
+//! A stranger gets a [`Refusal`] and is shown out: we close our side, and read and forget what it still sends for a
+//! moment. Closing at once with its bytes unread would reset the connection, and the reason could be lost on the way.
 
 use std::io;
 use std::sync::Arc;

@@ -10,8 +10,9 @@
 //!
 //! # Guarantees
 //! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
-//! - Everything is bounded ([`DoorLimits`]): connections and, apart from them, strangers who have not said who they are, requests and bytes under way, what waits to be written, the time for
-//!   a handshake, for the rest of a frame, and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
+//! - Everything is bounded ([`DoorLimits`]): connections and, apart from them, strangers who have not said who they
+//!   are, requests and bytes under way, what waits to be written, the time for a handshake, for the rest of a frame,
+//!   and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
 //! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
 //! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
 
@@ -39,7 +40,8 @@ use crate::frames::{Ask, Body, Service};
 use crate::limits;
 use crate::process::descriptor_limit;
 
-/// How long accepting pauses when it failed, in milliseconds: without file descriptors the next call would fail as well.
+/// How long accepting pauses when it failed, in milliseconds: without file descriptors the next call would fail as
+/// well.
 const ACCEPT_PAUSE_MS: u64 = 100;
 /// File descriptors that connections leave for peers, files and libraries.
 const DESCRIPTORS_RESERVE: usize = 256;
@@ -94,8 +96,8 @@ pub struct DoorLimits {
     pub requests_max: usize,
     /// Bytes of requests of one connection that are under way.
     pub in_flight_max_bytes: usize,
-    /// Bytes of one connection's answers that wait to be written. Beyond it reads are answered `Busy`, and a write's answer ends
-    /// the connection: the client asks again for it.
+    /// Bytes of one connection's answers that wait to be written. Beyond it reads are answered `Busy`, and a write's
+    /// answer ends the connection: the client asks again for it.
     pub answers_max_bytes: usize,
     /// Long answers (scans) of one connection that are under way; the next ones are answered `Busy`.
     pub scans_max: usize,
@@ -103,8 +105,9 @@ pub struct DoorLimits {
     pub scan_grace: Duration,
     /// … each further second must be earned by this many bytes of the answer. A client that is slower is cut off.
     pub scan_min_bytes_per_s: u32,
-    /// Bytes of requests and answers of all connections, of large frames that are being read and of what is being written; beyond it
-    /// requests, and answers to reads, are `Busy`. A part of it is dealt out to the connections, so none is without room.
+    /// Bytes of requests and answers of all connections, of large frames that are being read and of what is being
+    /// written; beyond it requests, and answers to reads, are `Busy`. A part of it is dealt out to the connections, so
+    /// none is without room.
     pub total_max_bytes: usize,
     /// The longest request frame, in bytes. Longer ones end the connection.
     pub request_max_bytes: usize,
@@ -232,7 +235,8 @@ impl<B: Backend> Door<B> {
         });
     }
 
-    /// Reads no more requests, writes the answers to those under way, and closes the connections. Gives up after `patience`.
+    /// Reads no more requests, writes the answers to those under way, and closes the connections. Gives up after
+    /// `patience`.
     pub async fn close(mut self, patience: Duration) {
         self.phase.send_replace(Phase::Closing);
         let _ = tokio::time::timeout(patience, self.finished.recv()).await;

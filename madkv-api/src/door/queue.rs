@@ -1,12 +1,13 @@
 //! What one connection has under way: requests that were admitted, and responses that wait to be written.
 //!
-//! The reader admits, the replica's threads deliver, the writer takes. Everything is counted, so that neither a client that
-//! asks without listening nor one that asks for large answers costs more memory than [`DoorLimits`] allow.
+//! The reader admits, the replica's threads deliver, the writer takes. Everything is counted, so that neither a client
+//! that asks without listening nor one that asks for large answers costs more memory than [`DoorLimits`] allow.
 //!
-//! All connections share [`DoorLimits::total_max_bytes`]. A part of it is dealt out: each has [`CONNECTION_OWN_BYTES`] that nobody takes
-//! from it, so a client that asks for little is served however many others take what they get. The rest, the *pool*, is for whoever needs
-//! more: of its first half a connection gets a quarter of what is free at the moment; the third quarter is for those who hold next to
-//! nothing and need a large thing alone; the last one is for parts of long answers. What does not fit is `Busy`.
+//! All connections share [`DoorLimits::total_max_bytes`]. A part of it is dealt out: each has [`CONNECTION_OWN_BYTES`]
+//! that nobody takes from it, so a client that asks for little is served however many others take what they get. The
+//! rest, the *pool*, is for whoever needs more: of its first half a connection gets a quarter of what is free at the
+//! moment; the third quarter is for those who hold next to nothing and need a large thing alone; the last one is for
+//! parts of long answers. What does not fit is `Busy`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,12 +31,13 @@ const WRITE_AIM_BYTES: usize = 256 << 10;
 const WRITE_NOW_MAX_BYTES: usize = 16 << 10;
 /// Parts of long answers wait until fewer bytes than these wait to be written.
 const PARTS_WAIT_BYTES: usize = 1 << 20;
-/// One connection's parts may take this share of what all connections together have left: one in so many. So those who do not read leave
-/// room for the others, however many they are.
+/// One connection's parts may take this share of what all connections together have left: one in so many. So those who
+/// do not read leave room for the others, however many they are.
 const PARTS_SHARE: usize = 128;
 /// What a response costs besides its bytes.
 const RESPONSE_OVERHEAD_BYTES: usize = 128;
-/// What each connection has for itself, in bytes; less where there may be so many connections that it would be more than half of the total.
+/// What each connection has for itself, in bytes; less where there may be so many connections that it would be more
+/// than half of the total.
 const CONNECTION_OWN_BYTES: usize = 32 << 10;
 /// Beyond that a connection gets one part in so many of what is free of the pool's first half.
 const POOL_SHARE: usize = 4;
@@ -288,7 +290,8 @@ impl Queue {
                 let body = Body::Busy { retry_after_ms: RETRY_AFTER_MS };
                 self.push(&mut state, Response { id: slot.id, body });
             }
-            // It happened, and there is no room to say so: the client asks again on another connection, and the replica knows.
+            // It happened, and there is no room to say so: the client asks again on another connection, and the replica
+            // knows.
             (false, false) => self.shut(&mut state),
         }
     }
@@ -368,8 +371,8 @@ impl Queue {
         true
     }
 
-    /// Whether there is room for a part; false if the connection has ended. It ends by this call for a client that takes too long: a
-    /// scan keeps a copy of the state alive.
+    /// Whether there is room for a part; false if the connection has ended. It ends by this call for a client that
+    /// takes too long: a scan keeps a copy of the state alive.
     pub(super) fn poll_room(&self, tag: u64, context: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.lock();
         if !state.open {

@@ -1,5 +1,5 @@
-//! Bad command lines, ports and directories of a node, with its real binary: a server and a manager have to refuse them alike.
-//! Shared by the tests of both programs.
+//! Bad command lines, ports and directories of a node, with its real binary: a server and a manager have to refuse them
+//! alike. Shared by the tests of both programs.
 
 use std::io::Read;
 use std::net::TcpListener;

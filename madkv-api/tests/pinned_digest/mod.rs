@@ -1,8 +1,9 @@
-//! The bytes that replicas hash to compare their states, pinned: configuration, sessions and state machine of a small fixed group.
-//! Shared by the tests of servers and managers.
+//! The bytes that replicas hash to compare their states, pinned: configuration, sessions and state machine of a small
+//! fixed group. Shared by the tests of servers and managers.
 //!
-//! A replica whose hash differs from that of a majority is quarantined. If a build writes the same state with other bytes than the one
-//! before it, a rolling upgrade would quarantine sound replicas; unless the two refuse to talk, which is what the version is for.
+//! A replica whose hash differs from that of a majority is quarantined. If a build writes the same state with other
+//! bytes than the one before it, a rolling upgrade would quarantine sound replicas; unless the two refuse to talk,
+//! which is what the version is for.
 
 use std::io::{self, Write};
 
@@ -62,8 +63,8 @@ fn sessions() -> SessionTable {
     sessions
 }
 
-/// Fails unless this build writes `state` as it did when `state_hash` was written down, and also configuration and sessions of a small
-/// fixed group, and all of them together, which is what replicas compare.
+/// Fails unless this build writes `state` as it did when `state_hash` was written down, and also configuration and
+/// sessions of a small fixed group, and all of them together, which is what replicas compare.
 pub(crate) fn assert_pinned<S: StateMachine>(state: &S, state_hash: u64, whole_hash: u64) {
     let image = SnapshotImage::<S> { meta: configuration(), sessions: sessions().image(), state: state.image() };
     let index = image.meta.last.index;

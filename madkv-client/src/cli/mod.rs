@@ -27,7 +27,8 @@ pub fn connect(args: &Args) -> Client {
 pub struct Report {
     /// What to print.
     pub text: String,
-    /// Whether it is what was asked for. A status that no manager has a part in is not, nor is a place without a leader.
+    /// Whether it is what was asked for. A status that no manager has a part in is not, nor is a place without a
+    /// leader.
     pub is_whole: bool,
 }
 

@@ -33,8 +33,8 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
     loop {
         let text = match editor.readline("madkv> ") {
             Ok(text) => text,
-            // It takes the line back and no more: it may have been meant for a call that just ended, and with the prompt a whole
-            // cluster may end.
+            // It takes the line back and no more: it may have been meant for a call that just ended, and with the
+            // prompt a whole cluster may end.
             Err(ReadlineError::Interrupted) => {
                 writeln!(out, "Ctrl-D or STOP leaves")?;
                 continue;

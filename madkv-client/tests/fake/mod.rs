@@ -1,8 +1,9 @@
-//! A cluster inside the test: real frames, no replication. Replicas of a group share one state, so whoever is named leader
-//! serves; a test scripts each replica's deviations, and reads back what reached it.
+//! A cluster inside the test: real frames, no replication. Replicas of a group share one state, so whoever is named
+//! leader serves; a test scripts each replica's deviations, and reads back what reached it.
 //!
-//! Its nodes are reached in memory. So a test that is annotated with `start_paused` has a clock that moves on only while everybody
-//! waits, and no other load of the machine changes what it sees. Tests with processes or threads of their own use sockets.
+//! Its nodes are reached in memory. So a test that is annotated with `start_paused` has a clock that moves on only
+//! while everybody waits, and no other load of the machine changes what it sees. Tests with processes or threads of
+//! their own use sockets.
 
 // Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub)]

@@ -96,8 +96,8 @@ impl Drop for Process {
     }
 }
 
-/// An address where nobody listened a moment ago, and which is given out once. The ports lie below those that the kernel
-/// takes for outgoing connections: it could take one of them in the meantime.
+/// An address where nobody listened a moment ago, and which is given out once. The ports lie below those that the
+/// kernel takes for outgoing connections: it could take one of them in the meantime.
 pub(crate) fn free_address() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {

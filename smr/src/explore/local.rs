@@ -1,5 +1,5 @@
-//! One node in an exploration: the real core, its disk and the writes between them; what can happen to it, and what must
-//! then be true of it alone.
+//! One node in an exploration: the real core, its disk and the writes between them; what can happen to it, and what
+//! must then be true of it alone.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -17,8 +17,9 @@ use super::group::{Broken, Group, Move, Situations};
 use super::tables::{EventKey, Tables};
 use super::{Bounds, NODES, letter, node};
 
-/// The paper's Figure 8 up to (c), before anything is copied: A led term 2 and is alone with its entry 2; C led term 3 and is alone with
-/// another entry 2; A leads term 4, with C still believing in its own term. Counting copies of A's old entry commits it, and a crash of A makes way for C.
+/// The paper's Figure 8 up to (c), before anything is copied: A led term 2 and is alone with its entry 2; C led term 3
+/// and is alone with another entry 2; A leads term 4, with C still believing in its own term. Counting copies of A's
+/// old entry commits it, and a crash of A makes way for C.
 pub const FIGURE_8: &str = "
     A: time out
     A: sync

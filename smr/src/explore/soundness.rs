@@ -1,7 +1,7 @@
 //! What can be reached with a reduction, and what without it.
 //!
-//! Compared is what a core holds that outlives its messages: whether it leads, its term, vote, log and commit index, of all
-//! three, up to their names. The disk is left out where writes complete early (that they do is the reduction); a
+//! Compared is what a core holds that outlives its messages: whether it leads, its term, vote, log and commit index, of
+//! all three, up to their names. The disk is left out where writes complete early (that they do is the reduction); a
 //! crash shows what was on it.
 
 use std::collections::BTreeSet;

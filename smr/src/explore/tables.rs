@@ -1,5 +1,5 @@
-//! Everything that an exploration meets, once each, under a number: nodes, messages, logs, histories. A state of the group
-//! is then a handful of numbers, and what a node does in a situation is computed once and looked up ever after.
+//! Everything that an exploration meets, once each, under a number: nodes, messages, logs, histories. A state of the
+//! group is then a handful of numbers, and what a node does in a situation is computed once and looked up ever after.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write as _};
@@ -239,8 +239,8 @@ impl Tables {
         number
     }
 
-    /// Whether a message will never have any effect, whatever happens: its receiver's disk remembers a term in which it says
-    /// nothing. Such a message only takes a place on the wire.
+    /// Whether a message will never have any effect, whatever happens: its receiver's disk remembers a term in which it
+    /// says nothing. Such a message only takes a place on the wire.
     ///
     /// With abstract pre-votes news of a later term has no effect either: the receiver may hear of it at any time.
     pub(super) fn is_dead(&self, message: u32, receiver: u32) -> bool {

@@ -10,11 +10,11 @@ use crate::protocol::WriteId;
 use rand_chacha::rand_core::Rng;
 
 impl Raft {
-    /// Whether this node may stand: a voter (E15) whose disk works, or it could not keep what it promises (E19), and has lost nothing
-    /// ([`super::healing`]).
+    /// Whether this node may stand: a voter (E15) whose disk works, or it could not keep what it promises (E19), and
+    /// has lost nothing ([`super::healing`]).
     ///
-    /// One that has just been removed stands too until it knows that to be committed (thesis §4.2.2). It may be the only
-    /// one with that entry: the others, in the configuration before, then need its vote and cannot get it, because
+    /// One that has just been removed stands too until it knows that to be committed (thesis §4.2.2). It may be the
+    /// only one with that entry: the others, in the configuration before, then need its vote and cannot get it, because
     /// their logs are shorter. It does not count itself, and gives way once its removal is committed.
     pub(super) fn may_campaign(&self) -> bool {
         let stalled =
@@ -65,8 +65,8 @@ impl Raft {
         self.count_pre_votes();
     }
 
-    /// A voter would not; perhaps because it is in a later term. Then that term has to be caught up with, or nobody whose
-    /// term is lower could ever be elected beside it (E13).
+    /// A voter would not; perhaps because it is in a later term. Then that term has to be caught up with, or nobody
+    /// whose term is lower could ever be elected beside it (E13).
     pub(super) fn receive_pre_vote_refused(&mut self, from: NodeId, term: Term, campaign: u32) {
         match &mut self.role {
             Role::PreCandidate(pre) if pre.campaign == campaign => pre.refused.insert(from),

@@ -1,5 +1,5 @@
-//! A core without time and chance, and with its nodes renamed: what the exhaustive explorer ([`crate::explore`]) needs so
-//! that states which behave alike *are* equal. Not part of the protocol.
+//! A core without time and chance, and with its nodes renamed: what the exhaustive explorer ([`crate::explore`]) needs
+//! so that states which behave alike *are* equal. Not part of the protocol.
 //!
 //! Every struct is taken apart by name, so a new field does not compile before somebody has decided what it means here.
 
@@ -25,8 +25,8 @@ pub const LATER: Time = Time(1 << 41);
 const BEFORE: Time = Time(0);
 
 impl Raft {
-    /// Forgets when things happened and what was drawn, and numbers the writes under way from 1 on. Then a step at [`NOW`] finds every
-    /// timer due, and no reason to refuse a candidate that rests on time alone.
+    /// Forgets when things happened and what was drawn, and numbers the writes under way from 1 on. Then a step at
+    /// [`NOW`] finds every timer due, and no reason to refuse a candidate that rests on time alone.
     pub fn forget_time_and_chance(&mut self) {
         let Raft {
             settings,
@@ -55,7 +55,8 @@ impl Raft {
         let written = out.forget_time(NOW);
         match role {
             Role::Follower(Follower { election_at, campaign_at }) => (*election_at, *campaign_at) = (BEFORE, None),
-            // The campaign's number stays, or no answer would fit. Drawn with the same chance each time, it is always the same.
+            // The campaign's number stays, or no answer would fit. Drawn with the same chance each time, it is always
+            // the same.
             Role::PreCandidate(PreCandidate { campaign: _, granted: _, refused, asked_at, retry_at }) => {
                 (*asked_at, *retry_at) = (BEFORE, BEFORE);
                 // It only matters to somebody who asked a moment ago.
@@ -87,8 +88,8 @@ impl Raft {
         self.out.join_latest();
     }
 
-    /// The same core with other names for all nodes, itself included. The names are those of the members, exchanged, and the
-    /// members were never others: so the log stays what it is.
+    /// The same core with other names for all nodes, itself included. The names are those of the members, exchanged,
+    /// and the members were never others: so the log stays what it is.
     pub fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId) {
         let Raft {
             settings: _,

@@ -1,9 +1,9 @@
 //! Whether a leader's own disk keeps up with what its group commits.
 //!
-//! A quorum may do without the leader's copy, so a leader whose syncs are slow (and never hang, see `disk_stall_us`) would keep its
-//! role for ever and hold the group up with everything that waits for its own disk. How long a single write takes tells
-//! little: a large batch on a sound disk takes long too. What counts is whether the leader's disk has what the *others* had
-//! made durable a moment ago, and whether that stays so for seconds.
+//! A quorum may do without the leader's copy, so a leader whose syncs are slow (and never hang, see `disk_stall_us`)
+//! would keep its role for ever and hold the group up with everything that waits for its own disk. How long a single
+//! write takes tells little: a large batch on a sound disk takes long too. What counts is whether the leader's disk has
+//! what the *others* had made durable a moment ago, and whether that stays so for seconds.
 
 use std::collections::VecDeque;
 
@@ -14,16 +14,16 @@ use crate::protocol::Time;
 /// A leader's look at its own disk, once for each round of heartbeats.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DiskLag {
-    /// The commit index at earlier looks, oldest first. The first one is `disk_lag_us` old, once there are that many; so these are
-    /// about as many as heartbeats fit into that time.
+    /// The commit index at earlier looks, oldest first. The first one is `disk_lag_us` old, once there are that many;
+    /// so these are about as many as heartbeats fit into that time.
     commits: VecDeque<(Time, Index)>,
     /// Since when each look has found the disk to lag.
     since: Option<Time>,
 }
 
 impl DiskLag {
-    /// Looks: the log is `durable` here, and committed up to `commit`. True if the disk has lagged for so long that the group is
-    /// better off with another leader; then it begins to count again.
+    /// Looks: the log is `durable` here, and committed up to `commit`. True if the disk has lagged for so long that the
+    /// group is better off with another leader; then it begins to count again.
     pub(super) fn look(&mut self, now: Time, durable: Index, commit: Index, settings: &Settings) -> bool {
         self.commits.push_back((now, commit));
         let is_old = |at: &Time| now.since_us(*at) >= settings.disk_lag_us;
@@ -49,8 +49,8 @@ mod tests {
 
     const HEARTBEAT_US: u64 = 100_000;
 
-    /// The look at which a leader gives way, if it does within `looks`. The group commits ten entries between two looks; the disk
-    /// has what was committed `behind` looks ago.
+    /// The look at which a leader gives way, if it does within `looks`. The group commits ten entries between two
+    /// looks; the disk has what was committed `behind` looks ago.
     fn gives_way_at(looks: u64, behind: impl Fn(u64) -> u64) -> Option<u64> {
         let settings = Settings::default();
         let mut lag = DiskLag::default();

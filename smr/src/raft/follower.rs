@@ -54,8 +54,8 @@ impl Raft {
         }
     }
 
-    /// Asks for pre-votes after a short random delay, at least `after_us`; not before the lease that it granted is over: a reset
-    /// is no proof of death.
+    /// Asks for pre-votes after a short random delay, at least `after_us`; not before the lease that it granted is
+    /// over: a reset is no proof of death.
     pub(super) fn campaign_soon(&mut self, after_us: u64) {
         let begin = self.now.plus_us(after_us).max(self.bound_until);
         let at = begin.plus_us(self.draw_us(self.settings.failover_delay_max_us));
@@ -169,8 +169,8 @@ impl Raft {
         self.out.change(LogChange::RemoveFrom(index));
     }
 
-    /// What in an append cannot be, if no directory has lost anything: a leader has all that is committed (§5.4), and an entry's id
-    /// names one entry. Entries that were sent twice are compared; what is new costs nothing.
+    /// What in an append cannot be, if no directory has lost anything: a leader has all that is committed (§5.4), and
+    /// an entry's id names one entry. Entries that were sent twice are compared; what is new costs nothing.
     fn contradiction(&self, from: NodeId, previous: EntryId, entries: &[Entry]) -> Option<String> {
         let uncommitted = |id: EntryId| {
             let own = self.log.id_at(id.index).filter(|own| id.index <= self.commit && *own != id)?;
@@ -198,10 +198,11 @@ impl Raft {
     }
 
     /// The leader of this term says that `last` is committed, and names only what this node acknowledged to it in this
-    /// term. We have this very entry, and so our log equals the leader's up to there, as if an append had proven it (§5.3).
+    /// term. We have this very entry, and so our log equals the leader's up to there, as if an append had proven it
+    /// (§5.3).
     ///
-    /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten it. A node that
-    /// heals knows that already.
+    /// Nothing that was acknowledged in a term leaves the log in that term, so if it is missing, the disk has forgotten
+    /// it. A node that heals knows that already.
     pub(super) fn receive_commit(&mut self, from: NodeId, last: EntryId) {
         if last.index <= self.commit {
             if let Some(own) = self.log.id_at(last.index).filter(|own| *own != last) {

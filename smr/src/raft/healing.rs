@@ -1,45 +1,47 @@
 //! Healing: a node that lost entries to damage, and knows it, comes back without anybody's help.
 //!
-//! Its term and its vote are sound, or it would not be here (unless the directory is a copy whose files are of different moments,
-//! taken since its newest start: the start numbers find older ones); what it has of its log is sound too, and reaches back without a hole to its
-//! snapshot or to nothing. But it may have acknowledged entries that it has no more, so it must help nobody to lead who lacks
-//! them, itself included. To the group it is *only down*: it neither votes nor stands, grants no lease and confirms no read, and what it
-//! stores counts for nothing. It tells its leader that it heals, and is sent entries, or a snapshot, all the same.
+//! Its term and its vote are sound, or it would not be here (unless the directory is a copy whose files are of
+//! different moments, taken since its newest start: the start numbers find older ones); what it has of its log is sound
+//! too, and reaches back without a hole to its snapshot or to nothing. But it may have acknowledged entries that it has
+//! no more, so it must help nobody to lead who lacks them, itself included. To the group it is *only down*: it neither
+//! votes nor stands, grants no lease and confirms no read, and what it stores counts for nothing. It tells its leader
+//! that it heals, and is sent entries, or a snapshot, all the same.
 //!
 //! # When it has healed
 //! When its durable log is proven to equal the present leader's up to an index that is not below any of
-//! - `past`: what the disk still tells of how far the log had got (the mark, the last entry that could be read, and `past` of an
-//!   earlier start that has not healed);
+//! - `past`: what the disk still tells of how far the log had got (the mark, the last entry that could be read, and
+//!   `past` of an earlier start that has not healed);
 //! - the last index that *this leader's* log held when it first answered *this start*.
 //!
 //! With another leader, that is, in another term, the wait begins again: another answer, another proof.
 //!
 //! # Why that is safe
-//! Raft needs of a voter that at each of its votes its log holds whatever it has acknowledged and a quorum has committed with that (§5.4).
-//! Let D be the node, L the leader of term T that it heals by, B the index that L named. Take an entry e that was committed, and
-//! that D had acknowledged before its loss to the leader of some term t. D's term is sound and it follows nobody of an
-//! earlier one, so t ≤ T.
-//! - *t = T.* Then e was in L's log before D acknowledged it, so before the loss, so before L answered this start. Nothing
-//!   leaves a leader's log in its term. So e's index is at most B.
-//! - *t < T.* L was elected by a quorum, and e is on a quorum. Somebody is in both. If D itself is, it voted before its loss, with e in its
-//!   log, for since then it has voted for nobody. So in any case somebody who had e voted for L, and L's log held e when it
-//!   was elected. So e's index is at most B.
+//! Raft needs of a voter that at each of its votes its log holds whatever it has acknowledged and a quorum has
+//! committed with that (§5.4). Let D be the node, L the leader of term T that it heals by, B the index that L named.
+//! Take an entry e that was committed, and that D had acknowledged before its loss to the leader of some term t. D's
+//! term is sound and it follows nobody of an earlier one, so t ≤ T.
+//! - *t = T.* Then e was in L's log before D acknowledged it, so before the loss, so before L answered this start.
+//!   Nothing leaves a leader's log in its term. So e's index is at most B.
+//! - *t < T.* L was elected by a quorum, and e is on a quorum. Somebody is in both. If D itself is, it voted before its
+//!   loss, with e in its log, for since then it has voted for nobody. So in any case somebody who had e voted for L,
+//!   and L's log held e when it was elected. So e's index is at most B.
 //!
-//! The answer must be to *this start*: an older one, still on its way, may name an index from before D acknowledged e. So the question carries
-//! a number that was drawn for this start, and the answer repeats it. With its log equal to L's up to B, and durably so, D holds
-//! every such e, and is a voter like any other. An acknowledgement from before the loss that arrives late says what was true when it
-//! was sent, and counts as before: it is one of those that the argument is about.
+//! The answer must be to *this start*: an older one, still on its way, may name an index from before D acknowledged e.
+//! So the question carries a number that was drawn for this start, and the answer repeats it. With its log equal to L's
+//! up to B, and durably so, D holds every such e, and is a voter like any other. An acknowledgement from before the
+//! loss that arrives late says what was true when it was sent, and counts as before: it is one of those that the
+//! argument is about.
 //!
-//! `past` adds nothing to this proof. It is for the day on which L itself has lost something: what this disk can still tell of its
-//! log must not be less than what it comes back with.
+//! `past` adds nothing to this proof. It is for the day on which L itself has lost something: what this disk can still
+//! tell of its log must not be less than what it comes back with.
 //!
-//! That a node heals is durable before its log is touched ([`crate::storage::mark`]) and until it has healed. So a crash on the
-//! way begins again: silent, with a new number, and with at least as far to go.
+//! That a node heals is durable before its log is touched ([`crate::storage::mark`]) and until it has healed. So a
+//! crash on the way begins again: silent, with a new number, and with at least as far to go.
 //!
 //! # The leader's side
-//! It forgets what the node had ([`Progress::begin_healing`]), for that may be gone; else it would name as committed what the node cannot
-//! have, or never send it again. It pipelines as to anybody, but counts nothing: neither in commits nor as a sign of life. Any
-//! answer that only a sound node gives ends that.
+//! It forgets what the node had ([`Progress::begin_healing`]), for that may be gone; else it would name as committed
+//! what the node cannot have, or never send it again. It pipelines as to anybody, but counts nothing: neither in
+//! commits nor as a sign of life. Any answer that only a sound node gives ends that.
 
 use super::Raft;
 use super::message::Body;
@@ -77,8 +79,8 @@ impl Raft {
         self.healing.is_some()
     }
 
-    /// Tells the leader which start of this node asks. In the place of everything that a sound node would answer, until the leader has
-    /// answered this. Returns whether the leader has.
+    /// Tells the leader which start of this node asks. In the place of everything that a sound node would answer, until
+    /// the leader has answered this. Returns whether the leader has.
     pub(super) fn ask_leader_to_heal(&mut self, leader: NodeId) -> bool {
         let Some(healing) = &self.healing else { return true };
         let (start, answered) = (healing.start, healing.leader_held.is_some());
@@ -96,7 +98,8 @@ impl Raft {
         }
     }
 
-    /// In the place of an acknowledgement: the log is durable up to `last`, and equal to the leader's; that counts for nothing.
+    /// In the place of an acknowledgement: the log is durable up to `last`, and equal to the leader's; that counts for
+    /// nothing.
     pub(super) fn acknowledge_healing(&mut self, leader: NodeId, last: EntryId) {
         let Some(healing) = &mut self.healing else { return };
         healing.proven = healing.proven.max(last.index);
@@ -104,7 +107,8 @@ impl Raft {
         self.out.send_after_log(leader, self.promise.term, Body::AppendStored { start, last });
     }
 
-    /// The leader of this term has heard of a start of this node, and had `last` then. Only the first answer to this very start counts.
+    /// The leader of this term has heard of a start of this node, and had `last` then. Only the first answer to this
+    /// very start counts.
     pub(super) fn receive_healing_heard(&mut self, start: u64, last: EntryId) {
         if let Some(healing) = &mut self.healing
             && healing.start == start
@@ -139,8 +143,8 @@ impl Raft {
         }
     }
 
-    /// A member that heals has a part of our log, durably. It may have got it from an earlier leader, so it need not be in ours, if
-    /// we should be deposed without knowing it.
+    /// A member that heals has a part of our log, durably. It may have got it from an earlier leader, so it need not be
+    /// in ours, if we should be deposed without knowing it.
     pub(super) fn receive_append_stored(&mut self, from: NodeId, start: u64, last: EntryId) {
         if !self.log.has(last) && last.index >= self.log.start().index {
             return;

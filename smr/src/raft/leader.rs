@@ -96,8 +96,8 @@ impl Raft {
             if node == self.node { durable } else { leader.peers.get(&node).map_or(Index::ZERO, Progress::counted) }
         });
         let Some(reached) = reached.filter(|reached| *reached > self.commit) else { return };
-        // An entry of an earlier term may be on a majority and still be overwritten (Figure 8). Only one of our own term
-        // cannot, and it takes those below it along.
+        // An entry of an earlier term may be on a majority and still be overwritten (Figure 8). Only one of our own
+        // term cannot, and it takes those below it along.
         if self.log.id_at(reached).is_none_or(|id| id.term != self.promise.term) {
             return;
         }
@@ -179,7 +179,8 @@ impl Raft {
         if leader.handover.is_some() {
             return Err(ChangeRefused::NotYet("leadership is being handed over"));
         }
-        // Without this two leaders could each change the same old configuration, and their majorities miss each other (M1).
+        // Without this two leaders could each change the same old configuration, and their majorities miss each other
+        // (M1).
         if !self.has_committed_in_term() {
             return Err(ChangeRefused::NotYet("the leader has not committed an entry of its term yet"));
         }
@@ -292,8 +293,9 @@ impl Raft {
         stalled && self.best_successor().is_some()
     }
 
-    /// A leader whose disk stays behind what the others commit hands over to one of them (E21), as in a transfer that an operator asks
-    /// for: what was proposed is not lost. Should that fail, it tries again when as much time has passed.
+    /// A leader whose disk stays behind what the others commit hands over to one of them (E21), as in a transfer that
+    /// an operator asks for: what was proposed is not lost. Should that fail, it tries again when as much time has
+    /// passed.
     fn give_way_if_disk_lags(&mut self) {
         let (now, durable) = (self.now, self.out.durable());
         let Role::Leader(leader) = &mut self.role else { return };

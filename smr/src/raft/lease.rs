@@ -1,44 +1,47 @@
 //! Leases for reads (thesis §6.4.1): a leader that holds one answers reads without asking anybody.
 //!
 //! # Who owes what to whom
-//! Each heartbeat of a leader that serves reads this way asks for a lease ([`Lease`]): its length, and when the heartbeat was
-//! *sent*, by the leader's clock. Who answers is *bound* from that moment on, for that length by its own clock: it votes for
-//! nobody, says so to pre-votes, and does not stand itself. That holds whatever its own flags say, so members with different
-//! flags are safe. The answer repeats when it was asked, so a heartbeat that is sent twice, or answered late, counts for what
-//! it is.
+//! Each heartbeat of a leader that serves reads this way asks for a lease ([`Lease`]): its length, and when the
+//! heartbeat was *sent*, by the leader's clock. Who answers is *bound* from that moment on, for that length by its own
+//! clock: it votes for nobody, says so to pre-votes, and does not stand itself. That holds whatever its own flags say,
+//! so members with different flags are safe. The answer repeats when it was asked, so a heartbeat that is sent twice,
+//! or answered late, counts for what it is.
 //!
-//! A leader *holds* the lease until the latest moment at which a quorum's answered heartbeats were sent, plus its own length.
-//! While it holds, every electable candidate needs the vote of somebody who is bound, so nobody leads in a later term, nobody
-//! else commits anything, and its commit index is the newest there is. Quorums are those of the configuration in force, of both
-//! sets in a joint one, exactly as for a round of [`super::read`]: the lease is such a round that stays good for a while.
+//! A leader *holds* the lease until the latest moment at which a quorum's answered heartbeats were sent, plus its own
+//! length. While it holds, every electable candidate needs the vote of somebody who is bound, so nobody leads in a
+//! later term, nobody else commits anything, and its commit index is the newest there is. Quorums are those of the
+//! configuration in force, of both sets in a joint one, exactly as for a round of [`super::read`]: the lease is such a
+//! round that stays good for a while.
 //!
 //! # Time
-//! Microseconds of each node's own monotonic clock; no two clocks are ever compared. What is assumed is that their *rates*
-//! differ by at most [`Settings::clock_drift_permille`](super::Settings): while one member's clock counts 1000, no other one's
-//! counts more than 1000 + that. The voter counts the whole length `L`, from when it hears; the leader only
-//! `(L - 1) * 1000 / (1000 + drift)`, from when it sent. Hearing is after sending, so the leader's count ends first whichever
-//! clock is the faster one. The 1 is what a clock read in whole microseconds hides. Wall clocks play no part (R7).
+//! Microseconds of each node's own monotonic clock; no two clocks are ever compared. What is assumed is that their
+//! *rates* differ by at most [`Settings::clock_drift_permille`](super::Settings): while one member's clock counts 1000,
+//! no other one's counts more than 1000 + that. The voter counts the whole length `L`, from when it hears; the leader
+//! only `(L - 1) * 1000 / (1000 + drift)`, from when it sent. Hearing is after sending, so the leader's count ends
+//! first whichever clock is the faster one. The 1 is what a clock read in whole microseconds hides. Wall clocks play no
+//! part (R7).
 //!
-//! A clock that stands still while the leader does (a process that is stopped does not stop its clock, a virtual machine may) breaks
-//! the assumption. The default, read index, assumes nothing of the kind.
+//! A clock that stands still while the leader does (a process that is stopped does not stop its clock, a virtual
+//! machine may) breaks the assumption. The default, read index, assumes nothing of the kind.
 //!
 //! # The moment that counts
-//! A read is checked with a time that was taken *after* it arrived and before it is answered ([`crate::protocol`], duties): then
-//! there is a moment in between at which nobody had committed anything that this leader does not know, and that is all that
-//! linearizability asks for, however long the process is stopped before or after (R6, E18).
+//! A read is checked with a time that was taken *after* it arrived and before it is answered ([`crate::protocol`],
+//! duties): then there is a moment in between at which nobody had committed anything that this leader does not know,
+//! and that is all that linearizability asks for, however long the process is stopped before or after (R6, E18).
 //!
 //! # When it ends
 //! - By itself; then reads go by rounds again until enough heartbeats are answered.
 //! - With the term, or the role: it is part of the leader's state.
-//! - While leadership is handed over, and once the target was told to start, for the rest of the term (R8): votes for a candidate
-//!   whom the leader itself told to stand are given although one is bound. Such a candidate stands in the very next term. So whoever
-//!   is the first to lead after the holder of a lease either waited for it, or was told to start by that holder.
+//! - While leadership is handed over, and once the target was told to start, for the rest of the term (R8): votes for a
+//!   candidate whom the leader itself told to stand are given although one is bound. Such a candidate stands in the
+//!   very next term. So whoever is the first to lead after the holder of a lease either waited for it, or was told to
+//!   start by that holder.
 //! - With a change of configuration: only heartbeats that are sent after it count (R8).
 //!
 //! # Restarts
-//! A voter forgets how long it is bound. So the longest lease that it ever granted is part of its promise, durable before the first
-//! answer that rests on it leaves, and after a start it waits that long (E17). A new incarnation grants nothing before the leader
-//! itself has made it a voter, by a change of configuration.
+//! A voter forgets how long it is bound. So the longest lease that it ever granted is part of its promise, durable
+//! before the first answer that rests on it leaves, and after a start it waits that long (E17). A new incarnation
+//! grants nothing before the leader itself has made it a voter, by a change of configuration.
 
 use super::message::{Body, Lease};
 use super::{Raft, Role, quorum};
@@ -46,7 +49,8 @@ use crate::entry::Promise;
 use crate::id::NodeId;
 use crate::protocol::{ReadMode, Time};
 
-/// The longest lease that a voter grants, in microseconds: a broken leader must not be able to put off elections for long (B5).
+/// The longest lease that a voter grants, in microseconds: a broken leader must not be able to put off elections for
+/// long (B5).
 pub const LEASE_MAX_US: u64 = 10_000_000;
 
 /// A leader's own part in its lease; which heartbeats were answered is in [`super::progress`].
@@ -80,7 +84,8 @@ impl Tenure {
     }
 }
 
-/// For how long after it sent the heartbeats a leader may count on a lease of `length_us`, by its own clock, in microseconds.
+/// For how long after it sent the heartbeats a leader may count on a lease of `length_us`, by its own clock, in
+/// microseconds.
 fn countable_us(length_us: u64, clock_drift_permille: u64) -> u64 {
     length_us.saturating_sub(1).saturating_mul(1000) / (1000 + clock_drift_permille)
 }
@@ -153,8 +158,8 @@ mod tests {
     fn countable_fast_voter_and_slow_leader_end_in_order() {
         for drift in [0, 1, 10, 333, 500] {
             for length_us in [1, 2, 999, 300_000, LEASE_MAX_US] {
-                // The leader's clock counts 1000 while the voter's counts 1000 + drift. At the latest the voter may vote again when its
-                // clock has counted one less than the length: it is read in whole microseconds.
+                // The leader's clock counts 1000 while the voter's counts 1000 + drift. At the latest the voter may
+                // vote again when its clock has counted one less than the length: it is read in whole microseconds.
                 let leader = u128::from(countable_us(length_us, drift)) * u128::from(1000 + drift);
                 let voter = u128::from(length_us - 1) * 1000;
                 assert!(leader <= voter, "{length_us} us, {drift} per thousand: {leader} > {voter}");

@@ -66,7 +66,8 @@ impl Log {
         (self.position_bytes(self.last().index) - self.position_bytes(index)) as usize
     }
 
-    /// How many bytes of entries had been appended up to `index`, counted since this log was made. Never falls along the log.
+    /// How many bytes of entries had been appended up to `index`, counted since this log was made. Never falls along
+    /// the log.
     pub(super) fn position_bytes(&self, index: Index) -> u64 {
         let held = self.position(index).and_then(|position| self.entries.get(position).or(self.entries.back()));
         held.map_or(self.bytes_to_start, |held| held.bytes_to_here)

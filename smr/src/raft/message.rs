@@ -105,8 +105,8 @@ pub enum Body {
         /// The snapshot's last entry, or a later one that is known to be committed.
         last: EntryId,
     },
-    /// I have lost entries that I may have acknowledged, and heal: send me what you have, and count me as down. In the place of an
-    /// answer to a heartbeat.
+    /// I have lost entries that I may have acknowledged, and heal: send me what you have, and count me as down. In the
+    /// place of an answer to a heartbeat.
     Healing {
         /// Names this start of the sender; drawn at random, comes back in the answer.
         start: u64,
@@ -191,7 +191,8 @@ impl Message {
             | Body::Outdated
             | Body::TimeoutNow => EntryId::ZERO,
         };
-        // An entry's term is at most its holder's. A pre-vote names the term after the holder's, so this holds there too.
+        // An entry's term is at most its holder's. A pre-vote names the term after the holder's, so this holds there
+        // too.
         if named.term > self.term
             || named.index >= INDEX_LIMIT
             || (named.index == Index::ZERO) != (named.term == Term::ZERO)

@@ -5,16 +5,17 @@
 //! inputs it does the same, so every run can be replayed. [`crate::protocol`] lists the duties of its driver.
 //!
 //! # What it guarantees
-//! As long as a majority of disks keeps what was synced: at most one leader per term; a leader's log contains all that was
-//! committed before it; what is committed stays, in the same place, for ever, on everybody; and a read that is
+//! As long as a majority of disks keeps what was synced: at most one leader per term; a leader's log contains all that
+//! was committed before it; what is committed stays, in the same place, for ever, on everybody; and a read that is
 //! answered has seen everything that was committed when it arrived. Whatever messages are lost, doubled, delayed or
 //! overtaken, whoever crashes or pauses. As long as a majority can talk to each other in time, it makes progress.
 //!
 //! # Words
-//! As in the paper: term, index, commit index, match and next index. *Promise*: term and vote. *Start*: the entry that the
-//! log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before entering a
-//! term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*: heartbeats that confirm reads. *Handover*: a transfer of
-//! leadership. *To welcome* a member: to begin to count its progress. T: the election timeout.
+//! As in the paper: term, index, commit index, match and next index. *Promise*: term and vote. *Start*: the entry that
+//! the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
+//! entering a term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*:
+//! heartbeats that confirm reads. *Handover*: a transfer of leadership. *To welcome* a member: to begin to count its
+//! progress. T: the election timeout.
 //!
 //! # Messages
 //! | message | from → to | answer | rests on |
@@ -283,7 +284,8 @@ impl Raft {
             | Body::HealingHeard { .. } => {
                 self.receive_from_leader(from, Message { term, body });
             }
-            // Answers count only from those who could have been asked; in particular not from an earlier incarnation (M7).
+            // Answers count only from those who could have been asked; in particular not from an earlier incarnation
+            // (M7).
             _ if !self.may_answer(from) => {}
             Body::PreVoteGranted { campaign } => self.receive_pre_vote_granted(from, term, campaign),
             Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(from, term, campaign),
@@ -383,7 +385,8 @@ impl Raft {
         kept || self.configurations.current().is_member(node)
     }
 
-    /// A member contradicts what is durable: somebody has lost something (see [`Event::LossProven`]). From anybody else it is nonsense.
+    /// A member contradicts what is durable: somebody has lost something (see [`Event::LossProven`]). From anybody else
+    /// it is nonsense.
     fn contradicted(&mut self, from: NodeId, what: String) {
         let is_member = |configuration: &Configuration| configuration.is_member(from);
         let history = [Some(self.configurations.current()), self.configurations.previous()];

@@ -16,8 +16,9 @@ use crate::entry::{Index, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{LogChange, Outputs, Time, Write, WriteId};
 
-/// With this many writes on their way, answers that would need a write of their own just to wait their turn are dropped:
-/// a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that hangs.
+/// With this many writes on their way, answers that would need a write of their own just to wait their turn are
+/// dropped: a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that
+/// hangs.
 pub const WRITES_WAITING_MAX: usize = 1024;
 
 /// See the module.
@@ -167,8 +168,8 @@ impl Outbox {
         self.next = WriteId(self.next.0 - 1);
     }
 
-    /// Numbers the writes under way from 1 on, all of them issued at `now`; returns how many there were before them. For
-    /// exploration, see [`super::canonical`].
+    /// Numbers the writes under way from 1 on, all of them issued at `now`; returns how many there were before them.
+    /// For exploration, see [`super::canonical`].
     #[cfg(feature = "sim")]
     pub(super) fn forget_time(&mut self, now: Time) -> u64 {
         let before = self.next.0 - 1 - self.pending.len() as u64;

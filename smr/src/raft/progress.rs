@@ -10,7 +10,8 @@ use crate::protocol::Time;
 /// See the module. Invariants: match < next; next ≤ the leader's last entry + 1.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    /// The last entry known to be durable there, equal to the leader's. Never falls in a term, unless it was lost. 0 at first.
+    /// The last entry known to be durable there, equal to the leader's. Never falls in a term, unless it was lost. 0 at
+    /// first.
     pub(super) match_index: Index,
     /// The next entry to send. Runs ahead of `match_index` by what is on its way.
     pub(super) next_index: Index,
@@ -18,9 +19,10 @@ pub(super) struct Progress {
     pub(super) pace: Pace,
     /// What is on its way.
     pub(super) inflight: Inflight,
-    /// How many appends may be on their way: 1 after a probe, and one more with each acknowledgement of something new, as TCP's
-    /// slow start does it. The limit in the settings is for the steady state. A pipeline at full width right behind a probe
-    /// would multiply where messages overtake each other: each rejection of one that came too early restarts it.
+    /// How many appends may be on their way: 1 after a probe, and one more with each acknowledgement of something new,
+    /// as TCP's slow start does it. The limit in the settings is for the steady state. A pipeline at full width right
+    /// behind a probe would multiply where messages overtake each other: each rejection of one that came too early
+    /// restarts it.
     window: usize,
     /// When this leader began to count on the member: for the quorum check before the first sign of life.
     pub(super) since: Time,
@@ -32,8 +34,8 @@ pub(super) struct Progress {
     pub(super) lease_asked_at: Option<Time>,
     /// The highest commit index that it was told.
     pub(super) commit_sent: Index,
-    /// The end of the oldest append in flight at the last heartbeat: if it is still in flight at the next one, it may be
-    /// lost.
+    /// The end of the oldest append in flight at the last heartbeat: if it is still in flight at the next one, it may
+    /// be lost.
     pub(super) overdue: Option<Index>,
     /// Since when it has been coming back: heard again after a silence, or for the first time, and not level since.
     returning_since: Option<Time>,
@@ -41,7 +43,8 @@ pub(super) struct Progress {
     replicating_since: Time,
     /// When it last got further, by an entry or a piece of a snapshot.
     advanced_at: Time,
-    /// Where the log ended at some moment, and the moment: a member that has this much lacks no more than was written since.
+    /// Where the log ended at some moment, and the moment: a member that has this much lacks no more than was written
+    /// since.
     round: (Index, Time),
     /// The latest moment of which it is known that the member has all that was in the log then.
     level_at: Option<Time>,
@@ -115,7 +118,8 @@ impl Progress {
         }
     }
 
-    /// The member was heard, with an answer that only a sound one gives. After a silence of `silence_us` it is coming back.
+    /// The member was heard, with an answer that only a sound one gives. After a silence of `silence_us` it is coming
+    /// back.
     pub(super) fn hear(&mut self, now: Time, silence_us: u64) {
         if self.heard_at.is_none_or(|at| now.since_us(at) >= silence_us) {
             self.returning_since = Some(now);
@@ -148,14 +152,15 @@ impl Progress {
         }
     }
 
-    /// Whether the member has all that was in the log, which ends with `last`, a moment ago. Measured in time: how many entries or
-    /// bytes that is depends on the load, and under a steady one a member never has everything.
+    /// Whether the member has all that was in the log, which ends with `last`, a moment ago. Measured in time: how many
+    /// entries or bytes that is depends on the load, and under a steady one a member never has everything.
     pub(super) fn is_level(&self, last: Index, now: Time, settings: &Settings) -> bool {
         self.match_index == last || self.level_at.is_some_and(|at| now.since_us(at) < settings.level_us)
     }
 
-    /// Whether the log is kept for it, whatever that costs: it is coming back, lives, gets further, and has not taken too long. One
-    /// that falls behind while it is there is not held on to like this: it is too slow, and would slow down everybody.
+    /// Whether the log is kept for it, whatever that costs: it is coming back, lives, gets further, and has not taken
+    /// too long. One that falls behind while it is there is not held on to like this: it is too slow, and would slow
+    /// down everybody.
     pub(super) fn holds_log(&self, now: Time, settings: &Settings) -> bool {
         let within = |at: Time, us: u64| now.since_us(at) < us;
         self.returning_since.is_some_and(|at| within(at, settings.return_us))
@@ -294,7 +299,8 @@ impl Progress {
             None => *transfer = Transfer::Failed,
             // The end of an earlier transfer, heard late: the one that is wanted now ends further on.
             Some(last) if matches!(transfer, Transfer::Wanted { newest } if last.index < *newest) => {}
-            // The member was faster to say that it has it, and the log was cut meanwhile: nothing more is to come, another one is needed.
+            // The member was faster to say that it has it, and the log was cut meanwhile: nothing more is to come,
+            // another one is needed.
             Some(last) if last.index <= self.match_index => *transfer = Transfer::Failed,
             Some(last) => {
                 *transfer = Transfer::Sent { last, at: now };
@@ -374,8 +380,8 @@ mod tests {
         assert!(progress.inflight.is_empty() && progress.inflight.bytes == 0);
     }
 
-    // covers I17: what was sent before the question is no answer to it, and the pipeline behind a probe begins narrow. Otherwise
-    // appends that overtake each other cause a full pipeline each.
+    // covers I17: what was sent before the question is no answer to it, and the pipeline behind a probe begins narrow.
+    // Otherwise appends that overtake each other cause a full pipeline each.
     #[test]
     fn accept_behind_a_probe_pipeline_begins_narrow_and_widens_with_what_is_new() {
         let settings = Settings::default();

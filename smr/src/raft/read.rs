@@ -1,10 +1,11 @@
 //! Linearizable reads without the log: read index (thesis §6.4).
 //!
-//! A leader may have been deposed without knowing. So a read that arrives waits for one round of heartbeats that *starts
-//! after* it: if a quorum still follows in this term, no other leader can have committed anything by then that this one
-//! does not know. All reads that wait share a round, one round runs at a time, and rounds have fresh numbers in their
-//! term, so answers to an older round confirm nothing (R3). Only a quorum of voters counts, of both sets in a joint
-//! configuration (R5). Before its first commit in its term a leader does not know what is committed, so reads wait (R2).
+//! A leader may have been deposed without knowing. So a read that arrives waits for one round of heartbeats that
+//! *starts after* it: if a quorum still follows in this term, no other leader can have committed anything by then that
+//! this one does not know. All reads that wait share a round, one round runs at a time, and rounds have fresh numbers
+//! in their term, so answers to an older round confirm nothing (R3). Only a quorum of voters counts, of both sets in a
+//! joint configuration (R5). Before its first commit in its term a leader does not know what is committed, so reads
+//! wait (R2).
 //!
 //! While a leader holds a lease ([`super::lease`]), there is nothing to wait for.
 

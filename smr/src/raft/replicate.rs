@@ -227,7 +227,8 @@ impl Raft {
         }
     }
 
-    /// A member that heals, in the start with this name, has `last`, durably. It is not back, however level, before it has healed.
+    /// A member that heals, in the start with this name, has `last`, durably. It is not back, however level, before it
+    /// has healed.
     pub(super) fn member_stored(&mut self, from: NodeId, start: u64, last: EntryId) {
         let now = self.now;
         let Some((leader, view, _)) = self.leading() else { return };

@@ -34,16 +34,18 @@ pub struct Settings {
     pub inflight_bytes_max: usize,
     /// Reads (tokens) that wait for a confirmation at most; more of them fail at once.
     pub reads_waiting_max: usize,
-    /// Bytes of entries kept under a snapshot at most, for followers that were away for a moment. Of those, what was written since
-    /// the snapshot before is kept: so the log always spans a whole period between two snapshots.
+    /// Bytes of entries kept under a snapshot at most, for followers that were away for a moment. Of those, what was
+    /// written since the snapshot before is kept: so the log always spans a whole period between two snapshots.
     pub log_retain_bytes: usize,
-    /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries after that snapshot when it
-    /// has it (S15). Beyond this it needs another one. For one that is coming back ([`Settings::return_us`]) there is no such limit.
+    /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries after that
+    /// snapshot when it has it (S15). Beyond this it needs another one. For one that is coming back
+    /// ([`Settings::return_us`]) there is no such limit.
     pub log_retain_sending_bytes: usize,
-    /// A member is level if it has all that was in the log this long ago, in microseconds. Only then a learner is promoted.
+    /// A member is level if it has all that was in the log this long ago, in microseconds. Only then a learner is
+    /// promoted.
     pub level_us: u64,
-    /// The log is kept for a member that comes back after a silence until it is level, but for this long at most, in microseconds.
-    /// Whoever proposes must slow down when that makes the log long.
+    /// The log is kept for a member that comes back after a silence until it is level, but for this long at most, in
+    /// microseconds. Whoever proposes must slow down when that makes the log long.
     pub return_us: u64,
     /// And only as long as it has got further within this time, in microseconds.
     pub return_stall_us: u64,
@@ -52,15 +54,16 @@ pub struct Settings {
     pub snapshot_install_us: u64,
     /// How a leader confirms reads. Members of a group may differ in this.
     pub reads: ReadMode,
-    /// The lease that a leader asks for, in microseconds: so many heartbeats may be lost before it has to ask for each read, and so
-    /// long a group waits after its death at most. Not above `election_timeout_us`, which a group waits anyway if it falls silent.
+    /// The lease that a leader asks for, in microseconds: so many heartbeats may be lost before it has to ask for each
+    /// read, and so long a group waits after its death at most. Not above `election_timeout_us`, which a group waits
+    /// anyway if it falls silent.
     pub lease_us: u64,
     /// By how much the rates of two members' clocks may differ, per thousand. A lease counts for less by that.
     pub clock_drift_permille: u64,
 }
 
-/// By how much the rates of two members' clocks may differ unless said otherwise, per thousand. Crystals are off by a tenth of
-/// this, and who disciplines a clock slews it by half of it.
+/// By how much the rates of two members' clocks may differ unless said otherwise, per thousand. Crystals are off by a
+/// tenth of this, and who disciplines a clock slews it by half of it.
 pub const CLOCK_DRIFT_PERMILLE: u64 = 10;
 /// Two clocks that differ by more than this, per thousand, are no clocks.
 pub const CLOCK_DRIFT_MAX_PERMILLE: u64 = 500;

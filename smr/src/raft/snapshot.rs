@@ -33,7 +33,8 @@ impl Raft {
         }
     }
 
-    /// After which entry the log is needed: by this node itself, and by members that are behind or will have a snapshot soon.
+    /// After which entry the log is needed: by this node itself, and by members that are behind or will have a snapshot
+    /// soon.
     fn needed_after(&self) -> Index {
         let own = self.log.snapshot().index;
         let Role::Leader(leader) = &self.role else { return own };

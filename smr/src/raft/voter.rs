@@ -38,8 +38,8 @@ impl Raft {
     pub(super) fn receive_vote(&mut self, from: NodeId, term: Term, last: EntryId, transfer: bool) {
         // A server that hears its leader ignores candidates, their term included, or a removed or flaky node could
         // depose a leader that serves everybody else (E12, thesis §4.2.3).
-        // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks another
-        // one to stand has given its lease up.
+        // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks
+        // another one to stand has given its lease up.
         let is_loyal = self.is_bound() || (term > self.promise.term && self.leader_is_healthy());
         if self.is_healing() || (!transfer && is_loyal) {
             self.out.send(from, self.promise.term, Body::VoteRefused);
@@ -83,8 +83,8 @@ impl Raft {
     /// Whether a pre-vote for `from` would only help to split the vote: this node granted one to another a moment ago,
     /// or asks for the same thing itself and is the better one of the two.
     fn prefers_another(&self, from: NodeId, last: EntryId) -> bool {
-        // Not over one with more of the log: two nodes that lack something would put each other off again and again, and
-        // with them the only one that can be elected.
+        // Not over one with more of the log: two nodes that lack something would put each other off again and again,
+        // and with them the only one that can be elected.
         let favours = |put_off: &PutOff| {
             let lacks_nothing = (put_off.last.term, put_off.last.index) >= (last.term, last.index);
             put_off.favourite != from && self.now < put_off.until && lacks_nothing

@@ -11,8 +11,9 @@ use crate::id::{GroupName, NodeId, NodeName};
 use crate::protocol::{NotLeader, ReadMode, Role};
 use crate::replica::engine::StateDigest;
 
-/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever, and a random part. In
-/// another group, or in one that was restored from a backup, there is no such session, whatever was opened at that index.
+/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever, and a
+/// random part. In another group, or in one that was restored from a backup, there is no such session, whatever was
+/// opened at that index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClientId {
     /// The index of the entry.
@@ -91,15 +92,16 @@ pub enum Outcome {
         /// When to try again, in milliseconds.
         retry_after_ms: u32,
     },
-    /// Not done: the leader's disk is full. What makes the state smaller is taken ([`crate::state_machine::StateMachine::frees`]), and
-    /// everything once there is room again.
+    /// Not done: the leader's disk is full. What makes the state smaller is taken
+    /// ([`crate::state_machine::StateMachine::frees`]), and everything once there is room again.
     DiskFull,
     /// Not done: the command or query is larger than the limit.
     TooLarge {
         /// The limit in bytes.
         limit_bytes: u32,
     },
-    /// Not applied: the session does not exist (any more). Whether an earlier copy of the request was applied is unknown.
+    /// Not applied: the session does not exist (any more). Whether an earlier copy of the request was applied is
+    /// unknown.
     SessionExpired,
     /// It was applied once, but the answer is no longer stored.
     AnswerGone,
@@ -148,8 +150,8 @@ pub trait ReplySink: Send + Sync + 'static {
     /// blocks. The connection bounds its requests, so it has room.
     fn deliver(&self, tag: u64, outcome: Outcome);
 
-    /// Like [`ReplySink::deliver`], for one of very few outcomes of its turn: the sink may pass it on at once, with a system
-    /// call. For a lone request that is quicker than waking somebody.
+    /// Like [`ReplySink::deliver`], for one of very few outcomes of its turn: the sink may pass it on at once, with a
+    /// system call. For a lone request that is quicker than waking somebody.
     fn deliver_now(&self, tag: u64, outcome: Outcome) {
         self.deliver(tag, outcome);
     }
@@ -159,13 +161,14 @@ pub trait ReplySink: Send + Sync + 'static {
         true
     }
 
-    /// Keeps room for an answer of so many bytes to request `tag` until it is delivered, at the end of the turn. False if there is none:
-    /// the read is then `Busy`.
+    /// Keeps room for an answer of so many bytes to request `tag` until it is delivered, at the end of the turn. False
+    /// if there is none: the read is then `Busy`.
     fn reserve(&self, _tag: u64, _bytes: usize) -> bool {
         true
     }
 
-    /// The answer to request `tag` will be a long one, in parts. False if the connection has too many of these under way.
+    /// The answer to request `tag` will be a long one, in parts. False if the connection has too many of these under
+    /// way.
     fn begin_parts(&self, _tag: u64) -> bool {
         true
     }
@@ -223,7 +226,8 @@ pub struct ReplicaStatus {
     pub advertised: Advertised,
 }
 
-/// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can tell.
+/// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can
+/// tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Advertised {
     /// Nobody has looked, or nothing certain came of it.

@@ -2,18 +2,19 @@
 //!
 //! A directory without a past is *unborn*: it neither votes, campaigns nor acknowledges. Unborn replicas tell each
 //! other their incarnations. One that has seen all seats of the group asks that their genesis be recorded
-//! ([`super::ConfigurationSource`]; the managers' own group has none, and founds at once). Once that is done, or it is shown
-//! the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of term 1, then its
-//! birth, and only then takes part. So a first start needs every replica once, in any order, and afterwards a majority.
+//! ([`super::ConfigurationSource`]; the managers' own group has none, and founds at once). Once that is done, or it is
+//! shown the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
+//! term 1, then its birth, and only then takes part. So a first start needs every replica once, in any order, and
+//! afterwards a majority.
 //!
 //! One that meets a group which does not know its incarnation came too late: its seat belongs to another life, whose
-//! promises it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that meets a
-//! replica which knows that the group exists. It is *excluded*, durably: it stays out until an operator readmits it; then the
-//! group's configuration names it, and it is *taken in* with an empty log. Excluded replicas never found a group, however many of
-//! them there are: the data may be in a directory that will be back.
+//! promises it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that
+//! meets a replica which knows that the group exists. It is *excluded*, durably: it stays out until an operator
+//! readmits it; then the group's configuration names it, and it is *taken in* with an empty log. Excluded replicas
+//! never found a group, however many of them there are: the data may be in a directory that will be back.
 //!
-//! If the data is lost for good, the operator says so to every replica (`--found_anew`). All of them together may then found a
-//! group in place of the recorded one.
+//! If the data is lost for good, the operator says so to every replica (`--found_anew`). All of them together may then
+//! found a group in place of the recorded one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,8 +53,8 @@ pub enum BirthMessage {
 pub struct Claim {
     /// It knows that its group exists, or has data of it that is damaged.
     pub is_excluded: bool,
-    /// It was started with the operator's word that the group begins again. What it has heard does not matter then, if all others
-    /// were, too.
+    /// It was started with the operator's word that the group begins again. What it has heard does not matter then, if
+    /// all others were, too.
     pub found_anew: bool,
 }
 
@@ -164,8 +165,8 @@ impl Unborn {
             GenesisAnswer::NotYet(_) => Verdict::Wait,
             GenesisAnswer::Recorded => Verdict::Founder(asked),
             GenesisAnswer::Refused { incumbent, genesis } => {
-                // The answer to an earlier request may have been lost, and somebody may have lost a directory since. If the group
-                // begins again, it is that very genesis which is about to be replaced.
+                // The answer to an earlier request may have been lost, and somebody may have lost a directory since. If
+                // the group begins again, it is that very genesis which is about to be replaced.
                 if let Some(genesis) = genesis
                     && self.is_named_by(&genesis)
                     && !self.own.claim.found_anew
@@ -208,7 +209,8 @@ impl Unborn {
         }
     }
 
-    /// The connection to this one has ended. What it said is no longer known to be true: a group may have been founded since.
+    /// The connection to this one has ended. What it said is no longer known to be true: a group may have been founded
+    /// since.
     pub fn disconnected(&mut self, from: NodeId) {
         if self.seen.get(&from.name).is_some_and(|(incarnation, _)| *incarnation == from.incarnation) {
             self.seen.remove(&from.name);
@@ -335,7 +337,8 @@ mod tests {
         assert_eq!(node.receive(NodeId::new(2, 22), &says(FRESH)), Verdict::Wait);
         assert_eq!(node.answered(GenesisAnswer::NotYet("no leader".to_owned())), Verdict::Wait);
         assert_eq!(node.verdict(), ask(&[10, 11, 22], None));
-        // The first request had been carried out: this node is a founder all the same, and the new one on seat 2 is not.
+        // The first request had been carried out: this node is a founder all the same, and the new one on seat 2 is
+        // not.
         assert_eq!(node.answered(refused(&[10, 11, 12])), Verdict::Founder(genesis(&[10, 11, 12])));
     }
 

@@ -1,8 +1,9 @@
 //! Who records which group was founded, as the replica sees it.
 //!
-//! A group that has lost all its directories looks like one that is to be founded for the first time. Only somebody outside of it
-//! can tell the two apart. The replicated manager does: it records the genesis of each partition, once, and refuses another one.
-//! A replica is not born as a founder before that is done. It is needed at the first start only.
+//! A group that has lost all its directories looks like one that is to be founded for the first time. Only somebody
+//! outside of it can tell the two apart. The replicated manager does: it records the genesis of each partition, once,
+//! and refuses another one. A replica is not born as a founder before that is done. It is needed at the first start
+//! only.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ pub type GenesisReply = Box<dyn FnOnce(GenesisAnswer) + Send>;
 
 /// Where a replica learns what was decided about its group from outside.
 pub trait ConfigurationSource: Send + Sync {
-    /// Asks once that a genesis be recorded. Never blocks. A request may be carried out although its answer is lost; it is then
-    /// asked again, with the same outcome.
+    /// Asks once that a genesis be recorded. Never blocks. A request may be carried out although its answer is lost; it
+    /// is then asked again, with the same outcome.
     fn record_genesis(&self, request: GenesisRequest, reply: GenesisReply);
 }

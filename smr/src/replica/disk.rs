@@ -85,7 +85,8 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             if !news.send(Happening::Durable(id)) {
                 break;
             }
-            // With nothing else to do this thread looks itself what follows from it; a write may, which it then has to do.
+            // With nothing else to do this thread looks itself what follows from it; a write may, which it then has to
+            // do.
             if jobs.is_empty() { news.helm.steer_once() } else { news.helm.wake() }
         }
         desk.follow().map_err(|error| format!("disk failed: {error}"))?;

@@ -8,10 +8,10 @@
 //!                          └─▶ snapshot and scan threads, when there is work
 //! ```
 //!
-//! Both queues into the replica are bounded and their senders drop or refuse rather than wait. Who runs the turns is the
-//! business of the [helm](crate::replica::helm). A turn never waits for the disk: it stops feeding the core when too many writes are
-//! under way. The disk thread takes all writes that wait, makes them durable with one sync, and sends what rested on them
-//! itself. So batches form while the disk is busy, and a lone request waits for nobody.
+//! Both queues into the replica are bounded and their senders drop or refuse rather than wait. Who runs the turns is
+//! the business of the [helm](crate::replica::helm). A turn never waits for the disk: it stops feeding the core when
+//! too many writes are under way. The disk thread takes all writes that wait, makes them durable with one sync, and
+//! sends what rested on them itself. So batches form while the disk is busy, and a lone request waits for nobody.
 //!
 //! In each turn news comes before timers: after a pause (SIGSTOP, a slow machine) what has arrived is older than what
 //! the clock says (fault catalogue E18).
@@ -46,7 +46,8 @@ use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 
 /// Jobs that may wait for the disk thread.
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
-/// A turn that concerns more requests than these is one of many: a single client has one under way, and a second one may just have come.
+/// A turn that concerns more requests than these is one of many: a single client has one under way, and a second one
+/// may just have come.
 const BUSY_REQUESTS: usize = 2;
 /// How long an orderly shutdown waits for another leader.
 const HANDOVER: Duration = Duration::from_millis(1500);
@@ -86,7 +87,8 @@ pub(super) enum Happening<P: Protocol, S> {
     Shutdown(Sender<()>),
 }
 
-/// The replica's clock: monotonic, from 0. It goes on while the machine is suspended, or a lease would outlive its length there.
+/// The replica's clock: monotonic, from 0. It goes on while the machine is suspended, or a lease would outlive its
+/// length there.
 #[derive(Clone, Copy)]
 pub(super) struct Clock {
     started_us: u64,
@@ -107,7 +109,8 @@ fn since_boot_us() -> u64 {
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
-/// Something that happened to one life of a directory. A process that goes on in the next one does not mistake it for its own.
+/// Something that happened to one life of a directory. A process that goes on in the next one does not mistake it for
+/// its own.
 pub(super) struct Sent<P: Protocol, S> {
     /// Which life, counted from 1; [`ANY_LIFE`] for whichever there is.
     life: u64,
@@ -475,7 +478,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     fn give_to_disk(&mut self, job: DiskJob<P::Message>) -> Result<(), String> {
-        // Never full: with too many writes under way nothing is fed to the core that could cause more than a few writes.
+        // Never full: with too many writes under way nothing is fed to the core that could cause more than a few
+        // writes.
         self.disk.try_send(job).map_err(|error| format!("the disk thread takes no more work: {error}"))
     }
 
@@ -538,8 +542,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         });
     }
 
-    /// Before an orderly shutdown a leader hands over to the member that is furthest among those that are alive. Requests
-    /// wait meanwhile: a few milliseconds later they can be told who leads.
+    /// Before an orderly shutdown a leader hands over to the member that is furthest among those that are alive.
+    /// Requests wait meanwhile: a few milliseconds later they can be told who leads.
     fn hand_over(&mut self) {
         let now = self.clock.now();
         let Some(target) = self.turns.successor(now) else { return };
@@ -580,7 +584,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 }
 
-/// Queues one message of the core, to leave with the transport's next flush; never blocks. Returns whether it is worth one.
+/// Queues one message of the core, to leave with the transport's next flush; never blocks. Returns whether it is worth
+/// one.
 #[must_use]
 pub(super) fn queue<P>(
     transport: &Transport<PeerMessage<P::Message>>,
@@ -596,7 +601,8 @@ where
     leaves_now
 }
 
-/// Waits for the disk thread to finish what it was given, but not for ever: a disk that hangs must not keep the process.
+/// Waits for the disk thread to finish what it was given, but not for ever: a disk that hangs must not keep the
+/// process.
 pub(super) fn join_disk(thread: std::thread::JoinHandle<()>) {
     let until = Instant::now() + DISK_FAREWELL;
     while !thread.is_finished() && Instant::now() < until {

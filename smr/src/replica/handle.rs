@@ -71,8 +71,8 @@ pub struct ReplicaOptions {
     pub log_engine: storage::Engine,
     /// Start although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
-    /// The operator's word that the group begins again: together with all other replicas of the group, if they were all told so
-    /// and none of them has data, this one founds a group in place of the one that was there.
+    /// The operator's word that the group begins again: together with all other replicas of the group, if they were all
+    /// told so and none of them has data, this one founds a group in place of the one that was there.
     pub found_anew: bool,
     /// How reads are confirmed while this replica leads.
     pub reads: ReadMode,
@@ -151,8 +151,8 @@ impl Opened {
         Ok(opened)
     }
 
-    /// The group that this directory's is to replace, by the operator's word: it was recovered. Nobody may run it before that is
-    /// recorded, wherever geneses are, and [`Opened::settle`] has noted it.
+    /// The group that this directory's is to replace, by the operator's word: it was recovered. Nobody may run it
+    /// before that is recorded, wherever geneses are, and [`Opened::settle`] has noted it.
     pub fn succession(&self) -> Option<&Succession> {
         self.unsettled.as_ref().map(|unsettled| &unsettled.0)
     }
@@ -238,8 +238,8 @@ impl Opened {
         }
     }
 
-    /// Somebody says that the group exists without this directory: from now on it never founds one, unless the operator says so.
-    /// Durable when this returns. A directory that has been born stays what it is.
+    /// Somebody says that the group exists without this directory: from now on it never founds one, unless the operator
+    /// says so. Durable when this returns. A directory that has been born stays what it is.
     ///
     /// # Errors
     /// Those of the file system.
@@ -252,8 +252,9 @@ impl Opened {
         Ok(())
     }
 
-    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id, and so is `source`: who records
-    /// the geneses of the others. `state` is the empty state; the snapshot and the log are applied on top of it. Threads of the replica end the process on a fatal error.
+    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id, and so is `source`:
+    /// who records the geneses of the others. `state` is the empty state; the snapshot and the log are applied on top
+    /// of it. Threads of the replica end the process on a fatal error.
     ///
     /// # Errors
     /// If `cluster` is not the recorded one, or threads or sockets cannot be made.
@@ -327,7 +328,8 @@ impl Opened {
     }
 }
 
-/// Opens the life of a directory that may count: the first one that is not damaged. Says why an earlier one ended, if it did.
+/// Opens the life of a directory that may count: the first one that is not damaged. Says why an earlier one ended, if
+/// it did.
 fn open_lives(
     directory: ReplicaDirectory,
     options: &ReplicaOptions,
@@ -514,8 +516,8 @@ impl ReplicaHandle {
         (present.incarnation, present.start)
     }
 
-    /// Somebody outside of the group knows why this replica must not take part any longer: it goes into quarantine. Says whether
-    /// it was told.
+    /// Somebody outside of the group knows why this replica must not take part any longer: it goes into quarantine.
+    /// Says whether it was told.
     pub fn disqualify(&self, why: Disqualified, by: &str) -> bool {
         (self.disqualify)(disqualification(why, by))
     }

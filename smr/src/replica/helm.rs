@@ -1,13 +1,13 @@
 //! Who runs a replica's turns: whoever brings news, and the replica thread for all that is left.
 //!
-//! A request crosses threads, and on a quiet machine waking one costs more than the work it is woken for. So a thread that
-//! has put something into the inbox (a connection's, or the disk thread) takes the helm, if it is free, and runs the turn
-//! itself. If it is not free, whoever has it looks into the inbox again after letting go, so nothing is left lying. Under load the
-//! inbox fills while a turn runs, and turns are as large as before.
+//! A request crosses threads, and on a quiet machine waking one costs more than the work it is woken for. So a thread
+//! that has put something into the inbox (a connection's, or the disk thread) takes the helm, if it is free, and runs
+//! the turn itself. If it is not free, whoever has it looks into the inbox again after letting go, so nothing is left
+//! lying. Under load the inbox fills while a turn runs, and turns are as large as before.
 //!
-//! The replica thread owns time: it sleeps until the core's next deadline, which the helm calls the alarm. A turn that brings the
-//! deadline forward wakes it. It also takes over from a thread that has run its few turns, because sockets wait for that one, and
-//! does what takes long: starting, and the orderly end.
+//! The replica thread owns time: it sleeps until the core's next deadline, which the helm calls the alarm. A turn that
+//! brings the deadline forward wakes it. It also takes over from a thread that has run its few turns, because sockets
+//! wait for that one, and does what takes long: starting, and the orderly end.
 //!
 //! What a turn decides is the same whoever runs it ([`crate::replica::turn`]); turns never overlap.
 
@@ -21,8 +21,8 @@ use crate::replica::driver::Clock;
 
 /// Turns that a thread runs in a row if it is not the replica thread: it has sockets, or a disk, to go back to.
 const TURNS_BY_OTHERS_MAX: usize = 4;
-/// A busy replica is quiet again when its last turn is this long ago, in microseconds. Before that more is about to come, and
-/// waiting for the replica thread lets it become a larger batch.
+/// A busy replica is quiet again when its last turn is this long ago, in microseconds. Before that more is about to
+/// come, and waiting for the replica thread lets it become a larger batch.
 const QUIET_US: u64 = 40;
 /// How often the replica thread lets others run, in the hope of news, before it goes to sleep.
 const YIELDS_BEFORE_SLEEP: usize = 8;
@@ -82,8 +82,8 @@ impl<D: Steered> Helm<D> {
         }
     }
 
-    /// To be called when something was put into the inbox: runs a turn, or leaves it to whoever is at it. Takes the time of a few
-    /// turns at most. Ends the process if the replica cannot go on.
+    /// To be called when something was put into the inbox: runs a turn, or leaves it to whoever is at it. Takes the
+    /// time of a few turns at most. Ends the process if the replica cannot go on.
     pub(super) fn steer(&self) {
         self.steer_for(TURNS_BY_OTHERS_MAX);
     }
@@ -98,8 +98,8 @@ impl<D: Steered> Helm<D> {
             return self.wake();
         }
         for _ in 0..turns_max {
-            // Between what was put in and the look at the helm, as between letting go and the look into the inbox below: one of
-            // the two sees what the other has done.
+            // Between what was put in and the look at the helm, as between letting go and the look into the inbox
+            // below: one of the two sees what the other has done.
             fence(Ordering::SeqCst);
             let Ok(mut helm) = self.driver.try_lock() else { return };
             let Some(driver) = helm.as_mut() else { return };
@@ -239,7 +239,8 @@ mod tests {
         }
     }
 
-    // In each round everybody waits for its own answer before anybody writes again: nobody else's letter gets a forgotten one read.
+    // In each round everybody waits for its own answer before anybody writes again: nobody else's letter gets a
+    // forgotten one read.
     #[test]
     fn steer_while_another_has_the_helm_nothing_is_left_lying() {
         const THREADS: u64 = 3;
@@ -325,7 +326,8 @@ mod tests {
         }
     }
 
-    // A lone client's next request comes right behind the answer to its last one: waking a thread for it would be for nothing.
+    // A lone client's next request comes right behind the answer to its last one: waking a thread for it would be for
+    // nothing.
     #[test]
     fn steer_right_behind_a_turn_that_was_not_one_of_many_runs_the_next_at_once() {
         const ROUNDS: usize = 200;

@@ -1,4 +1,5 @@
-//! What replicas of a group send each other: the protocol's own messages, and those around birth and about their states.
+//! What replicas of a group send each other: the protocol's own messages, and those around birth and about their
+//! states.
 
 use serde::{Deserialize, Serialize};
 

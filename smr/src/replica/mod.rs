@@ -11,7 +11,8 @@
 //! | [`disk`] | everything durable, in order |
 //! | `driver`, `helm`, `snapshots` | a turn with its queues; which thread runs it; threads for what takes long |
 //!
-//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that is used.
+//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that
+//! is used.
 
 mod api;
 pub mod birth;

@@ -19,8 +19,8 @@ const PATIENCE_US: u64 = 600_000_000;
 const PRESENT_US: u64 = 3_000_000;
 /// A member that was heard within this time counts as alive, in microseconds.
 const ALIVE_US: u64 = 1_500_000;
-/// A newcomer that has been silent for this long gives way to another readmission, in microseconds. It may come back and
-/// go on as long as nobody asks.
+/// A newcomer that has been silent for this long gives way to another readmission, in microseconds. It may come back
+/// and go on as long as nobody asks.
 const SILENT_US: u64 = 10_000_000;
 
 /// Which incarnations were met lately on which seat, members or not.
@@ -80,7 +80,8 @@ impl Readmission {
                 .any(|peer| peer.node == node && peer.heard_at.is_some_and(|heard| now.since_us(heard) <= ALIVE_US))
         };
         let incoming = presence.present(now, name);
-        // A seat is filled by one process at a time, so one of another incarnation proves that this one is gone, however lately it spoke.
+        // A seat is filled by one process at a time, so one of another incarnation proves that this one is gone,
+        // however lately it spoke.
         let is_succeeded = incoming.is_some() && incoming != outgoing;
         if let Some(outgoing) = outgoing
             && alive(outgoing)
@@ -141,8 +142,9 @@ impl Readmission {
         })
     }
 
-    /// Why this readmission gives way to a new request for seat `name`, if it does: its newcomer is gone for good, so that
-    /// waiting for it would only keep the operator from what has to be done (its directory was emptied once more, say).
+    /// Why this readmission gives way to a new request for seat `name`, if it does: its newcomer is gone for good, so
+    /// that waiting for it would only keep the operator from what has to be done (its directory was emptied once more,
+    /// say).
     pub fn gives_way(&self, now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Option<String> {
         let Readmission { incoming, began_at, .. } = *self;
         if let Some(present) = presence.present(now, name)

@@ -1,11 +1,11 @@
 //! Recovery: of a replica's directory that nobody uses a new one is made, of a group of one.
 //!
-//! It is for a group that has lost its majority for good. What the one directory does not hold is lost, and nobody can say what
-//! that was; so an operator decides, is told what is known to be missing, and says the word at the next start (`--found_anew`). See
-//! [`crate::storage`] for what is read.
+//! It is for a group that has lost its majority for good. What the one directory does not hold is lost, and nobody can
+//! say what that was; so an operator decides, is told what is known to be missing, and says the word at the next start
+//! (`--found_anew`). See [`crate::storage`] for what is read.
 //!
-//! Sessions are left behind: a client that outlives this hears that its session has expired, and never gets an answer that
-//! another one was meant for.
+//! Sessions are left behind: a client that outlives this hears that its session has expired, and never gets an answer
+//! that another one was meant for.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -53,12 +53,12 @@ pub struct Recovered {
     pub report: Vec<String>,
 }
 
-/// Makes a new directory of what verifies in an old one. `state` is the empty state. `group_fits` says whether a group is one of
-/// this program's, and `cluster_of` which cluster a state knows that it is in.
+/// Makes a new directory of what verifies in an old one. `state` is the empty state. `group_fits` says whether a group
+/// is one of this program's, and `cluster_of` which cluster a state knows that it is in.
 ///
 /// # Errors
-/// If the directories do not fit, the old one is in use or of another group, or nothing of it can be read. Then nothing was made
-/// and nothing changed.
+/// If the directories do not fit, the old one is in use or of another group, or nothing of it can be read. Then nothing
+/// was made and nothing changed.
 pub fn recover<S: StateMachine>(
     options: &RecoverOptions,
     state: S,

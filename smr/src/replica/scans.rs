@@ -1,8 +1,9 @@
 //! Long answers on their way to those who asked.
 //!
-//! A scan has a thread only while it makes a part of its answer, and there are few ([`SCAN_THREADS`]). Between two parts it waits
-//! for room at its connection, and costs nothing but the copy of the state that it reads: clients that do not read hold up nobody else
-//! (fault catalogue B33). How many scans a connection may have, and how long they may wait for their client, is the connection's business.
+//! A scan has a thread only while it makes a part of its answer, and there are few ([`SCAN_THREADS`]). Between two
+//! parts it waits for room at its connection, and costs nothing but the copy of the state that it reads: clients that
+//! do not read hold up nobody else (fault catalogue B33). How many scans a connection may have, and how long they may
+//! wait for their client, is the connection's business.
 
 use std::future::poll_fn;
 use std::iter::Peekable;
@@ -18,8 +19,8 @@ use crate::fatal::spawn_vital;
 use crate::replica::engine::BUSY_RETRY_MS;
 use crate::replica::{Outcome, ReplyTo};
 
-/// Threads that make parts of answers: as many as there are processors, within these bounds. They exist from the start: a process that
-/// can have no more threads still scans.
+/// Threads that make parts of answers: as many as there are processors, within these bounds. They exist from the start:
+/// a process that can have no more threads still scans.
 const SCAN_THREADS: (usize, usize) = (2, 8);
 /// How often a scan that waits for room looks whether it still may, in milliseconds.
 const LOOK_MS: u64 = 1_000;

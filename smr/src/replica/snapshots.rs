@@ -1,8 +1,8 @@
 //! Snapshots between the files, the engine and the network.
 //!
 //! The payload of a snapshot is the session table, then the state machine. A snapshot that arrives is verified and its
-//! state built on a thread of its own that stands back behind the others; the replica thread only swaps the finished state
-//! in, and hands the old one to another such thread, because letting go of a million records takes time, too.
+//! state built on a thread of its own that stands back behind the others; the replica thread only swaps the finished
+//! state in, and hands the old one to another such thread, because letting go of a million records takes time, too.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -23,8 +23,8 @@ use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, Snapsho
 use crate::state_machine::StateMachine;
 use crate::transport::{Offer, SnapshotSink, SnapshotSource};
 
-/// How far a thread that writes, verifies, builds or drops a state stands back behind the others. Not further: a snapshot must
-/// be done before the log is full, also while requests take all processors.
+/// How far a thread that writes, verifies, builds or drops a state stands back behind the others. Not further: a
+/// snapshot must be done before the log is full, also while requests take all processors.
 const SNAPSHOT_NICE: i32 = 10;
 /// After this many bytes of a snapshot whoever writes or reads it rests.
 const PACE_BYTES: usize = 512 << 10;
@@ -32,7 +32,8 @@ const PACE_BYTES: usize = 512 << 10;
 const REST_MAX: Duration = Duration::from_millis(100);
 /// It rests so many times as long as it worked ...
 const REST_LONG: u32 = 3;
-/// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before the log fills up.
+/// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before
+/// the log fills up.
 const REST_LONG_TOTAL: Duration = Duration::from_secs(2);
 /// Having rested for this long it rests no more: whoever waits for it has patience for `CALL_MAX_MS` only.
 const REST_TOTAL_MAX: Duration = Duration::from_secs(20);
@@ -84,8 +85,8 @@ impl SnapshotFiles {
         }
     }
 
-    /// The newest snapshot, open for sending. `lost` is called if it is, or turns out to be, damaged: then it does not count
-    /// any more (S8). If the disk fails, now or while it is read, the process ends (D8).
+    /// The newest snapshot, open for sending. `lost` is called if it is, or turns out to be, damaged: then it does not
+    /// count any more (S8). If the disk fails, now or while it is read, the process ends (D8).
     pub(super) fn open_newest(
         &self,
         reporter: Reporter,
@@ -118,8 +119,8 @@ impl SnapshotFiles {
     }
 }
 
-/// Ends the process if the disk is to blame: a replica that can neither read nor store snapshots, but goes on, is silent about
-/// it for ever (D7, D8). A file that is not there is none of that: a newer snapshot took its place.
+/// Ends the process if the disk is to blame: a replica that can neither read nor store snapshots, but goes on, is
+/// silent about it for ever (D7, D8). A file that is not there is none of that: a newer snapshot took its place.
 fn stop_if_disk_failed(reporter: &Reporter, doing: &str, error: &SnapshotError) {
     match error {
         SnapshotError::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => {
@@ -165,14 +166,15 @@ pub(super) fn let_go<T: Send + 'static>(state: T) {
     let _ = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run);
 }
 
-/// This thread, for the rest of its life, works only when others leave it time (Linux gives each thread its own niceness).
+/// This thread, for the rest of its life, works only when others leave it time (Linux gives each thread its own
+/// niceness).
 pub(super) fn stand_back() {
     // Where the system does not allow it, the snapshot is merely felt more.
     let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
 }
 
-/// Writes or reads on, but rests longer than it works: a snapshot has time, and requests must not feel it. Its syncs happen
-/// inside the writes, so a slow disk is left alone for longer.
+/// Writes or reads on, but rests longer than it works: a snapshot has time, and requests must not feel it. Its syncs
+/// happen inside the writes, so a slow disk is left alone for longer.
 pub(super) struct Paced<T> {
     inner: T,
     /// `None`: it never rests.

@@ -1,14 +1,16 @@
-//! What the replica thread decides in a turn, without the thread: the production driver and the simulator run this very code.
+//! What the replica thread decides in a turn, without the thread: the production driver and the simulator run this very
+//! code.
 //!
-//! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, applies what is committed as
-//! long as the turn may take, and then does what is asked. Three things are decided here:
-//! - *What waits.* While a leader has [`WRITES_AT_ONCE`] writes on their way to the disk, further proposals wait and form a
-//!   batch; batches are bounded in bytes. Once its disk has kept proposals waiting for [`SLOW_DISK_US`], the quorum's takes its place
-//!   for as long as it has a backlog: proposals wait for the commit of those before, as far as the backlog's bounds allow. So a
-//!   leader with the slowest disk of its group does not hold the group up (fault catalogue E22).
+//! In a turn the driver hands over everything that has arrived, then the requests, then lets time pass, applies what is
+//! committed as long as the turn may take, and then does what is asked. Three things are decided here:
+//! - *What waits.* While a leader has [`WRITES_AT_ONCE`] writes on their way to the disk, further proposals wait and
+//!   form a batch; batches are bounded in bytes. Once its disk has kept proposals waiting for [`SLOW_DISK_US`], the
+//!   quorum's takes its place for as long as it has a backlog: proposals wait for the commit of those before, as far as
+//!   the backlog's bounds allow. So a leader with the slowest disk of its group does not hold the group up (fault
+//!   catalogue E22).
 //! - *What is dropped.* With too many writes under way messages of peers are lost instead, as on a bad network.
-//! - *News before timers.* After a pause (SIGSTOP, a slow machine) what has arrived is older than what the clock says, so a
-//!   tick waits for it, for a bounded number of turns (fault catalogue E18).
+//! - *News before timers.* After a pause (SIGSTOP, a slow machine) what has arrived is older than what the clock says,
+//!   so a tick waits for it, for a bounded number of turns (fault catalogue E18).
 //!
 //! Besides, it knows what an unborn peer is answered, and when a readmission is complete.
 
@@ -40,18 +42,20 @@ const OVERDUE_MAX_US: u64 = 50_000;
 pub const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
 /// With this many writes under way a leader lets further proposals wait and form a batch.
 const WRITES_AT_ONCE: u64 = 2;
-/// A leader's disk that has kept proposals waiting for longer is a slow one, in microseconds. Several times what a batch takes on a sound disk.
+/// A leader's disk that has kept proposals waiting for longer is a slow one, in microseconds. Several times what a
+/// batch takes on a sound disk.
 const SLOW_DISK_US: u64 = 10_000;
-/// So many batches may wait for their commit before the next one is proposed past a slow disk: twice as many as for a disk, since a commit is
-/// a sync and two ways through the network.
+/// So many batches may wait for their commit before the next one is proposed past a slow disk: twice as many as for a
+/// disk, since a commit is a sync and two ways through the network.
 const BATCHES_AT_ONCE: usize = 4;
-/// Writes under way at a slow disk beyond which proposals wait for it after all, and at most half of what is too much for messages.
+/// Writes under way at a slow disk beyond which proposals wait for it after all, and at most half of what is too much
+/// for messages.
 const SLOW_DISK_WRITES_MAX: u64 = WRITES_UNDER_WAY_HIGH / 2;
-/// Bytes of entries under way at a slow disk beyond which proposals wait for it after all. A disk gets through with that before it is
-/// taken for hung, unless it is slower than 16 MiB/s.
+/// Bytes of entries under way at a slow disk beyond which proposals wait for it after all. A disk gets through with
+/// that before it is taken for hung, unless it is slower than 16 MiB/s.
 const SLOW_DISK_BYTES_MAX: usize = 16 << 20;
-/// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long before
-/// it is taken for hung. A larger command goes alone.
+/// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long
+/// before it is taken for hung. A larger command goes alone.
 const PROPOSAL_MAX_BYTES: usize = 4 << 20;
 /// A member that was heard within this time may take over, in microseconds.
 const HEARD_LATELY_US: u64 = 500_000;
@@ -97,7 +101,8 @@ pub struct Turns<P: Protocol, S: StateMachine> {
 
 impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// Before the first turn. `readmission_open`: this life follows a quarantined one, which is not closed yet.
-    /// `writes_under_way_high`: with so many of them messages of peers are dropped; in service [`WRITES_UNDER_WAY_HIGH`].
+    /// `writes_under_way_high`: with so many of them messages of peers are dropped; in service
+    /// [`WRITES_UNDER_WAY_HIGH`].
     pub fn new(
         engine: Engine<P, S>,
         certificate: Certificate,
@@ -158,8 +163,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.writes_under_way_high
     }
 
-    /// Whether there is something to do without any news: what was held back because a batch was full goes next, and what is
-    /// committed and not applied.
+    /// Whether there is something to do without any news: what was held back because a batch was full goes next, and
+    /// what is committed and not applied.
     pub fn is_ready(&self) -> bool {
         self.engine.has_work() || (!self.held.is_empty() && self.may_propose())
     }
@@ -179,8 +184,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.engine.durable(now, id);
     }
 
-    /// A message of a peer arrived. With too many writes under way it is dropped, and false comes back: a disk that hangs must not fill
-    /// memory, and the core loses messages, as on a bad network.
+    /// A message of a peer arrived. With too many writes under way it is dropped, and false comes back: a disk that
+    /// hangs must not fill memory, and the core loses messages, as on a bad network.
     pub fn receive(&mut self, now: Time, from: NodeId, message: P::Message) -> bool {
         let taken = self.writes_under_way() < self.writes_under_way_high;
         if taken {
@@ -269,8 +274,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.engine.work(in_time);
     }
 
-    /// True once: when the committed configuration counts this incarnation as a voter. The disk then has to complete the
-    /// readmission, and must get that job, or the directory would be in quarantine at the next start.
+    /// True once: when the committed configuration counts this incarnation as a voter. The disk then has to complete
+    /// the readmission, and must get that job, or the directory would be in quarantine at the next start.
     pub fn closes_readmission(&mut self, now: Time) -> bool {
         if !self.readmission_open || now < self.readmission_look_at || self.engine.is_quarantined() {
             return false;
@@ -332,7 +337,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.disk_keeps_up() || (self.disk_is_slow && has_room && committed)
     }
 
-    /// Finds out whether proposals have waited for this replica's own disk for long. It stays a slow one until it has caught up.
+    /// Finds out whether proposals have waited for this replica's own disk for long. It stays a slow one until it has
+    /// caught up.
     fn judge_disk(&mut self, now: Time) {
         if self.disk_keeps_up() {
             (self.disk_waited_for_since, self.disk_is_slow) = (None, false);
@@ -352,8 +358,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     }
 }
 
-/// Takes up to `most` things that have arrived, and the time *after* that (duty 7 of [`crate::protocol`]): were the process stopped in
-/// between, a read that arrived meanwhile would be judged by a lease that is long over (R6).
+/// Takes up to `most` things that have arrived, and the time *after* that (duty 7 of [`crate::protocol`]): were the
+/// process stopped in between, a read that arrived meanwhile would be judged by a lease that is long over (R6).
 pub(super) fn arrived<T>(queue: impl Iterator<Item = T>, most: usize, clock: impl FnOnce() -> Time) -> (Vec<T>, Time) {
     let taken = queue.take(most).collect();
     (taken, clock())

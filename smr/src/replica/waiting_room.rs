@@ -1,8 +1,8 @@
 //! The replica thread before there is anything to drive: an unborn replica, or one that came too late.
 //!
-//! It tells every peer that it is unborn, again and again, until it learns how it is born (or is told to stop). If it may be a
-//! founder it asks that the genesis be recorded, again and again. That its group exists without it is durable before anything else
-//! is done with that. Whatever is asked of it meanwhile is out of service, except its status.
+//! It tells every peer that it is unborn, again and again, until it learns how it is born (or is told to stop). If it
+//! may be a founder it asks that the genesis be recorded, again and again. That its group exists without it is durable
+//! before anything else is done with that. Whatever is asked of it meanwhile is out of service, except its status.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -150,7 +150,8 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
         let _ = select.ready_deadline(at);
     }
 
-    /// Takes in what has arrived, up to the first thing from which something follows. `Err` if the wait is over without a birth.
+    /// Takes in what has arrived, up to the first thing from which something follows. `Err` if the wait is over without
+    /// a birth.
     fn hear(&self, unborn: &mut Unborn, asking: &mut Asking) -> Result<Verdict, Departure> {
         if let Ok(witness) = self.exclusions.try_recv() {
             return Ok(unborn.exclude(witness));

@@ -1,5 +1,5 @@
-//! Threads that wait for work. They exist from the start, because a process may later be refused another one (a limit, a lack of memory):
-//! what a replica cannot do without must not depend on that (fault catalogue B33, D7).
+//! Threads that wait for work. They exist from the start, because a process may later be refused another one (a limit,
+//! a lack of memory): what a replica cannot do without must not depend on that (fault catalogue B33, D7).
 
 use std::io;
 
@@ -10,7 +10,8 @@ use crate::replica::snapshots::stand_back;
 
 type Job = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// A thread that works off what it is given, in order, and stands back behind the threads that serve. It ends with its owner.
+/// A thread that works off what it is given, in order, and stands back behind the threads that serve. It ends with its
+/// owner.
 pub(super) struct Worker {
     /// Not bounded: whoever gives has one job at a time under way.
     jobs: Sender<Job>,

@@ -30,10 +30,11 @@
 //! # Bounds, and why they need no clock
 //! The answers together stay under [`ANSWERS_MAX_BYTES`]; the oldest by log index goes first, and only its bytes go:
 //! that the number was executed stays known. At most [`SESSIONS_MAX`] sessions live; one more pushes out the one whose
-//! last entry lies furthest back in the log. Among them at most one in [`UNUSED_SHARE`] may be one that was only opened and never used;
-//! beyond, one more pushes out the oldest of these, so that a flood of opened sessions drives out no client that writes. Age by the clock plays no part: clocks differ between replicas, and an
-//! idle client of a quiet group has done nothing wrong (C5). Both limits shape the replicated state, so all replicas
-//! of a group must have the same ones; a table written under others is refused.
+//! last entry lies furthest back in the log. Among them at most one in [`UNUSED_SHARE`] may be one that was only opened
+//! and never used; beyond, one more pushes out the oldest of these, so that a flood of opened sessions drives out no
+//! client that writes. Age by the clock plays no part: clocks differ between replicas, and an idle client of a quiet
+//! group has done nothing wrong (C5). Both limits shape the replicated state, so all replicas of a group must have the
+//! same ones; a table written under others is refused.
 //!
 //! Left out: a hash of the command outlives its answer nowhere. A number that is reused for another command *after*
 //! its answer was evicted is therefore told `AnswerGone` instead of `Refused`; it has no effect either way.

@@ -234,7 +234,8 @@ impl SessionTable {
     }
 
     /// The outcome of a write that is certain without the log: the leader asks before it proposes. `None` means that
-    /// the write must go through the log, where [`SessionTable::apply`] judges it again: another copy may be on its way.
+    /// the write must go through the log, where [`SessionTable::apply`] judges it again: another copy may be on its
+    /// way.
     ///
     /// A replica that leads no longer may answer this way too: what it says rests on committed entries alone, and
     /// stays true.
@@ -286,7 +287,8 @@ impl SessionTable {
         self.unused.insert(client);
         if self.sessions.len() > self.limits.sessions_max {
             // The new session was used last, and there is room for one of its kind, so it is never itself that goes.
-            // Entries of earlier builds have no nonce. They were applied by the rule of their time, and must be again (L20).
+            // Entries of earlier builds have no nonce. They were applied by the rule of their time, and must be again
+            // (L20).
             self.evict_session(nonce != 0);
         }
         Outcome::SessionOpened(client)
@@ -342,8 +344,9 @@ impl SessionTable {
         Outcome::Answer(answer)
     }
 
-    /// Drops the session whose last entry lies furthest back, with its answers. Sessions that were never used push out none that was,
-    /// once they take their share of the table (`unused_first`): whoever only opens sessions drives out nobody who writes.
+    /// Drops the session whose last entry lies furthest back, with its answers. Sessions that were never used push out
+    /// none that was, once they take their share of the table (`unused_first`): whoever only opens sessions drives out
+    /// nobody who writes.
     fn evict_session(&mut self, unused_first: bool) {
         let oldest = if unused_first && self.unused.len() > self.limits.unused_max() {
             self.unused.first().map(|client| Index(client.index))

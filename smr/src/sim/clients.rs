@@ -1,7 +1,7 @@
 //! Clients: they ask whoever they believe to lead, follow redirects, repeat what stays unanswered, and keep sessions.
 //!
-//! Plain ones, written for the simulation; they do what the protocol between clients and replicas allows and asks for. A
-//! client begins operations at its own pace and has up to `window` of them under way.
+//! Plain ones, written for the simulation; they do what the protocol between clients and replicas allows and asks for.
+//! A client begins operations at its own pace and has up to `window` of them under way.
 
 use std::collections::BTreeMap;
 
@@ -38,11 +38,11 @@ pub struct Pace {
     pub pause_max_us: u64,
     /// So many operations per mille get up to two copies at once, to different replicas.
     pub doubled: u64,
-    /// So many per mille of the clients' operations are given up when the first try stays unanswered, and the session with
-    /// them: a process that dies and comes back as another client.
+    /// So many per mille of the clients' operations are given up when the first try stays unanswered, and the session
+    /// with them: a process that dies and comes back as another client.
     pub given_up: u64,
-    /// So many per mille of the writes whose only copy is refused are not repeated: the client takes the word for it that
-    /// they have no effect and never will.
+    /// So many per mille of the writes whose only copy is refused are not repeated: the client takes the word for it
+    /// that they have no effect and never will.
     pub trusting: u64,
 }
 

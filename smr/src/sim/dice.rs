@@ -1,7 +1,7 @@
 //! Random numbers: one stream for each purpose, all from one seed.
 //!
-//! Streams are apart so that a change in one place (a client asks once more) does not shuffle everything else, and a seed
-//! stays close to what it was.
+//! Streams are apart so that a change in one place (a client asks once more) does not shuffle everything else, and a
+//! seed stays close to what it was.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

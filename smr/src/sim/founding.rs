@@ -1,8 +1,8 @@
-//! A trial of its own beside each run: a group is founded among faults, its directories are emptied one after the other until all
-//! are, and at last the operator says that it begins again.
+//! A trial of its own beside each run: a group is founded among faults, its directories are emptied one after the other
+//! until all are, and at last the operator says that it begins again.
 //!
-//! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes of a group
-//! that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
+//! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes
+//! of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
 
 use crate::sim::dice::{Dice, Purpose};
 use crate::sim::network::Weather;

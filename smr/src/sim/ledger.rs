@@ -1,12 +1,12 @@
-//! What an all-knowing observer writes down: which entries each node's log holds, which of them are on its device, what it
-//! has promised durably, and what the group has committed.
+//! What an all-knowing observer writes down: which entries each node's log holds, which of them are on its device, what
+//! it has promised durably, and what the group has committed.
 //!
-//! Properties judge by these books, not by what nodes believe. The books follow from the writes that cores ask for and that
-//! devices complete; [`Ledger::compare`] holds them against what a start really finds on a disk.
+//! Properties judge by these books, not by what nodes believe. The books follow from the writes that cores ask for and
+//! that devices complete; [`Ledger::compare`] holds them against what a start really finds on a disk.
 //!
 //! # Chains
-//! Each entry has a running hash over itself and everything below it. Two logs with the same chain at an index are the same
-//! up to there, whatever their terms say. So all comparisons cost the same, however long the logs are.
+//! Each entry has a running hash over itself and everything below it. Two logs with the same chain at an index are the
+//! same up to there, whatever their terms say. So all comparisons cost the same, however long the logs are.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -375,8 +375,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Holds the books against what a start found on the node's disk: all that a sync has confirmed must be there, except what
-    /// a write under way was about to replace.
+    /// Holds the books against what a start found on the node's disk: all that a sync has confirmed must be there,
+    /// except what a write under way was about to replace.
     ///
     /// # Errors
     /// What is missing.

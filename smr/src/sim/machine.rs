@@ -389,7 +389,8 @@ impl<S: StateMachine> Machine<S> {
         }
     }
 
-    /// What the mark on its disk names. `None` where a quarantined life is still in the directory: the mark may be of that one.
+    /// What the mark on its disk names. `None` where a quarantined life is still in the directory: the mark may be of
+    /// that one.
     pub(super) fn read_mark(&self) -> Option<EntryId> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Nothing));
         let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
@@ -545,8 +546,8 @@ impl<S: StateMachine> Machine<S> {
         }
     }
 
-    /// Ends the process, with the disk thread and the one that takes snapshots somewhere in the middle of what they had to
-    /// do: `progress` operations further. `Loss::Nothing` is a kill, everything else a power cut.
+    /// Ends the process, with the disk thread and the one that takes snapshots somewhere in the middle of what they had
+    /// to do: `progress` operations further. `Loss::Nothing` is a kill, everything else a power cut.
     pub(super) fn end(&mut self, progress: u64, loss: Loss) {
         self.run += 1;
         self.met.clear();

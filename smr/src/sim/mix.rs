@@ -1,8 +1,8 @@
 //! The mix: which faults happen at all in a run, how often, to how large a group, under what load.
 //!
-//! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one: most of
-//! them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly quiet. One run in four is
-//! concentrated on one thing that hardly ever happens by itself.
+//! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one:
+//! most of them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly
+//! quiet. One run in four is concentrated on one thing that hardly ever happens by itself.
 
 use crate::protocol::ReadMode;
 use crate::replica::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
@@ -19,8 +19,8 @@ const LEASES_PERCENT: u64 = 30;
 const WILD_CLOCKS_PERCENT: u64 = 5;
 /// How far, per thousand.
 const WILD_DRIFT_PERMILLE: u64 = 300;
-/// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one append at a time
-/// works off within the patience of the calm, also with the slowest disk.
+/// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one
+/// append at a time works off within the patience of the calm, also with the slowest disk.
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
 /// In so many of a thousand runs each limit of a replica's thread is so small that it is met.
 const SMALL_LIMIT_PERMILLE: u64 = 100;
@@ -72,10 +72,12 @@ pub enum Kind {
     CrashInStart,
     /// Very many requests at once.
     Flood,
-    /// Some lose the leader, and another one restarts again and again. Or the others lose it one by one, and may be killed and back at once; the leader may be stopped and go on, alone, with
-    /// their old answers in its buffers. In runs with leases only.
+    /// Some lose the leader, and another one restarts again and again. Or the others lose it one by one, and may be
+    /// killed and back at once; the leader may be stopped and go on, alone, with their old answers in its buffers. In
+    /// runs with leases only.
     Siege,
-    /// One leader after the other is cut from some nodes as soon as it leads, and crashes soon after (Figure 8 of the paper).
+    /// One leader after the other is cut from some nodes as soon as it leads, and crashes soon after (Figure 8 of the
+    /// paper).
     Succession,
     /// A leader is cut off while requests go on reaching it: its log grows by what will never be.
     Stranded,
@@ -85,7 +87,8 @@ pub enum Kind {
     Ambush,
     /// A received snapshot is put in place only when a later leader has sent entries behind it (S2).
     LateInstall,
-    /// A node loses its log, whatever it has acknowledged, and heals while the leader changes and others are away (D18).
+    /// A node loses its log, whatever it has acknowledged, and heals while the leader changes and others are away
+    /// (D18).
     LoseLog,
 }
 
@@ -243,7 +246,8 @@ impl Mix {
         if dice.chance(SLOW_DISK_PERMILLE) {
             mix.kinds.push((Kind::SlowDisk, 4));
         }
-        // Likewise. A turn applies so little that reads are confirmed, leaders elected and snapshots taken in the middle of a backlog.
+        // Likewise. A turn applies so little that reads are confirmed, leaders elected and snapshots taken in the
+        // middle of a backlog.
         if dice.chance(SLOW_APPLY_PERMILLE) {
             let (entries_max, max_bytes) = dice.pick(&[(1, 1), (2, 1_000), (8, 1_000), (64, 100_000)]);
             mix.shape.portion = Portion { entries_max, max_bytes };
@@ -346,8 +350,8 @@ impl Mix {
         self.pace.pause_min_us = self.pace.pause_min_us.min(self.pace.pause_max_us);
     }
 
-    /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by far more,
-    /// and read without leases, which must not depend on them (R7).
+    /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by
+    /// far more, and read without leases, which must not depend on them (R7).
     fn draw_clocks(&mut self, dice: &mut Dice) {
         let lot = dice.below(100);
         let drift_permille = if lot < LEASES_PERCENT {
@@ -355,7 +359,8 @@ impl Mix {
             settings.reads = ReadMode::Lease;
             settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
             settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
-            // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once, hands over.
+            // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once,
+            // hands over.
             self.kinds.push((Kind::Siege, 8));
             for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
                 if dice.chance(500) && !self.kinds.contains(&kind) {
@@ -376,7 +381,8 @@ impl Mix {
         }
     }
 
-    /// How many entries a pipeline to a member carries at once: of what is too much for that one, the rest is dropped there.
+    /// How many entries a pipeline to a member carries at once: of what is too much for that one, the rest is dropped
+    /// there.
     fn pipeline_entries(&self) -> u64 {
         let Shape { settings, events_max, writes_under_way_high, .. } = &self.shape;
         let appends = (settings.inflight_appends_max.min(*events_max) as u64).min(*writes_under_way_high);

@@ -1,32 +1,34 @@
-//! A deterministic simulator: whole groups of replicas on virtual time, disks and network, everything decided by one seed.
+//! A deterministic simulator: whole groups of replicas on virtual time, disks and network, everything decided by one
+//! seed.
 //!
 //! # What is real, and what is simulated
-//! Real, from this crate and unchanged: the Raft core, the engine (core, sessions, state machine), the session table, the log
-//! over a journal file or an ordered map with sled's manners ([`crate::storage::virtual_map`]), promise, mark, quarantine and recovery, snapshot files and their transfer in pieces, birth and
-//! readmission, and the codec: what replicas say to each other travels as bytes.
+//! Real, from this crate and unchanged: the Raft core, the engine (core, sessions, state machine), the session table,
+//! the log over a journal file or an ordered map with sled's manners ([`crate::storage::virtual_map`]), promise, mark,
+//! quarantine and recovery, snapshot files and their transfer in pieces, birth and readmission, and the codec: what
+//! replicas say to each other travels as bytes.
 //!
-//! Simulated: time; the disk ([`crate::storage::virtual_disk`]: unsynced writes are kept, lost or torn at a power cut); the
-//! network ([`network`]: loss, copies, delays, overtaking, old messages again, one-way cuts); threads (what they do is done
-//! step by step, when virtual time says so); clients ([`clients`]).
+//! Simulated: time; the disk ([`crate::storage::virtual_disk`]: unsynced writes are kept, lost or torn at a power cut);
+//! the network ([`network`]: loss, copies, delays, overtaking, old messages again, one-way cuts); threads (what they do
+//! is done step by step, when virtual time says so); clients ([`clients`]).
 //!
 //! # A run
 //! [`run::run`] takes a seed. It draws a mix ([`mix`]): how large the group is, which faults happen and how often, what
-//! clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then *calm* with a fixed set of
-//! healthy seats, in which within 10 election timeouts there must be a leader, a fresh write and read, and equal
-//! state on all healthy replicas; and the workload judges what its clients saw. The same seed gives the same trace hash, on
-//! each machine and in each build.
+//! clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then *calm* with a fixed set
+//! of healthy seats, in which within 10 election timeouts there must be a leader, a fresh write and read, and equal
+//! state on all healthy replicas; and the workload judges what its clients saw. The same seed gives the same trace
+//! hash, on each machine and in each build.
 //!
 //! # Your own state machine
-//! Implement [`workload::Workload`] for a type that names your state machine, invents commands and queries, and judges the
-//! answers; then
+//! Implement [`workload::Workload`] for a type that names your state machine, invents commands and queries, and judges
+//! the answers; then
 //! ```ignore
 //! for seed in 0..1000 {
 //!     let report = smr::sim::run::run_with(seed, &Options::default(), |_mix| MyWorkload::default());
 //!     assert!(report.failure.is_none(), "{:#?}", report.failure);
 //! }
 //! ```
-//! Whatever your judge makes of the answers, the simulator compares your state machine's answers on all replicas, and the bytes of
-//! its snapshots: a state machine that is not deterministic is found out.
+//! Whatever your judge makes of the answers, the simulator compares your state machine's answers on all replicas, and
+//! the bytes of its snapshots: a state machine that is not deterministic is found out.
 //!
 //! For one situation in particular, drive a [`world::World`] by hand: its methods are what can go wrong.
 //!

@@ -1,7 +1,8 @@
-//! The network between processes: what is sent may be lost, doubled, delayed, overtaken, and delivered once more much later.
+//! The network between processes: what is sent may be lost, doubled, delayed, overtaken, and delivered once more much
+//! later.
 //!
-//! Messages between replicas travel as the bytes that the production codec makes of them. Links may be cut one way. TCP does
-//! less than this network; the core must not rely on it.
+//! Messages between replicas travel as the bytes that the production codec makes of them. Links may be cut one way. TCP
+//! does less than this network; the core must not rely on it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -38,7 +39,8 @@ pub struct Weather {
     pub late_us: u64,
     /// With so many messages per mille an old one is delivered once more.
     pub replayed: u64,
-    /// So many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in a later term.
+    /// So many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in a
+    /// later term.
     pub held: u64,
     /// The shortest way, in microseconds.
     pub least_us: u64,
@@ -129,7 +131,8 @@ impl Network {
         self.dice.chance(500)
     }
 
-    /// What was held back for a node that is now a candidate or leader in `term`, with how late it comes, in microseconds.
+    /// What was held back for a node that is now a candidate or leader in `term`, with how late it comes, in
+    /// microseconds.
     pub fn release(&mut self, to: NodeId, term: Term) -> Vec<(u64, Frame)> {
         let held = std::mem::take(&mut self.held).into_iter();
         let (due, held) = held.partition(|(of, frame)| frame.to == to && *of < term);

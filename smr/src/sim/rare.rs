@@ -8,7 +8,8 @@ pub trait Situation: Copy + Ord + 'static {
     const ALL: &'static [Self];
 }
 
-/// An enum `Rare` of situations, each with a doc comment that says what it is: those words are also its [`Display`](std::fmt::Display).
+/// An enum `Rare` of situations, each with a doc comment that says what it is: those words are also its
+/// [`Display`](std::fmt::Display).
 #[macro_export]
 macro_rules! situations {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {

@@ -1,8 +1,8 @@
 //! The workload of our own tests: a few registers that clients swap unique values into, and read.
 //!
-//! Every swap answers with the value before, so the swaps of a register form one chain: nothing lost, nothing twice. Each
-//! operation has its place in the chain, and places must not contradict real time. So linearizability is decided in
-//! almost linear time, without a search.
+//! Every swap answers with the value before, so the swaps of a register form one chain: nothing lost, nothing twice.
+//! Each operation has its place in the chain, and places must not contradict real time. So linearizability is decided
+//! in almost linear time, without a search.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

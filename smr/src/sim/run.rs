@@ -207,7 +207,8 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
             world.start_at(seat, world.now);
         }
     }
-    // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get through.
+    // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get
+    // through.
     world.clients.keep(mix.shape.sessions.sessions_max);
     let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
@@ -269,8 +270,8 @@ fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
     broken
 }
 
-/// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted is lost, and
-/// those who stay away for good would be more than it can do without.
+/// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted
+/// is lost, and those who stay away for good would be more than it can do without.
 fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
     let Some(serving) = world.machines[leader].serving() else { return true };
     let status = Protocol::status(serving.engine().core());

@@ -1,5 +1,6 @@
-//! One leader after the other: as soon as a node leads, it is cut from some of the others, gets a few requests, and crashes soon
-//! after, while what it has appended is on some disks and not on others. Logs of many terms overlap (Figure 8 of the Raft paper).
+//! One leader after the other: as soon as a node leads, it is cut from some of the others, gets a few requests, and
+//! crashes soon after, while what it has appended is on some disks and not on others. Logs of many terms overlap
+//! (Figure 8 of the Raft paper).
 
 use crate::protocol::Time;
 use crate::sim::dice::Dice;

@@ -166,8 +166,8 @@ impl Swarm {
         self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
     }
 
-    /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has forgotten by whose
-    /// lease it is bound, and sooner or later the others ask it for its vote right then (E17).
+    /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has
+    /// forgotten by whose lease it is bound, and sooner or later the others ask it for its vote right then (E17).
     fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
         let size = world.machines.len();
         let first = self.dice.below(size as u64) as usize;
@@ -273,16 +273,16 @@ impl Swarm {
             return false;
         }
         let minority = (world.machines.len() - 1) / 2;
-        // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a configuration in
-        // which that seat is lost.
+        // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a
+        // configuration in which that seat is lost.
         let serving = world.serving_seats();
         let is_spoiled = |seat: &usize| serving.iter().any(|witness| is_outside(world, *witness, *seat));
         let spoiled = (0..world.machines.len()).filter(is_spoiled).count();
         self.founded && spoiled < minority
     }
 
-    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and nobody notices:
-    /// all others follow the same leader and have at least as much, on their devices.
+    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and nobody
+    /// notices: all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };
         let status = |seat: usize| Some(world.machines[seat].serving()?.engine().core().status());
@@ -460,8 +460,8 @@ impl Swarm {
         self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.dice.below(us)));
     }
 
-    /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind it, and does not
-    /// know yet that they are committed: all others are killed, and whoever led is away for longer.
+    /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
+    /// it, and does not know yet that they are committed: all others are killed, and whoever led is away for longer.
     fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
         let builds = |seat: &usize| {
             world.machines[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving))
@@ -523,7 +523,8 @@ impl Swarm {
                     world.damage_snapshot(seat, info.meta.last, lot);
                 }
             }
-            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do without.
+            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do
+            // without.
             _ if !self.is_dispensable(world, seat) => {}
             2 => {
                 let (read, bit) = (self.dice.below(30), self.dice.any() as usize);
@@ -565,8 +566,9 @@ impl Swarm {
         }
     }
 
-    /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether the others have
-    /// what is lost: the node may have been the second one to hold it. Meanwhile others go and come back.
+    /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether
+    /// the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and come
+    /// back.
     fn lose_log<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
         if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
@@ -617,7 +619,8 @@ impl Swarm {
                 let machine = &world.machines[seat];
                 self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
             }
-            // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without this node.
+            // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without
+            // this node.
             Some((disk, node, start)) => {
                 let is_noticed = world.is_seen_since(node, start);
                 if self.may_spoil(world) && (is_noticed || self.is_dispensable(world, seat)) {

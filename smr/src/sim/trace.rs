@@ -1,7 +1,7 @@
 //! What has happened, as a running hash, and as text for those who want to read it.
 //!
-//! The hash covers everything that happens, in order: two runs with equal hashes were the same run. Text costs more than
-//! the simulation itself, so it is made only when asked for; a failing seed is simply run once more with it.
+//! The hash covers everything that happens, in order: two runs with equal hashes were the same run. Text costs more
+//! than the simulation itself, so it is made only when asked for; a failing seed is simply run once more with it.
 
 use std::collections::VecDeque;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! The production core and the user's state machine, each in a shell that notes what goes through it.
 //!
-//! Neither shell changes anything: the core is driven by the production engine, and what it is told and says is copied on
-//! the way.
+//! Neither shell changes anything: the core is driven by the production engine, and what it is told and says is copied
+//! on the way.
 
 use std::cell::RefCell;
 use std::io;

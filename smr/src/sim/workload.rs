@@ -1,7 +1,7 @@
 //! What clients ask, and the judgement on what they heard.
 //!
-//! A [`Workload`] names the state machine, invents operations, and judges the history of one run: all operations as clients
-//! saw them, with the times of their beginning and end. [`Registers`] is the one that our own tests use.
+//! A [`Workload`] names the state machine, invents operations, and judges the history of one run: all operations as
+//! clients saw them, with the times of their beginning and end. [`Registers`] is the one that our own tests use.
 
 use crate::protocol::Time;
 use crate::sim::dice::Dice;
@@ -20,14 +20,14 @@ pub trait Workload: Send + 'static {
     /// What client `client` does next. An operation need not be unique, but a judge may need it so.
     fn next(&mut self, client: usize, dice: &mut Dice) -> Operation;
 
-    /// Reads at the very end of a run, when everything is calm again and nothing else is under way. Their answers are part
-    /// of the history.
+    /// Reads at the very end of a run, when everything is calm again and nothing else is under way. Their answers are
+    /// part of the history.
     fn last_reads(&self) -> Vec<Operation> {
         Vec::new()
     }
 
-    /// Judges all that clients saw: is it linearizable (I14), was nothing acknowledged lost (I12), nothing done twice (I13)?
-    /// Called once, when no operation is under way.
+    /// Judges all that clients saw: is it linearizable (I14), was nothing acknowledged lost (I12), nothing done twice
+    /// (I13)? Called once, when no operation is under way.
     ///
     /// # Errors
     /// What is wrong.
@@ -56,6 +56,7 @@ pub struct Seen {
     pub ended_at: Time,
     /// The answer; `None` if it may have taken effect, at any time from its beginning on, or not.
     pub answer: Option<Vec<u8>>,
-    /// Whether its only copy was refused before it was proposed: then it has no answer, no effect, and never will have (C9).
+    /// Whether its only copy was refused before it was proposed: then it has no answer, no effect, and never will have
+    /// (C9).
     pub refused: bool,
 }

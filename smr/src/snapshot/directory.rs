@@ -63,7 +63,8 @@ impl SnapshotDir {
     /// without them is for the caller to find out.
     ///
     /// # Errors
-    /// `Disk`; `Version` if a file is of another version: then the directory is as it was, but for leftovers of a crash.
+    /// `Disk`; `Version` if a file is of another version: then the directory is as it was, but for leftovers of a
+    /// crash.
     pub fn open(
         disk: Arc<dyn Disk>,
         directory: PathBuf,
@@ -165,8 +166,8 @@ impl SnapshotDir {
         Incoming::begin(self, offer)
     }
 
-    /// Puts a snapshot out of service that was found damaged while it was read. A new one should be taken at once, and takes
-    /// its place; until then the file stays, for a device may have misread it once, and the log is cut under it.
+    /// Puts a snapshot out of service that was found damaged while it was read. A new one should be taken at once, and
+    /// takes its place; until then the file stays, for a device may have misread it once, and the log is cut under it.
     pub fn doubt(&self, info: &SnapshotInfo) {
         let mut state = self.state();
         if state.latest.as_ref() == Some(info) {

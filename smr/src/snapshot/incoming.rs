@@ -204,10 +204,12 @@ impl ReceivedSnapshot {
         self.dir.read_file(&self.name, &self.info)
     }
 
-    /// Makes it the newest snapshot, durably, in one atomic step, and removes older ones. The log is changed after this.
+    /// Makes it the newest snapshot, durably, in one atomic step, and removes older ones. The log is changed after
+    /// this.
     ///
     /// # Errors
-    /// `Obsolete` if there is a newer one: then it is removed. `Disk`: after a restart either the old snapshot counts or this one.
+    /// `Obsolete` if there is a newer one: then it is removed. `Disk`: after a restart either the old snapshot counts
+    /// or this one.
     pub fn adopt(self) -> Result<SnapshotInfo, SnapshotError> {
         let adopted = self.dir.publish(&self.name, self.info);
         if let Err(SnapshotError::Obsolete { .. }) = adopted {

@@ -1,9 +1,11 @@
 //! Snapshot files: the replicated state as of one entry, on disk and on its way to another node.
 //!
 //! # Guarantees
-//! - A snapshot has its final name only when it is whole, read back and on the device: what a log may be cut under (S6).
+//! - A snapshot has its final name only when it is whole, read back and on the device: what a log may be cut under
+//!   (S6).
 //! - No byte of a damaged, mixed or foreign snapshot gets into a state: every chunk is checked when it is read, for
-//!   whatever purpose, and a whole file before it replaces anything (S8). Sending is reading, too, so damage does not travel.
+//!   whatever purpose, and a whole file before it replaces anything (S8). Sending is reading, too, so damage does not
+//!   travel.
 //! - The file depends on nothing but the state, the entry and the group: equal states give equal files, whoever wrote
 //!   them, so a transfer that one leader began can be resumed by another.
 //! - Memory stays within some chunks, whatever the size of the state.

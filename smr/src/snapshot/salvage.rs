@@ -25,8 +25,8 @@ impl Salvaged {
     }
 }
 
-/// All snapshots in `directory` that verify, also those set aside, for a device may have misread them; and a line for each that
-/// does not. A directory that is not there has none.
+/// All snapshots in `directory` that verify, also those set aside, for a device may have misread them; and a line for
+/// each that does not. A directory that is not there has none.
 pub(crate) fn salvage(disk: &dyn Disk, directory: &Path) -> Result<(Vec<Salvaged>, Vec<String>), SnapshotError> {
     let names = match disk.list(directory) {
         Ok(names) => names,

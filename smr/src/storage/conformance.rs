@@ -1,5 +1,6 @@
-//! What every engine must do, run for each of them: the twin in memory, the record log over a map in memory, over a journal
-//! and a simulated map on the virtual disk, and over sled, and the segments on the virtual disk and on the real one.
+//! What every engine must do, run for each of them: the twin in memory, the record log over a map in memory, over a
+//! journal and a simulated map on the virtual disk, and over sled, and the segments on the virtual disk and on the real
+//! one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,11 +1,11 @@
 //! A replica's directory: claimed by one process, checked for its owner, not opened yet.
 //!
-//! It may be the root of a file system, and tools may leave files of their own in it and below it (`lost+found`, `.DS_Store`,
-//! `.nfs...`): names that are not ours are neither read nor counted anywhere.
+//! It may be the root of a file system, and tools may leave files of their own in it and below it (`lost+found`,
+//! `.DS_Store`, `.nfs...`): names that are not ours are neither read nor counted anywhere.
 //!
-//! The steps are separate because snapshots are read between them: [`ReplicaDirectory::open`] locks, finishes an interrupted
-//! readmission and refuses strangers; then the newest snapshot is looked for in [`ReplicaDirectory::snapshots`]; then
-//! [`super::Store::open`] reads the log behind it.
+//! The steps are separate because snapshots are read between them: [`ReplicaDirectory::open`] locks, finishes an
+//! interrupted readmission and refuses strangers; then the newest snapshot is looked for in
+//! [`ReplicaDirectory::snapshots`]; then [`super::Store::open`] reads the log behind it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -70,8 +70,8 @@ impl ReplicaDirectory {
     /// Claims a directory, which is made if need be.
     ///
     /// # Errors
-    /// If another process has it, if it belongs to another seat, if a newer build wrote it, or if the file system fails. It is
-    /// then as it was.
+    /// If another process has it, if it belongs to another seat, if a newer build wrote it, or if the file system
+    /// fails. It is then as it was.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, seat: Seat) -> Result<ReplicaDirectory, OpenError> {
         make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
         let mut notes = Vec::new();
@@ -142,8 +142,9 @@ impl ReplicaDirectory {
 /// A process that has just ended may hold the lock for a moment, and so may a child that one is just starting; whoever
 /// really has the directory keeps it.
 ///
-/// There are two locks. The file is empty and never written, so it looks like rubbish to whoever cleans up, and once it is gone a
-/// second process could lock another one; the directory itself stays. Builds before this one know only the file.
+/// There are two locks. The file is empty and never written, so it looks like rubbish to whoever cleans up, and once it
+/// is gone a second process could lock another one; the directory itself stays. Builds before this one know only the
+/// file.
 fn lock(disk: &dyn Disk, path: &Path, notes: &mut Vec<String>) -> Result<DiskLock, OpenError> {
     lock_both(disk, path, true, notes)
 }

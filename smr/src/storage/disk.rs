@@ -54,8 +54,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Those of the file system, except "not found".
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Creates the file if need be, and locks it against every other process, and every other caller in this one, until
-    /// the lock is dropped or the process ends. Does not wait. As it stands here it locks nothing: enough for a disk that
-    /// nobody else can reach.
+    /// the lock is dropped or the process ends. Does not wait. As it stands here it locks nothing: enough for a disk
+    /// that nobody else can reach.
     ///
     /// # Errors
     /// `WouldBlock` if somebody else holds the lock; those of the file system.
@@ -76,12 +76,13 @@ pub trait Disk: Send + Sync + 'static {
     fn room(&self, _directory: &Path) -> io::Result<Room> {
         Ok(Room::ENDLESS)
     }
-    /// How long segments of the log are on this disk, in bytes; a multiple of 4096. One in memory, that is copied a thousand
-    /// times, has short ones.
+    /// How long segments of the log are on this disk, in bytes; a multiple of 4096. One in memory, that is copied a
+    /// thousand times, has short ones.
     fn segment_bytes(&self) -> u64 {
         segments::SEGMENT_BYTES
     }
-    /// Does something beside the caller's work. As it stands here, at once: for a disk where the same happens each time.
+    /// Does something beside the caller's work. As it stands here, at once: for a disk where the same happens each
+    /// time.
     fn aside(&self, work: Box<dyn FnOnce() + Send>) {
         work();
     }
@@ -92,8 +93,8 @@ pub trait Disk: Send + Sync + 'static {
     fn is_in_memory(&self, _path: &Path) -> io::Result<bool> {
         Ok(false)
     }
-    /// Lets the next read of this file, or of those in this directory, come from the device, as far as that can be asked for. Advice: whether
-    /// it was taken makes no difference but to what a second look is worth.
+    /// Lets the next read of this file, or of those in this directory, come from the device, as far as that can be
+    /// asked for. Advice: whether it was taken makes no difference but to what a second look is worth.
     fn forget_cached(&self, _path: &Path) {}
     /// Where it keeps ordered maps, if it is a simulated disk that does.
     fn maps(&self) -> Option<&dyn MapHost> {
@@ -254,8 +255,8 @@ impl Disk for RealDisk {
 
     fn lock(&self, path: &Path) -> io::Result<DiskLock> {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        // flock, not fcntl: the lock belongs to this open file, so a second caller in this process is refused as well, and
-        // a stopped process keeps it (D13). The descriptor is close-on-exec, so no child inherits it.
+        // flock, not fcntl: the lock belongs to this open file, so a second caller in this process is refused as well,
+        // and a stopped process keeps it (D13). The descriptor is close-on-exec, so no child inherits it.
         rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))
     }

@@ -1,4 +1,5 @@
-//! From where to where a log reaches, and where in it terms begin: what every engine keeps in memory, and what it refuses.
+//! From where to where a log reaches, and where in it terms begin: what every engine keeps in memory, and what it
+//! refuses.
 
 use crate::entry::{Entry, EntryId, Index, Term};
 

@@ -1,16 +1,18 @@
-//! Healing: a log or a snapshot that was damaged is set aside, and a log begun that counts for nothing until it is complete.
+//! Healing: a log or a snapshot that was damaged is set aside, and a log begun that counts for nothing until it is
+//! complete.
 //!
-//! Where the promise is sound the node is still itself: it knows what it has promised, and only its log may lack entries that it
-//! has acknowledged. So it starts, and the core keeps it silent until its leader has made that good (the argument is in
-//! `crate::raft`, `healing`). Here is what makes that durable:
-//! 1. The mark is replaced by one that says so ([`Healing`]), in one step. Each start from then on is silent, whatever it finds.
+//! Where the promise is sound the node is still itself: it knows what it has promised, and only its log may lack
+//! entries that it has acknowledged. So it starts, and the core keeps it silent until its leader has made that good
+//! (the argument is in `crate::raft`, `healing`). Here is what makes that durable:
+//! 1. The mark is replaced by one that says so ([`Healing`]), in one step. Each start from then on is silent, whatever
+//!    it finds.
 //! 2. The log moves to `damaged-log`, or the next free name of that kind. Nothing ever removes it.
-//! 3. A log is begun with what of the old one verifies, reaches back to the newest sound snapshot without a hole, and so is what a
-//!    sound log was at some time.
+//! 3. A log is begun with what of the old one verifies, reaches back to the newest sound snapshot without a hole, and
+//!    so is what a sound log was at some time.
 //! 4. The mark rises to its end.
 //!
-//! A crash anywhere finds a damaged, missing or short log under a mark that says so, and begins again. The mark loses its word only when the
-//! core says that the node has healed.
+//! A crash anywhere finds a damaged, missing or short log under a mark that says so, and begins again. The mark loses
+//! its word only when the core says that the node has healed.
 //!
 //! A device may misread once. So nothing is believed to be damaged that was not read twice.
 

@@ -1,16 +1,17 @@
 //! An ordered map of bytes as one file of operations, on any [`Disk`].
 //!
-//! The smallest engine that behaves as the record log needs it: after a crash it holds what a prefix of its writes made, at least
-//! those before the last flush. It exists for tests and the simulator, where sled cannot run: the whole map is in memory.
+//! The smallest engine that behaves as the record log needs it: after a crash it holds what a prefix of its writes
+//! made, at least those before the last flush. It exists for tests and the simulator, where sled cannot run: the whole
+//! map is in memory.
 //!
 //! # The file `journal`
 //! A header of [`HEADER_BYTES`] (magic, then a checksum over it), then operations:
 //! ```text
 //! length of value u32, with the top bit set for a removal | checksum u64 | key | value
 //! ```
-//! little endian. The checksum covers the one before it, so operations of an earlier generation cannot follow newer ones. Reading
-//! stops at the first operation that does not fit: it was not flushed. What is behind is cut off, synced, before
-//! anything is appended. When most of the file is garbage, it is written anew beside itself and renamed.
+//! little endian. The checksum covers the one before it, so operations of an earlier generation cannot follow newer
+//! ones. Reading stops at the first operation that does not fit: it was not flushed. What is behind is cut off, synced,
+//! before anything is appended. When most of the file is garbage, it is written anew beside itself and renamed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -97,8 +98,8 @@ impl JournalMap {
         if offset < bytes.len() {
             file.set_len(offset as u64).map_err(failed)?;
         }
-        // What was read may still be on its way to the device, if only the process has crashed; or nowhere but in the cache,
-        // and clean there, if a sync has failed.
+        // What was read may still be on its way to the device, if only the process has crashed; or nowhere but in the
+        // cache, and clean there, if a sync has failed.
         file.write_at(&bytes[..offset], 0).map_err(failed)?;
         file.sync().map_err(failed)?;
         Ok(JournalMap { disk, path, file, map, written: offset as u64, live, checksum })

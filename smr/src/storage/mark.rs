@@ -1,9 +1,9 @@
 //! The file `mark`: the highest entry that is known to be synced.
 //!
-//! An engine may open a damaged directory shorter or empty, without a word. The mark is what it is compared with: an entry at or
-//! under the snapshot is vouched for by that, any other must be in the log, this very one. It is written after each sync of the
-//! log, by itself unsynced and so almost free, and synced now and then; so it never runs ahead of the log. Before anything at or
-//! under it is removed, it is lowered, in both slots, each synced.
+//! An engine may open a damaged directory shorter or empty, without a word. The mark is what it is compared with: an
+//! entry at or under the snapshot is vouched for by that, any other must be in the log, this very one. It is written
+//! after each sync of the log, by itself unsynced and so almost free, and synced now and then; so it never runs ahead
+//! of the log. Before anything at or under it is removed, it is lowered, in both slots, each synced.
 
 use std::path::{Path, PathBuf};
 
@@ -37,8 +37,8 @@ struct Content {
     mark: Mark,
 }
 
-/// The content while the node heals: longer, so that neither is taken for the other. It stands here, and not in a file of its own, because
-/// a mark that is missing or damaged is noticed.
+/// The content while the node heals: longer, so that neither is taken for the other. It stands here, and not in a file
+/// of its own, because a mark that is missing or damaged is noticed.
 #[derive(Serialize, Deserialize)]
 struct HealingContent {
     identity: u64,
@@ -159,7 +159,8 @@ impl MarkFile {
 
     /// Lowers the mark durably, before what is above it may be removed.
     pub(crate) fn lower(&mut self, mark: Mark) -> Result<(), StorageError> {
-        // Into both slots: otherwise damage to the newer one would bring back a mark that the log can no longer satisfy.
+        // Into both slots: otherwise damage to the newer one would bring back a mark that the log can no longer
+        // satisfy.
         self.slots.write_both(&self.encode(mark))?;
         self.mark = mark;
         self.unsynced = 0;

@@ -15,35 +15,38 @@
 //! ```
 //!
 //! # What a crash leaves behind, and what the next start does with it
-//! - *In the first start*: no `promise` (it appears complete, by a rename), so nothing else but `lock` and `promise.new`: a
-//!   new directory. Or a promise that says *unborn*: everything beside it is thrown away and made again.
+//! - *In the first start*: no `promise` (it appears complete, by a rename), so nothing else but `lock` and
+//!   `promise.new`: a new directory. Or a promise that says *unborn*: everything beside it is thrown away and made
+//!   again.
 //! - *In a change of the promise*: one slot is new, the other old or torn. Nothing has left the node unless both are
 //!   written; the start takes the newer one and repairs the other.
 //! - *In an append*: a prefix of the records written since the last flush, because all engines recover a prefix of
 //!   their writes. The last record may lack parts: it is cut, if the mark does not cover it.
-//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix is left;
-//!   or, in segments, a record of the removal is there or not.
-//! - *In a prefix truncation*: records go from the front, so the rest is whole, and what is missing lies under the snapshot.
+//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix
+//!   is left; or, in segments, a record of the removal is there or not.
+//! - *In a prefix truncation*: records go from the front, so the rest is whole, and what is missing lies under the
+//!   snapshot.
 //! - *In an install*: the snapshot was durable before. If the log does not fit it, the next start empties the log as
 //!   the install would have done.
 //! - *After a log sync, before the mark*: a mark that is too low, which proves less but nothing wrong.
 //!
 //! # Damage
 //! An engine may open a damaged directory without complaint, shorter or empty. So nothing is believed that the chain
-//! of checksums through all records, the mark and the promise do not confirm together; what does not fit, read twice, is [`Damage`].
-//! If the promise is sound the node *heals* by itself, silent until that is done ([`healing`]). If the promise is lost, or if
-//! something here was written by another node, that leads to *quarantine*: written down in a file before anything in `log/` is touched
-//! again, and final for this incarnation. An error of the device is no damage: the process stops and may be started again
-//! ([`StorageError`]).
+//! of checksums through all records, the mark and the promise do not confirm together; what does not fit, read twice,
+//! is [`Damage`]. If the promise is sound the node *heals* by itself, silent until that is done ([`healing`]). If the
+//! promise is lost, or if something here was written by another node, that leads to *quarantine*: written down in a
+//! file before anything in `log/` is touched again, and final for this incarnation. An error of the device is no
+//! damage: the process stops and may be started again ([`StorageError`]).
 //!
 //! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
 //! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
 //! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`].
 //!
 //! # Layers
-//! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either [`segments`], on any
-//! [`disk::Disk`], the virtual one included; or [`record_log::RecordLog`] (records, chain, recovery) over [`ByteMap`] (an ordered map of
-//! bytes): sled, and for tests a journal file on any disk, or on the virtual one a simulated map with sled's manners.
+//! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either
+//! [`segments`], on any [`disk::Disk`], the virtual one included; or [`record_log::RecordLog`] (records, chain,
+//! recovery) over [`ByteMap`] (an ordered map of bytes): sled, and for tests a journal file on any disk, or on the
+//! virtual one a simulated map with sled's manners.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -88,8 +91,8 @@ pub use starts::SeenStarts;
 pub use store::Store;
 pub use sync_mode::{SyncMode, probe_sync};
 
-/// A durable log of entries without holes. What a caller must not do (a hole, a falling term, an index that is not there) is
-/// a bug and panics, with the values.
+/// A durable log of entries without holes. What a caller must not do (a hole, a falling term, an index that is not
+/// there) is a bug and panics, with the values.
 ///
 /// After an error the log is in an unknown state: the process has to end and read it back from the device (D6).
 pub trait LogStore: Send {
@@ -108,7 +111,8 @@ pub trait LogStore: Send {
     /// Fatal ones of the engine.
     fn remove_from(&mut self, index: Index) -> Result<(), StorageError>;
 
-    /// Removes all entries up to and including this one: they are gone at once for the caller, and from the device in slices.
+    /// Removes all entries up to and including this one: they are gone at once for the caller, and from the device in
+    /// slices.
     fn remove_through(&mut self, index: Index);
 
     /// Does a bounded part of what [`LogStore::remove_through`] has left; returns whether some is still left.
@@ -197,8 +201,8 @@ pub trait ByteMap: Send {
     fn place(&self) -> &Path;
 }
 
-/// The device or the engine failed. Fatal: what was written and not yet confirmed may or may not be there, and trying again
-/// would hide that (D6). The process ends; the next start reads what is really on the device.
+/// The device or the engine failed. Fatal: what was written and not yet confirmed may or may not be there, and trying
+/// again would hide that (D6). The process ends; the next start reads what is really on the device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {doing}: {why}", .file.display())]
 pub struct StorageError {

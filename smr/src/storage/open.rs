@@ -1,7 +1,8 @@
 //! Opening a claimed directory: promise, mark and log are read, compared, and believed only together.
 //!
-//! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not fit, twice, leads to
-//! healing, or to quarantine ([`super`]); an error of the device does not, because the next start may read what this one could not.
+//! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not
+//! fit, twice, leads to healing, or to quarantine ([`super`]); an error of the device does not, because the next start
+//! may read what this one could not.
 
 use std::fmt;
 use std::io;
@@ -32,8 +33,8 @@ pub enum Engine {
     Sled,
     /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
     Segments,
-    /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It holds
-    /// everything in memory as well: meant for tests and simulations.
+    /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It
+    /// holds everything in memory as well: meant for tests and simulations.
     Journal,
     /// An ordered map that the [`super::disk::Disk`] itself provides: the virtual one does, with sled's manners
     /// ([`super::virtual_map`]). For tests and simulations.
@@ -67,8 +68,8 @@ impl FromStr for Engine {
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// The newest valid snapshot in [`ReplicaDirectory::snapshots`] that is of [`ReplicaDirectory::genesis`], or the default for none:
-    /// a log that does not fit it is emptied. Ignored for an unborn node.
+    /// The newest valid snapshot in [`ReplicaDirectory::snapshots`] that is of [`ReplicaDirectory::genesis`], or the
+    /// default for none: a log that does not fit it is emptied. Ignored for an unborn node.
     pub snapshot: SnapshotMeta,
     /// The incarnation of a directory that is made now. Random and never used before.
     pub incarnation_if_new: Incarnation,
@@ -504,7 +505,8 @@ fn repair_promise(
 ) -> Result<(), Trouble> {
     if let Some(repair) = repair {
         promise.repair()?;
-        // A slot that is behind is what a crash leaves; only the other case is worth a line, and both are harmless to tell.
+        // A slot that is behind is what a crash leaves; only the other case is worth a line, and both are harmless to
+        // tell.
         directory.notes.push(repair);
     }
     Ok(())

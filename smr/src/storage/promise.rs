@@ -1,8 +1,8 @@
 //! The file `promise`: who this node is, whether it was born, and what it has promised.
 //!
-//! It is the only home of term, vote and longest lease, and it is synced before anything that rests on it leaves the node. A change goes to one
-//! slot, is synced, then to the other, is synced: so a crash leaves the old or the new one, and later damage to either slot
-//! cannot bring back an older vote.
+//! It is the only home of term, vote and longest lease, and it is synced before anything that rests on it leaves the
+//! node. A change goes to one slot, is synced, then to the other, is synced: so a crash leaves the old or the new one,
+//! and later damage to either slot cannot bring back an older vote.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,8 +31,8 @@ pub enum Birth {
         /// The certificate itself, for a founder; `None` for a node that was taken in later.
         founders: Option<Genesis>,
     },
-    /// Belongs to no group, and knows that its group exists without it. It waits to be taken in, and never founds a group
-    /// unless the operator says so: whoever it would found one with may have been emptied, too.
+    /// Belongs to no group, and knows that its group exists without it. It waits to be taken in, and never founds a
+    /// group unless the operator says so: whoever it would found one with may have been emptied, too.
     Excluded {
         /// Who said so.
         witness: Witness,
@@ -94,8 +94,8 @@ struct LeaselessRecord {
     vote: Option<NodeId>,
 }
 
-/// What the file says. Records of older versions are shorter, and none is the beginning of another; each is replaced by the
-/// next write.
+/// What the file says. Records of older versions are shorter, and none is the beginning of another; each is replaced by
+/// the next write.
 fn decode(content: &[u8]) -> Result<PromiseRecord, CodecError> {
     let start = StartTrail::default();
     codec::decode(content)

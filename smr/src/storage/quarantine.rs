@@ -1,16 +1,16 @@
 //! Quarantine: a damaged replica stays out of everything until its seat was given to another incarnation.
 //!
-//! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends here. The damaged
-//! incarnation never comes back, because what it promised is unknown. Its seat lives on in `next/`: a directory of the same layout,
-//! with a new incarnation, that joins its group as anybody new does. Once the group has taken it in, `next/ready` is written,
-//! and the next start swaps the lives:
+//! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends
+//! here. The damaged incarnation never comes back, because what it promised is unknown. Its seat lives on in `next/`: a
+//! directory of the same layout, with a new incarnation, that joins its group as anybody new does. Once the group has
+//! taken it in, `next/ready` is written, and the next start swaps the lives:
 //! 1. `promise`, `mark`, `starts`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
 //! 2. `next/ready` becomes `next/moving`;
 //! 3. everything else in `next/` moves up;
 //! 4. `moving` goes, and `next/`.
 //!
-//! `ready` carries the name of the damaged directory; it and `moving` tell which step is under way, and each step only moves what is
-//! still there, so a crash anywhere only means that the next start goes on.
+//! `ready` carries the name of the damaged directory; it and `moving` tell which step is under way, and each step only
+//! moves what is still there, so a crash anywhere only means that the next start goes on.
 
 use std::io;
 use std::path::Path;
@@ -68,8 +68,8 @@ impl Quarantined {
         Ok(Quarantined { reason, since_unix_s, identity, next_life_begun: begun, directory })
     }
 
-    /// Goes to the seat's next life, which is begun if need be: an unborn replica to be opened with [`super::Store::open`]. Should
-    /// that life have been damaged too, it is put aside and another one is begun.
+    /// Goes to the seat's next life, which is begun if need be: an unborn replica to be opened with
+    /// [`super::Store::open`]. Should that life have been damaged too, it is put aside and another one is begun.
     ///
     /// # Errors
     /// Those of the file system, and those of [`ReplicaDirectory::open`]. A next life within a next life is refused.
@@ -180,8 +180,8 @@ pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<St
     move_up(disk, top).map_err(doing)
 }
 
-/// Says that former lives lie around. Nothing ever removes them: should a majority have been damaged, they hold all that is left
-/// of what it had acknowledged. So whoever operates the replica decides, and is told at each start.
+/// Says that former lives lie around. Nothing ever removes them: should a majority have been damaged, they hold all
+/// that is left of what it had acknowledged. So whoever operates the replica decides, and is told at each start.
 pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<String>) -> Result<(), StorageError> {
     let names = disk.list(top).map_err(|error| StorageError::new(top, "looking for former lives", error))?;
     let former: Vec<String> = names.into_iter().filter(|name| name.starts_with(DAMAGED)).collect();

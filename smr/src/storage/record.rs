@@ -11,9 +11,9 @@
 //! 64 checksum of the value before it u64
 //! 72 checksum over all the other bytes u64
 //! ```
-//! little endian, then the entries, each behind its length (u32); of a record in parts each value carries a piece of that. A
-//! value's checksum covers the one before it, so all values from the first to the last form one chain: a value of another
-//! place, generation or owner does not fit in, however well-formed it is (D11).
+//! little endian, then the entries, each behind its length (u32); of a record in parts each value carries a piece of
+//! that. A value's checksum covers the one before it, so all values from the first to the last form one chain: a value
+//! of another place, generation or owner does not fit in, however well-formed it is (D11).
 
 use crate::codec;
 use crate::entry::{Entry, Index, Term};
@@ -23,8 +23,8 @@ use super::{KEY_LEN_BYTES, Key};
 /// The version of this format.
 pub(crate) const RECORD_VERSION: u16 = 1;
 
-/// The longest value, in bytes. sled keeps up to [`SLED_LEAF_RECORDS`] of them in one page, and a page of more than a quarter of
-/// its segment would leave the log for a file that is never synced.
+/// The longest value, in bytes. sled keeps up to [`SLED_LEAF_RECORDS`] of them in one page, and a page of more than a
+/// quarter of its segment would leave the log for a file that is never synced.
 pub(crate) const RECORD_MAX_BYTES: usize = 24 << 10;
 
 /// About how many values sled keeps in a leaf at most.
@@ -100,7 +100,8 @@ pub(crate) fn write(entries: &[Entry], mut link: Link) -> Vec<Written> {
     };
     for (position, entry) in entries.iter().enumerate() {
         let encoded = codec::encode(entry);
-        // An entry that is too large goes alone, so that a record in parts has exactly one entry and is never shortened.
+        // An entry that is too large goes alone, so that a record in parts has exactly one entry and is never
+        // shortened.
         if !body.is_empty() && body.len() + ENTRY_LENGTH_BYTES + encoded.len() > BODY_MAX_BYTES {
             close(&entries[begin..position], &mut body, fingerprint_last);
             begin = position;

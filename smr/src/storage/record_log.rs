@@ -1,17 +1,17 @@
 //! The record log: entries as chained records in an ordered map of bytes.
 //!
-//! The key of a value is the first index of its record and its part; so the entry with index i is in the record with the
-//! greatest key not above i. The order of the writes makes every prefix of them a sound log:
+//! The key of a value is the first index of its record and its part; so the entry with index i is in the record with
+//! the greatest key not above i. The order of the writes makes every prefix of them a sound log:
 //! - an append goes part by part to the end;
 //! - a conflict truncation goes from the end backwards, then shortens the record that is hit, under its own key;
 //! - a prefix truncation goes from the front, in slices of at most [`COMPACT_SLICE_RECORDS_MAX`] values.
 //!
 //! # Recovery
-//! All values are read, in order, and verified as one chain. Records wholly under the snapshot are not: nobody needs them, they
-//! wait for the next slice. The predecessor's checksum in the first record that counts is taken on trust, for its predecessor may be
-//! gone; the term of the entry before it is not, it has to be the snapshot's. A hole, a falling term, a record of another owner or
-//! place, and anything unreadable that is not the very last record is damage. The last record, if unreadable, is an interrupted write
-//! and is cut, unless the mark says that it was synced.
+//! All values are read, in order, and verified as one chain. Records wholly under the snapshot are not: nobody needs
+//! them, they wait for the next slice. The predecessor's checksum in the first record that counts is taken on trust,
+//! for its predecessor may be gone; the term of the entry before it is not, it has to be the snapshot's. A hole, a
+//! falling term, a record of another owner or place, and anything unreadable that is not the very last record is
+//! damage. The last record, if unreadable, is an interrupted write and is cut, unless the mark says that it was synced.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -81,8 +81,8 @@ pub(super) fn confirm(place: &Path, entries: &[Entry], mark: Option<Mark>, end: 
 }
 
 impl RecordLog {
-    /// Reads the log back. `snapshot` is the last entry under the newest snapshot, `mark` what is known to have been synced. The
-    /// map is changed only after everything was found in order.
+    /// Reads the log back. `snapshot` is the last entry under the newest snapshot, `mark` what is known to have been
+    /// synced. The map is changed only after everything was found in order.
     ///
     /// # Errors
     /// Damage, or fatal ones of the engine.
@@ -221,7 +221,8 @@ impl RecordLog {
     }
 }
 
-/// What the first record of a log is chained to. Nobody checks it: the record's predecessor may be gone for good reasons.
+/// What the first record of a log is chained to. Nobody checks it: the record's predecessor may be gone for good
+/// reasons.
 fn anchor(start: EntryId) -> u64 {
     codec::checksum(&[b"start", &start.index.0.to_le_bytes(), &start.term.0.to_le_bytes()])
 }
@@ -347,8 +348,8 @@ pub(crate) fn owners(map: &dyn ByteMap) -> Result<BTreeSet<u64>, LoadError> {
     Ok(owners)
 }
 
-/// What can still be read of a damaged map; nothing is changed. The entries are those of the records that form one chain from the
-/// snapshot on, up to the first that does not.
+/// What can still be read of a damaged map; nothing is changed. The entries are those of the records that form one
+/// chain from the snapshot on, up to the first that does not.
 ///
 /// # Errors
 /// Those of the device, and `Newer`.
@@ -370,7 +371,8 @@ pub(crate) fn salvage(map: &dyn ByteMap, identity: u64, snapshot: EntryId) -> Re
         Err(error) => return Err(error),
     }
     let mut salvage = Salvage::default();
-    // The latest row of records that follow each other: the entry before it, the entries, and the checksum of the last record.
+    // The latest row of records that follow each other: the entry before it, the entries, and the checksum of the last
+    // record.
     let mut row: Option<(EntryId, Vec<Entry>, u64)> = None;
     let mut is_closed = false;
     for (first, values) in records {
@@ -494,7 +496,8 @@ impl<'a> Scan<'a> {
             return Ok(());
         };
         let parts = low..high.saturating_add(1);
-        // Only a record in parts can lack its first one, and has exactly one entry: a prefix truncation was interrupted.
+        // Only a record in parts can lack its first one, and has exactly one entry: a prefix truncation was
+        // interrupted.
         let beheaded = low > 0 && first <= self.covered;
         if beheaded || next.is_some_and(|next| next <= self.covered + 1) {
             let checksum = group.values.last().map_or(0, |value| record::stored_checksum(value));

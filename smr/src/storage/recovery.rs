@@ -1,15 +1,16 @@
 //! Recovery: what can still be read of a replica's directory that nobody uses, and a new directory made of it.
 //!
 //! # Reading
-//! Nothing in the old directory is changed. It may hold several *lives*: itself, `next/`, and what was put aside (`damaged-*`). The group is that of
-//! the first life with a sound promise; of another group nothing is taken. Every snapshot and every log is tried with every other
-//! one, and the pair counts that ends with the highest entry, by term first: a log whose last entry is of a term holds all that was
-//! committed in earlier terms. Entries behind it may never have been committed; they are kept, because they may have been.
+//! Nothing in the old directory is changed. It may hold several *lives*: itself, `next/`, and what was put aside
+//! (`damaged-*`). The group is that of the first life with a sound promise; of another group nothing is taken. Every
+//! snapshot and every log is tried with every other one, and the pair counts that ends with the highest entry, by term
+//! first: a log whose last entry is of a term holds all that was committed in earlier terms. Entries behind it may
+//! never have been committed; they are kept, because they may have been.
 //!
 //! # Writing
-//! The new directory is a founder's of a group of one, with a snapshot that covers everything. The promise comes last: without it
-//! no process takes the directory for one of a replica. Until it has been started with the operator's word that this group replaces
-//! the old one, the file `recovered` says which one that is.
+//! The new directory is a founder's of a group of one, with a snapshot that covers everything. The promise comes last:
+//! without it no process takes the directory for one of a replica. Until it has been started with the operator's word
+//! that this group replaces the old one, the file `recovered` says which one that is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -78,7 +79,8 @@ pub(crate) fn claim(disk: &dyn Disk, from: &Path) -> Result<DiskLock, OpenError>
     directory::lock_what_is_there(disk, from, disk.exists(&from.join(LOCK)).map_err(looking)?)
 }
 
-/// Reads all that verifies in a claimed directory. Maps are opened in copies, in `scratch`, because opening changes them.
+/// Reads all that verifies in a claimed directory. Maps are opened in copies, in `scratch`, because opening changes
+/// them.
 pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<Remains, LoadError> {
     let looking = |error: io::Error| StorageError::new(from, "looking", error);
     let mut remains = Remains::default();

@@ -1,19 +1,21 @@
 //! How much room a disk has left, and when that is too little.
 //!
-//! A replica must stop when its log cannot grow any more. Before it comes to that, while there is room for a while yet, a leader takes
-//! only what makes the state smaller, and a snapshot leaves the log its room: so a group whose disks run full can still be emptied
-//! by its clients (fault catalogue D7).
+//! A replica must stop when its log cannot grow any more. Before it comes to that, while there is room for a while yet,
+//! a leader takes only what makes the state smaller, and a snapshot leaves the log its room: so a group whose disks run
+//! full can still be emptied by its clients (fault catalogue D7).
 
 use std::io;
 use std::path::Path;
 
 use super::disk::Disk;
 
-/// With less room a disk counts as full, in bytes; on a small one it is [`LOW_SHARE`] of it. A busy leader writes this much in about a second.
+/// With less room a disk counts as full, in bytes; on a small one it is [`LOW_SHARE`] of it. A busy leader writes this
+/// much in about a second.
 const LOW_BYTES: u64 = 64 << 20;
 /// The same as a share of the whole disk: one in so many bytes.
 const LOW_SHARE: u64 = 8;
-/// A disk that was full is no longer when it has so many quarters of that room: otherwise it would change with each segment.
+/// A disk that was full is no longer when it has so many quarters of that room: otherwise it would change with each
+/// segment.
 const AGAIN_QUARTERS: u64 = 5;
 /// A snapshot leaves the log one in so many bytes of that room.
 const SNAPSHOT_LEAVES_SHARE: u64 = 4;

@@ -4,8 +4,10 @@
 //! - its flush does not reach the device, and it reuses old segments while believing so: all its inodes carry S;
 //! - it takes an error while reading for damage: everything is read once before it is opened;
 //! - it panics at some damage, and repeats every error for ever: panics are caught, errors are final;
-//! - a `.generating` file left by a crash, or a damaged `snap.*` or `conf`, makes every later open fail although its log is whole;
-//! - a page beyond a quarter of a segment goes to `blobs/`, which is never synced: records are small, and no blob may be there;
+//! - a `.generating` file left by a crash, or a damaged `snap.*` or `conf`, makes every later open fail although its
+//!   log is whole;
+//! - a page beyond a quarter of a segment goes to `blobs/`, which is never synced: records are small, and no blob may
+//!   be there;
 //! - its background flusher syncs before its own write has happened: it is switched off;
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
 //!   [`super::mark`] and by [`present`], which has to be asked *before* anything is opened.
@@ -35,7 +37,8 @@ const REOPEN_TRIES_MAX: usize = 100;
 const REOPEN_PAUSE_MS: u64 = 20;
 
 const CRC32: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
-/// sled's snapshot ends with its length (8 bytes) and a checksum (4 bytes) over what is before them, its `conf` with a checksum.
+/// sled's snapshot ends with its length (8 bytes) and a checksum (4 bytes) over what is before them, its `conf` with a
+/// checksum.
 const SNAP_TRAILER_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
 
@@ -90,8 +93,8 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     read_through(directory)?;
     let database = open_database(directory)?;
     let tree = guarded(|| database.open_tree(TREE)).map_err(|failure| failure.at_open(directory))?;
-    // sled writes a new tree when it pleases. Without this a node that was born with an empty log and killed would look like
-    // one whose file was emptied.
+    // sled writes a new tree when it pleases. Without this a node that was born with an empty log and killed would look
+    // like one whose file was emptied.
     guarded(|| database.flush()).map_err(|failure| failure.at_open(directory))?;
     let map = SledMap { directory: directory.to_owned(), tree, database };
 
@@ -186,8 +189,8 @@ fn refuse_unreadable_names(directory: &Path) -> Result<(), Trouble> {
     }
 }
 
-/// Reads all files to their ends, so that a device that cannot read them is found out here: sled takes such an error for damage, and
-/// overwrites what it could not read. What was read here it then finds in the page cache.
+/// Reads all files to their ends, so that a device that cannot read them is found out here: sled takes such an error
+/// for damage, and overwrites what it could not read. What was read here it then finds in the page cache.
 fn read_through(directory: &Path) -> Result<(), Trouble> {
     let mut buffer = vec![0; READ_STEP_BYTES];
     for path in own_files(directory).map_err(|error| Trouble::io(directory, "listing", error))? {
@@ -233,8 +236,8 @@ fn clean(directory: &Path, notes: &mut Vec<String>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    // It holds the settings, which never change, so sled can write it again, and does if it is missing or empty (a power cut
-    // may leave it so). What is in the log shows by itself whether it is whole.
+    // It holds the settings, which never change, so sled can write it again, and does if it is missing or empty (a
+    // power cut may leave it so). What is in the log shows by itself whether it is whole.
     if directory.join("db").exists() && !conf_is_sound(&bytes) {
         if !bytes.is_empty() {
             fs::rename(&conf, directory.join("set-aside.conf"))?;

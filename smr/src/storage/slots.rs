@@ -1,7 +1,7 @@
 //! A small file of two slots, each checksummed and numbered: the newer sound one counts.
 //!
-//! A slot has [`SLOT_BYTES`], the unit in which disks tear. The slots begin [`SLOT_STRIDE_BYTES`] apart, because what a device loses or
-//! misreads is at least a block of 4 KiB: in one block a single fault would take both. A slot:
+//! A slot has [`SLOT_BYTES`], the unit in which disks tear. The slots begin [`SLOT_STRIDE_BYTES`] apart, because what a
+//! device loses or misreads is at least a block of 4 KiB: in one block a single fault would take both. A slot:
 //! ```text
 //!   0 magic [u8; 8] | 8 version u16 | 10 length of the content u16 | 12 reserved u32 | 16 number u64
 //!  24 content, then zeros
@@ -10,9 +10,9 @@
 //! little endian; place and coverage of the checksum stay as they are in all versions. The file appears under its name
 //! with both slots written and synced, so a file that lacks one was damaged.
 //!
-//! Files of earlier builds have their second slot right after the first, and are no longer than both. They are read as they are; the next
-//! write to the second slot puts it into its own block and blanks the old place. That slot does not count at the time, whatever
-//! becomes of the write.
+//! Files of earlier builds have their second slot right after the first, and are no longer than both. They are read as
+//! they are; the next write to the second slot puts it into its own block and blanks the old place. That slot does not
+//! count at the time, whatever becomes of the write.
 
 use std::fmt;
 use std::io;
@@ -30,7 +30,8 @@ pub(crate) const SLOT_STRIDE_BYTES: usize = 4096;
 const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
-/// The version of what is in the slots. 2: the promise speaks of leases. 3: it counts starts. Older ones are still read.
+/// The version of what is in the slots. 2: the promise speaks of leases. 3: it counts starts. Older ones are still
+/// read.
 pub(crate) const SLOT_VERSION: u16 = 3;
 
 const CONTENT_OFFSET: usize = 24;

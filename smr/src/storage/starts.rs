@@ -1,11 +1,12 @@
 //! The file `starts`: the newest start of each other node that this one has met.
 //!
-//! Whoever comes back with an older start, or with another one of the same number, comes from a directory that was set back or
-//! copied: it has forgotten what it promised since, and is told so instead of being listened to. What is written here is durable before
-//! a connection counts; only news are written, so a connection like the one before it costs nothing.
+//! Whoever comes back with an older start, or with another one of the same number, comes from a directory that was set
+//! back or copied: it has forgotten what it promised since, and is told so instead of being listened to. What is
+//! written here is durable before a connection counts; only news are written, so a connection like the one before it
+//! costs nothing.
 //!
-//! The file has room for [`STARTS_MAX`] nodes. When it is full, the node goes that was news the longest ago, of those whose seat
-//! has a newer one: a seat is never forgotten.
+//! The file has room for [`STARTS_MAX`] nodes. When it is full, the node goes that was news the longest ago, of those
+//! whose seat has a newer one: a seat is never forgotten.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,8 @@ use crate::id::{Disqualified, NodeId, StartId, StartTrail};
 
 pub(crate) const STARTS: &str = "starts";
 const MAGIC: [u8; 8] = *b"SMRSTART";
-/// How many nodes are remembered. A group has nine seats at most, and an incarnation of a seat follows another one rarely.
+/// How many nodes are remembered. A group has nine seats at most, and an incarnation of a seat follows another one
+/// rarely.
 const STARTS_MAX: usize = 16;
 /// What one of them takes, in bytes, with the length of the list on top.
 const STARTED_BYTES: usize = 26;
@@ -64,7 +66,8 @@ impl SeenStarts {
         Ok(SeenStarts { disk: Arc::clone(disk), path, state: Mutex::new(State { slots, seen, failed: None }) })
     }
 
-    /// A node shows itself with this start. When this returns, the start is remembered durably, or refused. May wait for the disk.
+    /// A node shows itself with this start. When this returns, the start is remembered durably, or refused. May wait
+    /// for the disk.
     ///
     /// # Errors
     /// Fatal ones of the device.

@@ -1,10 +1,11 @@
 //! The store: what the replica's storage thread drives.
 //!
-//! One thread owns it and does, in the order of the core's writes: [`Store::save_promise`], [`Store::apply`] for each change, and
-//! one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has returned; a promise
-//! is durable when `save_promise` returns.
+//! One thread owns it and does, in the order of the core's writes: [`Store::save_promise`], [`Store::apply`] for each
+//! change, and one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has
+//! returned; a promise is durable when `save_promise` returns.
 //!
-//! After the first error every call fails with it: what is on the device is then unknown, and only a new start reads it (D6).
+//! After the first error every call fails with it: what is on the device is then unknown, and only a new start reads it
+//! (D6).
 
 use std::path::Path;
 
@@ -83,8 +84,8 @@ impl Store {
         })
     }
 
-    /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term becomes 1.
-    /// When this returns, all of it is durable; after a crash before, the node is unborn.
+    /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term
+    /// becomes 1. When this returns, all of it is durable; after a crash before, the node is unborn.
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -211,8 +212,8 @@ impl Store {
         })
     }
 
-    /// Lets the mark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for this: a mark that is too low proves less, but
-    /// nothing wrong.
+    /// Lets the mark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for this: a
+    /// mark that is too low proves less, but nothing wrong.
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -230,8 +231,8 @@ impl Store {
         })
     }
 
-    /// Does a bounded part of the removals that wait, for moments without other work; returns whether some are left. They
-    /// become durable with the next flush.
+    /// Does a bounded part of the removals that wait, for moments without other work; returns whether some are left.
+    /// They become durable with the next flush.
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -249,8 +250,8 @@ impl Store {
         self.attempt(|store| store.mark.as_mut().map_or(Ok(()), MarkFile::end_healing))
     }
 
-    /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its group.
-    /// It goes on where it is; the next start moves it up.
+    /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its
+    /// group. It goes on where it is; the next start moves it up.
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -290,7 +291,8 @@ impl Store {
     }
 }
 
-/// Removes entries that contradict the leader's. The mark goes down first: a crash in between must not look like damage.
+/// Removes entries that contradict the leader's. The mark goes down first: a crash in between must not look like
+/// damage.
 fn remove_from(log: &mut dyn LogStore, mark: &mut MarkFile, index: Index) -> Result<(), StorageError> {
     if mark.mark().last.index >= index {
         let end = index.previous();

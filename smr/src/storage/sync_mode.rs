@@ -1,9 +1,9 @@
 //! Whether writes of the log engine really reach the device.
 //!
-//! sled's own flush does not: it asks the kernel to start writing and waits for neither the file's size nor the device. On an
-//! inode with the attribute S (`chattr +S`, `FS_SYNC_FL`) each write returns only once it is on the device, metadata included.
-//! Measured with power cuts on ext4, xfs and btrfs, and on overlay over those. A file system of another kind may store the
-//! attribute and ignore it, so only these count as verified.
+//! sled's own flush does not: it asks the kernel to start writing and waits for neither the file's size nor the device.
+//! On an inode with the attribute S (`chattr +S`, `FS_SYNC_FL`) each write returns only once it is on the device,
+//! metadata included. Measured with power cuts on ext4, xfs and btrfs, and on overlay over those. A file system of
+//! another kind may store the attribute and ignore it, so only these count as verified.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -75,7 +75,8 @@ pub(crate) fn set_and_verify(path: &Path) -> io::Result<bool> {
     Ok(rustix::fs::ioctl_getflags(&file).is_ok_and(|flags| flags.contains(IFlags::SYNC)))
 }
 
-/// Tries out, in a directory of its own inside `directory` that is removed again, whether a replica's log could be durable there.
+/// Tries out, in a directory of its own inside `directory` that is removed again, whether a replica's log could be
+/// durable there.
 ///
 /// # Errors
 /// Those of the file system, for example if `directory` is missing or read-only.

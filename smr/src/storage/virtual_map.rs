@@ -3,10 +3,12 @@
 //! It lives in a directory of a [`VirtualDisk`], is renamed and copied with it, and outlives the process that wrote it.
 //!
 //! # What survives
-//! - *A power cut*: a prefix of the writes, at least all those before the last flush. The seed of [`super::virtual_disk::Loss`] decides how many more;
-//!   [`VirtualDisk::after_crash_keeping`] lets a test enumerate them.
+//! - *A power cut*: a prefix of the writes, at least all those before the last flush. The seed of
+//!   [`super::virtual_disk::Loss`] decides how many more; [`VirtualDisk::after_crash_keeping`] lets a test enumerate
+//!   them.
 //! - *A kill of the process*: also a prefix. Other than with a file, what was not flushed may still be in the process.
-//! - *An error* of a write or a flush is final for the open map, which repeats it for ever; the next start finds a prefix.
+//! - *An error* of a write or a flush is final for the open map, which repeats it for ever; the next start finds a
+//!   prefix.
 //!
 //! # Damage
 //! [`MapDamage`] is what was measured on damaged copies of sled's directory. Only some of it is reported; the rest the
@@ -40,7 +42,8 @@ pub enum MapDamage {
     Unopenable,
     /// The value at this place in the order of keys (modulo their number) is reported as corrupt when it is read.
     Unreadable(usize),
-    /// A bit of the value at this place comes back flipped. sled's own checksums rule this out; other engines may lack them.
+    /// A bit of the value at this place comes back flipped. sled's own checksums rule this out; other engines may lack
+    /// them.
     FlippedBit {
         /// Which value, counted from the last one backwards, modulo their number.
         value: usize,

@@ -6,9 +6,9 @@
 //! ```
 //! Both sides compare the other's facts with their own, so neither talks to a stranger: another protocol, another
 //! cluster or group, a group with another birth (M10), a replica that the address list has mixed up, or oneself (B4).
-//! A fact that one side does not know yet (cluster and genesis, before birth) is not compared; so connections that were made
-//! before birth are closed with it, and made again. Whether the start that the other side shows is one of today is for
-//! [`super::Admission`] to say.
+//! A fact that one side does not know yet (cluster and genesis, before birth) is not compared; so connections that were
+//! made before birth are closed with it, and made again. Whether the start that the other side shows is one of today is
+//! for [`super::Admission`] to say.
 //!
 //! Magic and version stand at the same place in every version, and are looked at before the rest is decoded.
 
@@ -26,8 +26,9 @@ use crate::wire::{self, FrameReader, WireError};
 /// "MadKVsmr", the first eight bytes of each Hello and Welcome.
 const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The version of what replicas say to each other, messages of the protocol core included.
-/// Raise it also when the bytes of a state's or a session table's image change: replicas compare hashes of them, and a sound one
-/// of another build would be taken for the odd one out. The tests `digest` of `madkv-server` and `madkv-manager` pin both together.
+/// Raise it also when the bytes of a state's or a session table's image change: replicas compare hashes of them, and a
+/// sound one of another build would be taken for the odd one out. The tests `digest` of `madkv-server` and
+/// `madkv-manager` pin both together.
 pub const PEER_PROTOCOL_VERSION: u16 = 4;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
@@ -148,8 +149,8 @@ pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     }
 }
 
-/// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Somebody who is known for
-/// a replica and refused has been told why.
+/// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Somebody
+/// who is known for a replica and refused has been told why.
 pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
@@ -452,8 +453,8 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let whole = judge_hello(&codec::encode(&hello()), &facts(), |name| name.0 < 3);
             prop_assert!(whole.is_ok());
-            // An incarnation, a start or a purpose may change into another valid one (the frame's checksum is what notices);
-            // whatever else changes must be refused.
+            // An incarnation, a start or a purpose may change into another valid one (the frame's checksum is what
+            // notices); whatever else changes must be refused.
             if let Ok((Met { node, start }, _)) = judge_hello(&bytes, &facts(), |name| name.0 < 3) {
                 prop_assert!(node.name.0 < 3 && node.name.0 != 1 && node.incarnation.0 != 0 && start.id.number != 0);
             }

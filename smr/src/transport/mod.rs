@@ -16,8 +16,8 @@
 //!   replacement of a dead leader rests on it.
 //!
 //! # What it does not do
-//! It keeps nothing for later, repeats nothing, orders nothing across lanes and across peers, and encrypts nothing: peers
-//! are trusted not to lie.
+//! It keeps nothing for later, repeats nothing, orders nothing across lanes and across peers, and encrypts nothing:
+//! peers are trusted not to lie.
 //!
 //! # Words
 //! *Dialled* connections are those we opened (module `outbound`), *accepted* ones those that peers opened (`inbound`).
@@ -89,8 +89,8 @@ pub struct TransportConfig {
 
 /// Judges who has shaken hands, before the connection counts.
 pub trait Admission: fmt::Debug + Send + Sync {
-    /// A node shows itself in this start of its process. When this returns, the start is remembered durably, or refused. May wait
-    /// for the disk; it is called where that is allowed.
+    /// A node shows itself in this start of its process. When this returns, the start is remembered durably, or
+    /// refused. May wait for the disk; it is called where that is allowed.
     ///
     /// # Errors
     /// Why it must not take part any longer; it is told so.
@@ -112,8 +112,8 @@ impl Admission for AdmitAll {
 pub struct Pace {
     /// How long connecting, and each step of a handshake, may take, in milliseconds. More than a round trip (N3).
     pub handshake_max_ms: u64,
-    /// How often a dialled connection pings, in milliseconds. After [`PINGS_MISSED_MAX`] of them without a sign of life a
-    /// connection is closed. The same for all replicas of a group.
+    /// How often a dialled connection pings, in milliseconds. After [`PINGS_MISSED_MAX`] of them without a sign of life
+    /// a connection is closed. The same for all replicas of a group.
     pub ping_interval_ms: u64,
     /// How long a peer may take nothing of what is written to it before the connection is closed (N7), in milliseconds.
     pub write_stall_max_ms: u64,
@@ -147,8 +147,8 @@ pub enum TransportEvent<M> {
         /// The peer in its present incarnation.
         peer: NodeId,
     },
-    /// The connection *from* this peer was closed by its side, orderly or not, and it has no newer one. News, not proof of
-    /// death.
+    /// The connection *from* this peer was closed by its side, orderly or not, and it has no newer one. News, not proof
+    /// of death.
     Disconnected {
         /// The peer.
         peer: NodeId,
@@ -177,15 +177,15 @@ pub enum TransportEvent<M> {
     },
 }
 
-/// Where events go. Called from the transport's tasks, so it must not block: the thread that it holds may be the one that
-/// watches all sockets of the runtime. A function from an event will do.
+/// Where events go. Called from the transport's tasks, so it must not block: the thread that it holds may be the one
+/// that watches all sockets of the runtime. A function from an event will do.
 pub trait EventSink<M>: Send + Sync {
-    /// Takes an event. Returns `false` when there is no room. A message is then dropped; any other event is offered again
-    /// soon.
+    /// Takes an event. Returns `false` when there is no room. A message is then dropped; any other event is offered
+    /// again soon.
     fn take(&self, event: TransportEvent<M>) -> bool;
 
-    /// Nothing more is at hand now. What was taken may be acted upon by this thread, if that takes no longer than reading a
-    /// batch of messages does.
+    /// Nothing more is at hand now. What was taken may be acted upon by this thread, if that takes no longer than
+    /// reading a batch of messages does.
     fn flush(&self) {}
 }
 
@@ -235,8 +235,8 @@ impl<M> Transport<M>
 where
     M: Serialize + DeserializeOwned + Send + 'static,
 {
-    /// Starts to accept on `listener` and to dial the peers. `runtime` needs its I/O and time drivers. Snapshots from peers
-    /// go to `snapshots`.
+    /// Starts to accept on `listener` and to dial the peers. `runtime` needs its I/O and time drivers. Snapshots from
+    /// peers go to `snapshots`.
     ///
     /// # Errors
     /// Those of the listener.
@@ -299,8 +299,8 @@ where
         Ok(Transport { shared, runtime, tasks: Mutex::new(tasks) })
     }
 
-    /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound; an
-    /// estimate will do.
+    /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound;
+    /// an estimate will do.
     pub fn send(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
         self.queue(to, message, lane, size_bytes);
         if let Some(peer) = self.shared.peers.get(&to.name) {
@@ -326,8 +326,8 @@ where
         self.shared.peers.values().for_each(|peer| peer.flush(&self.shared));
     }
 
-    /// Starts to send a snapshot to that very incarnation, on a connection of its own that is dialled again if it breaks.
-    /// At most [`SNAPSHOT_SENDS_MAX`] are sent at once, the others wait; a second one for the same node fails.
+    /// Starts to send a snapshot to that very incarnation, on a connection of its own that is dialled again if it
+    /// breaks. At most [`SNAPSHOT_SENDS_MAX`] are sent at once, the others wait; a second one for the same node fails.
     /// [`TransportEvent::SnapshotSent`] tells how it ended.
     pub fn send_snapshot(&self, to: NodeId, source: Box<dyn SnapshotSource>) {
         if self.shared.stopped.load(Ordering::SeqCst) {
@@ -341,8 +341,8 @@ where
 }
 
 impl<M> Transport<M> {
-    /// The group is born: handshakes carry this from now on. Connections that were made before it was known end, soon: who is at
-    /// their other ends was not compared.
+    /// The group is born: handshakes carry this from now on. Connections that were made before it was known end, soon:
+    /// who is at their other ends was not compared.
     pub fn set_birth(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
         let mut facts = locked(&self.shared.facts);
         let changed = facts.cluster != cluster || facts.genesis != Some(genesis);
@@ -393,8 +393,8 @@ impl<M> Shared<M> {
         }
     }
 
-    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more. It may wait for a flush of
-    /// the sink.
+    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more. It may wait for a
+    /// flush of the sink.
     fn offer(&self, event: TransportEvent<M>) -> bool {
         self.stopped.load(Ordering::SeqCst) || self.sink.take(event)
     }

@@ -1,9 +1,9 @@
 //! My side of the connections: one dialled connection per peer carries my messages to it.
 //!
-//! If nothing is under way, a few small messages are written by the sender's own thread: waking a task for them would cost
-//! more than the write. Otherwise a message waits in one of two bounded lanes until the connection's task takes everything that is
-//! waiting, encodes it into one buffer and writes that at once. The urgent lane goes first in each batch; inside a lane
-//! order is kept.
+//! If nothing is under way, a few small messages are written by the sender's own thread: waking a task for them would
+//! cost more than the write. Otherwise a message waits in one of two bounded lanes until the connection's task takes
+//! everything that is waiting, encodes it into one buffer and writes that at once. The urgent lane goes first in each
+//! batch; inside a lane order is kept.
 //! When a connection ends, whatever waits for it is dropped: a later connection may reach another process, and the
 //! core sends again what still matters (N5, N10).
 
@@ -37,7 +37,8 @@ pub const BULK_LANE_MAX_BYTES: usize = 32 << 20;
 const BATCH_BULK_MAX_BYTES: usize = 256 << 10;
 /// Up to this many bytes, as estimated by the sender, are written by the sender's thread. It must not spend long there.
 const DIRECT_MAX_BYTES: usize = 64 << 10;
-/// The shortest and the longest first pause before dialling again, in milliseconds. Short: a restarted peer is found fast.
+/// The shortest and the longest first pause before dialling again, in milliseconds. Short: a restarted peer is found
+/// fast.
 const BACKOFF_FIRST_MS: (u64, u64) = (10, 50);
 /// The longest pause before dialling again, in milliseconds.
 const BACKOFF_MAX_MS: u64 = 500;
@@ -132,8 +133,8 @@ impl<M> Peer<M> {
         }
     }
 
-    /// Queues a message for that very incarnation, to leave with the next [`Peer::flush`]. One that finds no room is dropped
-    /// by the caller, after the lock.
+    /// Queues a message for that very incarnation, to leave with the next [`Peer::flush`]. One that finds no room is
+    /// dropped by the caller, after the lock.
     pub(super) fn push(&self, to: Incarnation, message: M, lane: Lane, size_bytes: usize) -> Pushed {
         let mut outbox = locked(&self.outbox);
         if outbox.connected != Some(to) {
@@ -150,8 +151,8 @@ impl<M> Peer<M> {
         Pushed::Queued
     }
 
-    /// Lets what is queued leave: little is written here and now, with one system call; for more the connection's task is
-    /// woken. While that task is at work it finds what is queued by itself.
+    /// Lets what is queued leave: little is written here and now, with one system call; for more the connection's task
+    /// is woken. While that task is at work it finds what is queued by itself.
     pub(super) fn flush(&self, shared: &Shared<M>)
     where
         M: Serialize,

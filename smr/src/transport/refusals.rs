@@ -1,4 +1,5 @@
-//! Which refusals of peers are worth a line: whoever is turned away tries again, for ever, and may give another reason each time.
+//! Which refusals of peers are worth a line: whoever is turned away tries again, for ever, and may give another reason
+//! each time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -60,7 +60,8 @@ counters! {
     dialled,
     /// Handshakes finished on accepted connections.
     accepted,
-    /// Accepted connections that were closed without a finished handshake: strangers, garbage, and those over the limit.
+    /// Accepted connections that were closed without a finished handshake: strangers, garbage, and those over the
+    /// limit.
     turned_away,
     /// Connections closed because the other side sent what no sound peer sends.
     closed_for_nonsense,

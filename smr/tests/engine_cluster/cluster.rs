@@ -141,8 +141,8 @@ impl Cluster {
         let mut setting = Setting { shape, ..Setting::small(seed, 1) };
         setting.properties.push(Box::new(Counter { counts: counts.clone(), led: BTreeSet::new() }));
         setting.properties.extend(properties);
-        // Clients that repeat each operation until it is answered. Many ask two replicas at once: so some get through to a new
-        // leader while others still hear the old one.
+        // Clients that repeat each operation until it is answered. Many ask two replicas at once: so some get through
+        // to a new leader while others still hear the old one.
         let clients = writers + readers;
         setting.pace = Pace { clients, window: 1, doubled: 300, given_up: 0, trusting: 0, ..Pace::default() };
         let load = Load { registers: Registers::new(REGISTERS, 0), writers };

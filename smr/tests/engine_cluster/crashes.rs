@@ -61,8 +61,8 @@ fn leader_crash_replaced_within_tens_of_milliseconds() {
     assert!(pauses[10] <= 100, "median of {pauses:?} ms");
 }
 
-/// Sessions and state together are the same whenever the replica stands at an index, also in a later life. A life begins at its snapshot
-/// and replays to its end in one step, so between the two only I7 looks at each entry.
+/// Sessions and state together are the same whenever the replica stands at an index, also in a later life. A life
+/// begins at its snapshot and replays to its end in one step, so between the two only I7 looks at each entry.
 #[derive(Default)]
 struct OneStateForEachIndex(BTreeMap<Index, u64>);
 
@@ -83,8 +83,8 @@ impl Property for OneStateForEachIndex {
     }
 }
 
-/// A replica alone: what it forgets, or does twice, no other one mends. The power goes at this operation of its disk, if at any. Where its
-/// disk stands in the end, how many snapshots it took meanwhile, and whether the power went.
+/// A replica alone: what it forgets, or does twice, no other one mends. The power goes at this operation of its disk,
+/// if at any. Where its disk stands in the end, how many snapshots it took meanwhile, and whether the power went.
 fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
     let shape = Shape { engine, ..Shape::small(1) };
     let mut cluster = Cluster::shaped(1, shape, 3, 1, vec![Box::new(OneStateForEachIndex::default())]);

@@ -1,11 +1,11 @@
-//! Whole groups on virtual time, one kind of trouble at a time: scenarios on the simulator ([`smr::sim`]), whose properties hold
-//! after each step. The network loses, doubles and delays, links are cut one way or both, nodes crash, pause, hang at their disk and
-//! lose their directories.
+//! Whole groups on virtual time, one kind of trouble at a time: scenarios on the simulator ([`smr::sim`]), whose
+//! properties hold after each step. The network loses, doubles and delays, links are cut one way or both, nodes crash,
+//! pause, hang at their disk and lose their directories.
 //!
 //! `SEEDS=17..18 cargo test -p smr --test engine_cluster <test>` runs one seed of a test that tries many, or others.
 //!
-//! Clients swap unique values and read. In the end the values of a register form one chain, nothing lost and nothing twice; and
-//! each swap and read has its place in that chain without contradicting real time.
+//! Clients swap unique values and read. In the end the values of a register form one chain, nothing lost and nothing
+//! twice; and each swap and read has its place in that chain without contradicting real time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 

@@ -146,7 +146,8 @@ fn leader_with_one_flapping_link_stays() {
     }
 }
 
-/// Cuts some links one after the other, then mends them in another order; for how long there was no leader's write in between.
+/// Cuts some links one after the other, then mends them in another order; for how long there was no leader's write in
+/// between.
 fn close_and_reopen(seed: u64, size: u16) -> u64 {
     let mut cluster = Cluster::new(seed, size, 3, 1);
     cluster.run_for(1_500_000);

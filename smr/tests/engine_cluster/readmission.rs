@@ -73,7 +73,8 @@ fn emptied_node_counts_for_nothing_until_readmitted() {
     }
 }
 
-// covers M5 M7 M13 on a small scale: seat after seat is emptied and readmitted, with crashes of whoever leads on the way.
+// covers M5 M7 M13 on a small scale: seat after seat is emptied and readmitted, with crashes of whoever leads on the
+// way.
 #[test]
 fn seats_are_emptied_and_readmitted_one_after_the_other_under_load() {
     for seed in seeds(8) {
@@ -129,8 +130,8 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
     }
 }
 
-// covers M8: a directory from a backup is sound in itself, but the leader knows what was acknowledged from it, as long as it
-// leads.
+// covers M8: a directory from a backup is sound in itself, but the leader knows what was acknowledged from it, as long
+// as it leads.
 #[test]
 fn node_set_back_to_a_backup_is_found_out_and_readmitted() {
     let mut found_out = 0;

@@ -13,7 +13,8 @@ use smr::storage::disk::Disk;
 use crate::cluster::{Cluster, Counts, Group, status, term};
 use crate::{assert_met, seeds};
 
-/// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it all.
+/// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it
+/// all.
 fn torture(seed: u64, size: u16) -> Counts {
     let mut cluster = Cluster::new(seed, size, 3, 1);
     let percent = cluster.draw(4);

@@ -1,4 +1,5 @@
-//! A limit to the memory of a test process, for tests that feed decoders with hostile lengths. Shared by several crates.
+//! A limit to the memory of a test process, for tests that feed decoders with hostile lengths. Shared by several
+//! crates.
 
 use std::fs;
 use std::sync::OnceLock;

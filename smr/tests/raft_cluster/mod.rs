@@ -110,8 +110,8 @@ pub struct Cluster {
     pub seed: u64,
     /// How often something happened, by name.
     pub counts: BTreeMap<&'static str, u64>,
-    /// Whether a test put words into nodes' mouths: then what they say proves nothing about the others' logs and disks, and only
-    /// the invariants of single nodes are judged.
+    /// Whether a test put words into nodes' mouths: then what they say proves nothing about the others' logs and disks,
+    /// and only the invariants of single nodes are judged.
     pub forged: bool,
     /// What happened, if anybody wants to read it.
     pub trace: Option<Vec<String>>,
@@ -310,7 +310,8 @@ impl Cluster {
         outputs
     }
 
-    /// I7 and I9: everybody applies the same, in order and without a gap. I8: the first to commit has it on enough disks.
+    /// I7 and I9: everybody applies the same, in order and without a gap. I8: the first to commit has it on enough
+    /// disks.
     fn note_committed(&mut self, id: NodeId, entry: &Entry) {
         let node = self.node_mut(id);
         assert_eq!(entry.id.index, node.applied.next(), "{id} skipped or repeated an entry");
@@ -328,8 +329,8 @@ impl Cluster {
                 let removed = !self.raft(id).status().configuration.is_voter(id);
                 assert!(leads || removed, "{id} is the first to commit {} and does not lead", entry.id);
                 self.history.insert(entry.id.index, entry.clone());
-                // The configuration in force counts, which is the last in the log, not the one at the entry. Leaving a joint
-                // one is allowed only after both of its majorities have it.
+                // The configuration in force counts, which is the last in the log, not the one at the entry. Leaving a
+                // joint one is allowed only after both of its majorities have it.
                 self.assert_on_majorities(&self.raft(id).status().configuration, entry.id);
                 if let Payload::Configuration(configuration) = &entry.payload {
                     self.assert_on_majorities(configuration, entry.id);

@@ -1,5 +1,5 @@
-//! A replica whose state machine is not the same as the others' is found out, though no answer ever shows it: by whoever watches the
-//! simulation, and by the replicas themselves, who compare hashes at other entries.
+//! A replica whose state machine is not the same as the others' is found out, though no answer ever shows it: by
+//! whoever watches the simulation, and by the replicas themselves, who compare hashes at other entries.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;

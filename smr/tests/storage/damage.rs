@@ -1,4 +1,5 @@
-//! Damaged directories: each either starts with every record, or is refused or quarantined with a line that names a file.
+//! Damaged directories: each either starts with every record, or is refused or quarantined with a line that names a
+//! file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,8 @@ fn sample(reopened: usize) -> Sample {
     Sample { bench, entries, promise, files }
 }
 
-/// Damages one file of a copy of the directory, opens it, and says what became of it. Anything but all records, or a line that
-/// names the file or at least the log, fails.
+/// Damages one file of a copy of the directory, opens it, and says what became of it. Anything but all records, or a
+/// line that names the file or at least the log, fails.
 fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) -> &'static str {
     let copy = scratch();
     let bench = Bench::at(&copy.path().join("node"));

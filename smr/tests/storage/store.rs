@@ -517,7 +517,8 @@ fn each_start_is_counted_durably_and_names_those_before_it() {
     assert_eq!(third.earlier[..3], [12, 11, 0]);
 }
 
-// covers M18 M19: what was seen of another node outlives a restart, and a copy of that one never passes, however often it is started.
+// covers M18 M19: what was seen of another node outlives a restart, and a copy of that one never passes, however often
+// it is started.
 #[test]
 fn starts_of_another_node_are_remembered_and_those_of_a_copy_refused() {
     let bench = Bench::new();

@@ -1,4 +1,5 @@
-//! The simulated ordered map keeps its word, and the store over it finds every kind of damage that sled keeps quiet about.
+//! The simulated ordered map keeps its word, and the store over it finds every kind of damage that sled keeps quiet
+//! about.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -168,8 +169,8 @@ fn bit_flipped_in_any_value_is_found_out() {
     }
 }
 
-/// A read that fails is no damage; one that brings other bytes is found out, wherever it is; and the next start may read
-/// what this one could not.
+/// A read that fails is no damage; one that brings other bytes is found out, wherever it is; and the next start may
+/// read what this one could not.
 // covers D8
 #[test]
 fn read_fault_at_open_is_refused_or_found_out() {

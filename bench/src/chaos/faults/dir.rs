@@ -1,5 +1,5 @@
-//! A replica's directory is emptied while it is dead. It must come back quarantined, and count again only once an operator has
-//! readmitted it, by the command that operators have.
+//! A replica's directory is emptied while it is dead. It must come back quarantined, and count again only once an
+//! operator has readmitted it, by the command that operators have.
 
 use std::fs;
 use std::io::{self, Read};
@@ -84,8 +84,8 @@ impl Emptied {
         Some(world.board.status(self.node)?.standing)
     }
 
-    /// Whether it counts again. A learner is in service, too: if the leader changed meanwhile it stays one until the operator
-    /// asks again.
+    /// Whether it counts again. A learner is in service, too: if the leader changed meanwhile it stays one until the
+    /// operator asks again.
     fn votes(&self, world: &World) -> bool {
         let status = world.board.status(self.node);
         let leading = world.board.leader(self.node.group()).and_then(|leader| world.board.status(leader));

@@ -64,7 +64,8 @@ impl Wound for Full {
 
     fn heal(&mut self, world: &mut World) -> Result<(), Failure> {
         fs::remove_file(&self.ballast)?;
-        // It may still be about to stop because of what it could not write: then it is started after that, by us, not by chance.
+        // It may still be about to stop because of what it could not write: then it is started after that, by us, not
+        // by chance.
         world.kill(&[self.node]);
         world.start(self.node)?;
         world.held.remove(&self.node);

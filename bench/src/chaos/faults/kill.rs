@@ -9,7 +9,8 @@ use crate::chaos::plan::Fault;
 use crate::chaos::world::{Failure, World};
 use crate::cluster::{Group, Node};
 
-/// How long a process lives that is killed again and again, at most, in milliseconds: about as long as it needs to start.
+/// How long a process lives that is killed again and again, at most, in milliseconds: about as long as it needs to
+/// start.
 const SHORT_LIFE_MAX_MS: u64 = 400;
 
 pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {

@@ -112,7 +112,8 @@ pub fn strike(world: &mut World, event: Event, wounds: &[Box<dyn Wound>]) -> Res
 }
 
 impl Scene<'_> {
-    /// The replicas of the group that no fault holds, the leader first if it is known and free, the others in random order.
+    /// The replicas of the group that no fault holds, the leader first if it is known and free, the others in random
+    /// order.
     pub(super) fn free(&mut self) -> Vec<Node> {
         let mut nodes: Vec<Node> =
             self.world.cluster.nodes_of(self.event.group).filter(|node| !self.world.held.contains(node)).collect();

@@ -13,7 +13,8 @@ use crate::cluster::{Group, Node};
 
 /// How long an orderly end may take: 5 s by B10, the rest is for a busy machine.
 const END_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a restarted replica may take until it serves, before the next one's turn comes all the same: others may be hurt.
+/// How long a restarted replica may take until it serves, before the next one's turn comes all the same: others may be
+/// hurt.
 const BACK_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {

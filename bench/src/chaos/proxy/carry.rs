@@ -73,8 +73,8 @@ pub(super) async fn carry(
     Ok(())
 }
 
-/// Waits until bytes may pass; `None` if the dialler has gone by then: an attempt to connect that never got through must not
-/// reach the target later. Gives what the dialler sent meanwhile.
+/// Waits until bytes may pass; `None` if the dialler has gone by then: an attempt to connect that never got through
+/// must not reach the target later. Gives what the dialler sent meanwhile.
 async fn until_open(dialler: &mut TcpStream, rules: &mut watch::Receiver<Setting>) -> Option<Vec<u8>> {
     let mut early = Vec::new();
     let mut buffer = vec![0; CHUNK_MAX_BYTES];

@@ -4,12 +4,12 @@
 //! [`Rules`] allow. The *forward* direction is from the dialler to the target.
 //!
 //! # What it can and cannot do
-//! Inside a TCP stream nothing is lost, doubled or reordered: the kernels see to that in any network. So *loss* here means what
-//! loss means to a program over TCP: silence ([`Flow::Hold`]; what was sent meanwhile arrives later, as by a kernel's
-//! retransmission) or the end of the connection, with the bytes under way lost ([`Flow::ResetAfter`], [`Gate::Shut`]).
-//! Old bytes come again on a connection of their own ([`Proxy::replay`]).
-//! The listener always accepts; a dialler behind a cut link therefore sees a connection that is reset or silent, where a real
-//! network would leave its connection attempt unanswered.
+//! Inside a TCP stream nothing is lost, doubled or reordered: the kernels see to that in any network. So *loss* here
+//! means what loss means to a program over TCP: silence ([`Flow::Hold`]; what was sent meanwhile arrives later, as by a
+//! kernel's retransmission) or the end of the connection, with the bytes under way lost ([`Flow::ResetAfter`],
+//! [`Gate::Shut`]). Old bytes come again on a connection of their own ([`Proxy::replay`]).
+//! The listener always accepts; a dialler behind a cut link therefore sees a connection that is reset or silent, where
+//! a real network would leave its connection attempt unanswered.
 //!
 //! Everything is bounded: bytes on their way in each direction, connections of a link, recorded bytes. Random choices
 //! (jitter, where to cut) come from the seed, the link and the number of the connection.

@@ -10,8 +10,8 @@ pub enum Flow {
     /// They arrive.
     #[default]
     Pass,
-    /// Nothing arrives, the end of the connection neither; and nothing is read, once the bounded buffers are full. What was
-    /// held arrives when the flow changes.
+    /// Nothing arrives, the end of the connection neither; and nothing is read, once the bounded buffers are full. What
+    /// was held arrives when the flow changes.
     Hold,
     /// They arrive late, in order.
     Late {

@@ -1,11 +1,11 @@
 //! The network between clients and doors: byte streams as TCP gives them, with what TCP does not prevent.
 //!
-//! Bytes of one direction arrive in order and once, or not at all. A connection may be slow, deliver half a frame and the rest
-//! later, break in the middle of an answer, go silent one way or both, be refused, or never come about. A process that is
-//! killed takes its connections along; one that is stopped keeps them open and says nothing.
+//! Bytes of one direction arrive in order and once, or not at all. A connection may be slow, deliver half a frame and
+//! the rest later, break in the middle of an answer, go silent one way or both, be refused, or never come about. A
+//! process that is killed takes its connections along; one that is stopped keeps them open and says nothing.
 //!
-//! [`Wires`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`Wires::run`] when the next
-//! event is due ([`Wires::next_at`]), and is woken by [`Wires::posted`] when somebody has written or dialled.
+//! [`Wires`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`Wires::run`] when the
+//! next event is due ([`Wires::next_at`]), and is woken by [`Wires::posted`] when somebody has written or dialled.
 
 mod ends;
 mod timeline;
@@ -231,7 +231,8 @@ impl Wires {
         self.posted.notify_one();
     }
 
-    /// A process with a door has ended. Its connections are reset, or (its machine is gone) fall silent until it is back.
+    /// A process with a door has ended. Its connections are reset, or (its machine is gone) fall silent until it is
+    /// back.
     pub fn place_ended(&self, place: Place, silently: bool) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
@@ -254,7 +255,8 @@ impl Wires {
         self.posted.notify_one();
     }
 
-    /// A machine whose process had vanished is back: whoever still believes in an old connection hears that it is reset.
+    /// A machine whose process had vanished is back: whoever still believes in an old connection hears that it is
+    /// reset.
     pub fn place_started(&self, place: Place) {
         let mut state = self.lock();
         state.listening.insert(place, Listening::Open);

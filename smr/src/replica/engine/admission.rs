@@ -1,14 +1,16 @@
 //! How much may be written: a log that gets long slows the writers down, before it is full.
 //!
-//! The log in memory is bounded. It gets long when a snapshot takes longer to write than the log to grow, and when it is kept for a
-//! member that is coming back. Both end the sooner, the less is written meanwhile; and both end too late if everything is accepted until
-//! the log is full and nothing after that. So what is accepted per second falls with the room that is left:
-//! - In the upper half of the log, what is left of it may be filled in [`LogLimits::drain_us`], at the speed of each moment. So it is
-//!   never full, and never shut.
-//! - A member that comes back and works off what it lacks must be faster than those who write, or it lacks as much for ever. After
-//!   [`LogLimits::grace_us`] half of what it takes in per second is accepted.
+//! The log in memory is bounded. It gets long when a snapshot takes longer to write than the log to grow, and when it
+//! is kept for a member that is coming back. Both end the sooner, the less is written meanwhile; and both end too late
+//! if everything is accepted until the log is full and nothing after that. So what is accepted per second falls with
+//! the room that is left:
+//! - In the upper half of the log, what is left of it may be filled in [`LogLimits::drain_us`], at the speed of each
+//!   moment. So it is never full, and never shut.
+//! - A member that comes back and works off what it lacks must be faster than those who write, or it lacks as much for
+//!   ever. After [`LogLimits::grace_us`] half of what it takes in per second is accepted.
 //!
-//! Whoever is refused is told when to come back, by how much was refused before: so those who wait come back one after the other.
+//! Whoever is refused is told when to come back, by how much was refused before: so those who wait come back one after
+//! the other.
 
 use std::ops::RangeInclusive;
 
@@ -33,20 +35,23 @@ pub struct LogLimits {
     pub snapshot_bytes: RangeInclusive<usize>,
     /// The log that cannot be cut holds so many bytes at most, or four times what a snapshot is taken after.
     pub max_bytes: usize,
-    /// A log that gets full is filled up as if that took so long, in microseconds, or as long as a snapshot is expected to travel.
+    /// A log that gets full is filled up as if that took so long, in microseconds, or as long as a snapshot is expected
+    /// to travel.
     pub drain_us: u64,
     /// A member that comes back does not slow the writers down in its first microseconds.
     pub grace_us: u64,
-    /// Nor ever to less than this many bytes per second: one that is as slow as this is no use, and everybody would be as slow.
+    /// Nor ever to less than this many bytes per second: one that is as slow as this is no use, and everybody would be
+    /// as slow.
     pub slowed_min_bytes_per_s: u64,
 }
 
-/// Up to this size of the state, a snapshot is taken for as many bytes of log. Beyond, for a quarter, but no fewer bytes.
+/// Up to this size of the state, a snapshot is taken for as many bytes of log. Beyond, for a quarter, but no fewer
+/// bytes.
 pub const SNAPSHOT_LOG_SMALL_BYTES: usize = 64 << 20;
 
 impl LogLimits {
-    /// After how many bytes of log a snapshot is taken if the last one was that long. What is written to snapshots is proportional
-    /// to what is written, however large the state, as long as the upper bound allows it.
+    /// After how many bytes of log a snapshot is taken if the last one was that long. What is written to snapshots is
+    /// proportional to what is written, however large the state, as long as the upper bound allows it.
     pub(super) fn snapshot_after(&self, snapshot_len_bytes: u64) -> usize {
         let len = snapshot_len_bytes as usize;
         let (min, max) = (*self.snapshot_bytes.start(), *self.snapshot_bytes.end());
@@ -130,7 +135,8 @@ impl Admission {
     /// Whether a command of so many bytes may be written now; else, after how many milliseconds to ask again.
     pub(super) fn admit(&mut self, command_bytes: usize) -> Result<(), u32> {
         let Some(rate) = self.rate else { return Ok(()) };
-        // As the log counts it: or small commands came in at twice the rate, and a member that comes back would never be level.
+        // As the log counts it: or small commands came in at twice the rate, and a member that comes back would never
+        // be level.
         let bytes = command_bytes + ENTRY_OVERHEAD_BYTES;
         if self.budget > 0 {
             self.budget -= bytes as i64;

@@ -1,15 +1,17 @@
 //! Whether the replicas of a group still have the same state.
 //!
-//! Equal commands in an equal order make equal states; unless memory rots, a state machine is not deterministic, or there is a bug below it.
-//! No answer need ever show that, and each snapshot carries it on. So all replicas hash their whole state at the same entries, in the
-//! background from a point-in-time copy, and tell each other (fault catalogue I7, L17). At such an entry
-//! - a replica whose hash differs from one that a majority of the voters has is the odd one out. It goes into quarantine:
-//!   what it holds is wrong, on disk too, and a readmission takes a sound state from the others.
+//! Equal commands in an equal order make equal states; unless memory rots, a state machine is not deterministic, or
+//! there is a bug below it. No answer need ever show that, and each snapshot carries it on. So all replicas hash their
+//! whole state at the same entries, in the background from a point-in-time copy, and tell each other (fault catalogue
+//! I7, L17). At such an entry
+//! - a replica whose hash differs from one that a majority of the voters has is the odd one out. It goes into
+//!   quarantine: what it holds is wrong, on disk too, and a readmission takes a sound state from the others.
 //! - replicas that differ without a majority on either side cannot tell who is wrong. They go on, and say so.
 //!
-//! Nothing waits for a comparison, and nothing is proven by its absence: a message may be lost, and who is busy with an earlier hash leaves
-//! an entry out. From then on it takes every second one, or fourth, until it keeps up: multiples of multiples, so that replicas of different
-//! speed still take the same entries. They are done with them at different times, so the last [`HASHES_KEPT`] of each are kept.
+//! Nothing waits for a comparison, and nothing is proven by its absence: a message may be lost, and who is busy with an
+//! earlier hash leaves an entry out. From then on it takes every second one, or fourth, until it keeps up: multiples of
+//! multiples, so that replicas of different speed still take the same entries. They are done with them at different
+//! times, so the last [`HASHES_KEPT`] of each are kept.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -22,14 +24,15 @@ use crate::entry::{Configuration, Index};
 use crate::id::NodeId;
 use crate::state_machine::{Image as _, StateMachine};
 
-/// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing a
-/// million keys takes some tenths of a second of a thread that stands back.
+/// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing
+/// a million keys takes some tenths of a second of a thread that stands back.
 pub const DIGEST_EVERY_ENTRIES: u64 = 1 << 18;
 
 /// A replica that does not keep up takes one of so many of these entries at least.
 const STRIDE_MAX: u64 = 64;
-/// So many of the newest hashes are kept, of this replica and of each other member. One that takes the fewest entries meets the others if it
-/// is done with a hash before they have taken so many: at 60,000 writes per second, within nine minutes.
+/// So many of the newest hashes are kept, of this replica and of each other member. One that takes the fewest entries
+/// meets the others if it is done with a hash before they have taken so many: at 60,000 writes per second, within nine
+/// minutes.
 const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
 
 /// A hash of configuration, sessions and state machine as of one entry. Equal on all sound replicas of a group.
@@ -94,7 +97,8 @@ pub(super) struct Audit {
     under_way: bool,
     /// One had to be left out since that began.
     left_out: bool,
-    /// What was applied up to here came with a snapshot of others: a hash of before says nothing about the state of now.
+    /// What was applied up to here came with a snapshot of others: a hash of before says nothing about the state of
+    /// now.
     valid_from: Index,
     own: Newest,
     peers: BTreeMap<NodeId, Newest>,
@@ -105,7 +109,8 @@ pub(super) struct Audit {
 struct Newest(BTreeMap<Index, u64>);
 
 impl Newest {
-    /// Whether it says something new: one restarted meanwhile may have another hash at an entry than it had in its former run.
+    /// Whether it says something new: one restarted meanwhile may have another hash at an entry than it had in its
+    /// former run.
     fn add(&mut self, digest: StateDigest) -> bool {
         let new = self.0.insert(digest.index, digest.hash) != Some(digest.hash);
         if self.0.len() > HASHES_KEPT {
@@ -141,7 +146,8 @@ impl Audit {
         }
     }
 
-    /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] or [`Audit::given_up`] must follow.
+    /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] or [`Audit::given_up`]
+    /// must follow.
     pub(super) fn begins_at(&mut self, index: Index) -> bool {
         if !index.0.is_multiple_of(self.every * self.stride) {
             return false;
@@ -266,7 +272,8 @@ mod tests {
         assert!(is_odd(&audit.compare(ME, &three(), ME, Index(8))));
     }
 
-    // covers L17: of four, two against two decide nothing; learners and strangers do not count; a joint change needs both sets.
+    // covers L17: of four, two against two decide nothing; learners and strangers do not count; a joint change needs
+    // both sets.
     #[test]
     fn compare_majority_is_of_all_voters_and_of_both_sets() {
         let [d, e] = [NodeId::new(3, 13), NodeId::new(4, 14)];

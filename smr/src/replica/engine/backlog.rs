@@ -1,9 +1,9 @@
 //! What is committed and not applied yet, and the reads that wait for it.
 //!
-//! The core only says how far the log is committed. The engine takes entries up to there a [`Portion`] at a time, so that a turn
-//! ends after milliseconds however much there is to apply: a replica that starts with hundreds of megabytes of log, or that gets as
-//! much from its leader, goes on sending heartbeats, voting and acknowledging while it applies. So a read may be confirmed before
-//! its index is applied; it waits here.
+//! The core only says how far the log is committed. The engine takes entries up to there a [`Portion`] at a time, so
+//! that a turn ends after milliseconds however much there is to apply: a replica that starts with hundreds of megabytes
+//! of log, or that gets as much from its leader, goes on sending heartbeats, voting and acknowledging while it applies.
+//! So a read may be confirmed before its index is applied; it waits here.
 
 use std::collections::VecDeque;
 
@@ -18,13 +18,13 @@ pub const APPLY_ENTRIES_MAX: usize = 256;
 pub const APPLY_MAX_BYTES: usize = 1 << 20;
 /// Reads that are answered before the replica looks at the clock.
 const READS_ANSWERED_MAX: usize = 256;
-/// Bytes of answers that one turn gives at most; the one that crosses the line still leaves. They lie in memory until the turn ends,
-/// and only then their connections say whether there is room for them.
+/// Bytes of answers that one turn gives at most; the one that crosses the line still leaves. They lie in memory until
+/// the turn ends, and only then their connections say whether there is room for them.
 pub const ANSWERS_PER_TURN_MAX_BYTES: usize = 4 << 20;
 /// What a long answer is counted with: its first part.
 pub(super) const PARTS_BYTES: usize = 256 << 10;
-/// A turn that has spent this long applying and answering leaves the rest to the next one, in microseconds. Small against a
-/// heartbeat interval: the next turn sends what is due.
+/// A turn that has spent this long applying and answering leaves the rest to the next one, in microseconds. Small
+/// against a heartbeat interval: the next turn sends what is due.
 pub const WORK_PER_TURN_MAX_US: u64 = 10_000;
 
 /// What is applied at a time.
@@ -47,8 +47,8 @@ impl Default for Portion {
 pub(super) struct ConfirmedReads(VecDeque<(Index, PendingRead)>);
 
 impl ConfirmedReads {
-    /// These may be answered once `index` is applied. A read that was confirmed later waits at least as long: that is never wrong,
-    /// and keeps them in order.
+    /// These may be answered once `index` is applied. A read that was confirmed later waits at least as long: that is
+    /// never wrong, and keeps them in order.
     pub(super) fn push(&mut self, index: Index, reads: Vec<PendingRead>) {
         let index = self.0.back().map_or(index, |(last, _)| index.max(*last));
         self.0.extend(reads.into_iter().map(|read| (index, read)));
@@ -70,7 +70,8 @@ impl ConfirmedReads {
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
-    /// Applies what is committed, and answers the reads that waited for it: a portion, and another one as long as `in_time` says so.
+    /// Applies what is committed, and answers the reads that waited for it: a portion, and another one as long as
+    /// `in_time` says so.
     pub fn work(&mut self, mut in_time: impl FnMut() -> bool) {
         while self.has_work() && self.has_answers_left() {
             self.apply_portion();

@@ -6,11 +6,12 @@
 //!
 //! # The life of a request
 //! A write is checked against the session table (a duplicate is answered from store), proposed together with
-//! everything else that waited, and remembered ([`waiting`]) under the index it got; a copy of it that comes meanwhile waits along. When that index is applied with
-//! the same term, the answer leaves; when the replica loses its role before the entry is committed, the outcome is *unknown* (C9), because the
-//! entry may yet be committed by another leader. A read gets a token, is confirmed by the core, and is answered once
-//! the index of its arrival is applied; a replica that loses its role fails it instead (R4). What an operator asks for is
-//! looked after in [`wishes`]. What is committed is applied a portion at a time ([`backlog`]).
+//! everything else that waited, and remembered ([`waiting`]) under the index it got; a copy of it that comes meanwhile
+//! waits along. When that index is applied with the same term, the answer leaves; when the replica loses its role
+//! before the entry is committed, the outcome is *unknown* (C9), because the entry may yet be committed by another
+//! leader. A read gets a token, is confirmed by the core, and is answered once the index of its arrival is applied; a
+//! replica that loses its role fails it instead (R4). What an operator asks for is looked after in [`wishes`]. What is
+//! committed is applied a portion at a time ([`backlog`]).
 
 mod admission;
 mod audit;
@@ -54,11 +55,12 @@ pub const BUSY_RETRY_MS: u32 = 20;
 pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
 /// ... and at the latest with this many, whatever the size of the state.
 pub const SNAPSHOT_LOG_MAX_BYTES: usize = 256 << 20;
-/// With half of this many bytes in the log that cannot be cut, writes are slowed down, and beyond it `Busy`, until a snapshot has made
-/// room, or a member that comes back has taken them in. Four times as much as a snapshot is taken after, where the state is so large.
+/// With half of this many bytes in the log that cannot be cut, writes are slowed down, and beyond it `Busy`, until a
+/// snapshot has made room, or a member that comes back has taken them in. Four times as much as a snapshot is taken
+/// after, where the state is so large.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
-/// With a full log, what makes the state smaller is still taken for so many bytes more: otherwise a group that cannot make a snapshot
-/// for lack of room would never have any again.
+/// With a full log, what makes the state smaller is still taken for so many bytes more: otherwise a group that cannot
+/// make a snapshot for lack of room would never have any again.
 pub const LOG_FREEING_BYTES: usize = 16 << 20;
 /// A snapshot for which there was no room is tried again after this time, in microseconds.
 const SNAPSHOT_ROOM_RETRY_US: u64 = 5_000_000;
@@ -77,11 +79,13 @@ pub const LOG_LIMITS: LogLimits = LogLimits {
     grace_us: RETURN_GRACE_US,
     slowed_min_bytes_per_s: SLOWED_MIN_BYTES_PER_S,
 };
-/// With this many entries in a leader's log that are not known to be committed, writes are `Busy`. What earlier leaders left
-/// counts: each one that is cut off before it commits adds what clients want at that moment, copies of the same writes. Without
-/// a limit over all of them the group has to send and write the whole pile before it commits anything new.
+/// With this many entries in a leader's log that are not known to be committed, writes are `Busy`. What earlier leaders
+/// left counts: each one that is cut off before it commits adds what clients want at that moment, copies of the same
+/// writes. Without a limit over all of them the group has to send and write the whole pile before it commits anything
+/// new.
 pub const UNCOMMITTED_ENTRIES_MAX: u64 = WRITES_WAITING_MAX as u64;
-/// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the connections' tasks.
+/// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the
+/// connections' tasks.
 const ANSWERS_NOW_MAX: usize = 2;
 
 /// What the engine asks of the world around it.
@@ -115,8 +119,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
     },
     /// The log lacks nothing any more that this node may have acknowledged: the disk has to know that it has healed.
     Healed,
-    /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to follow
-    /// matters.
+    /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to
+    /// follow matters.
     Quarantine(String),
     /// Tell a person (one line on stderr).
     Report(String),
@@ -360,8 +364,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.step(now, Input::Receive { from, message });
     }
 
-    /// A member says that this node is none any more. It counts if this node has not heard of it: its log names itself as a member,
-    /// in an earlier configuration. (Who was taken in only now does not name itself yet, or in a later one.)
+    /// A member says that this node is none any more. It counts if this node has not heard of it: its log names itself
+    /// as a member, in an earlier configuration. (Who was taken in only now does not name itself yet, or in a later
+    /// one.)
     pub fn replaced_heard(&mut self, from: NodeId, replaced: Replaced) {
         let status = self.core.status();
         if status.configuration.is_member(self.node) && status.configuration_index < replaced.since {
@@ -403,7 +408,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.step(now, Input::Disconnected(node));
     }
 
-    /// This node is connected. If it was replaced it hears so, even if it has nothing to say by itself (one that heals).
+    /// This node is connected. If it was replaced it hears so, even if it has nothing to say by itself (one that
+    /// heals).
     pub fn connected(&mut self, node: NodeId) {
         if let Some(replaced) = self.replaced(node).filter(|_| !self.silent) {
             self.actions.push(Action::SendReplaced(node, replaced));
@@ -430,8 +436,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.take_snapshot_if_due();
     }
 
-    /// There is no room for the snapshot that was to be taken. It is tried again; until it succeeds a leader takes nothing that makes the
-    /// state larger. False if the log has become so long meanwhile that this replica cannot go on without one.
+    /// There is no room for the snapshot that was to be taken. It is tried again; until it succeeds a leader takes
+    /// nothing that makes the state larger. False if the log has become so long meanwhile that this replica cannot go
+    /// on without one.
     #[must_use]
     pub fn snapshot_lacks_room(&mut self, now: Time) -> bool {
         self.snapshot_under_way = false;
@@ -461,8 +468,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
-    /// The newest snapshot was found damaged and put out of service: another one is made at once, or a restart would find a
-    /// gap, and followers that need one would wait for the log to grow.
+    /// The newest snapshot was found damaged and put out of service: another one is made at once, or a restart would
+    /// find a gap, and followers that need one would wait for the log to grow.
     pub fn snapshot_lost(&mut self) {
         if !self.snapshot_under_way && !self.silent {
             self.take_snapshot();
@@ -832,7 +839,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let threshold = self.log_limits.snapshot_after(self.snapshot_len_bytes);
         // The logs of a group grow in step. Replicas that shared a machine would all take their snapshots at once.
         let threshold = threshold + threshold / 8 * usize::from(self.node.name.0 % 4);
-        // In the middle of a large backlog it would end far in front of the log's end, and make little room. But the log is in memory.
+        // In the middle of a large backlog it would end far in front of the log's end, and make little room. But the
+        // log is in memory.
         let due = !self.snapshot_under_way
             && self.applied.index > self.snapshot.index
             && self.core.log_load().new_bytes >= threshold
@@ -862,7 +870,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             Event::RoleChanged { role, term, leader } => {
                 let was = std::mem::replace(&mut self.role, role);
                 if was == Role::Leader && role != Role::Leader {
-                    // Another leader may commit what it proposed, or not. What is committed has its answer when it is applied.
+                    // Another leader may commit what it proposed, or not. What is committed has its answer when it is
+                    // applied.
                     self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
                     self.fail_reads();
                 }

@@ -96,9 +96,9 @@ impl WaitingWrites {
             || self.bytes + batch.bytes + size_bytes > WRITES_WAITING_MAX_BYTES
     }
 
-    /// A copy of a write that waits already waits along with it; else the reply comes back. A client whose answer is late asks
-    /// again. If each copy became an entry, a log that commits slowly would fill with them faster than it commits, and never
-    /// get rid of them.
+    /// A copy of a write that waits already waits along with it; else the reply comes back. A client whose answer is
+    /// late asks again. If each copy became an entry, a log that commits slowly would fill with them faster than it
+    /// commits, and never get rid of them.
     pub(super) fn join(&mut self, command: &SessionCommand, reply: ReplyTo) -> Option<ReplyTo> {
         let SessionCommand::Write { client, number, command, .. } = command else { return Some(reply) };
         if self.len() >= WRITES_WAITING_MAX {

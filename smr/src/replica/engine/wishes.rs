@@ -1,7 +1,7 @@
 //! The operator's wishes that take more than one step: transfers of leadership, and readmissions.
 //!
-//! A wish is begun when it arrives, looked after every [`CHORES_INTERVAL_US`], and answered once. Only the leader knows of
-//! it; if it loses its role the operator asks again, and the next leader goes on from the configuration in force.
+//! A wish is begun when it arrives, looked after every [`CHORES_INTERVAL_US`], and answered once. Only the leader knows
+//! of it; if it loses its role the operator asks again, and the next leader goes on from the configuration in force.
 
 use crate::id::NodeName;
 use crate::protocol::{Change, ChangeRefused, Input, Protocol, Role, Time, TransferRefused};

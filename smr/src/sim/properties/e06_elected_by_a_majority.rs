@@ -1,6 +1,6 @@
-//! E6, I1: who becomes leader has the votes of a majority of each configuration in force, given in this very term, by exactly
-//! these incarnations, and on their devices. Two leaders of a term show only if both come about; this shows the first one
-//! that has no right to it.
+//! E6, I1: who becomes leader has the votes of a majority of each configuration in force, given in this very term, by
+//! exactly these incarnations, and on their devices. Two leaders of a term show only if both come about; this shows the
+//! first one that has no right to it.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
 //! I1, election safety: over the whole history, not just at this instant, a term has at most one leader (Raft §5.2).
 //!
-//! Who leads is taken from what a node becomes, and from what it says: only a leader appends, beats and announces commits.
+//! Who leads is taken from what a node becomes, and from what it says: only a leader appends, beats and announces
+//! commits.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! I3: what only grows. The durable term never falls; commit and applied index never fall within a run; a restart begins at
-//! or above the snapshot that was durable before, the durable part of what was applied.
+//! I3: what only grows. The durable term never falls; commit and applied index never fall within a run; a restart
+//! begins at or above the snapshot that was durable before, the durable part of what was applied.
 
 use std::collections::BTreeMap;
 

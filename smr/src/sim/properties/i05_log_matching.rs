@@ -1,5 +1,5 @@
-//! I5, log matching: equal (index, term) in two logs means equal entries there and everywhere below (Raft §5.3). Judged by
-//! chains, so a difference far below shows at the next entry that is appended.
+//! I5, log matching: equal (index, term) in two logs means equal entries there and everywhere below (Raft §5.3). Judged
+//! by chains, so a difference far below shows at the next entry that is appended.
 
 use std::collections::BTreeMap;
 

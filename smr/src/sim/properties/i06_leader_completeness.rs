@@ -1,5 +1,5 @@
-//! I6, leader completeness: whatever was committed in an earlier term is in each later leader's log or under its snapshot
-//! (Raft §5.4).
+//! I6, leader completeness: whatever was committed in an earlier term is in each later leader's log or under its
+//! snapshot (Raft §5.4).
 //!
 //! An election that took long may end after a later term has committed something; a leader of term T is held to
 //! what leaders of terms before T have committed.

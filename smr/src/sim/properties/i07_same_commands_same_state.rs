@@ -1,10 +1,10 @@
-//! I7, state-machine safety: the first replica that applies an index fixes the command there and the digest of all that took
-//! effect up to it; everybody else must agree, also with what is in snapshots.
+//! I7, state-machine safety: the first replica that applies an index fixes the command there and the digest of all that
+//! took effect up to it; everybody else must agree, also with what is in snapshots.
 //!
-//! Three digests, from cheap to thorough: of commands and answers, with each entry; of the whole state machine, with each
-//! [`crate::sim::watched::DEEP_DIGEST_EVERY`] entries; of sessions and state, in each snapshot, and whenever two nodes happen
-//! to stop at the same index. So a replica whose state differs by one bit is found within an interval, even if no
-//! answer ever shows it (L17).
+//! Three digests, from cheap to thorough: of commands and answers, with each entry; of the whole state machine, with
+//! each [`crate::sim::watched::DEEP_DIGEST_EVERY`] entries; of sessions and state, in each snapshot, and whenever two
+//! nodes happen to stop at the same index. So a replica whose state differs by one bit is found within an interval,
+//! even if no answer ever shows it (L17).
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! I8: when commit passes an index, the entry there has survived a sync on a majority of every configuration in force. Judged
-//! by what is on the disks, not by what nodes say or count.
+//! I8: when commit passes an index, the entry there has survived a sync on a majority of every configuration in force.
+//! Judged by what is on the disks, not by what nodes say or count.
 //!
 //! The books of what is on the disks are compared with the disks themselves at each start and now and then in between
 //! ([`super::i11_persist_before_send`]).

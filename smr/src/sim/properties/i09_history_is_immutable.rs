@@ -1,6 +1,6 @@
-//! I9: the global list of committed (index, term, hash) never changes, also not through a snapshot: the first replica that
-//! applies an index fixes the entry, its term and everything below it; and a snapshot ends with a committed entry, and names
-//! the configuration that was in force there.
+//! I9: the global list of committed (index, term, hash) never changes, also not through a snapshot: the first replica
+//! that applies an index fixes the entry, its term and everything below it; and a snapshot ends with a committed entry,
+//! and names the configuration that was in force there.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! I11, persist before send, judged at the moment of sending: no vote, no acknowledgement, no own candidacy and no word in a
-//! term leaves a node before the state that it rests on is on its device.
+//! I11, persist before send, judged at the moment of sending: no vote, no acknowledgement, no own candidacy and no word
+//! in a term leaves a node before the state that it rests on is on its device.
 //!
 //! What is on its device is what the books say ([`Ledger`]); and those are compared with the disk itself: at each start
 //! with what was found, and now and then with what would be found if the power went at this moment.

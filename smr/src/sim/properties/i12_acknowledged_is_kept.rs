@@ -1,5 +1,6 @@
-//! I12: nothing acknowledged is lost. When a write is acknowledged, it has taken effect at a committed index; and what is
-//! committed stays (I6, I9). What clients make of it together, the workload judges at the end ([`crate::sim::workload`]).
+//! I12: nothing acknowledged is lost. When a write is acknowledged, it has taken effect at a committed index; and what
+//! is committed stays (I6, I9). What clients make of it together, the workload judges at the end
+//! ([`crate::sim::workload`]).
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! I13, exactly once: one (client, number) takes effect at one log index at most, and all answers given for it are equal;
-//! a session is opened by one entry, and given to one request.
+//! I13, exactly once: one (client, number) takes effect at one log index at most, and all answers given for it are
+//! equal; a session is opened by one entry, and given to one request.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! I15: at most one uncommitted change of members; two neighbouring configurations share a member in any two quorums; and a
-//! leader changes members only after it has committed an entry of its own term (M1).
+//! I15: at most one uncommitted change of members; two neighbouring configurations share a member in any two quorums;
+//! and a leader changes members only after it has committed an entry of its own term (M1).
 //!
 //! Quorums are tried out one by one, with a majority counted here: what the core believes of quorums plays no part.
 

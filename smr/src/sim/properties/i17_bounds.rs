@@ -46,8 +46,8 @@ fn bounded(load: Load, settings: &Settings, requests_waiting: usize, sessions: (
     }
 }
 
-/// A full queue, or a disk that does not keep up, costs messages and not memory. The queue is the simulator's own, in service a bounded
-/// channel: that it is full now and then is what tests the replica.
+/// A full queue, or a disk that does not keep up, costs messages and not memory. The queue is the simulator's own, in
+/// service a bounded channel: that it is full now and then is what tests the replica.
 fn queued(events: usize, events_max: usize, at_receipt: Option<u64>, writes_high: u64) -> Result<(), String> {
     if events > events_max {
         return Err(format!("{events} events waited, limit {events_max}"));

@@ -1,6 +1,6 @@
 //! I18: no response channel is left unanswered: each request that a process took gets exactly one outcome, unless the
-//! process ends; in the calm, within a bounded time. And after each step the engine still waits for as many as were asked and
-//! not answered: one that it has dropped shows at once.
+//! process ends; in the calm, within a bounded time. And after each step the engine still waits for as many as were
+//! asked and not answered: one that it has dropped shows at once.
 //!
 //! A panic, the other half of I18, ends the run by itself.
 

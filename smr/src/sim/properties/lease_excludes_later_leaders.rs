@@ -1,7 +1,7 @@
 //! Leases: at no moment of the true time does a node hold a lease while another one leads, or has led, in a later term.
 //!
-//! More than reads need, who would be content if nothing had been committed yet; so it is noticed before a client is. Whether a node
-//! holds a lease is judged by its own clock, also while it is stopped: it may go on at any moment.
+//! More than reads need, who would be content if nothing had been committed yet; so it is noticed before a client is.
+//! Whether a node holds a lease is judged by its own clock, also while it is stopped: it may go on at any moment.
 
 use super::{Happening, NodeView, Property, View};
 use crate::entry::Term;

@@ -1,5 +1,5 @@
-//! M8: a leader names as committed only what the receiver has acknowledged to it in this term. A node that lacks such an entry has
-//! forgotten it, and must not stay in service.
+//! M8: a leader names as committed only what the receiver has acknowledged to it in this term. A node that lacks such
+//! an entry has forgotten it, and must not stay in service.
 
 use std::collections::BTreeMap;
 

@@ -1,14 +1,15 @@
 //! What must always hold, one file for each property (section I of the fault catalogue).
 //!
-//! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down about all
-//! nodes ([`Ledger`]), and may look at the machines that a step touched ([`View`]). It keeps its own books and never looks at
-//! all machines in each step, so that the cost of a step does not grow with the group or the logs. An `Err` is a
-//! violation: the run ends, and says which property was broken, in which step.
+//! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down
+//! about all nodes ([`Ledger`]), and may look at the machines that a step touched ([`View`]). It keeps its own books
+//! and never looks at all machines in each step, so that the cost of a step does not grow with the group or the logs.
+//! An `Err` is a violation: the run ends, and says which property was broken, in which step.
 //!
 //! # Without a file of their own
-//! - I14, linearizability, is judged at the end of a run by the workload, from what clients saw ([`crate::sim::workload`]).
-//! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup. Neither
-//!   exists yet, so it has no subject here: nothing checks it.
+//! - I14, linearizability, is judged at the end of a run by the workload, from what clients saw
+//!   ([`crate::sim::workload`]).
+//! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup.
+//!   Neither exists yet, so it has no subject here: nothing checks it.
 
 mod e06_elected_by_a_majority;
 mod i01_one_leader_per_term;
@@ -368,8 +369,8 @@ pub(super) fn of_founding() -> Vec<Box<dyn Property>> {
     vec![Box::new(m14_founded_once::FoundedOnce::default())]
 }
 
-/// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones. Counted
-/// here, so that the core's own way of counting is not its own judge.
+/// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones.
+/// Counted here, so that the core's own way of counting is not its own judge.
 pub(crate) fn majority(configuration: &Configuration, have: &impl Fn(&NodeId) -> bool) -> bool {
     let of = |voters: &BTreeSet<NodeId>| 2 * voters.iter().filter(|voter| have(voter)).count() > voters.len();
     of(&configuration.voters) && (configuration.outgoing.is_empty() || of(&configuration.outgoing))

@@ -9,7 +9,8 @@ use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 use crate::snapshot::SendingFile;
 
-/// The sender of a snapshot hears within this time that it has arrived, in microseconds. Until the state is built takes half of it.
+/// The sender of a snapshot hears within this time that it has arrived, in microseconds. Until the state is built takes
+/// half of it.
 const SENT_HEARD_US: u64 = 200_000;
 
 impl<W: Workload> World<W> {

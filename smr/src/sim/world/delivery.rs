@@ -28,8 +28,9 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// What the transport does with the first message of each process: whether this one may be taken in. What comes late from an
-    /// earlier process is, if that was sound: no connection would deliver it, and the core must bear it all the same.
+    /// What the transport does with the first message of each process: whether this one may be taken in. What comes
+    /// late from an earlier process is, if that was sound: no connection would deliver it, and the core must bear it
+    /// all the same.
     fn shakes_hands(&mut self, seat: usize, frame: &Frame) -> bool {
         let sender = &self.machines[usize::from(frame.from.name.0)];
         let is_present = !sender.is_down() && sender.id == frame.from && sender.start.id == frame.start;

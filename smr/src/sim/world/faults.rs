@@ -86,7 +86,8 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Cuts all links of a node to the others, both ways. With `resets` the others hear at once that its connections are gone.
+    /// Cuts all links of a node to the others, both ways. With `resets` the others hear at once that its connections
+    /// are gone.
     pub fn cut_off(&mut self, seat: usize, resets: bool) {
         for other in (0..self.machines.len()).filter(|other| *other != seat) {
             self.cut(seat as u16, other as u16);
@@ -235,8 +236,8 @@ impl<W: Workload> World<W> {
         self.machines[seat].builds_until = until;
     }
 
-    /// Whether a received snapshot is still held back. It is not any more once the log has entries where it ends, and they are not
-    /// known to be committed.
+    /// Whether a received snapshot is still held back. It is not any more once the log has entries where it ends, and
+    /// they are not known to be committed.
     pub fn holds_install_back(&mut self, seat: usize) -> bool {
         let machine = &self.machines[seat];
         let Some(serving) = machine.serving() else { return false };
@@ -288,7 +289,8 @@ impl<W: Workload> World<W> {
         done
     }
 
-    /// Ends all faults but those of disks that were lost: links carry, processes go on, disks work, the network is calm.
+    /// Ends all faults but those of disks that were lost: links carry, processes go on, disks work, the network is
+    /// calm.
     pub fn end_faults(&mut self) {
         self.heal_cuts();
         self.network.weather = Weather::calm();

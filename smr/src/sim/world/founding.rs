@@ -1,5 +1,5 @@
-//! Who records which group was founded, in the simulation: a majority of managers that is there or not, takes its time, and may lose
-//! its answers.
+//! Who records which group was founded, in the simulation: a majority of managers that is there or not, takes its time,
+//! and may lose its answers.
 
 use super::{Event, World};
 use crate::entry::Genesis;

@@ -102,7 +102,8 @@ impl<W: Workload> World<W> {
         self.settle(seat);
     }
 
-    /// What a server does before its first word to a peer: the manager hears which start this is, and may know a later one.
+    /// What a server does before its first word to a peer: the manager hears which start this is, and may know a later
+    /// one.
     fn register(&mut self, seat: usize) {
         let machine = &self.machines[seat];
         if machine.serving().is_none() {
@@ -273,8 +274,8 @@ impl<W: Workload> World<W> {
     }
 }
 
-/// What is wrong with a start, if anything: the mark named an entry as synced, and the node serves without it, as the one it was
-/// before (D3). `serves`: the last entry of a node in service.
+/// What is wrong with a start, if anything: the mark named an entry as synced, and the node serves without it, as the
+/// one it was before (D3). `serves`: the last entry of a node in service.
 fn lost_in_silence(marked: Option<EntryId>, serves: Option<EntryId>, is_same_life: bool) -> Option<String> {
     let (marked, last) = (marked?, serves?);
     (is_same_life && last.index < marked.index)

@@ -13,8 +13,8 @@ use crate::sim::rare::Rare;
 use crate::sim::workload::Workload;
 
 impl<W: Workload> World<W> {
-    /// Asks a node something on behalf of an operator, at once; the outcome comes into `clients.operator` under the tag that
-    /// is returned.
+    /// Asks a node something on behalf of an operator, at once; the outcome comes into `clients.operator` under the tag
+    /// that is returned.
     pub fn ask(&mut self, seat: usize, request: Request) -> u64 {
         self.next_operator_tag += 1;
         let tag = self.next_operator_tag;
@@ -52,8 +52,8 @@ impl<W: Workload> World<W> {
         self.turn_soon(seat);
     }
 
-    /// A request of the process's own front door, at once: for clients that live outside of the world. The tag that is returned
-    /// comes with the outcome out of [`World::take_answers`], unless the process ends before.
+    /// A request of the process's own front door, at once: for clients that live outside of the world. The tag that is
+    /// returned comes with the outcome out of [`World::take_answers`], unless the process ends before.
     pub fn submit(&mut self, seat: usize, request: Request) -> u64 {
         self.next_door_tag += 1;
         let tag = self.next_door_tag;

@@ -328,7 +328,8 @@ impl<W: Workload> World<W> {
         for entry in &core.committed {
             self.watch.happen(&Happening::Committed { node, entry });
         }
-        // A turn may take more than it comes to apply: the rest is taken again, unless an entry put the node into quarantine.
+        // A turn may take more than it comes to apply: the rest is taken again, unless an entry put the node into
+        // quarantine.
         let applied = engine.applied().index;
         for entry in core.applied.iter().filter(|entry| entry.id.index <= applied) {
             let execution = executions.next_if(|execution| execution.index == entry.id.index);

@@ -7,7 +7,8 @@ use crate::entry::{EntryId, Index, Term};
 pub(super) const BLOCK_BYTES: usize = 4096;
 /// Frames begin here: the header has a block of its own.
 pub(super) const FRAMES_OFFSET: usize = BLOCK_BYTES;
-/// The part of the header's block that says whether the segment was begun: one sector, which a disk writes whole or not at all.
+/// The part of the header's block that says whether the segment was begun: one sector, which a disk writes whole or not
+/// at all.
 pub(super) const HEADER_BYTES: usize = 512;
 /// Length of a frame's own header.
 pub(super) const FRAME_HEADER_BYTES: usize = 16;
@@ -114,8 +115,8 @@ impl Header {
 /// What a record does to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Entries come to its end: first index u64, term of the entry before u64, how many u32, the entries, each behind its
-    /// length u32.
+    /// Entries come to its end: first index u64, term of the entry before u64, how many u32, the entries, each behind
+    /// its length u32.
     Append = 1,
     /// An entry and all behind it go: index u64.
     RemoveFrom = 2,

@@ -6,9 +6,10 @@
 //!     00000008.segment   prepared: the next one, whose header is still zeros
 //!     new                a segment being made; means nothing
 //! ```
-//! A *segment* is a file of constant length ([`SEGMENT_BYTES`]; the header says which, so a later build may choose another),
-//! written full of zeros, synced, and only then given its name, in a directory that is synced too. From then on neither its length
-//! nor its place on the device changes, so a write into it needs no more than one `fdatasync` that is free of metadata.
+//! A *segment* is a file of constant length ([`SEGMENT_BYTES`]; the header says which, so a later build may choose
+//! another), written full of zeros, synced, and only then given its name, in a directory that is synced too. From then
+//! on neither its length nor its place on the device changes, so a write into it needs no more than one `fdatasync`
+//! that is free of metadata.
 //! ```text
 //! header    0 magic [u8; 8] | 8 version u16 | 10 whether its first frame goes on with a record u8 | 11 zeros
 //!          16 length of the segment u64 | 24 hash of the owner's identity u64 | 32 number u64
@@ -19,58 +20,66 @@
 //!           8 length of the payload u32 | 12 kind u8 | 13 first or last of its record u8 | 14 zeros
 //!          16 payload
 //! ```
-//! little endian. A *record* is one frame, and never crosses the end of a segment, unless it is longer than a segment: then it has
-//! several frames, the pieces of its payload in order. The kinds are in [`format::Kind`]: entries come, entries go, the log is emptied, a process has opened it.
-//! So a segment is a journal: nothing that counts is ever overwritten, other than with the same bytes; a conflict is not cut
-//! off but *recorded* as removed. Every prefix of the journal is a log that there was at some time.
+//! little endian. A *record* is one frame, and never crosses the end of a segment, unless it is longer than a segment:
+//! then it has several frames, the pieces of its payload in order. The kinds are in [`format::Kind`]: entries come,
+//! entries go, the log is emptied, a process has opened it. So a segment is a journal: nothing that counts is ever
+//! overwritten, other than with the same bytes; a conflict is not cut off but *recorded* as removed. Every prefix of
+//! the journal is a log that there was at some time.
 //!
 //! # Writing
-//! Appends collect in one buffer, which begins with what the last block already holds. A flush writes it from there, filled
-//! up with zeros to whole blocks (a part of a block would have to be read first), in one write, and syncs once. If the
-//! segment ends, the buffer is written and synced, and the next one begun, whose header goes into the same write as its first
-//! frames. That one is prepared long before, by [`LogStore::tidy`] after everybody has been answered, in a thread of its own.
+//! Appends collect in one buffer, which begins with what the last block already holds. A flush writes it from there,
+//! filled up with zeros to whole blocks (a part of a block would have to be read first), in one write, and syncs once.
+//! If the segment ends, the buffer is written and synced, and the next one begun, whose header goes into the same write
+//! as its first frames. That one is prepared long before, by [`LogStore::tidy`] after everybody has been answered, in a
+//! thread of its own.
 //!
-//! A segment is *dead* when the one behind it was begun at or before the snapshot, with a record of its own. A dead one is recycled: its header is
-//! overwritten with zeros and synced, then it gets the number of the next one to be prepared. The frames of its former life
-//! stay, and cannot come back: each is chained to a header with a smaller number.
+//! A segment is *dead* when the one behind it was begun at or before the snapshot, with a record of its own. A dead one
+//! is recycled: its header is overwritten with zeros and synced, then it gets the number of the next one to be
+//! prepared. The frames of its former life stay, and cannot come back: each is chained to a header with a smaller
+//! number.
 //!
 //! # What a crash leaves behind, and what the next start does with it
-//! - *While a segment is made*: `new`, which the next one overwrites. *While one is recycled*: a dead one with a header of
-//!   zeros, or the prepared one; both are fit for being prepared, and where none is, one is made.
-//! - *In a flush*: any of its sectors, old or new, in any order. The frames up to the first that does not fit into the chain
-//!   count; of a record in pieces all have to be there. Behind that point may be frames that were never confirmed: they are
-//!   chained to one that is missing. So that none of them ever fits again, should the very same entries come once more, each start
-//!   writes a record of its own, `Opened` with a number that rises, and syncs it before anything else is written.
-//! - *Between two segments*: the old one is synced before anything of the next is written. So if a next one was begun, the old
-//!   one is whole and its last checksum is the next one's seed: everything else is damage, wherever the mark is. If the next one's
-//!   header was lost, all of it was lost, whatever of its frames is there: they are chained to that header, and the one that
-//!   will be written has another seed, because of `Opened`. Only if the old segment has no room for `Opened` the very same header is
-//!   written again; but then `Opened` is its first frame, in the same write, where that segment's first one was. Before that
-//!   write is synced, nothing rests on this start, and the next one may find the frames of the one before or not, as after any
-//!   crash in a flush. Once it is, they are chained to a frame that is no longer there.
-//! - *In a conflict truncation*: the entries are there until the record of their removal is, and the mark was lowered before.
-//! - *In a prefix truncation*: nothing is written. Segments are recycled only after a flush, so that the headers, which say from
-//!   where on the log can be read, are on the device.
+//! - *While a segment is made*: `new`, which the next one overwrites. *While one is recycled*: a dead one with a header
+//!   of zeros, or the prepared one; both are fit for being prepared, and where none is, one is made.
+//! - *In a flush*: any of its sectors, old or new, in any order. The frames up to the first that does not fit into the
+//!   chain count; of a record in pieces all have to be there. Behind that point may be frames that were never
+//!   confirmed: they are chained to one that is missing. So that none of them ever fits again, should the very same
+//!   entries come once more, each start writes a record of its own, `Opened` with a number that rises, and syncs it
+//!   before anything else is written.
+//! - *Between two segments*: the old one is synced before anything of the next is written. So if a next one was begun,
+//!   the old one is whole and its last checksum is the next one's seed: everything else is damage, wherever the mark
+//!   is. If the next one's header was lost, all of it was lost, whatever of its frames is there: they are chained to
+//!   that header, and the one that will be written has another seed, because of `Opened`. Only if the old segment has
+//!   no room for `Opened` the very same header is written again; but then `Opened` is its first frame, in the same
+//!   write, where that segment's first one was. Before that write is synced, nothing rests on this start, and the next
+//!   one may find the frames of the one before or not, as after any crash in a flush. Once it is, they are chained to a
+//!   frame that is no longer there.
+//! - *In a conflict truncation*: the entries are there until the record of their removal is, and the mark was lowered
+//!   before.
+//! - *In a prefix truncation*: nothing is written. Segments are recycled only after a flush, so that the headers, which
+//!   say from where on the log can be read, are on the device.
 //! - *In an install*: the record `Reset`, all of it or nothing.
-//! - *A failed write or sync*, or a kill between the two: the process ends. What the next start reads may be in the page cache alone;
-//!   after a failed `fdatasync` it counts as clean there, and no later one would bring it to the device (D6). So before anything rests on
-//!   it, each start writes the used blocks of the last segment once more, the same bytes to the same places, with its own record behind
-//!   them, and syncs. That is one segment at most. The ones before it need none of this: each was synced, without an error,
-//!   before anything of the next was written.
+//! - *A failed write or sync*, or a kill between the two: the process ends. What the next start reads may be in the
+//!   page cache alone; after a failed `fdatasync` it counts as clean there, and no later one would bring it to the
+//!   device (D6). So before anything rests on it, each start writes the used blocks of the last segment once more, the
+//!   same bytes to the same places, with its own record behind them, and syncs. That is one segment at most. The ones
+//!   before it need none of this: each was synced, without an error, before anything of the next was written.
 //!
 //! # Damage
 //! The next start reads from the last segment that was begun at or before the snapshot, with a record of its own, and
-//! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the chain
-//! must reach the seed of the next; in the last one the mark says how far it must reach, as with every engine; behind that
-//! damage cannot be told from a torn write (D2), and behind the end are zeros or the frames of former lives, which mean
-//! nothing. Damage names the file. A header that is neither zeros nor whole is damage unless its segment is dead; a header
-//! of zeros in a segment that was begun looks like a prepared one, and is found by the mark, or by the segment behind it.
+//! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the
+//! chain must reach the seed of the next; in the last one the mark says how far it must reach, as with every engine;
+//! behind that damage cannot be told from a torn write (D2), and behind the end are zeros or the frames of former
+//! lives, which mean nothing. Damage names the file. A header that is neither zeros nor whole is damage unless its
+//! segment is dead; a header of zeros in a segment that was begun looks like a prepared one, and is found by the mark,
+//! or by the segment behind it.
 //!
 //! # The models
-//! As in *etcd's* log the checksums are chained across the files, conflicts are overwritten by replay and not in place, and the
-//! next file is made ahead. But etcd makes and names a file for each segment anew and lets frames end anywhere in a block. As in
-//! *LogCabin's* there are segments of constant length, prepared by a thread, and named by numbers; but there a closed one is cut
-//! and renamed, and a conflict cuts it again, which costs metadata each time. Neither recycles.
+//! As in *etcd's* log the checksums are chained across the files, conflicts are overwritten by replay and not in place,
+//! and the next file is made ahead. But etcd makes and names a file for each segment anew and lets frames end anywhere
+//! in a block. As in *LogCabin's* there are segments of constant length, prepared by a thread, and named by numbers;
+//! but there a closed one is cut and renamed, and a conflict cuts it again, which costs metadata each time. Neither
+//! recycles.
 
 mod format;
 mod pool;
@@ -96,8 +105,8 @@ use reading::play;
 pub(crate) use salvage::{owners, salvage};
 use writing::Tail;
 
-/// Length of a segment in bytes: at full speed one is begun a few times in a second, and two of them, the one in use and the one
-/// prepared, are what the smallest log occupies.
+/// Length of a segment in bytes: at full speed one is begun a few times in a second, and two of them, the one in use
+/// and the one prepared, are what the smallest log occupies.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Before its entries a record has the first index, the term before, and how many they are.
@@ -185,7 +194,8 @@ impl LogStore for SegmentLog {
 
     fn remove_from(&mut self, index: Index) -> Result<(), StorageError> {
         self.extent.expect(index, "removal from");
-        // Before the extent changes: if the record begins a segment, its header names the last entry that the journal has there.
+        // Before the extent changes: if the record begins a segment, its header names the last entry that the journal
+        // has there.
         self.write_record(Kind::RemoveFrom, &index.0.to_le_bytes())?;
         self.extent.remove_from(index);
         replay::cut(&mut self.records, index.0);

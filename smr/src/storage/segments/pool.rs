@@ -196,7 +196,8 @@ impl Drop for Pool {
     }
 }
 
-/// Makes a segment, of a dead one if there is one that fits. When this returns it is durable under its name, and its header zeros.
+/// Makes a segment, of a dead one if there is one that fits. When this returns it is durable under its name, and its
+/// header zeros.
 fn prepare(
     disk: &dyn Disk,
     directory: &Path,

@@ -18,8 +18,8 @@ use crate::storage::record_log::{Recovered, confirm};
 use crate::storage::{Damage, LoadError, LogStore, StorageError};
 
 impl SegmentLog {
-    /// Reads the log back, or makes an empty one. `snapshot` and `mark` as in [`crate::storage::record_log::RecordLog::recover`]; without a
-    /// mark nothing was ever confirmed.
+    /// Reads the log back, or makes an empty one. `snapshot` and `mark` as in
+    /// [`crate::storage::record_log::RecordLog::recover`]; without a mark nothing was ever confirmed.
     ///
     /// # Errors
     /// Damage, or fatal ones of the device.
@@ -63,8 +63,9 @@ impl SegmentLog {
             return Err(Damage::new(&last, format!("{what}: entries are missing")).into());
         }
         let is_covered = end.index <= snapshot.index;
-        // The log says something else than the snapshot at their seam. With entries in front of it that is a conflict which was not
-        // removed yet: the snapshot is on the device before the log is changed for it. Without any, it is damage.
+        // The log says something else than the snapshot at their seam. With entries in front of it that is a conflict
+        // which was not removed yet: the snapshot is on the device before the log is changed for it. Without any, it is
+        // damage.
         let before = snapshot.index.0 - replay.base.index.0;
         let at_seam = match before.checked_sub(1) {
             None => replay.base,
@@ -84,7 +85,8 @@ impl SegmentLog {
         // Everything is in order; only now anything is written.
         let mut buffer = bytes;
         buffer.truncate(end_offset as usize);
-        // The frames are what their checksums say. The header was checked when it was read before, so it is written as it was then.
+        // The frames are what their checksums say. The header was checked when it was read before, so it is written as
+        // it was then.
         let (header, _) = found.begun[&top].0.encode();
         buffer[..FRAMES_OFFSET].fill(0);
         buffer[..header.len()].copy_from_slice(&header);

@@ -68,7 +68,8 @@ impl Replay {
         self.play_from(path, place, bytes, None)
     }
 
-    /// Plays what stands in a segment from `place` on: up to the end of the chain, or of the record that entry `until` is in.
+    /// Plays what stands in a segment from `place` on: up to the end of the chain, or of the record that entry `until`
+    /// is in.
     pub(super) fn play_from(
         &mut self,
         path: &Path,

@@ -17,8 +17,9 @@ pub(crate) fn owners(disk: &dyn Disk, directory: &Path) -> Result<BTreeSet<u64>,
     Ok(pool::find(disk, directory)?.begun.values().map(|(header, _)| header.identity).collect())
 }
 
-/// Reads what verifies, and changes nothing. Of the segments that follow each other from the snapshot on, the records up to the first that
-/// does not fit into the chain: what they leave is a log that there was at some time. Of the others, only how far they reach.
+/// Reads what verifies, and changes nothing. Of the segments that follow each other from the snapshot on, the records
+/// up to the first that does not fit into the chain: what they leave is a log that there was at some time. Of the
+/// others, only how far they reach.
 ///
 /// # Errors
 /// Those of the device, and `Newer`.
@@ -31,7 +32,8 @@ pub(crate) fn salvage(
     let found = pool::find(disk, directory)?;
     let mut salvage = Salvage::default();
     let own = || found.begun.values().map(|(header, _)| *header).filter(|header| header.identity == identity);
-    // The last one that everything needed stands behind, as in an orderly start; what a later one continues is in the same chain.
+    // The last one that everything needed stands behind, as in an orderly start; what a later one continues is in the
+    // same chain.
     let first = own().filter(|header| header.is_readable_from(snapshot.index)).map(|header| header.number).max();
     let mut chained: Option<Replay> = None;
     let mut next = first;

@@ -19,14 +19,16 @@ pub enum Loss {
     Nothing,
     /// They are all gone.
     Everything,
-    /// Only the process was killed: files keep everything, ordered maps a prefix of what was not flushed, decided by this seed.
+    /// Only the process was killed: files keep everything, ordered maps a prefix of what was not flushed, decided by
+    /// this seed.
     Killed(u64),
     /// Each has its own fate, decided by this seed.
     Seeded(u64),
-    /// Of those that [`VirtualDisk::volatile_changes`] counts, the ones whose bit is set are kept: to go through every subset.
+    /// Of those that [`VirtualDisk::volatile_changes`] counts, the ones whose bit is set are kept: to go through every
+    /// subset.
     Chosen(u64),
-    /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for files
-    /// that have to survive a spoiled sector anyway.
+    /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for
+    /// files that have to survive a spoiled sector anyway.
     Spoiled(u64),
 }
 
@@ -60,8 +62,8 @@ impl VirtualDisk {
         self.crash(loss, |_| kept).0
     }
 
-    /// How many fates a crash at this moment would decide if each change were kept: one for each sector, size and name that is
-    /// not synced yet.
+    /// How many fates a crash at this moment would decide if each change were kept: one for each sector, size and name
+    /// that is not synced yet.
     pub fn volatile_changes(&self) -> u32 {
         self.crash(Loss::Nothing, |unflushed| unflushed).1
     }

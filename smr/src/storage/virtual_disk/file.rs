@@ -20,7 +20,8 @@ pub(super) enum FileChange {
 }
 
 impl File {
-    /// Exactly what is pending reaches the device: not what an earlier sync has failed with, and no more work than that.
+    /// Exactly what is pending reaches the device: not what an earlier sync has failed with, and no more work than
+    /// that.
     fn sync(&mut self) {
         for change in self.pending.drain(..) {
             match change {

@@ -1,18 +1,19 @@
 //! A disk in memory that crashes, tears, loses and fails on demand, the same way each time.
 //!
 //! # What survives a crash
-//! - A write to a file is volatile until a later sync of that file. At a crash each volatile write is kept, lost, or torn at borders of
-//!   [`SECTOR_BYTES`], independently; so is each change of the file's size.
-//! - A name in a directory (made, renamed, removed) is volatile until a later sync of that directory; a rename between two, of both.
-//!   At a crash each is kept or lost independently, except that one is lost with an earlier one of the same name.
-//!   A rename is never half done.
+//! - A write to a file is volatile until a later sync of that file. At a crash each volatile write is kept, lost, or
+//!   torn at borders of [`SECTOR_BYTES`], independently; so is each change of the file's size.
+//! - A name in a directory (made, renamed, removed) is volatile until a later sync of that directory; a rename between
+//!   two, of both. At a crash each is kept or lost independently, except that one is lost with an earlier one of the
+//!   same name. A rename is never half done.
 //!
 //! - An ordered map in a directory ([`super::virtual_map`]) keeps a prefix of its unflushed writes.
 //!
 //! # What can be ordered
-//! [`VirtualDisk::fault_at`] makes one operation fail, or cuts the power there; [`VirtualDisk::operations`] counts them, so
-//! that a test can enumerate all. [`VirtualDisk::read_fault_at`] does the same with reads. [`VirtualDisk::after_crash`] gives the disk that a machine finds after the power came
-//! back, for a seed or an extreme; the old one stays usable, so one run can be crashed in many ways.
+//! [`VirtualDisk::fault_at`] makes one operation fail, or cuts the power there; [`VirtualDisk::operations`] counts
+//! them, so that a test can enumerate all. [`VirtualDisk::read_fault_at`] does the same with reads.
+//! [`VirtualDisk::after_crash`] gives the disk that a machine finds after the power came back, for a seed or an
+//! extreme; the old one stays usable, so one run can be crashed in many ways.
 
 mod crash;
 mod device;
@@ -33,8 +34,8 @@ use names::NameChange;
 /// What goes wrong in an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The power goes before it has an effect; it and all later ones fail. (What it might have done in part is what a cut
-    /// at the next one may leave, because then it is volatile.)
+    /// The power goes before it has an effect; it and all later ones fail. (What it might have done in part is what a
+    /// cut at the next one may leave, because then it is volatile.)
     PowerOff,
     /// It fails without an effect. A failing sync makes the data count as clean although it is not (D6): the next sync
     /// succeeds without it.
@@ -133,8 +134,8 @@ impl VirtualDisk {
         self.lock_state().power_is_off
     }
 
-    /// Lets the operation with this number, if it is the sync of a file or directory, report success without any effect: what it
-    /// should have made durable stays volatile until a later sync of the same file or directory.
+    /// Lets the operation with this number, if it is the sync of a file or directory, report success without any
+    /// effect: what it should have made durable stays volatile until a later sync of the same file or directory.
     pub fn lie_at(&self, operation: u64) {
         self.lock_state().lies.insert(operation);
     }

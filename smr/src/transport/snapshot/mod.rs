@@ -7,8 +7,8 @@
 //! receiver -> Ack    { offset behind it } ...
 //! receiver -> Finished                        verified and durable
 //! ```
-//! The receiver says Busy now and then while its disk works, so both sides can tell a slow one from a hung one and every
-//! wait has an end. It may answer with a refusal at any time; that ends the transfer for good, whereas a broken
+//! The receiver says Busy now and then while its disk works, so both sides can tell a slow one from a hung one and
+//! every wait has an end. It may answer with a refusal at any time; that ends the transfer for good, whereas a broken
 //! connection is dialled again and the transfer goes on at the offset that the receiver names.
 //!
 //! A replica receives one snapshot at a time. A newer one, or another attempt of the same sender, takes the place of
@@ -30,13 +30,14 @@ pub(super) use self::send::{Sends, send};
 
 /// The largest chunk, in bytes.
 pub const CHUNK_MAX_BYTES: usize = 256 << 10;
-/// Bytes sent at once: two chunks. Then the sender waits until they are acknowledged, and rests for as long as that took.
+/// Bytes sent at once: two chunks. Then the sender waits until they are acknowledged, and rests for as long as that
+/// took.
 const BURST_BYTES: u64 = 2 * CHUNK_MAX_BYTES as u64;
-/// A sender rests between two bursts for as long as the last one took, but no longer than this: both ends and their disks serve
-/// requests meanwhile, and a snapshot has time.
+/// A sender rests between two bursts for as long as the last one took, but no longer than this: both ends and their
+/// disks serve requests meanwhile, and a snapshot has time.
 pub const REST_MAX: Duration = Duration::from_millis(100);
-/// A receiver that has all of a snapshot works at it for as long as the transfer took, or for this long, before that counts as
-/// standing still.
+/// A receiver that has all of a snapshot works at it for as long as the transfer took, or for this long, before that
+/// counts as standing still.
 const WORK_EXPECTED_MIN: Duration = Duration::from_secs(10);
 /// The longest [`Offer::header`], in bytes.
 pub const OFFER_HEADER_MAX_BYTES: usize = 64 << 10;
@@ -96,8 +97,8 @@ pub trait SnapshotSource: Send {
 
 /// Where received snapshots go. Called from threads that may block, never by two at once.
 pub trait SnapshotSink: Send + Sync {
-    /// A peer offers a snapshot. Returns the offset from which to send: what an earlier, broken transfer of the very same
-    /// snapshot (fingerprint) has left; [`Offer::len_bytes`] if it is already here in whole, and then
+    /// A peer offers a snapshot. Returns the offset from which to send: what an earlier, broken transfer of the very
+    /// same snapshot (fingerprint) has left; [`Offer::len_bytes`] if it is already here in whole, and then
     /// [`SnapshotSink::finish`] is called again. An unfinished transfer of another snapshot is forgotten.
     ///
     /// # Errors

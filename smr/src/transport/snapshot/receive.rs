@@ -23,8 +23,8 @@ use crate::wire::{self, Frame, FrameReader, WireError};
 #[derive(Default)]
 pub(in crate::transport) struct Receiving {
     current: Mutex<Option<Current>>,
-    /// Held by the transfer that may use the sink, and by each of its calls: a call cannot be interrupted, so a successor
-    /// waits until the last one has returned.
+    /// Held by the transfer that may use the sink, and by each of its calls: a call cannot be interrupted, so a
+    /// successor waits until the last one has returned.
     turn: Arc<AsyncMutex<()>>,
 }
 
@@ -86,7 +86,8 @@ pub(in crate::transport) async fn receive<M, R: AsyncRead + Unpin>(
     let stopped = match stream.offer().await {
         Ok(offer) => match shared.receiving.claim(from, &offer) {
             Ok(cancelled) => {
-                // Dropping the transfer half-way is sound: a call of the sink goes on, and keeps the turn until it returns.
+                // Dropping the transfer half-way is sound: a call of the sink goes on, and keeps the turn until it
+                // returns.
                 let stopped = tokio::select! {
                     biased;
                     () = cancelled.notified() => Err(Stop::Close("another transfer took its place".to_owned())),

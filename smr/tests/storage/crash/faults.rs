@@ -12,8 +12,8 @@ use super::super::{ENGINE, LOG};
 use super::{founded, losses, open};
 use crate::support::*;
 
-/// A device that confirms a sync and loses it can cost what rests on that one sync, and nobody can know. But term and vote lie in two
-/// slots with a sync each, the second of which covers both: one lie about them costs nothing.
+/// A device that confirms a sync and loses it can cost what rests on that one sync, and nobody can know. But term and
+/// vote lie in two slots with a sync each, the second of which covers both: one lie about them costs nothing.
 // covers D5, I2
 #[test]
 fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
@@ -39,8 +39,8 @@ fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
     assert!(told >= 2, "only {told} lies");
 }
 
-/// A lie about the log is found out where the mark has reached the device. Where it has not, the entries are gone as if they had
-/// never been written: never a hole, never another entry.
+/// A lie about the log is found out where the mark has reached the device. Where it has not, the entries are gone as if
+/// they had never been written: never a hole, never another entry.
 // covers D1, D3
 #[test]
 fn sync_that_lies_about_the_log_is_found_out_by_the_mark_or_leaves_a_prefix() {

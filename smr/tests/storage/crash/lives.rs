@@ -79,7 +79,8 @@ fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
     opened.entries.len()
 }
 
-/// A readmission, cut anywhere up to the moment it is declared: the node is in quarantine until then, and readmitted from then on.
+/// A readmission, cut anywhere up to the moment it is declared: the node is in quarantine until then, and readmitted
+/// from then on.
 #[test]
 fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
     let cuts = cut_everywhere(

@@ -65,7 +65,8 @@ enum Act {
     Sync,
 }
 
-/// A life with everything in it: batches, parts, conflicts at and inside records, slices, and the three kinds of install.
+/// A life with everything in it: batches, parts, conflicts at and inside records, slices, and the three kinds of
+/// install.
 fn life() -> Vec<Act> {
     let mut acts = Vec::new();
     let mut change = |change| acts.push(Act::Change(change));
@@ -141,8 +142,8 @@ fn live(disk: &VirtualDisk) -> Model {
     model
 }
 
-/// Every change of the log, cut anywhere: what was confirmed is there, what was not is there in order or not at all, and it
-/// never looks like damage.
+/// Every change of the log, cut anywhere: what was confirmed is there, what was not is there in order or not at all,
+/// and it never looks like damage.
 // covers D1, D2, I10, S5, S6
 #[test]
 fn power_cut_in_any_change_of_the_log_leaves_a_state_on_the_way() {
@@ -162,8 +163,8 @@ fn power_cut_in_any_change_of_the_log_leaves_a_state_on_the_way() {
     assert!(cuts > 60, "only {cuts} operations");
 }
 
-/// Each operation fails once, the power stays: the store refuses everything from then on, with the first error, and the next
-/// start finds what was confirmed. A failed sync has lost its data although the disk calls it clean.
+/// Each operation fails once, the power stays: the store refuses everything from then on, with the first error, and the
+/// next start finds what was confirmed. A failed sync has lost its data although the disk calls it clean.
 // covers D6, D7
 #[test]
 fn error_in_any_operation_is_final_and_loses_nothing_confirmed() {
@@ -220,8 +221,8 @@ fn images_of_power_cuts_hold_what_was_confirmed() {
     }
 }
 
-/// The same, and the process is started again on the machine that had the error, whose cache still has what a failed sync has not
-/// brought to the device: whatever that start finds stays.
+/// The same, and the process is started again on the machine that had the error, whose cache still has what a failed
+/// sync has not brought to the device: whatever that start finds stays.
 // covers D6
 #[test]
 fn start_after_an_error_in_any_operation_finds_only_what_a_power_cut_leaves() {

@@ -1,5 +1,5 @@
-//! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways. All of it runs
-//! for each engine that the virtual disk can have.
+//! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways. All
+//! of it runs for each engine that the virtual disk can have.
 
 mod faults;
 mod healing;
@@ -30,8 +30,8 @@ fn losses(disk: &VirtualDisk) -> Vec<Loss> {
     [Loss::Nothing, Loss::Everything].into_iter().chain(alone).chain((0..10).map(Loss::Seeded)).collect()
 }
 
-/// Runs `work` on a copy of `disk` again and again, each time with the power cut one operation later, until it gets through; after
-/// each cut `check` sees what is left, for each kind of loss. Returns how many operations there are.
+/// Runs `work` on a copy of `disk` again and again, each time with the power cut one operation later, until it gets
+/// through; after each cut `check` sees what is left, for each kind of loss. Returns how many operations there are.
 fn cut_everywhere<T>(
     disk: &VirtualDisk,
     work: impl Fn(&VirtualDisk) -> T,

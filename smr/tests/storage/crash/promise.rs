@@ -12,7 +12,8 @@ use super::super::ENGINE;
 use super::{cut_everywhere, cut_everywhere_with, founded, losses, open};
 use crate::support::*;
 
-/// The first start, and birth, cut anywhere: the node is new, unborn, or born with its first entry; once born, always born.
+/// The first start, and birth, cut anywhere: the node is new, unborn, or born with its first entry; once born, always
+/// born.
 // covers D1, D7
 #[test]
 fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
@@ -62,8 +63,8 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
     };
     let cuts = cut_everywhere_with(
         &disk,
-        // A sector that the power was cut in may be spoiled: that is what the second slot and the sync between are for. The log,
-        // which some engines write to when they open it, relies on sectors that are old or new.
+        // A sector that the power was cut in may be spoiled: that is what the second slot and the sync between are for.
+        // The log, which some engines write to when they open it, relies on sectors that are old or new.
         |disk| {
             let spoiled = (0..10).map(Loss::Spoiled).filter(|_| disk.operations() > opening);
             losses(disk).into_iter().chain(spoiled).collect()

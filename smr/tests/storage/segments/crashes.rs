@@ -1,4 +1,5 @@
-//! Kills, power cuts and failed syncs, where segments are more than one file: what was confirmed stays, and what was lost stays lost.
+//! Kills, power cuts and failed syncs, where segments are more than one file: what was confirmed stays, and what was
+//! lost stays lost.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -11,7 +12,8 @@ use smr::storage::{Opened, StoreOptions};
 use super::{FRAME_BYTES, LOG, append, bench, content, filled, founded, segments, used};
 use crate::support::*;
 
-/// What was written and never confirmed is gone once the log went on without it, also if the very same entries come again.
+/// What was written and never confirmed is gone once the log went on without it, also if the very same entries come
+/// again.
 // covers D1, D2
 #[test]
 fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
@@ -47,8 +49,8 @@ fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
     assert!(shapes.contains(&2) && shapes.contains(&5), "{shapes:?}");
 }
 
-/// Killed between the write of a segment's last frames and their sync: the next start reads them, and has no room behind them
-/// for a record of its own.
+/// Killed between the write of a segment's last frames and their sync: the next start reads them, and has no room
+/// behind them for a record of its own.
 // covers D1
 #[test]
 fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
@@ -73,7 +75,8 @@ fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
     }
 }
 
-/// What a failed sync leaves is in the cache, and clean: no sync would ever write it. The start that reads it there does.
+/// What a failed sync leaves is in the cache, and clean: no sync would ever write it. The start that reads it there
+/// does.
 // covers D6
 #[test]
 fn entries_read_after_a_failed_sync_outlive_a_power_cut() {
@@ -102,8 +105,8 @@ fn entries_read_after_a_failed_sync_outlive_a_power_cut() {
     }
 }
 
-/// A log that is cut at its front while it grows goes round through the same few files, and what they held before never returns,
-/// wherever the power is cut.
+/// A log that is cut at its front while it grows goes round through the same few files, and what they held before never
+/// returns, wherever the power is cut.
 // covers D1, D10
 #[test]
 fn power_cut_while_segments_are_recycled_leaves_what_was_confirmed() {

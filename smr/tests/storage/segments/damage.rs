@@ -37,8 +37,8 @@ fn is_noticed(disk: VirtualDisk, entries: &[Entry], file: &Path, at: &str) -> bo
     }
 }
 
-/// Every byte of every segment, one bit each: the frames and the header are covered to the last byte, and only what is behind them, or
-/// only prepared, does not matter.
+/// Every byte of every segment, one bit each: the frames and the header are covered to the last byte, and only what is
+/// behind them, or only prepared, does not matter.
 // covers D1, D3, D4
 #[test]
 fn any_byte_flipped_in_any_segment_is_noticed_or_means_nothing() {

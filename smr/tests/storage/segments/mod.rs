@@ -1,4 +1,5 @@
-//! What only the log in segments has to hold: every byte of it damaged, its files recycled, rolled and taken for another engine's.
+//! What only the log in segments has to hold: every byte of it damaged, its files recycled, rolled and taken for
+//! another engine's.
 
 mod crashes;
 mod damage;

@@ -106,7 +106,8 @@ fn removal_emptying_or_start_at_the_end_of_a_segment_is_read_from_every_snapshot
     }
 }
 
-/// On the real disk: it opens, grows over segments that are prepared by a thread, is cut, opens again, and says how it syncs.
+/// On the real disk: it opens, grows over segments that are prepared by a thread, is cut, opens again, and says how it
+/// syncs.
 #[test]
 fn store_over_segments_on_the_real_disk_returns_all_that_was_synced() {
     let mut bench = Bench::new();
