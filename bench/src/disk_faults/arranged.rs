@@ -15,6 +15,7 @@ use std::time::Duration;
 use smr::replica::Standing;
 use smr::storage::Seat;
 
+use super::Cut;
 use super::damage::{Damage, copy_directory};
 use super::judge::{self, Verdict};
 use crate::cluster::{Cluster, Group, Node, Shape};
@@ -100,7 +101,8 @@ impl Arranged {
             let mut written = 0;
             // Segments are given back as wholes, a while after the snapshot that covers them.
             let begin = cluster.backer_path(VICTIM).join("log").join("00000001.segment");
-            while status(&cluster, VICTIM)?.snapshot.index <= seen || begin.exists() {
+            let mut cut = Cut::after(seen.0);
+            while !cut.is_done(status(&cluster, VICTIM)?.snapshot.index.0) || begin.exists() {
                 if written >= LARGE_VALUES_MAX {
                     return Err(format!("the log was not cut after {written} large values").into());
                 }

@@ -9,8 +9,8 @@ use smr::fatal::EXIT_FATAL;
 use smr::replica::Standing;
 use smr::storage::Engine;
 
-use super::BEHIND_ENTRIES;
 use super::injector::{self, Injector, Tampering, starter, tampered};
+use super::{BEHIND_ENTRIES, Cut};
 use crate::cluster::{Cluster, Group, Node, Shape};
 use crate::launcher::{choose_log_engine, sync_flags};
 use crate::load::{Load, Plan};
@@ -268,7 +268,8 @@ impl BadDiskGroup {
         let mut client = self.cluster.client()?;
         let value = "v".repeat(LARGE_VALUE_BYTES);
         let mut written = 0;
-        while status(&self.cluster, NODE)?.snapshot.index.0 <= seen.0 + BEHIND_ENTRIES {
+        let mut cut = Cut::after(seen.0 + BEHIND_ENTRIES);
+        while !cut.is_done(status(&self.cluster, NODE)?.snapshot.index.0) {
             if written > LARGE_VALUES_MAX {
                 return Err("the log is never cut".into());
             }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use smr::fatal::EXIT_FATAL;
 
-use super::BEHIND_ENTRIES;
 use super::small_disk::SmallDisk;
+use super::{BEHIND_ENTRIES, Cut};
 use crate::cluster::{Cluster, Group, Node, Shape};
 use crate::launcher::sync_flags;
 use crate::load::{Load, Plan};
@@ -177,9 +177,8 @@ impl SmallDiskGroup {
         let leader = self.cluster.wait_leader(ONLY, PATIENCE)?;
         let mut client = self.cluster.client()?;
         let mut written = 0;
-        while wait_for(PATIENCE, "a status", || self.cluster.status(leader).ok())?.snapshot.index.0
-            <= seen.0 + BEHIND_ENTRIES
-        {
+        let mut cut = Cut::after(seen.0 + BEHIND_ENTRIES);
+        while !cut.is_done(wait_for(PATIENCE, "a status", || self.cluster.status(leader).ok())?.snapshot.index.0) {
             if written > LARGE_VALUES_MAX {
                 return Err("the log is never cut".into());
             }

@@ -23,9 +23,32 @@ pub mod judge;
 pub mod matrix;
 pub mod small_disk;
 
-/// A replica that has so many large values less than a snapshot needs that snapshot: a leader keeps 4 MiB of its log
-/// behind one, and large values have 256 KiB.
+/// So many large values, of 256 KiB each, a replica must lack at least for a snapshot to be what it needs.
 const BEHIND_ENTRIES: u64 = 2 * 16;
+
+/// Waits until a log no longer reaches back to an entry: it is cut at the snapshot before the latest one, so two have to be taken
+/// after that entry.
+struct Cut {
+    seen: u64,
+    first: Option<u64>,
+}
+
+impl Cut {
+    fn after(seen: u64) -> Cut {
+        Cut { seen, first: None }
+    }
+
+    /// Whether it is so, when the latest snapshot ends there.
+    fn is_done(&mut self, snapshot: u64) -> bool {
+        match self.first {
+            Some(first) => snapshot > first,
+            None => {
+                self.first = Some(snapshot).filter(|snapshot| *snapshot > self.seen);
+                false
+            }
+        }
+    }
+}
 
 /// What was wanted cannot be had on this machine: the test or trial is skipped, by name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
