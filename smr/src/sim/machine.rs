@@ -234,7 +234,7 @@ pub struct Serving<S: StateMachine> {
     /// Its snapshots.
     pub snapshots: SnapshotDir,
     desk: Desk<Message>,
-    jobs: VecDeque<DiskJob<Message>>,
+    pub(super) jobs: VecDeque<DiskJob<Message>>,
     /// How many of the jobs are being worked at.
     at_work: usize,
     /// A snapshot that is being written.
@@ -275,6 +275,8 @@ pub struct Machine<S: StateMachine> {
     pub is_damaged: bool,
     /// Whether it was found to be damaged, and heals by itself.
     pub is_healing: bool,
+    /// It has healed, and the disk has not been told for good: should the process end first, it heals again.
+    pub ends_healing: bool,
     /// The latest leader that it heals by.
     pub(super) healed_by: Option<Term>,
     /// Whether an experiment has put an older directory in its place.
@@ -333,6 +335,7 @@ impl<S: StateMachine> Machine<S> {
             disk_slow_until: Time(0),
             is_damaged: false,
             is_healing: false,
+            ends_healing: false,
             healed_by: None,
             is_set_back: false,
             forgot: false,

@@ -653,6 +653,7 @@ pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usi
         || !status.configuration.voters.contains(&machine.id)
         || machine.is_damaged
         || machine.is_healing
+        || machine.ends_healing
         || machine.is_set_back
         || machine.serving().is_some_and(|serving| serving.readmission_open())
 }

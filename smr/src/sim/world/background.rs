@@ -46,6 +46,9 @@ impl<W: Workload> World<W> {
         if let Err(error) = serving.follow() {
             return self.disk_failed(seat, error.to_string());
         }
+        if serving.jobs.is_empty() {
+            self.machines[seat].ends_healing = false;
+        }
         match last {
             Some(id) => self.put(seat, Input::Durable(id)),
             None => self.settle(seat),

@@ -137,7 +137,7 @@ impl<W: Workload> World<W> {
                 let heals = machine.serving().and_then(|serving| serving.engine().healing().map(str::to_owned));
                 // By what the start says of itself: the end of an earlier healing may not have got to the disk.
                 let began_healing = heals.is_some() && notes.iter().any(|note| note.contains("and is silent until"));
-                machine.is_healing = heals.is_some();
+                (machine.is_healing, machine.ends_healing) = (heals.is_some(), false);
                 if let Some(reason) = heals {
                     // An older directory may be of a time when it healed.
                     let expected = machine.is_damaged || machine.is_set_back || !began_healing;

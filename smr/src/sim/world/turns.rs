@@ -230,6 +230,7 @@ impl<W: Workload> World<W> {
                     Action::Healed => {
                         serving.give_to_disk(DiskJob::Healed);
                         self.machines[seat].is_healing = false;
+                        self.machines[seat].ends_healing = true;
                         self.watch.rare.saw(Rare::Healed);
                     }
                     Action::Quarantine(reason) => {
