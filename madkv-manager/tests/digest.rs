@@ -39,5 +39,5 @@ fn state_digest_of_a_small_fixed_manager_changes_only_with_the_peer_protocol_ver
     for (index, command) in (1..).zip(&commands) {
         state.apply(Index(index), &encode(command));
     }
-    assert_pinned(&state, 0xfbaf_6846_4fca_2de3, 0x0039_7711_b527_31d6);
+    assert_pinned(&state, 0x41e1_3eb3_4fab_dcbf, 0xa71c_6fa9_6b91_9ab1);
 }
