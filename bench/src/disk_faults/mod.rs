@@ -26,8 +26,8 @@ pub mod small_disk;
 /// So many large values, of 256 KiB each, a replica must lack at least for a snapshot to be what it needs.
 const BEHIND_ENTRIES: u64 = 2 * 16;
 
-/// Waits until a log no longer reaches back to an entry: it is cut at the snapshot before the latest one, so two have to be taken
-/// after that entry.
+/// Waits until a log no longer reaches back to an entry: it is cut at the snapshot before the latest one, so two have
+/// to be taken after that entry.
 struct Cut {
     seen: u64,
     first: Option<u64>,

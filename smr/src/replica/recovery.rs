@@ -128,7 +128,10 @@ pub fn recover<S: StateMachine>(
     };
     let group = life.identity.group.clone();
     let was_there = to.exists();
-    if let Err(error) = make(&disk, to, &meta, &state, life, &store) {
+    let seat = Seat { group: group.clone(), name: node.name, cluster: Some(cluster) };
+    // Whoever has locked it meanwhile keeps what is there.
+    let directory = ReplicaDirectory::open(disk.clone(), to, seat)?;
+    if let Err(error) = make(&disk, directory, &meta, &state, life, &store) {
         unmake(to, was_there);
         return Err(error);
     }
@@ -137,17 +140,15 @@ pub fn recover<S: StateMachine>(
 
 fn make<S: StateMachine>(
     disk: &Arc<dyn Disk>,
-    to: &Path,
+    directory: ReplicaDirectory,
     meta: &SnapshotMeta,
     state: &S,
     life: NewLife,
     options: &StoreOptions,
 ) -> Result<(), StartError> {
-    let Identity { group, node, cluster } = life.identity.clone();
-    let seat = Seat { group: group.clone(), name: node.name, cluster };
-    let directory = ReplicaDirectory::open(disk.clone(), to, seat)?;
-    let genesis = life.succession.genesis.hash();
-    let failed = |error: &dyn std::fmt::Display| StartError::new(format!("--to: {}: {error}", to.display()));
+    let (group, genesis) = (life.identity.group.clone(), life.succession.genesis.hash());
+    let place = directory.snapshots();
+    let failed = |error: &dyn std::fmt::Display| StartError::new(format!("--to: {}: {error}", place.display()));
     let (snapshots, _) =
         SnapshotDir::open(disk.clone(), directory.snapshots(), group, Some(genesis)).map_err(|error| failed(&error))?;
     let (sessions, image) = (SessionTable::new().image(), state.image());
