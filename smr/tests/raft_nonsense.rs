@@ -128,7 +128,12 @@ impl Dice {
             }
             7 => Body::AppendAccepted { last: self.id() },
             8 => Body::AppendRejected { previous: Index(self.number(INDEX_LIMIT.0)), hint: self.id() },
-            9 => Body::Heartbeat { round: self.number(1000), commit: self.id_beyond(), lease: self.lease() },
+            9 => {
+                let (round, commit) = (self.number(1000), self.id_beyond());
+                // Mostly not beyond what is committed: that alone is refused.
+                let held_by_all = Index(self.number(commit.index.0.saturating_add(1)));
+                Body::Heartbeat { round, commit, held_by_all, lease: self.lease() }
+            }
             10 => Body::HeartbeatAck { round: self.number(1000), lease: self.lease() },
             11 => Body::Commit { last: self.id_beyond() },
             12 => Body::Outdated,

@@ -150,7 +150,9 @@ impl Local {
 
     fn start(node: NodeId, disk: Disk) -> Local {
         // One append at a time to each follower.
-        let settings = Settings { inflight_appends_max: 1, ..Settings::default() };
+        // No log is long enough here to be cut, so nobody needs to hear what all have.
+        let log_retain_held_bytes = Settings::default().log_retain_bytes;
+        let settings = Settings { inflight_appends_max: 1, log_retain_held_bytes, ..Settings::default() };
         let recovered = Recovered { promise: disk.promise, entries: disk.entries.clone(), ..Recovered::default() };
         let mut raft = Raft::new(settings, node, recovered, ChaCha8Rng::seed_from_u64(0), Time(0));
         raft.forget_time_and_chance();

@@ -81,6 +81,9 @@ pub enum Body {
         /// The last entry that is committed and, as far as the leader knows, in the receiver's log. The receiver moves
         /// its commit index only if it has this very entry, term included.
         commit: EntryId,
+        /// Every member has the log durably up to here, as far as the leader knows; not beyond `commit`. Then nobody
+        /// will ask for it, and the receiver need not keep it either.
+        held_by_all: Index,
         /// The lease that the leader asks for, if it serves reads that way.
         lease: Option<Lease>,
     },
@@ -181,7 +184,12 @@ impl Message {
                 }
                 *hint
             }
-            Body::Heartbeat { commit, .. } => *commit,
+            Body::Heartbeat { commit, held_by_all, .. } => {
+                if *held_by_all > commit.index {
+                    return Some(format!("all members have {held_by_all}, but only {commit} is committed"));
+                }
+                *commit
+            }
             Body::PreVoteGranted { .. }
             | Body::PreVoteRefused { .. }
             | Body::VoteGranted

@@ -121,6 +121,8 @@ pub struct Raft {
     configurations: Configurations,
     /// The last entry known to be committed. Between the snapshot and the log's end.
     commit: Index,
+    /// Every member was known to have the log up to here: by leaders that this node heard, or as one.
+    held_by_all: Index,
     role: Role,
     leader: Leadership,
     /// The election timeout that is being waited for, in microseconds; in [T, 2T), redrawn whenever it has passed.
@@ -242,6 +244,7 @@ impl Raft {
             log,
             configurations,
             commit,
+            held_by_all: Index::ZERO,
             role: Role::Follower(Follower { election_at: now, campaign_at: None }),
             leader: Leadership::default(),
             put_off: None,
@@ -325,8 +328,10 @@ impl Raft {
         }
         match body {
             Body::Append { previous, entries, commit } => self.receive_append(from, previous, entries, commit),
-            Body::Heartbeat { round, commit, lease } => {
+            Body::Heartbeat { round, commit, held_by_all, lease } => {
                 self.receive_commit(from, commit);
+                // What all have durably they keep, whoever leads later.
+                self.held_by_all = self.held_by_all.max(held_by_all);
                 self.answer_heartbeat(from, round, lease);
             }
             Body::Commit { last } => self.receive_commit(from, last),

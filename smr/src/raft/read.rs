@@ -98,7 +98,7 @@ impl Raft {
     }
 
     fn start_round(&mut self) {
-        let (term, lease) = (self.promise.term, self.lease_to_ask());
+        let (term, lease, held_by_all) = (self.promise.term, self.lease_to_ask(), self.held_by_all());
         let Role::Leader(leader) = &mut self.role else { return };
         assert!(leader.reads.confirming.is_empty(), "two rounds at once in {term}");
         leader.reads.confirming = std::mem::take(&mut leader.reads.next);
@@ -108,7 +108,8 @@ impl Raft {
             if configuration.is_voter(*node) {
                 let commit = super::replicate::commit_for(progress, &self.log, self.commit);
                 progress.commit_sent = progress.commit_sent.max(commit.index);
-                self.out.send(*node, term, Body::Heartbeat { round: leader.reads.round, commit, lease });
+                let (round, held_by_all) = (leader.reads.round, held_by_all.min(commit.index));
+                self.out.send(*node, term, Body::Heartbeat { round, commit, held_by_all, lease });
             }
         }
         // Alone, the leader is its own quorum.

@@ -171,13 +171,17 @@ impl Raft {
 
     /// Tells everybody that this node leads.
     pub(super) fn send_heartbeats(&mut self) {
-        let lease = self.lease_to_ask();
+        let (lease, held_by_all) = (self.lease_to_ask(), self.held_by_all());
         let Some((leader, view, out)) = self.leading() else { return };
         let round = leader.reads.round;
         for (node, progress) in &mut leader.peers {
             let commit = commit_for(progress, view.log, view.commit);
             progress.commit_sent = progress.commit_sent.max(commit.index);
-            out.send(*node, view.term, Body::Heartbeat { round, commit, lease });
+            out.send(
+                *node,
+                view.term,
+                Body::Heartbeat { round, commit, held_by_all: held_by_all.min(commit.index), lease },
+            );
             view.remind(*node, progress, out);
         }
     }

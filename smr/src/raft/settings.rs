@@ -35,8 +35,12 @@ pub struct Settings {
     /// Reads (tokens) that wait for a confirmation at most; more of them fail at once.
     pub reads_waiting_max: usize,
     /// Bytes of entries kept under a snapshot at most, for followers that were away for a moment. Of those, what was
-    /// written since the snapshot before is kept: so the log always spans a whole period between two snapshots.
+    /// written since the snapshot before is kept: so whoever misses something finds a whole period between two
+    /// snapshots in the log.
     pub log_retain_bytes: usize,
+    /// Bytes of entries kept under a snapshot although every member is known to have them: they can only be asked for
+    /// by accident. At [`Settings::log_retain_bytes`] or above nothing is cut for that reason, and nobody is told.
+    pub log_retain_held_bytes: usize,
     /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries after that
     /// snapshot when it has it (S15). Beyond this it needs another one. For one that is coming back
     /// ([`Settings::return_us`]) there is no such limit.
@@ -84,6 +88,7 @@ impl Default for Settings {
             inflight_bytes_max: 8 << 20,
             reads_waiting_max: 65_536,
             log_retain_bytes: 256 << 20,
+            log_retain_held_bytes: 4 << 20,
             log_retain_sending_bytes: 32 << 20,
             level_us: 600_000,
             return_us: 300_000_000,

@@ -24,13 +24,28 @@ impl Raft {
 
     /// Removes from the log what is under the newest snapshot and no one is likely to need.
     pub(super) fn cut_log(&mut self) {
+        self.held_by_all = self.held_by_all();
         let spare = self.log.cut_for(self.settings.log_retain_bytes).max(self.log.snapshot_before());
-        let cut = self.needed_after().min(spare);
+        let held = self.log.cut_for(self.settings.log_retain_held_bytes).min(self.held_by_all);
+        let cut = self.needed_after().min(spare.max(held));
         if cut > self.log.start().index {
             self.log.compact(cut);
             self.configurations.compact(cut);
             self.out.change(LogChange::RemoveThrough(cut));
         }
+    }
+
+    /// Up to where every member has the log durably, as far as is known here. 0 if nobody is to act on it.
+    ///
+    /// A long log costs memory, and on some engines speed; kept is what somebody lacks. That holds after the leader's
+    /// death too: its successor was told, and kept as much.
+    pub(super) fn held_by_all(&self) -> Index {
+        if self.settings.log_retain_held_bytes >= self.settings.log_retain_bytes {
+            return Index::ZERO;
+        }
+        let Role::Leader(leader) = &self.role else { return self.held_by_all };
+        let members = leader.peers.values().map(|progress| progress.counted()).min();
+        self.held_by_all.max(members.map_or(self.commit, |all| all.min(self.commit)))
     }
 
     /// After which entry the log is needed: by this node itself, and by members that are behind or will have a snapshot

@@ -88,6 +88,7 @@ impl Shape {
             settings: Settings {
                 append_entries_max: 16,
                 log_retain_bytes: 1_000,
+                log_retain_held_bytes: 300,
                 log_retain_sending_bytes: 4_000,
                 snapshot_install_us: 2_000_000,
                 ..Settings::default()

@@ -176,6 +176,7 @@ impl Mix {
         let log_bytes = dice.pick(&[2_000, 5_000, 20_000, 100_000]);
         shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
         shape.settings.log_retain_bytes = dice.pick(&[0, 1_000, 10_000]);
+        shape.settings.log_retain_held_bytes = dice.pick(&[0, 300, usize::MAX]);
         shape.settings.append_entries_max = dice.pick(&[1, 4, 16, 256]);
         shape.settings.inflight_appends_max = dice.pick(&[1, 2, 16, 256]);
         if dice.chance(300) {

@@ -172,7 +172,9 @@ fn body(body: &Body) -> u64 {
         }
         Body::AppendAccepted { last } => 8 << 60 ^ id(*last),
         Body::AppendRejected { previous, hint } => 9 << 60 ^ previous.0 << 30 ^ id(*hint),
-        Body::Heartbeat { round, commit, lease } => 10 << 60 ^ round << 30 ^ id(*commit) ^ leased(lease),
+        Body::Heartbeat { round, commit, held_by_all, lease } => {
+            10 << 60 ^ round << 30 ^ id(*commit) ^ held_by_all.0 << 45 ^ leased(lease)
+        }
         Body::HeartbeatAck { round, lease } => 11 << 60 ^ round ^ leased(lease),
         Body::Commit { last } => 12 << 60 ^ id(*last),
         Body::Outdated => 13 << 60,

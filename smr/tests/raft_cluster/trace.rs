@@ -63,8 +63,8 @@ pub fn message(message: &Message) -> String {
         }
         Body::AppendAccepted { last } => format!("AppendAccepted up to {last}"),
         Body::AppendRejected { previous, hint } => format!("AppendRejected at {previous}, perhaps {hint}"),
-        Body::Heartbeat { round, commit, lease: None } => format!("Heartbeat, round {round}, commit {commit}"),
-        Body::Heartbeat { round, commit, lease: Some(lease) } => {
+        Body::Heartbeat { round, commit, lease: None, .. } => format!("Heartbeat, round {round}, commit {commit}"),
+        Body::Heartbeat { round, commit, lease: Some(lease), .. } => {
             format!("Heartbeat, round {round}, commit {commit}, asks for {}", leased(lease))
         }
         Body::HeartbeatAck { round, lease: None } => format!("HeartbeatAck, round {round}"),

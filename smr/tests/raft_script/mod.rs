@@ -271,6 +271,7 @@ impl Script {
                 "lease_us" => settings.lease_us = number as u64,
                 "clock_drift_permille" => settings.clock_drift_permille = number as u64,
                 "log_retain_bytes" => settings.log_retain_bytes = number,
+                "log_retain_held_bytes" => settings.log_retain_held_bytes = number,
                 "log_retain_sending_bytes" => settings.log_retain_sending_bytes = number,
                 "level_us" => settings.level_us = number as u64,
                 "return_us" => settings.return_us = number as u64,
@@ -471,7 +472,12 @@ fn parse_message(words: &[&str]) -> Message {
         }
         "AppendAccepted" => Body::AppendAccepted { last: entry_of("last") },
         "AppendRejected" => Body::AppendRejected { previous: Index(number_of("previous")), hint: entry_of("hint") },
-        "Heartbeat" => Body::Heartbeat { round: number_of("round"), commit: entry_of("commit"), lease: lease() },
+        "Heartbeat" => Body::Heartbeat {
+            round: number_of("round"),
+            commit: entry_of("commit"),
+            held_by_all: Index::ZERO,
+            lease: lease(),
+        },
         "HeartbeatAck" => Body::HeartbeatAck { round: number_of("round"), lease: lease() },
         "Commit" => Body::Commit { last: entry_of("last") },
         "Outdated" => Body::Outdated,

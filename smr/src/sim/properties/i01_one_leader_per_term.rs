@@ -58,7 +58,12 @@ mod tests {
     fn second_node_that_speaks_as_leader_is_rejected() {
         let mut play = Play::new(OneLeaderPerTerm::default());
         play.leads(A, 1).unwrap();
-        let beat = |round| Body::Heartbeat { round, commit: crate::entry::EntryId::ZERO, lease: None };
+        let beat = |round| Body::Heartbeat {
+            round,
+            commit: crate::entry::EntryId::ZERO,
+            held_by_all: crate::entry::Index::ZERO,
+            lease: None,
+        };
         play.sends(A, B, 1, beat(1)).unwrap();
         assert!(play.sends(B, A, 1, beat(1)).is_err());
     }

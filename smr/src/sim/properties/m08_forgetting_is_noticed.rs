@@ -83,7 +83,12 @@ mod tests {
         ledger.note(&Happening::WriteIssued { node: A, write: &write });
         let mut property = ForgettingIsNoticed::default();
         let mut tell = |index: u64, term: u64| {
-            let body = Body::Heartbeat { round: 1, commit: EntryId::new(index, term), lease: None };
+            let body = Body::Heartbeat {
+                round: 1,
+                commit: EntryId::new(index, term),
+                held_by_all: crate::entry::Index::ZERO,
+                lease: None,
+            };
             let message = Message { term: Term(2), body };
             property.on(&Happening::Received { from: B, to: A, message: &message }, &ledger).unwrap();
             (property.judge(A, Term(2), &ledger), property.judge(A, Term(3), &ledger))
