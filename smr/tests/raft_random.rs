@@ -39,7 +39,7 @@ impl Chaos {
             append_bytes_max: 300,
             inflight_appends_max: 3,
             log_retain_bytes: 400,
-            log_retain_held_bytes: if seed % 3 == 0 { 400 } else { 100 },
+            log_retain_held_bytes: if seed.is_multiple_of(3) { 400 } else { 100 },
             log_retain_sending_bytes: 800,
             reads: if seed % 4 == 3 { ReadMode::Lease } else { ReadMode::Index },
             lease_us: Settings::default().election_timeout_us,
