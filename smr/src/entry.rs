@@ -196,6 +196,24 @@ impl Genesis {
     }
 }
 
+/// What a founder asks for: that this genesis be recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenesisRequest {
+    /// The genesis.
+    pub genesis: Genesis,
+    /// The operator's word that it replaces this one. `None`: there is to be no other.
+    pub instead_of: Option<Incumbent>,
+}
+
+/// The group that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Incumbent {
+    /// It was founded before such things were recorded: its members are known, its genesis is not.
+    Unrecorded,
+    /// The group with this genesis.
+    Recorded(GenesisHash),
+}
+
 /// The term a node is in, the vote it gave there, and its leases: what it has promised (Raft §5.2, `currentTerm` and
 /// `votedFor`). Durable before anything that rests on it leaves the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

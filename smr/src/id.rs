@@ -54,6 +54,27 @@ impl GroupName {
     }
 }
 
+/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever, and a
+/// random part. In another group, or in one that was restored from a backup, there is no such session, whatever was
+/// opened at that index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientId {
+    /// The index of the entry.
+    pub index: u64,
+    /// Chosen by the leader that proposed it; 0 in logs of builds that chose none.
+    pub nonce: u64,
+}
+
+impl ClientId {
+    /// A session without a random part.
+    pub const fn at(index: u64) -> ClientId {
+        ClientId { index, nonce: 0 }
+    }
+}
+
+/// How many numbers of a session, counted from the lowest unanswered one, may be under way.
+pub const REQUESTS_IN_FLIGHT_MAX: u64 = 1024;
+
 /// A text that is no group name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a group name has 1 to 32 letters, digits, '-' or '_', not {0:?}")]

@@ -18,20 +18,26 @@
 //! [`replica::Request`]s to the [`replica::ReplicaHandle`].
 //!
 //! # How it is built, bottom up
-//! | module | what it knows |
-//! |---|---|
-//! | [`id`], [`entry`] | the vocabulary: nodes, incarnations, terms, entries, configurations, genesis |
-//! | [`codec`], [`wire`] | bytes: frames, versions, checksums; the one place that names bincode |
-//! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go |
-//! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name |
-//! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties |
-//! | [`raft`] | the first core behind the seam; pure |
-//! | [`storage`] | promise, mark and log on disk; quarantine; the one place that names sled is inside |
-//! | [`session`] | the replicated table that makes writes exactly-once |
-//! | [`snapshot`] | snapshot files and their transfer in pieces |
-//! | [`transport`] | connections between replicas |
-//! | [`replica`] | birth, the engine (core + sessions + state machine), and the threads around it |
-//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says, without waiting for who reads it |
+//! | module | what it knows | feature |
+//! |---|---|---|
+//! | [`id`], [`entry`], [`status`] | the vocabulary: nodes, incarnations, terms, entries, configurations, genesis; what a replica says of itself | |
+//! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
+//! | [`wire`] | frames over sockets | `wire` |
+//! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go | `wire` |
+//! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name | `wire` |
+//! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties | `core` |
+//! | [`raft`] | the first core behind the seam; pure | `core` |
+//! | [`disk`] | the file system, as storage and snapshots see it | `core`; the real one with `node` |
+//! | [`session`] | the replicated table that makes writes exactly-once | `core` |
+//! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
+//! | [`replica::engine`] | core, sessions and state machine as one value, without threads | `core` |
+//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says, without waiting for who reads it | `process` |
+//! | [`storage`] | promise, mark and log on disk; quarantine | `node`; sled with `sled` |
+//! | [`transport`] | connections between replicas | `node` |
+//! | [`replica`] | birth, and the threads around the engine | `node` |
+//!
+//! `node` has everything above it, and is on unless it is turned off: a client, a tool or a driver of its own takes
+//! what it needs. `core` alone has no socket, file, thread or runtime among its dependencies.
 //!
 //! # From the papers to the code
 //! | section | what | where |
@@ -50,25 +56,44 @@
 
 // Lines for a person go through the log sink: these panic if nobody takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+// Inside modules that are there without the node stand parts that only the node uses.
+#![cfg_attr(not(feature = "node"), allow(dead_code))]
 
 pub mod codec;
+#[cfg(feature = "core")]
+pub mod disk;
 pub mod entry;
 #[cfg(feature = "sim")]
 pub mod explore;
+#[cfg(feature = "process")]
 pub mod fatal;
 pub mod id;
+#[cfg(feature = "wire")]
 pub mod lobby;
+#[cfg(feature = "process")]
 pub mod log_sink;
+#[cfg(feature = "core")]
 pub mod protocol;
+#[cfg(feature = "core")]
 pub mod raft;
+#[cfg(feature = "wire")]
 pub mod reach;
+#[cfg(feature = "core")]
 pub mod replica;
+#[cfg(feature = "process")]
 pub mod report;
+#[cfg(feature = "core")]
 pub mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(feature = "core")]
 pub mod snapshot;
+#[cfg(feature = "core")]
 pub mod state_machine;
+pub mod status;
+#[cfg(feature = "node")]
 pub mod storage;
+#[cfg(feature = "node")]
 pub mod transport;
+#[cfg(feature = "wire")]
 pub mod wire;

@@ -30,6 +30,8 @@ use serde::de::DeserializeOwned;
 use crate::entry::{Configuration, Entry, EntryId, Index, Promise, SnapshotMeta, Term};
 use crate::id::{NodeId, NodeName};
 
+pub use crate::status::{ReadMode, Role};
+
 /// Monotonic time in microseconds since an origin of the driver's choice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
@@ -369,25 +371,6 @@ pub enum TransferRefused {
     Busy,
 }
 
-/// How a leader makes sure that it still leads before it answers a read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub enum ReadMode {
-    /// It asks a quorum, once for all reads that wait. Rests on no clock.
-    #[default]
-    Index,
-    /// A quorum has granted it a lease. Rests on a bound for how much clocks drift; asks a quorum when it has none.
-    Lease,
-}
-
-impl fmt::Display for ReadMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ReadMode::Index => "index",
-            ReadMode::Lease => "lease",
-        })
-    }
-}
-
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
@@ -450,30 +433,6 @@ pub enum Event {
         /// What is wrong with it.
         what: String,
     },
-}
-
-/// The part that a node plays. Protocols map their own roles onto these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub enum Role {
-    /// Takes proposals.
-    Leader,
-    /// Asks for votes, or asks whether to ask.
-    Candidate,
-    /// Follows.
-    Follower,
-    /// Receives the log and has no vote.
-    Learner,
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Role::Leader => "leader",
-            Role::Candidate => "candidate",
-            Role::Follower => "follower",
-            Role::Learner => "learner",
-        })
-    }
 }
 
 /// What a core knows of itself.

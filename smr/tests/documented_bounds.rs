@@ -45,13 +45,13 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     ("sessions", &["session/mod.rs:SESSIONS_MAX"]),
     ("answers stored", &["session/mod.rs:ANSWERS_MAX_BYTES"]),
-    ("request numbers of one session under way", &["session/mod.rs:REQUESTS_IN_FLIGHT_MAX"]),
+    ("request numbers of one session under way", &["id.rs:REQUESTS_IN_FLIGHT_MAX"]),
     ("log in memory that cannot be cut", &["replica/engine/mod.rs:LOG_MAX_BYTES"]),
     (
         "applied at a time",
         &["replica/engine/backlog.rs:APPLY_ENTRIES_MAX", "replica/engine/backlog.rs:APPLY_MAX_BYTES"],
     ),
-    ("room on the disk", &["storage/room.rs:LOW_BYTES"]),
+    ("room on the disk", &["disk/room.rs:LOW_BYTES"]),
     ("applying and answering in one turn", &["replica/engine/backlog.rs:WORK_PER_TURN_MAX_US"]),
     ("answers of one turn", &["replica/engine/backlog.rs:ANSWERS_PER_TURN_MAX_BYTES"]),
 ];

@@ -4,30 +4,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use crate::entry::{EntryId, Index, Term};
-use crate::id::{GroupName, NodeId, NodeName};
-use crate::protocol::{NotLeader, ReadMode, Role};
-use crate::replica::engine::StateDigest;
+use crate::id::NodeName;
+use crate::protocol::NotLeader;
 
-/// A client's session in one group: the index of the entry that opened it, so unique in the group for ever, and a
-/// random part. In another group, or in one that was restored from a backup, there is no such session, whatever was
-/// opened at that index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ClientId {
-    /// The index of the entry.
-    pub index: u64,
-    /// Chosen by the leader that proposed it; 0 in logs of builds that chose none.
-    pub nonce: u64,
-}
-
-impl ClientId {
-    /// A session without a random part.
-    pub const fn at(index: u64) -> ClientId {
-        ClientId { index, nonce: 0 }
-    }
-}
+pub use crate::id::ClientId;
+pub use crate::status::{Advertised, ReplicaStatus, Standing};
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
 #[derive(Clone, Debug)]
@@ -181,79 +163,4 @@ pub trait ReplySink: Send + Sync + 'static {
     /// Takes a part of a long answer, for which there was room; more follow, and at last an [`Outcome::Answer`] through
     /// [`ReplySink::deliver`]. Never blocks. False if nobody listens any more.
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool;
-}
-
-/// A replica, described.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ReplicaStatus {
-    /// Its group.
-    pub group: GroupName,
-    /// Itself.
-    pub node: NodeId,
-    /// What it is up to.
-    pub standing: Standing,
-    /// Its part; only meaningful in service.
-    pub role: Role,
-    /// Its term.
-    pub term: Term,
-    /// Whom it follows.
-    pub leader: Option<NodeId>,
-    /// The last entry under its snapshot.
-    pub snapshot: EntryId,
-    /// The last entry of its log.
-    pub last: EntryId,
-    /// The last entry it knows to be committed.
-    pub commit: Index,
-    /// The last entry it applied.
-    pub applied: Index,
-    /// The newest hash of its whole state, and where it was taken; equal on all sound replicas at the same entry.
-    pub digest: Option<StateDigest>,
-    /// Size of the log in memory, in bytes.
-    pub log_bytes: u64,
-    /// Sessions in the table.
-    pub sessions: u64,
-    /// The voters of the configuration in force.
-    pub voters: Vec<NodeId>,
-    /// Its learners.
-    pub learners: Vec<NodeId>,
-    /// How writes reach the device: `synced`, or what is missing.
-    pub sync_mode: String,
-    /// How it confirms reads while it leads.
-    pub reads: ReadMode,
-    /// For a leader: each other member, and its last durable entry known.
-    pub peers: Vec<(NodeId, Index)>,
-    /// Whether clients find it. The replica itself cannot know; whoever serves it to clients fills this in.
-    pub advertised: Advertised,
-}
-
-/// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can
-/// tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Advertised {
-    /// Nobody has looked, or nothing certain came of it.
-    #[default]
-    Unknown,
-    /// It answers there.
-    Reached,
-    /// It does not answer there.
-    Unreached {
-        /// The address.
-        address: String,
-        /// What is there instead.
-        why: String,
-    },
-}
-
-/// Whether a replica is in service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
-    /// Waits for its group to be founded, or to be taken in.
-    Unborn,
-    /// Does its part.
-    InService,
-    /// Neither votes nor acknowledges nor leads, until it is readmitted or, if the reason says so, has healed.
-    Quarantined {
-        /// Why.
-        reason: String,
-    },
 }

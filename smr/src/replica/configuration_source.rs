@@ -7,25 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Genesis, GenesisHash};
+use crate::entry::Genesis;
 
-/// What a founder asks for: that this genesis be recorded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GenesisRequest {
-    /// The genesis.
-    pub genesis: Genesis,
-    /// The operator's word that it replaces this one. `None`: there is to be no other.
-    pub instead_of: Option<Incumbent>,
-}
-
-/// The group that is there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Incumbent {
-    /// It was founded before such things were recorded: its members are known, its genesis is not.
-    Unrecorded,
-    /// The group with this genesis.
-    Recorded(GenesisHash),
-}
+pub use crate::entry::{GenesisRequest, Incumbent};
 
 /// What becomes of a [`GenesisRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,23 +15,39 @@
 //! is used.
 
 mod api;
+#[cfg(feature = "node")]
 pub mod birth;
+#[cfg(feature = "node")]
 mod configuration_source;
+#[cfg(feature = "node")]
 pub mod disk;
+#[cfg(feature = "node")]
 mod driver;
 pub mod engine;
+#[cfg(feature = "node")]
 mod handle;
+#[cfg(feature = "node")]
 mod helm;
+#[cfg(feature = "node")]
 pub mod message;
 pub mod readmission;
+#[cfg(feature = "node")]
 mod recovery;
+#[cfg(feature = "node")]
 mod scans;
+#[cfg(feature = "node")]
 mod snapshots;
+#[cfg(feature = "node")]
 pub mod turn;
+#[cfg(feature = "node")]
 mod waiting_room;
+#[cfg(feature = "node")]
 mod worker;
 
 pub use api::*;
+#[cfg(feature = "node")]
 pub use configuration_source::*;
+#[cfg(feature = "node")]
 pub use handle::*;
+#[cfg(feature = "node")]
 pub use recovery::{RecoverOptions, Recovered, recover};

@@ -45,12 +45,10 @@ mod command;
 mod image;
 mod table;
 
+pub use crate::id::REQUESTS_IN_FLIGHT_MAX;
 pub use command::{SessionCommand, SessionCommandError};
 pub use image::SessionImage;
 pub use table::{SessionLimits, SessionTable};
-
-/// How many numbers of a session, counted from the lowest unanswered one, may be under way.
-pub const REQUESTS_IN_FLIGHT_MAX: u64 = 1024;
 
 /// How much all stored answers together may take, in bytes, each counted with [`ANSWER_OVERHEAD_BYTES`]. Room for the
 /// answers of some hundred thousand small writes, or of 64 of the largest: many times what is under way at once.

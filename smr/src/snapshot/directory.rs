@@ -9,9 +9,9 @@ use super::names::{self, Name};
 use super::reader::{SendingFile, SnapshotReader};
 use super::writer::SnapshotWriter;
 use super::{BAD_FILES_MAX, Incoming, SnapshotError, SnapshotInfo, SnapshotOffer, at, corrupt};
+use crate::disk::Disk;
 use crate::entry::{EntryId, GenesisHash, SnapshotMeta};
 use crate::id::GroupName;
-use crate::storage::disk::Disk;
 
 /// A replica's snapshots. Copies share the directory; all calls block on the disk and may come from any thread.
 #[derive(Clone)]

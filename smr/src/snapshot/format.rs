@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{CHUNK_PAYLOAD_MAX_BYTES, HEADER_PAYLOAD_MAX_BYTES, SNAPSHOT_VERSION, SnapshotError, at, corrupt};
 use crate::codec::{self, checksum};
+use crate::disk::DiskFile;
 use crate::entry::{GenesisHash, SnapshotMeta};
 use crate::id::GroupName;
-use crate::storage::disk::DiskFile;
 
 const MAGIC: [u8; 8] = *b"SMRSNAP\n";
 const CHUNK_TAG: u32 = u32::from_le_bytes(*b"CHNK");

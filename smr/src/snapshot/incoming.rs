@@ -7,7 +7,7 @@ use super::format::{Header, Pieces};
 use super::names;
 use super::reader::SnapshotReader;
 use super::{SNAPSHOT_MAX_BYTES, SYNC_EVERY_BYTES, SnapshotError, SnapshotInfo, SnapshotOffer, at, corrupt};
-use crate::storage::disk::DiskFile;
+use crate::disk::DiskFile;
 
 /// A snapshot on its way in. Dropping it ends the transfer; what has arrived is kept and can be resumed.
 pub struct Incoming {

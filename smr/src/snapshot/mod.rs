@@ -53,6 +53,7 @@ mod format;
 mod incoming;
 mod names;
 mod reader;
+#[cfg(feature = "node")]
 mod salvage;
 mod writer;
 
@@ -65,8 +66,10 @@ use crate::entry::{EntryId, GenesisHash, SnapshotMeta};
 
 pub use directory::SnapshotDir;
 pub use incoming::{Incoming, ReceivedSnapshot};
+#[cfg(feature = "node")]
 pub(crate) use names::is_ours;
 pub use reader::{SendingFile, SnapshotReader};
+#[cfg(feature = "node")]
 pub(crate) use salvage::{Salvaged, salvage};
 
 /// Version of the file's format. Files of another version are refused, and left untouched.

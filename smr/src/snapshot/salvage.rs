@@ -7,8 +7,8 @@ use super::format::Pieces;
 use super::names::{self, Name};
 use super::reader::SnapshotReader;
 use super::{SnapshotError, SnapshotInfo, at};
+use crate::disk::Disk;
 use crate::id::GroupName;
-use crate::storage::disk::Disk;
 
 /// A sound snapshot, wherever it lies.
 #[derive(Clone, Debug)]

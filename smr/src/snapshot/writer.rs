@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::format::{CHUNK_HEADER_LEN_BYTES, Footer, Header, SnapshotId, seal_chunk};
 use super::{CHUNK_PAYLOAD_MAX_BYTES, SYNC_EVERY_BYTES, SnapshotError, at};
-use crate::storage::disk::DiskFile;
+use crate::disk::DiskFile;
 
 /// Takes the payload in pieces of any size.
 pub(super) struct SnapshotWriter {

@@ -54,7 +54,6 @@ use std::path::{Path, PathBuf};
 use crate::entry::{Entry, EntryId, Index, Term};
 
 mod directory;
-pub mod disk;
 mod extent;
 mod healing;
 mod identity;
@@ -67,19 +66,24 @@ mod quarantine;
 mod record;
 pub mod record_log;
 pub(crate) mod recovery;
-pub(crate) mod room;
 pub mod segments;
+#[cfg(feature = "sled")]
+mod sled;
+#[cfg(not(feature = "sled"))]
+#[path = "no_sled.rs"]
 mod sled;
 pub(crate) mod slots;
 mod starts;
 mod store;
-mod sync_mode;
+pub(crate) mod sync_mode;
 pub mod virtual_disk;
 pub mod virtual_map;
 
 #[cfg(test)]
 mod conformance;
 
+pub use crate::disk;
+pub(crate) use crate::disk::room;
 pub use directory::{ReplicaDirectory, Seat};
 pub use healing::Healing;
 pub use identity::Identity;

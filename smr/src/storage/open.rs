@@ -29,9 +29,10 @@ use crate::id::{Incarnation, NodeId, StartTrail};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
     /// sled, in a directory of the operating system. Needs the attribute S.
-    #[default]
+    #[cfg_attr(feature = "sled", default)]
     Sled,
     /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
+    #[cfg_attr(not(feature = "sled"), default)]
     Segments,
     /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It
     /// holds everything in memory as well: meant for tests and simulations.
@@ -472,12 +473,23 @@ fn salvage(
     }
 }
 
+/// Whether the file of sled's database is there and has content. Only looks.
+pub(crate) fn sled_present(directory: &Path) -> io::Result<Result<(), Damage>> {
+    let file = directory.join("db");
+    match std::fs::metadata(&file) {
+        Ok(found) if found.is_file() && found.len() > 0 => Ok(Ok(())),
+        Ok(_) => Ok(Err(Damage::new(&file, "empty"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(&file, "missing"))),
+        Err(error) => Err(error),
+    }
+}
+
 fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Result<Result<(), Damage>> {
     let disk = directory.disk.as_ref();
     match engine {
         // Its files are the operating system's, and no simulated disk has them.
         Engine::Sled if disk.maps().is_some() => Ok(Err(Damage::new(log, "sled cannot be here"))),
-        Engine::Sled => sled::present(log),
+        Engine::Sled => sled_present(log),
         Engine::Segments => segments::present(disk, log),
         Engine::Journal => journal::present(disk, log),
         Engine::Simulated => match disk.maps() {

@@ -10,7 +10,7 @@
 //!   be there;
 //! - its background flusher syncs before its own write has happened: it is switched off;
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
-//!   [`super::mark`] and by [`present`], which has to be asked *before* anything is opened.
+//!   [`super::mark`] and by [`super::open::sled_present`], which has to be asked *before* anything is opened.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -55,17 +55,6 @@ pub(crate) struct OpenedMap {
     pub(crate) map: SledMap,
     pub(crate) sync_mode: SyncMode,
     pub(crate) notes: Vec<String>,
-}
-
-/// Whether the database's file is there and has content. Only looks.
-pub(crate) fn present(directory: &Path) -> io::Result<Result<(), Damage>> {
-    let file = directory.join("db");
-    match fs::metadata(&file) {
-        Ok(found) if found.is_file() && found.len() > 0 => Ok(Ok(())),
-        Ok(_) => Ok(Err(Damage::new(&file, "empty"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(&file, "missing"))),
-        Err(error) => Err(error),
-    }
 }
 
 /// Opens the database in `directory`, which is created if need be.

@@ -16,13 +16,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use serde::{Deserialize, Serialize};
-
 use super::SnapshotImage;
 use crate::codec;
 use crate::entry::{Configuration, Index};
 use crate::id::NodeId;
 use crate::state_machine::{Image as _, StateMachine};
+use crate::status::StateDigest;
 
 /// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing
 /// a million keys takes some tenths of a second of a thread that stands back.
@@ -34,30 +33,6 @@ const STRIDE_MAX: u64 = 64;
 /// meets the others if it is done with a hash before they have taken so many: at 60,000 writes per second, within nine
 /// minutes.
 const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
-
-/// A hash of configuration, sessions and state machine as of one entry. Equal on all sound replicas of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateDigest {
-    /// The last entry applied.
-    pub index: Index,
-    /// The hash.
-    pub hash: u64,
-}
-
-impl std::fmt::Display for StateDigest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x} at entry {}", self.hash, self.index)
-    }
-}
-
-impl StateDigest {
-    /// The hash of what `write` writes.
-    pub fn over(index: Index, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> StateDigest {
-        let mut hashing = codec::Hashing::default();
-        write(&mut hashing).unwrap_or_else(|error| panic!("hashing failed: {error}"));
-        StateDigest { index, hash: hashing.digest() }
-    }
-}
 
 impl<S: StateMachine> SnapshotImage<S> {
     /// Writes what a snapshot file holds behind its header: sessions, then the state machine.

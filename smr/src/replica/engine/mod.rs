@@ -39,11 +39,12 @@ use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 
 pub use self::admission::{LogLimits, SNAPSHOT_LOG_SMALL_BYTES};
-pub use self::audit::{DIGEST_EVERY_ENTRIES, StateDigest};
+pub use self::audit::DIGEST_EVERY_ENTRIES;
 pub use self::backlog::{
     ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
 };
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
+pub use crate::status::StateDigest;
 
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
 pub const COMMAND_MAX_BYTES: usize = (1 << 20) + (64 << 10);

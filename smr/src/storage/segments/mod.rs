@@ -105,9 +105,7 @@ use reading::play;
 pub(crate) use salvage::{owners, salvage};
 use writing::Tail;
 
-/// Length of a segment in bytes: at full speed one is begun a few times in a second, and two of them, the one in use
-/// and the one prepared, are what the smallest log occupies.
-pub const SEGMENT_BYTES: u64 = 16 << 20;
+pub use super::disk::SEGMENT_BYTES;
 
 /// Before its entries a record has the first index, the term before, and how many they are.
 const APPEND_HEADER_BYTES: usize = 20;

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use super::disk::Disk;
+use super::Disk;
 
 /// With less room a disk counts as full, in bytes; on a small one it is [`LOW_SHARE`] of it. A busy leader writes this
 /// much in about a second.

@@ -1,0 +1,154 @@
+//! How a replica describes itself: to its clients, to operators and to the other replicas.
+//!
+//! These words need no replica, so that whoever only asks for a description does without one.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::entry::{EntryId, Index, Term};
+use crate::id::{GroupName, NodeId};
+
+/// A replica, described.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its group.
+    pub group: GroupName,
+    /// Itself.
+    pub node: NodeId,
+    /// What it is up to.
+    pub standing: Standing,
+    /// Its part; only meaningful in service.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whom it follows.
+    pub leader: Option<NodeId>,
+    /// The last entry under its snapshot.
+    pub snapshot: EntryId,
+    /// The last entry of its log.
+    pub last: EntryId,
+    /// The last entry it knows to be committed.
+    pub commit: Index,
+    /// The last entry it applied.
+    pub applied: Index,
+    /// The newest hash of its whole state, and where it was taken; equal on all sound replicas at the same entry.
+    pub digest: Option<StateDigest>,
+    /// Size of the log in memory, in bytes.
+    pub log_bytes: u64,
+    /// Sessions in the table.
+    pub sessions: u64,
+    /// The voters of the configuration in force.
+    pub voters: Vec<NodeId>,
+    /// Its learners.
+    pub learners: Vec<NodeId>,
+    /// How writes reach the device: `synced`, or what is missing.
+    pub sync_mode: String,
+    /// How it confirms reads while it leads.
+    pub reads: ReadMode,
+    /// For a leader: each other member, and its last durable entry known.
+    pub peers: Vec<(NodeId, Index)>,
+    /// Whether clients find it. The replica itself cannot know; whoever serves it to clients fills this in.
+    pub advertised: Advertised,
+}
+
+/// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can
+/// tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Advertised {
+    /// Nobody has looked, or nothing certain came of it.
+    #[default]
+    Unknown,
+    /// It answers there.
+    Reached,
+    /// It does not answer there.
+    Unreached {
+        /// The address.
+        address: String,
+        /// What is there instead.
+        why: String,
+    },
+}
+
+/// Whether a replica is in service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Waits for its group to be founded, or to be taken in.
+    Unborn,
+    /// Does its part.
+    InService,
+    /// Neither votes nor acknowledges nor leads, until it is readmitted or, if the reason says so, has healed.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The part that a node plays. Protocols map their own roles onto these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Takes proposals.
+    Leader,
+    /// Asks for votes, or asks whether to ask.
+    Candidate,
+    /// Follows.
+    Follower,
+    /// Receives the log and has no vote.
+    Learner,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Leader => "leader",
+            Role::Candidate => "candidate",
+            Role::Follower => "follower",
+            Role::Learner => "learner",
+        })
+    }
+}
+
+/// How a leader makes sure that it still leads before it answers a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadMode {
+    /// It asks a quorum, once for all reads that wait. Rests on no clock.
+    #[default]
+    Index,
+    /// A quorum has granted it a lease. Rests on a bound for how much clocks drift; asks a quorum when it has none.
+    Lease,
+}
+
+impl fmt::Display for ReadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReadMode::Index => "index",
+            ReadMode::Lease => "lease",
+        })
+    }
+}
+
+/// A hash of configuration, sessions and state machine as of one entry. Equal on all sound replicas of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateDigest {
+    /// The last entry applied.
+    pub index: Index,
+    /// The hash.
+    pub hash: u64,
+}
+
+impl fmt::Display for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x} at entry {}", self.hash, self.index)
+    }
+}
+
+impl StateDigest {
+    /// The hash of what `write` writes.
+    pub fn over(index: Index, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> StateDigest {
+        let mut hashing = codec::Hashing::default();
+        write(&mut hashing).unwrap_or_else(|error| panic!("hashing failed: {error}"));
+        StateDigest { index, hash: hashing.digest() }
+    }
+}

@@ -1,0 +1,22 @@
+//! In the place of sled, in a build without the feature `sled`: opens nothing.
+
+use std::path::Path;
+
+use super::StorageError;
+use super::memory::MemoryMap;
+use super::open::Trouble;
+use super::sync_mode::SyncMode;
+
+const WHY: &str = "this build has no sled; its log engine is segments";
+
+/// Never made.
+pub(crate) struct OpenedMap {
+    pub(crate) map: MemoryMap,
+    pub(crate) sync_mode: SyncMode,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Refuses.
+pub(crate) fn open(directory: &Path, _allow_unsynced: bool) -> Result<OpenedMap, Trouble> {
+    Err(StorageError::new(directory, "opening", WHY).into())
+}
