@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use madkv_api::frames::{Ask, Body, Service};
+use madkv_proto::frames::{Ask, Body, Service};
 use serde::{Deserialize, Serialize};
 use smr::protocol::Role;
 use smr::replica::{ReplicaStatus, Standing};

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query};
-use madkv_api::frames::{self, Ask, Body, Registration, Service};
-use madkv_api::map::ClusterMap;
-use madkv_api::{args, command};
 use madkv_manager::state as manager;
+use madkv_proto::command::{Command, Query};
+use madkv_proto::frames::{self, Ask, Body, Registration, Service};
+use madkv_proto::map::ClusterMap;
+use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, Index, Payload, Promise, SnapshotMeta, Term};
@@ -36,6 +36,7 @@ use smr::storage::{
     Store, StoreOptions,
 };
 use smr::wire::FrameReader;
+use smr_service::args;
 
 use crate::history;
 
@@ -590,7 +591,7 @@ fn sound_assignment_file() -> Vec<Vec<u8>> {
 /// Lines of the client's protocol, and address lists of command lines.
 fn text_lines(bytes: &[u8]) {
     for line in bytes.split(|byte| *byte == b'\n') {
-        let _ = madkv_client::cli::line::parse(line);
+        let _ = line::parse(line);
     }
     let text = String::from_utf8_lossy(bytes);
     if let Ok(addresses) = args::addresses("--peer_addrs", &text) {

@@ -16,9 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use madkv_api::process;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use smr::storage::{Engine, SyncMode, probe_sync};
+use smr_service::process;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -2,21 +2,17 @@
 
 use std::sync::Arc;
 
-use madkv_api::frames::{Ask, Body};
-use madkv_api::slots::slot_of;
+use madkv_proto::frames::{Ask, Body};
+use madkv_proto::slots::slot_of;
 use smr::id::ClusterId;
-use smr::protocol::Role;
-use smr::replica::{ReplicaStatus, Standing};
+use smr::status::{ReplicaStatus, Role, Standing};
+use smr_service::client::{Event, Exchange, Final, Mailbox};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::refusal;
-use crate::exchange::{Exchange, Final};
-use crate::group::Group;
 use crate::limits::STATUS_TIMEOUT;
-use crate::link::Link;
-use crate::mailbox::{Event, Mailbox};
-use crate::{Client, Error};
+use crate::{Client, Error, Group, Link};
 
 /// How a cluster is, as far as it answers.
 #[derive(Clone, Debug)]

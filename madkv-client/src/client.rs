@@ -5,21 +5,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Malformed, Query, decode_found, decode_value};
-use madkv_api::frames::{Ask, Body};
-use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::command::{Command, Malformed, Query, decode_found, decode_value};
+use madkv_proto::frames::{Ask, Body};
+use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use smr_service::client::{Context, Exchange, Failure, Final, Jitter, Trace, World, before};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::backoff::Jitter;
-use crate::exchange::{Exchange, Failure, Final};
-use crate::group::Group;
 use crate::limits::RETRY_PAUSE;
-use crate::network::World;
 use crate::router::{Router, Routes};
 use crate::scan::{self, Record};
-use crate::trace::Trace;
-use crate::{Context, Error, before};
+use crate::{Error, Group};
 
 /// What a client needs to know.
 #[derive(Clone, Default)]

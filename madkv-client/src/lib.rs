@@ -10,19 +10,10 @@
 //!   refused before it was proposed (fault catalogue C9).
 //! - Everything is bounded: requests and bytes under way, redirects in a row, the rate of retries ([`limits`]).
 //!
-//! # Vocabulary
-//! - A *group* is a partition's replicas (or the managers); it has a *belief* about who leads, and terms keep it from
-//!   going back. A *suspect* is a replica that was silent or unreachable and has not spoken since.
-//! - An *exchange* is one request's way to its answer. It may send several *copies*, at most one to a replica at a
-//!   time.
-//! - A *link* is the way to one address; it holds at most one *connection*, which all requests share.
-//! - A *finder* asks all replicas of a group who leads, once for all that wait for the answer.
-//!
 //! # The journey of a call
 //! [`Client`] checks limits, takes the map from the router, reserves a number in the group's session and starts an
-//! exchange. The exchange sends a copy to the believed leader. A refusal, a broken connection or
-//! 500 ms of silence change the group's belief; if no leader is left the finder runs, and a copy goes to whom it finds.
-//! Copies that are still out count: the first real answer, from whomever, ends the exchange.
+//! exchange, which finds the leader and ends with the first real answer. Groups, sessions, exchanges and connections are
+//! those of [`smr_service::client`], which knows no keys.
 //!
 //! # Left out
 //! Reads from followers, streaming of SCAN results (they are collected before the call returns), authentication.
@@ -31,74 +22,20 @@
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 mod admin;
-mod backoff;
-mod belief;
 pub mod cli;
 mod client;
-mod connection;
 mod error;
-mod exchange;
-mod finder;
-mod group;
 pub mod limits;
-mod link;
-mod mailbox;
-mod network;
 mod router;
 mod scan;
-mod session;
-mod trace;
 
 pub use admin::{ClusterStatus, KeyPlace, NodeReport};
 pub use client::{Client, Options};
 pub use error::Error;
-pub use network::{Dial, Input, Network, Output, World};
-pub use trace::Trace;
+pub use smr_service::client::{Dial, Input, Network, Output, Trace, World};
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use madkv_proto::map::ClusterMap;
 
-use smr::id::ClusterId;
-use tokio::time::Instant;
-
-/// What all parts of one client share.
-struct Context {
-    /// The cluster, once the first map has told it. A client never moves to another one.
-    cluster: OnceLock<ClusterId>,
-    jitter: backoff::Jitter,
-    trace: Option<Arc<dyn Trace>>,
-    /// Where connections lead; `None` for TCP.
-    network: Option<Arc<dyn Network>>,
-}
-
-/// The deadline of a call has passed.
-#[derive(Clone, Copy, Debug)]
-struct TimedOut;
-
-/// Locks; a panic elsewhere under the lock does not stop us, each critical section leaves the data sound.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Sleeps until `at`, for ever if there is none.
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The earlier of two times, where none is never.
-fn earlier(left: Option<Instant>, right: Option<Instant>) -> Option<Instant> {
-    match (left, right) {
-        (Some(left), Some(right)) => Some(left.min(right)),
-        (left, right) => left.or(right),
-    }
-}
-
-/// Awaits `future` until `deadline`.
-async fn before<F: Future>(deadline: Option<Instant>, future: F) -> Result<F::Output, TimedOut> {
-    match deadline {
-        Some(at) => tokio::time::timeout_at(at, future).await.map_err(|_| TimedOut),
-        None => Ok(future.await),
-    }
-}
+type Group = smr_service::client::Group<ClusterMap>;
+type Link = smr_service::client::Link<ClusterMap>;
+type Posted = smr_service::client::Posted<ClusterMap>;

@@ -3,11 +3,11 @@
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
-use madkv_api::process;
 use madkv_client::cli::pipe::Waiting;
 use madkv_client::cli::{self, args, pipe, prompt};
 use rustix::process::Signal;
 use smr::log_sink::{self, LineWriter};
+use smr_service::process;
 use tokio::runtime::Builder;
 
 /// The program's name, in front of what it says on stderr.

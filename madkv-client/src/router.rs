@@ -6,17 +6,14 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use madkv_api::frames::{Ask, Body};
-use madkv_api::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
-use madkv_api::slots::{SLOTS, slot_of};
+use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
+use madkv_proto::slots::{SLOTS, slot_of};
+use smr_service::client::{Context, Event, Mailbox, TimedOut, before, lock, troubles};
 use tokio::time::Instant;
 
-use crate::connection::Posted;
-use crate::group::Group;
 use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE};
-use crate::link::troubles;
-use crate::mailbox::{Event, Mailbox};
-use crate::{Context, TimedOut, before, lock};
+use crate::{Group, Posted};
 
 /// One version of the map, ready for use.
 pub(crate) struct Routes {
@@ -52,7 +49,11 @@ impl Routes {
             // Sessions, beliefs and connections outlive a map that leaves their group where it was.
             let kept =
                 former.and_then(|former| former.groups.get(number)).filter(|group| group.is_at(&partition.servers));
-            let new = || Arc::new(Group::new(context, Some(number as u16), &partition.servers)); // at most PARTITIONS_MAX
+            let new = || {
+                let service = Service::Server { partition: number as u16 }; // at most PARTITIONS_MAX
+                let first = number * partition.servers.len() + 1;
+                Arc::new(Group::new(context, format!("s{number}"), service, first, &partition.servers))
+            };
             kept.map_or_else(new, Arc::clone)
         });
         let groups = groups.collect();
@@ -89,7 +90,7 @@ impl Router {
     pub(crate) fn new(context: &Arc<Context>, managers: &[String]) -> Router {
         Router {
             context: Arc::clone(context),
-            managers: Arc::new(Group::new(context, None, managers)),
+            managers: Arc::new(Group::new(context, "m".to_owned(), Service::Manager, 1, managers)),
             current: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
             favourite: AtomicUsize::new(context.jitter.pick(managers.len())),
@@ -195,11 +196,11 @@ impl Router {
 
 #[cfg(test)]
 mod tests {
-    use madkv_api::map::Partition;
+    use madkv_proto::map::Partition;
     use smr::id::ClusterId;
+    use smr_service::client::Jitter;
 
     use super::*;
-    use crate::backoff::Jitter;
 
     fn map(epoch: u64, borders: &[(u16, u16)]) -> ClusterMap {
         let partitions = borders.iter().map(|&(slot_first, slot_end)| Partition {

@@ -1,7 +1,7 @@
 //! Merges the partitions' parts of a SCAN.
 
 use bytes::Bytes;
-use madkv_api::command::{Malformed, decode_records};
+use madkv_proto::command::{Malformed, decode_records};
 
 /// A key and its value.
 pub(crate) type Record = (Bytes, Bytes);
@@ -52,7 +52,7 @@ fn merge_two(left: Vec<Record>, right: Vec<Record>) -> Vec<Record> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use madkv_api::command::push_record;
+    use madkv_proto::command::push_record;
     use proptest::prelude::*;
 
     use super::*;

@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 
 use fake::Cluster;
-use madkv_api::frames::{Ask, Body};
-use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::frames::{Ask, Body};
+use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_madkv-client"));
@@ -278,10 +278,10 @@ async fn words_where_names_slot_partition_and_leader() {
     let output = word(&["where", "k", "--json"]).await;
     assert!(output.status.success(), "{output:?}");
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let slot = madkv_api::slots::slot_of(b"k");
+    let slot = madkv_proto::slots::slot_of(b"k");
     assert_eq!((json["key"].as_str(), json["slot"].as_u64()), (Some("k"), Some(u64::from(slot))));
     let partition = json["partition"].as_u64().unwrap();
-    assert_eq!(u64::from(slot >= madkv_api::slots::SLOTS / 2), partition);
+    assert_eq!(u64::from(slot >= madkv_proto::slots::SLOTS / 2), partition);
     let leader = json["leader"].as_u64().unwrap();
     assert_eq!(cluster.group(partition as usize).leader.map(u64::from), Some(leader));
     let output = word(&["where", "k"]).await;

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Act, CLUSTER, Cluster, GroupState};
-use madkv_api::door::{Backend, Door, DoorLimits};
-use madkv_api::frames::{Ask, Body, Request, Service};
 use madkv_client::{Client, Error};
+use madkv_proto::frames::{Ask, Body, Request, Service};
+use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
 use smr::replica::{Outcome, ReplyTo};
+use smr_service::door::{Backend, Door, DoorLimits};
 
 /// The only replica of partition 0.
 struct Lone {
@@ -23,6 +24,8 @@ struct Lone {
 }
 
 impl Backend for Lone {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Server { partition: 0 }
     }

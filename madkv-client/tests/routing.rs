@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fake::{Act, CLUSTER, Cluster, eventually, key_in, manager};
-use madkv_api::frames::{Ask, Body, Service};
-use madkv_api::map::ClusterMap;
 use madkv_client::Error;
+use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
 use smr::protocol::Role;
 use tokio::time::Instant;
@@ -349,7 +349,7 @@ async fn server_of_another_cluster_is_not_used() {
     let cluster = Cluster::start(1, 3).await;
     let executed = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&executed);
-    let handler = Arc::new(move |_: &madkv_api::frames::Request| {
+    let handler = Arc::new(move |_: &madkv_proto::frames::Request| {
         count.fetch_add(1, Ordering::SeqCst);
         Act::Silent
     });

@@ -7,8 +7,8 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Act, Cluster};
-use madkv_api::frames::{Ask, Body};
 use madkv_client::{Client, Error};
+use madkv_proto::frames::{Ask, Body};
 
 async fn fill(client: &Client, count: u32) -> Vec<String> {
     let keys: Vec<String> = (0..count).map(|number| format!("k{number:03}")).collect();

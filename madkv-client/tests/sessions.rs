@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fake::{Act, Cluster, eventually};
-use madkv_api::frames::{Ask, Body};
-use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_client::limits::{RESEND_AFTER, SESSION_WINDOW_MAX};
 use madkv_client::{Error, Options, Trace};
+use madkv_proto::frames::{Ask, Body};
+use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 fn may_have_happened(error: &Error) -> bool {
     assert!(matches!(error, Error::Timeout { .. }), "{error}");

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use madkv_api::door::Backend;
-use madkv_api::frames::{Ask, Body, Service};
+use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::map::ClusterMap;
 use smr::id::{ClusterId, NodeName};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
+use smr_service::door::Backend;
 
 use crate::state::{Command, Query, Reply, encode};
 
@@ -25,6 +26,8 @@ impl ManagerBackend {
 }
 
 impl Backend for ManagerBackend {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Manager
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use madkv_api::address::are_same;
-use madkv_api::args::BadArgument;
-use madkv_api::process::jittered;
 use smr::replica::{Outcome, ReplicaHandle, Request};
+use smr_service::address::are_same;
+use smr_service::args::BadArgument;
+use smr_service::process::jittered;
 
 use crate::options::Plan;
 use crate::state::{Command, Query, Reply, encode};

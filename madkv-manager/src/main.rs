@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let recover = (madkv_api::recover::WORD, madkv_manager::recover);
-    madkv_api::process::start_or(madkv_manager::options::PROGRAM, recover, madkv_manager::run)
+    let recover = (smr_service::recover::WORD, madkv_manager::recover);
+    smr_service::process::start_or(madkv_manager::options::PROGRAM, recover, madkv_manager::run)
 }

@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use madkv_api::args::{self, BadArgument, ReadFlags};
-use madkv_api::map::check_layout;
-use madkv_api::recover;
+use madkv_proto::limits;
+use madkv_proto::map::check_layout;
 use smr::protocol::ReadMode;
 use smr::storage::Engine;
+use smr_service::args::{self, BadArgument};
+use smr_service::read_flags::ReadFlags;
+use smr_service::recover;
 
 /// The program's name.
 pub const PROGRAM: &str = "madkv-manager";
 
 /// One replica of MadKV's manager.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = PROGRAM, version, after_help = recover::help())]
+#[command(name = PROGRAM, version, after_help = recover::help(&limits::help()))]
 pub struct Options {
     /// Number of this replica, from 0.
     #[arg(long = "replica_id", allow_negative_numbers = true)]

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use madkv_api::args::BadArgument;
-use madkv_api::door::{Door, DoorLimits};
-use madkv_api::process::{self, Fatal, Signals};
-use madkv_api::recover::{self, RecoverFlags};
 use smr::id::{GroupName, NodeName};
 use smr::replica::{Opened, ReplicaOptions};
+use smr_service::args::BadArgument;
+use smr_service::door::{Door, DoorLimits};
+use smr_service::process::{self, Fatal, Signals};
+use smr_service::recover::{self, RecoverFlags};
+use smr_service::serve::serve_until_signal;
 
 use crate::backend::ManagerBackend;
 use crate::layout;
@@ -49,7 +50,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
-    runtime.block_on(process::serve_until_signal(signals, door, replica));
+    runtime.block_on(serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
     misfit.get().map_or(Ok(()), |misfit: &BadArgument| Err(Fatal::Usage(misfit.clone())))
 }

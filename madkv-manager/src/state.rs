@@ -34,8 +34,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use madkv_api::frames::{Body, Registration};
-use madkv_api::map::ClusterMap;
+use madkv_proto::frames::{Body, Registration};
+use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
 use smr::entry::{Genesis, GenesisHash, Index};

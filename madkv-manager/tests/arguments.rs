@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-#[path = "../../madkv-api/tests/node_arguments/mod.rs"]
+#[path = "../../smr-service/tests/node_arguments/mod.rs"]
 mod node_arguments;
 
 use node_arguments::Program;

@@ -2,11 +2,11 @@
 
 #![cfg(test)]
 
-#[path = "../../madkv-api/tests/pinned_digest/mod.rs"]
+#[path = "../../smr-service/tests/pinned_digest/mod.rs"]
 mod pinned_digest;
 
-use madkv_api::frames::Registration;
 use madkv_manager::state::{Command, ManagerState, encode};
+use madkv_proto::frames::Registration;
 use pinned_digest::assert_pinned;
 use smr::entry::{Genesis, Index};
 use smr::id::{ClusterId, Incarnation, NodeId, StartTrail};

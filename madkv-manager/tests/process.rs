@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use madkv_api::frames::{Ask, Body, Registration, Service};
-use madkv_api::map::ClusterMap;
+use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
 use smr::entry::GenesisHash;
 use smr::id::{Incarnation, StartTrail};

@@ -2,9 +2,9 @@
 
 #![cfg(test)]
 
-use madkv_api::frames::{Body, Registration};
-use madkv_api::map::ClusterMap;
 use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
+use madkv_proto::frames::{Body, Registration};
+use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
 use smr::codec;
 use smr::entry::{Genesis, GenesisHash, Index};

@@ -17,13 +17,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_api::dial::Dialled;
-use madkv_api::door::TOO_MANY_CONNECTIONS;
-use madkv_api::frames::{Ask, Body, Service};
-use madkv_api::process::{jittered, say};
+use madkv_proto::frames::{Ask, Body, Service};
 use smr::id::{ClusterId, NodeId, NodeName};
 use smr::protocol::Role;
 use smr::replica::{Advertised, Outcome, ReplicaHandle, ReplicaStatus, Request, Standing};
+use smr_service::dial::Dialled;
+use smr_service::door::TOO_MANY_CONNECTIONS;
+use smr_service::process::{jittered, say};
 
 use crate::backend::ServerBackend;
 use crate::options::PROGRAM;

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use madkv_api::map::ClusterMap;
+use madkv_proto::map::ClusterMap;
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
 use smr::storage::disk::{Disk, read_file};
 

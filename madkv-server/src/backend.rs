@@ -3,14 +3,14 @@
 use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query};
-use madkv_api::door::Backend;
-use madkv_api::frames::{Ask, Body, Service};
-use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
-use madkv_api::map::ClusterMap;
-use madkv_api::slots::slot_of;
+use madkv_proto::command::{Command, Query};
+use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::map::ClusterMap;
+use madkv_proto::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
 use smr::replica::{Advertised, ReplicaHandle, ReplicaStatus, ReplyTo, Request, Submit};
+use smr_service::door::Backend;
 
 use crate::trace;
 
@@ -90,6 +90,8 @@ impl<R: Submit> ServerBackend<R> {
 }
 
 impl<R: Submit> Backend for ServerBackend<R> {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Server { partition: self.partition }
     }
@@ -185,7 +187,7 @@ fn check_len(part: &[u8], limit: usize) -> Result<(), Body> {
     if part.len() > limit { Err(Body::TooLarge { limit_bytes: limit as u32 }) } else { Ok(()) }
 }
 
-fn refused(error: madkv_api::command::Malformed) -> Body {
+fn refused(error: madkv_proto::command::Malformed) -> Body {
     Body::Refused(error.to_string())
 }
 

@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let recover = (madkv_api::recover::WORD, madkv_server::recover);
-    madkv_api::process::start_or(madkv_server::options::PROGRAM, recover, madkv_server::run)
+    let recover = (smr_service::recover::WORD, madkv_server::recover);
+    smr_service::process::start_or(madkv_server::options::PROGRAM, recover, madkv_server::run)
 }

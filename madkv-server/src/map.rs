@@ -6,7 +6,7 @@
 //!
 //! # Image
 //! ```text
-//! magic | block* | 0u32        block: length u32 | records as in `madkv_api::command`
+//! magic | block* | 0u32        block: length u32 | records as in `madkv_proto::command`
 //! ```
 //! Records come in key order, and a block ends by what is in it, so that the same map gives the same bytes on every
 //! replica.
@@ -15,8 +15,8 @@ use std::io;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use madkv_api::command::{self, Command, Query, decode_records, encode_found, encode_value, push_record};
-use madkv_api::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::command::{self, Command, Query, decode_records, encode_found, encode_value, push_record};
+use madkv_proto::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
 use smr::entry::Index;
 use smr::state_machine::{Answer, Image, StateMachine};
 

@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use madkv_api::args::{self, BadArgument, ReadFlags};
-use madkv_api::map::PARTITIONS_MAX;
-use madkv_api::recover;
+use madkv_proto::limits;
+use madkv_proto::map::PARTITIONS_MAX;
 use smr::protocol::ReadMode;
 use smr::storage::Engine;
+use smr_service::args::{self, BadArgument};
+use smr_service::read_flags::ReadFlags;
+use smr_service::recover;
 
 /// The program's name.
 pub const PROGRAM: &str = "madkv-server";
 
 /// One replica of one partition of MadKV.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = PROGRAM, version, after_help = recover::help())]
+#[command(name = PROGRAM, version, after_help = recover::help(&limits::help()))]
 pub struct Options {
     /// Number of the partition, from 0.
     #[arg(long = "partition_id", allow_negative_numbers = true)]

@@ -15,7 +15,7 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use madkv_api::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 /// A leaf that grows beyond this many bytes is split, unless it is a single record. An insertion copies a leaf, so not
 /// much more; each leaf costs about 140 bytes beside its records, so not much less.
@@ -28,7 +28,7 @@ const HEADER_BYTES: usize = 6;
 
 const _: () = assert!(KEY_MAX_BYTES <= u16::MAX as usize && VALUE_MAX_BYTES <= u32::MAX as usize);
 
-/// The map. Keys and values must be within the limits of `madkv_api`.
+/// The map. Keys and values must be within the limits of `madkv_proto`.
 #[derive(Default)]
 pub(crate) struct Records {
     leaves: OrdMap<Arc<[u8]>, Leaf>,

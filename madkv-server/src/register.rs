@@ -7,14 +7,14 @@
 use std::io;
 use std::time::Duration;
 
-use madkv_api::dial::Dialled;
-use madkv_api::frames::{Ask, Body, Registration, Service};
-use madkv_api::map::ClusterMap;
-use madkv_api::process::jittered;
+use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::map::ClusterMap;
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest, Incumbent};
 use smr::storage::Succession;
+use smr_service::dial::Dialled;
+use smr_service::process::jittered;
 use tokio::runtime::Handle;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_api::door::{Door, DoorLimits};
-use madkv_api::map::ClusterMap;
-use madkv_api::process::{self, Fatal, Signals, jittered, say};
-use madkv_api::recover::{self, RecoverFlags};
+use madkv_proto::map::ClusterMap;
 use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
 use smr::replica::{Incumbent, Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::disk::RealDisk;
 use smr::storage::{Succession, Witness};
+use smr_service::door::{Door, DoorLimits};
+use smr_service::process::{self, Fatal, Signals, jittered, say};
+use smr_service::recover::{self, RecoverFlags};
+use smr_service::serve::serve_until_signal;
 
 use crate::advertised::Watch;
 use crate::assignment;
@@ -141,7 +142,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     };
     runtime.spawn(watch.run());
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
-    runtime.block_on(process::serve_until_signal(signals, door, replica));
+    runtime.block_on(serve_until_signal(signals, door, replica));
     runtime.shutdown_background();
     Ok(())
 }

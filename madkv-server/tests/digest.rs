@@ -2,10 +2,10 @@
 
 #![cfg(test)]
 
-#[path = "../../madkv-api/tests/pinned_digest/mod.rs"]
+#[path = "../../smr-service/tests/pinned_digest/mod.rs"]
 mod pinned_digest;
 
-use madkv_api::command::Command;
+use madkv_proto::command::Command;
 use madkv_server::map::Map;
 use pinned_digest::assert_pinned;
 use smr::entry::Index;

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query, decode_found, decode_records, decode_value};
-use madkv_api::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::command::{Command, Query, decode_found, decode_records, decode_value};
+use madkv_proto::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_server::map::Map;
 use proptest::prelude::*;
 use smr::entry::Index;

@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query, decode_found, decode_records, decode_value};
-use madkv_api::dial::Dialled;
-use madkv_api::door::{Backend, Door, DoorLimits};
-use madkv_api::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
-use madkv_api::limits::TOTAL_MAX_BYTES;
-use madkv_api::map::ClusterMap;
+use madkv_proto::command::{Command, Query, decode_found, decode_records, decode_value};
+use madkv_proto::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
+use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClusterId, Incarnation};
 use smr::protocol::Role;
 use smr::replica::{Advertised, ClientId, ReplicaStatus, ReplyTo};
+use smr_service::dial::Dialled;
+use smr_service::door::{Backend, Door, DoorLimits};
+use smr_service::limits::TOTAL_MAX_BYTES;
 use support::{PATIENCE, Process, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -39,6 +39,8 @@ struct FakeManager {
 }
 
 impl Backend for FakeManager {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Manager
     }
@@ -352,7 +354,7 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
     let value = vec![b'x'; 200_000];
     for number in 2..200 {
         let command = Command::Put { key: b"k", value: &value }.encode();
-        if door.ask(Ask::Write { client, number, lowest_unanswered: number, command }).await.is_err() {
+        if door.ask::<ClusterMap>(Ask::Write { client, number, lowest_unanswered: number, command }).await.is_err() {
             break;
         }
     }
@@ -525,7 +527,7 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
         loop {
             for site in &sites[1..] {
                 if let Ok(mut door) = Dialled::to(&site.api, SERVICE, None, PATIENCE).await {
-                    let _ = door.ask(Ask::Transfer { to: 0 }).await;
+                    let _ = door.ask::<ClusterMap>(Ask::Transfer { to: 0 }).await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

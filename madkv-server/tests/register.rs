@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use madkv_api::door::{Backend, Door, DoorLimits};
-use madkv_api::frames::{Ask, Body, Registration, Service};
-use madkv_api::map::ClusterMap;
+use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::map::ClusterMap;
 use madkv_server::register::{Registrar, Verdict};
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, EARLIER_STARTS, Incarnation, StartId, StartTrail};
 use smr::replica::ReplyTo;
+use smr_service::door::{Backend, Door, DoorLimits};
 use tokio::runtime::Handle;
 
 const CLUSTER: ClusterId = ClusterId(9);
@@ -28,6 +28,8 @@ struct Scripted {
 }
 
 impl Backend for Scripted {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Manager
     }

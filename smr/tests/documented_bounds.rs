@@ -9,18 +9,18 @@ use std::path::Path;
 const ROWS: &[(&str, &[&str])] = &[
     (
         "requests of one connection",
-        &["api:limits.rs:CONNECTION_REQUESTS_MAX", "api:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"],
+        &["service:limits.rs:CONNECTION_REQUESTS_MAX", "service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"],
     ),
-    ("answers of one connection that have not left", &["api:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
+    ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",
-        &["api:limits.rs:TOTAL_MAX_BYTES", "api:door/queue.rs:CONNECTION_OWN_BYTES"],
+        &["service:limits.rs:TOTAL_MAX_BYTES", "service:door/queue.rs:CONNECTION_OWN_BYTES"],
     ),
-    ("a connection's buffer that is not counted among them", &["api:door/connection.rs:READ_FREE_BYTES"]),
-    ("connections of clients", &["api:limits.rs:CONNECTIONS_MAX"]),
+    ("a connection's buffer that is not counted among them", &["service:door/connection.rs:READ_FREE_BYTES"]),
+    ("connections of clients", &["service:limits.rs:CONNECTIONS_MAX"]),
     (
         "connections to the front door that have not said who they are",
-        &["api:limits.rs:STRANGERS_MAX", "api:limits.rs:HANDSHAKE_TIMEOUT_MS"],
+        &["service:limits.rs:STRANGERS_MAX", "service:limits.rs:HANDSHAKE_TIMEOUT_MS"],
     ),
     ("front door → replica", &["replica/turn.rs:REQUESTS_MAX"]),
     (
@@ -32,8 +32,8 @@ const ROWS: &[(&str, &[&str])] = &[
         &["replica/engine/waiting.rs:WRITES_WAITING_MAX"],
     ),
     ("reads waiting", &["replica/engine/mod.rs:READS_WAITING_MAX"]),
-    ("scans of one connection under way", &["api:limits.rs:CONNECTION_SCANS_MAX"]),
-    ("parts of a scan that wait to be written", &["api:door/queue.rs:PARTS_WAIT_BYTES"]),
+    ("scans of one connection under way", &["service:limits.rs:CONNECTION_SCANS_MAX"]),
+    ("parts of a scan that wait to be written", &["service:door/queue.rs:PARTS_WAIT_BYTES"]),
     ("network → replica", &["replica/turn.rs:EVENTS_MAX", "replica/turn.rs:EVENTS_MAX_BYTES"]),
     (
         "replica → one peer",
@@ -68,8 +68,8 @@ const TOLD_IN_WORDS: &[&str] = &[
 fn value(constant: &str) -> u64 {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (file, name) = constant.rsplit_once(':').unwrap();
-    let path = match file.strip_prefix("api:") {
-        Some(file) => root.join("../madkv-api/src").join(file),
+    let path = match file.strip_prefix("service:") {
+        Some(file) => root.join("../smr-service/src").join(file),
         None => root.join("src").join(file),
     };
     let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     let code = match run(&Options::parse()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            madkv_api::process::say("madkv-local", &error.to_string());
+            smr_service::process::say("madkv-local", &error.to_string());
             ExitCode::FAILURE
         }
     };

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use madkv_api::frames::{Ask, Body};
+use madkv_proto::frames::{Ask, Body};
 use smr::id::NodeId;
 use smr::protocol::Role;
 use smr::replica::{ReplicaStatus, Standing};

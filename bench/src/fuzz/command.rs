@@ -273,7 +273,7 @@ fn fuzz_own_cluster(options: &Options) -> Result<u8, CouldNotRun> {
 
 fn options(arguments: &Arguments) -> Result<FuzzOptions, CouldNotRun> {
     let managers =
-        madkv_api::args::addresses("--managers", &arguments.managers).map_err(|bad| CouldNotRun::Options(bad.0))?;
+        smr_service::args::addresses("--managers", &arguments.managers).map_err(|bad| CouldNotRun::Options(bad.0))?;
     let program = match arguments.clients {
         Clients::Library => None,
         Clients::Program => {

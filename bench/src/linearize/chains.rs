@@ -22,7 +22,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use madkv_api::slots::{SLOTS, slot_of};
+use madkv_proto::slots::{SLOTS, slot_of};
 
 use crate::history::{Action, Answer, History, Operation, Outcome, readable};
 use crate::linearize::keys::{Effect, KeyHistory, Saw, Step};
@@ -519,7 +519,7 @@ fn partition_of(slot: u16, partitions: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use madkv_api::map::{ClusterMap, PARTITIONS_MAX};
+    use madkv_proto::map::{ClusterMap, PARTITIONS_MAX};
     use smr::id::ClusterId;
 
     use super::*;

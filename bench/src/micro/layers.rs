@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query};
-use madkv_api::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
+use madkv_proto::command::{Command, Query};
+use madkv_proto::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 use madkv_server::map::Map;
 use smr::codec::{FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES, decode, frame};
 use smr::entry::{Configuration, EntryId, GenesisHash, Index, SnapshotMeta};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use madkv_api::limits::VALUE_MAX_BYTES;
+use madkv_proto::limits::VALUE_MAX_BYTES;
 use serde::Serialize;
 use smr::storage::Engine;
 use tempfile::TempDir;

@@ -32,9 +32,10 @@ pub enum Harness {
     EngineInstall,
     /// The duties of a replica's logic towards any core, `smr/tests/engine_duties.rs`, without seeds.
     EngineDuties,
-    /// The front door's own tests, in `madkv-api/src`, without seeds.
+    /// The front door's own tests, in `smr-service/src`, without seeds.
     Door,
-    /// The client library against servers that say what a test wants, `madkv-client/tests`, without seeds.
+    /// The client library against servers that say what a test wants, `madkv-client/tests` and the unit tests of
+    /// `smr-service/src/client`, without seeds.
     Client,
 }
 
@@ -95,8 +96,24 @@ impl Harness {
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
             Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
-            Harness::Door => &["test", "--package", "madkv-api", "--lib", "--no-run"],
-            Harness::Client => &["test", "--package", "madkv-client", "--tests", "--no-run"],
+            Harness::Door => &["test", "--package", "smr-service", "--lib", "--no-run"],
+            Harness::Client => &[
+                "test",
+                "--package",
+                "madkv-client",
+                "--package",
+                "smr-service",
+                "--lib",
+                "--test",
+                "door",
+                "--test",
+                "routing",
+                "--test",
+                "scan",
+                "--test",
+                "sessions",
+                "--no-run",
+            ],
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);

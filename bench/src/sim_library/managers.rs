@@ -8,12 +8,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use madkv_api::door::Backend;
-use madkv_api::frames::{Ask, Body, Service};
-use madkv_api::map::ClusterMap;
-use madkv_api::slots::SLOTS;
+use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::map::ClusterMap;
+use madkv_proto::slots::SLOTS;
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
+use smr_service::door::Backend;
 
 use super::wires::Place;
 
@@ -72,6 +72,8 @@ impl Manager {
 }
 
 impl Backend for Manager {
+    type Map = ClusterMap;
+
     fn service(&self) -> Service {
         Service::Manager
     }

@@ -2,10 +2,10 @@
 //! are off in most runs, and then one of them is frequent).
 
 use bytes::Bytes;
-use madkv_api::door::DoorLimits;
 use smr::session::SessionLimits;
 use smr::sim::dice::{Dice, Purpose};
 use smr::sim::network::Weather as PeerWeather;
+use smr_service::door::DoorLimits;
 
 use super::callers::Habits;
 use super::wires::Weather;

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use madkv_api::door::{DoorLimits, Reception};
-use madkv_api::map::ClusterMap;
+use madkv_proto::map::ClusterMap;
 use madkv_server::backend::ServerBackend;
 use madkv_server::map::Map;
 use smr::entry::Term;
@@ -16,6 +15,7 @@ use smr::replica::{Outcome, ReplyTo, Request, Submit};
 use smr::sim::dice::Dice;
 use smr::sim::workload::{Operation, Seen, Workload};
 use smr::sim::world::{Setting, World};
+use smr_service::door::{DoorLimits, Reception};
 
 use super::managers::narrow_map;
 use super::rare::{Counts, Rare};

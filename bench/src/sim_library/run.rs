@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use madkv_api::door::{DoorLimits, Reception};
 use smr::id::NodeName;
 use smr::protocol::Time;
 use smr::replica::Request;
@@ -18,6 +17,7 @@ use smr::sim::machine::Shape;
 use smr::sim::network::Weather as PeerWeather;
 use smr::sim::properties;
 use smr::sim::world::Setting;
+use smr_service::door::{DoorLimits, Reception};
 
 use super::callers::Callers;
 use super::clock::Clock;

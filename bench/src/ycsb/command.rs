@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use madkv_api::limits::VALUE_MAX_BYTES;
 use madkv_client::ClusterStatus;
+use madkv_proto::limits::VALUE_MAX_BYTES;
 use smr::storage::Engine;
 use tempfile::TempDir;
 
@@ -174,7 +174,7 @@ pub fn measure(
         return on_service(options, plan, interrupted);
     }
     if let Some(managers) = &options.managers {
-        let managers = madkv_api::args::addresses("--managers", managers).map_err(|bad| bad.0)?;
+        let managers = smr_service::args::addresses("--managers", managers).map_err(|bad| bad.0)?;
         return on_service(options, Plan { managers, ..plan }, interrupted);
     }
     let (mut store, directory) = start_own(options, programs)?;

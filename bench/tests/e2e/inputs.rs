@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use madkv_api::frames::{Ask, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Request, Service};
-use madkv_api::limits::VALUE_MAX_BYTES;
 use madkv_bench::process::Process;
 use madkv_bench::programs::{CLIENT, MANAGER, SERVER};
 use madkv_bench::wait::wait_for;
+use madkv_proto::frames::{Ask, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Request, Service};
+use madkv_proto::limits::VALUE_MAX_BYTES;
 use smr::codec::frame;
 use smr::id::ClusterId;
 

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use madkv_api::command::{Query, decode_value};
-use madkv_api::frames::{Ask, Body, Service};
 use madkv_bench::ask::ask;
 use madkv_bench::chaos::proxy::{Counts, Flow, Rules};
 use madkv_bench::chaos::wiring::{Network, Way};
 use madkv_bench::cluster::{Dialler, Door, Group, Node, Shape};
 use madkv_bench::line_client::NoAnswer;
 use madkv_bench::wait::wait_for;
+use madkv_proto::command::{Query, decode_value};
+use madkv_proto::frames::{Ask, Body, Service};
 use smr::protocol::ReadMode;
 
 use crate::scene::{LEASES, ONLY, PATIENCE, SMALL, Scene, WATCH};

@@ -16,7 +16,8 @@ const PAGE: &str = "docs/TESTING.md";
 const BEGIN: &str = "<!-- coverage: generated, see bench/tests/repository/coverage.rs -->\n";
 const END: &str = "<!-- end of coverage -->\n";
 /// Where tests, and what they consist of, are looked for.
-const PLACES: [&str; 6] = ["smr", "madkv-api", "madkv-client", "madkv-server", "madkv-manager", "bench"];
+const PLACES: [&str; 7] =
+    ["smr", "smr-service", "madkv-proto", "madkv-client", "madkv-server", "madkv-manager", "bench"];
 /// More tests than this of one case are only counted, in the table.
 const NAMED_MAX: usize = 3;
 /// What a case is about is cut to so many characters, in the table.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::Parser;
-use madkv_api::args::{self, Parsed};
+use smr_service::args::{self, Parsed};
 
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]

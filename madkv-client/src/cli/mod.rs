@@ -1,7 +1,6 @@
 //! The command-line client: the line protocol on pipes, a prompt on a terminal, and one-shot words for operators.
 
 pub mod args;
-pub mod line;
 pub mod pipe;
 pub mod prompt;
 pub mod status_table;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use args::{Args, Word};
+use madkv_proto::line::{Answer, Line};
 use smr::log_sink;
 
 use crate::{Client, Error, KeyPlace, Options, Trace};
@@ -20,6 +20,21 @@ pub fn connect(args: &Args) -> Client {
     let console = Console { client: args.client_id, messages: args.trace_messages, retries: args.trace_retries };
     let trace = (console.messages || console.retries).then(|| Arc::new(console) as Arc<dyn Trace>);
     Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace, world: None })
+}
+
+/// Runs a request of the line protocol.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn run_line(client: &Client, line: Line<'_>) -> Result<Answer, Error> {
+    match line {
+        Line::Put(key, value) => client.put(key.as_bytes(), value.as_bytes()).await.map(Answer::Found),
+        Line::Swap(key, value) => client.swap(key.as_bytes(), value.as_bytes()).await.map(Answer::Value),
+        Line::Get(key) => client.get(key.as_bytes()).await.map(Answer::Value),
+        Line::Delete(key) => client.delete(key.as_bytes()).await.map(Answer::Found),
+        Line::Scan(from, to) => client.scan(from.as_bytes(), to.as_bytes()).await.map(Answer::Records),
+        Line::Stop => Ok(Answer::Stopped),
+    }
 }
 
 /// What came of an operator's word.

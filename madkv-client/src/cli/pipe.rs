@@ -7,12 +7,13 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::thread;
 use std::time::Duration;
 
+use madkv_proto::limits::LINE_MAX_BYTES;
+use madkv_proto::line::{self, Answer, BadLine};
 use smr::log_sink;
 use tokio::runtime::Runtime;
 
 use crate::Client;
-use crate::cli::line::{self, Answer, BadLine};
-use crate::limits::LINE_MAX_BYTES;
+use crate::cli::run_line;
 
 /// Answers lines until STOP or the end of input. Returns whether it was STOP.
 ///
@@ -28,7 +29,7 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
         };
         match line {
             Err(bad) => line::write_error(out, &bad)?,
-            Ok(line) => match runtime.block_on(line::run(client, line)) {
+            Ok(line) => match runtime.block_on(run_line(client, line)) {
                 Ok(answer) => {
                     // What is traced about a request comes before its answer, if somebody reads it.
                     log_sink::flush();

@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use madkv_api::process;
+use madkv_proto::line::{self, Answer, BadLine};
 use rustix::process::Signal;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use smr_service::process;
 use tokio::runtime::Runtime;
 
-use crate::cli::line::{self, Answer, BadLine};
-use crate::cli::{args, obey};
+use crate::cli::{args, obey, run_line};
 use crate::{Client, Error};
 
 /// Lines of history that are kept.
@@ -59,7 +59,7 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
 /// Answers a line; returns whether it was STOP.
 fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) -> io::Result<bool> {
     let stopped = match line::parse(text.as_bytes()) {
-        Ok(line) => match interruptible(runtime, line::run(client, line)) {
+        Ok(line) => match interruptible(runtime, run_line(client, line)) {
             Ok(answer) => {
                 line::write_answer(out, line, &answer)?;
                 answer == Answer::Stopped

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use smr::protocol::ReadMode;
-use smr::replica::{Advertised, ReplicaStatus, Standing};
+use smr::status::{Advertised, ReadMode, ReplicaStatus, Standing};
 
 use crate::{ClusterStatus, NodeReport};
 
@@ -157,8 +156,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
 mod tests {
     use smr::entry::{EntryId, Index, Term};
     use smr::id::{ClusterId, NodeId};
-    use smr::protocol::Role;
-    use smr::replica::engine::StateDigest;
+    use smr::status::{Role, StateDigest};
 
     use super::*;
 

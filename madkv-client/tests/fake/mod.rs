@@ -15,13 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use madkv_api::command::{Command, Query, encode_found, encode_value, push_record};
-use madkv_api::frames::{
+use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
+use madkv_proto::command::{Command, Query, encode_found, encode_value, push_record};
+use madkv_proto::frames::{
     Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
     Response, Service, Welcome,
 };
-use madkv_api::map::ClusterMap;
-use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
+use madkv_proto::map::ClusterMap;
 use smr::codec;
 use smr::entry::{EntryId, Index, Term};
 use smr::id::{ClusterId, NodeId};

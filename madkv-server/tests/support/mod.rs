@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use madkv_api::dial::Dialled;
-use madkv_api::frames::{Ask, Body, Service};
+use madkv_proto::frames::{Ask, Body, Service};
 use rustix::process::{Pid, Signal, kill_process};
+use smr_service::dial::Dialled;
 
 /// Longer than anything here takes; a test that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,20 @@
+//! The words of the key-value store that MadKV's client, servers and manager share.
+//!
+//! - [`limits`]: which keys and values are too large.
+//! - [`slots`]: from a key to one of 16384 hash slots.
+//! - [`map`]: from a slot to a partition, and from a partition to the addresses of its replicas.
+//! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
+//! - [`frames`]: those of [`smr_service::frames`], with this map in them.
+//! - [`mod@line`]: the line protocol.
+//!
+//! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
+
+// Lines for a person go through the log sink: these panic if nobody takes them.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
+pub mod command;
+pub mod frames;
+pub mod limits;
+pub mod line;
+pub mod map;
+pub mod slots;

@@ -1,0 +1,175 @@
+//! The cluster map: which partition owns a slot, and where its replicas listen.
+//!
+//! Maps are numbered by epoch. Two maps never share an epoch, a published map never changes, and nobody moves to a
+//! lower epoch (fault catalogue G2).
+
+use serde::{Deserialize, Serialize};
+use smr::id::ClusterId;
+use smr_service::address::{are_same, is_same};
+
+use crate::slots::{SLOTS, slot_of};
+
+pub use smr_service::limits::REPLICAS_MAX;
+
+/// The most partitions of a cluster.
+pub const PARTITIONS_MAX: usize = 50;
+
+/// One version of the cluster's layout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterMap {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The version, from 1.
+    pub epoch: u64,
+    /// The partitions, by number.
+    pub partitions: Vec<Partition>,
+}
+
+/// One partition: its slots and its replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// The first slot.
+    pub slot_first: u16,
+    /// The slot behind the last.
+    pub slot_end: u16,
+    /// `host:port` where each replica serves clients, by replica number.
+    pub servers: Vec<String>,
+}
+
+/// An address list that makes no cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLayout {
+    /// The number of servers is no multiple of the replication factor.
+    #[error("{servers} server addresses do not divide into groups of {server_rf}")]
+    Uneven {
+        /// Addresses given.
+        servers: usize,
+        /// Replication factor given.
+        server_rf: usize,
+    },
+    /// No partition, or too many.
+    #[error("{partitions} partitions; 1 to {PARTITIONS_MAX} are possible")]
+    Partitions {
+        /// Partitions that result.
+        partitions: usize,
+    },
+    /// A replication factor that is not one of 1, 3, 5, 7, 9.
+    #[error("replication factor {server_rf}; 1, 3, 5, 7 and 9 are possible")]
+    ReplicationFactor {
+        /// Replication factor given.
+        server_rf: usize,
+    },
+    /// An address stands in the list twice.
+    #[error("server address {address} is given twice")]
+    Doubled {
+        /// The address.
+        address: String,
+    },
+}
+
+impl ClusterMap {
+    /// The first map: slots dealt evenly, in order, to as many partitions as the addresses fill.
+    ///
+    /// # Errors
+    /// If the addresses do not fit the replication factor.
+    pub fn deal(cluster: ClusterId, server_rf: usize, servers: &[String]) -> Result<ClusterMap, BadLayout> {
+        check_layout(server_rf, servers)?;
+        let groups: Vec<&[String]> = servers.chunks(server_rf).collect();
+        let count = groups.len();
+        let border = |number: usize| (usize::from(SLOTS) * number / count) as u16; // at most SLOTS
+        let partitions = groups
+            .iter()
+            .enumerate()
+            .map(|(number, group)| Partition {
+                slot_first: border(number),
+                slot_end: border(number + 1),
+                servers: group.to_vec(),
+            })
+            .collect();
+        Ok(ClusterMap { cluster, epoch: 1, partitions })
+    }
+
+    /// The number of the partition that owns `key`.
+    ///
+    /// # Panics
+    /// If the map leaves the key's slot to nobody; [`ClusterMap::deal`] makes no such map.
+    pub fn partition_of(&self, key: &[u8]) -> usize {
+        let slot = slot_of(key);
+        self.partitions
+            .iter()
+            .position(|partition| partition.owns(slot))
+            .unwrap_or_else(|| panic!("slot {slot} belongs to nobody in epoch {}", self.epoch))
+    }
+}
+
+impl Partition {
+    /// Whether `other` has the same slots and the same servers, however their addresses are spelled.
+    pub fn is_same(&self, other: &Partition) -> bool {
+        (self.slot_first, self.slot_end) == (other.slot_first, other.slot_end)
+            && are_same(&self.servers, &other.servers)
+    }
+
+    /// Whether `slot` lives here.
+    pub fn owns(&self, slot: u16) -> bool {
+        (self.slot_first..self.slot_end).contains(&slot)
+    }
+}
+
+/// Checks that `servers` divide into groups of `server_rf`.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_layout(server_rf: usize, servers: &[String]) -> Result<(), BadLayout> {
+    if server_rf > REPLICAS_MAX || server_rf.is_multiple_of(2) {
+        return Err(BadLayout::ReplicationFactor { server_rf });
+    }
+    if !servers.len().is_multiple_of(server_rf) {
+        return Err(BadLayout::Uneven { servers: servers.len(), server_rf });
+    }
+    let partitions = servers.len() / server_rf;
+    if partitions == 0 || partitions > PARTITIONS_MAX {
+        return Err(BadLayout::Partitions { partitions });
+    }
+    for (position, address) in servers.iter().enumerate() {
+        if servers[..position].iter().any(|other| is_same(other, address)) {
+            return Err(BadLayout::Doubled { address: address.clone() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect()
+    }
+
+    // covers G6
+    #[test]
+    fn deal_any_partition_count_gives_each_slot_one_owner() {
+        for count in 1..=PARTITIONS_MAX {
+            let map = ClusterMap::deal(ClusterId(1), 1, &addresses(count)).unwrap();
+            for slot in 0..SLOTS {
+                let owners = map.partitions.iter().filter(|partition| partition.owns(slot)).count();
+                assert_eq!(owners, 1, "slot {slot} of {count} partitions");
+            }
+        }
+    }
+
+    #[test]
+    fn check_layout_misfit_is_refused_with_reason() {
+        assert!(matches!(check_layout(3, &addresses(5)), Err(BadLayout::Uneven { .. })));
+        assert!(matches!(check_layout(0, &addresses(4)), Err(BadLayout::ReplicationFactor { .. })));
+        assert!(matches!(check_layout(2, &addresses(4)), Err(BadLayout::ReplicationFactor { .. })));
+        assert!(matches!(check_layout(1, &addresses(51)), Err(BadLayout::Partitions { .. })));
+        assert!(matches!(check_layout(1, &[]), Err(BadLayout::Partitions { .. })));
+        let mut doubled = addresses(3);
+        doubled[2] = doubled[0].clone();
+        assert!(matches!(check_layout(3, &doubled), Err(BadLayout::Doubled { .. })));
+        let spelled = ["[::1]:1".to_owned(), "[0::1]:1".to_owned(), "b:1".to_owned()];
+        assert!(matches!(check_layout(3, &spelled), Err(BadLayout::Doubled { .. })));
+        assert_eq!(check_layout(3, &addresses(6)), Ok(()));
+    }
+}

@@ -1,0 +1,566 @@
+//! One TCP connection, shared by all requests to one replica.
+//!
+//! A single task reads and writes. The writer takes everything that waits and writes it at once; batches form by
+//! themselves while a write is under way, and a lone request waits for nothing. Requests may be queued before the
+//! connection exists: they leave right behind the greeting.
+//!
+//! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
+//! still be withdrawn, and is certainly not done (fault catalogue C9).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
+use smr::reach;
+use smr::wire::{self, Frame, FrameReader, WireError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::client::limits::{
+    CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX, WELCOME_TIMEOUT,
+};
+use crate::client::mailbox::{Event, Mailbox};
+use crate::client::{Context, lock};
+use crate::frames::{
+    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, Refusal,
+    Request, Response, Service, Welcome,
+};
+
+/// A write buffer above this is given back after use, in bytes.
+const WRITE_BUFFER_KEEP_BYTES: usize = 1 << 20;
+
+/// A connection, from the attempt to its end.
+pub struct Connection<M: Map> {
+    context: Arc<Context>,
+    address: String,
+    /// The replica's number in traces.
+    number: usize,
+    /// Which of the address's addresses answered, over TCP.
+    reached: OnceLock<SocketAddr>,
+    state: Mutex<State<M>>,
+    wake: Notify,
+}
+
+struct State<M> {
+    /// Frames that wait to be written.
+    out: Vec<u8>,
+    /// In the order of the numbers, so that those who wait hear of the end in the order in which they came.
+    pending: BTreeMap<u64, Pending<M>>,
+    /// The number of the last request.
+    last_id: u64,
+    /// The number of the last request that the writer took; those up to it may have left.
+    taken_id: u64,
+    welcomed: bool,
+    end: Option<End>,
+    /// Requests that ended without this connection's answer: their ids and numbers in traces. Kept while tracing only.
+    late: VecDeque<(u64, u64)>,
+}
+
+/// A request that waits for its answer.
+struct Pending<M> {
+    mailbox: Arc<Mailbox<M>>,
+    copy: u32,
+    /// Where its frame lies in `out`, until the writer takes it.
+    start: usize,
+    end: usize,
+    /// When it was written, all of it.
+    written_at: Option<Instant>,
+}
+
+/// How a connection ended.
+#[derive(Clone)]
+pub(crate) struct End {
+    /// Whether the other side had welcomed us.
+    pub(crate) welcomed: bool,
+    /// For a person to read.
+    pub(crate) why: String,
+}
+
+/// A request handed to a connection. Dropping it ends the interest in the answer.
+pub struct Posted<M: Map> {
+    connection: Arc<Connection<M>>,
+    id: u64,
+    /// Its number in traces.
+    pub(crate) number: u64,
+}
+
+impl<M> Default for State<M> {
+    fn default() -> State<M> {
+        State {
+            out: Vec::new(),
+            pending: BTreeMap::new(),
+            last_id: 0,
+            taken_id: 0,
+            welcomed: false,
+            end: None,
+            late: VecDeque::new(),
+        }
+    }
+}
+
+impl<M: Map> Connection<M> {
+    /// Starts to connect, and returns at once.
+    pub(crate) fn open(context: Arc<Context>, address: String, service: Service, number: usize) -> Arc<Connection<M>> {
+        let mut state = State::default();
+        let hello = Hello { magic: MAGIC, cluster: context.cluster.get().copied(), service };
+        append(&mut state.out, KIND_HELLO, &hello);
+        let (reached, wake) = (OnceLock::new(), Notify::new());
+        let connection = Arc::new(Connection { context, address, number, reached, state: Mutex::new(state), wake });
+        tokio::spawn(Arc::clone(&connection).run());
+        connection
+    }
+
+    /// Queues a request. `None` if the connection has ended, or too much waits already.
+    pub fn post(
+        self: &Arc<Connection<M>>,
+        ask: Ask,
+        epoch: u64,
+        mailbox: &Arc<Mailbox<M>>,
+        copy: u32,
+    ) -> Option<Posted<M>> {
+        let mut state = lock(&self.state);
+        if state.end.is_some() || state.out.len() > CONNECTION_OUT_MAX_BYTES {
+            return None;
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let number = if let Ask::Write { number, .. } = &ask { *number } else { id };
+        let start = state.out.len();
+        append(&mut state.out, KIND_REQUEST, &Request { id, epoch, ask });
+        let end = state.out.len();
+        state.pending.insert(id, Pending { mailbox: Arc::clone(mailbox), copy, start, end, written_at: None });
+        drop(state);
+        self.wake.notify_one();
+        Some(Posted { connection: Arc::clone(self), id, number })
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn end(&self) -> Option<End> {
+        lock(&self.state).end.clone()
+    }
+
+    /// Ends it. Requests that wait hear so. `served` is false if the other side said that it took none of them.
+    pub(crate) fn close(&self, why: &str, served: bool) {
+        let mut state = lock(&self.state);
+        if state.end.is_some() {
+            return;
+        }
+        tracing::debug!(address = self.address, why, "connection ended");
+        state.end = Some(End { welcomed: state.welcomed, why: why.to_owned() });
+        state.out = Vec::new();
+        let taken_id = state.taken_id;
+        let pending = std::mem::take(&mut state.pending);
+        drop(state);
+        for (id, request) in pending {
+            request.mailbox.post(request.copy, Event::Broken { sent: served && id <= taken_id });
+        }
+        self.wake.notify_one();
+    }
+
+    async fn run(self: Arc<Connection<M>>) {
+        let why = match self.serve().await {
+            Ok(()) => return, // closed from this side
+            Err(Broken::Refused(why)) => {
+                self.close(&format!("refused: {why}"), false);
+                return;
+            }
+            Err(Broken::Lost(why)) => why,
+        };
+        self.close(&why, true);
+    }
+
+    async fn serve(&self) -> Result<(), Broken> {
+        if let Some(network) = &self.context.network {
+            let dialled = timeout(CONNECT_TIMEOUT, network.dial(&self.address)).await;
+            let (reader, writer) = dialled.map_err(|_| Broken::Lost("timed out".into()))??;
+            return self.talk(reader, writer).await;
+        }
+        let mut stream = reach::connect(&self.address, CONNECT_TIMEOUT).await?;
+        if let Ok(reached) = stream.peer_addr() {
+            let _ = self.reached.set(reached); // once for each connection
+        }
+        let (reader, writer) = stream.split();
+        self.talk(reader, writer).await
+    }
+
+    async fn talk(&self, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
+        // Biased: nothing but an end is ready here, and which one is named first must not be left to chance.
+        tokio::select! {
+            biased;
+            ended = self.write_all(writer) => ended,
+            ended = self.read_all(FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES)) => ended,
+        }
+    }
+
+    /// Returns `Ok` when the connection was closed from this side.
+    async fn write_all(&self, mut writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
+        let mut batch = Vec::new();
+        loop {
+            {
+                let mut state = lock(&self.state);
+                if state.end.is_some() {
+                    return Ok(());
+                }
+                std::mem::swap(&mut state.out, &mut batch);
+                state.note_written();
+                state.taken_id = state.last_id;
+            }
+            if batch.is_empty() {
+                self.wake.notified().await;
+                continue;
+            }
+            wire::write_all(&mut writer, &batch, CONNECTION_DEAD).await?;
+            batch.clear();
+            batch.shrink_to(WRITE_BUFFER_KEEP_BYTES);
+        }
+    }
+
+    async fn read_all(&self, mut reader: FrameReader<impl AsyncRead + Unpin>) -> Result<(), Broken> {
+        let began = Instant::now();
+        let mut heard_at = began;
+        loop {
+            while let Some(frame) = reader.buffered()? {
+                self.take(frame)?;
+            }
+            // Whatever was read counts as heard now: before it was taken this client may have stood still.
+            if let Some(due) = self.silence_ends(began, heard_at)
+                && due <= Instant::now()
+            {
+                return Err(Broken::Lost("silent for too long".into()));
+            }
+            let look_at = self.silence_ends(began, heard_at).unwrap_or_else(|| Instant::now() + CONNECTION_DEAD);
+            match timeout_at(look_at, reader.next()).await {
+                Ok(Ok(Some(frame))) => {
+                    self.take(frame)?;
+                    heard_at = Instant::now();
+                }
+                Ok(Ok(None)) => return Err(Broken::Lost("closed by the other side".into())),
+                Ok(Err(error)) => return Err(error.into()),
+                Err(_) => {} // a look at the time
+            }
+        }
+    }
+
+    /// When the connection's silence has lasted too long, by what is known now. Silence counts from when the oldest
+    /// request that waits was written: an idle connection may be silent for ever, and so may this client (fault
+    /// catalogue N15).
+    fn silence_ends(&self, began: Instant, heard_at: Instant) -> Option<Instant> {
+        let state = lock(&self.state);
+        if !state.welcomed {
+            return Some(began + WELCOME_TIMEOUT);
+        }
+        let (_, oldest) = state.pending.first_key_value()?;
+        Some(oldest.written_at?.max(heard_at) + CONNECTION_DEAD)
+    }
+
+    fn take(&self, frame: Frame<'_>) -> Result<(), Broken> {
+        let payload = frame.payload;
+        match frame.kind {
+            KIND_WELCOME => {
+                let welcome: Welcome = codec::decode(payload)?;
+                if let (Some(ours), Some(theirs)) = (self.context.cluster.get(), welcome.cluster)
+                    && *ours != theirs
+                {
+                    return Err(Broken::Lost(format!("it belongs to cluster {theirs}, not {ours}")));
+                }
+                lock(&self.state).welcomed = true;
+                if let Some(reached) = self.reached.get() {
+                    reach::greeted(&self.address, *reached);
+                }
+                Ok(())
+            }
+            // Instead of a welcome it means that nothing was taken; behind one it would prove nothing.
+            KIND_REFUSAL if !lock(&self.state).welcomed => {
+                Err(Broken::Refused(codec::decode::<Refusal>(payload)?.reason))
+            }
+            KIND_RESPONSE => {
+                self.deliver(codec::decode(payload)?);
+                Ok(())
+            }
+            other => Err(Broken::Lost(format!("a frame of unknown kind {other:#x}"))),
+        }
+    }
+
+    fn deliver(&self, response: Response<M>) {
+        let mut state = lock(&self.state);
+        if let Body::Part(_) = response.body {
+            let Some(request) = state.pending.get(&response.id) else { return };
+            let (mailbox, copy) = (Arc::clone(&request.mailbox), request.copy);
+            drop(state);
+            mailbox.post(copy, Event::Reply(response.body));
+            return;
+        }
+        match state.pending.remove(&response.id) {
+            Some(request) => {
+                drop(state);
+                request.mailbox.post(request.copy, Event::Reply(response.body));
+            }
+            // Its exchange has ended: another copy was answered, or the caller gave up.
+            None => {
+                let Some(place) = state.late.iter().position(|(id, _)| *id == response.id) else { return };
+                let late = state.late.remove(place);
+                drop(state);
+                if let (Some(trace), Some((_, number)), Body::Answer(_)) = (&self.context.trace, late, &response.body) {
+                    trace.duplicate(self.number, number);
+                }
+            }
+        }
+    }
+}
+
+impl<M: Map> Posted<M> {
+    /// Takes the request back if it has not left yet. Returns false if it may have left.
+    pub(crate) fn withdraw(&self) -> bool {
+        lock(&self.connection.state).withdraw(self.id)
+    }
+}
+
+impl<M> State<M> {
+    /// What the writer had taken is written.
+    fn note_written(&mut self) {
+        let now = Instant::now();
+        let taken = self.pending.range_mut(..=self.taken_id).rev();
+        for (_, request) in taken.take_while(|(_, request)| request.written_at.is_none()) {
+            request.written_at = Some(now);
+        }
+    }
+
+    fn withdraw(&mut self, id: u64) -> bool {
+        if id <= self.taken_id {
+            return false;
+        }
+        let Some(request) = self.pending.remove(&id) else { return self.end.is_some() };
+        self.out.drain(request.start..request.end);
+        let taken_id = self.taken_id;
+        for (_, behind) in self.pending.iter_mut().filter(|(other, _)| **other > id.max(taken_id)) {
+            behind.start -= request.end - request.start;
+            behind.end -= request.end - request.start;
+        }
+        true
+    }
+}
+
+impl<M: Map> Drop for Posted<M> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.connection.state);
+        if state.withdraw(self.id) || state.pending.remove(&self.id).is_none() {
+            return;
+        }
+        if self.connection.context.trace.is_some() {
+            if state.late.len() == TRACE_LATE_MAX {
+                state.late.pop_front();
+            }
+            state.late.push_back((self.id, self.number));
+        }
+    }
+}
+
+/// Why a connection ended by itself.
+enum Broken {
+    /// The other side took no request of it.
+    Refused(String),
+    /// Anything else: what was sent may have been taken.
+    Lost(String),
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+impl From<WireError> for Broken {
+    fn from(error: WireError) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+impl From<codec::CodecError> for Broken {
+    fn from(error: codec::CodecError) -> Broken {
+        Broken::Lost(error.to_string())
+    }
+}
+
+fn append<T: serde::Serialize>(out: &mut Vec<u8>, kind: u16, value: &T) {
+    codec::frame(out, kind, value).unwrap_or_else(|error| panic!("a request passed the limits: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::client::backoff::Jitter;
+
+    type Connection = super::Connection<()>;
+    type Posted = super::Posted<()>;
+    type Response = crate::frames::Response<()>;
+
+    fn context() -> Arc<Context> {
+        Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(None), trace: None, network: None })
+    }
+
+    // covers C9
+    #[tokio::test]
+    async fn withdraw_before_the_writer_took_it_never_leaves() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connection = Connection::open(context(), address, Service::Manager, 1);
+        let mailbox = Arc::new(Mailbox::default());
+        // The connection's task has not run yet on this single thread, so nothing was taken.
+        let posted: Vec<Posted> =
+            (0..3u16).map(|to| connection.post(Ask::Transfer { to }, 0, &mailbox, 0).unwrap()).collect();
+        assert!(posted[1].withdraw());
+        drop(connection.post(Ask::Transfer { to: 9 }, 0, &mailbox, 0).unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut reader = FrameReader::new(stream, FRAME_PAYLOAD_MAX_BYTES);
+        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_HELLO);
+        for expected in [0, 2] {
+            let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
+            assert_eq!(request.ask, Ask::Transfer { to: expected });
+        }
+        assert!(!posted[0].withdraw(), "it has left");
+        connection.close("enough", true);
+        assert!(reader.next().await.unwrap().is_none());
+        let sent: Vec<bool> = [mailbox.receive().await, mailbox.receive().await]
+            .iter()
+            .map(|mail| matches!(mail.event, Event::Broken { sent: true }))
+            .collect();
+        assert_eq!(sent, [true, true]);
+    }
+
+    // covers B1, B3
+    #[tokio::test]
+    async fn connection_garbage_or_half_frame_ends_and_requests_hear_of_it() {
+        let half = {
+            let mut frame = Vec::new();
+            append(&mut frame, KIND_RESPONSE, &Response { id: 1, body: Body::Done });
+            frame.truncate(frame.len() - 1);
+            frame
+        };
+        for bytes in [b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), vec![0xff; 64], half] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let connection = Connection::open(context(), address, Service::Manager, 1);
+            let mailbox = Arc::new(Mailbox::default());
+            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
+            drop(stream);
+            assert!(matches!(mailbox.receive().await.event, Event::Broken { .. }));
+            assert!(connection.end().is_some_and(|end| !end.welcomed));
+        }
+    }
+
+    /// The other side of a connection in memory.
+    struct Far {
+        reader: FrameReader<tokio::io::ReadHalf<tokio::io::DuplexStream>>,
+        writer: tokio::io::WriteHalf<tokio::io::DuplexStream>,
+    }
+
+    impl Far {
+        async fn say<T: serde::Serialize>(&mut self, kind: u16, value: &T) {
+            let mut bytes = Vec::new();
+            append(&mut bytes, kind, value);
+            tokio::io::AsyncWriteExt::write_all(&mut self.writer, &bytes).await.unwrap();
+        }
+
+        /// The number of the next request.
+        async fn next_request(&mut self) -> u64 {
+            loop {
+                let frame = self.reader.next().await.unwrap().unwrap();
+                if frame.kind == KIND_REQUEST {
+                    return codec::decode::<Request>(frame.payload).unwrap().id;
+                }
+            }
+        }
+    }
+
+    /// A connection whose task is run by nobody, and what it would do.
+    fn held() -> (Arc<Connection>, impl Future<Output = Result<(), Broken>>, Far) {
+        let mut state = State::default();
+        append(&mut state.out, KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: Service::Manager });
+        let (address, reached, wake) = (String::new(), OnceLock::new(), Notify::new());
+        let connection = Connection { context: context(), address, number: 1, reached, state: Mutex::new(state), wake };
+        let connection = Arc::new(connection);
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (reader, writer) = tokio::io::split(near);
+        let served = Arc::clone(&connection);
+        let task = async move { served.talk(reader, writer).await };
+        let (reader, writer) = tokio::io::split(far);
+        (connection, task, Far { reader: FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES), writer })
+    }
+
+    /// Runs the connection until the other side has done its part. The connection must not end before.
+    async fn meanwhile<T>(
+        task: &mut (impl Future<Output = Result<(), Broken>> + Unpin),
+        part: impl Future<Output = T>,
+    ) -> T {
+        tokio::select! {
+            biased;
+            done = part => done,
+            ended = task => panic!("the connection ended: {}", why(ended)),
+        }
+    }
+
+    fn why(ended: Result<(), Broken>) -> String {
+        match ended {
+            Ok(()) => "closed".to_owned(),
+            Err(Broken::Refused(why) | Broken::Lost(why)) => why,
+        }
+    }
+
+    // covers N15
+    #[tokio::test(start_paused = true)]
+    async fn silence_of_a_client_that_stood_still_is_not_the_servers() {
+        let (connection, task, mut far) = held();
+        let mut task = std::pin::pin!(task);
+        let mailbox = Arc::new(Mailbox::default());
+        let welcome = Welcome { cluster: None, epoch: 0 };
+        meanwhile(&mut task, far.say(KIND_WELCOME, &welcome)).await;
+        for pause_s in [3, 9, 11, 12, 3600] {
+            // A program that waits for its user's next line: nothing runs, and then the request is there at once.
+            tokio::time::advance(std::time::Duration::from_secs(pause_s)).await;
+            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let id = meanwhile(&mut task, far.next_request()).await;
+            // The answer takes a while, too.
+            meanwhile(&mut task, tokio::time::sleep(CONNECTION_DEAD - std::time::Duration::from_millis(1))).await;
+            meanwhile(&mut task, far.say(KIND_RESPONSE, &Response { id, body: Body::NoMap })).await;
+            let mail = meanwhile(&mut task, mailbox.receive()).await;
+            assert!(matches!(mail.event, Event::Reply(Body::NoMap)), "after {pause_s} s");
+        }
+    }
+
+    // covers N15
+    #[tokio::test(start_paused = true)]
+    async fn silence_after_a_request_was_written_ends_the_connection_in_time() {
+        let (connection, task, mut far) = held();
+        let mut task = std::pin::pin!(task);
+        let mailbox = Arc::new(Mailbox::default());
+        meanwhile(&mut task, far.say(KIND_WELCOME, &Welcome { cluster: None, epoch: 0 })).await;
+        meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(60))).await;
+        let _first = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+        meanwhile(&mut task, far.next_request()).await;
+        let written_at = Instant::now();
+        // Later requests are no sign of life of the server.
+        meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(6))).await;
+        let _second = connection.post(Ask::Map, 0, &mailbox, 1).unwrap();
+        assert_eq!(why(task.await), "silent for too long");
+        let waited = written_at.elapsed();
+        let late = std::time::Duration::from_millis(2);
+        assert!(waited >= CONNECTION_DEAD && waited <= CONNECTION_DEAD + late, "{waited:?}");
+    }
+
+    // covers N13
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_accepts_and_never_welcomes_is_given_up() {
+        let (_connection, task, _far) = held();
+        let began = Instant::now();
+        assert_eq!(why(task.await), "silent for too long");
+        assert!(began.elapsed() < CONNECTION_DEAD);
+    }
+}

@@ -1,0 +1,266 @@
+//! One request's way to its answer.
+//!
+//! A copy goes to the believed leader. Then the first of these happens: an answer (from this or an earlier copy), a
+//! refusal, the connection's end, silence, the deadline, or another leader becomes known. Nothing but an answer or the
+//! deadline ends the exchange. All copies of a write carry the same session and number, so they have one effect.
+//!
+//! What is *certain not to have happened*: copies that never left, and copies that were refused ([`Body`]: "unless it
+//! says otherwise the request had no effect and never will"). Everything else is unknown (fault catalogue C9).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::client::connection::Posted;
+use crate::client::group::Group;
+use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
+use crate::client::mailbox::{Event, Mail, Mailbox};
+use crate::client::{Context, TimedOut, earlier, sleep_until};
+use crate::frames::{Ask, Body, Map};
+
+/// A request on its way, across as many copies as it takes.
+pub struct Exchange<'c, M: Map> {
+    context: &'c Arc<Context>,
+    group: &'c Arc<Group<M>>,
+    deadline: Option<Instant>,
+    mailbox: Arc<Mailbox<M>>,
+    /// The copies that are out, at most one at each replica.
+    copies: Vec<CopyOut<M>>,
+    /// The number of the next copy.
+    next_copy: u32,
+    /// Whether a copy that is no longer out may have been applied, or may yet be.
+    unknown: bool,
+    /// Failures in a row since the last pause.
+    hops: u32,
+    /// No copy leaves before this time.
+    not_before: Option<Instant>,
+    /// Whether a copy may follow another to the same replica.
+    resends: bool,
+}
+
+/// A copy that is out.
+struct CopyOut<M: Map> {
+    number: u32,
+    replica: u16,
+    posted: Posted<M>,
+    posted_at: Instant,
+    /// When its replica becomes a suspect.
+    silent_at: Instant,
+    /// The parts of the answer that have come.
+    parts: Vec<Bytes>,
+}
+
+/// How an exchange ends.
+#[derive(Debug)]
+pub enum Final<M> {
+    /// The answer, in parts (one, except for a SCAN).
+    Answer(Vec<Bytes>),
+    /// Anything else that the caller must deal with.
+    Body(Body<M>),
+}
+
+/// How an exchange, or what surrounds it, fails.
+#[derive(Debug)]
+pub enum Failure {
+    /// The deadline has passed.
+    TimedOut,
+    /// The service refused, for this reason.
+    Refused(String),
+    /// The service gave an answer that makes no sense: this one.
+    Senseless(String),
+}
+
+impl From<TimedOut> for Failure {
+    fn from(_: TimedOut) -> Failure {
+        Failure::TimedOut
+    }
+}
+
+impl<'c, M: Map> Exchange<'c, M> {
+    /// An exchange with `group`, which sends nothing yet.
+    pub fn new(context: &'c Arc<Context>, group: &'c Arc<Group<M>>, deadline: Option<Instant>) -> Exchange<'c, M> {
+        Exchange {
+            context,
+            group,
+            deadline,
+            mailbox: Arc::new(Mailbox::default()),
+            copies: Vec::new(),
+            next_copy: 0,
+            unknown: false,
+            hops: 0,
+            not_before: None,
+            resends: true,
+        }
+    }
+
+    /// Sends no second copy to a replica that has one: for requests whose repetition would be refused as "under way".
+    pub fn without_resends(mut self) -> Exchange<'c, M> {
+        self.resends = false;
+        self
+    }
+
+    /// Whether some copy may have been applied, or may yet be. Copies that have not left are taken back.
+    pub fn may_have_happened(&mut self) -> bool {
+        self.copies.retain(|copy| !copy.posted.withdraw());
+        self.unknown || !self.copies.is_empty()
+    }
+
+    /// Lets a pause pass before the next copy.
+    pub fn pause(&mut self) {
+        self.pause_for(self.context.jitter.between(RETRY_PAUSE.0, RETRY_PAUSE.1));
+    }
+
+    /// Runs to an answer or the deadline. May be called again after an answer that the caller wants to ask again about.
+    pub async fn run(&mut self, epoch: u64, ask: &(dyn Fn() -> Ask + Sync)) -> Result<Final<M>, TimedOut> {
+        loop {
+            let now = Instant::now();
+            self.not_before = self.not_before.filter(|at| *at > now);
+            let leader = self.group.leader();
+            let mut silent_at = None;
+            if let Some(leader) = leader {
+                silent_at = self.copies.iter().find(|copy| copy.replica == leader).map(|copy| copy.silent_at);
+                if silent_at.is_none() && self.not_before.is_none() {
+                    if !self.post(leader, epoch, ask()) {
+                        self.group.learn(|belief| belief.suspect(leader));
+                        self.step_back("unreachable");
+                        continue;
+                    }
+                    silent_at = Some(now + SILENCE);
+                }
+            }
+            let wake_at = earlier(earlier(silent_at, self.not_before), self.deadline);
+            tokio::select! {
+                biased;
+                mail = self.mailbox.receive(), if !self.copies.is_empty() => {
+                    if let Some(end) = self.take(mail) {
+                        return Ok(end);
+                    }
+                }
+                () = self.group.leader_known(self.context), if leader.is_none() => {}
+                () = sleep_until(wake_at) => {
+                    let now = Instant::now();
+                    if self.deadline.is_some_and(|at| at <= now) {
+                        return Err(TimedOut);
+                    }
+                    if let (Some(leader), Some(at)) = (leader, silent_at) && at <= now {
+                        self.silence(leader, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn post(&mut self, replica: u16, epoch: u64, ask: Ask) -> bool {
+        let Some(link) = self.group.links.get(usize::from(replica)) else { return false };
+        let number = self.next_copy;
+        let Some(posted) = link.connection().and_then(|connection| connection.post(ask, epoch, &self.mailbox, number))
+        else {
+            return false;
+        };
+        if let Some(trace) = &self.context.trace {
+            trace.sent(link.number(), posted.number);
+        }
+        let posted_at = Instant::now();
+        let silent_at = posted_at + SILENCE;
+        self.next_copy = self.next_copy.wrapping_add(1);
+        self.copies.push(CopyOut { number, replica, posted, posted_at, silent_at, parts: Vec::new() });
+        true
+    }
+
+    /// Takes news of a copy. Returns how the exchange ends, if it does.
+    fn take(&mut self, mail: Mail<M>) -> Option<Final<M>> {
+        let place = self.copies.iter().position(|copy| copy.number == mail.copy)?; // an abandoned copy has no say
+        let replica = self.copies[place].replica;
+        if let Event::Reply(Body::Part(part)) = mail.event {
+            let copy = &mut self.copies[place];
+            copy.parts.push(part);
+            copy.silent_at = Instant::now() + SILENCE;
+            return None;
+        }
+        let mut copy = self.copies.swap_remove(place);
+        let body = match mail.event {
+            Event::Reply(body) => body,
+            Event::Broken { sent } => {
+                self.unknown |= sent;
+                self.group.learn(|belief| belief.suspect(replica));
+                self.step_back("connection broken");
+                return None;
+            }
+        };
+        match body {
+            Body::Answer(last) => {
+                self.group.learn(|belief| belief.served(replica));
+                if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
+                    trace.received(link.number(), copy.posted.number);
+                }
+                copy.parts.push(last);
+                return Some(Final::Answer(copy.parts));
+            }
+            Body::NotLeader { leader, term } => {
+                let leader = leader.filter(|leader| usize::from(*leader) < self.group.links.len());
+                self.group.learn(|belief| belief.redirected(replica, leader, term));
+                self.step_back("not the leader");
+            }
+            Body::Busy { retry_after_ms } => {
+                self.group.learn(|belief| belief.heard(replica));
+                let hint = Duration::from_millis(u64::from(retry_after_ms.max(1))).min(BUSY_PAUSE_MAX);
+                self.pause_for(self.context.jitter.between(hint, hint * 2));
+            }
+            Body::Unknown => {
+                self.unknown = true;
+                self.group.learn(|belief| belief.deposed(replica));
+                self.step_back("outcome unknown");
+            }
+            Body::OutOfService(reason) => {
+                tracing::debug!(group = self.group.name, replica, reason, "out of service");
+                self.group.learn(|belief| belief.suspect(replica));
+                self.step_back("out of service");
+            }
+            other => {
+                self.group.learn(|belief| belief.heard(replica));
+                return Some(Final::Body(other));
+            }
+        }
+        None
+    }
+
+    /// The copy at `leader` got no answer for too long: the others are asked who leads. If `leader` still does (it may
+    /// just be slow), the copy that is out goes on waiting there.
+    fn silence(&mut self, leader: u16, now: Instant) {
+        self.note_retry("silent");
+        self.group.learn(|belief| belief.suspect(leader));
+        let resends = self.resends;
+        self.copies.retain_mut(|copy| {
+            if copy.replica != leader {
+                return true;
+            }
+            copy.silent_at = now + SILENCE;
+            let kept = !resends || now.duration_since(copy.posted_at) < RESEND_AFTER;
+            self.unknown |= !kept;
+            kept
+        });
+    }
+
+    /// Counts a failure. A few in a row are followed at once, for a quick failover; then a pause is due, so that two
+    /// replicas that name each other cost a bounded rate.
+    fn step_back(&mut self, why: &'static str) {
+        self.note_retry(why);
+        self.hops += 1;
+        if self.hops > REDIRECT_HOPS_MAX {
+            self.hops = 0;
+            self.pause();
+        }
+    }
+
+    fn note_retry(&self, why: &'static str) {
+        if let Some(trace) = &self.context.trace {
+            trace.retried(why);
+        }
+    }
+
+    fn pause_for(&mut self, pause: Duration) {
+        self.not_before = self.not_before.max(Some(Instant::now() + pause));
+    }
+}

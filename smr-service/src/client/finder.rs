@@ -1,0 +1,88 @@
+//! Finds a group's leader: asks all replicas, in rounds, until one says that it leads. Runs once per group, however
+//! many requests wait for it, and only as long as any does.
+
+use std::sync::Arc;
+
+use smr::status::{Role, Standing};
+use tokio::time::Instant;
+
+use crate::client::Context;
+use crate::client::connection::Posted;
+use crate::client::group::Group;
+use crate::client::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
+use crate::client::link::troubles;
+use crate::client::mailbox::{Event, Mailbox};
+use crate::frames::{Ask, Body, Map};
+
+/// Runs until a leader is believed in, or nobody waits for one.
+pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
+    let mailbox = Arc::new(Mailbox::default());
+    // At most one question is out at each replica: a hung one does not collect them.
+    let mut questions: Vec<Option<Posted<M>>> = group.links.iter().map(|_| None).collect();
+    let started = Instant::now();
+    let mut complained = false;
+    for round in 0u32.. {
+        if group.stop_finding() {
+            break;
+        }
+        for (replica, link) in group.links.iter().enumerate() {
+            if questions[replica].is_none() {
+                questions[replica] =
+                    link.connection().and_then(|connection| connection.post(Ask::Status, 0, &mailbox, replica as u32));
+            }
+        }
+        let round_end = Instant::now() + context.jitter.growing(round, FIND_PAUSE);
+        if let Some((replica, term)) = hear(&group, &mailbox, &mut questions, round_end).await {
+            group.learn(|belief| belief.claimed(replica, term));
+            continue;
+        }
+        if !complained && started.elapsed() > FIND_COMPLAIN_AFTER {
+            complained = true;
+            complain(&group);
+        }
+        // Everybody has answered, and nobody leads: the next round waits for the rest of this one.
+        tokio::time::sleep_until(round_end).await;
+    }
+    if complained && group.leader().is_some() {
+        tracing::warn!("{}: a leader answers again", group.name);
+    }
+}
+
+/// Collects the answers of a round. A suspect's claim must wait for the others' answers: it may be a deposed leader
+/// that has not noticed yet, while its successor answers in the same round.
+async fn hear<M: Map>(
+    group: &Group<M>,
+    mailbox: &Mailbox<M>,
+    questions: &mut [Option<Posted<M>>],
+    round_end: Instant,
+) -> Option<(u16, u64)> {
+    let mut claim: Option<(u16, u64)> = None;
+    while questions.iter().any(Option::is_some) {
+        let Ok(mail) = tokio::time::timeout_at(round_end, mailbox.receive()).await else { break };
+        let replica = mail.copy as u16; // below REPLICAS_MAX
+        if let Some(question) = questions.get_mut(usize::from(replica)) {
+            *question = None;
+        }
+        match mail.event {
+            Event::Reply(Body::Status(status)) => {
+                let leads = status.role == Role::Leader && status.standing == Standing::InService;
+                let term = status.term.0;
+                if !leads {
+                    group.learn(|belief| belief.deposed(replica));
+                } else if !group.learn(|belief| belief.is_suspect(replica)) {
+                    return Some((replica, term));
+                } else if claim.is_none_or(|(_, best)| term > best) {
+                    claim = Some((replica, term));
+                }
+            }
+            Event::Reply(_) => {} // busy, or out of service: the next round asks again
+            Event::Broken { .. } => group.learn(|belief| belief.suspect(replica)),
+        }
+    }
+    claim
+}
+
+fn complain<M: Map>(group: &Group<M>) {
+    let why = troubles(&group.links).unwrap_or_else(|| "no replica says that it leads".to_owned());
+    tracing::warn!("{}: no leader answers yet, trying on ({why})", group.name);
+}

@@ -1,0 +1,185 @@
+//! A group as a client sees it: the links to its replicas, the belief about its leader, its session, and what is under
+//! way in it.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+
+use crate::address::is_same;
+use crate::client::belief::Belief;
+use crate::client::exchange::{Exchange, Failure, Final};
+use crate::client::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
+use crate::client::link::Link;
+use crate::client::session::Session;
+use crate::client::{Context, TimedOut, before, finder, lock};
+use crate::frames::{Ask, Body, Map, Service};
+
+/// The replicas of a group, or the managers.
+pub struct Group<M: Map> {
+    /// `s0`, `s1`, ..., `m`.
+    pub name: String,
+    /// The replicas, by number.
+    pub links: Vec<Arc<Link<M>>>,
+    state: Mutex<State>,
+    /// The belief has changed; whoever waits for a leader looks again, in the order of coming.
+    changed: Notify,
+    /// The open session.
+    session: Mutex<Option<Arc<Session>>>,
+    /// Held while a session is being opened, so that many writes open one.
+    opening: tokio::sync::Mutex<()>,
+    requests: Semaphore,
+    bytes: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    belief: Belief,
+    /// Requests that wait for a leader. Without any the finder stops.
+    waiting: usize,
+    /// Whether a finder runs.
+    finding: bool,
+}
+
+/// Room for one request; gives it back when dropped.
+pub struct Admission<'g> {
+    _request: SemaphorePermit<'g>,
+    _bytes: SemaphorePermit<'g>,
+}
+
+impl<M: Map> Group<M> {
+    /// The group called `name`, whose replicas listen at `addresses` and count from `first` in traces.
+    pub fn new(context: &Arc<Context>, name: String, service: Service, first: usize, addresses: &[String]) -> Group<M> {
+        let links = addresses.iter().enumerate().map(|(replica, address)| {
+            Arc::new(Link::new(Arc::clone(context), address.clone(), service, first + replica))
+        });
+        Group {
+            name,
+            links: links.collect(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            session: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
+            requests: Semaphore::new(GROUP_REQUESTS_MAX),
+            bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
+        }
+    }
+
+    /// Whether the replicas listen where they listened in `other`.
+    pub fn is_at(&self, addresses: &[String]) -> bool {
+        self.links.len() == addresses.len()
+            && self.links.iter().zip(addresses).all(|(link, address)| is_same(link.address(), address))
+    }
+
+    /// Waits until the group has room for a request of `len_bytes`.
+    pub async fn admit(&self, len_bytes: usize, deadline: Option<Instant>) -> Result<Admission<'_>, TimedOut> {
+        let closed = |_| panic!("the semaphores of group {} are never closed", self.name);
+        let request = before(deadline, self.requests.acquire()).await?.unwrap_or_else(closed);
+        let len = u32::try_from(len_bytes.min(GROUP_IN_FLIGHT_MAX_BYTES)).unwrap_or(u32::MAX);
+        let bytes = before(deadline, self.bytes.acquire_many(len)).await?.unwrap_or_else(closed);
+        Ok(Admission { _request: request, _bytes: bytes })
+    }
+
+    /// The open session; opens one if there is none.
+    pub async fn session(
+        self: &Arc<Group<M>>,
+        context: &Arc<Context>,
+        epoch: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Session>, Failure> {
+        if let Some(session) = lock(&self.session).clone() {
+            return Ok(session);
+        }
+        let _opening = before(deadline, self.opening.lock()).await?;
+        if let Some(session) = lock(&self.session).clone() {
+            return Ok(session);
+        }
+        // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day.
+        let mut exchange = Exchange::new(context, self, deadline);
+        match exchange.run(epoch, &|| Ask::OpenSession).await? {
+            Final::Body(Body::SessionOpened(client)) => {
+                let session = Arc::new(Session::new(client));
+                *lock(&self.session) = Some(Arc::clone(&session));
+                Ok(session)
+            }
+            Final::Body(Body::Refused(reason)) => Err(Failure::Refused(reason)),
+            other => Err(Failure::Senseless(format!("{other:?} to OpenSession"))),
+        }
+    }
+
+    /// The servers no longer know `session`: the next write opens another.
+    pub fn forget_session(&self, session: &Arc<Session>) {
+        let mut current = lock(&self.session);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
+            *current = None;
+        }
+    }
+
+    /// Who leads, as far as is known.
+    pub(crate) fn leader(&self) -> Option<u16> {
+        lock(&self.state).belief.leader()
+    }
+
+    /// Waits until somebody is believed to lead. Cancelling is fine.
+    pub(crate) async fn leader_known(self: &Arc<Group<M>>, context: &Arc<Context>) {
+        let _waiting = Waiting::new(self);
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable(); // before looking, so that a change in between is not missed
+            if self.start_finding() {
+                tokio::spawn(finder::find(Arc::clone(self), Arc::clone(context)));
+            }
+            if self.leader().is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Changes the belief.
+    pub(crate) fn learn<T>(&self, lesson: impl FnOnce(&mut Belief) -> T) -> T {
+        let mut state = lock(&self.state);
+        let before = state.belief.leader();
+        let result = lesson(&mut state.belief);
+        let after = state.belief.leader();
+        drop(state);
+        if before != after {
+            tracing::debug!(group = self.name, ?before, ?after, "belief");
+            self.changed.notify_waiters();
+        }
+        result
+    }
+
+    /// Whether a finder is needed and none runs; from now on one does.
+    fn start_finding(&self) -> bool {
+        let mut state = lock(&self.state);
+        let start = !state.finding && state.belief.leader().is_none();
+        state.finding |= start;
+        start
+    }
+
+    /// Whether the finder's work is done; it then no longer runs.
+    pub(crate) fn stop_finding(&self) -> bool {
+        let mut state = lock(&self.state);
+        let stop = state.waiting == 0 || state.belief.leader().is_some();
+        state.finding &= !stop;
+        stop
+    }
+}
+
+/// Counts a request that waits for a leader.
+struct Waiting<'g, M: Map>(&'g Group<M>);
+
+impl<M: Map> Waiting<'_, M> {
+    fn new(group: &Group<M>) -> Waiting<'_, M> {
+        lock(&group.state).waiting += 1;
+        Waiting(group)
+    }
+}
+
+impl<M: Map> Drop for Waiting<'_, M> {
+    fn drop(&mut self) {
+        lock(&self.0.state).waiting -= 1;
+    }
+}

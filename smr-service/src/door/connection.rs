@@ -1,0 +1,271 @@
+//! One connection: reads requests, hands them over, and writes what comes back.
+//!
+//! Clients are strangers and may be thousands, so reading is stricter here than [`smr::wire::FrameReader`] is among
+//! peers: an idle connection keeps a small buffer, and a frame that has begun must end in time. Writing is the same: a
+//! client that takes a byte now and then opens no room in the kernel's buffer, and so makes no progress (N7).
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
+use smr::lobby::Guest;
+use smr::replica::{Outcome, ReplySink, ReplyTo};
+use smr::wire::{SharedOutput, write_all_shared};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::handshake::{self, Welcomed};
+use super::queue::{Admission, Queue, Turn};
+use super::{Backend, DoorLimits, Phase, Shared, body_of};
+use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Map, Request, Response};
+
+/// The least room that a read is given, in bytes: some tens of small requests.
+const READ_MIN_BYTES: usize = 16 << 10;
+/// The most room that is made before the bytes for it have arrived.
+const READ_AHEAD_MAX_BYTES: usize = 128 << 10;
+/// A reader's buffer of this size is counted with the connection; what is larger takes of what all connections share,
+/// and is given back when it is empty.
+const READ_FREE_BYTES: usize = 32 << 10;
+/// An empty writer's buffer larger than this is given back.
+const BUFFER_KEPT_MAX_BYTES: usize = 256 << 10;
+/// How often a reader looks whether there is room for the rest of a frame, in milliseconds.
+const ROOM_LOOK_MS: u64 = 10;
+/// When a client that was told `Busy` may try again, in milliseconds.
+pub(super) const RETRY_AFTER_MS: u32 = 50;
+
+/// A whole frame in a buffer.
+pub(super) struct Frame<'a> {
+    /// What it is.
+    pub(super) kind: u16,
+    /// Its verified payload.
+    pub(super) payload: &'a [u8],
+    /// Its length with the header.
+    pub(super) len_bytes: usize,
+}
+
+/// The first frame in `buffer`; `None` if it is not all there yet.
+///
+/// # Errors
+/// If what is there cannot become a valid frame.
+pub(super) fn next_frame(buffer: &[u8], payload_max_bytes: usize) -> Result<Option<Frame<'_>>, CodecError> {
+    let Some((header, rest)) = buffer.split_first_chunk::<HEADER_LEN_BYTES>() else { return Ok(None) };
+    let header = FrameHeader::parse(header, payload_max_bytes)?;
+    let Some(payload) = rest.get(..header.payload_len_bytes) else { return Ok(None) };
+    header.verify(payload)?;
+    Ok(Some(Frame { kind: header.kind, payload, len_bytes: HEADER_LEN_BYTES + payload.len() }))
+}
+
+/// Where the replica delivers the outcomes of a connection's requests.
+struct Desk<B: Backend> {
+    backend: Arc<B>,
+    queue: Queue<B::Map>,
+}
+
+impl<B: Backend> ReplySink for Desk<B> {
+    fn deliver(&self, tag: u64, outcome: Outcome) {
+        self.queue.deliver(tag, body_of(&*self.backend, outcome));
+    }
+
+    fn deliver_now(&self, tag: u64, outcome: Outcome) {
+        self.queue.deliver_now(tag, body_of(&*self.backend, outcome));
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.has_room()
+    }
+
+    fn reserve(&self, tag: u64, bytes: usize) -> bool {
+        self.queue.reserve(tag, bytes)
+    }
+
+    fn begin_parts(&self, tag: u64) -> bool {
+        self.queue.begin_parts(tag)
+    }
+
+    fn poll_room(&self, tag: u64, context: &mut Context<'_>) -> Poll<bool> {
+        self.queue.poll_room(tag, context)
+    }
+
+    fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
+        self.queue.deliver_part(tag, part)
+    }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
+    shared: &Shared<B>,
+    guest: Guest,
+    input: R,
+    output: Arc<dyn SharedOutput>,
+    mut phases: watch::Receiver<Phase>,
+) {
+    let limits = &shared.limits;
+    // Biased, as all choices here: what happens must not be left to chance.
+    let greeted = tokio::select! {
+        biased;
+        greeted = handshake::welcome(shared, input, output) => greeted,
+        () = guest.shown_out() => return,
+        _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
+    };
+    drop(guest);
+    let Welcomed { input, output, buffer, place: _place } = match greeted {
+        Ok(Some(greeted)) => greeted,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(%error, "a connection ended before it said who it is");
+            return;
+        }
+    };
+    let queue = Queue::new(limits, Arc::clone(&shared.held));
+    let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
+    let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
+    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind
+    // would get its turn.
+    let writer_ended = tokio::select! {
+        biased;
+        _ = &mut writer => true,
+        _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
+        ended = read_requests(&desk, input, buffer, limits) => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ends");
+            }
+            false
+        }
+    };
+    desk.queue.no_more_requests();
+    if !writer_ended && timeout(limits.drain_timeout, &mut writer).await.is_err() {
+        writer.abort();
+    }
+    desk.queue.close();
+}
+
+async fn read_requests<B: Backend>(
+    desk: &Arc<Desk<B>>,
+    mut input: impl AsyncRead + Unpin,
+    mut buffer: BytesMut,
+    limits: &DoorLimits,
+) -> io::Result<()> {
+    // When the rest of the frame that stands first in the buffer must be there.
+    let mut deadline = Instant::now() + limits.frame_timeout;
+    loop {
+        let taken = take_requests(desk, &mut buffer, limits.request_max_bytes).await;
+        desk.backend.flush();
+        if taken? {
+            deadline = Instant::now() + limits.frame_timeout;
+        }
+        if buffer.is_empty() && buffer.capacity() > READ_FREE_BYTES {
+            buffer = BytesMut::new();
+        }
+        make_room(desk, &mut buffer, deadline).await?;
+        let count = if buffer.is_empty() {
+            let count = input.read_buf(&mut buffer).await?;
+            deadline = Instant::now() + limits.frame_timeout;
+            count
+        } else {
+            timeout_at(deadline, input.read_buf(&mut buffer)).await??
+        };
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes room for what comes next. A frame that is larger than what each connection has waits for its share of what
+/// they have together, not longer than the rest of a frame may take.
+async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: Instant) -> io::Result<()> {
+    let counted = |buffer: &BytesMut| if buffer.capacity() > READ_FREE_BYTES { buffer.capacity() } else { 0 };
+    let room = room_for(buffer);
+    let needed = if buffer.len() + room > READ_FREE_BYTES {
+        (buffer.len() + room).max(counted(buffer))
+    } else {
+        counted(buffer)
+    };
+    while !desk.queue.hold_buffer(needed) {
+        if Instant::now() >= deadline {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no room for the rest of a frame"));
+        }
+        tokio::time::sleep(Duration::from_millis(ROOM_LOOK_MS)).await;
+    }
+    buffer.reserve(room);
+    Ok(())
+}
+
+/// Takes all whole requests out of `buffer`; returns whether there was any.
+async fn take_requests<B: Backend>(desk: &Arc<Desk<B>>, buffer: &mut BytesMut, max_bytes: usize) -> io::Result<bool> {
+    let mut any = false;
+    while let Some(frame) = next_frame(buffer, max_bytes).map_err(io::Error::other)? {
+        if frame.kind != KIND_REQUEST {
+            return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
+        }
+        let request = codec::decode(frame.payload).map_err(io::Error::other)?;
+        let len = frame.len_bytes;
+        take_request(desk, request, len).await;
+        buffer.advance(len);
+        any = true;
+    }
+    Ok(any)
+}
+
+/// How many bytes to make room for. Never all that a header promises: only bytes that arrive earn more room.
+fn room_for(buffer: &[u8]) -> usize {
+    let Some((len, _)) = buffer.split_first_chunk::<4>() else { return READ_MIN_BYTES };
+    let missing = (u32::from_le_bytes(*len) as usize + HEADER_LEN_BYTES).saturating_sub(buffer.len());
+    missing.clamp(READ_MIN_BYTES, READ_AHEAD_MAX_BYTES)
+}
+
+async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_bytes: usize) {
+    let harmless = matches!(request.ask, Ask::Read { .. } | Ask::Status | Ask::Map);
+    match desk.queue.admit(request.id, len_bytes, harmless) {
+        Admission::Granted(tag) => {
+            let reply = ReplyTo { tag, sink: Arc::clone(desk) as Arc<dyn ReplySink> };
+            if let Some(body) = desk.backend.ask(request.ask, request.epoch, reply) {
+                desk.queue.deliver(tag, body);
+            }
+        }
+        // A client that keeps asking without listening is not read any further.
+        Admission::Denied => {
+            desk.backend.flush();
+            desk.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
+        }
+    }
+}
+
+async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedOutput>, patience: Duration) {
+    desk.queue.write_to(&output);
+    let mut buffer = Vec::new();
+    loop {
+        match desk.queue.take(&mut buffer) {
+            Turn::Wait => {
+                desk.queue.something_to_write().await;
+                continue;
+            }
+            Turn::End => break,
+            Turn::Write => {}
+        }
+        if let Err(error) = write_all_shared(&*output, &buffer, patience).await {
+            tracing::debug!(%error, "a client does not take its answers");
+            break;
+        }
+        buffer.clear();
+        if buffer.capacity() > BUFFER_KEPT_MAX_BYTES {
+            buffer = Vec::new();
+        }
+    }
+    // With the last owner of the socket's half the connection is shut down for writing.
+    desk.queue.close();
+}
+
+pub(super) fn encode<M: Map>(buffer: &mut Vec<u8>, response: Response<M>) {
+    let id = response.id;
+    if let Err(error) = codec::frame(buffer, KIND_RESPONSE, &response) {
+        // Limits make this impossible; a client that waits for ever would be worse than one that learns of the bug.
+        tracing::error!(%error, "an answer does not fit into a frame");
+        let body = Body::Refused(format!("the answer does not fit: {error}"));
+        codec::frame(buffer, KIND_RESPONSE, &Response::<M> { id, body })
+            .unwrap_or_else(|error| panic!("a refusal does not fit: {error}"));
+    }
+}

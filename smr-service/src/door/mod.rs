@@ -1,0 +1,370 @@
+//! The front door of a server or manager: accepts connections, and answers the frames on them.
+//!
+//! ```text
+//! accept loop --- one task per connection: handshake, then reads requests --- Backend::ask --- replica
+//!                 one more per connection: writes responses           <--- Queue <--- ReplySink::deliver
+//! ```
+//! A connection may have many requests under way, and hears about them in any order. Its reader takes all the frames
+//! that one read brought; its writer takes all the responses that wait, and writes them at once. So the busier a
+//! connection is, the fewer system calls and wake-ups a request costs.
+//!
+//! # Guarantees
+//! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
+//! - Everything is bounded ([`DoorLimits`]): connections and, apart from them, strangers who have not said who they
+//!   are, requests and bytes under way, what waits to be written, the time for a handshake, for the rest of a frame,
+//!   and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
+//! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
+//! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
+
+mod connection;
+mod handshake;
+mod queue;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use smr::id::ClusterId;
+use smr::lobby::Lobby;
+use smr::replica::{Outcome, ReplicaStatus, ReplyTo};
+use smr::wire::SharedOutput;
+use tokio::io::AsyncRead;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::frames::{Ask, Body, Map, Service};
+use crate::limits;
+use crate::process::descriptor_limit;
+
+/// How long accepting pauses when it failed, in milliseconds: without file descriptors the next call would fail as
+/// well.
+const ACCEPT_PAUSE_MS: u64 = 100;
+/// File descriptors that connections leave for peers, files and libraries.
+const DESCRIPTORS_RESERVE: usize = 256;
+/// How long a connection may be silent before its peer is asked whether it still exists, in seconds.
+const KEEPALIVE_IDLE_S: u64 = 30;
+/// Seconds between two such questions.
+const KEEPALIVE_INTERVAL_S: u64 = 10;
+/// Unanswered questions before the connection counts as broken.
+const KEEPALIVE_PROBES_MAX: u32 = 3;
+
+/// The reason that a connection is turned away with for which there is no place now.
+pub const TOO_MANY_CONNECTIONS: &str = "too many connections; try again later";
+
+/// What stands behind a door.
+pub trait Backend: Send + Sync + 'static {
+    /// What clients are told about where the parts of the service are.
+    type Map: Map;
+
+    /// Which service this is; a client that wants another one is refused.
+    fn service(&self) -> Service;
+
+    /// The cluster, once it is known; a client of another one is refused.
+    fn cluster(&self) -> Option<ClusterId>;
+
+    /// Epoch of the map that it knows; 0 for none.
+    fn epoch(&self) -> u64;
+
+    /// Answers at once (`Some`), or takes the request over and answers through `reply` (`None`). Runs on a network
+    /// thread, so it must not block. `epoch` is the one that the client routed by. What was taken over may wait for
+    /// [`Backend::flush`].
+    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body<Self::Map>>;
+
+    /// The requests that one read has brought were asked. Must not wait for anything either.
+    fn flush(&self) {}
+
+    /// What the replica says of itself, and what is known of it besides.
+    fn status(&self, status: Box<ReplicaStatus>) -> Body<Self::Map> {
+        Body::Status(status)
+    }
+
+    /// What the state machine's answer means to the client.
+    fn answer(&self, answer: Bytes) -> Body<Self::Map> {
+        Body::Answer(answer)
+    }
+}
+
+/// The bounds of a door. The defaults are those that the project publishes; tests take smaller ones.
+#[derive(Clone, Debug)]
+pub struct DoorLimits {
+    /// Connections at one time, without those that have not said yet who they are.
+    pub connections_max: usize,
+    /// Connections that have not said yet who they are. One more takes the place of another: see [`smr::lobby`].
+    pub strangers_max: usize,
+    /// Requests of one connection that are under way, or answered and not yet written.
+    pub requests_max: usize,
+    /// Bytes of requests of one connection that are under way.
+    pub in_flight_max_bytes: usize,
+    /// Bytes of one connection's answers that wait to be written. Beyond it reads are answered `Busy`, and a write's
+    /// answer ends the connection: the client asks again for it.
+    pub answers_max_bytes: usize,
+    /// Long answers (scans) of one connection that are under way; the next ones are answered `Busy`.
+    pub scans_max: usize,
+    /// How long a scan may wait, in all, for its client to read, before …
+    pub scan_grace: Duration,
+    /// … each further second must be earned by this many bytes of the answer. A client that is slower is cut off.
+    pub scan_min_bytes_per_s: u32,
+    /// Bytes of requests and answers of all connections, of large frames that are being read and of what is being
+    /// written; beyond it requests, and answers to reads, are `Busy`. A part of it is dealt out to the connections, so
+    /// none is without room.
+    pub total_max_bytes: usize,
+    /// The longest request frame, in bytes. Longer ones end the connection.
+    pub request_max_bytes: usize,
+    /// Time for the handshake.
+    pub handshake_timeout: Duration,
+    /// Time for the rest of a frame, once it has begun.
+    pub frame_timeout: Duration,
+    /// Time in which a client that has answers waiting must take some of them.
+    pub write_timeout: Duration,
+    /// How long requests under way are waited for, when the client has closed its side.
+    pub drain_timeout: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> DoorLimits {
+        DoorLimits {
+            connections_max: connections_for(descriptor_limit()),
+            strangers_max: strangers_for(descriptor_limit()),
+            requests_max: limits::CONNECTION_REQUESTS_MAX,
+            in_flight_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
+            answers_max_bytes: limits::CONNECTION_IN_FLIGHT_MAX_BYTES,
+            scans_max: limits::CONNECTION_SCANS_MAX,
+            scan_grace: Duration::from_secs(10),
+            scan_min_bytes_per_s: limits::SCAN_MIN_BYTES_PER_S,
+            total_max_bytes: limits::TOTAL_MAX_BYTES,
+            // Values a little beyond the limit get a typed refusal; a client library checks before it sends.
+            request_max_bytes: 2 << 20,
+            handshake_timeout: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
+            frame_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The connections that fit into a process with so many file descriptors.
+fn connections_for(descriptors: usize) -> usize {
+    let rest = if descriptors > 2 * DESCRIPTORS_RESERVE { descriptors - DESCRIPTORS_RESERVE } else { descriptors / 2 };
+    rest.saturating_sub(strangers_for(descriptors)).clamp(1, limits::CONNECTIONS_MAX)
+}
+
+/// The connections of strangers that fit besides.
+fn strangers_for(descriptors: usize) -> usize {
+    (descriptors / 8).clamp(1, limits::STRANGERS_MAX)
+}
+
+/// What the tasks of a door share.
+struct Shared<B> {
+    backend: Arc<B>,
+    limits: DoorLimits,
+    lobby: Arc<Lobby>,
+    connections: AtomicUsize,
+    /// Bytes that all connections hold, see [`DoorLimits::total_max_bytes`].
+    held: Arc<queue::Held>,
+}
+
+impl<B> Shared<B> {
+    fn new(backend: Arc<B>, limits: DoorLimits) -> Shared<B> {
+        let lobby = Lobby::new(limits.strangers_max);
+        Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held: Arc::default() }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Accepting,
+    Serving,
+    Closing,
+}
+
+/// An open door.
+pub struct Door<B> {
+    shared: Arc<Shared<B>>,
+    phase: watch::Sender<Phase>,
+    /// Ends when the last task of the door has dropped its sender; nothing is ever sent.
+    finished: mpsc::Receiver<()>,
+    address: SocketAddr,
+}
+
+impl<B: Backend> Door<B> {
+    /// Serves `backend` at `listener`, with tasks on `runtime`.
+    ///
+    /// # Errors
+    /// If the listener cannot be used.
+    pub fn open(
+        runtime: &Handle,
+        listener: std::net::TcpListener,
+        backend: Arc<B>,
+        limits: DoorLimits,
+    ) -> io::Result<Door<B>> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let shared = Arc::new(Shared::new(backend, limits));
+        let (phase, phases) = watch::channel(Phase::Accepting);
+        let (alive, finished) = mpsc::channel(1);
+        runtime.spawn(accept(Arc::clone(&shared), listener, phases, alive));
+        Ok(Door { shared, phase, finished, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections there are, those of strangers included.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed) + self.shared.lobby.len()
+    }
+
+    /// How many bytes of requests and answers the connections hold.
+    pub fn held_bytes(&self) -> usize {
+        self.shared.held.bytes()
+    }
+
+    /// Takes no new connections; those that exist go on.
+    pub fn stop_accepting(&self) {
+        self.phase.send_if_modified(|phase| {
+            let accepting = *phase == Phase::Accepting;
+            *phase = (*phase).max(Phase::Serving);
+            accepting
+        });
+    }
+
+    /// Reads no more requests, writes the answers to those under way, and closes the connections. Gives up after
+    /// `patience`.
+    pub async fn close(mut self, patience: Duration) {
+        self.phase.send_replace(Phase::Closing);
+        let _ = tokio::time::timeout(patience, self.finished.recv()).await;
+    }
+}
+
+async fn accept<B: Backend>(
+    shared: Arc<Shared<B>>,
+    listener: TcpListener,
+    mut phases: watch::Receiver<Phase>,
+    alive: mpsc::Sender<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // First, or a stream of newcomers would keep it from being seen.
+            _ = phases.wait_for(|phase| *phase > Phase::Accepting) => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                continue;
+            }
+        };
+        let prepared = prepare(&stream);
+        let (input, output) = stream.into_split();
+        if let Err(error) = prepared {
+            tracing::debug!(%error, "a connection broke at once");
+            continue;
+        }
+        let (phases, alive) = (phases.clone(), alive.clone());
+        let (shared, guest) = (Arc::clone(&shared), shared.lobby.enter(Some(from.ip())));
+        tokio::spawn(async move {
+            connection::serve(&shared, guest, input, Arc::new(output), phases).await;
+            drop(alive);
+        });
+        // Whoever has said already who he is leaves the lobby before others come in.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A door without a listener, to which connections of any kind are brought: for simulations.
+pub struct Reception<B> {
+    shared: Arc<Shared<B>>,
+    phase: watch::Sender<Phase>,
+}
+
+impl<B: Backend> Reception<B> {
+    /// For connections to `backend`.
+    pub fn new(backend: Arc<B>, limits: DoorLimits) -> Reception<B> {
+        Reception { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
+    }
+
+    /// Serves a connection until it ends, as a door does.
+    pub fn serve(
+        &self,
+        input: impl AsyncRead + Unpin + Send + 'static,
+        output: Arc<dyn SharedOutput>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (shared, guest) = (Arc::clone(&self.shared), self.shared.lobby.enter(None));
+        let phases = self.phase.subscribe();
+        async move { connection::serve(&shared, guest, input, output, phases).await }
+    }
+}
+
+/// A connection among those that the limits allow, until dropped.
+struct Place<'d>(&'d AtomicUsize);
+
+impl<B> Shared<B> {
+    /// A place for somebody who has said who he is.
+    fn place(&self) -> Option<Place<'_>> {
+        let place = Place(&self.connections);
+        (self.connections.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers leave at once, and a peer that vanished without a word is noticed.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, Duration::from_secs(KEEPALIVE_IDLE_S))?;
+    set_tcp_keepintvl(stream, Duration::from_secs(KEEPALIVE_INTERVAL_S))?;
+    set_tcp_keepcnt(stream, KEEPALIVE_PROBES_MAX)?;
+    Ok(())
+}
+
+/// What a replica's outcome is to a client. The one place where the two vocabularies meet.
+fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body<B::Map> {
+    match outcome {
+        Outcome::Answer(answer) => backend.answer(answer),
+        Outcome::SessionOpened(client) => Body::SessionOpened(client),
+        Outcome::Status(status) => backend.status(status),
+        Outcome::Done => Body::Done,
+        Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },
+        Outcome::Busy { retry_after_ms } => Body::Busy { retry_after_ms },
+        Outcome::DiskFull => Body::DiskFull,
+        Outcome::TooLarge { limit_bytes } => Body::TooLarge { limit_bytes },
+        Outcome::SessionExpired => Body::SessionExpired,
+        Outcome::AnswerGone => Body::AnswerGone,
+        Outcome::Refused(reason) => Body::Refused(reason),
+        Outcome::Unknown => Body::Unknown,
+        Outcome::OutOfService(reason) => Body::OutOfService(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers B8
+    #[test]
+    fn connections_for_few_descriptors_leaves_a_reserve() {
+        assert_eq!(connections_for(usize::MAX), limits::CONNECTIONS_MAX);
+        assert_eq!(connections_for(1024), 640);
+        assert_eq!(connections_for(64), 24);
+        assert_eq!(connections_for(0), 1);
+    }
+}

@@ -1,0 +1,31 @@
+//! What services on [`smr`] share, whatever they replicate.
+//!
+//! - [`frames`]: what travels between a client and a replica or manager. What clients are told about where the parts of
+//!   a service are is opaque here.
+//! - [`limits`]: how much may be under way on a connection.
+//! - [`address`]: `host:port`, and when two spellings mean the same one.
+//! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
+//! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common.
+//! - With the feature `serve`, [`door`]: how a replica's process accepts connections and answers frames on them;
+//!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have.
+
+// Lines for a person go through the log sink: these panic if nobody takes them.
+#![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
+
+pub mod address;
+#[cfg(feature = "process")]
+pub mod args;
+pub mod client;
+pub mod dial;
+#[cfg(feature = "serve")]
+pub mod door;
+pub mod frames;
+pub mod limits;
+#[cfg(feature = "process")]
+pub mod process;
+#[cfg(feature = "serve")]
+pub mod read_flags;
+#[cfg(feature = "serve")]
+pub mod recover;
+#[cfg(feature = "serve")]
+pub mod serve;

@@ -1,0 +1,42 @@
+//! How a process that serves clients ends: in order, within what the contract gives it.
+
+use std::time::Duration;
+
+use smr::log_sink;
+use smr::replica::ReplicaHandle;
+
+use crate::args::BadArgument;
+use crate::door::{Backend, Door};
+use crate::process::{Fatal, Signals};
+
+/// Exit code after a second signal.
+const EXIT_INTERRUPTED: i32 = 130;
+/// How long an orderly end may take in the replica, in milliseconds; it promises 3 s.
+const SHUTDOWN_REPLICA_MS: u64 = 3_500;
+/// How long connections may take for what they still have to say, in milliseconds.
+const SHUTDOWN_DOOR_MS: u64 = 1_000;
+
+// The contract: exit within 5 s of the first signal.
+const _: () = assert!(SHUTDOWN_REPLICA_MS + SHUTDOWN_DOOR_MS < 5_000);
+
+impl From<smr::replica::StartError> for Fatal {
+    fn from(error: smr::replica::StartError) -> Fatal {
+        if error.is_usage { Fatal::Usage(BadArgument(error.what)) } else { Fatal::Failed(error.what) }
+    }
+}
+
+/// Serves at `door` until a signal comes, then ends in order: no new connections, leadership handed over, what is under
+/// way answered, connections closed. A second signal ends the process at once.
+pub async fn serve_until_signal<B: Backend>(mut signals: Signals, door: Door<B>, replica: ReplicaHandle) {
+    signals.next().await;
+    tokio::spawn(async move {
+        signals.next().await;
+        log_sink::exit(EXIT_INTERRUPTED);
+    });
+    door.stop_accepting();
+    let handover = tokio::task::spawn_blocking(move || replica.shutdown());
+    if tokio::time::timeout(Duration::from_millis(SHUTDOWN_REPLICA_MS), handover).await.is_err() {
+        tracing::warn!("the replica did not stop in time");
+    }
+    door.close(Duration::from_millis(SHUTDOWN_DOOR_MS)).await;
+}
