@@ -33,27 +33,27 @@ golden:
 
 # Kill the leader under a running client, by kill -9 and by SIGSTOP, and print its longest pauses.
 failover kills="20":
-    cargo run --quiet --release --bin madkv-trial -- failover --kills {{kills}}
+    cargo run --quiet --release --bin madkv-scenario -- failover --kills {{kills}}
 
 # Kill every process at once under load, again and again, and check that no acknowledged write is lost or applied twice.
 kill-all rounds="50":
-    cargo run --quiet --release --bin madkv-trial -- kill-all --rounds {{rounds}}
+    cargo run --quiet --release --bin madkv-scenario -- kill-all --rounds {{rounds}}
 
 # Cut the power under load, again and again, on a loop-mounted ext4 (needs root).
 power-cuts cuts="40":
-    cargo run --quiet --release --bin madkv-trial -- power-cuts --cuts {{cuts}}
+    cargo run --quiet --release --bin madkv-scenario -- power-cuts --cuts {{cuts}}
 
 # Damage each file of a replica's directory in many ways, and check that it starts whole, or not at all, or in quarantine.
 damage flips="200":
-    cargo run --quiet --release --bin madkv-trial -- damage --flips {{flips}}
+    cargo run --quiet --release --bin madkv-scenario -- damage --flips {{flips}}
 
 # Fill up the disk of a follower and of the leader, at many moments (needs root).
 disk-full:
-    cargo run --quiet --release --bin madkv-trial -- disk-full
+    cargo run --quiet --release --bin madkv-scenario -- disk-full
 
 # Let system calls on the disk of a running server fail, and hang (needs strace).
 disk-errors places="10":
-    cargo run --quiet --release --bin madkv-trial -- disk-errors --places {{places}}
+    cargo run --quiet --release --bin madkv-scenario -- disk-errors --places {{places}}
 
 # Cut the power at random moments of a log's life on the virtual disk, with random losses, as often as told.
 power-cut-images count="10000":
@@ -61,11 +61,11 @@ power-cut-images count="10000":
 
 # Trace the system calls under a load, and check that each write is on the device of a majority before its answer leaves (needs strace).
 durable:
-    cargo run --quiet --release --bin madkv-trial -- durable
+    cargo run --quiet --release --bin madkv-scenario -- durable
 
 # Measure the latency of a lone PUT against the disk's own, and PUT/s of 64 clients.
 speed:
-    cargo run --quiet --release --bin madkv-trial -- speed
+    cargo run --quiet --release --bin madkv-scenario -- speed
 
 # Put the same load in turns on MadKV, three nodes of etcd, and Redis with appendfsync always, and print ratios with their spread (see `--help`).
 [positional-arguments]
@@ -89,32 +89,38 @@ micro:
 
 # Kill a follower under full load, for 2, 10 and 60 s; print how long until it has everything again.
 catch-up keys="1000000" value_bytes="100" absences="2,10,60":
-    cargo run --quiet --release --bin madkv-trial -- catch-up --keys {{keys}} --value-bytes {{value_bytes}} --absences {{absences}}
+    cargo run --quiet --release --bin madkv-scenario -- catch-up --keys {{keys}} --value-bytes {{value_bytes}} --absences {{absences}}
 
 # Time requests while snapshots of a million keys are taken, and print the longest wait with and without.
 snapshots keys="1000000":
-    cargo run --quiet --release --bin madkv-trial -- snapshots --keys {{keys}}
+    cargo run --quiet --release --bin madkv-scenario -- snapshots --keys {{keys}}
 
 # Overwrite a thousand keys a million times, check that directories are bounded and memory is flat, and print sizes and restart time.
 bounded overwrites="1000000" value_bytes="1000":
-    cargo run --quiet --release --bin madkv-trial -- bounded --overwrites {{overwrites}} --value-bytes {{value_bytes}}
+    cargo run --quiet --release --bin madkv-scenario -- bounded --overwrites {{overwrites}} --value-bytes {{value_bytes}}
 
 # Restart all nodes in turn under load, as often as told, check that nothing acknowledged is lost, and print how long writes wait at most.
 rolling rounds="100":
-    cargo run --quiet --release --bin madkv-trial -- rolling --rounds {{rounds}}
+    cargo run --quiet --release --bin madkv-scenario -- rolling --rounds {{rounds}}
 
 # Kill leaders under one command-line client, for about a minute, and check that it prints one line for each line in, in order, STOP last.
 transcript kills="300":
-    cargo run --quiet --release --bin madkv-trial -- transcript --kills {{kills}}
+    cargo run --quiet --release --bin madkv-scenario -- transcript --kills {{kills}}
 
 # Bring up clusters of many shapes, up to 9 replicas and 50 partitions, and run README's script on each.
 shapes:
-    cargo run --quiet --release --bin madkv-trial -- shapes
+    cargo run --quiet --release --bin madkv-scenario -- shapes
 
-# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it (options as in `madkv-planted --help`).
+# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it (options as in `xtask mutants --help`).
 [positional-arguments]
-planted-bugs *options:
-    cargo run --quiet --bin madkv-planted -- "$@"
+mutants *options:
+    cargo run --quiet --package xtask -- mutants "$@"
+
+alias planted-bugs := mutants
+
+# Print which cases of the fault catalogue have a test.
+coverage:
+    cargo run --quiet --package xtask -- coverage
 
 # Run seeds (A..B, or one) through the deterministic simulator.
 sim seeds="0..1000":

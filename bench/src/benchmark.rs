@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::measure::{Trouble, positive};
 use crate::micro;
 use crate::peers::{compare, failover};
 use crate::report;
 use crate::ycsb;
+use madkv_testkit::measure::{Trouble, positive};
 
 /// Measure MadKV, and its peers on the same machine.
 #[derive(Debug, Parser)]

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| madkv_bench::decoders::run("frames", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| madkv_chaos::decoders::run("frames", bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| madkv_bench::decoders::run("mark_file", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| madkv_chaos::decoders::run("mark_file", bytes));

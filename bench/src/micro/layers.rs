@@ -16,9 +16,9 @@ use smr::snapshot::SnapshotDir;
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::disk::RealDisk;
 
-use crate::measure::Trouble;
 use crate::micro::core::{COMMAND_BYTES, Cores, commands};
 use crate::micro::timed::{line, rate};
+use madkv_testkit::measure::Trouble;
 
 /// Size of a value, in bytes.
 const VALUE_BYTES: usize = 100;

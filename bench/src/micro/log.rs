@@ -18,8 +18,8 @@ use smr::storage::disk::RealDisk;
 use smr::storage::segments::SEGMENT_BYTES;
 use smr::storage::{Birth, Engine, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
 
-use crate::launcher::LOG_ENGINE_VARIABLE;
-use crate::measure::{Latencies, Trouble, Usage};
+use madkv_testkit::launcher::LOG_ENGINE_VARIABLE;
+use madkv_testkit::measure::{Latencies, Trouble, Usage};
 
 /// Size of an entry's command, in bytes.
 const COMMAND_BYTES: usize = 200;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::measure::median;
+use madkv_testkit::measure::median;
 
 /// Into how many turns the time is cut; the median of their rates counts, so that one disturbance does not.
 const TURNS: u32 = 9;

@@ -16,15 +16,15 @@ use smr::storage::Engine;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::cluster::Shape;
-use crate::launcher::Interrupted;
-use crate::measure::{Trouble, positive, total};
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::peers::measure::{Found, Measure, Plan, load, measure};
 use crate::peers::redis::Redis;
 use crate::peers::{INSTALL, Store, table};
-use crate::programs::Programs;
-use crate::trial::fresh_directory;
+use madkv_testkit::cluster::Shape;
+use madkv_testkit::launcher::Interrupted;
+use madkv_testkit::measure::{Trouble, positive, total};
+use madkv_testkit::place::fresh_directory;
+use madkv_testkit::programs::Programs;
 
 /// A store that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -211,7 +211,7 @@ fn compare(
 fn header(options: &Options) -> Vec<String> {
     let build = if cfg!(debug_assertions) { "DEBUG build" } else { "release build" };
     vec![
-        format!("commit {}, {} cores shared by stores and clients, {build}", crate::measure::commit(), cores()),
+        format!("commit {}, {} cores shared by stores and clients, {build}", madkv_testkit::measure::commit(), cores()),
         format!(
             "{} clients of the library in this process, closed loop; values of {} B, {} keys, {} rounds of {} s",
             options.clients, options.value_bytes, options.keys, options.rounds, options.seconds

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::Uri;
 
-use crate::measure::Trouble;
 use crate::peers::grpc::{Channel, bytes_of, fields, number_of, put_bytes};
 use crate::peers::{self, installed};
-use crate::ports::Ports;
-use crate::process::Process;
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::ports::Ports;
+use madkv_testkit::process::Process;
 
 /// What it is called in tables.
 pub(super) const NAME: &str = "etcd";

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::measure::Trouble;
 use crate::peers::etcd::{Connection, Etcd};
-use crate::trial::{Outcome, Way};
+use madkv_testkit::failover::Way;
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::place::Outcome;
 
 /// Answers between two kills.
 const ANSWERS_BETWEEN: usize = 300;

@@ -10,12 +10,14 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use smr::storage::Engine;
 
-use crate::cluster::Shape;
-use crate::launcher::Interrupted;
-use crate::measure::{Trouble, commit};
 use crate::peers::madkv::{MadKv, Wanted, cores};
-use crate::programs::Programs;
-use crate::trial::{Outcome, Way, fresh_directory, percentile, strike};
+use madkv_testkit::cluster::Shape;
+use madkv_testkit::failover::{Way, strike};
+use madkv_testkit::launcher::Interrupted;
+use madkv_testkit::measure::percentile;
+use madkv_testkit::measure::{Trouble, commit};
+use madkv_testkit::place::{Outcome, fresh_directory};
+use madkv_testkit::programs::Programs;
 
 /// Kills of one store before it is the other's turn.
 const TURN_KILLS: usize = 5;

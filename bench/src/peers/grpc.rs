@@ -10,7 +10,7 @@ use h2::client::{self, SendRequest};
 use http::{HeaderMap, Method, Request, Uri};
 use tokio::net::TcpStream;
 
-use crate::measure::Trouble;
+use madkv_testkit::measure::Trouble;
 
 /// The largest answer that we take, in bytes.
 const ANSWER_MAX_BYTES: usize = 16 << 20;

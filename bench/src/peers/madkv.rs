@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use smr::storage::Engine;
 
-use crate::cluster::{Cluster, Group, Shape};
-use crate::launcher::log_flags;
-use crate::measure::Trouble;
 use crate::peers::Connection;
-use crate::programs::Programs;
-use crate::trial::library_client;
+use madkv_testkit::cluster::{Cluster, Group, Shape};
+use madkv_testkit::launcher::log_flags;
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::place::library_client;
+use madkv_testkit::programs::Programs;
 
 /// How long the cluster may take until each group has a leader.
 const READY_PATIENCE: Duration = Duration::from_secs(60);

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::launcher::Interrupted;
-use crate::measure::{Figures, Latencies, Trouble, Usage, total};
 use crate::peers::{Connection, Store};
+use madkv_testkit::launcher::Interrupted;
+use madkv_testkit::measure::{Figures, Latencies, Trouble, Usage, total};
 
 /// How long a store may say nothing, beyond the time that is measured, before it counts as hung.
 const SILENCE_MAX: Duration = Duration::from_secs(60);

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
-use crate::measure::Trouble;
+use madkv_testkit::measure::Trouble;
 
 /// What installs the peers on Debian and its relatives.
 pub const INSTALL: &str = "apt-get install etcd-server redis-server";

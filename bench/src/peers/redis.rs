@@ -10,11 +10,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::measure::Trouble;
 use crate::peers::{self, installed};
-use crate::ports::Ports;
-use crate::process::Process;
-use crate::wait::wait_for;
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::ports::Ports;
+use madkv_testkit::process::Process;
+use madkv_testkit::wait::wait_for;
 
 /// What it is called in tables.
 pub const NAME: &str = "redis";

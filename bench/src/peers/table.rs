@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::measure::{median, spread};
 use crate::peers::compare::{Comparison, Side};
 use crate::peers::measure::{Found, Measure};
+use madkv_testkit::measure::{median, spread};
 
 /// A number of a measurement.
 type Figure = (&'static str, fn(&Found) -> f64);
@@ -104,7 +104,7 @@ fn ratios(comparison: &Comparison, text: &mut String) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Figures;
+    use madkv_testkit::measure::Figures;
 
     fn side(name: &str, is_ours: bool, rates: &[f64]) -> Side {
         let found = rates.iter().map(|&rate| Found {

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser};
 
-use crate::launcher::Interrupted;
-use crate::measure::Trouble;
-use crate::programs::{FUZZER, Programs};
 use crate::report::runs::{self, Bench, Fuzz, Logs, Run};
 use crate::ycsb::INTERRUPTED;
 use crate::ycsb::command::{self, can_keep};
+use madkv_testkit::launcher::Interrupted;
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::programs::{FUZZER, Programs};
 
 /// What is guessed for a run's time beyond its measured phase, before there is experience: start, load, check.
 const AROUND_A_RUN: Duration = Duration::from_secs(15);

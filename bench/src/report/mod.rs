@@ -16,9 +16,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::measure::Trouble;
 use crate::report::comments::Comments;
 use crate::report::runs::Logs;
+use madkv_testkit::measure::Trouble;
 
 /// What to report on.
 #[derive(Clone, Debug, Args)]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::measure::spread;
 use crate::report::comments::Comments;
 use crate::report::plot::{Bars, number};
 use crate::report::runs::{ALL_CLIENTS, ALL_FACTORS, Bench, Logs, Run, SCALED_CLIENTS, SCALED_FACTORS};
 use crate::ycsb::Workload;
 use crate::ycsb::outcome::Outcome;
+use madkv_testkit::measure::spread;
 
 /// Lines of a log's header that say on what was measured.
 const CIRCUMSTANCES: [&str; 10] = [
@@ -106,7 +106,7 @@ const BONUS: [Section; 4] = [
     ),
     (
         "Further tests and measurements",
-        "Simulator, explorer, planted bugs, power cuts, failing disks: `docs/TESTING.md`; figures: `docs/PERFORMANCE.md`.",
+        "Simulator, explorer, mutants, power cuts, failing disks: `docs/TESTING.md`; figures: `docs/PERFORMANCE.md`.",
         "further tests",
     ),
 ];
@@ -300,9 +300,9 @@ fn values(logs: &Logs, benches: &[Bench], figure: &Figure) -> Vec<Option<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Figures;
     use crate::report::runs::Fuzz;
     use crate::ycsb::outcome::ALL;
+    use madkv_testkit::measure::Figures;
     use std::fs;
 
     fn outcome(rate: f64, passed: bool) -> Outcome {

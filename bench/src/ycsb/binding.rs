@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::measure::Trouble;
-use crate::wait::wait_for;
 use crate::ycsb::workload::{Operation, Workload};
+use madkv_testkit::measure::Trouble;
+use madkv_testkit::wait::wait_for;
 
 /// Operations that may wait to be taken.
 const WAITING_MAX: usize = 4_096;

@@ -10,10 +10,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::fuzz::caller::{Heard, Program, perform};
-use crate::history::{Action, Answer};
-use crate::line_client::{ClientProcess, LineClient};
-use crate::measure::Trouble;
+use madkv_testkit::caller::{Heard, Program, perform};
+use madkv_testkit::history::{Action, Answer};
+use madkv_testkit::line_client::{ClientProcess, LineClient};
+use madkv_testkit::measure::Trouble;
 
 /// How long a request may take before its client counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);

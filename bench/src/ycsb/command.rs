@@ -12,13 +12,7 @@ use madkv_proto::limits::VALUE_MAX_BYTES;
 use smr::storage::Engine;
 use tempfile::TempDir;
 
-use crate::chain::Swap;
-use crate::cluster::Shape;
-use crate::launcher::Interrupted;
-use crate::measure::{Trouble, commit, positive};
 use crate::peers::madkv::{MadKv, Wanted, cores};
-use crate::programs::{CLIENT, Programs};
-use crate::trial::fresh_directory;
 use crate::ycsb::caller::{Caller, How};
 use crate::ycsb::distribution::Distribution;
 use crate::ycsb::outcome::{ALL, Cost, Outcome};
@@ -26,6 +20,12 @@ use crate::ycsb::replicas::{Operator, SERVICE_PATIENCE, processes, usages, value
 use crate::ycsb::run::{INTERRUPTED, Plan, Ran, load, on_thread, run};
 use crate::ycsb::verify::{judge, read_all};
 use crate::ycsb::workload::{SCAN_MAX_DEFAULT, Workload};
+use madkv_testkit::chain::Swap;
+use madkv_testkit::cluster::Shape;
+use madkv_testkit::launcher::Interrupted;
+use madkv_testkit::measure::{Trouble, commit, positive};
+use madkv_testkit::place::fresh_directory;
+use madkv_testkit::programs::{CLIENT, Programs};
 
 /// The most records and operations: the names of the records, and the history of the updates, are kept in memory.
 const RECORDS_MAX: u64 = 100_000_000;

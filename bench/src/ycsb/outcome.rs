@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::measure::Figures;
+use madkv_testkit::measure::Figures;
 
 /// The figures of all operations together go under this name.
 pub const ALL: &str = "OVERALL";

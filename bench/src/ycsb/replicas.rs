@@ -14,9 +14,9 @@ use madkv_client::{Client, ClusterStatus, Options};
 use smr::protocol::Role;
 use tokio::runtime::Runtime;
 
-use crate::measure::{Trouble, Usage};
-use crate::programs::{MANAGER, SERVER};
-use crate::wait::wait_for;
+use madkv_testkit::measure::{Trouble, Usage};
+use madkv_testkit::programs::{MANAGER, SERVER};
+use madkv_testkit::wait::wait_for;
 
 /// How long a leadership may take to be handed over.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(30);

@@ -11,16 +11,16 @@ use bytes::Bytes;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::chain::Swap;
-use crate::history::{Action, Answer};
-use crate::measure::{Latencies, Trouble};
-use crate::progress::Progress;
 use crate::ycsb::binding::Binding;
 use crate::ycsb::caller::{Caller, How, Stopper};
 use crate::ycsb::distribution::Distribution;
 use crate::ycsb::keys::{Keys, key_name};
 use crate::ycsb::value::{FIRST, Values, stamp};
 use crate::ycsb::workload::{Generator, Kind, Operation, Workload};
+use madkv_testkit::chain::Swap;
+use madkv_testkit::history::{Action, Answer};
+use madkv_testkit::measure::{Latencies, Trouble};
+use madkv_testkit::progress::Progress;
 
 /// What is said of a run that a signal has ended.
 pub(crate) const INTERRUPTED: &str = "interrupted";

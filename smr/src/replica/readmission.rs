@@ -218,6 +218,7 @@ mod tests {
         }
     }
 
+    // covers D21
     #[test]
     fn readmission_without_sense_or_majority_is_refused_with_the_reason() {
         let now = Time(10_000_000);

@@ -1,0 +1,16 @@
+//! Longer runs that measure or torment a cluster of real processes.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use madkv_chaos::scenario::{Options, run};
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("madkv-scenario: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

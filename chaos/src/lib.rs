@@ -1,0 +1,20 @@
+//! What shakes MadKV, from one seed or by a schedule, and finds out whether it held:
+//!
+//! - [`sim_library`]: the client library against simulated groups, from one seed. [`seeds`]: what `madkv-sim` does.
+//! - [`decoders`]: everything that reads bytes from outside, for property tests and fuzzers.
+//! - [`nemesis`]: a bad network for real processes, and faults by a seeded schedule.
+//! - [`fuzz`]: clients with conflicting requests, and a check of what they heard.
+//! - [`campaign`]: what `madkv-fuzz` does: the fuzzer alone, under the nemesis, or with a minority dead.
+//! - [`disk_faults`]: damaged, full and failing disks.
+//! - [`transcript`]: what a command-line client prints while leaders die under it.
+//! - [`scenario`]: what `madkv-scenario` does: longer runs, each with one question.
+
+pub mod campaign;
+pub mod decoders;
+pub mod disk_faults;
+pub mod fuzz;
+pub mod nemesis;
+pub mod scenario;
+pub mod seeds;
+pub mod sim_library;
+pub mod transcript;

@@ -1,0 +1,439 @@
+//! One run: from a seed to a verdict.
+//!
+//! One event loop on one thread, in a runtime whose clock is paused: the simulator is the main task and sleeps until
+//! something of the world is due, or until a client or a door has posted something. tokio moves the clock when
+//! everybody sleeps, so the library's timers and the world's events share one virtual time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use smr::id::NodeName;
+use smr::protocol::Time;
+use smr::replica::Request;
+use smr::session::SessionLimits;
+use smr::sim::dice::{Dice, Purpose};
+use smr::sim::machine::Shape;
+use smr::sim::network::Weather as PeerWeather;
+use smr::sim::properties;
+use smr::sim::world::Setting;
+use smr_service::door::{DoorLimits, Reception};
+
+use super::callers::Callers;
+use super::clock::Clock;
+use super::managers::{Manager, cluster_map, older_map};
+use super::mix::{Fault, Mix};
+use super::partition::Partition;
+use super::rare::{Counts, Rare};
+use super::wires::{Host, Listening, MANAGERS, Place, Way, Weather, Wires};
+use madkv_testkit::history::History;
+
+/// How long callers go on in the calm before they are told to stop, in microseconds.
+const CALM_US: u64 = 3_000_000;
+/// Within so many microseconds of calm every call must have ended: connections that fell silent are found out within
+/// seconds, and a call may have begun at the end of the calm.
+const ENDS_WITHIN_US: u64 = 60_000_000;
+
+/// What a run came to.
+pub struct Report {
+    /// What decided it.
+    pub seed: u64,
+    /// The mix.
+    pub mix: Mix,
+    /// What is wrong, if anything is.
+    pub violation: Option<String>,
+    /// All calls.
+    pub history: History,
+    /// What was seen.
+    pub counts: Counts,
+    /// Of everything that happened, in order.
+    pub hash: u64,
+    /// Virtual time, in microseconds.
+    pub virtual_us: u64,
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls that failed.
+    pub failed: u64,
+}
+
+impl Report {
+    /// The command that repeats the run.
+    pub fn replay(&self) -> String {
+        format!("cargo run -p madkv-bench --bin madkv-sim -- --library --seeds {}", self.seed)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { seed, mix, hash, virtual_us, answered, failed, .. } = self;
+        let virtual_s = *virtual_us as f64 / 1e6;
+        write!(
+            f,
+            "seed {seed}: {} x {} servers, {} clients, {virtual_s:.1} s, {answered} calls answered, {failed} failed, hash {hash:016x}",
+            mix.partitions, mix.replicas, mix.habits.clients
+        )?;
+        match &self.violation {
+            None => Ok(()),
+            Some(why) => write!(f, "\nVIOLATION: {why}\nreplay: {}", self.replay()),
+        }
+    }
+}
+
+/// Runs a seed.
+pub fn run(seed: u64) -> Report {
+    run_mix(seed, Mix::of(seed))
+}
+
+/// Runs a seed with another mix than its own.
+pub fn run_mix(seed: u64, mix: Mix) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap_or_else(|error| panic!("no runtime: {error}"));
+    runtime.block_on(async { Scene::new(seed, mix).play().await })
+}
+
+/// What ends by itself.
+enum Undo {
+    Place(Place),
+    Silence(Host, Place, Way),
+    Cuts(u16),
+    Learn(u16),
+    Readmit(u16, u16),
+}
+
+struct Scene {
+    seed: u64,
+    mix: Mix,
+    clock: Clock,
+    wires: Arc<Wires>,
+    partitions: Vec<Partition>,
+    managers: Vec<(Arc<Manager>, Reception<Manager>)>,
+    callers: Callers,
+    dice: Dice,
+    counts: Counts,
+    undo: BTreeMap<(Time, u64), Undo>,
+    undo_count: u64,
+    fault_at: Option<Time>,
+    violation: Option<String>,
+}
+
+impl Scene {
+    fn new(seed: u64, mix: Mix) -> Scene {
+        let clock = Clock::start();
+        let wires = Wires::new(seed, clock, Weather::calm());
+        let map = cluster_map(mix.partitions, mix.replicas);
+        let mut dice = Dice::new(seed, Purpose::Faults);
+        let partitions = (0..mix.partitions)
+            .map(|number| {
+                let mut shape = Shape::small(mix.replicas);
+                shape.sessions = mix.sessions;
+                let setting = Setting {
+                    seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(number)),
+                    shape,
+                    weather: PeerWeather::calm(),
+                    properties: if mix.with_properties { properties::all() } else { Vec::new() },
+                    ..Setting::small(seed, mix.replicas)
+                };
+                let mut setting = setting;
+                setting.pace.clients = 0;
+                let dice = Dice::new(dice.any(), Purpose::Machines);
+                let limits = mix.limits.clone();
+                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&wires), dice)
+            })
+            .collect();
+        let (count, behind) = mix.managers;
+        let managers: Vec<_> = (0..count)
+            .map(|seat| {
+                let known = match seat < behind {
+                    true => dice.chance(500).then(|| older_map(&map)),
+                    false => Some(map.clone()),
+                };
+                let manager = Manager::new(known);
+                wires.listen(Place { group: MANAGERS, seat }, Listening::Open);
+                let limits = DoorLimits { connections_max: 2048, ..DoorLimits::default() };
+                (Arc::clone(&manager), Reception::new(manager, limits))
+            })
+            .collect();
+        let addresses = (0..count).map(|seat| Place { group: MANAGERS, seat }.address()).collect();
+        let callers = Callers::new(
+            seed,
+            mix.habits.clone(),
+            Arc::clone(&wires),
+            clock,
+            addresses,
+            mix.partitions > 1,
+            mix.sessions != SessionLimits::default(),
+        );
+        let mut scene = Scene {
+            seed,
+            mix,
+            clock,
+            wires,
+            partitions,
+            managers,
+            callers,
+            dice,
+            counts: Counts::default(),
+            undo: BTreeMap::new(),
+            undo_count: 0,
+            fault_at: None,
+            violation: None,
+        };
+        for seat in 0..behind {
+            let after_us = scene.dice.below(scene.mix.chaos_us);
+            scene.later(after_us, Undo::Learn(seat));
+        }
+        scene
+    }
+
+    async fn play(mut self) -> Report {
+        self.until(Time(self.mix.start_us)).await;
+        self.callers.start();
+        self.wires.set_weather(self.mix.weather);
+        for partition in &mut self.partitions {
+            partition.world.network.weather = self.mix.peer_weather;
+            partition.world.disk_us = self.mix.disk_us;
+        }
+        let chaos_ends = self.clock.now().plus_us(self.mix.chaos_us);
+        self.plan_fault();
+        self.until(chaos_ends).await;
+        self.calm_down();
+        let answered = self.callers.book.answered();
+        self.until(self.clock.now().plus_us(CALM_US)).await;
+        if self.callers.book.answered() == answered {
+            self.violate("no call was answered in the calm".to_owned());
+        }
+        self.callers.stop();
+        self.until_that("every call ends", |scene| scene.callers.have_ended()).await;
+        let reads = self.callers.last_reads();
+        self.until_that("every key is read at last", |_| reads.is_finished()).await;
+        self.report()
+    }
+
+    fn report(mut self) -> Report {
+        let (mut history, counts) = self.callers.book.close();
+        history.partitions = Some(self.mix.partitions);
+        history.notes.push(format!("madkv-sim --library --seeds {}", self.seed));
+        self.counts.add(&counts);
+        self.wires.tap(|tap| self.counts.add(&tap.counts));
+        for partition in &self.partitions {
+            self.counts.add(&partition.counts);
+        }
+        let violation = self.violation.take().or_else(|| super::judge::judge(&history).err());
+        let mut hash = self.wires.tap(|tap| tap.hash()) ^ self.callers.book.hash().rotate_left(17);
+        for partition in &self.partitions {
+            hash = hash.rotate_left(9) ^ partition.world.watch.trace.hash() ^ partition.world.steps();
+        }
+        Report {
+            seed: self.seed,
+            violation,
+            history,
+            counts: self.counts,
+            hash,
+            virtual_us: self.clock.now().0,
+            answered: self.callers.book.answered(),
+            failed: self.callers.book.failed(),
+            mix: self.mix,
+        }
+    }
+
+    fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    // ---- Time ----
+
+    async fn until(&mut self, at: Time) {
+        while self.clock.now() < at && self.violation.is_none() {
+            self.turn(at).await;
+        }
+    }
+
+    async fn until_that(&mut self, what: &str, holds: impl Fn(&Scene) -> bool) {
+        let deadline = self.clock.now().plus_us(ENDS_WITHIN_US);
+        while !holds(self) && self.violation.is_none() {
+            if self.clock.now() >= deadline {
+                return self.violate(format!("not within {} s of calm: {what}", ENDS_WITHIN_US / 1_000_000));
+            }
+            self.turn(deadline).await;
+        }
+    }
+
+    /// Lets happen what is due, then sleeps until something is, or was posted, or `at`.
+    async fn turn(&mut self, at: Time) {
+        let now = self.clock.now();
+        if self.fault_at.is_some_and(|at| at <= now) {
+            self.go_wrong();
+            self.plan_fault();
+        }
+        while let Some(first) = self.undo.first_entry()
+            && first.key().0 <= now
+        {
+            let undo = first.remove();
+            self.undo(undo);
+        }
+        for incoming in self.wires.run() {
+            if incoming.place.group == MANAGERS {
+                let (_, reception) = &self.managers[usize::from(incoming.place.seat)];
+                tokio::spawn(reception.serve(incoming.input, incoming.output));
+            } else {
+                self.partitions[usize::from(incoming.place.group)].serve(incoming);
+            }
+        }
+        for partition in &mut self.partitions {
+            partition.run(now);
+            if let Some(why) = partition.violation.take() {
+                self.violation.get_or_insert(why);
+            }
+        }
+        let seen = self.wires.tap(|tap| tap.violation.take()).or_else(|| self.callers.book.violation());
+        if let Some(why) = seen {
+            self.violate(why);
+        }
+        let faults = self.fault_at.into_iter().chain(self.undo.keys().map(|(at, _)| *at).next());
+        let world = self.partitions.iter().filter_map(Partition::next_at).chain(self.wires.next_at());
+        let next = world.chain(faults).min().map_or(at, |next| next.min(at));
+        tokio::select! {
+            biased;
+            () = self.wires.posted() => {}
+            () = self.clock.sleep_until(next) => {}
+        }
+    }
+
+    // ---- What goes wrong ----
+
+    fn plan_fault(&mut self) {
+        let gap_us = 1_000 + self.dice.below(self.mix.fault_gap_us);
+        self.fault_at = (!self.mix.faults.is_empty()).then(|| self.clock.now().plus_us(gap_us));
+    }
+
+    fn later(&mut self, after_us: u64, undo: Undo) {
+        self.undo_count += 1;
+        self.undo.insert((self.clock.now().plus_us(after_us), self.undo_count), undo);
+    }
+
+    fn go_wrong(&mut self) {
+        let fault = self.dice.pick(&self.mix.faults);
+        let group = self.dice.below(u64::from(self.mix.partitions)) as usize;
+        let seats = u64::from(self.mix.replicas);
+        let some_seat = self.dice.below(seats) as usize;
+        let leader = self.partitions[group].world.leader().unwrap_or(some_seat);
+        let hosts = self.callers.hosts();
+        let host = self.dice.pick(&hosts);
+        let long_us = self.dice.pick(&[20_000, 300_000, 1_500_000, 6_000_000]);
+        let us = 1_000 + self.dice.below(long_us);
+        let leader_place = Place { group: group as u16, seat: leader as u16 };
+        let some_place = Place { group: group as u16, seat: some_seat as u16 };
+        let partition = &mut self.partitions[group];
+        self.wires.tap(|tap| tap.note(partition.world.now, &[4, fault as u64, group as u64, leader as u64]));
+        match fault {
+            Fault::KillLeader => partition.crash(leader, false),
+            Fault::KillServer => partition.crash(some_seat, false),
+            Fault::KillAll => (0..seats as usize).for_each(|seat| partition.crash(seat, false)),
+            Fault::PowerCut => partition.crash(some_seat, true),
+            Fault::StopLeader => partition.world.pause(leader, us),
+            Fault::StopServer => partition.world.pause(some_seat, us),
+            Fault::HangDisk => {
+                let until = partition.world.now.plus_us(us);
+                partition.world.hang_disk(leader, until);
+            }
+            Fault::CutOffLeader => {
+                partition.world.cut_off(leader, us.is_multiple_of(2));
+                self.later(us, Undo::Cuts(group as u16));
+            }
+            Fault::CutPeers => {
+                partition.world.cut(leader as u16, some_seat as u16);
+                self.later(us, Undo::Cuts(group as u16));
+            }
+            Fault::Transfer => {
+                partition.world.ask(leader, Request::Transfer { to: NodeName(some_seat as u16) });
+            }
+            Fault::ResetClient => self.wires.reset(host, leader_place),
+            Fault::SilenceOneWay => {
+                let way = if us.is_multiple_of(2) { Way::Up } else { Way::Down };
+                self.counts.saw(Rare::OneWaySilence);
+                self.wires.silence(host, leader_place, way, true);
+                self.later(us, Undo::Silence(host, leader_place, way));
+            }
+            Fault::SilenceLeader => {
+                self.counts.saw(Rare::LeaderUnreachable);
+                for host in hosts {
+                    for way in [Way::Up, Way::Down] {
+                        self.wires.silence(host, leader_place, way, true);
+                        self.later(us, Undo::Silence(host, leader_place, way));
+                    }
+                }
+            }
+            Fault::KillClient => {
+                let place = self.dice.below(hosts.len() as u64) as usize;
+                self.callers.kill(place);
+            }
+            Fault::ManagerDown => {
+                let seat = self.dice.below(u64::from(self.mix.managers.0)) as u16;
+                self.manager_down(seat, us);
+            }
+            Fault::ManagersDown => {
+                self.counts.saw(Rare::AllManagersDown);
+                (0..self.mix.managers.0).for_each(|seat| self.manager_down(seat, us));
+            }
+            Fault::EmptyDirectory => {
+                if partition.empty_directory(some_seat) {
+                    self.counts.saw(Rare::DirectoryEmptied);
+                    self.later(us + 300_000, Undo::Readmit(group as u16, some_seat as u16));
+                }
+            }
+            Fault::Mislead => {
+                let other = (some_seat + 1) % seats as usize;
+                partition.mislead(leader, if leader == some_seat { other } else { some_seat }, us);
+            }
+            Fault::FullAccept => {
+                if !self.partitions[group].world.machines[some_seat].is_down() {
+                    self.counts.saw(Rare::FullAccept);
+                    self.wires.listen(some_place, Listening::Silent);
+                    hosts.iter().for_each(|host| self.wires.reset(*host, some_place));
+                    self.later(us, Undo::Place(some_place));
+                }
+            }
+        }
+    }
+
+    fn manager_down(&mut self, seat: u16, us: u64) {
+        let place = Place { group: MANAGERS, seat };
+        let silently = self.dice.chance(300);
+        self.wires.place_ended(place, silently);
+        self.later(us, Undo::Place(place));
+    }
+
+    fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Place(place) if place.group == MANAGERS => self.wires.place_started(place),
+            Undo::Place(place) => {
+                if !self.partitions[usize::from(place.group)].world.machines[usize::from(place.seat)].is_down() {
+                    self.wires.listen(place, Listening::Open);
+                }
+            }
+            Undo::Silence(host, place, way) => self.wires.silence(host, place, way, false),
+            Undo::Cuts(group) => self.partitions[usize::from(group)].world.heal_cuts(),
+            Undo::Readmit(group, seat) => self.callers.readmit(group, seat),
+            Undo::Learn(seat) => {
+                let map = cluster_map(self.mix.partitions, self.mix.replicas);
+                self.managers[usize::from(seat)].0.learn(map);
+            }
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.fault_at = None;
+        for undo in std::mem::take(&mut self.undo).into_values() {
+            self.undo(undo);
+        }
+        self.wires.end_silences();
+        self.wires.set_weather(Weather::calm());
+        for partition in &mut self.partitions {
+            partition.mislead(0, 0, 0);
+            partition.world.end_faults();
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The launcher, as README shows it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use madkv_testkit::programs::LAUNCHER;
+use madkv_testkit::wait::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::scene::{PATIENCE, fresh_directory, programs};
+
+const SCRIPT: &str = "PUT a 1\nSWAP a 2\nGET a\nSCAN a z\nDELETE a\nGET a\nSTOP\n";
+const ANSWERS: &str =
+    "PUT a not_found\nSWAP a 1\nGET a 2\nSCAN a z BEGIN\n  a 2\nSCAN END\nDELETE a found\nGET a null\nSTOP\n";
+
+fn launch(arguments: &[&str]) -> Child {
+    Command::new(programs().path(LAUNCHER))
+        .args(arguments)
+        // Otherwise it would call cargo.
+        .env_remove("CARGO")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn run(arguments: &[&str], script: &str) -> Output {
+    let mut child = launch(arguments);
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn assert_answers(output: &Output, answers: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), answers, "stderr: {said}");
+    assert!(output.status.success(), "{}: {said}", output.status);
+}
+
+#[test]
+fn readme_script_through_launcher_prints_exactly_the_contracts_lines() {
+    let output = run(&[], SCRIPT);
+    assert_answers(&output, ANSWERS);
+    let said = String::from_utf8_lossy(&output.stderr);
+    for group in ["manager", "partition 0", "partition 1"] {
+        assert!(said.contains(&format!("leads {group}")), "{said}");
+    }
+}
+
+#[test]
+fn launcher_other_shapes_serve() {
+    for (rf, partitions) in [("1", "1"), ("5", "1"), ("1", "5")] {
+        let output = run(&["--server_rf", rf, "--manager-rf", rf, "--partitions", partitions], SCRIPT);
+        assert_answers(&output, ANSWERS);
+    }
+}
+
+#[test]
+fn launcher_given_directory_goes_on_with_it() {
+    let directory = fresh_directory();
+    let place = directory.path().join("kept").display().to_string();
+    let lone = ["--directory", &place, "--server_rf", "1", "--manager_rf", "1", "--partitions", "2"];
+    assert_answers(&run(&lone, "PUT a 1\nPUT b 2\n"), "PUT a not_found\nPUT b not_found\n");
+    assert_answers(&run(&["--directory", &place], "SCAN a z\n"), "SCAN a z BEGIN\n  a 1\n  b 2\nSCAN END\n");
+}
+
+/// A small cluster in `place`, ready; with what it still has to say, which somebody must be there to hear.
+fn launch_small(place: &str) -> (Child, impl Sized) {
+    let mut child = launch(&["--directory", place, "--partitions", "1", "--manager_rf", "1"]);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("leads partition 0")));
+    // Four nodes and the client; the client may not have started yet.
+    assert!(processes_naming(place) >= 4);
+    (child, said)
+}
+
+#[test]
+fn launcher_interrupted_ends_everything_it_started() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let directory = fresh_directory();
+        let place = directory.path().join("kept").display().to_string();
+        let (mut child, _said) = launch_small(&place);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let status = wait_for(PATIENCE, "the launcher's end", || child.try_wait().unwrap()).unwrap();
+        assert_eq!(status.code(), Some(128 + signal.as_raw()));
+        assert_eq!(processes_naming(&place), 0);
+    }
+}
+
+#[test]
+fn launcher_killed_leaves_no_process_behind() {
+    let directory = fresh_directory();
+    let place = directory.path().join("kept").display().to_string();
+    let (mut child, _said) = launch_small(&place);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for(PATIENCE, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
+}
+
+/// How many processes have `text` in their command line, the launcher itself not counted.
+pub(crate) fn processes_naming(text: &str) -> usize {
+    process_ids_naming(text).len()
+}
+
+/// Their numbers.
+pub(crate) fn process_ids_naming(text: &str) -> Vec<i32> {
+    let names = |path: &Path| {
+        let command = fs::read(path.join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        command.contains(text) && !command.split('\0').next().is_some_and(|program| program.ends_with(LAUNCHER))
+    };
+    let named = fs::read_dir("/proc").unwrap().flatten().filter(|process| names(&process.path()));
+    named.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect()
+}

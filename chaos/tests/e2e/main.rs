@@ -1,0 +1,32 @@
+//! End-to-end tests: the real executables on free loopback ports, killed, frozen and fed with nonsense.
+//!
+//! - [`kills`]: processes die or hang under load.
+//! - [`managers`]: the manager group is hurt.
+//! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
+//! - [`emptied`]: all directories of a group are emptied.
+//! - [`recovered`]: a group that has lost its majority for good goes on from one directory.
+//! - [`inputs`]: garbage on ports, lines and command lines.
+//! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
+//! - [`ycsb`]: the benchmarker, and a client that lies to it.
+//! - [`network`]: links between real processes that are cut, stall, break and replay.
+//! - [`chaos`]: a seeded schedule of faults.
+//! - [`launched`]: the launcher, as README shows it.
+//!
+//! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be
+//! busy. How fast things are is measured by the scenarios (`madkv-scenario`), not here. A test that fails prints the end of
+//! each node's log and keeps the directory.
+
+#![cfg(test)]
+
+mod chaos;
+mod directories;
+mod emptied;
+mod fuzz;
+mod inputs;
+mod kills;
+mod launched;
+mod managers;
+mod network;
+mod prompt;
+mod recovered;
+mod scene;

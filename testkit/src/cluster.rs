@@ -1,0 +1,585 @@
+//! All processes of a cluster on this machine, and who leads where.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use madkv_proto::frames::{Ask, Body, Service};
+use serde::{Deserialize, Serialize};
+use smr::protocol::Role;
+use smr::replica::{ReplicaStatus, Standing};
+
+use crate::ask::ask;
+use crate::line_client::LineClient;
+use crate::ports::Ports;
+use crate::process::Process;
+use crate::programs::{CLIENT, MANAGER, Programs, SERVER};
+use crate::wait::{InVain, wait_for};
+
+/// How long one replica may take to describe itself before it counts as silent.
+const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+/// How long nodes that were asked to end may take before they are killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many of what; also as flags of a program that launches a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Args)]
+pub struct Shape {
+    /// Replicas of each partition
+    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
+    pub server_rf: u16,
+    /// Replicas of the manager
+    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
+    pub manager_rf: u16,
+    /// Partitions
+    #[arg(long, default_value_t = 1)]
+    pub partitions: u16,
+}
+
+impl Shape {
+    /// Whether there can be such a cluster.
+    ///
+    /// # Errors
+    /// A line that says what is possible.
+    pub fn check(self) -> Result<(), String> {
+        for (name, factor) in [("server_rf", self.server_rf), ("manager_rf", self.manager_rf)] {
+            if !matches!(factor, 1 | 3 | 5 | 7 | 9) {
+                return Err(format!("--{name} {factor}: 1, 3, 5, 7 and 9 are possible"));
+            }
+        }
+        if !(1..=50).contains(&self.partitions) {
+            return Err(format!("--partitions {}: 1 to 50 are possible", self.partitions));
+        }
+        Ok(())
+    }
+
+    /// All its nodes, managers first.
+    pub fn nodes(self) -> impl Iterator<Item = Node> {
+        let managers = (0..self.manager_rf).map(Node::Manager);
+        let servers = (0..self.partitions)
+            .flat_map(move |partition| (0..self.server_rf).map(move |replica| Node::Server { partition, replica }));
+        managers.chain(servers)
+    }
+
+    /// How many nodes there are.
+    pub fn nodes_count(self) -> u16 {
+        self.manager_rf + self.partitions * self.server_rf
+    }
+}
+
+/// A shape with its ports: two for each node, one for clients and one for peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// How many of what.
+    pub shape: Shape,
+    /// The first of the ports.
+    pub first_port: u16,
+}
+
+impl Layout {
+    /// Where a port of a node is.
+    pub fn door(self, door: Door) -> SocketAddr {
+        match door {
+            Door::Api(node) => self.address(node, 0),
+            Door::Peers(node) => self.address(node, 1),
+        }
+    }
+
+    fn address(self, node: Node, offset: u16) -> SocketAddr {
+        let number = match node {
+            Node::Manager(replica) => replica,
+            Node::Server { partition, replica } => self.shape.manager_rf + partition * self.shape.server_rf + replica,
+        };
+        (Ipv4Addr::LOCALHOST, self.first_port + 2 * number + offset).into()
+    }
+}
+
+/// A process of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Node {
+    /// Manager replica `m.X`.
+    Manager(u16),
+    /// Replica Y of partition X, `sX.Y`.
+    Server {
+        /// X.
+        partition: u16,
+        /// Y.
+        replica: u16,
+    },
+}
+
+/// A group of replicas with a leader of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// The manager.
+    Manager,
+    /// A partition.
+    Partition(u16),
+}
+
+impl Node {
+    /// Its group.
+    pub fn group(self) -> Group {
+        match self {
+            Node::Manager(_) => Group::Manager,
+            Node::Server { partition, .. } => Group::Partition(partition),
+        }
+    }
+
+    /// Its number in its group.
+    pub fn replica(self) -> u16 {
+        match self {
+            Node::Manager(replica) | Node::Server { replica, .. } => replica,
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Manager(replica) => write!(f, "m.{replica}"),
+            Node::Server { partition, replica } => write!(f, "s{partition}.{replica}"),
+        }
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Group::Manager => write!(f, "manager"),
+            Group::Partition(partition) => write!(f, "partition {partition}"),
+        }
+    }
+}
+
+/// Somebody who dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dialler {
+    /// A node.
+    Node(Node),
+    /// All clients.
+    Clients,
+}
+
+/// A port of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Door {
+    /// The one for clients, and for servers if the node is a manager.
+    Api(Node),
+    /// The one for its peers.
+    Peers(Node),
+}
+
+/// Where to dial instead of a node's own port: a proxy's listener. What is not in it is dialled itself.
+pub type Detours = BTreeMap<(Dialler, Door), SocketAddr>;
+
+/// The cluster does not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// A process ended by itself.
+    #[error("{node} ended ({status}):\n{log}")]
+    Ended {
+        /// Which.
+        node: Node,
+        /// How.
+        status: String,
+        /// The end of its log.
+        log: String,
+    },
+    /// A group has no leader.
+    #[error("{0}")]
+    InVain(#[from] InVain),
+}
+
+/// A cluster, each node a process of its own; data and logs in one directory.
+#[derive(Debug)]
+pub struct Cluster {
+    layout: Layout,
+    directory: PathBuf,
+    programs: Programs,
+    nodes: BTreeMap<Node, Process>,
+    detours: Detours,
+    _ports: Option<Ports>,
+}
+
+impl Cluster {
+    /// A cluster on free ports. Starts nothing yet. `flags` go to each server and manager.
+    ///
+    /// # Errors
+    /// If there are no free ports, or the directory cannot be made.
+    pub fn on_free_ports(
+        programs: &Programs,
+        shape: Shape,
+        directory: &Path,
+        flags: &[OsString],
+    ) -> io::Result<Cluster> {
+        let ports = Ports::claim(2 * shape.nodes_count())?;
+        let layout = Layout { shape, first_port: ports.first() };
+        let mut cluster = Cluster::with_layout(programs, layout, directory, flags)?;
+        cluster._ports = Some(ports);
+        Ok(cluster)
+    }
+
+    /// A cluster on given ports. Starts nothing yet. `flags` go to each server and manager.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn with_layout(
+        programs: &Programs,
+        layout: Layout,
+        directory: &Path,
+        flags: &[OsString],
+    ) -> io::Result<Cluster> {
+        Cluster::with_detours(programs, layout, directory, flags, Detours::new())
+    }
+
+    /// The same, but whoever dials is told of the detours. This process itself always asks nodes directly.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn with_detours(
+        programs: &Programs,
+        layout: Layout,
+        directory: &Path,
+        flags: &[OsString],
+        detours: Detours,
+    ) -> io::Result<Cluster> {
+        fs::create_dir_all(directory)?;
+        let mut cluster = Cluster {
+            layout,
+            directory: directory.to_path_buf(),
+            programs: programs.clone(),
+            nodes: BTreeMap::new(),
+            detours,
+            _ports: None,
+        };
+        for node in layout.shape.nodes() {
+            let program = if matches!(node, Node::Manager(_)) { MANAGER } else { SERVER };
+            let mut arguments: Vec<OsString> = cluster.arguments(node).into_iter().map(OsString::from).collect();
+            // This process may be killed, and then end nobody.
+            arguments.push("--end_with_stdin".into());
+            arguments.extend(["--backer_path".into(), cluster.backer_path(node).into_os_string()]);
+            arguments.extend(flags.iter().cloned());
+            let log = directory.join(format!("{node}.log"));
+            cluster.nodes.insert(node, Process::new(programs.path(program), arguments, log).with_stdin());
+        }
+        Ok(cluster)
+    }
+
+    /// What a node is started with, up to its data directory.
+    fn arguments(&self, node: Node) -> Vec<String> {
+        let peers: Vec<String> = self
+            .nodes_of(node.group())
+            .filter(|&peer| peer != node)
+            .map(|peer| self.dialled(Dialler::Node(node), Door::Peers(peer)).to_string())
+            .collect();
+        let peers = if peers.is_empty() { "none".to_owned() } else { peers.join(",") };
+        let api = self.client_address(node).to_string();
+        let p2p = self.peer_address(node).to_string();
+        let replica = node.replica().to_string();
+        let list = match node {
+            Node::Manager(_) => vec![
+                ("--replica_id", replica),
+                ("--man_listen", api),
+                ("--p2p_listen", p2p),
+                ("--peer_addrs", peers),
+                ("--server_rf", self.layout.shape.server_rf.to_string()),
+                ("--server_addrs", self.server_addresses_for(Dialler::Clients)),
+            ],
+            Node::Server { partition, .. } => vec![
+                ("--partition_id", partition.to_string()),
+                ("--replica_id", replica),
+                ("--manager_addrs", self.manager_addresses_for(Dialler::Node(node))),
+                ("--api_listen", api),
+                ("--p2p_listen", p2p),
+                ("--peer_addrs", peers),
+            ],
+        };
+        list.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// Its layout.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Where its data and logs are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its executables.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// Its groups, the manager first.
+    pub fn groups(&self) -> impl Iterator<Item = Group> + use<> {
+        std::iter::once(Group::Manager).chain((0..self.layout.shape.partitions).map(Group::Partition))
+    }
+
+    /// The nodes of a group, by replica number.
+    pub fn nodes_of(&self, group: Group) -> impl Iterator<Item = Node> + use<> {
+        self.layout.shape.nodes().filter(move |node| node.group() == group)
+    }
+
+    /// The storage directory of a node.
+    pub fn backer_path(&self, node: Node) -> PathBuf {
+        self.directory.join(format!("backer.{node}"))
+    }
+
+    /// Where a node serves clients.
+    pub fn client_address(&self, node: Node) -> SocketAddr {
+        self.address(node, 0)
+    }
+
+    /// Where a node talks to its peers.
+    pub fn peer_address(&self, node: Node) -> SocketAddr {
+        self.address(node, 1)
+    }
+
+    fn address(&self, node: Node, offset: u16) -> SocketAddr {
+        self.layout.address(node, offset)
+    }
+
+    /// Where somebody dials a port.
+    pub fn dialled(&self, dialler: Dialler, door: Door) -> SocketAddr {
+        self.detours.get(&(dialler, door)).copied().unwrap_or_else(|| self.layout.door(door))
+    }
+
+    /// The addresses of all manager replicas, as the flags of clients take them.
+    pub fn manager_addresses(&self) -> String {
+        self.manager_addresses_for(Dialler::Clients)
+    }
+
+    fn manager_addresses_for(&self, dialler: Dialler) -> String {
+        self.address_list(dialler, |node| matches!(node, Node::Manager(_)))
+    }
+
+    fn server_addresses_for(&self, dialler: Dialler) -> String {
+        self.address_list(dialler, |node| matches!(node, Node::Server { .. }))
+    }
+
+    fn address_list(&self, dialler: Dialler, wanted: impl Fn(Node) -> bool) -> String {
+        let addresses = self.layout.shape.nodes().filter(|&node| wanted(node));
+        addresses.map(|node| self.dialled(dialler, Door::Api(node)).to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    /// The process of a node.
+    ///
+    /// # Panics
+    /// If the layout has no such node.
+    pub fn process(&mut self, node: Node) -> &mut Process {
+        self.nodes.get_mut(&node).unwrap_or_else(|| panic!("no node {node} in {:?}", self.layout))
+    }
+
+    /// All processes.
+    pub fn processes(&mut self) -> impl Iterator<Item = (Node, &mut Process)> {
+        self.nodes.iter_mut().map(|(&node, process)| (node, process))
+    }
+
+    /// Gives each server further flags, from its next start on.
+    pub fn add_server_flags(&mut self, flags: &[OsString]) {
+        let servers = self.nodes.iter_mut().filter(|(node, _)| matches!(node, Node::Server { .. }));
+        servers.for_each(|(_, process)| process.add_arguments(flags));
+    }
+
+    /// The numbers of all processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.nodes.values().filter_map(Process::pid).collect()
+    }
+
+    /// Starts all that does not run.
+    ///
+    /// # Errors
+    /// If a process cannot be created.
+    pub fn start_all(&mut self) -> io::Result<()> {
+        self.nodes.values_mut().try_for_each(Process::start)
+    }
+
+    /// Kills everything at the same instant, then waits until it is gone.
+    pub fn kill_all(&mut self) {
+        self.nodes.values_mut().for_each(Process::send_kill);
+        self.nodes.values_mut().for_each(Process::kill);
+    }
+
+    /// Asks everything to end, and kills what does not within a few seconds.
+    pub fn stop_all(&mut self) {
+        self.nodes.values_mut().for_each(Process::send_terminate);
+        let start = Instant::now();
+        for process in self.nodes.values_mut() {
+            process.wait_end(STOP_PATIENCE.saturating_sub(start.elapsed()));
+            process.kill();
+        }
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// If it says nothing within half a second, or nothing of use.
+    pub fn status(&self, node: Node) -> io::Result<ReplicaStatus> {
+        match ask(self.client_address(node), service_of(node), Ask::Status, STATUS_PATIENCE)? {
+            Body::Status(status) => Ok(*status),
+            other => Err(io::Error::other(format!("{other:?}"))),
+        }
+    }
+
+    /// Who leads a group: of those who say so, the one with the highest term. A frozen or killed leader says nothing.
+    pub fn leader(&self, group: Group) -> Option<Node> {
+        self.nodes_of(group)
+            .filter_map(|node| Some((self.status(node).ok()?, node)))
+            .filter(|(status, _)| status.standing == Standing::InService && status.role == Role::Leader)
+            .max_by_key(|(status, _)| status.term)
+            .map(|(_, node)| node)
+    }
+
+    /// Waits until a group has a leader, and says which.
+    ///
+    /// # Errors
+    /// If it has none in time.
+    pub fn wait_leader(&self, group: Group, patience: Duration) -> Result<Node, InVain> {
+        wait_for(patience, &format!("a leader of {group}"), || self.leader(group))
+    }
+
+    /// Waits until each group has a leader.
+    ///
+    /// # Errors
+    /// If one has none in time, or a process that was started ends.
+    pub fn wait_ready(&mut self, patience: Duration) -> Result<BTreeMap<Group, Node>, NotReady> {
+        let start = Instant::now();
+        let mut leaders = BTreeMap::new();
+        for group in self.groups() {
+            let what = format!("a leader of {group}");
+            let found = wait_for(patience.saturating_sub(start.elapsed()), &what, || {
+                self.dead_node().map(Err).or_else(|| self.leader(group).map(Ok))
+            });
+            leaders.insert(group, found??);
+        }
+        Ok(leaders)
+    }
+
+    fn dead_node(&mut self) -> Option<NotReady> {
+        self.nodes.iter_mut().find_map(|(&node, process)| {
+            let status = process.ended()?;
+            Some(NotReady::Ended { node, status: status.to_string(), log: process.log_tail() })
+        })
+    }
+
+    /// Waits until each running node of a group has applied what its leader had committed at the time of the call.
+    ///
+    /// # Errors
+    /// If one does not get there in time.
+    pub fn wait_caught_up(&self, group: Group, patience: Duration) -> Result<(), InVain> {
+        let start = Instant::now();
+        let leader = self.wait_leader(group, patience)?;
+        let target = wait_for(patience, "the leader's status", || self.status(leader).ok())?.commit;
+        for node in self.nodes_of(group) {
+            let what = format!("{node} to apply entry {target:?}");
+            wait_for(patience.saturating_sub(start.elapsed()), &what, || {
+                self.status(node).ok().filter(|status| status.applied >= target)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A command-line client of this cluster, driven through pipes.
+    ///
+    /// # Errors
+    /// If the process cannot be created.
+    pub fn client(&self) -> io::Result<LineClient> {
+        self.client_with(&[])
+    }
+
+    /// The same with further flags.
+    ///
+    /// # Errors
+    /// If the process cannot be created.
+    pub fn client_with(&self, flags: &[&str]) -> io::Result<LineClient> {
+        let mut arguments = vec!["--manager_addrs".to_owned(), self.manager_addresses()];
+        arguments.extend(flags.iter().map(|&flag| flag.to_owned()));
+        LineClient::start(&self.programs.path(CLIENT), &arguments)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+/// What the node serves.
+pub fn service_of(node: Node) -> Service {
+    match node {
+        Node::Manager(_) => Service::Manager,
+        Node::Server { partition, .. } => Service::Server { partition },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(directory: &Path, shape: Shape) -> Cluster {
+        let programs = Programs::at(Path::new("/nowhere"));
+        Cluster::with_layout(&programs, Layout { shape, first_port: 20_000 }, directory, &[]).unwrap()
+    }
+
+    #[test]
+    fn arguments_of_server_name_only_its_own_partition_as_peers() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = cluster(directory.path(), Shape { server_rf: 3, manager_rf: 1, partitions: 2 });
+        let arguments = cluster.arguments(Node::Server { partition: 1, replica: 1 }).join(" ");
+        assert_eq!(
+            arguments,
+            "--partition_id 1 --replica_id 1 --manager_addrs 127.0.0.1:20000 --api_listen 127.0.0.1:20010 \
+             --p2p_listen 127.0.0.1:20011 --peer_addrs 127.0.0.1:20009,127.0.0.1:20013"
+        );
+    }
+
+    #[test]
+    fn arguments_of_lone_manager_name_no_peers_and_all_servers() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = cluster(directory.path(), Shape { server_rf: 1, manager_rf: 1, partitions: 2 });
+        let arguments = cluster.arguments(Node::Manager(0)).join(" ");
+        assert_eq!(
+            arguments,
+            "--replica_id 0 --man_listen 127.0.0.1:20000 --p2p_listen 127.0.0.1:20001 --peer_addrs none \
+             --server_rf 1 --server_addrs 127.0.0.1:20002,127.0.0.1:20004"
+        );
+    }
+
+    #[test]
+    fn arguments_with_detours_lead_each_dialler_its_own_way_and_listeners_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let programs = Programs::at(Path::new("/nowhere"));
+        let layout = Layout { shape: Shape { server_rf: 3, manager_rf: 1, partitions: 1 }, first_port: 20_000 };
+        let [me, peer] = [0, 1].map(|replica| Node::Server { partition: 0, replica });
+        let manager = Node::Manager(0);
+        let detours = Detours::from([
+            ((Dialler::Node(me), Door::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
+            ((Dialler::Node(me), Door::Api(manager)), "127.0.0.1:2".parse().unwrap()),
+            ((Dialler::Clients, Door::Api(manager)), "127.0.0.1:3".parse().unwrap()),
+            ((Dialler::Clients, Door::Api(peer)), "127.0.0.1:4".parse().unwrap()),
+        ]);
+        let cluster = Cluster::with_detours(&programs, layout, directory.path(), &[], detours).unwrap();
+        assert_eq!(
+            cluster.arguments(me).join(" "),
+            "--partition_id 0 --replica_id 0 --manager_addrs 127.0.0.1:2 --api_listen 127.0.0.1:20002 \
+             --p2p_listen 127.0.0.1:20003 --peer_addrs 127.0.0.1:1,127.0.0.1:20007"
+        );
+        assert_eq!(cluster.manager_addresses(), "127.0.0.1:3");
+        assert!(cluster.arguments(manager).join(" ").contains("127.0.0.1:20002,127.0.0.1:4,127.0.0.1:20006"));
+    }
+
+    #[test]
+    fn start_all_missing_program_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cluster = cluster(directory.path(), Shape { server_rf: 1, manager_rf: 1, partitions: 1 });
+        assert_eq!(cluster.start_all().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

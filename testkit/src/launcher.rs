@@ -1,0 +1,436 @@
+//! `madkv-local`: a whole cluster on this machine in one command, and a client on it.
+//!
+//! Nothing but the client writes to stdout. Everything that was started has ended when the launcher ends, also on
+//! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a
+//! line, or stops waiting for an answer.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use smr::storage::{Engine, SyncMode, probe_sync};
+use smr_service::process;
+use tempfile::TempDir;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cluster::{Cluster, Layout, NotReady, Shape};
+use crate::ports::Ports;
+use crate::programs::{CLIENT, NoPrograms, Programs};
+
+/// How long the cluster may take until each group has a leader.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// How often to look for signals and for the client's end, in milliseconds.
+const LOOK_AGAIN_MS: u64 = 5;
+/// How long to wait for readiness between two looks for signals, in milliseconds.
+const READY_SLICE_MS: u64 = 100;
+/// What remembers a kept cluster's shape and ports.
+const LAYOUT_FILE: &str = "cluster.json";
+/// What a shell reports for a process that a signal ended, minus the signal's number.
+const EXIT_CODE_SIGNAL: i32 = 128;
+
+/// Start a whole MadKV cluster on this machine, and a client on it.
+///
+/// On a terminal the client is a prompt; otherwise it runs the lines of its input. Everything ends with the client,
+/// and its exit code is the launcher's.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "madkv-local", version)]
+pub struct Options {
+    /// Replicas of each partition: 1, 3, 5, 7 or 9 [default: 3]
+    #[arg(long = "server_rf", alias = "server-rf", value_name = "COUNT")]
+    pub server_rf: Option<u16>,
+    /// Replicas of the manager: 1, 3, 5, 7 or 9 [default: 3]
+    #[arg(long = "manager_rf", alias = "manager-rf", value_name = "COUNT")]
+    pub manager_rf: Option<u16>,
+    /// Partitions: 1 to 50 [default: 2]
+    #[arg(long, value_name = "COUNT")]
+    pub partitions: Option<u16>,
+    /// Keep data and logs in this directory, and go on with what is there; without it they live in a fresh directory
+    /// beside the executables that is removed at the end
+    #[arg(long, value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+    /// Do not remove the fresh directory at the end
+    #[arg(long, conflicts_with = "directory")]
+    pub keep: bool,
+    /// What keeps the logs: sled or segments
+    #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
+    pub log_engine: Option<Engine>,
+    /// A further flag for each server and manager, for example --node_flag=--trace_messages; may be given several times
+    #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub node_flags: Vec<OsString>,
+    /// A further flag for the client; may be given several times
+    #[arg(long = "client_flag", alias = "client-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    pub client_flags: Vec<OsString>,
+}
+
+/// Why there is no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum NoCluster {
+    /// No executables.
+    #[error("{0}")]
+    Programs(#[from] NoPrograms),
+    /// It does not come up.
+    #[error("{0}")]
+    NotReady(#[from] NotReady),
+    /// Options that make no sense.
+    #[error("{0}")]
+    Options(String),
+    /// The system refused something.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+/// Runs the launcher; the result is its exit code.
+///
+/// # Errors
+/// If there is no cluster to run a client on.
+pub fn run(options: &Options) -> Result<u8, NoCluster> {
+    let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
+    let programs = Programs::beside_this_one()?;
+    let place = Place::prepare(options, &programs)?;
+    choose_log_engine(options.log_engine).map_err(NoCluster::Options)?;
+    let mut flags = sync_flags(place.path());
+    flags.extend(options.node_flags.iter().cloned());
+    let mut cluster = Cluster::with_layout(&programs, place.layout, place.path(), &flags)
+        .map_err(trouble("cannot prepare the cluster"))?;
+    cluster.start_all().map_err(trouble("cannot start the cluster"))?;
+    let code = match wait_ready(&mut cluster, &interrupted)? {
+        Some(code) => code,
+        None => run_client(&cluster, options, &interrupted)?,
+    };
+    if place.is_kept() {
+        cluster.stop_all();
+        say(&format!("data and logs are kept in {}", place.path().display()));
+    }
+    Ok(code)
+}
+
+fn say(line: &str) {
+    process::say("madkv-local", line);
+}
+
+/// `Some` with an exit code if a signal came first.
+fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option<u8>, NoCluster> {
+    let start = Instant::now();
+    loop {
+        match cluster.wait_ready(Duration::from_millis(READY_SLICE_MS)) {
+            Ok(leaders) => {
+                let nodes = cluster.layout().shape.nodes_count();
+                say(&format!("{nodes} processes run, managers at {}", cluster.manager_addresses()));
+                for (group, leader) in leaders {
+                    say(&format!("{leader} leads {group} ({})", cluster.client_address(leader)));
+                }
+                return Ok(None);
+            }
+            Err(NotReady::InVain(_)) if start.elapsed() < READY_PATIENCE => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(signal) = interrupted.signal() {
+            return Ok(Some(exit_code(EXIT_CODE_SIGNAL + signal)));
+        }
+    }
+}
+
+fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -> Result<u8, NoCluster> {
+    let terminal = Terminal::remember();
+    if terminal.is_some() {
+        // It goes to all processes on the terminal, and means the request that the client waits for, not the cluster.
+        interrupted.leave_ctrl_c_to_others();
+    }
+    let mut client = Command::new(cluster.programs().path(CLIENT))
+        .arg("--manager_addrs")
+        .arg(cluster.manager_addresses())
+        .args(&options.client_flags)
+        .spawn()
+        .map_err(trouble("cannot start the client"))?;
+    let code = loop {
+        if let Some(status) = client.try_wait().map_err(trouble("cannot wait for the client"))? {
+            break code_of(status);
+        }
+        if let Some(signal) = interrupted.signal() {
+            end(&mut client);
+            break EXIT_CODE_SIGNAL + signal;
+        }
+        thread::sleep(Duration::from_millis(LOOK_AGAIN_MS));
+    };
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
+    Ok(exit_code(code))
+}
+
+/// The settings of the terminal on stdin. A client that is killed while somebody edits a line leaves it without echo
+/// and line ends.
+struct Terminal(Termios);
+
+impl Terminal {
+    fn remember() -> Option<Terminal> {
+        tcgetattr(io::stdin()).ok().map(Terminal)
+    }
+
+    fn restore(&self) {
+        // If it is gone, nobody misses its settings.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+    }
+}
+
+fn end(client: &mut Child) {
+    // If it has ended by itself there is nothing left to do.
+    let _ = client.kill();
+    let _ = client.wait();
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| EXIT_CODE_SIGNAL + status.signal().unwrap_or_default())
+}
+
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
+    let what = what.to_owned();
+    move |error| NoCluster::Io { what, error }
+}
+
+/// The environment variable that names the log engine of every cluster that no flag names one for: so that tests,
+/// scenarios and chaos can be run with either.
+pub const LOG_ENGINE_VARIABLE: &str = "MADKV_LOG_ENGINE";
+
+static LOG_ENGINE: OnceLock<Engine> = OnceLock::new();
+
+/// The log engine of the clusters that this process starts: what its command line says, or else the environment, or
+/// else the default. Only the first call counts.
+///
+/// # Errors
+/// If the environment names none that there is.
+pub fn choose_log_engine(said: Option<Engine>) -> Result<Engine, String> {
+    if let Some(&chosen) = LOG_ENGINE.get() {
+        return Ok(chosen);
+    }
+    let chosen = engine_of(said, std::env::var(LOG_ENGINE_VARIABLE).ok().as_deref())?;
+    Ok(*LOG_ENGINE.get_or_init(|| chosen))
+}
+
+fn engine_of(said: Option<Engine>, environment: Option<&str>) -> Result<Engine, String> {
+    match (said, environment) {
+        (Some(engine), _) => Ok(engine),
+        (None, Some(name)) => name.parse().map_err(|error| format!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
+        (None, None) => Ok(Engine::default()),
+    }
+}
+
+/// The flags that a server or manager needs so that it runs on this directory's file system, with the engine that was
+/// chosen.
+///
+/// # Panics
+/// As [`log_flags`].
+pub fn sync_flags(directory: &Path) -> Vec<OsString> {
+    log_flags(directory, None)
+}
+
+/// The same, with this engine, if it is one.
+///
+/// # Panics
+/// If nobody has chosen, and the environment names none that there is: programs call [`choose_log_engine`] before.
+pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
+    let engine = engine.unwrap_or_else(|| choose_log_engine(None).unwrap_or_else(|error| panic!("{error}")));
+    if engine == Engine::default() {
+        unsynced_flags(directory)
+    } else {
+        // It needs no more of a file system than that it can sync.
+        vec![format!("--log_engine={engine}").into()]
+    }
+}
+
+fn unsynced_flags(directory: &Path) -> Vec<OsString> {
+    match probe_sync(directory) {
+        Ok(SyncMode::Unsynced) => {
+            say(&format!(
+                "on the file system of {} writes cannot be made durable: a power loss may lose acknowledged data",
+                directory.display()
+            ));
+            vec!["--allow_unsynced".into()]
+        }
+        // On a memory file system the servers say themselves what that means. What the probe could not do, they will
+        // not be able to do either, and say why.
+        Ok(SyncMode::Synced | SyncMode::Tmpfs) | Err(_) => Vec::new(),
+    }
+}
+
+/// The cluster's directory: given and kept, or fresh and removed.
+#[derive(Debug)]
+struct Place {
+    layout: Layout,
+    path: PathBuf,
+    fresh: Option<TempDir>,
+    _lock: File,
+    _ports: Option<Ports>,
+}
+
+impl Place {
+    fn prepare(options: &Options, programs: &Programs) -> Result<Place, NoCluster> {
+        let mut fresh = None;
+        let path = match &options.directory {
+            Some(directory) => directory.clone(),
+            None => {
+                let made = tempfile::Builder::new()
+                    .prefix("madkv-local-")
+                    .tempdir_in(programs.directory())
+                    .map_err(trouble("cannot make a fresh directory"))?;
+                if options.keep { made.keep() } else { fresh.insert(made).path().to_path_buf() }
+            }
+        };
+        let named = |what: &str| trouble(&format!("{what} {}", path.display()));
+        fs::create_dir_all(&path).map_err(named("cannot make"))?;
+        let lock = File::create(path.join("lock")).map_err(named("cannot write to"))?;
+        lock.try_lock()
+            .map_err(|_| NoCluster::Options(format!("another madkv-local runs the cluster in {}", path.display())))?;
+        let (layout, ports) = layout(options, &path)?;
+        Ok(Place { layout, path, fresh, _lock: lock, _ports: ports })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_kept(&self) -> bool {
+        self.fresh.is_none()
+    }
+}
+
+/// A kept cluster goes on with its shape and its ports, because its members know each other by them.
+fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>), NoCluster> {
+    let file = directory.join(LAYOUT_FILE);
+    if let Ok(text) = fs::read(&file) {
+        let layout: Layout = serde_json::from_slice(&text)
+            .map_err(|error| NoCluster::Options(format!("{} is damaged: {error}", file.display())))?;
+        let kept = layout.shape;
+        for (name, asked, kept) in [
+            ("server_rf", options.server_rf, kept.server_rf),
+            ("manager_rf", options.manager_rf, kept.manager_rf),
+            ("partitions", options.partitions, kept.partitions),
+        ] {
+            if asked.is_some_and(|asked| asked != kept) {
+                let place = directory.display();
+                return Err(NoCluster::Options(format!("the cluster in {place} was founded with --{name} {kept}")));
+            }
+        }
+        return Ok((layout, None));
+    }
+    let shape = Shape {
+        server_rf: options.server_rf.unwrap_or(3),
+        manager_rf: options.manager_rf.unwrap_or(3),
+        partitions: options.partitions.unwrap_or(2),
+    };
+    shape.check().map_err(NoCluster::Options)?;
+    let ports = Ports::claim(2 * shape.nodes_count()).map_err(trouble("cannot find free ports"))?;
+    let layout = Layout { shape, first_port: ports.first() };
+    let text = serde_json::to_vec(&layout).map_err(|error| NoCluster::Options(error.to_string()))?;
+    fs::write(&file, text).map_err(trouble("cannot write the layout"))?;
+    Ok((layout, Some(ports)))
+}
+
+/// Whether a signal asked the launcher to end.
+#[derive(Clone, Debug)]
+pub struct Interrupted {
+    signal: Arc<AtomicI32>,
+    leaves_ctrl_c: Arc<AtomicBool>,
+}
+
+impl Interrupted {
+    /// Starts to watch: Ctrl-C, SIGTERM and SIGHUP no longer end this process.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn watch() -> io::Result<Interrupted> {
+        let seen = Arc::new(AtomicI32::new(0));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        // Before the thread starts, so that no signal falls through.
+        let (mut int, mut term, mut hup) = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+        };
+        let leaves_ctrl_c = Arc::new(AtomicBool::new(false));
+        let (shared, leaves) = (Arc::clone(&seen), Arc::clone(&leaves_ctrl_c));
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let number = runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = int.recv() => if !leaves.load(Ordering::Relaxed) { break SignalKind::interrupt() },
+                        _ = term.recv() => break SignalKind::terminate(),
+                        _ = hup.recv() => break SignalKind::hangup(),
+                    }
+                }
+            });
+            shared.store(number.as_raw_value(), Ordering::Relaxed);
+        })?;
+        Ok(Interrupted { signal: seen, leaves_ctrl_c })
+    }
+
+    /// From now on Ctrl-C (SIGINT) is for other processes on the same terminal.
+    fn leave_ctrl_c_to_others(&self) {
+        self.leaves_ctrl_c.store(true, Ordering::Relaxed);
+    }
+
+    /// The signal that came, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        Some(self.signal.load(Ordering::Relaxed)).filter(|&number| number != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Options {
+        Options::try_parse_from([&["madkv-local"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn engine_in_the_environment_that_there_is_not_is_an_error_unless_a_flag_says_another() {
+        assert_eq!(engine_of(None, None).unwrap(), Engine::default());
+        assert_eq!(engine_of(None, Some("segments")).unwrap(), Engine::Segments);
+        assert_eq!(engine_of(Some(Engine::Sled), Some("nonsense")).unwrap(), Engine::Sled);
+        let error = engine_of(None, Some("nonsense")).unwrap_err();
+        assert!(error.starts_with("MADKV_LOG_ENGINE=nonsense: "), "{error}");
+    }
+
+    #[test]
+    fn options_underscore_and_hyphen_mean_the_same() {
+        assert_eq!(options(&["--server_rf", "5"]).server_rf, Some(5));
+        assert_eq!(options(&["--server-rf", "5"]).server_rf, Some(5));
+    }
+
+    #[test]
+    fn layout_kept_directory_goes_on_with_shape_and_ports() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = layout(&options(&["--partitions", "1"]), directory.path()).unwrap().0;
+        let second = layout(&options(&[]), directory.path()).unwrap().0;
+        assert_eq!(first, second);
+        let error = layout(&options(&["--partitions", "2"]), directory.path()).unwrap_err();
+        assert!(error.to_string().contains("--partitions 1"), "{error}");
+    }
+
+    #[test]
+    fn layout_impossible_shape_is_refused_with_the_possible_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        for bad in [["--server_rf", "2"], ["--manager_rf", "0"], ["--partitions", "51"]] {
+            let error = layout(&options(&bad), directory.path()).unwrap_err();
+            assert!(error.to_string().contains("possible"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Chores of this repository: `cargo run -p xtask -- --help`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{coverage, mutants};
+
+#[derive(Parser)]
+#[command(name = "xtask", version, about = "Chores of this repository")]
+struct Options {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Plant each bug of the bank in a copy of the tree, and count the seeds until the harness finds it
+    Mutants(mutants::Options),
+    /// Print which cases of the fault catalogue have a test
+    Coverage,
+}
+
+fn main() -> ExitCode {
+    let done = match Options::parse().chore {
+        Chore::Mutants(options) => mutants::run(&options),
+        Chore::Coverage => print_coverage(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_coverage() -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let coverage = coverage::coverage(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+    io::stdout().write_all(coverage.table.as_bytes())?;
+    Ok(coverage.unknown.is_empty() && coverage.holes.is_empty())
+}
