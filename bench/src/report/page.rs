@@ -101,7 +101,7 @@ const BONUS: [Section; 4] = [
     ),
     (
         "Further features",
-        "Snapshots, leases for reads, transfer of leadership, readmission: `README.md`.",
+        "Snapshots, leases for reads, transfer of leadership, readmission: `docs/USAGE.md`.",
         "further features",
     ),
     (
