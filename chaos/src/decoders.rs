@@ -29,11 +29,12 @@ use smr::session::{SessionCommand, SessionTable};
 use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::disk::{Disk, read_file};
+use smr::storage::journal;
 use smr::storage::record_log::RecordLog;
 use smr::storage::virtual_disk::{Loss, VirtualDisk};
 use smr::storage::{
-    Birth, ByteMap, Engine, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, Seat, StorageError,
-    Store, StoreOptions,
+    Birth, ByteMap, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, Seat, StorageError, Store,
+    StoreOptions,
 };
 use smr::wire::FrameReader;
 use smr_service::args;
@@ -196,7 +197,7 @@ fn open(disk: &VirtualDisk) -> Option<Opened> {
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: Incarnation(0xa),
-        engine: Engine::Journal,
+        engine: journal::JOURNAL,
         allow_unsynced: true,
         now_unix_s: 1,
         start_nonce: 1,

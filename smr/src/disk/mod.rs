@@ -12,15 +12,13 @@ use std::path::Path;
 #[cfg(feature = "node")]
 pub use self::real::RealDisk;
 use self::room::Room;
-#[cfg(feature = "node")]
-use crate::storage::{ByteMap, Damage, LoadError};
 
 /// Length of a segment of the log in bytes: at full speed one is begun a few times in a second, and two of them, the
 /// one in use and the one prepared, are what the smallest log occupies.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 
 /// Operations on files and directories. Nothing is durable before the matching sync has returned.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: Any + Send + Sync {
     /// Makes a directory, and those above it; an existing one is fine.
     ///
     /// # Errors
@@ -104,26 +102,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Lets the next read of this file, or of those in this directory, come from the device, as far as that can be
     /// asked for. Advice: whether it was taken makes no difference but to what a second look is worth.
     fn forget_cached(&self, _path: &Path) {}
-    /// Where it keeps ordered maps, if it is a simulated disk that does.
-    #[cfg(feature = "node")]
-    fn maps(&self) -> Option<&dyn MapHost> {
-        None
+    /// Whether its paths are none of the operating system's, so that nothing of sled's can be there.
+    fn is_simulated(&self) -> bool {
+        false
     }
-}
-
-/// A simulated disk that keeps ordered maps of bytes in directories, as a database would.
-#[cfg(feature = "node")]
-pub trait MapHost {
-    /// Whether there is one in this directory. Only looks.
-    ///
-    /// # Errors
-    /// Those of the device.
-    fn present(&self, directory: &Path) -> io::Result<Result<(), Damage>>;
-    /// Opens the one in this directory, which is created if need be.
-    ///
-    /// # Errors
-    /// Damage, or those of the device.
-    fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError>;
 }
 
 /// Keeps a file or directory locked until it is dropped.

@@ -31,8 +31,10 @@ use crate::sim::watched::{Chained, Core};
 use crate::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use crate::state_machine::StateMachine;
 use crate::storage::disk::Disk;
+use crate::storage::journal::JOURNAL;
 use crate::storage::mark::MarkFile;
 use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+use crate::storage::virtual_map::SIMULATED;
 use crate::storage::{
     Birth, Engine, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
 };
@@ -103,7 +105,7 @@ impl Shape {
             turn_us: 0,
             portion: Portion::default(),
             apply_us: 0,
-            engine: Engine::Journal,
+            engine: JOURNAL,
         }
     }
 
@@ -133,7 +135,7 @@ impl Shape {
             turn_us: 0,
             portion: Portion::default(),
             apply_us: 0,
-            engine: Engine::Simulated,
+            engine: SIMULATED,
         }
     }
 }
@@ -324,7 +326,7 @@ impl<S: StateMachine> Machine<S> {
             id: NodeId::new(name, incarnation),
             disk: VirtualDisk::new(),
             clock: Clock::TRUE,
-            engine: Engine::Journal,
+            engine: JOURNAL,
             life: Life::Down,
             start: StartTrail::default(),
             met: BTreeMap::new(),

@@ -12,6 +12,8 @@ use crate::sim::dice::Dice;
 use crate::sim::machine::Shape;
 use crate::sim::network::Weather;
 use crate::storage::Engine;
+use crate::storage::journal::JOURNAL;
+use crate::storage::virtual_map::SIMULATED;
 
 /// In so many of a hundred runs reads go by leases ...
 const LEASES_PERCENT: u64 = 30;
@@ -210,7 +212,7 @@ impl Mix {
             kinds.push((Kind::PowerCut, 1));
         }
         shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
-        shape.engine = dice.pick(&[Engine::Journal, Engine::Simulated]);
+        shape.engine = dice.pick(&[JOURNAL, SIMULATED]);
         let mut mix = Mix {
             shape,
             weather,

@@ -19,7 +19,7 @@ use crate::storage::Engine;
 use crate::storage::disk::Disk;
 use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use crate::storage::virtual_disk::VirtualDisk;
-use crate::storage::virtual_map::MapDamage;
+use crate::storage::virtual_map::{MapDamage, SIMULATED};
 
 /// What goes wrong in one run, and when it is over.
 pub(super) struct Swarm {
@@ -530,7 +530,7 @@ impl Swarm {
                 let (read, bit) = (self.dice.below(30), self.dice.any() as usize);
                 world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
             }
-            _ if self.mix.shape.engine == Engine::Simulated => {
+            _ if self.mix.shape.engine == SIMULATED => {
                 let lot = self.dice.any() as usize;
                 let damage = match self.dice.below(8) {
                     0 => MapDamage::Shorter(lot % 20),
@@ -577,7 +577,7 @@ impl Swarm {
         let lot = self.dice.any();
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
         match self.mix.shape.engine {
-            Engine::Simulated => {
+            engine if engine == SIMULATED => {
                 let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
                 world.damage_map(seat, self.dice.pick(&damage));
             }
@@ -588,7 +588,7 @@ impl Swarm {
                     }
                 }
             }
-            Engine::Journal | Engine::Sled => {
+            Engine::Map(_) | Engine::Sled => {
                 world.damage(seat, &path("log/journal"), cut);
             }
         }

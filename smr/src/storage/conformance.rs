@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::disk::{Disk, MapHost, RealDisk};
+use super::disk::{Disk, RealDisk};
 use super::memory::{MemoryLog, MemoryMap};
 use super::open::Trouble;
 use super::record::RECORD_MAX_BYTES;

@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, read_file};
-use super::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, StorageError};
+use super::{ByteMap, Damage, Engine, KEY_LEN_BYTES, Key, LoadError, MapEngine, StorageError};
 use crate::codec;
 
-const JOURNAL: &str = "journal";
+const FILE: &str = "journal";
 const MAGIC: [u8; 8] = *b"SMRJRNL1";
 const HEADER_BYTES: usize = 16;
 const OPERATION_HEADER_BYTES: usize = 12 + KEY_LEN_BYTES;
@@ -32,8 +32,13 @@ const GARBAGE_MIN_BYTES: u64 = 1 << 20;
 /// It is all held in memory, so there is a limit, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 30;
 
+/// The engine.
+pub const JOURNAL: Engine = Engine::Map(&Journal);
+
+struct Journal;
+
 /// The open file, and the map that it stands for.
-pub(crate) struct JournalMap {
+pub struct JournalMap {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     file: Box<dyn DiskFile>,
@@ -45,21 +50,33 @@ pub(crate) struct JournalMap {
     checksum: u64,
 }
 
-/// Whether the file is there and has content. Only looks.
-pub(crate) fn present(disk: &dyn Disk, directory: &Path) -> io::Result<Result<(), Damage>> {
-    let path = directory.join(JOURNAL);
-    match disk.open(&path, false) {
-        Ok(file) if file.len()? >= HEADER_BYTES as u64 => Ok(Ok(())),
-        Ok(_) => Ok(Err(Damage::new(&path, "empty"))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(&path, "missing"))),
-        Err(error) => Err(error),
+impl MapEngine for Journal {
+    fn name(&self) -> &'static str {
+        "journal"
+    }
+
+    fn present(&self, disk: &dyn Disk, directory: &Path) -> io::Result<Result<(), Damage>> {
+        let path = directory.join(FILE);
+        match disk.open(&path, false) {
+            Ok(file) if file.len()? >= HEADER_BYTES as u64 => Ok(Ok(())),
+            Ok(_) => Ok(Err(Damage::new(&path, "empty"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(&path, "missing"))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
+        Ok(Box::new(JournalMap::open(disk, directory)?))
     }
 }
 
 impl JournalMap {
     /// Opens the file in `directory`; both are made if need be.
-    pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path) -> Result<JournalMap, LoadError> {
-        let path = directory.join(JOURNAL);
+    ///
+    /// # Errors
+    /// Damage, or those of the device.
+    pub fn open(disk: Arc<dyn Disk>, directory: &Path) -> Result<JournalMap, LoadError> {
+        let path = directory.join(FILE);
         let failed = |error: io::Error| StorageError::new(&path, "opening", error);
         disk.create_dir_all(directory).map_err(failed)?;
         if let Some(parent) = directory.parent() {
@@ -239,7 +256,7 @@ mod tests {
             journal.insert(&key(1, 0), &value).unwrap();
             journal.insert(&key(2, 0), &value).unwrap();
             let disk = disk.after_crash(Loss::Seeded(seed));
-            let long = disk.open(&directory.join(JOURNAL), false).unwrap().len().unwrap() > 4000;
+            let long = disk.open(&directory.join(FILE), false).unwrap().len().unwrap() > 4000;
             let mut journal = open(&disk);
             if !journal.map.is_empty() || !long {
                 continue;

@@ -49,15 +49,18 @@
 //! virtual one a simulated map with sled's manners.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use self::disk::Disk;
 use crate::entry::{Entry, EntryId, Index, Term};
 
 mod directory;
 mod extent;
 mod healing;
 mod identity;
-mod journal;
+pub mod journal;
 pub mod mark;
 pub mod memory;
 mod open;
@@ -203,6 +206,38 @@ pub trait ByteMap: Send {
 
     /// The file or directory that it lives in, for messages.
     fn place(&self) -> &Path;
+}
+
+/// What keeps a [`ByteMap`] in a directory, where neither sled nor segments are to: for tests and simulations.
+pub trait MapEngine: Sync {
+    /// Its name, for an operator. Two engines of one name are the same.
+    fn name(&self) -> &'static str;
+
+    /// Whether there is a map in this directory. Only looks.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn present(&self, disk: &dyn Disk, directory: &Path) -> io::Result<Result<(), Damage>>;
+
+    /// Opens the map in this directory, which is made if need be. What it reports as durable is.
+    ///
+    /// # Errors
+    /// Damage, or fatal ones of the engine.
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError>;
+}
+
+impl PartialEq for dyn MapEngine {
+    fn eq(&self, other: &dyn MapEngine) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for dyn MapEngine {}
+
+impl fmt::Debug for dyn MapEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// The device or the engine failed. Fatal: what was written and not yet confirmed may or may not be there, and trying

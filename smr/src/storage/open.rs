@@ -21,7 +21,7 @@ use super::slots::SLOT_VERSION;
 use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
 use super::sync_mode::SyncMode;
-use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, journal, sled};
+use super::{ByteMap, Damage, Identity, LoadError, LogStore, MapEngine, StorageError, sled};
 use crate::entry::{Entry, EntryId, Index, Promise, SnapshotMeta};
 use crate::id::{Incarnation, NodeId, StartTrail};
 
@@ -34,12 +34,8 @@ pub enum Engine {
     /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
     #[cfg_attr(not(feature = "sled"), default)]
     Segments,
-    /// One file of operations, synced by itself. Runs on every [`super::disk::Disk`], the virtual one included. It
-    /// holds everything in memory as well: meant for tests and simulations.
-    Journal,
-    /// An ordered map that the [`super::disk::Disk`] itself provides: the virtual one does, with sled's manners
-    /// ([`super::virtual_map`]). For tests and simulations.
-    Simulated,
+    /// The same records as in sled, in an ordered map of somebody else's. For tests and simulations.
+    Map(&'static dyn MapEngine),
 }
 
 impl fmt::Display for Engine {
@@ -47,8 +43,7 @@ impl fmt::Display for Engine {
         f.write_str(match self {
             Engine::Sled => "sled",
             Engine::Segments => "segments",
-            Engine::Journal => "journal",
-            Engine::Simulated => "simulated",
+            Engine::Map(map) => map.name(),
         })
     }
 }
@@ -488,14 +483,10 @@ fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Resu
     let disk = directory.disk.as_ref();
     match engine {
         // Its files are the operating system's, and no simulated disk has them.
-        Engine::Sled if disk.maps().is_some() => Ok(Err(Damage::new(log, "sled cannot be here"))),
+        Engine::Sled if disk.is_simulated() => Ok(Err(Damage::new(log, "sled cannot be here"))),
         Engine::Sled => sled_present(log),
         Engine::Segments => segments::present(disk, log),
-        Engine::Journal => journal::present(disk, log),
-        Engine::Simulated => match disk.maps() {
-            Some(maps) => maps.present(log),
-            None => Err(no_simulated_disk()),
-        },
+        Engine::Map(map) => map.present(disk, log),
     }
 }
 
@@ -567,11 +558,7 @@ fn open_map(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<
             directory.notes.extend(opened.notes);
             (Box::new(opened.map), opened.sync_mode)
         }
-        Engine::Journal => (Box::new(journal::JournalMap::open(disk, &log)?), SyncMode::Synced),
-        Engine::Simulated => match disk.maps() {
-            Some(maps) => (maps.open_map(&log)?, SyncMode::Synced),
-            None => return Err(Trouble::io(&log, "opening", no_simulated_disk())),
-        },
+        Engine::Map(map) => (map.open(disk, &log)?, SyncMode::Synced),
     })
 }
 
@@ -591,10 +578,6 @@ fn boxed<L: LogStore + 'static>(directory: &mut ReplicaDirectory, found: Recover
     let Recovered { log, entries, fits, notes } = found;
     directory.notes.extend(notes);
     Recovered { log: Box::new(log), entries, fits, notes: Vec::new() }
-}
-
-fn no_simulated_disk() -> io::Error {
-    io::Error::other("no simulated disk")
 }
 
 impl ReplicaDirectory {

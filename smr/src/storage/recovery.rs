@@ -185,7 +185,7 @@ fn read_log(
         return Ok(());
     }
     let damaged = |remains: &mut Remains, why: &dyn std::fmt::Display| remains.notes.push(why.to_string());
-    let map: Option<Box<dyn ByteMap>> = if disk.maps().is_none() && sled_present(log).map_err(looking)?.is_ok() {
+    let map: Option<Box<dyn ByteMap>> = if !disk.is_simulated() && sled_present(log).map_err(looking)?.is_ok() {
         copy(log, scratch).map_err(|error| StorageError::new(scratch, "copying the log", error))?;
         match sled::open(scratch, true) {
             Ok(opened) => Some(Box::new(opened.map)),

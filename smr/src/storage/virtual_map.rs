@@ -14,15 +14,16 @@
 //! [`MapDamage`] is what was measured on damaged copies of sled's directory. Only some of it is reported; the rest the
 //! record log, the mark and the promise have to find out.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::MapHost;
+use super::disk::Disk;
 use super::record::RECORD_MAX_BYTES;
 use super::virtual_disk::{Inode, ReadFault, VirtualDisk};
-use super::{ByteMap, Damage, Key, LoadError, StorageError};
+use super::{ByteMap, Damage, Engine, Key, LoadError, MapEngine, StorageError};
 
 /// How many flushed writes can still be taken back by damage.
 const HISTORY_WRITES_MAX: usize = 4096;
@@ -157,8 +158,39 @@ impl VirtualDisk {
     }
 }
 
-impl MapHost for VirtualDisk {
-    fn present(&self, directory: &Path) -> io::Result<Result<(), Damage>> {
+/// The engine. Runs on the virtual disk alone.
+pub const SIMULATED: Engine = Engine::Map(&Simulated);
+
+struct Simulated;
+
+impl Simulated {
+    fn host(disk: &dyn Disk) -> io::Result<&VirtualDisk> {
+        let disk: &dyn Any = disk;
+        disk.downcast_ref().ok_or_else(|| io::Error::other("no simulated disk"))
+    }
+}
+
+impl MapEngine for Simulated {
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn present(&self, disk: &dyn Disk, directory: &Path) -> io::Result<Result<(), Damage>> {
+        Simulated::host(disk)?.present(directory)
+    }
+
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
+        let host = Simulated::host(disk.as_ref()).map_err(|error| StorageError::new(directory, "opening", error))?;
+        host.open_map(directory)
+    }
+}
+
+impl VirtualDisk {
+    /// Whether there is an ordered map in this directory. Only looks.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn present(&self, directory: &Path) -> io::Result<Result<(), Damage>> {
         match self.with_map(directory, |_| ()) {
             Ok(()) => Ok(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(directory, "missing"))),
@@ -166,7 +198,11 @@ impl MapHost for VirtualDisk {
         }
     }
 
-    fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
+    /// Opens the ordered map in this directory, which is made if need be.
+    ///
+    /// # Errors
+    /// Damage, or those of the device.
+    pub fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
         let inode = self.make_map(directory).map_err(|error| StorageError::new(directory, "opening", error))?;
         let mut map = VirtualMap { disk: self.clone(), inode, path: directory.to_owned(), failed: None };
         if self.map(inode, |map| map.unopenable) {

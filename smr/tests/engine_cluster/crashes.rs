@@ -7,7 +7,9 @@ use smr::sim::ledger::Ledger;
 use smr::sim::machine::Shape;
 use smr::sim::properties::{Happening, Property, View};
 use smr::storage::Engine;
+use smr::storage::journal::JOURNAL;
 use smr::storage::virtual_disk::Fault;
+use smr::storage::virtual_map::SIMULATED;
 
 use crate::cluster::{Cluster, Counts};
 use crate::{assert_met, seeds};
@@ -108,7 +110,7 @@ fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
 // covers L16 D1: applied index, sessions and data come from one snapshot and the entries behind it, or not at all.
 #[test]
 fn crash_at_each_storage_operation_while_entries_are_applied_nothing_applied_twice_or_skipped() {
-    for engine in [Engine::Journal, Engine::Segments, Engine::Simulated] {
+    for engine in [JOURNAL, Engine::Segments, SIMULATED] {
         let (operations, snapshots, _) = lone(engine, None);
         assert!(operations > 150 && snapshots > 1, "{engine:?}: {operations} operations, {snapshots} snapshots");
         for operation in 0..operations {

@@ -15,7 +15,7 @@ mod virtual_map;
 mod over_journal {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::Engine = smr::storage::Engine::Journal;
+    const ENGINE: smr::storage::Engine = smr::storage::journal::JOURNAL;
     /// Where its bytes are, and what its errors name.
     const LOG: &str = "/data/node/log/journal";
 }
@@ -25,7 +25,7 @@ mod over_journal {
 mod over_map {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::Engine = smr::storage::Engine::Simulated;
+    const ENGINE: smr::storage::Engine = smr::storage::virtual_map::SIMULATED;
     const LOG: &str = "/data/node/log";
 }
 

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use smr::entry::Index;
 use smr::protocol::LogChange;
-use smr::storage::disk::{Disk, MapHost};
+use smr::storage::disk::Disk;
 use smr::storage::virtual_disk::{Fault, Loss, ReadFault, VirtualDisk};
-use smr::storage::virtual_map::MapDamage;
-use smr::storage::{ByteMap, Engine, Key, LoadError, OpenError, Opened, Store};
+use smr::storage::virtual_map::{MapDamage, SIMULATED};
+use smr::storage::{ByteMap, Key, LoadError, OpenError, Opened, Store};
 
 use crate::support::*;
 
@@ -118,7 +118,7 @@ fn map_moves_with_its_directory() {
 /// A founder with some records, of which the mark knows all but what is said.
 fn written() -> (VirtualDisk, Store) {
     let disk = VirtualDisk::new();
-    let mut store = Bench::with(Engine::Simulated, disk.clone()).founded();
+    let mut store = Bench::with(SIMULATED, disk.clone()).founded();
     for index in 2..=12 {
         store.apply(&LogChange::Append(batch(index, 1, 1, 100))).unwrap();
         store.sync().unwrap();
@@ -127,7 +127,7 @@ fn written() -> (VirtualDisk, Store) {
 }
 
 fn reopen(disk: &VirtualDisk) -> Result<Opened, OpenError> {
-    Bench::with(Engine::Simulated, disk.clone()).open()
+    Bench::with(SIMULATED, disk.clone()).open()
 }
 
 /// What sled opens without a word, and what it reports, is found out; nothing acknowledged is passed over.

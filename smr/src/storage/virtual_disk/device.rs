@@ -6,7 +6,7 @@ use std::path::Path;
 use super::file::{File, VirtualFile};
 use super::names::names;
 use super::{Inode, ROOT, VirtualDisk};
-use crate::storage::disk::{Disk, DiskFile, DiskLock, MapHost};
+use crate::storage::disk::{Disk, DiskFile, DiskLock};
 use crate::storage::room::Room;
 
 /// Length of a segment of the log here, in bytes: three blocks of records, so that one ends all the time.
@@ -151,8 +151,8 @@ impl Disk for VirtualDisk {
         SEGMENT_BYTES
     }
 
-    fn maps(&self) -> Option<&dyn MapHost> {
-        Some(self)
+    fn is_simulated(&self) -> bool {
+        true
     }
 
     fn lock(&self, path: &Path) -> io::Result<DiskLock> {

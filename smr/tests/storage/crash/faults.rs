@@ -6,6 +6,7 @@ use smr::entry::{Entry, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+use smr::storage::virtual_map::SIMULATED;
 use smr::storage::{Engine, OpenError, Opened};
 
 use super::super::{ENGINE, LOG};
@@ -83,7 +84,7 @@ fn sync_that_lies_about_the_log_is_found_out_by_the_mark_or_leaves_a_prefix() {
         }
     }
     // The lies are told by files, so the virtual map's own flush is honest.
-    let all = ENGINE == Engine::Simulated || (shorter > 0 && found_out > 0);
+    let all = ENGINE == SIMULATED || (shorter > 0 && found_out > 0);
     assert!(whole > 0 && all, "{whole} whole, {shorter} shorter, {found_out} found out");
 }
 
@@ -105,7 +106,7 @@ fn sync_failed_once_is_not_tried_again() {
     assert_eq!(disk.operations(), before, "the disk was asked again");
     drop(store);
     // Of a map the flush may have written a part.
-    let loss = if ENGINE == Engine::Simulated { Loss::Everything } else { Loss::Nothing };
+    let loss = if ENGINE == SIMULATED { Loss::Everything } else { Loss::Nothing };
     let entries = open(disk.after_crash(loss), &SnapshotMeta::default(), "").entries;
     assert_eq!(entries, [genesis().first_entry()]);
 }

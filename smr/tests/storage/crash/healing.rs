@@ -5,9 +5,9 @@ use std::path::Path;
 
 use smr::entry::{Entry, Index, Promise, Term};
 use smr::protocol::LogChange;
+use smr::storage::OpenedStore;
 use smr::storage::virtual_disk::{Loss, VirtualDisk};
-use smr::storage::virtual_map::MapDamage;
-use smr::storage::{Engine, OpenedStore};
+use smr::storage::virtual_map::{MapDamage, SIMULATED};
 
 use super::super::{ENGINE, LOG};
 use super::{cut_everywhere, founded, open};
@@ -30,7 +30,7 @@ fn written() -> (VirtualDisk, Vec<Entry>) {
 }
 
 fn lose_the_log(disk: &VirtualDisk) {
-    if ENGINE == Engine::Simulated {
+    if ENGINE == SIMULATED {
         disk.damage_map(Path::new(LOG), MapDamage::Missing).unwrap();
     } else {
         disk.damage(Path::new(LOG), Vec::clear).unwrap();

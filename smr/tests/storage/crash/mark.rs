@@ -6,7 +6,7 @@ use smr::protocol::LogChange;
 use smr::storage::Engine;
 use smr::storage::disk::Disk;
 use smr::storage::virtual_disk::{Loss, VirtualDisk};
-use smr::storage::virtual_map::MapDamage;
+use smr::storage::virtual_map::{MapDamage, SIMULATED};
 
 use super::super::{ENGINE, LOG};
 use super::founded;
@@ -48,7 +48,7 @@ fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     // The log loses its end. Whether anybody notices says where the mark is.
     let cut = |entries: u64| {
         let disk = disk.after_crash(Loss::Everything);
-        if ENGINE == Engine::Simulated {
+        if ENGINE == SIMULATED {
             disk.damage_map(Path::new(LOG), MapDamage::Shorter(entries as usize)).unwrap();
         } else if ENGINE == Engine::Segments {
             cut_segments(&disk, entries as usize);
