@@ -221,7 +221,6 @@ pub struct Envelope<M> {
 
 /// What a step asks of its driver.
 #[derive(Debug)]
-#[cfg_attr(feature = "sim", derive(Clone))]
 pub struct Outputs<M> {
     /// May leave at once.
     pub messages: Vec<Envelope<M>>,
@@ -262,7 +261,6 @@ impl<M> Default for Outputs<M> {
 
 /// Something to make durable, with the messages that rest on it locked inside.
 #[derive(Debug)]
-#[cfg_attr(feature = "sim", derive(Clone))]
 pub struct Write<M> {
     id: WriteId,
     promise: Option<Promise>,

@@ -11,7 +11,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::entry::{Entry, EntryId, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{Envelope, Event, Input, LogChange, Outputs, Protocol, Recovered, Role, Time, WriteId};
-use crate::raft::canonical::{LATER, NOW, renamed_promise};
+use crate::raft::canonical::{Canonical, LATER, NOW, renamed_promise};
 use crate::raft::message::Body;
 use crate::raft::{Message, Raft, Settings, invariants};
 

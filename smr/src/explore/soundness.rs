@@ -14,6 +14,7 @@ use super::tables::Tables;
 use super::{NODES, PERMUTATIONS};
 use crate::entry::Entry;
 use crate::protocol::Role;
+use crate::raft::canonical::Canonical;
 
 /// Leads; term; vote; log; commit index.
 type View = (bool, u64, Option<u16>, Vec<(u64, u64, String)>, u64);

@@ -13,6 +13,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Role};
 use crate::raft::Message;
+use crate::raft::canonical::Canonical;
 use crate::raft::message::Body;
 
 /// No number yet.

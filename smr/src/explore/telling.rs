@@ -6,6 +6,7 @@ use super::tables::Tables;
 use super::{letter, node};
 use crate::entry::{Entry, Payload, Promise};
 use crate::raft::Message;
+use crate::raft::canonical::Canonical;
 use crate::raft::message::Body;
 
 /// One event; `after` is what it led to, unless something broke.

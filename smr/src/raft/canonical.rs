@@ -1,5 +1,5 @@
-//! A core without time and chance, and with its nodes renamed: what the exhaustive explorer ([`crate::explore`]) needs
-//! so that states which behave alike *are* equal. Not part of the protocol.
+//! A core without time and chance, and with its nodes renamed: what an exhaustive explorer needs so that states which
+//! behave alike *are* equal. Not part of the protocol.
 //!
 //! Every struct is taken apart by name, so a new field does not compile before somebody has decided what it means here.
 
@@ -24,10 +24,31 @@ pub const LATER: Time = Time(1 << 41);
 
 const BEFORE: Time = Time(0);
 
-impl Raft {
+/// A core as an explorer sees it.
+pub trait Canonical {
     /// Forgets when things happened and what was drawn, and numbers the writes under way from 1 on. Then a step at
     /// [`NOW`] finds every timer due, and no reason to refuse a candidate that rests on time alone.
-    pub fn forget_time_and_chance(&mut self) {
+    fn forget_time_and_chance(&mut self);
+
+    /// The latest write, which has nothing to write and only waits its turn, is complete as soon as the one before it.
+    fn join_latest_write(&mut self);
+
+    /// The same core with other names for all nodes, itself included. The names are those of the members, exchanged,
+    /// and the members were never others: so the log stays what it is.
+    fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId);
+
+    /// The log behind its start.
+    fn entries(&self) -> impl Iterator<Item = &Entry>;
+
+    /// Term and vote, durable or not.
+    fn promise(&self) -> Promise;
+
+    /// The last committed entry that this core knows of.
+    fn committed(&self) -> EntryId;
+}
+
+impl Canonical for Raft {
+    fn forget_time_and_chance(&mut self) {
         let Raft {
             settings,
             node: _,
@@ -84,14 +105,11 @@ impl Raft {
         }
     }
 
-    /// The latest write, which has nothing to write and only waits its turn, is complete as soon as the one before it.
-    pub fn join_latest_write(&mut self) {
+    fn join_latest_write(&mut self) {
         self.out.join_latest();
     }
 
-    /// The same core with other names for all nodes, itself included. The names are those of the members, exchanged,
-    /// and the members were never others: so the log stays what it is.
-    pub fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId) {
+    fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId) {
         let Raft {
             settings: _,
             node,
@@ -133,18 +151,15 @@ impl Raft {
         }
     }
 
-    /// The log behind its start.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.log.range(self.log.start().index.next(), self.log.last().index)
     }
 
-    /// Term and vote, durable or not.
-    pub fn promise(&self) -> Promise {
+    fn promise(&self) -> Promise {
         self.promise
     }
 
-    /// The last committed entry that this core knows of.
-    pub fn committed(&self) -> EntryId {
+    fn committed(&self) -> EntryId {
         self.committed_id()
     }
 }

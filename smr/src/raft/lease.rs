@@ -78,7 +78,6 @@ impl Tenure {
     }
 
     /// For exploration, see [`super::canonical`].
-    #[cfg(feature = "sim")]
     pub(super) fn forget_time(&mut self, now: Time) {
         self.since = now;
     }

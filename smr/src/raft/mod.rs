@@ -65,7 +65,6 @@ pub mod message;
 pub mod quorum;
 
 mod candidate;
-#[cfg(feature = "sim")]
 pub mod canonical;
 mod disk_lag;
 mod follower;
@@ -108,8 +107,7 @@ pub use self::message::Message;
 pub use self::settings::{BadSettings, CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE, MEMBERS_MAX, Settings};
 
 /// One member's Raft. See the module.
-#[derive(Debug)]
-#[cfg_attr(feature = "sim", derive(Clone))]
+#[derive(Clone, Debug)]
 pub struct Raft {
     settings: Settings,
     node: NodeId,

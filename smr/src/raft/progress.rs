@@ -130,7 +130,6 @@ impl Progress {
     }
 
     /// As if nothing were known of how long it was away.
-    #[cfg(feature = "sim")]
     pub(super) fn forget_return(&mut self, now: Time) {
         (self.returning_since, self.level_at) = (None, None);
         (self.replicating_since, self.advanced_at, self.round.1) = (now, now, now);
