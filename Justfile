@@ -130,8 +130,8 @@ sim seeds="0..1000":
 sim-profiles seeds="0..50":
     #!/bin/sh
     set -eu
-    debug=$(cargo run --quiet -p smr --features sim --example simulate -- {{seeds}} --hashes)
-    release=$(cargo run --quiet --release -p smr --features sim --example simulate -- {{seeds}} --hashes)
+    debug=$(cargo run --quiet -p smr-sim --example simulate -- {{seeds}} --hashes)
+    release=$(cargo run --quiet --release -p smr-sim --example simulate -- {{seeds}} --hashes)
     [ "$debug" = "$release" ] || { echo "debug and release differ"; exit 1; }
     echo "debug and release agree on $(echo "$debug" | grep -c .) lines"
 

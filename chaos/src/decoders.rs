@@ -29,15 +29,15 @@ use smr::session::{SessionCommand, SessionTable};
 use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::disk::{Disk, read_file};
-use smr::storage::journal;
 use smr::storage::record_log::RecordLog;
-use smr::storage::virtual_disk::{Loss, VirtualDisk};
 use smr::storage::{
     Birth, ByteMap, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, Seat, StorageError, Store,
     StoreOptions,
 };
 use smr::wire::FrameReader;
 use smr_service::args;
+use smr_sim::journal;
+use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use madkv_testkit::history;
 

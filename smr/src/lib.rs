@@ -15,7 +15,7 @@
 //!
 //! # How to use it
 //! Write a [`state_machine::StateMachine`], open a directory with [`replica::Opened::open`], run it, and hand
-//! [`replica::Request`]s to the [`replica::ReplicaHandle`].
+//! [`replica::Request`]s to the [`replica::ReplicaHandle`]. The crate `smr-sim` tests it: whole groups in a simulator.
 //!
 //! # How it is built, bottom up
 //! | module | what it knows | feature |
@@ -63,11 +63,12 @@ pub mod codec;
 #[cfg(feature = "core")]
 pub mod disk;
 pub mod entry;
-#[cfg(feature = "sim")]
-pub mod explore;
 #[cfg(feature = "process")]
 pub mod fatal;
 pub mod id;
+#[cfg(feature = "core")]
+#[doc(hidden)]
+pub mod internals;
 #[cfg(feature = "wire")]
 pub mod lobby;
 #[cfg(feature = "process")]
@@ -84,8 +85,6 @@ pub mod replica;
 pub mod report;
 #[cfg(feature = "core")]
 pub mod session;
-#[cfg(feature = "sim")]
-pub mod sim;
 #[cfg(feature = "core")]
 pub mod snapshot;
 #[cfg(feature = "core")]

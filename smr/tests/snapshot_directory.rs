@@ -12,7 +12,7 @@ use std::sync::Arc;
 use smr::entry::{EntryId, GenesisHash};
 use smr::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, SnapshotDir, SnapshotError};
 use smr::storage::disk::{Disk, RealDisk};
-use smr::storage::virtual_disk::{Loss, ReadFault, VirtualDisk};
+use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use snapshot_support::*;
 
 fn real() -> (tempfile::TempDir, Arc<dyn Disk>) {

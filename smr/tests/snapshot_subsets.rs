@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smr::entry::{EntryId, GenesisHash, SnapshotMeta};
 use smr::snapshot::{ReceivedSnapshot, SnapshotDir, SnapshotError, SnapshotInfo};
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 const DIRECTORY: &str = "/replica/snapshots";
 /// More volatile changes than this are not gone through; a snapshot this small never has them.

@@ -1,11 +1,11 @@
 //! `madkv-explore`: every order of events in a group of three real Raft cores, up to the bounds given. See
-//! `smr::explore`.
+//! `smr_sim::explore`.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use smr::explore::{Bounds, Progress, explore, named};
+use smr_sim::explore::{Bounds, Progress, explore, named};
 
 /// How often it says how far it is, in seconds.
 const REPORT_EVERY: u64 = 10;
@@ -38,7 +38,7 @@ struct Arguments {
     /// Leave messages on the wire that can never have an effect again
     #[arg(long)]
     keep_dead: bool,
-    /// Begin with this history (figure8, or a file, see smr::explore::script), and explore only what can come behind it
+    /// Begin with this history (figure8, or a file, see smr_sim::explore::script), and explore only what can come behind it
     #[arg(long)]
     from: Option<String>,
     /// Time at most, in minutes

@@ -1,4 +1,4 @@
-//! What `madkv-sim` does: many seeds through the deterministic simulator ([`smr::sim`]), in parallel, with a summary.
+//! What `madkv-sim` does: many seeds through the deterministic simulator ([`smr_sim`]), in parallel, with a summary.
 //!
 //! Exit codes: 0 if every seed held; 1 with a violation, and the command that replays it; 2 if a run of
 //! [`LONG_RUN_SEEDS`] or more held, but proves little: too few operations were answered, or a rare situation was never
@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use smr::sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
-use smr::sim::trace::Text;
+use smr_sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
+use smr_sim::trace::Text;
 
 use self::summary::Summary;
 use crate::sim_library;

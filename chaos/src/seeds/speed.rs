@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use smr::protocol::Time;
-use smr::sim::clients::Pace;
-use smr::sim::workload::Registers;
-use smr::sim::world::{Setting, World};
+use smr_sim::clients::Pace;
+use smr_sim::workload::Registers;
+use smr_sim::world::{Setting, World};
 
 /// Virtual time that is measured, in microseconds; the group is founded before.
 const MEASURED_US: u64 = 600_000_000;

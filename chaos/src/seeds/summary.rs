@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use smr::sim::rare::{Rare, RareCounts};
-use smr::sim::run::Report;
+use smr_sim::rare::{Rare, RareCounts};
+use smr_sim::run::Report;
 
 /// From so many seeds on a run must have met the rare situations: those that are met least often come five times in so
 /// many, on average.

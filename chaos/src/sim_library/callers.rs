@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_client::{Client, Error, Options, World};
 use smr::protocol::Time;
-use smr::sim::dice::{Dice, Purpose};
+use smr_sim::dice::{Dice, Purpose};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use smr::session::SessionLimits;
-use smr::sim::dice::{Dice, Purpose};
-use smr::sim::network::Weather as PeerWeather;
 use smr_service::door::DoorLimits;
+use smr_sim::dice::{Dice, Purpose};
+use smr_sim::network::Weather as PeerWeather;
 
 use super::callers::Habits;
 use super::wires::Weather;

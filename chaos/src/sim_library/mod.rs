@@ -1,5 +1,5 @@
 //! The client library in simulation: the real `madkv-client`, the real doors, frames, sessions and maps of
-//! `madkv-server`, on the simulated replica groups of [`smr::sim`], in one event loop, on virtual time and network,
+//! `madkv-server`, on the simulated replica groups of [`smr_sim`], in one event loop, on virtual time and network,
 //! decided by one seed.
 //!
 //! - [`clock`]: the one clock.

@@ -12,10 +12,10 @@ use smr::entry::Term;
 use smr::id::NodeName;
 use smr::protocol::{NotLeader, Protocol, Time};
 use smr::replica::{Outcome, ReplyTo, Request, Submit};
-use smr::sim::dice::Dice;
-use smr::sim::workload::{Operation, Seen, Workload};
-use smr::sim::world::{Setting, World};
 use smr_service::door::{DoorLimits, Reception};
+use smr_sim::dice::Dice;
+use smr_sim::workload::{Operation, Seen, Workload};
+use smr_sim::world::{Setting, World};
 
 use super::managers::narrow_map;
 use super::rare::{Counts, Rare};

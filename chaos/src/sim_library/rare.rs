@@ -1,11 +1,11 @@
 //! Rare situations around clients, by name, counted: a harness that never meets them proves little.
 
-use smr::sim::rare;
+use smr_sim::rare;
 
 /// How often each was seen.
 pub type Counts = rare::Counts<Rare>;
 
-smr::situations! {
+smr_sim::situations! {
     /// a client was told who leads, in a term not below those it had heard of
     Redirected,
     /// a client was told of a leader of an older term than it had heard of

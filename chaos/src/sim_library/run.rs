@@ -12,12 +12,12 @@ use smr::id::NodeName;
 use smr::protocol::Time;
 use smr::replica::Request;
 use smr::session::SessionLimits;
-use smr::sim::dice::{Dice, Purpose};
-use smr::sim::machine::Shape;
-use smr::sim::network::Weather as PeerWeather;
-use smr::sim::properties;
-use smr::sim::world::Setting;
 use smr_service::door::{DoorLimits, Reception};
+use smr_sim::dice::{Dice, Purpose};
+use smr_sim::machine::Shape;
+use smr_sim::network::Weather as PeerWeather;
+use smr_sim::properties;
+use smr_sim::world::Setting;
 
 use super::callers::Callers;
 use super::clock::Clock;

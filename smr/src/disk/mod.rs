@@ -11,7 +11,7 @@ use std::path::Path;
 
 #[cfg(feature = "node")]
 pub use self::real::RealDisk;
-use self::room::Room;
+pub use self::room::Room;
 
 /// Length of a segment of the log in bytes: at full speed one is begun a few times in a second, and two of them, the
 /// one in use and the one prepared, are what the smallest log occupies.

@@ -1,5 +1,5 @@
 //! A core without time and chance, and with its nodes renamed: what an exhaustive explorer needs so that states which
-//! behave alike *are* equal. Not part of the protocol.
+//! behave alike *are* equal. Not part of the protocol, and reached through [`crate::internals`] only.
 //!
 //! Every struct is taken apart by name, so a new field does not compile before somebody has decided what it means here.
 

@@ -65,7 +65,7 @@ pub mod message;
 pub mod quorum;
 
 mod candidate;
-pub mod canonical;
+pub(crate) mod canonical;
 mod disk_lag;
 mod follower;
 mod healing;

@@ -170,7 +170,7 @@ pub enum SnapshotError {
 
 impl SnapshotError {
     /// Whether nothing is wrong but that the disk is full.
-    pub(crate) fn is_lack_of_room(&self) -> bool {
+    pub fn is_lack_of_room(&self) -> bool {
         match self {
             SnapshotError::Disk { source, .. } | SnapshotError::State(source) => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

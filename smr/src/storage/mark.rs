@@ -109,7 +109,6 @@ impl MarkFile {
     }
 
     /// What the mark of a directory names, whoever wrote it, for observers.
-    #[cfg(feature = "sim")]
     pub(crate) fn peek(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
         let Found::Sound { content, .. } = slots::read(disk, &directory.join(MARK), MAGIC).ok()? else { return None };
         decode(&content).ok().map(|(_, mark, _)| mark.last)

@@ -44,9 +44,9 @@
 //!
 //! # Layers
 //! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either
-//! [`segments`], on any [`disk::Disk`], the virtual one included; or [`record_log::RecordLog`] (records, chain,
-//! recovery) over [`ByteMap`] (an ordered map of bytes): sled, and for tests a journal file on any disk, or on the
-//! virtual one a simulated map with sled's manners.
+//! [`segments`], on any [`disk::Disk`], a virtual one included; or [`record_log::RecordLog`] (records, chain,
+//! recovery) over [`ByteMap`] (an ordered map of bytes): sled, and for tests and simulations whatever a [`MapEngine`]
+//! brings.
 
 use std::fmt;
 use std::io;
@@ -60,30 +60,24 @@ mod directory;
 mod extent;
 mod healing;
 mod identity;
-pub mod journal;
 pub mod mark;
 pub mod memory;
-mod open;
+pub(crate) mod open;
 mod promise;
 mod quarantine;
-mod record;
+pub(crate) mod record;
 pub mod record_log;
 pub(crate) mod recovery;
 pub mod segments;
 #[cfg(feature = "sled")]
-mod sled;
+pub(crate) mod sled;
 #[cfg(not(feature = "sled"))]
 #[path = "no_sled.rs"]
-mod sled;
+pub(crate) mod sled;
 pub(crate) mod slots;
-mod starts;
+pub(crate) mod starts;
 mod store;
 pub(crate) mod sync_mode;
-pub mod virtual_disk;
-pub mod virtual_map;
-
-#[cfg(test)]
-mod conformance;
 
 pub use crate::disk;
 pub(crate) use crate::disk::room;

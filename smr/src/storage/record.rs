@@ -25,7 +25,7 @@ pub(crate) const RECORD_VERSION: u16 = 1;
 
 /// The longest value, in bytes. sled keeps up to [`SLED_LEAF_RECORDS`] of them in one page, and a page of more than a
 /// quarter of its segment would leave the log for a file that is never synced.
-pub(crate) const RECORD_MAX_BYTES: usize = 24 << 10;
+pub const RECORD_MAX_BYTES: usize = 24 << 10;
 
 /// About how many values sled keeps in a leaf at most.
 const SLED_LEAF_RECORDS: usize = 20;
@@ -44,7 +44,7 @@ const BODY_MAX_BYTES: usize = RECORD_MAX_BYTES - RECORD_HEADER_BYTES;
 pub(crate) const ENTRY_LENGTH_BYTES: usize = 4;
 
 /// The key of a part of the record that starts at `first`.
-pub(crate) fn key(first: u64, part: u32) -> Key {
+pub fn key(first: u64, part: u32) -> Key {
     let mut key = [0; KEY_LEN_BYTES];
     key[..8].copy_from_slice(&first.to_be_bytes());
     key[8..].copy_from_slice(&part.to_be_bytes());

@@ -23,9 +23,9 @@ use super::{Damage, StorageError};
 use crate::codec;
 
 /// Size of a slot in bytes.
-pub(crate) const SLOT_BYTES: usize = 512;
+pub const SLOT_BYTES: usize = 512;
 /// From the beginning of one slot to that of the other, in bytes.
-pub(crate) const SLOT_STRIDE_BYTES: usize = 4096;
+pub const SLOT_STRIDE_BYTES: usize = 4096;
 /// The same in files of earlier builds, which have no more than this twice.
 const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
 /// The longest content, in bytes.
@@ -208,78 +208,5 @@ impl Slots {
         let checksum = codec::checksum(&[&slot[..CHECKSUM_OFFSET]]);
         slot[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
         slot
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::virtual_disk::{Fault, Loss, VirtualDisk};
-
-    const FILE: &str = "/slots";
-    const MAGIC: [u8; 8] = *b"SMRTESTS";
-
-    /// A file as earlier builds left it, with these numbers and contents in its slots.
-    fn old_file(disk: &VirtualDisk, slots: [(u64, &[u8]); 2]) {
-        let path = Path::new(FILE);
-        let file = disk.open(path, true).unwrap();
-        for (slot, (number, content)) in slots.into_iter().enumerate() {
-            let file = disk.open(path, false).unwrap();
-            let slots = Slots { path: path.to_owned(), magic: MAGIC, file, number, next: 0, is_old: true };
-            slots.file.write_at(&slots.encode(content), (slot * OLD_STRIDE_BYTES) as u64).unwrap();
-        }
-        file.sync().unwrap();
-        disk.sync_dir(Path::new("/")).unwrap();
-    }
-
-    fn found(disk: &VirtualDisk) -> (Slots, Vec<u8>) {
-        match read(disk, Path::new(FILE), MAGIC).unwrap() {
-            Found::Sound { slots, content, .. } => (slots, content),
-            Found::Missing | Found::Newer { .. } | Found::Broken(_) => panic!("not sound"),
-        }
-    }
-
-    // covers D25: a block that is lost takes one slot and not both.
-    #[test]
-    fn block_of_4_kib_lost_leaves_the_other_slot() {
-        for block in 0..2 {
-            let disk = VirtualDisk::new();
-            Slots::create(&disk, Path::new(FILE), MAGIC, b"one").unwrap().write_both(b"two").unwrap();
-            disk.damage(Path::new(FILE), |bytes| {
-                let end = bytes.len().min((block + 1) * 4096);
-                bytes[block * 4096..end].fill(0);
-            })
-            .unwrap();
-            assert_eq!(found(&disk).1, b"two", "block {block}");
-        }
-    }
-
-    // covers D16: whichever slot counts, and wherever the power goes, the content is the old or the new one.
-    #[test]
-    fn file_of_earlier_build_is_read_and_its_second_slot_moved() {
-        for newer in 0..2 {
-            let mut numbers = [(6, &b"old"[..]), (6, &b"old"[..])];
-            numbers[newer] = (7, b"now");
-            for cut_at in 0..40 {
-                let disk = VirtualDisk::new();
-                old_file(&disk, numbers);
-                let (mut slots, content) = found(&disk);
-                assert_eq!(content, b"now");
-                disk.fault_at(disk.operations() + cut_at, Fault::PowerOff);
-                let done = slots.write_both(b"next").is_ok();
-                for seed in 0..8 {
-                    let after = disk.after_crash(Loss::Spoiled(seed));
-                    let (mut slots, content) = found(&after);
-                    assert!(content == b"next" || (!done && content == b"now"), "cut at {cut_at}: {content:?}");
-                    slots.write_both(b"later").unwrap();
-                    assert_eq!(found(&after).1, b"later");
-                }
-                if done {
-                    let length = read_file(&disk, Path::new(FILE), FILE_MAX_BYTES).unwrap().len();
-                    assert_eq!(length, SLOT_STRIDE_BYTES + SLOT_BYTES);
-                    break;
-                }
-            }
-        }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) const STARTS: &str = "starts";
 const MAGIC: [u8; 8] = *b"SMRSTART";
 /// How many nodes are remembered. A group has nine seats at most, and an incarnation of a seat follows another one
 /// rarely.
-const STARTS_MAX: usize = 16;
+pub const STARTS_MAX: usize = 16;
 /// What one of them takes, in bytes, with the length of the list on top.
 const STARTED_BYTES: usize = 26;
 const _: () = assert!(8 + STARTS_MAX * STARTED_BYTES <= slots::CONTENT_MAX_BYTES);
@@ -118,62 +118,5 @@ fn make_room(seen: &mut Vec<(NodeId, StartId)>) {
         // Without one there are more seats than a group has.
         let goes = (0..seen.len()).find(|at| has_newer(*at)).unwrap_or(0);
         seen.remove(goes);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::virtual_disk::{Loss, VirtualDisk};
-
-    const A: NodeId = NodeId::new(1, 11);
-
-    fn open(disk: &VirtualDisk) -> SeenStarts {
-        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-        disk.create_dir_all(Path::new("/node")).unwrap();
-        disk.sync_dir(Path::new("/")).unwrap();
-        SeenStarts::open(&disk, Path::new("/node"), &mut Vec::new()).unwrap()
-    }
-
-    // covers M18 M19
-    #[test]
-    fn admit_older_start_and_same_number_with_another_nonce_refused_also_after_a_power_cut() {
-        let disk = VirtualDisk::new();
-        let seen = open(&disk);
-        let first = StartTrail::default().next(5);
-        let second = first.next(6);
-        for next in [first, first, second] {
-            assert_eq!(seen.admit(A, next), Ok(Ok(())));
-        }
-        let disk = disk.after_crash(Loss::Everything);
-        let seen = open(&disk);
-        for shown in [first, first.next(7), first.next(7).next(8)] {
-            let why = Disqualified::SetBack { shown: shown.id, newest: second.id };
-            assert_eq!(seen.admit(A, shown), Ok(Err(why)));
-        }
-        assert_eq!(seen.admit(A, second), Ok(Ok(())));
-        assert_eq!(seen.admit(NodeId::new(1, 12), first), Ok(Ok(())), "another incarnation is another node");
-        assert_eq!(seen.newest(A), Some(second.id));
-    }
-
-    // covers I17 M18
-    #[test]
-    fn admit_full_the_oldest_of_a_seat_with_a_newer_one_is_forgotten() {
-        let disk = VirtualDisk::new();
-        let seen = open(&disk);
-        let start = StartTrail::default().next(1);
-        for name in 0..8 {
-            assert_eq!(seen.admit(NodeId::new(name, 7), start), Ok(Ok(())));
-        }
-        for incarnation in 100..200 {
-            assert_eq!(seen.admit(NodeId::new(3, incarnation), start), Ok(Ok(())));
-        }
-        let seen = open(&disk);
-        for name in (0..8).filter(|name| *name != 3) {
-            assert_eq!(seen.newest(NodeId::new(name, 7)), Some(start.id));
-        }
-        assert_eq!(seen.newest(NodeId::new(3, 7)), None);
-        assert_eq!(seen.newest(NodeId::new(3, 199)), Some(start.id));
-        assert_eq!(seen.state.lock().unwrap().seen.len(), STARTS_MAX);
     }
 }

@@ -64,7 +64,7 @@ use crate::entry::{EntryId, GenesisHash};
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
 
 /// How long to wait before an event that the sink did not take is offered again, in milliseconds.
-pub(crate) const EVENT_RETRY_MS: u64 = 5;
+pub const EVENT_RETRY_MS: u64 = 5;
 /// Pings in a row that may be missing, or unanswered, before a connection is taken for half-open and closed (N6).
 pub const PINGS_MISSED_MAX: u32 = 5;
 

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use smr::entry::Term;
 use smr::protocol::{CoreStatus, Protocol, Role};
-use smr::sim::clients::Pace;
-use smr::sim::dice::Dice;
-use smr::sim::ledger::Ledger;
-use smr::sim::machine::Shape;
-use smr::sim::properties::{End, Happening, Machines, Property};
-use smr::sim::workload::{Operation, Register, Registers, Seen, Workload};
-use smr::sim::world::{Setting, World};
+use smr_sim::clients::Pace;
+use smr_sim::dice::Dice;
+use smr_sim::ledger::Ledger;
+use smr_sim::machine::Shape;
+use smr_sim::properties::{End, Happening, Machines, Property};
+use smr_sim::workload::{Operation, Register, Registers, Seen, Workload};
+use smr_sim::world::{Setting, World};
 
 /// How many registers there are.
 const REGISTERS: u8 = 2;

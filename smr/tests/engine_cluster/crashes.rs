@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use smr::entry::Index;
-use smr::sim::ledger::Ledger;
-use smr::sim::machine::Shape;
-use smr::sim::properties::{Happening, Property, View};
 use smr::storage::Engine;
-use smr::storage::journal::JOURNAL;
-use smr::storage::virtual_disk::Fault;
-use smr::storage::virtual_map::SIMULATED;
+use smr_sim::journal::JOURNAL;
+use smr_sim::ledger::Ledger;
+use smr_sim::machine::Shape;
+use smr_sim::properties::{Happening, Property, View};
+use smr_sim::virtual_disk::Fault;
+use smr_sim::virtual_map::SIMULATED;
 
 use crate::cluster::{Cluster, Counts};
 use crate::{assert_met, seeds};

@@ -1,4 +1,4 @@
-//! Whole groups on virtual time, one kind of trouble at a time: scenarios on the simulator ([`smr::sim`]), whose
+//! Whole groups on virtual time, one kind of trouble at a time: scenarios on the simulator ([`smr_sim`]), whose
 //! properties hold after each step. The network loses, doubles and delays, links are cut one way or both, nodes crash,
 //! pause, hang at their disk and lose their directories.
 //!

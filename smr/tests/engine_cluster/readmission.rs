@@ -2,7 +2,7 @@
 
 use smr::id::NodeName;
 use smr::replica::{Outcome, Request};
-use smr::sim::machine::path;
+use smr_sim::machine::path;
 
 use crate::cluster::{Cluster, Group, status, term};
 use crate::{assert_met, seeds};

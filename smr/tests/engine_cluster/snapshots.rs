@@ -7,8 +7,8 @@ use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::message::{Body, Message};
 use smr::raft::{Raft, Settings};
-use smr::sim::machine::{Shape, path};
 use smr::storage::disk::Disk;
+use smr_sim::machine::{Shape, path};
 
 use crate::cluster::{Cluster, Counts, Group, status, term};
 use crate::{assert_met, seeds};

@@ -18,7 +18,7 @@ use smr::protocol::{
 };
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
-use smr::sim::clock::Clock;
+use smr_sim::clock::Clock;
 
 /// What one node has on its disk.
 #[derive(Clone, Debug, Default)]

@@ -3,19 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic like the test itself")]
 
 mod damage;
+mod damaged_map;
 mod records;
 mod segments;
+mod slots;
+mod starts;
 mod store;
 mod support;
-mod virtual_disk;
-mod virtual_map;
 
 #[allow(clippy::duplicate_mod, reason = "the same tests for each engine")]
 #[path = "."]
 mod over_journal {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::Engine = smr::storage::journal::JOURNAL;
+    const ENGINE: smr::storage::Engine = smr_sim::journal::JOURNAL;
     /// Where its bytes are, and what its errors name.
     const LOG: &str = "/data/node/log/journal";
 }
@@ -25,7 +26,7 @@ mod over_journal {
 mod over_map {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::Engine = smr::storage::virtual_map::SIMULATED;
+    const ENGINE: smr::storage::Engine = smr_sim::virtual_map::SIMULATED;
     const LOG: &str = "/data/node/log";
 }
 

@@ -17,8 +17,8 @@ const SAID_MAX_CHARS: usize = 160;
 /// A seeded harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harness {
-    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr`, so that a bug costs a build
-    /// of that crate alone.
+    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug costs a
+    /// build of `smr` and that crate alone.
     Sim,
     /// The same with real clients, doors and maps: `madkv-sim --library`.
     Library,
@@ -89,7 +89,7 @@ impl Harness {
     /// If the build fails: then the bug is none that anybody could commit.
     pub fn build(self, tree: &Tree) -> Result<Built, TreeError> {
         let arguments: &[&str] = match self {
-            Harness::Sim => &["build", "--package", "smr", "--features", "sim", "--example", "simulate"],
+            Harness::Sim => &["build", "--package", "smr-sim", "--example", "simulate"],
             Harness::Library => &["build", "--package", "madkv-chaos", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
 use smr::protocol::Time;
-use smr::sim::dice::{Dice, Purpose};
+use smr_sim::dice::{Dice, Purpose};
 use tokio::sync::oneshot;
 
 use super::{Host, Listening, Place, Way, Weather};

@@ -5,9 +5,9 @@ use std::io::ErrorKind;
 use smr::entry::{Entry, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
-use smr::storage::virtual_map::SIMULATED;
 use smr::storage::{Engine, OpenError, Opened};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
+use smr_sim::virtual_map::SIMULATED;
 
 use super::super::{ENGINE, LOG};
 use super::{founded, losses, open};

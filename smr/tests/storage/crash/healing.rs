@@ -6,8 +6,8 @@ use std::path::Path;
 use smr::entry::{Entry, Index, Promise, Term};
 use smr::protocol::LogChange;
 use smr::storage::OpenedStore;
-use smr::storage::virtual_disk::{Loss, VirtualDisk};
-use smr::storage::virtual_map::{MapDamage, SIMULATED};
+use smr_sim::virtual_disk::{Loss, VirtualDisk};
+use smr_sim::virtual_map::{MapDamage, SIMULATED};
 
 use super::super::{ENGINE, LOG};
 use super::{cut_everywhere, founded, open};

@@ -7,8 +7,8 @@ use smr::entry::{Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr::storage::{Birth, OpenError, Opened, Store};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;
 use super::{cut_everywhere, founded, open};

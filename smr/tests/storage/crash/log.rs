@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use smr::entry::{Entry, Index, SnapshotMeta};
 use smr::protocol::LogChange;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;
 use super::{cut_everywhere, founded, losses, open};

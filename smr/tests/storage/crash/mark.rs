@@ -5,8 +5,8 @@ use std::path::Path;
 use smr::protocol::LogChange;
 use smr::storage::Engine;
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::{Loss, VirtualDisk};
-use smr::storage::virtual_map::{MapDamage, SIMULATED};
+use smr_sim::virtual_disk::{Loss, VirtualDisk};
+use smr_sim::virtual_map::{MapDamage, SIMULATED};
 
 use super::super::{ENGINE, LOG};
 use super::founded;

@@ -11,8 +11,8 @@ mod promise;
 use std::path::Path;
 
 use smr::entry::SnapshotMeta;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr::storage::{Opened, StorageError};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{ENGINE, LOG};
 use crate::support::*;

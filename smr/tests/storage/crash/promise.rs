@@ -5,8 +5,8 @@ use std::path::Path;
 use smr::entry::{Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::virtual_disk::{Loss, VirtualDisk};
 use smr::storage::{Birth, OpenError};
+use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use super::super::ENGINE;
 use super::{cut_everywhere, cut_everywhere_with, founded, losses, open};

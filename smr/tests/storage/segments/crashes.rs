@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr::storage::{Opened, StoreOptions};
+use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{FRAME_BYTES, LOG, append, bench, content, filled, founded, segments, used};
 use crate::support::*;

@@ -7,8 +7,8 @@ use smr::codec;
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use smr::storage::{OpenError, Opened};
+use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 
 use super::{LOG, append, bench, content, founded, sample, segments, used};
 use crate::support::*;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::{Loss, VirtualDisk};
 use smr::storage::{Engine, Store};
+use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use crate::support::*;
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use smr::entry::Index;
 use smr::protocol::LogChange;
 use smr::storage::disk::Disk;
-use smr::storage::virtual_disk::Loss;
 use smr::storage::{Engine, OpenError, Opened, StoreOptions, SyncMode};
+use smr_sim::virtual_disk::Loss;
 
 use super::{LOG, append, bench, content, filled, founded, segments};
 use crate::support::*;

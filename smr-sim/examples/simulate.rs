@@ -1,0 +1,49 @@
+//! Seeds through the simulator, one after the other, until one fails:
+//! `cargo run --release -p smr-sim --example simulate -- 0..1000`.
+//!
+//! For a state machine of your own, put `run_with` and a workload of yours in the place of `run` (see `smr_sim`). Exit
+//! code 1 with the first seed that violates a property, in the same words as `madkv-sim`; with `--keep-going` all seeds
+//! are run. With `--hashes` each seed's trace hash is printed: the same in every build. With `--verbose` the mix and
+//! the trace go to stderr.
+
+use std::process::ExitCode;
+
+use smr_sim::run::{Options, run};
+use smr_sim::trace::Text;
+
+fn main() -> ExitCode {
+    let seeds = std::env::args().nth(1).and_then(|range| {
+        let (from, to) = range.split_once("..")?;
+        Some(from.parse::<u64>().ok()?..to.parse::<u64>().ok()?)
+    });
+    let Some(seeds) = seeds else {
+        eprintln!("which seeds? For example 0..1000");
+        return ExitCode::from(2);
+    };
+    let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let (hashes, keep_going, verbose) = (asked("--hashes"), asked("--keep-going"), asked("--verbose"));
+    let options = Options { text: if verbose { Text::Print } else { Text::None }, ..Options::default() };
+    let mut failures = 0;
+    for seed in seeds.clone() {
+        let report = run(seed, &options);
+        if verbose {
+            eprintln!("{:#?}", report.mix);
+        }
+        if hashes {
+            println!("{seed} {:016x}", report.hash);
+        }
+        if let Some(failure) = report.failure {
+            println!("seed {seed}: {}: {}", failure.violation.property, failure.violation.why);
+            failures += 1;
+            if !keep_going {
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    if failures > 0 {
+        println!("{failures} seeds of {seeds:?} violate a property");
+        return ExitCode::FAILURE;
+    }
+    println!("no violation in seeds {seeds:?}");
+    ExitCode::SUCCESS
+}

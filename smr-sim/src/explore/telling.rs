@@ -1,0 +1,101 @@
+//! A history in words: each event, what is sent because of it, and what has become of the node.
+
+use smr::entry::{Entry, Payload, Promise};
+use smr::internals::raft::Canonical;
+use smr::raft::Message;
+use smr::raft::message::Body;
+
+use super::group::{Group, Move};
+use super::local::LocalEvent;
+use super::tables::Tables;
+use super::{letter, node};
+
+/// One event; `after` is what it led to, unless something broke.
+pub(super) fn describe(before: &Group, by: Move, after: Option<&Group>, tables: &Tables) -> Vec<String> {
+    let again = if by.doubled { ", and a copy stays on the wire" } else { "" };
+    let mut lines = vec![format!("{} {}{again}", letter(node(by.seat)), told_event(&tables.event(by.key)))];
+    let Some(after) = after else {
+        // The rest of the picture, to see what it broke.
+        lines.extend(
+            (0..before.locals.len()).map(|seat| format!("    before that: {}", told_node(before, seat, tables))),
+        );
+        return lines;
+    };
+    for seat in 0..before.locals.len() {
+        if before.locals[seat] != after.locals[seat] {
+            lines.push(format!("    {}", told_node(after, seat, tables)));
+        }
+    }
+    let (old, new) = (tables.wire(before.wire), tables.wire(after.wire));
+    // The same to several is one line.
+    let mut sent: Vec<(String, String)> = Vec::new();
+    for message in new.iter().filter(|message| !old.contains(message)) {
+        let wired = tables.message(*message);
+        let what = told_message(&wired.message);
+        match sent.iter_mut().find(|(_, known)| *known == what) {
+            Some((receivers, _)) => *receivers = format!("{receivers}, {}", letter(wired.to)),
+            None => sent.push((letter(wired.to).to_string(), what)),
+        }
+    }
+    lines.extend(sent.into_iter().map(|(receivers, what)| format!("      -> {receivers}: {what}")));
+    lines
+}
+
+fn told_event(event: &LocalEvent) -> String {
+    match event {
+        LocalEvent::Deliver { from, message } => format!("<- {}: {}", letter(*from), told_message(message)),
+        LocalEvent::Sync => "completes its oldest write".to_owned(),
+        LocalEvent::Crash { kept } => format!("CRASHES and comes back; of its unsynced writes it has {kept} parts"),
+        LocalEvent::TimeOut => "times out and campaigns".to_owned(),
+        LocalEvent::Refused { term } => format!("times out, asks around, and hears of {term:?}"),
+        LocalEvent::Heartbeat => "sends heartbeats".to_owned(),
+        LocalEvent::Silence => "leads, hears nobody for T, and steps down".to_owned(),
+        LocalEvent::Propose { number } => format!("is given command {number}"),
+    }
+}
+
+fn told_message(message: &Message) -> String {
+    let term = message.term;
+    match &message.body {
+        Body::Vote { last, .. } => format!("{term:?} Vote? my log ends with {last}"),
+        Body::Append { previous, entries, commit } if entries.is_empty() => {
+            format!("{term:?} Append nothing behind {previous}, commit {commit}")
+        }
+        Body::Append { previous, entries, commit } => {
+            format!("{term:?} Append {} behind {previous}, commit {commit}", told_log(entries))
+        }
+        Body::AppendAccepted { last } => format!("{term:?} AppendAccepted up to {last}"),
+        Body::AppendRejected { previous, hint } => format!("{term:?} AppendRejected at {previous}, try {hint}"),
+        Body::Heartbeat { commit, .. } => format!("{term:?} Heartbeat, commit {commit}"),
+        Body::Commit { last } => format!("{term:?} Commit {last}"),
+        body => format!("{term:?} {body:?}"),
+    }
+}
+
+/// `3.t2=1` is command 1 at index 3 in term 2.
+pub(super) fn told_log<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
+    let told = |entry: &Entry| match &entry.payload {
+        Payload::Command(command) => format!("{}={}", entry.id, command.first().copied().unwrap_or_default()),
+        _ => entry.id.to_string(),
+    };
+    entries.into_iter().map(told).collect::<Vec<_>>().join(" ")
+}
+
+fn told_promise(promise: Promise) -> String {
+    let vote = promise.vote.map_or(String::new(), |vote| format!(" vote {}", letter(vote)));
+    format!("{:?}{vote}", promise.term)
+}
+
+/// What a node is, in one line.
+fn told_node(group: &Group, seat: usize, tables: &Tables) -> String {
+    let local = tables.local(group.locals[seat]);
+    let role = tables.info(group.locals[seat]).role;
+    let (name, log) = (letter(node(seat as u8)), told_log(local.raft.entries()));
+    let promise = told_promise(local.raft.promise());
+    let mut line = format!("{name} {role:?} {promise} | log {log} | commit {}", local.raft.committed().index);
+    let (disk, disk_promise) = (told_log(&local.disk.entries), told_promise(local.disk.promise));
+    if (&disk, &disk_promise) != (&log, &promise) {
+        line += &format!(" | on disk only {disk_promise}, log {disk}");
+    }
+    line
+}

@@ -1,0 +1,157 @@
+//! A trial of its own beside each run: a group is founded among faults, its directories are emptied one after the other
+//! until all are, and at last the operator says that it begins again.
+//!
+//! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes
+//! of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
+
+use crate::dice::{Dice, Purpose};
+use crate::network::Weather;
+use crate::properties::Happening;
+use crate::rare::Rare;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// In the calm a group is in service within this, in microseconds.
+const PATIENCE_US: u64 = 20_000_000;
+/// Time enough in the calm for whatever should not happen, in microseconds.
+const AFTERWARDS_US: u64 = 3_000_000;
+
+/// Plays the trial of a seed in a fresh world of its own.
+pub(super) fn play<W: Workload>(seed: u64, world: &mut World<W>) {
+    let mut dice = Dice::new(seed, Purpose::Founding);
+    let trial = &mut Trial { world, dice: &mut dice, never_told: 0 };
+    trial.begin();
+    trial.found_among_faults();
+    trial.empty_until_all_are();
+    trial.begin_again();
+}
+
+struct Trial<'a, W: Workload> {
+    world: &'a mut World<W>,
+    dice: &'a mut Dice,
+    /// The seat whose operator says nothing before all do.
+    never_told: usize,
+}
+
+impl<W: Workload> Trial<'_, W> {
+    fn begin(&mut self) {
+        self.never_told = self.some_seat();
+        if self.dice.chance(400) {
+            self.world.without_recorder();
+        }
+        self.world.recorder.is_up = self.dice.chance(700);
+        self.world.recorder.delay_us = self.dice.pick(&[0, 5_000, 100_000, 1_000_000]);
+        self.world.recorder.lost_permille = self.dice.pick(&[0, 100, 500]);
+        if self.dice.chance(300) {
+            self.world.network.weather = Weather { loss: 200, late: 100, ..Weather::default() };
+        }
+    }
+
+    fn found_among_faults(&mut self) {
+        let until = self.world.now.plus_us(self.dice.between(200_000, 5_000_000));
+        let longest_us = self.dice.pick(&[100_000, 500_000, 1_500_000]);
+        while self.world.now < until && self.is_sound() {
+            let gap_us = 1_000 + self.dice.below(longest_us);
+            self.pass(gap_us);
+            self.strike();
+        }
+    }
+
+    fn strike(&mut self) {
+        let seat = self.some_seat();
+        match self.dice.below(9) {
+            0 => self.world.crash(seat, false),
+            1 => self.world.crash(seat, true),
+            2 => self.world.pause(seat, 10_000 + self.dice.below(1_000_000)),
+            3 => self.world.cut_off(seat, self.dice.chance(500)),
+            4 => self.world.heal_cuts(),
+            5 => self.world.recorder.is_up ^= true,
+            6 => self.restart_all(),
+            7 => {
+                // The word to some: it must not do.
+                if seat != self.never_told {
+                    self.world.machines[seat].found_anew ^= true;
+                    self.world.crash(seat, false);
+                }
+            }
+            _ => self.world.lose_directory(seat),
+        }
+    }
+
+    fn empty_until_all_are(&mut self) {
+        let size = self.world.machines.len();
+        let first = self.some_seat();
+        for seat in (0..size).map(|seat| (seat + first) % size) {
+            if self.dice.chance(300) {
+                self.strike();
+            }
+            let longest_us = self.dice.pick(&[1_000, 100_000, 2_000_000]);
+            let gap_us = self.dice.below(longest_us);
+            self.pass(gap_us);
+            self.world.lose_directory(seat);
+        }
+        self.world.watch.rare.saw(Rare::AllEmptied);
+        self.calm();
+        self.pass(AFTERWARDS_US);
+        // Who may found at all was judged all along. Where nothing has ever been founded, there is nothing in the way.
+        if self.world.has_recorder() && self.world.recorder.recorded.is_none() {
+            self.serves("a fresh group is founded");
+        }
+    }
+
+    fn begin_again(&mut self) {
+        for seat in 0..self.world.machines.len() {
+            if !self.world.machines[seat].is_waiting() {
+                self.world.lose_directory(seat);
+            }
+            self.world.machines[seat].found_anew = true;
+        }
+        self.world.watch.happen(&Happening::ToldToFoundAnew);
+        self.restart_all();
+        self.serves("the group begins again by the operator's word");
+        self.world.watch.rare.saw(Rare::FoundedAnew);
+        // The words on the command lines are still there.
+        self.restart_all();
+        self.pass(AFTERWARDS_US);
+        self.serves("the group that was founded anew goes on");
+    }
+
+    fn restart_all(&mut self) {
+        for seat in 0..self.world.machines.len() {
+            let down_us = 1_000 + self.dice.below(200_000);
+            self.world.crash_for(seat, self.dice.chance(300), Some(down_us));
+        }
+    }
+
+    fn calm(&mut self) {
+        self.world.end_faults();
+        self.world.recorder.is_up = true;
+        self.world.recorder.lost_permille = 0;
+    }
+
+    fn pass(&mut self, us: u64) {
+        let until = self.world.now.plus_us(us);
+        while self.is_sound() && self.world.step_before(until) {}
+        self.world.skip_to(until);
+    }
+
+    fn serves(&mut self, what: &str) {
+        let deadline = self.world.now.plus_us(PATIENCE_US);
+        let serves = |world: &World<W>| world.leader().is_some() && world.serving_seats().len() == world.machines.len();
+        while self.is_sound() && !serves(self.world) {
+            if self.world.now >= deadline {
+                let why = format!("not within {} ms: {what}", PATIENCE_US / 1000);
+                return self.world.watch.violate("liveness of founding", why);
+            }
+            self.pass(10_000);
+        }
+    }
+
+    fn some_seat(&mut self) -> usize {
+        self.dice.below(self.world.machines.len() as u64) as usize
+    }
+
+    fn is_sound(&self) -> bool {
+        self.world.watch.violation.is_none()
+    }
+}

@@ -1,0 +1,79 @@
+//! Tests of replicated state machines, without a cluster: a deterministic simulator, an explorer, and disks that fail.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`run`], [`workload`] | a seed through the simulator; what your state machine brings along |
+//! | [`world`] | one situation by hand: a group, and all that can go wrong with it |
+//! | [`machine`], [`clock`], [`network`], [`clients`] | what a world consists of |
+//! | [`properties`], [`ledger`], [`watched`] | what must hold after each step, and what that is judged by |
+//! | [`mix`], [`dice`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
+//! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
+//! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
+//! | [`conformance`] | what every log engine must do |
+//!
+//! Nothing of it is in a program that serves: those do not depend on this crate.
+//!
+//! # The simulator
+//! Whole groups of replicas on virtual time, disks and network, everything decided by one seed.
+//!
+//! # What is real, and what is simulated
+//! Real, from `smr` and unchanged: the Raft core, the engine (core, sessions, state machine), the session table,
+//! the log over a journal file or an ordered map with sled's manners ([`virtual_map`]), promise, mark,
+//! quarantine and recovery, snapshot files and their transfer in pieces, birth and readmission, and the codec: what
+//! replicas say to each other travels as bytes.
+//!
+//! Simulated: time; the disk ([`virtual_disk`]: unsynced writes are kept, lost or torn at a power cut);
+//! the network ([`network`]: loss, copies, delays, overtaking, old messages again, one-way cuts); threads (what they do
+//! is done step by step, when virtual time says so); clients ([`clients`]).
+//!
+//! # A run
+//! [`run::run`] takes a seed. It draws a mix ([`mix`]): how large the group is, which faults happen and how often, what
+//! clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then *calm* with a fixed set
+//! of healthy seats, in which within 10 election timeouts there must be a leader, a fresh write and read, and equal
+//! state on all healthy replicas; and the workload judges what its clients saw. The same seed gives the same trace
+//! hash, on each machine and in each build.
+//!
+//! # Your own state machine
+//! Implement [`workload::Workload`] for a type that names your state machine, invents commands and queries, and judges
+//! the answers; then
+//! ```ignore
+//! for seed in 0..1000 {
+//!     let report = smr_sim::run::run_with(seed, &Options::default(), |_mix| MyWorkload::default());
+//!     assert!(report.failure.is_none(), "{:#?}", report.failure);
+//! }
+//! ```
+//! Whatever your judge makes of the answers, the simulator compares your state machine's answers on all replicas, and
+//! the bytes of its snapshots: a state machine that is not deterministic is found out.
+//!
+//! For one situation in particular, drive a [`world::World`] by hand: its methods are what can go wrong.
+//!
+//! # A failure
+//! is a value: which property, in which step, the last lines of the trace, and the command that replays the seed.
+
+pub mod clients;
+pub mod clock;
+pub mod conformance;
+pub mod dice;
+pub mod explore;
+mod founding;
+pub mod journal;
+pub mod ledger;
+pub mod machine;
+pub mod mix;
+pub mod network;
+pub mod properties;
+pub mod rare;
+mod rare_watch;
+mod registers;
+pub mod run;
+mod succession;
+mod swarm;
+pub mod trace;
+pub mod virtual_disk;
+pub mod virtual_map;
+mod watch;
+pub mod watched;
+pub mod workload;
+pub mod world;
+
+pub use watch::{Violation, Watch};

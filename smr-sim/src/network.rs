@@ -1,0 +1,198 @@
+//! The network between processes: what is sent may be lost, doubled, delayed, overtaken, and delivered once more much
+//! later.
+//!
+//! Messages between replicas travel as the bytes that the production codec makes of them. Links may be cut one way. TCP
+//! does less than this network; the core must not rely on it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use smr::entry::Term;
+use smr::id::{NodeId, StartId};
+use smr::protocol::Time;
+
+use crate::dice::{Dice, Purpose};
+
+/// A place that messages go to and come from: a seat, or [`CLIENTS`].
+pub type Place = u16;
+
+/// Where clients are, as one end of a link.
+pub const CLIENTS: Place = Place::MAX;
+
+/// What was held back arrives within so many microseconds after it is of an older term.
+const HELD_LATE_US: u64 = 20_000;
+/// Messages held back at a time.
+const HELD_MAX: usize = 64;
+/// Old messages kept, to be delivered once more.
+const OLD_MAX: usize = 256;
+
+/// How the network is on the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weather {
+    /// Lost, per mille.
+    pub loss: u64,
+    /// Delivered twice, per mille.
+    pub doubled: u64,
+    /// Held back for up to `late_us`, per mille.
+    pub late: u64,
+    /// See `late`.
+    pub late_us: u64,
+    /// With so many messages per mille an old one is delivered once more.
+    pub replayed: u64,
+    /// So many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in a
+    /// later term.
+    pub held: u64,
+    /// The shortest way, in microseconds.
+    pub least_us: u64,
+    /// What is added to it at random, in microseconds: beyond the gaps between messages they overtake each other.
+    pub jitter_us: u64,
+}
+
+impl Default for Weather {
+    fn default() -> Weather {
+        Weather {
+            loss: 0,
+            doubled: 10,
+            late: 20,
+            late_us: 100_000,
+            replayed: 1,
+            held: 0,
+            least_us: 50,
+            jitter_us: 1_000,
+        }
+    }
+}
+
+impl Weather {
+    /// A network that does nothing worse than to take its time.
+    pub fn calm() -> Weather {
+        // Without jitter nothing is overtaken, as on the connections in service.
+        Weather { loss: 0, doubled: 0, late: 0, late_us: 0, replayed: 0, held: 0, least_us: 150, jitter_us: 0 }
+    }
+}
+
+/// A message between replicas, as bytes.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The sender.
+    pub from: NodeId,
+    /// The start of the sender's process.
+    pub start: StartId,
+    /// The receiver.
+    pub to: NodeId,
+    /// What the codec made of the message.
+    pub bytes: Bytes,
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct Network {
+    /// How it is on the whole.
+    pub weather: Weather,
+    /// Links that carry nothing, one way.
+    pub cut: BTreeSet<(Place, Place)>,
+    dice: Dice,
+    old: VecDeque<Frame>,
+    /// Messages that are held back, with their terms.
+    held: VecDeque<(Term, Frame)>,
+}
+
+impl Network {
+    /// A network without cuts.
+    pub fn new(seed: u64, weather: Weather) -> Network {
+        Network {
+            weather,
+            cut: BTreeSet::new(),
+            dice: Dice::new(seed, Purpose::Network),
+            old: VecDeque::new(),
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Whether the link from one place to another carries nothing.
+    pub fn is_cut(&self, from: Place, to: Place) -> bool {
+        !self.cut.is_empty() && self.cut.contains(&(from, to))
+    }
+
+    /// Cuts a link, one way.
+    pub fn cut_one_way(&mut self, from: Place, to: Place) {
+        self.cut.insert((from, to));
+    }
+
+    /// Perhaps holds a vote or an acknowledgement back, besides or instead of delivering it; true if instead.
+    pub fn hold_back(&mut self, term: Term, frame: &Frame) -> bool {
+        if self.weather.held == 0 || !self.dice.chance(self.weather.held) {
+            return false;
+        }
+        if self.held.len() >= HELD_MAX {
+            self.held.pop_front();
+        }
+        self.held.push_back((term, frame.clone()));
+        self.dice.chance(500)
+    }
+
+    /// What was held back for a node that is now a candidate or leader in `term`, with how late it comes, in
+    /// microseconds.
+    pub fn release(&mut self, to: NodeId, term: Term) -> Vec<(u64, Frame)> {
+        let held = std::mem::take(&mut self.held).into_iter();
+        let (due, held) = held.partition(|(of, frame)| frame.to == to && *of < term);
+        self.held = held;
+        let due: VecDeque<(Term, Frame)> = due;
+        due.into_iter().map(|(_, frame)| (self.dice.below(HELD_LATE_US), frame)).collect()
+    }
+
+    /// When the copies of what is sent now arrive; none if it is lost.
+    pub fn arrivals(&mut self, now: Time, from: Place, to: Place) -> Arrivals {
+        let lot = self.dice.below(1000);
+        if lot < self.weather.loss || self.is_cut(from, to) {
+            return Arrivals { at: [None; 2] };
+        }
+        let first = Some(self.arrival(now));
+        let doubled = 999 - lot < self.weather.doubled;
+        Arrivals { at: [first, doubled.then(|| self.arrival(now))] }
+    }
+
+    fn arrival(&mut self, now: Time) -> Time {
+        let mut us = self.weather.least_us + self.dice.below(self.weather.jitter_us + 1);
+        if self.weather.late > 0 && self.dice.chance(self.weather.late) {
+            us += self.dice.below(self.weather.late_us + 1);
+        }
+        now.plus_us(us)
+    }
+
+    /// Remembers what was sent; now and then gives back something that was sent long ago.
+    pub fn remember(&mut self, frame: &Frame) -> Option<Frame> {
+        if self.weather.replayed == 0 {
+            return None;
+        }
+        let replayed = self.dice.chance(self.weather.replayed);
+        if self.old.len() < OLD_MAX {
+            self.old.push_back(frame.clone());
+        } else if self.dice.chance(50) {
+            // Old ones stay for long, so that they are of another time when they come back.
+            self.old.pop_front();
+            self.old.push_back(frame.clone());
+        }
+        if !replayed {
+            return None;
+        }
+        let at = self.dice.below(self.old.len() as u64) as usize;
+        self.old.get(at).cloned()
+    }
+}
+
+/// When the copies of a message arrive.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrivals {
+    at: [Option<Time>; 2],
+}
+
+impl Iterator for Arrivals {
+    type Item = Time;
+
+    fn next(&mut self) -> Option<Time> {
+        let next = self.at[0].take();
+        self.at.swap(0, 1);
+        next
+    }
+}

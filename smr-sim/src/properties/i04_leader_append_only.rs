@@ -1,0 +1,168 @@
+//! I4: a leader never removes or rewrites an entry during its own term, and appends entries of its own term only (Raft
+//! §5.3). And nobody removes an entry that was committed in its own term or before (L3). In a later one it may be: a
+//! leader that is cut off and does not know of its successors still reaches somebody who does not know of them either,
+//! and whose copy no majority needed.
+
+use std::collections::BTreeMap;
+
+use smr::entry::{Index, Term};
+use smr::id::NodeId;
+use smr::protocol::{LogChange, Role};
+
+use super::{Happening, Property, View};
+use crate::ledger::Ledger;
+
+#[derive(Default)]
+pub(super) struct LeaderAppendOnly {
+    leaders: BTreeMap<NodeId, Term>,
+    /// Elected in this step: what they wrote in it, they may have written before.
+    elected: Vec<(NodeId, Term)>,
+    /// The terms that nodes are in.
+    terms: BTreeMap<NodeId, Term>,
+    /// The last index that was committed in each term.
+    committed: BTreeMap<Term, Index>,
+}
+
+impl LeaderAppendOnly {
+    fn enters(&mut self, node: NodeId, term: Term) {
+        let known = self.terms.entry(node).or_insert(term);
+        *known = term.max(*known);
+    }
+
+    /// The term in which an index was committed, or a later one.
+    fn committed_in(&self, index: Index) -> Option<Term> {
+        self.committed.iter().find(|(_, last)| **last >= index).map(|(term, _)| *term)
+    }
+}
+
+impl Property for LeaderAppendOnly {
+    fn name(&self) -> &'static str {
+        "I4 leader append-only"
+    }
+
+    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
+        match happening {
+            Happening::Committed { node, entry } if ledger.is_newly_committed() => {
+                // The first who knows it is the leader who committed it.
+                let term = self.terms.get(node).copied().unwrap_or(entry.id.term);
+                self.committed.insert(term, entry.id.index);
+                Ok(())
+            }
+            Happening::Started { node, recovered, .. } => {
+                self.enters(*node, recovered.promise.term);
+                Ok(())
+            }
+            Happening::RoleChanged { node, role, term, .. } => {
+                self.enters(*node, *term);
+                self.leaders.remove(node);
+                self.elected.retain(|(elected, _)| elected != node);
+                if *role == Role::Leader {
+                    self.elected.push((*node, *term));
+                }
+                Ok(())
+            }
+            Happening::Ended { node, .. } => {
+                self.leaders.remove(node);
+                self.elected.retain(|(elected, _)| elected != node);
+                Ok(())
+            }
+            Happening::WriteIssued { node, write } => {
+                if let Some(promise) = write.promise() {
+                    self.enters(*node, promise.term);
+                }
+                let own = self.terms.get(node).copied();
+                let must_know = |index: Index| match (self.committed_in(index), own) {
+                    (Some(committed), Some(own)) => committed <= own,
+                    _ => true,
+                };
+                for (id, chain) in ledger.removed() {
+                    if ledger.committed_at(id.index) == Some((*id, *chain)) && must_know(id.index) {
+                        return Err(format!("{node} removes {id}, which is committed"));
+                    }
+                }
+                let Some(term) = self.leaders.get(node) else { return Ok(()) };
+                for change in write.log() {
+                    match change {
+                        LogChange::RemoveFrom(index) => {
+                            return Err(format!("{node} leads {term:?} and removes entries from {index}"));
+                        }
+                        LogChange::Install(meta) => {
+                            return Err(format!("{node} leads {term:?} and installs a snapshot at {}", meta.last));
+                        }
+                        LogChange::Append(entries) => {
+                            if let Some(entry) = entries.iter().find(|entry| entry.id.term != *term) {
+                                return Err(format!("{node} leads {term:?} and appends {}", entry.id));
+                            }
+                        }
+                        LogChange::RemoveThrough(_) => {}
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn after_step(&mut self, _view: &View<'_>, _ledger: &Ledger) -> Result<(), String> {
+        self.leaders.extend(self.elected.drain(..));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::properties::testing::{A, B, C, Play, append, noop};
+    use smr::entry::{Index, SnapshotMeta};
+
+    // covers I4
+    #[test]
+    fn leader_that_rewrites_its_log_is_rejected() {
+        let wrong =
+            [LogChange::RemoveFrom(Index(2)), LogChange::Install(SnapshotMeta::default()), append(&[noop(4, 1)])];
+        for change in wrong {
+            let mut play = Play::new(LeaderAppendOnly::default());
+            play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 1)])]).unwrap();
+            play.leads(A, 2).unwrap();
+            play.step().unwrap();
+            play.writes(A, None, vec![append(&[noop(3, 2)])]).unwrap();
+            assert!(play.writes(A, None, vec![change]).is_err());
+        }
+    }
+
+    #[test]
+    fn follower_and_deposed_leader_may_remove_what_is_not_committed() {
+        let mut play = Play::new(LeaderAppendOnly::default());
+        play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 1)])]).unwrap();
+        play.leads(A, 2).unwrap();
+        play.step().unwrap();
+        play.follows(A, 3, Some(B)).unwrap();
+        play.writes(A, None, vec![LogChange::RemoveFrom(Index(2)), append(&[noop(2, 3)])]).unwrap();
+    }
+
+    // covers L3
+    #[test]
+    fn committed_entry_removed_is_rejected_even_if_it_comes_again() {
+        let mut play = Play::new(LeaderAppendOnly::default());
+        play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 1)])]).unwrap();
+        play.applies(B, noop(1, 1)).unwrap();
+        assert!(play.writes(A, None, vec![LogChange::RemoveFrom(Index(1)), append(&[noop(1, 1)])]).is_err());
+    }
+
+    // covers L3
+    #[test]
+    fn entry_committed_in_a_later_term_than_its_holder_has_heard_of_may_be_removed_there_and_not_by_one_who_has() {
+        for (own_term, may) in [(3, true), (4, false)] {
+            let mut play = Play::new(LeaderAppendOnly::default());
+            play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 2)])]).unwrap();
+            // B leads term 4 and commits it on a majority without A, whom only the leader of term 3 still reaches.
+            play.leads(B, 4).unwrap();
+            play.step().unwrap();
+            play.applies(B, noop(1, 1)).unwrap();
+            play.applies(B, noop(2, 2)).unwrap();
+            play.follows(A, own_term, Some(C)).unwrap();
+            let removed = play.writes(A, None, vec![LogChange::RemoveFrom(Index(2)), append(&[noop(2, 3)])]);
+            assert_eq!(removed.is_ok(), may, "{removed:?}");
+        }
+    }
+}

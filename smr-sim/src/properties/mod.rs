@@ -1,0 +1,378 @@
+//! What must always hold, one file for each property (section I of the fault catalogue).
+//!
+//! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down
+//! about all nodes ([`Ledger`]), and may look at the machines that a step touched ([`View`]). It keeps its own books
+//! and never looks at all machines in each step, so that the cost of a step does not grow with the group or the logs.
+//! An `Err` is a violation: the run ends, and says which property was broken, in which step.
+//!
+//! # Without a file of their own
+//! - I14, linearizability, is judged at the end of a run by the workload, from what clients saw
+//!   ([`crate::workload`]).
+//! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup.
+//!   Neither exists yet, so it has no subject here: nothing checks it.
+
+mod e06_elected_by_a_majority;
+mod i01_one_leader_per_term;
+mod i02_one_vote_per_term;
+mod i03_monotone;
+mod i04_leader_append_only;
+mod i05_log_matching;
+mod i06_leader_completeness;
+mod i07_same_commands_same_state;
+mod i08_durable_majority;
+mod i09_history_is_immutable;
+mod i10_shape;
+mod i11_persist_before_send;
+mod i12_acknowledged_is_kept;
+mod i13_exactly_once;
+mod i15_configurations;
+mod i17_bounds;
+mod i18_every_request_answered;
+mod lease_excludes_later_leaders;
+mod m08_forgetting_is_noticed;
+mod m14_founded_once;
+#[cfg(test)]
+mod testing;
+
+use std::collections::BTreeSet;
+
+use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, SnapshotMeta, Term};
+use smr::id::NodeId;
+use smr::protocol::{Recovered, Role, Time, Write};
+use smr::raft::{Message, Raft};
+use smr::replica::{Outcome, Request};
+use smr::session::SessionTable;
+
+use crate::clock::Clock;
+use crate::ledger::Ledger;
+use crate::network::Place;
+
+/// Something that happened. References live as long as the call.
+#[derive(Debug)]
+pub enum Happening<'a> {
+    /// A process began to serve with what it found on its disk.
+    Started {
+        /// The node.
+        node: NodeId,
+        /// What it found.
+        recovered: &'a Recovered,
+        /// Term and vote, snapshot and log may be older than what it promised: an experiment set its directory back or
+        /// damaged it, and nothing that it promised before counts any more.
+        forgot: bool,
+    },
+    /// A process waits for its group to be founded, or to be taken in.
+    Waits {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node has heard that its group exists without it, and has made that durable.
+    Excluded {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is about to be born as a founder.
+    Founds {
+        /// The node.
+        node: NodeId,
+        /// The group's genesis.
+        genesis: &'a Genesis,
+        /// Which genesis is recorded for the group at this moment; `None` for a group whose genesis nobody records.
+        recorded: Option<Option<GenesisHash>>,
+    },
+    /// The operator has told all replicas, which have no data, that the group begins again.
+    ToldToFoundAnew,
+    /// A process ended.
+    Ended {
+        /// The node.
+        node: NodeId,
+        /// How.
+        end: &'a End,
+    },
+    /// A directory was emptied, damaged or set back by an experiment; the process was ended before.
+    DirectorySpoiled {
+        /// The node that lived there.
+        node: NodeId,
+        /// What was done.
+        how: Spoiled,
+    },
+    /// A message leaves a node, whatever the network makes of it.
+    Sent {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: &'a Message,
+    },
+    /// A message has reached a node's core; what follows from it is told later.
+    Received {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: &'a Message,
+    },
+    /// The core asked for a write.
+    WriteIssued {
+        /// The node.
+        node: NodeId,
+        /// The write.
+        write: &'a Write<Message>,
+    },
+    /// A write has reached the device. The messages inside leave after this.
+    WriteDurable {
+        /// The node.
+        node: NodeId,
+        /// The write.
+        write: &'a Write<Message>,
+    },
+    /// A node's core knows an entry to be committed.
+    Committed {
+        /// The node.
+        node: NodeId,
+        /// The entry.
+        entry: &'a Entry,
+    },
+    /// A node applied an entry.
+    Applied {
+        /// The node.
+        node: NodeId,
+        /// The entry.
+        entry: &'a Entry,
+        /// Whether its command reached the state machine (no duplicate, no refusal, no entry without a command).
+        took_effect: bool,
+        /// A hash of all commands that took effect so far, their places and answers.
+        digest: u64,
+        /// A hash of the whole state behind this entry, now and then; at the same entries on all replicas.
+        deep: Option<u64>,
+    },
+    /// A node's role, its term or the leader it knows has changed.
+    RoleChanged {
+        /// The node.
+        node: NodeId,
+        /// Its role now.
+        role: Role,
+        /// Its term now.
+        term: Term,
+        /// The leader now, if one is known.
+        leader: Option<NodeId>,
+    },
+    /// A node found out that it forgot something (M8), and goes into quarantine.
+    Forgot {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A node has written a snapshot of its own.
+    SnapshotTaken {
+        /// The node.
+        node: NodeId,
+        /// Where it ends; the file may be obsolete already.
+        last: EntryId,
+        /// A hash over the payload of the file, sessions and state; 0 if it was obsolete before it was written.
+        checksum: u64,
+    },
+    /// A received snapshot was offered to the engine.
+    SnapshotInstalled {
+        /// The node.
+        node: NodeId,
+        /// Where it ends, and who is a member there.
+        meta: &'a SnapshotMeta,
+        /// Whether it replaced the state; its write is issued after this.
+        accepted: bool,
+    },
+    /// A transfer of a snapshot ended.
+    SnapshotSent {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// Where it ends, if it arrived.
+        last: Option<EntryId>,
+    },
+    /// A request reached a process.
+    Asked {
+        /// The node.
+        node: NodeId,
+        /// Names the request; unique in the run.
+        tag: u64,
+        /// The request.
+        request: &'a Request,
+    },
+    /// A process gave a request its outcome.
+    Answered {
+        /// The node.
+        node: NodeId,
+        /// Names the request.
+        tag: u64,
+        /// The outcome.
+        outcome: &'a Outcome,
+    },
+    /// A link was cut, one way.
+    Cut {
+        /// From here.
+        from: Place,
+        /// To there.
+        to: Place,
+    },
+    /// All cut links carry again.
+    CutsHealed,
+    /// All faults are over: from here on progress is judged, of the seats that are meant to be healthy.
+    Calm,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was killed: what was written stays written.
+    Killed,
+    /// The power went: what was not synced is kept, lost or torn.
+    PowerCut,
+    /// Its device failed, and it ended itself.
+    DiskError(String),
+    /// It went into quarantine.
+    Quarantined(String),
+}
+
+/// What was done to a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoiled {
+    /// It is empty: the next process there is another node.
+    Emptied,
+    /// Something in it was changed: it will be quarantined.
+    Damaged,
+    /// It is as it was some time ago.
+    SetBack,
+}
+
+/// A node in service.
+#[derive(Clone, Copy)]
+pub struct NodeView<'a> {
+    /// Who it is.
+    pub node: NodeId,
+    /// Its core.
+    pub raft: &'a Raft,
+    /// Its clock.
+    pub clock: Clock,
+    /// The last entry that it applied, or the last one under its snapshot.
+    pub applied: EntryId,
+    /// The last entry under its newest snapshot.
+    pub snapshot: EntryId,
+    /// Its session table.
+    pub sessions: &'a SessionTable,
+    /// A hash of all commands that took effect, their places and answers.
+    pub digest: u64,
+    /// Requests that wait for their outcome inside.
+    pub requests_waiting: usize,
+    /// The most events that ever waited for a turn of its process, the latest of them from the network.
+    pub events_waiting_most: usize,
+    /// Events beyond this are to be dropped.
+    pub events_max: usize,
+    /// With so many writes under way messages are to be dropped.
+    pub writes_under_way_high: u64,
+}
+
+/// Machines, whatever state machine they run.
+pub trait Machines {
+    /// The node on a seat, if it is in service.
+    fn node(&self, seat: usize) -> Option<NodeView<'_>>;
+
+    /// A hash over the whole state of the node on a seat, sessions included. Slow: now and then only.
+    fn deep_digest(&self, seat: usize) -> Option<u64>;
+
+    /// What a start of the node on a seat would find if the power went now and took everything unsynced; an error if it
+    /// could not start. `None` if it is not in service. Slow.
+    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>>;
+
+    /// How many seats there are.
+    fn seats(&self) -> usize;
+}
+
+/// What a property may look at after a step.
+pub struct View<'a> {
+    /// The time.
+    pub now: Time,
+    /// The number of the step.
+    pub step: u64,
+    /// The seats that the step touched, once each.
+    pub touched: &'a [usize],
+    /// All machines.
+    pub machines: &'a dyn Machines,
+}
+
+impl<'a> View<'a> {
+    /// The nodes in service that the step touched.
+    pub fn touched_nodes(&self) -> impl Iterator<Item = NodeView<'a>> {
+        self.touched.iter().filter_map(|seat| self.machines.node(*seat))
+    }
+}
+
+/// Something that must always hold.
+pub trait Property: Send {
+    /// Its number in the catalogue and what it says, for a report.
+    fn name(&self) -> &'static str;
+
+    /// Something happened; it is in the books already.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String>;
+
+    /// Something is about to be written down: the books are as they were before.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
+        let _ = (happening, ledger);
+        Ok(())
+    }
+
+    /// A step is over.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn after_step(&mut self, view: &View<'_>, ledger: &Ledger) -> Result<(), String> {
+        let _ = (view, ledger);
+        Ok(())
+    }
+}
+
+/// All of them, fresh.
+pub fn all() -> Vec<Box<dyn Property>> {
+    vec![
+        Box::new(i01_one_leader_per_term::OneLeaderPerTerm::default()),
+        Box::new(i02_one_vote_per_term::OneVotePerTerm::default()),
+        Box::new(i03_monotone::Monotone::default()),
+        Box::new(i04_leader_append_only::LeaderAppendOnly::default()),
+        Box::new(i05_log_matching::LogMatching::default()),
+        Box::new(i06_leader_completeness::LeaderCompleteness::default()),
+        Box::new(i07_same_commands_same_state::SameCommandsSameState::default()),
+        Box::new(i08_durable_majority::DurableMajority::default()),
+        Box::new(i09_history_is_immutable::HistoryIsImmutable::default()),
+        Box::new(i10_shape::Shape),
+        Box::new(i11_persist_before_send::PersistBeforeSend::default()),
+        Box::new(i12_acknowledged_is_kept::AcknowledgedIsKept::default()),
+        Box::new(i13_exactly_once::ExactlyOnce::default()),
+        Box::new(i15_configurations::Configurations::default()),
+        Box::new(i17_bounds::Bounds::default()),
+        Box::new(i18_every_request_answered::EveryRequestAnswered::default()),
+        Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),
+        Box::new(e06_elected_by_a_majority::ElectedByAMajority::default()),
+        Box::new(m08_forgetting_is_noticed::ForgettingIsNoticed::default()),
+        Box::new(m14_founded_once::FoundedOnce::default()),
+    ]
+}
+
+/// Those that hold also for a group that has lost everything, and begins again.
+pub(super) fn of_founding() -> Vec<Box<dyn Property>> {
+    vec![Box::new(m14_founded_once::FoundedOnce::default())]
+}
+
+/// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones.
+/// Counted here, so that the core's own way of counting is not its own judge.
+pub(crate) fn majority(configuration: &Configuration, have: &impl Fn(&NodeId) -> bool) -> bool {
+    let of = |voters: &BTreeSet<NodeId>| 2 * voters.iter().filter(|voter| have(voter)).count() > voters.len();
+    of(&configuration.voters) && (configuration.outgoing.is_empty() || of(&configuration.outgoing))
+}

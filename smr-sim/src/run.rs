@@ -1,0 +1,307 @@
+//! One seed: chaos, in which only safety is judged; then calm with a fixed set of healthy seats, in which progress is
+//! judged as well.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use smr::protocol::{Protocol, Time};
+
+use crate::clients::Pace;
+use crate::dice::{Dice, Purpose};
+use crate::founding;
+use crate::machine::Shape;
+use crate::mix::Mix;
+use crate::network::Weather;
+use crate::properties::{self, Happening, Machines};
+use crate::rare::{Rare, RareCounts};
+use crate::swarm::{Swarm, is_outside};
+use crate::trace::Text;
+use crate::watch::Violation;
+use crate::workload::{Registers, Workload};
+use crate::world::{Setting, World};
+
+/// In the calm everything must be well again within so many election timeouts.
+const PATIENCE_T: u64 = 10;
+/// A readmission has snapshots to carry, so it may take longer, in microseconds.
+const READMISSION_PATIENCE_US: u64 = 60_000_000;
+
+/// The sizes of the groups that are founded and lose everything.
+const FOUNDERS: [u16; 4] = [3, 1, 2, 5];
+
+/// How seeds are run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The group's size, instead of what the seed says.
+    pub nodes: Option<u16>,
+    /// What becomes of the trace's text. A failing seed without text is run once more, for the last lines.
+    pub text: Text,
+    /// The command that replays a seed, with `{seed}` and `{next}` in it; ours if it is empty.
+    pub replay: String,
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was wrong, if anything.
+    pub failure: Option<Failure>,
+    /// Hash of the trace.
+    pub hash: u64,
+    /// What was seen.
+    pub rare: RareCounts,
+    /// Operations that clients began.
+    pub begun: u64,
+    /// Operations that were answered.
+    pub acknowledged: u64,
+    /// Steps made.
+    pub steps: u64,
+    /// How much virtual time went by.
+    pub virtual_time: Duration,
+    /// How long that took.
+    pub wall_time: Duration,
+    /// What the run was made of.
+    pub mix: Mix,
+}
+
+/// Something was wrong.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// What did not hold, where and when.
+    pub violation: Violation,
+    /// The last lines of the trace.
+    pub tail: Vec<String>,
+    /// What replays it.
+    pub replay: String,
+}
+
+/// Runs a seed with the workload of our own.
+pub fn run(seed: u64, options: &Options) -> Report {
+    run_with(seed, options, |mix| {
+        let mut registers = Registers::new(mix.registers, mix.reads_percent).with_ballast(mix.ballast_bytes);
+        registers.readers = mix.readers;
+        registers
+    })
+}
+
+/// Runs a seed with another workload, which may follow the mix.
+pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: impl Fn(&Mix) -> W) -> Report {
+    let mut report = run_once(seed, options, options.text, &workload);
+    let hash = report.hash;
+    if options.text == Text::None && report.failure.is_some() {
+        report = run_once(seed, options, Text::Tail, &workload);
+        if report.hash != hash
+            && let Some(failure) = &mut report.failure
+        {
+            failure.violation.why.push_str(" (and the seed does not replay: its trace has another hash)");
+        }
+    }
+    report
+}
+
+fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workload: &impl Fn(&Mix) -> W) -> Report {
+    let began = Instant::now();
+    let mix = Mix::draw(&mut Dice::new(seed, Purpose::Swarm), options.nodes);
+    let setting = Setting {
+        seed,
+        shape: mix.shape.clone(),
+        weather: mix.weather,
+        pace: mix.pace,
+        properties: properties::all(),
+        text,
+    };
+    let mut world = World::new(setting, workload(&mix));
+    world.disk_us = mix.disk_us;
+    for (machine, clock) in world.machines.iter_mut().zip(&mix.clocks) {
+        machine.clock = *clock;
+    }
+    let mut swarm = Swarm::new(seed, mix.clone());
+    let driven = catch_unwind(AssertUnwindSafe(|| drive(&mut world, &mut swarm, &mix)));
+    if let Err(panic) = driven {
+        world.watch.violate("I18 no panic", words_of(panic.as_ref()));
+    }
+    let mut hash = world.watch.trace.hash();
+    if world.watch.violation.is_none() {
+        let shape = Shape::small(options.nodes.unwrap_or_else(|| FOUNDERS[(seed % FOUNDERS.len() as u64) as usize]));
+        let (weather, pace) = (Weather::calm(), Pace { clients: 0, ..Pace::default() });
+        let properties = properties::of_founding();
+        let mut trial = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&mix));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| founding::play(seed, &mut trial))) {
+            trial.watch.violate("I18 no panic", words_of(panic.as_ref()));
+        }
+        hash ^= trial.watch.trace.hash().rotate_left(1);
+        world.watch.rare.add(&trial.watch.rare);
+        if trial.watch.violation.is_some() {
+            world.watch.violation = trial.watch.violation.take();
+            world.watch.trace = trial.watch.trace;
+        }
+    }
+    let failure = world.watch.violation.clone().map(|violation| Failure {
+        seed,
+        violation,
+        tail: world.watch.trace.tail(),
+        replay: replay(&options.replay, seed, options.nodes),
+    });
+    Report {
+        seed,
+        failure,
+        hash,
+        rare: std::mem::take(&mut world.watch.rare),
+        begun: world.clients.begun(),
+        acknowledged: world.clients.acknowledged(),
+        steps: world.steps(),
+        virtual_time: Duration::from_micros(world.now.0),
+        wall_time: began.elapsed(),
+        mix,
+    }
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let why = panic.downcast_ref::<String>().cloned();
+    let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    why.unwrap_or_else(|| "a panic without a message".to_owned())
+}
+
+fn replay(command: &str, seed: u64, nodes: Option<u16>) -> String {
+    if command.is_empty() {
+        let nodes = nodes.map_or(String::new(), |nodes| format!(" --nodes {nodes}"));
+        return format!("cargo run --release --bin madkv-sim -- --seeds {seed}..{}{nodes} --verbose", seed + 1);
+    }
+    command.replace("{seed}", &seed.to_string()).replace("{next}", &(seed + 1).to_string())
+}
+
+/// Both phases. Ends at the first violation.
+fn drive<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
+    while world.now < Time(mix.chaos_us) && world.watch.violation.is_none() {
+        if swarm.due_at() <= world.now {
+            swarm.act(world);
+        }
+        if world.step_before(swarm.due_at()) {
+            swarm.pursue(world);
+        } else {
+            world.skip_to(swarm.due_at());
+        }
+    }
+    calm(world, swarm, mix);
+    if world.watch.violation.is_none()
+        && let Err(why) = world.clients.judge()
+    {
+        world.watch.violate("I12 I13 I14 what clients saw", why);
+    }
+}
+
+/// Faults end; a minority may stay away for good.
+fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
+    if world.watch.violation.is_some() {
+        return;
+    }
+    let broken = choose_broken(world);
+    world.end_faults();
+    world.watch.happen(&Happening::Calm);
+    for seat in 0..world.machines.len() {
+        if broken.contains(&seat) {
+            break_for_good(world, seat);
+        } else if world.machines[seat].is_down() {
+            world.start_at(seat, world.now);
+        }
+    }
+    // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get
+    // through.
+    world.clients.keep(mix.shape.sessions.sessions_max);
+    let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();
+    let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
+    let calm_at = world.now;
+    progress(world, swarm, patience_us, "a leader", |world| world.leader().is_some());
+    progress(world, swarm, patience_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
+    progress(world, swarm, READMISSION_PATIENCE_US, "all healthy nodes are members", |world| {
+        world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
+    });
+    world.clients.stop();
+    progress(world, swarm, patience_us, "every operation has an outcome", |world| world.clients.is_idle());
+    world.begin_last_reads();
+    progress(world, swarm, patience_us, "a fresh read", |world| world.clients.is_idle());
+    progress(world, swarm, patience_us, "all healthy replicas are equally far", |world| {
+        let first = world.applied(healthy[0]);
+        first.is_some() && healthy.iter().all(|seat| world.applied(*seat) == first)
+    });
+    if world.watch.violation.is_some() {
+        return;
+    }
+    let digests: Vec<Option<u64>> = healthy.iter().map(|seat| world.machines.deep_digest(*seat)).collect();
+    if digests.windows(2).any(|pair| pair[0] != pair[1]) {
+        world.watch.violate("I7 equal digests in the end", format!("{digests:?} of seats {healthy:?}"));
+    }
+}
+
+/// A seat is down for good, or does not hear the others, or is not heard by them.
+fn break_for_good<W: Workload>(world: &mut World<W>, seat: usize) {
+    let how = world.draw(3);
+    if how == 0 || world.machines[seat].is_down() {
+        return world.crash_for(seat, false, None);
+    }
+    for other in (0..world.machines.len()).filter(|other| *other != seat) {
+        let (from, to) = if how == 1 { (other, seat) } else { (seat, other) };
+        world.cut(from as u16, to as u16);
+    }
+    world.watch.rare.saw(Rare::HalfDeadForGood);
+}
+
+/// Seats that stay away for good: those that are lost anyway, and others, up to a minority.
+fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
+    let size = world.machines.len();
+    let minority = (size - 1) / 2;
+    let leader = world.leader();
+    let lost: Vec<usize> =
+        (0..size).filter(|seat| leader.is_none_or(|leader| is_outside(world, leader, *seat))).collect();
+    let mut broken = Vec::new();
+    if leader.is_none_or(|leader| is_changing(world, leader)) || world.draw(2) == 0 {
+        return broken;
+    }
+    for _ in 0..world.draw(minority as u64 + 1) {
+        // The leader is the one whose loss costs something.
+        let seat = if world.draw(3) == 0 { leader.unwrap_or(0) } else { world.draw(size as u64) as usize };
+        let others = lost.iter().filter(|lost| !broken.contains(*lost) && **lost != seat).count();
+        if !broken.contains(&seat) && broken.len() + 1 + others <= minority {
+            broken.push(seat);
+        }
+    }
+    broken
+}
+
+/// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted
+/// is lost, and those who stay away for good would be more than it can do without.
+fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
+    let Some(serving) = world.machines[leader].serving() else { return true };
+    let status = Protocol::status(serving.engine().core());
+    status.configuration.is_joint() || status.configuration_index > status.commit
+}
+
+fn progress<W: Workload>(
+    world: &mut World<W>,
+    swarm: &mut Swarm,
+    within_us: u64,
+    what: &str,
+    holds: impl Fn(&World<W>) -> bool,
+) {
+    let deadline = world.now.plus_us(within_us);
+    let mut look_at = world.now;
+    while world.watch.violation.is_none() {
+        if look_at <= world.now {
+            if holds(world) {
+                return;
+            }
+            if world.now >= deadline {
+                world.watch.violate("liveness in the calm", format!("not within {} ms: {what}", within_us / 1000));
+                return;
+            }
+            swarm.operate(world);
+            look_at = world.now.plus_us(5_000);
+        }
+        if !world.step_before(look_at) {
+            world.skip_to(look_at);
+        }
+    }
+}

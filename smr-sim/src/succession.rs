@@ -1,0 +1,73 @@
+//! One leader after the other: as soon as a node leads, it is cut from some of the others, gets a few requests, and
+//! crashes soon after, while what it has appended is on some disks and not on others. Logs of many terms overlap
+//! (Figure 8 of the Raft paper).
+
+use smr::protocol::Time;
+
+use crate::dice::Dice;
+use crate::rare::Rare;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// A leader gets up to so many requests that go nowhere.
+const VAIN_MAX: u64 = 12;
+
+/// See the module.
+pub(super) struct Succession {
+    until: Time,
+    /// The last leader that was struck: its seat and its process.
+    struck: Option<(usize, u64)>,
+    crash_at: Option<Time>,
+}
+
+impl Succession {
+    /// It goes on until then.
+    pub(super) fn until(until: Time) -> Succession {
+        Succession { until, struck: None, crash_at: None }
+    }
+
+    /// When there is something to do, whatever happens.
+    pub(super) fn due_at(&self) -> Time {
+        self.crash_at.unwrap_or(self.until).min(self.until)
+    }
+
+    /// Does what is to be done now; false when it is over. `vain`: how many requests may still go nowhere.
+    pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>, dice: &mut Dice, vain: &mut u64) -> bool {
+        if world.now >= self.until {
+            world.heal_cuts();
+            return false;
+        }
+        match (self.crash_at, self.struck) {
+            (Some(at), _) if at > world.now => return true,
+            (Some(_), Some((seat, run))) => {
+                self.crash_at = None;
+                world.heal_cuts();
+                if world.machines[seat].run() == run {
+                    let down_max_us = dice.pick(&[5_000, 100_000, 800_000]);
+                    world.crash_for(seat, dice.chance(300), Some(1_000 + dice.below(down_max_us)));
+                }
+                return true;
+            }
+            _ => {}
+        }
+        let Some(leader) = world.leader() else { return true };
+        let struck = Some((leader, world.machines[leader].run()));
+        if self.struck == struck {
+            return true;
+        }
+        self.struck = struck;
+        world.watch.rare.saw(Rare::LeaderStruckAtOnce);
+        for other in (0..world.machines.len()).filter(|other| *other != leader) {
+            if dice.chance(500) {
+                world.cut(leader as u16, other as u16);
+                world.cut(other as u16, leader as u16);
+            }
+        }
+        let requests = dice.below(VAIN_MAX.min(*vain) + 1);
+        *vain -= requests;
+        world.flood(leader, requests);
+        let us = dice.pick(&[3_000, 30_000, 200_000]);
+        self.crash_at = Some(world.now.plus_us(1_000 + dice.below(us)));
+        true
+    }
+}

@@ -1,0 +1,660 @@
+//! The faults of a run: what strikes when, by the mix of its seed ([`super::mix`]).
+
+use std::collections::BTreeMap;
+
+use smr::disk::Disk;
+use smr::id::{NodeId, NodeName, StartId};
+use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
+use smr::protocol::{Protocol, ReadMode, Time};
+use smr::replica::readmission::READMISSION_UNDER_WAY;
+use smr::replica::{Outcome, Request};
+use smr::state_machine::StateMachine;
+use smr::storage::Engine;
+
+use crate::dice::{Dice, Purpose};
+use crate::machine::{Serving, StartTrouble, path};
+use crate::mix::{BACKLOG_APPENDS_MAX, Kind, Mix};
+use crate::network::CLIENTS;
+use crate::rare::Rare;
+use crate::succession::Succession;
+use crate::virtual_disk::VirtualDisk;
+use crate::virtual_map::{MapDamage, SIMULATED};
+use crate::workload::Workload;
+use crate::world::World;
+
+/// What goes wrong in one run, and when it is over.
+pub(super) struct Swarm {
+    dice: Dice,
+    mix: Mix,
+    /// When the next fault happens.
+    pub(super) next_at: Time,
+    heal_at: Time,
+    operator_at: Time,
+    /// The readmissions that were asked for, by their tags.
+    asked: BTreeMap<u64, usize>,
+    /// How many outcomes of what the operator asked were looked at.
+    heard: usize,
+    /// How many readmissions of each seat came to nothing.
+    in_vain: Vec<u64>,
+    founded: bool,
+    backups: Vec<Option<(VirtualDisk, NodeId, StartId)>>,
+    /// What a siege has still to do, in any order.
+    strokes: Vec<Stroke>,
+    succession: Option<Succession>,
+    ambush: Option<Ambush>,
+    /// Where a received snapshot is kept from being put in place.
+    held_install: Option<usize>,
+    /// How many requests may still be put into the logs of leaders that are cut off.
+    vain: u64,
+}
+
+/// A node loses the leader.
+#[derive(Clone, Copy, Debug)]
+struct Stroke {
+    at: Time,
+    leader: usize,
+    seat: usize,
+    /// Its links to the leader are cut.
+    cuts: bool,
+    /// It hears of that.
+    resets: bool,
+    /// It is killed, and back soon.
+    restarts: bool,
+}
+
+/// Something rare during which a node crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ambush {
+    /// A received snapshot is about to be adopted.
+    Install,
+    /// Entries that contradict the leader's are about to be removed.
+    Truncation,
+    /// The state of a received snapshot is being built.
+    Building,
+}
+
+impl Ambush {
+    fn is_sprung_by<S: StateMachine>(self, serving: &Serving<S>) -> bool {
+        match self {
+            Ambush::Install => serving.installs(),
+            Ambush::Truncation => serving.truncates(),
+            Ambush::Building => serving.building.is_some(),
+        }
+    }
+}
+
+/// A siege begins within this, in microseconds: late enough for what is under way to arrive.
+const SIEGE_FIRST_US: u64 = 60_000;
+/// The next node loses the leader within this, in microseconds.
+const SIEGE_GAP_US: u64 = 700_000;
+/// A voter that restarts again and again does so this many times ...
+const SHAKES: usize = 16;
+/// ... with up to this long from one to the next, in microseconds.
+const SHAKE_GAP_US: u64 = 200_000;
+/// A received snapshot is kept from being put in place for so many election timeouts at most.
+const HELD_INSTALL_T: u64 = 5;
+/// How often the operator looks for nodes to be readmitted, in microseconds.
+const OPERATOR_US: u64 = 700_000;
+/// The last record or two of a journal.
+const JOURNAL_TAIL_BYTES: usize = 250;
+
+impl Swarm {
+    pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
+        let mut dice = Dice::new(seed, Purpose::Faults);
+        let backups = (0..mix.shape.size).map(|_| None).collect();
+        let in_vain = vec![0; usize::from(mix.shape.size)];
+        let (next_at, heal_at, operator_at) = (Time(dice.below(3_000_000)), Time(u64::MAX), Time(0));
+        let vain = BACKLOG_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
+        Swarm {
+            dice,
+            mix,
+            next_at,
+            heal_at,
+            operator_at,
+            asked: BTreeMap::new(),
+            heard: 0,
+            in_vain,
+            founded: false,
+            backups,
+            strokes: Vec::new(),
+            succession: None,
+            ambush: None,
+            held_install: None,
+            vain,
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn act<W: Workload>(&mut self, world: &mut World<W>) {
+        self.founded |= world.serving_seats().len() == world.machines.len();
+        if self.heal_at <= world.now {
+            self.heal_at = Time(u64::MAX);
+            world.heal_cuts();
+        }
+        self.strike_on(world);
+        self.operate(world);
+        self.pursue(world);
+        if self.next_at <= world.now {
+            self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
+            self.strike(world);
+        }
+    }
+
+    /// When there is something to do.
+    pub(super) fn due_at(&self) -> Time {
+        let succession_at = self.succession.as_ref().map_or(Time(u64::MAX), Succession::due_at);
+        let strokes = self.strokes.iter().map(|stroke| stroke.at).min().unwrap_or(Time(u64::MAX));
+        self.next_at.min(self.heal_at).min(self.operator_at).min(succession_at).min(strokes)
+    }
+
+    /// Lays siege to a leader.
+    fn besiege<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
+        if self.dice.chance(300) {
+            return self.shake(world, leader);
+        }
+        if self.dice.chance(500) {
+            world.pause(leader, self.dice.between(400_000, 1_500_000));
+        }
+        let mut at = world.now.plus_us(self.dice.below(SIEGE_FIRST_US));
+        let first = self.dice.below(world.machines.len() as u64) as usize;
+        for seat in (0..world.machines.len()).map(|seat| (seat + first) % world.machines.len()) {
+            if seat != leader {
+                let (resets, restarts) = (self.dice.chance(700), self.dice.chance(300));
+                self.strokes.push(Stroke { at, leader, seat, cuts: true, resets, restarts });
+                at = at.plus_us(self.dice.below(SIEGE_GAP_US));
+            }
+        }
+        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+    }
+
+    /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has
+    /// forgotten by whose lease it is bound, and sooner or later the others ask it for its vote right then (E17).
+    fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
+        let size = world.machines.len();
+        let first = self.dice.below(size as u64) as usize;
+        let others = (0..size).map(|seat| (seat + first) % size).filter(|seat| *seat != leader).collect::<Vec<_>>();
+        let (lost, left) = others.split_at((size - 1) / 2);
+        let stroke = Stroke { at: world.now, leader, seat: leader, cuts: false, resets: false, restarts: false };
+        for seat in lost {
+            let resets = self.dice.chance(500);
+            self.strokes.push(Stroke { seat: *seat, cuts: true, resets, ..stroke });
+        }
+        // Nobody stands before.
+        let mut at = world.now.plus_us(self.mix.shape.settings.election_timeout_us / 2);
+        for seat in left.first().iter().cycle().take(SHAKES) {
+            at = at.plus_us(self.dice.below(SHAKE_GAP_US));
+            self.strokes.push(Stroke { at, seat: **seat, restarts: true, ..stroke });
+        }
+        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+    }
+
+    /// Does what is due of a siege.
+    fn strike_on<W: Workload>(&mut self, world: &mut World<W>) {
+        let (due, rest) = self.strokes.iter().partition(|stroke| stroke.at <= world.now);
+        self.strokes = rest;
+        let due: Vec<Stroke> = due;
+        for Stroke { at: _, leader, seat, cuts, resets, restarts } in due {
+            if cuts {
+                world.cut(leader as u16, seat as u16);
+                world.cut(seat as u16, leader as u16);
+            }
+            if restarts {
+                world.crash_for(seat, false, Some(1_000 + self.dice.below(20_000)));
+            } else if resets {
+                world.reset(leader, seat);
+            }
+        }
+    }
+
+    /// What waits for something to happen, after each step.
+    pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>) {
+        if let Some(succession) = &mut self.succession
+            && !succession.pursue(world, &mut self.dice, &mut self.vain)
+        {
+            self.succession = None;
+        }
+        if let Some(seat) = self.held_install
+            && !world.holds_install_back(seat)
+        {
+            self.held_install = None;
+        }
+        if self.ambush == Some(Ambush::Building) {
+            self.overtake_install(world);
+        } else if let Some(ambush) = self.ambush {
+            let sprung =
+                |seat: &usize| world.machines[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
+            if let Some(seat) = world.touched().iter().copied().find(sprung) {
+                self.ambush = None;
+                world.crash(seat, self.dice.chance(700));
+            }
+        }
+    }
+
+    /// Readmits nodes that wait outside of a group that exists.
+    pub(super) fn operate<W: Workload>(&mut self, world: &mut World<W>) {
+        if world.now < self.operator_at {
+            return;
+        }
+        self.operator_at = world.now.plus_us(OPERATOR_US);
+        world.machines.iter_mut().for_each(crate::machine::Machine::has_caught_up);
+        if !self.founded {
+            return;
+        }
+        let Some(leader) = world.leader() else { return };
+        // Whoever heals needs nobody.
+        let needs_help = |seat: &usize| is_outside(world, leader, *seat) && !world.machines[*seat].is_healing;
+        let outside: Vec<usize> = (0..world.machines.len()).filter(needs_help).collect();
+        // One that nobody hears for good must not keep the operator from the others.
+        self.note_refusals(world);
+        let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
+        let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == patience).collect();
+        if !next.is_empty() {
+            let seat = self.dice.pick(&next);
+            let tag = world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
+            self.asked.insert(tag, seat);
+        }
+    }
+
+    /// Looks at what became of readmissions. One that is refused because of another one tells nothing.
+    fn note_refusals<W: Workload>(&mut self, world: &World<W>) {
+        let heard =
+            world.clients.operator.iter().skip(std::mem::replace(&mut self.heard, world.clients.operator.len()));
+        for (tag, outcome) in heard {
+            if let (Some(seat), Outcome::Refused(why)) = (self.asked.remove(tag), outcome)
+                && why != READMISSION_UNDER_WAY
+            {
+                self.in_vain[seat] += 1;
+            }
+        }
+    }
+
+    /// Whether one more directory may be spoiled: a minority of the disks, at most.
+    fn may_spoil<W: Workload>(&self, world: &World<W>) -> bool {
+        if world.leader().is_none() {
+            return false;
+        }
+        let minority = (world.machines.len() - 1) / 2;
+        // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a
+        // configuration in which that seat is lost.
+        let serving = world.serving_seats();
+        let is_spoiled = |seat: &usize| serving.iter().any(|witness| is_outside(world, *witness, *seat));
+        let spoiled = (0..world.machines.len()).filter(is_spoiled).count();
+        self.founded && spoiled < minority
+    }
+
+    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and nobody
+    /// notices: all others follow the same leader and have at least as much, on their devices.
+    fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
+        let Some(leader) = world.leader() else { return false };
+        let status = |seat: usize| Some(world.machines[seat].serving()?.engine().core().status());
+        let (Some(lead), Some(own)) = (status(leader), status(victim)) else { return false };
+        leader != victim
+            && (0..world.machines.len()).filter(|seat| *seat != victim).all(|seat| {
+                status(seat).is_some_and(|status| {
+                    status.term == lead.term
+                        && status.leader == Some(lead.node)
+                        && status.durable >= own.last.index
+                        && status.configuration == lead.configuration
+                        && !status.configuration.is_joint()
+                })
+            })
+            && own.term == lead.term
+            && lead.commit >= own.last.index
+    }
+
+    fn strike<W: Workload>(&mut self, world: &mut World<W>) {
+        let total: u64 = self.mix.kinds.iter().map(|(_, weight)| weight).sum();
+        let mut lot = self.dice.below(total);
+        let kind = self.mix.kinds.iter().find(|(_, weight)| {
+            let hit = lot < *weight;
+            lot = lot.saturating_sub(*weight);
+            hit
+        });
+        let Some(&(kind, _)) = kind else { return };
+        let size = world.machines.len();
+        let seat = self.dice.below(size as u64) as usize;
+        // Leaders are where it hurts.
+        let seat = if self.dice.chance(400) { world.leader().unwrap_or(seat) } else { seat };
+        match kind {
+            Kind::Kill => world.crash(seat, false),
+            Kind::PowerCut => world.crash(seat, true),
+            Kind::CrashAll => {
+                let power_cut = self.dice.chance(700);
+                (0..size).for_each(|seat| world.crash(seat, power_cut));
+                world.watch.rare.saw(Rare::AllCrashed);
+            }
+            Kind::Pause => {
+                let us = self.dice.pick(&[100_000, 800_000, 3_000_000]);
+                world.pause(seat, 10_000 + self.dice.below(us));
+            }
+            Kind::SlowDisk => {
+                let us = self.dice.pick(&[5_000, 50_000, 200_000, 400_000]);
+                world.slow_disk(seat, us, world.now.plus_us(self.dice.between(1_000_000, 8_000_000)));
+            }
+            Kind::HangDisk => {
+                let us = self.dice.pick(&[100_000, 1_000_000, 4_000_000]);
+                world.hang_disk(seat, world.now.plus_us(self.dice.below(us)));
+            }
+            Kind::CutOff => {
+                world.cut_off(seat, self.dice.chance(500));
+                self.heal_soon(world.now);
+            }
+            Kind::OneWay => {
+                let deaf = self.dice.chance(500);
+                for other in (0..size as u16).filter(|other| usize::from(*other) != seat) {
+                    let (from, to) = if deaf { (other, seat as u16) } else { (seat as u16, other) };
+                    world.cut(from, to);
+                }
+                self.heal_soon(world.now);
+            }
+            Kind::RandomCuts => {
+                for (from, to) in (0..size as u16).flat_map(|from| (0..size as u16).map(move |to| (from, to))) {
+                    if from != to && self.dice.chance(300) {
+                        world.cut(from, to);
+                    }
+                }
+                self.heal_soon(world.now);
+            }
+            Kind::ClientsCut => {
+                if self.dice.chance(500) {
+                    world.cut(CLIENTS, seat as u16);
+                } else {
+                    world.cut(seat as u16, CLIENTS);
+                }
+                self.heal_soon(world.now);
+            }
+            Kind::Resets => {
+                for _ in 0..self.dice.between(1, 6) {
+                    let to = self.dice.below(size as u64) as usize;
+                    if to != seat {
+                        world.reset(seat, to);
+                    }
+                }
+            }
+            Kind::Transfer => {
+                if let Some(leader) = world.leader() {
+                    let to = NodeName(self.dice.below(size as u64) as u16);
+                    world.ask(leader, Request::Transfer { to });
+                }
+            }
+            Kind::LoseDirectory => {
+                if self.may_spoil(world) {
+                    world.lose_directory(seat);
+                }
+            }
+            Kind::Damage => self.damage(world, seat),
+            Kind::LoseLog => self.lose_log(world, seat),
+            Kind::SetBack => self.set_back(world, seat),
+            Kind::DiskError => world.fail_disk(seat, self.dice.below(12)),
+            Kind::DiskFull => {
+                let us = self.dice.pick(&[200_000, 3_000_000]);
+                let until = world.now.plus_us(self.dice.below(us));
+                // Not drawn: seeds keep their meaning.
+                if world.now.0.is_multiple_of(2) {
+                    world.fill_disk(seat, until);
+                } else {
+                    world.leave_little_room(seat, until);
+                }
+            }
+            Kind::ReadError => {
+                if self.dice.chance(500) {
+                    world.fail_read(seat, self.dice.below(4));
+                } else {
+                    world.trouble_start(seat, StartTrouble::ReadError(self.dice.below(40)));
+                }
+            }
+            Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
+            Kind::Flood => {
+                // No more than a pipeline of such appends works off in the calm.
+                let fitting = BACKLOG_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
+                let most = self.dice.pick(&[300, 3_000, 12_000]).min(fitting);
+                world.flood(seat, self.dice.below(most));
+            }
+            Kind::Siege => {
+                if let Some(leader) = world.leader() {
+                    self.besiege(world, leader);
+                }
+            }
+            Kind::Succession => {
+                let us = self.dice.pick(&[500_000, 3_000_000]);
+                self.succession = Some(Succession::until(world.now.plus_us(us)));
+            }
+            Kind::Stranded => self.strand(world),
+            Kind::Deposed => {
+                if let Some(leader) = world.leader() {
+                    world.cut_off(leader, true);
+                    world.clients.scatter();
+                    self.heal_at = self.heal_at.min(world.now.plus_us(100_000 + self.dice.below(900_000)));
+                }
+            }
+            Kind::Ambush => self.lie_in_wait(world),
+            Kind::LateInstall => {
+                if let Some(leader) = world.leader() {
+                    self.ambush = Some(Ambush::Building);
+                    self.send_away(world, leader, seat);
+                }
+            }
+        }
+    }
+
+    /// A follower is away for a moment, after which it may need a snapshot.
+    fn send_away<W: Workload>(&mut self, world: &mut World<W>, leader: usize, seat: usize) {
+        let down_us = 100_000 + self.dice.below(900_000);
+        if seat != leader {
+            world.crash_for(seat, false, Some(down_us));
+        }
+    }
+
+    fn heal_soon(&mut self, now: Time) {
+        let us = self.dice.pick(&[100_000, 1_000_000, 3_000_000]);
+        self.heal_at = self.heal_at.min(now.plus_us(50_000 + self.dice.below(us)));
+    }
+
+    /// Cuts the leader off and lets its log grow.
+    fn strand<W: Workload>(&mut self, world: &mut World<W>) {
+        let Some(leader) = world.leader() else { return };
+        world.cut_off(leader, self.dice.chance(700));
+        let vain = self.dice.below(self.vain.min(200) + 1);
+        self.vain -= vain;
+        world.flood(leader, vain);
+        let us = self.dice.pick(&[500_000, 3_000_000]);
+        self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.dice.below(us)));
+    }
+
+    /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
+    /// it, and does not know yet that they are committed: all others are killed, and whoever led is away for longer.
+    fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
+        let builds = |seat: &usize| {
+            world.machines[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving))
+        };
+        let Some(seat) = (0..world.machines.len()).find(builds) else { return };
+        self.ambush = None;
+        let hold_us = HELD_INSTALL_T * self.mix.shape.settings.election_timeout_us;
+        world.hold_install(seat, world.now.plus_us(hold_us));
+        self.held_install = Some(seat);
+        let leader = world.leader();
+        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+            let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.dice.below(20_000) };
+            world.crash_for(other, false, Some(down_us));
+        }
+    }
+
+    /// Brings about something rare, and waits for it.
+    fn lie_in_wait<W: Workload>(&mut self, world: &mut World<W>) {
+        let ambush = self.dice.pick(&[Ambush::Install, Ambush::Truncation]);
+        self.ambush = Some(ambush);
+        match (ambush, world.leader()) {
+            (Ambush::Install, Some(leader)) => {
+                let seat = self.dice.below(world.machines.len() as u64) as usize;
+                if seat != leader {
+                    let down_us = 500_000 + self.dice.below(2_000_000);
+                    world.crash_for(seat, self.dice.chance(500), Some(down_us));
+                }
+            }
+            (Ambush::Truncation, Some(_)) => self.strand(world),
+            (Ambush::Building, _) | (_, None) => {}
+        }
+    }
+
+    fn damage<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
+        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+            return;
+        }
+        if self.dice.chance(300) {
+            // One slot of two: it must not even be noticed. A kill tears nothing, so the other one is sound.
+            let (file, slot) = (self.dice.pick(&["promise", "mark"]), self.dice.below(2));
+            let at = slot as usize * SLOT_STRIDE_BYTES + self.dice.below(SLOT_BYTES as u64) as usize;
+            world.damage_slot(seat, &path(file), |bytes| {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte ^= 1;
+                }
+            });
+            return;
+        }
+        match self.dice.below(4) {
+            // Both slots of the promise.
+            0 => {
+                world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+            }
+            // A snapshot, which is noticed when it is read.
+            1 => {
+                let snapshots = world.machines[seat].serving().and_then(|serving| serving.snapshots.latest());
+                if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, seat)) {
+                    let lot = self.dice.any();
+                    world.damage_snapshot(seat, info.meta.last, lot);
+                }
+            }
+            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do
+            // without.
+            _ if !self.is_dispensable(world, seat) => {}
+            2 => {
+                let (read, bit) = (self.dice.below(30), self.dice.any() as usize);
+                world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
+            }
+            _ if self.mix.shape.engine == SIMULATED => {
+                let lot = self.dice.any() as usize;
+                let damage = match self.dice.below(8) {
+                    0 => MapDamage::Shorter(lot % 20),
+                    1 => MapDamage::Emptied,
+                    2 => MapDamage::Missing,
+                    3 => MapDamage::Unopenable,
+                    4 => MapDamage::Unreadable(lot),
+                    // The end is where damage looks like an interrupted write.
+                    _ => MapDamage::FlippedBit { value: self.dice.pick(&[0, 1, lot]), bit: lot / 7 },
+                };
+                world.damage_map(seat, damage);
+            }
+            _ if self.mix.shape.engine == Engine::Segments => {
+                let mut names = world.machines[seat].disk.list(&path("log")).unwrap_or_default();
+                names.retain(|name| name.ends_with(".segment"));
+                if !names.is_empty() {
+                    let (name, lot) = (self.dice.below(names.len() as u64) as usize, self.dice.any());
+                    world.damage(seat, &path("log").join(&names[name]), |bytes| {
+                        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
+                        flip(&mut bytes[..end], lot);
+                    });
+                }
+            }
+            _ => {
+                let lot = self.dice.any();
+                // The end is where damage looks like an interrupted write.
+                let tail_bytes = self.dice.pick(&[usize::MAX, JOURNAL_TAIL_BYTES]);
+                world.damage(seat, &path("log/journal"), |bytes| {
+                    let from = bytes.len().saturating_sub(tail_bytes);
+                    flip(&mut bytes[from..], lot);
+                });
+            }
+        }
+    }
+
+    /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether
+    /// the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and come
+    /// back.
+    fn lose_log<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
+        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+            return;
+        }
+        world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+        let lot = self.dice.any();
+        let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
+        match self.mix.shape.engine {
+            engine if engine == SIMULATED => {
+                let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
+                world.damage_map(seat, self.dice.pick(&damage));
+            }
+            Engine::Segments => {
+                for name in world.machines[seat].disk.list(&path("log")).unwrap_or_default() {
+                    if self.dice.chance(500) {
+                        world.damage(seat, &path("log").join(name), |bytes| flip(bytes, lot));
+                    }
+                }
+            }
+            Engine::Map(_) | Engine::Sled => {
+                world.damage(seat, &path("log/journal"), cut);
+            }
+        }
+        if self.dice.chance(500)
+            && let Some(snapshot) = world.snapshot_of(seat)
+        {
+            world.damage_snapshot(seat, snapshot, lot);
+        }
+        world.start_at(seat, world.now.plus_us(1_000 + self.dice.below(100_000)));
+        let leader = world.leader();
+        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+            if self.dice.chance(if Some(other) == leader { 500 } else { 250 }) {
+                let down_us = 1_000 + self.dice.below(1_500_000);
+                world.crash_for(other, self.dice.chance(500), Some(down_us));
+            }
+        }
+    }
+
+    /// Takes a backup, or brings one back.
+    fn set_back<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
+        if world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+            return;
+        }
+        match self.backups[seat].take() {
+            // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
+            None if self.mix.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
+            None => {
+                let machine = &world.machines[seat];
+                self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
+            }
+            // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without
+            // this node.
+            Some((disk, node, start)) => {
+                let is_noticed = world.is_seen_since(node, start);
+                if self.may_spoil(world) && (is_noticed || self.is_dispensable(world, seat)) {
+                    world.set_back(seat, disk);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a node's device knows of a lease that it granted.
+fn has_granted<W: Workload>(world: &World<W>, seat: usize) -> bool {
+    world.watch.ledger.page(world.machines[seat].id).is_some_and(|page| page.promise.lease_us > 0)
+}
+
+/// Flips a bit.
+pub(super) fn flip(bytes: &mut [u8], lot: u64) {
+    let Some(bit) = lot.checked_rem(bytes.len() as u64 * 8) else { return };
+    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+}
+
+/// Whether the present node of a seat is no voter, as far as the leader knows.
+pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usize) -> bool {
+    let Some(serving) = world.machines[leader].serving() else { return true };
+    let status = serving.engine().core().status();
+    let machine = &world.machines[seat];
+    status.configuration.is_joint()
+        || !status.configuration.voters.contains(&machine.id)
+        || machine.is_damaged
+        || machine.is_healing
+        || machine.ends_healing
+        || machine.is_set_back
+        || machine.serving().is_some_and(|serving| serving.readmission_open())
+}

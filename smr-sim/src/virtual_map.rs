@@ -1,0 +1,297 @@
+//! A simulated ordered map with sled's manners, on the virtual disk: what stands in for sled where sled cannot run.
+//!
+//! It lives in a directory of a [`VirtualDisk`], is renamed and copied with it, and outlives the process that wrote it.
+//!
+//! # What survives
+//! - *A power cut*: a prefix of the writes, at least all those before the last flush. The seed of
+//!   [`crate::virtual_disk::Loss`] decides how many more; [`VirtualDisk::after_crash_keeping`] lets a test enumerate
+//!   them.
+//! - *A kill of the process*: also a prefix. Other than with a file, what was not flushed may still be in the process.
+//! - *An error* of a write or a flush is final for the open map, which repeats it for ever; the next start finds a
+//!   prefix.
+//!
+//! # Damage
+//! [`MapDamage`] is what was measured on damaged copies of sled's directory. Only some of it is reported; the rest the
+//! record log, the mark and the promise have to find out.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use smr::disk::Disk;
+use smr::internals::storage::RECORD_MAX_BYTES;
+use smr::storage::{ByteMap, Damage, Engine, Key, LoadError, MapEngine, StorageError};
+
+use crate::virtual_disk::{Inode, ReadFault, VirtualDisk};
+
+/// How many flushed writes can still be taken back by damage.
+const HISTORY_WRITES_MAX: usize = 4096;
+
+type Value = Arc<[u8]>;
+
+/// Damage to a closed map, as sled shows it at the next open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapDamage {
+    /// The file is cut off at its end: the newest writes, this many, never happened. Not reported.
+    Shorter(usize),
+    /// The file is cut off near its beginning: an empty map. Not reported.
+    Emptied,
+    /// The file is gone.
+    Missing,
+    /// Opening reports corruption, or panics.
+    Unopenable,
+    /// The value at this place in the order of keys (modulo their number) is reported as corrupt when it is read.
+    Unreadable(usize),
+    /// A bit of the value at this place comes back flipped. sled's own checksums rule this out; other engines may lack
+    /// them.
+    FlippedBit {
+        /// Which value, counted from the last one backwards, modulo their number.
+        value: usize,
+        /// Which bit of it, modulo its length.
+        bit: usize,
+    },
+}
+
+/// A map as the disk has it.
+#[derive(Clone, Default)]
+pub(super) struct MapState {
+    /// With all writes.
+    values: BTreeMap<Key, Value>,
+    /// What the latest writes replaced, the newest at the back.
+    replaced: VecDeque<(Key, Option<Value>)>,
+    /// How many writes, the newest ones, are not flushed.
+    unflushed: usize,
+    unopenable: bool,
+    unreadable: BTreeSet<Key>,
+}
+
+impl MapState {
+    fn write(&mut self, key: &Key, value: Option<Value>) {
+        let before = match value {
+            Some(value) => self.values.insert(*key, value),
+            None => self.values.remove(key),
+        };
+        self.unreadable.remove(key);
+        self.replaced.push_back((*key, before));
+        self.unflushed += 1;
+    }
+
+    fn flush(&mut self) {
+        self.unflushed = 0;
+        let too_many = self.replaced.len().saturating_sub(HISTORY_WRITES_MAX);
+        self.replaced.drain(..too_many);
+    }
+
+    pub(super) fn unflushed(&self) -> usize {
+        self.unflushed
+    }
+
+    /// Takes back the newest writes.
+    fn undo(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some((key, before)) = self.replaced.pop_back() else { return };
+            match before {
+                Some(value) => self.values.insert(key, value),
+                None => self.values.remove(&key),
+            };
+        }
+    }
+
+    /// The map that is found after a crash that `kept` this many of the unflushed writes.
+    pub(super) fn after_crash(&self, kept: usize) -> MapState {
+        let mut after = self.clone();
+        after.undo(self.unflushed.saturating_sub(kept));
+        after.flush();
+        after
+    }
+
+    fn damage(&mut self, damage: MapDamage) {
+        match damage {
+            MapDamage::Shorter(writes) => self.undo(writes),
+            MapDamage::Emptied | MapDamage::Missing => *self = MapState::default(),
+            MapDamage::Unopenable => self.unopenable = true,
+            MapDamage::Unreadable(value) => {
+                let key = self.nth(value);
+                self.unreadable.extend(key);
+            }
+            MapDamage::FlippedBit { value, bit } => {
+                let place = value.checked_rem(self.values.len()).map(|back| self.values.len() - 1 - back);
+                if let Some(value) = place.and_then(|place| self.nth(place)).and_then(|key| self.values.get_mut(&key)) {
+                    *value = flipped(value, bit);
+                }
+            }
+        }
+        self.unflushed = 0;
+    }
+
+    fn nth(&self, place: usize) -> Option<Key> {
+        let place = place.checked_rem(self.values.len())?;
+        self.values.keys().nth(place).copied()
+    }
+}
+
+fn flipped(value: &[u8], bit: usize) -> Value {
+    let mut bytes = value.to_vec();
+    if let Some(bit) = bit.checked_rem(bytes.len() * 8) {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+    bytes.into()
+}
+
+impl VirtualDisk {
+    /// How many writes of the ordered map in this directory a crash could lose; 0 without one.
+    pub fn unflushed_map_writes(&self, directory: &Path) -> usize {
+        self.with_map(directory, |map| map.unflushed()).unwrap_or(0)
+    }
+
+    /// Lets the device itself go wrong: damages the ordered map in this directory.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn damage_map(&self, directory: &Path, damage: MapDamage) -> io::Result<()> {
+        self.with_map(directory, |map| map.damage(damage))?;
+        if damage == MapDamage::Missing {
+            self.forget_map(directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// The engine. Runs on the virtual disk alone.
+pub const SIMULATED: Engine = Engine::Map(&Simulated);
+
+struct Simulated;
+
+impl Simulated {
+    fn host(disk: &dyn Disk) -> io::Result<&VirtualDisk> {
+        let disk: &dyn Any = disk;
+        disk.downcast_ref().ok_or_else(|| io::Error::other("no simulated disk"))
+    }
+}
+
+impl MapEngine for Simulated {
+    fn name(&self) -> &'static str {
+        "simulated"
+    }
+
+    fn present(&self, disk: &dyn Disk, directory: &Path) -> io::Result<Result<(), Damage>> {
+        Simulated::host(disk)?.present(directory)
+    }
+
+    fn open(&self, disk: Arc<dyn Disk>, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
+        let host = Simulated::host(disk.as_ref()).map_err(|error| StorageError::new(directory, "opening", error))?;
+        host.open_map(directory)
+    }
+}
+
+impl VirtualDisk {
+    /// Whether there is an ordered map in this directory. Only looks.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn present(&self, directory: &Path) -> io::Result<Result<(), Damage>> {
+        match self.with_map(directory, |_| ()) {
+            Ok(()) => Ok(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::new(directory, "missing"))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the ordered map in this directory, which is made if need be.
+    ///
+    /// # Errors
+    /// Damage, or those of the device.
+    pub fn open_map(&self, directory: &Path) -> Result<Box<dyn ByteMap>, LoadError> {
+        let inode = self.make_map(directory).map_err(|error| StorageError::new(directory, "opening", error))?;
+        let mut map = VirtualMap { disk: self.clone(), inode, path: directory.to_owned(), failed: None };
+        if self.map(inode, |map| map.unopenable) {
+            return Err(Damage::new(directory, "the map's file is corrupt").into());
+        }
+        // What was read may only have been written by a process that was killed.
+        map.flush()?;
+        Ok(Box::new(map))
+    }
+}
+
+/// An open map.
+struct VirtualMap {
+    disk: VirtualDisk,
+    inode: Inode,
+    path: PathBuf,
+    /// The first error. There is no way back from it.
+    failed: Option<StorageError>,
+}
+
+impl VirtualMap {
+    fn change(&mut self, doing: &'static str, work: impl FnOnce(&mut MapState)) -> Result<(), StorageError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        match self.disk.change_map(self.inode, work) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = StorageError::new(&self.path, doing, error);
+                self.failed = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+}
+
+impl ByteMap for VirtualMap {
+    fn insert(&mut self, key: &Key, value: &[u8]) -> Result<(), StorageError> {
+        assert!(value.len() <= RECORD_MAX_BYTES, "a value of {} bytes, limit {RECORD_MAX_BYTES}", value.len());
+        self.change("writing", |map| map.write(key, Some(value.into())))
+    }
+
+    fn remove(&mut self, key: &Key) -> Result<(), StorageError> {
+        self.change("removing", |map| {
+            if map.values.contains_key(key) {
+                map.write(key, None);
+            }
+        })
+    }
+
+    fn scan(&self, from: &Key, visit: &mut dyn FnMut(&Key, &[u8]) -> bool) -> Result<(), LoadError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone().into());
+        }
+        let failed = |error: io::Error| StorageError::new(&self.path, "reading the log", error);
+        let fault = self.disk.read().map_err(failed)?;
+        if let Some(ReadFault::Error(kind)) = fault {
+            return Err(failed(io::Error::new(kind, "ordered by the test")).into());
+        }
+        self.disk.map(self.inode, |map| {
+            let mut flip = None;
+            if let Some(ReadFault::FlippedBit(bit)) = fault {
+                let bits: usize = map.values.range(*from..).map(|(_, value)| value.len() * 8).sum();
+                flip = bit.checked_rem(bits);
+            }
+            for (key, value) in map.values.range(*from..) {
+                if map.unreadable.contains(key) {
+                    return Err(Damage::new(&self.path, "corruption was encountered in the map's file").into());
+                }
+                let bits = value.len() * 8;
+                let go_on = match flip {
+                    Some(bit) if bit < bits => visit(key, &flipped(value, bit)),
+                    _ => visit(key, value),
+                };
+                if !go_on {
+                    break;
+                }
+                flip = flip.and_then(|bit| bit.checked_sub(bits));
+            }
+            Ok(())
+        })
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        self.change("flushing", MapState::flush)
+    }
+
+    fn place(&self) -> &Path {
+        &self.path
+    }
+}

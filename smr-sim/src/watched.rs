@@ -1,0 +1,235 @@
+//! The production core and the user's state machine, each in a shell that notes what goes through it.
+//!
+//! Neither shell changes anything: the core is driven by the production engine, and what it is told and says is copied
+//! on the way.
+
+use std::cell::RefCell;
+use std::io;
+
+use smr::codec;
+use smr::entry::{Configuration, Entry, Index};
+use smr::protocol::{
+    CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, Protocol, ReadMode, ReadOutcome, Recovered, Role, Time,
+};
+use smr::raft::message::Body;
+use smr::raft::{Message, Raft, invariants};
+use smr::state_machine::{Answer, Image, StateMachine};
+
+/// Raft, and notes of what it committed and told.
+#[derive(Debug)]
+pub struct Core {
+    raft: Raft,
+    pub(super) notes: RefCell<CoreNotes>,
+}
+
+/// What a core did since somebody looked.
+#[derive(Debug, Default)]
+pub(super) struct CoreNotes {
+    pub(super) recovered: Option<Recovered>,
+    pub(super) committed: Vec<Entry>,
+    /// What was taken from it to be applied.
+    pub(super) applied: Vec<Entry>,
+    pub(super) events: Vec<Event>,
+    pub(super) transfers: u64,
+    pub(super) reads_failed: u64,
+    pub(super) reads_leased: u64,
+    pub(super) reads_unleased: u64,
+    pub(super) leases_kept: u64,
+}
+
+impl Core {
+    /// A core that starts from `recovered`.
+    pub(super) fn new(raft: Raft, recovered: Recovered) -> Core {
+        Core { raft, notes: RefCell::new(CoreNotes { recovered: Some(recovered), ..CoreNotes::default() }) }
+    }
+
+    /// The production core.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+}
+
+impl Protocol for Core {
+    type Message = Message;
+
+    fn step(&mut self, now: Time, input: Input<Message>) -> Outputs<Message> {
+        let asked = match &input {
+            Input::Read(token) if self.raft.settings().reads == ReadMode::Lease => Some(*token),
+            _ => None,
+        };
+        let canvassed = matches!(
+            &input,
+            Input::Receive {
+                message: Message { body: Body::PreVote { .. } | Body::Vote { transfer: false, .. }, .. },
+                ..
+            }
+        );
+        let commit = self.raft.commit();
+        let outputs = self.raft.step(now, input);
+        let notes = self.notes.get_mut();
+        if let Some(token) = asked
+            && self.raft.role() == Role::Leader
+        {
+            let ready = outputs
+                .reads
+                .iter()
+                .any(|read| matches!(read, ReadOutcome::Ready { token: ready, .. } if *ready == token));
+            // Alone it needs no lease.
+            notes.reads_leased += u64::from(ready && self.raft.status().configuration.voters.len() > 1);
+            notes.reads_unleased += u64::from(!ready);
+        }
+        notes.leases_kept += u64::from(canvassed && invariants::is_bound(&self.raft));
+        // A snapshot that is installed raises the commit index to its end, and commits nothing.
+        if outputs.install != Some(true) {
+            notes.committed.extend(self.raft.committed_from(commit.next(), usize::MAX, usize::MAX));
+        }
+        notes.events.extend(outputs.events.iter().cloned());
+        notes.transfers += u64::from(outputs.transfer == Some(Ok(())));
+        let failed = |read: &&ReadOutcome| matches!(read, ReadOutcome::Failed { .. });
+        notes.reads_failed += outputs.reads.iter().filter(failed).count() as u64;
+        outputs
+    }
+
+    fn deadline(&self) -> Time {
+        self.raft.deadline()
+    }
+
+    fn status(&self) -> CoreStatus {
+        self.raft.status()
+    }
+
+    fn role(&self) -> Role {
+        self.raft.role()
+    }
+
+    fn leader_hint(&self) -> NotLeader {
+        self.raft.leader_hint()
+    }
+
+    fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {
+        let entries = self.raft.committed_from(from, entries_max, bytes_max);
+        self.notes.borrow_mut().applied.extend(entries.iter().cloned());
+        entries
+    }
+
+    fn log_bytes(&self) -> usize {
+        self.raft.log_bytes()
+    }
+
+    fn commit(&self) -> Index {
+        self.raft.commit()
+    }
+
+    fn log_load(&self) -> LogLoad {
+        self.raft.log_load()
+    }
+
+    fn uncommitted_entries(&self) -> u64 {
+        self.raft.uncommitted_entries()
+    }
+
+    fn message_size_bytes(message: &Message) -> usize {
+        Raft::message_size_bytes(message)
+    }
+
+    fn is_bulk(message: &Message) -> bool {
+        Raft::is_bulk(message)
+    }
+
+    fn may_wait(message: &Message) -> bool {
+        Raft::may_wait(message)
+    }
+
+    fn configuration_at(&self, index: Index) -> (Configuration, Index) {
+        self.raft.configuration_at(index)
+    }
+}
+
+/// A state machine that remembers its whole history as a number: commands, places and answers. The number is part of
+/// its snapshots, so a replica restored from one compares with those that applied everything.
+#[derive(Debug)]
+pub struct Chained<S> {
+    /// The user's.
+    pub inner: S,
+    /// The last entry with a command that took effect.
+    pub last: Index,
+    /// Of all commands up to there, their places and their answers.
+    pub digest: u64,
+    pub(super) notes: RefCell<Vec<Execution>>,
+}
+
+/// After how many entries a hash of the whole state is taken, at the first command behind them.
+pub const DEEP_DIGEST_EVERY: u64 = 256;
+
+/// A command took effect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Execution {
+    pub(super) index: Index,
+    /// The digest before and after.
+    pub(super) before: u64,
+    pub(super) digest: u64,
+    /// A hash of the whole state behind it, now and then.
+    pub(super) deep: Option<u64>,
+}
+
+impl<S> Chained<S> {
+    /// The state before the first entry.
+    pub fn new(inner: S) -> Chained<S> {
+        Chained { inner, last: Index::ZERO, digest: 0, notes: RefCell::default() }
+    }
+}
+
+impl<S: StateMachine> StateMachine for Chained<S> {
+    type Image = ChainedImage<S::Image>;
+
+    fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
+        let answer = self.inner.apply(index, command);
+        let parts: [&[u8]; 4] = [&self.digest.to_le_bytes(), &index.0.to_le_bytes(), command, &answer];
+        let before = std::mem::replace(&mut self.digest, codec::checksum(&parts));
+        // At the same entries on every replica, since `last` is part of the snapshots.
+        let due = index.0 / DEEP_DIGEST_EVERY > self.last.0 / DEEP_DIGEST_EVERY;
+        let deep = due.then(|| deep_digest(&self.inner));
+        self.last = index;
+        self.notes.get_mut().push(Execution { index, before, digest: self.digest, deep });
+        answer
+    }
+
+    fn query(&self, query: &[u8]) -> Answer {
+        self.inner.query(query)
+    }
+
+    fn image(&self) -> ChainedImage<S::Image> {
+        ChainedImage { inner: self.inner.image(), last: self.last, digest: self.digest }
+    }
+
+    fn restore(input: &mut dyn io::Read) -> io::Result<Chained<S>> {
+        let mut numbers = [0; 16];
+        input.read_exact(&mut numbers)?;
+        let (last, digest) = numbers.split_at(8);
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let (last, digest) = (Index(number(last)), number(digest));
+        Ok(Chained { inner: S::restore(input)?, last, digest, notes: RefCell::default() })
+    }
+}
+
+fn deep_digest<S: StateMachine>(state: &S) -> u64 {
+    let mut bytes = Vec::new();
+    state.image().write(&mut bytes).unwrap_or_else(|error| panic!("writing to memory failed: {error}"));
+    codec::checksum(&[&bytes])
+}
+
+/// A copy of a [`Chained`].
+#[derive(Debug)]
+pub struct ChainedImage<I> {
+    inner: I,
+    last: Index,
+    digest: u64,
+}
+
+impl<I: Image> Image for ChainedImage<I> {
+    fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
+        output.write_all(&self.last.0.to_le_bytes())?;
+        output.write_all(&self.digest.to_le_bytes())?;
+        self.inner.write(output)
+    }
+}

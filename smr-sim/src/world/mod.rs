@@ -1,0 +1,467 @@
+//! The world: machines, the network between them, clients, and time.
+//!
+//! [`World::step`] lets the next thing happen. What goes wrong are methods, for scenarios and for the swarm alike:
+//! [`World::crash`], [`World::pause`], [`World::hang_disk`], [`World::cut_off`], [`World::reset`],
+//! [`World::lose_directory`], [`World::damage`], [`World::set_back`].
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use smr::codec;
+use smr::entry::EntryId;
+use smr::id::{Disqualified, NodeId, NodeName, StartId, StartTrail};
+use smr::protocol::{Protocol, Recovered, Role, Time};
+use smr::replica::{GenesisAnswer, GenesisRequest, Outcome, Request};
+use smr::snapshot::SendingFile;
+use smr::state_machine::{Image, StateMachine};
+
+use crate::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
+use crate::dice::{Dice, Purpose};
+use crate::machine::{Common, Input, Machine, Shape};
+use crate::network::{Frame, Network, Weather};
+use crate::properties::{Machines, NodeView, Property, View};
+use crate::trace::{Text, Trace};
+use crate::watch::Watch;
+use crate::workload::Workload;
+
+pub use founding::Recorder;
+
+mod background;
+mod delivery;
+mod faults;
+mod founding;
+mod processes;
+mod requests;
+mod turns;
+
+/// How often an unborn replica says so, in microseconds.
+const BIRTH_INTERVAL_US: u64 = 50_000;
+
+/// How a world begins.
+pub struct Setting {
+    /// Decides everything.
+    pub seed: u64,
+    /// The group.
+    pub shape: Shape,
+    /// The network.
+    pub weather: Weather,
+    /// The clients.
+    pub pace: Pace,
+    /// What must hold.
+    pub properties: Vec<Box<dyn Property>>,
+    /// What becomes of the trace's text.
+    pub text: Text,
+}
+
+impl Setting {
+    /// A small group with all properties.
+    pub fn small(seed: u64, size: u16) -> Setting {
+        Setting {
+            seed,
+            shape: Shape::small(size),
+            weather: Weather::default(),
+            pace: Pace::default(),
+            properties: crate::properties::all(),
+            text: Text::None,
+        }
+    }
+}
+
+enum Event {
+    Arrive(Frame),
+    /// The news that a connection from there was closed by its side.
+    Reset {
+        from: NodeId,
+        to: usize,
+    },
+    /// The news that this process must not take part any longer.
+    Disqualified {
+        node: NodeId,
+        start: StartId,
+        why: Disqualified,
+    },
+    Request {
+        seat: usize,
+        tag: u64,
+        request: Request,
+    },
+    Answer {
+        tag: u64,
+        outcome: Outcome,
+    },
+    /// Nobody took the request.
+    Refused {
+        tag: u64,
+    },
+    Turn {
+        seat: usize,
+    },
+    Resume {
+        seat: usize,
+        run: u64,
+    },
+    Disk {
+        seat: usize,
+        run: u64,
+    },
+    Taken {
+        seat: usize,
+        run: u64,
+    },
+    /// The disk of this node has room again.
+    Room {
+        seat: usize,
+    },
+    Built {
+        seat: usize,
+        run: u64,
+    },
+    Transferred(Box<Transfer>),
+    /// The sender of a snapshot hears how the transfer ended.
+    Sent {
+        seat: usize,
+        run: u64,
+        to: NodeId,
+        last: Option<EntryId>,
+    },
+    Start {
+        seat: usize,
+        run: u64,
+    },
+    /// The request to record a genesis has reached those who do.
+    GenesisAsked {
+        seat: usize,
+        run: u64,
+        request: GenesisRequest,
+    },
+    GenesisAnswered {
+        seat: usize,
+        run: u64,
+        answer: GenesisAnswer,
+    },
+    Client(usize),
+}
+
+struct Transfer {
+    from: NodeId,
+    run: u64,
+    to: NodeId,
+    /// `None` if there was nothing to send.
+    file: Option<SendingFile>,
+}
+
+struct Scheduled {
+    at: Time,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    /// The earliest is the greatest: the heap gives that one first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+/// See the module.
+pub struct World<W: Workload> {
+    /// The seed that decided everything.
+    pub seed: u64,
+    /// The time.
+    pub now: Time,
+    /// One for each seat.
+    pub machines: Vec<Machine<W::Machine>>,
+    /// The network.
+    pub network: Network,
+    /// The clients.
+    pub clients: Clients<W>,
+    /// Who looks on.
+    pub watch: Watch,
+    /// Who records which group was founded.
+    pub recorder: Recorder,
+    /// How long a write takes to the device, in microseconds, at most.
+    pub disk_us: u64,
+    common: Common<W::Machine>,
+    queue: BinaryHeap<Scheduled>,
+    scheduled: u64,
+    steps: u64,
+    touched: Vec<usize>,
+    disks: Dice,
+    order: Dice,
+    rolls: Dice,
+    faults: Dice,
+    next_incarnation: u64,
+    next_operator_tag: u64,
+    next_door_tag: u64,
+    /// Outcomes of what doors asked.
+    door: Vec<(u64, Outcome)>,
+    next_flood_tag: u64,
+    transfers_asked: BTreeSet<u64>,
+    readmissions_asked: BTreeSet<(NodeName, NodeId)>,
+    /// What the manager remembers: the newest start of each node.
+    manager: BTreeMap<NodeId, StartId>,
+    /// Processes that were started from a copy of a directory.
+    copies: BTreeMap<(NodeId, StartId), StartTrail>,
+}
+
+impl<S: StateMachine> Machines for Vec<Machine<S>> {
+    fn node(&self, seat: usize) -> Option<NodeView<'_>> {
+        let machine = &self[seat];
+        let serving = machine.serving()?;
+        let engine = serving.engine();
+        Some(NodeView {
+            node: machine.id,
+            raft: engine.core().raft(),
+            clock: machine.clock,
+            applied: engine.applied(),
+            snapshot: engine.snapshot(),
+            sessions: engine.sessions(),
+            digest: engine.state().digest,
+            requests_waiting: serving.turns.waiting(),
+            events_waiting_most: machine.inbox_most,
+            events_max: serving.events_max,
+            writes_under_way_high: serving.turns.writes_under_way_high(),
+        })
+    }
+
+    fn deep_digest(&self, seat: usize) -> Option<u64> {
+        let engine = self[seat].serving()?.engine();
+        let mut bytes = Vec::new();
+        let state = engine.state().image();
+        let written = engine.sessions().image().write(&mut bytes).and_then(|()| state.write(&mut bytes));
+        written.unwrap_or_else(|error| panic!("writing to memory failed: {error}"));
+        Some(codec::checksum(&[&bytes]))
+    }
+
+    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>> {
+        self[seat].serving().map(|_| self[seat].found_after_power_cut())
+    }
+
+    fn seats(&self) -> usize {
+        self.len()
+    }
+}
+
+impl<W: Workload> World<W>
+where
+    W: Clone,
+{
+    /// Empty directories on all seats, whose processes start at once and found their group.
+    pub fn new(setting: Setting, workload: W) -> World<W> {
+        let Setting { seed, shape, weather, pace, properties, text } = setting;
+        let size = shape.size;
+        let empty = {
+            let workload = workload.clone();
+            Box::new(move || workload.machine())
+        };
+        let seats = (0..size).map(NodeName).collect();
+        let mut world = World {
+            seed,
+            now: Time(0),
+            machines: (0..size).map(|name| Machine::new(name, 100 * (1 + u64::from(name)))).collect(),
+            network: Network::new(seed, weather),
+            clients: Clients::new(seed, usize::from(size), pace, workload).with_limits(shape.sessions),
+            watch: Watch::new(Trace::new(text), properties),
+            disk_us: 2_000,
+            common: Common { shape, seats, empty, is_recorded: true },
+            recorder: Recorder::new(seed),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            steps: 0,
+            touched: Vec::new(),
+            disks: Dice::new(seed, Purpose::Disks),
+            order: Dice::new(seed, Purpose::Order),
+            rolls: Dice::new(seed, Purpose::Machines),
+            faults: Dice::new(seed, Purpose::Faults),
+            next_incarnation: 10_000,
+            next_operator_tag: OPERATOR,
+            next_door_tag: DOOR,
+            door: Vec::new(),
+            next_flood_tag: FLOOD,
+            transfers_asked: BTreeSet::new(),
+            readmissions_asked: BTreeSet::new(),
+            manager: BTreeMap::new(),
+            copies: BTreeMap::new(),
+        };
+        for seat in 0..usize::from(size) {
+            world.start_at(seat, Time(0));
+        }
+        world.wake_clients();
+        world
+    }
+}
+
+impl<W: Workload> World<W> {
+    /// How many steps were made.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The seats that the last step touched.
+    pub fn touched(&self) -> &[usize] {
+        &self.touched
+    }
+
+    /// What all machines have in common.
+    pub fn shape(&self) -> &Shape {
+        &self.common.shape
+    }
+
+    /// A number below `end`, for experiments.
+    pub fn draw(&mut self, end: u64) -> u64 {
+        self.faults.below(end)
+    }
+
+    /// The seat of whoever leads in the highest term.
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |machine: &Machine<W::Machine>| {
+            let core = machine.serving()?.engine().core();
+            (core.role() == Role::Leader).then(|| core.leader_hint().term)
+        };
+        let terms = self.machines.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
+        terms.max().map(|(_, seat)| seat)
+    }
+
+    /// The last index that the node on a seat applied, if it is in service.
+    pub fn applied(&self, seat: usize) -> Option<u64> {
+        self.machines[seat].serving().map(|serving| serving.applied().index.0)
+    }
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<Time> {
+        self.queue.peek().map(|next| next.at)
+    }
+
+    /// Lets the next thing happen. False if nothing ever happens again.
+    pub fn step(&mut self) -> bool {
+        let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
+        self.now = at.max(self.now);
+        self.steps += 1;
+        (self.watch.now, self.watch.step) = (self.now, self.steps);
+        self.touched.clear();
+        self.handle(event);
+        if let Some(why) = self.clients.take_violation() {
+            self.watch.violate("C9 outcomes that clients understand", why);
+        }
+        let view = View { now: self.now, step: self.steps, touched: &self.touched, machines: &self.machines };
+        self.watch.after_step(&view);
+        true
+    }
+
+    /// Lets the next thing happen if that is not later than `until`; else false.
+    pub fn step_before(&mut self, until: Time) -> bool {
+        self.queue.peek().is_some_and(|next| next.at <= until) && self.step()
+    }
+
+    /// Time goes on to then, if it is not that late already. Nothing may be due before.
+    pub fn skip_to(&mut self, at: Time) {
+        self.now = at.max(self.now);
+        self.watch.now = self.now;
+    }
+
+    /// Steps until then, for scenarios.
+    ///
+    /// # Panics
+    /// If a property is violated.
+    pub fn run_until(&mut self, until: Time) {
+        while self.queue.peek().is_some_and(|next| next.at <= until) {
+            self.step();
+            self.assert_sound();
+        }
+        self.now = until.max(self.now);
+    }
+
+    /// Steps for so many microseconds.
+    ///
+    /// # Panics
+    /// If a property is violated.
+    pub fn run_for(&mut self, us: u64) {
+        self.run_until(self.now.plus_us(us));
+    }
+
+    /// Steps until something holds.
+    ///
+    /// # Panics
+    /// If it does not within so many microseconds, or a property is violated.
+    pub fn run_until_that(&mut self, within_us: u64, what: &str, holds: impl Fn(&World<W>) -> bool) {
+        let deadline = self.now.plus_us(within_us);
+        while !holds(self) {
+            assert!(self.now < deadline, "seed {}: not within {within_us} us: {what}", self.seed);
+            assert!(self.step(), "seed {}: nothing happens any more: {what}", self.seed);
+            self.assert_sound();
+        }
+    }
+
+    fn assert_sound(&self) {
+        assert!(self.watch.violation.is_none(), "seed {}: {:?}", self.seed, self.watch.violation);
+    }
+
+    fn schedule(&mut self, at: Time, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Scheduled { at: at.max(self.now), number: self.scheduled, event });
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(frame) => self.arrive(frame),
+            Event::Reset { from, to } => {
+                if !self.machines[to].is_down() && !self.network.is_cut(from.name.0, to as u16) {
+                    self.put(to, Input::Reset { from });
+                }
+            }
+            Event::Room { seat } => self.room_changes(seat, false),
+            Event::Disqualified { node, start, why } => self.disqualified(node, start, why),
+            Event::Request { seat, tag, request } => {
+                if !self.machines[seat].is_down() {
+                    self.put_request(seat, tag, request);
+                    self.turn_soon(seat);
+                } else if !(DOOR..OPERATOR).contains(&tag) {
+                    self.schedule(self.now.plus_us(100), Event::Refused { tag });
+                }
+            }
+            Event::Answer { tag, outcome } => {
+                self.clients.take(tag, outcome, self.now, &mut self.watch.rare);
+                self.serve_client(tag);
+            }
+            Event::Refused { tag } => {
+                self.clients.refused(tag, self.now);
+                self.serve_client(tag);
+            }
+            Event::Turn { seat } => self.turn(seat),
+            Event::Resume { seat, run } => self.resume(seat, run),
+            Event::Disk { seat, run } => self.disk(seat, run),
+            Event::Taken { seat, run } => self.taken(seat, run),
+            Event::Built { seat, run } => self.built(seat, run),
+            Event::Transferred(transfer) => self.transferred(*transfer),
+            Event::Sent { seat, run, to, last } => {
+                if self.machines[seat].run == run && !self.machines[seat].is_down() {
+                    self.put(seat, Input::SnapshotSent { to, last });
+                }
+            }
+            Event::Start { seat, run } => self.start(seat, run),
+            Event::GenesisAsked { seat, run, request } => self.genesis_asked(seat, run, request),
+            Event::GenesisAnswered { seat, run, answer } => self.genesis_answered(seat, run, answer),
+            Event::Client(number) => {
+                if self.clients.wake(number, self.now) {
+                    self.wake_client(number);
+                }
+            }
+        }
+    }
+
+    /// The seats whose node is in service.
+    pub fn serving_seats(&self) -> BTreeSet<usize> {
+        (0..self.machines.len()).filter(|seat| self.machines[*seat].serving().is_some()).collect()
+    }
+}

@@ -1,0 +1,99 @@
+//! What `smr-sim` and our own tests need of the insides. **Outside the promise of compatibility**: whatever is here
+//! changes or goes without notice.
+
+/// Of the Raft core.
+pub mod raft {
+    pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_promise};
+}
+
+/// Of the storage layer.
+#[cfg(feature = "node")]
+pub mod storage {
+    use std::io;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use crate::entry::EntryId;
+    use crate::storage::disk::Disk;
+    use crate::storage::mark::MarkFile;
+    use crate::storage::open::Trouble;
+    use crate::storage::record_log::Recovered;
+    use crate::storage::segments::SegmentLog;
+    use crate::storage::slots::{self, Found, Slots};
+    use crate::storage::{ByteMap, LoadError, LogStore, OpenError, SeenStarts, StorageError, sled};
+
+    pub use crate::storage::record::{RECORD_MAX_BYTES, key};
+    pub use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};
+    pub use crate::storage::starts::STARTS_MAX;
+
+    /// What the mark of a directory names, whoever wrote it.
+    pub fn peek_mark(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
+        MarkFile::peek(disk, directory)
+    }
+
+    /// The file `starts` in a directory.
+    ///
+    /// # Errors
+    /// Those of the device, or a newer format.
+    pub fn open_seen_starts(disk: &Arc<dyn Disk>, directory: &Path) -> Result<SeenStarts, OpenError> {
+        SeenStarts::open(disk, directory, &mut Vec::new())
+    }
+
+    /// The map of sled's in a directory, which is made if need be, on any file system.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn open_sled(directory: &Path) -> Result<Box<dyn ByteMap>, String> {
+        match sled::open(directory, true) {
+            Ok(opened) => Ok(Box::new(opened.map)),
+            Err(Trouble::Quarantine(damage)) => Err(damage.to_string()),
+            Err(Trouble::Refuse(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// The log in segments in a directory, behind this snapshot, and without a mark.
+    ///
+    /// # Errors
+    /// Damage, or those of the device.
+    pub fn open_segments(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        identity: u64,
+        snapshot: EntryId,
+    ) -> Result<Recovered<Box<dyn LogStore>>, LoadError> {
+        let Recovered { log, entries, fits, notes } = SegmentLog::recover(disk, directory, identity, snapshot, None)?;
+        Ok(Recovered { log: Box::new(log), entries, fits, notes })
+    }
+
+    /// A file of two slots.
+    pub struct SlotFile(Slots);
+
+    impl SlotFile {
+        /// Makes the file, in the place of an earlier one.
+        ///
+        /// # Errors
+        /// Those of the device.
+        pub fn create(disk: &dyn Disk, path: &Path, magic: [u8; 8], content: &[u8]) -> Result<SlotFile, StorageError> {
+            Slots::create(disk, path, magic, content).map(SlotFile)
+        }
+
+        /// The file and the content that counts, or `None` if it is not sound.
+        ///
+        /// # Errors
+        /// Those of the device.
+        pub fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> io::Result<Option<(SlotFile, Vec<u8>)>> {
+            Ok(match slots::read(disk, path, magic)? {
+                Found::Sound { slots, content, .. } => Some((SlotFile(slots), content)),
+                Found::Missing | Found::Newer { .. } | Found::Broken(_) => None,
+            })
+        }
+
+        /// Writes to both slots, each synced.
+        ///
+        /// # Errors
+        /// Those of the device.
+        pub fn write_both(&mut self, content: &[u8]) -> Result<(), StorageError> {
+            self.0.write_both(content)
+        }
+    }
+}

@@ -1,8 +1,0 @@
-//! The simulator's gate: many seeds, each with all properties; replays; and scenarios.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
-
-mod divergence;
-#[path = "../seed_range/mod.rs"]
-mod seed_range;
-mod seeds;
