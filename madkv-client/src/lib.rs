@@ -15,6 +15,10 @@
 //! exchange, which finds the leader and ends with the first real answer. Groups, sessions, exchanges and connections are
 //! those of [`smr_service::client`], which knows no keys.
 //!
+//! # Features
+//! `cli`, off by default, adds the command-line client and its program `madkv-client`. A build of the whole workspace
+//! turns it on.
+//!
 //! # Left out
 //! Reads from followers, streaming of SCAN results (they are collected before the call returns), authentication.
 
@@ -22,6 +26,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 mod admin;
+#[cfg(feature = "cli")]
 pub mod cli;
 mod client;
 mod error;
