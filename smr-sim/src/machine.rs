@@ -178,6 +178,9 @@ pub(super) enum Input<S> {
     Reset {
         from: NodeId,
     },
+    Connected {
+        from: NodeId,
+    },
     Durable(WriteId),
     SnapshotTaken {
         last: EntryId,

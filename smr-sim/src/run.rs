@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use smr::protocol::{Protocol, Time};
+use smr::session::UNUSED_SHARE;
 
 use crate::clients::Pace;
 use crate::dice::{Dice, Purpose};
@@ -208,9 +209,9 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
             world.start_at(seat, world.now);
         }
     }
-    // With more clients than sessions each session that is opened ends another one (C6), and no write need ever get
-    // through.
-    world.clients.keep(mix.shape.sessions.sessions_max);
+    // With more clients than may have a session that they have not used yet, each one that is opened may end another
+    // (C6, B30), and no write need ever get through.
+    world.clients.keep((mix.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
     let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;

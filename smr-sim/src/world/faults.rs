@@ -103,6 +103,9 @@ impl<W: Workload> World<W> {
     pub fn heal_cuts(&mut self) {
         self.network.cut.clear();
         self.watch.happen(&Happening::CutsHealed);
+        for seat in 0..self.machines.len() {
+            self.connect(seat);
+        }
     }
 
     /// The connection from one node to another breaks, and is made again at once.

@@ -74,6 +74,11 @@ enum Event {
         from: NodeId,
         to: usize,
     },
+    /// The news that a connection from there was made.
+    Connected {
+        from: NodeId,
+        to: usize,
+    },
     /// The news that this process must not take part any longer.
     Disqualified {
         node: NodeId,
@@ -418,6 +423,17 @@ impl<W: Workload> World<W> {
             Event::Reset { from, to } => {
                 if !self.machines[to].is_down() && !self.network.is_cut(from.name.0, to as u16) {
                     self.put(to, Input::Reset { from });
+                }
+            }
+            Event::Connected { from, to } => {
+                let is_there = |seat: usize| !self.machines[seat].is_down();
+                let same = self.machines[from.name.0 as usize].id == from;
+                if same
+                    && is_there(from.name.0 as usize)
+                    && is_there(to)
+                    && !self.network.is_cut(from.name.0, to as u16)
+                {
+                    self.put(to, Input::Connected { from });
                 }
             }
             Event::Room { seat } => self.room_changes(seat, false),

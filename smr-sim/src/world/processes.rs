@@ -15,6 +15,9 @@ use crate::rare::Rare;
 use crate::virtual_disk::{Fault, Loss, ReadFault};
 use crate::workload::Workload;
 
+/// How long two processes take to connect, in virtual microseconds.
+const CONNECT_US: u64 = 500;
+
 impl<W: Workload> World<W> {
     pub(super) fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
         let machine = &mut self.machines[seat];
@@ -122,7 +125,18 @@ impl<W: Workload> World<W> {
         }
     }
 
+    /// This process connects to all others, and they to it, as far as they are there and the network lets them.
+    pub(super) fn connect(&mut self, seat: usize) {
+        let at = self.now.plus_us(CONNECT_US);
+        for other in (0..self.machines.len()).filter(|other| *other != seat) {
+            let (from, peer) = (self.machines[seat].id, self.machines[other].id);
+            self.schedule(at, Event::Connected { from, to: other });
+            self.schedule(at, Event::Connected { from: peer, to: seat });
+        }
+    }
+
     fn started(&mut self, seat: usize, start: Start) {
+        self.connect(seat);
         let machine = &mut self.machines[seat];
         match start {
             Start::Runs { notes, quarantined } => {

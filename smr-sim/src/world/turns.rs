@@ -30,11 +30,15 @@ impl<W: Workload> World<W> {
                     let at = self.now.plus_us(EVENT_RETRY_MS * 1000);
                     return self.schedule(at, Event::Reset { from, to: seat });
                 }
+                Input::Connected { from } => {
+                    let at = self.now.plus_us(EVENT_RETRY_MS * 1000);
+                    return self.schedule(at, Event::Connected { from, to: seat });
+                }
                 // Threads of the replica wait for room.
                 _ => {}
             }
         }
-        if matches!(input, Input::Peer { .. } | Input::Reset { .. }) {
+        if matches!(input, Input::Peer { .. } | Input::Reset { .. } | Input::Connected { .. }) {
             machine.inbox_most = machine.inbox_most.max(machine.inbox.len() + 1);
         }
         machine.inbox.push_back(input);
@@ -102,6 +106,7 @@ impl<W: Workload> World<W> {
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
+            Input::Connected { from } => serving.turns.engine_mut().connected(from),
             Input::Durable(id) => serving.turns.durable(now, id),
             Input::SnapshotTaken { last, len_bytes } => {
                 serving.turns.engine_mut().snapshot_taken(now, last, len_bytes);
