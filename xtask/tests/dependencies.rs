@@ -1,18 +1,38 @@
-//! What the crates may depend on, and that a build of the workspace has every program.
+//! What the crates may depend on: only those below them, and of those what they need; and that a build of the
+//! workspace has every program.
 
 #![cfg(test)]
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The most crates that whoever embeds the client library builds, those of this workspace included.
 const CLIENT_CRATES_MAX: usize = 45;
 
+/// The crates of the workspace, by their directories, from the bottom up: each depends on those before it only.
+const CRATES: [(&str, &str); 11] = [
+    ("smr", "smr"),
+    ("smr-sim", "smr-sim"),
+    ("smr-service", "smr-service"),
+    ("madkv-proto", "madkv-proto"),
+    ("madkv-client", "madkv-client"),
+    ("madkv-server", "madkv-server"),
+    ("madkv-manager", "madkv-manager"),
+    ("testkit", "madkv-testkit"),
+    ("chaos", "madkv-chaos"),
+    ("bench", "madkv-bench"),
+    ("xtask", "xtask"),
+];
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
 fn cargo(arguments: &[&str]) -> String {
-    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output =
-        Command::new(cargo).args(arguments).current_dir(root).stdin(Stdio::null()).output().expect("cargo runs");
+        Command::new(cargo).args(arguments).current_dir(root()).stdin(Stdio::null()).output().expect("cargo runs");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("cargo prints text")
 }
@@ -32,6 +52,34 @@ fn assert_without(crates: &[String], forbidden: &[&str]) {
     for name in forbidden {
         let found = crates.iter().find(|line| line.split(' ').next() == Some(name));
         assert_eq!(found, None, "{name} in {crates:#?}");
+    }
+}
+
+/// The names under `[dependencies]` of a manifest.
+fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap_or_default();
+    section.lines().take_while(|line| !line.starts_with('[')).filter_map(|line| line.split(['.', ' ']).next())
+}
+
+#[test]
+fn crates_depend_on_those_below_them_only() {
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = workspace.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+    assert_eq!(members.matches('"').count(), 2 * CRATES.len(), "a crate of the workspace is not in the list here");
+    for (place, (directory, name)) in CRATES.iter().enumerate() {
+        let manifest = fs::read_to_string(root().join(directory).join("Cargo.toml")).unwrap();
+        for dependency in dependencies(&manifest) {
+            let upward = CRATES[place..].iter().any(|(_, other)| *other == dependency);
+            assert!(!upward, "{name} depends on {dependency}, which stands above it");
+        }
+    }
+}
+
+#[test]
+fn programs_that_serve_contain_no_simulator_and_no_tests() {
+    for name in ["madkv-server", "madkv-manager", "madkv-client"] {
+        let crates = tree(&[name, "--all-features"]);
+        assert_without(&crates, &["smr-sim", "madkv-testkit", "madkv-chaos", "proptest", "tempfile"]);
     }
 }
 

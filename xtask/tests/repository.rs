@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use xtask::coverage::coverage;
 use xtask::mutants::{self, mutant::Mutant};
@@ -20,24 +19,6 @@ fn packages_name_no_repository() {
     let manifests = fs::read_dir(root()).unwrap().map(|item| item.unwrap().path().join("Cargo.toml"));
     for manifest in manifests.filter_map(|path| fs::read_to_string(path).ok()).chain([read("Cargo.toml")]) {
         assert!(!manifest.lines().any(|line| line.starts_with("repository")), "{manifest}");
-    }
-}
-
-#[test]
-fn programs_that_serve_contain_no_simulator() {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    for package in ["madkv-server", "madkv-manager", "madkv-client"] {
-        let output = Command::new(&cargo)
-            .args(["tree", "--offline", "--locked", "--package", package, "--all-features"])
-            .args(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"])
-            .current_dir(root())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{package}: {}", String::from_utf8_lossy(&output.stderr));
-        let tree = String::from_utf8_lossy(&output.stdout);
-        let has = |name: &str| tree.lines().any(|line| line.split(' ').next() == Some(name));
-        assert!(has("smr"), "{package}: {tree}");
-        assert!(!has("smr-sim"), "{package} depends on the simulator: {tree}");
     }
 }
 
