@@ -17,18 +17,17 @@ use madkv_proto::map::ClusterMap;
 use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
+use smr::disk::{Disk, read_file};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, Index, Payload, Promise, SnapshotMeta, Term};
-use smr::id::{ClusterId, Incarnation, NodeId, NodeName, StartTrail};
+use smr::id::{ClientId, ClusterId, Incarnation, NodeId, NodeName, StartTrail};
 use smr::protocol::LogChange;
 use smr::raft::Message;
 use smr::raft::message::Body as Said;
-use smr::replica::ClientId;
 use smr::replica::birth::{BirthMessage, Claim};
 use smr::replica::message::PeerMessage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr::storage::disk::{Disk, read_file};
 use smr::storage::record_log::RecordLog;
 use smr::storage::{
     Birth, ByteMap, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, Seat, StorageError, Store,

@@ -13,7 +13,7 @@ use madkv_client::Error;
 use madkv_proto::frames::{Ask, Body, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
-use smr::protocol::Role;
+use smr::status::Role;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

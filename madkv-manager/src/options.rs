@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use madkv_proto::limits;
 use madkv_proto::map::check_layout;
-use smr::protocol::ReadMode;
+use smr::status::ReadMode;
 use smr::storage::Engine;
 use smr_service::args::{self, BadArgument};
 use smr_service::read_flags::ReadFlags;

@@ -38,9 +38,8 @@ use madkv_proto::frames::{Body, Registration};
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
-use smr::entry::{Genesis, GenesisHash, Index};
+use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index};
 use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, NodeName, StartId, StartTrail};
-use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.

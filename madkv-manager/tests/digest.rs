@@ -8,9 +8,8 @@ mod pinned_digest;
 use madkv_manager::state::{Command, ManagerState, encode};
 use madkv_proto::frames::Registration;
 use pinned_digest::assert_pinned;
-use smr::entry::{Genesis, Index};
+use smr::entry::{Genesis, GenesisRequest, Index};
 use smr::id::{ClusterId, Incarnation, NodeId, StartTrail};
-use smr::replica::GenesisRequest;
 use smr::state_machine::StateMachine;
 
 // covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they do not meet.

@@ -7,9 +7,8 @@ use madkv_proto::frames::{Body, Registration};
 use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
 use smr::codec;
-use smr::entry::{Genesis, GenesisHash, Index};
+use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index};
 use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, StartTrail};
-use smr::replica::{GenesisRequest, Incumbent};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 const CLUSTER: ClusterId = ClusterId(4);

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use madkv_proto::frames::{Ask, Body, Service};
 use smr::id::{ClusterId, NodeId, NodeName};
-use smr::protocol::Role;
-use smr::replica::{Advertised, Outcome, ReplicaHandle, ReplicaStatus, Request, Standing};
+use smr::replica::{Outcome, ReplicaHandle, Request};
+use smr::status::{Advertised, ReplicaStatus, Role, Standing};
 use smr_service::dial::Dialled;
 use smr_service::door::TOO_MANY_CONNECTIONS;
 use smr_service::process::{jittered, say};

@@ -9,7 +9,8 @@ use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
-use smr::replica::{Advertised, ReplicaHandle, ReplicaStatus, ReplyTo, Request, Submit};
+use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
+use smr::status::{Advertised, ReplicaStatus};
 use smr_service::door::Backend;
 
 use crate::trace;
@@ -193,7 +194,7 @@ fn refused(error: madkv_proto::command::Malformed) -> Body {
 
 #[cfg(test)]
 mod tests {
-    use smr::replica::ClientId;
+    use smr::id::ClientId;
 
     use super::*;
 

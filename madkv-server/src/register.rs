@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use madkv_proto::frames::{Ask, Body, Registration, Service};
 use madkv_proto::map::ClusterMap;
-use smr::entry::GenesisHash;
+use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
-use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, GenesisRequest, Incumbent};
+use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply};
 use smr::storage::Succession;
 use smr_service::dial::Dialled;
 use smr_service::process::jittered;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use madkv_proto::map::ClusterMap;
+use smr::disk::RealDisk;
+use smr::entry::Incumbent;
 use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
-use smr::replica::{Incumbent, Opened, ReplicaHandle, ReplicaOptions};
-use smr::storage::disk::RealDisk;
+use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::{Succession, Witness};
 use smr_service::door::{Door, DoorLimits};
 use smr_service::process::{self, Fatal, Signals, jittered, say};

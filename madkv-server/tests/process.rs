@@ -16,9 +16,9 @@ use madkv_proto::command::{Command, Query, decode_found, decode_records, decode_
 use madkv_proto::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
 use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
-use smr::id::{ClusterId, Incarnation};
-use smr::protocol::Role;
-use smr::replica::{Advertised, ClientId, ReplicaStatus, ReplyTo};
+use smr::id::{ClientId, ClusterId, Incarnation};
+use smr::replica::ReplyTo;
+use smr::status::{Advertised, ReplicaStatus, Role};
 use smr_service::dial::Dialled;
 use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::limits::TOTAL_MAX_BYTES;

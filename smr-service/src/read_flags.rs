@@ -1,7 +1,7 @@
 //! The flags that say how a replica confirms reads.
 
-use smr::protocol::ReadMode;
 use smr::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
+use smr::status::ReadMode;
 
 use crate::args::BadArgument;
 

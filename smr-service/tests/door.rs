@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smr::codec::{self, FORMAT_VERSION, HEADER_LEN_BYTES};
-use smr::id::ClusterId;
-use smr::replica::{ClientId, Outcome, ReplyTo};
+use smr::id::{ClientId, ClusterId};
+use smr::replica::{Outcome, ReplyTo};
 use smr::wire::read_frame;
 use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::frames::{

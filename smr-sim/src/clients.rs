@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use smr::entry::Term;
+use smr::id::ClientId;
 use smr::protocol::{NotLeader, Time};
-use smr::replica::{ClientId, Outcome, Request};
+use smr::replica::{Outcome, Request};
 use smr::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 
 use crate::dice::{Dice, Purpose};

@@ -21,14 +21,14 @@ use smr::raft::{Message, Raft, Settings};
 use smr::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use smr::replica::disk::{Desk, DiskError, DiskJob};
 use smr::replica::engine::{
-    Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, StateDigest,
-    UNCOMMITTED_ENTRIES_MAX,
+    Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, UNCOMMITTED_ENTRIES_MAX,
 };
 use smr::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
-use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request, Standing};
+use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
 use smr::session::{SessionLimits, SessionTable};
 use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use smr::state_machine::StateMachine;
+use smr::status::{Standing, StateDigest};
 use smr::storage::{
     Birth, Engine, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
 };

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
-use smr::id::NodeId;
-use smr::protocol::{LogChange, Role};
+use smr::id::{ClientId, NodeId};
+use smr::protocol::LogChange;
 use smr::raft::message::Body;
-use smr::replica::{ClientId, Outcome, Request};
+use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
+use smr::status::Role;
 
 use crate::properties::{End, Happening, Spoiled};
 use crate::rare::{Rare, RareCounts};

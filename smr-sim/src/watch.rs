@@ -2,9 +2,10 @@
 
 use smr::codec;
 use smr::entry::{EntryId, Index};
-use smr::protocol::{Role, Time};
+use smr::protocol::Time;
 use smr::raft::message::{Body, Lease};
 use smr::replica::Outcome;
+use smr::status::Role;
 
 use crate::ledger::Ledger;
 use crate::properties::{End, Happening, Property, View};

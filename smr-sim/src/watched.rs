@@ -8,12 +8,11 @@ use std::io;
 
 use smr::codec;
 use smr::entry::{Configuration, Entry, Index};
-use smr::protocol::{
-    CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, Protocol, ReadMode, ReadOutcome, Recovered, Role, Time,
-};
+use smr::protocol::{CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, Protocol, ReadOutcome, Recovered, Time};
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, invariants};
 use smr::state_machine::{Answer, Image, StateMachine};
+use smr::status::{ReadMode, Role};
 
 /// Raft, and notes of what it committed and told.
 #[derive(Debug)]

@@ -13,8 +13,8 @@ pub mod storage {
     use std::path::Path;
     use std::sync::Arc;
 
+    use crate::disk::Disk;
     use crate::entry::EntryId;
-    use crate::storage::disk::Disk;
     use crate::storage::mark::MarkFile;
     use crate::storage::open::Trouble;
     use crate::storage::record_log::Recovered;

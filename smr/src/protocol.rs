@@ -30,7 +30,7 @@ use serde::de::DeserializeOwned;
 use crate::entry::{Configuration, Entry, EntryId, Index, Promise, SnapshotMeta, Term};
 use crate::id::{NodeId, NodeName};
 
-pub use crate::status::{ReadMode, Role};
+use crate::status::{ReadMode, Role};
 
 /// Monotonic time in microseconds since an origin of the driver's choice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

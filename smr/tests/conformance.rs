@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, Index};
 use smr::internals::storage::{RECORD_MAX_BYTES, open_segments, open_sled};
-use smr::storage::disk::{Disk, RealDisk};
 use smr::storage::memory::{MemoryLog, MemoryMap};
 use smr::storage::record_log::{COMPACT_SLICE_RECORDS_MAX, RecordLog};
 use smr::storage::{ByteMap, LogStore};

@@ -10,19 +10,19 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload, Term};
-use smr::id::NodeId;
+use smr::id::{ClientId, NodeId};
 use smr::protocol::{
-    CoreStatus, Envelope, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Role, Time,
-    WriteId,
+    CoreStatus, Envelope, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Time, WriteId,
 };
 use smr::replica::engine::{
     ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
-    StateDigest, UNCOMMITTED_ENTRIES_MAX,
+    UNCOMMITTED_ENTRIES_MAX,
 };
 use smr::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
-use smr::replica::{ClientId, Outcome, ReplySink, ReplyTo, Request, Standing};
+use smr::replica::{Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
+use smr::status::{Role, Standing, StateDigest};
 
 const TERM: u64 = 2;
 const ME: NodeId = NodeId::new(0, 1);
@@ -109,7 +109,7 @@ impl Protocol for Core {
             log_bytes: state.log.iter().map(Entry::size_bytes).sum(),
             configuration: Configuration::of([ME, B, C]),
             configuration_index: Index::ZERO,
-            reads: smr::protocol::ReadMode::Index,
+            reads: smr::status::ReadMode::Index,
             peers: Vec::new(),
         }
     }

@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
 use smr::raft::{Raft, Settings};
-use smr::replica::Standing;
 use smr::replica::engine::{
     Action, Engine, EngineStart, Install, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX,
 };
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr::storage::disk::{Disk, RealDisk};
+use smr::status::Standing;
 use snapshot_support::*;
 
 /// A state without content, which counts how many of it are gone.

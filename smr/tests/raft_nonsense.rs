@@ -9,9 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Event, Input, Outputs, Protocol, Recovered, Role, Time, WriteId};
+use smr::protocol::{Event, Input, Outputs, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
 use smr::raft::{LEASE_MAX_US, Message, Raft, Settings, invariants};
+use smr::status::Role;
 
 const CORES: u64 = 150;
 const MESSAGES: usize = 300;

@@ -11,9 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
 use smr::id::{NodeId, NodeName};
-use smr::protocol::{Change, Input, Outputs, Protocol, ReadMode, Role, Time};
+use smr::protocol::{Change, Input, Outputs, Protocol, Time};
 use smr::raft::message::Body;
 use smr::raft::{Message, Settings};
+use smr::status::{ReadMode, Role};
 
 /// How many histories, and how many events each.
 const HISTORIES: u64 = 300;

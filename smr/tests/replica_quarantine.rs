@@ -11,11 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smr::disk::RealDisk;
 use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
 use smr::id::{Disqualified, Incarnation, NodeId, NodeName};
-use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request, Standing};
+use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
 use smr::snapshot::SnapshotDir;
-use smr::storage::disk::RealDisk;
+use smr::status::Standing;
 use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
 use tokio::runtime::Runtime;
 

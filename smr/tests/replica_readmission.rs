@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use smr::disk::RealDisk;
 use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, NodeName};
-use smr::replica::{Opened, Outcome, ReplicaHandle, Request, Standing};
-use smr::storage::disk::RealDisk;
+use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
+use smr::status::Standing;
 use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use smr::entry::Index;
-use smr::replica::{ClientId, Outcome};
+use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX};
+use smr::replica::Outcome;
 use smr::session::{
-    ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, REQUESTS_IN_FLIGHT_MAX, SESSIONS_MAX, SessionCommand, SessionLimits,
-    SessionTable, UNUSED_SHARE,
+    ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionCommand, SessionLimits, SessionTable, UNUSED_SHARE,
 };
 
 /// A table that applies entry after entry to a state machine that counts.

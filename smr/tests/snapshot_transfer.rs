@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use smr::disk::{Disk, RealDisk};
 use smr::entry::EntryId;
 use smr::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, Incoming, SNAPSHOT_MAX_BYTES, SnapshotDir, SnapshotError, SnapshotInfo};
-use smr::storage::disk::{Disk, RealDisk};
 use snapshot_support::*;
 
 /// A sender with one snapshot, and a receiver with none.

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use madkv_proto::frames::{Ask, Body, Service};
 use serde::{Deserialize, Serialize};
-use smr::protocol::Role;
-use smr::replica::{ReplicaStatus, Standing};
+use smr::status::{ReplicaStatus, Role, Standing};
 
 use crate::ask::ask;
 use crate::line_client::LineClient;

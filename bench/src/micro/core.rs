@@ -10,8 +10,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use smr::entry::{Configuration, Entry, EntryId, Payload, Promise, Term};
 use smr::id::NodeId;
-use smr::protocol::{Input, LogChange, Outputs, Protocol, Recovered, Role, Time};
+use smr::protocol::{Input, LogChange, Outputs, Protocol, Recovered, Time};
 use smr::raft::{Message, Raft, Settings};
+use smr::status::Role;
 
 /// Size of a command, in bytes.
 pub(super) const COMMAND_BYTES: usize = 150;

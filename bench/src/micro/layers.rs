@@ -10,11 +10,11 @@ use madkv_proto::command::{Command, Query};
 use madkv_proto::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 use madkv_server::map::Map;
 use smr::codec::{FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES, decode, frame};
+use smr::disk::RealDisk;
 use smr::entry::{Configuration, EntryId, GenesisHash, Index, SnapshotMeta};
 use smr::id::NodeId;
 use smr::snapshot::SnapshotDir;
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr::storage::disk::RealDisk;
 
 use crate::micro::core::{COMMAND_BYTES, Cores, commands};
 use crate::micro::timed::{line, rate};
@@ -55,7 +55,7 @@ fn codec(length: Duration) -> Result<(), Trouble> {
     let request = Request {
         id: 7,
         epoch: 1,
-        ask: Ask::Write { client: smr::replica::ClientId::at(3), number: 9, lowest_unanswered: 8, command },
+        ask: Ask::Write { client: smr::id::ClientId::at(3), number: 9, lowest_unanswered: 8, command },
     };
     let response = Response { id: 7, body: Body::Answer(Bytes::from_static(&[1])) };
     let mut buffer = Vec::new();

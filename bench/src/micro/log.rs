@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smr::disk::RealDisk;
 use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, NodeName};
 use smr::protocol::LogChange;
-use smr::storage::disk::RealDisk;
 use smr::storage::segments::SEGMENT_BYTES;
 use smr::storage::{Birth, Engine, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
 

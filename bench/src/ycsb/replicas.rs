@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use madkv_client::{Client, ClusterStatus, Options};
-use smr::protocol::Role;
+use smr::status::Role;
 use tokio::runtime::Runtime;
 
 use madkv_testkit::measure::{Trouble, Usage};

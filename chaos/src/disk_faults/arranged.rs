@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use smr::replica::Standing;
+use smr::status::Standing;
 use smr::storage::Seat;
 
 use super::Cut;
@@ -234,7 +234,7 @@ impl Arranged {
     }
 }
 
-fn status(cluster: &Cluster, node: Node) -> Outcome<smr::replica::ReplicaStatus> {
+fn status(cluster: &Cluster, node: Node) -> Outcome<smr::status::ReplicaStatus> {
     Ok(wait_for(PATIENCE, "a status", || cluster.status(node).ok())?)
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use smr::fatal::EXIT_FATAL;
-use smr::replica::Standing;
+use smr::status::Standing;
 use smr::storage::Engine;
 
 use super::injector::{self, Injector, Tampering, starter, tampered};

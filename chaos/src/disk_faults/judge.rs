@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
+use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Promise};
 use smr::id::Incarnation;
 use smr::snapshot::{SnapshotDir, SnapshotError};
-use smr::storage::disk::{Disk, RealDisk};
 use smr::storage::{Birth, Engine, Identity, OpenError, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
 
 /// What a directory holds.

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use madkv_proto::frames::{Ask, Body};
 use smr::id::NodeId;
-use smr::protocol::Role;
-use smr::replica::{ReplicaStatus, Standing};
+use smr::status::{ReplicaStatus, Role, Standing};
 
 use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Cluster, Group, Node, service_of};
@@ -206,9 +205,9 @@ mod tests {
             voters: Vec::new(),
             learners: Vec::new(),
             sync_mode: String::new(),
-            reads: smr::protocol::ReadMode::Index,
+            reads: smr::status::ReadMode::Index,
             peers: Vec::new(),
-            advertised: smr::replica::Advertised::Unknown,
+            advertised: smr::status::Advertised::Unknown,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_client::{Client, Options};
-use smr::replica::Standing;
+use smr::status::Standing;
 
 use crate::nemesis::injector::Traffic;
 use crate::nemesis::world::{Failure, World};

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use madkv_proto::frames::{Ask, Body, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, Request, Response};
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
-use smr::protocol::{Role, Time};
+use smr::protocol::Time;
+use smr::status::Role;
 
 use super::rare::{Counts, Rare};
 use super::wires::{Host, MANAGERS, Place, Way};

@@ -11,7 +11,7 @@ use madkv_testkit::ports::Ports;
 use madkv_testkit::process::Process;
 use madkv_testkit::programs::{CLIENT, SERVER};
 use madkv_testkit::wait::wait_for;
-use smr::replica::Standing;
+use smr::status::Standing;
 
 use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, SMALL, Scene, programs};
 

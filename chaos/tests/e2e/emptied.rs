@@ -8,7 +8,7 @@ use std::fs;
 use madkv_testkit::cluster::{Group, Node, Shape};
 use madkv_testkit::line_client::LineClient;
 use madkv_testkit::wait::wait_for;
-use smr::replica::Standing;
+use smr::status::Standing;
 
 use crate::scene::{ONLY, PATIENCE, Scene, WATCH};
 

@@ -13,7 +13,7 @@ use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Dialler, Door, Group, Node, Shape};
 use madkv_testkit::line_client::NoAnswer;
 use madkv_testkit::wait::wait_for;
-use smr::protocol::ReadMode;
+use smr::status::ReadMode;
 
 use crate::scene::{LEASES, ONLY, PATIENCE, SMALL, Scene, WATCH};
 

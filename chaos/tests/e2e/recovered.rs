@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use madkv_testkit::cluster::{Group, Node, Shape};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::wait::wait_for;
-use smr::replica::Standing;
+use smr::status::Standing;
 
 use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, Scene, programs};
 

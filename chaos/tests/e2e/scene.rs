@@ -14,7 +14,7 @@ use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::ports::Ports;
 use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
-use smr::replica::ReplicaStatus;
+use smr::status::ReplicaStatus;
 use tempfile::TempDir;
 
 /// How long anything may take that must happen in the end.

@@ -24,9 +24,8 @@ use madkv_proto::frames::{
 use madkv_proto::map::ClusterMap;
 use smr::codec;
 use smr::entry::{EntryId, Index, Term};
-use smr::id::{ClusterId, NodeId};
-use smr::protocol::Role;
-use smr::replica::{ClientId, ReplicaStatus, Standing};
+use smr::id::{ClientId, ClusterId, NodeId};
+use smr::status::{ReplicaStatus, Role, Standing};
 use smr::wire::FrameReader;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
@@ -474,9 +473,9 @@ impl GroupState {
             voters: Vec::new(),
             learners: Vec::new(),
             sync_mode: "synced".into(),
-            reads: smr::protocol::ReadMode::Index,
+            reads: smr::status::ReadMode::Index,
             peers: Vec::new(),
-            advertised: smr::replica::Advertised::Unknown,
+            advertised: smr::status::Advertised::Unknown,
         }
     }
 

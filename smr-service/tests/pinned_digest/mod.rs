@@ -10,11 +10,11 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use smr::codec;
 use smr::entry::{Configuration, EntryId, Index, SnapshotMeta};
-use smr::id::NodeId;
-use smr::replica::ClientId;
-use smr::replica::engine::{SnapshotImage, StateDigest};
+use smr::id::{ClientId, NodeId};
+use smr::replica::engine::SnapshotImage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Image, StateMachine};
+use smr::status::StateDigest;
 use smr::transport::PEER_PROTOCOL_VERSION;
 
 /// The version with which the hashes here and in the tests were written down.

@@ -1,7 +1,7 @@
 //! A state of the whole group, what may happen in it, and what must be true of it.
 
 use smr::entry::Term;
-use smr::protocol::Role;
+use smr::status::Role;
 
 use super::local::Local;
 use super::tables::{Book, EventKey, Info, Outcome, Tables, genesis, has};

@@ -10,9 +10,10 @@ use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Entry, EntryId, Promise, Term};
 use smr::id::NodeId;
 use smr::internals::raft::{Canonical, LATER, NOW, renamed_promise};
-use smr::protocol::{Envelope, Event, Input, LogChange, Outputs, Protocol, Recovered, Role, Time, WriteId};
+use smr::protocol::{Envelope, Event, Input, LogChange, Outputs, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
+use smr::status::Role;
 
 /// What is on a node's disk.
 #[derive(Clone, Debug)]

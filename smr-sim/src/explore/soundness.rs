@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use smr::entry::Entry;
 use smr::internals::raft::Canonical;
-use smr::protocol::Role;
+use smr::status::Role;
 
 use super::Bounds;
 use super::group::Group;

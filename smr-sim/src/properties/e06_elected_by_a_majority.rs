@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Promise, Term};
 use smr::id::NodeId;
-use smr::protocol::Role;
+use smr::status::Role;
 
 use super::{Happening, Property, majority};
 use crate::ledger::Ledger;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use smr::entry::Term;
 use smr::id::NodeId;
-use smr::protocol::Role;
 use smr::raft::message::Body;
+use smr::status::Role;
 
 use super::{Happening, Property};
 use crate::ledger::Ledger;

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Index, Term};
 use smr::id::NodeId;
-use smr::protocol::{LogChange, Role};
+use smr::protocol::LogChange;
+use smr::status::Role;
 
 use super::{Happening, Property, View};
 use crate::ledger::Ledger;

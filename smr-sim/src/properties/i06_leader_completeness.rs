@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{EntryId, Term};
 use smr::id::NodeId;
-use smr::protocol::Role;
+use smr::status::Role;
 
 use super::{Happening, Property, View};
 use crate::ledger::{Chain, Ledger, Page};

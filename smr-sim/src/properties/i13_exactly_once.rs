@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use smr::codec;
 use smr::entry::{Index, Payload};
-use smr::id::NodeId;
-use smr::replica::{ClientId, Outcome, Request};
+use smr::id::{ClientId, NodeId};
+use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 
 use super::{Happening, Property};

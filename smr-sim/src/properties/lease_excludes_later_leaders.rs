@@ -5,8 +5,9 @@
 
 use smr::entry::Term;
 use smr::id::NodeId;
-use smr::protocol::{Protocol, Role};
+use smr::protocol::Protocol;
 use smr::raft::invariants;
+use smr::status::Role;
 
 use super::{Happening, NodeView, Property, View};
 use crate::ledger::Ledger;
@@ -67,9 +68,10 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
     use smr::entry::{Configuration, Entry, EntryId, Payload};
-    use smr::protocol::{Input, ReadMode, Recovered, Time};
+    use smr::protocol::{Input, Recovered, Time};
     use smr::raft::{Raft, Settings};
     use smr::session::SessionTable;
+    use smr::status::ReadMode;
 
     struct One {
         raft: Raft,

@@ -38,10 +38,11 @@ use std::collections::BTreeSet;
 
 use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Recovered, Role, Time, Write};
+use smr::protocol::{Recovered, Time, Write};
 use smr::raft::{Message, Raft};
 use smr::replica::{Outcome, Request};
 use smr::session::SessionTable;
+use smr::status::Role;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;

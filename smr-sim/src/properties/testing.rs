@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use smr::entry::{Configuration, Entry, EntryId, Payload, Promise, SnapshotMeta, Term};
-use smr::id::NodeId;
-use smr::protocol::{LogChange, Recovered, Role, Time, Write, WriteId};
+use smr::id::{ClientId, NodeId};
+use smr::protocol::{LogChange, Recovered, Time, Write, WriteId};
 use smr::raft::Message;
 use smr::raft::message::Body;
-use smr::replica::{ClientId, Outcome, Request};
+use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
+use smr::status::Role;
 
 use super::{End, Happening, Machines, NodeView, Property, View};
 use crate::ledger::Ledger;

@@ -1,8 +1,8 @@
 //! Who records which group was founded, in the simulation: a majority of managers that is there or not, takes its time,
 //! and may lose its answers.
 
-use smr::entry::Genesis;
-use smr::replica::{GenesisAnswer, GenesisRequest, Incumbent};
+use smr::entry::{Genesis, GenesisRequest, Incumbent};
+use smr::replica::GenesisAnswer;
 
 use super::{Event, World};
 use crate::dice::{Dice, Purpose};

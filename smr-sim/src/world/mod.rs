@@ -8,12 +8,13 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use smr::codec;
-use smr::entry::EntryId;
+use smr::entry::{EntryId, GenesisRequest};
 use smr::id::{Disqualified, NodeId, NodeName, StartId, StartTrail};
-use smr::protocol::{Protocol, Recovered, Role, Time};
-use smr::replica::{GenesisAnswer, GenesisRequest, Outcome, Request};
+use smr::protocol::{Protocol, Recovered, Time};
+use smr::replica::{GenesisAnswer, Outcome, Request};
 use smr::snapshot::SendingFile;
 use smr::state_machine::{Image, StateMachine};
+use smr::status::Role;
 
 use crate::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
 use crate::dice::{Dice, Purpose};

@@ -4,9 +4,10 @@ use std::io;
 
 use smr::entry::{EntryId, Genesis};
 use smr::id::NodeId;
-use smr::protocol::{Protocol, Role};
+use smr::protocol::Protocol;
 use smr::replica::birth::{BirthMessage, Verdict};
 use smr::replica::message::PeerMessage;
+use smr::status::Role;
 
 use super::{Event, World};
 use crate::machine::{Life, Start, StartTrouble};

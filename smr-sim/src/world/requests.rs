@@ -1,9 +1,9 @@
 //! Requests on their way from clients, operators and doors to a process, and outcomes on their way back.
 
-use smr::id::NodeId;
+use smr::id::{ClientId, NodeId};
 use smr::replica::engine::BUSY_RETRY_MS;
 use smr::replica::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
-use smr::replica::{ClientId, Outcome, ReplyTo, Request};
+use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};
 use crate::clients::{DOOR, FLOOD, OPERATOR};

@@ -1,15 +1,16 @@
 //! What a replica's thread does: it takes in what has arrived, and carries out what the engine asks for.
 
 use smr::codec;
-use smr::protocol::{Envelope, Event as CoreEvent, Protocol, Role, Time};
+use smr::protocol::{Envelope, Event as CoreEvent, Protocol, Time};
 use smr::raft::Message;
 use smr::raft::message::Body;
 use smr::replica::Outcome;
 use smr::replica::disk::DiskJob;
-use smr::replica::engine::{Action, Replaced, StateDigest};
+use smr::replica::engine::{Action, Replaced};
 use smr::replica::message::PeerMessage;
 use smr::replica::turn::EVENTS_PER_TURN;
 use smr::snapshot::SnapshotError;
+use smr::status::{Role, StateDigest};
 use smr::transport::EVENT_RETRY_MS;
 
 use super::{BIRTH_INTERVAL_US, Event, Transfer, World};

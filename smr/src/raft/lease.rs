@@ -47,7 +47,8 @@ use super::message::{Body, Lease};
 use super::{Raft, Role, quorum};
 use crate::entry::Promise;
 use crate::id::NodeId;
-use crate::protocol::{ReadMode, Time};
+use crate::protocol::Time;
+use crate::status::ReadMode;
 
 /// The longest lease that a voter grants, in microseconds: a broken leader must not be able to put off elections for
 /// long (B5).

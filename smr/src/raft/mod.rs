@@ -99,8 +99,9 @@ use self::read::Reads;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, Term};
 use crate::id::NodeId;
 use crate::protocol::{
-    self, CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
+    CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
 };
+use crate::status;
 
 pub use self::lease::LEASE_MAX_US;
 pub use self::message::Message;
@@ -453,12 +454,12 @@ impl Raft {
         }
     }
 
-    fn visible_role(&self) -> protocol::Role {
+    fn visible_role(&self) -> status::Role {
         match &self.role {
-            Role::Leader(_) => protocol::Role::Leader,
-            Role::PreCandidate(_) | Role::Candidate(_) => protocol::Role::Candidate,
-            Role::Follower(_) if self.configurations.current().is_voter(self.node) => protocol::Role::Follower,
-            Role::Follower(_) => protocol::Role::Learner,
+            Role::Leader(_) => status::Role::Leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => status::Role::Candidate,
+            Role::Follower(_) if self.configurations.current().is_voter(self.node) => status::Role::Follower,
+            Role::Follower(_) => status::Role::Learner,
         }
     }
 
@@ -543,7 +544,7 @@ impl Protocol for Raft {
         }
     }
 
-    fn role(&self) -> protocol::Role {
+    fn role(&self) -> status::Role {
         self.visible_role()
     }
 

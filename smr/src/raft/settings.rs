@@ -2,7 +2,7 @@
 
 use super::lease::LEASE_MAX_US;
 use crate::codec::FRAME_PAYLOAD_MAX_BYTES;
-use crate::protocol::ReadMode;
+use crate::status::ReadMode;
 
 /// Limits and intervals of a core. All members of a group should use the same.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::id::NodeName;
 use crate::protocol::NotLeader;
 
-pub use crate::id::ClientId;
-pub use crate::status::{Advertised, ReplicaStatus, Standing};
+use crate::id::ClientId;
+use crate::status::ReplicaStatus;
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
 #[derive(Clone, Debug)]

@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Configuration, Genesis, GenesisHash};
+use crate::entry::{Configuration, Genesis, GenesisHash, GenesisRequest, Incumbent};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
-use crate::replica::configuration_source::{GenesisAnswer, GenesisRequest, Incumbent};
+use crate::replica::configuration_source::GenesisAnswer;
 use crate::storage::Witness;
 
 /// What replicas tell each other about their birth.

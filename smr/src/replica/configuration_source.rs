@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Genesis;
 
-pub use crate::entry::{GenesisRequest, Incumbent};
+use crate::entry::{GenesisRequest, Incumbent};
 
 /// What becomes of a [`GenesisRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,10 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use tokio::sync::oneshot;
 
+use crate::disk::{Disk, RealDisk};
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{end_process, exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
-use crate::protocol::{Protocol, ReadMode, Recovered, Time};
+use crate::protocol::{Protocol, Recovered, Time};
 use crate::raft::{Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::configuration_source::ConfigurationSource;
@@ -33,13 +34,13 @@ use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, aside};
 use crate::replica::turn::{Certificate, EVENTS_MAX, REQUESTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::worker::Worker;
-use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Standing, Submit};
+use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit};
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::Image as _;
 use crate::state_machine::StateMachine;
-use crate::storage::disk::{Disk, RealDisk};
+use crate::status::{ReadMode, Standing};
 use crate::storage::{
     self, Birth, Healing, OpenedStore, Quarantined, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
     Succession, SyncMode, Witness,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Index;
 use crate::id::Incarnation;
 use crate::replica::birth::BirthMessage;
-use crate::replica::engine::StateDigest;
+use crate::status::StateDigest;
 
 /// A message between replicas.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -8,8 +8,9 @@
 use std::collections::BTreeMap;
 
 use crate::id::{Incarnation, NodeId, NodeName};
-use crate::protocol::{Change, CoreStatus, Role, Time};
+use crate::protocol::{Change, CoreStatus, Time};
 use crate::replica::Outcome;
+use crate::status::Role;
 
 /// Why a readmission is refused while another one is under way.
 pub const READMISSION_UNDER_WAY: &str = "another readmission is under way";
@@ -199,7 +200,7 @@ mod tests {
             log_bytes: 0,
             configuration: Configuration::of([leader, other, OLD]),
             configuration_index: Index::ZERO,
-            reads: crate::protocol::ReadMode::Index,
+            reads: crate::status::ReadMode::Index,
             peers: peers.collect(),
         }
     }

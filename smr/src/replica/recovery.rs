@@ -12,13 +12,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::disk::{Disk, RealDisk};
 use crate::entry::{Configuration, Entry, Genesis, GenesisHash, Index, Payload, SnapshotMeta};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
 use crate::replica::StartError;
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
-use crate::storage::disk::{Disk, RealDisk};
 use crate::storage::recovery::{self, NewLife, Remains};
 use crate::storage::{Engine, Identity, ReplicaDirectory, Seat, StoreOptions, Succession};
 

@@ -18,11 +18,12 @@ use std::collections::VecDeque;
 
 use crate::entry::{Genesis, GenesisHash, Index};
 use crate::id::{ClusterId, NodeId};
-use crate::protocol::{Protocol, Role, Time, WriteId};
+use crate::protocol::{Protocol, Time, WriteId};
 use crate::replica::birth::BirthMessage;
 use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
-use crate::replica::{Outcome, ReplyTo, Request, Standing};
+use crate::replica::{Outcome, ReplyTo, Request};
 use crate::state_machine::StateMachine;
+use crate::status::{Role, Standing};
 
 /// Events that may wait for the replica thread; messages beyond are dropped.
 pub const EVENTS_MAX: usize = 8 << 10;

@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
-use crate::entry::{EntryId, Index, Term};
+use crate::entry::{EntryId, GenesisRequest, Index, Term};
 use crate::id::{GroupName, NodeId, NodeName};
-use crate::protocol::{Protocol, ReadMode, Role};
+use crate::protocol::Protocol;
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
-use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer, GenesisRequest};
+use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer};
 use crate::replica::driver::{Happening, Inbox};
 use crate::replica::handle::disqualification;
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
-use crate::replica::{Advertised, Outcome, ReplicaStatus, ReplyTo, Request, Standing};
+use crate::replica::{Outcome, ReplyTo, Request};
 use crate::report::Reporter;
+use crate::status::{Advertised, ReadMode, ReplicaStatus, Role, Standing};
 use crate::storage::{Store, Witness};
 use crate::transport::{Lane, Transport, TransportEvent};
 

@@ -11,7 +11,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::replica::ClientId;
+use crate::id::ClientId;
 use crate::state_machine::StateMachine;
 
 const TAG_OPEN_PLAIN: u8 = 1;

@@ -22,7 +22,7 @@ use super::table::{Session, SessionTable, Stored, Window};
 use super::{REQUESTS_IN_FLIGHT_MAX, SessionLimits};
 use crate::codec::Hashing;
 use crate::entry::Index;
-use crate::replica::ClientId;
+use crate::id::ClientId;
 
 /// "SES" and the version of the format.
 const MAGIC: u32 = u32::from_le_bytes(*b"SES2");

@@ -39,13 +39,13 @@
 //! Left out: a hash of the command outlives its answer nowhere. A number that is reused for another command *after*
 //! its answer was evicted is therefore told `AnswerGone` instead of `Refused`; it has no effect either way.
 //!
-//! [`ClientId`]: crate::replica::ClientId
+//! [`ClientId`]: crate::id::ClientId
 
 mod command;
 mod image;
 mod table;
 
-pub use crate::id::REQUESTS_IN_FLIGHT_MAX;
+use crate::id::REQUESTS_IN_FLIGHT_MAX;
 pub use command::{SessionCommand, SessionCommandError};
 pub use image::SessionImage;
 pub use table::{SessionLimits, SessionTable};

@@ -12,7 +12,8 @@ use super::{
     UNUSED_SHARE,
 };
 use crate::entry::Index;
-use crate::replica::{ClientId, Outcome};
+use crate::id::ClientId;
+use crate::replica::Outcome;
 
 /// The bounds of a table. They decide what is evicted, so they must be equal on all replicas of a group. Anything but
 /// the default is for tests and simulations.

@@ -79,7 +79,7 @@ pub(crate) mod starts;
 mod store;
 pub(crate) mod sync_mode;
 
-pub use crate::disk;
+use crate::disk;
 pub(crate) use crate::disk::room;
 pub use directory::{ReplicaDirectory, Seat};
 pub use healing::Healing;

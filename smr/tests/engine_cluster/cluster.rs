@@ -5,7 +5,8 @@ use std::ops::{AddAssign, Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 
 use smr::entry::Term;
-use smr::protocol::{CoreStatus, Protocol, Role};
+use smr::protocol::{CoreStatus, Protocol};
+use smr::status::Role;
 use smr_sim::clients::Pace;
 use smr_sim::dice::Dice;
 use smr_sim::ledger::Ledger;

@@ -1,6 +1,6 @@
 //! Links that carry nothing, one way or both, connections that break, and processes that are stopped and go on.
 
-use smr::protocol::Role;
+use smr::status::Role;
 
 use crate::cluster::{Cluster, status, term};
 use crate::{assert_met, seeds};

@@ -2,12 +2,12 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use smr::disk::Disk;
 use smr::entry::{Configuration, EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::message::{Body, Message};
 use smr::raft::{Raft, Settings};
-use smr::storage::disk::Disk;
 use smr_sim::machine::{Shape, path};
 
 use crate::cluster::{Cluster, Counts, Group, status, term};

@@ -14,10 +14,11 @@ use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{
-    Envelope, Event, Input, LogChange, Outputs, Protocol, ReadOutcome, ReadToken, Recovered, Role, Time, Write,
+    Envelope, Event, Input, LogChange, Outputs, Protocol, ReadOutcome, ReadToken, Recovered, Time, Write,
 };
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
+use smr::status::Role;
 use smr_sim::clock::Clock;
 
 /// What one node has on its disk.

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Change, Input, Outputs, Protocol, ReadMode, Role};
+use smr::protocol::{Change, Input, Outputs, Protocol};
 use smr::raft::message::{Body, Lease};
 use smr::raft::{Message, Settings};
+use smr::status::{ReadMode, Role};
 
 use crate::raft_cluster::{Cluster, Disk, Flying, trace};
 

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::NodeName;
-use smr::protocol::ReadMode;
 use smr::raft::CLOCK_DRIFT_PERMILLE;
-use smr::replica::{Outcome, ReplicaHandle, ReplicaOptions, ReplicaStatus, ReplySink, ReplyTo, Request};
+use smr::replica::{Outcome, ReplicaHandle, ReplicaOptions, ReplySink, ReplyTo, Request};
 use smr::state_machine::{Answer, Image, StateMachine};
+use smr::status::{ReadMode, ReplicaStatus};
 
 /// How long anything may take that must happen, on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

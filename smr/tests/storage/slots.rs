@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use smr::codec;
+use smr::disk::{Disk, read_file};
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES, SlotFile};
-use smr::storage::disk::{Disk, read_file};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 const FILE: &str = "/slots";

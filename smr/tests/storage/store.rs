@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smr::disk::RealDisk;
 use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartTrail};
 use smr::protocol::LogChange;
-use smr::storage::disk::RealDisk;
 use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, Witness, probe_sync};
 
 use crate::support::*;

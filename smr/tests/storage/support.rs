@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, NodeName};
-use smr::storage::disk::{Disk, RealDisk};
 use smr::storage::{
     Birth, Engine, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Seat, Store, StoreOptions,
 };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use smr::replica::Standing;
+use smr::status::Standing;
 
 use super::{Scene, Struck, Who, Wound, headline};
 use crate::nemesis::world::{Failure, World};

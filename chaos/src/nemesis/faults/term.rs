@@ -103,7 +103,7 @@ impl Wound for Restarting {
             }
             Phase::Returning(node, since) => {
                 let serves = world.board.status(*node).is_some_and(|status| {
-                    status.standing == smr::replica::Standing::InService && status.leader.is_some()
+                    status.standing == smr::status::Standing::InService && status.leader.is_some()
                 });
                 if serves || since.elapsed() > BACK_PATIENCE {
                     world.held.remove(node);

@@ -26,17 +26,18 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
-use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Role, Time, Write, WriteId};
+use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Time, Write, WriteId};
 use crate::replica::engine::admission::Admission;
 use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::backlog::{ConfirmedReads, PARTS_BYTES};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
 use crate::replica::engine::wishes::PendingTransfer;
 use crate::replica::readmission::{Presence, Readmission};
-use crate::replica::{Advertised, Outcome, ReplicaStatus, ReplyTo, Request, Standing};
+use crate::replica::{Outcome, ReplyTo, Request};
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
+use crate::status::{Advertised, ReplicaStatus, Role, Standing};
 
 pub use self::admission::{LogLimits, SNAPSHOT_LOG_SMALL_BYTES};
 pub use self::audit::DIGEST_EVERY_ENTRIES;
@@ -44,7 +45,7 @@ pub use self::backlog::{
     ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
 };
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
-pub use crate::status::StateDigest;
+use crate::status::StateDigest;
 
 /// The largest command or query, in bytes: a value of 1 MiB with its key and some room.
 pub const COMMAND_MAX_BYTES: usize = (1 << 20) + (64 << 10);

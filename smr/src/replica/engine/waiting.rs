@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::entry::{EntryId, Index};
-use crate::replica::{ClientId, Outcome, ReplyTo};
+use crate::id::ClientId;
+use crate::replica::{Outcome, ReplyTo};
 use crate::session::SessionCommand;
 
 /// Writes that may wait for their commit, copies included; the next ones are `Busy`.

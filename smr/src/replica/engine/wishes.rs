@@ -4,11 +4,12 @@
 //! of it; if it loses its role the operator asks again, and the next leader goes on from the configuration in force.
 
 use crate::id::NodeName;
-use crate::protocol::{Change, ChangeRefused, Input, Protocol, Role, Time, TransferRefused};
+use crate::protocol::{Change, ChangeRefused, Input, Protocol, Time, TransferRefused};
 use crate::replica::engine::Engine;
 use crate::replica::readmission::{READMISSION_UNDER_WAY, Readmission, Step};
 use crate::replica::{Outcome, ReplyTo};
 use crate::state_machine::StateMachine;
+use crate::status::Role;
 
 /// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
 const TRANSFER_PATIENCE_US: u64 = 5_000_000;

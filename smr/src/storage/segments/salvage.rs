@@ -7,8 +7,8 @@ use super::Segment;
 use super::pool::{self, segment_path};
 use super::reading::read_segment;
 use super::replay::Replay;
+use crate::disk::Disk;
 use crate::entry::EntryId;
-use crate::storage::disk::Disk;
 use crate::storage::healing::{Salvage, behind_snapshot};
 use crate::storage::{LoadError, StorageError};
 

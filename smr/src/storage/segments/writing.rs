@@ -3,9 +3,9 @@
 use super::format::{self, BLOCK_BYTES, FIRST_PIECE, FRAME_HEADER_BYTES, FRAMES_OFFSET, Header, Kind, LAST_PIECE};
 use super::{APPEND_HEADER_BYTES, Held, Place, Segment, SegmentLog};
 use crate::codec;
+use crate::disk::DiskFile;
 use crate::entry::Entry;
 use crate::storage::StorageError;
-use crate::storage::disk::DiskFile;
 use crate::storage::record::{self, ENTRY_LENGTH_BYTES};
 
 /// The longest payload of a record with more than one entry, in bytes.

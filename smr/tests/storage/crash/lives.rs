@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::path::Path;
 
+use smr::disk::Disk;
 use smr::entry::{Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::disk::Disk;
 use smr::storage::{Birth, OpenError, Opened, Store};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 

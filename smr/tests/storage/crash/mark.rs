@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use smr::disk::Disk;
 use smr::protocol::LogChange;
 use smr::storage::Engine;
-use smr::storage::disk::Disk;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 use smr_sim::virtual_map::{MapDamage, SIMULATED};
 

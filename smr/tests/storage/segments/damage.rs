@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use smr::codec;
+use smr::disk::Disk;
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::disk::Disk;
 use smr::storage::{OpenError, Opened};
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 

@@ -7,9 +7,9 @@ mod writing;
 
 use std::path::{Path, PathBuf};
 
+use smr::disk::Disk;
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::disk::Disk;
 use smr::storage::{Engine, Store};
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
@@ -40,7 +40,7 @@ fn segments(disk: &VirtualDisk) -> Vec<PathBuf> {
 }
 
 fn content(disk: &VirtualDisk, path: &Path) -> Vec<u8> {
-    smr::storage::disk::read_file(disk, path, 1 << 20).unwrap()
+    smr::disk::read_file(disk, path, 1 << 20).unwrap()
 }
 
 /// A log over some segments, with a conflict, a record in pieces and a prefix that is gone, and one segment prepared.

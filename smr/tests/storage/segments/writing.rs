@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use smr::disk::Disk;
 use smr::entry::Index;
 use smr::protocol::LogChange;
-use smr::storage::disk::Disk;
 use smr::storage::{Engine, OpenError, Opened, StoreOptions, SyncMode};
 use smr_sim::virtual_disk::Loss;
 
