@@ -7,7 +7,8 @@ use bytes::Bytes;
 use smr::entry::{Entry, EntryId, Index, Payload, Term};
 use smr::internals::storage::RECORD_MAX_BYTES;
 use smr::storage::LogStore;
-use smr::storage::memory::MemoryLog;
+
+use crate::memory::MemoryLog;
 
 /// A log that can be closed and opened again.
 pub trait LogUnderTest {

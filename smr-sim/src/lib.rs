@@ -9,7 +9,7 @@
 //! | [`mix`], [`dice`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
-//! | [`conformance`] | what every log engine must do |
+//! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |
 //!
 //! Nothing of it is in a program that serves: those do not depend on this crate.
 //!
@@ -59,6 +59,7 @@ mod founding;
 pub mod journal;
 pub mod ledger;
 pub mod machine;
+pub mod memory;
 pub mod mix;
 pub mod network;
 pub mod properties;

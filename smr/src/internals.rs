@@ -22,7 +22,7 @@ pub mod storage {
     use crate::storage::slots::{self, Found, Slots};
     use crate::storage::{ByteMap, LoadError, LogStore, OpenError, SeenStarts, StorageError, sled};
 
-    pub use crate::storage::record::{RECORD_MAX_BYTES, key};
+    pub use crate::storage::record::{RECORD_MAX_BYTES, fingerprint, key};
     pub use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};
     pub use crate::storage::starts::STARTS_MAX;
 
@@ -45,7 +45,7 @@ pub mod storage {
     /// In words.
     pub fn open_sled(directory: &Path) -> Result<Box<dyn ByteMap>, String> {
         match sled::open(directory, true) {
-            Ok(opened) => Ok(Box::new(opened.map)),
+            Ok(opened) => Ok(opened.map),
             Err(Trouble::Quarantine(damage)) => Err(damage.to_string()),
             Err(Trouble::Refuse(error)) => Err(error.to_string()),
         }

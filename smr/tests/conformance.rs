@@ -11,11 +11,11 @@ use proptest::prelude::*;
 use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, Index};
 use smr::internals::storage::{RECORD_MAX_BYTES, open_segments, open_sled};
-use smr::storage::memory::{MemoryLog, MemoryMap};
 use smr::storage::record_log::{COMPACT_SLICE_RECORDS_MAX, RecordLog};
 use smr::storage::{ByteMap, LogStore};
 use smr_sim::conformance::{CASES, LogUnderTest, Step, batch, play};
 use smr_sim::journal::JournalMap;
+use smr_sim::memory::{MemoryLog, MemoryMap};
 use smr_sim::virtual_disk::VirtualDisk;
 
 const IDENTITY: u64 = 77;

@@ -61,7 +61,6 @@ mod extent;
 mod healing;
 mod identity;
 pub mod mark;
-pub mod memory;
 pub(crate) mod open;
 mod promise;
 mod quarantine;

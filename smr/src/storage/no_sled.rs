@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use super::StorageError;
-use super::memory::MemoryMap;
 use super::open::Trouble;
 use super::sync_mode::SyncMode;
+use super::{ByteMap, StorageError};
 
 const WHY: &str = "this build has no sled; its log engine is segments";
 
 /// Never made.
 pub(crate) struct OpenedMap {
-    pub(crate) map: MemoryMap,
+    pub(crate) map: Box<dyn ByteMap>,
     pub(crate) sync_mode: SyncMode,
     pub(crate) notes: Vec<String>,
 }

@@ -556,7 +556,7 @@ fn open_map(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<
         Engine::Sled => {
             let opened = sled::open(&log, options.allow_unsynced)?;
             directory.notes.extend(opened.notes);
-            (Box::new(opened.map), opened.sync_mode)
+            (opened.map, opened.sync_mode)
         }
         Engine::Map(map) => (map.open(disk, &log)?, SyncMode::Synced),
     })

@@ -58,7 +58,7 @@ pub(crate) fn parse_key(key: &Key) -> (u64, u32) {
 }
 
 /// The fingerprint of an entry: a checksum of what is stored of it.
-pub(crate) fn fingerprint(encoded: &[u8]) -> u64 {
+pub fn fingerprint(encoded: &[u8]) -> u64 {
     codec::checksum(&[b"entry", encoded])
 }
 

@@ -188,7 +188,7 @@ fn read_log(
     let map: Option<Box<dyn ByteMap>> = if !disk.is_simulated() && sled_present(log).map_err(looking)?.is_ok() {
         copy(log, scratch).map_err(|error| StorageError::new(scratch, "copying the log", error))?;
         match sled::open(scratch, true) {
-            Ok(opened) => Some(Box::new(opened.map)),
+            Ok(opened) => Some(opened.map),
             Err(Trouble::Quarantine(damage)) => {
                 damaged(remains, &format!("{}: {}", log.display(), damage.what));
                 return Ok(());

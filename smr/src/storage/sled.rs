@@ -43,7 +43,7 @@ const SNAP_TRAILER_BYTES: usize = 12;
 const CHECKSUM_BYTES: usize = 4;
 
 /// The log's map in sled.
-pub(crate) struct SledMap {
+struct SledMap {
     directory: PathBuf,
     // The tree before the database: it must not outlive it.
     tree: ::sled::Tree,
@@ -52,7 +52,7 @@ pub(crate) struct SledMap {
 
 /// What opening found.
 pub(crate) struct OpenedMap {
-    pub(crate) map: SledMap,
+    pub(crate) map: Box<dyn ByteMap>,
     pub(crate) sync_mode: SyncMode,
     pub(crate) notes: Vec<String>,
 }
@@ -99,7 +99,7 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     sync(directory).map_err(doing("syncing"))?;
 
     let sync_mode = refuse(&unverified)?;
-    Ok(OpenedMap { map, sync_mode, notes })
+    Ok(OpenedMap { map: Box::new(map), sync_mode, notes })
 }
 
 fn mode(file_system: FileSystem, unverified: &[PathBuf]) -> SyncMode {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Entry, EntryId, Index};
 use smr::storage::mark::Mark;
-use smr::storage::memory::MemoryMap;
 use smr::storage::record_log::{RecordLog, Recovered};
 use smr::storage::{Key, LoadError, LogStore};
+use smr_sim::memory::MemoryMap;
 
 use crate::support::*;
 

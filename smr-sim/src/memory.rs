@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::record;
-use super::{ByteMap, Key, LoadError, LogStore, StorageError};
-use crate::codec;
-use crate::entry::{Entry, EntryId, Index, Term};
+use smr::codec;
+use smr::entry::{Entry, EntryId, Index, Term};
+use smr::internals::storage::fingerprint;
+use smr::storage::{ByteMap, Key, LoadError, LogStore, StorageError};
 
 /// A log that forgets everything with the process.
 #[derive(Debug, Default)]
@@ -86,7 +86,7 @@ impl LogStore for MemoryLog {
 
     fn fingerprint_at(&mut self, index: Index) -> Result<u64, StorageError> {
         let entry = self.at(index).unwrap_or_else(|| panic!("entry {index} asked for, of a log behind {}", self.start));
-        Ok(record::fingerprint(&codec::encode(entry)))
+        Ok(fingerprint(&codec::encode(entry)))
     }
 
     fn load(&self) -> Result<Vec<Entry>, LoadError> {
