@@ -136,6 +136,7 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
         birth(BirthMessage::Unborn {
             seats: (0..3).map(NodeName).collect(),
             claim: Claim { is_excluded: true, found_anew: true },
+            sees: None,
         }),
         birth(BirthMessage::Born {
             genesis: genesis().hash(),

@@ -26,12 +26,14 @@ impl<W: Workload> World<W> {
         match &mut machine.life {
             Life::Down => {}
             Life::Waiting(waiting) => {
+                let before = waiting.unborn.message();
                 let verdict = waiting.unborn.receive(from, message);
                 // The other one may wait for nothing but this.
                 let call = match (message, &verdict) {
                     (BirthMessage::Unborn { .. }, Verdict::Founder(_) | Verdict::Ask(_)) => {
                         Some(waiting.unborn.message())
                     }
+                    (BirthMessage::Unborn { .. }, _) => Some(waiting.unborn.message()).filter(|now| *now != before),
                     _ => None,
                 };
                 if let Some(call) = call {

@@ -2,8 +2,10 @@
 //!
 //! A directory without a past is *unborn*: it neither votes, campaigns nor acknowledges. Unborn replicas tell each
 //! other their incarnations. One that has seen all seats of the group asks that their genesis be recorded
-//! ([`super::ConfigurationSource`]; the managers' own group has none, and founds at once). Once that is done, or it is
-//! shown the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
+//! ([`super::ConfigurationSource`]). The managers' own group has none: there it waits until every other one says that
+//! it sees the very same incarnations, and nobody goes back to one that it has seen succeeded. So if a seat was emptied
+//! meanwhile, whoever has founded the earlier group says nothing for the later one. Once that is done, or it is shown
+//! the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
 //! term 1, then its birth, and only then takes part. So a first start needs every replica once, in any order, and
 //! afterwards a majority.
 //!
@@ -34,6 +36,8 @@ pub enum BirthMessage {
         seats: BTreeSet<NodeName>,
         /// What it has heard of it.
         claim: Claim,
+        /// The group that it would found with those that it sees; `None` while it does not see all seats.
+        sees: Option<GenesisHash>,
     },
     /// The sender is born.
     Born {
@@ -81,6 +85,9 @@ pub enum Verdict {
     Stranger(String),
 }
 
+/// Incarnations that were succeeded while a replica waits: so many are remembered at most. Beyond, it takes in no more.
+const SUCCEEDED_MAX: usize = 1024;
+
 /// Who a replica is when it waits for its birth.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
@@ -103,7 +110,11 @@ pub struct Newcomer {
 pub struct Unborn {
     own: Newcomer,
     /// The latest incarnation seen on each other seat, and what it said.
-    seen: BTreeMap<NodeName, (Incarnation, Claim)>,
+    seen: BTreeMap<NodeName, (Incarnation, Claim, Option<GenesisHash>)>,
+    /// The latest incarnation seen on each other seat, connected or not.
+    latest: BTreeMap<NodeName, Incarnation>,
+    /// Those that another one was seen in the place of: nothing that they said before may count again.
+    succeeded: BTreeSet<NodeId>,
     /// What was asked and not answered yet.
     asked: Option<GenesisRequest>,
     /// The group because of which the last request was refused.
@@ -114,12 +125,38 @@ impl Unborn {
     /// A replica that waits for its birth.
     pub fn new(own: Newcomer) -> Unborn {
         assert!(own.seats.contains(&own.node.name), "{} has no seat among {:?}", own.node, own.seats);
-        Unborn { own, seen: BTreeMap::new(), asked: None, incumbent: None }
+        Unborn {
+            own,
+            seen: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            succeeded: BTreeSet::new(),
+            asked: None,
+            incumbent: None,
+        }
     }
 
     /// What it tells everybody, again and again.
     pub fn message(&self) -> BirthMessage {
-        BirthMessage::Unborn { seats: self.own.seats.clone(), claim: self.own.claim }
+        BirthMessage::Unborn {
+            seats: self.own.seats.clone(),
+            claim: self.own.claim,
+            sees: self.genesis_seen().filter(|_| !self.is_out()).map(|genesis| genesis.hash()),
+        }
+    }
+
+    /// It knows that its group exists, and nobody gave it the word to found it again.
+    fn is_out(&self) -> bool {
+        self.own.claim.is_excluded && !self.own.claim.found_anew
+    }
+
+    /// The group that this replica would found: all seats, with the incarnations that it sees there.
+    fn genesis_seen(&self) -> Option<Genesis> {
+        if self.seen.len() + 1 < self.own.seats.len() {
+            return None;
+        }
+        let others = self.seen.iter().map(|(&name, &(incarnation, ..))| NodeId { name, incarnation });
+        let members = others.chain([self.own.node]).collect();
+        Some(Genesis { cluster: self.own.cluster, group: self.own.group.clone(), members })
     }
 
     /// What a replica that is excluded tells its operator.
@@ -133,25 +170,22 @@ impl Unborn {
 
     /// What follows from what is known.
     pub fn verdict(&mut self) -> Verdict {
-        let excluded = self.seen.iter().find(|(_, (_, claim))| claim.is_excluded);
-        if let Some((&name, &(incarnation, _))) = excluded
+        let excluded = self.seen.iter().find(|(_, (_, claim, _))| claim.is_excluded);
+        if let Some((&name, &(incarnation, ..))) = excluded
             && !self.own.claim.is_excluded
         {
             return self.exclude(Witness::Peer(NodeId { name, incarnation }));
         }
-        if self.asked.is_some() || self.seen.len() + 1 < self.own.seats.len() {
-            return Verdict::Wait;
-        }
+        let Some(genesis) = self.genesis_seen().filter(|_| self.asked.is_none()) else { return Verdict::Wait };
         // Whoever has heard of another group is excluded, so this is about all of them.
-        let anew = self.own.claim.found_anew && self.seen.values().all(|(_, claim)| claim.found_anew);
+        let anew = self.own.claim.found_anew && self.seen.values().all(|(_, claim, _)| claim.found_anew);
         if self.own.claim.is_excluded && !anew {
             return Verdict::Wait;
         }
-        let others = self.seen.iter().map(|(&name, &(incarnation, _))| NodeId { name, incarnation });
-        let members = others.chain([self.own.node]).collect();
-        let genesis = Genesis { cluster: self.own.cluster, group: self.own.group.clone(), members };
         if !self.own.is_recorded {
-            return Verdict::Founder(genesis);
+            let hash = genesis.hash();
+            let agreed = self.seen.values().all(|(_, _, sees)| *sees == Some(hash));
+            return if agreed { Verdict::Founder(genesis) } else { Verdict::Wait };
         }
         let request = GenesisRequest { genesis, instead_of: self.incumbent };
         self.asked = Some(request.clone());
@@ -188,9 +222,9 @@ impl Unborn {
                 self.own.group,
                 self.own.seats.len()
             )),
-            BirthMessage::Unborn { claim, .. } => {
-                if self.own.seats.contains(&from.name) && from.name != self.own.node.name {
-                    self.seen.insert(from.name, (from.incarnation, *claim));
+            BirthMessage::Unborn { claim, sees, .. } => {
+                if self.own.seats.contains(&from.name) && from.name != self.own.node.name && self.is_latest(from) {
+                    self.seen.insert(from.name, (from.incarnation, *claim, *sees));
                 }
                 self.verdict()
             }
@@ -209,10 +243,24 @@ impl Unborn {
         }
     }
 
+    /// Whether nobody has been seen in its place since; notes that it is in the place of whom was there before.
+    fn is_latest(&mut self, from: NodeId) -> bool {
+        let before = self.latest.get(&from.name).copied().filter(|before| *before != from.incarnation);
+        if self.succeeded.contains(&from) || (before.is_some() && self.succeeded.len() >= SUCCEEDED_MAX) {
+            return false;
+        }
+        if let Some(incarnation) = before {
+            self.succeeded.insert(NodeId { name: from.name, incarnation });
+            self.seen.remove(&from.name);
+        }
+        self.latest.insert(from.name, from.incarnation);
+        true
+    }
+
     /// The connection to this one has ended. What it said is no longer known to be true: a group may have been founded
     /// since.
     pub fn disconnected(&mut self, from: NodeId) {
-        if self.seen.get(&from.name).is_some_and(|(incarnation, _)| *incarnation == from.incarnation) {
+        if self.seen.get(&from.name).is_some_and(|(incarnation, ..)| *incarnation == from.incarnation) {
             self.seen.remove(&from.name);
         }
     }
@@ -279,7 +327,13 @@ mod tests {
     }
 
     fn says(claim: Claim) -> BirthMessage {
-        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim }
+        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim, sees: None }
+    }
+
+    /// The same, of one that sees these incarnations.
+    fn sees(claim: Claim, incarnations: &[u64]) -> BirthMessage {
+        let sees = Some(genesis(incarnations).hash());
+        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim, sees }
     }
 
     fn born(genesis: &Genesis, configuration: Configuration) -> BirthMessage {
@@ -307,8 +361,30 @@ mod tests {
         assert_eq!(node.receive(NodeId::new(1, 11), &says(FRESH)), Verdict::Wait);
         node.disconnected(NodeId::new(1, 9));
         node.disconnected(NodeId::new(1, 11));
-        assert_eq!(node.receive(NodeId::new(2, 99), &says(FRESH)), Verdict::Wait);
-        assert_eq!(node.receive(NodeId::new(1, 11), &says(FRESH)), Verdict::Founder(genesis(&[10, 11, 99])));
+        let all = sees(FRESH, &[10, 11, 99]);
+        assert_eq!(node.receive(NodeId::new(2, 99), &all), Verdict::Wait);
+        assert_eq!(node.receive(NodeId::new(1, 11), &all), Verdict::Founder(genesis(&[10, 11, 99])));
+    }
+
+    // covers M14: a founder that was emptied at once must not be counted for another group by those that did not hear of
+    // the first one yet.
+    #[test]
+    fn unborn_whom_nobody_records_founds_only_what_all_others_see_too() {
+        let mut node = manager(0, 10, 3, FRESH);
+        assert_eq!(node.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
+        // Seat 2 has another incarnation by now, and replica 1 may have founded a group with the former one.
+        assert_eq!(node.receive(NodeId::new(2, 22), &sees(FRESH, &[10, 11, 22])), Verdict::Wait);
+        assert_eq!(node.message(), sees(FRESH, &[10, 11, 22]));
+        // Nor does anybody go back to one that was succeeded.
+        let mut late = manager(0, 10, 3, FRESH);
+        late.receive(NodeId::new(2, 12), &says(FRESH));
+        late.receive(NodeId::new(2, 22), &says(FRESH));
+        assert_eq!(late.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
+        assert_eq!(late.receive(NodeId::new(2, 12), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
+        // Replica 1 sees it as well.
+        assert_eq!(late.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 22])), Verdict::Wait);
+        let all = sees(FRESH, &[10, 11, 22]);
+        assert_eq!(late.receive(NodeId::new(2, 22), &all), Verdict::Founder(genesis(&[10, 11, 22])));
     }
 
     #[test]
@@ -401,16 +477,17 @@ mod tests {
         assert_eq!(node.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[30, 31, 32])));
         // A group that nobody records begins again as well, with the word of all.
         let mut manager = manager(0, 30, 3, excluded_anew);
-        assert_eq!(manager.receive(NodeId::new(1, 31), &says(ANEW)), Verdict::Wait);
-        assert_eq!(manager.receive(NodeId::new(2, 32), &says(FRESH)), Verdict::Wait);
-        assert_eq!(manager.receive(NodeId::new(2, 32), &says(ANEW)), Verdict::Founder(genesis(&[30, 31, 32])));
+        let all = [30, 31, 32];
+        assert_eq!(manager.receive(NodeId::new(1, 31), &sees(ANEW, &all)), Verdict::Wait);
+        assert_eq!(manager.receive(NodeId::new(2, 32), &sees(FRESH, &all)), Verdict::Wait);
+        assert_eq!(manager.receive(NodeId::new(2, 32), &sees(ANEW, &all)), Verdict::Founder(genesis(&all)));
     }
 
     // covers M15: a member of the recorded group that was never born has no data, and goes along.
     #[test]
     fn unborn_with_the_operators_word_does_not_found_the_group_that_is_to_be_replaced() {
         let mut node = Unborn::new(newcomer(0, 10, 2, ANEW));
-        let message = BirthMessage::Unborn { seats: (0..2).map(NodeName).collect(), claim: ANEW };
+        let message = BirthMessage::Unborn { seats: (0..2).map(NodeName).collect(), claim: ANEW, sees: None };
         assert_eq!(node.receive(NodeId::new(1, 31), &message), ask(&[10, 31], None));
         assert_eq!(node.answered(refused(&[10, 11])), Verdict::Excluded(Witness::Recorder));
         let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11]).hash()));
@@ -446,7 +523,7 @@ mod tests {
     // covers M10
     #[test]
     fn unborn_with_another_member_list_is_a_stranger() {
-        let message = BirthMessage::Unborn { seats: (0..5).map(NodeName).collect(), claim: FRESH };
+        let message = BirthMessage::Unborn { seats: (0..5).map(NodeName).collect(), claim: FRESH, sees: None };
         assert!(matches!(unborn(0, 10, 3).receive(NodeId::new(1, 11), &message), Verdict::Stranger(_)));
     }
 }

@@ -163,10 +163,11 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
         while let Some(event) = self.inbox.next_event(self.life) {
             match event {
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
+                    let before = unborn.message();
                     let verdict = unborn.receive(from, &message);
                     // The other one may wait for nothing but this.
                     if let BirthMessage::Unborn { .. } = message
-                        && let Verdict::Founder(_) | Verdict::Ask(_) = verdict
+                        && (matches!(verdict, Verdict::Founder(_) | Verdict::Ask(_)) || unborn.message() != before)
                     {
                         self.call(unborn);
                     }
