@@ -253,6 +253,8 @@ pub struct Serving<S: StateMachine> {
 pub struct Machine<S: StateMachine> {
     /// Who lives there.
     pub id: NodeId,
+    /// The latest incarnation that anything here ever had: a directory that was set back begins another one.
+    latest_incarnation: u64,
     /// Its disk.
     pub disk: VirtualDisk,
     /// Its clock, which is all that the process knows of the time.
@@ -327,6 +329,7 @@ impl<S: StateMachine> Machine<S> {
     pub(super) fn new(name: u16, incarnation: u64) -> Machine<S> {
         Machine {
             id: NodeId::new(name, incarnation),
+            latest_incarnation: incarnation,
             disk: VirtualDisk::new(),
             clock: Clock::TRUE,
             engine: JOURNAL,
@@ -459,7 +462,9 @@ impl<S: StateMachine> Machine<S> {
                 }
                 (Opened::Quarantined(quarantined), _) => {
                     next_life = true;
-                    incarnation = Incarnation(incarnation.0 + 1);
+                    // In service it is drawn at random, and never comes twice.
+                    self.latest_incarnation = self.latest_incarnation.max(incarnation.0) + 1;
+                    incarnation = Incarnation(self.latest_incarnation);
                     if known {
                         // What an experiment did to the former life does not matter any more.
                         (self.is_damaged, self.is_healing, self.is_set_back) = (false, false, false);
