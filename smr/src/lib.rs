@@ -14,8 +14,50 @@
 //! - *Bounded*: every queue, batch and frame has a named limit.
 //!
 //! # How to use it
-//! Write a [`state_machine::StateMachine`], open a directory with [`replica::Opened::open`], run it, and hand
-//! [`replica::Request`]s to the [`replica::ReplicaHandle`]. The crate `smr-sim` tests it: whole groups in a simulator.
+//! Write a [`state_machine::StateMachine`]: how a command changes the state, how a query is answered, and how the state
+//! is written to a snapshot and read back. Open a directory for each replica and run it; then propose commands and
+//! read, from any of them. `examples/counter.rs` does all of it in less than a hundred lines.
+//!
+//! ```no_run
+//! # use std::{io, net::TcpListener, sync::Arc};
+//! # use smr::entry::Index;
+//! # use smr::state_machine::{Answer, Image, StateMachine};
+//! # #[derive(Clone, Default)] struct Counter(u64);
+//! # impl Image for Counter {
+//! #     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> { output.write_all(&self.0.to_le_bytes()) }
+//! # }
+//! # impl StateMachine for Counter {
+//! #     type Image = Counter;
+//! #     fn apply(&mut self, _: Index, _: &[u8]) -> Vec<u8> { self.0 += 1; self.0.to_string().into_bytes() }
+//! #     fn query(&self, _: &[u8]) -> Answer { Answer::Now(self.0.to_string().into_bytes()) }
+//! #     fn image(&self) -> Counter { self.clone() }
+//! #     fn restore(input: &mut dyn io::Read) -> io::Result<Counter> {
+//! #         let mut bytes = [0; 8];
+//! #         input.read_exact(&mut bytes)?;
+//! #         Ok(Counter(u64::from_le_bytes(bytes)))
+//! #     }
+//! # }
+//! use smr::id::NodeName;
+//! use smr::replica::{Client, Opened, ReplicaOptions, Submit};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = TcpListener::bind("127.0.0.1:7000")?;
+//! let mut options = ReplicaOptions::new("counter".parse()?, NodeName(0), listener, "/var/lib/counter");
+//! options.peers = [(NodeName(1), "10.0.0.2:7000".to_owned()), (NodeName(2), "10.0.0.3:7000".to_owned())].into();
+//! let replica = Arc::new(Opened::open(options)?.run(None, None, Counter::default())?);
+//!
+//! // It asks this replica only; give it one for each that your program can reach, and it finds the leader.
+//! let client = Client::new([(NodeName(0), replica as Arc<dyn Submit>)]);
+//! let sum = client.propose("add").await?;
+//! assert_eq!(client.read("sum").await?, sum);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Requests that come over connections of yours go to [`replica::ReplicaHandle`] by [`replica::Submit`], which takes
+//! thousands at a time without a task for each. The crate `smr-sim` tests a state machine: whole groups of it in a
+//! simulator.
 //!
 //! # How it is built, bottom up
 //! | module | what it knows | feature |

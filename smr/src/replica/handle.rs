@@ -18,7 +18,7 @@ use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::{end_process, exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
 use crate::protocol::{Protocol, Recovered, Time};
-use crate::raft::{Raft, Settings};
+use crate::raft::{CLOCK_DRIFT_PERMILLE, Raft, Settings};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
@@ -81,6 +81,30 @@ pub struct ReplicaOptions {
     pub clock_drift_permille: u64,
     /// Where the network tasks run.
     pub runtime: tokio::runtime::Handle,
+}
+
+impl ReplicaOptions {
+    /// Replica `name` of `group`, reached by its peers over `listener`, with its data in `directory`, and alone until
+    /// `peers` are named. Everything else is as most want it: writes that reach the device or a refusal to start, the
+    /// default log engine, reads confirmed by a round of messages.
+    ///
+    /// # Panics
+    /// If it is called outside of a tokio runtime, which the network tasks run on.
+    pub fn new(group: GroupName, name: NodeName, listener: TcpListener, directory: impl Into<PathBuf>) -> Self {
+        ReplicaOptions {
+            group,
+            name,
+            peers: BTreeMap::new(),
+            listener,
+            directory: directory.into(),
+            log_engine: storage::Engine::default(),
+            allow_unsynced: false,
+            found_anew: false,
+            reads: ReadMode::Index,
+            clock_drift_permille: CLOCK_DRIFT_PERMILLE,
+            runtime: tokio::runtime::Handle::current(),
+        }
+    }
 }
 
 /// Why a replica cannot start. One line for a person; the process exits with a non-zero code.

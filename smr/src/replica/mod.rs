@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`api`](Request) | what the front door may ask, and what it hears back |
+//! | [`client`](Client) | the host's own commands and queries: finds the leader, tries again, numbers requests |
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
@@ -17,6 +18,8 @@
 mod api;
 #[cfg(feature = "node")]
 pub mod birth;
+#[cfg(feature = "node")]
+mod client;
 #[cfg(feature = "node")]
 mod configuration_source;
 #[cfg(feature = "node")]
@@ -45,6 +48,8 @@ mod waiting_room;
 mod worker;
 
 pub use api::*;
+#[cfg(feature = "node")]
+pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES};
 #[cfg(feature = "node")]
 pub use configuration_source::*;
 #[cfg(feature = "node")]
