@@ -99,7 +99,7 @@ pub enum NoCluster {
 /// If there is no cluster to run a client on.
 pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let interrupted = Interrupted::watch().map_err(trouble("cannot watch signals"))?;
-    let programs = Programs::beside_this_one()?;
+    let programs = Programs::of_a_cluster()?;
     let place = Place::prepare(options, &programs)?;
     choose_log_engine(options.log_engine).map_err(NoCluster::Options)?;
     let mut flags = sync_flags(place.path());

@@ -47,6 +47,19 @@ impl Programs {
     /// # Errors
     /// If they are not there in the end.
     pub fn beside_this_one() -> Result<Programs, NoPrograms> {
+        Programs::beside(&["--workspace"])
+    }
+
+    /// The same, but only what a cluster consists of is built: enough to run one, and soon done.
+    ///
+    /// # Errors
+    /// As [`Programs::beside_this_one`].
+    pub fn of_a_cluster() -> Result<Programs, NoPrograms> {
+        let packages = ["madkv-testkit", MANAGER, SERVER, CLIENT];
+        Programs::beside(&packages.map(|package| ["--package", package]).concat())
+    }
+
+    fn beside(packages: &[&str]) -> Result<Programs, NoPrograms> {
         let this = env::current_exe()?;
         let mut directory = this.parent().map(Path::to_path_buf).unwrap_or_default();
         // Tests and examples live one level deeper.
@@ -54,7 +67,7 @@ impl Programs {
             directory.pop();
         }
         if let Some(cargo) = env::var_os("CARGO") {
-            build(&cargo, &directory)?;
+            build(&cargo, &directory, packages)?;
         }
         let programs = Programs { directory };
         for name in [MANAGER, SERVER, CLIENT] {
@@ -82,17 +95,17 @@ impl Programs {
 }
 
 /// `directory` is `<target>/<profile>`. Other calls at the same time wait for each other: cargo locks the directory.
-fn build(cargo: &OsString, directory: &Path) -> Result<(), NoPrograms> {
+fn build(cargo: &OsString, directory: &Path, packages: &[&str]) -> Result<(), NoPrograms> {
     let target = directory.parent().unwrap_or(Path::new("."));
     let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--bins"]).arg("--target-dir").arg(target);
+    command.arg("build").args(packages).args(["--bins", "--target-dir"]).arg(target);
     match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
         Some(profile) => {
             command.args(["--profile", profile]);
         }
     }
-    if cfg!(feature = "peers") {
+    if cfg!(feature = "peers") && packages.contains(&"--workspace") {
         // Otherwise the present executable would be replaced by one without.
         command.args(["--features", "madkv-bench/peers"]);
     }
