@@ -111,7 +111,7 @@ transcript kills="300":
 shapes:
     cargo run --quiet --release --bin madkv-scenario -- shapes
 
-# Plant each known bug in a copy of the tree, and count the seeds until the harness finds it (options as in `xtask mutants --help`).
+# Put each known bug into a copy of the tree, and count the seeds until the harness finds it (options as in `xtask mutants --help`).
 [positional-arguments]
 mutants *options:
     cargo run --quiet --package xtask -- mutants "$@"

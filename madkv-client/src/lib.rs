@@ -12,8 +12,8 @@
 //!
 //! # The journey of a call
 //! [`Client`] checks limits, takes the map from the router, reserves a number in the group's session and starts an
-//! exchange, which finds the leader and ends with the first real answer. Groups, sessions, exchanges and connections are
-//! those of [`smr_service::client`], which knows no keys.
+//! exchange, which finds the leader and ends with the first real answer. Groups, sessions, exchanges and connections
+//! are those of [`smr_service::client`], which knows no keys.
 //!
 //! # Features
 //! `cli`, off by default, adds the command-line client and its program `madkv-client`. A build of the whole workspace

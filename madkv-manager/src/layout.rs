@@ -30,7 +30,8 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
                 }
                 let servers = servers.join(",");
                 return Err(BadArgument(format!(
-                    "--server_rf, --server_addrs: the cluster was founded with another layout, which stays; start it with \
+                    "--server_rf, --server_addrs: the cluster was founded with another layout, which stays; start it \
+                     with \
                      --server_rf {server_rf} --server_addrs {servers}"
                 )));
             }

@@ -149,7 +149,8 @@ impl Watch {
         let node = format!("s{}.{}", self.partition, self.replica);
         match advertised {
             Advertised::Unreached { why, .. } => format!(
-                "{node} does not answer at {address}, where the cluster map sends clients ({why}); it listens on {}: nobody finds \
+                "{node} does not answer at {address}, where the cluster map sends clients ({why}); it listens on {}: \
+                 nobody finds \
                  it, and it leaves leading to others",
                 self.api_listen
             ),

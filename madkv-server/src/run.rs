@@ -164,7 +164,8 @@ fn superseded(plan: &Plan, succession: &Succession, incumbent: Incumbent) -> Str
         Incumbent::Unrecorded => "of an older build".to_owned(),
     };
     format!(
-        "{}: was recovered from a group with genesis {}, but the manager has another one recorded by now, {present}: nothing is replaced",
+        "{}: was recovered from a group with genesis {}, but the manager has another one recorded by now, {present}: \
+         nothing is replaced",
         plan.directory.display(),
         succession.instead_of,
     )
@@ -213,7 +214,8 @@ fn map_of(verdict: Verdict, plan: &Plan, own: Incarnation) -> Result<ClusterMap,
 
 fn occupied(plan: &Plan, own: Incarnation, by: Incarnation) -> String {
     format!(
-        "{} belongs to incarnation {by}, not to {own} in {}: in quarantine until readmitted (madkv-client --manager_addrs {} readmit \
+        "{} belongs to incarnation {by}, not to {own} in {}: in quarantine until readmitted (madkv-client \
+         --manager_addrs {} readmit \
          s{} {}); if the data of the whole group is lost, start all its replicas with --found_anew",
         plan.node(),
         plan.directory.display(),

@@ -16,7 +16,8 @@ pub const WORD: &str = "recover";
 /// What a program's help says behind its flags: its limits, and this word.
 pub fn help(limits: &str) -> String {
     format!(
-        "{limits}\nInstead of flags: {WORD} --from DIR --to DIR, when the group's majority is lost for good; {WORD} --help says more."
+        "{limits}\nInstead of flags: {WORD} --from DIR --to DIR, when the group's majority is lost for good; {WORD} \
+         --help says more."
     )
 }
 
@@ -61,7 +62,8 @@ pub fn recover<S: StateMachine>(
     let recovered = recover_replica(&options, empty, group_fits, cluster_of)?;
     let mut text = recovered.report.join("\n");
     text.push_str(&format!(
-        "\nrecovered: replica {} of group {} in {place}, alone; stop all that is left of the old group, start this replica with \
+        "\nrecovered: replica {} of group {} in {place}, alone; stop all that is left of the old group, start this \
+         replica with \
          --found_anew, the others with empty directories, and readmit each of those\n",
         recovered.node.name, recovered.group,
     ));

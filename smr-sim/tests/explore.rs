@@ -1,5 +1,6 @@
 //! Every order of events in a group of three real Raft cores, up to bounds that are completed here, each time. What
-//! that means, what is checked and what is left out: `smr_sim::explore`. `just explore` goes further, for as long as told.
+//! that means, what is checked and what is left out: `smr_sim::explore`. `just explore` goes further, for as long as
+//! told.
 
 use std::time::Duration;
 

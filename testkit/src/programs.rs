@@ -47,7 +47,7 @@ impl Programs {
     /// # Errors
     /// If they are not there in the end.
     pub fn beside_this_one() -> Result<Programs, NoPrograms> {
-        Programs::beside(&["--workspace"])
+        Programs::beside(&["--bins"])
     }
 
     /// The same, but only what a cluster consists of is built: enough to run one, and soon done.
@@ -55,11 +55,10 @@ impl Programs {
     /// # Errors
     /// As [`Programs::beside_this_one`].
     pub fn of_a_cluster() -> Result<Programs, NoPrograms> {
-        let packages = ["madkv-testkit", MANAGER, SERVER, CLIENT];
-        Programs::beside(&packages.map(|package| ["--package", package]).concat())
+        Programs::beside(&[LAUNCHER, MANAGER, SERVER, CLIENT].map(|name| ["--bin", name]).concat())
     }
 
-    fn beside(packages: &[&str]) -> Result<Programs, NoPrograms> {
+    fn beside(what: &[&str]) -> Result<Programs, NoPrograms> {
         let this = env::current_exe()?;
         let mut directory = this.parent().map(Path::to_path_buf).unwrap_or_default();
         // Tests and examples live one level deeper.
@@ -67,7 +66,7 @@ impl Programs {
             directory.pop();
         }
         if let Some(cargo) = env::var_os("CARGO") {
-            build(&cargo, &directory, packages)?;
+            build(&cargo, &directory, what)?;
         }
         let programs = Programs { directory };
         for name in [MANAGER, SERVER, CLIENT] {
@@ -95,17 +94,19 @@ impl Programs {
 }
 
 /// `directory` is `<target>/<profile>`. Other calls at the same time wait for each other: cargo locks the directory.
-fn build(cargo: &OsString, directory: &Path, packages: &[&str]) -> Result<(), NoPrograms> {
+fn build(cargo: &OsString, directory: &Path, what: &[&str]) -> Result<(), NoPrograms> {
     let target = directory.parent().unwrap_or(Path::new("."));
     let mut command = Command::new(cargo);
-    command.arg("build").args(packages).args(["--bins", "--target-dir"]).arg(target);
+    // Of the whole workspace, as whoever runs us was built: with fewer packages others of their features are on, and
+    // most crates are built twice.
+    command.args(["build", "--workspace"]).args(what).arg("--target-dir").arg(target);
     match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
         Some(profile) => {
             command.args(["--profile", profile]);
         }
     }
-    if cfg!(feature = "peers") && packages.contains(&"--workspace") {
+    if cfg!(feature = "peers") {
         // Otherwise the present executable would be replaced by one without.
         command.args(["--features", "madkv-bench/peers"]);
     }

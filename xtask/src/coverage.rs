@@ -9,8 +9,18 @@ use std::path::Path;
 
 const CATALOGUE: &str = "docs/fault-catalogue.md";
 /// Where tests, and what they consist of, are looked for.
-const PLACES: [&str; 9] =
-    ["smr", "smr-sim", "smr-service", "madkv-proto", "madkv-client", "madkv-server", "madkv-manager", "chaos", "bench"];
+const PLACES: [&str; 10] = [
+    "smr",
+    "smr-sim",
+    "smr-service",
+    "madkv-proto",
+    "madkv-client",
+    "madkv-server",
+    "madkv-manager",
+    "testkit",
+    "chaos",
+    "bench",
+];
 /// More tests than this of one case are only counted, in the table.
 const NAMED_MAX: usize = 3;
 /// What a case is about is cut to so many characters, in the table.

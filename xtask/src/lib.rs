@@ -1,6 +1,6 @@
 //! Chores of this repository that cargo does not do.
 //!
-//! - [`mutants`]: plants known bugs in a copy of the tree, and counts the seeds until the harness finds each.
+//! - [`mutants`]: puts known bugs into a copy of the tree, and counts the seeds until the harness finds each.
 //! - [`coverage`]: which cases of the fault catalogue have a test.
 
 pub mod coverage;

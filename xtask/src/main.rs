@@ -16,7 +16,7 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Plant each bug of the bank in a copy of the tree, and count the seeds until the harness finds it
+    /// Put each bug of the bank into a copy of the tree, and count the seeds until the harness finds it
     Mutants(mutants::Options),
     /// Print which cases of the fault catalogue have a test
     Coverage,

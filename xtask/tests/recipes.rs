@@ -70,7 +70,8 @@ fn manager_and_server_default_arguments_run_first_nodes_of_default_cluster() {
         recipes.lines(&["p3::manager"]),
         [format!(
             "madkv-manager --replica_id 0 --man_listen 127.0.0.1:3666 --p2p_listen 127.0.0.1:3606 \
-             --peer_addrs 127.0.0.1:3607,127.0.0.1:3608 --server_rf 3 --server_addrs {SERVERS} --backer_path ./backer.m.0"
+             --peer_addrs 127.0.0.1:3607,127.0.0.1:3608 --server_rf 3 --server_addrs {SERVERS} --backer_path \
+             ./backer.m.0"
         )]
     );
     assert_eq!(
@@ -118,7 +119,8 @@ fn bench_log_is_named_after_its_arguments() {
     let line = |arguments: &[&str]| recipes.lines(&[&["p3::bench"], arguments].concat()).join("\n");
     let run = |clients: &str, workload: &str, rf: &str, managers: &str| {
         format!(
-            "madkv-bench ycsb --nclis {clients} --workload {workload} --server_rf {rf} --managers {managers} --seconds 30 \
+            "madkv-bench ycsb --nclis {clients} --workload {workload} --server_rf {rf} --managers {managers} \
+             --seconds 30 \
              --log /tmp/madkv-p3/bench/bench-{clients}-{workload}-{rf}.log"
         )
     };
@@ -143,7 +145,8 @@ fn service_default_cluster_each_node_gets_its_own_addresses() {
                 built.to_owned(),
                 format!(
                     "madkv-manager --replica_id {replica} --man_listen 127.0.0.1:{} --p2p_listen 127.0.0.1:{} \
-                     --peer_addrs 127.0.0.1:{peers} --server_rf 3 --server_addrs {SERVERS} --backer_path ./backer.m.{replica}",
+                     --peer_addrs 127.0.0.1:{peers} --server_rf 3 --server_addrs {SERVERS} --backer_path \
+                     ./backer.m.{replica}",
                     3666 + replica,
                     3606 + replica,
                 )
@@ -183,7 +186,8 @@ fn service_other_shapes_lone_replicas_and_remote_addresses() {
     );
     assert_eq!(
         run("s1.0"),
-        "madkv-server --partition_id 1 --replica_id 0 --manager_addrs h:1 --api_listen 0.0.0.0:4 --p2p_listen 0.0.0.0:6 \
+        "madkv-server --partition_id 1 --replica_id 0 --manager_addrs h:1 --api_listen 0.0.0.0:4 --p2p_listen \
+         0.0.0.0:6 \
          --peer_addrs none --backer_path /data/b.s1.0"
     );
 }

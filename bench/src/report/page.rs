@@ -49,7 +49,8 @@ type Section = (&'static str, &'static str, &'static str);
 const DESIGN: [Section; 3] = [
     (
         "Code structure and abstractions",
-        "`docs/ARCHITECTURE.md` is the map: the consensus core (`smr/src/raft`), the replica around it (`smr/src/replica`), logs and snapshots \
+        "`docs/ARCHITECTURE.md` is the map: the consensus core (`smr/src/raft`), the replica around it \
+         (`smr/src/replica`), logs and snapshots \
          (`smr/src/storage`, `smr/src/snapshot`), and the state machines on it (`madkv-server`, `madkv-manager`).",
         "code structure",
     ),
@@ -64,8 +65,10 @@ const DESIGN: [Section; 3] = [
 const TESTCASES: [Section; 4] = [
     (
         "Followers of two partitions fail",
-        "Start a cluster of two partitions or more (`just local`), PUT keys of both; `status` says who leads. End one follower of each with `kill -9` and \
-         go on with the same keys. Automatic: `follower_killed_under_load_writes_go_on_and_it_catches_up` in `bench/tests/e2e/kills.rs`.",
+        "Start a cluster of two partitions or more (`just local`), PUT keys of both; `status` says who leads. End \
+         one follower of each with `kill -9` and \
+         go on with the same keys. Automatic: `follower_killed_under_load_writes_go_on_and_it_catches_up` in \
+         `chaos/tests/e2e/kills.rs`.",
         "followers fail",
     ),
     (
@@ -76,7 +79,8 @@ const TESTCASES: [Section; 4] = [
     ),
     (
         "More replicas fail than may",
-        "The same with two of three replicas of a partition: its requests wait, and are answered once one is back. Automatic: \
+        "The same with two of three replicas of a partition: its requests wait, and are answered once one is back. \
+         Automatic: \
          `more_than_f_killed_nothing_is_answered_until_one_is_back`.",
         "too many fail",
     ),
@@ -91,7 +95,8 @@ const TESTCASES: [Section; 4] = [
 const BONUS: [Section; 4] = [
     (
         "Recovery and re-joining of failed replicas",
-        "A replica that comes back catches up from the log or by a snapshot, and one whose directory is lost is readmitted: `just rolling`.",
+        "A replica that comes back catches up from the log or by a snapshot, and one whose directory is lost is \
+         readmitted: `just rolling`.",
         "re-joining",
     ),
     (
@@ -128,7 +133,8 @@ impl Page {
         writeln!(self.text, "# MadKV: report\n")?;
         writeln!(
             self.text,
-            "From the logs that `just p3::bench` and `just p3::fuzz` keep; written by `just p3::report`, which takes over what is written between \
+            "From the logs that `just p3::bench` and `just p3::fuzz` keep; written by `just p3::report`, which takes \
+             over what is written between \
              the markers for comments.\n"
         )?;
         writeln!(self.text, "{}", comments.place(COMMENT_AUTHORS))?;
@@ -218,7 +224,8 @@ impl Page {
         writeln!(self.text, "## Missing runs\n")?;
         writeln!(
             self.text,
-            "`just bench-matrix` makes all of them on clusters of its own. By hand, against a running service with that \
+            "`just bench-matrix` makes all of them on clusters of its own. By hand, against a running service with \
+             that \
              replication factor (with `yes`, crash two servers meanwhile):\n\n```"
         )?;
         missing.iter().try_for_each(|run| writeln!(self.text, "{}", run.command()))?;
@@ -232,7 +239,8 @@ impl Page {
         }
         writeln!(
             self.text,
-            "### On what\n\nMany replicas and their clients share the cores: this compares workloads and shapes, it is no limit of the software.\n"
+            "### On what\n\nMany replicas and their clients share the cores: this compares workloads and shapes, it \
+             is no limit of the software.\n"
         )?;
         for name in CIRCUMSTANCES {
             let mut found: BTreeMap<&str, u32> = BTreeMap::new();
@@ -271,7 +279,8 @@ impl Page {
         writeln!(self.text, "### All runs\n")?;
         writeln!(
             self.text,
-            "| clients | workload | RF | operations | per second | mean ms | p50 ms | p99 ms | data afterwards |\n|---|---|---|---|---|---|---|---|---|"
+            "| clients | workload | RF | operations | per second | mean ms | p50 ms | p99 ms | data afterwards \
+             |\n|---|---|---|---|---|---|---|---|---|"
         )?;
         for (bench, outcome) in &logs.bench {
             let all = outcome.all();

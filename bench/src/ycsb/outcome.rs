@@ -117,7 +117,8 @@ impl Outcome {
         if self.never_begun > 0 {
             writeln!(
                 text,
-                "{} operations were due and never begun: this rate is too high for these clients, and latencies would go on growing",
+                "{} operations were due and never begun: this rate is too high for these clients, and latencies \
+                 would go on growing",
                 self.never_begun
             )?;
         }
@@ -163,7 +164,8 @@ impl Outcome {
             let Figures { count, mean_ms, p50_ms, p95_ms, p99_ms, p999_ms, max_ms, .. } = figures;
             writeln!(
                 text,
-                "{kind:<18} {count:>10} {mean_ms:>9.3} {p50_ms:>9.3} {p95_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} {max_ms:>9.3}"
+                "{kind:<18} {count:>10} {mean_ms:>9.3} {p50_ms:>9.3} {p95_ms:>9.3} {p99_ms:>9.3} {p999_ms:>9.3} \
+                 {max_ms:>9.3}"
             )
         })
     }
@@ -264,8 +266,10 @@ mod tests {
         let (_, results) = text.split_once("\nBenchmarking results:\n").unwrap();
         assert_eq!(
             results,
-            "  [Load]\n    Throughput:  250.00 ops/sec\n    INSERT  ops 900  avg 1250.00  min 500  max 4500  p99 3500  us\n\
-             \u{20} [Run]\n    Throughput:  400.00 ops/sec\n    SCAN  ops 500  avg 1250.00  min 500  max 4500  p99 3500  us\nPASSED\n"
+            "  [Load]\n    Throughput:  250.00 ops/sec\n    INSERT  ops 900  avg 1250.00  min 500  max 4500  p99 \
+             3500  us\n\
+             \u{20} [Run]\n    Throughput:  400.00 ops/sec\n    SCAN  ops 500  avg 1250.00  min 500  max 4500  p99 \
+             3500  us\nPASSED\n"
         );
         // As such a script takes them apart.
         let line = results.lines().rfind(|line| line.ends_with(" us")).unwrap();

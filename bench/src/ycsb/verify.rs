@@ -1,8 +1,8 @@
 //! The check after a run: every key is read back and compared with what the clients wrote.
 //!
 //! Updates are SWAPs of values that are unique in the run, and each answer names the value that was replaced; so for
-//! each key they must link up into one chain from the first value to the one read now ([`madkv_testkit::chain`]). A write that
-//! was lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
+//! each key they must link up into one chain from the first value to the one read now ([`madkv_testkit::chain`]). A
+//! write that was lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn judge_planted_wrong_values_are_found() {
+    fn judge_wrong_values_put_in_are_found() {
         for (key, wrong) in
             [("user1", Some("c2-0")), ("user1", Some(FIRST)), ("user1", None), ("user2", None), ("user2", Some("c1-0"))]
         {

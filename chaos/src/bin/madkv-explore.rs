@@ -38,7 +38,8 @@ struct Arguments {
     /// Leave messages on the wire that can never have an effect again
     #[arg(long)]
     keep_dead: bool,
-    /// Begin with this history (figure8, or a file, see smr_sim::explore::script), and explore only what can come behind it
+    /// Begin with this history (figure8, or a file, see smr_sim::explore::script), and explore only what can come
+    /// behind it
     #[arg(long)]
     from: Option<String>,
     /// Time at most, in minutes

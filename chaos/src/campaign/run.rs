@@ -203,7 +203,8 @@ pub fn describe(stage: &Stage, report: &Report) -> String {
     let _ = writeln!(text, "  {}; {} more could not strike", counts.join(", "), report.skipped);
     let _ = writeln!(
         text,
-        "longest time without an answer {:.1?}, until calm {:.1?}; {} leader changes; at most {} MiB and {} descriptors",
+        "longest time without an answer {:.1?}, until calm {:.1?}; {} leader changes; at most {} MiB and {} \
+         descriptors",
         report.longest_gap,
         report.longest_calm,
         stage.world.board.leader_changes(),

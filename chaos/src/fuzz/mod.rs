@@ -9,7 +9,8 @@
 //! - [`report`]: verdict, files, the last line.
 //!
 //! # Rules
-//! - A write without an answer may have happened; one that its client calls "not changed" may not ([`madkv_testkit::history`]).
+//! - A write without an answer may have happened; one that its client calls "not changed" may not
+//!   ([`madkv_testkit::history`]).
 //! - Keys begin with a word that is fresh for each run, and are read before the first operation, so that a service that
 //!   holds data can be fuzzed again and again. Nobody else may write to those keys meanwhile.
 //! - After the last operation all keys are read once more, so that a write lost at the end is seen.

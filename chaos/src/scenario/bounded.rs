@@ -103,7 +103,8 @@ pub(super) fn run(overwrites: u64, value_bytes: usize, place: &Place) -> Outcome
     let live_bytes = KEYS * value_bytes as u64;
     for (&node, peak) in servers.iter().zip(&peaks) {
         println!(
-            "{node}: directory {} MiB at most, {} MiB now (target 200: {}), memory {} MiB at most (target 150: {}), in thirds {:?}",
+            "{node}: directory {} MiB at most, {} MiB now (target 200: {}), memory {} MiB at most (target 150: {}), \
+             in thirds {:?}",
             peak.directory_bytes >> 20,
             directory_bytes(&cluster.backer_path(node))? >> 20,
             verdict(peak.directory_bytes < DIRECTORY_TARGET_BYTES),

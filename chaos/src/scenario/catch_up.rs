@@ -105,7 +105,8 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
         let took = since.elapsed();
         longest = longest.max(told(&format!("{follower} back"), since));
         println!(
-            "{follower}, away for {} s: level {:.1} s after its start, lacked up to {lacked} entries (target {:.1} s: {})",
+            "{follower}, away for {} s: level {:.1} s after its start, lacked up to {lacked} entries (target {:.1} \
+             s: {})",
             absence.as_secs(),
             took.as_secs_f64(),
             plan.target().as_secs_f64(),

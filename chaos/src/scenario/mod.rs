@@ -1,8 +1,8 @@
 //! `madkv-scenario`: longer runs that measure or torment a cluster of real processes.
 //!
-//! Each scenario prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the exit
-//! code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the scenario could
-//! not be carried out.
+//! Each scenario prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the
+//! exit code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the scenario
+//! could not be carried out.
 
 mod bounded;
 mod catch_up;
@@ -251,8 +251,8 @@ pub fn run(options: &Options) -> Outcome {
     }
 }
 
-/// A cluster that is ready, in a fresh directory that is removed once the scenario is [`Stage::done`]. If it fails before,
-/// logs and data are kept, and where they are is said.
+/// A cluster that is ready, in a fresh directory that is removed once the scenario is [`Stage::done`]. If it fails
+/// before, logs and data are kept, and where they are is said.
 struct Stage {
     cluster: Cluster,
     directory: Option<TempDir>,

@@ -36,7 +36,8 @@ pub(super) fn measure() -> ExitCode {
     let requests = (world.clients.acknowledged() - acknowledged) as f64 / virtual_s;
     let times = virtual_s / elapsed;
     println!(
-        "5 replicas, {requests:.1} requests answered per virtual second, {virtual_s:.0} virtual seconds in {elapsed:.2} s: \
+        "5 replicas, {requests:.1} requests answered per virtual second, {virtual_s:.0} virtual seconds in \
+         {elapsed:.2} s: \
          {times:.0} times real time on one core; {:.2} us per step",
         elapsed * 1e6 / (world.steps() - steps) as f64
     );

@@ -69,7 +69,8 @@ impl Summary {
         let _ = writeln!(text, "{}", self.line(elapsed));
         let _ = write!(
             text,
-            "{:.0} virtual seconds and {} steps, {ratio:.0} times real time on one core; slowest seed {seed} with {:.1} s",
+            "{:.0} virtual seconds and {} steps, {ratio:.0} times real time on one core; slowest seed {seed} with \
+             {:.1} s",
             self.virtual_time.as_secs_f64(),
             self.steps,
             slowest.as_secs_f64()

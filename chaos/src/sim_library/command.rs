@@ -124,7 +124,8 @@ impl Total {
     fn line(&self, began: Instant) -> String {
         let (elapsed, virtual_s) = (began.elapsed().as_secs_f64(), self.virtual_us as f64 / 1e6);
         format!(
-            "{} seeds, {virtual_s:.0} virtual seconds in {elapsed:.1} s; {} calls answered, {} failed; {} of {} rare situations met",
+            "{} seeds, {virtual_s:.0} virtual seconds in {elapsed:.1} s; {} calls answered, {} failed; {} of {} rare \
+             situations met",
             self.seeds,
             self.answered,
             self.failed,

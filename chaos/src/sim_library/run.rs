@@ -69,7 +69,8 @@ impl fmt::Display for Report {
         let virtual_s = *virtual_us as f64 / 1e6;
         write!(
             f,
-            "seed {seed}: {} x {} servers, {} clients, {virtual_s:.1} s, {answered} calls answered, {failed} failed, hash {hash:016x}",
+            "seed {seed}: {} x {} servers, {} clients, {virtual_s:.1} s, {answered} calls answered, {failed} failed, \
+             hash {hash:016x}",
             mix.partitions, mix.replicas, mix.habits.clients
         )?;
         match &self.violation {

@@ -112,7 +112,8 @@ fn fuzz_clients_that_lie_are_found_and_a_picture_shows_it() {
     let real = programs().path(CLIENT).display().to_string();
     let script = format!(
         "#!/bin/bash\nexec 3> >(exec {real} \"$@\" 2>/dev/null)\nwhile read -r verb rest; do\n\
-         if [ \"$verb\" = DELETE ]; then echo \"DELETE $rest found\"; else echo \"$verb $rest\" >&3; fi\ndone\nexec 3>&-\nwait\n"
+         if [ \"$verb\" = DELETE ]; then echo \"DELETE $rest found\"; else echo \"$verb $rest\" >&3; fi\ndone\nexec \
+         3>&-\nwait\n"
     );
     fs::write(&liar, script).unwrap();
     fs::set_permissions(&liar, fs::Permissions::from_mode(0o755)).unwrap();

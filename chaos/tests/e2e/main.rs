@@ -13,8 +13,8 @@
 //! - [`launched`]: the launcher, as README shows it.
 //!
 //! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be
-//! busy. How fast things are is measured by the scenarios (`madkv-scenario`), not here. A test that fails prints the end of
-//! each node's log and keeps the directory.
+//! busy. How fast things are is measured by the scenarios (`madkv-scenario`), not here. A test that fails prints the
+//! end of each node's log and keeps the directory.
 
 #![cfg(test)]
 

@@ -90,7 +90,8 @@ fn place_json(key: &str, place: &KeyPlace) -> String {
     format!(
         "{}\n",
         serde_json::json!({
-            "key": key, "slot": slot, "partition": partition, "group": group, "epoch": epoch, "leader": replica, "address": address,
+            "key": key, "slot": slot, "partition": partition, "group": group, "epoch": epoch, "leader": replica,
+            "address": address,
         })
     )
 }

@@ -2,8 +2,8 @@
 //! Which group a request is for, and what it means, is the business of a service's own client.
 //!
 //! # Vocabulary
-//! - A [`Group`] is the replicas of one log (or the managers); it has a *belief* about who leads, and terms keep it from
-//!   going back. A *suspect* is a replica that was silent or unreachable and has not spoken since.
+//! - A [`Group`] is the replicas of one log (or the managers); it has a *belief* about who leads, and terms keep it
+//!   from going back. A *suspect* is a replica that was silent or unreachable and has not spoken since.
 //! - An [`Exchange`] is one request's way to its answer. It may send several *copies*, at most one to a replica at a
 //!   time.
 //! - A [`Link`] is the way to one address; it holds at most one [`Connection`], which all requests share.

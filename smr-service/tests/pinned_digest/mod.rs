@@ -78,8 +78,10 @@ pub(crate) fn assert_pinned<S: StateMachine>(state: &S, state_hash: u64, whole_h
     for (part, pinned, found) in parts {
         assert!(
             found == pinned || PEER_PROTOCOL_VERSION > VERSION,
-            "this build writes the {part} with other bytes, and replicas compare hashes of them: raise PEER_PROTOCOL_VERSION \
-             (smr/src/transport/handshake.rs), or a rolling upgrade quarantines sound replicas; then pin {found:#x} and the version"
+            "this build writes the {part} with other bytes, and replicas compare hashes of them: raise \
+             PEER_PROTOCOL_VERSION \
+             (smr/src/transport/handshake.rs), or a rolling upgrade quarantines sound replicas; then pin {found:#x} \
+             and the version"
         );
         assert_eq!(found, pinned, "the {part} of version {PEER_PROTOCOL_VERSION}: pin {found:#x} and the version");
     }

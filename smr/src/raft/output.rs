@@ -37,8 +37,8 @@ pub(super) struct Outbox {
     durable: Index,
 }
 
-/// Between two steps, as the explorer does it, which goes on from one core in many ways. A [`Write`] has no copies: what
-/// rests on it leaves once.
+/// Between two steps, as the explorer does it, which goes on from one core in many ways. A [`Write`] has no copies:
+/// what rests on it leaves once.
 impl Clone for Outbox {
     fn clone(&self) -> Outbox {
         let Outbox { outputs, promise, log, then, next, pending, promise_pending, durable } = self;

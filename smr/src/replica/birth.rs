@@ -162,7 +162,8 @@ impl Unborn {
     /// What a replica that is excluded tells its operator.
     pub fn excluded_because(group: &GroupName, node: NodeId, witness: Witness) -> String {
         format!(
-            "{witness} that group {group} exists, and incarnation {} of replica {} is not in it: readmit it, or bring its data \
+            "{witness} that group {group} exists, and incarnation {} of replica {} is not in it: readmit it, or \
+             bring its data \
              back; or, if the data of the whole group is lost, start all its replicas with --found_anew",
             node.incarnation, node.name
         )
@@ -366,8 +367,8 @@ mod tests {
         assert_eq!(node.receive(NodeId::new(1, 11), &all), Verdict::Founder(genesis(&[10, 11, 99])));
     }
 
-    // covers M14: a founder that was emptied at once must not be counted for another group by those that did not hear of
-    // the first one yet.
+    // covers M14: a founder that was emptied at once must not be counted for another group by those that did not hear
+    // of the first one yet.
     #[test]
     fn unborn_whom_nobody_records_founds_only_what_all_others_see_too() {
         let mut node = manager(0, 10, 3, FRESH);

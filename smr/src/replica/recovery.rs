@@ -233,7 +233,8 @@ fn report(from: &Path, remains: &Remains, members: &Configuration) -> Vec<String
     let others = members.voters.len().saturating_sub(1);
     if others > 0 {
         report.push(format!(
-            "perhaps missing: whatever the {others} other members acknowledged that never got to {}; and its last entries may never have been acknowledged",
+            "perhaps missing: whatever the {others} other members acknowledged that never got to {}; and its last \
+             entries may never have been acknowledged",
             from.display()
         ));
     } else if remains.reached <= end.index {
@@ -309,7 +310,8 @@ impl Unsettled {
         }
         if !has_word {
             return Err(StartError::new(format!(
-                "{}: was recovered from a replica of the group with genesis {}: stop all that is left of that one, and start this with \
+                "{}: was recovered from a replica of the group with genesis {}: stop all that is left of that one, \
+                 and start this with \
                  --found_anew, which puts it in that group's place",
                 root.display(),
                 succession.instead_of

@@ -82,7 +82,8 @@ fn check_each_anomaly_is_found_by_both_checks() {
         ),
         (
             "two readers see two orders",
-            "0 1 9 PUT k a -> found\n1 1 9 PUT k b -> not_found\n2 10 11 GET k -> value a\n2 12 13 GET k -> value b\n2 14 15 GET k -> value a",
+            "0 1 9 PUT k a -> found\n1 1 9 PUT k b -> not_found\n2 10 11 GET k -> value a\n2 12 13 GET k -> value \
+             b\n2 14 15 GET k -> value a",
         ),
         ("PUT says found, nothing was there", "0 1 2 PUT k a -> found"),
         ("PUT says not found, something was there", "0 1 2 PUT k a -> not_found\n0 3 4 PUT k b -> not_found"),

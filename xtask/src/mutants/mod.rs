@@ -1,8 +1,8 @@
-//! `xtask mutants`: are the bugs that were planted on purpose still found?
+//! `xtask mutants`: are the bugs that were made on purpose still found?
 //!
 //! The bank is the directory `mutants/`: one file each, with a head that says which rule the bug breaks, who is to
 //! notice, and which harness finds it, and with what is to be found and replaced in the production code. For each bug
-//! the tree is copied, the bug planted, the harness built and run from its first seed on, until it says that something
+//! the tree is copied, the bug put in, the harness built and run from its first seed on, until it says that something
 //! is wrong. A harness that stops finding one of them is broken, and so is a bug that no longer fits the code.
 //!
 //! Before any bug, the same is done without one: a harness that always complains finds nothing.
@@ -26,10 +26,10 @@ use self::tree::Tree;
 /// The directory of the bugs, from the root of the repository.
 pub const BANK: &str = "mutants";
 
-/// Plants each bug of the bank in a copy of the tree, and counts the seeds until the harness finds it.
+/// Puts each bug of the bank into a copy of the tree, and counts the seeds until the harness finds it.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The bugs to plant; all of them if none is named
+    /// The bugs to put in; all of them if none is named
     pub names: Vec<String>,
     /// How many seeds a harness may try to find a bug
     #[arg(long, default_value_t = 5_000)]
@@ -58,7 +58,7 @@ enum Fate {
     Broken(String),
 }
 
-/// Plants the bugs. False if one was not found.
+/// Puts in the bugs. False if one was not found.
 ///
 /// # Errors
 /// If the bank or the tree cannot be used, or a harness complains without a bug.
@@ -76,7 +76,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let mut all_found = true;
     for (number, bug) in bank.iter().enumerate() {
         let began = Instant::now();
-        let fate = plant(&tree, bug, &limits).unwrap_or_else(|error| Fate::Broken(error.to_string()));
+        let fate = try_out(&tree, bug, &limits).unwrap_or_else(|error| Fate::Broken(error.to_string()));
         let line = row(bug, &fate, began.elapsed());
         println!("{}/{} {line}", number + 1, bank.len());
         all_found &= matches!(fate, Fate::Found { .. });
@@ -137,7 +137,7 @@ fn look(root: &Path, bank: &[Mutant], options: &Options) -> bool {
 /// Which bugs no longer fit the tree at `root`: the name of each, and under it why.
 pub fn stale(root: &Path, bank: &[Mutant]) -> Vec<String> {
     let failed = bank.iter().filter_map(|bug| {
-        let why = bug.planted_in(root).err()?;
+        let why = bug.applied_to(root).err()?;
         Some(format!("{}:\n    {}", bug.name, why.replace('\n', "\n    ")))
     });
     failed.collect()
@@ -169,9 +169,9 @@ fn soundness(
     Ok(())
 }
 
-fn plant(tree: &Tree, bug: &Mutant, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
+fn try_out(tree: &Tree, bug: &Mutant, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
     tree.refresh()?;
-    tree.plant(bug)?;
+    tree.apply(bug)?;
     let built = bug.harness.build(tree)?;
     Ok(match built.run(tree, limits.seeds, limits.time)? {
         Run::Complained { seed, said } => Fate::Found { seeds: seed + 1, said },

@@ -1,4 +1,4 @@
-//! One planted bug: a head, and find-and-replace.
+//! One mutant: a head, and find-and-replace.
 //!
 //! ```text
 //! Breaks: the rule that no longer holds
@@ -11,7 +11,7 @@
 //! Find: self.set_promise(Promise { term, vote: Some(from), ..self.promise });
 //! Replace: self.promise.vote = Some(from);
 //! ```
-//! The last four may come again. A field that goes on in the next line is indented there; `planted/README.md` says the
+//! The last four may come again. A field that goes on in the next line is indented there; `mutants/README.md` says the
 //! rest.
 
 use std::fmt;
@@ -39,7 +39,7 @@ pub struct Mutant {
     pub edits: Vec<Edit>,
 }
 
-/// Why a file is no planted bug.
+/// Why a file is no mutant.
 #[derive(Debug, thiserror::Error)]
 pub struct BadMutant {
     path: PathBuf,
@@ -52,7 +52,7 @@ impl fmt::Display for BadMutant {
     }
 }
 
-/// All planted bugs of a directory, by name.
+/// All mutants of a directory, by name.
 ///
 /// # Errors
 /// If the directory cannot be read, or a file in it ends in `.mutant` and is none.
@@ -77,7 +77,7 @@ impl Mutant {
     ///
     /// # Errors
     /// What of it does not fit the tree, one line each.
-    pub fn planted_in(&self, root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
+    pub fn applied_to(&self, root: &Path) -> Result<Vec<(PathBuf, String)>, String> {
         let mut files: Vec<&str> = self.edits.iter().map(|edit| &edit.file[..]).collect();
         files.sort_unstable();
         files.dedup();
@@ -85,11 +85,11 @@ impl Mutant {
         for file in files {
             let edits: Vec<&Edit> = self.edits.iter().filter(|edit| edit.file == file).collect();
             let path = root.join(file);
-            let planted = fs::read_to_string(&path)
+            let mutated = fs::read_to_string(&path)
                 .map_err(|error| vec![edits[0].misfit(error.to_string())])
                 .and_then(|source| edit::apply(&source, &edits));
-            match planted {
-                Ok(planted) => changed.push((path, planted)),
+            match mutated {
+                Ok(mutated) => changed.push((path, mutated)),
                 Err(new) => misfits.extend(new.iter().map(ToString::to_string)),
             }
         }
@@ -206,13 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn planted_in_tree_changes_all_files_or_names_all_that_does_not_fit() {
+    fn applied_to_tree_changes_all_files_or_names_all_that_does_not_fit() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("x.rs"), "fn a() { sync(); }").unwrap();
         fs::write(root.path().join("y.rs"), "fn b() { 1 }").unwrap();
         let of = |find: &str| {
             let text = format!("{HEAD}{BLOCK}File: y.rs\nIn: fn b\nFind: {find}\nReplace: 2\n");
-            parse("some_bug", &text).unwrap().planted_in(root.path())
+            parse("some_bug", &text).unwrap().applied_to(root.path())
         };
         let files = vec![
             (root.path().join("x.rs"), "fn a() {  }".to_owned()),

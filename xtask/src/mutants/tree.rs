@@ -1,4 +1,4 @@
-//! The copy of the tree that bugs are planted in.
+//! The copy of the tree that bugs are put into.
 //!
 //! It lies in `target/mutants/`, with a target directory of its own that all bugs share, so a build compiles only what
 //! the bug changes. A file is written only if its content differs: cargo goes by times.
@@ -85,7 +85,7 @@ impl Tree {
         &self.target
     }
 
-    /// Makes the copy equal to the tree again: whatever was planted is gone.
+    /// Makes the copy equal to the tree again: whatever was put in is gone.
     ///
     /// # Errors
     /// Those of `git` and of the file system.
@@ -110,13 +110,13 @@ impl Tree {
         remove_others(&self.copy, &wanted)
     }
 
-    /// Plants a bug.
+    /// Puts in a bug.
     ///
     /// # Errors
     /// If it does not fit; then nothing is changed.
-    pub fn plant(&self, bug: &Mutant) -> Result<(), TreeError> {
-        for (path, planted) in bug.planted_in(&self.copy).map_err(TreeError::Stale)? {
-            fs::write(&path, planted).map_err(at(&path))?;
+    pub fn apply(&self, bug: &Mutant) -> Result<(), TreeError> {
+        for (path, mutated) in bug.applied_to(&self.copy).map_err(TreeError::Stale)? {
+            fs::write(&path, mutated).map_err(at(&path))?;
         }
         Ok(())
     }

@@ -170,7 +170,8 @@ impl Wound for Emptied {
                 let log = world.cluster.process(self.node).log_tail();
                 let node = self.node;
                 return Err(Failure(format!(
-                    "{node} was not readmitted within {HEAL_PATIENCE:?} of calm ({} refusals), it says {status:?}:\n{log}",
+                    "{node} was not readmitted within {HEAL_PATIENCE:?} of calm ({} refusals), it says \
+                     {status:?}:\n{log}",
                     self.refusals
                 )));
             }
