@@ -16,7 +16,7 @@
 //! # How to use it
 //! Write a [`state_machine::StateMachine`]: how a command changes the state, how a query is answered, and how the state
 //! is written to a snapshot and read back. Open a directory for each replica and run it; then propose commands and
-//! read, from any of them. `examples/counter.rs` does all of it in less than a hundred lines.
+//! read, from any of them. `examples/counter.rs` does all of it in a hundred lines.
 //!
 //! ```no_run
 //! # use std::{io, net::TcpListener, sync::Arc};

@@ -134,6 +134,15 @@ async fn error_says_whether_the_command_may_have_happened() {
     // A read changes nothing, so nothing can have happened.
     let (_, client) = group(&[&[Then::Hang]]);
     assert!(matches!(client.read("value").await, Err(ClientError::TimedOut { .. })));
+    // A copy that is refused says nothing of an earlier one, which may be in a log yet.
+    for refused in [Outcome::DiskFull, Outcome::Refused("no".to_owned())] {
+        let script = vec![Then::Say(refused); 100];
+        let (_, client) = group(&[&[&[opened(5), Then::Say(Outcome::Unknown)], &script[..]].concat()]);
+        assert!(matches!(client.propose("add").await, Err(ClientError::Unknown { .. })));
+    }
+    // Without a session the command was given to nobody.
+    let (_, client) = group(&[&[Then::Hang, Then::Hang]]);
+    assert!(matches!(client.propose("add").await, Err(ClientError::TimedOut { .. })));
     // That a session may have been opened twice says nothing about the command.
     let (_, client) = group(&[&[&[Then::Say(Outcome::Unknown), opened(5)], &vec![busy(); 100][..]].concat()]);
     assert!(matches!(client.propose("add").await, Err(ClientError::TimedOut { .. })));
@@ -165,6 +174,48 @@ async fn commands_at_once_have_numbers_of_their_own_and_name_the_lowest_that_wai
     client.propose("add").await.unwrap();
     // Once nobody waits for the second, it is forgotten.
     assert_eq!(writes(&replicas[0]), [(5, 1, 1), (5, 2, 2), (5, 3, 2), (5, 4, 4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replica_that_drops_or_never_answers_is_passed_over() {
+    let (_, client) = group(&[&[opened(5), Then::Drop, said("1")]]);
+    let began = Instant::now();
+    assert_eq!(client.propose("add").await.unwrap(), "1");
+    assert!(began.elapsed() < Duration::from_millis(100));
+    let (replicas, client) = group(&[&[Then::Hang], &[said("here"), said("still")]]);
+    assert_eq!(client.read("where").await.unwrap(), "here");
+    assert_eq!(client.leader(), Some(NodeName(1)));
+    assert_eq!(client.read("where").await.unwrap(), "still");
+    assert_eq!(replicas[0].heard.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_is_opened_once_and_no_number_lies_beyond_its_window() {
+    let mut script = vec![opened(5), Then::Hang];
+    script.resize(3_000, said("ok"));
+    let (replicas, client) = group(&[&script]);
+    let first = tokio::spawn({
+        let client = client.clone();
+        async move { client.propose("slow").await }
+    });
+    tokio::task::yield_now().await;
+    let others: Vec<_> = (0..1_100)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.propose("add").await })
+        })
+        .collect();
+    for other in others {
+        assert_eq!(other.await.unwrap().unwrap(), "ok");
+    }
+    // Its first copy hangs; the second, a second later, is answered.
+    assert_eq!(first.await.unwrap().unwrap(), "ok");
+    let heard = replicas[0].heard.lock().unwrap();
+    assert_eq!(heard.iter().filter(|request| matches!(request, Request::OpenSession)).count(), 1);
+    drop(heard);
+    for (_, number, lowest) in writes(&replicas[0]) {
+        assert!(number - lowest < 1_024, "number {number}, lowest {lowest}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use smr::status::StateDigest;
 use smr::transport::PEER_PROTOCOL_VERSION;
 
 /// The version with which the hashes here and in the tests were written down.
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 /// The hash of last entry and configuration.
 const CONFIGURATION: u64 = 0xabef_f37a_a2d9_4c23;
 /// The hash of the session table.

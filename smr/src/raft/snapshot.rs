@@ -45,7 +45,9 @@ impl Raft {
         }
         let Role::Leader(leader) = &self.role else { return self.held_by_all };
         let members = leader.peers.values().map(|progress| progress.counted()).min();
-        self.held_by_all.max(members.map_or(self.commit, |all| all.min(self.commit)))
+        // What is committed may not be durable here yet, where the others were faster.
+        let own = self.commit.min(self.out.durable());
+        self.held_by_all.max(members.map_or(own, |all| all.min(own)))
     }
 
     /// After which entry the log is needed: by this node itself, and by members that are behind or will have a snapshot

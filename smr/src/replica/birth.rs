@@ -224,7 +224,10 @@ impl Unborn {
                 self.own.seats.len()
             )),
             BirthMessage::Unborn { claim, sees, .. } => {
-                if self.own.seats.contains(&from.name) && from.name != self.own.node.name && self.is_latest(from) {
+                if self.own.seats.contains(&from.name)
+                    && from.name != self.own.node.name
+                    && (self.own.is_recorded || self.is_latest(from))
+                {
                     self.seen.insert(from.name, (from.incarnation, *claim, *sees));
                 }
                 self.verdict()

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::id::{ClientId, NodeName, REQUESTS_IN_FLIGHT_MAX};
@@ -24,6 +24,9 @@ const PAUSE_MIN_MS: u64 = 5;
 const PAUSE_MAX_MS: u64 = 200;
 /// So many redirects in a row are followed without a pause: two that name each other must not make a busy loop.
 const REDIRECTS_AT_ONCE_MAX: u32 = 3;
+/// How long one replica may take to answer before another one is asked. In this process it always answers; a
+/// connection of the host's own to another one may not.
+pub const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer in parts at most; a longer one ends the request.
 pub const PARTS_MAX_BYTES: usize = 64 << 20;
 
@@ -46,7 +49,7 @@ pub enum ClientError {
     /// It took effect, once, but its answer is no longer stored.
     #[error("done, but the answer is gone")]
     AnswerGone,
-    /// Not done: larger than what the group takes, or the answer larger than [`PARTS_MAX_BYTES`].
+    /// Not done: larger than what the group takes; or, of a query, the answer is larger than [`PARTS_MAX_BYTES`].
     #[error("too large: at most {limit_bytes} bytes")]
     TooLarge {
         /// The limit in bytes.
@@ -60,7 +63,8 @@ pub enum ClientError {
     Refused(String),
 }
 
-/// A handle on a group, for as many requests at once as the host likes. Clones share a session.
+/// A handle on a group, for many requests at once; those beyond a session's window wait, each with its command. Clones
+/// share a session.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -69,8 +73,12 @@ pub struct Client {
 
 struct Shared {
     replicas: BTreeMap<NodeName, Arc<dyn Submit>>,
-    /// A session has numbers for so many commands at once; the others wait.
-    window: Semaphore,
+    /// Commands that are under way at once: as many as a session's window has numbers.
+    places: Semaphore,
+    /// One at a time opens the session.
+    opening: tokio::sync::Mutex<()>,
+    /// A number was given back: the window may reach further.
+    freed: Notify,
     state: Mutex<State>,
 }
 
@@ -117,6 +125,8 @@ impl Drop for Numbered {
         if state.session == Some(self.session) {
             state.waiting.remove(&self.number);
         }
+        drop(state);
+        self.shared.freed.notify_waiters();
     }
 }
 
@@ -130,8 +140,16 @@ impl Client {
     pub fn new(replicas: impl IntoIterator<Item = (NodeName, Arc<dyn Submit>)>) -> Client {
         let replicas: BTreeMap<_, _> = replicas.into_iter().collect();
         assert!(!replicas.is_empty(), "a client of a group without replicas");
-        let window = Semaphore::new(REQUESTS_IN_FLIGHT_MAX as usize);
-        Client { shared: Arc::new(Shared { replicas, window, state: Mutex::default() }), timeout: CLIENT_TIMEOUT }
+        Client {
+            shared: Arc::new(Shared {
+                replicas,
+                places: Semaphore::new(REQUESTS_IN_FLIGHT_MAX as usize),
+                opening: tokio::sync::Mutex::default(),
+                freed: Notify::new(),
+                state: Mutex::default(),
+            }),
+            timeout: CLIENT_TIMEOUT,
+        }
     }
 
     /// The same handle, whose requests are tried for so long.
@@ -151,10 +169,11 @@ impl Client {
     /// [`ClientError`]; each says whether the command may have taken effect.
     pub async fn propose(&self, command: impl Into<Bytes>) -> Result<Bytes, ClientError> {
         let command = command.into();
-        let mut tries = Tries::new(self);
-        let Ok(Ok(_place)) = timeout_at(tries.until, self.shared.window.acquire()).await else {
+        let until = self.until();
+        let Ok(Ok(_place)) = timeout_at(until, self.shared.places.acquire()).await else {
             return Err(ClientError::TimedOut { why: "too many commands are under way".to_owned() });
         };
+        let mut tries = Tries::new(self, until);
         let mut numbered = self.number(&mut tries).await?;
         loop {
             match tries.ask(numbered.request(&command)).await? {
@@ -167,9 +186,20 @@ impl Client {
                     tries.pause("the session has expired", None).await?;
                     numbered = self.number(&mut tries).await?;
                 }
+                // It is about this copy; an earlier one may be in somebody's log yet.
+                Outcome::DiskFull | Outcome::Refused(_) | Outcome::TooLarge { .. } if tries.may_have_happened => {
+                    tries.pause("this copy was refused, an earlier one may have been taken", None).await?;
+                }
                 outcome => return answer(outcome),
             }
         }
+    }
+
+    fn until(&self) -> Instant {
+        // Beyond what a clock can count is for ever, near enough.
+        const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+        let now = Instant::now();
+        now.checked_add(self.timeout).unwrap_or(now + FOR_EVER)
     }
 
     /// Answers a query, linearizably: it sees every command that was answered before it was asked.
@@ -177,34 +207,52 @@ impl Client {
     /// # Errors
     /// [`ClientError`], never `Unknown`.
     pub async fn read(&self, query: impl Into<Bytes>) -> Result<Bytes, ClientError> {
-        answer(Tries::new(self).ask(Request::Read { query: query.into() }).await?)
+        answer(Tries::new(self, self.until()).ask(Request::Read { query: query.into() }).await?)
     }
 
-    /// The next number of the session, which is opened first if need be.
+    /// The next number of the session, which is opened first if need be. Waits while the session's window, which begins
+    /// at the lowest number that somebody waits for, does not reach that far.
     async fn number(&self, tries: &mut Tries<'_>) -> Result<Numbered, ClientError> {
         loop {
-            {
+            // Before the look, so that nothing is given back unnoticed in between.
+            let freed = self.shared.freed.notified();
+            let is_open = {
                 let mut state = self.shared.state();
-                if let Some(session) = state.session {
-                    state.number += 1;
-                    let number = state.number;
-                    state.waiting.insert(number);
-                    return Ok(Numbered { shared: Arc::clone(&self.shared), session, number });
-                }
-            }
-            // Two that come here at once open a session each; the later one is used, the other one is evicted some day.
-            match tries.ask(Request::OpenSession).await? {
-                Outcome::SessionOpened(session) => {
-                    let mut state = self.shared.state();
-                    if state.session.is_none() {
-                        (state.session, state.number) = (Some(session), 0);
-                        state.waiting.clear();
+                let next = state.number + 1;
+                let lowest = state.waiting.first().copied().unwrap_or(next);
+                match state.session {
+                    Some(session) if next - lowest < REQUESTS_IN_FLIGHT_MAX => {
+                        state.number = next;
+                        state.waiting.insert(next);
+                        return Ok(Numbered { shared: Arc::clone(&self.shared), session, number: next });
                     }
-                    // That it may have been opened twice is no reason to doubt a command.
-                    tries.may_have_happened = false;
+                    session => session.is_some(),
                 }
-                outcome => return answer(outcome).and(Err(ClientError::Refused("no session was opened".to_owned()))),
+            };
+            if !is_open {
+                self.open(tries).await?;
+            } else if timeout_at(tries.until, freed).await.is_err() {
+                return Err(ClientError::TimedOut { why: "an earlier command has no answer yet".to_owned() });
             }
+        }
+    }
+
+    /// Opens the session, if nobody has done so meanwhile.
+    async fn open(&self, tries: &mut Tries<'_>) -> Result<(), ClientError> {
+        let Ok(_one) = timeout_at(tries.until, self.shared.opening.lock()).await else {
+            return Err(ClientError::TimedOut { why: "no session could be opened".to_owned() });
+        };
+        if self.shared.state().session.is_some() {
+            return Ok(());
+        }
+        match tries.ask(Request::OpenSession).await? {
+            Outcome::SessionOpened(session) => {
+                let mut state = self.shared.state();
+                (state.session, state.number) = (Some(session), 0);
+                state.waiting.clear();
+                Ok(())
+            }
+            outcome => answer(outcome).and(Err(ClientError::Refused("no session was opened".to_owned()))),
         }
     }
 
@@ -240,11 +288,11 @@ struct Tries<'a> {
 }
 
 impl<'a> Tries<'a> {
-    fn new(client: &'a Client) -> Tries<'a> {
+    fn new(client: &'a Client, until: Instant) -> Tries<'a> {
         let first = client.shared.replicas.keys().next().copied().unwrap_or(NodeName(0));
         Tries {
             client,
-            until: Instant::now() + client.timeout,
+            until,
             pause_ms: PAUSE_MIN_MS,
             redirects: 0,
             may_have_happened: false,
@@ -256,20 +304,17 @@ impl<'a> Tries<'a> {
     async fn ask(&mut self, request: Request) -> Result<Outcome, ClientError> {
         loop {
             let asked = self.next;
-            let (sink, outcome) = Waiting::new();
+            let (sink, parts, outcome) = Waiting::new();
             match self.client.shared.replicas.get(&asked) {
-                Some(replica) => replica.submit(request.clone(), ReplyTo { tag: 0, sink: sink.clone() }),
-                None => self.turn_away(asked),
+                Some(replica) => replica.submit(request.clone(), ReplyTo { tag: 0, sink }),
+                None => drop(sink),
             }
-            let Ok(outcome) = timeout_at(self.until, outcome).await else {
-                // Somebody has it, and has not said what becomes of it.
-                self.may_have_happened |= !matches!(request, Request::Read { .. });
-                return Err(self.time_is_over("a replica has not answered"));
-            };
-            match outcome {
+            let is_write = matches!(request, Request::Write { .. });
+            let at_most = self.until.min(Instant::now() + TRY_TIMEOUT);
+            match timeout_at(at_most, outcome).await.unwrap_or(Ok(Outcome::Unknown)) {
                 // A host that dropped the request says nothing about it.
                 Err(_) => {
-                    self.may_have_happened |= !matches!(request, Request::Read { .. });
+                    self.may_have_happened |= is_write;
                     self.turn_away(asked);
                     self.pause("a replica dropped the request", None).await?;
                 }
@@ -293,13 +338,13 @@ impl<'a> Tries<'a> {
                     self.pause(&why, None).await?;
                 }
                 Ok(Outcome::Unknown) => {
-                    self.may_have_happened |= !matches!(request, Request::Read { .. });
+                    self.may_have_happened |= is_write;
                     self.turn_away(asked);
-                    self.pause("the leader lost its role", None).await?;
+                    self.pause("a replica has not answered, or lost its role meanwhile", None).await?;
                 }
                 Ok(Outcome::Answer(last)) => {
                     self.client.shared.state().leader = Some(asked);
-                    return sink.whole(last).map(Outcome::Answer);
+                    return whole(&parts, last).map(Outcome::Answer);
                 }
                 Ok(outcome) => return Ok(outcome),
             }
@@ -334,10 +379,10 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// Takes one outcome, and the parts before it.
+/// Takes one outcome, and the parts before it. If it is dropped, whoever waits hears that there will be none.
 struct Waiting {
     outcome: Mutex<Option<oneshot::Sender<Outcome>>>,
-    parts: Mutex<Parts>,
+    parts: Arc<Mutex<Parts>>,
 }
 
 #[derive(Default)]
@@ -347,23 +392,25 @@ struct Parts {
 }
 
 impl Waiting {
-    fn new() -> (Arc<Waiting>, oneshot::Receiver<Outcome>) {
+    fn new() -> (Arc<Waiting>, Arc<Mutex<Parts>>, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
-        (Arc::new(Waiting { outcome: Mutex::new(Some(sender)), parts: Mutex::default() }), receiver)
+        let parts = Arc::<Mutex<Parts>>::default();
+        let waiting = Waiting { outcome: Mutex::new(Some(sender)), parts: Arc::clone(&parts) };
+        (Arc::new(waiting), parts, receiver)
     }
+}
 
-    /// The answer that ends with `last`.
-    fn whole(&self, last: Bytes) -> Result<Bytes, ClientError> {
-        let mut parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
-        if parts.is_too_large || parts.bytes.len() + last.len() > PARTS_MAX_BYTES {
-            return Err(ClientError::TooLarge { limit_bytes: PARTS_MAX_BYTES as u64 });
-        }
-        if parts.bytes.is_empty() {
-            return Ok(last);
-        }
-        parts.bytes.extend_from_slice(&last);
-        Ok(parts.bytes.freeze())
+/// The answer that ends with `last`.
+fn whole(parts: &Mutex<Parts>, last: Bytes) -> Result<Bytes, ClientError> {
+    let mut parts = std::mem::take(&mut *parts.lock().unwrap_or_else(PoisonError::into_inner));
+    if parts.is_too_large || parts.bytes.len() + last.len() > PARTS_MAX_BYTES {
+        return Err(ClientError::TooLarge { limit_bytes: PARTS_MAX_BYTES as u64 });
     }
+    if parts.bytes.is_empty() {
+        return Ok(last);
+    }
+    parts.bytes.extend_from_slice(&last);
+    Ok(parts.bytes.freeze())
 }
 
 impl ReplySink for Waiting {

@@ -49,7 +49,7 @@ mod worker;
 
 pub use api::*;
 #[cfg(feature = "node")]
-pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES};
+pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES, TRY_TIMEOUT};
 #[cfg(feature = "node")]
 pub use configuration_source::*;
 #[cfg(feature = "node")]

@@ -29,7 +29,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// Raise it also when the bytes of a state's or a session table's image change: replicas compare hashes of them, and a
 /// sound one of another build would be taken for the odd one out. The tests `digest` of `madkv-server` and
 /// `madkv-manager` pin both together.
-pub const PEER_PROTOCOL_VERSION: u16 = 4;
+pub const PEER_PROTOCOL_VERSION: u16 = 5;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
 /// The longest reason of a refusal, in bytes; the rest is cut off. Fits the payload, with its length.
@@ -369,7 +369,7 @@ mod tests {
     fn hello_of_each_kind_of_stranger_refused_with_its_reason() {
         type Spoil = fn(&mut Hello);
         let cases: [(Spoil, &str); 10] = [
-            (|h| h.version = 9, "peer protocol version 9 meets version 4"),
+            (|h| h.version = 9, "peer protocol version 9 meets version 5"),
             (|h| h.facts.group = "s1".parse().unwrap(), "a replica of group s1 meets one of group s0"),
             (|h| h.facts.cluster = Some(ClusterId(8)), "meets one of cluster"),
             (|h| h.facts.genesis = Some(GenesisHash(71)), "meets one with genesis"),
