@@ -118,6 +118,10 @@ mutants *options:
 
 alias planted-bugs := mutants
 
+# Package the library and its simulator as a registry would take them; nothing is published.
+package:
+    cargo package --package smr --package smr-sim --allow-dirty
+
 # Print which cases of the fault catalogue have a test.
 coverage:
     cargo run --quiet --package xtask -- coverage
