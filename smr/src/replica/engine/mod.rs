@@ -367,11 +367,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     /// A member says that this node is none any more. It counts if this node has not heard of it: its log names itself
-    /// as a member, in an earlier configuration. (Who was taken in only now does not name itself yet, or in a later
-    /// one.)
+    /// as a voter, in an earlier configuration. Who was taken in only now does not name itself yet, or in a later one;
+    /// and a learner may be named by an entry that was never committed, and is then nobody's predecessor.
     pub fn replaced_heard(&mut self, from: NodeId, replaced: Replaced) {
         let status = self.core.status();
-        if status.configuration.is_member(self.node) && status.configuration_index < replaced.since {
+        if status.configuration.is_voter(self.node) && status.configuration_index < replaced.since {
             self.replaced_by(replaced, &format!("replica {from}"));
         }
     }
