@@ -15,7 +15,7 @@ use madkv_testkit::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 
 // The stage of the end-to-end tests, of which this needs a part.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "this test uses a part of the stage")]
 #[path = "../../chaos/tests/e2e/scene.rs"]
 mod scene;
 

@@ -62,7 +62,7 @@
 //! # How it is built, bottom up
 //! | module | what it knows | feature |
 //! |---|---|---|
-//! | [`id`], [`entry`], [`status`] | the vocabulary: nodes, incarnations, terms, entries, configurations, genesis; what a replica says of itself | |
+//! | [`id`], [`entry`], [`status`] | the vocabulary: nodes, terms, entries, genesis; what a replica says of itself | |
 //! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
 //! | [`wire`] | frames over sockets | `wire` |
 //! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go | `wire` |
@@ -73,7 +73,7 @@
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
 //! | [`replica::engine`] | core, sessions and state machine as one value, without threads | `core` |
-//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says, without waiting for who reads it | `process` |
+//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says | `process` |
 //! | [`storage`] | promise, mark and log on disk; quarantine | `node`; sled with `sled` |
 //! | [`transport`] | connections between replicas | `node` |
 //! | [`replica`] | birth, and the threads around the engine | `node` |

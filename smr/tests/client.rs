@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, reason = "an example, whose main is not called here")]
 #[path = "../examples/counter.rs"]
 mod counter;
 
