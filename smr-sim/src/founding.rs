@@ -53,11 +53,11 @@ impl<W: Workload> Trial<'_, W> {
         while self.world.now < until && self.is_sound() {
             let gap_us = 1_000 + self.dice.below(longest_us);
             self.pass(gap_us);
-            self.strike();
+            self.inject();
         }
     }
 
-    fn strike(&mut self) {
+    fn inject(&mut self) {
         let seat = self.some_seat();
         match self.dice.below(9) {
             0 => self.world.crash(seat, false),
@@ -83,7 +83,7 @@ impl<W: Workload> Trial<'_, W> {
         let first = self.some_seat();
         for seat in (0..size).map(|seat| (seat + first) % size) {
             if self.dice.chance(300) {
-                self.strike();
+                self.inject();
             }
             let longest_us = self.dice.pick(&[1_000, 100_000, 2_000_000]);
             let gap_us = self.dice.below(longest_us);

@@ -188,8 +188,8 @@ situations! {
     LeaseMissed,
     /// a voter gave nobody its vote because a lease bound it
     LeaseKept,
-    /// a leader was struck as soon as it led, again and again (Figure 8)
-    LeaderStruckAtOnce,
+    /// a leader was hit as soon as it led, again and again (Figure 8)
+    LeaderHitAtOnce,
     /// a vote or an acknowledgement of an older term reached a candidate or a leader (E6, L5)
     AnswerOfOlderTerm,
     /// a read was confirmed before its index was applied, and waited for it

@@ -15,15 +15,15 @@ const VAIN_MAX: u64 = 12;
 /// See the module.
 pub(super) struct Succession {
     until: Time,
-    /// The last leader that was struck: its seat and its process.
-    struck: Option<(usize, u64)>,
+    /// The last leader that was hit: its seat and its process.
+    hit: Option<(usize, u64)>,
     crash_at: Option<Time>,
 }
 
 impl Succession {
     /// It goes on until then.
     pub(super) fn until(until: Time) -> Succession {
-        Succession { until, struck: None, crash_at: None }
+        Succession { until, hit: None, crash_at: None }
     }
 
     /// When there is something to do, whatever happens.
@@ -37,7 +37,7 @@ impl Succession {
             world.heal_cuts();
             return false;
         }
-        match (self.crash_at, self.struck) {
+        match (self.crash_at, self.hit) {
             (Some(at), _) if at > world.now => return true,
             (Some(_), Some((seat, run))) => {
                 self.crash_at = None;
@@ -51,12 +51,12 @@ impl Succession {
             _ => {}
         }
         let Some(leader) = world.leader() else { return true };
-        let struck = Some((leader, world.machines[leader].run()));
-        if self.struck == struck {
+        let hit = Some((leader, world.machines[leader].run()));
+        if self.hit == hit {
             return true;
         }
-        self.struck = struck;
-        world.watch.rare.saw(Rare::LeaderStruckAtOnce);
+        self.hit = hit;
+        world.watch.rare.saw(Rare::LeaderHitAtOnce);
         for other in (0..world.machines.len()).filter(|other| *other != leader) {
             if dice.chance(500) {
                 world.cut(leader as u16, other as u16);

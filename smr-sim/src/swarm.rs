@@ -1,4 +1,4 @@
-//! The faults of a run: what strikes when, by the mix of its seed ([`super::mix`]).
+//! The faults of a run: what happens when, by the mix of its seed ([`super::mix`]).
 
 use std::collections::BTreeMap;
 
@@ -132,12 +132,12 @@ impl Swarm {
             self.heal_at = Time(u64::MAX);
             world.heal_cuts();
         }
-        self.strike_on(world);
+        self.inject_due(world);
         self.operate(world);
         self.pursue(world);
         if self.next_at <= world.now {
             self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
-            self.strike(world);
+            self.inject(world);
         }
     }
 
@@ -190,7 +190,7 @@ impl Swarm {
     }
 
     /// Does what is due of a siege.
-    fn strike_on<W: Workload>(&mut self, world: &mut World<W>) {
+    fn inject_due<W: Workload>(&mut self, world: &mut World<W>) {
         let (due, rest) = self.strokes.iter().partition(|stroke| stroke.at <= world.now);
         self.strokes = rest;
         let due: Vec<Stroke> = due;
@@ -303,7 +303,7 @@ impl Swarm {
             && lead.commit >= own.last.index
     }
 
-    fn strike<W: Workload>(&mut self, world: &mut World<W>) {
+    fn inject<W: Workload>(&mut self, world: &mut World<W>) {
         let total: u64 = self.mix.kinds.iter().map(|(_, weight)| weight).sum();
         let mut lot = self.dice.below(total);
         let kind = self.mix.kinds.iter().find(|(_, weight)| {

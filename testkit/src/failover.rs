@@ -13,7 +13,7 @@ const ANSWERS_BETWEEN: u64 = 300;
 /// How long anything may take that must happen in the end.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How a leader is struck.
+/// How a leader fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
     /// kill -9
@@ -32,12 +32,12 @@ impl Way {
     }
 }
 
-/// Strikes the leader so often under a running client, whose key begins with `prefix`, new for each call; the client's
-/// longest wait for each. Ends with the error of `go_on`, which is asked behind each strike, if it gives one.
+/// Makes the leader fail this often under a running client, whose key begins with `prefix`, new for each call; the
+/// client's longest wait for each. Ends with the error of `go_on`, which is asked after each failure, if it gives one.
 ///
 /// # Errors
 /// If a client hung or lost something, or the cluster does not come back.
-pub fn strike(
+pub fn inject(
     cluster: &mut Cluster,
     way: Way,
     kills: usize,

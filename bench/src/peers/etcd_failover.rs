@@ -27,8 +27,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Each answered write: when it began, and when it was answered.
 type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
 
-/// Kills the leader so often; the client's longest wait for each. `go_on` as with MadKV's.
-pub(super) async fn strike(
+/// Makes the leader fail this often; the client's longest wait for each. `go_on` as with MadKV's.
+pub(super) async fn inject(
     etcd: &mut Etcd,
     way: Way,
     kills: usize,

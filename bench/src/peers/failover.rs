@@ -12,7 +12,7 @@ use smr::storage::Engine;
 
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use madkv_testkit::cluster::Shape;
-use madkv_testkit::failover::{Way, strike};
+use madkv_testkit::failover::{Way, inject};
 use madkv_testkit::launcher::Interrupted;
 use madkv_testkit::measure::percentile;
 use madkv_testkit::measure::{Trouble, commit};
@@ -100,8 +100,8 @@ fn all_ways(
         while our_pauses.len() < options.kills {
             let kills = TURN_KILLS.min(options.kills - our_pauses.len());
             let prefix = format!("{way:?}{}-", our_pauses.len());
-            our_pauses.extend(strike(ours.cluster(), way, kills, &prefix, &go_on)?);
-            its_pauses.extend(etcd.strike(way, kills, &go_on)?);
+            our_pauses.extend(inject(ours.cluster(), way, kills, &prefix, &go_on)?);
+            its_pauses.extend(etcd.inject(way, kills, &go_on)?);
             eprintln!("{}: {} of {} kills", way.name(), our_pauses.len(), options.kills);
         }
         tell(way, "madkv", &mut our_pauses);
@@ -145,9 +145,9 @@ impl Rival {
         Ok(Rival(store.map(|store| (store, runtime))))
     }
 
-    fn strike(&mut self, way: Way, kills: usize, go_on: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
+    fn inject(&mut self, way: Way, kills: usize, go_on: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
         match &mut self.0 {
-            Some((store, runtime)) => runtime.block_on(super::etcd_failover::strike(store, way, kills, go_on)),
+            Some((store, runtime)) => runtime.block_on(super::etcd_failover::inject(store, way, kills, go_on)),
             None => Ok(Vec::new()),
         }
     }
@@ -168,7 +168,7 @@ impl Rival {
         Ok(Rival)
     }
 
-    fn strike(&mut self, _: Way, _: usize, _: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
+    fn inject(&mut self, _: Way, _: usize, _: &dyn Fn() -> Outcome) -> Result<Vec<Duration>, Trouble> {
         Ok(Vec::new())
     }
 }

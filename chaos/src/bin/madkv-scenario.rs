@@ -1,4 +1,4 @@
-//! Longer runs that measure or torment a cluster of real processes.
+//! Longer runs that measure a cluster or inject faults into one, with real processes.
 
 use std::process::ExitCode;
 

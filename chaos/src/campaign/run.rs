@@ -1,4 +1,4 @@
-//! A whole run: cluster, clients, faults, calm, verdict.
+//! A whole run: cluster, clients, faults, recovery check, verdict.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,9 +11,9 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::fuzz::{Fuzz, FuzzOptions};
-use crate::nemesis::calm;
 use crate::nemesis::injector::{self, Report, Traffic};
 use crate::nemesis::plan::{Kind, Plan};
+use crate::nemesis::recovery_check;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::launcher::{Interrupted, choose_log_engine, sync_flags};
@@ -21,7 +21,7 @@ use madkv_testkit::programs::Programs;
 
 /// How long the cluster may take to come up.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// What a run may take beyond the time asked for: coming up, the last calm, comparing. Beyond it, it hangs.
+/// What a run may take beyond the time asked for: coming up, the last recovery check, comparing. Beyond it, it hangs.
 const GRACE: Duration = Duration::from_secs(300);
 
 /// The cluster, and what kind of chaos.
@@ -39,7 +39,7 @@ pub struct ChaosOptions {
     /// A further flag for each server and manager, for example --node_flag=--reads=lease; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,
-    /// Say each fault on stderr when it strikes
+    /// Say each fault on stderr when it is injected
     #[arg(long)]
     pub verbose: bool,
 }
@@ -103,7 +103,7 @@ impl Stage {
     ///
     /// # Errors
     /// If the cluster does not behave.
-    pub fn torment(
+    pub fn run_nemesis(
         &mut self,
         length: Duration,
         traffic: &mut dyn Traffic,
@@ -167,11 +167,11 @@ pub fn fuzz(
     // The injector says when it is over.
     fuzz.grace = GRACE;
     let mut traffic = Fuzz::start(fuzz).map_err(|error| Failure(error.to_string()))?;
-    let tormented = stage.torment(length, &mut traffic, Some(interrupted));
+    let ran = stage.run_nemesis(length, &mut traffic, Some(interrupted));
     traffic.stop();
     let judged = traffic.finish().map_err(|error| Failure(error.to_string()))?;
     say(&judged.to_string());
-    let report = match tormented {
+    let report = match ran {
         Ok(report) => report,
         Err(failure) => {
             say(&format!("failure: {failure}\n"));
@@ -179,7 +179,7 @@ pub fn fuzz(
         }
     };
     say(&describe(&stage, &report));
-    match calm::compare(&stage.world) {
+    match recovery_check::compare(&stage.world) {
         Ok(records) => say(&format!("{records} records, equal on all replicas\n")),
         Err(failure) => {
             say(&format!("failure: {failure}\n"));
@@ -199,15 +199,15 @@ pub fn describe(stage: &Stage, report: &Report) -> String {
     let counts = diary.counts().iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>();
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "{} rounds, {} faults: {}", report.rounds, report.struck, kinds.join(", "));
-    let _ = writeln!(text, "  {}; {} more could not strike", counts.join(", "), report.skipped);
+    let _ = writeln!(text, "{} rounds, {} faults: {}", report.rounds, report.injected, kinds.join(", "));
+    let _ = writeln!(text, "  {}; {} more could not be injected", counts.join(", "), report.skipped);
     let _ = writeln!(
         text,
-        "longest time without an answer {:.1?}, until calm {:.1?}; {} leader changes; at most {} MiB and {} \
+        "longest time without an answer {:.1?}, until recovered {:.1?}; {} leader changes; at most {} MiB and {} \
          descriptors",
         report.longest_gap,
-        report.longest_calm,
-        stage.world.board.leader_changes(),
+        report.longest_recovery,
+        stage.world.monitor.leader_changes(),
         report.health.memory_bytes >> 20,
         report.health.descriptors,
     );

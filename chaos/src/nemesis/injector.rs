@@ -1,12 +1,12 @@
-//! Carries out a plan: strikes when it is time, looks after the wounds, heals everything at the end of each round, and
-//! then demands that everything is well.
+//! Carries out a plan: injects each fault when it is time, looks after those under way, heals everything at the end of
+//! each round, and then demands that everything is well.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::nemesis::calm::{self, Health};
-use crate::nemesis::faults::{Struck, Wound, strike};
+use crate::nemesis::faults::{ActiveFault, Injection, inject};
 use crate::nemesis::plan::{Plan, Round};
+use crate::nemesis::recovery_check::{self, Health};
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::launcher::Interrupted;
 
@@ -25,21 +25,21 @@ pub trait Traffic {
 /// What a run was like.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Rounds that ended in calm.
+    /// Rounds whose recovery check passed.
     pub rounds: u64,
-    /// Faults that struck.
-    pub struck: u64,
-    /// Faults that were planned and could not strike: too much was broken already, or nobody was there to be struck.
+    /// Faults that were injected.
+    pub injected: u64,
+    /// Faults that were planned and could not be injected: too much was broken already, or no replica was there.
     pub skipped: u64,
     /// The longest time without any acknowledgement.
     pub longest_gap: Duration,
     /// The longest time from the end of a round's faults until all was well.
-    pub longest_calm: Duration,
+    pub longest_recovery: Duration,
     /// The most that a process was seen to use.
     pub health: Health,
 }
 
-/// Torments the cluster until `until`, and leaves it healed and well.
+/// Injects faults into the cluster until `until`, and leaves it healed and well.
 ///
 /// # Errors
 /// If the cluster does not behave.
@@ -60,17 +60,17 @@ pub fn run(
             round.length,
             round.events.len()
         ));
-        let mut wounds = Vec::new();
-        let outcome = torment(world, &round, until, traffic, &mut wounds, &mut pulse, &mut report, interrupted);
+        let mut active = Vec::new();
+        let outcome = run_round(world, &round, until, traffic, &mut active, &mut pulse, &mut report, interrupted);
         // Also after a failure: a healthy network and thawed processes make the logs that are kept worth reading.
-        let healed = heal(world, wounds);
+        let healed = heal(world, active);
         outcome?;
         healed?;
-        let calm = calm::wait(world, traffic, &mut |acknowledged| pulse.feel(acknowledged))?;
-        world.diary.note(&format!("calm after {calm:.1?}"));
+        let recovery = recovery_check::wait(world, traffic, &mut |acknowledged| pulse.feel(acknowledged))?;
+        world.diary.note(&format!("recovered after {recovery:.1?}"));
         report.rounds += 1;
-        report.longest_calm = report.longest_calm.max(calm);
-        report.health = report.health.worse(calm::health(world)?);
+        report.longest_recovery = report.longest_recovery.max(recovery);
+        report.health = report.health.worse(recovery_check::health(world)?);
         if interrupted.is_some_and(|interrupted| interrupted.signal().is_some()) {
             return Err(Failure("interrupted".to_owned()));
         }
@@ -100,12 +100,12 @@ impl Pulse {
     clippy::too_many_arguments,
     reason = "one loop, told apart from its caller so that healing follows in any case"
 )]
-fn torment(
+fn run_round(
     world: &mut World,
     round: &Round,
     until: Instant,
     traffic: &mut dyn Traffic,
-    wounds: &mut Vec<Box<dyn Wound>>,
+    active: &mut Vec<Box<dyn ActiveFault>>,
     pulse: &mut Pulse,
     report: &mut Report,
     interrupted: Option<&Interrupted>,
@@ -114,24 +114,24 @@ fn torment(
     let mut events = round.events.iter().peekable();
     while start.elapsed() < round.length && Instant::now() < until {
         while let Some(&event) = events.next_if(|event| start.elapsed() >= event.at) {
-            match strike(world, event, wounds)? {
-                Struck::Wound(wound, said) => {
+            match inject(world, event, active)? {
+                Injection::Active(fault, said) => {
                     world.diary.note(&said);
-                    wounds.push(wound);
+                    active.push(fault);
                 }
-                Struck::Done(said) => world.diary.note(&said),
-                Struck::Skipped(_) => {
+                Injection::Done(said) => world.diary.note(&said),
+                Injection::Skipped(_) => {
                     report.skipped += 1;
                     continue;
                 }
             }
-            report.struck += 1;
+            report.injected += 1;
             world.diary.count(event.fault.kind(), format!("{:?}", event.fault));
         }
         let mut place = 0;
-        while place < wounds.len() {
-            if wounds[place].tick(world)? {
-                drop(wounds.swap_remove(place));
+        while place < active.len() {
+            if active[place].tick(world)? {
+                drop(active.swap_remove(place));
             } else {
                 place += 1;
             }
@@ -154,18 +154,18 @@ fn look(world: &mut World, traffic: &mut dyn Traffic, pulse: &mut Pulse) -> Resu
     if let Some(why) = traffic.failure() {
         return Err(Failure(format!("a client failed: {why}")));
     }
-    match world.board.violations().first() {
+    match world.monitor.violations().first() {
         Some(violation) => Err(Failure(violation.clone())),
         None => Ok(()),
     }
 }
 
-fn heal(world: &mut World, mut wounds: Vec<Box<dyn Wound>>) -> Result<(), Failure> {
+fn heal(world: &mut World, mut active: Vec<Box<dyn ActiveFault>>) -> Result<(), Failure> {
     // The network first, then processes, then what needs a working cluster.
-    wounds.sort_by_key(|wound| (wound.heals_last(), wound.links().is_none()));
+    active.sort_by_key(|fault| (fault.heals_last(), fault.links().is_none()));
     let mut outcome = Ok(());
-    for mut wound in wounds {
-        let healed = wound.heal(world);
+    for mut fault in active {
+        let healed = fault.heal(world);
         outcome = outcome.and(healed);
     }
     world.network.heal();

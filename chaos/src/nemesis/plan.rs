@@ -1,9 +1,9 @@
 //! What is to happen when: drawn from the seed, before anything runs.
 //!
 //! A run is a row of *rounds*. Each round has a mix of its own (swarm testing: a few kinds of faults at a time find
-//! what all of them together hide), and ends with calm. The seed decides the faults, their times and lengths, and the
-//! random choices within each. It does not decide who leads at that moment, nor how fast the machine is: a seed gives
-//! the same bad day, not the same trace.
+//! what all of them together hide), and ends with a recovery check. The seed decides the faults, their times and
+//! lengths, and the random choices within each. It does not decide who leads at that moment, nor how fast the machine
+//! is: a seed gives the same bad day, not the same trace.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -165,7 +165,7 @@ enum Aim {
     Partition,
 }
 
-/// A fault's family, length, how often it is drawn, and where it may strike.
+/// A fault's family, length, how often it is drawn, and what it may hit.
 struct Entry(Fault, Kind, (u64, u64), u32, Aim);
 
 /// Lengths in milliseconds. T, the election timeout, is 600 to 1200 ms; what takes a quorum away is short.
@@ -239,7 +239,7 @@ pub struct Event {
     pub seed: u64,
 }
 
-/// What happens until the next calm.
+/// What happens until the next recovery check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Round {
     /// How long.
@@ -260,7 +260,7 @@ pub struct Plan {
 const ROUND_MS: (u64, u64) = (6_000, 20_000);
 /// Shortest and longest mean pause between two faults of a round, in milliseconds.
 const PAUSE_MS: (u64, u64) = (200, 2_000);
-/// One fault in so many of those that may strike any group strikes the manager.
+/// One fault in this many of those that may hit any group hits the manager.
 const MANAGER_SHARE: u32 = 6;
 /// How many different faults a round draws from, at least and at most.
 const MIX: (usize, usize) = (1, 6);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn plan_without_kinds_is_calm() {
+    fn plan_without_kinds_is_empty() {
         assert!(rounds(1, &[]).iter().all(|round| round.events.is_empty()));
     }
 

@@ -1,4 +1,4 @@
-//! What the faults strike: the cluster, its network, and the book of who is hurt at this moment.
+//! What the faults hit: the cluster, its network, and the book of who is hurt at this moment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::nemesis::board::Board;
+use crate::nemesis::monitor::Monitor;
 use crate::nemesis::plan::Kind;
 use crate::nemesis::wiring::Network;
 use madkv_testkit::cluster::{Cluster, Group, Layout, Node, Shape};
@@ -44,7 +44,7 @@ pub struct World {
     /// Their connections.
     pub network: Network,
     /// What they say.
-    pub board: Board,
+    pub monitor: Monitor,
     /// What was done and seen, with times.
     pub diary: Diary,
     /// Nodes whose process belongs to a fault, so no other may touch it.
@@ -78,7 +78,7 @@ impl World {
         let cluster = Cluster::with_detours(programs, layout, directory, flags, network.detours())?;
         let small_disk = if small_disk { Some(World::mount(&cluster, directory)?) } else { None };
         Ok(World {
-            board: Board::watch(&cluster),
+            monitor: Monitor::watch(&cluster),
             cluster,
             network,
             diary: Diary::create(&directory.join("faults.log"))?,
@@ -128,7 +128,7 @@ impl World {
     /// If the process cannot be created.
     pub fn start(&mut self, node: Node) -> Result<(), Failure> {
         self.cluster.process(node).start()?;
-        self.board.new_run(node);
+        self.monitor.new_run(node);
         self.running.insert(node);
         if let Some(pid) = self.cluster.process(node).pid() {
             self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(node, pid);
@@ -149,7 +149,7 @@ impl World {
 
     /// From now on this node's process may end.
     pub fn expect_end(&mut self, node: Node) {
-        self.board.new_run(node);
+        self.monitor.new_run(node);
         self.running.remove(&node);
         self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
@@ -240,7 +240,7 @@ impl Diary {
         }
     }
 
-    /// Counts a fault that has struck.
+    /// Counts a fault that was injected.
     pub fn count(&mut self, kind: Kind, what: String) {
         *self.kinds.entry(kind).or_default() += 1;
         *self.counts.entry(what).or_default() += 1;
@@ -251,7 +251,7 @@ impl Diary {
         *self.counts.entry(what.to_owned()).or_default() += 1;
     }
 
-    /// How often each kind of fault has struck.
+    /// How often each kind of fault was injected.
     pub fn kinds(&self) -> &BTreeMap<Kind, u64> {
         &self.kinds
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use madkv_testkit::failover::{Way, strike};
+use madkv_testkit::failover::{Way, inject};
 use madkv_testkit::place::Outcome;
 
 use crate::scenario::{Place, Stage, verdict};
@@ -13,7 +13,7 @@ pub(super) fn run(kills: usize, place: &Place) -> Outcome {
         [(Way::Kill, "kill", 150, Some(2_000)), (Way::Freeze, "freeze", 1_500, None)]
     {
         let name = way.name();
-        let mut pauses = strike(&mut stage.cluster, way, kills, prefix, &|| Ok(()))?;
+        let mut pauses = inject(&mut stage.cluster, way, kills, prefix, &|| Ok(()))?;
         let list: Vec<String> = pauses.iter().map(|pause| pause.as_millis().to_string()).collect();
         println!("{name}: longest pause of the client for each kill, ms: {}", list.join(" "));
         pauses.sort();

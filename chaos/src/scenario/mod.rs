@@ -1,4 +1,4 @@
-//! `madkv-scenario`: longer runs that measure or torment a cluster of real processes.
+//! `madkv-scenario`: longer runs that measure a cluster or inject faults into one, with real processes.
 //!
 //! Each scenario prints what it found, and on what (cores, sync mode, build). A missed target is printed as such; the
 //! exit code is non-zero only if data was lost, doubled or wrong, if something grows without bound, or if the scenario
@@ -36,10 +36,10 @@ pub use rolling::round as rolling_restart;
 
 /// How long anything may take that must happen in the end.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The partition that is tormented.
+/// The partition into which faults are injected.
 const FIRST: Group = Group::Partition(0);
 
-/// Measure or torment a cluster of real processes on this machine.
+/// Measure a cluster of real processes on this machine, or inject faults into it.
 #[derive(Debug, Parser)]
 #[command(name = "madkv-scenario", version)]
 pub struct Options {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use madkv_chaos::campaign::run::{ChaosOptions, Stage};
 use madkv_chaos::fuzz::{Fuzz, FuzzOptions};
-use madkv_chaos::nemesis::calm::compare;
 use madkv_chaos::nemesis::plan::Kind;
+use madkv_chaos::nemesis::recovery_check::compare;
 use madkv_testkit::cluster::Shape;
 
 use crate::scene::{fresh_directory, programs};
@@ -37,13 +37,13 @@ fn kills_stops_and_bad_network_by_a_seed_linearizable_and_all_well_afterwards() 
         ..FuzzOptions::new(managers, &directory.path().join("history"))
     };
     let mut fuzz = Fuzz::start(fuzz).unwrap();
-    let mut report = stage.torment(LENGTH, &mut fuzz, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut report = stage.run_nemesis(LENGTH, &mut fuzz, None).unwrap_or_else(|error| panic!("{error}"));
     // A busy machine may need longer for the first two rounds.
     for _ in 0..ATTEMPTS_MAX {
         if stage.world.diary.kinds().len() == 3 {
             break;
         }
-        report = stage.torment(LENGTH, &mut fuzz, None).unwrap_or_else(|error| panic!("{error}"));
+        report = stage.run_nemesis(LENGTH, &mut fuzz, None).unwrap_or_else(|error| panic!("{error}"));
     }
     fuzz.stop();
     let judged = fuzz.finish().unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use smr::status::Standing;
 
-use super::{Scene, Struck, Who, Wound, headline};
+use super::{ActiveFault, Injection, Scene, Who, headline};
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
 use madkv_testkit::programs::CLIENT;
@@ -20,13 +20,13 @@ const COMMAND_MS: u64 = 5_000;
 const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
 /// The pause before it is given again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long all of it may take once everything else is calm.
+/// How long all of it may take once all other faults are over.
 const HEAL_PATIENCE: Duration = Duration::from_secs(90);
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let nodes = match scene.victims(Who::Follower) {
         Ok(nodes) => nodes,
-        Err(why) => return Ok(Struck::Skipped(why)),
+        Err(why) => return Ok(Injection::Skipped(why)),
     };
     let node = nodes[0];
     scene.world.kill(&nodes);
@@ -34,8 +34,8 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     empty(&scene.world.cluster.backer_path(node))?;
     let said = headline(scene.event.fault, &nodes);
     let ends = scene.ends();
-    let wound = Emptied { node, phase: Phase::Dead(ends), once_more: scene.coin(), refusals: 0 };
-    Ok(Struck::Wound(Box::new(wound), said))
+    let fault = Emptied { node, phase: Phase::Dead(ends), once_more: scene.coin(), refusals: 0 };
+    Ok(Injection::Active(Box::new(fault), said))
 }
 
 /// Removes what is in a directory, not the directory: it may be a mount point or a link to one.
@@ -81,20 +81,20 @@ impl Emptied {
     }
 
     fn standing(&self, world: &World) -> Option<Standing> {
-        Some(world.board.status(self.node)?.standing)
+        Some(world.monitor.status(self.node)?.standing)
     }
 
     /// Whether it counts again. A learner is in service, too: if the leader changed meanwhile it stays one until the
     /// operator asks again.
     fn votes(&self, world: &World) -> bool {
-        let status = world.board.status(self.node);
-        let leading = world.board.leader(self.node.group()).and_then(|leader| world.board.status(leader));
+        let status = world.monitor.status(self.node);
+        let leading = world.monitor.leader(self.node.group()).and_then(|leader| world.monitor.status(leader));
         let (Some(status), Some(leading)) = (status, leading) else { return false };
         status.standing == Standing::InService && leading.voters.contains(&status.node) && leading.learners.is_empty()
     }
 }
 
-impl Wound for Emptied {
+impl ActiveFault for Emptied {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         let now = Instant::now();
         match &mut self.phase {
@@ -166,11 +166,11 @@ impl Wound for Emptied {
         let start = Instant::now();
         while !self.tick(world)? {
             if start.elapsed() > HEAL_PATIENCE {
-                let status = world.board.status(self.node);
+                let status = world.monitor.status(self.node);
                 let log = world.cluster.process(self.node).log_tail();
                 let node = self.node;
                 return Err(Failure(format!(
-                    "{node} was not readmitted within {HEAL_PATIENCE:?} of calm ({} refusals), it says \
+                    "{node} was not readmitted within {HEAL_PATIENCE:?} after the faults ({} refusals), it says \
                      {status:?}:\n{log}",
                     self.refusals
                 )));

@@ -5,25 +5,25 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{Scene, Struck, Wound, headline, heal_when_over};
+use super::{ActiveFault, Injection, Scene, headline, heal_when_over};
 use crate::nemesis::world::{Failure, SMALL_DISK_NODE, World};
 use madkv_testkit::cluster::{Group, Node};
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let node = SMALL_DISK_NODE;
-    let Some(disk) = scene.world.small_disk() else { return Ok(Struck::Skipped("no small disk")) };
+    let Some(disk) = scene.world.small_disk() else { return Ok(Injection::Skipped("no small disk")) };
     if scene.world.held.contains(&node) {
-        return Ok(Struck::Skipped("held by another fault"));
+        return Ok(Injection::Skipped("held by another fault"));
     }
     if scene.event.group != node.group() || scene.budget == 0 {
-        return Ok(Struck::Skipped("as many are hurt as may be"));
+        return Ok(Injection::Skipped("as many are hurt as may be"));
     }
     scene.world.held.insert(node);
     scene.world.expect_end(node);
     let ballast = disk.join("ballast");
     let bytes = fill(&ballast);
     let said = format!("{} ({} MiB)", headline(scene.event.fault, &[node]), bytes >> 20);
-    Ok(Struck::Wound(Box::new(Full { node, ballast, ends: scene.ends(), said_end: false }), said))
+    Ok(Injection::Active(Box::new(Full { node, ballast, ends: scene.ends(), said_end: false }), said))
 }
 
 /// Writes until nothing more fits; returns how many bytes did.
@@ -48,7 +48,7 @@ struct Full {
     said_end: bool,
 }
 
-impl Wound for Full {
+impl ActiveFault for Full {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         if !self.said_end
             && let Some(status) = world.cluster.process(self.node).ended()

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Scene, Struck, Who, Wound, headline, heal_when_over};
+use super::{ActiveFault, Injection, Scene, Who, headline, heal_when_over};
 use crate::nemesis::plan::Fault;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
@@ -13,7 +13,7 @@ use madkv_testkit::cluster::{Group, Node};
 /// start.
 const SHORT_LIFE_MAX_MS: u64 = 400;
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let fault = scene.event.fault;
     let who = match fault {
         Fault::KillLeader => Who::Leader,
@@ -25,7 +25,7 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     };
     let nodes = match scene.victims(who) {
         Ok(nodes) => nodes,
-        Err(why) => return Ok(Struck::Skipped(why)),
+        Err(why) => return Ok(Injection::Skipped(why)),
     };
     scene.world.kill(&nodes);
     scene.world.held.extend(&nodes);
@@ -35,9 +35,12 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     if fault == Fault::KillRepeatedly {
         let lives =
             (0..32).map(|_| scene.random.random_range(0..=SHORT_LIFE_MAX_MS)).map(Duration::from_millis).collect();
-        return Ok(Struck::Wound(Box::new(Dying { node: nodes[0], group, ends, lives, dies: Instant::now() }), said));
+        return Ok(Injection::Active(
+            Box::new(Dying { node: nodes[0], group, ends, lives, dies: Instant::now() }),
+            said,
+        ));
     }
-    Ok(Struck::Wound(
+    Ok(Injection::Active(
         Box::new(Dead { costs: nodes.iter().filter(|node| node.group() == group).count(), nodes, group, ends }),
         said,
     ))
@@ -51,7 +54,7 @@ pub(super) struct Dead {
     pub(super) costs: usize,
 }
 
-impl Wound for Dead {
+impl ActiveFault for Dead {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         heal_when_over(self.ends, self, world)
     }
@@ -78,7 +81,7 @@ struct Dying {
     dies: Instant,
 }
 
-impl Wound for Dying {
+impl ActiveFault for Dying {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         let now = Instant::now();
         if now < self.dies {

@@ -1,4 +1,4 @@
-//! The faults, a file for each family. A fault that has struck is a [`Wound`]: it is looked after until it has healed.
+//! The faults, a file for each family. A fault under way is an [`ActiveFault`], looked after until it has healed.
 
 mod dir;
 mod disk;
@@ -18,7 +18,7 @@ use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
 
 /// A fault that is under way.
-pub trait Wound {
+pub trait ActiveFault {
     /// Looks after it; true once it has healed. Does not wait.
     ///
     /// # Errors
@@ -45,12 +45,12 @@ pub trait Wound {
     }
 }
 
-/// The tick of a wound that heals when its time has come.
-fn heal_when_over(ends: Instant, wound: &mut dyn Wound, world: &mut World) -> Result<bool, Failure> {
+/// The tick of a fault that ends when its time has come.
+fn heal_when_over(ends: Instant, fault: &mut dyn ActiveFault, world: &mut World) -> Result<bool, Failure> {
     if Instant::now() < ends {
         return Ok(false);
     }
-    wound.heal(world)?;
+    fault.heal(world)?;
     Ok(true)
 }
 
@@ -66,16 +66,16 @@ pub enum Links {
 }
 
 /// What came of an event.
-pub enum Struck {
+pub enum Injection {
     /// It is under way; what was done, for the diary.
-    Wound(Box<dyn Wound>, String),
+    Active(Box<dyn ActiveFault>, String),
     /// It is over already; what was done.
     Done(String),
     /// It cannot be done now; why not.
     Skipped(&'static str),
 }
 
-/// What a fault may know when it strikes.
+/// What a fault may know when it is injected.
 pub(super) struct Scene<'a> {
     pub(super) world: &'a mut World,
     pub(super) event: Event,
@@ -86,28 +86,28 @@ pub(super) struct Scene<'a> {
     pub(super) taken: Vec<Links>,
 }
 
-/// Lets an event strike.
+/// Injects the fault of an event.
 ///
 /// # Errors
 /// If the system refuses something.
-pub fn strike(world: &mut World, event: Event, wounds: &[Box<dyn Wound>]) -> Result<Struck, Failure> {
-    let hurt: usize = wounds
+pub fn inject(world: &mut World, event: Event, active: &[Box<dyn ActiveFault>]) -> Result<Injection, Failure> {
+    let hurt: usize = active
         .iter()
-        .map(|wound| wound.costs())
+        .map(|fault| fault.costs())
         .filter(|(group, _)| *group == event.group)
         .map(|(_, count)| count)
         .sum();
     let budget = world.may_fail(event.group).saturating_sub(hurt);
-    let taken = wounds.iter().filter_map(|wound| wound.links()).collect();
+    let taken = active.iter().filter_map(|fault| fault.links()).collect();
     let random = ChaCha8Rng::seed_from_u64(event.seed);
     let mut scene = Scene { world, event, random, budget, taken };
     match event.fault.kind() {
-        Kind::Kill => kill::strike(&mut scene),
-        Kind::Stop => stop::strike(&mut scene),
-        Kind::Net => net::strike(&mut scene),
-        Kind::Dir => dir::strike(&mut scene),
-        Kind::Disk => disk::strike(&mut scene),
-        Kind::Term => term::strike(&mut scene),
+        Kind::Kill => kill::inject(&mut scene),
+        Kind::Stop => stop::inject(&mut scene),
+        Kind::Net => net::inject(&mut scene),
+        Kind::Dir => dir::inject(&mut scene),
+        Kind::Disk => disk::inject(&mut scene),
+        Kind::Term => term::inject(&mut scene),
     }
 }
 
@@ -118,7 +118,7 @@ impl Scene<'_> {
         let mut nodes: Vec<Node> =
             self.world.cluster.nodes_of(self.event.group).filter(|node| !self.world.held.contains(node)).collect();
         nodes.shuffle(&mut self.random);
-        if let Some(leader) = self.world.board.leader(self.event.group)
+        if let Some(leader) = self.world.monitor.leader(self.event.group)
             && let Some(place) = nodes.iter().position(|&node| node == leader)
         {
             nodes.swap(0, place);
@@ -128,18 +128,18 @@ impl Scene<'_> {
 
     /// The leader, if it is known and free.
     pub(super) fn leader(&mut self) -> Option<Node> {
-        let leader = self.world.board.leader(self.event.group)?;
+        let leader = self.world.monitor.leader(self.event.group)?;
         (!self.world.held.contains(&leader)).then_some(leader)
     }
 
     /// A free replica that does not lead.
     pub(super) fn follower(&mut self) -> Option<Node> {
-        let leader = self.world.board.leader(self.event.group);
+        let leader = self.world.monitor.leader(self.event.group);
         let free: Vec<Node> = self.free().into_iter().filter(|&node| Some(node) != leader).collect();
         free.choose(&mut self.random).copied()
     }
 
-    /// Whom a fault of a process strikes: by its place in the fault's family.
+    /// Whom a fault of a process hits: by its place in the fault's family.
     pub(super) fn victims(&mut self, who: Who) -> Result<Vec<Node>, &'static str> {
         let all = self.world.cluster.nodes_of(self.event.group).count();
         let may_fail = self.world.may_fail(self.event.group);
@@ -158,7 +158,7 @@ impl Scene<'_> {
             }
         };
         if victims.is_empty() {
-            return Err("nobody to strike");
+            return Err("no replica to hit");
         }
         let takes_quorum = matches!(who, Who::Majority | Who::Group | Who::Cluster);
         if !takes_quorum && victims.len() > self.budget {
@@ -178,7 +178,7 @@ impl Scene<'_> {
     }
 }
 
-/// Whom a fault strikes.
+/// Whom a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
     Leader,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::{Links, Scene, Struck, Wound, headline, heal_when_over, names};
+use super::{ActiveFault, Injection, Links, Scene, headline, heal_when_over, names};
 use crate::nemesis::plan::Fault;
 use crate::nemesis::proxy::{Flow, Gate, Rules};
 use crate::nemesis::wiring::{Network, Way};
@@ -16,7 +16,7 @@ use madkv_testkit::cluster::{Dialler, Door, Group, Node};
 /// What is done to which ways.
 type Changes = BTreeMap<Way, Rules>;
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let fault = scene.event.fault;
     let group = scene.event.group;
     let links = match fault {
@@ -29,11 +29,11 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
         _ => Links::Peers(group),
     };
     if scene.taken.contains(&links) {
-        return Ok(Struck::Skipped("another fault has changed these links"));
+        return Ok(Injection::Skipped("another fault has changed these links"));
     }
     let mut nodes: Vec<Node> = scene.world.cluster.nodes_of(group).collect();
     if nodes.len() < 3 && matches!(links, Links::Peers(_)) {
-        return Ok(Struck::Skipped("no peers to cut off"));
+        return Ok(Injection::Skipped("no peers to cut off"));
     }
     // The leader first, the others in the order that chance gave.
     let free = scene.free();
@@ -41,14 +41,16 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     match fault {
         Fault::ResetAll => {
             within(&nodes).for_each(|way| scene.world.network.reset(way));
-            return Ok(Struck::Done(headline(fault, &nodes)));
+            return Ok(Injection::Done(headline(fault, &nodes)));
         }
         Fault::ReplayPeers | Fault::ReplayClients => return Ok(replay(scene, &nodes)),
         _ => {}
     }
-    let Some((changes, costs, who)) = draw(scene, &nodes) else { return Ok(Struck::Skipped("the group is too small")) };
+    let Some((changes, costs, who)) = draw(scene, &nodes) else {
+        return Ok(Injection::Skipped("the group is too small"));
+    };
     if costs > scene.budget {
-        return Ok(Struck::Skipped("as many are hurt as may be"));
+        return Ok(Injection::Skipped("as many are hurt as may be"));
     }
     for (&way, &rules) in &changes {
         scene.world.network.set(way, rules);
@@ -57,7 +59,7 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     let said = format!("{}: {fault:?} {who}{how}", fault.kind());
     // Either the old connections go on, or they are found broken.
     let reset = scene.coin();
-    Ok(Struck::Wound(
+    Ok(Injection::Active(
         Box::new(Bent { group, links, costs, ways: changes.into_keys().collect(), ends: scene.ends(), reset }),
         said,
     ))
@@ -181,18 +183,18 @@ fn late(delay_ms: u64) -> Rules {
 }
 
 /// Says again what an old connection said, on one way of the group.
-fn replay(scene: &mut Scene<'_>, nodes: &[Node]) -> Struck {
+fn replay(scene: &mut Scene<'_>, nodes: &[Node]) -> Injection {
     let ways: Vec<Way> = if scene.event.fault == Fault::ReplayPeers {
         within(nodes).collect()
     } else {
         nodes.iter().map(|&node| Way::clients(node)).collect()
     };
-    let Some(&way) = ways.choose(&mut scene.random) else { return Struck::Skipped("no way") };
+    let Some(&way) = ways.choose(&mut scene.random) else { return Injection::Skipped("no way") };
     match scene.world.network.replay(way) {
         Ok(replayed) => {
-            Struck::Done(format!("{}: {:?} {way:?} {replayed:?}", scene.event.fault.kind(), scene.event.fault))
+            Injection::Done(format!("{}: {:?} {way:?} {replayed:?}", scene.event.fault.kind(), scene.event.fault))
         }
-        Err(_) => Struck::Skipped("nothing on record, or nobody there"),
+        Err(_) => Injection::Skipped("nothing on record, or nobody there"),
     }
 }
 
@@ -206,7 +208,7 @@ struct Bent {
     reset: bool,
 }
 
-impl Wound for Bent {
+impl ActiveFault for Bent {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         heal_when_over(self.ends, self, world)
     }

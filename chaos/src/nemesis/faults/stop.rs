@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Scene, Struck, Who, Wound, headline};
+use super::{ActiveFault, Injection, Scene, Who, headline};
 use crate::nemesis::plan::Fault;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
@@ -10,7 +10,7 @@ use madkv_testkit::cluster::{Group, Node};
 /// How long a stuttering process stands still and runs by turns, in milliseconds.
 const STUTTER_MS: u64 = 300;
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let fault = scene.event.fault;
     let who = match fault {
         Fault::StopFollower => Who::Follower,
@@ -20,7 +20,7 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     };
     let nodes = match scene.victims(who) {
         Ok(nodes) => nodes,
-        Err(why) => return Ok(Struck::Skipped(why)),
+        Err(why) => return Ok(Injection::Skipped(why)),
     };
     nodes.iter().for_each(|&node| scene.world.cluster.process(node).send_freeze());
     nodes.iter().for_each(|&node| scene.world.cluster.process(node).wait_frozen());
@@ -28,7 +28,7 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     let turns = (fault == Fault::StopStutter).then(|| Duration::from_millis(STUTTER_MS));
     let said = headline(fault, &nodes);
     let now = Instant::now();
-    let wound = Frozen {
+    let fault = Frozen {
         costs: nodes.len(),
         nodes,
         group: scene.event.group,
@@ -37,7 +37,7 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
         turn: now,
         frozen: true,
     };
-    Ok(Struck::Wound(Box::new(wound), said))
+    Ok(Injection::Active(Box::new(fault), said))
 }
 
 /// Standing still until their time comes.
@@ -52,7 +52,7 @@ struct Frozen {
     frozen: bool,
 }
 
-impl Wound for Frozen {
+impl ActiveFault for Frozen {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         let now = Instant::now();
         if now >= self.ends {

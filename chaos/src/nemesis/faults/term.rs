@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::kill::Dead;
-use super::{Scene, Struck, Who, Wound, headline};
+use super::{ActiveFault, Injection, Scene, Who, headline};
 use crate::nemesis::plan::Fault;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
@@ -17,12 +17,12 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 /// hurt.
 const BACK_PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
+pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let fault = scene.event.fault;
     let group = scene.event.group;
     let nodes = if fault == Fault::RollingRestart {
         if scene.budget == 0 {
-            return Ok(Struck::Skipped("as many are hurt as may be"));
+            return Ok(Injection::Skipped("as many are hurt as may be"));
         }
         let mut nodes = scene.free();
         nodes.reverse(); // the leader last, so that it is the last change
@@ -33,19 +33,19 @@ pub(super) fn strike(scene: &mut Scene<'_>) -> Result<Struck, Failure> {
     } else {
         match scene.victims(Who::Leader) {
             Ok(nodes) => nodes,
-            Err(why) => return Ok(Struck::Skipped(why)),
+            Err(why) => return Ok(Injection::Skipped(why)),
         }
     };
     if nodes.is_empty() {
-        return Ok(Struck::Skipped("nobody to strike"));
+        return Ok(Injection::Skipped("no replica to hit"));
     }
     let said = headline(fault, &nodes);
     scene.world.held.extend(&nodes);
     let mut waiting = nodes;
     waiting.reverse();
-    let mut wound = Restarting { waiting, group, pause: scene.event.lasts, phase: Phase::Next };
-    wound.tick(scene.world)?;
-    Ok(Struck::Wound(Box::new(wound), said))
+    let mut fault = Restarting { waiting, group, pause: scene.event.lasts, phase: Phase::Next };
+    fault.tick(scene.world)?;
+    Ok(Injection::Active(Box::new(fault), said))
 }
 
 struct Restarting {
@@ -64,7 +64,7 @@ enum Phase {
     Returning(Node, Instant),
 }
 
-impl Wound for Restarting {
+impl ActiveFault for Restarting {
     fn tick(&mut self, world: &mut World) -> Result<bool, Failure> {
         match &mut self.phase {
             Phase::Next => {
@@ -102,7 +102,7 @@ impl Wound for Restarting {
                 }
             }
             Phase::Returning(node, since) => {
-                let serves = world.board.status(*node).is_some_and(|status| {
+                let serves = world.monitor.status(*node).is_some_and(|status| {
                     status.standing == smr::status::Standing::InService && status.leader.is_some()
                 });
                 if serves || since.elapsed() > BACK_PATIENCE {

@@ -29,9 +29,9 @@ const FRESH_MS: u64 = 1_000;
 /// How many violations are kept.
 const VIOLATIONS_MAX: usize = 20;
 
-/// The board. Its threads end when it is dropped.
+/// The monitor. Its threads end when it is dropped.
 #[derive(Debug)]
-pub struct Board {
+pub struct Monitor {
     shared: Arc<Mutex<Shared>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -54,9 +54,9 @@ struct Seen {
     in_run: Option<ReplicaStatus>,
 }
 
-impl Board {
+impl Monitor {
     /// Starts to watch a cluster.
-    pub fn watch(cluster: &Cluster) -> Board {
+    pub fn watch(cluster: &Cluster) -> Monitor {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let threads = cluster
@@ -80,7 +80,7 @@ impl Board {
                 })
             })
             .collect();
-        Board { shared, stop, threads }
+        Monitor { shared, stop, threads }
     }
 
     /// A node's process is about to end, or has been started: what was under way from before says nothing about it.
@@ -122,7 +122,7 @@ impl Board {
     }
 }
 
-impl Drop for Board {
+impl Drop for Monitor {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

@@ -14,8 +14,8 @@ use madkv_testkit::wait::wait_for;
 
 /// How long it may take until every replica serves, has applied what its leader had committed, and clients are
 /// answered. The catalogue says 10 T (6 to 12 s); the rest is for a busy machine. What it did take is reported.
-pub const CALM_PATIENCE: Duration = Duration::from_secs(60);
-/// Acknowledgements that must come in calm.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Acknowledgements that must come after the faults.
 const ACKNOWLEDGED_MIN: u64 = 10;
 /// What a process may use at most; above this something has no bound. Memory in bytes.
 const MEMORY_MAX_BYTES: u64 = 1 << 30;
@@ -64,7 +64,7 @@ pub fn wait(world: &mut World, traffic: &mut dyn Traffic, feel: &mut dyn FnMut(u
         if let Some(why) = traffic.failure() {
             return Err(Failure(format!("a client failed: {why}")));
         }
-        if let Some(violation) = world.board.violations().first() {
+        if let Some(violation) = world.monitor.violations().first() {
             return Err(Failure(violation.clone()));
         }
         let mut missing: Vec<String> = groups.iter().filter_map(|&group| ill(world, group)).collect();
@@ -75,8 +75,11 @@ pub fn wait(world: &mut World, traffic: &mut dyn Traffic, feel: &mut dyn FnMut(u
         if missing.is_empty() {
             return Ok(start.elapsed());
         }
-        if start.elapsed() > CALM_PATIENCE {
-            return Err(Failure(format!("not well after {CALM_PATIENCE:?} of calm: {}", missing.join("; "))));
+        if start.elapsed() > RECOVERY_TIMEOUT {
+            return Err(Failure(format!(
+                "not well after {RECOVERY_TIMEOUT:?} after the faults: {}",
+                missing.join("; ")
+            )));
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -84,10 +87,10 @@ pub fn wait(world: &mut World, traffic: &mut dyn Traffic, feel: &mut dyn FnMut(u
 
 /// What is wrong with a group, if anything is.
 fn ill(world: &World, group: Group) -> Option<String> {
-    let Some(leader) = world.board.leader(group) else { return Some(format!("{group} has no leader")) };
-    let leading = world.board.status(leader)?;
+    let Some(leader) = world.monitor.leader(group) else { return Some(format!("{group} has no leader")) };
+    let leading = world.monitor.status(leader)?;
     let lags = |node: Node| {
-        let Some(status) = world.board.status(node) else { return Some(format!("{node} is silent")) };
+        let Some(status) = world.monitor.status(node) else { return Some(format!("{node} is silent")) };
         if status.standing != Standing::InService {
             return Some(format!("{node} is {:?}", status.standing));
         }
@@ -130,7 +133,7 @@ pub fn health(world: &mut World) -> Result<Health, Failure> {
 pub fn compare(world: &World) -> Result<u64, Failure> {
     let cluster = &world.cluster;
     for group in cluster.groups() {
-        wait_for(CALM_PATIENCE, &format!("all replicas of {group} to have applied the same"), || {
+        wait_for(RECOVERY_TIMEOUT, &format!("all replicas of {group} to have applied the same"), || {
             let statuses = cluster.nodes_of(group).map(|node| cluster.status(node).ok()).collect::<Option<Vec<_>>>()?;
             let first = statuses.first()?;
             statuses.iter().all(|status| (status.applied, status.commit) == (first.applied, first.commit)).then_some(())
@@ -156,11 +159,13 @@ async fn compare_records(cluster: &Cluster, client: &Client) -> Result<u64, Fail
         }
         let records =
             client.scan(b"", &LAST_KEY).await.map_err(|error| Failure(format!("the last SCAN failed: {error}")))?;
-        // Whoever has lost its leadership meanwhile did not answer for sure; on a calm cluster nobody does.
+        // Whoever has lost its leadership meanwhile did not answer for sure; without faults no one does.
         for partition in 0..shape.partitions {
             let leader = cluster.leader(Group::Partition(partition));
             if leader != Some(Node::Server { partition, replica }) {
-                return Err(Failure(format!("leadership of partition {partition} moved in calm, to {leader:?}")));
+                return Err(Failure(format!(
+                    "leadership of partition {partition} moved without a fault, to {leader:?}"
+                )));
             }
         }
         match &reference {
