@@ -1,6 +1,6 @@
 //! What shakes MadKV, from one seed or by a schedule, and finds out whether it held:
 //!
-//! - [`sim_library`]: the client library against simulated groups, from one seed. [`seeds`]: what `madkv-sim` does.
+//! - [`client_sim`]: the client library against simulated groups, from one seed. [`seeds`]: what `madkv-sim` does.
 //! - [`decoders`]: everything that reads bytes from outside, for property tests and fuzzers.
 //! - [`nemesis`]: a bad network for real processes, and faults by a seeded schedule.
 //! - [`fuzz`]: clients with conflicting requests, and a check of what they heard.
@@ -10,11 +10,11 @@
 //! - [`scenario`]: what `madkv-scenario` does: longer runs, each with one question.
 
 pub mod campaign;
+pub mod client_sim;
 pub mod decoders;
 pub mod disk_faults;
 pub mod fuzz;
 pub mod nemesis;
 pub mod scenario;
 pub mod seeds;
-pub mod sim_library;
 pub mod transcript;

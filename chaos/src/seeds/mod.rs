@@ -19,7 +19,7 @@ use smr_sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
 use smr_sim::trace::Text;
 
 use self::summary::Summary;
-use crate::sim_library;
+use crate::client_sim;
 
 /// From so many seeds on a run that held is judged by what it has shown.
 const LONG_RUN_SEEDS: u64 = 1_000;
@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> ExitCode {
         return speed::measure();
     }
     if options.library {
-        return sim_library::command::run_seeds(&sim_library::command::Plan {
+        return client_sim::command::run_seeds(&client_sim::command::Plan {
             seeds: options.seeds.clone(),
             at_least: options.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0)),
             jobs: options.jobs,

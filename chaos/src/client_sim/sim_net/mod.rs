@@ -4,8 +4,9 @@
 //! the rest later, break in the middle of an answer, go silent one way or both, be refused, or never come about. A
 //! process that is killed takes its connections along; one that is stopped keeps them open and says nothing.
 //!
-//! [`Wires`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`Wires::run`] when the
-//! next event is due ([`Wires::next_at`]), and is woken by [`Wires::posted`] when somebody has written or dialled.
+//! [`SimNet`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`SimNet::run`] when
+//! the next event is due ([`SimNet::next_at`]), and is woken by [`SimNet::posted`] when somebody has written or
+//! dialled.
 
 mod ends;
 mod timeline;
@@ -19,7 +20,7 @@ use smr::wire::SharedOutput;
 use tokio::sync::Notify;
 
 use super::clock::Clock;
-use super::tap::Tap;
+use super::recorder::Recorder;
 use ends::HostNetwork;
 pub use ends::{Reader, Writer};
 use timeline::State;
@@ -120,15 +121,15 @@ pub struct Incoming {
 }
 
 /// All connections between clients and doors.
-pub struct Wires {
+pub struct SimNet {
     state: Mutex<State>,
     posted: Notify,
 }
 
-impl Wires {
+impl SimNet {
     /// No connections yet; everybody is down.
-    pub fn new(seed: u64, clock: Clock, weather: Weather) -> Arc<Wires> {
-        Arc::new(Wires { state: Mutex::new(State::new(seed, clock, weather)), posted: Notify::new() })
+    pub fn new(seed: u64, clock: Clock, weather: Weather) -> Arc<SimNet> {
+        Arc::new(SimNet { state: Mutex::new(State::new(seed, clock, weather)), posted: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,8 +137,8 @@ impl Wires {
     }
 
     /// The network as a client process sees it.
-    pub fn of_host(self: &Arc<Wires>, host: Host) -> Arc<dyn Network> {
-        Arc::new(HostNetwork { wires: Arc::clone(self), host })
+    pub fn of_host(self: &Arc<SimNet>, host: Host) -> Arc<dyn Network> {
+        Arc::new(HostNetwork { net: Arc::clone(self), host })
     }
 
     /// Something was put on the timeline.
@@ -156,7 +157,7 @@ impl Wires {
     }
 
     /// Lets happen what is due; gives the connections that doors have to serve.
-    pub fn run(self: &Arc<Wires>) -> Vec<Incoming> {
+    pub fn run(self: &Arc<SimNet>) -> Vec<Incoming> {
         let mut state = self.lock();
         let now = state.clock.now();
         let mut wakers = Vec::new();
@@ -169,17 +170,17 @@ impl Wires {
         let incoming = std::mem::take(&mut state.incoming);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        let serve = |(place, wire)| Incoming {
+        let serve = |(place, connection)| Incoming {
             place,
-            input: Reader { wires: Arc::clone(self), wire, way: Way::Up },
-            output: Arc::new(Writer { wires: Arc::clone(self), wire, way: Way::Down }),
+            input: Reader { net: Arc::clone(self), connection, way: Way::Up },
+            output: Arc::new(Writer { net: Arc::clone(self), connection, way: Way::Down }),
         };
         incoming.into_iter().map(serve).collect()
     }
 
     /// What frames went by.
-    pub fn tap<T>(&self, look: impl FnOnce(&mut Tap) -> T) -> T {
-        look(&mut self.lock().tap)
+    pub fn recorder<T>(&self, look: impl FnOnce(&mut Recorder) -> T) -> T {
+        look(&mut self.lock().recorder)
     }
 
     /// From now on the network is like this.
@@ -238,13 +239,14 @@ impl Wires {
         let mut state = self.lock();
         state.listening.insert(place, if silently { Listening::Silent } else { Listening::Down });
         state.stopped.remove(&place);
-        let ended: Vec<u64> = state.wires.iter().filter(|(_, wire)| wire.place == place).map(|(id, _)| *id).collect();
+        let ended: Vec<u64> =
+            state.connections.iter().filter(|(_, connection)| connection.place == place).map(|(id, _)| *id).collect();
         for id in ended {
             // The process is gone: nobody reads or writes at that end any more, not even what it had begun.
             state.process_gone(id, Way::Up, &mut wakers);
             let keep_under_way = state.dice.chance(500);
-            if !keep_under_way && let Some(wire) = state.wires.get_mut(&id) {
-                wire.broken = true;
+            if !keep_under_way && let Some(connection) = state.connections.get_mut(&id) {
+                connection.broken = true;
             }
             if !silently {
                 state.post_reset(id, Way::Down);
@@ -261,9 +263,9 @@ impl Wires {
         let mut state = self.lock();
         state.listening.insert(place, Listening::Open);
         let stale: Vec<u64> = state
-            .wires
+            .connections
             .iter()
-            .filter(|(_, wire)| wire.place == place && wire.lanes[Way::Up as usize].reader_reset)
+            .filter(|(_, connection)| connection.place == place && connection.lanes[Way::Up as usize].reader_reset)
             .map(|(id, _)| *id)
             .collect();
         stale.into_iter().for_each(|id| state.post_reset(id, Way::Down));
@@ -275,7 +277,8 @@ impl Wires {
     pub fn host_ended(&self, host: Host) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
-        let ended: Vec<u64> = state.wires.iter().filter(|(_, wire)| wire.host == host).map(|(id, _)| *id).collect();
+        let ended: Vec<u64> =
+            state.connections.iter().filter(|(_, connection)| connection.host == host).map(|(id, _)| *id).collect();
         for id in ended {
             state.process_gone(id, Way::Down, &mut wakers);
             state.post_reset(id, Way::Up);
@@ -288,7 +291,8 @@ impl Wires {
     /// Resets a connection between a client and a place, if there is one; what is under way is lost.
     pub fn reset(&self, host: Host, place: Place) {
         let mut state = self.lock();
-        let found = state.wires.iter().filter(|(_, wire)| (wire.host, wire.place) == (host, place));
+        let found =
+            state.connections.iter().filter(|(_, connection)| (connection.host, connection.place) == (host, place));
         let found: Vec<u64> = found.map(|(id, _)| *id).collect();
         found.into_iter().for_each(|id| state.break_wire(id));
         drop(state);

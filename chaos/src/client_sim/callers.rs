@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::clock::Clock;
 use super::rare::{Counts, Rare};
-use super::wires::{Host, Wires};
+use super::sim_net::{Host, SimNet};
 use madkv_testkit::history::{Action, Answer, History, Operation, Outcome};
 
 /// What is asked, and how.
@@ -189,7 +189,7 @@ pub struct Callers {
     pub book: Arc<Book>,
     habits: Habits,
     seed: u64,
-    wires: Arc<Wires>,
+    net: Arc<SimNet>,
     clock: Clock,
     managers: Vec<String>,
     processes: Vec<Process>,
@@ -201,7 +201,7 @@ impl Callers {
     pub fn new(
         seed: u64,
         habits: Habits,
-        wires: Arc<Wires>,
+        net: Arc<SimNet>,
         clock: Clock,
         managers: Vec<String>,
         wide: bool,
@@ -211,7 +211,7 @@ impl Callers {
             book: Book::new(clock, wide, evictions),
             habits,
             seed,
-            wires,
+            net,
             clock,
             managers,
             processes: Vec::new(),
@@ -237,7 +237,7 @@ impl Callers {
         let next = self.process(place as u32);
         let dead = std::mem::replace(&mut self.processes[place], next);
         dead.tasks.iter().for_each(JoinHandle::abort);
-        self.wires.host_ended(dead.host);
+        self.net.host_ended(dead.host);
         let mut state = self.book.lock();
         let callers = dead.host * CALLERS_MAX..(dead.host + 1) * CALLERS_MAX;
         let lost: Vec<u64> =
@@ -268,7 +268,7 @@ impl Callers {
             managers: self.managers.clone(),
             timeout: timeout_ms.map(Duration::from_millis),
             trace: None,
-            world: Some(World { network: self.wires.of_host(host), seed }),
+            world: Some(World { network: self.net.of_host(host), seed }),
         });
         (host, client)
     }

@@ -25,7 +25,7 @@ use super::managers::{Manager, cluster_map, older_map};
 use super::mix::{Fault, Mix};
 use super::partition::Partition;
 use super::rare::{Counts, Rare};
-use super::wires::{Host, Listening, MANAGERS, Place, Way, Weather, Wires};
+use super::sim_net::{Host, Listening, MANAGERS, Place, SimNet, Way, Weather};
 use madkv_testkit::history::History;
 
 /// How long callers go on in the calm before they are told to stop, in microseconds.
@@ -108,7 +108,7 @@ struct Scene {
     seed: u64,
     mix: Mix,
     clock: Clock,
-    wires: Arc<Wires>,
+    net: Arc<SimNet>,
     partitions: Vec<Partition>,
     managers: Vec<(Arc<Manager>, Reception<Manager>)>,
     callers: Callers,
@@ -123,7 +123,7 @@ struct Scene {
 impl Scene {
     fn new(seed: u64, mix: Mix) -> Scene {
         let clock = Clock::start();
-        let wires = Wires::new(seed, clock, Weather::calm());
+        let net = SimNet::new(seed, clock, Weather::calm());
         let map = cluster_map(mix.partitions, mix.replicas);
         let mut dice = Dice::new(seed, Purpose::Faults);
         let partitions = (0..mix.partitions)
@@ -141,7 +141,7 @@ impl Scene {
                 setting.pace.clients = 0;
                 let dice = Dice::new(dice.any(), Purpose::Machines);
                 let limits = mix.limits.clone();
-                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&wires), dice)
+                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&net), dice)
             })
             .collect();
         let (count, behind) = mix.managers;
@@ -152,7 +152,7 @@ impl Scene {
                     false => Some(map.clone()),
                 };
                 let manager = Manager::new(known);
-                wires.listen(Place { group: MANAGERS, seat }, Listening::Open);
+                net.listen(Place { group: MANAGERS, seat }, Listening::Open);
                 let limits = DoorLimits { connections_max: 2048, ..DoorLimits::default() };
                 (Arc::clone(&manager), Reception::new(manager, limits))
             })
@@ -161,7 +161,7 @@ impl Scene {
         let callers = Callers::new(
             seed,
             mix.habits.clone(),
-            Arc::clone(&wires),
+            Arc::clone(&net),
             clock,
             addresses,
             mix.partitions > 1,
@@ -171,7 +171,7 @@ impl Scene {
             seed,
             mix,
             clock,
-            wires,
+            net,
             partitions,
             managers,
             callers,
@@ -192,7 +192,7 @@ impl Scene {
     async fn play(mut self) -> Report {
         self.until(Time(self.mix.start_us)).await;
         self.callers.start();
-        self.wires.set_weather(self.mix.weather);
+        self.net.set_weather(self.mix.weather);
         for partition in &mut self.partitions {
             partition.world.network.weather = self.mix.peer_weather;
             partition.world.disk_us = self.mix.disk_us;
@@ -218,12 +218,12 @@ impl Scene {
         history.partitions = Some(self.mix.partitions);
         history.notes.push(format!("madkv-sim --library --seeds {}", self.seed));
         self.counts.add(&counts);
-        self.wires.tap(|tap| self.counts.add(&tap.counts));
+        self.net.recorder(|recorder| self.counts.add(&recorder.counts));
         for partition in &self.partitions {
             self.counts.add(&partition.counts);
         }
         let violation = self.violation.take().or_else(|| super::judge::judge(&history).err());
-        let mut hash = self.wires.tap(|tap| tap.hash()) ^ self.callers.book.hash().rotate_left(17);
+        let mut hash = self.net.recorder(|recorder| recorder.hash()) ^ self.callers.book.hash().rotate_left(17);
         for partition in &self.partitions {
             hash = hash.rotate_left(9) ^ partition.world.watch.trace.hash() ^ partition.world.steps();
         }
@@ -275,7 +275,7 @@ impl Scene {
             let undo = first.remove();
             self.undo(undo);
         }
-        for incoming in self.wires.run() {
+        for incoming in self.net.run() {
             if incoming.place.group == MANAGERS {
                 let (_, reception) = &self.managers[usize::from(incoming.place.seat)];
                 tokio::spawn(reception.serve(incoming.input, incoming.output));
@@ -289,16 +289,16 @@ impl Scene {
                 self.violation.get_or_insert(why);
             }
         }
-        let seen = self.wires.tap(|tap| tap.violation.take()).or_else(|| self.callers.book.violation());
+        let seen = self.net.recorder(|recorder| recorder.violation.take()).or_else(|| self.callers.book.violation());
         if let Some(why) = seen {
             self.violate(why);
         }
         let faults = self.fault_at.into_iter().chain(self.undo.keys().map(|(at, _)| *at).next());
-        let world = self.partitions.iter().filter_map(Partition::next_at).chain(self.wires.next_at());
+        let world = self.partitions.iter().filter_map(Partition::next_at).chain(self.net.next_at());
         let next = world.chain(faults).min().map_or(at, |next| next.min(at));
         tokio::select! {
             biased;
-            () = self.wires.posted() => {}
+            () = self.net.posted() => {}
             () = self.clock.sleep_until(next) => {}
         }
     }
@@ -328,7 +328,8 @@ impl Scene {
         let leader_place = Place { group: group as u16, seat: leader as u16 };
         let some_place = Place { group: group as u16, seat: some_seat as u16 };
         let partition = &mut self.partitions[group];
-        self.wires.tap(|tap| tap.note(partition.world.now, &[4, fault as u64, group as u64, leader as u64]));
+        self.net
+            .recorder(|recorder| recorder.note(partition.world.now, &[4, fault as u64, group as u64, leader as u64]));
         match fault {
             Fault::KillLeader => partition.crash(leader, false),
             Fault::KillServer => partition.crash(some_seat, false),
@@ -351,18 +352,18 @@ impl Scene {
             Fault::Transfer => {
                 partition.world.ask(leader, Request::Transfer { to: NodeName(some_seat as u16) });
             }
-            Fault::ResetClient => self.wires.reset(host, leader_place),
+            Fault::ResetClient => self.net.reset(host, leader_place),
             Fault::SilenceOneWay => {
                 let way = if us.is_multiple_of(2) { Way::Up } else { Way::Down };
                 self.counts.saw(Rare::OneWaySilence);
-                self.wires.silence(host, leader_place, way, true);
+                self.net.silence(host, leader_place, way, true);
                 self.later(us, Undo::Silence(host, leader_place, way));
             }
             Fault::SilenceLeader => {
                 self.counts.saw(Rare::LeaderUnreachable);
                 for host in hosts {
                     for way in [Way::Up, Way::Down] {
-                        self.wires.silence(host, leader_place, way, true);
+                        self.net.silence(host, leader_place, way, true);
                         self.later(us, Undo::Silence(host, leader_place, way));
                     }
                 }
@@ -392,8 +393,8 @@ impl Scene {
             Fault::FullAccept => {
                 if !self.partitions[group].world.machines[some_seat].is_down() {
                     self.counts.saw(Rare::FullAccept);
-                    self.wires.listen(some_place, Listening::Silent);
-                    hosts.iter().for_each(|host| self.wires.reset(*host, some_place));
+                    self.net.listen(some_place, Listening::Silent);
+                    hosts.iter().for_each(|host| self.net.reset(*host, some_place));
                     self.later(us, Undo::Place(some_place));
                 }
             }
@@ -403,19 +404,19 @@ impl Scene {
     fn manager_down(&mut self, seat: u16, us: u64) {
         let place = Place { group: MANAGERS, seat };
         let silently = self.dice.chance(300);
-        self.wires.place_ended(place, silently);
+        self.net.place_ended(place, silently);
         self.later(us, Undo::Place(place));
     }
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Place(place) if place.group == MANAGERS => self.wires.place_started(place),
+            Undo::Place(place) if place.group == MANAGERS => self.net.place_started(place),
             Undo::Place(place) => {
                 if !self.partitions[usize::from(place.group)].world.machines[usize::from(place.seat)].is_down() {
-                    self.wires.listen(place, Listening::Open);
+                    self.net.listen(place, Listening::Open);
                 }
             }
-            Undo::Silence(host, place, way) => self.wires.silence(host, place, way, false),
+            Undo::Silence(host, place, way) => self.net.silence(host, place, way, false),
             Undo::Cuts(group) => self.partitions[usize::from(group)].world.heal_cuts(),
             Undo::Readmit(group, seat) => self.callers.readmit(group, seat),
             Undo::Learn(seat) => {
@@ -430,8 +431,8 @@ impl Scene {
         for undo in std::mem::take(&mut self.undo).into_values() {
             self.undo(undo);
         }
-        self.wires.end_silences();
-        self.wires.set_weather(Weather::calm());
+        self.net.end_silences();
+        self.net.set_weather(Weather::calm());
         for partition in &mut self.partitions {
             partition.mislead(0, 0, 0);
             partition.world.end_faults();

@@ -8,19 +8,19 @@ use smr_sim::dice::{Dice, Purpose};
 use tokio::sync::oneshot;
 
 use super::{Host, Listening, Place, Way, Weather};
-use crate::sim_library::clock::Clock;
-use crate::sim_library::tap::Tap;
+use crate::client_sim::clock::Clock;
+use crate::client_sim::recorder::Recorder;
 
 /// What happens on the timeline.
 pub(super) enum Event {
     /// Something arrives at the end of a lane.
-    Parcel { wire: u64, way: Way, parcel: Parcel },
+    Parcel { connection: u64, way: Way, parcel: Parcel },
     /// Somebody dials.
-    Knock { wire: u64 },
+    Knock { connection: u64 },
     /// The one who dialled hears how it went.
-    Dialled { wire: u64, welcome: bool },
+    Dialled { connection: u64, welcome: bool },
     /// One side hears that the connection was reset: the reader of this lane and the writer of the other.
-    Reset { wire: u64, reader_of: Way },
+    Reset { connection: u64, reader_of: Way },
 }
 
 pub(super) enum Parcel {
@@ -50,7 +50,7 @@ pub(super) struct Lane {
     pub(super) writer: Option<Waker>,
 }
 
-pub(super) struct Wire {
+pub(super) struct Connection {
     pub(super) host: Host,
     pub(super) place: Place,
     pub(super) lanes: [Lane; 2],
@@ -65,7 +65,7 @@ pub(super) struct State {
     pub(super) clock: Clock,
     pub(super) dice: Dice,
     pub(super) weather: Weather,
-    pub(super) wires: BTreeMap<u64, Wire>,
+    pub(super) connections: BTreeMap<u64, Connection>,
     next_wire: u64,
     pub(super) timeline: BTreeMap<(Time, u64), Event>,
     posted: u64,
@@ -75,7 +75,7 @@ pub(super) struct State {
     /// Links on which nothing arrives.
     pub(super) silent: BTreeSet<(Host, Place, Way)>,
     pub(super) incoming: Vec<(Place, u64)>,
-    pub(super) tap: Tap,
+    pub(super) recorder: Recorder,
 }
 
 impl State {
@@ -85,7 +85,7 @@ impl State {
             clock,
             dice: Dice::new(seed, Purpose::Network),
             weather,
-            wires: BTreeMap::new(),
+            connections: BTreeMap::new(),
             next_wire: 0,
             timeline: BTreeMap::new(),
             posted: 0,
@@ -93,7 +93,7 @@ impl State {
             stopped: BTreeSet::new(),
             silent: BTreeSet::new(),
             incoming: Vec::new(),
-            tap: Tap::default(),
+            recorder: Recorder::default(),
         }
     }
 
@@ -112,19 +112,20 @@ impl State {
         let place = Place::of(address)?;
         let id = self.next_wire;
         self.next_wire += 1;
-        let wire = Wire { host, place, lanes: Default::default(), broken: false, halves: 2, dialled: Some(dialled) };
-        self.wires.insert(id, wire);
-        self.tap.dialled(self.clock.now(), id, host, place);
+        let connection =
+            Connection { host, place, lanes: Default::default(), broken: false, halves: 2, dialled: Some(dialled) };
+        self.connections.insert(id, connection);
+        self.recorder.dialled(self.clock.now(), id, host, place);
         let at = self.clock.now().plus_us(self.delay());
-        self.post(at, Event::Knock { wire: id });
+        self.post(at, Event::Knock { connection: id });
         Some(id)
     }
 
     /// Sends what fits; 0 if nothing does.
     pub(super) fn send(&mut self, id: u64, way: Way, bytes: &[u8]) -> usize {
         let room_bytes = self.weather.room_bytes;
-        let Some(wire) = self.wires.get(&id) else { return bytes.len() };
-        let lane = &wire.lanes[way as usize];
+        let Some(connection) = self.connections.get(&id) else { return bytes.len() };
+        let lane = &connection.lanes[way as usize];
         let room = room_bytes.saturating_sub(lane.under_way + lane.arrived.len());
         let taken = bytes.len().min(room);
         if taken == 0 {
@@ -132,7 +133,7 @@ impl State {
         }
         let bytes = &bytes[..taken];
         if way == Way::Up {
-            self.tap.sent(self.clock.now(), id, bytes);
+            self.recorder.sent(self.clock.now(), id, bytes);
         }
         let split = if self.dice.chance(self.weather.split) { self.dice.below(taken as u64) as usize } else { 0 };
         for piece in [&bytes[..split], &bytes[split..]] {
@@ -145,32 +146,33 @@ impl State {
 
     pub(super) fn send_parcel(&mut self, id: u64, way: Way, parcel: Parcel) {
         let at = self.clock.now().plus_us(self.delay());
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let lane = &mut wire.lanes[way as usize];
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let lane = &mut connection.lanes[way as usize];
         if let Parcel::Bytes(bytes) = &parcel {
             lane.under_way += bytes.len();
         }
         let at = at.max(lane.last_at);
         lane.last_at = at;
-        self.post(at, Event::Parcel { wire: id, way, parcel });
+        self.post(at, Event::Parcel { connection: id, way, parcel });
     }
 
-    /// Whether nothing gets through on this wire in this direction.
-    fn is_held(&self, wire: &Wire, way: Way) -> bool {
-        self.silent.contains(&(wire.host, wire.place, way)) || (way == Way::Up && self.stopped.contains(&wire.place))
+    /// Whether nothing gets through on this connection in this direction.
+    fn is_held(&self, connection: &Connection, way: Way) -> bool {
+        self.silent.contains(&(connection.host, connection.place, way))
+            || (way == Way::Up && self.stopped.contains(&connection.place))
     }
 
     /// Some silence is over: what was held back arrives now, before what is still on the timeline.
     pub(super) fn release(&mut self, wakers: &mut Vec<Waker>) {
-        let ids: Vec<u64> = self.wires.keys().copied().collect();
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
             for way in [Way::Up, Way::Down] {
-                let Some(wire) = self.wires.get(&id) else { continue };
-                if self.is_held(wire, way) {
+                let Some(connection) = self.connections.get(&id) else { continue };
+                if self.is_held(connection, way) {
                     continue;
                 }
-                let held = match self.wires.get_mut(&id) {
-                    Some(wire) => std::mem::take(&mut wire.lanes[way as usize].held),
+                let held = match self.connections.get_mut(&id) {
+                    Some(connection) => std::mem::take(&mut connection.lanes[way as usize].held),
                     None => continue,
                 };
                 for parcel in held {
@@ -183,9 +185,9 @@ impl State {
     pub(super) fn happen(&mut self, event: Event, wakers: &mut Vec<Waker>) {
         let now = self.clock.now();
         match event {
-            Event::Knock { wire: id } => {
-                let Some(wire) = self.wires.get(&id) else { return };
-                let (host, place) = (wire.host, wire.place);
+            Event::Knock { connection: id } => {
+                let Some(connection) = self.connections.get(&id) else { return };
+                let (host, place) = (connection.host, connection.place);
                 let cut = [Way::Up, Way::Down].into_iter().any(|way| self.silent.contains(&(host, place, way)));
                 let listening = self.listening.get(&place).copied().unwrap_or_default();
                 if cut || listening == Listening::Silent {
@@ -193,33 +195,33 @@ impl State {
                 }
                 let welcome = listening == Listening::Open;
                 if welcome {
-                    if let Some(wire) = self.wires.get_mut(&id) {
-                        wire.halves += 2;
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.halves += 2;
                     }
                     self.incoming.push((place, id));
                 }
                 let at = now.plus_us(self.delay());
-                self.post(at, Event::Dialled { wire: id, welcome });
+                self.post(at, Event::Dialled { connection: id, welcome });
             }
-            Event::Dialled { wire: id, welcome } => {
-                if let Some(dialled) = self.wires.get_mut(&id).and_then(|wire| wire.dialled.take()) {
+            Event::Dialled { connection: id, welcome } => {
+                if let Some(dialled) = self.connections.get_mut(&id).and_then(|connection| connection.dialled.take()) {
                     // Whoever does not wait any more has closed its side by that.
                     let _ = dialled.send(welcome);
                 }
             }
-            Event::Reset { wire, reader_of } => self.reset_side(wire, reader_of, wakers),
-            Event::Parcel { wire: id, way, parcel } => self.arrive(id, way, parcel, wakers),
+            Event::Reset { connection, reader_of } => self.reset_side(connection, reader_of, wakers),
+            Event::Parcel { connection: id, way, parcel } => self.arrive(id, way, parcel, wakers),
         }
     }
 
     fn arrive(&mut self, id: u64, way: Way, mut parcel: Parcel, wakers: &mut Vec<Waker>) {
-        let Some(wire) = self.wires.get(&id) else { return };
-        if wire.broken {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if connection.broken {
             return;
         }
-        if self.is_held(wire, way) || !wire.lanes[way as usize].held.is_empty() {
-            if let Some(wire) = self.wires.get_mut(&id) {
-                wire.lanes[way as usize].held.push_back(parcel);
+        if self.is_held(connection, way) || !connection.lanes[way as usize].held.is_empty() {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.lanes[way as usize].held.push_back(parcel);
             }
             return;
         }
@@ -235,10 +237,10 @@ impl State {
         }
         let now = self.clock.now();
         if let Parcel::Bytes(bytes) = &parcel {
-            self.tap.arrived(now, id, way, bytes);
+            self.recorder.arrived(now, id, way, bytes);
         }
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let lane = &mut wire.lanes[way as usize];
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let lane = &mut connection.lanes[way as usize];
         lane.under_way -= full;
         match parcel {
             Parcel::Bytes(bytes) => lane.arrived.extend(bytes),
@@ -249,26 +251,29 @@ impl State {
 
     /// Breaks a connection: what is under way is lost, and both sides hear of it.
     pub(super) fn break_wire(&mut self, id: u64) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        if std::mem::replace(&mut wire.broken, true) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if std::mem::replace(&mut connection.broken, true) {
             return;
         }
-        self.tap.broken();
+        self.recorder.broken();
         self.post_reset(id, Way::Up);
         self.post_reset(id, Way::Down);
     }
 
-    pub(super) fn post_reset(&mut self, wire: u64, reader_of: Way) {
+    pub(super) fn post_reset(&mut self, connection: u64, reader_of: Way) {
         let at = self.clock.now().plus_us(self.delay());
         // Not before what was sent earlier has arrived.
-        let last_at = self.wires.get(&wire).map_or(Time(0), |wire| wire.lanes[reader_of as usize].last_at);
-        self.post(at.max(last_at), Event::Reset { wire, reader_of });
+        let last_at = self
+            .connections
+            .get(&connection)
+            .map_or(Time(0), |connection| connection.lanes[reader_of as usize].last_at);
+        self.post(at.max(last_at), Event::Reset { connection, reader_of });
     }
 
     /// The side that reads this lane, and writes the other one, has no connection any more.
     fn reset_side(&mut self, id: u64, reader_of: Way, wakers: &mut Vec<Waker>) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        for (way, lane) in [Way::Up, Way::Down].into_iter().zip(&mut wire.lanes) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        for (way, lane) in [Way::Up, Way::Down].into_iter().zip(&mut connection.lanes) {
             if way == reader_of {
                 lane.reader_reset = true;
                 wakers.extend(lane.reader.take());
@@ -281,18 +286,18 @@ impl State {
 
     /// The process at the side that reads this lane is gone: nobody reads what has arrived.
     pub(super) fn process_gone(&mut self, id: u64, reader_of: Way, wakers: &mut Vec<Waker>) {
-        if let Some(wire) = self.wires.get_mut(&id) {
-            wire.lanes[reader_of as usize].arrived.clear();
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.lanes[reader_of as usize].arrived.clear();
         }
         self.reset_side(id, reader_of, wakers);
     }
 
     pub(super) fn half_dropped(&mut self, id: u64) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        wire.halves -= 1;
-        if wire.halves == 0 {
-            self.wires.remove(&id);
-            self.tap.closed(id);
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.halves -= 1;
+        if connection.halves == 0 {
+            self.connections.remove(&id);
+            self.recorder.closed(id);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! decided by one seed.
 //!
 //! - [`clock`]: the one clock.
-//! - [`wires`]: connections between clients and doors, and what happens to them. [`tap`] reads along.
+//! - [`sim_net`]: connections between clients and doors, and what happens to them. [`recorder`] reads along.
 //! - [`partition`]: a replica group with its doors. [`managers`]: a source of the map.
 //! - [`callers`]: client processes, what they ask, and the history.
 //! - [`mix`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what was met.
@@ -24,8 +24,8 @@ pub mod managers;
 pub mod mix;
 pub mod partition;
 pub mod rare;
+pub mod recorder;
 pub mod run;
-pub mod tap;
-pub mod wires;
+pub mod sim_net;
 
 pub use run::{Report, run, run_mix};

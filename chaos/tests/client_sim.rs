@@ -7,9 +7,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use madkv_chaos::sim_library::mix::{Fault, Mix};
-use madkv_chaos::sim_library::rare::{Counts, Rare};
-use madkv_chaos::sim_library::{Report, run, run_mix};
+use madkv_chaos::client_sim::mix::{Fault, Mix};
+use madkv_chaos::client_sim::rare::{Counts, Rare};
+use madkv_chaos::client_sim::{Report, run, run_mix};
 
 /// How many seeds each change goes through.
 const SEEDS: u64 = 120;

@@ -19,7 +19,7 @@ use smr_sim::world::{Setting, World};
 
 use super::managers::narrow_map;
 use super::rare::{Counts, Rare};
-use super::wires::{Incoming, Place, Wires};
+use super::sim_net::{Incoming, Place, SimNet};
 
 /// The machine that is replicated. Clients come from outside, so there is nothing to invent here.
 #[derive(Clone)]
@@ -45,13 +45,13 @@ impl Workload for MapMachine {
 #[derive(Clone)]
 pub struct Desk {
     requests: Arc<Mutex<Vec<(Request, ReplyTo)>>>,
-    wires: Arc<Wires>,
+    net: Arc<SimNet>,
 }
 
 impl Submit for Desk {
     fn queue(&self, request: Request, reply: ReplyTo) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push((request, reply));
-        self.wires.wake();
+        self.net.wake();
     }
 }
 
@@ -84,7 +84,7 @@ pub struct Partition {
     pub counts: Counts,
     map: ClusterMap,
     limits: DoorLimits,
-    wires: Arc<Wires>,
+    net: Arc<SimNet>,
     dice: Dice,
     /// Processes per mille that start behind the map.
     behind: u64,
@@ -110,7 +110,7 @@ impl Partition {
         map: ClusterMap,
         limits: DoorLimits,
         behind: u64,
-        wires: Arc<Wires>,
+        net: Arc<SimNet>,
         dice: Dice,
     ) -> Partition {
         let world = World::new(setting, MapMachine);
@@ -122,7 +122,7 @@ impl Partition {
             counts: Counts::default(),
             map,
             limits,
-            wires,
+            net,
             dice,
             behind,
             servers: (0..size).map(|_| None).collect(),
@@ -275,17 +275,17 @@ impl Partition {
                 self.servers[seat] = None;
                 self.pending.retain(|_, pending| pending.seat != seat);
                 let silently = std::mem::take(&mut self.silently[seat]);
-                self.wires.place_ended(place, silently);
+                self.net.place_ended(place, silently);
             }
             if up && self.servers[seat].is_none() {
                 self.servers[seat] = Some(self.open(seat));
-                self.wires.place_started(place);
+                self.net.place_started(place);
             }
             if stopped != seen_stopped {
                 if stopped {
                     self.counts.saw(Rare::ServerStopped);
                 }
-                self.wires.stop(place, stopped);
+                self.net.stop(place, stopped);
             }
             self.seen[seat] = (run, stopped);
         }
@@ -298,7 +298,7 @@ impl Partition {
             self.counts.saw(Rare::ServerBehind);
         }
         let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.dice.below(1_500_000)));
-        let desk = Desk { requests: Arc::default(), wires: Arc::clone(&self.wires) };
+        let desk = Desk { requests: Arc::default(), net: Arc::clone(&self.net) };
         let backend = Arc::new(ServerBackend::new(desk.clone(), self.number, &map));
         let reception = Reception::new(Arc::clone(&backend), self.limits.clone());
         let _ = seat;

@@ -13,7 +13,7 @@ use smr::protocol::Time;
 use smr::status::Role;
 
 use super::rare::{Counts, Rare};
-use super::wires::{Host, MANAGERS, Place, Way};
+use super::sim_net::{Host, MANAGERS, Place, Way};
 
 /// Over how long the copies of a write are counted, in microseconds.
 const RATE_WINDOW_US: u64 = 1_000_000;
@@ -23,7 +23,7 @@ const COPIES_IN_WINDOW_MAX: u64 = 450;
 
 /// See the module.
 #[derive(Default)]
-pub struct Tap {
+pub struct Recorder {
     /// What was seen.
     pub counts: Counts,
     /// The first thing that must not be.
@@ -90,7 +90,7 @@ struct Redirects {
     in_row: u64,
 }
 
-impl Tap {
+impl Recorder {
     /// Of everything that went by, in order.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -109,13 +109,13 @@ impl Tap {
         }
     }
 
-    pub(super) fn dialled(&mut self, now: Time, wire: u64, host: Host, place: Place) {
-        self.note(now, &[1, wire, u64::from(host), u64::from(place.group), u64::from(place.seat)]);
-        self.streams.insert(wire, Stream { host, place, buffers: Default::default(), asked: BTreeMap::new() });
+    pub(super) fn dialled(&mut self, now: Time, connection: u64, host: Host, place: Place) {
+        self.note(now, &[1, connection, u64::from(host), u64::from(place.group), u64::from(place.seat)]);
+        self.streams.insert(connection, Stream { host, place, buffers: Default::default(), asked: BTreeMap::new() });
     }
 
-    pub(super) fn closed(&mut self, wire: u64) {
-        self.streams.remove(&wire);
+    pub(super) fn closed(&mut self, connection: u64) {
+        self.streams.remove(&connection);
     }
 
     pub(super) fn broken(&mut self) {
@@ -123,12 +123,12 @@ impl Tap {
     }
 
     /// A client has sent something.
-    pub(super) fn sent(&mut self, now: Time, wire: u64, bytes: &[u8]) {
-        self.note(now, &[2, wire, codec::checksum(&[bytes])]);
-        for (kind, payload) in self.frames(wire, Way::Up, bytes) {
+    pub(super) fn sent(&mut self, now: Time, connection: u64, bytes: &[u8]) {
+        self.note(now, &[2, connection, codec::checksum(&[bytes])]);
+        for (kind, payload) in self.frames(connection, Way::Up, bytes) {
             if kind == KIND_REQUEST {
                 match codec::decode::<Request>(&payload) {
-                    Ok(request) => self.asked(now, wire, request),
+                    Ok(request) => self.asked(now, connection, request),
                     Err(error) => self.violate(format!("a client sends what is no request: {error}")),
                 }
             }
@@ -136,15 +136,15 @@ impl Tap {
     }
 
     /// Something has arrived.
-    pub(super) fn arrived(&mut self, now: Time, wire: u64, way: Way, bytes: &[u8]) {
-        self.note(now, &[3, wire, way as u64, codec::checksum(&[bytes])]);
+    pub(super) fn arrived(&mut self, now: Time, connection: u64, way: Way, bytes: &[u8]) {
+        self.note(now, &[3, connection, way as u64, codec::checksum(&[bytes])]);
         if way == Way::Up {
             return;
         }
-        for (kind, payload) in self.frames(wire, Way::Down, bytes) {
+        for (kind, payload) in self.frames(connection, Way::Down, bytes) {
             match kind {
                 KIND_RESPONSE => match codec::decode::<Response>(&payload) {
-                    Ok(response) => self.answered(wire, response),
+                    Ok(response) => self.answered(connection, response),
                     Err(error) => self.violate(format!("a door sends what is no response: {error}")),
                 },
                 KIND_REFUSAL => self.counts.saw(Rare::TurnedAway),
@@ -153,8 +153,8 @@ impl Tap {
         }
     }
 
-    fn frames(&mut self, wire: u64, way: Way, bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
-        let Some(stream) = self.streams.get_mut(&wire) else { return Vec::new() };
+    fn frames(&mut self, connection: u64, way: Way, bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+        let Some(stream) = self.streams.get_mut(&connection) else { return Vec::new() };
         let buffer = &mut stream.buffers[way as usize];
         buffer.extend_from_slice(bytes);
         let (mut frames, mut taken) = (Vec::new(), 0);
@@ -185,8 +185,8 @@ impl Tap {
         self.violation.get_or_insert(what);
     }
 
-    fn asked(&mut self, now: Time, wire: u64, request: Request) {
-        let Some(stream) = self.streams.get_mut(&wire) else { return };
+    fn asked(&mut self, now: Time, connection: u64, request: Request) {
+        let Some(stream) = self.streams.get_mut(&connection) else { return };
         let (host, Place { group, seat }) = (stream.host, stream.place);
         let Ask::Write { client, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
@@ -228,8 +228,8 @@ impl Tap {
         }
     }
 
-    fn answered(&mut self, wire: u64, response: Response) {
-        let Some(stream) = self.streams.get_mut(&wire) else { return };
+    fn answered(&mut self, connection: u64, response: Response) {
+        let Some(stream) = self.streams.get_mut(&connection) else { return };
         let (host, place) = (stream.host, stream.place);
         let asked = match &response.body {
             Body::Part(_) => None,

@@ -15,7 +15,7 @@ use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr_service::door::Backend;
 
-use super::wires::Place;
+use super::sim_net::Place;
 
 /// The cluster of every simulation.
 pub const CLUSTER: ClusterId = ClusterId(1);

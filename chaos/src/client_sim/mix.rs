@@ -8,7 +8,7 @@ use smr_sim::dice::{Dice, Purpose};
 use smr_sim::network::Weather as PeerWeather;
 
 use super::callers::Habits;
-use super::wires::Weather;
+use super::sim_net::Weather;
 
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

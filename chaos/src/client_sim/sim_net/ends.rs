@@ -11,23 +11,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
 use super::timeline::Parcel;
-use super::{Host, Way, Wires};
+use super::{Host, SimNet, Way};
 
 pub(super) struct HostNetwork {
-    pub(super) wires: Arc<Wires>,
+    pub(super) net: Arc<SimNet>,
     pub(super) host: Host,
 }
 
 impl Network for HostNetwork {
     fn dial(&self, address: &str) -> Dial {
         let (dialled, heard) = oneshot::channel();
-        let wire = self.wires.lock().dial(self.host, address, dialled);
-        self.wires.posted.notify_one();
-        let Some(wire) = wire else {
+        let connection = self.net.lock().dial(self.host, address, dialled);
+        self.net.posted.notify_one();
+        let Some(connection) = connection else {
             return Box::pin(async { Err(io::Error::new(io::ErrorKind::NotFound, "no such address")) });
         };
-        let input = Reader { wires: Arc::clone(&self.wires), wire, way: Way::Down };
-        let output = Writer { wires: Arc::clone(&self.wires), wire, way: Way::Up };
+        let input = Reader { net: Arc::clone(&self.net), connection, way: Way::Down };
+        let output = Writer { net: Arc::clone(&self.net), connection, way: Way::Up };
         Box::pin(async move {
             match heard.await {
                 Ok(true) => Ok((Box::new(input) as _, Box::new(output) as _)),
@@ -39,25 +39,25 @@ impl Network for HostNetwork {
 
 /// Where bytes come out.
 pub struct Reader {
-    pub(super) wires: Arc<Wires>,
-    pub(super) wire: u64,
+    pub(super) net: Arc<SimNet>,
+    pub(super) connection: u64,
     pub(super) way: Way,
 }
 
 /// Where they go in.
 pub struct Writer {
-    pub(super) wires: Arc<Wires>,
-    pub(super) wire: u64,
+    pub(super) net: Arc<SimNet>,
+    pub(super) connection: u64,
     pub(super) way: Way,
 }
 
 impl AsyncRead for Reader {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.wires.lock();
-        let Some(wire) = state.wires.get_mut(&self.wire) else {
+        let mut state = self.net.lock();
+        let Some(connection) = state.connections.get_mut(&self.connection) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
-        let lane = &mut wire.lanes[self.way as usize];
+        let lane = &mut connection.lanes[self.way as usize];
         // What has arrived can be read behind a reset, too, unless the process itself is gone: then nobody asks.
         if lane.arrived.is_empty() {
             if lane.reader_reset {
@@ -82,26 +82,26 @@ impl AsyncRead for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.wires.lock().half_dropped(self.wire);
+        self.net.lock().half_dropped(self.connection);
     }
 }
 
 impl Writer {
     fn write(&self, bytes: &[u8], context: Option<&mut Context<'_>>) -> Poll<io::Result<usize>> {
-        let mut state = self.wires.lock();
-        match state.wires.get(&self.wire) {
-            Some(wire) if !wire.lanes[self.way as usize].writer_reset => {}
+        let mut state = self.net.lock();
+        match state.connections.get(&self.connection) {
+            Some(connection) if !connection.lanes[self.way as usize].writer_reset => {}
             _ => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
         }
-        let taken = state.send(self.wire, self.way, bytes);
+        let taken = state.send(self.connection, self.way, bytes);
         if taken == 0 && !bytes.is_empty() {
-            if let (Some(context), Some(wire)) = (context, state.wires.get_mut(&self.wire)) {
-                wire.lanes[self.way as usize].writer = Some(context.waker().clone());
+            if let (Some(context), Some(connection)) = (context, state.connections.get_mut(&self.connection)) {
+                connection.lanes[self.way as usize].writer = Some(context.waker().clone());
             }
             return Poll::Pending;
         }
         drop(state);
-        self.wires.posted.notify_one();
+        self.net.posted.notify_one();
         Poll::Ready(Ok(taken))
     }
 }
@@ -129,10 +129,10 @@ impl SharedOutput for Writer {
     }
 
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.wires.lock();
+        let mut state = self.net.lock();
         let room_bytes = state.weather.room_bytes;
-        let Some(wire) = state.wires.get_mut(&self.wire) else { return Poll::Ready(Ok(())) };
-        let lane = &mut wire.lanes[self.way as usize];
+        let Some(connection) = state.connections.get_mut(&self.connection) else { return Poll::Ready(Ok(())) };
+        let lane = &mut connection.lanes[self.way as usize];
         if lane.writer_reset || lane.under_way + lane.arrived.len() < room_bytes {
             return Poll::Ready(Ok(()));
         }
@@ -143,13 +143,16 @@ impl SharedOutput for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        let mut state = self.wires.lock();
-        let open = state.wires.get(&self.wire).is_some_and(|wire| !wire.lanes[self.way as usize].writer_reset);
+        let mut state = self.net.lock();
+        let open = state
+            .connections
+            .get(&self.connection)
+            .is_some_and(|connection| !connection.lanes[self.way as usize].writer_reset);
         if open {
-            state.send_parcel(self.wire, self.way, Parcel::End);
+            state.send_parcel(self.connection, self.way, Parcel::End);
         }
-        state.half_dropped(self.wire);
+        state.half_dropped(self.connection);
         drop(state);
-        self.wires.posted.notify_one();
+        self.net.posted.notify_one();
     }
 }
