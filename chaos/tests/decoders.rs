@@ -69,18 +69,18 @@ fn each_single_bit_change_is_an_error_or_another_value() {
 // covers B1
 #[test]
 fn arbitrary_bytes_are_an_error_or_a_value() {
-    for_each(|decoder, dice| {
+    for_each(|decoder, rng| {
         let sound = (decoder.sound)();
         for _ in 0..CASES {
-            let mut bytes = vec![0; dice.random_range(0..400)];
-            dice.fill_bytes(&mut bytes);
+            let mut bytes = vec![0; rng.random_range(0..400)];
+            rng.fill_bytes(&mut bytes);
             // Small numbers are more often what a length or a tag is.
-            let mask = [0xff, 0x0f, 0x03][dice.random_range(0..3)];
+            let mask = [0xff, 0x0f, 0x03][rng.random_range(0..3)];
             bytes.iter_mut().for_each(|byte| *byte &= mask);
             decoder.run_on(&bytes);
             // Something sound in front, so that it is not turned away at the first byte.
-            let whole = &sound[dice.random_range(0..sound.len())];
-            let head = &whole[..dice.random_range(0..=whole.len())];
+            let whole = &sound[rng.random_range(0..sound.len())];
+            let head = &whole[..rng.random_range(0..=whole.len())];
             decoder.run_on(&[head, &bytes].concat());
         }
     });
@@ -89,13 +89,13 @@ fn arbitrary_bytes_are_an_error_or_a_value() {
 // covers B1, B2
 #[test]
 fn hostile_lengths_allocate_nothing() {
-    for_each(|decoder, dice| {
+    for_each(|decoder, rng| {
         for sound in (decoder.sound)() {
             for _ in 0..CASES / 4 {
                 let mut bytes = sound.clone();
-                let at = dice.random_range(0..bytes.len());
+                let at = rng.random_range(0..bytes.len());
                 let length =
-                    [u64::MAX, 1 << 63, 1 << 40, u64::from(u32::MAX), 1 << 31, dice.random()][dice.random_range(0..6)];
+                    [u64::MAX, 1 << 63, 1 << 40, u64::from(u32::MAX), 1 << 31, rng.random()][rng.random_range(0..6)];
                 for (byte, hostile) in bytes[at..].iter_mut().zip(length.to_le_bytes()) {
                     *byte = hostile;
                 }
@@ -108,9 +108,9 @@ fn hostile_lengths_allocate_nothing() {
 // covers B1
 #[test]
 fn a_mebibyte_takes_linear_time() {
-    for_each(|decoder, dice| {
+    for_each(|decoder, rng| {
         let mut random = vec![0; 1 << 20];
-        dice.fill_bytes(&mut random);
+        rng.fill_bytes(&mut random);
         let mut inputs = vec![vec![0; 1 << 20], vec![1; 1 << 20], vec![b'\n'; 1 << 20], random];
         for sound in (decoder.sound)() {
             inputs.push(sound.iter().copied().cycle().take(1 << 20).collect());

@@ -11,8 +11,8 @@ use smr::protocol::{NotLeader, Time};
 use smr::replica::{Outcome, Request};
 use smr::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 
-use crate::dice::{Dice, Purpose};
 use crate::rare::{Rare, RareCounts};
+use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::{Operation, Seen, Workload};
 
 /// Tags from here on are those of floods, which nobody waits for.
@@ -105,8 +105,8 @@ pub struct Clients<W> {
     clients: Vec<Client>,
     history: Vec<Seen>,
     seats: usize,
-    dice: Dice,
-    inventing: Dice,
+    rng: SimRng,
+    inventing: SimRng,
     stopping: bool,
     /// Clients from this number on begin nothing new.
     active: usize,
@@ -130,8 +130,8 @@ impl<W: Workload> Clients<W> {
             clients: (0..pace.clients).map(client).collect(),
             history: Vec::new(),
             seats,
-            dice: Dice::new(seed, Purpose::Clients),
-            inventing: Dice::new(seed, Purpose::Workload),
+            rng: SimRng::new(seed, Purpose::Clients),
+            inventing: SimRng::new(seed, Purpose::Workload),
             stopping: false,
             active: pace.clients,
             begun: 0,
@@ -185,7 +185,7 @@ impl<W: Workload> Clients<W> {
     /// Half of the clients believe in somebody else from now on.
     pub(super) fn scatter(&mut self) {
         for number in (0..self.clients.len()).step_by(2) {
-            self.clients[number].seat = self.dice.below(self.seats as u64) as usize;
+            self.clients[number].seat = self.rng.below(self.seats as u64) as usize;
         }
     }
 
@@ -274,7 +274,7 @@ impl<W: Workload> Clients<W> {
             }
             // Silence: perhaps somebody else knows more.
             if self.clients[number].pending[&serial].tries > 0 && !self.give_up(number, serial, now) {
-                self.clients[number].seat = self.dice.below(self.seats as u64) as usize;
+                self.clients[number].seat = self.rng.below(self.seats as u64) as usize;
             }
             self.ask(number, serial, now);
         }
@@ -287,7 +287,7 @@ impl<W: Workload> Clients<W> {
     /// Now and then a client dies with all that it had under way, and another one takes its place.
     fn give_up(&mut self, number: usize, serial: u64, now: Time) -> bool {
         let is_operation = self.clients[number].pending[&serial].operation.is_some();
-        if !is_operation || !self.dice.chance(self.pace.given_up) {
+        if !is_operation || !self.rng.chance(self.pace.given_up) {
             return false;
         }
         let pending = std::mem::take(&mut self.clients[number].pending);
@@ -309,7 +309,7 @@ impl<W: Workload> Clients<W> {
     }
 
     fn begin(&mut self, number: usize, now: Time) {
-        let pause_us = self.dice.between(self.pace.pause_min_us, self.pace.pause_max_us);
+        let pause_us = self.rng.between(self.pace.pause_min_us, self.pace.pause_max_us);
         self.clients[number].next_at = now.plus_us(pause_us);
         if self.clients[number].session.is_none() {
             // One at a time, before anything else.
@@ -337,9 +337,9 @@ impl<W: Workload> Clients<W> {
     }
 
     fn ask(&mut self, number: usize, serial: u64, now: Time) {
-        let doubled = self.dice.chance(self.pace.doubled);
-        let patience_us = PATIENCE_US + self.dice.below(PATIENCE_US / 4);
-        let elsewhere = self.dice.below(self.seats as u64) as usize;
+        let doubled = self.rng.chance(self.pace.doubled);
+        let patience_us = PATIENCE_US + self.rng.below(PATIENCE_US / 4);
+        let elsewhere = self.rng.below(self.seats as u64) as usize;
         let client = &mut self.clients[number];
         let lowest = client.pending.values().filter(|p| matches!(p.operation, Some(Operation::Write(_))));
         let lowest_unanswered = lowest.map(|pending| pending.number).min();
@@ -372,7 +372,7 @@ impl<W: Workload> Clients<W> {
             .pending
             .get(&serial)
             .is_some_and(|pending| pending.tries == 1 && matches!(pending.operation, Some(Operation::Write(_))));
-        if !only || !self.dice.chance(self.pace.trusting) {
+        if !only || !self.rng.chance(self.pace.trusting) {
             return false;
         }
         let Some(Pending { operation: Some(operation), began_at, .. }) = self.clients[number].pending.remove(&serial)
@@ -395,7 +395,7 @@ impl<W: Workload> Clients<W> {
             return;
         }
         let (number, serial, try_number) = ((tag >> 48) as usize, tag >> 16 & 0xffff_ffff, tag & 0xffff);
-        let elsewhere = self.dice.below(self.seats as u64) as usize;
+        let elsewhere = self.rng.below(self.seats as u64) as usize;
         let client = &mut self.clients[number];
         let Some(pending) = client.pending.get_mut(&serial) else { return };
         if pending.tries & 0xffff == try_number {

@@ -4,10 +4,10 @@
 //! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes
 //! of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
 
-use crate::dice::{Dice, Purpose};
 use crate::network::Weather;
 use crate::properties::Happening;
 use crate::rare::Rare;
+use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -18,8 +18,8 @@ const AFTERWARDS_US: u64 = 3_000_000;
 
 /// Plays the trial of a seed in a fresh world of its own.
 pub(super) fn play<W: Workload>(seed: u64, world: &mut World<W>) {
-    let mut dice = Dice::new(seed, Purpose::Founding);
-    let trial = &mut Trial { world, dice: &mut dice, never_told: 0 };
+    let mut rng = SimRng::new(seed, Purpose::Founding);
+    let trial = &mut Trial { world, rng: &mut rng, never_told: 0 };
     trial.begin();
     trial.found_among_faults();
     trial.empty_until_all_are();
@@ -28,7 +28,7 @@ pub(super) fn play<W: Workload>(seed: u64, world: &mut World<W>) {
 
 struct Trial<'a, W: Workload> {
     world: &'a mut World<W>,
-    dice: &'a mut Dice,
+    rng: &'a mut SimRng,
     /// The seat whose operator says nothing before all do.
     never_told: usize,
 }
@@ -36,22 +36,22 @@ struct Trial<'a, W: Workload> {
 impl<W: Workload> Trial<'_, W> {
     fn begin(&mut self) {
         self.never_told = self.some_seat();
-        if self.dice.chance(400) {
+        if self.rng.chance(400) {
             self.world.without_recorder();
         }
-        self.world.recorder.is_up = self.dice.chance(700);
-        self.world.recorder.delay_us = self.dice.pick(&[0, 5_000, 100_000, 1_000_000]);
-        self.world.recorder.lost_permille = self.dice.pick(&[0, 100, 500]);
-        if self.dice.chance(300) {
+        self.world.recorder.is_up = self.rng.chance(700);
+        self.world.recorder.delay_us = self.rng.pick(&[0, 5_000, 100_000, 1_000_000]);
+        self.world.recorder.lost_permille = self.rng.pick(&[0, 100, 500]);
+        if self.rng.chance(300) {
             self.world.network.weather = Weather { loss: 200, late: 100, ..Weather::default() };
         }
     }
 
     fn found_among_faults(&mut self) {
-        let until = self.world.now.plus_us(self.dice.between(200_000, 5_000_000));
-        let longest_us = self.dice.pick(&[100_000, 500_000, 1_500_000]);
+        let until = self.world.now.plus_us(self.rng.between(200_000, 5_000_000));
+        let longest_us = self.rng.pick(&[100_000, 500_000, 1_500_000]);
         while self.world.now < until && self.is_sound() {
-            let gap_us = 1_000 + self.dice.below(longest_us);
+            let gap_us = 1_000 + self.rng.below(longest_us);
             self.pass(gap_us);
             self.inject();
         }
@@ -59,11 +59,11 @@ impl<W: Workload> Trial<'_, W> {
 
     fn inject(&mut self) {
         let seat = self.some_seat();
-        match self.dice.below(9) {
+        match self.rng.below(9) {
             0 => self.world.crash(seat, false),
             1 => self.world.crash(seat, true),
-            2 => self.world.pause(seat, 10_000 + self.dice.below(1_000_000)),
-            3 => self.world.cut_off(seat, self.dice.chance(500)),
+            2 => self.world.pause(seat, 10_000 + self.rng.below(1_000_000)),
+            3 => self.world.cut_off(seat, self.rng.chance(500)),
             4 => self.world.heal_cuts(),
             5 => self.world.recorder.is_up ^= true,
             6 => self.restart_all(),
@@ -82,11 +82,11 @@ impl<W: Workload> Trial<'_, W> {
         let size = self.world.machines.len();
         let first = self.some_seat();
         for seat in (0..size).map(|seat| (seat + first) % size) {
-            if self.dice.chance(300) {
+            if self.rng.chance(300) {
                 self.inject();
             }
-            let longest_us = self.dice.pick(&[1_000, 100_000, 2_000_000]);
-            let gap_us = self.dice.below(longest_us);
+            let longest_us = self.rng.pick(&[1_000, 100_000, 2_000_000]);
+            let gap_us = self.rng.below(longest_us);
             self.pass(gap_us);
             self.world.lose_directory(seat);
         }
@@ -118,8 +118,8 @@ impl<W: Workload> Trial<'_, W> {
 
     fn restart_all(&mut self) {
         for seat in 0..self.world.machines.len() {
-            let down_us = 1_000 + self.dice.below(200_000);
-            self.world.crash_for(seat, self.dice.chance(300), Some(down_us));
+            let down_us = 1_000 + self.rng.below(200_000);
+            self.world.crash_for(seat, self.rng.chance(300), Some(down_us));
         }
     }
 
@@ -148,7 +148,7 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn some_seat(&mut self) -> usize {
-        self.dice.below(self.world.machines.len() as u64) as usize
+        self.rng.below(self.world.machines.len() as u64) as usize
     }
 
     fn is_sound(&self) -> bool {

@@ -6,7 +6,7 @@
 //! | [`world`] | one situation by hand: a group, and all that can go wrong with it |
 //! | [`machine`], [`clock`], [`network`], [`clients`] | what a world consists of |
 //! | [`properties`], [`ledger`], [`watched`] | what must hold after each step, and what that is judged by |
-//! | [`mix`], [`dice`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
+//! | [`mix`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
 //! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |
@@ -53,7 +53,6 @@
 pub mod clients;
 pub mod clock;
 pub mod conformance;
-pub mod dice;
 pub mod explore;
 mod founding;
 pub mod journal;
@@ -67,6 +66,7 @@ pub mod rare;
 mod rare_watch;
 mod registers;
 pub mod run;
+pub mod sim_rng;
 mod succession;
 mod swarm;
 pub mod trace;

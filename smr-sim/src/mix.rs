@@ -10,10 +10,10 @@ use smr::storage::Engine;
 
 use crate::clients::Pace;
 use crate::clock::Clock;
-use crate::dice::Dice;
 use crate::journal::JOURNAL;
 use crate::machine::Shape;
 use crate::network::Weather;
+use crate::sim_rng::SimRng;
 use crate::virtual_map::SIMULATED;
 
 /// In so many of a hundred runs reads go by leases ...
@@ -172,98 +172,98 @@ pub struct Mix {
 
 impl Mix {
     /// The mix of a seed. `size` overrides the group's size.
-    pub fn draw(dice: &mut Dice, size: Option<u16>) -> Mix {
-        let drawn = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
+    pub fn draw(rng: &mut SimRng, size: Option<u16>) -> Mix {
+        let drawn = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
         let size = size.unwrap_or(drawn);
         let mut shape = Shape::small(size);
-        let log_bytes = dice.pick(&[2_000, 5_000, 20_000, 100_000]);
+        let log_bytes = rng.pick(&[2_000, 5_000, 20_000, 100_000]);
         shape.snapshot_log_bytes = log_bytes..=2 * log_bytes;
-        shape.settings.log_retain_bytes = dice.pick(&[0, 1_000, 10_000]);
-        shape.settings.log_retain_held_bytes = dice.pick(&[0, 300, usize::MAX]);
-        shape.settings.append_entries_max = dice.pick(&[1, 4, 16, 256]);
-        shape.settings.inflight_appends_max = dice.pick(&[1, 2, 16, 256]);
-        if dice.chance(300) {
-            shape.sessions.sessions_max = dice.pick(&[3, 8]);
+        shape.settings.log_retain_bytes = rng.pick(&[0, 1_000, 10_000]);
+        shape.settings.log_retain_held_bytes = rng.pick(&[0, 300, usize::MAX]);
+        shape.settings.append_entries_max = rng.pick(&[1, 4, 16, 256]);
+        shape.settings.inflight_appends_max = rng.pick(&[1, 2, 16, 256]);
+        if rng.chance(300) {
+            shape.sessions.sessions_max = rng.pick(&[3, 8]);
         }
-        if dice.chance(300) {
-            shape.sessions.answers_max_bytes = dice.pick(&[400, 2_000]);
+        if rng.chance(300) {
+            shape.sessions.answers_max_bytes = rng.pick(&[400, 2_000]);
         }
         let weather = Weather {
-            loss: dice.pick(&[0, 0, 0, 10, 50, 200]),
-            doubled: dice.pick(&[0, 10, 100]),
-            late: dice.pick(&[0, 0, 20, 100]),
-            late_us: dice.pick(&[10_000, 100_000, 1_000_000]),
-            replayed: dice.pick(&[0, 1, 10]),
+            loss: rng.pick(&[0, 0, 0, 10, 50, 200]),
+            doubled: rng.pick(&[0, 10, 100]),
+            late: rng.pick(&[0, 0, 20, 100]),
+            late_us: rng.pick(&[10_000, 100_000, 1_000_000]),
+            replayed: rng.pick(&[0, 1, 10]),
             held: 0,
-            least_us: dice.pick(&[50, 50, 500, 20_000]),
-            jitter_us: dice.pick(&[10, 1_000, 1_000, 30_000]),
+            least_us: rng.pick(&[50, 50, 500, 20_000]),
+            jitter_us: rng.pick(&[10, 1_000, 1_000, 30_000]),
         };
-        let pause_max_us = dice.pick(&[2_000, 12_000, 50_000, 200_000]);
+        let pause_max_us = rng.pick(&[2_000, 12_000, 50_000, 200_000]);
         let pace = Pace {
-            clients: dice.between(1, 6) as usize,
-            window: dice.pick(&[1, 1, 2, 4, 16]),
+            clients: rng.between(1, 6) as usize,
+            window: rng.pick(&[1, 1, 2, 4, 16]),
             pause_min_us: pause_max_us / 10,
             pause_max_us,
-            doubled: dice.pick(&[0, 10, 100]),
-            given_up: dice.pick(&[0, 0, 5, 50]),
-            trusting: dice.pick(&[0, 20, 300]),
+            doubled: rng.pick(&[0, 10, 100]),
+            given_up: rng.pick(&[0, 0, 5, 50]),
+            trusting: rng.pick(&[0, 20, 300]),
         };
-        let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| dice.chance(450)).collect();
+        let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| rng.chance(450)).collect();
         if kinds.is_empty() {
             kinds.push((Kind::PowerCut, 1));
         }
-        shape.turn_us = dice.pick(&[0, 0, 20, 200, 1_000]);
-        shape.engine = dice.pick(&[JOURNAL, SIMULATED]);
+        shape.turn_us = rng.pick(&[0, 0, 20, 200, 1_000]);
+        shape.engine = rng.pick(&[JOURNAL, SIMULATED]);
         let mut mix = Mix {
             shape,
             weather,
             pace,
-            disk_us: dice.pick(&[300, 2_000, 2_000, 10_000, 60_000]),
+            disk_us: rng.pick(&[300, 2_000, 2_000, 10_000, 60_000]),
             kinds,
-            gap_us: dice.pick(&[50_000, 300_000, 1_000_000, 3_000_000]),
-            chaos_us: dice.between(4_000_000, 18_000_000),
-            registers: dice.pick(&[1, 2, 5]),
-            reads_percent: dice.pick(&[10, 50, 80]),
+            gap_us: rng.pick(&[50_000, 300_000, 1_000_000, 3_000_000]),
+            chaos_us: rng.between(4_000_000, 18_000_000),
+            registers: rng.pick(&[1, 2, 5]),
+            reads_percent: rng.pick(&[10, 50, 80]),
             readers: false,
-            ballast_bytes: dice.pick(&[0, 0, 100, 1_000]),
+            ballast_bytes: rng.pick(&[0, 0, 100, 1_000]),
             log_periods: 4,
             clocks: vec![Clock::TRUE; usize::from(size)],
         };
-        if dice.chance(250) {
-            mix.concentrate(dice);
+        if rng.chance(250) {
+            mix.concentrate(rng);
         }
-        mix.draw_clocks(dice);
+        mix.draw_clocks(rng);
         // Last, so that the other mixes are what they were before there was this engine.
-        if dice.below(3) == 1 {
+        if rng.below(3) == 1 {
             mix.shape.engine = Engine::Segments;
         }
         // Likewise. There is room for what all members of a group say at the same time, and for a little pipeline.
-        if dice.chance(SMALL_LIMIT_PERMILLE) {
-            mix.shape.writes_under_way_high = dice.pick(&[8, 32, 128]);
+        if rng.chance(SMALL_LIMIT_PERMILLE) {
+            mix.shape.writes_under_way_high = rng.pick(&[8, 32, 128]);
         }
-        if dice.chance(SMALL_LIMIT_PERMILLE) {
-            mix.shape.events_max = dice.pick(&[16, 64, 256]);
+        if rng.chance(SMALL_LIMIT_PERMILLE) {
+            mix.shape.events_max = rng.pick(&[16, 64, 256]);
         }
-        if dice.chance(RAREST_PERMILLE) {
-            mix.concentrate_on_rarest(dice);
+        if rng.chance(RAREST_PERMILLE) {
+            mix.concentrate_on_rarest(rng);
         }
-        if dice.chance(SLOW_DISK_PERMILLE) {
+        if rng.chance(SLOW_DISK_PERMILLE) {
             mix.kinds.push((Kind::SlowDisk, 4));
         }
         // Likewise. A turn applies so little that reads are confirmed, leaders elected and snapshots taken in the
         // middle of a backlog.
-        if dice.chance(SLOW_APPLY_PERMILLE) {
-            let (entries_max, max_bytes) = dice.pick(&[(1, 1), (2, 1_000), (8, 1_000), (64, 100_000)]);
+        if rng.chance(SLOW_APPLY_PERMILLE) {
+            let (entries_max, max_bytes) = rng.pick(&[(1, 1), (2, 1_000), (8, 1_000), (64, 100_000)]);
             mix.shape.portion = Portion { entries_max, max_bytes };
-            mix.shape.apply_us = dice.pick(&[0, 50, 300]);
-            mix.shape.turn_us = mix.shape.turn_us.max(dice.pick(&[20, 200]));
+            mix.shape.apply_us = rng.pick(&[0, 50, 300]);
+            mix.shape.turn_us = mix.shape.turn_us.max(rng.pick(&[20, 200]));
         }
         // Likewise.
-        if dice.chance(LOSE_LOG_PERMILLE) {
+        if rng.chance(LOSE_LOG_PERMILLE) {
             mix.kinds.push((Kind::LoseLog, 20));
             mix.gap_us = mix.gap_us.min(LOSE_LOG_GAP_US);
         }
-        mix.log_periods = dice.pick(&[4, 4, 40]);
+        mix.log_periods = rng.pick(&[4, 4, 40]);
         mix.fit();
         mix
     }
@@ -277,9 +277,9 @@ impl Mix {
     }
 
     /// As [`Mix::concentrate`], on one of [`RAREST`].
-    fn concentrate_on_rarest(&mut self, dice: &mut Dice) {
-        let (kind, gap_us) = dice.pick(&RAREST);
-        self.kinds.retain(|_| dice.chance(200));
+    fn concentrate_on_rarest(&mut self, rng: &mut SimRng) {
+        let (kind, gap_us) = rng.pick(&RAREST);
+        self.kinds.retain(|_| rng.chance(200));
         self.kinds.push((kind, 40));
         self.gap_us = gap_us;
         let settings = &mut self.shape.settings;
@@ -304,21 +304,21 @@ impl Mix {
     }
 
     /// One thing happens again and again, and others hardly.
-    fn concentrate(&mut self, dice: &mut Dice) {
-        let (kind, gap_us) = dice.pick(&FOCUSES);
-        self.kinds.retain(|_| dice.chance(200));
+    fn concentrate(&mut self, rng: &mut SimRng) {
+        let (kind, gap_us) = rng.pick(&FOCUSES);
+        self.kinds.retain(|_| rng.chance(200));
         self.kinds.push((kind, 40));
         self.gap_us = gap_us;
         let settings = &mut self.shape.settings;
         match kind {
             Kind::Succession => {
                 // Entry by entry, so that a majority may have one and not the next.
-                settings.append_entries_max = dice.pick(&[1, 1, 4, 16]);
-                self.weather.held = dice.pick(&[0, 100, 400]);
+                settings.append_entries_max = rng.pick(&[1, 1, 4, 16]);
+                self.weather.held = rng.pick(&[0, 100, 400]);
                 // Each leader gets a copy of whatever the one before left open.
                 (self.pace.clients, self.pace.window) = (self.pace.clients.min(3), self.pace.window.min(2));
                 let narrow = settings.append_entries_max * settings.inflight_appends_max < 16;
-                self.disk_us = dice.pick(if narrow { &[300, 2_000] } else { &[300, 10_000, 60_000] });
+                self.disk_us = rng.pick(if narrow { &[300, 2_000] } else { &[300, 10_000, 60_000] });
             }
             Kind::Stranded => {
                 settings.append_entries_max = settings.append_entries_max.max(4);
@@ -333,7 +333,7 @@ impl Mix {
             Kind::LoseDirectory => {
                 // What happens to a group that readmits somebody.
                 self.kinds.extend([(Kind::Kill, 20), (Kind::Transfer, 20)]);
-                self.weather.held = dice.pick(&[0, 100]);
+                self.weather.held = rng.pick(&[0, 100]);
             }
             Kind::Ambush => {
                 // Whoever was away for a moment needs a snapshot.
@@ -356,18 +356,18 @@ impl Mix {
 
     /// Some runs read under leases, with clocks that differ as much as they may. Some others have clocks that differ by
     /// far more, and read without leases, which must not depend on them (R7).
-    fn draw_clocks(&mut self, dice: &mut Dice) {
-        let lot = dice.below(100);
+    fn draw_clocks(&mut self, rng: &mut SimRng) {
+        let lot = rng.below(100);
         let drift_permille = if lot < LEASES_PERCENT {
             let settings = &mut self.shape.settings;
             settings.reads = ReadMode::Lease;
-            settings.lease_us = dice.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
-            settings.clock_drift_permille = dice.pick(&[0, 10, 100, 300]);
+            settings.lease_us = rng.pick(&[150_000, 300_000, 300_000, settings.election_timeout_us]);
+            settings.clock_drift_permille = rng.pick(&[0, 10, 100, 300]);
             // What can go wrong with leases: one who goes on where it was stopped, is cut off, comes back at once,
             // hands over.
             self.kinds.push((Kind::Siege, 8));
             for kind in [(Kind::Pause, 6), (Kind::CutOff, 4), (Kind::Kill, 6), (Kind::Transfer, 3), (Kind::Resets, 3)] {
-                if dice.chance(500) && !self.kinds.contains(&kind) {
+                if rng.chance(500) && !self.kinds.contains(&kind) {
                     self.kinds.push(kind);
                 }
             }
@@ -379,9 +379,9 @@ impl Mix {
         };
         for clock in &mut self.clocks {
             // The bound is about the fastest and the slowest.
-            let faster_permille = dice.between(0, drift_permille + 1);
-            clock.rate_permille = 1000 + dice.pick(&[0, drift_permille, faster_permille]);
-            clock.origin_us = dice.pick(&[0, 1_000_000, 1 << 40]);
+            let faster_permille = rng.between(0, drift_permille + 1);
+            clock.rate_permille = 1000 + rng.pick(&[0, drift_permille, faster_permille]);
+            clock.origin_us = rng.pick(&[0, 1_000_000, 1 << 40]);
         }
     }
 

@@ -11,7 +11,7 @@ use smr::entry::Term;
 use smr::id::{NodeId, StartId};
 use smr::protocol::Time;
 
-use crate::dice::{Dice, Purpose};
+use crate::sim_rng::{Purpose, SimRng};
 
 /// A place that messages go to and come from: a seat, or [`CLIENTS`].
 pub type Place = u16;
@@ -91,7 +91,7 @@ pub struct Network {
     pub weather: Weather,
     /// Links that carry nothing, one way.
     pub cut: BTreeSet<(Place, Place)>,
-    dice: Dice,
+    rng: SimRng,
     old: VecDeque<Frame>,
     /// Messages that are held back, with their terms.
     held: VecDeque<(Term, Frame)>,
@@ -103,7 +103,7 @@ impl Network {
         Network {
             weather,
             cut: BTreeSet::new(),
-            dice: Dice::new(seed, Purpose::Network),
+            rng: SimRng::new(seed, Purpose::Network),
             old: VecDeque::new(),
             held: VecDeque::new(),
         }
@@ -121,14 +121,14 @@ impl Network {
 
     /// Perhaps holds a vote or an acknowledgement back, besides or instead of delivering it; true if instead.
     pub fn hold_back(&mut self, term: Term, frame: &Frame) -> bool {
-        if self.weather.held == 0 || !self.dice.chance(self.weather.held) {
+        if self.weather.held == 0 || !self.rng.chance(self.weather.held) {
             return false;
         }
         if self.held.len() >= HELD_MAX {
             self.held.pop_front();
         }
         self.held.push_back((term, frame.clone()));
-        self.dice.chance(500)
+        self.rng.chance(500)
     }
 
     /// What was held back for a node that is now a candidate or leader in `term`, with how late it comes, in
@@ -138,12 +138,12 @@ impl Network {
         let (due, held) = held.partition(|(of, frame)| frame.to == to && *of < term);
         self.held = held;
         let due: VecDeque<(Term, Frame)> = due;
-        due.into_iter().map(|(_, frame)| (self.dice.below(HELD_LATE_US), frame)).collect()
+        due.into_iter().map(|(_, frame)| (self.rng.below(HELD_LATE_US), frame)).collect()
     }
 
     /// When the copies of what is sent now arrive; none if it is lost.
     pub fn arrivals(&mut self, now: Time, from: Place, to: Place) -> Arrivals {
-        let lot = self.dice.below(1000);
+        let lot = self.rng.below(1000);
         if lot < self.weather.loss || self.is_cut(from, to) {
             return Arrivals { at: [None; 2] };
         }
@@ -153,9 +153,9 @@ impl Network {
     }
 
     fn arrival(&mut self, now: Time) -> Time {
-        let mut us = self.weather.least_us + self.dice.below(self.weather.jitter_us + 1);
-        if self.weather.late > 0 && self.dice.chance(self.weather.late) {
-            us += self.dice.below(self.weather.late_us + 1);
+        let mut us = self.weather.least_us + self.rng.below(self.weather.jitter_us + 1);
+        if self.weather.late > 0 && self.rng.chance(self.weather.late) {
+            us += self.rng.below(self.weather.late_us + 1);
         }
         now.plus_us(us)
     }
@@ -165,10 +165,10 @@ impl Network {
         if self.weather.replayed == 0 {
             return None;
         }
-        let replayed = self.dice.chance(self.weather.replayed);
+        let replayed = self.rng.chance(self.weather.replayed);
         if self.old.len() < OLD_MAX {
             self.old.push_back(frame.clone());
-        } else if self.dice.chance(50) {
+        } else if self.rng.chance(50) {
             // Old ones stay for long, so that they are of another time when they come back.
             self.old.pop_front();
             self.old.push_back(frame.clone());
@@ -176,7 +176,7 @@ impl Network {
         if !replayed {
             return None;
         }
-        let at = self.dice.below(self.old.len() as u64) as usize;
+        let at = self.rng.below(self.old.len() as u64) as usize;
         self.old.get(at).cloned()
     }
 }

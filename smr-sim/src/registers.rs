@@ -12,7 +12,7 @@ use smr::entry::Index;
 use smr::protocol::Time;
 use smr::state_machine::{Answer, Image, StateMachine};
 
-use crate::dice::Dice;
+use crate::sim_rng::SimRng;
 use crate::workload::{Operation, Seen, Workload};
 
 /// The workload.
@@ -95,10 +95,10 @@ impl Workload for Registers {
         Register::default()
     }
 
-    fn next(&mut self, client: usize, dice: &mut Dice) -> Operation {
-        let register = dice.below(u64::from(self.registers)) as u8;
+    fn next(&mut self, client: usize, rng: &mut SimRng) -> Operation {
+        let register = rng.below(u64::from(self.registers)) as u8;
         let only_reads = self.readers && !client.is_multiple_of(2);
-        if dice.below(100) < self.reads_percent || only_reads {
+        if rng.below(100) < self.reads_percent || only_reads {
             return Operation::Read(vec![register]);
         }
         let mut command = vec![register];

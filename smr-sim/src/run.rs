@@ -9,13 +9,13 @@ use smr::protocol::{Protocol, Time};
 use smr::session::UNUSED_SHARE;
 
 use crate::clients::Pace;
-use crate::dice::{Dice, Purpose};
 use crate::founding;
 use crate::machine::Shape;
 use crate::mix::Mix;
 use crate::network::Weather;
 use crate::properties::{self, Happening, Machines};
 use crate::rare::{Rare, RareCounts};
+use crate::sim_rng::{Purpose, SimRng};
 use crate::swarm::{Swarm, is_outside};
 use crate::trace::Text;
 use crate::watch::Violation;
@@ -105,7 +105,7 @@ pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: imp
 
 fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workload: &impl Fn(&Mix) -> W) -> Report {
     let began = Instant::now();
-    let mix = Mix::draw(&mut Dice::new(seed, Purpose::Swarm), options.nodes);
+    let mix = Mix::draw(&mut SimRng::new(seed, Purpose::Swarm), options.nodes);
     let setting = Setting {
         seed,
         shape: mix.shape.clone(),

@@ -4,8 +4,8 @@
 
 use smr::protocol::Time;
 
-use crate::dice::Dice;
 use crate::rare::Rare;
+use crate::sim_rng::SimRng;
 use crate::workload::Workload;
 use crate::world::World;
 
@@ -32,7 +32,7 @@ impl Succession {
     }
 
     /// Does what is to be done now; false when it is over. `vain`: how many requests may still go nowhere.
-    pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>, dice: &mut Dice, vain: &mut u64) -> bool {
+    pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>, rng: &mut SimRng, vain: &mut u64) -> bool {
         if world.now >= self.until {
             world.heal_cuts();
             return false;
@@ -43,8 +43,8 @@ impl Succession {
                 self.crash_at = None;
                 world.heal_cuts();
                 if world.machines[seat].run() == run {
-                    let down_max_us = dice.pick(&[5_000, 100_000, 800_000]);
-                    world.crash_for(seat, dice.chance(300), Some(1_000 + dice.below(down_max_us)));
+                    let down_max_us = rng.pick(&[5_000, 100_000, 800_000]);
+                    world.crash_for(seat, rng.chance(300), Some(1_000 + rng.below(down_max_us)));
                 }
                 return true;
             }
@@ -58,16 +58,16 @@ impl Succession {
         self.hit = hit;
         world.watch.rare.saw(Rare::LeaderHitAtOnce);
         for other in (0..world.machines.len()).filter(|other| *other != leader) {
-            if dice.chance(500) {
+            if rng.chance(500) {
                 world.cut(leader as u16, other as u16);
                 world.cut(other as u16, leader as u16);
             }
         }
-        let requests = dice.below(VAIN_MAX.min(*vain) + 1);
+        let requests = rng.below(VAIN_MAX.min(*vain) + 1);
         *vain -= requests;
         world.flood(leader, requests);
-        let us = dice.pick(&[3_000, 30_000, 200_000]);
-        self.crash_at = Some(world.now.plus_us(1_000 + dice.below(us)));
+        let us = rng.pick(&[3_000, 30_000, 200_000]);
+        self.crash_at = Some(world.now.plus_us(1_000 + rng.below(us)));
         true
     }
 }

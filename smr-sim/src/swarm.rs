@@ -12,11 +12,11 @@ use smr::state_machine::StateMachine;
 use smr::status::ReadMode;
 use smr::storage::Engine;
 
-use crate::dice::{Dice, Purpose};
 use crate::machine::{Serving, StartTrouble, path};
 use crate::mix::{BACKLOG_APPENDS_MAX, Kind, Mix};
 use crate::network::CLIENTS;
 use crate::rare::Rare;
+use crate::sim_rng::{Purpose, SimRng};
 use crate::succession::Succession;
 use crate::virtual_disk::VirtualDisk;
 use crate::virtual_map::{MapDamage, SIMULATED};
@@ -25,7 +25,7 @@ use crate::world::World;
 
 /// What goes wrong in one run, and when it is over.
 pub(super) struct Swarm {
-    dice: Dice,
+    rng: SimRng,
     mix: Mix,
     /// When the next fault happens.
     pub(super) next_at: Time,
@@ -101,13 +101,13 @@ const JOURNAL_TAIL_BYTES: usize = 250;
 
 impl Swarm {
     pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
-        let mut dice = Dice::new(seed, Purpose::Faults);
+        let mut rng = SimRng::new(seed, Purpose::Faults);
         let backups = (0..mix.shape.size).map(|_| None).collect();
         let in_vain = vec![0; usize::from(mix.shape.size)];
-        let (next_at, heal_at, operator_at) = (Time(dice.below(3_000_000)), Time(u64::MAX), Time(0));
+        let (next_at, heal_at, operator_at) = (Time(rng.below(3_000_000)), Time(u64::MAX), Time(0));
         let vain = BACKLOG_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
         Swarm {
-            dice,
+            rng,
             mix,
             next_at,
             heal_at,
@@ -136,7 +136,7 @@ impl Swarm {
         self.operate(world);
         self.pursue(world);
         if self.next_at <= world.now {
-            self.next_at = world.now.plus_us(1_000 + self.dice.below(self.mix.gap_us));
+            self.next_at = world.now.plus_us(1_000 + self.rng.below(self.mix.gap_us));
             self.inject(world);
         }
     }
@@ -150,43 +150,43 @@ impl Swarm {
 
     /// Lays siege to a leader.
     fn besiege<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
-        if self.dice.chance(300) {
+        if self.rng.chance(300) {
             return self.shake(world, leader);
         }
-        if self.dice.chance(500) {
-            world.pause(leader, self.dice.between(400_000, 1_500_000));
+        if self.rng.chance(500) {
+            world.pause(leader, self.rng.between(400_000, 1_500_000));
         }
-        let mut at = world.now.plus_us(self.dice.below(SIEGE_FIRST_US));
-        let first = self.dice.below(world.machines.len() as u64) as usize;
+        let mut at = world.now.plus_us(self.rng.below(SIEGE_FIRST_US));
+        let first = self.rng.below(world.machines.len() as u64) as usize;
         for seat in (0..world.machines.len()).map(|seat| (seat + first) % world.machines.len()) {
             if seat != leader {
-                let (resets, restarts) = (self.dice.chance(700), self.dice.chance(300));
+                let (resets, restarts) = (self.rng.chance(700), self.rng.chance(300));
                 self.strokes.push(Stroke { at, leader, seat, cuts: true, resets, restarts });
-                at = at.plus_us(self.dice.below(SIEGE_GAP_US));
+                at = at.plus_us(self.rng.below(SIEGE_GAP_US));
             }
         }
-        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+        self.heal_at = at.plus_us(self.rng.between(200_000, 2_000_000));
     }
 
     /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has
     /// forgotten by whose lease it is bound, and sooner or later the others ask it for its vote right then (E17).
     fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
         let size = world.machines.len();
-        let first = self.dice.below(size as u64) as usize;
+        let first = self.rng.below(size as u64) as usize;
         let others = (0..size).map(|seat| (seat + first) % size).filter(|seat| *seat != leader).collect::<Vec<_>>();
         let (lost, left) = others.split_at((size - 1) / 2);
         let stroke = Stroke { at: world.now, leader, seat: leader, cuts: false, resets: false, restarts: false };
         for seat in lost {
-            let resets = self.dice.chance(500);
+            let resets = self.rng.chance(500);
             self.strokes.push(Stroke { seat: *seat, cuts: true, resets, ..stroke });
         }
         // Nobody stands before.
         let mut at = world.now.plus_us(self.mix.shape.settings.election_timeout_us / 2);
         for seat in left.first().iter().cycle().take(SHAKES) {
-            at = at.plus_us(self.dice.below(SHAKE_GAP_US));
+            at = at.plus_us(self.rng.below(SHAKE_GAP_US));
             self.strokes.push(Stroke { at, seat: **seat, restarts: true, ..stroke });
         }
-        self.heal_at = at.plus_us(self.dice.between(200_000, 2_000_000));
+        self.heal_at = at.plus_us(self.rng.between(200_000, 2_000_000));
     }
 
     /// Does what is due of a siege.
@@ -200,7 +200,7 @@ impl Swarm {
                 world.cut(seat as u16, leader as u16);
             }
             if restarts {
-                world.crash_for(seat, false, Some(1_000 + self.dice.below(20_000)));
+                world.crash_for(seat, false, Some(1_000 + self.rng.below(20_000)));
             } else if resets {
                 world.reset(leader, seat);
             }
@@ -210,7 +210,7 @@ impl Swarm {
     /// What waits for something to happen, after each step.
     pub(super) fn pursue<W: Workload>(&mut self, world: &mut World<W>) {
         if let Some(succession) = &mut self.succession
-            && !succession.pursue(world, &mut self.dice, &mut self.vain)
+            && !succession.pursue(world, &mut self.rng, &mut self.vain)
         {
             self.succession = None;
         }
@@ -226,7 +226,7 @@ impl Swarm {
                 |seat: &usize| world.machines[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
             if let Some(seat) = world.touched().iter().copied().find(sprung) {
                 self.ambush = None;
-                world.crash(seat, self.dice.chance(700));
+                world.crash(seat, self.rng.chance(700));
             }
         }
     }
@@ -250,7 +250,7 @@ impl Swarm {
         let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
         let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == patience).collect();
         if !next.is_empty() {
-            let seat = self.dice.pick(&next);
+            let seat = self.rng.pick(&next);
             let tag = world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
             self.asked.insert(tag, seat);
         }
@@ -305,7 +305,7 @@ impl Swarm {
 
     fn inject<W: Workload>(&mut self, world: &mut World<W>) {
         let total: u64 = self.mix.kinds.iter().map(|(_, weight)| weight).sum();
-        let mut lot = self.dice.below(total);
+        let mut lot = self.rng.below(total);
         let kind = self.mix.kinds.iter().find(|(_, weight)| {
             let hit = lot < *weight;
             lot = lot.saturating_sub(*weight);
@@ -313,35 +313,35 @@ impl Swarm {
         });
         let Some(&(kind, _)) = kind else { return };
         let size = world.machines.len();
-        let seat = self.dice.below(size as u64) as usize;
+        let seat = self.rng.below(size as u64) as usize;
         // Leaders are where it hurts.
-        let seat = if self.dice.chance(400) { world.leader().unwrap_or(seat) } else { seat };
+        let seat = if self.rng.chance(400) { world.leader().unwrap_or(seat) } else { seat };
         match kind {
             Kind::Kill => world.crash(seat, false),
             Kind::PowerCut => world.crash(seat, true),
             Kind::CrashAll => {
-                let power_cut = self.dice.chance(700);
+                let power_cut = self.rng.chance(700);
                 (0..size).for_each(|seat| world.crash(seat, power_cut));
                 world.watch.rare.saw(Rare::AllCrashed);
             }
             Kind::Pause => {
-                let us = self.dice.pick(&[100_000, 800_000, 3_000_000]);
-                world.pause(seat, 10_000 + self.dice.below(us));
+                let us = self.rng.pick(&[100_000, 800_000, 3_000_000]);
+                world.pause(seat, 10_000 + self.rng.below(us));
             }
             Kind::SlowDisk => {
-                let us = self.dice.pick(&[5_000, 50_000, 200_000, 400_000]);
-                world.slow_disk(seat, us, world.now.plus_us(self.dice.between(1_000_000, 8_000_000)));
+                let us = self.rng.pick(&[5_000, 50_000, 200_000, 400_000]);
+                world.slow_disk(seat, us, world.now.plus_us(self.rng.between(1_000_000, 8_000_000)));
             }
             Kind::HangDisk => {
-                let us = self.dice.pick(&[100_000, 1_000_000, 4_000_000]);
-                world.hang_disk(seat, world.now.plus_us(self.dice.below(us)));
+                let us = self.rng.pick(&[100_000, 1_000_000, 4_000_000]);
+                world.hang_disk(seat, world.now.plus_us(self.rng.below(us)));
             }
             Kind::CutOff => {
-                world.cut_off(seat, self.dice.chance(500));
+                world.cut_off(seat, self.rng.chance(500));
                 self.heal_soon(world.now);
             }
             Kind::OneWay => {
-                let deaf = self.dice.chance(500);
+                let deaf = self.rng.chance(500);
                 for other in (0..size as u16).filter(|other| usize::from(*other) != seat) {
                     let (from, to) = if deaf { (other, seat as u16) } else { (seat as u16, other) };
                     world.cut(from, to);
@@ -350,14 +350,14 @@ impl Swarm {
             }
             Kind::RandomCuts => {
                 for (from, to) in (0..size as u16).flat_map(|from| (0..size as u16).map(move |to| (from, to))) {
-                    if from != to && self.dice.chance(300) {
+                    if from != to && self.rng.chance(300) {
                         world.cut(from, to);
                     }
                 }
                 self.heal_soon(world.now);
             }
             Kind::ClientsCut => {
-                if self.dice.chance(500) {
+                if self.rng.chance(500) {
                     world.cut(CLIENTS, seat as u16);
                 } else {
                     world.cut(seat as u16, CLIENTS);
@@ -365,8 +365,8 @@ impl Swarm {
                 self.heal_soon(world.now);
             }
             Kind::Resets => {
-                for _ in 0..self.dice.between(1, 6) {
-                    let to = self.dice.below(size as u64) as usize;
+                for _ in 0..self.rng.between(1, 6) {
+                    let to = self.rng.below(size as u64) as usize;
                     if to != seat {
                         world.reset(seat, to);
                     }
@@ -374,7 +374,7 @@ impl Swarm {
             }
             Kind::Transfer => {
                 if let Some(leader) = world.leader() {
-                    let to = NodeName(self.dice.below(size as u64) as u16);
+                    let to = NodeName(self.rng.below(size as u64) as u16);
                     world.ask(leader, Request::Transfer { to });
                 }
             }
@@ -386,10 +386,10 @@ impl Swarm {
             Kind::Damage => self.damage(world, seat),
             Kind::LoseLog => self.lose_log(world, seat),
             Kind::SetBack => self.set_back(world, seat),
-            Kind::DiskError => world.fail_disk(seat, self.dice.below(12)),
+            Kind::DiskError => world.fail_disk(seat, self.rng.below(12)),
             Kind::DiskFull => {
-                let us = self.dice.pick(&[200_000, 3_000_000]);
-                let until = world.now.plus_us(self.dice.below(us));
+                let us = self.rng.pick(&[200_000, 3_000_000]);
+                let until = world.now.plus_us(self.rng.below(us));
                 // Not drawn: seeds keep their meaning.
                 if world.now.0.is_multiple_of(2) {
                     world.fill_disk(seat, until);
@@ -398,18 +398,18 @@ impl Swarm {
                 }
             }
             Kind::ReadError => {
-                if self.dice.chance(500) {
-                    world.fail_read(seat, self.dice.below(4));
+                if self.rng.chance(500) {
+                    world.fail_read(seat, self.rng.below(4));
                 } else {
-                    world.trouble_start(seat, StartTrouble::ReadError(self.dice.below(40)));
+                    world.trouble_start(seat, StartTrouble::ReadError(self.rng.below(40)));
                 }
             }
-            Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.dice.below(24))),
+            Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.rng.below(24))),
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
                 let fitting = BACKLOG_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
-                let most = self.dice.pick(&[300, 3_000, 12_000]).min(fitting);
-                world.flood(seat, self.dice.below(most));
+                let most = self.rng.pick(&[300, 3_000, 12_000]).min(fitting);
+                world.flood(seat, self.rng.below(most));
             }
             Kind::Siege => {
                 if let Some(leader) = world.leader() {
@@ -417,7 +417,7 @@ impl Swarm {
                 }
             }
             Kind::Succession => {
-                let us = self.dice.pick(&[500_000, 3_000_000]);
+                let us = self.rng.pick(&[500_000, 3_000_000]);
                 self.succession = Some(Succession::until(world.now.plus_us(us)));
             }
             Kind::Stranded => self.strand(world),
@@ -425,7 +425,7 @@ impl Swarm {
                 if let Some(leader) = world.leader() {
                     world.cut_off(leader, true);
                     world.clients.scatter();
-                    self.heal_at = self.heal_at.min(world.now.plus_us(100_000 + self.dice.below(900_000)));
+                    self.heal_at = self.heal_at.min(world.now.plus_us(100_000 + self.rng.below(900_000)));
                 }
             }
             Kind::Ambush => self.lie_in_wait(world),
@@ -440,26 +440,26 @@ impl Swarm {
 
     /// A follower is away for a moment, after which it may need a snapshot.
     fn send_away<W: Workload>(&mut self, world: &mut World<W>, leader: usize, seat: usize) {
-        let down_us = 100_000 + self.dice.below(900_000);
+        let down_us = 100_000 + self.rng.below(900_000);
         if seat != leader {
             world.crash_for(seat, false, Some(down_us));
         }
     }
 
     fn heal_soon(&mut self, now: Time) {
-        let us = self.dice.pick(&[100_000, 1_000_000, 3_000_000]);
-        self.heal_at = self.heal_at.min(now.plus_us(50_000 + self.dice.below(us)));
+        let us = self.rng.pick(&[100_000, 1_000_000, 3_000_000]);
+        self.heal_at = self.heal_at.min(now.plus_us(50_000 + self.rng.below(us)));
     }
 
     /// Cuts the leader off and lets its log grow.
     fn strand<W: Workload>(&mut self, world: &mut World<W>) {
         let Some(leader) = world.leader() else { return };
-        world.cut_off(leader, self.dice.chance(700));
-        let vain = self.dice.below(self.vain.min(200) + 1);
+        world.cut_off(leader, self.rng.chance(700));
+        let vain = self.rng.below(self.vain.min(200) + 1);
         self.vain -= vain;
         world.flood(leader, vain);
-        let us = self.dice.pick(&[500_000, 3_000_000]);
-        self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.dice.below(us)));
+        let us = self.rng.pick(&[500_000, 3_000_000]);
+        self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.rng.below(us)));
     }
 
     /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
@@ -475,21 +475,21 @@ impl Swarm {
         self.held_install = Some(seat);
         let leader = world.leader();
         for other in (0..world.machines.len()).filter(|other| *other != seat) {
-            let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.dice.below(20_000) };
+            let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.rng.below(20_000) };
             world.crash_for(other, false, Some(down_us));
         }
     }
 
     /// Brings about something rare, and waits for it.
     fn lie_in_wait<W: Workload>(&mut self, world: &mut World<W>) {
-        let ambush = self.dice.pick(&[Ambush::Install, Ambush::Truncation]);
+        let ambush = self.rng.pick(&[Ambush::Install, Ambush::Truncation]);
         self.ambush = Some(ambush);
         match (ambush, world.leader()) {
             (Ambush::Install, Some(leader)) => {
-                let seat = self.dice.below(world.machines.len() as u64) as usize;
+                let seat = self.rng.below(world.machines.len() as u64) as usize;
                 if seat != leader {
-                    let down_us = 500_000 + self.dice.below(2_000_000);
-                    world.crash_for(seat, self.dice.chance(500), Some(down_us));
+                    let down_us = 500_000 + self.rng.below(2_000_000);
+                    world.crash_for(seat, self.rng.chance(500), Some(down_us));
                 }
             }
             (Ambush::Truncation, Some(_)) => self.strand(world),
@@ -501,10 +501,10 @@ impl Swarm {
         if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
-        if self.dice.chance(300) {
+        if self.rng.chance(300) {
             // One slot of two: it must not even be noticed. A kill tears nothing, so the other one is sound.
-            let (file, slot) = (self.dice.pick(&["promise", "mark"]), self.dice.below(2));
-            let at = slot as usize * SLOT_STRIDE_BYTES + self.dice.below(SLOT_BYTES as u64) as usize;
+            let (file, slot) = (self.rng.pick(&["promise", "mark"]), self.rng.below(2));
+            let at = slot as usize * SLOT_STRIDE_BYTES + self.rng.below(SLOT_BYTES as u64) as usize;
             world.damage_slot(seat, &path(file), |bytes| {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1;
@@ -512,7 +512,7 @@ impl Swarm {
             });
             return;
         }
-        match self.dice.below(4) {
+        match self.rng.below(4) {
             // Both slots of the promise.
             0 => {
                 world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
@@ -521,7 +521,7 @@ impl Swarm {
             1 => {
                 let snapshots = world.machines[seat].serving().and_then(|serving| serving.snapshots.latest());
                 if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, seat)) {
-                    let lot = self.dice.any();
+                    let lot = self.rng.any();
                     world.damage_snapshot(seat, info.meta.last, lot);
                 }
             }
@@ -529,19 +529,19 @@ impl Swarm {
             // without.
             _ if !self.is_dispensable(world, seat) => {}
             2 => {
-                let (read, bit) = (self.dice.below(30), self.dice.any() as usize);
+                let (read, bit) = (self.rng.below(30), self.rng.any() as usize);
                 world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
             }
             _ if self.mix.shape.engine == SIMULATED => {
-                let lot = self.dice.any() as usize;
-                let damage = match self.dice.below(8) {
+                let lot = self.rng.any() as usize;
+                let damage = match self.rng.below(8) {
                     0 => MapDamage::Shorter(lot % 20),
                     1 => MapDamage::Emptied,
                     2 => MapDamage::Missing,
                     3 => MapDamage::Unopenable,
                     4 => MapDamage::Unreadable(lot),
                     // The end is where damage looks like an interrupted write.
-                    _ => MapDamage::FlippedBit { value: self.dice.pick(&[0, 1, lot]), bit: lot / 7 },
+                    _ => MapDamage::FlippedBit { value: self.rng.pick(&[0, 1, lot]), bit: lot / 7 },
                 };
                 world.damage_map(seat, damage);
             }
@@ -549,7 +549,7 @@ impl Swarm {
                 let mut names = world.machines[seat].disk.list(&path("log")).unwrap_or_default();
                 names.retain(|name| name.ends_with(".segment"));
                 if !names.is_empty() {
-                    let (name, lot) = (self.dice.below(names.len() as u64) as usize, self.dice.any());
+                    let (name, lot) = (self.rng.below(names.len() as u64) as usize, self.rng.any());
                     world.damage(seat, &path("log").join(&names[name]), |bytes| {
                         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
                         flip(&mut bytes[..end], lot);
@@ -557,9 +557,9 @@ impl Swarm {
                 }
             }
             _ => {
-                let lot = self.dice.any();
+                let lot = self.rng.any();
                 // The end is where damage looks like an interrupted write.
-                let tail_bytes = self.dice.pick(&[usize::MAX, JOURNAL_TAIL_BYTES]);
+                let tail_bytes = self.rng.pick(&[usize::MAX, JOURNAL_TAIL_BYTES]);
                 world.damage(seat, &path("log/journal"), |bytes| {
                     let from = bytes.len().saturating_sub(tail_bytes);
                     flip(&mut bytes[from..], lot);
@@ -576,16 +576,16 @@ impl Swarm {
             return;
         }
         world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
-        let lot = self.dice.any();
+        let lot = self.rng.any();
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
         match self.mix.shape.engine {
             engine if engine == SIMULATED => {
                 let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
-                world.damage_map(seat, self.dice.pick(&damage));
+                world.damage_map(seat, self.rng.pick(&damage));
             }
             Engine::Segments => {
                 for name in world.machines[seat].disk.list(&path("log")).unwrap_or_default() {
-                    if self.dice.chance(500) {
+                    if self.rng.chance(500) {
                         world.damage(seat, &path("log").join(name), |bytes| flip(bytes, lot));
                     }
                 }
@@ -594,17 +594,17 @@ impl Swarm {
                 world.damage(seat, &path("log/journal"), cut);
             }
         }
-        if self.dice.chance(500)
+        if self.rng.chance(500)
             && let Some(snapshot) = world.snapshot_of(seat)
         {
             world.damage_snapshot(seat, snapshot, lot);
         }
-        world.start_at(seat, world.now.plus_us(1_000 + self.dice.below(100_000)));
+        world.start_at(seat, world.now.plus_us(1_000 + self.rng.below(100_000)));
         let leader = world.leader();
         for other in (0..world.machines.len()).filter(|other| *other != seat) {
-            if self.dice.chance(if Some(other) == leader { 500 } else { 250 }) {
-                let down_us = 1_000 + self.dice.below(1_500_000);
-                world.crash_for(other, self.dice.chance(500), Some(down_us));
+            if self.rng.chance(if Some(other) == leader { 500 } else { 250 }) {
+                let down_us = 1_000 + self.rng.below(1_500_000);
+                world.crash_for(other, self.rng.chance(500), Some(down_us));
             }
         }
     }

@@ -6,7 +6,7 @@
 use smr::protocol::Time;
 use smr::state_machine::StateMachine;
 
-use crate::dice::Dice;
+use crate::sim_rng::SimRng;
 
 pub use super::registers::{Register, Registers};
 
@@ -19,7 +19,7 @@ pub trait Workload: Send + 'static {
     fn machine(&self) -> Self::Machine;
 
     /// What client `client` does next. An operation need not be unique, but a judge may need it so.
-    fn next(&mut self, client: usize, dice: &mut Dice) -> Operation;
+    fn next(&mut self, client: usize, rng: &mut SimRng) -> Operation;
 
     /// Reads at the very end of a run, when everything is calm again and nothing else is under way. Their answers are
     /// part of the history.

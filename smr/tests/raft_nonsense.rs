@@ -66,9 +66,9 @@ impl Subject {
     }
 }
 
-struct Dice(ChaCha8Rng);
+struct SimRng(ChaCha8Rng);
 
-impl Dice {
+impl SimRng {
     fn below(&mut self, limit: u64) -> u64 {
         self.0.next_u64() % limit
     }
@@ -162,14 +162,14 @@ fn is_answer(body: &Body) -> bool {
 fn answers_that_nobody_asked_for_change_nothing() {
     for seed in 0..CORES {
         let mut subject = Subject::new(seed);
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut rng = SimRng(ChaCha8Rng::seed_from_u64(seed));
         for number in 0..MESSAGES {
-            let body = dice.body();
+            let body = rng.body();
             if !is_answer(&body) {
                 continue;
             }
             let at = format!("seed {seed}, message {number}, {body:?}");
-            let from = NodeId::new(1 + dice.below(2) as u16, 1);
+            let from = NodeId::new(1 + rng.below(2) as u16, 1);
             // Of its own term: a higher one may be taken over.
             let message = Message { term: Term(4), body };
             let committed = subject.committed.len();
@@ -186,10 +186,10 @@ fn nonsense_of_one_peer_is_dropped_and_told_and_the_core_stays_sound() {
     let mut nonsense = 0;
     for seed in 0..CORES {
         let mut subject = Subject::new(seed);
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut rng = SimRng(ChaCha8Rng::seed_from_u64(seed));
         for number in 0..MESSAGES {
-            subject.now += dice.below(400_000);
-            let message = Message { term: Term(dice.number(TERM_LIMIT.0)), body: dice.body() };
+            subject.now += rng.below(400_000);
+            let message = Message { term: Term(rng.number(TERM_LIMIT.0)), body: rng.body() };
             let at = format!("seed {seed}, message {number}, {message:?}");
             // One peer talks nonsense, the others say nothing: with it alone there is no quorum against this core's own
             // log.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_client::{Client, Error, Options, World};
 use smr::protocol::Time;
-use smr_sim::dice::{Dice, Purpose};
+use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
@@ -263,7 +263,7 @@ impl Callers {
     pub fn client(&mut self, timeout_ms: Option<u64>) -> (Host, Client) {
         let host = self.next_host;
         self.next_host += 1;
-        let seed = Dice::new(self.seed.wrapping_add(u64::from(host) << 32), Purpose::Clients).any();
+        let seed = SimRng::new(self.seed.wrapping_add(u64::from(host) << 32), Purpose::Clients).any();
         let client = Client::connect(Options {
             managers: self.managers.clone(),
             timeout: timeout_ms.map(Duration::from_millis),
@@ -296,7 +296,7 @@ impl Callers {
                 client: client.clone(),
                 book: Arc::clone(&self.book),
                 habits: self.habits.clone(),
-                dice: Dice::new(self.seed ^ u64::from(number) << 20, Purpose::Workload),
+                rng: SimRng::new(self.seed ^ u64::from(number) << 20, Purpose::Workload),
                 clock: self.clock,
                 values: 0,
             };
@@ -331,7 +331,7 @@ struct Caller {
     client: Client,
     book: Arc<Book>,
     habits: Habits,
-    dice: Dice,
+    rng: SimRng,
     clock: Clock,
     values: u64,
 }
@@ -339,15 +339,15 @@ struct Caller {
 impl Caller {
     async fn run(mut self) {
         loop {
-            let at = Time(self.clock.now().0 + self.dice.below(self.habits.pause_max_us));
+            let at = Time(self.clock.now().0 + self.rng.below(self.habits.pause_max_us));
             self.clock.sleep_until(at).await;
             if self.book.lock().stopping {
                 return;
             }
             let action = self.invent();
             let id = self.book.begin(self.number, action.clone());
-            let abandoned = self.dice.chance(self.habits.abandoned);
-            let patience = Duration::from_micros(self.dice.below(300_000));
+            let abandoned = self.rng.chance(self.habits.abandoned);
+            let patience = Duration::from_micros(self.rng.below(300_000));
             let call = perform(&self.client, action);
             let heard = if abandoned {
                 match tokio::time::timeout(patience, call).await {
@@ -367,7 +367,7 @@ impl Caller {
 
     fn invent(&mut self) -> Action {
         let total = self.habits.shares.iter().sum();
-        let mut lot = self.dice.below(total);
+        let mut lot = self.rng.below(total);
         let mut kind = 0;
         while lot >= self.habits.shares[kind] {
             lot -= self.habits.shares[kind];
@@ -388,7 +388,7 @@ impl Caller {
     }
 
     fn key(&mut self) -> Bytes {
-        let place = self.dice.below(self.habits.keys.len() as u64) as usize;
+        let place = self.rng.below(self.habits.keys.len() as u64) as usize;
         self.habits.keys[place].clone()
     }
 
@@ -396,7 +396,7 @@ impl Caller {
         self.values += 1;
         let mut value = format!("c{}-{}", self.number, self.values);
         let (permille, len) = self.habits.long;
-        if self.dice.chance(permille) {
+        if self.rng.chance(permille) {
             value.extend(std::iter::repeat_n('.', len));
         }
         value.into()

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use smr::session::SessionLimits;
 use smr_service::door::DoorLimits;
-use smr_sim::dice::{Dice, Purpose};
 use smr_sim::network::Weather as PeerWeather;
+use smr_sim::sim_rng::{Purpose, SimRng};
 
 use super::callers::Habits;
 use super::sim_net::Weather;
@@ -116,101 +116,101 @@ pub struct Mix {
 impl Mix {
     /// The mix of a seed.
     pub fn of(seed: u64) -> Mix {
-        let dice = &mut Dice::new(seed, Purpose::Swarm);
-        let partitions = dice.pick(&[1, 1, 2, 2, 3]);
-        let replicas = dice.pick(&[1, 3, 3, 3, 3, 5]);
-        let managers = dice.pick(&[1, 3, 3]);
-        let behind = if dice.chance(400) { dice.below(u64::from(managers) + 1) as u16 } else { 0 };
-        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| dice.chance(350)).collect();
-        if faults.is_empty() && dice.chance(900) {
-            faults.push(dice.pick(&Fault::ALL));
+        let rng = &mut SimRng::new(seed, Purpose::Swarm);
+        let partitions = rng.pick(&[1, 1, 2, 2, 3]);
+        let replicas = rng.pick(&[1, 3, 3, 3, 3, 5]);
+        let managers = rng.pick(&[1, 3, 3]);
+        let behind = if rng.chance(400) { rng.below(u64::from(managers) + 1) as u16 } else { 0 };
+        let mut faults: Vec<Fault> = Fault::ALL.into_iter().filter(|_| rng.chance(350)).collect();
+        if faults.is_empty() && rng.chance(900) {
+            faults.push(rng.pick(&Fault::ALL));
         }
-        let habits = habits(dice, partitions);
+        let habits = habits(rng, partitions);
         let mut limits = DoorLimits {
             // Not what this machine happens to allow.
             connections_max: 2048,
             ..DoorLimits::default()
         };
-        if dice.chance(150) {
+        if rng.chance(150) {
             // Connections stay open for as long as their client lives, and the last reader is one more.
-            limits.connections_max = habits.clients as usize + dice.between(1, 2) as usize;
+            limits.connections_max = habits.clients as usize + rng.between(1, 2) as usize;
         }
-        if dice.chance(150) {
-            limits.requests_max = dice.between(1, 4) as usize;
+        if rng.chance(150) {
+            limits.requests_max = rng.between(1, 4) as usize;
         }
         let mut sessions = SessionLimits::default();
-        if dice.chance(250) {
-            sessions.sessions_max = dice.between(1, 4) as usize;
+        if rng.chance(250) {
+            sessions.sessions_max = rng.between(1, 4) as usize;
         }
-        if dice.chance(200) {
-            sessions.answers_max_bytes = dice.between(0, 600) as usize;
+        if rng.chance(200) {
+            sessions.answers_max_bytes = rng.between(0, 600) as usize;
         }
         Mix {
             partitions,
             replicas,
             managers: (managers, behind),
             habits,
-            weather: weather(dice),
-            peer_weather: peer_weather(dice),
-            disk_us: dice.pick(&[500, 2_000, 2_000, 20_000]),
+            weather: weather(rng),
+            peer_weather: peer_weather(rng),
+            disk_us: rng.pick(&[500, 2_000, 2_000, 20_000]),
             limits,
             sessions,
             faults,
-            fault_gap_us: dice.pick(&[100_000, 400_000, 1_500_000]),
-            behind: if dice.chance(250) { 300 } else { 0 },
-            start_us: dice.pick(&[0, 20_000, 300_000]),
-            chaos_us: dice.between(3_000_000, 7_000_000),
-            with_properties: dice.chance(250),
+            fault_gap_us: rng.pick(&[100_000, 400_000, 1_500_000]),
+            behind: if rng.chance(250) { 300 } else { 0 },
+            start_us: rng.pick(&[0, 20_000, 300_000]),
+            chaos_us: rng.between(3_000_000, 7_000_000),
+            with_properties: rng.chance(250),
         }
     }
 }
 
-fn habits(dice: &mut Dice, partitions: u16) -> Habits {
-    let keys = dice.between(1, 3 + 2 * u64::from(partitions));
+fn habits(rng: &mut SimRng, partitions: u16) -> Habits {
+    let keys = rng.between(1, 3 + 2 * u64::from(partitions));
     let mut shares = [0; 5];
     for share in &mut shares {
-        *share = dice.pick(&[0, 1, 3, 6]);
+        *share = rng.pick(&[0, 1, 3, 6]);
     }
     // Something must be written, and seen.
     shares[1] += 2;
     shares[2] += 1;
     Habits {
-        clients: dice.between(2, 4) as u32,
-        callers: dice.between(1, 3) as u32,
+        clients: rng.between(2, 4) as u32,
+        callers: rng.between(1, 3) as u32,
         keys: (0..keys).map(|number| Bytes::from(format!("k{number}"))).collect(),
-        pause_max_us: dice.pick(&[5_000, 40_000, 200_000]),
-        timeouts_ms: (0..4).map(|_| dice.pick(&[None, Some(40), Some(300), Some(700), Some(2_000)])).collect(),
+        pause_max_us: rng.pick(&[5_000, 40_000, 200_000]),
+        timeouts_ms: (0..4).map(|_| rng.pick(&[None, Some(40), Some(300), Some(700), Some(2_000)])).collect(),
         shares,
-        abandoned: dice.pick(&[0, 0, 20]),
-        long: (dice.pick(&[0, 0, 100]), dice.between(500, 20_000) as usize),
+        abandoned: rng.pick(&[0, 0, 20]),
+        long: (rng.pick(&[0, 0, 100]), rng.between(500, 20_000) as usize),
     }
 }
 
-fn weather(dice: &mut Dice) -> Weather {
+fn weather(rng: &mut SimRng) -> Weather {
     let mut weather = Weather::calm();
-    weather.jitter_us = dice.pick(&[300, 2_000, 20_000]);
-    if dice.chance(300) {
-        (weather.late, weather.late_us) = (dice.between(1, 30), dice.pick(&[100_000, 800_000, 3_000_000]));
+    weather.jitter_us = rng.pick(&[300, 2_000, 20_000]);
+    if rng.chance(300) {
+        (weather.late, weather.late_us) = (rng.between(1, 30), rng.pick(&[100_000, 800_000, 3_000_000]));
     }
-    if dice.chance(400) {
-        weather.split = dice.between(1, 300);
+    if rng.chance(400) {
+        weather.split = rng.between(1, 300);
     }
-    if dice.chance(300) {
-        weather.broken_up = dice.between(1, 30);
+    if rng.chance(300) {
+        weather.broken_up = rng.between(1, 30);
     }
-    if dice.chance(400) {
-        weather.broken_down = dice.between(1, 40);
+    if rng.chance(400) {
+        weather.broken_down = rng.between(1, 40);
     }
-    if dice.chance(150) {
-        weather.room_bytes = dice.between(30, 400) as usize;
+    if rng.chance(150) {
+        weather.room_bytes = rng.between(30, 400) as usize;
     }
     weather
 }
 
-fn peer_weather(dice: &mut Dice) -> PeerWeather {
+fn peer_weather(rng: &mut SimRng) -> PeerWeather {
     let mut weather = PeerWeather::default();
-    if dice.chance(300) {
-        weather.loss = dice.between(1, 100);
+    if rng.chance(300) {
+        weather.loss = rng.between(1, 100);
     }
     weather
 }

@@ -13,7 +13,7 @@ use smr::id::NodeName;
 use smr::protocol::{NotLeader, Protocol, Time};
 use smr::replica::{Outcome, ReplyTo, Request, Submit};
 use smr_service::door::{DoorLimits, Reception};
-use smr_sim::dice::Dice;
+use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Seen, Workload};
 use smr_sim::world::{Setting, World};
 
@@ -32,7 +32,7 @@ impl Workload for MapMachine {
         Map::default()
     }
 
-    fn next(&mut self, client: usize, _dice: &mut Dice) -> Operation {
+    fn next(&mut self, client: usize, _rng: &mut SimRng) -> Operation {
         panic!("client {client} lives inside of the group")
     }
 
@@ -85,7 +85,7 @@ pub struct Partition {
     map: ClusterMap,
     limits: DoorLimits,
     net: Arc<SimNet>,
-    dice: Dice,
+    rng: SimRng,
     /// Processes per mille that start behind the map.
     behind: u64,
     servers: Vec<Option<Server>>,
@@ -111,7 +111,7 @@ impl Partition {
         limits: DoorLimits,
         behind: u64,
         net: Arc<SimNet>,
-        dice: Dice,
+        rng: SimRng,
     ) -> Partition {
         let world = World::new(setting, MapMachine);
         let size = world.machines.len();
@@ -123,7 +123,7 @@ impl Partition {
             map,
             limits,
             net,
-            dice,
+            rng,
             behind,
             servers: (0..size).map(|_| None).collect(),
             seen: vec![(0, false); size],
@@ -255,7 +255,7 @@ impl Partition {
                     None => {}
                 }
             }
-            if self.dice.chance(500) {
+            if self.rng.chance(500) {
                 reply.sink.deliver_now(reply.tag, outcome);
             } else {
                 reply.send(outcome);
@@ -292,12 +292,12 @@ impl Partition {
     }
 
     fn open(&mut self, seat: usize) -> Server {
-        let behind = self.dice.chance(self.behind);
+        let behind = self.rng.chance(self.behind);
         let map = if behind { narrow_map(&self.map) } else { self.map.clone() };
         if behind {
             self.counts.saw(Rare::ServerBehind);
         }
-        let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.dice.below(1_500_000)));
+        let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.rng.below(1_500_000)));
         let desk = Desk { requests: Arc::default(), net: Arc::clone(&self.net) };
         let backend = Arc::new(ServerBackend::new(desk.clone(), self.number, &map));
         let reception = Reception::new(Arc::clone(&backend), self.limits.clone());

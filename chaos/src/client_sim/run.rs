@@ -13,10 +13,10 @@ use smr::protocol::Time;
 use smr::replica::Request;
 use smr::session::SessionLimits;
 use smr_service::door::{DoorLimits, Reception};
-use smr_sim::dice::{Dice, Purpose};
 use smr_sim::machine::Shape;
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::properties;
+use smr_sim::sim_rng::{Purpose, SimRng};
 use smr_sim::world::Setting;
 
 use super::callers::Callers;
@@ -112,7 +112,7 @@ struct Scene {
     partitions: Vec<Partition>,
     managers: Vec<(Arc<Manager>, Reception<Manager>)>,
     callers: Callers,
-    dice: Dice,
+    rng: SimRng,
     counts: Counts,
     undo: BTreeMap<(Time, u64), Undo>,
     undo_count: u64,
@@ -125,7 +125,7 @@ impl Scene {
         let clock = Clock::start();
         let net = SimNet::new(seed, clock, Weather::calm());
         let map = cluster_map(mix.partitions, mix.replicas);
-        let mut dice = Dice::new(seed, Purpose::Faults);
+        let mut rng = SimRng::new(seed, Purpose::Faults);
         let partitions = (0..mix.partitions)
             .map(|number| {
                 let mut shape = Shape::small(mix.replicas);
@@ -139,16 +139,16 @@ impl Scene {
                 };
                 let mut setting = setting;
                 setting.pace.clients = 0;
-                let dice = Dice::new(dice.any(), Purpose::Machines);
+                let rng = SimRng::new(rng.any(), Purpose::Machines);
                 let limits = mix.limits.clone();
-                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&net), dice)
+                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&net), rng)
             })
             .collect();
         let (count, behind) = mix.managers;
         let managers: Vec<_> = (0..count)
             .map(|seat| {
                 let known = match seat < behind {
-                    true => dice.chance(500).then(|| older_map(&map)),
+                    true => rng.chance(500).then(|| older_map(&map)),
                     false => Some(map.clone()),
                 };
                 let manager = Manager::new(known);
@@ -175,7 +175,7 @@ impl Scene {
             partitions,
             managers,
             callers,
-            dice,
+            rng,
             counts: Counts::default(),
             undo: BTreeMap::new(),
             undo_count: 0,
@@ -183,7 +183,7 @@ impl Scene {
             violation: None,
         };
         for seat in 0..behind {
-            let after_us = scene.dice.below(scene.mix.chaos_us);
+            let after_us = scene.rng.below(scene.mix.chaos_us);
             scene.later(after_us, Undo::Learn(seat));
         }
         scene
@@ -306,7 +306,7 @@ impl Scene {
     // ---- What goes wrong ----
 
     fn plan_fault(&mut self) {
-        let gap_us = 1_000 + self.dice.below(self.mix.fault_gap_us);
+        let gap_us = 1_000 + self.rng.below(self.mix.fault_gap_us);
         self.fault_at = (!self.mix.faults.is_empty()).then(|| self.clock.now().plus_us(gap_us));
     }
 
@@ -316,15 +316,15 @@ impl Scene {
     }
 
     fn go_wrong(&mut self) {
-        let fault = self.dice.pick(&self.mix.faults);
-        let group = self.dice.below(u64::from(self.mix.partitions)) as usize;
+        let fault = self.rng.pick(&self.mix.faults);
+        let group = self.rng.below(u64::from(self.mix.partitions)) as usize;
         let seats = u64::from(self.mix.replicas);
-        let some_seat = self.dice.below(seats) as usize;
+        let some_seat = self.rng.below(seats) as usize;
         let leader = self.partitions[group].world.leader().unwrap_or(some_seat);
         let hosts = self.callers.hosts();
-        let host = self.dice.pick(&hosts);
-        let long_us = self.dice.pick(&[20_000, 300_000, 1_500_000, 6_000_000]);
-        let us = 1_000 + self.dice.below(long_us);
+        let host = self.rng.pick(&hosts);
+        let long_us = self.rng.pick(&[20_000, 300_000, 1_500_000, 6_000_000]);
+        let us = 1_000 + self.rng.below(long_us);
         let leader_place = Place { group: group as u16, seat: leader as u16 };
         let some_place = Place { group: group as u16, seat: some_seat as u16 };
         let partition = &mut self.partitions[group];
@@ -369,11 +369,11 @@ impl Scene {
                 }
             }
             Fault::KillClient => {
-                let place = self.dice.below(hosts.len() as u64) as usize;
+                let place = self.rng.below(hosts.len() as u64) as usize;
                 self.callers.kill(place);
             }
             Fault::ManagerDown => {
-                let seat = self.dice.below(u64::from(self.mix.managers.0)) as u16;
+                let seat = self.rng.below(u64::from(self.mix.managers.0)) as u16;
                 self.manager_down(seat, us);
             }
             Fault::ManagersDown => {
@@ -403,7 +403,7 @@ impl Scene {
 
     fn manager_down(&mut self, seat: u16, us: u64) {
         let place = Place { group: MANAGERS, seat };
-        let silently = self.dice.chance(300);
+        let silently = self.rng.chance(300);
         self.net.place_ended(place, silently);
         self.later(us, Undo::Place(place));
     }

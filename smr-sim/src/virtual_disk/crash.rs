@@ -44,14 +44,14 @@ impl VirtualDisk {
     /// The disk after a crash of the machine at this moment. Open files and locks of this one do not reach it.
     #[must_use]
     pub fn after_crash(&self, loss: Loss) -> VirtualDisk {
-        let mut dice = match loss {
+        let mut rng = match loss {
             Loss::Seeded(seed) | Loss::Spoiled(seed) | Loss::Killed(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
             Loss::Nothing | Loss::Everything | Loss::Chosen(_) => None,
         };
-        let kept_of = |unflushed| match &mut dice {
+        let kept_of = |unflushed| match &mut rng {
             None if loss == Loss::Nothing => unflushed,
             None => 0,
-            Some(dice) => dice.random_range(0..=unflushed),
+            Some(rng) => rng.random_range(0..=unflushed),
         };
         self.crash(loss, kept_of).0
     }
@@ -71,7 +71,7 @@ impl VirtualDisk {
     /// What a crash leaves, and how many fates it decided.
     fn crash(&self, loss: Loss, mut kept_of: impl FnMut(usize) -> usize) -> (VirtualDisk, u32) {
         let state = self.lock_state();
-        let mut dice = match loss {
+        let mut rng = match loss {
             Loss::Seeded(seed) | Loss::Spoiled(seed) => Some(ChaCha8Rng::seed_from_u64(seed)),
             Loss::Nothing | Loss::Everything | Loss::Killed(_) | Loss::Chosen(_) => None,
         };
@@ -79,12 +79,12 @@ impl VirtualDisk {
         let mut fate = || {
             let number = decided;
             decided += 1;
-            match (&mut dice, loss) {
+            match (&mut rng, loss) {
                 (None, Loss::Everything) => Fate::Lost,
                 (None, Loss::Chosen(kept)) if kept.checked_shr(number).unwrap_or(0) & 1 == 0 => Fate::Lost,
                 (None, _) => Fate::Kept,
-                (Some(dice), _) => {
-                    let (spoiled, kept) = (dice.random_bool(0.5), dice.random_bool(0.5));
+                (Some(rng), _) => {
+                    let (spoiled, kept) = (rng.random_bool(0.5), rng.random_bool(0.5));
                     match (spoiled && matches!(loss, Loss::Spoiled(_)), kept) {
                         (true, _) => Fate::Spoiled,
                         (false, true) => Fate::Kept,

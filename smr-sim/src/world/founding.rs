@@ -5,8 +5,8 @@ use smr::entry::{Genesis, GenesisRequest, Incumbent};
 use smr::replica::GenesisAnswer;
 
 use super::{Event, World};
-use crate::dice::{Dice, Purpose};
 use crate::rare::Rare;
+use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::Workload;
 
 /// After this long a node asks again that got no answer of use, as in service, in microseconds.
@@ -22,13 +22,13 @@ pub struct Recorder {
     pub delay_us: u64,
     /// Answers that are lost, per mille: the request was carried out all the same.
     pub lost_permille: u64,
-    dice: Dice,
+    rng: SimRng,
 }
 
 impl Recorder {
     pub(super) fn new(seed: u64) -> Recorder {
-        let dice = Dice::new(seed, Purpose::Recorder);
-        Recorder { recorded: None, is_up: true, delay_us: 0, lost_permille: 0, dice }
+        let rng = SimRng::new(seed, Purpose::Recorder);
+        Recorder { recorded: None, is_up: true, delay_us: 0, lost_permille: 0, rng }
     }
 
     fn answer(&mut self, request: GenesisRequest) -> GenesisAnswer {
@@ -36,7 +36,7 @@ impl Recorder {
             return GenesisAnswer::NotYet("no majority".to_owned());
         }
         let answer = self.carry_out(request);
-        if self.dice.chance(self.lost_permille) { GenesisAnswer::NotYet("lost".to_owned()) } else { answer }
+        if self.rng.chance(self.lost_permille) { GenesisAnswer::NotYet("lost".to_owned()) } else { answer }
     }
 
     fn carry_out(&mut self, GenesisRequest { genesis, instead_of }: GenesisRequest) -> GenesisAnswer {
@@ -73,14 +73,14 @@ impl<W: Workload> World<W> {
                 answer => self.recorder_answered(seat, answer),
             };
         }
-        let at = self.now.plus_us(self.recorder.dice.below(self.recorder.delay_us));
+        let at = self.now.plus_us(self.recorder.rng.below(self.recorder.delay_us));
         self.schedule(at, Event::GenesisAsked { seat, run, request });
     }
 
     pub(super) fn genesis_asked(&mut self, seat: usize, run: u64, request: GenesisRequest) {
         let answer = self.recorder.answer(request);
         let pause_us = if matches!(answer, GenesisAnswer::NotYet(_)) { ASK_AGAIN_US } else { 0 };
-        let at = self.now.plus_us(pause_us + self.recorder.dice.below(self.recorder.delay_us));
+        let at = self.now.plus_us(pause_us + self.recorder.rng.below(self.recorder.delay_us));
         self.schedule(at, Event::GenesisAnswered { seat, run, answer });
     }
 

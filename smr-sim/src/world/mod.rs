@@ -17,10 +17,10 @@ use smr::state_machine::{Image, StateMachine};
 use smr::status::Role;
 
 use crate::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
-use crate::dice::{Dice, Purpose};
 use crate::machine::{Common, Input, Machine, Shape};
 use crate::network::{Frame, Network, Weather};
 use crate::properties::{Machines, NodeView, Property, View};
+use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::{Text, Trace};
 use crate::watch::Watch;
 use crate::workload::Workload;
@@ -203,10 +203,10 @@ pub struct World<W: Workload> {
     scheduled: u64,
     steps: u64,
     touched: Vec<usize>,
-    disks: Dice,
-    order: Dice,
-    rolls: Dice,
-    faults: Dice,
+    disks: SimRng,
+    order: SimRng,
+    rolls: SimRng,
+    faults: SimRng,
     next_incarnation: u64,
     next_operator_tag: u64,
     next_door_tag: u64,
@@ -286,10 +286,10 @@ where
             scheduled: 0,
             steps: 0,
             touched: Vec::new(),
-            disks: Dice::new(seed, Purpose::Disks),
-            order: Dice::new(seed, Purpose::Order),
-            rolls: Dice::new(seed, Purpose::Machines),
-            faults: Dice::new(seed, Purpose::Faults),
+            disks: SimRng::new(seed, Purpose::Disks),
+            order: SimRng::new(seed, Purpose::Order),
+            rolls: SimRng::new(seed, Purpose::Machines),
+            faults: SimRng::new(seed, Purpose::Faults),
             next_incarnation: 10_000,
             next_operator_tag: OPERATOR,
             next_door_tag: DOOR,

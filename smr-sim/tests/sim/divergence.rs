@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use smr::entry::Index;
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr_sim::dice::Dice;
 use smr_sim::run::{Options, run_with};
+use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Register, Registers, Seen, Workload};
 
 /// From this entry on the state differs.
@@ -67,8 +67,8 @@ impl Workload for OneBitOff {
         Odd { inner: self.registers.machine(), is_odd, bit: false }
     }
 
-    fn next(&mut self, client: usize, dice: &mut Dice) -> Operation {
-        self.registers.next(client, dice)
+    fn next(&mut self, client: usize, rng: &mut SimRng) -> Operation {
+        self.registers.next(client, rng)
     }
 
     fn judge(&self, history: &[Seen]) -> Result<(), String> {

@@ -8,10 +8,10 @@ use smr::entry::Term;
 use smr::protocol::{CoreStatus, Protocol};
 use smr::status::Role;
 use smr_sim::clients::Pace;
-use smr_sim::dice::Dice;
 use smr_sim::ledger::Ledger;
 use smr_sim::machine::Shape;
 use smr_sim::properties::{End, Happening, Machines, Property};
+use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Register, Registers, Seen, Workload};
 use smr_sim::world::{Setting, World};
 
@@ -85,11 +85,11 @@ impl Workload for Load {
         self.registers.machine()
     }
 
-    fn next(&mut self, client: usize, dice: &mut Dice) -> Operation {
+    fn next(&mut self, client: usize, rng: &mut SimRng) -> Operation {
         if client < self.writers {
-            return self.registers.next(client, dice);
+            return self.registers.next(client, rng);
         }
-        Operation::Read(vec![dice.below(u64::from(REGISTERS)) as u8])
+        Operation::Read(vec![rng.below(u64::from(REGISTERS)) as u8])
     }
 
     fn last_reads(&self) -> Vec<Operation> {

@@ -244,7 +244,7 @@ impl SimNet {
         for id in ended {
             // The process is gone: nobody reads or writes at that end any more, not even what it had begun.
             state.process_gone(id, Way::Up, &mut wakers);
-            let keep_under_way = state.dice.chance(500);
+            let keep_under_way = state.rng.chance(500);
             if !keep_under_way && let Some(connection) = state.connections.get_mut(&id) {
                 connection.broken = true;
             }

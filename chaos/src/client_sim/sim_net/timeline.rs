@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
 use smr::protocol::Time;
-use smr_sim::dice::{Dice, Purpose};
+use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::sync::oneshot;
 
 use super::{Host, Listening, Place, Way, Weather};
@@ -63,7 +63,7 @@ pub(super) struct Connection {
 
 pub(super) struct State {
     pub(super) clock: Clock,
-    pub(super) dice: Dice,
+    pub(super) rng: SimRng,
     pub(super) weather: Weather,
     pub(super) connections: BTreeMap<u64, Connection>,
     next_wire: u64,
@@ -83,7 +83,7 @@ impl State {
     pub(super) fn new(seed: u64, clock: Clock, weather: Weather) -> State {
         State {
             clock,
-            dice: Dice::new(seed, Purpose::Network),
+            rng: SimRng::new(seed, Purpose::Network),
             weather,
             connections: BTreeMap::new(),
             next_wire: 0,
@@ -99,8 +99,8 @@ impl State {
 
     fn delay(&mut self) -> u64 {
         let Weather { least_us, jitter_us, late, late_us, .. } = self.weather;
-        let us = least_us + self.dice.below(jitter_us + 1);
-        if self.dice.chance(late) { us + self.dice.below(late_us + 1) } else { us }
+        let us = least_us + self.rng.below(jitter_us + 1);
+        if self.rng.chance(late) { us + self.rng.below(late_us + 1) } else { us }
     }
 
     fn post(&mut self, at: Time, event: Event) {
@@ -135,7 +135,7 @@ impl State {
         if way == Way::Up {
             self.recorder.sent(self.clock.now(), id, bytes);
         }
-        let split = if self.dice.chance(self.weather.split) { self.dice.below(taken as u64) as usize } else { 0 };
+        let split = if self.rng.chance(self.weather.split) { self.rng.below(taken as u64) as usize } else { 0 };
         for piece in [&bytes[..split], &bytes[split..]] {
             if !piece.is_empty() {
                 self.send_parcel(id, way, Parcel::Bytes(piece.to_vec()));
@@ -229,8 +229,8 @@ impl State {
         let mut full = 0;
         if let Parcel::Bytes(bytes) = &mut parcel {
             full = bytes.len();
-            if self.dice.chance(breaks) {
-                let part = self.dice.below(bytes.len() as u64 + 1) as usize;
+            if self.rng.chance(breaks) {
+                let part = self.rng.below(bytes.len() as u64 + 1) as usize;
                 bytes.truncate(part);
                 self.break_wire(id);
             }

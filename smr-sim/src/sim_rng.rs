@@ -33,14 +33,14 @@ pub enum Purpose {
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
-pub struct Dice(ChaCha8Rng);
+pub struct SimRng(ChaCha8Rng);
 
-impl Dice {
+impl SimRng {
     /// The stream of `seed` for one purpose.
-    pub fn new(seed: u64, purpose: Purpose) -> Dice {
+    pub fn new(seed: u64, purpose: Purpose) -> SimRng {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(purpose as u64);
-        Dice(rng)
+        SimRng(rng)
     }
 
     /// Any number.
