@@ -70,7 +70,7 @@ impl<W: Workload> Trial<'_, W> {
             7 => {
                 // The word to some: it must not do.
                 if seat != self.never_told {
-                    self.world.machines[seat].found_anew ^= true;
+                    self.world.nodes[seat].found_anew ^= true;
                     self.world.crash(seat, false);
                 }
             }
@@ -79,7 +79,7 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn empty_until_all_are(&mut self) {
-        let size = self.world.machines.len();
+        let size = self.world.nodes.len();
         let first = self.some_seat();
         for seat in (0..size).map(|seat| (seat + first) % size) {
             if self.rng.chance(300) {
@@ -100,11 +100,11 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn begin_again(&mut self) {
-        for seat in 0..self.world.machines.len() {
-            if !self.world.machines[seat].is_waiting() {
+        for seat in 0..self.world.nodes.len() {
+            if !self.world.nodes[seat].is_waiting() {
                 self.world.lose_directory(seat);
             }
-            self.world.machines[seat].found_anew = true;
+            self.world.nodes[seat].found_anew = true;
         }
         self.world.watch.happen(&Happening::ToldToFoundAnew);
         self.restart_all();
@@ -117,7 +117,7 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn restart_all(&mut self) {
-        for seat in 0..self.world.machines.len() {
+        for seat in 0..self.world.nodes.len() {
             let down_us = 1_000 + self.rng.below(200_000);
             self.world.crash_for(seat, self.rng.chance(300), Some(down_us));
         }
@@ -137,7 +137,7 @@ impl<W: Workload> Trial<'_, W> {
 
     fn serves(&mut self, what: &str) {
         let deadline = self.world.now.plus_us(PATIENCE_US);
-        let serves = |world: &World<W>| world.leader().is_some() && world.serving_seats().len() == world.machines.len();
+        let serves = |world: &World<W>| world.leader().is_some() && world.serving_seats().len() == world.nodes.len();
         while self.is_sound() && !serves(self.world) {
             if self.world.now >= deadline {
                 let why = format!("not within {} ms: {what}", PATIENCE_US / 1000);
@@ -148,7 +148,7 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn some_seat(&mut self) -> usize {
-        self.rng.below(self.world.machines.len() as u64) as usize
+        self.rng.below(self.world.nodes.len() as u64) as usize
     }
 
     fn is_sound(&self) -> bool {

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`run`], [`workload`] | a seed through the simulator; what your state machine brings along |
 //! | [`world`] | one situation by hand: a group, and all that can go wrong with it |
-//! | [`machine`], [`clock`], [`network`], [`clients`] | what a world consists of |
-//! | [`properties`], [`ledger`], [`watched`] | what must hold after each step, and what that is judged by |
+//! | [`sim_node`], [`clock`], [`network`], [`clients`] | what a world consists of |
+//! | [`properties`], [`ledger`], [`probe`] | what must hold after each step, and what that is judged by |
 //! | [`mix`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
@@ -57,15 +57,16 @@ pub mod explore;
 mod founding;
 pub mod journal;
 pub mod ledger;
-pub mod machine;
 pub mod memory;
 pub mod mix;
 pub mod network;
+pub mod probe;
 pub mod properties;
 pub mod rare;
 mod rare_watch;
 mod registers;
 pub mod run;
+pub mod sim_node;
 pub mod sim_rng;
 mod succession;
 mod swarm;
@@ -73,7 +74,6 @@ pub mod trace;
 pub mod virtual_disk;
 pub mod virtual_map;
 mod watch;
-pub mod watched;
 pub mod workload;
 pub mod world;
 

@@ -11,8 +11,8 @@ use smr::storage::Engine;
 use crate::clients::Pace;
 use crate::clock::Clock;
 use crate::journal::JOURNAL;
-use crate::machine::Shape;
 use crate::network::Weather;
+use crate::sim_node::Shape;
 use crate::sim_rng::SimRng;
 use crate::virtual_map::SIMULATED;
 

@@ -10,11 +10,11 @@ use smr::session::UNUSED_SHARE;
 
 use crate::clients::Pace;
 use crate::founding;
-use crate::machine::Shape;
 use crate::mix::Mix;
 use crate::network::Weather;
-use crate::properties::{self, Happening, Machines};
+use crate::properties::{self, Happening, SimNodes};
 use crate::rare::{Rare, RareCounts};
+use crate::sim_node::Shape;
 use crate::sim_rng::{Purpose, SimRng};
 use crate::swarm::{Swarm, is_outside};
 use crate::trace::Text;
@@ -116,7 +116,7 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
     };
     let mut world = World::new(setting, workload(&mix));
     world.disk_us = mix.disk_us;
-    for (machine, clock) in world.machines.iter_mut().zip(&mix.clocks) {
+    for (machine, clock) in world.nodes.iter_mut().zip(&mix.clocks) {
         machine.clock = *clock;
     }
     let mut swarm = Swarm::new(seed, mix.clone());
@@ -202,17 +202,17 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
     let broken = choose_broken(world);
     world.end_faults();
     world.watch.happen(&Happening::Calm);
-    for seat in 0..world.machines.len() {
+    for seat in 0..world.nodes.len() {
         if broken.contains(&seat) {
             break_for_good(world, seat);
-        } else if world.machines[seat].is_down() {
+        } else if world.nodes[seat].is_down() {
             world.start_at(seat, world.now);
         }
     }
     // With more clients than may have a session that they have not used yet, each one that is opened may end another
     // (C6, B30), and no write need ever get through.
     world.clients.keep((mix.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
-    let healthy: Vec<usize> = (0..world.machines.len()).filter(|seat| !broken.contains(seat)).collect();
+    let healthy: Vec<usize> = (0..world.nodes.len()).filter(|seat| !broken.contains(seat)).collect();
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
     progress(world, swarm, patience_us, "a leader", |world| world.leader().is_some());
@@ -231,7 +231,7 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
     if world.watch.violation.is_some() {
         return;
     }
-    let digests: Vec<Option<u64>> = healthy.iter().map(|seat| world.machines.deep_digest(*seat)).collect();
+    let digests: Vec<Option<u64>> = healthy.iter().map(|seat| world.nodes.deep_digest(*seat)).collect();
     if digests.windows(2).any(|pair| pair[0] != pair[1]) {
         world.watch.violate("I7 equal digests in the end", format!("{digests:?} of seats {healthy:?}"));
     }
@@ -240,10 +240,10 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
 /// A seat is down for good, or does not hear the others, or is not heard by them.
 fn break_for_good<W: Workload>(world: &mut World<W>, seat: usize) {
     let how = world.draw(3);
-    if how == 0 || world.machines[seat].is_down() {
+    if how == 0 || world.nodes[seat].is_down() {
         return world.crash_for(seat, false, None);
     }
-    for other in (0..world.machines.len()).filter(|other| *other != seat) {
+    for other in (0..world.nodes.len()).filter(|other| *other != seat) {
         let (from, to) = if how == 1 { (other, seat) } else { (seat, other) };
         world.cut(from as u16, to as u16);
     }
@@ -252,7 +252,7 @@ fn break_for_good<W: Workload>(world: &mut World<W>, seat: usize) {
 
 /// Seats that stay away for good: those that are lost anyway, and others, up to a minority.
 fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
-    let size = world.machines.len();
+    let size = world.nodes.len();
     let minority = (size - 1) / 2;
     let leader = world.leader();
     let lost: Vec<usize> =
@@ -275,7 +275,7 @@ fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
 /// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted
 /// is lost, and those who stay away for good would be more than it can do without.
 fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
-    let Some(serving) = world.machines[leader].serving() else { return true };
+    let Some(serving) = world.nodes[leader].serving() else { return true };
     let status = Protocol::status(serving.engine().core());
     status.configuration.is_joint() || status.configuration_index > status.commit
 }

@@ -18,7 +18,7 @@ pub enum Purpose {
     /// How long devices take, and what a power cut leaves.
     Disks,
     /// What the replicas draw themselves: election timeouts.
-    Machines,
+    Nodes,
     /// When clients ask whom.
     Clients,
     /// What they ask.

@@ -42,7 +42,7 @@ impl Succession {
             (Some(_), Some((seat, run))) => {
                 self.crash_at = None;
                 world.heal_cuts();
-                if world.machines[seat].run() == run {
+                if world.nodes[seat].run() == run {
                     let down_max_us = rng.pick(&[5_000, 100_000, 800_000]);
                     world.crash_for(seat, rng.chance(300), Some(1_000 + rng.below(down_max_us)));
                 }
@@ -51,13 +51,13 @@ impl Succession {
             _ => {}
         }
         let Some(leader) = world.leader() else { return true };
-        let hit = Some((leader, world.machines[leader].run()));
+        let hit = Some((leader, world.nodes[leader].run()));
         if self.hit == hit {
             return true;
         }
         self.hit = hit;
         world.watch.rare.saw(Rare::LeaderHitAtOnce);
-        for other in (0..world.machines.len()).filter(|other| *other != leader) {
+        for other in (0..world.nodes.len()).filter(|other| *other != leader) {
             if rng.chance(500) {
                 world.cut(leader as u16, other as u16);
                 world.cut(other as u16, leader as u16);

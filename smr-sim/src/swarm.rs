@@ -12,10 +12,10 @@ use smr::state_machine::StateMachine;
 use smr::status::ReadMode;
 use smr::storage::Engine;
 
-use crate::machine::{Serving, StartTrouble, path};
 use crate::mix::{BACKLOG_APPENDS_MAX, Kind, Mix};
 use crate::network::CLIENTS;
 use crate::rare::Rare;
+use crate::sim_node::{Serving, StartTrouble, path};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::succession::Succession;
 use crate::virtual_disk::VirtualDisk;
@@ -127,7 +127,7 @@ impl Swarm {
 
     /// Does what is due.
     pub(super) fn act<W: Workload>(&mut self, world: &mut World<W>) {
-        self.founded |= world.serving_seats().len() == world.machines.len();
+        self.founded |= world.serving_seats().len() == world.nodes.len();
         if self.heal_at <= world.now {
             self.heal_at = Time(u64::MAX);
             world.heal_cuts();
@@ -157,8 +157,8 @@ impl Swarm {
             world.pause(leader, self.rng.between(400_000, 1_500_000));
         }
         let mut at = world.now.plus_us(self.rng.below(SIEGE_FIRST_US));
-        let first = self.rng.below(world.machines.len() as u64) as usize;
-        for seat in (0..world.machines.len()).map(|seat| (seat + first) % world.machines.len()) {
+        let first = self.rng.below(world.nodes.len() as u64) as usize;
+        for seat in (0..world.nodes.len()).map(|seat| (seat + first) % world.nodes.len()) {
             if seat != leader {
                 let (resets, restarts) = (self.rng.chance(700), self.rng.chance(300));
                 self.strokes.push(Stroke { at, leader, seat, cuts: true, resets, restarts });
@@ -171,7 +171,7 @@ impl Swarm {
     /// A minority loses the leader, and one of those it is left with restarts again and again: each time it has
     /// forgotten by whose lease it is bound, and sooner or later the others ask it for its vote right then (E17).
     fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
-        let size = world.machines.len();
+        let size = world.nodes.len();
         let first = self.rng.below(size as u64) as usize;
         let others = (0..size).map(|seat| (seat + first) % size).filter(|seat| *seat != leader).collect::<Vec<_>>();
         let (lost, left) = others.split_at((size - 1) / 2);
@@ -223,7 +223,7 @@ impl Swarm {
             self.overtake_install(world);
         } else if let Some(ambush) = self.ambush {
             let sprung =
-                |seat: &usize| world.machines[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
+                |seat: &usize| world.nodes[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
             if let Some(seat) = world.touched().iter().copied().find(sprung) {
                 self.ambush = None;
                 world.crash(seat, self.rng.chance(700));
@@ -237,14 +237,14 @@ impl Swarm {
             return;
         }
         self.operator_at = world.now.plus_us(OPERATOR_US);
-        world.machines.iter_mut().for_each(crate::machine::Machine::has_caught_up);
+        world.nodes.iter_mut().for_each(crate::sim_node::SimNode::has_caught_up);
         if !self.founded {
             return;
         }
         let Some(leader) = world.leader() else { return };
         // Whoever heals needs nobody.
-        let needs_help = |seat: &usize| is_outside(world, leader, *seat) && !world.machines[*seat].is_healing;
-        let outside: Vec<usize> = (0..world.machines.len()).filter(needs_help).collect();
+        let needs_help = |seat: &usize| is_outside(world, leader, *seat) && !world.nodes[*seat].is_healing;
+        let outside: Vec<usize> = (0..world.nodes.len()).filter(needs_help).collect();
         // One that nobody hears for good must not keep the operator from the others.
         self.note_refusals(world);
         let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
@@ -274,12 +274,12 @@ impl Swarm {
         if world.leader().is_none() {
             return false;
         }
-        let minority = (world.machines.len() - 1) / 2;
+        let minority = (world.nodes.len() - 1) / 2;
         // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a
         // configuration in which that seat is lost.
         let serving = world.serving_seats();
         let is_spoiled = |seat: &usize| serving.iter().any(|witness| is_outside(world, *witness, *seat));
-        let spoiled = (0..world.machines.len()).filter(is_spoiled).count();
+        let spoiled = (0..world.nodes.len()).filter(is_spoiled).count();
         self.founded && spoiled < minority
     }
 
@@ -287,10 +287,10 @@ impl Swarm {
     /// notices: all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };
-        let status = |seat: usize| Some(world.machines[seat].serving()?.engine().core().status());
+        let status = |seat: usize| Some(world.nodes[seat].serving()?.engine().core().status());
         let (Some(lead), Some(own)) = (status(leader), status(victim)) else { return false };
         leader != victim
-            && (0..world.machines.len()).filter(|seat| *seat != victim).all(|seat| {
+            && (0..world.nodes.len()).filter(|seat| *seat != victim).all(|seat| {
                 status(seat).is_some_and(|status| {
                     status.term == lead.term
                         && status.leader == Some(lead.node)
@@ -312,7 +312,7 @@ impl Swarm {
             hit
         });
         let Some(&(kind, _)) = kind else { return };
-        let size = world.machines.len();
+        let size = world.nodes.len();
         let seat = self.rng.below(size as u64) as usize;
         // Leaders are where it hurts.
         let seat = if self.rng.chance(400) { world.leader().unwrap_or(seat) } else { seat };
@@ -465,16 +465,15 @@ impl Swarm {
     /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
     /// it, and does not know yet that they are committed: all others are killed, and whoever led is away for longer.
     fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
-        let builds = |seat: &usize| {
-            world.machines[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving))
-        };
-        let Some(seat) = (0..world.machines.len()).find(builds) else { return };
+        let builds =
+            |seat: &usize| world.nodes[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving));
+        let Some(seat) = (0..world.nodes.len()).find(builds) else { return };
         self.ambush = None;
         let hold_us = HELD_INSTALL_T * self.mix.shape.settings.election_timeout_us;
         world.hold_install(seat, world.now.plus_us(hold_us));
         self.held_install = Some(seat);
         let leader = world.leader();
-        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+        for other in (0..world.nodes.len()).filter(|other| *other != seat) {
             let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.rng.below(20_000) };
             world.crash_for(other, false, Some(down_us));
         }
@@ -486,7 +485,7 @@ impl Swarm {
         self.ambush = Some(ambush);
         match (ambush, world.leader()) {
             (Ambush::Install, Some(leader)) => {
-                let seat = self.rng.below(world.machines.len() as u64) as usize;
+                let seat = self.rng.below(world.nodes.len() as u64) as usize;
                 if seat != leader {
                     let down_us = 500_000 + self.rng.below(2_000_000);
                     world.crash_for(seat, self.rng.chance(500), Some(down_us));
@@ -498,7 +497,7 @@ impl Swarm {
     }
 
     fn damage<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+        if !self.may_spoil(world) || world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         if self.rng.chance(300) {
@@ -519,7 +518,7 @@ impl Swarm {
             }
             // A snapshot, which is noticed when it is read.
             1 => {
-                let snapshots = world.machines[seat].serving().and_then(|serving| serving.snapshots.latest());
+                let snapshots = world.nodes[seat].serving().and_then(|serving| serving.snapshots.latest());
                 if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, seat)) {
                     let lot = self.rng.any();
                     world.damage_snapshot(seat, info.meta.last, lot);
@@ -546,7 +545,7 @@ impl Swarm {
                 world.damage_map(seat, damage);
             }
             _ if self.mix.shape.engine == Engine::Segments => {
-                let mut names = world.machines[seat].disk.list(&path("log")).unwrap_or_default();
+                let mut names = world.nodes[seat].disk.list(&path("log")).unwrap_or_default();
                 names.retain(|name| name.ends_with(".segment"));
                 if !names.is_empty() {
                     let (name, lot) = (self.rng.below(names.len() as u64) as usize, self.rng.any());
@@ -572,7 +571,7 @@ impl Swarm {
     /// the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and come
     /// back.
     fn lose_log<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if !self.may_spoil(world) || world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+        if !self.may_spoil(world) || world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
@@ -584,7 +583,7 @@ impl Swarm {
                 world.damage_map(seat, self.rng.pick(&damage));
             }
             Engine::Segments => {
-                for name in world.machines[seat].disk.list(&path("log")).unwrap_or_default() {
+                for name in world.nodes[seat].disk.list(&path("log")).unwrap_or_default() {
                     if self.rng.chance(500) {
                         world.damage(seat, &path("log").join(name), |bytes| flip(bytes, lot));
                     }
@@ -601,7 +600,7 @@ impl Swarm {
         }
         world.start_at(seat, world.now.plus_us(1_000 + self.rng.below(100_000)));
         let leader = world.leader();
-        for other in (0..world.machines.len()).filter(|other| *other != seat) {
+        for other in (0..world.nodes.len()).filter(|other| *other != seat) {
             if self.rng.chance(if Some(other) == leader { 500 } else { 250 }) {
                 let down_us = 1_000 + self.rng.below(1_500_000);
                 world.crash_for(other, self.rng.chance(500), Some(down_us));
@@ -611,14 +610,14 @@ impl Swarm {
 
     /// Takes a backup, or brings one back.
     fn set_back<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if world.machines[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+        if world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         match self.backups[seat].take() {
             // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
             None if self.mix.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
             None => {
-                let machine = &world.machines[seat];
+                let machine = &world.nodes[seat];
                 self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
             }
             // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without
@@ -635,7 +634,7 @@ impl Swarm {
 
 /// Whether a node's device knows of a lease that it granted.
 fn has_granted<W: Workload>(world: &World<W>, seat: usize) -> bool {
-    world.watch.ledger.page(world.machines[seat].id).is_some_and(|page| page.promise.lease_us > 0)
+    world.watch.ledger.page(world.nodes[seat].id).is_some_and(|page| page.promise.lease_us > 0)
 }
 
 /// Flips a bit.
@@ -648,9 +647,9 @@ pub(super) fn flip(bytes: &mut [u8], lot: u64) {
 
 /// Whether the present node of a seat is no voter, as far as the leader knows.
 pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usize) -> bool {
-    let Some(serving) = world.machines[leader].serving() else { return true };
+    let Some(serving) = world.nodes[leader].serving() else { return true };
     let status = serving.engine().core().status();
-    let machine = &world.machines[seat];
+    let machine = &world.nodes[seat];
     status.configuration.is_joint()
         || !status.configuration.voters.contains(&machine.id)
         || machine.is_damaged

@@ -114,7 +114,7 @@ impl Partition {
         rng: SimRng,
     ) -> Partition {
         let world = World::new(setting, MapMachine);
-        let size = world.machines.len();
+        let size = world.nodes.len();
         Partition {
             number,
             world,
@@ -141,7 +141,7 @@ impl Partition {
 
     /// Ends a process; with a power cut its connections say nothing.
     pub fn crash(&mut self, seat: usize, power_cut: bool) {
-        if self.world.machines[seat].is_down() {
+        if self.world.nodes[seat].is_down() {
             return;
         }
         if self.world.leader() == Some(seat) {
@@ -156,7 +156,7 @@ impl Partition {
 
     /// Ends a process and empties its directory, if the group can bear it and none was emptied before.
     pub fn empty_directory(&mut self, seat: usize) -> bool {
-        let bearable = self.world.machines.len() >= 3 && self.emptied.is_none() && self.world.leader().is_some();
+        let bearable = self.world.nodes.len() >= 3 && self.emptied.is_none() && self.world.leader().is_some();
         if bearable {
             self.emptied = Some(seat);
             self.world.lose_directory(seat);
@@ -166,7 +166,7 @@ impl Partition {
 
     /// Two seats name each other as the leader for so many microseconds.
     pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
-        let hints = self.world.machines.iter().filter_map(|machine| machine.serving());
+        let hints = self.world.nodes.iter().filter_map(|machine| machine.serving());
         let term = hints.map(|serving| serving.engine().core().leader_hint().term).max().unwrap_or_default();
         self.misled = (one != other).then(|| (one, other, term, self.world.now.plus_us(us)));
     }
@@ -266,7 +266,7 @@ impl Partition {
     /// Opens doors of processes that have started, and closes those of processes that have ended.
     fn watch_processes(&mut self) {
         for seat in 0..self.servers.len() {
-            let machine = &self.world.machines[seat];
+            let machine = &self.world.nodes[seat];
             let (up, run) = (!machine.is_down(), machine.run());
             let stopped = up && machine.paused_until > self.world.now;
             let (seen_run, seen_stopped) = self.seen[seat];

@@ -13,9 +13,9 @@ use smr::protocol::Time;
 use smr::replica::Request;
 use smr::session::SessionLimits;
 use smr_service::door::{DoorLimits, Reception};
-use smr_sim::machine::Shape;
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::properties;
+use smr_sim::sim_node::Shape;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use smr_sim::world::Setting;
 
@@ -139,7 +139,7 @@ impl Scene {
                 };
                 let mut setting = setting;
                 setting.pace.clients = 0;
-                let rng = SimRng::new(rng.any(), Purpose::Machines);
+                let rng = SimRng::new(rng.any(), Purpose::Nodes);
                 let limits = mix.limits.clone();
                 Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&net), rng)
             })
@@ -391,7 +391,7 @@ impl Scene {
                 partition.mislead(leader, if leader == some_seat { other } else { some_seat }, us);
             }
             Fault::FullAccept => {
-                if !self.partitions[group].world.machines[some_seat].is_down() {
+                if !self.partitions[group].world.nodes[some_seat].is_down() {
                     self.counts.saw(Rare::FullAccept);
                     self.net.listen(some_place, Listening::Silent);
                     hosts.iter().for_each(|host| self.net.reset(*host, some_place));
@@ -412,7 +412,7 @@ impl Scene {
         match undo {
             Undo::Place(place) if place.group == MANAGERS => self.net.place_started(place),
             Undo::Place(place) => {
-                if !self.partitions[usize::from(place.group)].world.machines[usize::from(place.seat)].is_down() {
+                if !self.partitions[usize::from(place.group)].world.nodes[usize::from(place.seat)].is_down() {
                     self.net.listen(place, Listening::Open);
                 }
             }

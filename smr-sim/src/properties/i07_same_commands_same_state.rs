@@ -2,7 +2,7 @@
 //! took effect up to it; everybody else must agree, also with what is in snapshots.
 //!
 //! Three digests, from cheap to thorough: of commands and answers, with each entry; of the whole state machine, with
-//! each [`crate::watched::DEEP_DIGEST_EVERY`] entries; of sessions and state, in each snapshot, and whenever two
+//! each [`crate::probe::DEEP_DIGEST_EVERY`] entries; of sessions and state, in each snapshot, and whenever two
 //! nodes happen to stop at the same index. So a replica whose state differs by one bit is found within an interval,
 //! even if no answer ever shows it (L17).
 
@@ -66,9 +66,9 @@ impl Property for SameCommandsSameState {
         if !view.step.is_multiple_of(COMPARE_EVERY_STEPS) {
             return Ok(());
         }
-        for seat in 0..view.machines.seats() {
-            let Some(node) = view.machines.node(seat) else { continue };
-            let Some(digest) = view.machines.deep_digest(seat) else { continue };
+        for seat in 0..view.nodes.seats() {
+            let Some(node) = view.nodes.node(seat) else { continue };
+            let Some(digest) = view.nodes.deep_digest(seat) else { continue };
             if *self.whole.entry(node.applied.index).or_insert(digest) != digest {
                 return Err(format!(
                     "{} has other sessions or another state than one before at {}",

@@ -43,9 +43,9 @@ impl Property for PersistBeforeSend {
         if !view.step.is_multiple_of(READ_EVERY_STEPS) {
             return Ok(());
         }
-        self.next_seat = (self.next_seat + 1) % view.machines.seats().max(1);
-        let Some(node) = view.machines.node(self.next_seat) else { return Ok(()) };
-        match view.machines.found_after_power_cut(self.next_seat) {
+        self.next_seat = (self.next_seat + 1) % view.nodes.seats().max(1);
+        let Some(node) = view.nodes.node(self.next_seat) else { return Ok(()) };
+        match view.nodes.found_after_power_cut(self.next_seat) {
             Some(Ok(recovered)) => ledger.compare(node.node, &recovered),
             Some(Err(why)) => Err(format!("{} could not start if the power went now: {why}", node.node)),
             None => Ok(()),

@@ -38,7 +38,7 @@ impl Property for LeaseExcludesLaterLeaders {
         let is_news = std::mem::take(&mut self.is_news);
         let judge = |node: NodeView<'_>| self.judge(view, node);
         if is_news {
-            return (0..view.machines.seats()).filter_map(|seat| view.machines.node(seat)).try_for_each(judge);
+            return (0..view.nodes.seats()).filter_map(|seat| view.nodes.node(seat)).try_for_each(judge);
         }
         view.touched_nodes().try_for_each(judge)
     }
@@ -63,7 +63,7 @@ impl LeaseExcludesLaterLeaders {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::properties::Machines;
+    use crate::properties::SimNodes;
     use crate::properties::testing::{A, B, Play};
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
@@ -78,7 +78,7 @@ mod tests {
         sessions: SessionTable,
     }
 
-    impl Machines for One {
+    impl SimNodes for One {
         fn node(&self, _seat: usize) -> Option<NodeView<'_>> {
             Some(NodeView {
                 node: A,
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn lease_beside_a_leader_of_a_later_term_is_rejected() {
         let machines = leader();
-        let view = View { now: Time(3), step: 1, touched: &[], machines: &machines };
+        let view = View { now: Time(3), step: 1, touched: &[], nodes: &machines };
         let mut play = Play::new(LeaseExcludesLaterLeaders::default());
         play.leads(A, 2).unwrap();
         play.property.after_step(&view, &Ledger::default()).unwrap();

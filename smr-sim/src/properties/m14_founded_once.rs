@@ -68,8 +68,8 @@ mod tests {
     use smr::entry::Genesis;
 
     fn genesis(members: &[NodeId]) -> Genesis {
-        let group = crate::machine::group();
-        Genesis { cluster: Some(crate::machine::CLUSTER), group, members: members.iter().copied().collect() }
+        let group = crate::sim_node::group();
+        Genesis { cluster: Some(crate::sim_node::CLUSTER), group, members: members.iter().copied().collect() }
     }
 
     struct Play(FoundedOnce);

@@ -1,8 +1,8 @@
 //! What must always hold, one file for each property (section I of the fault catalogue).
 //!
 //! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down
-//! about all nodes ([`Ledger`]), and may look at the machines that a step touched ([`View`]). It keeps its own books
-//! and never looks at all machines in each step, so that the cost of a step does not grow with the group or the logs.
+//! about all nodes ([`Ledger`]), and may look at the nodes that a step touched ([`View`]). It keeps its own books
+//! and never looks at all nodes in each step, so that the cost of a step does not grow with the group or the logs.
 //! An `Err` is a violation: the run ends, and says which property was broken, in which step.
 //!
 //! # Without a file of their own
@@ -275,8 +275,8 @@ pub struct NodeView<'a> {
     pub writes_under_way_high: u64,
 }
 
-/// Machines, whatever state machine they run.
-pub trait Machines {
+/// SimNodes, whatever state machine they run.
+pub trait SimNodes {
     /// The node on a seat, if it is in service.
     fn node(&self, seat: usize) -> Option<NodeView<'_>>;
 
@@ -299,14 +299,14 @@ pub struct View<'a> {
     pub step: u64,
     /// The seats that the step touched, once each.
     pub touched: &'a [usize],
-    /// All machines.
-    pub machines: &'a dyn Machines,
+    /// All nodes.
+    pub nodes: &'a dyn SimNodes,
 }
 
 impl<'a> View<'a> {
     /// The nodes in service that the step touched.
     pub fn touched_nodes(&self) -> impl Iterator<Item = NodeView<'a>> {
-        self.touched.iter().filter_map(|seat| self.machines.node(*seat))
+        self.touched.iter().filter_map(|seat| self.nodes.node(*seat))
     }
 }
 

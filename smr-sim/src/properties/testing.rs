@@ -11,7 +11,7 @@ use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 use smr::status::Role;
 
-use super::{End, Happening, Machines, NodeView, Property, View};
+use super::{End, Happening, NodeView, Property, SimNodes, View};
 use crate::ledger::Ledger;
 
 pub(super) const A: NodeId = NodeId::new(0, 1);
@@ -58,7 +58,7 @@ pub(super) struct Play<P> {
 
 struct Nobody;
 
-impl Machines for Nobody {
+impl SimNodes for Nobody {
     fn node(&self, _seat: usize) -> Option<NodeView<'_>> {
         None
     }
@@ -90,7 +90,7 @@ impl<P: Property> Play<P> {
     /// Ends the step.
     pub(super) fn step(&mut self) -> Result<(), String> {
         self.step += 1;
-        let view = View { now: Time(self.step), step: self.step, touched: &[], machines: &Nobody };
+        let view = View { now: Time(self.step), step: self.step, touched: &[], nodes: &Nobody };
         self.property.after_step(&view, &self.ledger)
     }
 

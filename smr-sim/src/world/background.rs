@@ -5,9 +5,9 @@ use smr::protocol::Envelope;
 use smr::snapshot::SendingFile;
 
 use super::{Event, Transfer, World};
-use crate::machine::{Broken, Input, Life, carry};
 use crate::properties::Happening;
 use crate::rare::Rare;
+use crate::sim_node::{Broken, Input, Life, carry};
 use crate::workload::Workload;
 
 /// The sender of a snapshot hears within this time that it has arrived, in microseconds. Until the state is built takes
@@ -17,7 +17,7 @@ const SENT_HEARD_US: u64 = 200_000;
 impl<W: Workload> World<W> {
     pub(super) fn disk(&mut self, seat: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.run != run {
             return;
         }
@@ -43,12 +43,12 @@ impl<W: Workload> World<W> {
                 self.send_message(node, to, message);
             }
         }
-        let Life::Serving(serving) = &mut self.machines[seat].life else { return };
+        let Life::Serving(serving) = &mut self.nodes[seat].life else { return };
         if let Err(error) = serving.follow() {
             return self.disk_failed(seat, error.to_string());
         }
         if serving.jobs.is_empty() {
-            self.machines[seat].ends_healing = false;
+            self.nodes[seat].ends_healing = false;
         }
         match last {
             Some(id) => self.put(seat, Input::Durable(id)),
@@ -58,7 +58,7 @@ impl<W: Workload> World<W> {
 
     pub(super) fn taken(&mut self, seat: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.run != run {
             return;
         }
@@ -74,7 +74,7 @@ impl<W: Workload> World<W> {
                 self.watch.happen(&Happening::SnapshotTaken { node, last, checksum });
                 self.put(seat, Input::SnapshotTaken { last, len_bytes });
             }
-            Err(error) if error.is_lack_of_room() && self.machines[seat].full_until <= now => {
+            Err(error) if error.is_lack_of_room() && self.nodes[seat].full_until <= now => {
                 self.put(seat, Input::SnapshotLacksRoom);
             }
             Err(error) => self.disk_failed(seat, error.to_string()),
@@ -83,7 +83,7 @@ impl<W: Workload> World<W> {
 
     pub(super) fn built(&mut self, seat: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.run != run {
             return;
         }
@@ -103,10 +103,10 @@ impl<W: Workload> World<W> {
         let now = self.now;
         let Transfer { from, run, to, mut file } = transfer;
         let seat = usize::from(from.name.0);
-        if self.machines[seat].run != run {
+        if self.nodes[seat].run != run {
             return;
         }
-        let until = self.machines[seat].paused_until;
+        let until = self.nodes[seat].paused_until;
         if until > now {
             return self.schedule(until, Event::Transferred(Box::new(Transfer { from, run, to, file })));
         }
@@ -122,18 +122,18 @@ impl<W: Workload> World<W> {
         }
         // The receiver's own word takes another way, and may be faster (S19).
         let at = self.now.plus_us(self.order.below(SENT_HEARD_US));
-        let run = self.machines[seat].run;
+        let run = self.nodes[seat].run;
         self.schedule(at, Event::Sent { seat, run, to, last });
     }
 
     /// The newest snapshot of a node turned out to be damaged: it is put out of service, and another one is made (S8).
     pub(super) fn snapshot_is_damaged(&mut self, seat: usize) {
-        let Some(serving) = self.machines[seat].serving_mut() else { return };
+        let Some(serving) = self.nodes[seat].serving_mut() else { return };
         let Some(info) = serving.snapshots.latest() else { return };
         self.watch.rare.saw(Rare::DamagedSnapshot);
-        let Some(serving) = self.machines[seat].serving_mut() else { return };
+        let Some(serving) = self.nodes[seat].serving_mut() else { return };
         serving.snapshots.doubt(&info);
-        self.machines[seat].inbox.push_back(Input::SnapshotLost);
+        self.nodes[seat].inbox.push_back(Input::SnapshotLost);
     }
 
     /// Carries a snapshot over, if there is a way; one in five times the connection breaks, and it is resumed later.
@@ -143,7 +143,7 @@ impl<W: Workload> World<W> {
         let (here, there) = (from.name.0, to.name.0);
         let cut = self.network.is_cut(here, there) || self.network.is_cut(there, here);
         let seat = usize::from(there);
-        let receiver = &mut self.machines[seat];
+        let receiver = &mut self.nodes[seat];
         let reachable = receiver.id == to && receiver.paused_until <= self.now && !cut;
         let run = receiver.run;
         match receiver.serving_mut() {

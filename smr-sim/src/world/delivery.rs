@@ -8,16 +8,16 @@ use smr::raft::message::Body;
 use smr::replica::message::PeerMessage;
 
 use super::{Event, World};
-use crate::machine::Input;
 use crate::network::Frame;
 use crate::properties::Happening;
 use crate::rare::Rare;
+use crate::sim_node::Input;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
     pub(super) fn arrive(&mut self, frame: Frame) {
         let seat = usize::from(frame.to.name.0);
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         if machine.is_down() || self.network.is_cut(frame.from.name.0, frame.to.name.0) {
             return;
         }
@@ -33,11 +33,11 @@ impl<W: Workload> World<W> {
     /// late from an earlier process is, if that was sound: no connection would deliver it, and the core must bear it
     /// all the same.
     fn shakes_hands(&mut self, seat: usize, frame: &Frame) -> bool {
-        let sender = &self.machines[usize::from(frame.from.name.0)];
+        let sender = &self.nodes[usize::from(frame.from.name.0)];
         let is_present = !sender.is_down() && sender.id == frame.from && sender.start.id == frame.start;
         let trail = sender.start;
         let whom = (frame.from, frame.start);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let known = machine.met.get(&whom).copied();
         let judged = match (known, machine.seen_starts.clone()) {
             (Some(judged), _) => judged,
@@ -54,7 +54,7 @@ impl<W: Workload> World<W> {
             },
             _ => Ok(()),
         };
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if is_present {
             machine.met.insert(whom, judged);
         }
@@ -69,7 +69,7 @@ impl<W: Workload> World<W> {
     /// The news that a process must not take part any longer has reached it.
     pub(super) fn disqualified(&mut self, node: NodeId, start: StartId, why: Disqualified) {
         let seat = usize::from(node.name.0);
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         if machine.serving().is_some() && machine.id == node && machine.start.id == start {
             self.put(seat, Input::Disqualified(why));
         }
@@ -90,7 +90,7 @@ impl<W: Workload> World<W> {
     }
 
     fn start_of(&self, node: NodeId) -> StartId {
-        self.machines[usize::from(node.name.0)].start.id
+        self.nodes[usize::from(node.name.0)].start.id
     }
 
     /// A node campaigns or leads: what was held back for it is of an older term now.

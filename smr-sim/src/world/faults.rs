@@ -10,10 +10,10 @@ use smr::protocol::{Protocol, Time};
 use smr::raft::invariants;
 
 use super::{Event, World};
-use crate::machine::{Input, StartTrouble};
 use crate::network::Weather;
 use crate::properties::{End, Happening, Spoiled};
 use crate::rare::Rare;
+use crate::sim_node::{Input, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault, VirtualDisk};
 use crate::virtual_map::MapDamage;
 use crate::workload::Workload;
@@ -29,11 +29,11 @@ impl<W: Workload> World<W> {
 
     /// Ends a process; it comes back after so many microseconds, or when [`World::start_at`] says so.
     pub fn crash_for(&mut self, seat: usize, power_cut: bool, down_us: Option<u64>) {
-        if !self.machines[seat].is_down() {
+        if !self.nodes[seat].is_down() {
             let end = if power_cut { End::PowerCut } else { End::Killed };
             self.end(seat, end);
         }
-        self.machines[seat].run += 1;
+        self.nodes[seat].run += 1;
         if let Some(down_us) = down_us {
             self.start_at(seat, self.now.plus_us(down_us));
         }
@@ -41,38 +41,38 @@ impl<W: Workload> World<W> {
 
     /// A process that is down starts then, instead of when it would have.
     pub fn start_at(&mut self, seat: usize, at: Time) {
-        self.machines[seat].run += 1;
-        let run = self.machines[seat].run;
+        self.nodes[seat].run += 1;
+        let run = self.nodes[seat].run;
         self.schedule(at, Event::Start { seat, run });
     }
 
     /// Stops a process (SIGSTOP) for so long; what arrives meanwhile waits.
     pub fn pause(&mut self, seat: usize, us: u64) {
-        if self.machines[seat].is_down() {
+        if self.nodes[seat].is_down() {
             return;
         }
-        let until = self.now.plus_us(us).max(self.machines[seat].paused_until);
-        self.machines[seat].paused_until = until;
-        let run = self.machines[seat].run;
+        let until = self.now.plus_us(us).max(self.nodes[seat].paused_until);
+        self.nodes[seat].paused_until = until;
+        let run = self.nodes[seat].run;
         self.schedule(until, Event::Resume { seat, run });
     }
 
     /// Nothing that is written reaches the device before then.
     pub fn hang_disk(&mut self, seat: usize, until: Time) {
-        self.machines[seat].disk_hangs_until = until;
+        self.nodes[seat].disk_hangs_until = until;
     }
 
     /// Each sync of a device takes this much longer, before then.
     pub fn slow_disk(&mut self, seat: usize, us: u64, until: Time) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         (machine.disk_slow_us, machine.disk_slow_until) = (us, until);
     }
 
     /// A device that hung works again.
     pub fn mend_disk(&mut self, seat: usize) {
-        if self.machines[seat].disk_hangs_until > self.now {
-            self.machines[seat].disk_hangs_until = self.now;
-            let run = self.machines[seat].run;
+        if self.nodes[seat].disk_hangs_until > self.now {
+            self.nodes[seat].disk_hangs_until = self.now;
+            let run = self.nodes[seat].run;
             // Work that was to end later ends now.
             self.schedule(self.now, Event::Disk { seat, run });
         }
@@ -90,7 +90,7 @@ impl<W: Workload> World<W> {
     /// Cuts all links of a node to the others, both ways. With `resets` the others hear at once that its connections
     /// are gone.
     pub fn cut_off(&mut self, seat: usize, resets: bool) {
-        for other in (0..self.machines.len()).filter(|other| *other != seat) {
+        for other in (0..self.nodes.len()).filter(|other| *other != seat) {
             self.cut(seat as u16, other as u16);
             self.cut(other as u16, seat as u16);
             if resets {
@@ -103,14 +103,14 @@ impl<W: Workload> World<W> {
     pub fn heal_cuts(&mut self) {
         self.network.cut.clear();
         self.watch.happen(&Happening::CutsHealed);
-        for seat in 0..self.machines.len() {
+        for seat in 0..self.nodes.len() {
             self.connect(seat);
         }
     }
 
     /// The connection from one node to another breaks, and is made again at once.
     pub fn reset(&mut self, from: usize, to: usize) {
-        let from = self.machines[from].id;
+        let from = self.nodes[from].id;
         self.schedule(self.now, Event::Reset { from, to });
     }
 
@@ -118,7 +118,7 @@ impl<W: Workload> World<W> {
     pub fn lose_directory(&mut self, seat: usize) {
         self.crash(seat, false);
         self.next_incarnation += 100;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let node = machine.id;
         machine.disk = VirtualDisk::new();
         machine.id.incarnation = Incarnation(self.next_incarnation);
@@ -131,7 +131,7 @@ impl<W: Workload> World<W> {
     pub fn damage(&mut self, seat: usize, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let reached = self.reached(seat);
         self.crash(seat, false);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let marked = machine.read_mark();
         let done = machine.disk.damage(path, change).is_ok();
         if done {
@@ -147,19 +147,19 @@ impl<W: Workload> World<W> {
     pub fn damage_slot(&mut self, seat: usize, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         self.crash(seat, false);
         // There may be no such file yet.
-        let _ = self.machines[seat].disk.damage(path, change);
+        let _ = self.nodes[seat].disk.damage(path, change);
     }
 
     /// A process ends, and a bit of a snapshot is flipped.
     pub fn damage_snapshot(&mut self, seat: usize, last: EntryId, lot: u64) -> bool {
         let Some(name) = self.snapshot_name(seat, last) else { return false };
-        let path = crate::machine::path("snapshots").join(name);
+        let path = crate::sim_node::path("snapshots").join(name);
         self.damage(seat, &path, |bytes| crate::swarm::flip(bytes, lot))
     }
 
     /// Where the newest snapshot on a disk ends.
     pub fn snapshot_of(&self, seat: usize) -> Option<EntryId> {
-        let names = self.machines[seat].disk.list(&crate::machine::path("snapshots")).ok()?;
+        let names = self.nodes[seat].disk.list(&crate::sim_node::path("snapshots")).ok()?;
         let number = |text: &str| text.parse::<u64>().ok();
         let place = |name: &String| {
             let (index, term) = name.strip_suffix(".snap")?.split_once('-')?;
@@ -169,13 +169,13 @@ impl<W: Workload> World<W> {
     }
 
     fn snapshot_name(&self, seat: usize, last: EntryId) -> Option<String> {
-        let names = self.machines[seat].disk.list(&crate::machine::path("snapshots")).ok()?;
+        let names = self.nodes[seat].disk.list(&crate::sim_node::path("snapshots")).ok()?;
         names.into_iter().filter(|name| name.ends_with(".snap")).find(|name| name.contains(&last.index.0.to_string()))
     }
 
     /// A copy of a directory as it is now, for [`World::set_back`].
     pub fn backup(&self, seat: usize) -> VirtualDisk {
-        self.machines[seat].disk.after_crash(Loss::Nothing)
+        self.nodes[seat].disk.after_crash(Loss::Nothing)
     }
 
     /// Whether the manager has seen a later start of a node than this one.
@@ -184,7 +184,7 @@ impl<W: Workload> World<W> {
     }
 
     fn reached(&self, seat: usize) -> EntryId {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         machine.serving().map_or(machine.reached, |serving| serving.engine().core().status().last)
     }
 
@@ -192,7 +192,7 @@ impl<W: Workload> World<W> {
     pub fn set_back(&mut self, seat: usize, disk: VirtualDisk) {
         let reached = self.reached(seat);
         self.crash(seat, false);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         machine.disk = disk;
         (machine.marked, machine.is_healing) = (None, false);
         (machine.is_set_back, machine.forgot, machine.reached) = (true, true, reached);
@@ -202,13 +202,13 @@ impl<W: Workload> World<W> {
 
     /// The device of a node fails at its next operations but `after` that change or sync something (D6).
     pub fn fail_disk(&mut self, seat: usize, after: u64) {
-        let disk = &self.machines[seat].disk;
+        let disk = &self.nodes[seat].disk;
         disk.fault_at(disk.operations() + after, Fault::Error(io::ErrorKind::Other));
     }
 
     /// The device of a node has no room until then (D7).
     pub fn fill_disk(&mut self, seat: usize, until: Time) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         machine.full_until = until;
         machine.disk.fault_at(machine.disk.operations(), Fault::Error(io::ErrorKind::StorageFull));
     }
@@ -221,7 +221,7 @@ impl<W: Workload> World<W> {
 
     /// The disk of a node has become full, or has room again.
     pub(super) fn room_changes(&mut self, seat: usize, is_full: bool) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         machine.disk.set_full(is_full);
         if machine.serving().is_some() {
             machine.inbox.push_back(Input::Room { is_full });
@@ -231,19 +231,19 @@ impl<W: Workload> World<W> {
 
     /// One of the next reads of a node fails: the one after `after` others (D8).
     pub fn fail_read(&mut self, seat: usize, after: u64) {
-        let disk = &self.machines[seat].disk;
+        let disk = &self.nodes[seat].disk;
         disk.read_fault_at(disk.reads() + after, ReadFault::Error(io::ErrorKind::Other));
     }
 
     /// The state of a received snapshot takes until then to be built.
     pub fn hold_install(&mut self, seat: usize, until: Time) {
-        self.machines[seat].builds_until = until;
+        self.nodes[seat].builds_until = until;
     }
 
     /// Whether a received snapshot is still held back. It is not any more once the log has entries where it ends, and
     /// they are not known to be committed.
     pub fn holds_install_back(&mut self, seat: usize) -> bool {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         let Some(serving) = machine.serving() else { return false };
         let Some(file) = serving.building.as_ref().filter(|_| machine.builds_until > self.now) else { return false };
         let end = file.info().meta.last;
@@ -256,9 +256,9 @@ impl<W: Workload> World<W> {
     }
 
     fn let_install_go(&mut self, seat: usize) {
-        if self.machines[seat].builds_until > self.now {
-            self.machines[seat].builds_until = self.now;
-            let run = self.machines[seat].run;
+        if self.nodes[seat].builds_until > self.now {
+            self.nodes[seat].builds_until = self.now;
+            let run = self.nodes[seat].run;
             self.schedule(self.now, Event::Built { seat, run });
         }
     }
@@ -267,7 +267,7 @@ impl<W: Workload> World<W> {
     pub fn trouble_start(&mut self, seat: usize, trouble: StartTrouble) {
         let reached = self.reached(seat);
         self.crash(seat, false);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         machine.start_trouble = Some(trouble);
         if let StartTrouble::FlippedBit(..) = trouble {
             machine.marked = machine.read_mark();
@@ -281,9 +281,9 @@ impl<W: Workload> World<W> {
     pub fn damage_map(&mut self, seat: usize, damage: MapDamage) -> bool {
         let reached = self.reached(seat);
         self.crash(seat, false);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let marked = machine.read_mark();
-        let done = machine.disk.damage_map(&crate::machine::path("log"), damage).is_ok();
+        let done = machine.disk.damage_map(&crate::sim_node::path("log"), damage).is_ok();
         if done {
             machine.marked = marked;
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
@@ -298,11 +298,11 @@ impl<W: Workload> World<W> {
     pub fn end_faults(&mut self) {
         self.heal_cuts();
         self.network.weather = Weather::calm();
-        for seat in 0..self.machines.len() {
-            self.machines[seat].full_until = Time(0);
-            self.machines[seat].disk_slow_until = Time(0);
-            self.machines[seat].start_trouble = None;
-            self.machines[seat].disk.clear_faults();
+        for seat in 0..self.nodes.len() {
+            self.nodes[seat].full_until = Time(0);
+            self.nodes[seat].disk_slow_until = Time(0);
+            self.nodes[seat].start_trouble = None;
+            self.nodes[seat].disk.clear_faults();
             self.room_changes(seat, false);
             self.mend_disk(seat);
             self.unpause(seat);
@@ -312,9 +312,9 @@ impl<W: Workload> World<W> {
 
     /// A stopped process goes on now.
     pub fn unpause(&mut self, seat: usize) {
-        if self.machines[seat].paused_until > self.now {
-            self.machines[seat].paused_until = self.now;
-            let run = self.machines[seat].run;
+        if self.nodes[seat].paused_until > self.now {
+            self.nodes[seat].paused_until = self.now;
+            let run = self.nodes[seat].run;
             self.schedule(self.now, Event::Resume { seat, run });
         }
     }

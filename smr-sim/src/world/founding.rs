@@ -64,7 +64,7 @@ impl<W: Workload> World<W> {
 
     /// A node asks that a genesis be recorded.
     pub(super) fn ask_recorder(&mut self, seat: usize, request: GenesisRequest) {
-        let run = self.machines[seat].run();
+        let run = self.nodes[seat].run();
         if self.recorder.delay_us == 0 {
             return match self.recorder.answer(request) {
                 answer @ GenesisAnswer::NotYet(_) => {
@@ -85,7 +85,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn genesis_answered(&mut self, seat: usize, run: u64, answer: GenesisAnswer) {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         if machine.run() == run && machine.is_waiting() {
             self.recorder_answered(seat, answer);
             self.settle(seat);
@@ -96,7 +96,7 @@ impl<W: Workload> World<W> {
         if let GenesisAnswer::Refused { .. } = answer {
             self.watch.rare.saw(Rare::GenesisRefused);
         }
-        if let Some(verdict) = self.machines[seat].genesis_answered(answer) {
+        if let Some(verdict) = self.nodes[seat].genesis_answered(answer) {
             self.conclude(seat, verdict);
         }
     }

@@ -17,9 +17,9 @@ use smr::state_machine::{Image, StateMachine};
 use smr::status::Role;
 
 use crate::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
-use crate::machine::{Common, Input, Machine, Shape};
 use crate::network::{Frame, Network, Weather};
-use crate::properties::{Machines, NodeView, Property, View};
+use crate::properties::{NodeView, Property, SimNodes, View};
+use crate::sim_node::{Common, Input, Shape, SimNode};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::{Text, Trace};
 use crate::watch::Watch;
@@ -187,7 +187,7 @@ pub struct World<W: Workload> {
     /// The time.
     pub now: Time,
     /// One for each seat.
-    pub machines: Vec<Machine<W::Machine>>,
+    pub nodes: Vec<SimNode<W::Machine>>,
     /// The network.
     pub network: Network,
     /// The clients.
@@ -221,7 +221,7 @@ pub struct World<W: Workload> {
     copies: BTreeMap<(NodeId, StartId), StartTrail>,
 }
 
-impl<S: StateMachine> Machines for Vec<Machine<S>> {
+impl<S: StateMachine> SimNodes for Vec<SimNode<S>> {
     fn node(&self, seat: usize) -> Option<NodeView<'_>> {
         let machine = &self[seat];
         let serving = machine.serving()?;
@@ -275,7 +275,7 @@ where
         let mut world = World {
             seed,
             now: Time(0),
-            machines: (0..size).map(|name| Machine::new(name, 100 * (1 + u64::from(name)))).collect(),
+            nodes: (0..size).map(|name| SimNode::new(name, 100 * (1 + u64::from(name)))).collect(),
             network: Network::new(seed, weather),
             clients: Clients::new(seed, usize::from(size), pace, workload).with_limits(shape.sessions),
             watch: Watch::new(Trace::new(text), properties),
@@ -288,7 +288,7 @@ where
             touched: Vec::new(),
             disks: SimRng::new(seed, Purpose::Disks),
             order: SimRng::new(seed, Purpose::Order),
-            rolls: SimRng::new(seed, Purpose::Machines),
+            rolls: SimRng::new(seed, Purpose::Nodes),
             faults: SimRng::new(seed, Purpose::Faults),
             next_incarnation: 10_000,
             next_operator_tag: OPERATOR,
@@ -331,17 +331,17 @@ impl<W: Workload> World<W> {
 
     /// The seat of whoever leads in the highest term.
     pub fn leader(&self) -> Option<usize> {
-        let leads = |machine: &Machine<W::Machine>| {
+        let leads = |machine: &SimNode<W::Machine>| {
             let core = machine.serving()?.engine().core();
             (core.role() == Role::Leader).then(|| core.leader_hint().term)
         };
-        let terms = self.machines.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
+        let terms = self.nodes.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
         terms.max().map(|(_, seat)| seat)
     }
 
     /// The last index that the node on a seat applied, if it is in service.
     pub fn applied(&self, seat: usize) -> Option<u64> {
-        self.machines[seat].serving().map(|serving| serving.applied().index.0)
+        self.nodes[seat].serving().map(|serving| serving.applied().index.0)
     }
 
     /// When the next thing happens.
@@ -360,7 +360,7 @@ impl<W: Workload> World<W> {
         if let Some(why) = self.clients.take_violation() {
             self.watch.violate("C9 outcomes that clients understand", why);
         }
-        let view = View { now: self.now, step: self.steps, touched: &self.touched, machines: &self.machines };
+        let view = View { now: self.now, step: self.steps, touched: &self.touched, nodes: &self.nodes };
         self.watch.after_step(&view);
         true
     }
@@ -422,13 +422,13 @@ impl<W: Workload> World<W> {
         match event {
             Event::Arrive(frame) => self.arrive(frame),
             Event::Reset { from, to } => {
-                if !self.machines[to].is_down() && !self.network.is_cut(from.name.0, to as u16) {
+                if !self.nodes[to].is_down() && !self.network.is_cut(from.name.0, to as u16) {
                     self.put(to, Input::Reset { from });
                 }
             }
             Event::Connected { from, to } => {
-                let is_there = |seat: usize| !self.machines[seat].is_down();
-                let same = self.machines[from.name.0 as usize].id == from;
+                let is_there = |seat: usize| !self.nodes[seat].is_down();
+                let same = self.nodes[from.name.0 as usize].id == from;
                 if same
                     && is_there(from.name.0 as usize)
                     && is_there(to)
@@ -440,7 +440,7 @@ impl<W: Workload> World<W> {
             Event::Room { seat } => self.room_changes(seat, false),
             Event::Disqualified { node, start, why } => self.disqualified(node, start, why),
             Event::Request { seat, tag, request } => {
-                if !self.machines[seat].is_down() {
+                if !self.nodes[seat].is_down() {
                     self.put_request(seat, tag, request);
                     self.turn_soon(seat);
                 } else if !(DOOR..OPERATOR).contains(&tag) {
@@ -462,7 +462,7 @@ impl<W: Workload> World<W> {
             Event::Built { seat, run } => self.built(seat, run),
             Event::Transferred(transfer) => self.transferred(*transfer),
             Event::Sent { seat, run, to, last } => {
-                if self.machines[seat].run == run && !self.machines[seat].is_down() {
+                if self.nodes[seat].run == run && !self.nodes[seat].is_down() {
                     self.put(seat, Input::SnapshotSent { to, last });
                 }
             }
@@ -479,6 +479,6 @@ impl<W: Workload> World<W> {
 
     /// The seats whose node is in service.
     pub fn serving_seats(&self) -> BTreeSet<usize> {
-        (0..self.machines.len()).filter(|seat| self.machines[*seat].serving().is_some()).collect()
+        (0..self.nodes.len()).filter(|seat| self.nodes[*seat].serving().is_some()).collect()
     }
 }

@@ -10,9 +10,9 @@ use smr::replica::message::PeerMessage;
 use smr::status::Role;
 
 use super::{Event, World};
-use crate::machine::{Life, Start, StartTrouble};
 use crate::properties::{End, Happening};
 use crate::rare::Rare;
+use crate::sim_node::{Life, Start, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault};
 use crate::workload::Workload;
 
@@ -21,7 +21,7 @@ const CONNECT_US: u64 = 500;
 
 impl<W: Workload> World<W> {
     pub(super) fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let node = machine.id;
         match &mut machine.life {
             Life::Down => {}
@@ -50,9 +50,9 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn call(&mut self, seat: usize, call: &BirthMessage) {
-        let from = self.machines[seat].id;
-        for other in 0..self.machines.len() {
-            let machine = &self.machines[other];
+        let from = self.nodes[seat].id;
+        for other in 0..self.nodes.len() {
+            let machine = &self.nodes[other];
             if other != seat && !machine.is_down() {
                 let to = machine.id;
                 self.send(from, to, &PeerMessage::Birth(call.clone()));
@@ -61,7 +61,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn conclude(&mut self, seat: usize, verdict: Verdict) {
-        let node = self.machines[seat].id;
+        let node = self.nodes[seat].id;
         let is_excluded = matches!(verdict, Verdict::Excluded(_));
         match &verdict {
             Verdict::Ask(request) => return self.ask_recorder(seat, request.clone()),
@@ -73,7 +73,7 @@ impl<W: Workload> World<W> {
             _ => {}
         }
         let rng = self.rolls.rng();
-        let start = self.machines[seat].conclude(&self.common, verdict, self.now, rng);
+        let start = self.nodes[seat].conclude(&self.common, verdict, self.now, rng);
         if let Some(start) = start {
             self.started(seat, start);
         } else if is_excluded {
@@ -83,7 +83,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn start(&mut self, seat: usize, run: u64) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.run != run || !machine.is_down() {
             return;
         }
@@ -112,7 +112,7 @@ impl<W: Workload> World<W> {
     /// What a server does before its first word to a peer: the manager hears which start this is, and may know a later
     /// one.
     fn register(&mut self, seat: usize) {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         if machine.serving().is_none() {
             return;
         }
@@ -131,8 +131,8 @@ impl<W: Workload> World<W> {
     /// This process connects to all others, and they to it, as far as they are there and the network lets them.
     pub(super) fn connect(&mut self, seat: usize) {
         let at = self.now.plus_us(CONNECT_US);
-        for other in (0..self.machines.len()).filter(|other| *other != seat) {
-            let (from, peer) = (self.machines[seat].id, self.machines[other].id);
+        for other in (0..self.nodes.len()).filter(|other| *other != seat) {
+            let (from, peer) = (self.nodes[seat].id, self.nodes[other].id);
             self.schedule(at, Event::Connected { from, to: other });
             self.schedule(at, Event::Connected { from: peer, to: seat });
         }
@@ -140,7 +140,7 @@ impl<W: Workload> World<W> {
 
     fn started(&mut self, seat: usize, start: Start) {
         self.connect(seat);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         match start {
             Start::Runs { notes, quarantined } => {
                 for note in &notes {
@@ -172,7 +172,7 @@ impl<W: Workload> World<W> {
                         self.watch.violate("D3 no healing without damage", format!("{node}: {reason}"));
                     }
                 }
-                let machine = &mut self.machines[seat];
+                let machine = &mut self.nodes[seat];
                 if let Some(reason) = quarantined {
                     let expected = machine.is_damaged || machine.is_set_back;
                     let (node, damage) = (machine.id, reason.contains("/log"));
@@ -182,20 +182,20 @@ impl<W: Workload> World<W> {
                         self.watch.violate("D3 no quarantine without damage", format!("{node}: {reason}"));
                     }
                 }
-                let machine = &mut self.machines[seat];
+                let machine = &mut self.nodes[seat];
                 let last = machine.serving().map(|serving| serving.engine().core().status().last);
                 // Whoever is in another life now has noticed.
                 if let Some(what) = lost_in_silence(machine.marked.take(), last, is_same_life) {
                     let why = format!("{} {what}", machine.id);
                     self.watch.violate("D3 nothing that is marked is lost in silence", why);
                 }
-                let machine = &mut self.machines[seat];
+                let machine = &mut self.nodes[seat];
                 if std::mem::take(&mut machine.is_damaged) {
                     // It was what may be missing: the end of the log.
                     machine.is_set_back = true;
                 }
-                if self.machines[seat].is_waiting() {
-                    self.watch.happen(&Happening::Waits { node: self.machines[seat].id });
+                if self.nodes[seat].is_waiting() {
+                    self.watch.happen(&Happening::Waits { node: self.nodes[seat].id });
                 }
             }
             Start::Failed(why) => {
@@ -222,13 +222,13 @@ impl<W: Workload> World<W> {
             // Also what was written and not flushed may still have been in the process.
             _ => Loss::Killed(self.disks.any()),
         };
-        let node = self.machines[seat].id;
+        let node = self.nodes[seat].id;
         self.note_crash(seat);
         self.watch.happen(&Happening::Ended { node, end: &end });
-        self.machines[seat].end(progress, loss);
+        self.nodes[seat].end(progress, loss);
         // The news of a closed connection; a power cut sends none.
         if end != End::PowerCut {
-            for other in (0..self.machines.len()).filter(|other| *other != seat) {
+            for other in (0..self.nodes.len()).filter(|other| *other != seat) {
                 let at = self.now.plus_us(50 + self.disks.below(1_000));
                 self.schedule(at, Event::Reset { from: node, to: other });
             }
@@ -238,7 +238,7 @@ impl<W: Workload> World<W> {
     /// What a crash interrupts.
     fn note_crash(&mut self, seat: usize) {
         use smr::raft::message::Body;
-        let Some(serving) = self.machines[seat].serving() else { return };
+        let Some(serving) = self.nodes[seat].serving() else { return };
         let rare = &mut self.watch.rare;
         let core = serving.engine().core();
         if core.role() == Role::Leader {
@@ -264,7 +264,7 @@ impl<W: Workload> World<W> {
 
     /// A node has found out that it forgot something: its process ends.
     pub(super) fn quarantine(&mut self, seat: usize, reason: &str) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let node = machine.id;
         // A copy stays one after it has caught up.
         let expected = machine.is_set_back || self.copies.contains_key(&(node, machine.start.id));
@@ -281,7 +281,7 @@ impl<W: Workload> World<W> {
 
     /// A process whose device failed ends by itself.
     pub(super) fn disk_failed(&mut self, seat: usize, why: String) {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         let end = if machine.disk.power_is_off() { End::PowerCut } else { End::DiskError(why) };
         if machine.full_until > self.now {
             self.watch.rare.saw(Rare::DiskFullStop);

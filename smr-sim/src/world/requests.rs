@@ -7,10 +7,10 @@ use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};
 use crate::clients::{DOOR, FLOOD, OPERATOR};
-use crate::machine::Life;
 use crate::network::CLIENTS;
 use crate::properties::Happening;
 use crate::rare::Rare;
+use crate::sim_node::Life;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -24,7 +24,7 @@ impl<W: Workload> World<W> {
                 self.transfers_asked.insert(tag);
             }
             Request::Readmit { name }
-                if !self.readmissions_asked.insert((name, self.machines[usize::from(name.0)].id)) =>
+                if !self.readmissions_asked.insert((name, self.nodes[usize::from(name.0)].id)) =>
             {
                 self.watch.rare.saw(Rare::ReadmissionRepeated);
             }
@@ -36,7 +36,7 @@ impl<W: Workload> World<W> {
 
     /// So many requests reach a process at once, which nobody waits for: writes in a session that does not exist.
     pub fn flood(&mut self, seat: usize, count: u64) {
-        if self.machines[seat].is_down() {
+        if self.nodes[seat].is_down() {
             return;
         }
         for _ in 0..count {
@@ -101,7 +101,7 @@ impl<W: Workload> World<W> {
 
     /// A request reaches a process: it waits for the next turn, or is refused.
     pub(super) fn put_request(&mut self, seat: usize, tag: u64, request: Request) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.requests.len() >= REQUESTS_MAX {
             let node = machine.id;
             self.watch.happen(&Happening::Asked { node, tag, request: &request });
@@ -112,7 +112,7 @@ impl<W: Workload> World<W> {
 
     /// Takes the requests of a turn.
     pub(super) fn take_requests(&mut self, seat: usize) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let now = machine.clock.at(self.now);
         let count = machine.requests.len().min(REQUESTS_PER_TURN);
         if count == 0 && machine.serving().is_none_or(|serving| serving.turns.held() == 0) {
@@ -125,10 +125,10 @@ impl<W: Workload> World<W> {
         }
         let readmit = taken.iter().any(|(_, request)| matches!(request, Request::Readmit { .. }));
         let present: Vec<NodeId> = match readmit {
-            true => self.machines.iter().filter(|machine| !machine.is_down()).map(|machine| machine.id).collect(),
+            true => self.nodes.iter().filter(|machine| !machine.is_down()).map(|machine| machine.id).collect(),
             false => Vec::new(),
         };
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let sink = machine.mailbox.clone();
         let requests = taken.into_iter().map(|(tag, request)| {
             let reply = ReplyTo { tag, sink: sink.clone() };
@@ -142,13 +142,13 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn deliver_outcomes(&mut self, seat: usize) {
-        for (tag, outcome) in self.machines[seat].mailbox.take() {
+        for (tag, outcome) in self.nodes[seat].mailbox.take() {
             self.answer(seat, tag, outcome);
         }
     }
 
     fn answer(&mut self, seat: usize, tag: u64, outcome: Outcome) {
-        let node = self.machines[seat].id;
+        let node = self.nodes[seat].id;
         self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
         if (DOOR..OPERATOR).contains(&tag) {
             return self.door.push((tag, outcome));

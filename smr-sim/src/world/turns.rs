@@ -14,15 +14,15 @@ use smr::status::{Role, StateDigest};
 use smr::transport::EVENT_RETRY_MS;
 
 use super::{BIRTH_INTERVAL_US, Event, Transfer, World};
-use crate::machine::{Input, Life, Machine};
 use crate::properties::Happening;
 use crate::rare::Rare;
+use crate::sim_node::{Input, Life, SimNode};
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
     /// Something reaches a process: it waits for the next turn.
     pub(super) fn put(&mut self, seat: usize, input: Input<W::Machine>) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.inbox.len() >= self.common.shape.events_max {
             match input {
                 Input::Peer { .. } => return self.watch.rare.saw(Rare::QueueFull),
@@ -49,7 +49,7 @@ impl<W: Workload> World<W> {
     /// The process's thread looks at its queues now, or when it has time.
     pub(super) fn turn_soon(&mut self, seat: usize) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.paused_until > now {
             return;
         }
@@ -65,7 +65,7 @@ impl<W: Workload> World<W> {
     }
 
     fn take_in(&mut self, seat: usize, input: Input<W::Machine>) {
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let now = machine.clock.at(self.now);
         let node = machine.id;
         if let Input::Peer { from, bytes } = input {
@@ -103,7 +103,7 @@ impl<W: Workload> World<W> {
             // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
             self.look(seat);
         }
-        let Life::Serving(serving) = &mut self.machines[seat].life else { return };
+        let Life::Serving(serving) = &mut self.nodes[seat].life else { return };
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
@@ -137,7 +137,7 @@ impl<W: Workload> World<W> {
     /// What the replica's thread does in a turn: news, requests, time.
     pub(super) fn turn(&mut self, seat: usize) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.turn_at != now {
             return;
         }
@@ -148,18 +148,18 @@ impl<W: Workload> World<W> {
         let run = machine.run;
         let mut taken = 0;
         while taken < EVENTS_PER_TURN
-            && self.machines[seat].run == run
-            && let Some(input) = self.machines[seat].inbox.pop_front()
+            && self.nodes[seat].run == run
+            && let Some(input) = self.nodes[seat].inbox.pop_front()
         {
             taken += 1;
             self.take_in(seat, input);
         }
-        if self.machines[seat].run != run {
+        if self.nodes[seat].run != run {
             // A birth that the device did not bear.
             return self.settle(seat);
         }
         self.take_requests(seat);
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let mut busy_us = self.common.shape.turn_us * (8 + taken as u64) / 8;
         match &mut machine.life {
             Life::Down => return,
@@ -187,26 +187,26 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        self.machines[seat].busy_until = self.now.plus_us(busy_us);
+        self.nodes[seat].busy_until = self.now.plus_us(busy_us);
         self.settle(seat);
     }
 
     pub(super) fn resume(&mut self, seat: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         if machine.run != run || machine.paused_until > now || machine.is_down() {
             return;
         }
         if machine.inbox.len() > 100 {
             self.watch.rare.saw(Rare::LongPause);
         }
-        let leads = |machine: &Machine<W::Machine>| {
+        let leads = |machine: &SimNode<W::Machine>| {
             machine.serving().is_some_and(|serving| serving.engine().core().role() == Role::Leader)
         };
         let led = leads(machine);
         machine.turn_at = now;
         self.turn(seat);
-        if led && !leads(&self.machines[seat]) {
+        if led && !leads(&self.nodes[seat]) {
             self.watch.rare.saw(Rare::DeposedInPause);
         }
     }
@@ -218,14 +218,14 @@ impl<W: Workload> World<W> {
         }
         loop {
             self.look(seat);
-            let from = self.machines[seat].id;
-            let Life::Serving(serving) = &mut self.machines[seat].life else { break };
+            let from = self.nodes[seat].id;
+            let Life::Serving(serving) = &mut self.nodes[seat].life else { break };
             let actions = serving.turns.take_actions();
             if actions.is_empty() {
                 break;
             }
             for action in actions {
-                let Life::Serving(serving) = &mut self.machines[seat].life else { break };
+                let Life::Serving(serving) = &mut self.nodes[seat].life else { break };
                 match action {
                     Action::Send(Envelope { to, message }) => self.send_message(from, to, message),
                     Action::Write(write) => {
@@ -236,8 +236,8 @@ impl<W: Workload> World<W> {
                     Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
                     Action::Healed => {
                         serving.give_to_disk(DiskJob::Healed);
-                        self.machines[seat].is_healing = false;
-                        self.machines[seat].ends_healing = true;
+                        self.nodes[seat].is_healing = false;
+                        self.nodes[seat].ends_healing = true;
                         self.watch.rare.saw(Rare::Healed);
                     }
                     Action::Quarantine(reason) => {
@@ -249,15 +249,15 @@ impl<W: Workload> World<W> {
                             self.watch.rare.saw(Rare::SnapshotBehindCommit);
                         }
                         serving.taking = Some(image);
-                        let slow_us = self.machines[seat].slow_by_us(self.now);
+                        let slow_us = self.nodes[seat].slow_by_us(self.now);
                         let at = self.now.plus_us(2_000 + slow_us + self.disks.below(60_000));
-                        let run = self.machines[seat].run;
+                        let run = self.nodes[seat].run;
                         self.schedule(at, Event::Taken { seat, run });
                     }
                     // It takes no time here; the answer waits for the next turn as any other.
                     Action::TakeDigest(image) => {
                         let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(output));
-                        self.machines[seat].inbox.push_back(Input::DigestTaken(digest));
+                        self.nodes[seat].inbox.push_back(Input::DigestTaken(digest));
                     }
                     Action::SendDigest(to, digest) => self.send(from, to, &PeerMessage::Digest(digest)),
                     Action::SendReplaced(to, Replaced { by, since }) => {
@@ -280,7 +280,7 @@ impl<W: Workload> World<W> {
                             }
                         };
                         let at = self.now.plus_us(2_000 + self.disks.below(60_000));
-                        let run = self.machines[seat].run;
+                        let run = self.nodes[seat].run;
                         self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
                     }
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
@@ -295,7 +295,7 @@ impl<W: Workload> World<W> {
     /// Disk work, and the next turn.
     fn schedule_work(&mut self, seat: usize) {
         let now = self.now;
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let (run, hangs_until) = (machine.run, machine.disk_hangs_until);
         let slow_us = machine.slow_by_us(now);
         let wake_at = match &mut machine.life {
@@ -306,13 +306,13 @@ impl<W: Workload> World<W> {
                     let at = now.plus_us(100 + slow_us + self.disks.below(self.disk_us)).max(hangs_until);
                     self.schedule(at, Event::Disk { seat, run });
                 }
-                let machine = &self.machines[seat];
+                let machine = &self.nodes[seat];
                 let Life::Serving(serving) = &machine.life else { return };
                 let news = !machine.inbox.is_empty() || !machine.requests.is_empty() || serving.turns.is_ready();
                 if news { now } else { machine.clock.moment(serving.turns.wake_at()) }
             }
         };
-        let machine = &mut self.machines[seat];
+        let machine = &mut self.nodes[seat];
         let wake_at = wake_at.max(now).max(machine.busy_until);
         if wake_at < machine.turn_at {
             machine.turn_at = wake_at;
@@ -322,7 +322,7 @@ impl<W: Workload> World<W> {
 
     /// Tells everybody what the core and the state machine did.
     fn look(&mut self, seat: usize) {
-        let machine = &self.machines[seat];
+        let machine = &self.nodes[seat];
         let node = machine.id;
         let Life::Serving(serving) = &machine.life else { return };
         let engine = serving.engine();
@@ -384,9 +384,9 @@ impl<W: Workload> World<W> {
             (0..count).for_each(|_| self.watch.rare.saw(what));
         }
         if core.recovered.is_some() {
-            (self.machines[seat].forgot, self.machines[seat].healed_by) = (false, None);
+            (self.nodes[seat].forgot, self.nodes[seat].healed_by) = (false, None);
         }
-        if healed_by.is_some() && std::mem::replace(&mut self.machines[seat].healed_by, healed_by).is_some() {
+        if healed_by.is_some() && std::mem::replace(&mut self.nodes[seat].healed_by, healed_by).is_some() {
             self.watch.rare.saw(Rare::HealingLeaderChanged);
         }
         if self.network.weather.held > 0 {

@@ -9,8 +9,8 @@ use smr::protocol::{CoreStatus, Protocol};
 use smr::status::Role;
 use smr_sim::clients::Pace;
 use smr_sim::ledger::Ledger;
-use smr_sim::machine::Shape;
-use smr_sim::properties::{End, Happening, Machines, Property};
+use smr_sim::properties::{End, Happening, Property, SimNodes};
+use smr_sim::sim_node::Shape;
 use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Register, Registers, Seen, Workload};
 use smr_sim::world::{Setting, World};
@@ -196,7 +196,7 @@ impl Cluster {
     pub(crate) fn expect_equally_far(&mut self, within_us: u64) {
         self.run_until_that(within_us, "all are equally far", |group| {
             let applied = |seat: usize| group.applied(seat);
-            applied(0).is_some() && (1..group.machines.len()).all(|seat| applied(seat) == applied(0))
+            applied(0).is_some() && (1..group.nodes.len()).all(|seat| applied(seat) == applied(0))
         });
     }
 
@@ -208,7 +208,7 @@ impl Cluster {
     /// Removes all faults; then everybody must get on, and all replicas must agree in the end.
     pub(crate) fn calm_down(&mut self) {
         self.end_faults();
-        for seat in (0..self.machines.len()).filter(|seat| self.machines[*seat].is_down()).collect::<Vec<_>>() {
+        for seat in (0..self.nodes.len()).filter(|seat| self.nodes[*seat].is_down()).collect::<Vec<_>>() {
             let now = self.now;
             self.start_at(seat, now);
         }
@@ -221,8 +221,7 @@ impl Cluster {
         self.begin_last_reads();
         self.fall_silent();
         self.expect_equally_far(10_000_000);
-        let states: BTreeSet<Option<u64>> =
-            (0..self.machines.len()).map(|seat| self.machines.deep_digest(seat)).collect();
+        let states: BTreeSet<Option<u64>> = (0..self.nodes.len()).map(|seat| self.nodes.deep_digest(seat)).collect();
         assert_eq!(states.len(), 1, "seed {}: replicas end with different states", self.seed);
         self.check();
     }
@@ -230,11 +229,11 @@ impl Cluster {
 
 /// What the node on a seat says of itself, if it is in service.
 pub(crate) fn status(group: &Group, seat: usize) -> Option<CoreStatus> {
-    Some(group.machines[seat].serving()?.engine().core().status())
+    Some(group.nodes[seat].serving()?.engine().core().status())
 }
 
 /// The highest term that a node in service is in.
 pub(crate) fn term(group: &Group) -> Term {
-    let terms = (0..group.machines.len()).filter_map(|seat| Some(status(group, seat)?.term));
+    let terms = (0..group.nodes.len()).filter_map(|seat| Some(status(group, seat)?.term));
     terms.max().unwrap()
 }

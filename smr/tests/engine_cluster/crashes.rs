@@ -6,8 +6,8 @@ use smr::entry::Index;
 use smr::storage::Engine;
 use smr_sim::journal::JOURNAL;
 use smr_sim::ledger::Ledger;
-use smr_sim::machine::Shape;
 use smr_sim::properties::{Happening, Property, View};
+use smr_sim::sim_node::Shape;
 use smr_sim::virtual_disk::Fault;
 use smr_sim::virtual_map::SIMULATED;
 
@@ -78,7 +78,7 @@ impl Property for OneStateForEachIndex {
     }
 
     fn after_step(&mut self, view: &View<'_>, _: &Ledger) -> Result<(), String> {
-        let (Some(node), Some(digest)) = (view.machines.node(0), view.machines.deep_digest(0)) else { return Ok(()) };
+        let (Some(node), Some(digest)) = (view.nodes.node(0), view.nodes.deep_digest(0)) else { return Ok(()) };
         let first = *self.0.entry(node.applied.index).or_insert(digest);
         let same = first == digest;
         same.then_some(()).ok_or_else(|| format!("other sessions or another state than before at {}", node.applied))
@@ -92,10 +92,10 @@ fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
     let mut cluster = Cluster::shaped(1, shape, 3, 1, vec![Box::new(OneStateForEachIndex::default())]);
     cluster.load_with_ballast(200);
     if let Some(operation) = cut_at {
-        cluster.machines[0].disk.fault_at(operation, Fault::PowerOff);
+        cluster.nodes[0].disk.fault_at(operation, Fault::PowerOff);
     }
     cluster.run_for(220_000);
-    let (operations, counts) = (cluster.machines[0].disk.operations(), cluster.counts());
+    let (operations, counts) = (cluster.nodes[0].disk.operations(), cluster.counts());
     if counts.crashes > 0 {
         cluster.run_until_that(2_000_000, "a restart", |group| group.applied(0).is_some());
         cluster.expect_writes(2_000_000);

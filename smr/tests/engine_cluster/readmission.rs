@@ -2,7 +2,7 @@
 
 use smr::id::NodeName;
 use smr::replica::{Outcome, Request};
-use smr_sim::machine::path;
+use smr_sim::sim_node::path;
 
 use crate::cluster::{Cluster, Group, status, term};
 use crate::{assert_met, seeds};
@@ -17,7 +17,7 @@ fn readmit(cluster: &mut Cluster, seat: usize) {
         let leader = cluster.some_leader();
         // A first try may have got further than whoever asked for it heard.
         let status = status(cluster, leader).unwrap();
-        let (members, present) = (status.configuration, cluster.machines[seat].id);
+        let (members, present) = (status.configuration, cluster.nodes[seat].id);
         if members.voters.contains(&present) && !members.is_joint() && status.configuration_index <= status.commit {
             return;
         }
@@ -38,7 +38,7 @@ fn readmit(cluster: &mut Cluster, seat: usize) {
 }
 
 fn is_waiting(group: &Group, seat: usize) -> bool {
-    group.machines[seat].is_waiting()
+    group.nodes[seat].is_waiting()
 }
 
 // covers M6: it neither votes nor acknowledges, so nothing is committed with it.
@@ -107,11 +107,11 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
         let mut cluster = Cluster::new(seed, 3, 3, 1);
         cluster.run_for(2_000_000);
         let seat = (cluster.some_leader() + seed as usize) % 3;
-        let old = cluster.machines[seat].id;
+        let old = cluster.nodes[seat].id;
         let spoil = |bytes: &mut Vec<u8>| bytes.iter_mut().for_each(|byte| *byte ^= 1);
         assert!(cluster.damage(seat, &path("promise"), spoil));
         cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, seat));
-        assert_ne!(cluster.machines[seat].id, old);
+        assert_ne!(cluster.nodes[seat].id, old);
         cluster.run_for(500_000);
         assert!(is_waiting(&cluster, seat));
         // A restart in the middle changes nothing.
@@ -119,12 +119,12 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
         cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, seat));
         readmit(&mut cluster, seat);
         cluster.run_for(500_000);
-        let new = cluster.machines[seat].id;
+        let new = cluster.nodes[seat].id;
         for power_cut in [false, true, false] {
             cluster.crash(seat, power_cut);
             cluster.run_for(3_000_000);
-            assert_eq!(cluster.machines[seat].id, new);
-            assert!(cluster.machines[seat].serving().is_some_and(|serving| !serving.readmission_open()));
+            assert_eq!(cluster.nodes[seat].id, new);
+            assert!(cluster.nodes[seat].serving().is_some_and(|serving| !serving.readmission_open()));
         }
         cluster.calm_down();
     }
@@ -194,15 +194,15 @@ fn node_that_was_replaced_while_it_was_away_hears_of_it() {
         let mut cluster = Cluster::new(seed, 3, 3, 2);
         cluster.run_for(2_000_000);
         let seat = (cluster.some_leader() + 1) % 3;
-        let (replaced, backup) = (cluster.machines[seat].id, cluster.backup(seat));
+        let (replaced, backup) = (cluster.nodes[seat].id, cluster.backup(seat));
         cluster.lose_directory(seat);
         cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, seat));
         readmit(&mut cluster, seat);
         cluster.run_for(500_000);
         cluster.set_back(seat, backup);
-        cluster.run_until_that(4_000_000, "it is back as it was", |group| group.machines[seat].id == replaced);
+        cluster.run_until_that(4_000_000, "it is back as it was", |group| group.nodes[seat].id == replaced);
         cluster.run_until_that(5_000_000, "it hears that it was replaced", |group| is_waiting(group, seat));
-        assert_ne!(cluster.machines[seat].id, replaced);
+        assert_ne!(cluster.nodes[seat].id, replaced);
         readmit(&mut cluster, seat);
         cluster.calm_down();
     }

@@ -8,7 +8,7 @@ use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::message::{Body, Message};
 use smr::raft::{Raft, Settings};
-use smr_sim::machine::{Shape, path};
+use smr_sim::sim_node::{Shape, path};
 
 use crate::cluster::{Cluster, Counts, Group, status, term};
 use crate::{assert_met, seeds};
@@ -130,7 +130,7 @@ fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
         cluster.run_for(2_000_000);
         cluster.fall_silent();
         let snapshots = path("snapshots");
-        let disk = &cluster.machines[leader].disk;
+        let disk = &cluster.nodes[leader].disk;
         let name = disk.list(&snapshots).unwrap().into_iter().find(|name| name.ends_with(".snap")).unwrap();
         let spoil = |bytes: &mut Vec<u8>| {
             let inside = bytes.len() - 80;
@@ -216,7 +216,7 @@ fn leader_that_cannot_read_what_a_follower_needs_ends_and_sends_nothing_in_its_p
         let reached = cluster.applied(behind);
         (0..10_000).for_each(|read| cluster.fail_read(leader, read));
         cluster.heal_cuts();
-        cluster.run_until_that(2_000_000, "the leader's end", |group| group.machines[leader].is_down());
+        cluster.run_until_that(2_000_000, "the leader's end", |group| group.nodes[leader].is_down());
         assert_eq!((cluster.counts().disk_errors, cluster.applied(behind)), (1, reached), "seed {seed}");
         // Whoever leads next has a snapshot that can be read.
         cluster.expect_equally_far(10_000_000);

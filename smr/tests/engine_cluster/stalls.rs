@@ -1,8 +1,8 @@
 //! Disks that hang, and processes that are stopped.
 
 use smr::protocol::Time;
-use smr_sim::machine::Shape;
 use smr_sim::rare::Rare;
+use smr_sim::sim_node::Shape;
 
 use crate::cluster::Cluster;
 

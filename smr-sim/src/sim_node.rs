@@ -1,4 +1,4 @@
-//! One process on its machine: the disk, and what of the production code runs on it at the moment.
+//! A simulated node: the disk, and what of the production code runs on it at the moment.
 //!
 //! What the replica's threads do in production is done here step by step: the disk thread's jobs are taken all at once,
 //! done when virtual time says so, and end with one flush; snapshots are written and built "in the background", later.
@@ -35,9 +35,9 @@ use smr::storage::{
 
 use crate::clock::Clock;
 use crate::journal::JOURNAL;
+use crate::probe::{Chained, Core};
 use crate::virtual_disk::{Fault, Loss, VirtualDisk};
 use crate::virtual_map::SIMULATED;
-use crate::watched::{Chained, Core};
 
 /// Where a replica's directory is on its disk.
 pub const DIRECTORY: &str = "/node";
@@ -48,10 +48,10 @@ const SLOWED_MIN_BYTES_PER_S: u64 = 200;
 /// Bytes of a snapshot that travel at a time.
 const PIECE_BYTES: usize = 700;
 
-/// The production engine with the production core and the user's state machine, both watched.
+/// The production engine with the production core and the user's state machine, each in its probe.
 pub type Replica<S> = ReplicaEngine<Core, Chained<S>>;
 
-/// What all machines of a world have in common.
+/// What all nodes of a world have in common.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// How many seats the group has.
@@ -250,7 +250,7 @@ pub struct Serving<S: StateMachine> {
 }
 
 /// A seat: a disk, and a process now and then.
-pub struct Machine<S: StateMachine> {
+pub struct SimNode<S: StateMachine> {
     /// Who lives there.
     pub id: NodeId,
     /// The latest incarnation that anything here ever had: a directory that was set back begins another one.
@@ -325,9 +325,9 @@ pub(super) enum Start {
     Failed(String),
 }
 
-impl<S: StateMachine> Machine<S> {
-    pub(super) fn new(name: u16, incarnation: u64) -> Machine<S> {
-        Machine {
+impl<S: StateMachine> SimNode<S> {
+    pub(super) fn new(name: u16, incarnation: u64) -> SimNode<S> {
+        SimNode {
             id: NodeId::new(name, incarnation),
             latest_incarnation: incarnation,
             disk: VirtualDisk::new(),
@@ -583,7 +583,7 @@ impl<S: StateMachine> Machine<S> {
     }
 }
 
-/// What starts need, and all machines share.
+/// What starts need, and all nodes share.
 pub(super) struct Common<S> {
     pub(super) shape: Shape,
     pub(super) seats: BTreeSet<NodeName>,
