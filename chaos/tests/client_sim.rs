@@ -7,9 +7,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use madkv_chaos::client_sim::mix::{Fault, Mix};
 use madkv_chaos::client_sim::rare::{Counts, Rare};
-use madkv_chaos::client_sim::{Report, run, run_mix};
+use madkv_chaos::client_sim::swarm_config::{Fault, SwarmConfig};
+use madkv_chaos::client_sim::{Report, run, run_config};
 
 /// How many seeds each change goes through.
 const SEEDS: u64 = 120;
@@ -94,22 +94,22 @@ fn library_same_seed_twice_same_hash() {
     }
 }
 
-/// A calm mix with one kind of trouble, often.
-fn only(seed: u64, faults: &[Fault]) -> Mix {
-    let mut mix = Mix::of(seed);
-    mix.replicas = 3;
-    mix.faults = faults.to_vec();
-    mix.fault_gap_us = 300_000;
-    mix.chaos_us = 3_000_000;
-    mix.habits.pause_max_us = 20_000;
-    mix.with_properties = false;
-    mix
+/// A quiet configuration with one kind of trouble, often.
+fn only(seed: u64, faults: &[Fault]) -> SwarmConfig {
+    let mut config = SwarmConfig::of(seed);
+    config.replicas = 3;
+    config.faults = faults.to_vec();
+    config.fault_gap_us = 300_000;
+    config.chaos_us = 3_000_000;
+    config.habits.pause_max_us = 20_000;
+    config.with_properties = false;
+    config
 }
 
 // covers C1 C9
 #[test]
 fn library_leader_killed_again_and_again_retries_have_one_effect() {
-    let (counts, ..) = run_all(1000..1010, |seed| run_mix(seed, only(seed, &[Fault::KillLeader, Fault::Transfer])));
+    let (counts, ..) = run_all(1000..1010, |seed| run_config(seed, only(seed, &[Fault::KillLeader, Fault::Transfer])));
     assert_seen(&counts, &[Rare::AnsweredFromStore, Rare::RepeatedElsewhere, Rare::LeaderKilled]);
 }
 
@@ -117,11 +117,11 @@ fn library_leader_killed_again_and_again_retries_have_one_effect() {
 #[test]
 fn library_sessions_and_answers_evicted_typed_and_never_twice() {
     let (counts, ..) = run_all(2000..2010, |seed| {
-        let mut mix = only(seed, &[Fault::ResetClient, Fault::KillClient, Fault::KillLeader]);
-        mix.sessions.sessions_max = 2;
-        mix.sessions.answers_max_bytes = 200;
-        mix.weather.broken_down = 20;
-        run_mix(seed, mix)
+        let mut config = only(seed, &[Fault::ResetClient, Fault::KillClient, Fault::KillLeader]);
+        config.sessions.sessions_max = 2;
+        config.sessions.answers_max_bytes = 200;
+        config.weather.broken_down = 20;
+        run_config(seed, config)
     });
     assert_seen(&counts, &[Rare::SessionExpired, Rare::AnswerGone, Rare::EvictedCall]);
 }
@@ -130,9 +130,9 @@ fn library_sessions_and_answers_evicted_typed_and_never_twice() {
 #[test]
 fn library_client_processes_killed_no_identity_used_again() {
     let (counts, ..) = run_all(3000..3006, |seed| {
-        let mut mix = only(seed, &[Fault::KillClient]);
-        mix.fault_gap_us = 100_000;
-        run_mix(seed, mix)
+        let mut config = only(seed, &[Fault::KillClient]);
+        config.fault_gap_us = 100_000;
+        run_config(seed, config)
     });
     assert!(counts.of(Rare::ClientKilled) > 50, "{} clients were killed", counts.of(Rare::ClientKilled));
 }
@@ -140,7 +140,8 @@ fn library_client_processes_killed_no_identity_used_again() {
 // covers N9 I17
 #[test]
 fn library_servers_that_name_each_other_followed_at_a_bounded_rate() {
-    let (counts, ..) = run_all(4000..4006, |seed| run_mix(seed, only(seed, &[Fault::Mislead, Fault::SilenceLeader])));
+    let (counts, ..) =
+        run_all(4000..4006, |seed| run_config(seed, only(seed, &[Fault::Mislead, Fault::SilenceLeader])));
     assert_seen(&counts, &[Rare::PingPong, Rare::LeaderUnreachable]);
 }
 
@@ -148,11 +149,11 @@ fn library_servers_that_name_each_other_followed_at_a_bounded_rate() {
 #[test]
 fn library_servers_and_managers_behind_the_map_keys_served_by_their_owner_only() {
     let (counts, ..) = run_all(5000..5008, |seed| {
-        let mut mix = only(seed, &[Fault::KillServer, Fault::ManagersDown, Fault::KillClient]);
-        mix.partitions = 3;
-        mix.managers = (3, 2);
-        mix.behind = 500;
-        run_mix(seed, mix)
+        let mut config = only(seed, &[Fault::KillServer, Fault::ManagersDown, Fault::KillClient]);
+        config.partitions = 3;
+        config.managers = (3, 2);
+        config.behind = 500;
+        run_config(seed, config)
     });
     assert_seen(&counts, &[Rare::WrongPartition, Rare::NoMap, Rare::ServerBehind, Rare::WideScan]);
 }

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     for seed in seeds.clone() {
         let report = run(seed, &options);
         if verbose {
-            eprintln!("{:#?}", report.mix);
+            eprintln!("{:#?}", report.config);
         }
         if hashes {
             println!("{seed} {:016x}", report.hash);

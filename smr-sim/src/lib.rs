@@ -6,7 +6,7 @@
 //! | [`world`] | one situation by hand: a group, and all that can go wrong with it |
 //! | [`sim_node`], [`clock`], [`network`], [`clients`] | what a world consists of |
 //! | [`properties`], [`ledger`], [`probe`] | what must hold after each step, and what that is judged by |
-//! | [`mix`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
+//! | [`swarm_config`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
 //! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |
@@ -27,11 +27,11 @@
 //! is done step by step, when virtual time says so); clients ([`clients`]).
 //!
 //! # A run
-//! [`run::run`] takes a seed. It draws a mix ([`mix`]): how large the group is, which faults happen and how often, what
-//! clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then *calm* with a fixed set
-//! of healthy seats, in which within 10 election timeouts there must be a leader, a fresh write and read, and equal
-//! state on all healthy replicas; and the workload judges what its clients saw. The same seed gives the same trace
-//! hash, on each machine and in each build.
+//! [`run::run`] takes a seed. It draws a configuration ([`swarm_config`]): how large the group is, which faults happen
+//! and how often, what clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then
+//! *calm* with a fixed set of healthy seats, in which within 10 election timeouts there must be a leader, a fresh write
+//! and read, and equal state on all healthy replicas; and the workload judges what its clients saw. The same seed gives
+//! the same trace hash, on each machine and in each build.
 //!
 //! # Your own state machine
 //! Implement [`workload::Workload`] for a type that names your state machine, invents commands and queries, and judges
@@ -54,11 +54,11 @@ pub mod clients;
 pub mod clock;
 pub mod conformance;
 pub mod explore;
+mod fault_injector;
 mod founding;
 pub mod journal;
 pub mod ledger;
 pub mod memory;
-pub mod mix;
 pub mod network;
 pub mod probe;
 pub mod properties;
@@ -69,7 +69,7 @@ pub mod run;
 pub mod sim_node;
 pub mod sim_rng;
 mod succession;
-mod swarm;
+pub mod swarm_config;
 pub mod trace;
 pub mod virtual_disk;
 pub mod virtual_map;

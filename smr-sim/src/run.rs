@@ -9,14 +9,14 @@ use smr::protocol::{Protocol, Time};
 use smr::session::UNUSED_SHARE;
 
 use crate::clients::Pace;
+use crate::fault_injector::{FaultInjector, is_outside};
 use crate::founding;
-use crate::mix::Mix;
 use crate::network::Weather;
 use crate::properties::{self, Happening, SimNodes};
 use crate::rare::{Rare, RareCounts};
 use crate::sim_node::Shape;
 use crate::sim_rng::{Purpose, SimRng};
-use crate::swarm::{Swarm, is_outside};
+use crate::swarm_config::SwarmConfig;
 use crate::trace::Text;
 use crate::watch::Violation;
 use crate::workload::{Registers, Workload};
@@ -63,7 +63,7 @@ pub struct Report {
     /// How long that took.
     pub wall_time: Duration,
     /// What the run was made of.
-    pub mix: Mix,
+    pub config: SwarmConfig,
 }
 
 /// Something was wrong.
@@ -81,15 +81,15 @@ pub struct Failure {
 
 /// Runs a seed with the workload of our own.
 pub fn run(seed: u64, options: &Options) -> Report {
-    run_with(seed, options, |mix| {
-        let mut registers = Registers::new(mix.registers, mix.reads_percent).with_ballast(mix.ballast_bytes);
-        registers.readers = mix.readers;
+    run_with(seed, options, |config| {
+        let mut registers = Registers::new(config.registers, config.reads_percent).with_ballast(config.ballast_bytes);
+        registers.readers = config.readers;
         registers
     })
 }
 
-/// Runs a seed with another workload, which may follow the mix.
-pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: impl Fn(&Mix) -> W) -> Report {
+/// Runs a seed with another workload, which may follow the configuration.
+pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: impl Fn(&SwarmConfig) -> W) -> Report {
     let mut report = run_once(seed, options, options.text, &workload);
     let hash = report.hash;
     if options.text == Text::None && report.failure.is_some() {
@@ -103,24 +103,29 @@ pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: imp
     report
 }
 
-fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workload: &impl Fn(&Mix) -> W) -> Report {
+fn run_once<W: Workload + Clone>(
+    seed: u64,
+    options: &Options,
+    text: Text,
+    workload: &impl Fn(&SwarmConfig) -> W,
+) -> Report {
     let began = Instant::now();
-    let mix = Mix::draw(&mut SimRng::new(seed, Purpose::Swarm), options.nodes);
+    let config = SwarmConfig::draw(&mut SimRng::new(seed, Purpose::Swarm), options.nodes);
     let setting = Setting {
         seed,
-        shape: mix.shape.clone(),
-        weather: mix.weather,
-        pace: mix.pace,
+        shape: config.shape.clone(),
+        weather: config.weather,
+        pace: config.pace,
         properties: properties::all(),
         text,
     };
-    let mut world = World::new(setting, workload(&mix));
-    world.disk_us = mix.disk_us;
-    for (machine, clock) in world.nodes.iter_mut().zip(&mix.clocks) {
+    let mut world = World::new(setting, workload(&config));
+    world.disk_us = config.disk_us;
+    for (machine, clock) in world.nodes.iter_mut().zip(&config.clocks) {
         machine.clock = *clock;
     }
-    let mut swarm = Swarm::new(seed, mix.clone());
-    let driven = catch_unwind(AssertUnwindSafe(|| drive(&mut world, &mut swarm, &mix)));
+    let mut injector = FaultInjector::new(seed, config.clone());
+    let driven = catch_unwind(AssertUnwindSafe(|| drive(&mut world, &mut injector, &config)));
     if let Err(panic) = driven {
         world.watch.violate("I18 no panic", words_of(panic.as_ref()));
     }
@@ -129,7 +134,7 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
         let shape = Shape::small(options.nodes.unwrap_or_else(|| FOUNDERS[(seed % FOUNDERS.len() as u64) as usize]));
         let (weather, pace) = (Weather::calm(), Pace { clients: 0, ..Pace::default() });
         let properties = properties::of_founding();
-        let mut trial = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&mix));
+        let mut trial = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&config));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| founding::play(seed, &mut trial))) {
             trial.watch.violate("I18 no panic", words_of(panic.as_ref()));
         }
@@ -156,7 +161,7 @@ fn run_once<W: Workload + Clone>(seed: u64, options: &Options, text: Text, workl
         steps: world.steps(),
         virtual_time: Duration::from_micros(world.now.0),
         wall_time: began.elapsed(),
-        mix,
+        config,
     }
 }
 
@@ -175,18 +180,18 @@ fn replay(command: &str, seed: u64, nodes: Option<u16>) -> String {
 }
 
 /// Both phases. Ends at the first violation.
-fn drive<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
-    while world.now < Time(mix.chaos_us) && world.watch.violation.is_none() {
-        if swarm.due_at() <= world.now {
-            swarm.act(world);
+fn drive<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config: &SwarmConfig) {
+    while world.now < Time(config.chaos_us) && world.watch.violation.is_none() {
+        if injector.due_at() <= world.now {
+            injector.act(world);
         }
-        if world.step_before(swarm.due_at()) {
-            swarm.pursue(world);
+        if world.step_before(injector.due_at()) {
+            injector.pursue(world);
         } else {
-            world.skip_to(swarm.due_at());
+            world.skip_to(injector.due_at());
         }
     }
-    calm(world, swarm, mix);
+    calm(world, injector, config);
     if world.watch.violation.is_none()
         && let Err(why) = world.clients.judge()
     {
@@ -195,7 +200,7 @@ fn drive<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
 }
 
 /// Faults end; a minority may stay away for good.
-fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
+fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config: &SwarmConfig) {
     if world.watch.violation.is_some() {
         return;
     }
@@ -211,20 +216,20 @@ fn calm<W: Workload>(world: &mut World<W>, swarm: &mut Swarm, mix: &Mix) {
     }
     // With more clients than may have a session that they have not used yet, each one that is opened may end another
     // (C6, B30), and no write need ever get through.
-    world.clients.keep((mix.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
+    world.clients.keep((config.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
     let healthy: Vec<usize> = (0..world.nodes.len()).filter(|seat| !broken.contains(seat)).collect();
     let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
-    progress(world, swarm, patience_us, "a leader", |world| world.leader().is_some());
-    progress(world, swarm, patience_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
-    progress(world, swarm, READMISSION_PATIENCE_US, "all healthy nodes are members", |world| {
+    progress(world, injector, patience_us, "a leader", |world| world.leader().is_some());
+    progress(world, injector, patience_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
+    progress(world, injector, READMISSION_PATIENCE_US, "all healthy nodes are members", |world| {
         world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
     });
     world.clients.stop();
-    progress(world, swarm, patience_us, "every operation has an outcome", |world| world.clients.is_idle());
+    progress(world, injector, patience_us, "every operation has an outcome", |world| world.clients.is_idle());
     world.begin_last_reads();
-    progress(world, swarm, patience_us, "a fresh read", |world| world.clients.is_idle());
-    progress(world, swarm, patience_us, "all healthy replicas are equally far", |world| {
+    progress(world, injector, patience_us, "a fresh read", |world| world.clients.is_idle());
+    progress(world, injector, patience_us, "all healthy replicas are equally far", |world| {
         let first = world.applied(healthy[0]);
         first.is_some() && healthy.iter().all(|seat| world.applied(*seat) == first)
     });
@@ -282,7 +287,7 @@ fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
 
 fn progress<W: Workload>(
     world: &mut World<W>,
-    swarm: &mut Swarm,
+    injector: &mut FaultInjector,
     within_us: u64,
     what: &str,
     holds: impl Fn(&World<W>) -> bool,
@@ -298,7 +303,7 @@ fn progress<W: Workload>(
                 world.watch.violate("liveness in the calm", format!("not within {} ms: {what}", within_us / 1000));
                 return;
             }
-            swarm.operate(world);
+            injector.operate(world);
             look_at = world.now.plus_us(5_000);
         }
         if !world.step_before(look_at) {

@@ -9,7 +9,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// What a stream of random numbers is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// The mix itself.
+    /// The configuration of the run.
     Swarm = 1,
     /// When what goes wrong, where, for how long.
     Faults,

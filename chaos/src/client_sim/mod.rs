@@ -6,7 +6,8 @@
 //! - [`sim_net`]: connections between clients and doors, and what happens to them. [`recorder`] reads along.
 //! - [`partition`]: a replica group with its doors. [`managers`]: a source of the map.
 //! - [`callers`]: client processes, what they ask, and the history.
-//! - [`mix`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what was met.
+//! - [`swarm_config`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what
+//!   was met.
 //! - [`command`]: many seeds, for `madkv-sim --library`.
 //!
 //! # What is real
@@ -21,11 +22,11 @@ pub mod clock;
 pub mod command;
 pub mod judge;
 pub mod managers;
-pub mod mix;
 pub mod partition;
 pub mod rare;
 pub mod recorder;
 pub mod run;
 pub mod sim_net;
+pub mod swarm_config;
 
-pub use run::{Report, run, run_mix};
+pub use run::{Report, run, run_config};

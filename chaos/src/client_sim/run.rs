@@ -22,10 +22,10 @@ use smr_sim::world::Setting;
 use super::callers::Callers;
 use super::clock::Clock;
 use super::managers::{Manager, cluster_map, older_map};
-use super::mix::{Fault, Mix};
 use super::partition::Partition;
 use super::rare::{Counts, Rare};
 use super::sim_net::{Host, Listening, MANAGERS, Place, SimNet, Way, Weather};
+use super::swarm_config::{Fault, SwarmConfig};
 use madkv_testkit::history::History;
 
 /// How long callers go on in the calm before they are told to stop, in microseconds.
@@ -39,7 +39,7 @@ pub struct Report {
     /// What decided it.
     pub seed: u64,
     /// The mix.
-    pub mix: Mix,
+    pub config: SwarmConfig,
     /// What is wrong, if anything is.
     pub violation: Option<String>,
     /// All calls.
@@ -65,13 +65,13 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { seed, mix, hash, virtual_us, answered, failed, .. } = self;
+        let Report { seed, config, hash, virtual_us, answered, failed, .. } = self;
         let virtual_s = *virtual_us as f64 / 1e6;
         write!(
             f,
             "seed {seed}: {} x {} servers, {} clients, {virtual_s:.1} s, {answered} calls answered, {failed} failed, \
              hash {hash:016x}",
-            mix.partitions, mix.replicas, mix.habits.clients
+            config.partitions, config.replicas, config.habits.clients
         )?;
         match &self.violation {
             None => Ok(()),
@@ -82,17 +82,17 @@ impl fmt::Display for Report {
 
 /// Runs a seed.
 pub fn run(seed: u64) -> Report {
-    run_mix(seed, Mix::of(seed))
+    run_config(seed, SwarmConfig::of(seed))
 }
 
-/// Runs a seed with another mix than its own.
-pub fn run_mix(seed: u64, mix: Mix) -> Report {
+/// Runs a seed with another configuration than its own.
+pub fn run_config(seed: u64, config: SwarmConfig) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap_or_else(|error| panic!("no runtime: {error}"));
-    runtime.block_on(async { Scene::new(seed, mix).play().await })
+    runtime.block_on(async { Scene::new(seed, config).play().await })
 }
 
 /// What ends by itself.
@@ -106,7 +106,7 @@ enum Undo {
 
 struct Scene {
     seed: u64,
-    mix: Mix,
+    config: SwarmConfig,
     clock: Clock,
     net: Arc<SimNet>,
     partitions: Vec<Partition>,
@@ -121,30 +121,30 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(seed: u64, mix: Mix) -> Scene {
+    fn new(seed: u64, config: SwarmConfig) -> Scene {
         let clock = Clock::start();
         let net = SimNet::new(seed, clock, Weather::calm());
-        let map = cluster_map(mix.partitions, mix.replicas);
+        let map = cluster_map(config.partitions, config.replicas);
         let mut rng = SimRng::new(seed, Purpose::Faults);
-        let partitions = (0..mix.partitions)
+        let partitions = (0..config.partitions)
             .map(|number| {
-                let mut shape = Shape::small(mix.replicas);
-                shape.sessions = mix.sessions;
+                let mut shape = Shape::small(config.replicas);
+                shape.sessions = config.sessions;
                 let setting = Setting {
                     seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(number)),
                     shape,
                     weather: PeerWeather::calm(),
-                    properties: if mix.with_properties { properties::all() } else { Vec::new() },
-                    ..Setting::small(seed, mix.replicas)
+                    properties: if config.with_properties { properties::all() } else { Vec::new() },
+                    ..Setting::small(seed, config.replicas)
                 };
                 let mut setting = setting;
                 setting.pace.clients = 0;
                 let rng = SimRng::new(rng.any(), Purpose::Nodes);
-                let limits = mix.limits.clone();
-                Partition::new(number, setting, map.clone(), limits, mix.behind, Arc::clone(&net), rng)
+                let limits = config.limits.clone();
+                Partition::new(number, setting, map.clone(), limits, config.behind, Arc::clone(&net), rng)
             })
             .collect();
-        let (count, behind) = mix.managers;
+        let (count, behind) = config.managers;
         let managers: Vec<_> = (0..count)
             .map(|seat| {
                 let known = match seat < behind {
@@ -160,16 +160,16 @@ impl Scene {
         let addresses = (0..count).map(|seat| Place { group: MANAGERS, seat }.address()).collect();
         let callers = Callers::new(
             seed,
-            mix.habits.clone(),
+            config.habits.clone(),
             Arc::clone(&net),
             clock,
             addresses,
-            mix.partitions > 1,
-            mix.sessions != SessionLimits::default(),
+            config.partitions > 1,
+            config.sessions != SessionLimits::default(),
         );
         let mut scene = Scene {
             seed,
-            mix,
+            config,
             clock,
             net,
             partitions,
@@ -183,21 +183,21 @@ impl Scene {
             violation: None,
         };
         for seat in 0..behind {
-            let after_us = scene.rng.below(scene.mix.chaos_us);
+            let after_us = scene.rng.below(scene.config.chaos_us);
             scene.later(after_us, Undo::Learn(seat));
         }
         scene
     }
 
     async fn play(mut self) -> Report {
-        self.until(Time(self.mix.start_us)).await;
+        self.until(Time(self.config.start_us)).await;
         self.callers.start();
-        self.net.set_weather(self.mix.weather);
+        self.net.set_weather(self.config.weather);
         for partition in &mut self.partitions {
-            partition.world.network.weather = self.mix.peer_weather;
-            partition.world.disk_us = self.mix.disk_us;
+            partition.world.network.weather = self.config.peer_weather;
+            partition.world.disk_us = self.config.disk_us;
         }
-        let chaos_ends = self.clock.now().plus_us(self.mix.chaos_us);
+        let chaos_ends = self.clock.now().plus_us(self.config.chaos_us);
         self.plan_fault();
         self.until(chaos_ends).await;
         self.calm_down();
@@ -215,7 +215,7 @@ impl Scene {
 
     fn report(mut self) -> Report {
         let (mut history, counts) = self.callers.book.close();
-        history.partitions = Some(self.mix.partitions);
+        history.partitions = Some(self.config.partitions);
         history.notes.push(format!("madkv-sim --library --seeds {}", self.seed));
         self.counts.add(&counts);
         self.net.recorder(|recorder| self.counts.add(&recorder.counts));
@@ -236,7 +236,7 @@ impl Scene {
             virtual_us: self.clock.now().0,
             answered: self.callers.book.answered(),
             failed: self.callers.book.failed(),
-            mix: self.mix,
+            config: self.config,
         }
     }
 
@@ -306,8 +306,8 @@ impl Scene {
     // ---- What goes wrong ----
 
     fn plan_fault(&mut self) {
-        let gap_us = 1_000 + self.rng.below(self.mix.fault_gap_us);
-        self.fault_at = (!self.mix.faults.is_empty()).then(|| self.clock.now().plus_us(gap_us));
+        let gap_us = 1_000 + self.rng.below(self.config.fault_gap_us);
+        self.fault_at = (!self.config.faults.is_empty()).then(|| self.clock.now().plus_us(gap_us));
     }
 
     fn later(&mut self, after_us: u64, undo: Undo) {
@@ -316,9 +316,9 @@ impl Scene {
     }
 
     fn go_wrong(&mut self) {
-        let fault = self.rng.pick(&self.mix.faults);
-        let group = self.rng.below(u64::from(self.mix.partitions)) as usize;
-        let seats = u64::from(self.mix.replicas);
+        let fault = self.rng.pick(&self.config.faults);
+        let group = self.rng.below(u64::from(self.config.partitions)) as usize;
+        let seats = u64::from(self.config.replicas);
         let some_seat = self.rng.below(seats) as usize;
         let leader = self.partitions[group].world.leader().unwrap_or(some_seat);
         let hosts = self.callers.hosts();
@@ -373,12 +373,12 @@ impl Scene {
                 self.callers.kill(place);
             }
             Fault::ManagerDown => {
-                let seat = self.rng.below(u64::from(self.mix.managers.0)) as u16;
+                let seat = self.rng.below(u64::from(self.config.managers.0)) as u16;
                 self.manager_down(seat, us);
             }
             Fault::ManagersDown => {
                 self.counts.saw(Rare::AllManagersDown);
-                (0..self.mix.managers.0).for_each(|seat| self.manager_down(seat, us));
+                (0..self.config.managers.0).for_each(|seat| self.manager_down(seat, us));
             }
             Fault::EmptyDirectory => {
                 if partition.empty_directory(some_seat) {
@@ -420,7 +420,7 @@ impl Scene {
             Undo::Cuts(group) => self.partitions[usize::from(group)].world.heal_cuts(),
             Undo::Readmit(group, seat) => self.callers.readmit(group, seat),
             Undo::Learn(seat) => {
-                let map = cluster_map(self.mix.partitions, self.mix.replicas);
+                let map = cluster_map(self.config.partitions, self.config.replicas);
                 self.managers[usize::from(seat)].0.learn(map);
             }
         }

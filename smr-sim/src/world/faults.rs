@@ -1,4 +1,4 @@
-//! What goes wrong: methods of the world, for scenarios and for the swarm alike.
+//! What goes wrong: methods of the world, for scenarios and for the fault injector alike.
 
 use std::io;
 use std::path::Path;
@@ -154,7 +154,7 @@ impl<W: Workload> World<W> {
     pub fn damage_snapshot(&mut self, seat: usize, last: EntryId, lot: u64) -> bool {
         let Some(name) = self.snapshot_name(seat, last) else { return false };
         let path = crate::sim_node::path("snapshots").join(name);
-        self.damage(seat, &path, |bytes| crate::swarm::flip(bytes, lot))
+        self.damage(seat, &path, |bytes| crate::fault_injector::flip(bytes, lot))
     }
 
     /// Where the newest snapshot on a disk ends.

@@ -1,7 +1,7 @@
 //! The world: machines, the network between them, clients, and time.
 //!
-//! [`World::step`] lets the next thing happen. What goes wrong are methods, for scenarios and for the swarm alike:
-//! [`World::crash`], [`World::pause`], [`World::hang_disk`], [`World::cut_off`], [`World::reset`],
+//! [`World::step`] lets the next thing happen. What goes wrong are methods, for scenarios and for the fault injector
+//! alike: [`World::crash`], [`World::pause`], [`World::hang_disk`], [`World::cut_off`], [`World::reset`],
 //! [`World::lose_directory`], [`World::damage`], [`World::set_back`].
 
 use std::cmp::Ordering;

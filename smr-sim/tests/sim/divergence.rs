@@ -82,8 +82,8 @@ fn state_that_differs_by_one_bit_is_found_within_a_digest_interval() {
     let (mut found, mut found_by_replicas) = (0, 0);
     for seed in 0..32 {
         let options = Options { nodes: Some(3), ..Options::default() };
-        let report = run_with(seed, &options, |mix| OneBitOff {
-            registers: Registers::new(mix.registers, mix.reads_percent),
+        let report = run_with(seed, &options, |config| OneBitOff {
+            registers: Registers::new(config.registers, config.reads_percent),
             made: Arc::default(),
         });
         if let Some(failure) = report.failure {

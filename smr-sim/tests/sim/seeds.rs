@@ -40,7 +40,7 @@ fn every_seed_holds_all_properties_and_gets_going_again() {
         rare.add(&report.rare);
         if let Some(failure) = &report.failure {
             let tail = failure.tail[failure.tail.len().saturating_sub(40)..].join("\n");
-            panic!("seed {}: {:?}\n{tail}\n{:?}\n{}", failure.seed, failure.violation, report.mix, failure.replay);
+            panic!("seed {}: {:?}\n{tail}\n{:?}\n{}", failure.seed, failure.violation, report.config, failure.replay);
         }
     }
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();

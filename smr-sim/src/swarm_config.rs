@@ -1,6 +1,6 @@
-//! The mix: which faults happen at all in a run, how often, to how large a group, under what load.
+//! The configuration of a run: which faults happen at all in a run, how often, to how large a group, under what load.
 //!
-//! Each seed has another mix (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one:
+//! Each seed has another one (swarm testing: Groce et al., ISSTA 2012). A run with every fault at once is a poor one:
 //! most of them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly
 //! quiet. One run in four is concentrated on one thing that hardly ever happens by itself.
 
@@ -141,7 +141,7 @@ const KINDS: [(Kind, u64); 19] = [
 
 /// What one run is made of.
 #[derive(Clone, Debug)]
-pub struct Mix {
+pub struct SwarmConfig {
     /// The group.
     pub shape: Shape,
     /// The network.
@@ -170,9 +170,9 @@ pub struct Mix {
     pub clocks: Vec<Clock>,
 }
 
-impl Mix {
+impl SwarmConfig {
     /// The mix of a seed. `size` overrides the group's size.
-    pub fn draw(rng: &mut SimRng, size: Option<u16>) -> Mix {
+    pub fn draw(rng: &mut SimRng, size: Option<u16>) -> SwarmConfig {
         let drawn = rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 7]);
         let size = size.unwrap_or(drawn);
         let mut shape = Shape::small(size);
@@ -214,7 +214,7 @@ impl Mix {
         }
         shape.turn_us = rng.pick(&[0, 0, 20, 200, 1_000]);
         shape.engine = rng.pick(&[JOURNAL, SIMULATED]);
-        let mut mix = Mix {
+        let mut config = SwarmConfig {
             shape,
             weather,
             pace,
@@ -230,42 +230,42 @@ impl Mix {
             clocks: vec![Clock::TRUE; usize::from(size)],
         };
         if rng.chance(250) {
-            mix.concentrate(rng);
+            config.concentrate(rng);
         }
-        mix.draw_clocks(rng);
+        config.draw_clocks(rng);
         // Last, so that the other mixes are what they were before there was this engine.
         if rng.below(3) == 1 {
-            mix.shape.engine = Engine::Segments;
+            config.shape.engine = Engine::Segments;
         }
         // Likewise. There is room for what all members of a group say at the same time, and for a little pipeline.
         if rng.chance(SMALL_LIMIT_PERMILLE) {
-            mix.shape.writes_under_way_high = rng.pick(&[8, 32, 128]);
+            config.shape.writes_under_way_high = rng.pick(&[8, 32, 128]);
         }
         if rng.chance(SMALL_LIMIT_PERMILLE) {
-            mix.shape.events_max = rng.pick(&[16, 64, 256]);
+            config.shape.events_max = rng.pick(&[16, 64, 256]);
         }
         if rng.chance(RAREST_PERMILLE) {
-            mix.concentrate_on_rarest(rng);
+            config.concentrate_on_rarest(rng);
         }
         if rng.chance(SLOW_DISK_PERMILLE) {
-            mix.kinds.push((Kind::SlowDisk, 4));
+            config.kinds.push((Kind::SlowDisk, 4));
         }
         // Likewise. A turn applies so little that reads are confirmed, leaders elected and snapshots taken in the
         // middle of a backlog.
         if rng.chance(SLOW_APPLY_PERMILLE) {
             let (entries_max, max_bytes) = rng.pick(&[(1, 1), (2, 1_000), (8, 1_000), (64, 100_000)]);
-            mix.shape.portion = Portion { entries_max, max_bytes };
-            mix.shape.apply_us = rng.pick(&[0, 50, 300]);
-            mix.shape.turn_us = mix.shape.turn_us.max(rng.pick(&[20, 200]));
+            config.shape.portion = Portion { entries_max, max_bytes };
+            config.shape.apply_us = rng.pick(&[0, 50, 300]);
+            config.shape.turn_us = config.shape.turn_us.max(rng.pick(&[20, 200]));
         }
         // Likewise.
         if rng.chance(LOSE_LOG_PERMILLE) {
-            mix.kinds.push((Kind::LoseLog, 20));
-            mix.gap_us = mix.gap_us.min(LOSE_LOG_GAP_US);
+            config.kinds.push((Kind::LoseLog, 20));
+            config.gap_us = config.gap_us.min(LOSE_LOG_GAP_US);
         }
-        mix.log_periods = rng.pick(&[4, 4, 40]);
-        mix.fit();
-        mix
+        config.log_periods = rng.pick(&[4, 4, 40]);
+        config.fit();
+        config
     }
 
     /// Limits that follow from what was drawn.
@@ -276,7 +276,7 @@ impl Mix {
         self.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(backlog_max);
     }
 
-    /// As [`Mix::concentrate`], on one of [`RAREST`].
+    /// As [`SwarmConfig::concentrate`], on one of [`RAREST`].
     fn concentrate_on_rarest(&mut self, rng: &mut SimRng) {
         let (kind, gap_us) = rng.pick(&RAREST);
         self.kinds.retain(|_| rng.chance(200));

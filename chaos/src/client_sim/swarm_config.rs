@@ -1,5 +1,5 @@
-//! The mix of one run: how large everything is, and what goes wrong how often. One seed decides it (swarm: most things
-//! are off in most runs, and then one of them is frequent).
+//! The configuration of one run: how large everything is, and what goes wrong how often. One seed decides it (swarm:
+//! most things are off in most runs, and then one of them is frequent).
 
 use bytes::Bytes;
 use smr::session::SessionLimits;
@@ -80,7 +80,7 @@ impl Fault {
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Mix {
+pub struct SwarmConfig {
     /// Partitions.
     pub partitions: u16,
     /// Replicas of each.
@@ -113,9 +113,9 @@ pub struct Mix {
     pub with_properties: bool,
 }
 
-impl Mix {
+impl SwarmConfig {
     /// The mix of a seed.
-    pub fn of(seed: u64) -> Mix {
+    pub fn of(seed: u64) -> SwarmConfig {
         let rng = &mut SimRng::new(seed, Purpose::Swarm);
         let partitions = rng.pick(&[1, 1, 2, 2, 3]);
         let replicas = rng.pick(&[1, 3, 3, 3, 3, 5]);
@@ -145,7 +145,7 @@ impl Mix {
         if rng.chance(200) {
             sessions.answers_max_bytes = rng.between(0, 600) as usize;
         }
-        Mix {
+        SwarmConfig {
             partitions,
             replicas,
             managers: (managers, behind),

@@ -1,4 +1,4 @@
-//! The faults of a run: what happens when, by the mix of its seed ([`super::mix`]).
+//! The faults of a run: what happens when, by the configuration of its seed ([`super::swarm_config`]).
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use smr::state_machine::StateMachine;
 use smr::status::ReadMode;
 use smr::storage::Engine;
 
-use crate::mix::{BACKLOG_APPENDS_MAX, Kind, Mix};
 use crate::network::CLIENTS;
 use crate::rare::Rare;
 use crate::sim_node::{Serving, StartTrouble, path};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::succession::Succession;
+use crate::swarm_config::{BACKLOG_APPENDS_MAX, Kind, SwarmConfig};
 use crate::virtual_disk::VirtualDisk;
 use crate::virtual_map::{MapDamage, SIMULATED};
 use crate::workload::Workload;
 use crate::world::World;
 
 /// What goes wrong in one run, and when it is over.
-pub(super) struct Swarm {
+pub(super) struct FaultInjector {
     rng: SimRng,
-    mix: Mix,
+    config: SwarmConfig,
     /// When the next fault happens.
     pub(super) next_at: Time,
     heal_at: Time,
@@ -99,16 +99,16 @@ const OPERATOR_US: u64 = 700_000;
 /// The last record or two of a journal.
 const JOURNAL_TAIL_BYTES: usize = 250;
 
-impl Swarm {
-    pub(super) fn new(seed: u64, mix: Mix) -> Swarm {
+impl FaultInjector {
+    pub(super) fn new(seed: u64, config: SwarmConfig) -> FaultInjector {
         let mut rng = SimRng::new(seed, Purpose::Faults);
-        let backups = (0..mix.shape.size).map(|_| None).collect();
-        let in_vain = vec![0; usize::from(mix.shape.size)];
+        let backups = (0..config.shape.size).map(|_| None).collect();
+        let in_vain = vec![0; usize::from(config.shape.size)];
         let (next_at, heal_at, operator_at) = (Time(rng.below(3_000_000)), Time(u64::MAX), Time(0));
-        let vain = BACKLOG_APPENDS_MAX * mix.shape.settings.append_entries_max as u64;
-        Swarm {
+        let vain = BACKLOG_APPENDS_MAX * config.shape.settings.append_entries_max as u64;
+        FaultInjector {
             rng,
-            mix,
+            config,
             next_at,
             heal_at,
             operator_at,
@@ -136,7 +136,7 @@ impl Swarm {
         self.operate(world);
         self.pursue(world);
         if self.next_at <= world.now {
-            self.next_at = world.now.plus_us(1_000 + self.rng.below(self.mix.gap_us));
+            self.next_at = world.now.plus_us(1_000 + self.rng.below(self.config.gap_us));
             self.inject(world);
         }
     }
@@ -181,7 +181,7 @@ impl Swarm {
             self.strokes.push(Stroke { seat: *seat, cuts: true, resets, ..stroke });
         }
         // Nobody stands before.
-        let mut at = world.now.plus_us(self.mix.shape.settings.election_timeout_us / 2);
+        let mut at = world.now.plus_us(self.config.shape.settings.election_timeout_us / 2);
         for seat in left.first().iter().cycle().take(SHAKES) {
             at = at.plus_us(self.rng.below(SHAKE_GAP_US));
             self.strokes.push(Stroke { at, seat: **seat, restarts: true, ..stroke });
@@ -304,9 +304,9 @@ impl Swarm {
     }
 
     fn inject<W: Workload>(&mut self, world: &mut World<W>) {
-        let total: u64 = self.mix.kinds.iter().map(|(_, weight)| weight).sum();
+        let total: u64 = self.config.kinds.iter().map(|(_, weight)| weight).sum();
         let mut lot = self.rng.below(total);
-        let kind = self.mix.kinds.iter().find(|(_, weight)| {
+        let kind = self.config.kinds.iter().find(|(_, weight)| {
             let hit = lot < *weight;
             lot = lot.saturating_sub(*weight);
             hit
@@ -407,7 +407,7 @@ impl Swarm {
             Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.rng.below(24))),
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
-                let fitting = BACKLOG_APPENDS_MAX * self.mix.shape.settings.append_entries_max as u64;
+                let fitting = BACKLOG_APPENDS_MAX * self.config.shape.settings.append_entries_max as u64;
                 let most = self.rng.pick(&[300, 3_000, 12_000]).min(fitting);
                 world.flood(seat, self.rng.below(most));
             }
@@ -469,7 +469,7 @@ impl Swarm {
             |seat: &usize| world.nodes[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving));
         let Some(seat) = (0..world.nodes.len()).find(builds) else { return };
         self.ambush = None;
-        let hold_us = HELD_INSTALL_T * self.mix.shape.settings.election_timeout_us;
+        let hold_us = HELD_INSTALL_T * self.config.shape.settings.election_timeout_us;
         world.hold_install(seat, world.now.plus_us(hold_us));
         self.held_install = Some(seat);
         let leader = world.leader();
@@ -531,7 +531,7 @@ impl Swarm {
                 let (read, bit) = (self.rng.below(30), self.rng.any() as usize);
                 world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
             }
-            _ if self.mix.shape.engine == SIMULATED => {
+            _ if self.config.shape.engine == SIMULATED => {
                 let lot = self.rng.any() as usize;
                 let damage = match self.rng.below(8) {
                     0 => MapDamage::Shorter(lot % 20),
@@ -544,7 +544,7 @@ impl Swarm {
                 };
                 world.damage_map(seat, damage);
             }
-            _ if self.mix.shape.engine == Engine::Segments => {
+            _ if self.config.shape.engine == Engine::Segments => {
                 let mut names = world.nodes[seat].disk.list(&path("log")).unwrap_or_default();
                 names.retain(|name| name.ends_with(".segment"));
                 if !names.is_empty() {
@@ -577,7 +577,7 @@ impl Swarm {
         world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
         let lot = self.rng.any();
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
-        match self.mix.shape.engine {
+        match self.config.shape.engine {
             engine if engine == SIMULATED => {
                 let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
                 world.damage_map(seat, self.rng.pick(&damage));
@@ -615,7 +615,7 @@ impl Swarm {
         }
         match self.backups[seat].take() {
             // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
-            None if self.mix.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
+            None if self.config.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
             None => {
                 let machine = &world.nodes[seat];
                 self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
