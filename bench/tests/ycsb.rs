@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 #[path = "../../chaos/tests/e2e/scene.rs"]
 mod scene;
 
-use scene::{PATIENCE, SMALL, Scene, fresh_directory, programs};
+use scene::{SMALL, Scene, TIMEOUT, fresh_directory, programs};
 
 /// Few and small records: what is tested is that it works, not how fast.
 fn ycsb(clients: &str, operations: &str, arguments: &[&str]) -> Output {
@@ -155,12 +155,12 @@ fn ycsb_interrupted_while_a_client_hangs_ends_with_it_at_once() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let hanging = wait_for(PATIENCE, "a hanging client", || fs::read_to_string(&hangs).ok()).unwrap();
+    let hanging = wait_for(TIMEOUT, "a hanging client", || fs::read_to_string(&hangs).ok()).unwrap();
     let start = Instant::now();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     // A client counts as hung after 120 s.
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
     let text = said(&output);
     assert!(!output.status.success() && text.ends_with("madkv-bench: interrupted\n"), "{text}");
     assert!(!Path::new("/proc").join(hanging.trim()).exists());

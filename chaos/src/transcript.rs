@@ -93,9 +93,9 @@ impl Transcript {
         Ok(())
     }
 
-    fn take(&mut self, patience: Duration) -> Result<(), Trouble> {
+    fn take(&mut self, timeout: Duration) -> Result<(), Trouble> {
         let Some((line, expected)) = self.expected.pop_front() else { return Ok(()) };
-        let answer = self.client.line(patience).map_err(|error| format!("{line}: {error}"))?;
+        let answer = self.client.line(timeout).map_err(|error| format!("{line}: {error}"))?;
         if expected.is(&answer) {
             return Ok(());
         }
@@ -103,31 +103,31 @@ impl Transcript {
     }
 
     /// So many further answers, with as many lines ahead as fit.
-    fn go_on(&mut self, answers: u64, patience: Duration) -> Result<(), Trouble> {
+    fn go_on(&mut self, answers: u64, timeout: Duration) -> Result<(), Trouble> {
         for _ in 0..answers {
             self.fill()?;
-            self.take(patience)?;
+            self.take(timeout)?;
         }
         Ok(())
     }
 
     /// STOP behind all that is under way: everything is answered, then it is confirmed, and nothing comes behind it.
     /// How many lines were answered.
-    fn stop(mut self, patience: Duration) -> Result<u64, Trouble> {
+    fn stop(mut self, timeout: Duration) -> Result<u64, Trouble> {
         self.fill()?;
         self.client.send("STOP")?;
         while !self.expected.is_empty() {
-            self.take(patience)?;
+            self.take(timeout)?;
         }
-        let last = self.client.line(patience)?;
+        let last = self.client.line(timeout)?;
         if last != "STOP" {
             return Err(format!("STOP was answered with {last}").into());
         }
-        match self.client.line(patience) {
+        match self.client.line(timeout) {
             Err(NoAnswer::Ended) => {}
             other => return Err(format!("behind STOP came {other:?}").into()),
         }
-        let status = self.client.finish(patience)?;
+        let status = self.client.finish(timeout)?;
         if status.success() { Ok(self.script.number) } else { Err(format!("the client ended with {status}").into()) }
     }
 }
@@ -137,23 +137,23 @@ impl Transcript {
 ///
 /// # Errors
 /// A line that was lost, doubled, overtaken or wrong; or a cluster that does not come back.
-pub fn under_failovers(cluster: &mut Cluster, kills: usize, patience: Duration) -> Result<u64, Trouble> {
+pub fn under_failovers(cluster: &mut Cluster, kills: usize, timeout: Duration) -> Result<u64, Trouble> {
     let mut transcript = Transcript::of(cluster.client()?);
-    transcript.go_on(ANSWERS_BETWEEN, patience)?;
+    transcript.go_on(ANSWERS_BETWEEN, timeout)?;
     let groups: Vec<Group> = cluster.groups().filter(|group| matches!(group, Group::Partition(_))).collect();
     for &group in groups.iter().cycle().take(kills.saturating_sub(1)) {
-        let leader = cluster.wait_leader(group, patience)?;
+        let leader = cluster.wait_leader(group, timeout)?;
         cluster.process(leader).kill();
-        transcript.go_on(ANSWERS_BETWEEN, patience)?;
+        transcript.go_on(ANSWERS_BETWEEN, timeout)?;
         cluster.process(leader).start()?;
-        transcript.go_on(ANSWERS_BETWEEN, patience)?;
-        cluster.wait_caught_up(group, patience)?;
+        transcript.go_on(ANSWERS_BETWEEN, timeout)?;
+        cluster.wait_caught_up(group, timeout)?;
     }
     for group in groups {
-        let leader = cluster.wait_leader(group, patience)?;
+        let leader = cluster.wait_leader(group, timeout)?;
         cluster.process(leader).kill();
     }
-    transcript.stop(patience)
+    transcript.stop(timeout)
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     /// A client that does this for each line but STOP, and in the end that.
     fn stopped(each: &str, end: &str) -> Result<u64, Trouble> {
@@ -176,7 +176,7 @@ mod tests {
             transcript.client.send(&format!("GET k{number}"))?;
             transcript.expected.push_back((format!("GET k{number}"), Expected::Line(format!("GET k{number} null"))));
         }
-        transcript.stop(PATIENCE)
+        transcript.stop(TIMEOUT)
     }
 
     // The judge of C11: a client that loses, doubles or overtakes is found out.

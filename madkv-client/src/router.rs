@@ -150,9 +150,9 @@ impl Router {
         for manager in (0..count).map(|step| (favourite + step) % count) {
             let Some(connection) = self.managers.links[manager].connection() else { continue };
             questions[manager] = connection.post(Ask::Map, 0, &mailbox, manager as u32);
-            let patience = Instant::now() + MANAGER_HEDGE;
+            let hedge_at = Instant::now() + MANAGER_HEDGE;
             while questions.iter().any(Option::is_some) {
-                let Ok(mail) = tokio::time::timeout_at(patience, mailbox.receive()).await else { break };
+                let Ok(mail) = tokio::time::timeout_at(hedge_at, mailbox.receive()).await else { break };
                 let sender = mail.copy as usize;
                 questions[sender] = None;
                 if let Event::Reply(Body::Map(map)) = mail.event {

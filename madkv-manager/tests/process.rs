@@ -15,7 +15,7 @@ use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
 use smr::entry::GenesisHash;
 use smr::id::{Incarnation, StartTrail};
-use support::{PATIENCE, Process, ask, dial, eventually, free_address};
+use support::{Process, TIMEOUT, ask, dial, eventually, free_address};
 
 /// The contract: an orderly end takes at most this long.
 const ORDERLY_END: Duration = Duration::from_secs(60);
@@ -95,11 +95,11 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
     assert_eq!(door.welcome().cluster, Some(map.cluster));
 
     manager.signal(Signal::KILL);
-    manager.expect_end(PATIENCE);
+    manager.expect_end(TIMEOUT);
     let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:13");
     let line = manager.expect_line("another layout");
     assert!(line.contains("--server_rf 1 --server_addrs 127.0.0.1:11,127.0.0.1:12"), "{line}");
-    assert_eq!(manager.expect_end(PATIENCE), Some(2), "{:#?}", manager.all_lines());
+    assert_eq!(manager.expect_end(TIMEOUT), Some(2), "{:#?}", manager.all_lines());
     let _manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
     assert_eq!(site.map().await, map);
 }

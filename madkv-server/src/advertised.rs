@@ -33,7 +33,7 @@ const LOOK_MS: u64 = 5_000;
 /// How often one looks that was not, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 500;
 /// How long each step of a look may take, in milliseconds.
-const PATIENCE_MS: u64 = 2_000;
+const TIMEOUT_MS: u64 = 2_000;
 /// Looks in a row that must come to the same before it is believed that nobody reaches this server.
 const MISSES_MAX: u32 = 3;
 
@@ -137,8 +137,8 @@ impl Watch {
     /// What the server at `address` says of itself; `None` if it says nothing useful.
     async fn status_at(&self, address: &str) -> std::io::Result<Option<Box<ReplicaStatus>>> {
         let service = Service::Server { partition: self.partition };
-        let patience = Duration::from_millis(PATIENCE_MS);
-        let mut server = Dialled::to(address, service, Some(self.cluster), patience).await?;
+        let timeout = Duration::from_millis(TIMEOUT_MS);
+        let mut server = Dialled::to(address, service, Some(self.cluster), timeout).await?;
         match server.ask(Ask::Status).await? {
             Body::Status(status) => Ok(Some(status)),
             _ => Ok(None),

@@ -108,11 +108,11 @@ impl Registrar {
     /// is of ours. Managers that do not answer say nothing.
     pub async fn foreign_manager(&self) -> Option<(&str, ClusterId)> {
         let ours = self.cluster?;
-        let patience = Duration::from_millis(GREETING_TIMEOUT_MS);
+        let timeout = Duration::from_millis(GREETING_TIMEOUT_MS);
         let mut foreign = None;
         for address in &self.managers {
             // Without a word of ours, so that the manager tells its own instead of turning us away.
-            let Ok(manager) = Dialled::to(address, Service::Manager, None, patience).await else { continue };
+            let Ok(manager) = Dialled::to(address, Service::Manager, None, timeout).await else { continue };
             match manager.welcome().cluster {
                 Some(theirs) if theirs == ours => return None,
                 Some(theirs) => foreign = foreign.or(Some((address.as_str(), theirs))),
@@ -227,8 +227,8 @@ impl Registrar {
 
     /// One connection, one question, one answer.
     async fn converse(&self, address: &str, ask: Ask) -> io::Result<Body> {
-        let patience = Duration::from_millis(ANSWER_TIMEOUT_MS);
-        let mut manager = Dialled::to(address, Service::Manager, self.cluster, patience).await?;
+        let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS);
+        let mut manager = Dialled::to(address, Service::Manager, self.cluster, timeout).await?;
         manager.ask(ask).await
     }
 }

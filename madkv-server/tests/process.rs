@@ -22,7 +22,7 @@ use smr::status::{Advertised, ReplicaStatus, Role};
 use smr_service::dial::Dialled;
 use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::limits::TOTAL_MAX_BYTES;
-use support::{PATIENCE, Process, ask, dial, eventually, free_address};
+use support::{Process, TIMEOUT, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 const SERVICE: Service = Service::Server { partition: 0 };
 const CLUSTER: ClusterId = ClusterId(31);
 /// The contract: an orderly end takes at most this long.
-const ORDERLY_END: Duration = PATIENCE;
+const ORDERLY_END: Duration = TIMEOUT;
 
 /// Gives every registration the same answer, and remembers it.
 struct FakeManager {
@@ -201,7 +201,7 @@ async fn server_registers_serves_and_restarts_without_manager() {
     assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v2"[..]));
     assert!(site.put(client, 3, b"k", b"v3").await);
     server.signal(Signal::KILL);
-    server.expect_end(PATIENCE);
+    server.expect_end(TIMEOUT);
     let _server = site.start();
     assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v3"[..]), "the session and the key have survived");
 }
@@ -215,7 +215,7 @@ async fn server_with_damaged_assignment_asks_the_manager_again() {
     let client = site.open_session().await;
     site.put(client, 1, b"k", b"v").await;
     server.signal(Signal::KILL);
-    server.expect_end(PATIENCE);
+    server.expect_end(TIMEOUT);
     manager.take();
     damage(&site.backer().join("assignment"));
     let mut server = site.start();
@@ -338,7 +338,7 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
     // Less than one segment: it is found out at the start.
     let mut server = Process::start(&with_file_limit(&segments, 4096));
     server.expect_line("File too large");
-    assert_eq!(server.expect_end(PATIENCE), Some(1), "{:#?}", server.all_lines());
+    assert_eq!(server.expect_end(TIMEOUT), Some(1), "{:#?}", server.all_lines());
     let mut server = Process::start(&segments);
     let client = site.open_session().await;
     site.put(client, 1, b"k", b"v").await;
@@ -360,7 +360,7 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
     }
     let line = server.expect_line("this process ends");
     assert!(line.contains("File too large") && line.contains("start it again"), "{line}");
-    assert_eq!(server.expect_end(PATIENCE), Some(70));
+    assert_eq!(server.expect_end(TIMEOUT), Some(70));
     let _server = site.start();
     assert!(site.get(b"k").await.is_some());
 }
@@ -376,7 +376,7 @@ async fn server_whose_seat_is_taken_or_unknown_says_so() {
     assert!(matches!(site.ask_once(Ask::OpenSession).await, Body::OutOfService(_)));
     // It is remembered: neither a start without managers nor one with managers that know nothing makes it a founder.
     server.signal(Signal::KILL);
-    server.expect_end(PATIENCE);
+    server.expect_end(TIMEOUT);
     drop(taken);
     let mut server = site.start();
     server.expect_line("the manager knows that group s0 exists");
@@ -389,7 +389,7 @@ async fn server_whose_seat_is_taken_or_unknown_says_so() {
     let _unknown = Manager::start(&site.manager, Body::Refused("the cluster has no s0.0".into()));
     let mut server = site.start();
     server.expect_line("no s0.0");
-    assert_eq!(server.expect_end(PATIENCE), Some(1));
+    assert_eq!(server.expect_end(TIMEOUT), Some(1));
 
     let site = Site::new();
     let servers: Vec<String> = (1..4).map(|port| format!("127.0.0.1:{port}")).collect();
@@ -397,7 +397,7 @@ async fn server_whose_seat_is_taken_or_unknown_says_so() {
     let _larger = Manager::start(&site.manager, Body::Registered(Box::new(three)));
     let mut server = site.start();
     server.expect_line("the cluster has groups of 3");
-    assert_eq!(server.expect_end(PATIENCE), Some(1));
+    assert_eq!(server.expect_end(TIMEOUT), Some(1));
 }
 
 // covers R13
@@ -440,7 +440,7 @@ async fn garbage_on_each_port_closed_and_the_server_serves_on() {
             // The other side may be faster to hang up than we are to finish.
             let _ = stream.write_all(garbage).await;
             let mut rest = Vec::new();
-            let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+            let ended = tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut rest)).await;
             assert!(ended.is_ok(), "{address} listens to garbage");
         }
     }
@@ -526,7 +526,7 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
     let has_led = async {
         loop {
             for site in &sites[1..] {
-                if let Ok(mut door) = Dialled::to(&site.api, SERVICE, None, PATIENCE).await {
+                if let Ok(mut door) = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await {
                     let _ = door.ask::<ClusterMap>(Ask::Transfer { to: 0 }).await;
                 }
             }
@@ -592,7 +592,7 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
         assert!(site.put(client, 25 + number, b"k01", &value).await);
         assert_eq!(site.get(b"k02").await.as_deref(), Some(&value[..]));
     }
-    let mut door = Dialled::to(&site.api, SERVICE, None, PATIENCE).await.unwrap();
+    let mut door = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await.unwrap();
     let mut body = door.ask(scan()).await.unwrap();
     let mut parts = Vec::new();
     while let Body::Part(part) = body {

@@ -19,7 +19,7 @@ const CLUSTER: ClusterId = ClusterId(9);
 const OWN: Incarnation = Incarnation(0xabc);
 const GENESIS: GenesisHash = GenesisHash(7);
 const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 33 }, earlier: [0; EARLIER_STARTS] };
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A manager that answers the n-th registration by a script; the last line of the script is repeated.
 struct Scripted {
@@ -105,7 +105,7 @@ async fn until_answered(managers: Vec<String>) -> (Verdict, Option<String>) {
     let mut complaint = None;
     let registrar = registrar(managers, None);
     let answered = registrar.until_answered(Some(GENESIS), |reason| complaint = Some(reason.to_owned()));
-    let verdict = tokio::time::timeout(PATIENCE, answered).await.expect("an answer");
+    let verdict = tokio::time::timeout(TIMEOUT, answered).await.expect("an answer");
     (verdict, complaint)
 }
 
@@ -124,7 +124,7 @@ async fn followers_that_name_each_other_are_asked_a_bounded_number_of_times() {
     let first = Manager::start(vec![follow(Some(1))]);
     let second = Manager::start(vec![follow(Some(0))]);
     let registrar = registrar(vec![first.address(), second.address()], None);
-    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(Some(GENESIS))).await.expect("a bounded round");
+    let outcome = tokio::time::timeout(TIMEOUT, registrar.one_round(Some(GENESIS))).await.expect("a bounded round");
     assert!(outcome.unwrap_err().contains("electing"));
     assert!(first.asked() + second.asked() <= 5, "{} and {}", first.asked(), second.asked());
 }
@@ -155,7 +155,7 @@ async fn managers_absent_for_long_are_complained_about_once() {
     let backend = Arc::new(Scripted { script: vec![registered()], asked: AtomicUsize::new(0) });
     let listener = std::net::TcpListener::bind(&address).unwrap();
     let _door = Door::open(&Handle::current(), listener, backend, DoorLimits::default()).unwrap();
-    let verdict = tokio::time::timeout(PATIENCE, waiting).await.expect("an answer").unwrap();
+    let verdict = tokio::time::timeout(TIMEOUT, waiting).await.expect("an answer").unwrap();
     assert_eq!(verdict, Verdict::Registered(map()));
     assert_eq!(lines.load(Ordering::Relaxed), 1);
 }
@@ -184,7 +184,7 @@ async fn seat_taken_or_unknown_is_a_verdict() {
 async fn manager_of_another_cluster_gives_no_verdict() {
     let manager = Manager::start(vec![registered()]);
     let registrar = registrar(vec![manager.address()], Some(ClusterId(10)));
-    let outcome = tokio::time::timeout(PATIENCE, registrar.one_round(Some(GENESIS))).await.expect("an answer");
+    let outcome = tokio::time::timeout(TIMEOUT, registrar.one_round(Some(GENESIS))).await.expect("an answer");
     assert!(outcome.unwrap_err().contains("cluster"));
     assert_eq!(manager.asked(), 0);
 }

@@ -25,11 +25,11 @@ pub struct Dialled {
     buffer: Vec<u8>,
     asked: u64,
     welcome: Welcome,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Dialled {
-    /// Dials `address` and says hello. From here on every step may take `patience`.
+    /// Dials `address` and says hello. From here on every step may take `timeout`.
     ///
     /// # Errors
     /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's
@@ -38,11 +38,11 @@ impl Dialled {
         address: &str,
         service: Service,
         cluster: Option<ClusterId>,
-        patience: Duration,
+        timeout: Duration,
     ) -> io::Result<Dialled> {
-        let stream = reach::connect(address, patience).await?;
+        let stream = reach::connect(address, timeout).await?;
         let welcome = Welcome { cluster: None, epoch: 0 };
-        let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, patience };
+        let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, timeout };
         dialled.send(KIND_HELLO, &Hello { magic: MAGIC, cluster, service }).await?;
         let frame = dialled.next().await?;
         dialled.welcome = match frame.kind {
@@ -98,12 +98,12 @@ impl Dialled {
     async fn send<T: serde::Serialize>(&mut self, kind: u16, value: &T) -> io::Result<()> {
         let mut bytes = Vec::new();
         codec::frame(&mut bytes, kind, value).map_err(io::Error::other)?;
-        timeout(self.patience, self.stream.write_all(&bytes)).await?
+        timeout(self.timeout, self.stream.write_all(&bytes)).await?
     }
 
     async fn next(&mut self) -> io::Result<Frame<'_>> {
         let next = read_frame(&mut self.stream, &mut self.buffer, FRAME_PAYLOAD_MAX_BYTES);
-        match timeout(self.patience, next).await? {
+        match timeout(self.timeout, next).await? {
             Ok(Some(frame)) => Ok(frame),
             Ok(None) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")),
             Err(WireError::Io(error)) => Err(error),

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 type Body = smr_service::frames::Body<()>;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Fake;
 
@@ -61,7 +61,7 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let door = Door::open(&Handle::current(), listener, Arc::new(Fake), limits).unwrap();
     let address = door.address().to_string();
-    let mut old = Dialled::to(&address, Service::Manager, None, PATIENCE).await.unwrap();
+    let mut old = Dialled::to(&address, Service::Manager, None, TIMEOUT).await.unwrap();
 
     let stat = File::open("/proc/self/stat").unwrap();
     let mut files = Vec::new();
@@ -83,6 +83,6 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     files.clear();
     assert!(used < Duration::from_millis(300), "{used:?} of {:?}: accepting spins", start.elapsed());
     drop(waiting);
-    let mut new = Dialled::to(&address, Service::Manager, None, PATIENCE).await.unwrap();
+    let mut new = Dialled::to(&address, Service::Manager, None, TIMEOUT).await.unwrap();
     assert_eq!(new.ask(Ask::Map).await.unwrap(), Body::Done);
 }

@@ -27,7 +27,7 @@ type Response = smr_service::frames::Response<()>;
 const CLUSTER: ClusterId = ClusterId(77);
 const SERVICE: Service = Service::Server { partition: 3 };
 /// Longer than anything here takes; a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A limit that is waited for.
 const SHORT: Duration = Duration::from_millis(300);
 /// A limit that must not be what ended something.
@@ -164,12 +164,12 @@ impl Client {
     }
 
     async fn send(&mut self, bytes: &[u8]) {
-        tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await.unwrap().unwrap();
+        tokio::time::timeout(TIMEOUT, self.stream.write_all(bytes)).await.unwrap().unwrap();
     }
 
     async fn expect<T: serde::de::DeserializeOwned>(&mut self, kind: u16) -> T {
         let next = read_frame(&mut self.stream, &mut self.buffer, codec::FRAME_PAYLOAD_MAX_BYTES);
-        let frame = tokio::time::timeout(PATIENCE, next).await.unwrap().unwrap().expect("a frame");
+        let frame = tokio::time::timeout(TIMEOUT, next).await.unwrap().unwrap().expect("a frame");
         assert_eq!(frame.kind, kind);
         codec::decode(frame.payload).unwrap()
     }
@@ -188,7 +188,7 @@ impl Client {
     /// Waits for the other side to end the connection, however it does; gives what came before.
     async fn expect_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let ended = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut bytes)).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.stream.read_to_end(&mut bytes)).await;
         assert!(ended.is_ok(), "the connection stays open");
         bytes
     }
@@ -197,7 +197,7 @@ impl Client {
 async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < TIMEOUT, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -404,7 +404,7 @@ async fn half_frame_trickling_in_closed_after_deadline() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
     }
     client.expect_end().await;
     expect_baseline(&door).await;
@@ -472,7 +472,7 @@ async fn client_that_never_reads_bounded_then_closed() {
         }
     };
     let both = async { tokio::join!(asking, watching) };
-    let ((), most) = tokio::time::timeout(PATIENCE, both).await.expect("the connection ends");
+    let ((), most) = tokio::time::timeout(TIMEOUT, both).await.expect("the connection ends");
     assert!((100_000..3 << 20).contains(&most), "{most} bytes were held");
     expect_service(&door).await;
     expect_baseline(&door).await;
@@ -491,7 +491,7 @@ async fn client_that_reads_a_byte_now_and_then_closed() {
         let mut byte = [0];
         let _ = client.stream.try_read(&mut byte);
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(start.elapsed() < PATIENCE, "the connection stays open");
+        assert!(start.elapsed() < TIMEOUT, "the connection stays open");
     }
     expect_baseline(&door).await;
 }
@@ -623,13 +623,13 @@ async fn close_answers_what_is_under_way_and_takes_nothing_new() {
     client.send(&request(2, read("still served"))).await;
     assert_eq!(client.response().await.0, 2);
     let start = Instant::now();
-    let closing = tokio::spawn(door.close(PATIENCE));
+    let closing = tokio::spawn(door.close(TIMEOUT));
     idle.expect_end().await;
     fake.release();
     assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"released"))));
     assert_eq!(client.expect_end().await, b"");
     closing.await.unwrap();
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < TIMEOUT);
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 

@@ -22,7 +22,7 @@ type Body = smr_service::frames::Body<()>;
 
 const SERVICE: Service = Service::Server { partition: 0 };
 /// Longer than anything here takes; a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Prompt;
 
@@ -100,5 +100,5 @@ async fn client_that_never_pauses_and_never_reads_closed() {
     let limits = DoorLimits { write_timeout: Duration::from_millis(100), ..DoorLimits::default() };
     let reception = Reception::new(Arc::new(Prompt), limits);
     let served = tokio::spawn(reception.serve(input, Arc::new(Deaf::default())));
-    tokio::time::timeout(PATIENCE, served).await.expect("the connection ends").unwrap();
+    tokio::time::timeout(TIMEOUT, served).await.expect("the connection ends").unwrap();
 }

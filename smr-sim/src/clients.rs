@@ -23,7 +23,7 @@ pub const DOOR: u64 = 1 << 62;
 pub const OPERATOR: u64 = 1 << 63;
 
 /// After so long without an answer a client asks another replica, in microseconds.
-const PATIENCE_US: u64 = 500_000;
+const TIMEOUT_US: u64 = 500_000;
 /// How long a client waits before it repeats what was refused, in microseconds.
 const AGAIN_US: u64 = 10_000;
 
@@ -338,14 +338,14 @@ impl<W: Workload> Clients<W> {
 
     fn ask(&mut self, number: usize, serial: u64, now: Time) {
         let doubled = self.rng.chance(self.pace.doubled);
-        let patience_us = PATIENCE_US + self.rng.below(PATIENCE_US / 4);
+        let timeout_us = TIMEOUT_US + self.rng.below(TIMEOUT_US / 4);
         let elsewhere = self.rng.below(self.seats as u64) as usize;
         let client = &mut self.clients[number];
         let lowest = client.pending.values().filter(|p| matches!(p.operation, Some(Operation::Write(_))));
         let lowest_unanswered = lowest.map(|pending| pending.number).min();
         let (seat, session) = (client.seat, client.session);
         let Some(pending) = client.pending.get_mut(&serial) else { return };
-        pending.again_at = now.plus_us(patience_us);
+        pending.again_at = now.plus_us(timeout_us);
         let request = match (&pending.operation, session) {
             (None, _) => Request::OpenSession,
             (Some(Operation::Read(query)), _) => Request::Read { query: query.clone().into() },

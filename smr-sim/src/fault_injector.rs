@@ -247,8 +247,8 @@ impl FaultInjector {
         let outside: Vec<usize> = (0..world.nodes.len()).filter(needs_help).collect();
         // One that nobody hears for good must not keep the operator from the others.
         self.note_refusals(world);
-        let patience = outside.iter().map(|seat| self.in_vain[*seat]).min();
-        let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == patience).collect();
+        let fewest = outside.iter().map(|seat| self.in_vain[*seat]).min();
+        let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == fewest).collect();
         if !next.is_empty() {
             let seat = self.rng.pick(&next);
             let tag = world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });

@@ -12,7 +12,7 @@ use crate::workload::Workload;
 use crate::world::World;
 
 /// In the calm a group is in service within this, in microseconds.
-const PATIENCE_US: u64 = 20_000_000;
+const TIMEOUT_US: u64 = 20_000_000;
 /// Time enough in the calm for whatever should not happen, in microseconds.
 const AFTERWARDS_US: u64 = 3_000_000;
 
@@ -136,11 +136,11 @@ impl<W: Workload> Trial<'_, W> {
     }
 
     fn serves(&mut self, what: &str) {
-        let deadline = self.world.now.plus_us(PATIENCE_US);
+        let deadline = self.world.now.plus_us(TIMEOUT_US);
         let serves = |world: &World<W>| world.leader().is_some() && world.serving_seats().len() == world.nodes.len();
         while self.is_sound() && !serves(self.world) {
             if self.world.now >= deadline {
-                let why = format!("not within {} ms: {what}", PATIENCE_US / 1000);
+                let why = format!("not within {} ms: {what}", TIMEOUT_US / 1000);
                 return self.world.watch.violate("liveness of founding", why);
             }
             self.pass(10_000);

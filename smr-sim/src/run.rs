@@ -23,9 +23,9 @@ use crate::workload::{Registers, Workload};
 use crate::world::{Setting, World};
 
 /// In the calm everything must be well again within so many election timeouts.
-const PATIENCE_T: u64 = 10;
+const RECOVERY_T: u64 = 10;
 /// A readmission has snapshots to carry, so it may take longer, in microseconds.
-const READMISSION_PATIENCE_US: u64 = 60_000_000;
+const READMISSION_TIMEOUT_US: u64 = 60_000_000;
 
 /// The sizes of the groups that are founded and lose everything.
 const FOUNDERS: [u16; 4] = [3, 1, 2, 5];
@@ -218,18 +218,18 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
     // (C6, B30), and no write need ever get through.
     world.clients.keep((config.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
     let healthy: Vec<usize> = (0..world.nodes.len()).filter(|seat| !broken.contains(seat)).collect();
-    let patience_us = PATIENCE_T * world.shape().settings.election_timeout_us;
+    let timeout_us = RECOVERY_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
-    progress(world, injector, patience_us, "a leader", |world| world.leader().is_some());
-    progress(world, injector, patience_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
-    progress(world, injector, READMISSION_PATIENCE_US, "all healthy nodes are members", |world| {
+    progress(world, injector, timeout_us, "a leader", |world| world.leader().is_some());
+    progress(world, injector, timeout_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
+    progress(world, injector, READMISSION_TIMEOUT_US, "all healthy nodes are members", |world| {
         world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
     });
     world.clients.stop();
-    progress(world, injector, patience_us, "every operation has an outcome", |world| world.clients.is_idle());
+    progress(world, injector, timeout_us, "every operation has an outcome", |world| world.clients.is_idle());
     world.begin_last_reads();
-    progress(world, injector, patience_us, "a fresh read", |world| world.clients.is_idle());
-    progress(world, injector, patience_us, "all healthy replicas are equally far", |world| {
+    progress(world, injector, timeout_us, "a fresh read", |world| world.clients.is_idle());
+    progress(world, injector, timeout_us, "all healthy replicas are equally far", |world| {
         let first = world.applied(healthy[0]);
         first.is_some() && healthy.iter().all(|seat| world.applied(*seat) == first)
     });

@@ -23,7 +23,7 @@ const WILD_CLOCKS_PERCENT: u64 = 5;
 /// How far, per thousand.
 const WILD_DRIFT_PERMILLE: u64 = 300;
 /// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one
-/// append at a time works off within the patience of the calm, also with the slowest disk.
+/// append at a time works off within the time that recovery may take, also with the slowest disk.
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
 /// In so many of a thousand runs each limit of a replica's thread is so small that it is met.
 const SMALL_LIMIT_PERMILLE: u64 = 100;

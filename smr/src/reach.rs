@@ -284,14 +284,14 @@ mod tests {
     use super::*;
 
     /// Longer than anything here takes; whoever waits so long has failed.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     fn at(last: u8, port: u16) -> SocketAddr {
         SocketAddr::from(([127, 0, 9, last], port))
     }
 
     fn end() -> Instant {
-        Instant::now() + PATIENCE
+        Instant::now() + TIMEOUT
     }
 
     /// Gives these answers, one after the other; the last one again and again.
@@ -360,8 +360,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let names = answers(vec![Ok(vec![at(1, 0).ip()]), Ok(vec![at(2, 0).ip()])]);
         let address = format!("node.test:{port}");
-        assert_eq!(names.connect(&address, PATIENCE).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let stream = names.connect(&address, PATIENCE).await.unwrap();
+        assert_eq!(names.connect(&address, TIMEOUT).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let stream = names.connect(&address, TIMEOUT).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), at(2, port));
     }
 
@@ -384,16 +384,16 @@ mod tests {
                 }
             }
         });
-        assert_eq!(names.addresses("node.test:5", PATIENCE).await.unwrap(), [at(7, 5)]);
-        assert_eq!(names.addresses("node.test:5", PATIENCE).await.unwrap(), [at(7, 5)], "it failed");
+        assert_eq!(names.addresses("node.test:5", TIMEOUT).await.unwrap(), [at(7, 5)]);
+        assert_eq!(names.addresses("node.test:5", TIMEOUT).await.unwrap(), [at(7, 5)], "it failed");
         let short = Duration::from_millis(1);
         for _ in 0..100 {
             assert_eq!(names.addresses("node.test:5", short).await.unwrap(), [at(7, 5)], "it hangs");
         }
         assert_eq!(*lock(&asked), 3, "those who ask meanwhile share the lookup that hangs");
         drop(release);
-        let moved = async { while names.addresses("node.test:5", PATIENCE).await.unwrap() != [at(8, 5)] {} };
-        timeout(PATIENCE, moved).await.unwrap();
+        let moved = async { while names.addresses("node.test:5", TIMEOUT).await.unwrap() != [at(8, 5)] {} };
+        timeout(TIMEOUT, moved).await.unwrap();
     }
 
     // covers N14
@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(names.addresses("127.0.9.1:5", Duration::ZERO).await.unwrap(), [at(1, 5)]);
         assert_eq!(names.addresses("[::1]:5", Duration::ZERO).await.unwrap(), ["[::1]:5".parse().unwrap()]);
         for malformed in ["node", "node:", "node:x", "node:65536"] {
-            assert!(names.addresses(malformed, PATIENCE).await.is_err(), "{malformed}");
+            assert!(names.addresses(malformed, TIMEOUT).await.is_err(), "{malformed}");
         }
         drop(release);
     }
@@ -427,12 +427,12 @@ mod tests {
         let address = format!("node.test:{port}");
         let mut reached = Vec::new();
         for _ in 0..4 {
-            reached.push(names.connect(&address, PATIENCE).await.unwrap().peer_addr().unwrap());
+            reached.push(names.connect(&address, TIMEOUT).await.unwrap().peer_addr().unwrap());
         }
         assert_eq!(reached, [at(1, port), at(2, port), at(3, port), at(1, port)]);
         for _ in 0..3 {
             names.trust(&address, at(3, port));
-            let stream = names.connect(&address, PATIENCE).await.unwrap();
+            let stream = names.connect(&address, TIMEOUT).await.unwrap();
             assert_eq!(stream.peer_addr().unwrap(), at(3, port), "it has proved itself");
         }
     }

@@ -16,7 +16,7 @@ use smr::replica::{Opened, Outcome, ReplicaHandle, ReplySink, ReplyTo, Request};
 use replica_support::{Counter, listener, options};
 
 /// How long an outcome may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How many outcomes each request got.
 #[derive(Default)]
@@ -28,7 +28,7 @@ struct Outcomes {
 impl Outcomes {
     fn wait_until(&self, done: impl Fn(&BTreeMap<u64, u32>) -> bool) -> BTreeMap<u64, u32> {
         let counts = self.counts.lock().unwrap();
-        let (counts, _) = self.changed.wait_timeout_while(counts, PATIENCE, |counts| !done(counts)).unwrap();
+        let (counts, _) = self.changed.wait_timeout_while(counts, TIMEOUT, |counts| !done(counts)).unwrap();
         counts.clone()
     }
 }

@@ -236,7 +236,7 @@ fn frames_read_from_the_older_connection_are_not_delivered_after_the_newer_one_s
     // All in one read: twenty seconds of work for the connection's task, if it is not stopped.
     let many: Vec<u8> = (0..2000u64).flat_map(|number| frame(kind::MESSAGE, &number)).collect();
     older.0.write_all(&many).unwrap();
-    assert_eq!(numbers.recv_timeout(PATIENCE), Ok(0));
+    assert_eq!(numbers.recv_timeout(TIMEOUT), Ok(0));
     // The thread that is now busy may be the one that watched the sockets; a task from outside wakes another for that.
     runtime.block_on(runtime.spawn(async {})).unwrap();
     let mut newer = Wire::dial_as(&address_a, B, 0);
@@ -245,7 +245,7 @@ fn frames_read_from_the_older_connection_are_not_delivered_after_the_newer_one_s
     newer.send(kind::MESSAGE, &8001u64);
     let mut heard = Vec::new();
     while heard.last() != Some(&8001) {
-        heard.push(numbers.recv_timeout(PATIENCE).unwrap());
+        heard.push(numbers.recv_timeout(TIMEOUT).unwrap());
     }
     assert!(heard.len() < 2000, "the older one was cut short");
     let first_of_newer = heard.iter().position(|number| *number == 8000).unwrap();
@@ -349,7 +349,7 @@ fn full_sink_loses_messages_but_no_other_event() {
     await_that("the message is dropped", || transport.stats().dropped_by_sink == 1);
     drop(wire);
     full.store(false, Ordering::SeqCst);
-    assert_eq!(events.recv_timeout(PATIENCE), Ok(TransportEvent::Disconnected { peer: B }));
+    assert_eq!(events.recv_timeout(TIMEOUT), Ok(TransportEvent::Disconnected { peer: B }));
 }
 
 // covers B10

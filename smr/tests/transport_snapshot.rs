@@ -368,7 +368,7 @@ impl SnapshotSource for Counted {
         changed.notify_all();
         // Stays inside until as many as allowed have been there, and then until one more is, or it is clear that none
         // will come.
-        let mut guard = changed.wait_timeout_while(guard, PATIENCE, |counts| counts.1 < SNAPSHOT_SENDS_MAX).unwrap().0;
+        let mut guard = changed.wait_timeout_while(guard, TIMEOUT, |counts| counts.1 < SNAPSHOT_SENDS_MAX).unwrap().0;
         let wait = Duration::from_millis(300);
         guard = changed.wait_timeout_while(guard, wait, |counts| counts.0 <= SNAPSHOT_SENDS_MAX).unwrap().0;
         guard.0 -= 1;

@@ -95,7 +95,7 @@ fn reason_is_told_again_when_it_changes() {
     }
     let (_wire, _) = Wire::accept_as(&listener_b, B);
     let told = |text: &str| Event::Refused { peer: NodeName(1), reason: text.to_owned() };
-    let events: Vec<Event> = [(); 3].iter().map(|()| a.events.recv_timeout(PATIENCE).unwrap()).collect();
+    let events: Vec<Event> = [(); 3].iter().map(|()| a.events.recv_timeout(TIMEOUT).unwrap()).collect();
     assert_eq!(events, [told("one"), told("two"), Event::Connected { peer: B }]);
 }
 

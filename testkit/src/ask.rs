@@ -18,11 +18,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Asks the replica that listens at `address` as `service`.
 ///
 /// # Errors
-/// If it cannot be reached, refuses, says nothing for `patience`, or answers nonsense.
-pub fn ask(address: SocketAddr, service: Service, question: Ask, patience: Duration) -> io::Result<Body> {
+/// If it cannot be reached, refuses, says nothing for `timeout`, or answers nonsense.
+pub fn ask(address: SocketAddr, service: Service, question: Ask, timeout: Duration) -> io::Result<Body> {
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
     stream.set_nodelay(true)?;
     let mut out = Vec::new();
     frame(&mut out, KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service }).map_err(nonsense)?;

@@ -38,7 +38,7 @@ pub struct Maker {
     /// How long a client tries before it gives up on a request; `None`: for ever.
     pub timeout: Option<Duration>,
     /// How long a request may take before its client counts as hung.
-    pub patience: Duration,
+    pub hang_timeout: Duration,
     /// Where the library's calls run.
     pub runtime: Handle,
 }
@@ -68,14 +68,14 @@ impl Maker {
                 ..Options::default()
             });
             drop(inside);
-            let (runtime, patience) = (self.runtime.clone(), self.patience);
-            return Ok(Caller::Library(Library { client, retries, runtime, patience }));
+            let (runtime, hang_timeout) = (self.runtime.clone(), self.hang_timeout);
+            return Ok(Caller::Library(Library { client, retries, runtime, hang_timeout }));
         };
         let mut arguments = vec!["--manager_addrs".to_owned(), self.managers.join(","), "--trace_retries".to_owned()];
         arguments.push(format!("--client_id={number}"));
         arguments.extend(self.timeout.map(|timeout| format!("--timeout_ms={}", timeout.as_millis())));
         let client = LineClient::start(program, &arguments)?;
-        Ok(Caller::Program(Box::new(Program::new(client, self.patience))))
+        Ok(Caller::Program(Box::new(Program::new(client, self.hang_timeout))))
     }
 }
 
@@ -84,7 +84,7 @@ impl Caller {
     pub fn call(&mut self, action: &Action) -> Heard {
         match self {
             Caller::Program(program) => program.call(action),
-            Caller::Library(library) => library.call(action, library.patience),
+            Caller::Library(library) => library.call(action, library.hang_timeout),
         }
     }
 
@@ -117,7 +117,7 @@ impl Caller {
 /// The program behind pipes.
 pub struct Program {
     client: LineClient,
-    patience: Duration,
+    hang_timeout: Duration,
     retries: u64,
     /// The last lines that it wrote to stderr, other than about retries.
     said: Vec<String>,
@@ -129,9 +129,9 @@ const SAID_MAX: usize = 5;
 const ASKED_MAX_CHARS: usize = 80;
 
 impl Program {
-    /// A request may take as long as `patience` before the client counts as hung.
-    pub fn new(client: LineClient, patience: Duration) -> Program {
-        Program { client, patience, retries: 0, said: Vec::new() }
+    /// A request may take as long as `hang_timeout` before the client counts as hung.
+    pub fn new(client: LineClient, hang_timeout: Duration) -> Program {
+        Program { client, hang_timeout, retries: 0, said: Vec::new() }
     }
 
     /// Its process, for somebody who has to end it while another thread waits for its answer.
@@ -162,7 +162,9 @@ impl Program {
                 // Values may be long.
                 let asked: String = request.chars().take(ASKED_MAX_CHARS).collect();
                 let what = match error {
-                    NoAnswer::Late(patience) => format!("hangs: {asked:?} was not answered within {patience:?}"),
+                    NoAnswer::Late(hang_timeout) => {
+                        format!("hangs: {asked:?} was not answered within {hang_timeout:?}")
+                    }
                     NoAnswer::Ended | NoAnswer::Pipe(_) => format!("{error}, at {asked:?}"),
                 };
                 Heard::Broken(format!("{what}; stderr: {:?}", self.said))
@@ -171,7 +173,7 @@ impl Program {
     }
 
     fn answer(&mut self, action: &Action) -> Result<Heard, NoAnswer> {
-        let first = self.client.line(self.patience)?;
+        let first = self.client.line(self.hang_timeout)?;
         if let Some(reason) = first.strip_prefix("ERROR ") {
             let unknown = action.is_write() && reason.contains("may have happened");
             return Ok(if unknown { Heard::Unknown(reason.to_owned()) } else { Heard::NotDone(reason.to_owned()) });
@@ -185,7 +187,7 @@ impl Program {
         }
         let mut records: Vec<(Bytes, Bytes)> = Vec::new();
         loop {
-            let line = self.client.line(self.patience)?;
+            let line = self.client.line(self.hang_timeout)?;
             if line == "SCAN END" {
                 return Ok(Heard::Answer(Answer::Records(records)));
             }
@@ -243,7 +245,7 @@ pub struct Library {
     client: Client,
     retries: Arc<Retries>,
     runtime: Handle,
-    patience: Duration,
+    hang_timeout: Duration,
 }
 
 /// Counts retries.
@@ -263,9 +265,9 @@ impl Trace for Retries {
 }
 
 impl Library {
-    fn call(&self, action: &Action, patience: Duration) -> Heard {
-        match self.runtime.block_on(async { timeout(patience, perform(&self.client, action)).await }) {
-            Err(_) => Heard::Broken(format!("hangs: {:?} was not answered within {patience:?}", line(action))),
+    fn call(&self, action: &Action, hang_timeout: Duration) -> Heard {
+        match self.runtime.block_on(async { timeout(hang_timeout, perform(&self.client, action)).await }) {
+            Err(_) => Heard::Broken(format!("hangs: {:?} was not answered within {hang_timeout:?}", line(action))),
             Ok(Ok(answer)) => Heard::Answer(answer),
             Ok(Err(Error::BadAnswer { what })) => Heard::Broken(format!("got a senseless answer: {what}")),
             Ok(Err(error)) if action.is_write() && error.may_have_happened() => Heard::Unknown(error.to_string()),
@@ -321,7 +323,7 @@ mod tests {
     #[test]
     fn call_program_that_hangs_is_broken_and_says_at_what() {
         let mut program = caller("exec sleep 600");
-        program.patience = Duration::from_millis(50);
+        program.hang_timeout = Duration::from_millis(50);
         let heard = program.call(&Action::Get { key: "k".into() });
         assert!(matches!(&heard, Heard::Broken(what) if what.contains("hangs: \"GET k\"")), "{heard:?}");
     }

@@ -19,12 +19,12 @@ use crate::line_client::LineClient;
 use crate::ports::Ports;
 use crate::process::Process;
 use crate::programs::{CLIENT, MANAGER, Programs, SERVER};
-use crate::wait::{InVain, wait_for};
+use crate::wait::{WaitTimeout, wait_for};
 
 /// How long one replica may take to describe itself before it counts as silent.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long nodes that were asked to end may take before they are killed.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many of what; also as flags of a program that launches a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Args)]
@@ -156,9 +156,9 @@ impl fmt::Display for Group {
     }
 }
 
-/// Somebody who dials.
+/// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Dialler {
+pub enum Origin {
     /// A node.
     Node(Node),
     /// All clients.
@@ -175,7 +175,7 @@ pub enum Door {
 }
 
 /// Where to dial instead of a node's own port: a proxy's listener. What is not in it is dialled itself.
-pub type Detours = BTreeMap<(Dialler, Door), SocketAddr>;
+pub type AddressOverrides = BTreeMap<(Origin, Door), SocketAddr>;
 
 /// The cluster does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,7 @@ pub enum NotReady {
     },
     /// A group has no leader.
     #[error("{0}")]
-    InVain(#[from] InVain),
+    WaitTimeout(#[from] WaitTimeout),
 }
 
 /// A cluster, each node a process of its own; data and logs in one directory.
@@ -202,7 +202,7 @@ pub struct Cluster {
     directory: PathBuf,
     programs: Programs,
     nodes: BTreeMap<Node, Process>,
-    detours: Detours,
+    overrides: AddressOverrides,
     _ports: Option<Ports>,
 }
 
@@ -234,19 +234,19 @@ impl Cluster {
         directory: &Path,
         flags: &[OsString],
     ) -> io::Result<Cluster> {
-        Cluster::with_detours(programs, layout, directory, flags, Detours::new())
+        Cluster::with_overrides(programs, layout, directory, flags, AddressOverrides::new())
     }
 
-    /// The same, but whoever dials is told of the detours. This process itself always asks nodes directly.
+    /// The same, but whoever dials uses the overrides. This process itself always asks nodes directly.
     ///
     /// # Errors
     /// If the directory cannot be made.
-    pub fn with_detours(
+    pub fn with_overrides(
         programs: &Programs,
         layout: Layout,
         directory: &Path,
         flags: &[OsString],
-        detours: Detours,
+        overrides: AddressOverrides,
     ) -> io::Result<Cluster> {
         fs::create_dir_all(directory)?;
         let mut cluster = Cluster {
@@ -254,7 +254,7 @@ impl Cluster {
             directory: directory.to_path_buf(),
             programs: programs.clone(),
             nodes: BTreeMap::new(),
-            detours,
+            overrides,
             _ports: None,
         };
         for node in layout.shape.nodes() {
@@ -275,7 +275,7 @@ impl Cluster {
         let peers: Vec<String> = self
             .nodes_of(node.group())
             .filter(|&peer| peer != node)
-            .map(|peer| self.dialled(Dialler::Node(node), Door::Peers(peer)).to_string())
+            .map(|peer| self.dialled(Origin::Node(node), Door::Peers(peer)).to_string())
             .collect();
         let peers = if peers.is_empty() { "none".to_owned() } else { peers.join(",") };
         let api = self.client_address(node).to_string();
@@ -288,12 +288,12 @@ impl Cluster {
                 ("--p2p_listen", p2p),
                 ("--peer_addrs", peers),
                 ("--server_rf", self.layout.shape.server_rf.to_string()),
-                ("--server_addrs", self.server_addresses_for(Dialler::Clients)),
+                ("--server_addrs", self.server_addresses_for(Origin::Clients)),
             ],
             Node::Server { partition, .. } => vec![
                 ("--partition_id", partition.to_string()),
                 ("--replica_id", replica),
-                ("--manager_addrs", self.manager_addresses_for(Dialler::Node(node))),
+                ("--manager_addrs", self.manager_addresses_for(Origin::Node(node))),
                 ("--api_listen", api),
                 ("--p2p_listen", p2p),
                 ("--peer_addrs", peers),
@@ -347,26 +347,26 @@ impl Cluster {
     }
 
     /// Where somebody dials a port.
-    pub fn dialled(&self, dialler: Dialler, door: Door) -> SocketAddr {
-        self.detours.get(&(dialler, door)).copied().unwrap_or_else(|| self.layout.door(door))
+    pub fn dialled(&self, origin: Origin, door: Door) -> SocketAddr {
+        self.overrides.get(&(origin, door)).copied().unwrap_or_else(|| self.layout.door(door))
     }
 
     /// The addresses of all manager replicas, as the flags of clients take them.
     pub fn manager_addresses(&self) -> String {
-        self.manager_addresses_for(Dialler::Clients)
+        self.manager_addresses_for(Origin::Clients)
     }
 
-    fn manager_addresses_for(&self, dialler: Dialler) -> String {
-        self.address_list(dialler, |node| matches!(node, Node::Manager(_)))
+    fn manager_addresses_for(&self, origin: Origin) -> String {
+        self.address_list(origin, |node| matches!(node, Node::Manager(_)))
     }
 
-    fn server_addresses_for(&self, dialler: Dialler) -> String {
-        self.address_list(dialler, |node| matches!(node, Node::Server { .. }))
+    fn server_addresses_for(&self, origin: Origin) -> String {
+        self.address_list(origin, |node| matches!(node, Node::Server { .. }))
     }
 
-    fn address_list(&self, dialler: Dialler, wanted: impl Fn(Node) -> bool) -> String {
+    fn address_list(&self, origin: Origin, wanted: impl Fn(Node) -> bool) -> String {
         let addresses = self.layout.shape.nodes().filter(|&node| wanted(node));
-        addresses.map(|node| self.dialled(dialler, Door::Api(node)).to_string()).collect::<Vec<_>>().join(",")
+        addresses.map(|node| self.dialled(origin, Door::Api(node)).to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// The process of a node.
@@ -412,7 +412,7 @@ impl Cluster {
         self.nodes.values_mut().for_each(Process::send_terminate);
         let start = Instant::now();
         for process in self.nodes.values_mut() {
-            process.wait_end(STOP_PATIENCE.saturating_sub(start.elapsed()));
+            process.wait_end(STOP_TIMEOUT.saturating_sub(start.elapsed()));
             process.kill();
         }
     }
@@ -422,7 +422,7 @@ impl Cluster {
     /// # Errors
     /// If it says nothing within half a second, or nothing of use.
     pub fn status(&self, node: Node) -> io::Result<ReplicaStatus> {
-        match ask(self.client_address(node), service_of(node), Ask::Status, STATUS_PATIENCE)? {
+        match ask(self.client_address(node), service_of(node), Ask::Status, STATUS_TIMEOUT)? {
             Body::Status(status) => Ok(*status),
             other => Err(io::Error::other(format!("{other:?}"))),
         }
@@ -441,20 +441,20 @@ impl Cluster {
     ///
     /// # Errors
     /// If it has none in time.
-    pub fn wait_leader(&self, group: Group, patience: Duration) -> Result<Node, InVain> {
-        wait_for(patience, &format!("a leader of {group}"), || self.leader(group))
+    pub fn wait_leader(&self, group: Group, timeout: Duration) -> Result<Node, WaitTimeout> {
+        wait_for(timeout, &format!("a leader of {group}"), || self.leader(group))
     }
 
     /// Waits until each group has a leader.
     ///
     /// # Errors
     /// If one has none in time, or a process that was started ends.
-    pub fn wait_ready(&mut self, patience: Duration) -> Result<BTreeMap<Group, Node>, NotReady> {
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<BTreeMap<Group, Node>, NotReady> {
         let start = Instant::now();
         let mut leaders = BTreeMap::new();
         for group in self.groups() {
             let what = format!("a leader of {group}");
-            let found = wait_for(patience.saturating_sub(start.elapsed()), &what, || {
+            let found = wait_for(timeout.saturating_sub(start.elapsed()), &what, || {
                 self.dead_node().map(Err).or_else(|| self.leader(group).map(Ok))
             });
             leaders.insert(group, found??);
@@ -473,13 +473,13 @@ impl Cluster {
     ///
     /// # Errors
     /// If one does not get there in time.
-    pub fn wait_caught_up(&self, group: Group, patience: Duration) -> Result<(), InVain> {
+    pub fn wait_caught_up(&self, group: Group, timeout: Duration) -> Result<(), WaitTimeout> {
         let start = Instant::now();
-        let leader = self.wait_leader(group, patience)?;
-        let target = wait_for(patience, "the leader's status", || self.status(leader).ok())?.commit;
+        let leader = self.wait_leader(group, timeout)?;
+        let target = wait_for(timeout, "the leader's status", || self.status(leader).ok())?.commit;
         for node in self.nodes_of(group) {
             let what = format!("{node} to apply entry {target:?}");
-            wait_for(patience.saturating_sub(start.elapsed()), &what, || {
+            wait_for(timeout.saturating_sub(start.elapsed()), &what, || {
                 self.status(node).ok().filter(|status| status.applied >= target)
             })?;
         }
@@ -559,13 +559,13 @@ mod tests {
         let layout = Layout { shape: Shape { server_rf: 3, manager_rf: 1, partitions: 1 }, first_port: 20_000 };
         let [me, peer] = [0, 1].map(|replica| Node::Server { partition: 0, replica });
         let manager = Node::Manager(0);
-        let detours = Detours::from([
-            ((Dialler::Node(me), Door::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
-            ((Dialler::Node(me), Door::Api(manager)), "127.0.0.1:2".parse().unwrap()),
-            ((Dialler::Clients, Door::Api(manager)), "127.0.0.1:3".parse().unwrap()),
-            ((Dialler::Clients, Door::Api(peer)), "127.0.0.1:4".parse().unwrap()),
+        let overrides = AddressOverrides::from([
+            ((Origin::Node(me), Door::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
+            ((Origin::Node(me), Door::Api(manager)), "127.0.0.1:2".parse().unwrap()),
+            ((Origin::Clients, Door::Api(manager)), "127.0.0.1:3".parse().unwrap()),
+            ((Origin::Clients, Door::Api(peer)), "127.0.0.1:4".parse().unwrap()),
         ]);
-        let cluster = Cluster::with_detours(&programs, layout, directory.path(), &[], detours).unwrap();
+        let cluster = Cluster::with_overrides(&programs, layout, directory.path(), &[], overrides).unwrap();
         assert_eq!(
             cluster.arguments(me).join(" "),
             "--partition_id 0 --replica_id 0 --manager_addrs 127.0.0.1:2 --api_listen 127.0.0.1:20002 \

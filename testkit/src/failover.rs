@@ -11,7 +11,7 @@ use crate::place::Outcome;
 /// Answers between two kills, so that each kill hits a client at full speed.
 const ANSWERS_BETWEEN: u64 = 300;
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How a leader fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,19 +49,19 @@ pub fn inject(
     let mut moments = Vec::new();
     let group = owner(cluster, &mut load)?;
     for _ in 0..kills {
-        load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
-        let leader = cluster.wait_leader(group, PATIENCE)?;
+        load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
+        let leader = cluster.wait_leader(group, TIMEOUT)?;
         moments.push(Instant::now());
         let process = cluster.process(leader);
         match way {
             Way::Kill => process.kill(),
             Way::Freeze => process.freeze(),
         }
-        load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
+        load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
         revive(cluster, leader, way)?;
         go_on()?;
     }
-    load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
+    load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
     let history = load.finish()?;
     history.check(cluster)?;
     Ok(pauses(&history, &moments))
@@ -73,12 +73,12 @@ fn owner(cluster: &Cluster, load: &mut Load) -> Result<Group, Box<dyn std::error
         return Ok(Group::Partition(0));
     }
     let commit = |group| {
-        let leader = cluster.wait_leader(group, PATIENCE)?;
+        let leader = cluster.wait_leader(group, TIMEOUT)?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(cluster.status(leader)?.commit)
     };
     let groups: Vec<_> = cluster.groups().skip(1).collect();
     let before = groups.iter().map(|&group| commit(group)).collect::<Result<Vec<_>, _>>()?;
-    load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
+    load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
     for (&group, before) in groups.iter().zip(before) {
         // Idle groups commit nothing but the odd entry of a new term.
         if commit(group)?.0 > before.0 + ANSWERS_BETWEEN / 2 {
@@ -93,7 +93,7 @@ fn revive(cluster: &mut Cluster, node: Node, way: Way) -> Outcome {
         Way::Kill => cluster.process(node).start()?,
         Way::Freeze => cluster.process(node).thaw(),
     }
-    cluster.wait_caught_up(node.group(), PATIENCE)?;
+    cluster.wait_caught_up(node.group(), TIMEOUT)?;
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use crate::ports::Ports;
 use crate::programs::{CLIENT, NoPrograms, Programs};
 
 /// How long the cluster may take until each group has a leader.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often to look for signals and for the client's end, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 5;
 /// How long to wait for readiness between two looks for signals, in milliseconds.
@@ -135,7 +135,7 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
                 }
                 return Ok(None);
             }
-            Err(NotReady::InVain(_)) if start.elapsed() < READY_PATIENCE => {}
+            Err(NotReady::WaitTimeout(_)) if start.elapsed() < READY_TIMEOUT => {}
             Err(error) => return Err(error.into()),
         }
         if let Some(signal) = interrupted.signal() {

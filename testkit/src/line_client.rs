@@ -104,9 +104,9 @@ impl LineClient {
     ///
     /// # Errors
     /// If there is none in time.
-    pub fn line(&mut self, patience: Duration) -> Result<String, NoAnswer> {
-        self.lines.recv_timeout(patience).map_err(|error| match error {
-            RecvTimeoutError::Timeout => NoAnswer::Late(patience),
+    pub fn line(&mut self, timeout: Duration) -> Result<String, NoAnswer> {
+        self.lines.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => NoAnswer::Late(timeout),
             RecvTimeoutError::Disconnected => NoAnswer::Ended,
         })
     }
@@ -115,17 +115,17 @@ impl LineClient {
     ///
     /// # Errors
     /// If there is none in time.
-    pub fn ask(&mut self, line: &str, patience: Duration) -> Result<String, NoAnswer> {
+    pub fn ask(&mut self, line: &str, timeout: Duration) -> Result<String, NoAnswer> {
         self.send(line)?;
-        self.line(patience)
+        self.line(timeout)
     }
 
     /// Swaps a value in, and gives the one that was there.
     ///
     /// # Errors
     /// If there is no answer in time, or it is another than the protocol knows.
-    pub fn swap(&mut self, key: &str, value: &str, patience: Duration) -> Result<Option<String>, NoAnswer> {
-        let answer = self.ask(&format!("SWAP {key} {value}"), patience)?;
+    pub fn swap(&mut self, key: &str, value: &str, timeout: Duration) -> Result<Option<String>, NoAnswer> {
+        let answer = self.ask(&format!("SWAP {key} {value}"), timeout)?;
         old_value(&answer, "SWAP", key)
     }
 
@@ -133,8 +133,8 @@ impl LineClient {
     ///
     /// # Errors
     /// If there is no answer in time, or it is another than the protocol knows.
-    pub fn get(&mut self, key: &str, patience: Duration) -> Result<Option<String>, NoAnswer> {
-        let answer = self.ask(&format!("GET {key}"), patience)?;
+    pub fn get(&mut self, key: &str, timeout: Duration) -> Result<Option<String>, NoAnswer> {
+        let answer = self.ask(&format!("GET {key}"), timeout)?;
         old_value(&answer, "GET", key)
     }
 
@@ -142,10 +142,10 @@ impl LineClient {
     ///
     /// # Errors
     /// If it does not end in time.
-    pub fn finish(mut self, patience: Duration) -> Result<ExitStatus, NoAnswer> {
+    pub fn finish(mut self, timeout: Duration) -> Result<ExitStatus, NoAnswer> {
         self.input = None;
-        wait_for(patience, "the client's end", || self.process.child().try_wait().transpose())
-            .map_err(|_| NoAnswer::Late(patience))?
+        wait_for(timeout, "the client's end", || self.process.child().try_wait().transpose())
+            .map_err(|_| NoAnswer::Late(timeout))?
             .map_err(NoAnswer::Pipe)
     }
 
@@ -191,13 +191,13 @@ mod tests {
     #[test]
     fn ask_echoing_program_returns_its_line() {
         let mut client = LineClient::start(Path::new("/bin/cat"), &[]).unwrap();
-        let patience = Duration::from_secs(60);
-        assert_eq!(client.ask("GET a 1", patience).unwrap(), "GET a 1");
+        let timeout = Duration::from_secs(60);
+        assert_eq!(client.ask("GET a 1", timeout).unwrap(), "GET a 1");
         assert_eq!(
-            client.get("a", patience).unwrap_err().to_string(),
+            client.get("a", timeout).unwrap_err().to_string(),
             "the client takes no input: GET a answered: GET a"
         );
-        assert!(client.finish(patience).unwrap().success());
+        assert!(client.finish(timeout).unwrap().success());
     }
 
     #[test]

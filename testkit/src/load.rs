@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use crate::chain::{Broken, Swap, check};
 use crate::cluster::Cluster;
 use crate::line_client::{ClientProcess, LineClient, NoAnswer};
-use crate::wait::{InVain, wait_for};
+use crate::wait::{WaitTimeout, wait_for};
 
 /// How long a client waits for one answer before the run has failed.
-pub const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What kind of load.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub enum Failed {
     Broken(#[from] Broken),
     /// Nothing happens.
     #[error("{0}")]
-    InVain(#[from] InVain),
+    WaitTimeout(#[from] WaitTimeout),
     /// A process could not be started.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -102,9 +102,9 @@ impl Load {
     ///
     /// # Errors
     /// If that does not happen in time, or a client has failed.
-    pub fn wait_answers(&mut self, more: u64, patience: Duration) -> Result<(), Failed> {
+    pub fn wait_answers(&mut self, more: u64, timeout: Duration) -> Result<(), Failed> {
         let target = self.answered() + more;
-        let failed = wait_for(patience, &format!("answer number {target}"), || {
+        let failed = wait_for(timeout, &format!("answer number {target}"), || {
             if self.answered() >= target {
                 return Some(None);
             }
@@ -163,7 +163,7 @@ impl History {
         let mut last = BTreeMap::new();
         for swap in &self.swaps {
             if !last.contains_key(&swap.key) {
-                last.insert(swap.key.clone(), client.get(&swap.key, ANSWER_PATIENCE)?);
+                last.insert(swap.key.clone(), client.get(&swap.key, ANSWER_TIMEOUT)?);
             }
         }
         Ok(check(&self.swaps, &last)?)
@@ -190,7 +190,7 @@ fn work(mut client: LineClient, number: usize, plan: &Plan, stop: &AtomicBool, a
         let key = format!("{}{}", plan.prefix, (number + count) % plan.keys);
         let new = format!("c{number}-{count}");
         let started = Instant::now();
-        let answer = client.swap(&key, &new, ANSWER_PATIENCE);
+        let answer = client.swap(&key, &new, ANSWER_TIMEOUT);
         let (answer, failure) = match answer {
             Ok(old) => (Some((Instant::now(), old)), None),
             Err(failure) => (None, Some(failure)),
@@ -211,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    /// How long anything may take that must happen; far below [`ANSWER_PATIENCE`].
-    const PATIENCE: Duration = Duration::from_secs(60);
+    /// How long anything may take that must happen; far below [`ANSWER_TIMEOUT`].
+    const TIMEOUT: Duration = Duration::from_secs(60);
     /// A client that answers each swap as if nothing had been there.
     const ANSWERS: &str = "while read verb key value; do echo SWAP $key null; done";
     /// One that never answers, and does not notice that its input has ended.
@@ -234,18 +234,18 @@ mod tests {
     #[test]
     fn load_dropped_while_clients_wait_leaves_no_process() {
         let (mut load, pids) = load(&[ANSWERS, SILENT, SILENT]);
-        load.wait_answers(3, PATIENCE).unwrap();
+        load.wait_answers(3, TIMEOUT).unwrap();
         assert_eq!(alive(&pids), pids);
         let start = Instant::now();
         drop(load);
         assert_eq!(alive(&pids), Vec::<u32>::new());
-        assert!(start.elapsed() < PATIENCE, "waited for an answer: {:?}", start.elapsed());
+        assert!(start.elapsed() < TIMEOUT, "waited for an answer: {:?}", start.elapsed());
     }
 
     #[test]
     fn load_with_a_failed_client_leaves_no_process() {
         let (mut load, pids) = load(&[SILENT, ENDS, SILENT]);
-        let failure = wait_for(PATIENCE, "a failure", || load.failure()).unwrap();
+        let failure = wait_for(TIMEOUT, "a failure", || load.failure()).unwrap();
         assert!(matches!(failure, Failed::Client(_)), "{failure}");
         drop(load);
         assert_eq!(alive(&pids), Vec::<u32>::new());
@@ -255,7 +255,7 @@ mod tests {
     fn load_that_cannot_finish_leaves_no_process() {
         // The last one is looked at first.
         let (load, pids) = load(&[SILENT, ANSWERS, ENDS]);
-        wait_for(PATIENCE, "its end", || load.workers[2].is_finished().then_some(())).unwrap();
+        wait_for(TIMEOUT, "its end", || load.workers[2].is_finished().then_some(())).unwrap();
         assert!(matches!(load.finish().unwrap_err(), Failed::Client(_)));
         assert_eq!(alive(&pids), Vec::<u32>::new());
     }
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn load_finished_gives_the_history_and_leaves_no_process() {
         let (mut load, pids) = load(&[ANSWERS, ANSWERS]);
-        load.wait_answers(10, PATIENCE).unwrap();
+        load.wait_answers(10, TIMEOUT).unwrap();
         let history = load.finish().unwrap();
         assert!(history.swaps.len() >= 10 && history.swaps.iter().all(|swap| swap.answer.is_some()));
         assert_eq!(alive(&pids), Vec::<u32>::new());

@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::programs::Programs;
 
 /// How long a request may take that must be answered in the end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a scenario or a measurement ends with: nothing, or why it failed.
 pub type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
@@ -27,5 +27,5 @@ pub fn fresh_directory(programs: &Programs, below: Option<&Path>) -> std::io::Re
 /// A client library's handle of this cluster; its calls must run on a runtime.
 pub fn library_client(cluster: &Cluster) -> Client {
     let managers = cluster.manager_addresses().split(',').map(str::to_owned).collect();
-    Client::connect(ClientOptions { managers, timeout: Some(PATIENCE), ..ClientOptions::default() })
+    Client::connect(ClientOptions { managers, timeout: Some(TIMEOUT), ..ClientOptions::default() })
 }

@@ -19,7 +19,7 @@ use crate::wait::wait_for;
 /// How much of the end of a log goes into a message, in bytes.
 const LOG_TAIL_MAX_BYTES: usize = 4 << 10;
 /// How long a stopped process may take to stand still.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A child process, running or not.
 #[derive(Debug)]
@@ -124,8 +124,8 @@ impl Process {
     }
 
     /// Waits until it ends by itself.
-    pub fn wait_end(&mut self, patience: Duration) -> Option<ExitStatus> {
-        wait_for(patience, "the end of a process", || if self.is_running() { None } else { Some(self.ended) })
+    pub fn wait_end(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        wait_for(timeout, "the end of a process", || if self.is_running() { None } else { Some(self.ended) })
             .ok()
             .flatten()
     }
@@ -150,7 +150,7 @@ impl Process {
     /// If it does not, which no process can refuse.
     pub fn wait_frozen(&mut self) {
         let Some(pid) = self.pid() else { return };
-        wait_for(FREEZE_PATIENCE, "a stopped process", || stands_still(pid).then_some(()))
+        wait_for(FREEZE_TIMEOUT, "a stopped process", || stands_still(pid).then_some(()))
             .unwrap_or_else(|error| panic!("process {pid}: {error}"));
     }
 

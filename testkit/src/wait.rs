@@ -8,26 +8,26 @@ const LOOK_AGAIN_MS: u64 = 10;
 
 /// The condition did not come true in time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("waited {waited:?} in vain for: {what}")]
-pub struct InVain {
+#[error("not within {waited:?}: {what}")]
+pub struct WaitTimeout {
     /// What was waited for.
     pub what: String,
     /// How long.
     pub waited: Duration,
 }
 
-/// Looks until `look` gives something, at most for `patience`; at least once.
+/// Looks until `look` gives something, at most for `timeout`; at least once.
 ///
 /// # Errors
 /// If it never did.
-pub fn wait_for<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, InVain> {
+pub fn wait_for<T>(timeout: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, WaitTimeout> {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {
             return Ok(found);
         }
-        if start.elapsed() >= patience {
-            return Err(InVain { what: what.to_owned(), waited: start.elapsed() });
+        if start.elapsed() >= timeout {
+            return Err(WaitTimeout { what: what.to_owned(), waited: start.elapsed() });
         }
         thread::sleep(Duration::from_millis(LOOK_AGAIN_MS));
     }

@@ -20,11 +20,11 @@ pub(super) const NAME: &str = "etcd";
 /// Its program.
 const PROGRAM: &str = "etcd";
 /// How long it may take to have a leader.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long to pause between two looks for a leader, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 10;
 /// How long a node may take to describe itself.
-const STATUS_PATIENCE: Duration = Duration::from_millis(500);
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Beyond this size of its database etcd refuses writes: more than its default, so that long runs end well, in bytes.
 const QUOTA_BYTES: u64 = 8 << 30;
 
@@ -71,7 +71,7 @@ impl Etcd {
             _ports: ports,
         };
         etcd.nodes.iter_mut().try_for_each(|(_, process)| process.start())?;
-        if let Err(error) = etcd.wait_leader(READY_PATIENCE).await {
+        if let Err(error) = etcd.wait_leader(READY_TIMEOUT).await {
             let logs: Vec<String> = etcd.nodes.iter().map(|(_, process)| process.log_tail()).collect();
             return Err(format!("{error}:\n{}", logs.join("\n")).into());
         }
@@ -97,11 +97,11 @@ impl Etcd {
     }
 
     /// Waits until each node follows a leader.
-    pub(super) async fn wait_whole(&self, patience: Duration) -> Result<(), Trouble> {
+    pub(super) async fn wait_whole(&self, timeout: Duration) -> Result<(), Trouble> {
         let start = Instant::now();
         for (address, _) in &self.nodes {
-            while !matches!(tokio::time::timeout(STATUS_PATIENCE, leader_of(*address)).await, Ok(Ok((_, Some(_), _)))) {
-                if start.elapsed() > patience {
+            while !matches!(tokio::time::timeout(STATUS_TIMEOUT, leader_of(*address)).await, Ok(Ok((_, Some(_), _)))) {
+                if start.elapsed() > timeout {
                     return Err(format!("etcd's node at {address} does not come back").into());
                 }
                 tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
@@ -114,7 +114,7 @@ impl Etcd {
     pub(super) async fn leader(&self) -> Option<usize> {
         let mut best = None;
         for (number, (address, _)) in self.nodes.iter().enumerate() {
-            let answer = tokio::time::timeout(STATUS_PATIENCE, leads(*address)).await;
+            let answer = tokio::time::timeout(STATUS_TIMEOUT, leads(*address)).await;
             if let Ok(Ok(Some(term))) = answer {
                 best = best.max(Some((term, number)));
             }
@@ -123,13 +123,13 @@ impl Etcd {
     }
 
     /// Waits until a node leads.
-    pub(super) async fn wait_leader(&self, patience: Duration) -> Result<usize, Trouble> {
+    pub(super) async fn wait_leader(&self, timeout: Duration) -> Result<usize, Trouble> {
         let start = Instant::now();
         loop {
             if let Some(leader) = self.leader().await {
                 return Ok(leader);
             }
-            if start.elapsed() > patience {
+            if start.elapsed() > timeout {
                 return Err("etcd has no leader".into());
             }
             tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
@@ -137,7 +137,7 @@ impl Etcd {
     }
 
     pub(super) async fn connect(&self, clients: usize) -> Result<Vec<peers::Connection>, Trouble> {
-        let leader = self.wait_leader(READY_PATIENCE).await?;
+        let leader = self.wait_leader(READY_TIMEOUT).await?;
         let (address, _) = self.nodes[leader];
         let mut channels = Vec::new();
         for _ in 0..clients.min(self.connections_max) {

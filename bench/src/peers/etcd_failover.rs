@@ -20,7 +20,7 @@ const SILENCE: Duration = Duration::from_millis(100);
 /// How long to wait after a refusal.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long to pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -39,7 +39,7 @@ pub(super) async fn inject(
     let mut moments = Vec::new();
     for _ in 0..kills {
         more(&answers).await?;
-        let leader = etcd.wait_leader(PATIENCE).await?;
+        let leader = etcd.wait_leader(TIMEOUT).await?;
         moments.push(Instant::now());
         match way {
             Way::Kill => etcd.process(leader).kill(),
@@ -50,7 +50,7 @@ pub(super) async fn inject(
             Way::Kill => etcd.process(leader).start()?,
             Way::Freeze => etcd.process(leader).thaw(),
         }
-        etcd.wait_whole(PATIENCE).await?;
+        etcd.wait_whole(TIMEOUT).await?;
         if let Err(error) = go_on() {
             stop.store(true, Ordering::Relaxed);
             return Err(error);
@@ -75,7 +75,7 @@ fn count(answers: &Answers) -> usize {
 async fn more(answers: &Answers) -> Result<(), Trouble> {
     let (start, target) = (Instant::now(), count(answers) + ANSWERS_BETWEEN);
     while count(answers) < target {
-        if start.elapsed() > PATIENCE {
+        if start.elapsed() > TIMEOUT {
             return Err("etcd answers no more".into());
         }
         tokio::time::sleep(LOOK_AGAIN).await;

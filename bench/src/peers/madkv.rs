@@ -15,7 +15,7 @@ use madkv_testkit::place::library_client;
 use madkv_testkit::programs::Programs;
 
 /// How long the cluster may take until each group has a leader.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -56,8 +56,8 @@ impl MadKv {
         let mut cluster = Cluster::on_free_ports(&wanted.programs, wanted.shape, directory, &flags)?;
         cluster.add_server_flags(&wanted.server_flags);
         cluster.start_all()?;
-        cluster.wait_ready(READY_PATIENCE)?;
-        let leader = cluster.wait_leader(Group::Partition(0), READY_PATIENCE)?;
+        cluster.wait_ready(READY_TIMEOUT)?;
+        let leader = cluster.wait_leader(Group::Partition(0), READY_TIMEOUT)?;
         let Shape { server_rf, manager_rf, partitions } = wanted.shape;
         let given: Vec<_> =
             wanted.flags.iter().chain(&wanted.server_flags).map(|flag| flag.to_string_lossy()).collect();

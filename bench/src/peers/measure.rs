@@ -16,7 +16,7 @@ use madkv_testkit::measure::{Figures, Latencies, Trouble, Usage, total};
 /// How long a store may say nothing, beyond the time that is measured, before it counts as hung.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long all keys may take to be written.
-const LOAD_PATIENCE: Duration = Duration::from_secs(600);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often to look for a signal.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -100,7 +100,7 @@ fn value(key: &str, stamp: u64, bytes: usize) -> Vec<u8> {
 
 /// Waits for work that a store may leave undone, but neither for ever nor when a signal came.
 async fn bounded<T>(
-    patience: Duration,
+    timeout: Duration,
     interrupted: &Interrupted,
     work: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<T, Trouble> {
@@ -110,8 +110,8 @@ async fn bounded<T>(
             if interrupted.signal().is_some() {
                 return "interrupted".to_owned();
             }
-            if start.elapsed() > patience {
-                return format!("hangs: not done within {patience:?}");
+            if start.elapsed() > timeout {
+                return format!("hangs: not done within {timeout:?}");
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -126,7 +126,7 @@ async fn bounded<T>(
 /// Writes each key once.
 pub(super) fn load(runtime: &Runtime, store: &Store, plan: &Plan, interrupted: &Interrupted) -> Result<(), Trouble> {
     let connections = store.connect(runtime, plan.clients)?;
-    runtime.block_on(bounded(LOAD_PATIENCE, interrupted, async {
+    runtime.block_on(bounded(LOAD_TIMEOUT, interrupted, async {
         let (plan, clients) = (*plan, connections.len() as u64);
         let tasks: Vec<_> = (0..)
             .zip(connections)
@@ -168,8 +168,8 @@ pub(super) fn measure(
         };
         (at(from), at(until))
     });
-    let patience = plan.warm_up + plan.length + SILENCE_MAX;
-    let done = runtime.block_on(bounded(patience, interrupted, async {
+    let timeout = plan.warm_up + plan.length + SILENCE_MAX;
+    let done = runtime.block_on(bounded(timeout, interrupted, async {
         let tasks: Vec<_> = (0..)
             .zip(connections)
             .map(|(number, connection)| {

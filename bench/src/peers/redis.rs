@@ -21,7 +21,7 @@ pub const NAME: &str = "redis";
 /// Its program.
 const PROGRAM: &str = "redis-server";
 /// How long it may take to listen.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer that we take, in bytes.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 /// Room for an answer in a fresh buffer, in bytes.
@@ -56,7 +56,7 @@ impl Redis {
         arguments.extend(["--save".into(), "".into(), "--dir".into(), directory.as_os_str().to_owned()]);
         let mut process = Process::new(program, arguments, directory.join("redis.log"));
         process.start()?;
-        wait_for(READY_PATIENCE, "redis to listen", || std::net::TcpStream::connect(address).ok())
+        wait_for(READY_TIMEOUT, "redis to listen", || std::net::TcpStream::connect(address).ok())
             .map_err(|error| format!("{error}:\n{}", process.log_tail()))?;
         let description = format!("{version}, 1 node (no replication), appendonly yes, appendfsync always");
         Ok(Some(Redis { process, address, description, _ports: ports }))

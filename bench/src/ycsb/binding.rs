@@ -25,7 +25,7 @@ const WAITING_MAX: usize = 4_096;
 /// How long it may say nothing: a Java machine has to start.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long it may take to end after its last word.
-const END_PATIENCE: Duration = Duration::from_secs(20);
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often to look whether its words are still wanted.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Lines about errors that are kept.
@@ -100,7 +100,7 @@ impl Binding {
     /// Whether it ended well.
     fn ended(&self) -> Result<(), Trouble> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        let status = wait_for(END_PATIENCE, "YCSB's end", || child.try_wait().transpose())??;
+        let status = wait_for(END_TIMEOUT, "YCSB's end", || child.try_wait().transpose())??;
         if status.success() { Ok(()) } else { Err(format!("YCSB failed ({status}){}", self.complaint()).into()) }
     }
 
@@ -272,6 +272,6 @@ mod tests {
         drop(binding);
         // Its parent is gone too, so somebody else reaps it.
         let state = || std::fs::read_to_string(process.join("stat")).unwrap_or_default();
-        wait_for(END_PATIENCE, "its end", || (!process.exists() || state().contains(") Z")).then_some(())).unwrap();
+        wait_for(END_TIMEOUT, "its end", || (!process.exists() || state().contains(") Z")).then_some(())).unwrap();
     }
 }

@@ -16,7 +16,7 @@ use madkv_testkit::line_client::{ClientProcess, LineClient};
 use madkv_testkit::measure::Trouble;
 
 /// How long a request may take before its client counts as hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What kind of clients.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ impl Caller {
     }
 
     fn started(client: LineClient) -> Caller {
-        Caller::Program(Box::new(Program::new(client, PATIENCE)))
+        Caller::Program(Box::new(Program::new(client, TIMEOUT)))
     }
 
     pub(super) fn stopper(&self) -> Stopper {
@@ -114,9 +114,9 @@ impl Caller {
                 let Library { client, runtime, stop } = &**library;
                 runtime.block_on(async {
                     tokio::select! {
-                        answer = timeout(PATIENCE, perform(client, action)) => {
+                        answer = timeout(TIMEOUT, perform(client, action)) => {
                             let verb = action.verb();
-                            Ok(answer.map_err(|_| format!("hangs: no answer to a {verb} within {PATIENCE:?}"))??)
+                            Ok(answer.map_err(|_| format!("hangs: no answer to a {verb} within {TIMEOUT:?}"))??)
                         }
                         () = stop.notified() => Err("stopped".into()),
                     }

@@ -16,7 +16,7 @@ use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::ycsb::caller::{Caller, How};
 use crate::ycsb::distribution::Distribution;
 use crate::ycsb::outcome::{ALL, Cost, Outcome};
-use crate::ycsb::replicas::{Operator, SERVICE_PATIENCE, processes, usages, value_of};
+use crate::ycsb::replicas::{Operator, SERVICE_TIMEOUT, processes, usages, value_of};
 use crate::ycsb::run::{INTERRUPTED, Plan, Ran, load, on_thread, run};
 use crate::ycsb::verify::{judge, read_all};
 use crate::ycsb::workload::{SCAN_MAX_DEFAULT, Workload};
@@ -256,7 +256,7 @@ fn on_service(options: &Options, plan: Plan, interrupted: &(dyn Fn() -> bool + S
     let mut status = ClusterStatus { cluster: None, epoch: 0, nodes: Vec::new() };
     if !plan.managers.is_empty() {
         let operator = Operator::new(&plan.managers)?;
-        status = operator.wait_service(&plan.managers, SERVICE_PATIENCE, interrupted)?;
+        status = operator.wait_service(&plan.managers, SERVICE_TIMEOUT, interrupted)?;
         service = Service { operator: Some(operator), processes: processes(&status) };
     }
     let mut outcome = Outcome { header: header(options, &plan, &service, &status), ..Outcome::default() };

@@ -19,11 +19,11 @@ use madkv_testkit::programs::{MANAGER, SERVER};
 use madkv_testkit::wait::wait_for;
 
 /// How long a leadership may take to be handed over.
-const TRANSFER_PATIENCE: Duration = Duration::from_secs(30);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a manager or server may take to answer the operator.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a service that was just started may take until a manager answers.
-pub(super) const SERVICE_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const SERVICE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An operator's view of a running service.
 pub(super) struct Operator {
@@ -35,7 +35,7 @@ impl Operator {
     pub(super) fn new(managers: &[String]) -> Result<Operator, Trouble> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let inside = runtime.enter();
-        let timeout = Some(ANSWER_PATIENCE);
+        let timeout = Some(ANSWER_TIMEOUT);
         let client = Client::connect(Options { managers: managers.to_vec(), timeout, ..Options::default() });
         drop(inside);
         Ok(Operator { runtime, client })
@@ -45,7 +45,7 @@ impl Operator {
     pub(super) fn wait_service(
         &self,
         managers: &[String],
-        patience: Duration,
+        timeout: Duration,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<ClusterStatus, Trouble> {
         let is_there = || {
@@ -59,7 +59,7 @@ impl Operator {
         eprintln!("waiting for a manager at {managers}");
         let nobody =
             format!("no manager answers at {managers}: is the service running, each node of it by `just p3::service`?");
-        wait_for(patience, "a manager", is_there).map_err(|_| nobody.into())
+        wait_for(timeout, "a manager", is_there).map_err(|_| nobody.into())
     }
 
     /// What each replica says of itself.
@@ -83,7 +83,7 @@ impl Operator {
         };
         for group in groups {
             let mut why = String::new();
-            wait_for(TRANSFER_PATIENCE, &format!("replica {replica} to lead {group}"), || {
+            wait_for(TRANSFER_TIMEOUT, &format!("replica {replica} to lead {group}"), || {
                 // Whoever is told that it is over asks no more, so it does not matter who leads.
                 if over.load(Ordering::Relaxed) || self.leads(&group, replica) {
                     return Some(());
@@ -180,6 +180,6 @@ mod tests {
         let operator = Operator::new(&managers).unwrap();
         let error = operator.wait_service(&managers, Duration::ZERO, &|| false).unwrap_err().to_string();
         assert!(error.starts_with("no manager answers at 127.0.0.1:1:"), "{error}");
-        assert!(operator.wait_service(&managers, SERVICE_PATIENCE, &|| true).is_ok());
+        assert!(operator.wait_service(&managers, SERVICE_TIMEOUT, &|| true).is_ok());
     }
 }

@@ -110,8 +110,8 @@ pub struct Arguments {
     #[arg(long = "timeout_ms", alias = "timeout-ms", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout_ms: Option<u64>,
     /// After how many seconds without an answer a client counts as hung, which is a failure
-    #[arg(long, default_value_t = 60)]
-    pub patience: u64,
+    #[arg(long = "patience", default_value_t = 60)]
+    pub hang_timeout: u64,
     /// In how many of 1000 cases a client is killed with its request under way
     #[arg(long, default_value_t = 0)]
     pub deaths: u32,
@@ -300,7 +300,7 @@ fn options(arguments: &Arguments) -> Result<FuzzOptions, CouldNotRun> {
         value_bytes: arguments.value_bytes,
         prefix: arguments.prefix.clone(),
         timeout: arguments.timeout_ms.map(Duration::from_millis),
-        patience: Duration::from_secs(arguments.patience),
+        hang_timeout: Duration::from_secs(arguments.hang_timeout),
         deaths_permille: arguments.deaths,
         answered_percent_min: arguments.answered_min,
         must_retry: arguments.must_retry,

@@ -11,7 +11,7 @@ use madkv_testkit::cluster::{Group, Node};
 use madkv_testkit::launcher::Interrupted;
 
 /// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// How often to look around, in milliseconds.
 const LOOK_MS: u64 = 20;
 
@@ -60,7 +60,7 @@ fn kill(
         watch(world, start + pause * (victim as u32 + 1), traffic, interrupted)?;
         for partition in 0..partitions {
             let group = Group::Partition(partition);
-            let leader = world.cluster.wait_leader(group, PATIENCE).map_err(|error| Failure(error.to_string()))?;
+            let leader = world.cluster.wait_leader(group, TIMEOUT).map_err(|error| Failure(error.to_string()))?;
             let alive = |node: &Node| world.running.contains(node);
             // The leader, then a follower, by turns.
             let follower = world.cluster.nodes_of(group).filter(alive).find(|&node| node != leader);

@@ -20,7 +20,7 @@ use madkv_testkit::launcher::{Interrupted, choose_log_engine, sync_flags};
 use madkv_testkit::programs::Programs;
 
 /// How long the cluster may take to come up.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a run may take beyond the time asked for: coming up, the last recovery check, comparing. Beyond it, it hangs.
 const GRACE: Duration = Duration::from_secs(300);
 
@@ -82,7 +82,7 @@ impl Stage {
         let plan = Plan::new(seed, &kinds, shape);
         let mut stage = Stage { world, plan, directory: Some(fresh) };
         stage.world.start_all()?;
-        stage.world.cluster.wait_ready(READY_PATIENCE).map_err(|error| Failure(error.to_string()))?;
+        stage.world.cluster.wait_ready(READY_TIMEOUT).map_err(|error| Failure(error.to_string()))?;
         Ok(stage)
     }
 

@@ -347,10 +347,10 @@ impl Caller {
             let action = self.invent();
             let id = self.book.begin(self.number, action.clone());
             let abandoned = self.rng.chance(self.habits.abandoned);
-            let patience = Duration::from_micros(self.rng.below(300_000));
+            let timeout = Duration::from_micros(self.rng.below(300_000));
             let call = perform(&self.client, action);
             let heard = if abandoned {
-                match tokio::time::timeout(patience, call).await {
+                match tokio::time::timeout(timeout, call).await {
                     Ok(heard) => heard,
                     Err(_) => {
                         self.book.lock().counts.saw(Rare::Abandoned);

@@ -25,7 +25,7 @@ use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
 
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long a group without a majority that remembers is watched: several election timeouts.
 const WATCH: Duration = Duration::from_millis(2500);
 /// Keys that hold the proof.
@@ -76,20 +76,20 @@ impl Arranged {
         let shape = Shape { server_rf: 3, manager_rf: 1, partitions: 1 };
         let mut cluster = Cluster::on_free_ports(programs, shape, directory, &flags)?;
         cluster.start_all()?;
-        cluster.wait_ready(PATIENCE)?;
+        cluster.wait_ready(TIMEOUT)?;
         let mut client = cluster.client()?;
         let mut expected = BTreeMap::new();
         for number in 0..KEYS {
-            client.ask(&format!("PUT key{number} early"), PATIENCE)?;
+            client.ask(&format!("PUT key{number} early"), TIMEOUT)?;
             expected.insert(format!("key{number}"), "early".to_owned());
         }
-        cluster.wait_caught_up(ONLY, PATIENCE)?;
+        cluster.wait_caught_up(ONLY, TIMEOUT)?;
         if past == Past::Reopened {
             cluster.process(VICTIM).kill();
             cluster.process(VICTIM).start()?;
-            cluster.wait_caught_up(ONLY, PATIENCE)?;
+            cluster.wait_caught_up(ONLY, TIMEOUT)?;
         }
-        let leader = cluster.wait_leader(ONLY, PATIENCE)?;
+        let leader = cluster.wait_leader(ONLY, TIMEOUT)?;
         let lagging = cluster
             .nodes_of(ONLY)
             .find(|&node| node != leader && node != VICTIM)
@@ -107,14 +107,14 @@ impl Arranged {
                     return Err(format!("the log was not cut after {written} large values").into());
                 }
                 for _ in 0..10 {
-                    client.ask(&format!("PUT large{} {value}", written % 4), PATIENCE)?;
+                    client.ask(&format!("PUT large{} {value}", written % 4), TIMEOUT)?;
                     written += 1;
                 }
             }
         }
         for number in 0..KEYS / 2 {
             let value = format!("late{number}");
-            client.ask(&format!("PUT key{number} {value}"), PATIENCE)?;
+            client.ask(&format!("PUT key{number} {value}"), TIMEOUT)?;
             expected.insert(format!("key{number}"), value);
         }
         // The victim may have led all the time; then the other one is the former leader all the same.
@@ -124,10 +124,10 @@ impl Arranged {
             .ok_or("no replica is left to be the former leader")?;
         let end = status(&cluster, leader)?.last.index;
         let caught_up = |node| status(&cluster, node).ok().filter(|status| status.applied >= end).map(drop);
-        wait_for(PATIENCE, "both others to apply everything", || caught_up(VICTIM).and(caught_up(former_leader)))?;
+        wait_for(TIMEOUT, "both others to apply everything", || caught_up(VICTIM).and(caught_up(former_leader)))?;
         // The mark follows the last sync by a moment. Behind it a damage may look like an interrupted write (D2).
         let mark = cluster.backer_path(VICTIM).join("mark");
-        wait_for(PATIENCE, "the victim's mark", || (marked_index(&mark)? >= end.0).then_some(()))?;
+        wait_for(TIMEOUT, "the victim's mark", || (marked_index(&mark)? >= end.0).then_some(()))?;
         let all: Vec<Node> = MANAGERS_AND_SERVERS.iter().flat_map(|group| cluster.nodes_of(*group)).collect();
         for node in &all {
             cluster.process(*node).kill();
@@ -191,7 +191,7 @@ impl Arranged {
         cluster.process(self.lagging).start()?;
         cluster.process(VICTIM).start()?;
         let what = format!("{VICTIM} to serve, to end or to be quarantined");
-        let verdict = wait_for(PATIENCE, &what, || {
+        let verdict = wait_for(TIMEOUT, &what, || {
             if let Some(status) = cluster.process(VICTIM).ended() {
                 return Some(if status.success() { Err("it ended with success") } else { Ok(Verdict::Refused) });
             }
@@ -216,16 +216,16 @@ impl Arranged {
                 return Ok(Verdict::Wrong(format!("{leader} leads with the vote of one that forgets")));
             }
             cluster.process(self.former_leader).start()?;
-            cluster.wait_leader(ONLY, PATIENCE)?;
+            cluster.wait_leader(ONLY, TIMEOUT)?;
         }
         if verdict == Verdict::Heals {
-            wait_for(PATIENCE, "the victim to heal", || {
+            wait_for(TIMEOUT, "the victim to heal", || {
                 (cluster.status(VICTIM).ok()?.standing == Standing::InService).then_some(())
             })?;
         }
         let mut client = cluster.client()?;
         for (key, value) in &self.expected {
-            let found = client.get(key, PATIENCE)?;
+            let found = client.get(key, TIMEOUT)?;
             if found.as_ref() != Some(value) {
                 return Ok(Verdict::Wrong(format!("{key} holds {found:?} in the place of the acknowledged {value:?}")));
             }
@@ -235,7 +235,7 @@ impl Arranged {
 }
 
 fn status(cluster: &Cluster, node: Node) -> Outcome<smr::status::ReplicaStatus> {
-    Ok(wait_for(PATIENCE, "a status", || cluster.status(node).ok())?)
+    Ok(wait_for(TIMEOUT, "a status", || cluster.status(node).ok())?)
 }
 
 /// The higher index of a mark's two slots. A slot: 24 bytes of header, the owner's hash, the index.

@@ -19,9 +19,9 @@ use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
 
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A process that is asked to end is gone within 5 s, also if its disk hangs; the rest is for a busy machine.
-const END_PATIENCE: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Answers that show that a group serves.
 const ANSWERS: u64 = 30;
 /// What a start takes at most until its directory is read, as far as kills are spread over it.
@@ -90,7 +90,7 @@ impl BadDiskGroup {
         let shape = Shape { server_rf: 3, manager_rf: 1, partitions: 1 };
         let mut cluster = Cluster::on_free_ports(programs, shape, directory, &flags)?;
         cluster.start_all()?;
-        cluster.wait_ready(PATIENCE)?;
+        cluster.wait_ready(TIMEOUT)?;
         Ok(BadDiskGroup { cluster, trace: directory.join("strace"), rounds: 0 })
     }
 
@@ -102,11 +102,11 @@ impl BadDiskGroup {
     pub fn fail(&mut self, role: Role, file: &str, calls: &str, number: u32) -> Outcome<String> {
         self.give_role(role)?;
         let mut load = self.load()?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         clear_log(self.cluster.process(NODE))?;
         let injector = self.attach(file, calls, Tampering::FailOnce(number))?;
         let at = format!("{calls} number {number} on {file} of the {role:?}");
-        let status = self.cluster.process(NODE).wait_end(PATIENCE).ok_or_else(|| format!("{at}: it goes on"))?;
+        let status = self.cluster.process(NODE).wait_end(TIMEOUT).ok_or_else(|| format!("{at}: it goes on"))?;
         drop(injector);
         let log = self.cluster.process(NODE).log_text();
         if status.code() != Some(EXIT_FATAL) {
@@ -116,10 +116,10 @@ impl BadDiskGroup {
         if failed == 0 {
             return Err(format!("{at}: ended although nothing had failed: {log}").into());
         }
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.cluster.process(NODE).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         load.finish()?.check(&self.cluster)?;
         last_line(&log, &self.cluster.backer_path(NODE)).ok_or_else(|| format!("{at}: no useful line: {log}").into())
     }
@@ -133,29 +133,29 @@ impl BadDiskGroup {
     pub fn hang(&mut self, role: Role, delay_ms: u64) -> Outcome<(Duration, Option<Duration>)> {
         self.give_role(role)?;
         let mut load = self.load()?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         let from = Instant::now();
         let injector = self.attach("", WRITING, Tampering::DelayFrom(1, delay_ms))?;
         let attached = Instant::now();
         let mut moved = None;
         if role == Role::Leader && delay_ms >= MOVES_MS {
-            wait_for(PATIENCE, "another leader", || self.cluster.leader(ONLY).filter(|&leader| leader != NODE))?;
+            wait_for(TIMEOUT, "another leader", || self.cluster.leader(ONLY).filter(|&leader| leader != NODE))?;
             moved = Some(attached.elapsed());
         }
-        load.wait_answers(4 * ANSWERS, PATIENCE)?;
+        load.wait_answers(4 * ANSWERS, TIMEOUT)?;
         self.cluster.process(NODE).send_terminate();
         let asked = Instant::now();
         let pid = self.cluster.process(NODE).pid().ok_or("the replica has ended by itself")?;
-        let ended = wait_for(END_PATIENCE, "its end", || injector::has_ended(pid).then_some(()));
+        let ended = wait_for(END_TIMEOUT, "its end", || injector::has_ended(pid).then_some(()));
         drop(injector);
         if ended.is_err() {
             let what = format!("each write hangs for {delay_ms} ms: asked to end, it runs after {:?}", asked.elapsed());
             return Err(what.into());
         }
-        self.cluster.process(NODE).wait_end(END_PATIENCE).ok_or("it is not gone")?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        self.cluster.process(NODE).wait_end(END_TIMEOUT).ok_or("it is not gone")?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.cluster.process(NODE).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+        self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
         let history = load.finish()?;
         history.check(&self.cluster)?;
         Ok((history.longest_wait(from, None), moved))
@@ -172,7 +172,7 @@ impl BadDiskGroup {
         let command = starter(calls, Tampering::FailOnce(number), Some(&self.cluster.backer_path(NODE)), &self.trace)?;
         self.cluster.process(NODE).start_by(command)?;
         let at = format!("{calls} number {number} of the start");
-        let start = wait_for(PATIENCE, "the start", || self.started(&at))??;
+        let start = wait_for(TIMEOUT, "the start", || self.started(&at))??;
         self.cluster.process(NODE).kill();
         self.start_whole(&at)?;
         Ok(start)
@@ -210,7 +210,7 @@ impl BadDiskGroup {
             Some(_) => Some(false),
             None => group.cluster.status(NODE).is_ok().then_some(true),
         };
-        let survived = wait_for(PATIENCE, "the start or its end", || serves(self))?;
+        let survived = wait_for(TIMEOUT, "the start or its end", || serves(self))?;
         if survived {
             self.cluster.process(NODE).kill();
             return Ok(false);
@@ -262,7 +262,7 @@ impl BadDiskGroup {
     fn try_fail_sending(&mut self, number: u32) -> Outcome<Option<String>> {
         self.give_role(Role::Leader)?;
         let behind = Node::Server { partition: 0, replica: 2 };
-        let status = |cluster: &Cluster, node| wait_for(PATIENCE, "a status", || cluster.status(node).ok());
+        let status = |cluster: &Cluster, node| wait_for(TIMEOUT, "a status", || cluster.status(node).ok());
         let seen = status(&self.cluster, behind)?.last.index;
         self.cluster.process(behind).kill();
         let mut client = self.cluster.client()?;
@@ -274,7 +274,7 @@ impl BadDiskGroup {
                 return Err("the log is never cut".into());
             }
             for _ in 0..10 {
-                client.ask(&format!("PUT large{} {value}", written % 8), PATIENCE)?;
+                client.ask(&format!("PUT large{} {value}", written % 8), TIMEOUT)?;
                 written += 1;
             }
         }
@@ -283,7 +283,7 @@ impl BadDiskGroup {
         let injector = self.attach("snapshots", "pread64", Tampering::FailOnce(number))?;
         self.cluster.process(behind).start()?;
         let at = format!("pread64 number {number} of a snapshot that is sent");
-        let ended = wait_for(PATIENCE, &at, || match self.cluster.process(NODE).ended() {
+        let ended = wait_for(TIMEOUT, &at, || match self.cluster.process(NODE).ended() {
             Some(status) => Some(Some(status)),
             None => self.cluster.status(behind).is_ok_and(|status| status.applied >= end).then_some(None),
         })?;
@@ -298,9 +298,9 @@ impl BadDiskGroup {
         if ended.code() != Some(EXIT_FATAL) {
             return Err(format!("{at}: ended with {ended}: {log}").into());
         }
-        client.ask("PUT after 1", PATIENCE)?;
+        client.ask("PUT after 1", TIMEOUT)?;
         self.cluster.process(NODE).start()?;
-        self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+        self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
         let line = last_line(&log, &self.cluster.backer_path(NODE));
         line.map(Some).ok_or_else(|| format!("{at}: no useful line: {log}").into())
     }
@@ -311,14 +311,14 @@ impl BadDiskGroup {
     /// If a client gets no answer.
     pub fn write_some(&mut self) -> Outcome<()> {
         let mut load = self.load()?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         load.finish()?.check(&self.cluster)?;
         Ok(())
     }
 
     fn start_whole(&mut self, at: &str) -> Outcome<()> {
         self.cluster.process(NODE).start()?;
-        let started = wait_for(PATIENCE, at, || self.started(at))??;
+        let started = wait_for(TIMEOUT, at, || self.started(at))??;
         if started != Start::Serves {
             return Err(format!("{at}: {started:?}").into());
         }
@@ -338,14 +338,14 @@ impl BadDiskGroup {
 
     fn give_role(&mut self, role: Role) -> Outcome<()> {
         for _ in 0..20 {
-            let leader = self.cluster.wait_leader(ONLY, PATIENCE)?;
+            let leader = self.cluster.wait_leader(ONLY, TIMEOUT)?;
             if (leader == NODE) == (role == Role::Leader) {
                 return Ok(());
             }
             self.cluster.process(leader).kill();
-            self.cluster.wait_leader(ONLY, PATIENCE)?;
+            self.cluster.wait_leader(ONLY, TIMEOUT)?;
             self.cluster.process(leader).start()?;
-            self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+            self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
         }
         Err(format!("{NODE} does not get the role {role:?}").into())
     }

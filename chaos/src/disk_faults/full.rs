@@ -18,7 +18,7 @@ use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
 
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Answers that show that a group serves.
 const ANSWERS: u64 = 50;
 /// Room for a log that is cut once in a while, in bytes.
@@ -81,7 +81,7 @@ impl SmallDiskGroup {
         group.wait_stopped("the first start")?;
         group.disk.make_room()?;
         group.cluster.start_all()?;
-        group.cluster.wait_ready(PATIENCE)?;
+        group.cluster.wait_ready(TIMEOUT)?;
         Ok(group)
     }
 
@@ -91,9 +91,9 @@ impl SmallDiskGroup {
     /// If it takes it all the same, or ends, or does not take it once there is room.
     pub fn leave_leader_little_room(&mut self) -> Outcome<String> {
         self.give_role(Whose::Leaders)?;
-        let term = wait_for(PATIENCE, "a status", || self.cluster.status(self.node).ok())?.term;
+        let term = wait_for(TIMEOUT, "a status", || self.cluster.status(self.node).ok())?.term;
         let mut client = self.cluster.client()?;
-        let mut ask = |line: &str| client.ask(line, PATIENCE);
+        let mut ask = |line: &str| client.ask(line, TIMEOUT);
         ask("PUT doomed value")?;
         self.disk.fill(LITTLE_ROOM_BYTES)?;
         let refusal = until(|| Ok(Some(ask("PUT more value")?).filter(|answer| answer.contains("disk full"))))?;
@@ -107,7 +107,7 @@ impl SmallDiskGroup {
         }
         self.disk.make_room()?;
         until(|| Ok(Some(ask("PUT more value")?).filter(|answer| !answer.contains("disk full"))))?;
-        let after = wait_for(PATIENCE, "a status", || self.cluster.status(self.node).ok())?.term;
+        let after = wait_for(TIMEOUT, "a status", || self.cluster.status(self.node).ok())?.term;
         if after != term {
             return Err(format!("the leadership moved from term {term} to {after}").into());
         }
@@ -123,18 +123,18 @@ impl SmallDiskGroup {
         clear_log(self.cluster.process(self.node))?;
         let plan = Plan { clients: 4, keys: 5, prefix: "full".to_owned() };
         let mut load = Load::start(&self.cluster, &plan)?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.disk.fill(0)?;
         self.fill_log()?;
         let line = self.wait_stopped("a full disk")?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         // Without room it may start or not; but it is not to hang, and not to be believed to be new.
         self.cluster.process(self.node).start()?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.cluster.process(self.node).kill();
         self.go_on_with_room()?;
         clear_log(self.cluster.process(self.node))?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         load.finish()?.check(&self.cluster)?;
         Ok(line)
     }
@@ -152,12 +152,12 @@ impl SmallDiskGroup {
         let line = match self.write_large_values()? {
             Written::Stopped => self.wait_stopped("a disk that is almost full")?,
             Written::All => {
-                self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+                self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
                 let written = (LARGE_VALUES_MAX * LARGE_VALUE_BYTES) >> 20;
                 format!("it goes on: {written} MiB were written in the room of {} MiB", DISK_BYTES >> 20)
             }
         };
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.go_on_with_room()?;
         load.finish()?.check(&self.cluster)?;
         Ok(line)
@@ -170,15 +170,15 @@ impl SmallDiskGroup {
     pub fn receive_snapshot_without_room(&mut self) -> Outcome<String> {
         let plan = Plan { clients: 2, keys: 5, prefix: "behind".to_owned() };
         let mut load = Load::start(&self.cluster, &plan)?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.give_role(Whose::Followers)?;
-        let seen = wait_for(PATIENCE, "a status", || self.cluster.status(self.node).ok())?.last.index;
+        let seen = wait_for(TIMEOUT, "a status", || self.cluster.status(self.node).ok())?.last.index;
         self.cluster.process(self.node).kill();
-        let leader = self.cluster.wait_leader(ONLY, PATIENCE)?;
+        let leader = self.cluster.wait_leader(ONLY, TIMEOUT)?;
         let mut client = self.cluster.client()?;
         let mut written = 0;
         let mut cut = Cut::after(seen.0 + BEHIND_ENTRIES);
-        while !cut.is_done(wait_for(PATIENCE, "a status", || self.cluster.status(leader).ok())?.snapshot.index.0) {
+        while !cut.is_done(wait_for(TIMEOUT, "a status", || self.cluster.status(leader).ok())?.snapshot.index.0) {
             if written > LARGE_VALUES_MAX {
                 return Err("the log is never cut".into());
             }
@@ -189,7 +189,7 @@ impl SmallDiskGroup {
         clear_log(self.cluster.process(self.node))?;
         self.cluster.process(self.node).start()?;
         let line = self.wait_line("a snapshot without room", "No space left")?;
-        load.wait_answers(ANSWERS, PATIENCE)?;
+        load.wait_answers(ANSWERS, TIMEOUT)?;
         self.go_on_with_room()?;
         load.finish()?.check(&self.cluster)?;
         Ok(line)
@@ -199,20 +199,20 @@ impl SmallDiskGroup {
     fn go_on_with_room(&mut self) -> Outcome<()> {
         self.disk.make_room()?;
         self.cluster.process(self.node).start()?;
-        Ok(self.cluster.wait_caught_up(ONLY, PATIENCE)?)
+        Ok(self.cluster.wait_caught_up(ONLY, TIMEOUT)?)
     }
 
     fn give_role(&mut self, whose: Whose) -> Outcome<()> {
         for _ in 0..20 {
-            let leader = self.cluster.wait_leader(ONLY, PATIENCE)?;
+            let leader = self.cluster.wait_leader(ONLY, TIMEOUT)?;
             if (leader == self.node) == (whose == Whose::Leaders) {
                 return Ok(());
             }
             // Whoever leads and should not is killed; sooner or later the right one leads.
             self.cluster.process(leader).kill();
-            self.cluster.wait_leader(ONLY, PATIENCE)?;
+            self.cluster.wait_leader(ONLY, TIMEOUT)?;
             self.cluster.process(leader).start()?;
-            self.cluster.wait_caught_up(ONLY, PATIENCE)?;
+            self.cluster.wait_caught_up(ONLY, TIMEOUT)?;
         }
         Err(format!("{} does not get the role {whose:?}", self.node).into())
     }
@@ -242,7 +242,7 @@ impl SmallDiskGroup {
     /// It has ended with a code that says so, and with a line that says why.
     fn wait_stopped(&mut self, when: &str) -> Outcome<String> {
         let process = self.cluster.process(self.node);
-        let status = process.wait_end(PATIENCE).ok_or_else(|| format!("{when}: it does not end"))?;
+        let status = process.wait_end(TIMEOUT).ok_or_else(|| format!("{when}: it does not end"))?;
         if !matches!(status.code(), Some(1 | EXIT_FATAL)) {
             return Err(format!("{when}: ended with {status}: {}", process.log_tail()).into());
         }
@@ -254,7 +254,7 @@ impl SmallDiskGroup {
     fn wait_line(&mut self, when: &str, what: &str) -> Outcome<String> {
         let path = self.cluster.backer_path(self.node).display().to_string();
         let process = self.cluster.process(self.node);
-        let found = wait_for(PATIENCE, "a line", || {
+        let found = wait_for(TIMEOUT, "a line", || {
             process.log_text().lines().find(|line| line.contains(what) && line.contains(&path)).map(str::to_owned)
         });
         found.map_err(|_| format!("{when}: no line with {what:?} and {path}: {}", process.log_tail()).into())
@@ -263,7 +263,7 @@ impl SmallDiskGroup {
 
 /// Asks until there is an answer.
 fn until(mut ask: impl FnMut() -> Outcome<Option<String>>) -> Outcome<String> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Instant::now() < deadline {
         if let Some(answer) = ask()? {
             return Ok(answer);
@@ -276,7 +276,7 @@ fn until(mut ask: impl FnMut() -> Outcome<Option<String>>) -> Outcome<String> {
 fn put_large(client: &mut madkv_testkit::line_client::LineClient, written: &mut usize) -> Outcome<()> {
     let value = "v".repeat(LARGE_VALUE_BYTES);
     for _ in 0..4 {
-        client.ask(&format!("PUT large{} {value}", *written % LARGE_KEYS), PATIENCE)?;
+        client.ask(&format!("PUT large{} {value}", *written % LARGE_KEYS), TIMEOUT)?;
         *written += 1;
     }
     Ok(())

@@ -11,9 +11,9 @@ use super::Skipped;
 use madkv_testkit::wait::wait_for;
 
 /// How long strace may take until it holds each thread.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(10);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take to let go, before it is killed.
-const DETACH_PATIENCE: Duration = Duration::from_secs(2);
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -54,7 +54,7 @@ impl Injector {
         let child = child.map_err(|error| Skipped(format!("cannot run strace: {error}")))?;
         let mut injector = Injector { child };
         // If the process has ended before it was seen to be traced, then from what was done to it.
-        wait_for(ATTACH_PATIENCE, "strace", || {
+        wait_for(ATTACH_TIMEOUT, "strace", || {
             (is_traced(pid) || !matches!(injector.child.try_wait(), Ok(None))).then_some(())
         })?;
         let complaints = fs::read_to_string(&complaints)?;
@@ -69,9 +69,8 @@ impl Drop for Injector {
     fn drop(&mut self) {
         // Asked first, so that it lets the process go on. While it delays a call it does not listen.
         let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
-        let ended = wait_for(DETACH_PATIENCE, "strace to let go", || {
-            (!matches!(self.child.try_wait(), Ok(None))).then_some(())
-        });
+        let ended =
+            wait_for(DETACH_TIMEOUT, "strace to let go", || (!matches!(self.child.try_wait(), Ok(None))).then_some(()));
         if ended.is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();

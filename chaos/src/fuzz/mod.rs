@@ -14,8 +14,8 @@
 //! - Keys begin with a word that is fresh for each run, and are read before the first operation, so that a service that
 //!   holds data can be fuzzed again and again. Nobody else may write to those keys meanwhile.
 //! - After the last operation all keys are read once more, so that a write lost at the end is seen.
-//! - A client that gets no answer within its patience, ends by itself, or says what is no answer has failed the run.
-//!   The other clients stop then.
+//! - A client that gets no answer within its hang timeout, ends by itself, or says what is no answer has failed the
+//!   run. The other clients stop then.
 
 mod progress;
 pub mod report;
@@ -73,7 +73,7 @@ pub struct FuzzOptions {
     /// How long a client tries before it gives up on a request; `None`: for ever.
     pub timeout: Option<Duration>,
     /// How long a request may take before its client counts as hung.
-    pub patience: Duration,
+    pub hang_timeout: Duration,
     /// In how many of 1000 cases a client dies with its request under way, and another takes its place.
     pub deaths_permille: u32,
     /// Where the history goes; a picture of a failure goes beside it.
@@ -105,7 +105,7 @@ impl FuzzOptions {
             value_bytes: 0,
             prefix: None,
             timeout: None,
-            patience: Duration::from_secs(60),
+            hang_timeout: Duration::from_secs(60),
             deaths_permille: 0,
             history: history.to_path_buf(),
             budget: linearize::BUDGET_DEFAULT,
@@ -238,7 +238,7 @@ impl Fuzz {
             program: options.program.clone(),
             managers: options.managers.clone(),
             timeout: options.timeout,
-            patience: options.patience,
+            hang_timeout: options.hang_timeout,
             runtime: runtime.handle().clone(),
         };
         let history = first_look(&options, &plan, &maker)?;
@@ -365,11 +365,12 @@ pub fn run(options: FuzzOptions, stop: &AtomicBool) -> Result<Report, CouldNotRu
 /// How often to look for the end, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 20;
 /// How long the service may take until it answers for the first time.
-const FIRST_PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the keys hold, and how many partitions there are.
 fn first_look(options: &FuzzOptions, plan: &Plan, maker: &Maker) -> Result<History, CouldNotRun> {
-    let maker = Maker { patience: options.patience.min(FIRST_PATIENCE), program: None, timeout: None, ..maker.clone() };
+    let maker =
+        Maker { hang_timeout: options.hang_timeout.min(FIRST_TIMEOUT), program: None, timeout: None, ..maker.clone() };
     let mut caller = maker.make(options.clients).map_err(trouble("cannot start a client"))?;
     let initially = match caller.call(&plan.all()) {
         Heard::Answer(Answer::Records(records)) => records,

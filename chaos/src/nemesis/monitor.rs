@@ -23,7 +23,7 @@ use madkv_testkit::cluster::{Cluster, Group, Node, service_of};
 /// How often each node is asked, in milliseconds.
 const ASK_EVERY_MS: u64 = 150;
 /// How long a node may take, in milliseconds; a frozen one takes all of it.
-const ASK_PATIENCE_MS: u64 = 400;
+const ASK_TIMEOUT_MS: u64 = 400;
 /// What is older says nothing about who leads now, in milliseconds.
 const FRESH_MS: u64 = 1_000;
 /// How many violations are kept.
@@ -70,8 +70,7 @@ impl Monitor {
                 thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let run = locked(&shared).nodes.get(&node).map_or(0, |seen| seen.run);
-                        let answer =
-                            ask(address, service_of(node), Ask::Status, Duration::from_millis(ASK_PATIENCE_MS));
+                        let answer = ask(address, service_of(node), Ask::Status, Duration::from_millis(ASK_TIMEOUT_MS));
                         if let Ok(Body::Status(status)) = answer {
                             locked(&shared).note(node, run, *status);
                         }

@@ -22,9 +22,9 @@ const MEMORY_MAX_BYTES: u64 = 1 << 30;
 /// Descriptors that a process may hold at most: connections of peers and clients, and the log's files.
 const DESCRIPTORS_MAX: usize = 600;
 /// How long one request of the final comparison may take.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long handing over leadership may take altogether, with refusals.
-const TRANSFER_PATIENCE: Duration = Duration::from_secs(40);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(40);
 /// Above all keys that a test uses.
 const LAST_KEY: [u8; 8] = [0xff; 8];
 
@@ -142,7 +142,7 @@ pub fn compare(world: &World) -> Result<u64, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let managers: Vec<String> = cluster.manager_addresses().split(',').map(str::to_owned).collect();
-    let client = Client::connect(Options { managers, timeout: Some(REQUEST_PATIENCE), ..Options::default() });
+    let client = Client::connect(Options { managers, timeout: Some(REQUEST_TIMEOUT), ..Options::default() });
     let compared = runtime.block_on(compare_records(cluster, &client));
     runtime.shutdown_timeout(Duration::from_secs(1));
     compared
@@ -189,7 +189,7 @@ async fn lead(cluster: &Cluster, client: &Client, node: Node) -> Result<(), Fail
     let start = Instant::now();
     let Group::Partition(partition) = node.group() else { return Ok(()) };
     let mut said = String::new();
-    while start.elapsed() < TRANSFER_PATIENCE {
+    while start.elapsed() < TRANSFER_TIMEOUT {
         if cluster.leader(node.group()) == Some(node) {
             return Ok(());
         }
@@ -198,5 +198,5 @@ async fn lead(cluster: &Cluster, client: &Client, node: Node) -> Result<(), Fail
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    Err(Failure(format!("{node} could not be made the leader within {TRANSFER_PATIENCE:?}: {said}")))
+    Err(Failure(format!("{node} could not be made the leader within {TRANSFER_TIMEOUT:?}: {said}")))
 }

@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::nemesis::proxy::{Flow, LinkId, Proxy, Replayed, Rules};
-use madkv_testkit::cluster::{Detours, Dialler, Door, Layout, Node};
+use madkv_testkit::cluster::{AddressOverrides, Door, Layout, Node, Origin};
 
 /// Which way a connection is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Way {
     /// Who dials.
-    pub from: Dialler,
+    pub from: Origin,
     /// What is dialled.
     pub to: Door,
 }
@@ -24,17 +24,17 @@ pub struct Way {
 impl Way {
     /// From a node to a peer of its group.
     pub fn peers(from: Node, to: Node) -> Way {
-        Way { from: Dialler::Node(from), to: Door::Peers(to) }
+        Way { from: Origin::Node(from), to: Door::Peers(to) }
     }
 
     /// From clients to a node.
     pub fn clients(to: Node) -> Way {
-        Way { from: Dialler::Clients, to: Door::Api(to) }
+        Way { from: Origin::Clients, to: Door::Api(to) }
     }
 
     /// From a server to a manager.
     pub fn manager(from: Node, to: Node) -> Way {
-        Way { from: Dialler::Node(from), to: Door::Api(to) }
+        Way { from: Origin::Node(from), to: Door::Api(to) }
     }
 }
 
@@ -73,7 +73,7 @@ impl Network {
     }
 
     /// What the processes are told to dial.
-    pub fn detours(&self) -> Detours {
+    pub fn overrides(&self) -> AddressOverrides {
         self.links.iter().map(|(way, &link)| ((way.from, way.to), self.proxy.address(link))).collect()
     }
 

@@ -75,7 +75,7 @@ impl World {
         let ports = Ports::claim(2 * shape.nodes_count())?;
         let layout = Layout { shape, first_port: ports.first() };
         let network = Network::new(layout, seed)?;
-        let cluster = Cluster::with_detours(programs, layout, directory, flags, network.detours())?;
+        let cluster = Cluster::with_overrides(programs, layout, directory, flags, network.overrides())?;
         let small_disk = if small_disk { Some(World::mount(&cluster, directory)?) } else { None };
         Ok(World {
             monitor: Monitor::watch(&cluster),
@@ -171,10 +171,10 @@ impl World {
 
     /// A program that kills the processes of this cluster and then this one, unless it is called off in time: for the
     /// case that the harness itself hangs.
-    pub fn watchdog(&self, patience: Duration) -> Watchdog {
+    pub fn watchdog(&self, timeout: Duration) -> Watchdog {
         let called_off = Arc::new(AtomicBool::new(false));
         let (seen, pids) = (Arc::clone(&called_off), Arc::clone(&self.pids));
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let mount = self.small_disk();
         thread::spawn(move || {
             while Instant::now() < deadline {
@@ -183,7 +183,7 @@ impl World {
                 }
                 thread::sleep(Duration::from_millis(100));
             }
-            eprintln!("FAILED: the run hangs, it should have ended by now ({patience:?} since its start)");
+            eprintln!("FAILED: the run hangs, it should have ended by now ({timeout:?} since its start)");
             for pid in pids.lock().unwrap_or_else(PoisonError::into_inner).values() {
                 // Not waited for as long as it stands here, so the number is still the child's.
                 if let Some(pid) = Pid::from_raw(*pid as i32) {

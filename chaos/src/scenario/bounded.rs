@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use smr::replica::engine::LOG_MAX_BYTES;
 
-use crate::scenario::{PATIENCE, Place, Stage, verdict};
+use crate::scenario::{Place, Stage, TIMEOUT, verdict};
 use madkv_testkit::cluster::{Cluster, Node};
 use madkv_testkit::place::{Outcome, library_client};
 
@@ -126,7 +126,7 @@ pub(super) fn run(overwrites: u64, value_bytes: usize, place: &Place) -> Outcome
         cluster.process(node).start()?;
     }
     let mut line_client = cluster.client()?;
-    line_client.get("key0", PATIENCE)?;
+    line_client.get("key0", TIMEOUT)?;
     let restart = start.elapsed();
     println!("restart of all servers to the first answer: {} ms (target 3000: {})", restart.as_millis(), {
         verdict(restart < RESTART_TARGET)
@@ -134,7 +134,7 @@ pub(super) fn run(overwrites: u64, value_bytes: usize, place: &Place) -> Outcome
 
     // Overwrites of one key overtake each other only as far as they were under way at the same time.
     for key in 0..KEYS.min(overwrites) {
-        let found = line_client.get(&format!("key{key}"), PATIENCE)?.unwrap_or_default();
+        let found = line_client.get(&format!("key{key}"), TIMEOUT)?.unwrap_or_default();
         let number: u64 = found.trim_start_matches('0').parse().unwrap_or_default();
         if number % KEYS != key || number + AT_A_TIME + KEYS < overwrites || found.len() != value_bytes {
             return Err(format!("key{key} holds {found:?} after {overwrites} overwrites").into());

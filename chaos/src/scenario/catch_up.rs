@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use madkv_client::{Client, Error};
 use smr::entry::Index;
 
-use crate::scenario::{FIRST, PATIENCE, Place, Stage, verdict};
+use crate::scenario::{FIRST, Place, Stage, TIMEOUT, verdict};
 use madkv_testkit::cluster::{Cluster, Node};
 use madkv_testkit::place::{Outcome, library_client};
 
@@ -77,7 +77,7 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
     }
     println!("{} keys x {} B written in {:.1} s", plan.keys, plan.value_bytes, start.elapsed().as_secs_f64());
 
-    let leader = stage.cluster.wait_leader(FIRST, PATIENCE)?;
+    let leader = stage.cluster.wait_leader(FIRST, TIMEOUT)?;
     let term = stage.cluster.status(leader)?.term;
     let load = Writers { end: u64::MAX, ..writers };
     let tasks = load.start(&runtime, &client, plan.clients);
@@ -117,7 +117,7 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
     for task in tasks {
         runtime.block_on(task)??;
     }
-    let elected = stage.cluster.status(stage.cluster.wait_leader(FIRST, PATIENCE)?)?.term.0 - term.0;
+    let elected = stage.cluster.status(stage.cluster.wait_leader(FIRST, TIMEOUT)?)?.term.0 - term.0;
     println!(
         "longest wait {} ms (target {}: {})",
         longest.as_millis(),
@@ -129,8 +129,8 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
 }
 
 /// Waits until the follower has what the leader had a moment before; the most entries that it lacked.
-fn level(cluster: &Cluster, leader: Node, follower: Node, patience: Duration) -> Result<u64, String> {
-    let deadline = Instant::now() + patience;
+fn level(cluster: &Cluster, leader: Node, follower: Node, timeout: Duration) -> Result<u64, String> {
+    let deadline = Instant::now() + timeout;
     let mut ends: VecDeque<(Instant, Index)> = VecDeque::new();
     let mut most = 0;
     loop {
@@ -148,7 +148,7 @@ fn level(cluster: &Cluster, leader: Node, follower: Node, patience: Duration) ->
         }
         ends.push_back((asked, lead.last.index));
         if asked > deadline {
-            return Err(format!("{follower} is not level after {patience:?}: it lacks {most} entries"));
+            return Err(format!("{follower} is not level after {timeout:?}: it lacks {most} entries"));
         }
         std::thread::sleep(ASK);
     }

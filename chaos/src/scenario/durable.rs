@@ -23,7 +23,7 @@ use rustix::fs::{IFlags, ioctl_getflags};
 use rustix::process::{Pid, Signal, kill_process};
 use smr::storage::Engine;
 
-use crate::scenario::{FIRST, PATIENCE, Place, Stage};
+use crate::scenario::{FIRST, Place, Stage, TIMEOUT};
 use madkv_testkit::cluster::{Cluster, Node};
 use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::line_client::LineClient;
@@ -46,7 +46,7 @@ const TRACE_BYTES: &str = "4194304";
 const CALLS: &str =
     "trace=pwrite64,pwritev,write,writev,sendto,sendmsg,fsync,fdatasync,openat,rename,renameat,renameat2";
 /// How long `strace` may take to attach.
-const ATTACH_PATIENCE: Duration = Duration::from_secs(20);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A load.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ pub(super) fn run(place: &Place) -> Outcome {
     }
     let mut stage = Stage::set(place)?;
     let cluster = &mut stage.cluster;
-    let leader = cluster.wait_leader(FIRST, PATIENCE)?;
+    let leader = cluster.wait_leader(FIRST, TIMEOUT)?;
     if !cluster.status(leader)?.sync_mode.starts_with("synced") {
         println!("SKIPPED: this file system's writes are not durable");
         return stage.done();
@@ -112,10 +112,10 @@ fn swap_traced(cluster: &mut Cluster, leader: Node, load: usize, swaps: Swaps) -
     for client in 0..swaps.clients {
         let mut line_client = cluster.client()?;
         // Opens the session and the connection; and then there is a value before.
-        line_client.swap(&key(load, client), &swaps.value(Swaps::mark(load, client, 0)), PATIENCE)?;
+        line_client.swap(&key(load, client), &swaps.value(Swaps::mark(load, client, 0)), TIMEOUT)?;
         clients.push(line_client);
     }
-    cluster.wait_caught_up(FIRST, PATIENCE)?;
+    cluster.wait_caught_up(FIRST, TIMEOUT)?;
 
     let mut tracers = Vec::new();
     for &node in &nodes {
@@ -186,7 +186,7 @@ fn swap_all(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     for value in 1..=swaps.each {
         let new = swaps.value(Swaps::mark(load, number, value));
-        let old = client.swap(&key(load, number), &new, PATIENCE)?;
+        let old = client.swap(&key(load, number), &new, TIMEOUT)?;
         if old != Some(swaps.value(Swaps::mark(load, number, value - 1))) {
             return Err(format!("client {number} got another value than its last one").into());
         }
@@ -261,7 +261,7 @@ impl Tracer {
             .stderr(Stdio::null())
             .spawn()?;
         let tracer = Tracer { child, trace: trace.to_path_buf() };
-        wait_for(ATTACH_PATIENCE, "strace to attach (it needs the right to)", || is_traced(pid).then_some(()))?;
+        wait_for(ATTACH_TIMEOUT, "strace to attach (it needs the right to)", || is_traced(pid).then_some(()))?;
         Ok(tracer)
     }
 

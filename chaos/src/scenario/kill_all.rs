@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::scenario::{PATIENCE, Place, Stage};
+use crate::scenario::{Place, Stage, TIMEOUT};
 use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::place::Outcome;
 
@@ -16,14 +16,14 @@ pub(super) fn run(rounds: u64, place: &Place) -> Outcome {
     let mut load = Load::start(cluster, &Plan { clients: 8, keys: 16, prefix: "k".to_owned() })?;
     let mut slowest_ms = 0;
     for round in 0..rounds {
-        load.wait_answers(ANSWERS_MIN + (round * 37) % ANSWERS_MIN, PATIENCE)?;
+        load.wait_answers(ANSWERS_MIN + (round * 37) % ANSWERS_MIN, TIMEOUT)?;
         cluster.kill_all();
         let start = Instant::now();
         cluster.start_all()?;
-        cluster.wait_ready(PATIENCE)?;
+        cluster.wait_ready(TIMEOUT)?;
         slowest_ms = slowest_ms.max(start.elapsed().as_millis());
     }
-    load.wait_answers(ANSWERS_MIN, PATIENCE)?;
+    load.wait_answers(ANSWERS_MIN, TIMEOUT)?;
     let history = load.finish()?;
     history.check(cluster)?;
     let writes = history.swaps.len();

@@ -35,7 +35,7 @@ use madkv_testkit::programs::Programs;
 pub use rolling::round as rolling_restart;
 
 /// How long anything may take that must happen in the end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// The partition into which faults are injected.
 const FIRST: Group = Group::Partition(0);
 
@@ -266,7 +266,7 @@ impl Stage {
         let cluster = Cluster::on_free_ports(&programs, place.shape, directory.path(), &flags)?;
         let mut stage = Stage { cluster, directory: Some(directory) };
         stage.cluster.start_all()?;
-        stage.cluster.wait_ready(PATIENCE)?;
+        stage.cluster.wait_ready(TIMEOUT)?;
         describe(&stage.cluster)?;
         Ok(stage)
     }
@@ -293,7 +293,7 @@ impl Drop for Stage {
 /// One line that says on what was measured.
 fn describe(cluster: &Cluster) -> Outcome {
     let shape = cluster.layout().shape;
-    let leader = cluster.wait_leader(FIRST, PATIENCE)?;
+    let leader = cluster.wait_leader(FIRST, TIMEOUT)?;
     let cores = thread::available_parallelism().map_or(0, usize::from);
     let build = if cfg!(debug_assertions) { "debug build" } else { "release build" };
     println!(

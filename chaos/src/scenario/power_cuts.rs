@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::scenario::{PATIENCE, Place, describe};
+use crate::scenario::{Place, TIMEOUT, describe};
 use madkv_testkit::cluster::Cluster;
 use madkv_testkit::launcher::sync_flags;
-use madkv_testkit::load::{ANSWER_PATIENCE, Load, Plan};
+use madkv_testkit::load::{ANSWER_TIMEOUT, Load, Plan};
 use madkv_testkit::mount::{Mount, command, text};
 use madkv_testkit::place::{Outcome, fresh_directory};
 use madkv_testkit::programs::Programs;
@@ -33,13 +33,13 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
     let flags = sync_flags(mount.path());
     let mut cluster = Cluster::on_free_ports(&programs, place.shape, &mount.path().join("data"), &flags)?;
     cluster.start_all()?;
-    cluster.wait_ready(PATIENCE)?;
+    cluster.wait_ready(TIMEOUT)?;
     describe(&cluster)?;
     let mut last = BTreeMap::new();
     let mut writes = 0;
     for cut in 0..cuts as u64 {
         let mut load = Load::start(&cluster, &Plan { clients: 8, keys: 8, prefix: format!("cut{cut}-") })?;
-        load.wait_answers(ANSWERS_MIN + (cut * 37) % ANSWERS_MIN, PATIENCE)?;
+        load.wait_answers(ANSWERS_MIN + (cut * 37) % ANSWERS_MIN, TIMEOUT)?;
 
         // All stop signals first, so that nobody goes on alone for long.
         cluster.processes().for_each(|(_, process)| process.send_freeze());
@@ -53,8 +53,8 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
         mount = Mount::new(&image, mount.path().to_path_buf())?;
 
         cluster.start_all()?;
-        cluster.wait_ready(PATIENCE)?;
-        load.wait_answers(ANSWERS_AFTER, PATIENCE).map_err(|error| format!("cut {cut}: {error}"))?;
+        cluster.wait_ready(TIMEOUT)?;
+        load.wait_answers(ANSWERS_AFTER, TIMEOUT).map_err(|error| format!("cut {cut}: {error}"))?;
         let history = load.finish()?;
         history.check(&cluster).map_err(|error| format!("cut {cut}: {error}"))?;
         writes += history.swaps.len();
@@ -70,14 +70,14 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
 fn remember(cluster: &Cluster, last: &mut BTreeMap<String, Option<String>>, cut: u64) -> Outcome {
     let mut client = cluster.client()?;
     for (key, value) in last.iter() {
-        let found = client.get(key, ANSWER_PATIENCE)?;
+        let found = client.get(key, ANSWER_TIMEOUT)?;
         if found != *value {
             return Err(format!("cut {cut}: {key} holds {found:?}, but {value:?} was there before").into());
         }
     }
     for number in 0..8 {
         let key = format!("cut{cut}-{number}");
-        let value = client.get(&key, ANSWER_PATIENCE)?;
+        let value = client.get(&key, ANSWER_TIMEOUT)?;
         last.insert(key, value);
     }
     Ok(())

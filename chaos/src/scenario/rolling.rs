@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::scenario::{PATIENCE, Place, Stage, verdict};
+use crate::scenario::{Place, Stage, TIMEOUT, verdict};
 use madkv_testkit::cluster::Cluster;
 use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::measure::Trouble;
@@ -15,7 +15,7 @@ const KEYS: usize = 10;
 /// Answers before each restart, so that each hits clients at full speed.
 const ANSWERS_BETWEEN: u64 = 100;
 /// How long a process that is asked to end may take.
-const END_PATIENCE: Duration = Duration::from_secs(60);
+const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// No write waits longer: three election timeouts (the catalogue's 3 T).
 const WAIT_TARGET: Duration = Duration::from_millis(3 * 600);
 
@@ -38,21 +38,21 @@ pub fn round(cluster: &mut Cluster, number: u64) -> Result<Round, Trouble> {
     let start = Instant::now();
     let mut load = Load::start(cluster, &Plan { clients: CLIENTS, keys: KEYS, prefix: prefix.clone() })?;
     for node in cluster.layout().shape.nodes().collect::<Vec<_>>() {
-        load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
+        load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
         cluster.process(node).send_terminate();
-        let status = cluster.process(node).wait_end(END_PATIENCE).ok_or_else(|| format!("{node} does not end"))?;
+        let status = cluster.process(node).wait_end(END_TIMEOUT).ok_or_else(|| format!("{node} does not end"))?;
         if !status.success() {
             return Err(format!("{node} ended with {status}").into());
         }
         cluster.process(node).start()?;
-        cluster.wait_caught_up(node.group(), PATIENCE)?;
+        cluster.wait_caught_up(node.group(), TIMEOUT)?;
     }
-    load.wait_answers(ANSWERS_BETWEEN, PATIENCE)?;
+    load.wait_answers(ANSWERS_BETWEEN, TIMEOUT)?;
     let history = load.finish()?;
     history.check(cluster)?;
     let mut client = cluster.client()?;
     let key = |key| format!("{prefix}{key}");
-    let left = (0..KEYS).map(key).map(|key| Ok((client.get(&key, PATIENCE)?, key)));
+    let left = (0..KEYS).map(key).map(|key| Ok((client.get(&key, TIMEOUT)?, key)));
     let left = left.map(|read: Result<_, Trouble>| read.map(|(value, key)| (key, value))).collect::<Result<_, _>>()?;
     Ok(Round { longest_wait: history.longest_wait(start, None), left })
 }
@@ -73,7 +73,7 @@ pub(super) fn run(rounds: u64, place: &Place) -> Outcome {
     }
     let mut client = stage.cluster.client()?;
     for (key, value) in &left {
-        let found = client.get(key, PATIENCE)?;
+        let found = client.get(key, TIMEOUT)?;
         if found != *value {
             return Err(format!("{key} held {value:?} behind its round, and {found:?} now").into());
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::scenario::{PATIENCE, Place, Stage};
+use crate::scenario::{Place, Stage, TIMEOUT};
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::place::Outcome;
 
@@ -31,7 +31,7 @@ pub(super) fn run(directory: Option<&Path>) -> Outcome {
         for (line, answers) in SCRIPT {
             client.send(line)?;
             for &expected in answers {
-                let answer = client.line(PATIENCE)?;
+                let answer = client.line(TIMEOUT)?;
                 if answer != expected {
                     let shape: Shape = stage.cluster.layout().shape;
                     return Err(format!("{shape:?}: {line} was answered {answer:?}, not {expected:?}").into());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use madkv_client::{Client, Error};
 use smr::entry::Index;
 
-use crate::scenario::{FIRST, PATIENCE, Place, Stage, verdict};
+use crate::scenario::{FIRST, Place, Stage, TIMEOUT, verdict};
 use madkv_testkit::cluster::{Cluster, Node};
 use madkv_testkit::measure::Usage;
 use madkv_testkit::measure::percentile;
@@ -56,7 +56,7 @@ pub(super) fn run(keys: u64, place: &Place) -> Outcome {
     runtime.block_on(write(&client, &next, keys, keys, FILLERS, &filled))?;
     println!("{keys} keys x {VALUE_BYTES} B written in {:.1} s", start.elapsed().as_secs_f64());
 
-    let leader = stage.cluster.wait_leader(FIRST, PATIENCE)?;
+    let leader = stage.cluster.wait_leader(FIRST, TIMEOUT)?;
     let directory = stage.cluster.backer_path(leader).join("snapshots");
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = {

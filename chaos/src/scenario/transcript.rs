@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use crate::scenario::{PATIENCE, Place, Stage};
+use crate::scenario::{Place, Stage, TIMEOUT};
 use crate::transcript::under_failovers;
 use madkv_testkit::place::Outcome;
 
 pub(super) fn run(kills: usize, place: &Place) -> Outcome {
     let mut stage = Stage::set(place)?;
     let start = Instant::now();
-    let lines = under_failovers(&mut stage.cluster, kills, PATIENCE)?;
+    let lines = under_failovers(&mut stage.cluster, kills, TIMEOUT)?;
     println!("{lines} lines under {kills} failovers in {} s, each answered once, in order", start.elapsed().as_secs());
     stage.done()
 }

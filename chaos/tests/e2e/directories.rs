@@ -13,7 +13,7 @@ use madkv_testkit::programs::{CLIENT, SERVER};
 use madkv_testkit::wait::wait_for;
 use smr::status::Standing;
 
-use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, SMALL, Scene, programs};
+use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT, programs};
 
 /// How large the values are that push the log over its limit, in bytes.
 const VALUE_BYTES: usize = 256 << 10;
@@ -27,8 +27,8 @@ const LATE: Node = Node::Server { partition: 0, replica: 2 };
 fn slow_joiner_is_caught_up_by_snapshot_and_counts_again() {
     let mut scene = Scene::new(SMALL);
     let mut client = scene.warm_client();
-    client.ask("PUT first 1", PATIENCE).unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    client.ask("PUT first 1", TIMEOUT).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     let last_seen = scene.status_of(LATE).last.index;
     scene.process(LATE).kill();
 
@@ -45,22 +45,22 @@ fn slow_joiner_is_caught_up_by_snapshot_and_counts_again() {
         first = first.or(Some(snapshot).filter(|snapshot| *snapshot > last_seen));
         assert!(written < VALUES_MAX, "the log was not cut after {written} values of {VALUE_BYTES} bytes");
         for _ in 0..20 {
-            client.ask(&format!("PUT big{} {value}", written % 4), PATIENCE).unwrap();
+            client.ask(&format!("PUT big{} {value}", written % 4), TIMEOUT).unwrap();
             written += 1;
         }
     }
-    client.ask("PUT last 2", PATIENCE).unwrap();
+    client.ask("PUT last 2", TIMEOUT).unwrap();
     scene.process(LATE).start().unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     assert!(scene.status_of(LATE).snapshot.index > last_seen);
 
     // It now makes the majority with one other, so each answer rests on what it was given.
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();
-    assert_eq!(client.get("first", PATIENCE).unwrap().as_deref(), Some("1"));
-    assert_eq!(client.get("last", PATIENCE).unwrap().as_deref(), Some("2"));
-    assert_eq!(client.get("big0", PATIENCE).unwrap().map(|value| value.len()), Some(VALUE_BYTES));
-    assert_eq!(client.swap("last", "3", PATIENCE).unwrap().as_deref(), Some("2"));
+    assert_eq!(client.get("first", TIMEOUT).unwrap().as_deref(), Some("1"));
+    assert_eq!(client.get("last", TIMEOUT).unwrap().as_deref(), Some("2"));
+    assert_eq!(client.get("big0", TIMEOUT).unwrap().map(|value| value.len()), Some(VALUE_BYTES));
+    assert_eq!(client.swap("last", "3", TIMEOUT).unwrap().as_deref(), Some("2"));
 }
 
 // covers M6
@@ -68,7 +68,7 @@ fn slow_joiner_is_caught_up_by_snapshot_and_counts_again() {
 fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     let mut scene = Scene::new(SMALL);
     let mut client = scene.warm_client();
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     scene.process(LATE).kill();
     let path = scene.backer_path(LATE);
     fs::remove_dir_all(&path).unwrap();
@@ -77,14 +77,14 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
         let standing = scene.status(LATE).ok()?.standing;
         matches!(standing, Standing::Quarantined { .. }).then_some(())
     };
-    wait_for(PATIENCE, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
+    wait_for(TIMEOUT, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
     // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing
     // is answered.
     assert!(scene.process(LATE).log_text().contains("quarantine"));
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();
     let mut hasty = scene.client_with(&["--timeout_ms", "1500"]).unwrap();
-    let answer = hasty.ask("GET a", PATIENCE).unwrap();
+    let answer = hasty.ask("GET a", TIMEOUT).unwrap();
     assert!(answer.starts_with("ERROR"), "{answer}");
     scene.process(other).start().unwrap();
     scene.leader_of(ONLY);
@@ -92,13 +92,13 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     // A replica that is alive and votes is not replaced. For a moment the dead one counts as alive, too.
     let refused = readmit(&scene, 1);
     assert!(!refused.status.success(), "{refused:?}");
-    wait_for(PATIENCE, "the readmission", || {
+    wait_for(TIMEOUT, "the readmission", || {
         let output = readmit(&scene, 2);
         assert!(output.status.success() || output.stderr.ends_with(b"is alive and votes\n"), "{output:?}");
         output.status.success().then_some(())
     })
     .unwrap();
-    wait_for(PATIENCE, "the readmitted replica to serve", || {
+    wait_for(TIMEOUT, "the readmitted replica to serve", || {
         (scene.status(LATE).ok()?.standing == Standing::InService).then_some(())
     })
     .unwrap();
@@ -108,7 +108,7 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
 
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();
-    assert_eq!(client.swap("a", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(client.swap("a", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
 }
 
 fn readmit(scene: &Scene, replica: u16) -> Output {
@@ -160,7 +160,7 @@ fn second_process_on_same_directory_is_refused_and_the_first_goes_on() {
             scene.process(node).freeze();
         }
         second.start().unwrap();
-        let status = second.wait_end(REFUSAL_PATIENCE).expect("the second process to end");
+        let status = second.wait_end(REFUSAL_TIMEOUT).expect("the second process to end");
         assert!(!status.success());
         let log = second.log_text();
         let path = scene.backer_path(node).display().to_string();
@@ -168,7 +168,7 @@ fn second_process_on_same_directory_is_refused_and_the_first_goes_on() {
         assert_eq!(log.lines().count(), if frozen { 2 } else { 1 }, "one line each time: {log}");
         scene.process(node).thaw();
     }
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     assert!(scene.process(node).is_running());
 }
 
@@ -181,14 +181,14 @@ fn directory_of_another_replica_is_refused_and_both_are_named() {
     let ports = Ports::claim(2).unwrap();
     let mut wrong = twin(&scene, LATE, ports.first(), &scene.backer_path(donor));
     wrong.start().unwrap();
-    let status = wrong.wait_end(REFUSAL_PATIENCE).expect("the process to end");
+    let status = wrong.wait_end(REFUSAL_TIMEOUT).expect("the process to end");
     assert!(!status.success());
     let log = wrong.log_text();
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.contains("s0"), "{log}");
     // Untouched: its owner goes on with it.
     scene.process(donor).start().unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
 }
 
 #[test]
@@ -196,11 +196,11 @@ fn lone_replicas_serve_and_resume() {
     let mut scene = Scene::new(Shape { server_rf: 1, manager_rf: 1, partitions: 2 });
     let mut client = scene.warm_client();
     for key in ["a", "b", "c", "d"] {
-        assert_eq!(client.swap(key, "1", PATIENCE).unwrap(), None);
+        assert_eq!(client.swap(key, "1", TIMEOUT).unwrap(), None);
     }
     scene.kill_all();
     scene.start_all().unwrap();
     for key in ["a", "b", "c", "d"] {
-        assert_eq!(client.swap(key, "2", PATIENCE).unwrap().as_deref(), Some("1"));
+        assert_eq!(client.swap(key, "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     }
 }

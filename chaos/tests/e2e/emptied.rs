@@ -10,7 +10,7 @@ use madkv_testkit::line_client::LineClient;
 use madkv_testkit::wait::wait_for;
 use smr::status::Standing;
 
-use crate::scene::{ONLY, PATIENCE, Scene, WATCH};
+use crate::scene::{ONLY, Scene, TIMEOUT, WATCH};
 
 const LONE: Shape = Shape { server_rf: 1, manager_rf: 1, partitions: 1 };
 const THREE: Shape = Shape { server_rf: 3, manager_rf: 1, partitions: 1 };
@@ -32,7 +32,7 @@ fn give_word(scene: &mut Scene, nodes: &[Node]) {
 }
 
 fn wait_quarantined(scene: &Scene, node: Node) {
-    let reason = wait_for(PATIENCE, "a replica out of service", || match scene.status(node).ok()?.standing {
+    let reason = wait_for(TIMEOUT, "a replica out of service", || match scene.status(node).ok()?.standing {
         Standing::Quarantined { reason } => Some(reason),
         Standing::InService => panic!("{node} serves"),
         Standing::Unborn => None,
@@ -43,22 +43,22 @@ fn wait_quarantined(scene: &Scene, node: Node) {
 
 /// A client that gives up soon.
 fn hasty(scene: &Scene) -> LineClient {
-    let patience = WATCH.as_millis().to_string();
-    scene.client_with(&["--timeout_ms", &patience]).unwrap()
+    let timeout = WATCH.as_millis().to_string();
+    scene.client_with(&["--timeout_ms", &timeout]).unwrap()
 }
 
 /// Nothing is read and nothing is acknowledged.
 fn assert_out_of_service(scene: &Scene) {
     let mut client = hasty(scene);
     for line in ["GET a", "PUT a new", "GET a"] {
-        let answer = client.ask(line, PATIENCE).unwrap();
+        let answer = client.ask(line, TIMEOUT).unwrap();
         assert!(answer.starts_with("ERROR"), "{line}: {answer}");
     }
 }
 
 fn emptied_group_stays_out_until_the_word(shape: Shape) {
     let mut scene = Scene::new(shape);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     let servers = nodes(&scene, ONLY);
     servers.iter().for_each(|&node| empty(&mut scene, node));
     // What they have heard stays heard, so that the managers may be gone at the next start.
@@ -85,11 +85,11 @@ fn emptied_group_stays_out_until_the_word(shape: Shape) {
     scene.start_all().unwrap();
     scene.ready();
     let mut client = scene.client().unwrap();
-    assert_eq!(client.swap("a", "2", PATIENCE).unwrap(), None, "the operator said that it is lost");
+    assert_eq!(client.swap("a", "2", TIMEOUT).unwrap(), None, "the operator said that it is lost");
     // Those words are still on the command line, and do nothing any more.
     scene.kill_all();
     scene.start_all().unwrap();
-    assert_eq!(client.swap("a", "3", PATIENCE).unwrap().as_deref(), Some("2"));
+    assert_eq!(client.swap("a", "3", TIMEOUT).unwrap().as_deref(), Some("2"));
     assert!(scene.process(servers[0]).log_text().contains("--found_anew: ignored"));
 }
 
@@ -109,7 +109,7 @@ fn emptied_group_of_one_stays_out_of_service_until_the_operators_word() {
 #[test]
 fn group_whose_directories_are_emptied_one_after_the_other_stays_out_of_service() {
     let mut scene = Scene::new(THREE);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     for node in nodes(&scene, ONLY) {
         empty(&mut scene, node);
         scene.process(node).start().unwrap();
@@ -122,14 +122,14 @@ fn group_whose_directories_are_emptied_one_after_the_other_stays_out_of_service(
 #[test]
 fn group_emptied_while_the_managers_are_down_waits_and_stays_out_of_service() {
     let mut scene = Scene::new(THREE);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     let servers = nodes(&scene, ONLY);
     scene.kill_all();
     servers.iter().for_each(|&node| empty(&mut scene, node));
     for &node in &servers {
         scene.process(node).start().unwrap();
     }
-    assert!(hasty(&scene).ask("GET a", PATIENCE).unwrap().starts_with("ERROR"));
+    assert!(hasty(&scene).ask("GET a", TIMEOUT).unwrap().starts_with("ERROR"));
     scene.start_all().unwrap();
     servers.iter().for_each(|&node| wait_quarantined(&scene, node));
     assert_out_of_service(&scene);
@@ -139,24 +139,24 @@ fn group_emptied_while_the_managers_are_down_waits_and_stays_out_of_service() {
 #[test]
 fn service_of_which_all_directories_are_emptied_begins_afresh_without_any_word() {
     let mut scene = Scene::new(THREE);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     scene.kill_all();
     for group in [Group::Manager, ONLY] {
         nodes(&scene, group).into_iter().for_each(|node| empty(&mut scene, node));
     }
     scene.start_all().unwrap();
     scene.ready();
-    assert_eq!(scene.client().unwrap().swap("a", "2", PATIENCE).unwrap(), None);
+    assert_eq!(scene.client().unwrap().swap("a", "2", TIMEOUT).unwrap(), None);
 }
 
 // covers M14 G8
 #[test]
 fn managers_emptied_one_after_the_other_found_no_second_cluster() {
     let mut scene = Scene::new(THREE_MANAGERS);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     let managers = nodes(&scene, Group::Manager);
     for &node in &managers {
-        scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+        scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
         empty(&mut scene, node);
         scene.process(node).start().unwrap();
         wait_quarantined(&scene, node);
@@ -170,7 +170,7 @@ fn managers_emptied_one_after_the_other_found_no_second_cluster() {
     }
     // Servers that run go on, and a new cluster, which nobody founded, does not get their data.
     assert!(scene.status(nodes(&scene, ONLY)[0]).unwrap().standing == Standing::InService);
-    assert!(hasty(&scene).ask("PUT a 2", PATIENCE).unwrap().starts_with("ERROR"));
+    assert!(hasty(&scene).ask("PUT a 2", TIMEOUT).unwrap().starts_with("ERROR"));
 }
 
 // covers M14 G9
@@ -185,22 +185,22 @@ fn group_is_founded_only_once_a_majority_of_the_managers_can_record_it() {
     for &node in &servers {
         scene.process(node).start().unwrap();
         let assignment = scene.backer_path(node).join("assignment");
-        wait_for(PATIENCE, "a registration", || assignment.exists().then_some(())).unwrap();
+        wait_for(TIMEOUT, "a registration", || assignment.exists().then_some(())).unwrap();
         scene.process(node).kill();
     }
     managers[1..].iter().for_each(|&node| scene.process(node).kill());
     for &node in &servers {
         scene.process(node).start().unwrap();
     }
-    wait_for(PATIENCE, "word of the wait", || {
+    wait_for(TIMEOUT, "word of the wait", || {
         scene.process(servers[0]).log_text().contains("majority of the managers").then_some(())
     })
     .unwrap();
     for &node in &servers {
         assert_eq!(scene.status(node).unwrap().standing, Standing::Unborn);
     }
-    assert!(hasty(&scene).ask("PUT a 1", PATIENCE).unwrap().starts_with("ERROR"));
+    assert!(hasty(&scene).ask("PUT a 1", TIMEOUT).unwrap().starts_with("ERROR"));
     scene.start_all().unwrap();
     scene.ready();
-    assert_eq!(scene.client().unwrap().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.client().unwrap().swap("a", "1", TIMEOUT).unwrap(), None);
 }

@@ -12,7 +12,7 @@ use madkv_testkit::programs::{CLIENT, FUZZER};
 use madkv_testkit::wait::wait_for;
 use tempfile::TempDir;
 
-use crate::scene::{ONLY, PATIENCE, SMALL, Scene, fresh_directory, programs};
+use crate::scene::{ONLY, SMALL, Scene, TIMEOUT, fresh_directory, programs};
 
 fn options(scene: &Scene, directory: &TempDir) -> FuzzOptions {
     let managers = scene.manager_addresses().split(',').map(str::to_owned).collect();
@@ -46,7 +46,7 @@ fn fuzz_healthy_cluster_passes_with_programs_and_with_library() {
             program,
             prefix: Some("again-".to_owned()),
             deaths_permille: 5,
-            timeout: Some(PATIENCE),
+            timeout: Some(TIMEOUT),
             ..options(&scene, &directory)
         };
         let report = run(options, &AtomicBool::new(false)).unwrap();
@@ -68,8 +68,7 @@ fn fuzz_leader_killed_meanwhile_passes_and_saw_retries() {
     let fuzz = Fuzz::start(options).unwrap();
     let wait_answers = |more: u64| {
         let target = fuzz.answered() + more;
-        wait_for(PATIENCE, "answers", || (fuzz.answered() >= target || fuzz.failure().is_some()).then_some(()))
-            .unwrap();
+        wait_for(TIMEOUT, "answers", || (fuzz.answered() >= target || fuzz.failure().is_some()).then_some(())).unwrap();
     };
     for _ in 0..2 {
         wait_answers(200);
@@ -77,7 +76,7 @@ fn fuzz_leader_killed_meanwhile_passes_and_saw_retries() {
         scene.process(leader).kill();
         wait_answers(200);
         scene.process(leader).start().unwrap();
-        scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+        scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     }
     fuzz.stop();
     let report = fuzz.finish().unwrap();
@@ -137,8 +136,8 @@ fn fuzz_client_that_hangs_fails_the_run_and_is_named() {
     let sleeper = directory.path().join("sleeper");
     fs::write(&sleeper, "#!/bin/sh\nexec sleep 600\n").unwrap();
     fs::set_permissions(&sleeper, fs::Permissions::from_mode(0o755)).unwrap();
-    let patience = Duration::from_secs(2);
-    let options = FuzzOptions { program: Some(sleeper), patience, ..options(&scene, &directory) };
+    let hang_timeout = Duration::from_secs(2);
+    let options = FuzzOptions { program: Some(sleeper), hang_timeout, ..options(&scene, &directory) };
     let report = run(options, &AtomicBool::new(false)).unwrap();
     assert!(!report.passed, "{report}");
     assert!(report.failures.iter().any(|failure| failure.contains("client 0 hangs")), "{report}");

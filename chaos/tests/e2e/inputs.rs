@@ -15,10 +15,10 @@ use madkv_testkit::wait::wait_for;
 use smr::codec::frame;
 use smr::id::ClusterId;
 
-use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, SMALL, Scene, fresh_directory, programs};
+use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT, fresh_directory, programs};
 
 /// How long a connection that makes no sense may stay open; the handshake's own limit is 2 s.
-const CLOSE_PATIENCE: Duration = PATIENCE;
+const CLOSE_TIMEOUT: Duration = TIMEOUT;
 
 // covers B2, B3, B4
 #[test]
@@ -39,9 +39,9 @@ fn garbage_on_each_port_closes_the_connection_and_harms_nobody() {
     }
     for (node, before) in nodes.into_iter().zip(descriptors) {
         let back = || scene.process(node).descriptors().filter(|&now| now <= before + 2);
-        wait_for(PATIENCE, &format!("{node}: descriptors back to {before}"), back).unwrap();
+        wait_for(TIMEOUT, &format!("{node}: descriptors back to {before}"), back).unwrap();
     }
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     for (node, process) in scene.processes() {
         assert!(process.is_running(), "{node}");
         assert!(!process.log_text().contains("panicked"), "{node}: {}", process.log_tail());
@@ -104,7 +104,7 @@ fn throw(address: SocketAddr, bytes: &[u8]) -> TcpStream {
 
 /// What was said before the end (a refusal) does not matter.
 fn assert_closed(mut stream: TcpStream, address: SocketAddr, bytes: &[u8]) {
-    stream.set_read_timeout(Some(CLOSE_PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(CLOSE_TIMEOUT)).unwrap();
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => {}
@@ -147,15 +147,15 @@ fn client_given_senseless_lines_answers_each_with_one_error_and_reads_on() {
     for line in lines {
         let shown = &line[..line.len().min(30)];
         // A key of one zero byte is a word like any other.
-        let answer = client.ask(line, PATIENCE).unwrap();
+        let answer = client.ask(line, TIMEOUT).unwrap();
         let fits = if line.contains('\u{0}') { answer.starts_with("PUT \u{0} ") } else { answer.starts_with("ERROR ") };
         assert!(fits, "{shown:?} was answered {answer:?}");
     }
-    assert_eq!(client.ask("  PUT \t a   1 \r", PATIENCE).unwrap(), "PUT a not_found");
-    assert_eq!(client.ask(&format!("SWAP a {longest}"), PATIENCE).unwrap(), "SWAP a 1");
-    assert_eq!(client.get("a", PATIENCE).unwrap().map(|value| value.len()), Some(VALUE_MAX_BYTES));
-    assert_eq!(client.ask("STOP", PATIENCE).unwrap(), "STOP");
-    assert!(client.finish(PATIENCE).unwrap().success());
+    assert_eq!(client.ask("  PUT \t a   1 \r", TIMEOUT).unwrap(), "PUT a not_found");
+    assert_eq!(client.ask(&format!("SWAP a {longest}"), TIMEOUT).unwrap(), "SWAP a 1");
+    assert_eq!(client.get("a", TIMEOUT).unwrap().map(|value| value.len()), Some(VALUE_MAX_BYTES));
+    assert_eq!(client.ask("STOP", TIMEOUT).unwrap(), "STOP");
+    assert!(client.finish(TIMEOUT).unwrap().success());
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn refusal(program: &str, flags: &[(&str, &str)], wrong: (&str, &str)) {
     let mut process = Process::new(programs().path(program), arguments, PathBuf::from(log.path()).join("log"));
     let start = Instant::now();
     process.start().unwrap();
-    let status = process.wait_end(REFUSAL_PATIENCE);
+    let status = process.wait_end(REFUSAL_TIMEOUT);
     let text = process.log_text();
     let status = status.unwrap_or_else(|| panic!("{program} {flags:?} still runs after {:?}: {text}", start.elapsed()));
     assert!(!status.success(), "{program} {flags:?} ended with {status}: {text}");

@@ -9,7 +9,7 @@ use madkv_testkit::programs::LAUNCHER;
 use madkv_testkit::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::scene::{PATIENCE, fresh_directory, programs};
+use crate::scene::{TIMEOUT, fresh_directory, programs};
 
 const SCRIPT: &str = "PUT a 1\nSWAP a 2\nGET a\nSCAN a z\nDELETE a\nGET a\nSTOP\n";
 const ANSWERS: &str =
@@ -83,7 +83,7 @@ fn launcher_interrupted_ends_everything_it_started() {
         let place = directory.path().join("kept").display().to_string();
         let (mut child, _said) = launch_small(&place);
         kill_process(Pid::from_child(&child), signal).unwrap();
-        let status = wait_for(PATIENCE, "the launcher's end", || child.try_wait().unwrap()).unwrap();
+        let status = wait_for(TIMEOUT, "the launcher's end", || child.try_wait().unwrap()).unwrap();
         assert_eq!(status.code(), Some(128 + signal.as_raw()));
         assert_eq!(processes_naming(&place), 0);
     }
@@ -96,7 +96,7 @@ fn launcher_killed_leaves_no_process_behind() {
     let (mut child, _said) = launch_small(&place);
     child.kill().unwrap();
     child.wait().unwrap();
-    wait_for(PATIENCE, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
+    wait_for(TIMEOUT, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
 }
 
 /// How many processes have `text` in their command line, the launcher itself not counted.

@@ -10,12 +10,12 @@ use madkv_chaos::nemesis::wiring::{Network, Way};
 use madkv_proto::command::{Query, decode_value};
 use madkv_proto::frames::{Ask, Body, Service};
 use madkv_testkit::ask::ask;
-use madkv_testkit::cluster::{Dialler, Door, Group, Node, Shape};
+use madkv_testkit::cluster::{Door, Group, Node, Origin, Shape};
 use madkv_testkit::line_client::NoAnswer;
 use madkv_testkit::wait::wait_for;
 use smr::status::ReadMode;
 
-use crate::scene::{LEASES, ONLY, PATIENCE, SMALL, Scene, WATCH};
+use crate::scene::{LEASES, ONLY, SMALL, Scene, TIMEOUT, WATCH};
 
 /// Longer than any election timeout, several times over.
 const MANY_TIMEOUTS: Duration = Duration::from_secs(5);
@@ -46,22 +46,22 @@ fn ways(scene: &Scene) -> Vec<Way> {
 fn old_bytes_of_peers_and_clients_said_again_change_nothing() {
     let (mut scene, network) = Scene::wired(SMALL);
     let mut load = scene.load();
-    load.wait_answers(100, PATIENCE).unwrap();
+    load.wait_answers(100, TIMEOUT).unwrap();
     // Old ones of a process that has gone meanwhile, too.
     let follower = scene.follower_of(ONLY);
     scene.process(follower).kill();
     scene.process(follower).start().unwrap();
-    load.wait_answers(100, PATIENCE).unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    load.wait_answers(100, TIMEOUT).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     for way in ways(&scene).into_iter().chain(scene.nodes_of(ONLY).map(Way::clients)) {
         // On some ways nothing was ever said.
         if let Ok(replayed) = network.replay(way) {
             assert!(replayed.sent_bytes > 0, "{way:?}");
         }
-        load.wait_answers(20, PATIENCE).unwrap();
+        load.wait_answers(20, TIMEOUT).unwrap();
     }
     let history = load.finish().unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     history.check(&scene).unwrap();
     assert!(scene.processes().all(|(_, process)| process.is_running()));
 }
@@ -76,15 +76,15 @@ fn peer_that_vanishes_without_closing_is_noticed_dialled_again_and_counts_again(
     let way = Way::peers(leader, gone);
     let before = counts(&network, way).accepted;
     isolate(&scene, &network, gone, Rules::silent());
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     // Nobody tells the leader; it finds out, and dials again and again.
-    wait_for(PATIENCE, "another attempt to connect", || (counts(&network, way).accepted > before).then_some(()))
+    wait_for(TIMEOUT, "another attempt to connect", || (counts(&network, way).accepted > before).then_some(()))
         .unwrap();
-    assert_eq!(client.swap("a", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(client.swap("a", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     network.heal();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     scene.process(other).kill();
-    assert_eq!(client.swap("a", "3", PATIENCE).unwrap().as_deref(), Some("2"));
+    assert_eq!(client.swap("a", "3", TIMEOUT).unwrap().as_deref(), Some("2"));
 }
 
 // covers N7
@@ -104,17 +104,17 @@ fn peer_that_never_reads_is_disconnected_and_delays_nobody() {
     network.set(way, Rules { forward: Flow::Hold, ..Rules::default() });
     let value = "v".repeat(VALUE_BYTES);
     for number in 0..VALUES {
-        client.ask(&format!("PUT big{} {value}", number % 4), PATIENCE).unwrap();
+        client.ask(&format!("PUT big{} {value}", number % 4), TIMEOUT).unwrap();
     }
     let memory = scene.process(leader).resident_bytes().unwrap();
     assert!(memory < MEMORY_MAX_BYTES, "{memory} bytes");
-    wait_for(PATIENCE, "the leader to hang up", || (counts(&network, way).accepted > before.accepted).then_some(()))
+    wait_for(TIMEOUT, "the leader to hang up", || (counts(&network, way).accepted > before.accepted).then_some(()))
         .unwrap();
     network.heal();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     let other = scene.nodes_of(ONLY).find(|&node| node != leader && node != deaf).unwrap();
     scene.process(other).kill();
-    assert_eq!(client.get("big0", PATIENCE).unwrap().map(|value| value.len()), Some(VALUE_BYTES));
+    assert_eq!(client.get("big0", TIMEOUT).unwrap().map(|value| value.len()), Some(VALUE_BYTES));
 }
 
 // covers N8
@@ -127,21 +127,21 @@ fn connections_reset_within_frames_and_all_at_once_no_write_is_lost_or_doubled()
         network.set(way, Rules { forward: breaking, ..Rules::default() });
     }
     let resets = || ways(&scene).into_iter().map(|way| counts(&network, way).reset).sum::<u64>();
-    wait_for(PATIENCE, "a hundred connections to break", || (resets() > 100).then_some(())).unwrap();
+    wait_for(TIMEOUT, "a hundred connections to break", || (resets() > 100).then_some(())).unwrap();
     network.heal();
-    load.wait_answers(100, PATIENCE).unwrap();
+    load.wait_answers(100, TIMEOUT).unwrap();
     // All at once, again and again: everybody dials everybody.
     let broken = resets();
     while resets() < broken + 300 {
         ways(&scene).into_iter().for_each(|way| network.reset(way));
-        wait_for(PATIENCE, "all connections again", || {
+        wait_for(TIMEOUT, "all connections again", || {
             ways(&scene).into_iter().all(|way| counts(&network, way).live > 0).then_some(())
         })
         .unwrap();
     }
-    load.wait_answers(100, PATIENCE).unwrap();
+    load.wait_answers(100, TIMEOUT).unwrap();
     let history = load.finish().unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     history.check(&scene).unwrap();
 }
 
@@ -149,10 +149,10 @@ fn connections_reset_within_frames_and_all_at_once_no_write_is_lost_or_doubled()
 #[test]
 fn clients_cut_from_the_leader_wait_or_time_out_without_a_storm_and_are_answered_afterwards() {
     let (scene, network) = Scene::wired(SMALL);
-    let mut patient = scene.warm_client();
-    assert_eq!(patient.swap("a", "1", PATIENCE).unwrap(), None);
+    let mut waiting = scene.warm_client();
+    assert_eq!(waiting.swap("a", "1", TIMEOUT).unwrap(), None);
     let mut hasty = scene.client_with(&["--timeout_ms", "1500"]).unwrap();
-    hasty.get("a", PATIENCE).unwrap();
+    hasty.get("a", TIMEOUT).unwrap();
     let all = |network: &Network| {
         let counts = scene.nodes_of(ONLY).map(|node| counts(network, Way::clients(node)));
         counts.fold((0, 0), |(accepted, bytes), more| (accepted + more.accepted, bytes + more.forward_bytes))
@@ -166,18 +166,18 @@ fn clients_cut_from_the_leader_wait_or_time_out_without_a_storm_and_are_answered
             let term = scene.status_of(leader).term;
             network.set(Way::clients(leader), rules);
             let (began, before) = (Instant::now(), all(&network));
-            patient.send(&format!("SWAP a {new}")).unwrap();
-            let hasty_heard = hasty.ask("GET a", PATIENCE).unwrap();
-            let patient_heard = patient.line(WATCH);
+            waiting.send(&format!("SWAP a {new}")).unwrap();
+            let hasty_heard = hasty.ask("GET a", TIMEOUT).unwrap();
+            let waiting_heard = waiting.line(WATCH);
             let (after, seconds) = (all(&network), began.elapsed().as_secs_f64());
             network.heal();
             let swapped = format!("SWAP a {old}");
-            match &patient_heard {
+            match &waiting_heard {
                 Ok(line) => assert_eq!(*line, swapped),
-                Err(_) => assert_eq!(patient.line(PATIENCE).unwrap(), swapped),
+                Err(_) => assert_eq!(waiting.line(TIMEOUT).unwrap(), swapped),
             }
-            wait_for(PATIENCE, "an answer in time", || {
-                let answer = hasty.ask("GET a", PATIENCE).unwrap();
+            wait_for(TIMEOUT, "an answer in time", || {
+                let answer = hasty.ask("GET a", TIMEOUT).unwrap();
                 (!answer.starts_with("ERROR timeout")).then(|| assert_eq!(answer, format!("GET a {new}")))
             })
             .unwrap();
@@ -187,7 +187,7 @@ fn clients_cut_from_the_leader_wait_or_time_out_without_a_storm_and_are_answered
             assert!(!storm, "{before:?} to {after:?} in {seconds} s");
             if scene.status_of(leader).term == term {
                 assert!(hasty_heard.starts_with("ERROR timeout"), "{hasty_heard}");
-                assert!(matches!(patient_heard, Err(NoAnswer::Late(_))), "{patient_heard:?}");
+                assert!(matches!(waiting_heard, Err(NoAnswer::Late(_))), "{waiting_heard:?}");
                 break;
             }
             // A busy machine made the replicas elect another leader, which the clients reach.
@@ -202,18 +202,18 @@ fn managers_cut_from_servers_and_clients_writes_go_on() {
     let (mut scene, network) = Scene::wired(Shape { server_rf: 3, manager_rf: 3, partitions: 1 });
     let mut client = scene.warm_client();
     let to_managers: Vec<Way> = network.ways().filter(|way| matches!(way.to, Door::Api(Node::Manager(_)))).collect();
-    assert!(to_managers.iter().any(|way| way.from == Dialler::Clients));
+    assert!(to_managers.iter().any(|way| way.from == Origin::Clients));
     to_managers.iter().for_each(|&way| network.set(way, Rules::silent()));
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     let leader = scene.leader_of(ONLY);
     scene.process(leader).kill();
-    assert_eq!(client.swap("a", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(client.swap("a", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     // Also a server that restarts meanwhile.
     scene.process(leader).start().unwrap();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     network.heal();
-    assert_eq!(scene.client().unwrap().get("a", PATIENCE).unwrap().as_deref(), Some("2"));
-    scene.wait_leader(Group::Manager, PATIENCE).unwrap();
+    assert_eq!(scene.client().unwrap().get("a", TIMEOUT).unwrap().as_deref(), Some("2"));
+    scene.wait_leader(Group::Manager, TIMEOUT).unwrap();
 }
 
 // covers E8
@@ -230,18 +230,18 @@ fn link_between_leader_and_one_follower_cut_leadership_moves_once_at_most_and_wr
 fn cut_between_leader_and_one_follower(rules: Rules) -> Result<(), String> {
     let (scene, network) = Scene::wired(SMALL);
     let mut load = scene.load();
-    load.wait_answers(50, PATIENCE).unwrap();
+    load.wait_answers(50, TIMEOUT).unwrap();
     let leader = scene.leader_of(ONLY);
     let before = scene.status_of(leader).term.0;
     Network::between(leader, scene.follower_of(ONLY)).into_iter().for_each(|way| network.set(way, rules));
     let cut = Instant::now();
     while cut.elapsed() < MANY_TIMEOUTS {
-        load.wait_answers(1, PATIENCE).unwrap();
+        load.wait_answers(1, TIMEOUT).unwrap();
     }
     let terms = scene.nodes_of(ONLY).map(|node| scene.status_of(node).term.0);
     let after = terms.max().unwrap();
     network.heal();
-    load.wait_answers(50, PATIENCE).unwrap();
+    load.wait_answers(50, TIMEOUT).unwrap();
     let history = load.finish().unwrap();
     // T is 600 to 1200 ms; a change of leaders may cost two of them.
     let wait = history.longest_wait(cut, None);
@@ -259,19 +259,19 @@ fn cut_between_leader_and_one_follower(rules: Rules) -> Result<(), String> {
 fn follower_cut_off_for_many_timeouts_returns_without_disturbing_anybody() {
     let (scene, network) = Scene::wired(SMALL);
     let mut load = scene.load();
-    load.wait_answers(50, PATIENCE).unwrap();
+    load.wait_answers(50, TIMEOUT).unwrap();
     let quiet = (0..ATTEMPTS_MAX).any(|_| {
         let away = scene.follower_of(ONLY);
         isolate(&scene, &network, away, Rules::shut());
         let term = scene.status_of(away).term;
         let cut = Instant::now();
         while cut.elapsed() < MANY_TIMEOUTS {
-            load.wait_answers(1, PATIENCE).unwrap();
+            load.wait_answers(1, TIMEOUT).unwrap();
         }
         assert_eq!(scene.status_of(away).term, term, "its term grew while nobody could follow it");
         network.heal();
-        scene.wait_caught_up(ONLY, PATIENCE).unwrap();
-        load.wait_answers(200, PATIENCE).unwrap();
+        scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
+        load.wait_answers(200, TIMEOUT).unwrap();
         // The others may have elected, on a busy machine; not each time.
         scene.nodes_of(ONLY).all(|node| scene.status_of(node).term == term)
     });
@@ -294,7 +294,7 @@ fn old_leader_with_a_lease_cut_off_with_a_reading_client_answers_nothing_old_aft
 
 fn cut_off_a_leader_with_a_reader((scene, network): (Scene, Network)) {
     let mut writer = scene.warm_client();
-    assert_eq!(writer.swap("x", "1", PATIENCE).unwrap(), None);
+    assert_eq!(writer.swap("x", "1", TIMEOUT).unwrap(), None);
     let old = scene.leader_of(ONLY);
     let address = scene.client_address(old);
     let stop = Arc::new(AtomicBool::new(false));
@@ -306,7 +306,7 @@ fn cut_off_a_leader_with_a_reader((scene, network): (Scene, Network)) {
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 let query = Query::Get { key: b"x" }.encode();
-                let answer = ask(address, Service::Server { partition: 0 }, Ask::Read { query }, PATIENCE);
+                let answer = ask(address, Service::Server { partition: 0 }, Ask::Read { query }, TIMEOUT);
                 if let Ok(Body::Answer(value)) = answer {
                     reads.push((began, decode_value(value).unwrap()));
                     answered.fetch_add(1, Ordering::Relaxed);
@@ -315,15 +315,15 @@ fn cut_off_a_leader_with_a_reader((scene, network): (Scene, Network)) {
             reads
         })
     };
-    wait_for(PATIENCE, "reads of the old value", || (answered.load(Ordering::Relaxed) > 3).then_some(())).unwrap();
+    wait_for(TIMEOUT, "reads of the old value", || (answered.load(Ordering::Relaxed) > 3).then_some(())).unwrap();
     // The client is cut from the old leader, too, or it would wait for its answer longer.
     isolate(&scene, &network, old, Rules::silent());
     network.set(Way::clients(old), Rules::shut());
-    assert_eq!(writer.swap("x", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(writer.swap("x", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     let acked = Instant::now();
     thread::sleep(WATCH);
     network.heal();
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     stop.store(true, Ordering::Relaxed);
     let reads = reads.join().unwrap();
     let stale = reads.iter().find(|(began, value)| *began >= acked && value.as_deref() != Some(b"2"));
@@ -351,16 +351,16 @@ fn thaw_with_reads_in_the_buffers((mut scene, _network): (Scene, Network)) {
     const READS: usize = 50;
 
     let mut writer = scene.warm_client();
-    assert_eq!(writer.swap("x", "1", PATIENCE).unwrap(), None);
+    assert_eq!(writer.swap("x", "1", TIMEOUT).unwrap(), None);
     let old = scene.leader_of(ONLY);
     let address = scene.client_address(old);
     scene.process(old).freeze();
-    assert_eq!(writer.swap("x", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(writer.swap("x", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     let asking: Vec<_> = (0..READS)
         .map(|_| {
             thread::spawn(move || {
                 let query = Query::Get { key: b"x" }.encode();
-                ask(address, Service::Server { partition: 0 }, Ask::Read { query }, PATIENCE)
+                ask(address, Service::Server { partition: 0 }, Ask::Read { query }, TIMEOUT)
             })
         })
         .collect();

@@ -15,7 +15,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OutputModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::launched::process_ids_naming;
-use crate::scene::{PATIENCE, fresh_directory, programs};
+use crate::scene::{TIMEOUT, fresh_directory, programs};
 
 const TERMINAL: &str = "MADKV_TEST_TERMINAL";
 const LINE: &str = "MADKV_TEST_LINE";
@@ -81,7 +81,7 @@ impl Seat {
 
     /// Waits until this comes after what was expected last.
     fn expect(&mut self, word: &str) {
-        let found = wait_for(PATIENCE, word, || {
+        let found = wait_for(TIMEOUT, word, || {
             let screen = self.screen.lock().unwrap();
             screen[self.read..].find(word).map(|at| self.read + at + word.len())
         });
@@ -89,7 +89,7 @@ impl Seat {
     }
 
     fn expect_end(&mut self) -> Option<i32> {
-        wait_for(PATIENCE, "the end", || self.child.try_wait().unwrap()).unwrap().code()
+        wait_for(TIMEOUT, "the end", || self.child.try_wait().unwrap()).unwrap().code()
     }
 
     /// Whether keys are echoed and make signals, and lines end as usual.
@@ -150,7 +150,7 @@ fn launcher_that_is_ended_at_the_prompt_leaves_the_terminal_as_it_was() {
     let directory = fresh_directory();
     let place = directory.path().join("kept").display().to_string();
     let mut seat = launch(&place);
-    wait_for(PATIENCE, "the editing of a line", || (!seat.is_cooked()).then_some(())).unwrap();
+    wait_for(TIMEOUT, "the editing of a line", || (!seat.is_cooked()).then_some(())).unwrap();
     kill_process(Pid::from_child(&seat.child), Signal::TERM).unwrap();
     assert_eq!(seat.expect_end(), Some(128 + Signal::TERM.as_raw()));
     assert!(seat.is_cooked());

@@ -10,7 +10,7 @@ use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::wait::wait_for;
 use smr::status::Standing;
 
-use crate::scene::{ONLY, PATIENCE, REFUSAL_PATIENCE, Scene, programs};
+use crate::scene::{ONLY, REFUSAL_TIMEOUT, Scene, TIMEOUT, programs};
 
 const SERVER: &str = "madkv-server";
 const MANAGER: &str = "madkv-manager";
@@ -56,7 +56,7 @@ fn give_word(scene: &mut Scene, node: Node) {
 fn assert_refused(scene: &mut Scene, node: Node, words: &[&str]) {
     let process = scene.process(node);
     process.start().unwrap();
-    let status = process.wait_end(REFUSAL_PATIENCE);
+    let status = process.wait_end(REFUSAL_TIMEOUT);
     let log = process.log_text();
     assert!(status.is_some_and(|status| !status.success()), "{status:?}: {log}");
     let is_said = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
@@ -64,7 +64,7 @@ fn assert_refused(scene: &mut Scene, node: Node, words: &[&str]) {
 }
 
 fn readmit(scene: &Scene, group: &str, node: Node) {
-    wait_for(PATIENCE, "a readmission", || {
+    wait_for(TIMEOUT, "a readmission", || {
         let output = Command::new(programs().path(CLIENT))
             .args(["--manager_addrs", &scene.manager_addresses(), "readmit", group, &node.replica().to_string()])
             .stdin(Stdio::null())
@@ -73,7 +73,7 @@ fn readmit(scene: &Scene, group: &str, node: Node) {
         output.status.success().then_some(())
     })
     .unwrap();
-    wait_for(PATIENCE, "the readmitted replica to serve", || {
+    wait_for(TIMEOUT, "the readmitted replica to serve", || {
         (scene.status(node).ok()?.standing == Standing::InService).then_some(())
     })
     .unwrap();
@@ -85,9 +85,9 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
     let mut scene = Scene::new(THREE);
     let mut client = scene.warm_client();
     for number in 0..50 {
-        assert_eq!(client.swap(&format!("k{number}"), "old", PATIENCE).unwrap(), None);
+        assert_eq!(client.swap(&format!("k{number}"), "old", TIMEOUT).unwrap(), None);
     }
-    scene.wait_caught_up(ONLY, PATIENCE).unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     let [first, second, third] = [0, 1, 2].map(|replica| scene.nodes_of(ONLY).nth(replica).unwrap());
     for node in [first, second, third] {
         scene.process(node).kill();
@@ -109,14 +109,14 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
     assert_eq!(scene.leader_of(ONLY), third);
     let mut client = scene.client().unwrap();
     for number in 0..50 {
-        assert_eq!(client.get(&format!("k{number}"), PATIENCE).unwrap().as_deref(), Some("old"), "k{number}");
+        assert_eq!(client.get(&format!("k{number}"), TIMEOUT).unwrap().as_deref(), Some("old"), "k{number}");
     }
-    assert_eq!(client.swap("k0", "new", PATIENCE).unwrap().as_deref(), Some("old"));
+    assert_eq!(client.swap("k0", "new", TIMEOUT).unwrap().as_deref(), Some("old"));
 
     // The others come empty, and are readmitted.
     for node in [first, second] {
         scene.process(node).start().unwrap();
-        wait_for(PATIENCE, "a replica out of service", || {
+        wait_for(TIMEOUT, "a replica out of service", || {
             matches!(scene.status(node).ok()?.standing, Standing::Quarantined { .. }).then_some(())
         })
         .unwrap();
@@ -128,7 +128,7 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
     scene.start_all().unwrap();
     scene.ready();
     scene.process(third).kill();
-    assert_eq!(client.swap("k0", "newer", PATIENCE).unwrap().as_deref(), Some("new"));
+    assert_eq!(client.swap("k0", "newer", TIMEOUT).unwrap().as_deref(), Some("new"));
 
     // The directory that turns up again is of the old group.
     scene.process(second).kill();
@@ -142,7 +142,7 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
 fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     let mut scene = Scene::new(LONE);
     let mut client = scene.warm_client();
-    assert_eq!(client.swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     let only = scene.nodes_of(ONLY).next().unwrap();
     scene.process(only).kill();
     let promise = scene.backer_path(only).join("promise");
@@ -150,7 +150,7 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     fs::write(&promise, vec![0; usize::try_from(len).unwrap()]).unwrap();
     // It runs once, and is quarantined: nobody is left who could readmit it.
     scene.process(only).start().unwrap();
-    wait_for(PATIENCE, "a quarantine", || {
+    wait_for(TIMEOUT, "a quarantine", || {
         matches!(scene.status(only).ok()?.standing, Standing::Quarantined { .. }).then_some(())
     })
     .unwrap();
@@ -161,7 +161,7 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     give_word(&mut scene, only);
     scene.process(only).start().unwrap();
     scene.ready();
-    assert_eq!(scene.client().unwrap().get("a", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(scene.client().unwrap().get("a", TIMEOUT).unwrap().as_deref(), Some("1"));
 }
 
 // covers D26 D27
@@ -170,14 +170,14 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     let mut scene = Scene::new(LONE);
     let mut client = scene.warm_client();
     for number in 0..20 {
-        assert_eq!(client.swap(&format!("k{number}"), "1", PATIENCE).unwrap(), None);
+        assert_eq!(client.swap(&format!("k{number}"), "1", TIMEOUT).unwrap(), None);
     }
     let only = scene.nodes_of(ONLY).next().unwrap();
     scene.process(only).kill();
     // It heals by nobody, for there is nobody else.
     fs::remove_file(scene.backer_path(only).join("mark")).unwrap();
     scene.process(only).start().unwrap();
-    wait_for(PATIENCE, "a replica that heals", || {
+    wait_for(TIMEOUT, "a replica that heals", || {
         matches!(scene.status(only).ok()?.standing, Standing::Quarantined { .. }).then_some(())
     })
     .unwrap();
@@ -190,13 +190,13 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     scene.ready();
     let mut client = scene.client().unwrap();
     for number in 0..20 {
-        assert_eq!(client.get(&format!("k{number}"), PATIENCE).unwrap().as_deref(), Some("1"), "k{number}");
+        assert_eq!(client.get(&format!("k{number}"), TIMEOUT).unwrap().as_deref(), Some("1"), "k{number}");
     }
     // The word does nothing any more.
     scene.process(only).kill();
     scene.process(only).start().unwrap();
     scene.ready();
-    assert_eq!(client.swap("k0", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(client.swap("k0", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
     assert!(scene.process(only).log_text().contains("--found_anew: ignored"));
 }
 
@@ -204,9 +204,9 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
 #[test]
 fn managers_that_lost_two_of_three_directories_go_on_as_the_same_cluster() {
     let mut scene = Scene::new(THREE_MANAGERS);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     let managers: Vec<Node> = scene.nodes_of(Group::Manager).collect();
-    scene.wait_caught_up(Group::Manager, PATIENCE).unwrap();
+    scene.wait_caught_up(Group::Manager, TIMEOUT).unwrap();
     for &node in &managers {
         scene.process(node).kill();
     }
@@ -230,14 +230,14 @@ fn managers_that_lost_two_of_three_directories_go_on_as_the_same_cluster() {
     scene.kill_all();
     scene.start_all().unwrap();
     scene.ready();
-    assert_eq!(scene.client().unwrap().swap("a", "2", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(scene.client().unwrap().swap("a", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
 }
 
 // covers D29
 #[test]
 fn recover_that_cannot_be_is_refused_with_one_line_and_changes_nothing() {
     let mut scene = Scene::new(LONE);
-    assert_eq!(scene.warm_client().swap("a", "1", PATIENCE).unwrap(), None);
+    assert_eq!(scene.warm_client().swap("a", "1", TIMEOUT).unwrap(), None);
     let only = scene.nodes_of(ONLY).next().unwrap();
     let (path, elsewhere) = (scene.backer_path(only), scene.directory().join("elsewhere"));
     let refused = |scene: &Scene, from: &Path, to: &Path, words: &str| {
@@ -261,5 +261,5 @@ fn recover_that_cannot_be_is_refused_with_one_line_and_changes_nothing() {
     assert!(!elsewhere.exists() && fs::read_dir(&empty).unwrap().next().is_none(), "something was made");
     scene.process(only).start().unwrap();
     scene.ready();
-    assert_eq!(scene.client().unwrap().get("a", PATIENCE).unwrap().as_deref(), Some("1"));
+    assert_eq!(scene.client().unwrap().get("a", TIMEOUT).unwrap().as_deref(), Some("1"));
 }

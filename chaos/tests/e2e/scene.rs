@@ -18,12 +18,12 @@ use smr::status::ReplicaStatus;
 use tempfile::TempDir;
 
 /// How long anything may take that must happen in the end.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long something that must not happen is watched.
 pub(crate) const WATCH: Duration = Duration::from_millis(1500);
 /// A process that cannot start says so within 2 s; the rest is for a busy machine. One that started would go on for
 /// ever.
-pub(crate) const REFUSAL_PATIENCE: Duration = PATIENCE;
+pub(crate) const REFUSAL_TIMEOUT: Duration = TIMEOUT;
 /// The only partition of most tests.
 pub(crate) const ONLY: Group = Group::Partition(0);
 
@@ -70,8 +70,8 @@ impl Scene {
         let ports = Ports::claim(2 * shape.nodes_count()).unwrap();
         let layout = Layout { shape, first_port: ports.first() };
         let network = Network::new(layout, 1).unwrap();
-        let detours = network.detours();
-        let cluster = Cluster::with_detours(programs(), layout, directory.path(), &flags, detours).unwrap();
+        let overrides = network.overrides();
+        let cluster = Cluster::with_overrides(programs(), layout, directory.path(), &flags, overrides).unwrap();
         let mut scene = Scene { cluster, directory: Some(directory), _ports: Some(ports) };
         scene.start_all().unwrap();
         scene.ready();
@@ -80,12 +80,12 @@ impl Scene {
 
     /// Waits until each group has a leader.
     pub(crate) fn ready(&mut self) {
-        self.cluster.wait_ready(PATIENCE).unwrap_or_else(|error| panic!("{error}"));
+        self.cluster.wait_ready(TIMEOUT).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// The leader of a group, once there is one.
     pub(crate) fn leader_of(&self, group: Group) -> Node {
-        self.wait_leader(group, PATIENCE).unwrap()
+        self.wait_leader(group, TIMEOUT).unwrap()
     }
 
     /// Some follower of a group.
@@ -96,7 +96,7 @@ impl Scene {
 
     /// What a node says of itself, once it says something: on a busy machine it may be silent for a moment.
     pub(crate) fn status_of(&self, node: Node) -> ReplicaStatus {
-        wait_for(PATIENCE, &format!("what {node} says"), || self.status(node).ok()).unwrap()
+        wait_for(TIMEOUT, &format!("what {node} says"), || self.status(node).ok()).unwrap()
     }
 
     /// Four clients on five keys.
@@ -107,7 +107,7 @@ impl Scene {
     /// A client that has been answered once, so it knows the cluster.
     pub(crate) fn warm_client(&self) -> LineClient {
         let mut client = self.client().unwrap();
-        client.get("warm", PATIENCE).unwrap();
+        client.get("warm", TIMEOUT).unwrap();
         client
     }
 }

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use smr_service::dial::Dialled;
 
 /// Longer than anything here takes; a test that reaches it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A process, ended when dropped.
 pub(crate) struct Process {
@@ -52,7 +52,7 @@ impl Process {
 
     /// Waits for a line on stderr that contains `word`, and returns it.
     pub(crate) fn expect_line(&mut self, word: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Ok(line) = self.lines.recv_timeout(left) else { panic!("no {word:?} among {:#?}", self.seen) };
@@ -82,7 +82,7 @@ impl Process {
 
     /// All lines on stderr, after the end.
     pub(crate) fn all_lines(&mut self) -> Vec<String> {
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+        while let Ok(line) = self.lines.recv_timeout(TIMEOUT) {
             self.seen.push(line);
         }
         self.seen.clone()
@@ -111,13 +111,13 @@ pub(crate) fn free_address() -> String {
 
 /// Dials until somebody answers.
 pub(crate) async fn dial(address: &str, service: Service) -> Dialled {
-    eventually("a welcome", || async { Dialled::to(address, service, None, PATIENCE).await.ok() }).await
+    eventually("a welcome", || async { Dialled::to(address, service, None, TIMEOUT).await.ok() }).await
 }
 
 /// Asks until the replica serves.
 pub(crate) async fn ask(address: &str, service: Service, ask: Ask) -> Body {
     eventually("an answer", || async {
-        let mut door = Dialled::to(address, service, None, PATIENCE).await.ok()?;
+        let mut door = Dialled::to(address, service, None, TIMEOUT).await.ok()?;
         match door.ask(ask.clone()).await.ok()? {
             Body::NotLeader { .. } | Body::OutOfService(_) | Body::Busy { .. } | Body::NoMap => None,
             body => Some(body),
@@ -133,7 +133,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut
         if let Some(result) = attempt().await {
             return result;
         }
-        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        assert!(start.elapsed() < TIMEOUT, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -234,7 +234,7 @@ async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_byt
     }
 }
 
-async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedOutput>, patience: Duration) {
+async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedOutput>, timeout: Duration) {
     desk.queue.write_to(&output);
     let mut buffer = Vec::new();
     loop {
@@ -246,7 +246,7 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedO
             Turn::End => break,
             Turn::Write => {}
         }
-        if let Err(error) = write_all_shared(&*output, &buffer, patience).await {
+        if let Err(error) = write_all_shared(&*output, &buffer, timeout).await {
             tracing::debug!(%error, "a client does not take its answers");
             break;
         }

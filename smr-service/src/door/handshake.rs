@@ -112,7 +112,7 @@ async fn show_out(mut input: impl AsyncRead + Unpin, output: Arc<dyn SharedOutpu
             }
         }
     };
-    // Out of patience is as good as out of bytes.
+    // A time limit that ran out is as good as the end of the bytes.
     let _ = tokio::time::timeout(Duration::from_millis(SHOW_OUT_MS), listen).await;
     Ok(())
 }
@@ -121,9 +121,9 @@ async fn write_frame<T: serde::Serialize>(
     output: &dyn SharedOutput,
     kind: u16,
     value: &T,
-    patience: Duration,
+    timeout: Duration,
 ) -> io::Result<()> {
-    match write_all_shared(output, &frame(kind, value), patience).await {
+    match write_all_shared(output, &frame(kind, value), timeout).await {
         Ok(_) => Ok(()),
         Err(WireError::Io(error)) => Err(error),
         Err(error) => Err(io::Error::other(error)),

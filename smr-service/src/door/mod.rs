@@ -240,10 +240,10 @@ impl<B: Backend> Door<B> {
     }
 
     /// Reads no more requests, writes the answers to those under way, and closes the connections. Gives up after
-    /// `patience`.
-    pub async fn close(mut self, patience: Duration) {
+    /// `timeout`.
+    pub async fn close(mut self, timeout: Duration) {
         self.phase.send_replace(Phase::Closing);
-        let _ = tokio::time::timeout(patience, self.finished.recv()).await;
+        let _ = tokio::time::timeout(timeout, self.finished.recv()).await;
     }
 }
 

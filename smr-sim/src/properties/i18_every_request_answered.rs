@@ -21,7 +21,7 @@ const EVERY_STEPS: u64 = 1024;
 #[derive(Default)]
 struct Waiting {
     copies: u64,
-    is_patient: bool,
+    has_no_deadline: bool,
     /// Since when it is known to wait in the calm.
     since: Option<Time>,
 }
@@ -37,7 +37,7 @@ pub(super) struct EveryRequestAnswered {
 
 impl EveryRequestAnswered {
     fn look(&mut self, now: Time) -> Result<(), String> {
-        for ((node, tag), waiting) in self.waiting.iter_mut().filter(|(_, waiting)| !waiting.is_patient) {
+        for ((node, tag), waiting) in self.waiting.iter_mut().filter(|(_, waiting)| !waiting.has_no_deadline) {
             let since = *waiting.since.get_or_insert(now);
             if now.since_us(since) > ANSWER_WITHIN_US {
                 return Err(format!(
@@ -61,7 +61,7 @@ impl Property for EveryRequestAnswered {
                 let waiting = self.waiting.entry((*node, *tag)).or_default();
                 waiting.copies += 1;
                 // It has ten minutes, to carry snapshots.
-                waiting.is_patient = matches!(request, Request::Readmit { .. });
+                waiting.has_no_deadline = matches!(request, Request::Readmit { .. });
                 *self.open.entry(*node).or_default() += 1;
             }
             Happening::Answered { node, tag, outcome } => {

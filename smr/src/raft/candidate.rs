@@ -36,7 +36,7 @@ impl Raft {
         // Where the leader's connection broke, the others will notice within milliseconds: ask again soon.
         let failing_over =
             self.leader.lost_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us);
-        let patience_us = if failing_over {
+        let timeout_us = if failing_over {
             self.settings.failover_put_off_us + self.draw_us(self.settings.failover_delay_max_us)
         } else {
             self.draw_timeout_us()
@@ -46,7 +46,7 @@ impl Raft {
             granted: [self.node].into(),
             refused: BTreeSet::new(),
             asked_at: self.now,
-            retry_at: self.now.plus_us(patience_us),
+            retry_at: self.now.plus_us(timeout_us),
         });
         let (term, last) = (self.promise.term.next(), self.log.last());
         for node in self.other_voters() {

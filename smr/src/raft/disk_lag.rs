@@ -35,7 +35,7 @@ impl DiskLag {
         if !lags {
             self.since = None;
         }
-        let gives_way = lags && now.since_us(since) >= settings.disk_lag_patience_us;
+        let gives_way = lags && now.since_us(since) >= settings.disk_lag_timeout_us;
         if gives_way {
             self.since = None;
         }
@@ -65,9 +65,9 @@ mod tests {
     fn disk_that_lags_by_more_than_the_bound_for_seconds_gives_way() {
         let settings = Settings::default();
         let bound = settings.disk_lag_us / HEARTBEAT_US;
-        let patience = settings.disk_lag_patience_us / HEARTBEAT_US;
+        let most = settings.disk_lag_timeout_us / HEARTBEAT_US;
         let at = gives_way_at(100, |_| bound + 1).unwrap();
-        assert!((patience..patience + 2 * bound + 2).contains(&at), "{at}");
+        assert!((most..most + 2 * bound + 2).contains(&at), "{at}");
     }
 
     #[test]

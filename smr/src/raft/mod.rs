@@ -146,7 +146,7 @@ enum Role {
 
 #[derive(Clone, Debug)]
 struct Follower {
-    /// When to lose patience with the leader.
+    /// When the leader is taken for lost.
     election_at: Time,
     /// When to campaign before that, because the leader's connection broke.
     campaign_at: Option<Time>,

@@ -23,7 +23,7 @@ pub struct Settings {
     /// A leader's disk lags if it does not have what was committed this long ago, in microseconds ...
     pub disk_lag_us: u64,
     /// ... and a leader whose disk has lagged for this long hands over to a voter that has more (E21), in microseconds.
-    pub disk_lag_patience_us: u64,
+    pub disk_lag_timeout_us: u64,
     /// Entries in one append at most.
     pub append_entries_max: usize,
     /// Bytes of entries in one append at most; one larger entry still goes alone.
@@ -81,7 +81,7 @@ impl Default for Settings {
             failover_put_off_us: 60_000,
             disk_stall_us: 1_200_000,
             disk_lag_us: 200_000,
-            disk_lag_patience_us: 3_000_000,
+            disk_lag_timeout_us: 3_000_000,
             append_entries_max: 4096,
             append_bytes_max: 1 << 20,
             inflight_appends_max: 256,

@@ -219,8 +219,8 @@ impl<P: Protocol, S: StateMachine> News<P, S> {
     }
 
     /// As [`News::tell`], but gives up after a while: false.
-    pub(super) fn tell_within(&self, happening: Happening<P, S>, patience: Duration) -> bool {
-        let told = self.events.send_timeout(Sent { life: self.life, what: happening }, patience).is_ok();
+    pub(super) fn tell_within(&self, happening: Happening<P, S>, timeout: Duration) -> bool {
+        let told = self.events.send_timeout(Sent { life: self.life, what: happening }, timeout).is_ok();
         self.helm.wake();
         told
     }

@@ -48,7 +48,7 @@ use crate::storage::{
 use crate::transport::{Admission, Transport, TransportConfig};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the queue is emptied while a quarantine is written down.
 const QUARANTINE_LOOK: Duration = Duration::from_millis(5);
@@ -338,13 +338,13 @@ impl Opened {
             .map_err(|error| StartError::new(format!("no replica thread: {error}")))?;
         let disqualify = {
             let news = news.clone();
-            move |reason| news.tell_within(Happening::Disqualified(reason), SHUTDOWN_PATIENCE)
+            move |reason| news.tell_within(Happening::Disqualified(reason), SHUTDOWN_TIMEOUT)
         };
         let stop = move || {
             let (done, stopped) = bounded(1);
-            if news.tell_within(Happening::Shutdown(done), SHUTDOWN_PATIENCE) {
-                // Stopped, or out of patience: the process ends either way, and a restart recovers.
-                let _ = stopped.recv_timeout(SHUTDOWN_PATIENCE);
+            if news.tell_within(Happening::Shutdown(done), SHUTDOWN_TIMEOUT) {
+                // Stopped, or too late: the process ends either way, and a restart recovers.
+                let _ = stopped.recv_timeout(SHUTDOWN_TIMEOUT);
             }
         };
         let steer = Arc::new(move || helm.steer());

@@ -15,7 +15,7 @@ use crate::status::Role;
 /// Why a readmission is refused while another one is under way.
 pub const READMISSION_UNDER_WAY: &str = "another readmission is under way";
 /// How long the leader tries before it gives up, in microseconds. A large snapshot must fit.
-const PATIENCE_US: u64 = 600_000_000;
+const TIMEOUT_US: u64 = 600_000_000;
 /// An incarnation that was met within this time counts as present, in microseconds.
 const PRESENT_US: u64 = 3_000_000;
 /// A member that was heard within this time counts as alive, in microseconds.
@@ -106,7 +106,7 @@ impl Readmission {
         if up * 2 <= voters.len() {
             return refused(format!("only {up} of {} members are alive: no majority", voters.len()));
         }
-        Ok(Readmission { outgoing, incoming, began_at: now, give_up_at: now.plus_us(PATIENCE_US) })
+        Ok(Readmission { outgoing, incoming, began_at: now, give_up_at: now.plus_us(TIMEOUT_US) })
     }
 
     /// What follows from the configuration in force.

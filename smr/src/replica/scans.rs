@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::replica::ReplySink;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A connection with room for a number of parts, which tells what it gets.
     struct Reader {
@@ -198,13 +198,13 @@ mod tests {
         }
         let (reader, gets) = Reader::new(100, 1);
         scans.begin(ReplyTo { tag: 0, sink: reader }, parts(5));
-        let got: Vec<_> = (0..5).map(|_| gets.recv_timeout(PATIENCE).unwrap()).collect();
+        let got: Vec<_> = (0..5).map(|_| gets.recv_timeout(TIMEOUT).unwrap()).collect();
         let all: Vec<_> = (0..5).map(|number| Some(Bytes::from(vec![number]))).collect();
         assert_eq!(got, all, "in order, and all of it");
         // And those who read at last get all of theirs.
         for (reader, gets) in hung {
             reader.reads(10);
-            let got: Vec<_> = (0..5).map(|_| gets.recv_timeout(PATIENCE).unwrap()).collect();
+            let got: Vec<_> = (0..5).map(|_| gets.recv_timeout(TIMEOUT).unwrap()).collect();
             assert_eq!(got, all);
         }
     }
@@ -218,6 +218,6 @@ mod tests {
         for _ in 0..3 {
             scans.begin(ReplyTo { tag: 0, sink: reader.clone() }, parts(2));
         }
-        assert_eq!(gets.recv_timeout(PATIENCE).unwrap(), None, "busy");
+        assert_eq!(gets.recv_timeout(TIMEOUT).unwrap(), None, "busy");
     }
 }

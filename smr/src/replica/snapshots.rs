@@ -35,7 +35,7 @@ const REST_LONG: u32 = 3;
 /// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before
 /// the log fills up.
 const REST_LONG_TOTAL: Duration = Duration::from_secs(2);
-/// Having rested for this long it rests no more: whoever waits for it has patience for `CALL_MAX_MS` only.
+/// Having rested for this long it rests no more: whoever waits for it waits for `CALL_MAX_MS` only.
 const REST_TOTAL_MAX: Duration = Duration::from_secs(20);
 
 /// How full the log is, in thousandths, for whoever works at what will make room in it: the fuller, the less it rests.

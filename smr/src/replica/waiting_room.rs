@@ -29,7 +29,7 @@ const BIRTH_INTERVAL: Duration = Duration::from_millis(50);
 /// After this long a request that nobody could answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// So many answers that help nothing are nothing to talk about: managers may be starting, too.
-const PATIENT_ANSWERS: u32 = 10;
+const UNANSWERED_MAX: u32 = 10;
 
 /// How the wait ended.
 pub(super) enum Departure {
@@ -89,7 +89,7 @@ impl Asking {
         match self.answers.1.try_recv() {
             Ok(answer @ GenesisAnswer::NotYet(_)) => {
                 self.in_vain += 1;
-                if self.in_vain == PATIENT_ANSWERS
+                if self.in_vain == UNANSWERED_MAX
                     && let GenesisAnswer::NotYet(reason) = &answer
                 {
                     reporter.line(&format!("waits until a majority of the managers has recorded its group ({reason})"));

@@ -198,7 +198,7 @@ impl<M, F: Fn(TransportEvent<M>) -> bool + Send + Sync> EventSink<M> for F {
 /// How urgent a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// Small and impatient: heartbeats, votes, acknowledgements. Overtakes bulk.
+    /// Small and urgent: heartbeats, votes, acknowledgements. Overtakes bulk.
     Urgent,
     /// Log entries.
     Bulk,

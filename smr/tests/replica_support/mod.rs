@@ -21,7 +21,7 @@ use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{ReadMode, ReplicaStatus};
 
 /// How long anything may take that must happen, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Counts commands.
 #[derive(Clone, Default)]
@@ -113,7 +113,7 @@ impl ReplySink for Waiter {
 pub(crate) fn ask(replica: &ReplicaHandle, request: Request) -> Outcome {
     let (outcome, heard) = sync_channel(1);
     replica.submit(request, ReplyTo { tag: 0, sink: Arc::new(Waiter(outcome)) });
-    heard.recv_timeout(PATIENCE).unwrap()
+    heard.recv_timeout(TIMEOUT).unwrap()
 }
 
 pub(crate) fn status(replica: &ReplicaHandle) -> ReplicaStatus {
@@ -129,7 +129,7 @@ pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(start.elapsed() < TIMEOUT, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

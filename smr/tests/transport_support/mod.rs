@@ -19,7 +19,7 @@ use smr::transport::{
 pub const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 1 }, earlier: [0; EARLIER_STARTS] };
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For tests of what happens when nothing happens: as the default, five times as fast.
 pub const BRISK: Pace =
@@ -47,7 +47,7 @@ pub fn listen_again(address: &str) -> TcpListener {
     loop {
         match TcpListener::bind(address) {
             Ok(listener) => return listener,
-            Err(error) => assert!(began.elapsed() < PATIENCE, "{address}: {error}"),
+            Err(error) => assert!(began.elapsed() < TIMEOUT, "{address}: {error}"),
         }
         std::thread::yield_now();
     }
@@ -96,7 +96,7 @@ impl Node {
     /// Waits for the first event that `wanted` maps to something; skips others.
     #[track_caller]
     pub fn await_event<T>(&self, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut skipped = Vec::new();
         loop {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -129,7 +129,7 @@ impl Node {
 /// Waits until `condition` holds.
 #[track_caller]
 pub fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "still not: {what}");
         std::thread::sleep(Duration::from_millis(2));
@@ -234,7 +234,7 @@ impl Wire {
     pub fn dial(address: &str) -> Wire {
         let address: SocketAddr = address.parse().unwrap();
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.set_nodelay(true).unwrap();
         Wire(stream)
     }
@@ -254,7 +254,7 @@ impl Wire {
 
     pub fn accept(listener: &TcpListener) -> Wire {
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Wire(stream)
     }
 
@@ -289,7 +289,7 @@ impl Wire {
     /// Waits until the other side has closed, whatever it says before.
     #[track_caller]
     pub fn await_end(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut rest = [0; 4096];
         loop {
             assert!(Instant::now() < deadline, "still open");

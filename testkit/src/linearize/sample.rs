@@ -78,7 +78,7 @@ mod tests {
     use crate::linearize::{Options, check};
 
     /// The target is 10 s in a release build on a quiet machine; this is for a debug build on a busy one.
-    const PATIENCE: Duration = Duration::from_secs(600);
+    const TIMEOUT: Duration = Duration::from_secs(600);
 
     fn measure(what: &str, history: &History, passes: bool) {
         let start = Instant::now();
@@ -87,7 +87,7 @@ mod tests {
         println!("{what}: {took:.2?}, {} configurations", verdict.configurations);
         assert_eq!(verdict.passed(), passes, "{what}: {:?}", verdict.violations.first());
         assert_eq!(verdict.undecided, Vec::<Bytes>::new(), "{what}");
-        assert!(took < PATIENCE, "{what} took {took:?}");
+        assert!(took < TIMEOUT, "{what} took {took:?}");
     }
 
     const LARGE: Sample = Sample { operations: 100_000, clients: 12, keys: 8, unknown: 0 };

@@ -17,11 +17,11 @@ use madkv_testkit::programs::CLIENT;
 /// What the command is told to take at most, in milliseconds.
 const COMMAND_MS: u64 = 5_000;
 /// What it may take at most: it was told, and the machine is busy.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// The pause before it is given again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long all of it may take once all other faults are over.
-const HEAL_PATIENCE: Duration = Duration::from_secs(90);
+const HEAL_TIMEOUT: Duration = Duration::from_secs(90);
 
 pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let nodes = match scene.victims(Who::Follower) {
@@ -120,11 +120,11 @@ impl ActiveFault for Emptied {
             Phase::Commanded(child, since) => {
                 let since = *since;
                 let Some(status) = child.try_wait()? else {
-                    if since.elapsed() > COMMAND_PATIENCE {
+                    if since.elapsed() > COMMAND_TIMEOUT {
                         // Its fate does not matter any more; it is waited for all the same.
                         let _ = child.kill();
                         let _ = child.wait();
-                        return Err(Failure(format!("readmit {}: no end after {COMMAND_PATIENCE:?}", self.node)));
+                        return Err(Failure(format!("readmit {}: no end after {COMMAND_TIMEOUT:?}", self.node)));
                     }
                     return Ok(false);
                 };
@@ -165,12 +165,12 @@ impl ActiveFault for Emptied {
         }
         let start = Instant::now();
         while !self.tick(world)? {
-            if start.elapsed() > HEAL_PATIENCE {
+            if start.elapsed() > HEAL_TIMEOUT {
                 let status = world.monitor.status(self.node);
                 let log = world.cluster.process(self.node).log_tail();
                 let node = self.node;
                 return Err(Failure(format!(
-                    "{node} was not readmitted within {HEAL_PATIENCE:?} after the faults ({} refusals), it says \
+                    "{node} was not readmitted within {HEAL_TIMEOUT:?} after the faults ({} refusals), it says \
                      {status:?}:\n{log}",
                     self.refusals
                 )));

@@ -12,10 +12,10 @@ use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
 
 /// How long an orderly end may take: 5 s by B10, the rest is for a busy machine.
-const END_PATIENCE: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a restarted replica may take until it serves, before the next one's turn comes all the same: others may be
 /// hurt.
-const BACK_PATIENCE: Duration = Duration::from_secs(5);
+const BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn inject(scene: &mut Scene<'_>) -> Result<Injection, Failure> {
     let fault = scene.event.fault;
@@ -85,9 +85,9 @@ impl ActiveFault for Restarting {
                         let log = world.cluster.process(node).log_tail();
                         return Err(Failure(format!("{node} ended with {status} after a SIGTERM:\n{log}")));
                     }
-                    None if since.elapsed() > END_PATIENCE => {
+                    None if since.elapsed() > END_TIMEOUT => {
                         let log = world.cluster.process(node).log_tail();
-                        return Err(Failure(format!("{node} has not ended {END_PATIENCE:?} after a SIGTERM:\n{log}")));
+                        return Err(Failure(format!("{node} has not ended {END_TIMEOUT:?} after a SIGTERM:\n{log}")));
                     }
                     None => {}
                 }
@@ -105,7 +105,7 @@ impl ActiveFault for Restarting {
                 let serves = world.monitor.status(*node).is_some_and(|status| {
                     status.standing == smr::status::Standing::InService && status.leader.is_some()
                 });
-                if serves || since.elapsed() > BACK_PATIENCE {
+                if serves || since.elapsed() > BACK_TIMEOUT {
                     world.held.remove(node);
                     self.phase = Phase::Next;
                 }

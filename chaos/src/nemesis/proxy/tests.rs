@@ -9,7 +9,7 @@ use super::*;
 use madkv_testkit::wait::wait_for;
 
 /// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long something that must not happen is watched.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -37,7 +37,7 @@ fn echo() -> (Proxy, LinkId) {
 
 fn dial(proxy: &Proxy, link: LinkId) -> StdStream {
     let stream = StdStream::connect(proxy.address(link)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -51,7 +51,7 @@ fn ask(stream: &mut StdStream, text: &[u8]) -> io::Result<Vec<u8>> {
 fn silent_for(stream: &mut StdStream, time: Duration) -> bool {
     stream.set_read_timeout(Some(time)).unwrap();
     let silent = matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     silent
 }
 
@@ -64,7 +64,7 @@ fn pass_link_carries_bytes_both_ways_and_the_end() {
     assert_eq!((counts.accepted, counts.live, counts.forward_bytes, counts.backward_bytes), (1, 1, 5, 5));
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-    wait_for(PATIENCE, "no connection", || (proxy.counts(link).live == 0).then_some(())).unwrap();
+    wait_for(TIMEOUT, "no connection", || (proxy.counts(link).live == 0).then_some(())).unwrap();
     assert_eq!(proxy.counts(link).reset, 0);
 }
 
@@ -103,7 +103,7 @@ fn hold_one_way_lets_the_other_pass() {
     ask(&mut stream, b"a").unwrap();
     proxy.set(link, Rules { backward: Flow::Hold, ..Rules::default() });
     stream.write_all(b"go").unwrap();
-    wait_for(PATIENCE, "bytes at the target", || (proxy.counts(link).forward_bytes == 3).then_some(())).unwrap();
+    wait_for(TIMEOUT, "bytes at the target", || (proxy.counts(link).forward_bytes == 3).then_some(())).unwrap();
     assert!(silent_for(&mut stream, WATCH));
     assert_eq!(proxy.counts(link).backward_bytes, 1);
 }
@@ -130,9 +130,9 @@ fn hold_forgets_a_dialler_that_gave_up() {
     proxy.set(link, Rules::silent());
     let mut stream = dial(&proxy, link);
     stream.write_all(b"hello").unwrap();
-    wait_for(PATIENCE, "the connection", || (proxy.counts(link).live == 1).then_some(())).unwrap();
+    wait_for(TIMEOUT, "the connection", || (proxy.counts(link).live == 1).then_some(())).unwrap();
     drop(stream);
-    wait_for(PATIENCE, "its end", || (proxy.counts(link).live == 0).then_some(())).unwrap();
+    wait_for(TIMEOUT, "its end", || (proxy.counts(link).live == 0).then_some(())).unwrap();
     proxy.set(link, Rules::default());
     assert_eq!(ask(&mut dial(&proxy, link), b"x").unwrap(), b"x");
     assert_eq!(proxy.counts(link).forward_bytes, 1);
@@ -167,7 +167,7 @@ fn flapping_gate_is_shut_and_open_by_turns() {
     proxy.set(link, Rules { gate: Gate::Flapping { period: Duration::from_millis(60) }, ..Rules::default() });
     let mut changes = 0;
     let mut worked = false;
-    wait_for(PATIENCE, "six changes between working and not", || {
+    wait_for(TIMEOUT, "six changes between working and not", || {
         let works = ask(&mut dial(&proxy, link), b"x").is_ok();
         changes += u32::from(works != worked);
         worked = works;

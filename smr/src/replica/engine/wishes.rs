@@ -12,7 +12,7 @@ use crate::state_machine::StateMachine;
 use crate::status::Role;
 
 /// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
-const TRANSFER_PATIENCE_US: u64 = 5_000_000;
+const TRANSFER_TIMEOUT_US: u64 = 5_000_000;
 /// How often waiting wishes of the operator are looked after, in microseconds.
 const CHORES_INTERVAL_US: u64 = 50_000;
 
@@ -31,7 +31,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let mut outputs = self.core.step(now, Input::Transfer(to));
         match outputs.transfer.take() {
             Some(Ok(())) => {
-                self.transfer = Some(PendingTransfer { to, reply, give_up_at: now.plus_us(TRANSFER_PATIENCE_US) });
+                self.transfer = Some(PendingTransfer { to, reply, give_up_at: now.plus_us(TRANSFER_TIMEOUT_US) });
                 self.schedule_chores(now);
             }
             Some(Err(TransferRefused::NotLeader(hint))) => reply.send(Outcome::NotLeader(hint)),
