@@ -189,6 +189,12 @@ impl<W: Workload> Clients<W> {
         }
     }
 
+    /// No client dies any more. With requests that wait longer than one lives (a full queue before a slow disk), each
+    /// death would add a client that asks afresh, and no answer would find the one that it is for.
+    pub(super) fn live_on(&mut self) {
+        self.pace.given_up = 0;
+    }
+
     /// Only so many clients begin something new from now on.
     pub(super) fn keep(&mut self, count: usize) {
         self.active = self.active.min(count);

@@ -214,6 +214,7 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
             world.start_at(seat, world.now);
         }
     }
+    world.clients.live_on();
     // With more clients than may have a session that they have not used yet, each one that is opened may end another
     // (C6, B30), and no write need ever get through.
     world.clients.keep((config.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
