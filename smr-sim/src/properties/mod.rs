@@ -11,26 +11,26 @@
 //! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup.
 //!   Neither exists yet, so it has no subject here: nothing checks it.
 
-mod e06_elected_by_a_majority;
-mod i01_one_leader_per_term;
-mod i02_one_vote_per_term;
-mod i03_monotone;
-mod i04_leader_append_only;
-mod i05_log_matching;
-mod i06_leader_completeness;
-mod i07_same_commands_same_state;
-mod i08_durable_majority;
-mod i09_history_is_immutable;
-mod i10_shape;
-mod i11_persist_before_send;
-mod i12_acknowledged_is_kept;
-mod i13_exactly_once;
-mod i15_configurations;
-mod i17_bounds;
-mod i18_every_request_answered;
+mod acknowledged_is_kept;
+mod bounds;
+mod configurations;
+mod durable_majority;
+mod elected_by_a_majority;
+mod every_request_answered;
+mod exactly_once;
+mod forgetting_is_noticed;
+mod founded_once;
+mod history_is_immutable;
+mod leader_append_only;
+mod leader_completeness;
 mod lease_excludes_later_leaders;
-mod m08_forgetting_is_noticed;
-mod m14_founded_once;
+mod log_matching;
+mod monotone;
+mod one_leader_per_term;
+mod one_vote_per_term;
+mod persist_before_send;
+mod same_commands_same_state;
+mod shape;
 #[cfg(test)]
 mod testing;
 
@@ -343,32 +343,32 @@ pub trait Property: Send {
 /// All of them, fresh.
 pub fn all() -> Vec<Box<dyn Property>> {
     vec![
-        Box::new(i01_one_leader_per_term::OneLeaderPerTerm::default()),
-        Box::new(i02_one_vote_per_term::OneVotePerTerm::default()),
-        Box::new(i03_monotone::Monotone::default()),
-        Box::new(i04_leader_append_only::LeaderAppendOnly::default()),
-        Box::new(i05_log_matching::LogMatching::default()),
-        Box::new(i06_leader_completeness::LeaderCompleteness::default()),
-        Box::new(i07_same_commands_same_state::SameCommandsSameState::default()),
-        Box::new(i08_durable_majority::DurableMajority::default()),
-        Box::new(i09_history_is_immutable::HistoryIsImmutable::default()),
-        Box::new(i10_shape::Shape),
-        Box::new(i11_persist_before_send::PersistBeforeSend::default()),
-        Box::new(i12_acknowledged_is_kept::AcknowledgedIsKept::default()),
-        Box::new(i13_exactly_once::ExactlyOnce::default()),
-        Box::new(i15_configurations::Configurations::default()),
-        Box::new(i17_bounds::Bounds::default()),
-        Box::new(i18_every_request_answered::EveryRequestAnswered::default()),
+        Box::new(one_leader_per_term::OneLeaderPerTerm::default()),
+        Box::new(one_vote_per_term::OneVotePerTerm::default()),
+        Box::new(monotone::Monotone::default()),
+        Box::new(leader_append_only::LeaderAppendOnly::default()),
+        Box::new(log_matching::LogMatching::default()),
+        Box::new(leader_completeness::LeaderCompleteness::default()),
+        Box::new(same_commands_same_state::SameCommandsSameState::default()),
+        Box::new(durable_majority::DurableMajority::default()),
+        Box::new(history_is_immutable::HistoryIsImmutable::default()),
+        Box::new(shape::Shape),
+        Box::new(persist_before_send::PersistBeforeSend::default()),
+        Box::new(acknowledged_is_kept::AcknowledgedIsKept::default()),
+        Box::new(exactly_once::ExactlyOnce::default()),
+        Box::new(configurations::Configurations::default()),
+        Box::new(bounds::Bounds::default()),
+        Box::new(every_request_answered::EveryRequestAnswered::default()),
         Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),
-        Box::new(e06_elected_by_a_majority::ElectedByAMajority::default()),
-        Box::new(m08_forgetting_is_noticed::ForgettingIsNoticed::default()),
-        Box::new(m14_founded_once::FoundedOnce::default()),
+        Box::new(elected_by_a_majority::ElectedByAMajority::default()),
+        Box::new(forgetting_is_noticed::ForgettingIsNoticed::default()),
+        Box::new(founded_once::FoundedOnce::default()),
     ]
 }
 
 /// Those that hold also for a group that has lost everything, and begins again.
 pub(super) fn of_founding() -> Vec<Box<dyn Property>> {
-    vec![Box::new(m14_founded_once::FoundedOnce::default())]
+    vec![Box::new(founded_once::FoundedOnce::default())]
 }
 
 /// Whether those who `have` it are a majority of the voters and, in a joint configuration, of the outgoing ones.

@@ -2,7 +2,7 @@
 //! Judged by what is on the disks, not by what nodes say or count.
 //!
 //! The books of what is on the disks are compared with the disks themselves at each start and now and then in between
-//! ([`super::i11_persist_before_send`]).
+//! ([`super::persist_before_send`]).
 
 use std::collections::BTreeSet;
 
