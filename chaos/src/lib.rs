@@ -6,10 +6,11 @@
 //! - [`fuzz`]: clients with conflicting requests, and a check of what they heard.
 //! - [`campaign`]: what `madkv-fuzz` does: the fuzzer alone, under the nemesis, or with a minority dead.
 //! - [`disk_faults`]: damaged, full and failing disks.
-//! - [`transcript`]: what a command-line client prints while leaders die under it.
+//! - [`cli_transcript`]: what a command-line client prints while leaders die under it.
 //! - [`scenario`]: what `madkv-scenario` does: longer runs, each with one question.
 
 pub mod campaign;
+pub mod cli_transcript;
 pub mod client_sim;
 pub mod decoders;
 pub mod disk_faults;
@@ -17,4 +18,3 @@ pub mod fuzz;
 pub mod nemesis;
 pub mod scenario;
 pub mod seeds;
-pub mod transcript;

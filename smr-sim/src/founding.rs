@@ -1,5 +1,5 @@
-//! A trial of its own beside each run: a group is founded among faults, its directories are emptied one after the other
-//! until all are, and at last the operator says that it begins again.
+//! A scenario of its own beside each run: a group is founded among faults, its directories are emptied one after the
+//! other until all are, and at last the operator says that it begins again.
 //!
 //! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes
 //! of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
@@ -16,24 +16,24 @@ const TIMEOUT_US: u64 = 20_000_000;
 /// Time enough in the calm for whatever should not happen, in microseconds.
 const AFTERWARDS_US: u64 = 3_000_000;
 
-/// Plays the trial of a seed in a fresh world of its own.
+/// Plays the scenario of a seed in a fresh world of its own.
 pub(super) fn play<W: Workload>(seed: u64, world: &mut World<W>) {
     let mut rng = SimRng::new(seed, Purpose::Founding);
-    let trial = &mut Trial { world, rng: &mut rng, never_told: 0 };
-    trial.begin();
-    trial.found_among_faults();
-    trial.empty_until_all_are();
-    trial.begin_again();
+    let scenario = &mut Scenario { world, rng: &mut rng, never_told: 0 };
+    scenario.begin();
+    scenario.found_among_faults();
+    scenario.empty_until_all_are();
+    scenario.begin_again();
 }
 
-struct Trial<'a, W: Workload> {
+struct Scenario<'a, W: Workload> {
     world: &'a mut World<W>,
     rng: &'a mut SimRng,
     /// The seat whose operator says nothing before all do.
     never_told: usize,
 }
 
-impl<W: Workload> Trial<'_, W> {
+impl<W: Workload> Scenario<'_, W> {
     fn begin(&mut self) {
         self.never_told = self.some_seat();
         if self.rng.chance(400) {

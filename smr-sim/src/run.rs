@@ -134,15 +134,15 @@ fn run_once<W: Workload + Clone>(
         let shape = Shape::small(options.nodes.unwrap_or_else(|| FOUNDERS[(seed % FOUNDERS.len() as u64) as usize]));
         let (weather, pace) = (Weather::calm(), Pace { clients: 0, ..Pace::default() });
         let properties = properties::of_founding();
-        let mut trial = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&config));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| founding::play(seed, &mut trial))) {
-            trial.watch.violate("I18 no panic", words_of(panic.as_ref()));
+        let mut founded = World::new(Setting { seed, shape, weather, pace, properties, text }, workload(&config));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| founding::play(seed, &mut founded))) {
+            founded.watch.violate("I18 no panic", words_of(panic.as_ref()));
         }
-        hash ^= trial.watch.trace.hash().rotate_left(1);
-        world.watch.rare.add(&trial.watch.rare);
-        if trial.watch.violation.is_some() {
-            world.watch.violation = trial.watch.violation.take();
-            world.watch.trace = trial.watch.trace;
+        hash ^= founded.watch.trace.hash().rotate_left(1);
+        world.watch.rare.add(&founded.watch.rare);
+        if founded.watch.violation.is_some() {
+            world.watch.violation = founded.watch.violation.take();
+            world.watch.trace = founded.watch.trace;
         }
     }
     let failure = world.watch.violation.clone().map(|violation| Failure {

@@ -6,6 +6,7 @@
 
 mod bounded;
 mod catch_up;
+mod cli_transcript;
 mod damage;
 mod disk_errors;
 mod disk_full;
@@ -17,7 +18,6 @@ mod rolling;
 mod shapes;
 mod snapshots;
 mod speed;
-mod transcript;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -221,7 +221,7 @@ pub fn run(options: &Options) -> Outcome {
         Scenario::Failover { kills, place } => failover::run(*kills, place),
         Scenario::KillAll { rounds, place } => kill_all::run(*rounds, place),
         Scenario::Rolling { rounds, place } => rolling::run(*rounds, place),
-        Scenario::Transcript { kills, place } => transcript::run(*kills, place),
+        Scenario::Transcript { kills, place } => cli_transcript::run(*kills, place),
         Scenario::PowerCuts { cuts, place } => power_cuts::run(*cuts, place),
         Scenario::Durable { place } => durable::run(place),
         Scenario::Speed { clients, lone_puts, seconds, value_bytes, place } => {

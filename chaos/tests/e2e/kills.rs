@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use madkv_chaos::cli_transcript::under_failovers;
 use madkv_chaos::scenario::rolling_restart;
-use madkv_chaos::transcript::under_failovers;
 use madkv_testkit::line_client::NoAnswer;
 
 use crate::scene::{ONLY, SMALL, Scene, TIMEOUT, WATCH};

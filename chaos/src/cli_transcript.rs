@@ -1,5 +1,5 @@
 //! What a command-line client prints while leaders die under it: for each line one line, in order, none lost and none
-//! doubled, and STOP behind everything before it (fault catalogue C11).
+//! doubled, and STOP after everything before it (fault catalogue C11).
 //!
 //! One client, alone on its keys: so each line's answer is known beforehand, and a lost, doubled or overtaken one shows
 //! at the next line. Lines go in far ahead of their answers, as from a file.
@@ -36,7 +36,7 @@ impl Expected {
     }
 }
 
-/// Lines to say, and what the keys hold behind each.
+/// Lines to say, and what the keys hold after each.
 #[derive(Debug, Default)]
 struct Script {
     keys: BTreeMap<String, String>,
@@ -73,15 +73,15 @@ impl Script {
 }
 
 /// A client, and what it still has to print.
-struct Transcript {
+struct CliTranscript {
     client: LineClient,
     script: Script,
     expected: VecDeque<(String, Expected)>,
 }
 
-impl Transcript {
-    fn of(client: LineClient) -> Transcript {
-        Transcript { client, script: Script::default(), expected: VecDeque::new() }
+impl CliTranscript {
+    fn of(client: LineClient) -> CliTranscript {
+        CliTranscript { client, script: Script::default(), expected: VecDeque::new() }
     }
 
     fn fill(&mut self) -> Result<(), NoAnswer> {
@@ -138,7 +138,7 @@ impl Transcript {
 /// # Errors
 /// A line that was lost, doubled, overtaken or wrong; or a cluster that does not come back.
 pub fn under_failovers(cluster: &mut Cluster, kills: usize, timeout: Duration) -> Result<u64, Trouble> {
-    let mut transcript = Transcript::of(cluster.client()?);
+    let mut transcript = CliTranscript::of(cluster.client()?);
     transcript.go_on(ANSWERS_BETWEEN, timeout)?;
     let groups: Vec<Group> = cluster.groups().filter(|group| matches!(group, Group::Partition(_))).collect();
     for &group in groups.iter().cycle().take(kills.saturating_sub(1)) {
@@ -169,7 +169,7 @@ mod tests {
         let script =
             format!("while read verb key; do case $verb in STOP) echo STOP; {end} exit;; *) {each} esac; done");
         let client = LineClient::start(Path::new("/bin/sh"), &["-c".to_owned(), script])?;
-        let mut transcript = Transcript::of(client);
+        let mut transcript = CliTranscript::of(client);
         // Only reads, of keys that hold nothing.
         while transcript.expected.len() < AHEAD {
             let number = transcript.expected.len();

@@ -1,9 +1,9 @@
-//! One line out for each line in, whatever dies: `crate::transcript`, for a minute.
+//! One line out for each line in, whatever dies: `crate::cli_transcript`, for a minute.
 
 use std::time::Instant;
 
+use crate::cli_transcript::under_failovers;
 use crate::scenario::{Place, Stage, TIMEOUT};
-use crate::transcript::under_failovers;
 use madkv_testkit::place::Outcome;
 
 pub(super) fn run(kills: usize, place: &Place) -> Outcome {
