@@ -1,6 +1,7 @@
 //! Calls for operators: how the cluster is, hand over leadership, readmit a replica.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use madkv_proto::frames::{Ask, Body};
 use madkv_proto::slots::slot_of;
@@ -115,6 +116,14 @@ impl Client {
             epoch: routes.as_ref().map_or(0, |routes| routes.map.epoch),
             nodes: nodes.collect(),
         }
+    }
+
+    /// The groups by name, each with its number of replicas: `m`, and `s0`, `s1`, ... if a manager gives a map in time.
+    pub async fn groups(&self, wait: Duration) -> Vec<(String, usize)> {
+        let router = &self.shared.router;
+        let routes = router.routes(Some(Instant::now() + wait)).await.ok();
+        let partitions = routes.iter().flat_map(|routes| &routes.groups);
+        [&router.managers].into_iter().chain(partitions).map(|group| (group.name.clone(), group.links.len())).collect()
     }
 
     /// Hands the leadership of `group` (`m`, `s0`, ...) to its replica number `to`.

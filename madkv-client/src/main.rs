@@ -4,7 +4,7 @@ use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use madkv_client::cli::pipe::Waiting;
-use madkv_client::cli::{self, args, pipe, prompt};
+use madkv_client::cli::{self, args, command, pipe, prompt};
 use rustix::process::Signal;
 use smr::log_sink::{self, LineWriter};
 use smr_service::process;
@@ -48,8 +48,8 @@ fn run() -> ExitCode {
         }
     };
     let client = cli::connect(&args);
-    if let Some(word) = &args.word {
-        return match runtime.block_on(cli::obey(&client, word)) {
+    if let Some(command) = &args.command {
+        return match runtime.block_on(command::execute(&client, command, prompt::terminal_columns())) {
             Ok(report) if report.is_whole => code(print(&report.text)),
             Ok(report) => {
                 code(print(&report.text));

@@ -311,6 +311,22 @@ async fn words_that_failed_exit_1() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_contact_nobody_help_and_completions() {
+    for (args, part) in [
+        (&["help"][..], "PUT <key> <value> "),
+        (&["help", "where"], "Usage: where"),
+        (&["transfer", "--help"], "Usage: madkv-client transfer [OPTIONS] <GROUP> <REPLICA>"),
+        (&["--help"], "Commands:"),
+        (&["completions", "bash"], "complete -F"),
+    ] {
+        let output = run(args.iter().map(|arg| (*arg).to_owned()).collect(), vec![]).await;
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(part), "{args:?}: {text}");
+    }
+}
+
 // covers B9
 #[tokio::test(flavor = "multi_thread")]
 async fn arguments_wrong_one_line_exit_2() {

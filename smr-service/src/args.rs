@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use clap::error::ContextValue;
+
 use crate::address::is_same;
 use crate::limits::REPLICAS_MAX;
 
@@ -28,26 +30,53 @@ pub enum Parsed<O> {
 /// What is wrong with it.
 pub fn parse<O: clap::Parser>(line: impl IntoIterator<Item = OsString>) -> Result<Parsed<O>, BadArgument> {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
-    match O::try_parse_from(line.into_iter().map(underscored)) {
+    match O::try_parse_from(underscored(line)) {
         Ok(options) => Ok(Parsed::Options(options)),
         Err(error) if matches!(error.kind(), DisplayHelp | DisplayVersion) => Ok(Parsed::Print(error.to_string())),
-        Err(error) => Err(BadArgument(one_line(&error.to_string()))),
+        Err(error) => Err(BadArgument(explain(&error))),
     }
 }
 
-/// `--some-flag=value` as `--some_flag=value`: flags are declared with `_` once, and accepted with both.
-fn underscored(argument: OsString) -> OsString {
+/// The arguments, each `--some-flag=value` as `--some_flag=value`: flags are declared with `_` once, and accepted with
+/// both. What comes after `--` is no flag.
+fn underscored(line: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut flags_end = false;
+    line.into_iter().map(move |argument| {
+        flags_end |= argument == "--";
+        if flags_end { argument } else { with_underscores(argument) }
+    })
+}
+
+fn with_underscores(argument: OsString) -> OsString {
     let Some(text) = argument.to_str() else { return argument };
     let Some(flag) = text.strip_prefix("--") else { return argument };
     let (name, value) = flag.split_at(flag.find('=').unwrap_or(flag.len()));
     format!("--{}{value}", name.replace('-', "_")).into()
 }
 
-/// clap explains itself in paragraphs; the first one says what is wrong.
-fn one_line(text: &str) -> String {
+/// What is wrong with a command line, in one line, with what was probably meant. clap explains itself in paragraphs, of
+/// which the first says what is wrong.
+pub fn explain(error: &clap::Error) -> String {
+    let text = error.to_string();
     let first: Vec<&str> = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let line = first.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let wrong = line.strip_prefix("error: ").unwrap_or(&line);
+    match suggestion(error) {
+        Some(meant) => format!("{wrong}; did you mean '{meant}'?"),
+        None if error.kind() == clap::error::ErrorKind::InvalidSubcommand => format!("{wrong}; --help lists them"),
+        None => wrong.to_owned(),
+    }
+}
+
+/// The word, flag or value that is most like the unknown one, if any is.
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    use clap::error::ContextKind::{SuggestedArg, SuggestedSubcommand, SuggestedValue};
+    [SuggestedSubcommand, SuggestedArg, SuggestedValue].into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(word) => Some(word.as_str()),
+        // The likeliest comes last.
+        ContextValue::Strings(words) => words.last().map(String::as_str),
+        _ => None,
+    })
 }
 
 /// Reads a list of `host:port`, separated by commas, or the word `none` for an empty one.
@@ -180,6 +209,12 @@ mod tests {
             let BadArgument(text) = parse::<Options>(line(words)).unwrap_err();
             assert!(!text.contains('\n') && text.len() > 10, "{words:?}: {text:?}");
         }
+    }
+
+    #[test]
+    fn parse_unknown_flag_names_the_one_that_was_meant() {
+        let BadArgument(text) = parse::<Options>(line(&["x", "--replica-ide", "1"])).unwrap_err();
+        assert_eq!(text, "unexpected argument '--replica_ide' found; did you mean '--replica_id'?");
     }
 
     // covers B9

@@ -144,6 +144,26 @@ fn ctrl_c_stops_the_wait_for_an_answer_and_nothing_else() {
     assert!(seat.is_cooked());
 }
 
+#[test]
+fn tab_completes_words_and_groups_and_a_slip_is_named() {
+    let directory = fresh_directory();
+    let place = directory.path().join("kept").display().to_string();
+    let mut seat = launch(&place);
+    seat.press("pu\tk v\r");
+    seat.expect("PUT k not_found");
+    seat.press("tran\ts\t\t\r");
+    seat.expect("transfer s0 0");
+    seat.expect("0 leads already");
+    seat.press("statsu\r");
+    seat.expect("did you mean status?");
+    seat.press("help trans\t\r");
+    seat.expect("Usage: transfer <GROUP> <REPLICA>");
+    seat.press("stat\t\r");
+    seat.expect("in service");
+    seat.press("ST\t\r");
+    assert_eq!(seat.expect_end(), Some(0));
+}
+
 // covers B25
 #[test]
 fn launcher_that_is_ended_at_the_prompt_leaves_the_terminal_as_it_was() {

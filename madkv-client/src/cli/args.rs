@@ -3,8 +3,11 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use smr_service::args::{self, Parsed};
+
+use crate::cli::command::CliCommand;
 
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,41 +22,8 @@ pub struct Args {
     pub trace_retries: bool,
     /// The client's number in those messages.
     pub client_id: u32,
-    /// An operator's word to obey instead of reading stdin.
-    pub word: Option<Word>,
-}
-
-/// An operator's word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// What can be said.
-    Help,
-    /// How the cluster is.
-    Status {
-        /// As JSON instead of a table.
-        json: bool,
-    },
-    /// Who has a key.
-    Where {
-        /// The key.
-        key: String,
-        /// As JSON instead of a line.
-        json: bool,
-    },
-    /// Hand leadership over.
-    Transfer {
-        /// `m`, `s0`, ...
-        group: String,
-        /// The replica that is to lead.
-        to: u16,
-    },
-    /// Take a replica back.
-    Readmit {
-        /// `m`, `s0`, ...
-        group: String,
-        /// The replica.
-        replica: u16,
-    },
+    /// An operator's command to execute instead of reading stdin.
+    pub command: Option<CliCommand>,
 }
 
 /// Why the process ends before it began.
@@ -65,33 +35,45 @@ pub enum Stop {
     Wrong(String),
 }
 
-/// MadKV's client. Without a word it reads requests: line by line from a pipe, or at a prompt on a terminal.
+/// MadKV's client. Without a command it reads requests: line by line from a pipe, or at a prompt on a terminal.
 ///
 /// Limits: key 4 KiB, value 1 MiB. Flags may be written with _ or with -.
 #[derive(Parser)]
-#[command(name = "madkv-client", version)]
+#[command(name = "madkv-client", version, disable_help_subcommand = true)]
 struct Raw {
-    /// Managers to ask for the cluster map, as host:port, separated by commas.
-    #[arg(long = "manager_addrs", default_value = "127.0.0.1:3666,127.0.0.1:3667,127.0.0.1:3668")]
+    /// Managers to ask for the cluster map, as host:port, separated by commas
+    #[arg(long = "manager_addrs", default_value = "127.0.0.1:3666,127.0.0.1:3667,127.0.0.1:3668", global = true)]
     manager_addrs: String,
-    /// Give up on a request after this many milliseconds. By default it is retried until it succeeds.
-    #[arg(long = "timeout_ms", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Give up on a request after this many milliseconds; by default it is retried until it succeeds
+    #[arg(long = "timeout_ms", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     timeout_ms: Option<u64>,
-    /// Write each message that is sent or received to stderr.
-    #[arg(long = "trace_messages")]
+    /// Write each message that is sent or received to stderr
+    #[arg(long = "trace_messages", global = true)]
     trace_messages: bool,
-    /// Write a line to stderr each time a request must be tried again.
-    #[arg(long = "trace_retries")]
+    /// Write a line to stderr each time a request must be tried again
+    #[arg(long = "trace_retries", global = true)]
     trace_retries: bool,
-    /// This client's number in those messages.
-    #[arg(long = "client_id", default_value_t = 1)]
+    /// This client's number in those messages
+    #[arg(long = "client_id", default_value_t = 1, global = true)]
     client_id: u32,
-    /// With status and where: JSON instead of text for people.
-    #[arg(long = "json")]
+    /// Accepted in front of a command that has it.
+    #[arg(long = "json", hide = true)]
     json: bool,
-    // Not as a documentation comment: rustdoc takes the brackets for HTML.
-    #[arg(help = "status | where <key> | transfer <group> <replica> | readmit <group> <replica> | help")]
-    words: Vec<String>,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    #[command(flatten)]
+    Execute(CliCommand),
+    /// Print the script that teaches a shell to complete this program's command lines
+    ///
+    /// For example: madkv-client completions bash > ~/.local/share/bash-completion/completions/madkv-client
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// Parses the command line, the program's name included.
@@ -108,42 +90,33 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     if manager_addrs.is_empty() {
         return Err(Stop::Wrong("--manager_addrs: at least one is needed".into()));
     }
-    let mut words: Vec<&str> = raw.words.iter().map(String::as_str).collect();
-    if raw.json {
-        words.push("--json");
-    }
-    let word = match &words[..] {
-        [] => None,
-        words => Some(word(words).map_err(Stop::Wrong)?),
+    let mut command = match raw.action {
+        Some(Action::Execute(command)) => Some(command),
+        Some(Action::Completions { shell }) if !raw.json => return Err(Stop::Print(completion_script(shell))),
+        Some(Action::Completions { .. }) | None => None,
     };
+    if raw.json {
+        match &mut command {
+            Some(CliCommand::Status { json } | CliCommand::Where { json, .. }) => *json = true,
+            _ => return Err(Stop::Wrong("--json goes with the commands status and where".into())),
+        }
+    }
     Ok(Args {
         manager_addrs,
         timeout: raw.timeout_ms.map(Duration::from_millis),
         trace_messages: raw.trace_messages,
         trace_retries: raw.trace_retries,
         client_id: raw.client_id,
-        word,
+        command,
     })
 }
 
-/// An operator's word, at the prompt or on the command line.
-///
-/// # Errors
-/// What is wrong with it, in one line.
-pub fn word(words: &[&str]) -> Result<Word, String> {
-    let number = |text: &str| text.parse::<u16>().map_err(|_| format!("a replica is a number, not {text:?}"));
-    match words {
-        ["help"] => Ok(Word::Help),
-        ["status"] => Ok(Word::Status { json: false }),
-        ["status", "--json"] => Ok(Word::Status { json: true }),
-        ["where", key] => Ok(Word::Where { key: (*key).to_owned(), json: false }),
-        ["where", key, "--json"] => Ok(Word::Where { key: (*key).to_owned(), json: true }),
-        ["transfer", group, to] => Ok(Word::Transfer { group: (*group).to_owned(), to: number(to)? }),
-        ["readmit", group, replica] => Ok(Word::Readmit { group: (*group).to_owned(), replica: number(replica)? }),
-        _ => Err("the words are: status [--json], where <key> [--json], transfer <group> <replica>, readmit <group> <replica>, \
-                  help"
-            .into()),
-    }
+fn completion_script(shell: Shell) -> String {
+    let mut grammar = Raw::command();
+    let name = grammar.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut grammar, name, &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 #[cfg(test)]
@@ -175,9 +148,13 @@ mod tests {
             ("--timeout_ms soon", "soon"),
             ("--no_such_flag", "--no_such_flag"),
             ("--manager_addrs", "--manager_addrs"),
-            ("dance", "status"),
+            ("dance", "dance"),
+            ("statsu", "did you mean 'status'?"),
+            ("--trace_message", "did you mean '--trace_messages'?"),
             ("--json", "status"),
+            ("--json transfer s0 1", "status"),
             ("transfer s0 one", "one"),
+            ("transfer s0", "<REPLICA>"),
         ] {
             let Err(Stop::Wrong(message)) = parse_words(line) else { panic!("{line:?} was accepted") };
             assert!(message.contains(part) && !message.contains('\n'), "{line:?}: {message:?}");
@@ -185,15 +162,28 @@ mod tests {
     }
 
     #[test]
-    fn parse_operator_words_recognized() {
-        let word = |line: &str| parse_words(line).unwrap().word;
-        assert_eq!(word("status"), Some(Word::Status { json: false }));
-        assert_eq!(word("status --json"), Some(Word::Status { json: true }));
-        assert_eq!(word("where k"), Some(Word::Where { key: "k".into(), json: false }));
-        assert_eq!(word("where --json k"), Some(Word::Where { key: "k".into(), json: true }));
-        assert_eq!(word("transfer s0 2"), Some(Word::Transfer { group: "s0".into(), to: 2 }));
-        assert_eq!(word("readmit m 1"), Some(Word::Readmit { group: "m".into(), replica: 1 }));
-        assert_eq!(word(""), None);
+    fn parse_commands_with_flags_before_and_after_them() {
+        let command = |line: &str| parse_words(line).unwrap().command;
+        assert_eq!(command("status"), Some(CliCommand::Status { json: false }));
+        assert_eq!(command("status --json"), Some(CliCommand::Status { json: true }));
+        assert_eq!(command("--json status"), Some(CliCommand::Status { json: true }));
+        assert_eq!(command("where --json k"), Some(CliCommand::Where { key: "k".into(), json: true }));
+        assert_eq!(command("where -- --a-b"), Some(CliCommand::Where { key: "--a-b".into(), json: false }));
+        assert_eq!(command("transfer s0 2"), Some(CliCommand::Transfer { group: "s0".into(), to: 2 }));
+        assert_eq!(command("readmit m 1"), Some(CliCommand::Readmit { group: "m".into(), replica: 1 }));
+        assert_eq!(command("help"), Some(CliCommand::Help { word: None }));
+        assert_eq!(command(""), None);
+        let before = parse_words("--manager-addrs a:1 --timeout_ms 5 status").unwrap();
+        assert_eq!(parse_words("status --timeout-ms 5 --manager_addrs a:1"), Ok(before.clone()));
+        assert_eq!((before.manager_addrs, before.timeout), (vec!["a:1".to_owned()], Some(Duration::from_millis(5))));
+    }
+
+    #[test]
+    fn parse_completions_prints_a_script_that_knows_commands_and_flags() {
+        for shell in ["bash", "zsh", "fish"] {
+            let Err(Stop::Print(script)) = parse_words(&format!("completions {shell}")) else { panic!("no script") };
+            assert!(["readmit", "manager_addrs", "json"].iter().all(|word| script.contains(word)), "{shell}: {script}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
-//! The command-line client: the line protocol on pipes, a prompt on a terminal, and one-shot words for operators.
+//! The command-line client: the line protocol on pipes, a prompt on a terminal, and one-shot commands for operators.
 
 pub mod args;
+pub mod command;
+mod completion;
 pub mod pipe;
 pub mod prompt;
 pub mod status_table;
@@ -9,11 +11,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use args::{Args, Word};
+use args::Args;
 use madkv_proto::line::{Answer, Line};
 use smr::log_sink;
 
-use crate::{Client, Error, KeyPlace, Options, Trace};
+use crate::{Client, Error, Options, Trace};
 
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
@@ -37,83 +39,8 @@ pub async fn run_line(client: &Client, line: Line<'_>) -> Result<Answer, Error> 
     }
 }
 
-/// What came of an operator's word.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// What to print.
-    pub text: String,
-    /// Whether it is what was asked for. A status that no manager has a part in is not, nor is a place without a
-    /// leader.
-    pub is_whole: bool,
-}
-
-/// Obeys an operator's word.
-///
-/// # Errors
-/// See [`Error`].
-pub async fn obey(client: &Client, word: &Word) -> Result<Report, Error> {
-    let whole = |text: String| Report { text, is_whole: true };
-    match word {
-        Word::Help => Ok(whole(HELP.to_owned())),
-        Word::Status { json } => {
-            let status = client.status().await;
-            let text = if *json { status_table::json(&status) } else { status_table::table(&status) };
-            Ok(Report { text, is_whole: status.has_manager() })
-        }
-        Word::Where { key, json } => {
-            let place = client.place_of(key.as_bytes()).await?;
-            let text = if *json { place_json(key, &place) } else { place_line(key, &place) };
-            Ok(Report { text, is_whole: place.leader.is_some() })
-        }
-        Word::Transfer { group, to } => {
-            client.transfer(group, *to).await.map(|()| whole(format!("{group}: leadership handed to replica {to}\n")))
-        }
-        Word::Readmit { group, replica } => {
-            client.readmit(group, *replica).await.map(|()| whole(format!("{group}: replica {replica} readmitted\n")))
-        }
-    }
-}
-
-fn place_line(key: &str, place: &KeyPlace) -> String {
-    let KeyPlace { slot, partition, leader, .. } = place;
-    let leader = match leader {
-        Some((replica, address)) => format!("leader s{partition}.{replica} at {address}"),
-        None => "no leader answers".to_owned(),
-    };
-    format!("{key}: slot {slot}, partition s{partition}, {leader}\n")
-}
-
-fn place_json(key: &str, place: &KeyPlace) -> String {
-    let KeyPlace { slot, partition, epoch, leader } = place;
-    let (replica, address) = leader.clone().unzip();
-    let group = format!("s{partition}");
-    format!(
-        "{}\n",
-        serde_json::json!({
-            "key": key, "slot": slot, "partition": partition, "group": group, "epoch": epoch, "leader": replica,
-            "address": address,
-        })
-    )
-}
-
 /// The word in each line about a retry.
 pub const RETRYING: &str = "Retrying";
-
-/// What `help` says.
-pub const HELP: &str = "\
-PUT <key> <value>         set; says whether the key was there
-SWAP <key> <value>        set; gives the old value
-GET <key>                 the value, or null
-DELETE <key>              remove; says whether the key was there
-SCAN <from> <to>          all keys from..to, both included, sorted by bytes
-STOP                      leave
-status [--json]           partitions, replicas, roles, terms, indexes, lag
-where <key> [--json]      its slot, its partition, and who leads that
-transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
-readmit <group> <n>       take replica n back after its directory was lost or damaged
-help                      this
-Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
-";
 
 /// Writes messages and retries to stderr. What nobody takes there is dropped.
 struct Console {

@@ -1,27 +1,37 @@
-//! The client on a terminal: editing, history, `help` and the operators' words.
+//! The client on a terminal: editing, history, completion, `help` and the operators' commands.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use madkv_proto::line::{self, Answer, BadLine};
 use rustix::process::Signal;
-use rustyline::DefaultEditor;
+use rustix::termios::tcgetwinsize;
 use rustyline::error::ReadlineError;
+use rustyline::history::MemHistory;
+use rustyline::{CompletionType, Config, Editor};
 use smr_service::process;
 use tokio::runtime::Runtime;
 
-use crate::cli::{args, obey, run_line};
+use crate::cli::args::Stop;
+use crate::cli::command::{self, COMMAND_WORDS, execute};
+use crate::cli::completion::{Completion, similar};
+use crate::cli::run_line;
 use crate::{Client, Error};
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
+/// How long the Tab key waits for a first cluster map.
+const GROUPS_WAIT: Duration = Duration::from_millis(300);
 
 /// Answers lines until STOP or the end of input.
 ///
 /// # Errors
 /// Those of the terminal.
 pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
-    let mut editor = DefaultEditor::new().map_err(io::Error::other)?;
+    let config = Config::builder().completion_type(CompletionType::List).build();
+    let mut editor = Editor::with_history(config, MemHistory::new()).map_err(io::Error::other)?;
+    editor.set_helper(Some(Completion::new(|| runtime.block_on(client.groups(GROUPS_WAIT)))));
     let mut history = load_history();
     for line in &history {
         let _ = editor.add_history_entry(line); // a line that history refuses is just not there
@@ -70,22 +80,50 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
             }
         },
         Err(bad) => {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let is_operators = matches!(words.first(), Some(&("help" | "status" | "where" | "transfer" | "readmit")));
-            match args::word(&words) {
-                Ok(word) => match interruptible(runtime, obey(client, &word)) {
-                    Ok(report) => out.write_all(report.text.as_bytes())?,
-                    Err(error) => line::write_error(out, &error)?,
-                },
-                Err(why) if is_operators => line::write_error(out, &why)?,
-                Err(_) if bad == BadLine::UnknownWord => line::write_error(out, &format!("{bad}, or try help"))?,
-                Err(_) => line::write_error(out, &bad)?,
-            }
+            answer_command(runtime, client, text, bad, out)?;
             false
         }
     };
     out.flush()?;
     Ok(stopped)
+}
+
+/// Answers a line that is no request, for the reason `bad`, but perhaps an operator's command.
+fn answer_command(
+    runtime: &Runtime,
+    client: &Client,
+    text: &str,
+    bad: BadLine,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let first = words.first().copied().unwrap_or_default();
+    if !COMMAND_WORDS.contains(&first) {
+        return match (bad, similar(first)) {
+            (BadLine::UnknownWord, Some(meant)) => {
+                line::write_error(out, &format!("unknown word; did you mean {meant}?"))
+            }
+            (BadLine::UnknownWord, None) => line::write_error(out, &format!("{bad}, or try help")),
+            _ => line::write_error(out, &bad),
+        };
+    }
+    match command::parse(&words) {
+        Ok(command) => match interruptible(runtime, execute(client, &command, terminal_columns())) {
+            Ok(report) => out.write_all(report.text.as_bytes()),
+            Err(error) => line::write_error(out, &error),
+        },
+        Err(Stop::Print(help)) => out.write_all(help.as_bytes()),
+        Err(Stop::Wrong(why)) => line::write_error(out, &why),
+    }
+}
+
+/// How many columns the terminal has that is stdout; `None` if it is none.
+pub fn terminal_columns() -> Option<u16> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    tcgetwinsize(out).ok().map(|size| size.ws_col).filter(|columns| *columns > 0)
 }
 
 /// Runs a call until it is done, or Ctrl-C: a cluster without a majority must not take the prompt away.

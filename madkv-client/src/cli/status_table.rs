@@ -2,36 +2,75 @@
 
 use std::collections::BTreeMap;
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 use smr::status::{Advertised, ReadMode, ReplicaStatus, Standing};
 
 use crate::{ClusterStatus, NodeReport};
 
+/// The columns of the table, in their order.
 const HEADINGS: [&str; 11] =
     ["node", "address", "role", "term", "leader", "commit", "applied", "lag", "log bytes", "sessions", "state"];
 /// The columns that hold numbers and stand on the right.
 const NUMBERS: [usize; 6] = [3, 5, 6, 7, 8, 9];
+/// The columns that a narrow terminal does without, the first one first.
+const DISPENSABLE: [usize; 4] = [9, 8, 6, 4];
+/// The last column, whose text is broken into lines where it finds no room.
+const STATE: usize = 10;
+/// The least that it gets, in characters.
+const STATE_WIDTH_MIN: u16 = 18;
+/// Between two columns.
+const GAP: u16 = 2;
 
-/// A table, with a line per replica.
-pub fn table(status: &ClusterStatus) -> String {
+/// A table, with a line per replica, at most `columns` wide if that is given and the terminal is not narrower than what
+/// every table needs.
+pub fn table(status: &ClusterStatus, columns: Option<u16>) -> String {
     let commits = highest_commits(status);
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(status.nodes.iter().map(|node| row(node, commits.get(&node.group).copied().unwrap_or(0))));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
-    let mut text = match &status.cluster {
+    let nodes = status.nodes.iter();
+    let rows: Vec<_> = nodes.map(|node| row(node, commits.get(&node.group).copied().unwrap_or(0))).collect();
+    let head = match &status.cluster {
         Some(cluster) => format!("cluster {cluster}, map epoch {}\n", status.epoch),
         None => "no manager gives a map: the servers are not known\n".to_owned(),
     };
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if NUMBERS.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text.push_str(line.trim_end());
-        text.push('\n');
+    let mut full = fill(&rows);
+    let Some(width) = columns else { return format!("{head}{}\n", full.trim_fmt()) };
+    let mut widths = full.column_max_content_widths();
+    widths[STATE] = STATE_WIDTH_MIN;
+    let mut needed: u32 = widths.iter().map(|width| u32::from(width + GAP)).sum();
+    let mut left_out = Vec::new();
+    for number in DISPENSABLE {
+        if needed <= u32::from(width) {
+            break;
+        }
+        needed -= u32::from(widths[number] + GAP);
+        left_out.push(HEADINGS[number]);
+        if let Some(column) = full.column_mut(number) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
     }
-    text
+    full.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    let tail = match &left_out[..] {
+        [] => String::new(),
+        names => format!("left out: {} (--json has all)\n", names.join(", ")),
+    };
+    format!("{head}{}\n{tail}", full.trim_fmt())
+}
+
+/// The table with all its columns.
+fn fill(rows: &[[String; 11]]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(HEADINGS).add_rows(rows);
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, GAP));
+        if NUMBERS.contains(&number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        if number != STATE {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    table
 }
 
 fn row(node: &NodeReport, commit: u64) -> [String; 11] {
@@ -217,7 +256,32 @@ s0.0  127.0.0.1:3777  leader       3  s0.0       120      120    0       4096   
 s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases, does not answer at 127.0.0.1:3778: connection refused
 s0.2  127.0.0.1:3779  -            -  -            -        -    -          -         -  unreachable: connection refused
 ";
-        assert_eq!(table(&sample()), expected);
+        assert_eq!(table(&sample(), None), expected);
+        assert_eq!(table(&sample(), Some(190)), expected);
+    }
+
+    #[test]
+    fn table_on_a_narrow_terminal_fits_and_says_what_is_left_out() {
+        let expected = "\
+cluster 00000000000000000000000000000001, map epoch 1
+node  address         role      term  leader  commit  lag  state
+s0.0  127.0.0.1:3777  leader       3  s0.0       120    0  in service, synced
+s0.1  127.0.0.1:3778  follower     3  s0.0       110   20  in service, synced,
+                                                           leases, does not
+                                                           answer at
+                                                           127.0.0.1:3778:
+                                                           connection refused
+s0.2  127.0.0.1:3779  -            -  -            -    -  unreachable:
+                                                           connection refused
+left out: sessions, log bytes, applied (--json has all)
+";
+        assert_eq!(table(&sample(), Some(80)), expected);
+        for columns in [70, 80, 100, 120, 160] {
+            let text = table(&sample(), Some(columns));
+            let widest = text.lines().skip(1).map(str::len).max().unwrap();
+            assert!(widest <= usize::from(columns), "{columns}:\n{text}");
+            assert!(text.contains("unreachable"), "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,209 @@
+//! What an operator can say, on the command line and at the prompt, and what comes of it.
+
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind::DisplayHelp;
+use clap::{Parser, Subcommand};
+use smr_service::args::explain;
+
+use crate::cli::args::Stop;
+use crate::cli::status_table;
+use crate::{Client, Error, KeyPlace};
+
+/// An operator's command.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum CliCommand {
+    /// List what can be said, or explain one command
+    Help {
+        /// The command to explain
+        #[arg(value_parser = PossibleValuesParser::new(COMMAND_WORDS.into_iter().chain(LINE_WORDS)))]
+        word: Option<String>,
+    },
+    /// Partitions, replicas, roles, terms, indexes, lag
+    ///
+    /// Every replica is asked and has a second to answer. On a terminal the table fits its width: columns that find no
+    /// room are left out, and named below it. It fails if no manager answers.
+    Status {
+        /// JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// The slot of a key, its partition, and who leads that
+    ///
+    /// It fails if no leader answers.
+    Where {
+        /// The key
+        #[arg(allow_hyphen_values = true)]
+        key: String,
+        /// JSON instead of a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Hand the leadership of a group to another of its replicas
+    Transfer {
+        /// m, s0, s1, ...
+        group: String,
+        /// The replica that is to lead
+        #[arg(value_name = "REPLICA", value_parser = replica_number)]
+        to: u16,
+    },
+    /// Take a replica back whose directory was lost or damaged
+    Readmit {
+        /// m, s0, s1, ...
+        group: String,
+        /// The replica
+        #[arg(value_parser = replica_number)]
+        replica: u16,
+    },
+}
+
+/// The first words of operators' commands.
+pub const COMMAND_WORDS: [&str; 5] = ["help", "status", "where", "transfer", "readmit"];
+/// The first words of the line protocol.
+pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
+
+/// What `help` says.
+pub const HELP: &str = "\
+PUT <key> <value>         set; says whether the key was there
+SWAP <key> <value>        set; gives the old value
+GET <key>                 the value, or null
+DELETE <key>              remove; says whether the key was there
+SCAN <from> <to>          all keys from..to, both included, sorted by bytes
+STOP                      leave
+status [--json]           partitions, replicas, roles, terms, indexes, lag
+where <key> [--json]      its slot, its partition, and who leads that
+transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
+readmit <group> <n>       take replica n back after its directory was lost or damaged
+help [<word>]             this, or more about one word
+Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
+";
+
+/// A line of the prompt, which has no program's name and none of its flags.
+#[derive(Parser)]
+#[command(multicall = true, disable_help_subcommand = true)]
+struct PromptLine {
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+fn replica_number(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "a replica is a number".to_owned())
+}
+
+/// The command in the words of a line.
+///
+/// # Errors
+/// Help that was asked for, or what is wrong.
+pub fn parse(words: &[&str]) -> Result<CliCommand, Stop> {
+    match PromptLine::try_parse_from(words) {
+        Ok(line) => Ok(line.command),
+        Err(error) if error.kind() == DisplayHelp => Err(Stop::Print(error.to_string())),
+        Err(error) => Err(Stop::Wrong(explain(&error))),
+    }
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// What to print.
+    pub text: String,
+    /// Whether it is what was asked for. A status that no manager has a part in is not, nor is a place without a
+    /// leader.
+    pub is_whole: bool,
+}
+
+/// Carries out a command. A table is at most `columns` wide, if that is given.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>) -> Result<Report, Error> {
+    let whole = |text: String| Report { text, is_whole: true };
+    match command {
+        CliCommand::Help { word } => Ok(whole(word.as_deref().map_or_else(|| HELP.to_owned(), help_about))),
+        CliCommand::Status { json } => {
+            let status = client.status().await;
+            let text = if *json { status_table::json(&status) } else { status_table::table(&status, columns) };
+            Ok(Report { text, is_whole: status.has_manager() })
+        }
+        CliCommand::Where { key, json } => {
+            let place = client.place_of(key.as_bytes()).await?;
+            let text = if *json { place_json(key, &place) } else { place_line(key, &place) };
+            Ok(Report { text, is_whole: place.leader.is_some() })
+        }
+        CliCommand::Transfer { group, to } => {
+            client.transfer(group, *to).await.map(|()| whole(format!("{group}: leadership handed to replica {to}\n")))
+        }
+        CliCommand::Readmit { group, replica } => {
+            client.readmit(group, *replica).await.map(|()| whole(format!("{group}: replica {replica} readmitted\n")))
+        }
+    }
+}
+
+/// The help of one command, or its line of [`HELP`] for a request of the line protocol.
+fn help_about(word: &str) -> String {
+    match parse(&[word, "--help"]) {
+        Err(Stop::Print(help)) => help,
+        _ => HELP.split_inclusive('\n').filter(|line| line.split(' ').next() == Some(word)).collect(),
+    }
+}
+
+fn place_line(key: &str, place: &KeyPlace) -> String {
+    let KeyPlace { slot, partition, leader, .. } = place;
+    let leader = match leader {
+        Some((replica, address)) => format!("leader s{partition}.{replica} at {address}"),
+        None => "no leader answers".to_owned(),
+    };
+    format!("{key}: slot {slot}, partition s{partition}, {leader}\n")
+}
+
+fn place_json(key: &str, place: &KeyPlace) -> String {
+    let KeyPlace { slot, partition, epoch, leader } = place;
+    let (replica, address) = leader.clone().unzip();
+    let group = format!("s{partition}");
+    format!(
+        "{}\n",
+        serde_json::json!({
+            "key": key, "slot": slot, "partition": partition, "group": group, "epoch": epoch, "leader": replica,
+            "address": address,
+        })
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn parse_commands_of_the_prompt_recognized() {
+        let command = |line: &str| parse(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(command("status"), Ok(CliCommand::Status { json: false }));
+        assert_eq!(command("status --json"), Ok(CliCommand::Status { json: true }));
+        assert_eq!(command("where k --json"), Ok(CliCommand::Where { key: "k".into(), json: true }));
+        assert_eq!(command("where -k"), Ok(CliCommand::Where { key: "-k".into(), json: false }));
+        assert_eq!(command("transfer s0 2"), Ok(CliCommand::Transfer { group: "s0".into(), to: 2 }));
+        assert_eq!(command("readmit m 1"), Ok(CliCommand::Readmit { group: "m".into(), replica: 1 }));
+        assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));
+        for (line, part) in [
+            ("transfer s0 one", "a replica is a number"),
+            ("transfer s0", "<REPLICA>"),
+            ("status --jsn", "did you mean '--json'?"),
+            ("help transfr", "did you mean 'transfer'?"),
+        ] {
+            let Err(Stop::Wrong(message)) = command(line) else { panic!("{line:?} was accepted") };
+            assert!(message.contains(part) && !message.contains('\n'), "{line:?}: {message:?}");
+        }
+    }
+
+    #[test]
+    fn help_lists_every_command_and_has_more_about_each() {
+        let grammar = PromptLine::command();
+        let commands: Vec<&str> = grammar.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(commands, COMMAND_WORDS);
+        for word in COMMAND_WORDS.into_iter().chain(LINE_WORDS) {
+            assert!(HELP.lines().any(|line| line.starts_with(&format!("{word} "))), "{word}");
+            assert!(help_about(word).contains(word), "{word}: {}", help_about(word));
+        }
+        assert!(help_about("status").contains("Usage: status [OPTIONS]"), "{}", help_about("status"));
+    }
+}
