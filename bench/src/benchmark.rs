@@ -24,12 +24,12 @@ use madkv_testkit::measure::{Trouble, positive};
 pub struct Options {
     /// What to do.
     #[command(subcommand)]
-    pub word: Word,
+    pub command: CliCommand,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Word {
+pub enum CliCommand {
     /// One of YCSB's core workloads A to F, on a running service or a cluster of its own; everything is read back
     Ycsb(Box<ycsb::command::Options>),
     /// All runs that the report wants and that are missing, each on a cluster of its own
@@ -68,15 +68,17 @@ pub enum Word {
 /// # Errors
 /// If it could not be done.
 pub fn run(options: &Options) -> Result<bool, Trouble> {
-    match &options.word {
-        Word::Ycsb(options) => ycsb::command::obey(options),
-        Word::Matrix(options) => report::matrix::run(options),
-        Word::Report(options) => report::run(options).map(|()| true),
-        Word::Compare(options) => compare::run(options).map(|()| true),
-        Word::Failover(options) => failover::run(options).map(|()| true),
-        Word::Micro { directory, seconds, keys } => {
+    match &options.command {
+        CliCommand::Ycsb(options) => ycsb::command::execute(options),
+        CliCommand::Matrix(options) => report::matrix::run(options),
+        CliCommand::Report(options) => report::run(options).map(|()| true),
+        CliCommand::Compare(options) => compare::run(options).map(|()| true),
+        CliCommand::Failover(options) => failover::run(options).map(|()| true),
+        CliCommand::Micro { directory, seconds, keys } => {
             micro::layers::run(directory, Duration::from_secs_f64(*seconds), *keys).map(|()| true)
         }
-        Word::Log { directory, seconds } => micro::log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
+        CliCommand::Log { directory, seconds } => {
+            micro::log::run(directory, Duration::from_secs(*seconds)).map(|()| true)
+        }
     }
 }

@@ -124,7 +124,7 @@ pub struct Options {
 ///
 /// # Errors
 /// If it cannot be carried out.
-pub fn obey(options: &Options) -> Result<bool, Trouble> {
+pub fn execute(options: &Options) -> Result<bool, Trouble> {
     let interrupted = Interrupted::watch()?;
     if let Some(log) = &options.log {
         can_keep(log)?;

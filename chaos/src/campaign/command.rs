@@ -32,7 +32,7 @@ const EXIT_FAILED: u8 = 1;
 pub struct Options {
     /// What else than fuzzing.
     #[command(subcommand)]
-    pub command: Option<Word>,
+    pub command: Option<CliCommand>,
     /// How to fuzz.
     #[command(flatten)]
     pub fuzz: Arguments,
@@ -50,7 +50,7 @@ pub struct Options {
 
 /// What else the program does.
 #[derive(Debug, Subcommand)]
-pub enum Word {
+pub enum CliCommand {
     /// Check a history again; draw what is wrong with it beside it
     Check {
         /// The file
@@ -174,9 +174,9 @@ fn verdict(passed: bool, fair: bool) -> String {
 ///
 /// # Errors
 /// If it could not be done; that is exit code 2.
-pub fn obey(options: &Options) -> Result<u8, CouldNotRun> {
+pub fn execute(options: &Options) -> Result<u8, CouldNotRun> {
     match &options.command {
-        Some(Word::Check { history, budget }) => check_again(history, *budget),
+        Some(CliCommand::Check { history, budget }) => check_again(history, *budget),
         None if options.chaos || options.kill_minority => fuzz_own_cluster(options),
         None => fuzz(&options.fuzz),
     }
@@ -343,6 +343,6 @@ mod tests {
         assert_eq!(run.fuzz.clients, Clients::Library);
         assert!(Options::try_parse_from(["madkv-fuzz", "--weights", "jump=1"]).is_err());
         let check = Options::try_parse_from(["madkv-fuzz", "check", "file"]).unwrap();
-        assert!(matches!(check.command, Some(Word::Check { .. })));
+        assert!(matches!(check.command, Some(CliCommand::Check { .. })));
     }
 }
