@@ -1,4 +1,4 @@
-//! The client library in simulation: real client, doors, sessions, maps and replicas, on virtual time, from seeds.
+//! The client library in simulation: real client, listeners, sessions, maps and replicas, on virtual time, from seeds.
 //!
 //! A failure prints the command that replays it. Its seed joins [`KEPT`], which runs on every change.
 

@@ -7,11 +7,11 @@ use madkv_proto::frames::{Ask, Body, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::{ClusterId, NodeName};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
-use smr_service::door::Backend;
+use smr_service::listener::Backend;
 
 use crate::state::{Command, Query, Reply, encode};
 
-/// A manager replica, behind its door.
+/// A manager replica, behind its listener.
 pub struct ManagerBackend {
     replica: ReplicaHandle,
     /// The highest epoch of a map that left here.
@@ -19,7 +19,7 @@ pub struct ManagerBackend {
 }
 
 impl ManagerBackend {
-    /// A door to `replica`.
+    /// A listener to `replica`.
     pub fn new(replica: ReplicaHandle) -> ManagerBackend {
         ManagerBackend { replica, epoch: AtomicU64::new(0) }
     }

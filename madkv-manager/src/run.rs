@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use smr::id::{GroupName, NodeName};
 use smr::replica::{Opened, ReplicaOptions};
 use smr_service::args::BadArgument;
-use smr_service::door::{Door, DoorLimits};
+use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -46,11 +46,11 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
     let backend = Arc::new(ManagerBackend::new(replica.clone()));
-    let door = Door::open(runtime.handle(), listener, backend, DoorLimits::default())
+    let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
-    runtime.block_on(serve_until_signal(signals, door, replica));
+    runtime.block_on(serve_until_signal(signals, listener, replica));
     runtime.shutdown_background();
     misfit.get().map_or(Ok(()), |misfit: &BadArgument| Err(Fatal::Usage(misfit.clone())))
 }

@@ -91,8 +91,8 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
     let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
     assert_eq!(site.map().await, map, "the same map, in the same epoch, of the same cluster");
     assert!(matches!(site.register(1, 8, false).await, Body::Occupied { by: Incarnation(7), .. }));
-    let door = dial(&site.address, Service::Manager).await;
-    assert_eq!(door.welcome().cluster, Some(map.cluster));
+    let connection = dial(&site.address, Service::Manager).await;
+    assert_eq!(connection.welcome().cluster, Some(map.cluster));
 
     manager.signal(Signal::KILL);
     manager.expect_end(TIMEOUT);
@@ -138,8 +138,8 @@ async fn manager_without_quorum_and_map_says_that_it_has_none() {
     ];
     let _manager = Process::start(&line.map(str::to_owned));
     let body = eventually("an answer", || async {
-        let mut door = dial(&address, Service::Manager).await;
-        door.ask(Ask::Map).await.ok()
+        let mut connection = dial(&address, Service::Manager).await;
+        connection.ask(Ask::Map).await.ok()
     })
     .await;
     assert!(matches!(body, Body::NoMap | Body::OutOfService(_)), "{body:?}");

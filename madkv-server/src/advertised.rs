@@ -22,7 +22,7 @@ use smr::id::{ClusterId, NodeId, NodeName};
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Advertised, ReplicaStatus, Role, Standing};
 use smr_service::dial::Dialled;
-use smr_service::door::TOO_MANY_CONNECTIONS;
+use smr_service::listener::TOO_MANY_CONNECTIONS;
 use smr_service::process::{jittered, say};
 
 use crate::backend::ServerBackend;
@@ -180,9 +180,9 @@ impl Watch {
 fn judge(error: &std::io::Error) -> Found {
     let why = error.to_string();
     match error.kind() {
-        // A full door may be ours.
+        // A full listener may be ours.
         ErrorKind::PermissionDenied if why == TOO_MANY_CONNECTIONS => Found::Unclear,
-        // Refused by a door, or greeted by something else.
+        // Refused by a listener, or greeted by something else.
         ErrorKind::PermissionDenied | ErrorKind::InvalidData => Found::NotUs(why),
         ErrorKind::ConnectionRefused
         | ErrorKind::HostUnreachable
@@ -232,7 +232,7 @@ mod tests {
 
     // covers B29
     #[test]
-    fn judge_failure_of_this_side_or_of_a_full_door_proves_nothing() {
+    fn judge_failure_of_this_side_or_of_a_full_listener_proves_nothing() {
         let of = |kind: ErrorKind| judge(&std::io::Error::new(kind, "what it says"));
         for kind in [ErrorKind::ConnectionRefused, ErrorKind::InvalidData, ErrorKind::PermissionDenied] {
             assert_eq!(of(kind), Found::NotUs("what it says".into()));

@@ -11,7 +11,7 @@ use madkv_proto::slots::slot_of;
 use smr::id::{ClusterId, NodeName};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
-use smr_service::door::Backend;
+use smr_service::listener::Backend;
 
 use crate::trace;
 
@@ -45,7 +45,7 @@ impl Owned {
     }
 }
 
-/// A replica of a partition, behind its door.
+/// A replica of a partition, behind its listener.
 pub struct ServerBackend<R = ReplicaHandle> {
     replica: R,
     partition: u16,

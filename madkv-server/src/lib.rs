@@ -1,4 +1,4 @@
-//! One replica of one partition: an ordered map, replicated by [`smr`], behind a front door.
+//! One replica of one partition: an ordered map, replicated by [`smr`], behind a listener.
 //!
 //! - [`options`]: the command line.
 //! - [`map`]: the state machine, from commands to records; `packed`: how the records lie in memory.

@@ -62,7 +62,7 @@ impl Map {
                 answer
             }
             Ok(Command::Delete { key }) => encode_found(self.records.remove(key)),
-            // The front door lets none of these in. Should one get into the log all the same, it has the same answer on
+            // The listener lets none of these in. Should one get into the log all the same, it has the same answer on
             // each replica: no bytes, which is an answer to nothing.
             Err(command::Malformed(_)) => Vec::new(),
         }

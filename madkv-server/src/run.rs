@@ -12,7 +12,7 @@ use smr::entry::Incumbent;
 use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::{Succession, Witness};
-use smr_service::door::{Door, DoorLimits};
+use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals, jittered, say};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -131,19 +131,19 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
     let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
-    let door = Door::open(runtime.handle(), api, Arc::clone(&backend), DoorLimits::default())
+    let listener = Listener::open(runtime.handle(), api, Arc::clone(&backend), ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
     let watch = Watch {
         partition: plan.partition,
         replica: plan.replica,
         cluster: map.cluster,
-        api_listen: door.address(),
+        api_listen: listener.address(),
         handle: replica.clone(),
         backend: Arc::clone(&backend),
     };
     runtime.spawn(watch.run());
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
-    runtime.block_on(serve_until_signal(signals, door, replica));
+    runtime.block_on(serve_until_signal(signals, listener, replica));
     runtime.shutdown_background();
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The messages of `--trace_messages`: who said what to whom, and the state around each command.
 //!
-//! For demonstrations, not for speed. The state machine does not know who asks, and must not: so the front door leaves
+//! For demonstrations, not for speed. The state machine does not know who asks, and must not: so the listener leaves
 //! a note about each command that it lets in, and [`Tracer::before`] looks for the note. A command that came from
 //! another replica has none.
 

@@ -20,8 +20,8 @@ use smr::id::{ClientId, ClusterId, Incarnation};
 use smr::replica::ReplyTo;
 use smr::status::{Advertised, ReplicaStatus, Role};
 use smr_service::dial::Dialled;
-use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::limits::TOTAL_MAX_BYTES;
+use smr_service::listener::{Backend, Listener, ListenerLimits};
 use support::{Process, TIMEOUT, ask, dial, eventually, free_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -71,15 +71,16 @@ impl Backend for FakeManager {
 
 struct Manager {
     backend: Arc<FakeManager>,
-    _door: Door<FakeManager>,
+    _listener: Listener<FakeManager>,
 }
 
 impl Manager {
     fn start(address: &str, answer: Body) -> Manager {
         let backend = Arc::new(FakeManager { answer, heard: Mutex::default() });
         let listener = std::net::TcpListener::bind(address).unwrap();
-        let door = Door::open(&Handle::current(), listener, Arc::clone(&backend), DoorLimits::default()).unwrap();
-        Manager { backend, _door: door }
+        let listener =
+            Listener::open(&Handle::current(), listener, Arc::clone(&backend), ListenerLimits::default()).unwrap();
+        Manager { backend, _listener: listener }
     }
 
     fn heard(&self) -> Vec<Registration> {
@@ -350,11 +351,15 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
     let mut server = Process::start(&with_file_limit(&site.line(), 8192));
     let client = site.open_session().await;
     site.put(client, 1, b"k", b"v").await;
-    let mut door = dial(&site.api, SERVICE).await;
+    let mut connection = dial(&site.api, SERVICE).await;
     let value = vec![b'x'; 200_000];
     for number in 2..200 {
         let command = Command::Put { key: b"k", value: &value }.encode();
-        if door.ask::<ClusterMap>(Ask::Write { client, number, lowest_unanswered: number, command }).await.is_err() {
+        if connection
+            .ask::<ClusterMap>(Ask::Write { client, number, lowest_unanswered: number, command })
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -410,13 +415,14 @@ async fn scan_of_many_parts_comes_whole() {
     for number in 1..=8u64 {
         site.put(client, number, format!("key{number}").as_bytes(), &[number as u8; 200_000]).await;
     }
-    let mut door = dial(&site.api, SERVICE).await;
-    let mut body = door.ask(Ask::Read { query: Query::Scan { from: b"key2", to: b"key7" }.encode() }).await.unwrap();
+    let mut connection = dial(&site.api, SERVICE).await;
+    let mut body =
+        connection.ask(Ask::Read { query: Query::Scan { from: b"key2", to: b"key7" }.encode() }).await.unwrap();
     let (mut parts, mut records) = (0, Vec::new());
     while let Body::Part(part) = &body {
         parts += 1;
         records.extend(decode_records(part).unwrap());
-        body = door.more().await.unwrap();
+        body = connection.more().await.unwrap();
     }
     let Body::Answer(last) = body else { panic!("{body:?}") };
     records.extend(decode_records(&last).unwrap());
@@ -526,8 +532,8 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
     let has_led = async {
         loop {
             for site in &sites[1..] {
-                if let Ok(mut door) = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await {
-                    let _ = door.ask::<ClusterMap>(Ask::Transfer { to: 0 }).await;
+                if let Ok(mut connection) = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await {
+                    let _ = connection.ask::<ClusterMap>(Ask::Transfer { to: 0 }).await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -592,12 +598,12 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
         assert!(site.put(client, 25 + number, b"k01", &value).await);
         assert_eq!(site.get(b"k02").await.as_deref(), Some(&value[..]));
     }
-    let mut door = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await.unwrap();
-    let mut body = door.ask(scan()).await.unwrap();
+    let mut connection = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await.unwrap();
+    let mut body = connection.ask(scan()).await.unwrap();
     let mut parts = Vec::new();
     while let Body::Part(part) = body {
         parts.push(part);
-        body = door.more().await.unwrap();
+        body = connection.more().await.unwrap();
     }
     let Body::Answer(last) = body else { panic!("{body:?}") };
     parts.push(last);

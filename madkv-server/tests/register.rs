@@ -12,7 +12,7 @@ use madkv_server::register::{Registrar, Verdict};
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, EARLIER_STARTS, Incarnation, StartId, StartTrail};
 use smr::replica::ReplyTo;
-use smr_service::door::{Backend, Door, DoorLimits};
+use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::runtime::Handle;
 
 const CLUSTER: ClusterId = ClusterId(9);
@@ -58,7 +58,7 @@ impl Backend for Scripted {
 }
 
 struct Manager {
-    door: Door<Scripted>,
+    listener: Listener<Scripted>,
     backend: Arc<Scripted>,
 }
 
@@ -66,12 +66,13 @@ impl Manager {
     fn start(script: Vec<Body>) -> Manager {
         let backend = Arc::new(Scripted { script, asked: AtomicUsize::new(0) });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let door = Door::open(&Handle::current(), listener, Arc::clone(&backend), DoorLimits::default()).unwrap();
-        Manager { door, backend }
+        let listener =
+            Listener::open(&Handle::current(), listener, Arc::clone(&backend), ListenerLimits::default()).unwrap();
+        Manager { listener, backend }
     }
 
     fn address(&self) -> String {
-        self.door.address().to_string()
+        self.listener.address().to_string()
     }
 
     fn asked(&self) -> usize {
@@ -154,7 +155,7 @@ async fn managers_absent_for_long_are_complained_about_once() {
     }
     let backend = Arc::new(Scripted { script: vec![registered()], asked: AtomicUsize::new(0) });
     let listener = std::net::TcpListener::bind(&address).unwrap();
-    let _door = Door::open(&Handle::current(), listener, backend, DoorLimits::default()).unwrap();
+    let _listener = Listener::open(&Handle::current(), listener, backend, ListenerLimits::default()).unwrap();
     let verdict = tokio::time::timeout(TIMEOUT, waiting).await.expect("an answer").unwrap();
     assert_eq!(verdict, Verdict::Registered(map()));
     assert_eq!(lines.load(Ordering::Relaxed), 1);

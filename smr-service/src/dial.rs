@@ -1,4 +1,4 @@
-//! A plain client of one door: one connection, one question at a time.
+//! A plain client of one listener: one connection, one question at a time.
 //!
 //! For servers that register, for tools and for tests. What keys need (routing, retries, sessions, pipelining) is the
 //! business of the client library.
@@ -33,7 +33,7 @@ impl Dialled {
     ///
     /// # Errors
     /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's
-    /// reason), or if what answers is no door ([`io::ErrorKind::InvalidData`]).
+    /// reason), or if what answers is no listener of ours ([`io::ErrorKind::InvalidData`]).
     pub async fn to(
         address: &str,
         service: Service,

@@ -6,7 +6,7 @@
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common.
-//! - With the feature `serve`, [`door`]: how a replica's process accepts connections and answers frames on them;
+//! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
 //!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have.
 
 // Lines for a person go through the log sink: these panic if nobody takes them.
@@ -17,10 +17,10 @@ pub mod address;
 pub mod args;
 pub mod client;
 pub mod dial;
-#[cfg(feature = "serve")]
-pub mod door;
 pub mod frames;
 pub mod limits;
+#[cfg(feature = "serve")]
+pub mod listener;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "serve")]

@@ -1,4 +1,4 @@
-//! Limits of connections between clients and services, kept by the front door before anything is replicated.
+//! Limits of connections between clients and services, kept by the listener before anything is replicated.
 
 /// The most replicas of a group.
 pub const REPLICAS_MAX: usize = 9;

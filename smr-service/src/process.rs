@@ -206,7 +206,7 @@ fn start_blocking_threads(runtime: &Runtime) -> Result<(), Fatal> {
 /// The usual soft limit of 1024 is less than the connections that we promise.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // A refusal leaves the limit as it was; the door fits its connections to what there is.
+    // A refusal leaves the limit as it was; the listener fits its connections to what there is.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 

@@ -1,4 +1,4 @@
-//! A door without file descriptors. In a process of its own, because the limit is the whole process's.
+//! A listener without file descriptors. In a process of its own, because the limit is the whole process's.
 
 #![cfg(test)]
 
@@ -11,8 +11,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr_service::dial::Dialled;
-use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::frames::{Ask, Service};
+use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
@@ -57,10 +57,10 @@ fn processor_time(stat: &File) -> Duration {
 async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     let hard = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(200), maximum: hard }).unwrap();
-    let limits = DoorLimits { connections_max: 1000, ..DoorLimits::default() };
+    let limits = ListenerLimits { connections_max: 1000, ..ListenerLimits::default() };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let door = Door::open(&Handle::current(), listener, Arc::new(Fake), limits).unwrap();
-    let address = door.address().to_string();
+    let listener = Listener::open(&Handle::current(), listener, Arc::new(Fake), limits).unwrap();
+    let address = listener.address().to_string();
     let mut old = Dialled::to(&address, Service::Manager, None, TIMEOUT).await.unwrap();
 
     let stat = File::open("/proc/self/stat").unwrap();
@@ -68,7 +68,7 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     while let Ok(file) = File::open("/dev/null") {
         files.push(file);
     }
-    // One for a client's socket, and none for the door.
+    // One for a client's socket, and none for the listener.
     files.pop();
     let waiting = TcpStream::connect(&address).await.unwrap();
     assert!(File::open("/dev/null").is_err(), "all descriptors are taken");
@@ -78,7 +78,7 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
         assert_eq!(old.ask(Ask::Map).await.unwrap(), Body::Done, "a client that is there is served");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(door.connections(), 1, "there was no descriptor for another one");
+    assert_eq!(listener.connections(), 1, "there was no descriptor for another one");
     let used = processor_time(&stat) - before;
     files.clear();
     assert!(used < Duration::from_millis(300), "{used:?} of {:?}: accepting spins", start.elapsed());

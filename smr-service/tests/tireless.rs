@@ -13,8 +13,8 @@ use smr::codec;
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr::wire::SharedOutput;
-use smr_service::door::{Backend, DoorLimits, Reception};
 use smr_service::frames::{Ask, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Request, Service};
+use smr_service::listener::{Acceptor, Backend, ListenerLimits};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::coop;
 
@@ -97,8 +97,8 @@ async fn client_that_never_pauses_and_never_reads_closed() {
         first: frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE }),
         request: frame(KIND_REQUEST, &Request { id: 1, epoch: 0, ask: Ask::Status }),
     };
-    let limits = DoorLimits { write_timeout: Duration::from_millis(100), ..DoorLimits::default() };
-    let reception = Reception::new(Arc::new(Prompt), limits);
-    let served = tokio::spawn(reception.serve(input, Arc::new(Deaf::default())));
+    let limits = ListenerLimits { write_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
+    let acceptor = Acceptor::new(Arc::new(Prompt), limits);
+    let served = tokio::spawn(acceptor.serve(input, Arc::new(Deaf::default())));
     tokio::time::timeout(TIMEOUT, served).await.expect("the connection ends").unwrap();
 }

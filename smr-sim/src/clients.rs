@@ -17,8 +17,8 @@ use crate::workload::{Operation, Seen, Workload};
 
 /// Tags from here on are those of floods, which nobody waits for.
 pub const FLOOD: u64 = 1 << 61;
-/// Tags from here on are those of a process's own front door.
-pub const DOOR: u64 = 1 << 62;
+/// Tags from here on are those of a process's own listener.
+pub const LISTENER: u64 = 1 << 62;
 /// Tags from here on are an operator's.
 pub const OPERATOR: u64 = 1 << 63;
 

@@ -14,10 +14,10 @@ use smr::protocol::Time;
 use crate::sim_rng::{Purpose, SimRng};
 
 /// A place that messages go to and come from: a seat, or [`CLIENTS`].
-pub type Place = u16;
+pub type Endpoint = u16;
 
 /// Where clients are, as one end of a link.
-pub const CLIENTS: Place = Place::MAX;
+pub const CLIENTS: Endpoint = Endpoint::MAX;
 
 /// What was held back arrives within so many microseconds after it is of an older term.
 const HELD_LATE_US: u64 = 20_000;
@@ -90,7 +90,7 @@ pub struct Network {
     /// How it is on the whole.
     pub weather: Weather,
     /// Links that carry nothing, one way.
-    pub cut: BTreeSet<(Place, Place)>,
+    pub cut: BTreeSet<(Endpoint, Endpoint)>,
     rng: SimRng,
     old: VecDeque<Frame>,
     /// Messages that are held back, with their terms.
@@ -110,12 +110,12 @@ impl Network {
     }
 
     /// Whether the link from one place to another carries nothing.
-    pub fn is_cut(&self, from: Place, to: Place) -> bool {
+    pub fn is_cut(&self, from: Endpoint, to: Endpoint) -> bool {
         !self.cut.is_empty() && self.cut.contains(&(from, to))
     }
 
     /// Cuts a link, one way.
-    pub fn cut_one_way(&mut self, from: Place, to: Place) {
+    pub fn cut_one_way(&mut self, from: Endpoint, to: Endpoint) {
         self.cut.insert((from, to));
     }
 
@@ -142,7 +142,7 @@ impl Network {
     }
 
     /// When the copies of what is sent now arrive; none if it is lost.
-    pub fn arrivals(&mut self, now: Time, from: Place, to: Place) -> Arrivals {
+    pub fn arrivals(&mut self, now: Time, from: Endpoint, to: Endpoint) -> Arrivals {
         let lot = self.rng.below(1000);
         if lot < self.weather.loss || self.is_cut(from, to) {
             return Arrivals { at: [None; 2] };

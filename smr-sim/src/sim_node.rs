@@ -19,7 +19,7 @@ use smr::internals::storage::peek_mark;
 use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use smr::raft::{Message, Raft, Settings};
 use smr::replica::birth::{Claim, Newcomer, Unborn, Verdict};
-use smr::replica::disk::{Desk, DiskError, DiskJob};
+use smr::replica::disk::{DiskBatch, DiskError, DiskJob};
 use smr::replica::engine::{
     Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, UNCOMMITTED_ENTRIES_MAX,
 };
@@ -239,7 +239,7 @@ pub struct Serving<S: StateMachine> {
     pub(super) events_max: usize,
     /// Its snapshots.
     pub snapshots: SnapshotDir,
-    desk: Desk<Message>,
+    disk_batch: DiskBatch<Message>,
     pub(super) jobs: VecDeque<DiskJob<Message>>,
     /// How many of the jobs are being worked at.
     at_work: usize,
@@ -669,7 +669,7 @@ fn serve<S: StateMachine>(
         ),
         events_max: world.shape.events_max,
         snapshots,
-        desk: Desk::new(opened.store),
+        disk_batch: DiskBatch::new(opened.store),
         jobs: VecDeque::new(),
         at_work: 0,
         taking: None,
@@ -704,8 +704,8 @@ impl<S: StateMachine> Serving<S> {
         self.turns.readmission_open()
     }
 
-    pub(super) fn into_desk(self) -> Desk<Message> {
-        self.desk
+    pub(super) fn into_disk_batch(self) -> DiskBatch<Message> {
+        self.disk_batch
     }
 
     pub(super) fn give_to_disk(&mut self, job: DiskJob<Message>) {
@@ -730,14 +730,14 @@ impl<S: StateMachine> Serving<S> {
     pub(super) fn end_disk_work(&mut self) -> Result<Vec<Write<Message>>, DiskError> {
         let count = std::mem::take(&mut self.at_work);
         for job in self.jobs.drain(..count) {
-            self.desk.take(job)?;
+            self.disk_batch.take(job)?;
         }
-        Ok(self.desk.flush()?.collect())
+        Ok(self.disk_batch.flush()?.collect())
     }
 
     /// Lets the mark follow, after the answers have left.
     pub(super) fn follow(&mut self) -> Result<(), DiskError> {
-        self.desk.follow()
+        self.disk_batch.follow()
     }
 
     /// Messages that wait for a sync.
@@ -797,11 +797,11 @@ impl<S: StateMachine> Serving<S> {
             write(&self);
         }
         while let Some(job) = self.jobs.pop_front() {
-            if self.desk.take(job).is_err() {
+            if self.disk_batch.take(job).is_err() {
                 return;
             }
         }
-        if self.desk.flush().is_err() || self.desk.follow().is_err() {
+        if self.disk_batch.flush().is_err() || self.disk_batch.follow().is_err() {
             return;
         }
         if !snapshot_first {

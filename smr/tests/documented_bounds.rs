@@ -14,15 +14,15 @@ const ROWS: &[(&str, &[&str])] = &[
     ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",
-        &["service:limits.rs:TOTAL_MAX_BYTES", "service:door/queue.rs:CONNECTION_OWN_BYTES"],
+        &["service:limits.rs:TOTAL_MAX_BYTES", "service:listener/queue.rs:CONNECTION_OWN_BYTES"],
     ),
-    ("a connection's buffer that is not counted among them", &["service:door/connection.rs:READ_FREE_BYTES"]),
+    ("a connection's buffer that is not counted among them", &["service:listener/connection.rs:READ_FREE_BYTES"]),
     ("connections of clients", &["service:limits.rs:CONNECTIONS_MAX"]),
     (
-        "connections to the front door that have not said who they are",
+        "connections to the listener that have not said who they are",
         &["service:limits.rs:STRANGERS_MAX", "service:limits.rs:HANDSHAKE_TIMEOUT_MS"],
     ),
-    ("front door → replica", &["replica/turn.rs:REQUESTS_MAX"]),
+    ("listener → replica", &["replica/turn.rs:REQUESTS_MAX"]),
     (
         "writes waiting for their commit",
         &["replica/engine/waiting.rs:WRITES_WAITING_MAX", "replica/engine/waiting.rs:WRITES_WAITING_MAX_BYTES"],
@@ -33,7 +33,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ),
     ("reads waiting", &["replica/engine/mod.rs:READS_WAITING_MAX"]),
     ("scans of one connection under way", &["service:limits.rs:CONNECTION_SCANS_MAX"]),
-    ("parts of a scan that wait to be written", &["service:door/queue.rs:PARTS_WAIT_BYTES"]),
+    ("parts of a scan that wait to be written", &["service:listener/queue.rs:PARTS_WAIT_BYTES"]),
     ("network → replica", &["replica/turn.rs:EVENTS_MAX", "replica/turn.rs:EVENTS_MAX_BYTES"]),
     (
         "replica → one peer",

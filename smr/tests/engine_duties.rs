@@ -350,7 +350,7 @@ fn reads_that_wait_when_the_role_is_lost_fail_and_are_never_answered() {
 #[test]
 fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer() {
     let (mut replica, client) = Replica::with_session();
-    // Both pass the leader's door: neither is applied yet, nor waits.
+    // The leader takes both: neither is applied yet, nor waits.
     replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
     // This one waits along with another.
     replica.ask(vec![(0, 3, write(client, 1, "x"))]);
@@ -363,7 +363,7 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
         assert_eq!(replica.outcome(connection, tag), answer("x was number 1"), "copy {connection} {tag}");
     }
     assert_eq!(replica.outcome(0, 2), answer("y was number 2"));
-    // And at the door, now that it is applied.
+    // And on arrival, now that it is applied.
     replica.ask(vec![(1, 9, write(client, 1, "x"))]);
     assert_eq!(replica.outcome(1, 9), answer("x was number 1"));
 }
@@ -488,7 +488,7 @@ fn copy_of_a_write_that_waits_for_its_commit_waits_along_and_adds_no_entry() {
         assert_eq!(replica.outcome(1, tag + 100), answer("x was number 1"));
     }
     assert!(matches!(replica.outcome(0, 3), Some(Outcome::Refused(_))), "{:?}", replica.outcome(0, 3));
-    // Applied, nothing of it waits any more: the next copy is answered at the door.
+    // Applied, nothing of it waits any more: the next copy is answered on arrival.
     replica.ask(vec![(1, 30, write(client, 2, "y"))]);
     assert_eq!(replica.outcome(1, 30), answer("y was number 2"));
 }
@@ -509,7 +509,7 @@ fn copies_of_a_write_whose_leader_loses_its_role_all_hear_that_its_outcome_is_un
 #[test]
 fn number_of_a_session_used_by_two_connections_for_two_commands_applies_one_and_refuses_the_other() {
     let (mut replica, client) = Replica::with_session();
-    // Both pass the door, and only applying them can tell.
+    // Both are taken, and only applying them can tell.
     replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "other"))]);
     // A gap behind that is none of its business.
     replica.ask(vec![(1, 2, write(client, 7, "z"))]);

@@ -280,7 +280,7 @@ impl Pair {
             answer
         };
 
-        let door = match &command {
+        let at_once = match &command {
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
                 self.table.check(*client, *number, *lowest_unanswered, command).map(seen)
             }
@@ -298,9 +298,9 @@ impl Pair {
         });
         prop_assert_eq!(&outcome, &expected, "entry {}: {:?}", index, &command);
         prop_assert_eq!(runs, expected_runs);
-        if let Some(door) = door {
-            prop_assert_eq!(&door, &outcome, "the front door said otherwise than the log");
-            prop_assert_eq!(runs, 0, "the front door answered what was not done yet");
+        if let Some(at_once) = at_once {
+            prop_assert_eq!(&at_once, &outcome, "the answer on arrival is not that of the log");
+            prop_assert_eq!(runs, 0, "what was not done yet was answered on arrival");
         }
         if let (SessionCommand::Write { client, number, .. }, true) = (&command, runs > 0) {
             let before = self.effects.insert((client.index, *number), index);

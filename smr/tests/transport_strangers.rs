@@ -1,4 +1,4 @@
-//! Who is not let in: replicas that do not belong here, clients at the wrong door, and noise.
+//! Who is not let in: replicas that do not belong here, clients at the wrong port, and noise.
 #![allow(missing_docs, dead_code, unreachable_pub, reason = "each test file uses a part of the shared helpers")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
@@ -220,7 +220,7 @@ fn refused_hello_is_answered_with_the_reason_and_closed() {
 
 // covers B1, B2, B3
 #[test]
-fn noise_and_clients_at_the_wrong_door_are_closed_and_peers_get_in_meanwhile() {
+fn noise_and_clients_at_the_wrong_port_are_closed_and_peers_get_in_meanwhile() {
     let (listener_a, address_a) = listen();
     let a = Node::start(config(A, &[(1, "127.0.0.1:1")]), listener_a);
     let hello_bytes = frame(kind::HELLO, &hello(B, 0));

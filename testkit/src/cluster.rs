@@ -82,10 +82,10 @@ pub struct Layout {
 
 impl Layout {
     /// Where a port of a node is.
-    pub fn door(self, door: Door) -> SocketAddr {
-        match door {
-            Door::Api(node) => self.address(node, 0),
-            Door::Peers(node) => self.address(node, 1),
+    pub fn port_address(self, port: Port) -> SocketAddr {
+        match port {
+            Port::Api(node) => self.address(node, 0),
+            Port::Peers(node) => self.address(node, 1),
         }
     }
 
@@ -167,7 +167,7 @@ pub enum Origin {
 
 /// A port of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Door {
+pub enum Port {
     /// The one for clients, and for servers if the node is a manager.
     Api(Node),
     /// The one for its peers.
@@ -175,7 +175,7 @@ pub enum Door {
 }
 
 /// Where to dial instead of a node's own port: a proxy's listener. What is not in it is dialled itself.
-pub type AddressOverrides = BTreeMap<(Origin, Door), SocketAddr>;
+pub type AddressOverrides = BTreeMap<(Origin, Port), SocketAddr>;
 
 /// The cluster does not come up.
 #[derive(Debug, thiserror::Error)]
@@ -275,7 +275,7 @@ impl Cluster {
         let peers: Vec<String> = self
             .nodes_of(node.group())
             .filter(|&peer| peer != node)
-            .map(|peer| self.dialled(Origin::Node(node), Door::Peers(peer)).to_string())
+            .map(|peer| self.dialled(Origin::Node(node), Port::Peers(peer)).to_string())
             .collect();
         let peers = if peers.is_empty() { "none".to_owned() } else { peers.join(",") };
         let api = self.client_address(node).to_string();
@@ -347,8 +347,8 @@ impl Cluster {
     }
 
     /// Where somebody dials a port.
-    pub fn dialled(&self, origin: Origin, door: Door) -> SocketAddr {
-        self.overrides.get(&(origin, door)).copied().unwrap_or_else(|| self.layout.door(door))
+    pub fn dialled(&self, origin: Origin, port: Port) -> SocketAddr {
+        self.overrides.get(&(origin, port)).copied().unwrap_or_else(|| self.layout.port_address(port))
     }
 
     /// The addresses of all manager replicas, as the flags of clients take them.
@@ -366,7 +366,7 @@ impl Cluster {
 
     fn address_list(&self, origin: Origin, wanted: impl Fn(Node) -> bool) -> String {
         let addresses = self.layout.shape.nodes().filter(|&node| wanted(node));
-        addresses.map(|node| self.dialled(origin, Door::Api(node)).to_string()).collect::<Vec<_>>().join(",")
+        addresses.map(|node| self.dialled(origin, Port::Api(node)).to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// The process of a node.
@@ -560,10 +560,10 @@ mod tests {
         let [me, peer] = [0, 1].map(|replica| Node::Server { partition: 0, replica });
         let manager = Node::Manager(0);
         let overrides = AddressOverrides::from([
-            ((Origin::Node(me), Door::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
-            ((Origin::Node(me), Door::Api(manager)), "127.0.0.1:2".parse().unwrap()),
-            ((Origin::Clients, Door::Api(manager)), "127.0.0.1:3".parse().unwrap()),
-            ((Origin::Clients, Door::Api(peer)), "127.0.0.1:4".parse().unwrap()),
+            ((Origin::Node(me), Port::Peers(peer)), "127.0.0.1:1".parse().unwrap()),
+            ((Origin::Node(me), Port::Api(manager)), "127.0.0.1:2".parse().unwrap()),
+            ((Origin::Clients, Port::Api(manager)), "127.0.0.1:3".parse().unwrap()),
+            ((Origin::Clients, Port::Api(peer)), "127.0.0.1:4".parse().unwrap()),
         ]);
         let cluster = Cluster::with_overrides(&programs, layout, directory.path(), &[], overrides).unwrap();
         assert_eq!(

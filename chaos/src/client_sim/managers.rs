@@ -1,10 +1,10 @@
 //! The managers, as clients see them: a fixed source of the cluster map that is sometimes down, silent, empty or
 //! behind.
 //!
-//! They stand behind the production door, but are no replica group: a manager gives a map from whatever it has applied,
-//! so to a client a group of them is a few sources of which some may be behind. The map does not change in the run. Its
-//! epoch is 2; a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no server ever
-//! served.
+//! They stand behind the production listener, but are no replica group: a manager gives a map from whatever it has
+//! applied, so to a client a group of them is a few sources of which some may be behind. The map does not change in the
+//! run. Its epoch is 2; a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no
+//! server ever served.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,16 +13,16 @@ use madkv_proto::map::ClusterMap;
 use madkv_proto::slots::SLOTS;
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
-use smr_service::door::Backend;
+use smr_service::listener::Backend;
 
-use super::sim_net::Place;
+use super::sim_net::Endpoint;
 
 /// The cluster of every simulation.
 pub const CLUSTER: ClusterId = ClusterId(1);
 
 /// The map of a cluster with so many partitions and replicas.
 pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
-    let place = |group| (0..replicas).map(move |seat| Place { group, seat }.address());
+    let place = |group| (0..replicas).map(move |seat| Endpoint { group, seat }.address());
     let servers: Vec<String> = (0..partitions).flat_map(place).collect();
     let map = ClusterMap::deal(CLUSTER, usize::from(replicas), &servers);
     ClusterMap { epoch: 2, ..map.unwrap_or_else(|error| panic!("{error}")) }
@@ -50,7 +50,7 @@ pub fn narrow_map(map: &ClusterMap) -> ClusterMap {
     narrow
 }
 
-/// One manager, behind its door.
+/// One manager, behind its listener.
 pub struct Manager {
     map: Mutex<Option<ClusterMap>>,
 }

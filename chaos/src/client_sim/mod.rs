@@ -1,21 +1,23 @@
-//! The client library in simulation: the real `madkv-client`, the real doors, frames, sessions and maps of
+//! The client library in simulation: the real `madkv-client`, the real listeners, frames, sessions and maps of
 //! `madkv-server`, on the simulated replica groups of [`smr_sim`], in one event loop, on virtual time and network,
 //! decided by one seed.
 //!
 //! - [`clock`]: the one clock.
-//! - [`sim_net`]: connections between clients and doors, and what happens to them. [`recorder`] reads along.
-//! - [`partition`]: a replica group with its doors. [`managers`]: a source of the map.
+//! - [`sim_net`]: connections between clients and listeners, and what happens to them. [`recorder`] reads along.
+//! - [`partition`]: a replica group with its listeners. [`managers`]: a source of the map.
 //! - [`callers`]: client processes, what they ask, and the history.
 //! - [`swarm_config`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what
 //!   was met.
 //! - [`command`]: many seeds, for `madkv-sim --library`.
 //!
 //! # What is real
-//! All of `madkv-client` but its sockets; the door behind `accept` (handshake, frames, limits, queues); the server's
-//! backend (checks, ownership, epochs) and state machine; replica engine, core, sessions, snapshots and stores.
+//! All of `madkv-client` but its sockets; the listener behind `accept` (handshake, frames, limits, queues); the
+//! server's backend (checks, ownership, epochs) and state machine; replica engine, core, sessions, snapshots and
+//! stores.
 //!
 //! # What is not
-//! Sockets and threads; the managers, which are a fixed source of maps behind real doors ([`managers`]); registration.
+//! Sockets and threads; the managers, which are a fixed source of maps behind real listeners ([`managers`]);
+//! registration.
 
 pub mod callers;
 pub mod clock;

@@ -1,4 +1,4 @@
-//! A partition: a simulated replica group of the production map, and the production door and backend of each of its
+//! A partition: a simulated replica group of the production map, and the production listener and backend of each of its
 //! servers.
 
 use std::collections::BTreeMap;
@@ -12,14 +12,14 @@ use smr::entry::Term;
 use smr::id::NodeName;
 use smr::protocol::{NotLeader, Protocol, Time};
 use smr::replica::{Outcome, ReplyTo, Request, Submit};
-use smr_service::door::{DoorLimits, Reception};
+use smr_service::listener::{Acceptor, ListenerLimits};
 use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Seen, Workload};
 use smr_sim::world::{Setting, World};
 
 use super::managers::narrow_map;
 use super::rare::{Counts, Rare};
-use super::sim_net::{Incoming, Place, SimNet};
+use super::sim_net::{Endpoint, Incoming, SimNet};
 
 /// The machine that is replicated. Clients come from outside, so there is nothing to invent here.
 #[derive(Clone)]
@@ -41,25 +41,25 @@ impl Workload for MapMachine {
     }
 }
 
-/// Where a door puts requests; the event loop carries them on.
+/// Where a listener puts requests; the event loop carries them on.
 #[derive(Clone)]
-pub struct Desk {
+pub struct RequestQueue {
     requests: Arc<Mutex<Vec<(Request, ReplyTo)>>>,
     net: Arc<SimNet>,
 }
 
-impl Submit for Desk {
+impl Submit for RequestQueue {
     fn queue(&self, request: Request, reply: ReplyTo) {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push((request, reply));
         self.net.wake();
     }
 }
 
-/// A process with its door.
+/// A process with its listener.
 struct Server {
-    desk: Desk,
-    reception: Reception<ServerBackend<Desk>>,
-    backend: Arc<ServerBackend<Desk>>,
+    request_queue: RequestQueue,
+    acceptor: Acceptor<ServerBackend<RequestQueue>>,
+    backend: Arc<ServerBackend<RequestQueue>>,
     /// When it hears of the map that counts, if it is behind.
     learns_at: Option<Time>,
 }
@@ -83,7 +83,7 @@ pub struct Partition {
     /// What was seen.
     pub counts: Counts,
     map: ClusterMap,
-    limits: DoorLimits,
+    limits: ListenerLimits,
     net: Arc<SimNet>,
     rng: SimRng,
     /// Processes per mille that start behind the map.
@@ -108,7 +108,7 @@ impl Partition {
         number: u16,
         setting: Setting,
         map: ClusterMap,
-        limits: DoorLimits,
+        limits: ListenerLimits,
         behind: u64,
         net: Arc<SimNet>,
         rng: SimRng,
@@ -135,8 +135,8 @@ impl Partition {
         }
     }
 
-    fn place(&self, seat: usize) -> Place {
-        Place { group: self.number, seat: seat as u16 }
+    fn place(&self, seat: usize) -> Endpoint {
+        Endpoint { group: self.number, seat: seat as u16 }
     }
 
     /// Ends a process; with a power cut its connections say nothing.
@@ -190,7 +190,7 @@ impl Partition {
     pub fn serve(&mut self, incoming: Incoming) {
         // Gone meanwhile: dropped, which closes it.
         if let Some(server) = &self.servers[usize::from(incoming.place.seat)] {
-            tokio::spawn(server.reception.serve(incoming.input, incoming.output));
+            tokio::spawn(server.acceptor.serve(incoming.input, incoming.output));
         }
     }
 
@@ -221,7 +221,8 @@ impl Partition {
     fn carry_requests(&mut self) {
         for seat in 0..self.servers.len() {
             let Some(server) = &self.servers[seat] else { continue };
-            let requests = std::mem::take(&mut *server.desk.requests.lock().unwrap_or_else(PoisonError::into_inner));
+            let requests =
+                std::mem::take(&mut *server.request_queue.requests.lock().unwrap_or_else(PoisonError::into_inner));
             for (request, reply) in requests {
                 if let Some(outcome) = self.misled(seat, &request) {
                     reply.send(outcome);
@@ -263,7 +264,7 @@ impl Partition {
         }
     }
 
-    /// Opens doors of processes that have started, and closes those of processes that have ended.
+    /// Opens listeners of processes that have started, and closes those of processes that have ended.
     fn watch_processes(&mut self) {
         for seat in 0..self.servers.len() {
             let machine = &self.world.nodes[seat];
@@ -298,10 +299,10 @@ impl Partition {
             self.counts.saw(Rare::ServerBehind);
         }
         let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.rng.below(1_500_000)));
-        let desk = Desk { requests: Arc::default(), net: Arc::clone(&self.net) };
-        let backend = Arc::new(ServerBackend::new(desk.clone(), self.number, &map));
-        let reception = Reception::new(Arc::clone(&backend), self.limits.clone());
+        let request_queue = RequestQueue { requests: Arc::default(), net: Arc::clone(&self.net) };
+        let backend = Arc::new(ServerBackend::new(request_queue.clone(), self.number, &map));
+        let acceptor = Acceptor::new(Arc::clone(&backend), self.limits.clone());
         let _ = seat;
-        Server { desk, reception, backend, learns_at }
+        Server { request_queue, acceptor, backend, learns_at }
     }
 }

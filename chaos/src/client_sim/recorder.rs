@@ -1,4 +1,4 @@
-//! Reads along what clients and doors say to each other, judges it, and counts what is rare.
+//! Reads along what clients and listeners say to each other, judges it, and counts what is rare.
 //!
 //! What must hold on the wire, whoever sends: a number in a session stands for one command (C7), a session belongs to
 //! one client process (C8), no number comes back that its client said to have done with, and all answers to one write
@@ -13,7 +13,7 @@ use smr::protocol::Time;
 use smr::status::Role;
 
 use super::rare::{Counts, Rare};
-use super::sim_net::{Host, MANAGERS, Place, Way};
+use super::sim_net::{Endpoint, Host, MANAGERS, Way};
 
 /// Over how long the copies of a write are counted, in microseconds.
 const RATE_WINDOW_US: u64 = 1_000_000;
@@ -43,7 +43,7 @@ pub struct Recorder {
 
 struct Stream {
     host: Host,
-    place: Place,
+    place: Endpoint,
     buffers: [Vec<u8>; 2],
     asked: BTreeMap<u64, Asked>,
 }
@@ -109,7 +109,7 @@ impl Recorder {
         }
     }
 
-    pub(super) fn dialled(&mut self, now: Time, connection: u64, host: Host, place: Place) {
+    pub(super) fn dialled(&mut self, now: Time, connection: u64, host: Host, place: Endpoint) {
         self.note(now, &[1, connection, u64::from(host), u64::from(place.group), u64::from(place.seat)]);
         self.streams.insert(connection, Stream { host, place, buffers: Default::default(), asked: BTreeMap::new() });
     }
@@ -145,7 +145,7 @@ impl Recorder {
             match kind {
                 KIND_RESPONSE => match codec::decode::<Response>(&payload) {
                     Ok(response) => self.answered(connection, response),
-                    Err(error) => self.violate(format!("a door sends what is no response: {error}")),
+                    Err(error) => self.violate(format!("a listener sends what is no response: {error}")),
                 },
                 KIND_REFUSAL => self.counts.saw(Rare::TurnedAway),
                 _ => {}
@@ -187,7 +187,7 @@ impl Recorder {
 
     fn asked(&mut self, now: Time, connection: u64, request: Request) {
         let Some(stream) = self.streams.get_mut(&connection) else { return };
-        let (host, Place { group, seat }) = (stream.host, stream.place);
+        let (host, Endpoint { group, seat }) = (stream.host, stream.place);
         let Ask::Write { client, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });

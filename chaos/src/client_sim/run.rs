@@ -1,7 +1,7 @@
 //! One run: from a seed to a verdict.
 //!
 //! One event loop on one thread, in a runtime whose clock is paused: the simulator is the main task and sleeps until
-//! something of the world is due, or until a client or a door has posted something. tokio moves the clock when
+//! something of the world is due, or until a client or a listener has posted something. tokio moves the clock when
 //! everybody sleeps, so the library's timers and the world's events share one virtual time.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use smr::id::NodeName;
 use smr::protocol::Time;
 use smr::replica::Request;
 use smr::session::SessionLimits;
-use smr_service::door::{DoorLimits, Reception};
+use smr_service::listener::{Acceptor, ListenerLimits};
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::properties;
 use smr_sim::sim_node::Shape;
@@ -24,7 +24,7 @@ use super::clock::Clock;
 use super::managers::{Manager, cluster_map, older_map};
 use super::partition::Partition;
 use super::rare::{Counts, Rare};
-use super::sim_net::{Host, Listening, MANAGERS, Place, SimNet, Way, Weather};
+use super::sim_net::{Endpoint, Host, Listening, MANAGERS, SimNet, Way, Weather};
 use super::swarm_config::{Fault, SwarmConfig};
 use madkv_testkit::history::History;
 
@@ -97,8 +97,8 @@ pub fn run_config(seed: u64, config: SwarmConfig) -> Report {
 
 /// What ends by itself.
 enum Undo {
-    Place(Place),
-    Silence(Host, Place, Way),
+    Endpoint(Endpoint),
+    Silence(Host, Endpoint, Way),
     Cuts(u16),
     Learn(u16),
     Readmit(u16, u16),
@@ -110,7 +110,7 @@ struct Scene {
     clock: Clock,
     net: Arc<SimNet>,
     partitions: Vec<Partition>,
-    managers: Vec<(Arc<Manager>, Reception<Manager>)>,
+    managers: Vec<(Arc<Manager>, Acceptor<Manager>)>,
     callers: Callers,
     rng: SimRng,
     counts: Counts,
@@ -152,12 +152,12 @@ impl Scene {
                     false => Some(map.clone()),
                 };
                 let manager = Manager::new(known);
-                net.listen(Place { group: MANAGERS, seat }, Listening::Open);
-                let limits = DoorLimits { connections_max: 2048, ..DoorLimits::default() };
-                (Arc::clone(&manager), Reception::new(manager, limits))
+                net.listen(Endpoint { group: MANAGERS, seat }, Listening::Open);
+                let limits = ListenerLimits { connections_max: 2048, ..ListenerLimits::default() };
+                (Arc::clone(&manager), Acceptor::new(manager, limits))
             })
             .collect();
-        let addresses = (0..count).map(|seat| Place { group: MANAGERS, seat }.address()).collect();
+        let addresses = (0..count).map(|seat| Endpoint { group: MANAGERS, seat }.address()).collect();
         let callers = Callers::new(
             seed,
             config.habits.clone(),
@@ -277,8 +277,8 @@ impl Scene {
         }
         for incoming in self.net.run() {
             if incoming.place.group == MANAGERS {
-                let (_, reception) = &self.managers[usize::from(incoming.place.seat)];
-                tokio::spawn(reception.serve(incoming.input, incoming.output));
+                let (_, acceptor) = &self.managers[usize::from(incoming.place.seat)];
+                tokio::spawn(acceptor.serve(incoming.input, incoming.output));
             } else {
                 self.partitions[usize::from(incoming.place.group)].serve(incoming);
             }
@@ -325,8 +325,8 @@ impl Scene {
         let host = self.rng.pick(&hosts);
         let long_us = self.rng.pick(&[20_000, 300_000, 1_500_000, 6_000_000]);
         let us = 1_000 + self.rng.below(long_us);
-        let leader_place = Place { group: group as u16, seat: leader as u16 };
-        let some_place = Place { group: group as u16, seat: some_seat as u16 };
+        let leader_place = Endpoint { group: group as u16, seat: leader as u16 };
+        let some_place = Endpoint { group: group as u16, seat: some_seat as u16 };
         let partition = &mut self.partitions[group];
         self.net
             .recorder(|recorder| recorder.note(partition.world.now, &[4, fault as u64, group as u64, leader as u64]));
@@ -395,23 +395,23 @@ impl Scene {
                     self.counts.saw(Rare::FullAccept);
                     self.net.listen(some_place, Listening::Silent);
                     hosts.iter().for_each(|host| self.net.reset(*host, some_place));
-                    self.later(us, Undo::Place(some_place));
+                    self.later(us, Undo::Endpoint(some_place));
                 }
             }
         }
     }
 
     fn manager_down(&mut self, seat: u16, us: u64) {
-        let place = Place { group: MANAGERS, seat };
+        let place = Endpoint { group: MANAGERS, seat };
         let silently = self.rng.chance(300);
         self.net.place_ended(place, silently);
-        self.later(us, Undo::Place(place));
+        self.later(us, Undo::Endpoint(place));
     }
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Place(place) if place.group == MANAGERS => self.net.place_started(place),
-            Undo::Place(place) => {
+            Undo::Endpoint(place) if place.group == MANAGERS => self.net.place_started(place),
+            Undo::Endpoint(place) => {
                 if !self.partitions[usize::from(place.group)].world.nodes[usize::from(place.seat)].is_down() {
                     self.net.listen(place, Listening::Open);
                 }

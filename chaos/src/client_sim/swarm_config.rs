@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use smr::session::SessionLimits;
-use smr_service::door::DoorLimits;
+use smr_service::listener::ListenerLimits;
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::sim_rng::{Purpose, SimRng};
 
@@ -89,14 +89,14 @@ pub struct SwarmConfig {
     pub managers: (u16, u16),
     /// What clients do.
     pub habits: Habits,
-    /// Between clients and doors.
+    /// Between clients and listeners.
     pub weather: Weather,
     /// Between peers.
     pub peer_weather: PeerWeather,
     /// How long a device takes at most, in microseconds.
     pub disk_us: u64,
-    /// The doors' limits.
-    pub limits: DoorLimits,
+    /// The listeners' limits.
+    pub limits: ListenerLimits,
     /// The groups' session limits.
     pub sessions: SessionLimits,
     /// What goes wrong, one drawn at a time.
@@ -126,10 +126,10 @@ impl SwarmConfig {
             faults.push(rng.pick(&Fault::ALL));
         }
         let habits = habits(rng, partitions);
-        let mut limits = DoorLimits {
+        let mut limits = ListenerLimits {
             // Not what this machine happens to allow.
             connections_max: 2048,
-            ..DoorLimits::default()
+            ..ListenerLimits::default()
         };
         if rng.chance(150) {
             // Connections stay open for as long as their client lives, and the last reader is one more.

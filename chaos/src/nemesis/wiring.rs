@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::nemesis::proxy::{Flow, LinkId, Proxy, Replayed, Rules};
-use madkv_testkit::cluster::{AddressOverrides, Door, Layout, Node, Origin};
+use madkv_testkit::cluster::{AddressOverrides, Layout, Node, Origin, Port};
 
 /// Which way a connection is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,23 +18,23 @@ pub struct Way {
     /// Who dials.
     pub from: Origin,
     /// What is dialled.
-    pub to: Door,
+    pub to: Port,
 }
 
 impl Way {
     /// From a node to a peer of its group.
     pub fn peers(from: Node, to: Node) -> Way {
-        Way { from: Origin::Node(from), to: Door::Peers(to) }
+        Way { from: Origin::Node(from), to: Port::Peers(to) }
     }
 
     /// From clients to a node.
     pub fn clients(to: Node) -> Way {
-        Way { from: Origin::Clients, to: Door::Api(to) }
+        Way { from: Origin::Clients, to: Port::Api(to) }
     }
 
     /// From a server to a manager.
     pub fn manager(from: Node, to: Node) -> Way {
-        Way { from: Origin::Node(from), to: Door::Api(to) }
+        Way { from: Origin::Node(from), to: Port::Api(to) }
     }
 }
 
@@ -67,7 +67,7 @@ impl Network {
     }
 
     fn add(&mut self, layout: Layout, way: Way) -> io::Result<()> {
-        let link = self.proxy.link(layout.door(way.to))?;
+        let link = self.proxy.link(layout.port_address(way.to))?;
         self.links.insert(way, link);
         Ok(())
     }

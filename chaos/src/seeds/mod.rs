@@ -55,7 +55,7 @@ pub struct Options {
     /// Print each seed's trace hash.
     #[arg(long)]
     pub hashes: bool,
-    /// Simulate the client library as well: real clients, doors, sessions and maps on simulated groups.
+    /// Simulate the client library as well: real clients, listeners, sessions and maps on simulated groups.
     #[arg(long, conflicts_with_all = ["nodes", "verbose", "speed"])]
     pub library: bool,
     /// With --library: write the histories of seeds that fail into this directory.

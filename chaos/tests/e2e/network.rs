@@ -10,7 +10,7 @@ use madkv_chaos::nemesis::wiring::{Network, Way};
 use madkv_proto::command::{Query, decode_value};
 use madkv_proto::frames::{Ask, Body, Service};
 use madkv_testkit::ask::ask;
-use madkv_testkit::cluster::{Door, Group, Node, Origin, Shape};
+use madkv_testkit::cluster::{Group, Node, Origin, Port, Shape};
 use madkv_testkit::line_client::NoAnswer;
 use madkv_testkit::wait::wait_for;
 use smr::status::ReadMode;
@@ -201,7 +201,7 @@ fn clients_cut_from_the_leader_wait_or_time_out_without_a_storm_and_are_answered
 fn managers_cut_from_servers_and_clients_writes_go_on() {
     let (mut scene, network) = Scene::wired(Shape { server_rf: 3, manager_rf: 3, partitions: 1 });
     let mut client = scene.warm_client();
-    let to_managers: Vec<Way> = network.ways().filter(|way| matches!(way.to, Door::Api(Node::Manager(_)))).collect();
+    let to_managers: Vec<Way> = network.ways().filter(|way| matches!(way.to, Port::Api(Node::Manager(_)))).collect();
     assert!(to_managers.iter().any(|way| way.from == Origin::Clients));
     to_managers.iter().for_each(|&way| network.set(way, Rules::silent()));
     assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);

@@ -59,18 +59,18 @@ const STREAM_BYTES: usize = 64 * 1024;
 /// Where nodes listen in memory.
 #[derive(Default)]
 pub struct Switchboard {
-    doors: Mutex<BTreeMap<String, mpsc::UnboundedSender<DuplexStream>>>,
+    listeners: Mutex<BTreeMap<String, mpsc::UnboundedSender<DuplexStream>>>,
     /// So many clients have been connected: each has a seed of its own.
     clients: AtomicU64,
 }
 
 impl Network for Switchboard {
     fn dial(&self, address: &str) -> Dial {
-        let door = self.doors.lock().unwrap().get(address).cloned();
+        let listener = self.listeners.lock().unwrap().get(address).cloned();
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(STREAM_BYTES);
-            // A door whose node was killed takes nobody.
-            if door.is_none_or(|door| door.send(far).is_err()) {
+            // A listener whose node was killed takes nobody.
+            if listener.is_none_or(|listener| listener.send(far).is_err()) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             let (input, output) = tokio::io::split(near);
@@ -95,10 +95,10 @@ impl Ground {
                 Ok((listener.local_addr()?.to_string(), Listener::Socket(listener)))
             }
             Ground::Memory(board) => {
-                let mut doors = board.doors.lock().unwrap();
-                let address = address.map_or_else(|| format!("127.0.0.1:{}", doors.len() + 1), str::to_owned);
-                let (door, visitors) = mpsc::unbounded_channel();
-                doors.insert(address.clone(), door);
+                let mut listeners = board.listeners.lock().unwrap();
+                let address = address.map_or_else(|| format!("127.0.0.1:{}", listeners.len() + 1), str::to_owned);
+                let (listener, visitors) = mpsc::unbounded_channel();
+                listeners.insert(address.clone(), listener);
                 Ok((address, Listener::Memory(visitors)))
             }
         }
@@ -258,7 +258,7 @@ impl Cluster {
         Cluster::start_on(Ground::Memory(Arc::default()), partitions, server_rf).await
     }
 
-    /// On sockets, for clients in processes of their own, or behind a real door.
+    /// On sockets, for clients in processes of their own, or behind a real listener.
     pub async fn start_on_sockets(partitions: usize, server_rf: usize) -> Cluster {
         Cluster::start_on(Ground::Sockets, partitions, server_rf).await
     }

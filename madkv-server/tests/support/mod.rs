@@ -117,8 +117,8 @@ pub(crate) async fn dial(address: &str, service: Service) -> Dialled {
 /// Asks until the replica serves.
 pub(crate) async fn ask(address: &str, service: Service, ask: Ask) -> Body {
     eventually("an answer", || async {
-        let mut door = Dialled::to(address, service, None, TIMEOUT).await.ok()?;
-        match door.ask(ask.clone()).await.ok()? {
+        let mut connection = Dialled::to(address, service, None, TIMEOUT).await.ok()?;
+        match connection.ask(ask.clone()).await.ok()? {
             Body::NotLeader { .. } | Body::OutOfService(_) | Body::Busy { .. } | Body::NoMap => None,
             body => Some(body),
         }

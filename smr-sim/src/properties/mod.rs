@@ -46,7 +46,7 @@ use smr::status::Role;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;
-use crate::network::Place;
+use crate::network::Endpoint;
 
 /// Something that happened. References live as long as the call.
 #[derive(Debug)]
@@ -214,9 +214,9 @@ pub enum Happening<'a> {
     /// A link was cut, one way.
     Cut {
         /// From here.
-        from: Place,
+        from: Endpoint,
         /// To there.
-        to: Place,
+        to: Endpoint,
     },
     /// All cut links carry again.
     CutsHealed,

@@ -16,7 +16,7 @@ use smr::snapshot::SendingFile;
 use smr::state_machine::{Image, StateMachine};
 use smr::status::Role;
 
-use crate::clients::{Clients, DOOR, FLOOD, OPERATOR, Pace};
+use crate::clients::{Clients, FLOOD, LISTENER, OPERATOR, Pace};
 use crate::network::{Frame, Network, Weather};
 use crate::properties::{NodeView, Property, SimNodes, View};
 use crate::sim_node::{Common, Input, Shape, SimNode};
@@ -209,9 +209,9 @@ pub struct World<W: Workload> {
     faults: SimRng,
     next_incarnation: u64,
     next_operator_tag: u64,
-    next_door_tag: u64,
-    /// Outcomes of what doors asked.
-    door: Vec<(u64, Outcome)>,
+    next_listener_tag: u64,
+    /// Outcomes of what listeners asked.
+    listener_outcomes: Vec<(u64, Outcome)>,
     next_flood_tag: u64,
     transfers_asked: BTreeSet<u64>,
     readmissions_asked: BTreeSet<(NodeName, NodeId)>,
@@ -292,8 +292,8 @@ where
             faults: SimRng::new(seed, Purpose::Faults),
             next_incarnation: 10_000,
             next_operator_tag: OPERATOR,
-            next_door_tag: DOOR,
-            door: Vec::new(),
+            next_listener_tag: LISTENER,
+            listener_outcomes: Vec::new(),
             next_flood_tag: FLOOD,
             transfers_asked: BTreeSet::new(),
             readmissions_asked: BTreeSet::new(),
@@ -443,7 +443,7 @@ impl<W: Workload> World<W> {
                 if !self.nodes[seat].is_down() {
                     self.put_request(seat, tag, request);
                     self.turn_soon(seat);
-                } else if !(DOOR..OPERATOR).contains(&tag) {
+                } else if !(LISTENER..OPERATOR).contains(&tag) {
                     self.schedule(self.now.plus_us(100), Event::Refused { tag });
                 }
             }

@@ -274,7 +274,7 @@ impl<W: Workload> World<W> {
             self.watch.violate("M8 no node forgets by itself", format!("{node}: {reason}"));
         }
         // If its device fails at that, it comes back as it was, and is found out again.
-        drop(serving.into_desk().quarantine(reason));
+        drop(serving.into_disk_batch().quarantine(reason));
         self.end(seat, End::Quarantined(reason.to_owned()));
         self.start_at(seat, self.now.plus_us(100_000));
     }

@@ -1,4 +1,4 @@
-//! Requests on their way from clients, operators and doors to a process, and outcomes on their way back.
+//! Requests on their way from clients, operators and listeners to a process, and outcomes on their way back.
 
 use smr::id::{ClientId, NodeId};
 use smr::replica::engine::BUSY_RETRY_MS;
@@ -6,7 +6,7 @@ use smr::replica::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
 use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};
-use crate::clients::{DOOR, FLOOD, OPERATOR};
+use crate::clients::{FLOOD, LISTENER, OPERATOR};
 use crate::network::CLIENTS;
 use crate::properties::Happening;
 use crate::rare::Rare;
@@ -53,18 +53,18 @@ impl<W: Workload> World<W> {
         self.turn_soon(seat);
     }
 
-    /// A request of the process's own front door, at once: for clients that live outside of the world. The tag that is
+    /// A request of the process's own listener, at once: for clients that live outside of the world. The tag that is
     /// returned comes with the outcome out of [`World::take_answers`], unless the process ends before.
     pub fn submit(&mut self, seat: usize, request: Request) -> u64 {
-        self.next_door_tag += 1;
-        let tag = self.next_door_tag;
+        self.next_listener_tag += 1;
+        let tag = self.next_listener_tag;
         self.schedule(self.now, Event::Request { seat, tag, request });
         tag
     }
 
     /// What became of requests that were submitted, with their tags.
     pub fn take_answers(&mut self) -> Vec<(u64, Outcome)> {
-        std::mem::take(&mut self.door)
+        std::mem::take(&mut self.listener_outcomes)
     }
 
     /// Clients begin nothing new but the workload's last reads.
@@ -150,10 +150,10 @@ impl<W: Workload> World<W> {
     fn answer(&mut self, seat: usize, tag: u64, outcome: Outcome) {
         let node = self.nodes[seat].id;
         self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
-        if (DOOR..OPERATOR).contains(&tag) {
-            return self.door.push((tag, outcome));
+        if (LISTENER..OPERATOR).contains(&tag) {
+            return self.listener_outcomes.push((tag, outcome));
         }
-        if (FLOOD..DOOR).contains(&tag) {
+        if (FLOOD..LISTENER).contains(&tag) {
             return;
         }
         if outcome == Outcome::Done && self.transfers_asked.remove(&tag) {

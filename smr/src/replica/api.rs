@@ -1,4 +1,4 @@
-//! What the front door of a replica may ask of it, and what it hears back.
+//! What a listener may ask of a replica, and what it hears back.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -48,7 +48,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
     news: &News<P, S>,
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
 ) -> Result<(), String> {
-    let mut desk = Desk::new(store);
+    let mut batch = DiskBatch::new(store);
     let mut look_at = Instant::now();
     loop {
         let mut next = match jobs.recv_deadline(look_at) {
@@ -59,19 +59,19 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
         while let Some(job) = next.take() {
             if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
-                let quarantined = desk.quarantine(&reason)?;
+                let quarantined = batch.quarantine(&reason)?;
                 // If nobody waits any more, the process ends.
                 let _ = done.send(quarantined);
                 return Ok(());
             }
-            desk.take(job).map_err(|error| format!("disk failed: {error}"))?;
-            if desk.has_room() {
+            batch.take(job).map_err(|error| format!("disk failed: {error}"))?;
+            if batch.has_room() {
                 next = jobs.try_recv().ok();
             }
         }
         let mut last: Option<WriteId> = None;
         let mut messages_leave = false;
-        for write in desk.flush().map_err(|error| format!("disk failed: {error}"))? {
+        for write in batch.flush().map_err(|error| format!("disk failed: {error}"))? {
             let (id, messages) = write.durable();
             for envelope in messages {
                 messages_leave |= queue::<P>(transport, envelope);
@@ -89,9 +89,9 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             // do.
             if jobs.is_empty() { news.helm.steer_once() } else { news.helm.wake() }
         }
-        desk.follow().map_err(|error| format!("disk failed: {error}"))?;
+        batch.follow().map_err(|error| format!("disk failed: {error}"))?;
         if look_at <= Instant::now() {
-            if let Some(is_full) = desk.look_at_room().map_err(|error| format!("disk failed: {error}"))?
+            if let Some(is_full) = batch.look_at_room().map_err(|error| format!("disk failed: {error}"))?
                 && !news.tell(Happening::Room { is_full })
             {
                 break;
@@ -114,7 +114,7 @@ pub enum DiskError {
 }
 
 /// What the disk thread works at: jobs are done in order, and rest on one flush. After an error it is of no more use.
-pub struct Desk<M> {
+pub struct DiskBatch<M> {
     store: Store,
     /// Entries of neighbouring writes wait here to go to the log together, as one record.
     entries: Vec<Entry>,
@@ -125,10 +125,10 @@ pub struct Desk<M> {
     done: Vec<Write<M>>,
 }
 
-impl<M> Desk<M> {
+impl<M> DiskBatch<M> {
     /// An idle one.
-    pub fn new(store: Store) -> Desk<M> {
-        Desk { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
+    pub fn new(store: Store) -> DiskBatch<M> {
+        DiskBatch { store, entries: Vec::new(), jobs: 0, bytes: 0, done: Vec::new() }
     }
 
     /// `Some` if the disk has become full (true), or has room again.
@@ -155,7 +155,7 @@ impl<M> Desk<M> {
         self.jobs < JOBS_PER_SYNC && self.bytes < BYTES_PER_SYNC
     }
 
-    /// Does a job. What it wrote is durable after the next [`Desk::flush`].
+    /// Does a job. What it wrote is durable after the next [`DiskBatch::flush`].
     ///
     /// # Errors
     /// Fatal ones of the device.

@@ -1,7 +1,7 @@
 //! The threads around an engine and its [`Turns`]: they carry things to and fro and decide nothing.
 //!
 //! ```text
-//! front door ──requests──▶┌───────┐──writes──▶┌──────┐
+//!   listener ──requests──▶┌───────┐──writes──▶┌──────┐
 //!                         │ turns │           │ disk │──messages that waited for a sync──▶ transport
 //! transport ────events───▶└───────┘◀─durable──└──────┘
 //!                          │      ▲

@@ -302,7 +302,7 @@ impl Opened {
         let cluster = store.identity.cluster.or(cluster);
         let (events, events_inbox) = bounded(EVENTS_MAX);
         let (requests, requests_inbox) = bounded(REQUESTS_MAX);
-        let door = Arc::new(RequestDoor { leftovers: requests_inbox.clone(), closed: AtomicBool::new(false) });
+        let gate = Arc::new(RequestGate { leftovers: requests_inbox.clone(), closed: AtomicBool::new(false) });
         let (exclude, exclusions) = bounded(1);
         let facts = Arc::new(Facts {
             cluster: OnceLock::new(),
@@ -330,7 +330,7 @@ impl Opened {
             news: news.clone(),
             reporter: reporter.clone(),
             facts: facts.clone(),
-            door: door.clone(),
+            gate: gate.clone(),
             options: Arc::new(options),
         };
         let replica = Life::begin(site, 1, store, snapshots, quarantine, state)?;
@@ -349,7 +349,7 @@ impl Opened {
         };
         let steer = Arc::new(move || helm.steer());
         let disqualify = Arc::new(disqualify);
-        Ok(ReplicaHandle { requests, door, steer, stop: Arc::new(stop), exclude, disqualify, facts })
+        Ok(ReplicaHandle { requests, gate, steer, stop: Arc::new(stop), exclude, disqualify, facts })
     }
 }
 
@@ -466,19 +466,19 @@ impl Facts {
 }
 
 /// The queue of requests once nobody serves it any more. Closing a queue of this kind leaves what is in it where it is.
-struct RequestDoor {
+struct RequestGate {
     leftovers: Receiver<(Request, ReplyTo)>,
     closed: AtomicBool,
 }
 
-impl RequestDoor {
+impl RequestGate {
     /// From now on each request is refused, those that wait included.
     fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.refuse_if_closed();
     }
 
-    /// Called after each request that was queued: either the one who closed the door has found it, or this does.
+    /// Called after each request that was queued: either the one who closed the gate has found it, or this does.
     fn refuse_if_closed(&self) {
         if self.closed.load(Ordering::SeqCst) {
             for (_, reply) in self.leftovers.try_iter() {
@@ -492,7 +492,7 @@ impl RequestDoor {
 #[derive(Clone)]
 pub struct ReplicaHandle {
     requests: Sender<(Request, ReplyTo)>,
-    door: Arc<RequestDoor>,
+    gate: Arc<RequestGate>,
     steer: Arc<dyn Fn() + Send + Sync>,
     stop: Arc<dyn Fn() + Send + Sync>,
     exclude: Sender<Witness>,
@@ -572,7 +572,7 @@ impl ReplySink for Asker {
 impl Submit for ReplicaHandle {
     fn queue(&self, request: Request, reply: ReplyTo) {
         match self.requests.try_send((request, reply)) {
-            Ok(()) => self.door.refuse_if_closed(),
+            Ok(()) => self.gate.refuse_if_closed(),
             Err(TrySendError::Full((_, reply))) => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
             Err(TrySendError::Disconnected((_, reply))) => reply.send(Outcome::OutOfService("stopping".to_owned())),
         }
@@ -596,7 +596,7 @@ struct Site<S: StateMachine> {
     news: News<Raft, S>,
     reporter: Reporter,
     facts: Arc<Facts>,
-    door: Arc<RequestDoor>,
+    gate: Arc<RequestGate>,
 }
 
 /// What the replica thread works with: one life of the directory. If that ends in quarantine, the next one begins.
@@ -689,7 +689,7 @@ impl<S: StateMachine> Life<S> {
             match self.be_born()? {
                 Departure::Birth(_) => {}
                 Departure::Stopped => {
-                    self.site.door.close();
+                    self.site.gate.close();
                     return Ok(End::Stopped);
                 }
                 Departure::Disqualified(reason) => {
@@ -889,7 +889,7 @@ impl<S: StateMachine> Life<S> {
                 }
             }
         }
-        site.door.close();
+        site.gate.close();
         // The queues close, so that nobody waits for room there.
         drop(site);
         join_disk(disk_thread);

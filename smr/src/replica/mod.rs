@@ -2,7 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`api`](Request) | what the front door may ask, and what it hears back |
+//! | [`api`](Request) | what a listener may ask, and what it hears back |
 //! | [`client`](Client) | the host's own commands and queries: finds the leader, tries again, numbers requests |
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |

@@ -37,7 +37,7 @@ const REASON_MAX_BYTES: usize = 512;
 const _: () = assert!(REASON_MAX_BYTES + 8 <= HANDSHAKE_PAYLOAD_MAX_BYTES);
 
 /// The kinds of frames between replicas. Client protocols number theirs elsewhere, so a client that knocks at the
-/// wrong door is recognized by its first frame (B3).
+/// wrong port is recognized by its first frame (B3).
 pub(super) mod kind {
     pub(in crate::transport) const HELLO: u16 = 0x5001;
     pub(in crate::transport) const WELCOME: u16 = 0x5002;

@@ -20,7 +20,7 @@ pub enum Harness {
     /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug costs a
     /// build of `smr` and that crate alone.
     Sim,
-    /// The same with real clients, doors and maps: `madkv-sim --library`.
+    /// The same with real clients, listeners and maps: `madkv-sim --library`.
     Library,
     /// The tests of whole groups in `smr/tests/engine_cluster`, one seed at a time.
     EngineCluster,
@@ -32,8 +32,8 @@ pub enum Harness {
     EngineInstall,
     /// The duties of a replica's logic towards any core, `smr/tests/engine_duties.rs`, without seeds.
     EngineDuties,
-    /// The front door's own tests, in `smr-service/src`, without seeds.
-    Door,
+    /// The listener's own tests, in `smr-service/src`, without seeds.
+    Listener,
     /// The client library against servers that say what a test wants, `madkv-client/tests` and the unit tests of
     /// `smr-service/src/client`, without seeds.
     Client,
@@ -65,7 +65,7 @@ impl Harness {
         Harness::Scripts,
         Harness::EngineInstall,
         Harness::EngineDuties,
-        Harness::Door,
+        Harness::Listener,
         Harness::Client,
     ];
 
@@ -78,7 +78,7 @@ impl Harness {
             Harness::Scripts => "scripts",
             Harness::EngineInstall => "engine_install",
             Harness::EngineDuties => "engine_duties",
-            Harness::Door => "door",
+            Harness::Listener => "listener",
             Harness::Client => "client",
         }
     }
@@ -96,7 +96,7 @@ impl Harness {
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
             Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
-            Harness::Door => &["test", "--package", "smr-service", "--lib", "--no-run"],
+            Harness::Listener => &["test", "--package", "smr-service", "--lib", "--no-run"],
             Harness::Client => &[
                 "test",
                 "--package",
@@ -105,7 +105,7 @@ impl Harness {
                 "smr-service",
                 "--lib",
                 "--test",
-                "door",
+                "listener",
                 "--test",
                 "routing",
                 "--test",
@@ -213,7 +213,7 @@ impl Built {
             | Harness::Scripts
             | Harness::EngineInstall
             | Harness::EngineDuties
-            | Harness::Door
+            | Harness::Listener
             | Harness::Client => {
                 for program in &self.programs {
                     let mut command = Command::new(program);

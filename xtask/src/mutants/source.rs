@@ -380,14 +380,14 @@ mod tests {
             impl<K: Ord, V> Map<K, V> where V: Fn() -> u8 { fn new() { 1 } }
             impl<T> Default for wire::Frame<T> { fn default() { 2 } fn new() -> impl Iterator { 3 } }
             impl Frame<u8> { fn new(from: impl Into<Map>) { 4 } }
-            impl<F: for<'a> Fn(&'a u8) -> u8> From<Map<F, F>> for &'static mut dyn Door { fn from() { 5 } }
+            impl<F: for<'a> Fn(&'a u8) -> u8> From<Map<F, F>> for &'static mut dyn Listener { fn from() { 5 } }
             #[cfg(unix)]
             unsafe impl Send for Map {}";
         assert_eq!(found(source, "impl Map, fn new"), Ok("fn new() { 1 }"));
         assert_eq!(found(source, "impl Frame, fn new"), Err(Unclear::Several(2)));
         assert_eq!(found(source, "impl Default for Frame, fn new"), Ok("fn new() -> impl Iterator { 3 }"));
         assert_eq!(found(source, "impl Frame, fn default"), Ok("fn default() { 2 }"));
-        assert_eq!(found(source, "impl From for Door, fn from"), Ok("fn from() { 5 }"));
+        assert_eq!(found(source, "impl From for Listener, fn from"), Ok("fn from() { 5 }"));
         assert_eq!(found(source, "impl Send for Map"), Ok("impl Send for Map {}"));
         assert_eq!(found(source, "impl Iterator"), Err(Unclear::Missing));
     }

@@ -1,4 +1,4 @@
-//! The network between clients and doors: byte streams as TCP gives them, with what TCP does not prevent.
+//! The network between clients and listeners: byte streams as TCP gives them, with what TCP does not prevent.
 //!
 //! Bytes of one direction arrive in order and once, or not at all. A connection may be slow, deliver half a frame and
 //! the rest later, break in the middle of an answer, go silent one way or both, be refused, or never come about. A
@@ -31,33 +31,33 @@ pub type Host = u32;
 /// The group number of the managers.
 pub const MANAGERS: u16 = u16::MAX;
 
-/// A process with a door: group (partition, or [`MANAGERS`]) and replica.
+/// A process with a listener: group (partition, or [`MANAGERS`]) and replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Endpoint {
     /// The group.
     pub group: u16,
     /// The replica.
     pub seat: u16,
 }
 
-impl Place {
+impl Endpoint {
     /// The address under which clients know it.
     pub fn address(self) -> String {
         format!("g{}.r{}:1", self.group, self.seat)
     }
 
-    fn of(address: &str) -> Option<Place> {
+    fn of(address: &str) -> Option<Endpoint> {
         let (group, seat) = address.strip_prefix('g')?.strip_suffix(":1")?.split_once(".r")?;
-        Some(Place { group: group.parse().ok()?, seat: seat.parse().ok()? })
+        Some(Endpoint { group: group.parse().ok()?, seat: seat.parse().ok()? })
     }
 }
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
-    /// From the client to the door.
+    /// From the client to the listener.
     Up = 0,
-    /// From the door to the client.
+    /// From the listener to the client.
     Down = 1,
 }
 
@@ -110,17 +110,17 @@ pub enum Listening {
     Open,
 }
 
-/// A connection that a door has to serve.
+/// A connection that a listener has to serve.
 pub struct Incoming {
-    /// Whose door.
-    pub place: Place,
+    /// Whose listener.
+    pub place: Endpoint,
     /// What the client sends.
     pub input: Reader,
     /// What it gets.
     pub output: Arc<dyn SharedOutput>,
 }
 
-/// All connections between clients and doors.
+/// All connections between clients and listeners.
 pub struct SimNet {
     state: Mutex<State>,
     posted: Notify,
@@ -156,7 +156,7 @@ impl SimNet {
         self.lock().timeline.keys().next().map(|(at, _)| *at)
     }
 
-    /// Lets happen what is due; gives the connections that doors have to serve.
+    /// Lets happen what is due; gives the connections that listeners have to serve.
     pub fn run(self: &Arc<SimNet>) -> Vec<Incoming> {
         let mut state = self.lock();
         let now = state.clock.now();
@@ -189,12 +189,12 @@ impl SimNet {
     }
 
     /// From now on a place does this with those who dial.
-    pub fn listen(&self, place: Place, listening: Listening) {
+    pub fn listen(&self, place: Endpoint, listening: Listening) {
         self.lock().listening.insert(place, listening);
     }
 
     /// Stops a process, or lets it go on: its connections stay open.
-    pub fn stop(&self, place: Place, stopped: bool) {
+    pub fn stop(&self, place: Endpoint, stopped: bool) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
         if stopped {
@@ -208,7 +208,7 @@ impl SimNet {
     }
 
     /// From now on nothing arrives on a link, or everything again, that which was held back first.
-    pub fn silence(&self, host: Host, place: Place, way: Way, silent: bool) {
+    pub fn silence(&self, host: Host, place: Endpoint, way: Way, silent: bool) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
         if silent {
@@ -232,9 +232,9 @@ impl SimNet {
         self.posted.notify_one();
     }
 
-    /// A process with a door has ended. Its connections are reset, or (its machine is gone) fall silent until it is
+    /// A process with a listener has ended. Its connections are reset, or (its machine is gone) fall silent until it is
     /// back.
-    pub fn place_ended(&self, place: Place, silently: bool) {
+    pub fn place_ended(&self, place: Endpoint, silently: bool) {
         let mut wakers = Vec::new();
         let mut state = self.lock();
         state.listening.insert(place, if silently { Listening::Silent } else { Listening::Down });
@@ -259,7 +259,7 @@ impl SimNet {
 
     /// A machine whose process had vanished is back: whoever still believes in an old connection hears that it is
     /// reset.
-    pub fn place_started(&self, place: Place) {
+    pub fn place_started(&self, place: Endpoint) {
         let mut state = self.lock();
         state.listening.insert(place, Listening::Open);
         let stale: Vec<u64> = state
@@ -289,7 +289,7 @@ impl SimNet {
     }
 
     /// Resets a connection between a client and a place, if there is one; what is under way is lost.
-    pub fn reset(&self, host: Host, place: Place) {
+    pub fn reset(&self, host: Host, place: Endpoint) {
         let mut state = self.lock();
         let found =
             state.connections.iter().filter(|(_, connection)| (connection.host, connection.place) == (host, place));

@@ -7,7 +7,7 @@ use smr::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::sync::oneshot;
 
-use super::{Host, Listening, Place, Way, Weather};
+use super::{Endpoint, Host, Listening, Way, Weather};
 use crate::client_sim::clock::Clock;
 use crate::client_sim::recorder::Recorder;
 
@@ -52,7 +52,7 @@ pub(super) struct Lane {
 
 pub(super) struct Connection {
     pub(super) host: Host,
-    pub(super) place: Place,
+    pub(super) place: Endpoint,
     pub(super) lanes: [Lane; 2],
     /// Reset: what is under way arrives nowhere.
     pub(super) broken: bool,
@@ -69,12 +69,12 @@ pub(super) struct State {
     next_wire: u64,
     pub(super) timeline: BTreeMap<(Time, u64), Event>,
     posted: u64,
-    pub(super) listening: BTreeMap<Place, Listening>,
+    pub(super) listening: BTreeMap<Endpoint, Listening>,
     /// Processes that are stopped: what is sent to them waits.
-    pub(super) stopped: BTreeSet<Place>,
+    pub(super) stopped: BTreeSet<Endpoint>,
     /// Links on which nothing arrives.
-    pub(super) silent: BTreeSet<(Host, Place, Way)>,
-    pub(super) incoming: Vec<(Place, u64)>,
+    pub(super) silent: BTreeSet<(Host, Endpoint, Way)>,
+    pub(super) incoming: Vec<(Endpoint, u64)>,
     pub(super) recorder: Recorder,
 }
 
@@ -109,7 +109,7 @@ impl State {
     }
 
     pub(super) fn dial(&mut self, host: Host, address: &str, dialled: oneshot::Sender<bool>) -> Option<u64> {
-        let place = Place::of(address)?;
+        let place = Endpoint::of(address)?;
         let id = self.next_wire;
         self.next_wire += 1;
         let connection =

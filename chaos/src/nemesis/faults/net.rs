@@ -11,7 +11,7 @@ use crate::nemesis::plan::Fault;
 use crate::nemesis::proxy::{Flow, Gate, Rules};
 use crate::nemesis::wiring::{Network, Way};
 use crate::nemesis::world::{Failure, World};
-use madkv_testkit::cluster::{Door, Group, Node, Origin};
+use madkv_testkit::cluster::{Group, Node, Origin, Port};
 
 /// What is done to which ways.
 type Changes = BTreeMap<Way, Rules>;
@@ -166,7 +166,7 @@ fn draw(scene: &mut Scene<'_>, nodes: &[Node]) -> Option<(Changes, usize, String
         Fault::LateClients => (all(clients(), late(random.random_range(5..=300))), 0, names(nodes)),
         Fault::CutServersFromManagers => {
             let is_server = |from: Origin| matches!(from, Origin::Node(node) if node.group() != Group::Manager);
-            let of_servers = |way: &Way| is_server(way.from) && matches!(way.to, Door::Api(_));
+            let of_servers = |way: &Way| is_server(way.from) && matches!(way.to, Port::Api(_));
             (all(scene.world.network.ways().filter(of_servers).collect(), cut), 0, "all".to_owned())
         }
         _ => return None,

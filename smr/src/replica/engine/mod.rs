@@ -681,7 +681,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.end_readmission(Outcome::Unknown);
     }
 
-    /// Adds a write to the batch, unless it can be answered at the door or waits already.
+    /// Adds a write to the batch, unless it can be answered at once or waits already.
     fn enlist(&mut self, command: SessionCommand, reply: ReplyTo, batch: &mut Batch) {
         if self.role != Role::Leader {
             return reply.send(Outcome::NotLeader(self.core.leader_hint()));

@@ -13,7 +13,7 @@ use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::next_frame;
-use super::{Backend, Place, Shared, TOO_MANY_CONNECTIONS};
+use super::{Backend, ConnectionPermit, Shared, TOO_MANY_CONNECTIONS};
 use crate::frames::{Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, Welcome};
 
 /// The longest [`Hello`], in bytes.
@@ -31,7 +31,7 @@ pub(super) struct Welcomed<'d, R> {
     pub(super) output: Arc<dyn SharedOutput>,
     /// What was read after the hello.
     pub(super) buffer: BytesMut,
-    pub(super) place: Place<'d>,
+    pub(super) permit: ConnectionPermit<'d>,
 }
 
 /// Does our part of the handshake; `None` if the stranger was refused.
@@ -46,12 +46,12 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
     let Shared { backend, limits, .. } = shared;
     let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
     let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(&mut input, &mut buffer)).await??;
-    let place = verdict.and_then(|hello| {
+    let permit = verdict.and_then(|hello| {
         check(&hello, &**backend)?;
-        shared.place().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())
+        shared.permit().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())
     });
-    let place = match place {
-        Ok(place) => place,
+    let permit = match permit {
+        Ok(permit) => permit,
         Err(reason) => {
             tracing::debug!(%reason, "refused a connection");
             tokio::time::timeout(limits.handshake_timeout, show_out(input, output, reason)).await??;
@@ -60,7 +60,7 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
     };
     let welcome = Welcome { cluster: backend.cluster(), epoch: backend.epoch() };
     write_frame(&*output, KIND_WELCOME, &welcome, limits.handshake_timeout).await?;
-    Ok(Some(Welcomed { input, output, buffer, place }))
+    Ok(Some(Welcomed { input, output, buffer, permit }))
 }
 
 /// Reads the hello; the inner error is a reason to refuse.

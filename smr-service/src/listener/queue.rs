@@ -1,13 +1,13 @@
 //! What one connection has under way: requests that were admitted, and responses that wait to be written.
 //!
 //! The reader admits, the replica's threads deliver, the writer takes. Everything is counted, so that neither a client
-//! that asks without listening nor one that asks for large answers costs more memory than [`DoorLimits`] allow.
+//! that asks without listening nor one that asks for large answers costs more memory than [`ListenerLimits`] allow.
 //!
-//! All connections share [`DoorLimits::total_max_bytes`]. A part of it is dealt out: each has [`CONNECTION_OWN_BYTES`]
-//! that nobody takes from it, so a client that asks for little is served however many others take what they get. The
-//! rest, the *pool*, is for whoever needs more: of its first half a connection gets a quarter of what is free at the
-//! moment; the third quarter is for those who hold next to nothing and need a large thing alone; the last one is for
-//! parts of long answers. What does not fit is `Busy`.
+//! All connections share [`ListenerLimits::total_max_bytes`]. A part of it is dealt out: each has
+//! [`CONNECTION_OWN_BYTES`] that nobody takes from it, so a client that asks for little is served however many others
+//! take what they get. The rest, the *pool*, is for whoever needs more: of its first half a connection gets a quarter
+//! of what is free at the moment; the third quarter is for those who hold next to nothing and need a large thing alone;
+//! the last one is for parts of long answers. What does not fit is `Busy`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::DoorLimits;
+use super::ListenerLimits;
 use super::connection::{RETRY_AFTER_MS, encode};
 use crate::frames::{Body, Map, Response};
 
@@ -64,7 +64,7 @@ pub(super) enum Turn {
     End,
 }
 
-/// What the connections of a door hold together.
+/// What the connections of a listener hold together.
 #[derive(Default)]
 pub(super) struct Held {
     /// All of it.
@@ -174,7 +174,7 @@ impl<M> State<M> {
 }
 
 impl<M: Map> Queue<M> {
-    pub(super) fn new(limits: &DoorLimits, held: Arc<Held>) -> Queue<M> {
+    pub(super) fn new(limits: &ListenerLimits, held: Arc<Held>) -> Queue<M> {
         let own_bytes = CONNECTION_OWN_BYTES.min(limits.total_max_bytes / 2 / limits.connections_max.max(1));
         let state = State {
             slots: Vec::new(),
@@ -581,13 +581,13 @@ mod tests {
     type Queue = super::Queue<()>;
     type Response = crate::frames::Response<()>;
 
-    fn limits() -> DoorLimits {
-        DoorLimits {
+    fn limits() -> ListenerLimits {
+        ListenerLimits {
             requests_max: 4,
             in_flight_max_bytes: 1000,
             answers_max_bytes: 2000,
             total_max_bytes: 100_000,
-            ..DoorLimits::default()
+            ..ListenerLimits::default()
         }
     }
 
@@ -772,7 +772,7 @@ mod tests {
     // covers B33
     #[test]
     fn scans_of_one_connection_have_a_quota() {
-        let queue = Queue::new(&DoorLimits { scans_max: 2, ..limits() }, Arc::default());
+        let queue = Queue::new(&ListenerLimits { scans_max: 2, ..limits() }, Arc::default());
         let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, true)).collect();
         assert!(queue.begin_parts(tags[0]) && queue.begin_parts(tags[1]));
         assert!(!queue.begin_parts(tags[2]));
@@ -785,7 +785,7 @@ mod tests {
     fn scans_that_nobody_reads_leave_room_for_the_others() {
         let held = Arc::<Held>::default();
         let limits =
-            DoorLimits { connections_max: 200, answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };
+            ListenerLimits { connections_max: 200, answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };
         let mut queues = Vec::new();
         for _ in 0..200 {
             let queue = Queue::new(&limits, Arc::clone(&held));
@@ -805,7 +805,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn scan_that_is_taken_too_slowly_ends_the_connection_and_one_at_its_rate_goes_on() {
         // One part at a time.
-        let limits = DoorLimits {
+        let limits = ListenerLimits {
             answers_max_bytes: 500,
             scan_min_bytes_per_s: 1000,
             scan_grace: Duration::from_secs(10),
@@ -848,12 +848,12 @@ mod tests {
     #[test]
     fn many_that_do_not_read_leave_room_for_one_that_asks_for_little() {
         let held = Arc::<Held>::default();
-        let limits = DoorLimits {
+        let limits = ListenerLimits {
             requests_max: 1024,
             in_flight_max_bytes: 16 << 20,
             answers_max_bytes: 16 << 20,
             total_max_bytes: 256 << 20,
-            ..DoorLimits::default()
+            ..ListenerLimits::default()
         };
         let value = Bytes::from(vec![0; 100_000]);
         let hostile: Vec<Queue> = (0..1_000).map(|_| Queue::new(&limits, Arc::clone(&held))).collect();
@@ -911,12 +911,12 @@ mod tests {
     #[test]
     fn lone_large_request_is_read_and_admitted_while_others_hold_their_half() {
         let held = Arc::new(Held::default());
-        let limits = DoorLimits {
+        let limits = ListenerLimits {
             requests_max: 1024,
             in_flight_max_bytes: 16 << 20,
             answers_max_bytes: 16 << 20,
             total_max_bytes: 256 << 20,
-            ..DoorLimits::default()
+            ..ListenerLimits::default()
         };
         let queue = Queue::new(&limits, Arc::clone(&held));
         held.pool_bytes.store(queue.pool_max_bytes / 2, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The client at the servers' real front door, with a state machine of the test behind it.
+//! The client at the servers' real listener, with a state machine of the test behind it.
 
 #![allow(clippy::unwrap_used)] // helpers of tests, where the lint only knows the tests themselves
 
@@ -15,7 +15,7 @@ use madkv_proto::frames::{Ask, Body, Request, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
 use smr::replica::{Outcome, ReplyTo};
-use smr_service::door::{Backend, Door, DoorLimits};
+use smr_service::listener::{Backend, Listener, ListenerLimits};
 
 /// The only replica of partition 0.
 struct Lone {
@@ -62,20 +62,20 @@ impl Backend for Lone {
     }
 }
 
-async fn behind_door(cluster: ClusterId) -> (Cluster, Door<Lone>, Client) {
+async fn behind_listener(cluster: ClusterId) -> (Cluster, Listener<Lone>, Client) {
     let fake = Cluster::start_on_sockets(1, 1).await;
     let backend = Arc::new(Lone { state: Arc::clone(&fake.groups[0].state), cluster });
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let runtime = tokio::runtime::Handle::current();
-    let door = Door::open(&runtime, listener, backend, DoorLimits::default()).unwrap();
-    fake.map.lock().unwrap().as_mut().unwrap().partitions[0].servers[0] = door.address().to_string();
+    let listener = Listener::open(&runtime, listener, backend, ListenerLimits::default()).unwrap();
+    fake.map.lock().unwrap().as_mut().unwrap().partitions[0].servers[0] = listener.address().to_string();
     let client = fake.client(Some(60_000));
-    (fake, door, client)
+    (fake, listener, client)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_through_the_real_door_all_answered_on_one_connection() {
-    let (fake, door, client) = behind_door(CLUSTER).await;
+async fn calls_through_the_real_listener_all_answered_on_one_connection() {
+    let (fake, listener, client) = behind_listener(CLUSTER).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..5000u32 {
         let client = client.clone();
@@ -83,7 +83,7 @@ async fn calls_through_the_real_door_all_answered_on_one_connection() {
     }
     calls.join_all().await;
     assert_eq!(fake.group(0).executed, 5000);
-    assert_eq!(door.connections(), 1);
+    assert_eq!(listener.connections(), 1);
     let records = client.scan(&0u32.to_be_bytes(), &u32::MAX.to_be_bytes()).await.unwrap();
     assert_eq!(records.len(), 5000);
     assert_eq!(client.get(&7u32.to_be_bytes()).await.unwrap().as_deref(), Some(&[0; 100][..]));
@@ -91,8 +91,8 @@ async fn calls_through_the_real_door_all_answered_on_one_connection() {
 
 // covers B4
 #[tokio::test(flavor = "multi_thread")]
-async fn call_door_of_another_cluster_nothing_is_applied() {
-    let (fake, _door, _) = behind_door(ClusterId(1)).await;
+async fn call_listener_of_another_cluster_nothing_is_applied() {
+    let (fake, _listener, _) = behind_listener(ClusterId(1)).await;
     let client = fake.client(Some(300));
     let error = client.put(b"a", b"1").await.unwrap_err();
     assert!(matches!(error, Error::Timeout { may_have_happened: false, .. }), "{error}");

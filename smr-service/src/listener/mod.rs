@@ -1,4 +1,4 @@
-//! The front door of a server or manager: accepts connections, and answers the frames on them.
+//! The listener of a server or manager: accepts connections, and answers the frames on them.
 //!
 //! ```text
 //! accept loop --- one task per connection: handshake, then reads requests --- Backend::ask --- replica
@@ -10,7 +10,7 @@
 //!
 //! # Guarantees
 //! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
-//! - Everything is bounded ([`DoorLimits`]): connections and, apart from them, strangers who have not said who they
+//! - Everything is bounded ([`ListenerLimits`]): connections and, apart from them, strangers who have not said who they
 //!   are, requests and bytes under way, what waits to be written, the time for a handshake, for the rest of a frame,
 //!   and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
 //! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
@@ -53,10 +53,10 @@ const KEEPALIVE_INTERVAL_S: u64 = 10;
 /// Unanswered questions before the connection counts as broken.
 const KEEPALIVE_PROBES_MAX: u32 = 3;
 
-/// The reason that a connection is turned away with for which there is no place now.
+/// The reason that a connection is turned away with for which there is no permit now.
 pub const TOO_MANY_CONNECTIONS: &str = "too many connections; try again later";
 
-/// What stands behind a door.
+/// What a listener serves.
 pub trait Backend: Send + Sync + 'static {
     /// What clients are told about where the parts of the service are.
     type Map: Map;
@@ -89,9 +89,9 @@ pub trait Backend: Send + Sync + 'static {
     }
 }
 
-/// The bounds of a door. The defaults are those that the project publishes; tests take smaller ones.
+/// The bounds of a listener. The defaults are those that the project publishes; tests take smaller ones.
 #[derive(Clone, Debug)]
-pub struct DoorLimits {
+pub struct ListenerLimits {
     /// Connections at one time, without those that have not said yet who they are.
     pub connections_max: usize,
     /// Connections that have not said yet who they are. One more takes the place of another: see [`smr::lobby`].
@@ -125,9 +125,9 @@ pub struct DoorLimits {
     pub drain_timeout: Duration,
 }
 
-impl Default for DoorLimits {
-    fn default() -> DoorLimits {
-        DoorLimits {
+impl Default for ListenerLimits {
+    fn default() -> ListenerLimits {
+        ListenerLimits {
             connections_max: connections_for(descriptor_limit()),
             strangers_max: strangers_for(descriptor_limit()),
             requests_max: limits::CONNECTION_REQUESTS_MAX,
@@ -158,18 +158,18 @@ fn strangers_for(descriptors: usize) -> usize {
     (descriptors / 8).clamp(1, limits::STRANGERS_MAX)
 }
 
-/// What the tasks of a door share.
+/// What the tasks of a listener share.
 struct Shared<B> {
     backend: Arc<B>,
-    limits: DoorLimits,
+    limits: ListenerLimits,
     lobby: Arc<Lobby>,
     connections: AtomicUsize,
-    /// Bytes that all connections hold, see [`DoorLimits::total_max_bytes`].
+    /// Bytes that all connections hold, see [`ListenerLimits::total_max_bytes`].
     held: Arc<queue::Held>,
 }
 
 impl<B> Shared<B> {
-    fn new(backend: Arc<B>, limits: DoorLimits) -> Shared<B> {
+    fn new(backend: Arc<B>, limits: ListenerLimits) -> Shared<B> {
         let lobby = Lobby::new(limits.strangers_max);
         Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held: Arc::default() }
     }
@@ -182,16 +182,16 @@ enum Phase {
     Closing,
 }
 
-/// An open door.
-pub struct Door<B> {
+/// A listener, with all its connections.
+pub struct Listener<B> {
     shared: Arc<Shared<B>>,
     phase: watch::Sender<Phase>,
-    /// Ends when the last task of the door has dropped its sender; nothing is ever sent.
+    /// Ends when the last task of the listener has dropped its sender; nothing is ever sent.
     finished: mpsc::Receiver<()>,
     address: SocketAddr,
 }
 
-impl<B: Backend> Door<B> {
+impl<B: Backend> Listener<B> {
     /// Serves `backend` at `listener`, with tasks on `runtime`.
     ///
     /// # Errors
@@ -200,8 +200,8 @@ impl<B: Backend> Door<B> {
         runtime: &Handle,
         listener: std::net::TcpListener,
         backend: Arc<B>,
-        limits: DoorLimits,
-    ) -> io::Result<Door<B>> {
+        limits: ListenerLimits,
+    ) -> io::Result<Listener<B>> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let listener = {
@@ -212,7 +212,7 @@ impl<B: Backend> Door<B> {
         let (phase, phases) = watch::channel(Phase::Accepting);
         let (alive, finished) = mpsc::channel(1);
         runtime.spawn(accept(Arc::clone(&shared), listener, phases, alive));
-        Ok(Door { shared, phase, finished, address })
+        Ok(Listener { shared, phase, finished, address })
     }
 
     /// Where it listens.
@@ -285,19 +285,19 @@ async fn accept<B: Backend>(
     }
 }
 
-/// A door without a listener, to which connections of any kind are brought: for simulations.
-pub struct Reception<B> {
+/// A listener without a socket, to which connections of any kind are brought: for simulations.
+pub struct Acceptor<B> {
     shared: Arc<Shared<B>>,
     phase: watch::Sender<Phase>,
 }
 
-impl<B: Backend> Reception<B> {
+impl<B: Backend> Acceptor<B> {
     /// For connections to `backend`.
-    pub fn new(backend: Arc<B>, limits: DoorLimits) -> Reception<B> {
-        Reception { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
+    pub fn new(backend: Arc<B>, limits: ListenerLimits) -> Acceptor<B> {
+        Acceptor { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
     }
 
-    /// Serves a connection until it ends, as a door does.
+    /// Serves a connection until it ends, as a listener does.
     pub fn serve(
         &self,
         input: impl AsyncRead + Unpin + Send + 'static,
@@ -309,18 +309,18 @@ impl<B: Backend> Reception<B> {
     }
 }
 
-/// A connection among those that the limits allow, until dropped.
-struct Place<'d>(&'d AtomicUsize);
+/// The permit of a connection among those that the limits allow, until dropped.
+struct ConnectionPermit<'d>(&'d AtomicUsize);
 
 impl<B> Shared<B> {
-    /// A place for somebody who has said who he is.
-    fn place(&self) -> Option<Place<'_>> {
-        let place = Place(&self.connections);
-        (self.connections.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max).then_some(place)
+    /// A permit for a peer that has said who it is.
+    fn permit(&self) -> Option<ConnectionPermit<'_>> {
+        let permit = ConnectionPermit(&self.connections);
+        (self.connections.fetch_add(1, Ordering::Relaxed) < self.limits.connections_max).then_some(permit)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ConnectionPermit<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
-use super::{Backend, DoorLimits, Phase, Shared, body_of};
+use super::{Backend, ListenerLimits, Phase, Shared, body_of};
 use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Map, Request, Response};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
@@ -60,12 +60,12 @@ pub(super) fn next_frame(buffer: &[u8], payload_max_bytes: usize) -> Result<Opti
 }
 
 /// Where the replica delivers the outcomes of a connection's requests.
-struct Desk<B: Backend> {
+struct Responder<B: Backend> {
     backend: Arc<B>,
     queue: Queue<B::Map>,
 }
 
-impl<B: Backend> ReplySink for Desk<B> {
+impl<B: Backend> ReplySink for Responder<B> {
     fn deliver(&self, tag: u64, outcome: Outcome) {
         self.queue.deliver(tag, body_of(&*self.backend, outcome));
     }
@@ -112,7 +112,7 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
     };
     drop(guest);
-    let Welcomed { input, output, buffer, place: _place } = match greeted {
+    let Welcomed { input, output, buffer, permit: _permit } = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(error) => {
@@ -121,46 +121,46 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
         }
     };
     let queue = Queue::new(limits, Arc::clone(&shared.held));
-    let desk = Arc::new(Desk { backend: Arc::clone(&shared.backend), queue });
-    let mut writer = tokio::spawn(write_responses(Arc::clone(&desk), output, limits.write_timeout));
+    let responder = Arc::new(Responder { backend: Arc::clone(&shared.backend), queue });
+    let mut writer = tokio::spawn(write_responses(Arc::clone(&responder), output, limits.write_timeout));
     // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind
     // would get its turn.
     let writer_ended = tokio::select! {
         biased;
         _ = &mut writer => true,
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
-        ended = read_requests(&desk, input, buffer, limits) => {
+        ended = read_requests(&responder, input, buffer, limits) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ends");
             }
             false
         }
     };
-    desk.queue.no_more_requests();
+    responder.queue.no_more_requests();
     if !writer_ended && timeout(limits.drain_timeout, &mut writer).await.is_err() {
         writer.abort();
     }
-    desk.queue.close();
+    responder.queue.close();
 }
 
 async fn read_requests<B: Backend>(
-    desk: &Arc<Desk<B>>,
+    responder: &Arc<Responder<B>>,
     mut input: impl AsyncRead + Unpin,
     mut buffer: BytesMut,
-    limits: &DoorLimits,
+    limits: &ListenerLimits,
 ) -> io::Result<()> {
     // When the rest of the frame that stands first in the buffer must be there.
     let mut deadline = Instant::now() + limits.frame_timeout;
     loop {
-        let taken = take_requests(desk, &mut buffer, limits.request_max_bytes).await;
-        desk.backend.flush();
+        let taken = take_requests(responder, &mut buffer, limits.request_max_bytes).await;
+        responder.backend.flush();
         if taken? {
             deadline = Instant::now() + limits.frame_timeout;
         }
         if buffer.is_empty() && buffer.capacity() > READ_FREE_BYTES {
             buffer = BytesMut::new();
         }
-        make_room(desk, &mut buffer, deadline).await?;
+        make_room(responder, &mut buffer, deadline).await?;
         let count = if buffer.is_empty() {
             let count = input.read_buf(&mut buffer).await?;
             deadline = Instant::now() + limits.frame_timeout;
@@ -176,7 +176,7 @@ async fn read_requests<B: Backend>(
 
 /// Makes room for what comes next. A frame that is larger than what each connection has waits for its share of what
 /// they have together, not longer than the rest of a frame may take.
-async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: Instant) -> io::Result<()> {
+async fn make_room<B: Backend>(responder: &Responder<B>, buffer: &mut BytesMut, deadline: Instant) -> io::Result<()> {
     let counted = |buffer: &BytesMut| if buffer.capacity() > READ_FREE_BYTES { buffer.capacity() } else { 0 };
     let room = room_for(buffer);
     let needed = if buffer.len() + room > READ_FREE_BYTES {
@@ -184,7 +184,7 @@ async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: 
     } else {
         counted(buffer)
     };
-    while !desk.queue.hold_buffer(needed) {
+    while !responder.queue.hold_buffer(needed) {
         if Instant::now() >= deadline {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no room for the rest of a frame"));
         }
@@ -195,7 +195,11 @@ async fn make_room<B: Backend>(desk: &Desk<B>, buffer: &mut BytesMut, deadline: 
 }
 
 /// Takes all whole requests out of `buffer`; returns whether there was any.
-async fn take_requests<B: Backend>(desk: &Arc<Desk<B>>, buffer: &mut BytesMut, max_bytes: usize) -> io::Result<bool> {
+async fn take_requests<B: Backend>(
+    responder: &Arc<Responder<B>>,
+    buffer: &mut BytesMut,
+    max_bytes: usize,
+) -> io::Result<bool> {
     let mut any = false;
     while let Some(frame) = next_frame(buffer, max_bytes).map_err(io::Error::other)? {
         if frame.kind != KIND_REQUEST {
@@ -203,7 +207,7 @@ async fn take_requests<B: Backend>(desk: &Arc<Desk<B>>, buffer: &mut BytesMut, m
         }
         let request = codec::decode(frame.payload).map_err(io::Error::other)?;
         let len = frame.len_bytes;
-        take_request(desk, request, len).await;
+        take_request(responder, request, len).await;
         buffer.advance(len);
         any = true;
     }
@@ -217,30 +221,30 @@ fn room_for(buffer: &[u8]) -> usize {
     missing.clamp(READ_MIN_BYTES, READ_AHEAD_MAX_BYTES)
 }
 
-async fn take_request<B: Backend>(desk: &Arc<Desk<B>>, request: Request, len_bytes: usize) {
+async fn take_request<B: Backend>(responder: &Arc<Responder<B>>, request: Request, len_bytes: usize) {
     let harmless = matches!(request.ask, Ask::Read { .. } | Ask::Status | Ask::Map);
-    match desk.queue.admit(request.id, len_bytes, harmless) {
+    match responder.queue.admit(request.id, len_bytes, harmless) {
         Admission::Granted(tag) => {
-            let reply = ReplyTo { tag, sink: Arc::clone(desk) as Arc<dyn ReplySink> };
-            if let Some(body) = desk.backend.ask(request.ask, request.epoch, reply) {
-                desk.queue.deliver(tag, body);
+            let reply = ReplyTo { tag, sink: Arc::clone(responder) as Arc<dyn ReplySink> };
+            if let Some(body) = responder.backend.ask(request.ask, request.epoch, reply) {
+                responder.queue.deliver(tag, body);
             }
         }
         // A client that keeps asking without listening is not read any further.
         Admission::Denied => {
-            desk.backend.flush();
-            desk.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
+            responder.backend.flush();
+            responder.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
         }
     }
 }
 
-async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedOutput>, timeout: Duration) {
-    desk.queue.write_to(&output);
+async fn write_responses<B: Backend>(responder: Arc<Responder<B>>, output: Arc<dyn SharedOutput>, timeout: Duration) {
+    responder.queue.write_to(&output);
     let mut buffer = Vec::new();
     loop {
-        match desk.queue.take(&mut buffer) {
+        match responder.queue.take(&mut buffer) {
             Turn::Wait => {
-                desk.queue.something_to_write().await;
+                responder.queue.something_to_write().await;
                 continue;
             }
             Turn::End => break,
@@ -256,7 +260,7 @@ async fn write_responses<B: Backend>(desk: Arc<Desk<B>>, output: Arc<dyn SharedO
         }
     }
     // With the last owner of the socket's half the connection is shut down for writing.
-    desk.queue.close();
+    responder.queue.close();
 }
 
 pub(super) fn encode<M: Map>(buffer: &mut Vec<u8>, response: Response<M>) {

@@ -1,4 +1,4 @@
-//! The front door over real sockets, with a backend that does what the test says.
+//! The listener over real sockets, with a backend that does what the test says.
 
 #![cfg(test)]
 
@@ -12,11 +12,11 @@ use smr::codec::{self, FORMAT_VERSION, HEADER_LEN_BYTES};
 use smr::id::{ClientId, ClusterId};
 use smr::replica::{Outcome, ReplyTo};
 use smr::wire::read_frame;
-use smr_service::door::{Backend, Door, DoorLimits};
 use smr_service::frames::{
     Ask, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request, Service,
     Welcome,
 };
+use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -112,15 +112,15 @@ fn deliver_parts(count: u64, reply: ReplyTo) {
 
 /// Soon done with clients that do not read or are gone. What a sound client has to be in time for is not shortened: on
 /// a busy machine it might be late.
-fn quick() -> DoorLimits {
-    DoorLimits { write_timeout: SHORT, drain_timeout: SHORT, ..DoorLimits::default() }
+fn quick() -> ListenerLimits {
+    ListenerLimits { write_timeout: SHORT, drain_timeout: SHORT, ..ListenerLimits::default() }
 }
 
-fn open(limits: DoorLimits) -> (Door<Fake>, Arc<Fake>) {
+fn open(limits: ListenerLimits) -> (Listener<Fake>, Arc<Fake>) {
     let fake = Arc::new(Fake::default());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let door = Door::open(&Handle::current(), listener, Arc::clone(&fake), limits).unwrap();
-    (door, fake)
+    let listener = Listener::open(&Handle::current(), listener, Arc::clone(&fake), limits).unwrap();
+    (listener, fake)
 }
 
 fn hello() -> Hello {
@@ -151,12 +151,12 @@ struct Client {
 }
 
 impl Client {
-    async fn dial(door: &Door<Fake>) -> Client {
-        Client { stream: TcpStream::connect(door.address()).await.unwrap(), buffer: Vec::new() }
+    async fn dial(listener: &Listener<Fake>) -> Client {
+        Client { stream: TcpStream::connect(listener.address()).await.unwrap(), buffer: Vec::new() }
     }
 
-    async fn greeted(door: &Door<Fake>) -> Client {
-        let mut client = Client::dial(door).await;
+    async fn greeted(listener: &Listener<Fake>) -> Client {
+        let mut client = Client::dial(listener).await;
         client.send(&frame(KIND_HELLO, &hello())).await;
         let welcome: Welcome = client.expect(KIND_WELCOME).await;
         assert_eq!(welcome, Welcome { cluster: Some(CLUSTER), epoch: 5 });
@@ -203,21 +203,21 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// A client with nothing special about it is served.
-async fn expect_service(door: &Door<Fake>) {
-    let mut client = Client::greeted(door).await;
+async fn expect_service(listener: &Listener<Fake>) {
+    let mut client = Client::greeted(listener).await;
     client.send(&request(1, read("still there?"))).await;
     assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"still there?"))));
 }
 
-async fn expect_baseline(door: &Door<Fake>) {
-    eventually("all connections end", || door.connections() == 0).await;
-    eventually("all bytes are given back", || door.held_bytes() == 0).await;
+async fn expect_baseline(listener: &Listener<Fake>) {
+    eventually("all connections end", || listener.connections() == 0).await;
+    eventually("all bytes are given back", || listener.held_bytes() == 0).await;
 }
 
 #[tokio::test]
 async fn request_behind_hello_in_one_write_answered() {
-    let (door, _) = open(DoorLimits::default());
-    let mut client = Client::dial(&door).await;
+    let (listener, _) = open(ListenerLimits::default());
+    let mut client = Client::dial(&listener).await;
     let mut bytes = frame(KIND_HELLO, &hello());
     bytes.extend(request(9, Ask::Status));
     bytes.extend(request(10, Ask::Map));
@@ -229,8 +229,8 @@ async fn request_behind_hello_in_one_write_answered() {
 
 #[tokio::test]
 async fn request_in_single_bytes_answered() {
-    let (door, _) = open(DoorLimits::default());
-    let mut client = Client::dial(&door).await;
+    let (listener, _) = open(ListenerLimits::default());
+    let mut client = Client::dial(&listener).await;
     client.stream.set_nodelay(true).unwrap();
     let mut bytes = frame(KIND_HELLO, &hello());
     bytes.extend(request(9, read("slow")));
@@ -243,8 +243,8 @@ async fn request_in_single_bytes_answered() {
 
 #[tokio::test]
 async fn requests_pipelined_each_answered_once() {
-    let (door, fake) = open(DoorLimits::default());
-    let mut client = Client::greeted(&door).await;
+    let (listener, fake) = open(ListenerLimits::default());
+    let mut client = Client::greeted(&listener).await;
     let mut bytes = Vec::new();
     for id in 0..1000 {
         let ask = if id % 2 == 0 { read(id.to_string()) } else { write("w") };
@@ -263,13 +263,13 @@ async fn requests_pipelined_each_answered_once() {
         assert_eq!(body, Body::Answer(expected));
     }
     drop(client);
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 // covers B4
 #[tokio::test]
 async fn hello_of_another_protocol_cluster_service_or_version_refused_with_reason() {
-    let (door, _) = open(DoorLimits::default());
+    let (listener, _) = open(ListenerLimits::default());
     let cases = [
         (Hello { magic: 1, ..hello() }, "protocol"),
         (Hello { cluster: Some(ClusterId(78)), ..hello() }, "cluster"),
@@ -277,7 +277,7 @@ async fn hello_of_another_protocol_cluster_service_or_version_refused_with_reaso
         (Hello { service: Service::Server { partition: 4 }, ..hello() }, "partition: 4"),
     ];
     for (hello, word) in cases {
-        let mut client = Client::dial(&door).await;
+        let mut client = Client::dial(&listener).await;
         // What the client sends behind its hello must not cost it the reason.
         let mut bytes = frame(KIND_HELLO, &hello);
         bytes.extend(request(1, read("hasty")));
@@ -285,22 +285,22 @@ async fn hello_of_another_protocol_cluster_service_or_version_refused_with_reaso
         let reason = client.expect_refusal().await;
         assert!(reason.contains(word), "{reason}");
     }
-    let mut client = Client::dial(&door).await;
+    let mut client = Client::dial(&listener).await;
     let mut bytes = frame(KIND_HELLO, &hello());
     bytes[4..6].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
     client.send(&bytes).await;
     assert!(client.expect_refusal().await.contains("version"));
-    let mut client = Client::dial(&door).await;
+    let mut client = Client::dial(&listener).await;
     client.send(&request(1, Ask::Status)).await;
     assert!(client.expect_refusal().await.contains("kind"));
-    expect_service(&door).await;
-    expect_baseline(&door).await;
+    expect_service(&listener).await;
+    expect_baseline(&listener).await;
 }
 
 #[tokio::test]
 async fn hello_without_cluster_is_welcome() {
-    let (door, _) = open(DoorLimits::default());
-    let mut client = Client::dial(&door).await;
+    let (listener, _) = open(ListenerLimits::default());
+    let mut client = Client::dial(&listener).await;
     client.send(&frame(KIND_HELLO, &Hello { cluster: None, ..hello() })).await;
     client.expect::<Welcome>(KIND_WELCOME).await;
 }
@@ -308,18 +308,18 @@ async fn hello_without_cluster_is_welcome() {
 // covers B3
 #[tokio::test]
 async fn http_request_closed_without_waiting_for_more() {
-    let (door, _) = open(DoorLimits { handshake_timeout: NEVER, ..DoorLimits::default() });
-    let mut client = Client::dial(&door).await;
+    let (listener, _) = open(ListenerLimits { handshake_timeout: NEVER, ..ListenerLimits::default() });
+    let mut client = Client::dial(&listener).await;
     client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     client.expect_refusal().await;
-    expect_service(&door).await;
-    expect_baseline(&door).await;
+    expect_service(&listener).await;
+    expect_baseline(&listener).await;
 }
 
 // covers B1, B3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_bytes_before_and_after_hello_closed_and_everything_given_back() {
-    let (door, _) = open(quick());
+    let (listener, _) = open(quick());
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -339,29 +339,29 @@ async fn random_bytes_before_and_after_hello_closed_and_everything_given_back() 
             let bit = (random() as usize) % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        let mut client = Client::dial(&door).await;
+        let mut client = Client::dial(&listener).await;
         client.send(&bytes).await;
     }
-    expect_service(&door).await;
-    expect_baseline(&door).await;
+    expect_service(&listener).await;
+    expect_baseline(&listener).await;
 }
 
 // covers B2
 #[tokio::test]
 async fn frame_length_beyond_the_limit_ends_that_connection_only() {
     // The frame's rest is not waited for.
-    let limits = DoorLimits { request_max_bytes: 1000, frame_timeout: NEVER, ..quick() };
-    let (door, _) = open(limits);
-    let mut bystander = Client::greeted(&door).await;
+    let limits = ListenerLimits { request_max_bytes: 1000, frame_timeout: NEVER, ..quick() };
+    let (listener, _) = open(limits);
+    let mut bystander = Client::greeted(&listener).await;
     for length in [1001, u32::MAX] {
-        let mut client = Client::greeted(&door).await;
+        let mut client = Client::greeted(&listener).await;
         let mut bytes = request(1, Ask::Status);
         bytes[0..4].copy_from_slice(&length.to_le_bytes());
         client.send(&bytes).await;
         assert_eq!(client.expect_end().await, b"");
     }
     // A payload of no bytes is a valid frame, and no request.
-    let mut client = Client::greeted(&door).await;
+    let mut client = Client::greeted(&listener).await;
     let empty = frame(KIND_REQUEST, &());
     assert_eq!(empty.len(), HEADER_LEN_BYTES);
     client.send(&empty).await;
@@ -375,19 +375,19 @@ async fn frame_length_beyond_the_limit_ends_that_connection_only() {
 // covers B7
 #[tokio::test]
 async fn half_frames_closed_after_deadline_idle_connection_stays() {
-    let (door, _) = open(DoorLimits { handshake_timeout: SHORT, frame_timeout: SHORT, ..quick() });
-    let mut silent = Client::dial(&door).await;
-    let mut half_hello = Client::dial(&door).await;
+    let (listener, _) = open(ListenerLimits { handshake_timeout: SHORT, frame_timeout: SHORT, ..quick() });
+    let mut silent = Client::dial(&listener).await;
+    let mut half_hello = Client::dial(&listener).await;
     half_hello.send(&frame(KIND_HELLO, &hello())[..20]).await;
-    let mut idle = Client::greeted(&door).await;
-    let mut half_request = Client::greeted(&door).await;
+    let mut idle = Client::greeted(&listener).await;
+    let mut half_request = Client::greeted(&listener).await;
     let whole = request(1, read("x"));
     half_request.send(&[&whole[..], &whole[..10]].concat()).await;
     assert_eq!(half_request.response().await, (1, Body::Answer(Bytes::from_static(b"x"))));
     for client in [&mut silent, &mut half_hello, &mut half_request] {
         client.expect_end().await;
     }
-    eventually("only the idle one is left", || door.connections() == 1).await;
+    eventually("only the idle one is left", || listener.connections() == 1).await;
     idle.send(&whole).await;
     assert_eq!(idle.response().await.0, 1);
 }
@@ -395,8 +395,8 @@ async fn half_frames_closed_after_deadline_idle_connection_stays() {
 // covers B7
 #[tokio::test]
 async fn half_frame_trickling_in_closed_after_deadline() {
-    let (door, _) = open(DoorLimits { frame_timeout: SHORT, ..quick() });
-    let mut client = Client::greeted(&door).await;
+    let (listener, _) = open(ListenerLimits { frame_timeout: SHORT, ..quick() });
+    let mut client = Client::greeted(&listener).await;
     let whole = request(1, read(vec![b'x'; 10_000]));
     let start = Instant::now();
     for byte in &whole {
@@ -407,14 +407,14 @@ async fn half_frame_trickling_in_closed_after_deadline() {
         assert!(start.elapsed() < TIMEOUT);
     }
     client.expect_end().await;
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 // covers I17
 #[tokio::test]
 async fn requests_beyond_in_flight_limit_busy_the_others_answered() {
-    let (door, fake) = open(DoorLimits { requests_max: 8, ..DoorLimits::default() });
-    let mut client = Client::greeted(&door).await;
+    let (listener, fake) = open(ListenerLimits { requests_max: 8, ..ListenerLimits::default() });
+    let mut client = Client::greeted(&listener).await;
     let bytes: Vec<u8> = (0..10).flat_map(|id| request(id, write("w"))).collect();
     client.send(&bytes).await;
     for id in [8, 9] {
@@ -433,8 +433,8 @@ async fn requests_beyond_in_flight_limit_busy_the_others_answered() {
 
 #[tokio::test]
 async fn bytes_in_flight_beyond_limit_busy() {
-    let (door, fake) = open(DoorLimits { in_flight_max_bytes: 10_000, ..DoorLimits::default() });
-    let mut client = Client::greeted(&door).await;
+    let (listener, fake) = open(ListenerLimits { in_flight_max_bytes: 10_000, ..ListenerLimits::default() });
+    let mut client = Client::greeted(&listener).await;
     for id in 0..3 {
         client.send(&request(id, write(vec![0; 4000]))).await;
     }
@@ -450,9 +450,9 @@ async fn bytes_in_flight_beyond_limit_busy() {
 // covers N7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_never_reads_bounded_then_closed() {
-    let limits = DoorLimits { answers_max_bytes: 1 << 20, ..quick() };
-    let (door, _) = open(limits);
-    let client = Client::greeted(&door).await;
+    let limits = ListenerLimits { answers_max_bytes: 1 << 20, ..quick() };
+    let (listener, _) = open(limits);
+    let client = Client::greeted(&listener).await;
     let (_reads_nothing, mut output) = client.stream.into_split();
     let asking = async {
         for id in 0.. {
@@ -464,9 +464,9 @@ async fn client_that_never_reads_bounded_then_closed() {
     let watching = async {
         let mut most = 0;
         loop {
-            most = most.max(door.held_bytes());
+            most = most.max(listener.held_bytes());
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if door.connections() == 0 {
+            if listener.connections() == 0 {
                 return most;
             }
         }
@@ -474,39 +474,39 @@ async fn client_that_never_reads_bounded_then_closed() {
     let both = async { tokio::join!(asking, watching) };
     let ((), most) = tokio::time::timeout(TIMEOUT, both).await.expect("the connection ends");
     assert!((100_000..3 << 20).contains(&most), "{most} bytes were held");
-    expect_service(&door).await;
-    expect_baseline(&door).await;
+    expect_service(&listener).await;
+    expect_baseline(&listener).await;
 }
 
 // covers N7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_that_reads_a_byte_now_and_then_closed() {
-    let (door, _) = open(quick());
-    let mut client = Client::greeted(&door).await;
+    let (listener, _) = open(quick());
+    let mut client = Client::greeted(&listener).await;
     for id in 0..10 {
         client.send(&request(id, read("#1000000"))).await;
     }
     let start = Instant::now();
-    while door.connections() > 0 {
+    while listener.connections() > 0 {
         let mut byte = [0];
         let _ = client.stream.try_read(&mut byte);
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(start.elapsed() < TIMEOUT, "the connection stays open");
     }
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 // covers R13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_a_long_answer_in_order_and_as_fast_as_the_client_reads() {
-    let (door, _) = open(DoorLimits::default());
-    let mut client = Client::greeted(&door).await;
+    let (listener, _) = open(ListenerLimits::default());
+    let mut client = Client::greeted(&listener).await;
     client.send(&request(1, read("*300"))).await;
     client.send(&request(2, read("short"))).await;
-    eventually("the worker waits for the client", || door.held_bytes() > 1 << 20).await;
+    eventually("the worker waits for the client", || listener.held_bytes() > 1 << 20).await;
     let (mut parts, mut ended, mut short) = (0u64, false, false);
     while !ended {
-        assert!(door.held_bytes() < 2 << 20, "{} bytes are held for 30 MB of parts", door.held_bytes());
+        assert!(listener.held_bytes() < 2 << 20, "{} bytes are held for 30 MB of parts", listener.held_bytes());
         match client.response().await {
             (1, Body::Part(part)) => {
                 assert_eq!(part[..8], parts.to_le_bytes());
@@ -525,44 +525,44 @@ async fn parts_of_a_long_answer_in_order_and_as_fast_as_the_client_reads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_a_client_that_went_away_end_their_worker() {
-    let (door, _) = open(quick());
-    let mut client = Client::greeted(&door).await;
+    let (listener, _) = open(quick());
+    let mut client = Client::greeted(&listener).await;
     client.send(&request(1, read("*1000000"))).await;
     assert!(matches!(client.response().await, (1, Body::Part(_))));
     drop(client);
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 // covers B7
 #[tokio::test]
 async fn connections_beyond_the_limit_turned_away_until_one_ends() {
-    let (door, _) = open(DoorLimits { connections_max: 3, ..DoorLimits::default() });
+    let (listener, _) = open(ListenerLimits { connections_max: 3, ..ListenerLimits::default() });
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(Client::greeted(&door).await);
+        clients.push(Client::greeted(&listener).await);
     }
-    let mut refused = Client::dial(&door).await;
+    let mut refused = Client::dial(&listener).await;
     refused.send(&frame(KIND_HELLO, &hello())).await;
     let Refusal { reason } = refused.expect(KIND_REFUSAL).await;
     assert!(reason.contains("too many"), "{reason}");
     clients.pop();
-    eventually("a place is free", || door.connections() == 2).await;
-    expect_service(&door).await;
+    eventually("a place is free", || listener.connections() == 2).await;
+    expect_service(&listener).await;
 }
 
 // covers B32
 #[tokio::test]
 async fn strangers_who_say_nothing_keep_out_only_each_other() {
-    let (door, _) = open(DoorLimits { connections_max: 3, strangers_max: 4, ..DoorLimits::default() });
+    let (listener, _) = open(ListenerLimits { connections_max: 3, strangers_max: 4, ..ListenerLimits::default() });
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.push(Client::dial(&door).await);
+        silent.push(Client::dial(&listener).await);
     }
     // The four that came last are still there; none of them has a place of those for clients.
-    eventually("the others are shown out", || door.connections() == 4).await;
+    eventually("the others are shown out", || listener.connections() == 4).await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        clients.push(Client::greeted(&door).await);
+        clients.push(Client::greeted(&listener).await);
     }
     for client in &mut clients {
         client.send(&request(1, read("x"))).await;
@@ -574,22 +574,22 @@ async fn strangers_who_say_nothing_keep_out_only_each_other() {
 // covers B7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hundreds_of_idle_connections_a_normal_client_is_served() {
-    let (door, _) = open(DoorLimits { handshake_timeout: NEVER, ..DoorLimits::default() });
+    let (listener, _) = open(ListenerLimits { handshake_timeout: NEVER, ..ListenerLimits::default() });
     let mut idle = Vec::new();
     for number in 0..200 {
-        let client = if number % 2 == 0 { Client::greeted(&door).await } else { Client::dial(&door).await };
+        let client = if number % 2 == 0 { Client::greeted(&listener).await } else { Client::dial(&listener).await };
         idle.push(client);
     }
-    eventually("all are there", || door.connections() == 200).await;
-    expect_service(&door).await;
+    eventually("all are there", || listener.connections() == 200).await;
+    expect_service(&listener).await;
     drop(idle);
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 #[tokio::test]
 async fn client_that_closes_its_side_still_hears_its_answers() {
-    let (door, fake) = open(DoorLimits::default());
-    let mut client = Client::greeted(&door).await;
+    let (listener, fake) = open(ListenerLimits::default());
+    let mut client = Client::greeted(&listener).await;
     client.send(&request(1, write("w"))).await;
     client.stream.shutdown().await.unwrap();
     eventually("the write is held", || fake.held() == 1).await;
@@ -600,30 +600,30 @@ async fn client_that_closes_its_side_still_hears_its_answers() {
 
 #[tokio::test]
 async fn client_gone_with_unanswered_request_not_waited_for_long() {
-    let (door, fake) = open(quick());
-    let mut client = Client::greeted(&door).await;
+    let (listener, fake) = open(quick());
+    let mut client = Client::greeted(&listener).await;
     client.send(&request(1, write("w"))).await;
     eventually("the write is held", || fake.held() == 1).await;
     drop(client);
-    eventually("the connection ends", || door.connections() == 0).await;
+    eventually("the connection ends", || listener.connections() == 0).await;
     fake.release(); // answers nobody, harms nobody
-    expect_baseline(&door).await;
+    expect_baseline(&listener).await;
 }
 
 // covers B10
 #[tokio::test]
 async fn close_answers_what_is_under_way_and_takes_nothing_new() {
-    let (door, fake) = open(DoorLimits::default());
-    let mut client = Client::greeted(&door).await;
-    let mut idle = Client::greeted(&door).await;
+    let (listener, fake) = open(ListenerLimits::default());
+    let mut client = Client::greeted(&listener).await;
+    let mut idle = Client::greeted(&listener).await;
     client.send(&request(1, write("w"))).await;
     eventually("the write is held", || fake.held() == 1).await;
-    let address = door.address();
-    door.stop_accepting();
+    let address = listener.address();
+    listener.stop_accepting();
     client.send(&request(2, read("still served"))).await;
     assert_eq!(client.response().await.0, 2);
     let start = Instant::now();
-    let closing = tokio::spawn(door.close(TIMEOUT));
+    let closing = tokio::spawn(listener.close(TIMEOUT));
     idle.expect_end().await;
     fake.release();
     assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"released"))));
@@ -633,18 +633,18 @@ async fn close_answers_what_is_under_way_and_takes_nothing_new() {
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
 }
 
-/// `cargo test --release -p smr-service --test door -- --ignored --nocapture`
+/// `cargo test --release -p smr-service --test listener -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures; needs a release build"]
-async fn cost_of_a_request_at_the_door() {
+async fn cost_of_a_request_at_the_listener() {
     const REQUESTS: u64 = 300_000;
-    let (door, _) = open(DoorLimits::default());
+    let (listener, _) = open(ListenerLimits::default());
     for (connections, depth) in [(1, 1), (64, 1), (1, 64), (8, 64)] {
         let per_connection = REQUESTS / if depth == 1 { 3 } else { 1 } / connections;
         let start = Instant::now();
         let mut tasks = Vec::new();
         for _ in 0..connections {
-            let mut client = Client::greeted(&door).await;
+            let mut client = Client::greeted(&listener).await;
             tasks.push(tokio::spawn(async move {
                 let burst: Vec<u8> = (0..depth).flat_map(|id| request(id, read(vec![7; 100]))).collect();
                 let answers = frame(KIND_RESPONSE, &Response { id: 0, body: Body::Answer(vec![7; 100].into()) }).len();
