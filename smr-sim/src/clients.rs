@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use smr::entry::Term;
 use smr::id::ClientId;
-use smr::protocol::{NotLeader, Time};
-use smr::replica::{Outcome, Request};
+use smr::protocol::Time;
+use smr::replica::{NotLeader, Outcome, Request};
 use smr::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 
 use crate::rare::{Rare, RareCounts};

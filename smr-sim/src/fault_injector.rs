@@ -6,7 +6,7 @@ use smr::disk::Disk;
 use smr::id::{NodeId, NodeName, StartId};
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use smr::protocol::{Protocol, Time};
-use smr::replica::readmission::READMISSION_UNDER_WAY;
+use smr::replica::admin::readmission::READMISSION_UNDER_WAY;
 use smr::replica::{Outcome, Request};
 use smr::state_machine::StateMachine;
 use smr::status::ReadMode;

@@ -6,11 +6,16 @@
 use std::cell::RefCell;
 use std::io;
 
+use bytes::Bytes;
 use smr::codec;
-use smr::entry::{Configuration, Entry, Index};
-use smr::protocol::{CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, Protocol, ReadOutcome, Recovered, Time};
+use smr::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta};
+use smr::id::NodeName;
+use smr::protocol::{
+    CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, Protocol, ReadOutcome, ReadToken, Recovered,
+    Routing, Superseded, Time,
+};
 use smr::raft::message::Body;
-use smr::raft::{Message, Raft, invariants};
+use smr::raft::{Change, ChangeRefused, Control, Message, Raft, TransferRefused, invariants};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{ReadMode, Role};
 
@@ -46,16 +51,60 @@ impl Core {
     pub fn raft(&self) -> &Raft {
         &self.raft
     }
+
+    /// Its part.
+    pub fn role(&self) -> Role {
+        self.raft.role()
+    }
+
+    /// Lets it do one thing, and notes what came of it.
+    fn noting<T>(
+        &mut self,
+        effects: &mut Effects<Message>,
+        act: impl FnOnce(&mut Raft, &mut Effects<Message>) -> T,
+    ) -> T {
+        let commit = self.raft.commit();
+        let answer = act(&mut self.raft, effects);
+        self.note_committed(commit);
+        self.note(effects);
+        answer
+    }
+
+    fn note_committed(&mut self, since: Index) {
+        let committed = self.raft.committed_from(since.next(), usize::MAX, usize::MAX);
+        self.notes.get_mut().committed.extend(committed);
+    }
+
+    /// Effects of one call, which began without any.
+    fn note(&mut self, effects: &Effects<Message>) {
+        let notes = self.notes.get_mut();
+        notes.events.extend(effects.events.iter().cloned());
+        let failed = |read: &&ReadOutcome| matches!(read, ReadOutcome::Failed { .. });
+        notes.reads_failed += effects.reads.iter().filter(failed).count() as u64;
+    }
+}
+
+impl Control for Core {
+    fn change_members(
+        &mut self,
+        now: Time,
+        change: &Change,
+        effects: &mut Effects<Message>,
+    ) -> Result<EntryId, ChangeRefused> {
+        self.noting(effects, |raft, effects| raft.change_members(now, change, effects))
+    }
+
+    fn transfer(&mut self, now: Time, to: NodeName, effects: &mut Effects<Message>) -> Result<(), TransferRefused> {
+        let begun = self.noting(effects, |raft, effects| raft.transfer(now, to, effects));
+        self.notes.get_mut().transfers += u64::from(begun.is_ok());
+        begun
+    }
 }
 
 impl Protocol for Core {
     type Message = Message;
 
-    fn step(&mut self, now: Time, input: Input<Message>) -> Outputs<Message> {
-        let asked = match &input {
-            Input::Read(token) if self.raft.settings().reads == ReadMode::Lease => Some(*token),
-            _ => None,
-        };
+    fn step(&mut self, now: Time, input: Input<Message>) -> Effects<Message> {
         let canvassed = matches!(
             &input,
             Input::Receive {
@@ -63,13 +112,22 @@ impl Protocol for Core {
                 ..
             }
         );
-        let commit = self.raft.commit();
-        let outputs = self.raft.step(now, input);
+        let mut effects = Effects::default();
+        self.noting(&mut effects, |raft, effects| *effects = raft.step(now, input));
+        self.notes.get_mut().leases_kept += u64::from(canvassed && invariants::is_bound(&self.raft));
+        effects
+    }
+
+    fn propose(&mut self, now: Time, commands: Vec<Bytes>, effects: &mut Effects<Message>) -> Result<EntryId, NotHere> {
+        self.noting(effects, |raft, effects| raft.propose(now, commands, effects))
+    }
+
+    fn read(&mut self, now: Time, token: ReadToken, effects: &mut Effects<Message>) -> Result<(), NotHere> {
+        let taken = self.noting(effects, |raft, effects| raft.read(now, token, effects));
         let notes = self.notes.get_mut();
-        if let Some(token) = asked
-            && self.raft.role() == Role::Leader
-        {
-            let ready = outputs
+        notes.reads_failed += u64::from(taken.is_err());
+        if self.raft.settings().reads == ReadMode::Lease && self.raft.role() == Role::Leader {
+            let ready = effects
                 .reads
                 .iter()
                 .any(|read| matches!(read, ReadOutcome::Ready { token: ready, .. } if *ready == token));
@@ -77,16 +135,27 @@ impl Protocol for Core {
             notes.reads_leased += u64::from(ready && self.raft.status().configuration.voters.len() > 1);
             notes.reads_unleased += u64::from(!ready);
         }
-        notes.leases_kept += u64::from(canvassed && invariants::is_bound(&self.raft));
+        taken
+    }
+
+    fn install(
+        &mut self,
+        now: Time,
+        snapshot: &SnapshotMeta,
+        effects: &mut Effects<Message>,
+    ) -> Result<(), Superseded> {
+        let commit = self.raft.commit();
+        let installed = self.raft.install(now, snapshot, effects);
         // A snapshot that is installed raises the commit index to its end, and commits nothing.
-        if outputs.install != Some(true) {
-            notes.committed.extend(self.raft.committed_from(commit.next(), usize::MAX, usize::MAX));
+        if installed.is_err() {
+            self.note_committed(commit);
         }
-        notes.events.extend(outputs.events.iter().cloned());
-        notes.transfers += u64::from(outputs.transfer == Some(Ok(())));
-        let failed = |read: &&ReadOutcome| matches!(read, ReadOutcome::Failed { .. });
-        notes.reads_failed += outputs.reads.iter().filter(failed).count() as u64;
-        outputs
+        self.note(effects);
+        installed
+    }
+
+    fn routing(&self) -> Routing {
+        self.raft.routing()
     }
 
     fn deadline(&self) -> Time {
@@ -97,12 +166,8 @@ impl Protocol for Core {
         self.raft.status()
     }
 
-    fn role(&self) -> Role {
-        self.raft.role()
-    }
-
-    fn leader_hint(&self) -> NotLeader {
-        self.raft.leader_hint()
+    fn digest_peers(&self) -> DigestPeers {
+        self.raft.digest_peers()
     }
 
     fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {

@@ -18,6 +18,7 @@ use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName,
 use smr::internals::storage::peek_mark;
 use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use smr::raft::{Message, Raft, Settings};
+use smr::replica::admin::RaftAdmin;
 use smr::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use smr::replica::disk::{DiskBatch, DiskError, DiskJob};
 use smr::replica::engine::{
@@ -650,6 +651,7 @@ fn serve<S: StateMachine>(
         healing: opened.healing.as_ref().map(Healing::describe),
         sync_mode: String::new(),
         core: Core::new(raft, recovered),
+        admin: Box::new(RaftAdmin::default()),
         state,
         sessions,
         snapshot,

@@ -86,7 +86,7 @@
 //! |---|---|---|
 //! | Raft §5.2, thesis §9.6 | elections, pre-vote | `raft::candidate`, `raft::follower` |
 //! | Raft §5.3, §5.4 | replication, matching, commitment | `raft::leader`, `raft::follower`, `raft::progress` |
-//! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, [`replica::readmission`] |
+//! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, [`replica::admin`] |
 //! | Raft §7 | snapshots, compaction | `raft::log`, [`snapshot`] |
 //! | Raft §8, thesis §6.3 | sessions | [`session`] |
 //! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, `raft::lease`, [`replica::engine`] |

@@ -1,9 +1,15 @@
 //! The seam between a protocol core and the replica that drives it.
 //!
-//! A core is a value with one function: [`Protocol::step`] takes the time and one [`Input`] and returns
-//! [`Outputs`]: data that says what to send, what to make durable, what to apply and what to answer. It has no
-//! clock, thread, socket, file or source of randomness of its own, so a test or a simulator can drive it through
-//! any history, and replay it. Raft ([`crate::raft`]) is the first protocol behind this seam.
+//! A core is a value. [`Protocol::step`] takes the time and what *happened* ([`Input`]), and returns [`Effects`]: data
+//! that says what to send, what to make durable, and which reads may be answered. What is *asked* of it
+//! ([`Protocol::propose`], [`Protocol::read`], [`Protocol::install`]) is answered at once by a `Result`, and has effects
+//! of the same kind. A core has no clock, thread, socket, file or source of randomness of its own, so a test or a
+//! simulator can drive it through any history, and replay it. Raft ([`crate::raft`]) is the first protocol behind this
+//! seam.
+//!
+//! Who takes writes and reads, and who answers, is the core's to say ([`Protocol::routing`]), as is whether this node
+//! applies what is committed ([`Protocol::applies`]). What an operator asks for (other members, another leader) is
+//! not in the seam: that differs from protocol to protocol ([`crate::replica::admin`]).
 //!
 //! # Duties of a driver, in order
 //! 1. Feed messages before timers: after a pause, what has arrived is older news than what the clock says (E18).
@@ -22,8 +28,10 @@
 //!
 //! Sending, writing and applying may overlap: the core orders what must be ordered through [`Write`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -78,7 +86,47 @@ pub trait Protocol: Send + 'static {
     ///
     /// # Panics
     /// If an invariant is broken: that is a bug, and going on could lose data.
-    fn step(&mut self, now: Time, input: Input<Self::Message>) -> Outputs<Self::Message>;
+    fn step(&mut self, now: Time, input: Input<Self::Message>) -> Effects<Self::Message>;
+
+    /// Appends commands to the log, as one batch: the first becomes the entry that is returned, the others follow it
+    /// without a gap, in order, in the same term.
+    ///
+    /// # Errors
+    /// If this node does not take writes now. Nothing was appended.
+    fn propose(
+        &mut self,
+        now: Time,
+        commands: Vec<Bytes>,
+        effects: &mut Effects<Self::Message>,
+    ) -> Result<EntryId, NotHere>;
+
+    /// A read arrived, or a batch of reads that share a fate. What becomes of it is among [`Effects::reads`], now or
+    /// later.
+    ///
+    /// # Errors
+    /// If this node does not take reads now, or no more of them.
+    fn read(&mut self, now: Time, token: ReadToken, effects: &mut Effects<Self::Message>) -> Result<(), NotHere>;
+
+    /// A whole, verified snapshot arrived from another node and is stored durably beside the current one; its state is
+    /// ready to take over, and does if this is `Ok`. The [`Write`] that installs it in the log is among the effects;
+    /// what is to be applied goes on after it.
+    ///
+    /// # Errors
+    /// If the node has all of it, and more.
+    fn install(
+        &mut self,
+        now: Time,
+        snapshot: &SnapshotMeta,
+        effects: &mut Effects<Self::Message>,
+    ) -> Result<(), Superseded>;
+
+    /// Who takes requests. Called for each of them.
+    fn routing(&self) -> Routing;
+
+    /// Whether this node applies what is committed now. One that does not keeps the log and answers nothing.
+    fn applies(&self) -> bool {
+        true
+    }
 
     /// When [`Input::Tick`] is due next.
     fn deadline(&self) -> Time;
@@ -86,16 +134,8 @@ pub trait Protocol: Send + 'static {
     /// What the core knows of itself. Allocates; for a look now and then.
     fn status(&self) -> CoreStatus;
 
-    /// The role alone. Called for each request.
-    fn role(&self) -> Role {
-        self.status().role
-    }
-
-    /// Who leads, in which term: what a node that does not lead tells a client. Called for each request.
-    fn leader_hint(&self) -> NotLeader {
-        let status = self.status();
-        NotLeader { leader: status.leader.map(|leader| leader.name), term: status.term }
-    }
+    /// Whose digests of the state are compared. Called now and then.
+    fn digest_peers(&self) -> DigestPeers;
 
     /// The committed entries from `from` on: at most `entries_max`, and at most `bytes_max` bytes unless the first
     /// alone is larger. Nothing if `from` lies above the commit index.
@@ -154,23 +194,12 @@ pub enum Input<M> {
         /// What it said.
         message: M,
     },
-    /// Commands to append, as one batch. Answered at once in [`Outputs::proposed`].
-    Propose(Vec<bytes::Bytes>),
-    /// A read arrived (or a batch of reads that share a fate). Answered later in [`Outputs::reads`].
-    Read(ReadToken),
     /// The write with this id, and all before it, have reached the device.
     Durable(WriteId),
     /// The replication connection *from* this node was closed by its side. News, not proof of death.
     Disconnected(NodeId),
-    /// The operator wants another set of members. Answered at once in [`Outputs::change`].
-    Change(Change),
-    /// Hand leadership to this node. Answered at once in [`Outputs::transfer`].
-    Transfer(NodeName),
     /// A snapshot that ends with this entry was taken here, and is durable: the log may be cut.
     SnapshotTaken(EntryId),
-    /// A whole, verified snapshot arrived from another node and is stored durably beside the current one; its state is
-    /// ready to take over. Answered at once in [`Outputs::install`].
-    SnapshotReceived(SnapshotMeta),
     /// The transfer of a snapshot to this node ended, well or not.
     SnapshotSent {
         /// The receiver.
@@ -182,27 +211,8 @@ pub enum Input<M> {
     SnapshotProgress(NodeId),
 }
 
-/// A wish for other members. The core turns it into joint configurations (Raft §6).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Add a learner.
-    AddLearner(NodeId),
-    /// Remove a learner.
-    RemoveLearner(NodeId),
-    /// Put `incoming`, a learner that has caught up, into the place of the voter `outgoing`, in one joint change. The
-    /// core appends the joint entry, and by itself, once that is committed, the entry that leaves it.
-    Replace {
-        /// The learner.
-        incoming: NodeId,
-        /// The voter.
-        outgoing: NodeId,
-    },
-    /// Any other set of voters. The learners among them are promoted; voters not named leave.
-    Voters(std::collections::BTreeSet<NodeId>),
-}
-
-/// Names a read, or a batch of reads, across [`Input::Read`] and [`Outputs::reads`]. Chosen by the driver, never
-/// reused.
+/// Names a read, or a batch of reads, across [`Protocol::read`] and [`Effects::reads`]. Chosen by the driver,
+/// never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadToken(pub u64);
 
@@ -219,40 +229,48 @@ pub struct Envelope<M> {
     pub message: M,
 }
 
-/// What a step asks of its driver.
+/// What a core asks of its driver.
 #[derive(Debug)]
-pub struct Outputs<M> {
+pub struct Effects<M> {
     /// May leave at once.
     pub messages: Vec<Envelope<M>>,
     /// To be made durable, in this order.
     pub writes: Vec<Write<M>>,
-    /// The answer to [`Input::Propose`].
-    pub proposed: Option<Result<Proposed, NotLeader>>,
-    /// The answer to [`Input::Change`].
-    pub change: Option<Result<EntryId, ChangeRefused>>,
-    /// The answer to [`Input::Transfer`].
-    pub transfer: Option<Result<(), TransferRefused>>,
     /// Reads that may be answered, or have failed.
     pub reads: Vec<ReadOutcome>,
-    /// The answer to [`Input::SnapshotReceived`]: whether the state is to be replaced by the snapshot's. The [`Write`]
-    /// that installs it in the log is among `writes`; what is to be applied goes on after it.
-    pub install: Option<bool>,
     /// Nodes that need a snapshot because the log no longer reaches back to them.
     pub snapshots_wanted: Vec<NodeId>,
     /// What has changed, for logs and for whoever waits.
     pub events: Vec<Event>,
 }
 
-impl<M> Default for Outputs<M> {
-    fn default() -> Outputs<M> {
-        Outputs {
+impl<M> Effects<M> {
+    /// Adds what another call asks for, after this.
+    pub fn extend(&mut self, later: Effects<M>) {
+        let Effects { messages, writes, reads, snapshots_wanted, events } = later;
+        append(&mut self.messages, messages);
+        append(&mut self.writes, writes);
+        append(&mut self.reads, reads);
+        append(&mut self.snapshots_wanted, snapshots_wanted);
+        append(&mut self.events, events);
+    }
+}
+
+/// Moves where nothing is to be copied.
+fn append<T>(list: &mut Vec<T>, mut later: Vec<T>) {
+    if list.is_empty() {
+        *list = later;
+    } else {
+        list.append(&mut later);
+    }
+}
+
+impl<M> Default for Effects<M> {
+    fn default() -> Effects<M> {
+        Effects {
             messages: Vec::new(),
             writes: Vec::new(),
-            proposed: None,
-            change: None,
-            transfer: None,
             reads: Vec::new(),
-            install: None,
             snapshots_wanted: Vec::new(),
             events: Vec::new(),
         }
@@ -325,62 +343,79 @@ pub enum LogChange {
     Install(SnapshotMeta),
 }
 
-/// Where proposals went.
+/// A request came to the wrong node. Nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Proposed {
-    /// The first of them; the others follow without a gap, in order, in the same term.
-    pub first: EntryId,
-}
-
-/// The answer of a node that does not lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct NotLeader {
-    /// Who leads, as far as this node knows.
-    pub leader: Option<NodeName>,
-    /// The term in which it does.
+pub struct NotHere {
+    /// Who takes such requests, as far as this node knows.
+    pub at: Option<NodeName>,
+    /// The term or epoch in which it does.
     pub term: Term,
 }
 
-/// Why a change of members was refused. Nothing was appended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeRefused {
-    /// Only the leader changes members.
-    #[error("not the leader")]
-    NotLeader(NotLeader),
-    /// The leader has not committed an entry of its own term yet (M1), or an earlier change is under way. Try again.
-    #[error("not now: {0}")]
-    NotYet(&'static str),
-    /// It makes no sense; trying again does not help (M2).
-    #[error("{0}")]
-    Senseless(String),
+/// Who takes the requests of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This node.
+    Here,
+    /// Another one, if it is known.
+    There(Option<NodeName>),
 }
 
-/// Why leadership was not handed over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TransferRefused {
-    /// Only the leader can.
-    #[error("not the leader")]
-    NotLeader(NotLeader),
-    /// The target cannot lead, or already does.
-    #[error("{0}")]
-    Senseless(String),
-    /// Another transfer is under way.
-    #[error("another transfer is under way")]
-    Busy,
+impl Route {
+    /// Whether it is this node.
+    pub fn is_here(self) -> bool {
+        self == Route::Here
+    }
+}
+
+/// Where clients turn to, per kind of request, in this term or epoch. They never follow an older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// The term or epoch.
+    pub term: Term,
+    /// Who takes writes.
+    pub writes: Route,
+    /// Who takes reads.
+    pub reads: Route,
+    /// Who answers a write that was taken here, once it is applied. A node that is not the one says that the outcome is
+    /// unknown, which is never wrong: the same request at the right node is answered from its session.
+    pub answers: Route,
+}
+
+/// A snapshot that was received is not newer than what the node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("everything in it is here already")]
+pub struct Superseded;
+
+/// Whose states a node compares with its own, and when one that differs must be wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DigestPeers {
+    /// All members, the node itself included.
+    pub members: BTreeSet<NodeId>,
+    /// A state is right if more than half of each of these sets have it. Without any set there is no majority, and
+    /// whoever sees a difference can only report it.
+    pub majorities_of: Vec<BTreeSet<NodeId>>,
+}
+
+/// Each half of a configuration has its majority.
+impl From<&Configuration> for DigestPeers {
+    fn from(configuration: &Configuration) -> DigestPeers {
+        let sets = [&configuration.voters, &configuration.outgoing].into_iter().filter(|set| !set.is_empty());
+        DigestPeers { members: configuration.members(), majorities_of: sets.cloned().collect() }
+    }
 }
 
 /// What became of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// A quorum confirmed the leader after the read arrived, or a lease covers this step: answer it once `index` is
-    /// applied.
+    /// Nothing that was committed when the read arrived lies above `index`: answer it once that is applied.
     Ready {
         /// Which read.
         token: ReadToken,
         /// The commit index when it arrived.
         index: Index,
     },
-    /// The node does not lead, or no longer: the client asks elsewhere.
+    /// The node takes no reads any more: the client asks elsewhere.
     Failed {
         /// Which read.
         token: ReadToken,
@@ -390,18 +425,18 @@ pub enum ReadOutcome {
 /// What has changed in a core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The node's role, its term or the leader it knows has changed.
+    /// The node's part, its term or epoch, or whom it follows has changed, and with that perhaps its routing.
     RoleChanged {
-        /// The role now.
+        /// Its part now.
         role: Role,
-        /// The term now.
+        /// The term or epoch now.
         term: Term,
-        /// The leader now, if one is known.
+        /// Whom it follows now, if that is known, or itself.
         leader: Option<NodeId>,
     },
-    /// A transfer ended without a new leader; this node serves again.
+    /// A transfer of leadership came to nothing; this node serves again.
     TransferFailed,
-    /// This leader's disk does not keep up with the group; it hands over (E21).
+    /// This node's disk does not keep up with the group that it orders writes for; it hands over (E21).
     DiskLags {
         /// To this one.
         successor: NodeId,

@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use smr::entry::Term;
 use smr::id::{ClientId, NodeName};
-use smr::protocol::NotLeader;
-use smr::replica::{Client, ClientError, Outcome, ReplyTo, Request, Submit};
+use smr::replica::{Client, ClientError, NotLeader, Outcome, ReplyTo, Request, Submit};
 use tokio::time::Instant;
 
 /// What a replica does with a request.

@@ -3,23 +3,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload, Term};
+use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, NodeId};
 use smr::protocol::{
-    CoreStatus, Envelope, Event, Input, NotLeader, Outputs, Proposed, Protocol, ReadOutcome, ReadToken, Time, WriteId,
+    CoreStatus, DigestPeers, Effects, Envelope, Event, Input, NotHere, Protocol, ReadOutcome, ReadToken, Route,
+    Routing, Superseded, Time, WriteId,
 };
+use smr::replica::admin::{Admin, AdminContext, AdminRequest};
 use smr::replica::engine::{
     ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
     UNCOMMITTED_ENTRIES_MAX,
 };
 use smr::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
-use smr::replica::{Outcome, ReplySink, ReplyTo, Request};
+use smr::replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{Role, Standing, StateDigest};
@@ -42,9 +44,44 @@ struct CoreState {
     log: Vec<Entry>,
     committed: usize,
     tokens: Vec<ReadToken>,
-    next: VecDeque<Outputs<()>>,
+    next: VecDeque<Effects<()>>,
     ticks: usize,
     deadline: Option<Time>,
+    /// Where requests go; all of them here if nothing is said.
+    routing: Option<Routing>,
+    /// It does not apply what is committed.
+    stores_only: bool,
+}
+
+/// A kind of group whose operators are refused everything.
+struct NoAdmin;
+
+impl Admin<Core> for NoAdmin {
+    fn begin(&mut self, _: AdminContext<'_, Core>, _: AdminRequest, reply: ReplyTo) {
+        reply.send(Outcome::Refused("not here".to_owned()));
+    }
+
+    fn tick(&mut self, _: AdminContext<'_, Core>) {}
+
+    fn next_tick(&self) -> Option<Time> {
+        None
+    }
+
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    fn met(&mut self, _: Time, _: NodeId) {}
+
+    fn routing_changed(&mut self, _: &Routing) {}
+
+    fn transfer_failed(&mut self) {}
+
+    fn hand_over(&mut self, _: AdminContext<'_, Core>) -> bool {
+        false
+    }
+
+    fn stop(&mut self, _: &mut Vec<String>) {}
 }
 
 impl Core {
@@ -72,23 +109,43 @@ impl Core {
 impl Protocol for Core {
     type Message = ();
 
-    fn step(&mut self, _: Time, input: Input<()>) -> Outputs<()> {
-        match input {
-            Input::Propose(commands) => {
-                let first = EntryId::new(self.0.lock().unwrap().log.len() as u64 + 1, TERM);
-                commands.into_iter().for_each(|command| self.append_bytes(TERM, command));
-                Outputs { proposed: Some(Ok(Proposed { first })), ..Outputs::default() }
-            }
-            Input::Read(token) => {
-                self.0.lock().unwrap().tokens.push(token);
-                Outputs::default()
-            }
-            input => {
-                let mut state = self.0.lock().unwrap();
-                state.ticks += usize::from(matches!(input, Input::Tick));
-                state.next.pop_front().unwrap_or_default()
+    fn step(&mut self, _: Time, input: Input<()>) -> Effects<()> {
+        let mut state = self.0.lock().unwrap();
+        state.ticks += usize::from(matches!(input, Input::Tick));
+        let effects = state.next.pop_front().unwrap_or_default();
+        for event in &effects.events {
+            if let Event::RoleChanged { role, term, leader } = event {
+                let there = Route::There(leader.map(|leader| leader.name));
+                let route = if *role == Role::Leader { Route::Here } else { there };
+                state.routing = Some(Routing { term: *term, writes: route, reads: route, answers: Route::Here });
             }
         }
+        effects
+    }
+
+    fn propose(&mut self, _: Time, commands: Vec<Bytes>, _: &mut Effects<()>) -> Result<EntryId, NotHere> {
+        let first = EntryId::new(self.0.lock().unwrap().log.len() as u64 + 1, TERM);
+        commands.into_iter().for_each(|command| self.append_bytes(TERM, command));
+        Ok(first)
+    }
+
+    fn read(&mut self, _: Time, token: ReadToken, _: &mut Effects<()>) -> Result<(), NotHere> {
+        self.0.lock().unwrap().tokens.push(token);
+        Ok(())
+    }
+
+    fn install(&mut self, _: Time, _: &SnapshotMeta, _: &mut Effects<()>) -> Result<(), Superseded> {
+        Err(Superseded)
+    }
+
+    fn routing(&self) -> Routing {
+        let here = Route::Here;
+        let routing = Routing { term: Term(TERM), writes: here, reads: here, answers: here };
+        self.0.lock().unwrap().routing.unwrap_or(routing)
+    }
+
+    fn applies(&self) -> bool {
+        !self.0.lock().unwrap().stores_only
     }
 
     fn deadline(&self) -> Time {
@@ -112,6 +169,11 @@ impl Protocol for Core {
             reads: smr::status::ReadMode::Index,
             peers: Vec::new(),
         }
+    }
+
+    fn digest_peers(&self) -> DigestPeers {
+        let members: BTreeSet<_> = [ME, B, C].into();
+        DigestPeers { majorities_of: vec![members.clone()], members }
     }
 
     fn committed_from(&self, from: Index, entries_max: usize, max_bytes: usize) -> Vec<Entry> {
@@ -227,6 +289,7 @@ impl Replica {
             healing: None,
             sync_mode: String::new(),
             core: core.clone(),
+            admin: Box::new(NoAdmin),
             state: Journal::default(),
             sessions: SessionTable::new(),
             snapshot: EntryId::ZERO,
@@ -253,8 +316,8 @@ impl Replica {
     }
 
     /// The core has this to say.
-    fn happens(&mut self, outputs: Outputs<()>) {
-        self.core.0.lock().unwrap().next.push_back(outputs);
+    fn happens(&mut self, effects: Effects<()>) {
+        self.core.0.lock().unwrap().next.push_back(effects);
         self.engine.durable(Time(1), WriteId(1));
         self.turn_ends();
     }
@@ -300,9 +363,9 @@ fn answer(text: &'static str) -> Option<Outcome> {
     Some(Outcome::Answer(Bytes::from_static(text.as_bytes())))
 }
 
-fn deposed() -> Outputs<()> {
+fn deposed() -> Effects<()> {
     let event = Event::RoleChanged { role: Role::Follower, term: Term(TERM + 1), leader: Some(NodeId::new(1, 1)) };
-    Outputs { events: vec![event], ..Outputs::default() }
+    Effects { events: vec![event], ..Effects::default() }
 }
 
 // covers R4 R14
@@ -312,7 +375,7 @@ fn read_confirmed_before_its_entries_are_applied_waits_for_them() {
     replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
     replica.ask(vec![(1, 1, read())]);
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(3) };
-    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.happens(Effects { reads: vec![ready], ..Effects::default() });
     assert_eq!(replica.outcome(1, 1), None, "nothing of 2 and 3 is applied");
     replica.core.commit_up_to(2);
     replica.turn_ends();
@@ -330,7 +393,7 @@ fn reads_that_wait_when_the_role_is_lost_fail_and_are_never_answered() {
     let unconfirmed = replica.core.last_token();
     replica.ask(vec![(1, 2, read())]);
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(2) };
-    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.happens(Effects { reads: vec![ready], ..Effects::default() });
     replica.happens(deposed());
     for tag in [1, 2] {
         assert!(matches!(replica.outcome(1, tag), Some(Outcome::NotLeader(NotLeader { .. }))), "read {tag}");
@@ -338,9 +401,9 @@ fn reads_that_wait_when_the_role_is_lost_fail_and_are_never_answered() {
     assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown), "the write may yet be committed");
     // It leads again, and what the reads waited for is applied. A second answer would fail in the connection.
     let event = Event::RoleChanged { role: Role::Leader, term: Term(TERM + 2), leader: None };
-    replica.happens(Outputs { events: vec![event], ..Outputs::default() });
+    replica.happens(Effects { events: vec![event], ..Effects::default() });
     let late = ReadOutcome::Ready { token: unconfirmed, index: Index(1) };
-    replica.happens(Outputs { reads: vec![late], ..Outputs::default() });
+    replica.happens(Effects { reads: vec![late], ..Effects::default() });
     replica.commit_all();
     assert_eq!(replica.applied(), ["x"]);
     assert_eq!(replica.engine.requests_waiting(), 0);
@@ -500,7 +563,7 @@ fn copies_of_a_write_whose_leader_loses_its_role_all_hear_that_its_outcome_is_un
     replica.ask(vec![(0, 1, write(client, 1, "x"))]);
     replica.ask(vec![(1, 1, write(client, 1, "x"))]);
     let lost = Event::RoleChanged { role: Role::Follower, term: Term(TERM + 1), leader: None };
-    replica.happens(Outputs { events: vec![lost], ..Outputs::default() });
+    replica.happens(Effects { events: vec![lost], ..Effects::default() });
     assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown));
     assert_eq!(replica.outcome(1, 1), Some(Outcome::Unknown));
 }
@@ -623,7 +686,7 @@ fn backlog_is_applied_over_many_turns_and_what_is_due_leaves_between_them() {
     while replica.engine.has_work() {
         let before = backlog(&replica);
         let heartbeat = Envelope { to: B, message: () };
-        replica.core.0.lock().unwrap().next.push_back(Outputs { messages: vec![heartbeat], ..Outputs::default() });
+        replica.core.0.lock().unwrap().next.push_back(Effects { messages: vec![heartbeat], ..Effects::default() });
         replica.engine.tick(Time(turns));
         replica.engine.work(|| false);
         let sent = replica.engine.take_actions().into_iter().filter(|action| matches!(action, Action::Send(_)));
@@ -669,7 +732,7 @@ fn read_confirmed_in_the_middle_of_a_backlog_is_answered_behind_it_and_in_order(
         replica.engine.requests(Time(1), [(read(), reply)]);
         ready.push(ReadOutcome::Ready { token: replica.core.last_token(), index: Index(index) });
     }
-    replica.core.0.lock().unwrap().next.push_back(Outputs { reads: ready, ..Outputs::default() });
+    replica.core.0.lock().unwrap().next.push_back(Effects { reads: ready, ..Effects::default() });
     replica.engine.durable(Time(1), WriteId(1));
     let mut answered = Vec::new();
     while replica.engine.has_work() {
@@ -744,7 +807,7 @@ fn entry_that_puts_the_replica_into_quarantine_is_the_last_one_that_it_applies()
     replica.ask(vec![(0, 2, write(client, 2, "y")), (1, 1, read())]);
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(4) };
     replica.core.commit_up_to(usize::MAX);
-    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.happens(Effects { reads: vec![ready], ..Effects::default() });
     assert!(replica.engine.is_quarantined());
     assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
     assert_eq!(replica.outcome(0, 2), Some(Outcome::Unknown));
@@ -801,7 +864,7 @@ fn answers_of_a_turn_are_bounded_in_bytes_those_of_reads_and_those_of_writes() {
     replica.commit_all();
     replica.ask((1..=COUNT as u64).map(|tag| (1, tag, read())).collect());
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(2) };
-    replica.core.0.lock().unwrap().next.push_back(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.core.0.lock().unwrap().next.push_back(Effects { reads: vec![ready], ..Effects::default() });
     replica.engine.durable(Time(1), WriteId(1));
     assert!(turns(&mut replica) >= COUNT * LARGE / (ANSWERS_PER_TURN_MAX_BYTES + LARGE));
     for tag in 1..=COUNT as u64 {
@@ -818,7 +881,59 @@ fn read_of_a_connection_without_room_for_answers_is_busy_and_others_are_answered
     replica.connections[1].1.store(true, Ordering::Relaxed);
     replica.ask(vec![(1, 1, read()), (0, 2, read())]);
     let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(2) };
-    replica.happens(Outputs { reads: vec![ready], ..Outputs::default() });
+    replica.happens(Effects { reads: vec![ready], ..Effects::default() });
     assert_eq!(replica.outcome(1, 1), Some(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }));
     assert_eq!(replica.outcome(0, 2), answer("x"));
+}
+
+/// A replica whose core says where requests go.
+fn routed(writes: Route, reads: Route, answers: Route) -> (Replica, ClientId) {
+    let (replica, client) = Replica::with_session();
+    replica.core.0.lock().unwrap().routing = Some(Routing { term: Term(TERM), writes, reads, answers });
+    (replica, client)
+}
+
+// A replica that orders nothing may still take reads (each complete member of a chain does), or the reverse.
+#[test]
+fn requests_go_where_the_core_says_for_each_kind_alone() {
+    let there = Route::There(Some(B.name));
+    let elsewhere = Some(Outcome::NotLeader(NotLeader { leader: Some(B.name), term: Term(TERM) }));
+    let (mut replica, client) = routed(there, Route::Here, Route::Here);
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, read())]);
+    assert_eq!(replica.outcome(0, 1), elsewhere);
+    let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: Index(1) };
+    replica.happens(Effects { reads: vec![ready], ..Effects::default() });
+    assert_eq!(replica.outcome(0, 2), answer(""));
+
+    let (mut replica, client) = routed(Route::Here, there, Route::Here);
+    replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, read())]);
+    replica.commit_all();
+    assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
+    assert_eq!(replica.outcome(0, 2), elsewhere);
+}
+
+// covers C9: who is not to answer must not claim an outcome either way; the session has the answer for whoever is.
+#[test]
+fn write_that_another_replica_answers_has_an_unknown_outcome_here() {
+    let (mut replica, client) = routed(Route::Here, Route::Here, Route::There(Some(C.name)));
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    replica.commit_all();
+    assert_eq!(replica.applied(), ["x"]);
+    assert_eq!(replica.outcome(0, 1), Some(Outcome::Unknown));
+}
+
+// A warm backup keeps the log; when it takes over, it applies what it has kept.
+#[test]
+fn replica_that_does_not_apply_keeps_what_is_committed_until_it_does() {
+    let (mut replica, client) = Replica::with_session();
+    replica.core.0.lock().unwrap().stores_only = true;
+    replica.ask(vec![(0, 1, write(client, 1, "x"))]);
+    replica.commit_all();
+    assert!(replica.applied().is_empty() && replica.outcome(0, 1).is_none());
+    assert!(!replica.engine.has_work());
+    replica.core.0.lock().unwrap().stores_only = false;
+    assert!(replica.engine.has_work());
+    replica.turn_ends();
+    assert_eq!(replica.applied(), ["x"]);
+    assert_eq!(replica.outcome(0, 1), answer("x was number 1"));
 }

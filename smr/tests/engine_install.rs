@@ -14,6 +14,7 @@ use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
 use smr::raft::{Raft, Settings};
+use smr::replica::admin::RaftAdmin;
 use smr::replica::engine::{
     Action, Engine, EngineStart, Install, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX,
 };
@@ -84,6 +85,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
         healing: None,
         sync_mode: String::new(),
         core,
+        admin: Box::new(RaftAdmin::default()),
         state,
         sessions: SessionTable::new(),
         snapshot: EntryId::ZERO,

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Event, Input, Outputs, Protocol, Recovered, Time, WriteId};
+use smr::protocol::{Effects, Event, Input, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
 use smr::raft::{LEASE_MAX_US, Message, Raft, Settings, invariants};
 use smr::status::Role;
@@ -42,18 +42,18 @@ impl Subject {
         Subject { raft, now: 0, committed: Vec::new(), nonsense: 0 }
     }
 
-    fn step(&mut self, input: Input<Message>, at: &str) -> Outputs<Message> {
+    fn step(&mut self, input: Input<Message>, at: &str) -> Effects<Message> {
         let before = invariants::summary(&self.raft);
-        let outputs = self.raft.step(Time(self.now), input);
+        let effects = self.raft.step(Time(self.now), input);
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
         let is_told = |event: &&Event| matches!(event, Event::Nonsense { .. } | Event::LossProven { .. });
-        self.nonsense += outputs.events.iter().filter(is_told).count() as u64;
+        self.nonsense += effects.events.iter().filter(is_told).count() as u64;
         for entry in self.raft.committed_from(Index(self.committed.len() as u64 + 1), usize::MAX, usize::MAX) {
             assert_eq!(entry.id.index.0, self.committed.len() as u64 + 1, "{at}: a hole among the committed");
             self.committed.push(entry);
         }
-        outputs
+        effects
     }
 
     /// A step whose writes reach the device at once.
@@ -173,8 +173,8 @@ fn answers_that_nobody_asked_for_change_nothing() {
             // Of its own term: a higher one may be taken over.
             let message = Message { term: Term(4), body };
             let committed = subject.committed.len();
-            let outputs = subject.step(Input::Receive { from, message }, &at);
-            assert!(outputs.writes.is_empty() && subject.committed.len() == committed, "{at}");
+            let effects = subject.step(Input::Receive { from, message }, &at);
+            assert!(effects.writes.is_empty() && subject.committed.len() == committed, "{at}");
             assert_ne!(subject.raft.role(), Role::Leader, "{at}");
         }
     }

@@ -6,14 +6,14 @@ mod raft_cluster;
 
 use std::collections::BTreeMap;
 
-use raft_cluster::{Cluster, Disk};
+use raft_cluster::{Answer, Call, Cluster, Disk, Outputs};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
 use smr::id::{NodeId, NodeName};
-use smr::protocol::{Change, Input, Outputs, Protocol, Time};
+use smr::protocol::{Input, Protocol, Time};
 use smr::raft::message::Body;
-use smr::raft::{Message, Settings};
+use smr::raft::{Change, Settings};
 use smr::status::{ReadMode, Role};
 
 /// How many histories, and how many events each.
@@ -68,8 +68,8 @@ impl Chaos {
         self.any(&up)
     }
 
-    fn note(&mut self, id: NodeId, outputs: Outputs<Message>) {
-        for to in outputs.snapshots_wanted {
+    fn note(&mut self, id: NodeId, outputs: Outputs) {
+        for to in outputs.effects.snapshots_wanted {
             self.transfers.push((id, to, SnapshotMeta::default()));
         }
     }
@@ -143,7 +143,7 @@ impl Chaos {
             }
             97 => {
                 if let (Some(leader), Some(target)) = (self.cluster.leader(), self.any_up()) {
-                    let outputs = self.cluster.step(leader, Input::Transfer(target.name));
+                    let outputs = self.cluster.step(leader, Call::Transfer(target.name));
                     self.note(leader, outputs);
                 }
             }
@@ -258,8 +258,8 @@ impl Chaos {
                 Change::Voters(members.into_iter().filter(|_| self.below(3) > 0).collect())
             }
         };
-        let outputs = self.cluster.step(leader, Input::Change(change));
-        if matches!(outputs.change, Some(Ok(_))) {
+        let outputs = self.cluster.step(leader, change);
+        if matches!(outputs.answer, Answer::Changed(Ok(_))) {
             self.cluster.count("change begun");
         }
         self.note(leader, outputs);
@@ -280,7 +280,7 @@ impl Chaos {
             if let Some(leader) = self.cluster.leader() {
                 if !proposed {
                     let outputs = self.cluster.propose(leader, &["calm"]);
-                    proposed = matches!(outputs.proposed, Some(Ok(_)));
+                    proposed = matches!(outputs.answer, Answer::Proposed(Ok(_)));
                     self.note(leader, outputs);
                 } else if self.agrees(leader) {
                     return;

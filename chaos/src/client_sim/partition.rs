@@ -10,8 +10,8 @@ use madkv_server::backend::ServerBackend;
 use madkv_server::map::Map;
 use smr::entry::Term;
 use smr::id::NodeName;
-use smr::protocol::{NotLeader, Protocol, Time};
-use smr::replica::{Outcome, ReplyTo, Request, Submit};
+use smr::protocol::{Protocol, Time};
+use smr::replica::{NotLeader, Outcome, ReplyTo, Request, Submit};
 use smr_service::listener::{Acceptor, ListenerLimits};
 use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Seen, Workload};
@@ -167,7 +167,7 @@ impl Partition {
     /// Two seats name each other as the leader for so many microseconds.
     pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
         let hints = self.world.nodes.iter().filter_map(|machine| machine.serving());
-        let term = hints.map(|serving| serving.engine().core().leader_hint().term).max().unwrap_or_default();
+        let term = hints.map(|serving| serving.engine().core().routing().term).max().unwrap_or_default();
         self.misled = (one != other).then(|| (one, other, term, self.world.now.plus_us(us)));
     }
 

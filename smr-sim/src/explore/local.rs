@@ -10,7 +10,7 @@ use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Entry, EntryId, Promise, Term};
 use smr::id::NodeId;
 use smr::internals::raft::{Canonical, LATER, NOW, renamed_promise};
-use smr::protocol::{Envelope, Event, Input, LogChange, Outputs, Protocol, Recovered, Time, WriteId};
+use smr::protocol::{self, Envelope, Event, Input, LogChange, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
 use smr::status::Role;
@@ -243,7 +243,11 @@ impl Local {
             LocalEvent::Heartbeat => self.input(NOW, Input::Tick, rules, &mut effects),
             LocalEvent::Silence => self.input(LATER, Input::Tick, rules, &mut effects),
             LocalEvent::Propose { number } => {
-                self.input(NOW, Input::Propose(vec![Bytes::copy_from_slice(&[*number])]), rules, &mut effects);
+                let commands = vec![Bytes::copy_from_slice(&[*number])];
+                self.act(rules, &mut effects, |raft, asked| {
+                    // A node that has ceased to lead refuses it, and that is that.
+                    let _ = raft.propose(NOW, commands, asked);
+                });
             }
         }
         sort(&mut effects.sent);
@@ -261,10 +265,21 @@ impl Local {
     }
 
     fn input(&mut self, now: Time, input: Input<Message>, rules: Rules, effects: &mut Effects) {
+        self.act(rules, effects, |raft, asked| *asked = raft.step(now, input));
+    }
+
+    fn act(
+        &mut self,
+        rules: Rules,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut Raft, &mut protocol::Effects<Message>),
+    ) {
         let before = invariants::summary(&self.raft);
         let led = self.raft.role() == Role::Leader;
         let commit = self.raft.commit();
-        let Outputs { messages, writes, events, .. } = self.raft.step(now, input);
+        let mut asked = protocol::Effects::default();
+        act(&mut self.raft, &mut asked);
+        let protocol::Effects { messages, writes, events, .. } = asked;
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
         for write in writes {

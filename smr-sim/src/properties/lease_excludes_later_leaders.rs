@@ -50,7 +50,7 @@ impl LeaseExcludesLaterLeaders {
         if node.raft.role() != Role::Leader || !invariants::holds_lease(node.raft, node.clock.at(view.now)) {
             return Ok(());
         }
-        let term = node.raft.leader_hint().term;
+        let term = node.raft.routing().term;
         if term >= latest {
             Ok(())
         } else {

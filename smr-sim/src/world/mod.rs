@@ -333,7 +333,7 @@ impl<W: Workload> World<W> {
     pub fn leader(&self) -> Option<usize> {
         let leads = |machine: &SimNode<W::Machine>| {
             let core = machine.serving()?.engine().core();
-            (core.role() == Role::Leader).then(|| core.leader_hint().term)
+            (core.role() == Role::Leader).then(|| core.routing().term)
         };
         let terms = self.nodes.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
         terms.max().map(|(_, seat)| seat)

@@ -24,7 +24,7 @@ impl Raft {
             Role::Leader(leader) => {
                 self.leader.believed = false;
                 let failed = leader.reads.drain();
-                self.out.outputs.reads.extend(failed.into_iter().map(|token| ReadOutcome::Failed { token }));
+                self.out.effects.reads.extend(failed.into_iter().map(|token| ReadOutcome::Failed { token }));
                 self.role = follower;
             }
         }
@@ -213,7 +213,7 @@ impl Raft {
         if self.log.has(last) {
             self.advance_commit(last.index);
         } else if !self.is_healing() {
-            self.out.outputs.events.push(Event::Forgot { entry: last });
+            self.out.effects.events.push(Event::Forgot { entry: last });
         }
     }
 }

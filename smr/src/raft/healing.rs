@@ -126,7 +126,7 @@ impl Raft {
         let proven = healing.proven.max(self.commit);
         if proven >= through && self.out.durable() >= through {
             self.healing = None;
-            self.out.outputs.events.push(Event::Healed { through });
+            self.out.effects.events.push(Event::Healed { through });
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::control::{Change, ChangeRefused, TransferRefused};
 use super::disk_lag::DiskLag;
 use super::lease::Tenure;
 use super::message::Body;
@@ -11,7 +12,7 @@ use super::read::Reads;
 use super::{Leader, Leadership, Raft, Role, membership, quorum};
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::{NodeId, NodeName};
-use crate::protocol::{Change, ChangeRefused, Event, LogChange, NotLeader, Proposed, Time, TransferRefused};
+use crate::protocol::{Event, LogChange, NotHere, Time};
 
 /// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
 #[derive(Clone, Debug)]
@@ -65,21 +66,21 @@ impl Raft {
     }
 
     /// Commands arrived.
-    pub(super) fn propose(&mut self, commands: Vec<bytes::Bytes>) {
+    pub(super) fn append_commands(&mut self, commands: Vec<bytes::Bytes>) -> Result<EntryId, NotHere> {
         let accepts = matches!(&self.role, Role::Leader(leader) if leader.handover.is_none());
-        self.out.outputs.proposed = Some(if !accepts {
+        if !accepts {
             Err(self.not_leader())
         } else if commands.is_empty() {
-            Ok(Proposed { first: EntryId { index: self.log.last().index.next(), term: self.promise.term } })
+            Ok(EntryId { index: self.log.last().index.next(), term: self.promise.term })
         } else {
-            Ok(Proposed { first: self.append_own(commands.into_iter().map(Payload::Command).collect()) })
-        });
+            Ok(self.append_own(commands.into_iter().map(Payload::Command).collect()))
+        }
     }
 
     /// The answer to what only a leader does. One that hands over names nobody: it does not know yet.
-    pub(super) fn not_leader(&self) -> NotLeader {
+    pub(super) fn not_leader(&self) -> NotHere {
         let leader = self.visible_leader().filter(|leader| *leader != self.node);
-        NotLeader { leader: leader.map(|leader| leader.name), term: self.promise.term }
+        NotHere { at: leader.map(|leader| leader.name), term: self.promise.term }
     }
 
     /// Whether this leader has committed an entry of its own term, and so knows what is committed (§8).
@@ -169,12 +170,7 @@ impl Raft {
     }
 
     /// The operator wants other members.
-    pub(super) fn change_members(&mut self, change: &Change) {
-        let answer = self.try_change_members(change);
-        self.out.outputs.change = Some(answer);
-    }
-
-    fn try_change_members(&mut self, change: &Change) -> Result<EntryId, ChangeRefused> {
+    pub(super) fn try_change_members(&mut self, change: &Change) -> Result<EntryId, ChangeRefused> {
         let Role::Leader(leader) = &self.role else { return Err(ChangeRefused::NotLeader(self.not_leader())) };
         if leader.handover.is_some() {
             return Err(ChangeRefused::NotYet("leadership is being handed over"));
@@ -205,12 +201,7 @@ impl Raft {
     }
 
     /// The operator wants another leader (thesis §3.10).
-    pub(super) fn transfer(&mut self, target: NodeName) {
-        let answer = self.try_transfer(target);
-        self.out.outputs.transfer = Some(answer);
-    }
-
-    fn try_transfer(&mut self, name: NodeName) -> Result<(), TransferRefused> {
+    pub(super) fn try_transfer(&mut self, name: NodeName) -> Result<(), TransferRefused> {
         let not_leader = self.not_leader();
         let voters = &self.configurations.current().voters;
         let Role::Leader(leader) = &mut self.role else { return Err(TransferRefused::NotLeader(not_leader)) };
@@ -251,7 +242,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.handover.as_ref().is_some_and(|handover| now >= handover.deadline) {
             leader.handover = None;
-            self.out.outputs.events.push(Event::TransferFailed);
+            self.out.effects.events.push(Event::TransferFailed);
         }
         if now < leader.heartbeat_at {
             return;
@@ -306,7 +297,7 @@ impl Raft {
             |node: &NodeId| matches!(&self.role, Role::Leader(leader) if leader.peers[node].match_index > durable);
         let Some(successor) = self.best_successor().filter(has_more) else { return };
         if self.try_transfer(successor.name).is_ok() {
-            self.out.outputs.events.push(Event::DiskLags { successor });
+            self.out.effects.events.push(Event::DiskLags { successor });
         }
     }
 

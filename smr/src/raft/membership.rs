@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::control::Change;
 use super::settings::MEMBERS_MAX;
 use crate::entry::{Configuration, Index, SnapshotMeta};
 use crate::id::NodeId;
-use crate::protocol::Change;
 
 /// The configurations in the log, oldest first; the first one is in force at the log's start.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! The Raft core: agreement on a log among a majority, as a pure function of what happened.
 //!
-//! A [`Raft`] is told what happens ([`Input`]) and says what to do ([`Outputs`]). It has no clock, thread, file,
+//! A [`Raft`] is told what happens ([`Input`]) and says what to do ([`Effects`]). It has no clock, thread, file,
 //! socket, lock or global randomness, and iterates over ordered collections only; a lint keeps it so. Given the same
 //! inputs it does the same, so every run can be replayed. [`crate::protocol`] lists the duties of its driver.
 //!
@@ -66,6 +66,7 @@ pub mod quorum;
 
 mod candidate;
 pub(crate) mod canonical;
+mod control;
 mod disk_lag;
 mod follower;
 mod healing;
@@ -96,13 +97,15 @@ use self::message::Body;
 use self::output::Outbox;
 use self::progress::{Pace, Progress};
 use self::read::Reads;
-use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, Term};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use crate::id::NodeId;
 use crate::protocol::{
-    CoreStatus, Event, Input, LogLoad, NotLeader, Outputs, PeerStatus, Protocol, Recovered, Time, WriteId,
+    CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, PeerStatus, Protocol, ReadToken, Recovered,
+    Route, Routing, Superseded, Time, WriteId,
 };
 use crate::status;
 
+pub use self::control::{Change, ChangeRefused, Control, TransferRefused};
 pub use self::lease::LEASE_MAX_US;
 pub use self::message::Message;
 pub use self::settings::{BadSettings, CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE, MEMBERS_MAX, Settings};
@@ -395,14 +398,14 @@ impl Raft {
         let is_member = |configuration: &Configuration| configuration.is_member(from);
         let history = [Some(self.configurations.current()), self.configurations.previous()];
         if history.into_iter().flatten().any(is_member) {
-            self.out.outputs.events.push(Event::LossProven { what });
+            self.out.effects.events.push(Event::LossProven { what });
         } else {
             self.nonsense(from, what);
         }
     }
 
     fn nonsense(&mut self, from: NodeId, what: String) {
-        self.out.outputs.events.push(Event::Nonsense { from, what });
+        self.out.effects.events.push(Event::Nonsense { from, what });
     }
 
     /// Changes term or vote, here and on disk.
@@ -454,7 +457,8 @@ impl Raft {
         }
     }
 
-    fn visible_role(&self) -> status::Role {
+    /// Its part. A follower that does not vote is a learner.
+    pub fn role(&self) -> status::Role {
         match &self.role {
             Role::Leader(_) => status::Role::Leader,
             Role::PreCandidate(_) | Role::Candidate(_) => status::Role::Candidate,
@@ -473,41 +477,81 @@ impl Raft {
     }
 }
 
-impl Protocol for Raft {
-    type Message = Message;
-
-    fn step(&mut self, now: Time, input: Input<Message>) -> Outputs<Message> {
+impl Raft {
+    /// Does one thing, and what follows from any: the only way in.
+    fn act<T>(&mut self, now: Time, effects: &mut Effects<Message>, act: impl FnOnce(&mut Raft) -> T) -> T {
         self.now = self.now.max(now);
-        let before = (self.visible_role(), self.promise.term, self.visible_leader());
+        let before = (self.role(), self.promise.term, self.visible_leader());
+        let answer = act(self);
+        self.announce_commit();
+        self.heal_if_complete();
+        let after = (self.role(), self.promise.term, self.visible_leader());
+        if before != after {
+            let (role, term, leader) = after;
+            self.out.effects.events.push(Event::RoleChanged { role, term, leader });
+        }
+        effects.extend(self.out.finish(self.now, self.log.last().index));
+        answer
+    }
+
+    fn take_in(&mut self, input: Input<Message>) {
         match input {
             Input::Tick => {
                 self.tick_leader();
                 self.tick_voter();
             }
             Input::Receive { from, message } => self.receive(from, message),
-            Input::Propose(commands) => self.propose(commands),
-            Input::Read(token) => self.read(token),
             Input::Durable(write) => {
                 self.out.complete(write);
                 self.count_own_vote(write);
                 self.commit_replicated();
             }
             Input::Disconnected(node) => self.disconnected(node),
-            Input::Change(change) => self.change_members(&change),
-            Input::Transfer(target) => self.transfer(target),
             Input::SnapshotTaken(last) => self.snapshot_taken(last),
-            Input::SnapshotReceived(meta) => self.snapshot_received(&meta),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
             Input::SnapshotProgress(to) => self.snapshot_progress(to),
         }
-        self.announce_commit();
-        self.heal_if_complete();
-        let after = (self.visible_role(), self.promise.term, self.visible_leader());
-        if before != after {
-            let (role, term, leader) = after;
-            self.out.outputs.events.push(Event::RoleChanged { role, term, leader });
-        }
-        self.out.finish(self.now, self.log.last().index)
+    }
+}
+
+impl Protocol for Raft {
+    type Message = Message;
+
+    fn step(&mut self, now: Time, input: Input<Message>) -> Effects<Message> {
+        let mut effects = Effects::default();
+        self.act(now, &mut effects, |raft| raft.take_in(input));
+        effects
+    }
+
+    fn propose(
+        &mut self,
+        now: Time,
+        commands: Vec<bytes::Bytes>,
+        effects: &mut Effects<Message>,
+    ) -> Result<EntryId, NotHere> {
+        self.act(now, effects, |raft| raft.append_commands(commands))
+    }
+
+    fn read(&mut self, now: Time, token: ReadToken, effects: &mut Effects<Message>) -> Result<(), NotHere> {
+        self.act(now, effects, |raft| raft.take_read(token))
+    }
+
+    fn install(
+        &mut self,
+        now: Time,
+        snapshot: &SnapshotMeta,
+        effects: &mut Effects<Message>,
+    ) -> Result<(), Superseded> {
+        self.act(now, effects, |raft| raft.snapshot_received(snapshot))
+    }
+
+    fn routing(&self) -> Routing {
+        let leader = match &self.role {
+            Role::Leader(_) => Route::Here,
+            _ => Route::There(self.visible_leader().map(|leader| leader.name)),
+        };
+        // What waits here was proposed here, and has its answer when it is applied, whoever leads by then.
+        Routing { term: self.promise.term, writes: leader, reads: leader, answers: Route::Here }
     }
 
     fn deadline(&self) -> Time {
@@ -529,7 +573,7 @@ impl Protocol for Raft {
         };
         CoreStatus {
             node: self.node,
-            role: self.visible_role(),
+            role: self.role(),
             term: self.promise.term,
             leader: self.visible_leader(),
             log_start: self.log.start(),
@@ -544,12 +588,8 @@ impl Protocol for Raft {
         }
     }
 
-    fn role(&self) -> status::Role {
-        self.visible_role()
-    }
-
-    fn leader_hint(&self) -> NotLeader {
-        NotLeader { leader: self.visible_leader().map(|leader| leader.name), term: self.promise.term }
+    fn digest_peers(&self) -> DigestPeers {
+        DigestPeers::from(self.configurations.current())
     }
 
     fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {

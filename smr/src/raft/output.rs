@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use super::message::{Body, Envelope, Message, envelope};
 use crate::entry::{Index, Promise, Term};
 use crate::id::NodeId;
-use crate::protocol::{LogChange, Outputs, Time, Write, WriteId};
+use crate::protocol::{Effects, LogChange, Time, Write, WriteId};
 
 /// With this many writes on their way, answers that would need a write of their own just to wait their turn are
 /// dropped: a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that
@@ -24,8 +24,8 @@ pub const WRITES_WAITING_MAX: usize = 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// The rest of the step's outputs; `messages` and `writes` are filled by this type only.
-    pub(super) outputs: Outputs<Message>,
+    /// The rest of the step's effects; `messages` and `writes` are filled by this type only.
+    pub(super) effects: Effects<Message>,
     // The write that this step is making.
     promise: Option<Promise>,
     log: Vec<LogChange>,
@@ -41,8 +41,8 @@ pub(super) struct Outbox {
 /// what rests on it leaves once.
 impl Clone for Outbox {
     fn clone(&self) -> Outbox {
-        let Outbox { outputs, promise, log, then, next, pending, promise_pending, durable } = self;
-        let is_between = outputs.writes.is_empty() && promise.is_none() && log.is_empty() && then.is_empty();
+        let Outbox { effects, promise, log, then, next, pending, promise_pending, durable } = self;
+        let is_between = effects.writes.is_empty() && promise.is_none() && log.is_empty() && then.is_empty();
         assert!(is_between, "a core is copied in the middle of a step: {self:?}");
         Outbox { next: *next, pending: pending.clone(), promise_pending: *promise_pending, ..Outbox::new(*durable) }
     }
@@ -62,7 +62,7 @@ impl Outbox {
     /// Nothing is on its way, and the log is durable up to `durable`.
     pub(super) fn new(durable: Index) -> Outbox {
         Outbox {
-            outputs: Outputs::default(),
+            effects: Effects::default(),
             promise: None,
             log: Vec::new(),
             then: Vec::new(),
@@ -78,7 +78,7 @@ impl Outbox {
         // A pre-vote's term is one that nobody has entered: nothing was promised in it.
         let promises_nothing = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
         if promises_nothing || self.promise_is_durable() {
-            self.outputs.messages.push(envelope(to, term, body));
+            self.effects.messages.push(envelope(to, term, body));
         } else {
             self.then.push(envelope(to, term, body));
         }
@@ -149,15 +149,15 @@ impl Outbox {
         self.promise_pending = self.promise_pending.filter(|pending| *pending > id);
     }
 
-    /// Ends the step: the outputs, with its write if there is one. `last` is the log's last entry.
-    pub(super) fn finish(&mut self, now: Time, last: Index) -> Outputs<Message> {
+    /// Ends the step: its effects, with its write if there is one. `last` is the log's last entry.
+    pub(super) fn finish(&mut self, now: Time, last: Index) -> Effects<Message> {
         let promise = self.promise.take();
         let log = std::mem::take(&mut self.log);
         let mut then = std::mem::take(&mut self.then);
-        let mut outputs = std::mem::take(&mut self.outputs);
+        let mut effects = std::mem::take(&mut self.effects);
         let empty = promise.is_none() && log.is_empty();
         if empty && self.pending.is_empty() {
-            outputs.messages.append(&mut then);
+            effects.messages.append(&mut then);
         } else if !empty || (!then.is_empty() && self.pending.len() < WRITES_WAITING_MAX) {
             let id = self.next;
             self.next = WriteId(id.0 + 1);
@@ -165,9 +165,9 @@ impl Outbox {
                 self.promise_pending = Some(id);
             }
             self.pending.push_back(Pending { id, issued_at: now, reaches: last, idle: empty });
-            outputs.writes.push(Write::new(id, promise, log, then));
+            effects.writes.push(Write::new(id, promise, log, then));
         }
-        outputs
+        effects
     }
 
     /// Lets the latest write, which has nothing to write, be complete with the one before it. For exploration.
@@ -243,16 +243,16 @@ mod tests {
         outbox.promise(Promise { term: Term(2), ..Promise::default() });
         outbox.send(NODE, Term(2), Body::VoteRefused);
         outbox.send(NODE, Term(3), Body::PreVoteGranted { campaign: 1 });
-        let outputs = outbox.finish(Time(0), Index(3));
-        assert_eq!(outputs.messages, [envelope(NODE, Term(3), Body::PreVoteGranted { campaign: 1 })]);
-        assert_eq!(outputs.writes[0].peek(), [envelope(NODE, Term(2), Body::VoteRefused)]);
+        let effects = outbox.finish(Time(0), Index(3));
+        assert_eq!(effects.messages, [envelope(NODE, Term(3), Body::PreVoteGranted { campaign: 1 })]);
+        assert_eq!(effects.writes[0].peek(), [envelope(NODE, Term(2), Body::VoteRefused)]);
         outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0, lease: None });
-        let outputs = outbox.finish(Time(0), Index(3));
-        assert!(outputs.messages.is_empty() && outputs.writes[0].peek().len() == 1);
+        let effects = outbox.finish(Time(0), Index(3));
+        assert!(effects.messages.is_empty() && effects.writes[0].peek().len() == 1);
         outbox.complete(WriteId(2));
         outbox.send(NODE, Term(2), Body::HeartbeatAck { round: 0, lease: None });
-        let outputs = outbox.finish(Time(0), Index(3));
-        assert!(outputs.messages.len() == 1 && outputs.writes.is_empty());
+        let effects = outbox.finish(Time(0), Index(3));
+        assert!(effects.messages.len() == 1 && effects.writes.is_empty());
     }
 
     // covers I17 D12

@@ -14,7 +14,7 @@ use super::message::Body;
 use super::{Leader, Raft, Role, quorum};
 use crate::entry::Index;
 use crate::id::NodeId;
-use crate::protocol::{ReadOutcome, ReadToken};
+use crate::protocol::{NotHere, ReadOutcome, ReadToken};
 
 /// The reads that wait at a leader. Invariant: without `confirming` there are none in `next`.
 #[derive(Clone, Debug, Default)]
@@ -43,22 +43,20 @@ impl Reads {
 
 impl Raft {
     /// A read arrived.
-    pub(super) fn read(&mut self, token: ReadToken) {
+    pub(super) fn take_read(&mut self, token: ReadToken) -> Result<(), NotHere> {
         let knows_commits = self.has_committed_in_term();
-        let Role::Leader(leader) = &mut self.role else {
-            self.out.outputs.reads.push(ReadOutcome::Failed { token });
-            return;
-        };
+        let not_here = NotHere { at: self.visible_leader().map(|leader| leader.name), term: self.promise.term };
+        let Role::Leader(leader) = &mut self.role else { return Err(not_here) };
         if leader.reads.len() >= self.settings.reads_waiting_max {
-            self.out.outputs.reads.push(ReadOutcome::Failed { token });
-            return;
+            return Err(not_here);
         }
         if !knows_commits {
             leader.reads.early.push(token);
-            return;
+            return Ok(());
         }
         leader.reads.next.push((token, self.commit));
         self.confirm_next();
+        Ok(())
     }
 
     /// Reads have a read index now. A lease confirms them at once; otherwise they need the next round.
@@ -67,7 +65,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         if leased {
             let ready = leader.reads.next.drain(..);
-            self.out.outputs.reads.extend(ready.map(|(token, index)| ReadOutcome::Ready { token, index }));
+            self.out.effects.reads.extend(ready.map(|(token, index)| ReadOutcome::Ready { token, index }));
         } else if leader.reads.confirming.is_empty() {
             self.start_round();
         }
@@ -91,7 +89,7 @@ impl Raft {
             return;
         }
         let ready = leader.reads.confirming.drain(..);
-        self.out.outputs.reads.extend(ready.map(|(token, index)| ReadOutcome::Ready { token, index }));
+        self.out.effects.reads.extend(ready.map(|(token, index)| ReadOutcome::Ready { token, index }));
         if !leader.reads.next.is_empty() {
             self.start_round();
         }

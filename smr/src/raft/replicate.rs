@@ -92,7 +92,7 @@ impl View<'_> {
             return true;
         }
         progress.want_snapshot(self.log.snapshot().index);
-        out.outputs.snapshots_wanted.push(to);
+        out.effects.snapshots_wanted.push(to);
         false
     }
 
@@ -116,7 +116,7 @@ impl View<'_> {
                     let previous = self.log.snapshot();
                     out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
                     progress.want_snapshot(previous.index);
-                    out.outputs.snapshots_wanted.push(to);
+                    out.effects.snapshots_wanted.push(to);
                 }
             }
             Pace::Snapshot(Transfer::Sent { last, at }) => {
@@ -279,7 +279,7 @@ impl Raft {
             None if progress.match_index >= view.log.start().index => progress.probe_from(Index::ZERO),
             None => {
                 progress.want_snapshot(view.log.snapshot().index);
-                out.outputs.snapshots_wanted.push(from);
+                out.effects.snapshots_wanted.push(from);
                 return;
             }
         }

@@ -4,7 +4,7 @@ use super::message::Body;
 use super::{Raft, Role};
 use crate::entry::{EntryId, Index, SnapshotMeta};
 use crate::id::NodeId;
-use crate::protocol::{LogChange, LogLoad, Returning};
+use crate::protocol::{LogChange, LogLoad, Returning, Superseded};
 
 impl Raft {
     /// A durable snapshot of our own state ends with `last`.
@@ -88,17 +88,16 @@ impl Raft {
     ///
     /// It comes from a leader that has an answer of ours from its term (see [`super::replicate`]), so it contains
     /// nothing that the leader of our present term, or of a later one, could contradict.
-    pub(super) fn snapshot_received(&mut self, meta: &SnapshotMeta) {
+    pub(super) fn snapshot_received(&mut self, meta: &SnapshotMeta) -> Result<(), Superseded> {
         let last = meta.last;
         let leads = matches!(self.role, Role::Leader(_));
         // Late or doubled: we have all of it, and more (S3). A leader has all that is committed anyway (§5.4).
         let install = last.index > self.commit && !leads;
-        self.out.outputs.install = Some(install);
         if install {
             if last.term > self.promise.term {
                 self.enter_term(last.term);
             }
-            self.install(meta);
+            self.install_in_log(meta);
         }
         if let Some(leader) = self.leader.node.filter(|leader| *leader != self.node) {
             let last = self.committed_id();
@@ -108,9 +107,10 @@ impl Raft {
                 self.acknowledge_healing(leader, last);
             }
         }
+        if install { Ok(()) } else { Err(Superseded) }
     }
 
-    fn install(&mut self, meta: &SnapshotMeta) {
+    fn install_in_log(&mut self, meta: &SnapshotMeta) {
         let last = meta.last;
         let suffix_kept = self.log.has(last);
         if !suffix_kept {

@@ -5,10 +5,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use crate::id::NodeName;
-use crate::protocol::NotLeader;
-
-use crate::id::ClientId;
+use crate::entry::Term;
+use crate::id::{ClientId, NodeName};
+use crate::protocol::NotHere;
 use crate::status::ReplicaStatus;
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
@@ -93,6 +92,21 @@ pub enum Outcome {
     Unknown,
     /// Not done: the replica is not in service (unborn or quarantined), with the reason.
     OutOfService(String),
+}
+
+/// Whom to ask instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotLeader {
+    /// Who leads, as far as this replica knows.
+    pub leader: Option<NodeName>,
+    /// The term in which it does.
+    pub term: Term,
+}
+
+impl From<NotHere> for NotLeader {
+    fn from(NotHere { at, term }: NotHere) -> NotLeader {
+        NotLeader { leader: at, term }
+    }
 }
 
 /// Takes requests: a running replica, or what stands in for one in a simulation.

@@ -21,13 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::EntryId;
 use crate::fatal::end_process;
 use crate::id::{NodeId, NodeName};
-use crate::protocol::{Protocol, Time, WriteId};
+use crate::protocol::{Protocol, Route, Time, WriteId};
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Install, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::handle::disqualification;
@@ -37,11 +36,11 @@ use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Paced, SnapshotFiles, let_go};
 use crate::replica::turn::{EVENTS_MAX_BYTES, EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::worker::Worker;
-use crate::replica::{Outcome, ReplySink, ReplyTo, Request};
+use crate::replica::{Outcome, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
-use crate::status::{Role, StateDigest};
+use crate::status::StateDigest;
 use crate::storage::Quarantined;
 use crate::transport::{EventSink, Lane, Transport, TransportEvent};
 
@@ -543,18 +542,18 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         });
     }
 
-    /// Before an orderly shutdown a leader hands over to the member that is furthest among those that are alive.
-    /// Requests wait meanwhile: a few milliseconds later they can be told who leads.
+    /// Before an orderly shutdown a replica that takes writes hands over to another one, if it can. Requests wait
+    /// meanwhile: a few milliseconds later they can be told whom to ask.
     fn hand_over(&mut self) {
         let now = self.clock.now();
-        let Some(target) = self.turns.successor(now) else { return };
-        let reply = ReplyTo { tag: 0, sink: Arc::new(Nobody) };
-        self.turns.engine_mut().requests(now, [(Request::Transfer { to: target.name }, reply)]);
+        if !self.turns.engine_mut().hand_over(now) {
+            return;
+        }
         let mut until = Instant::now() + HANDOVER;
         let mut stepped_down = false;
         while Instant::now() < until && self.perform().is_ok() {
-            if self.turns.engine().core().role() != Role::Leader {
-                if self.turns.engine().core().status().leader.is_some() {
+            if let Route::There(successor) = self.turns.engine().core().routing().writes {
+                if successor.is_some() {
                     return;
                 }
                 if !stepped_down {
@@ -576,7 +575,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn refuse_requests(&mut self) {
         let held = self.turns.take_held();
         let waiting: Vec<_> = held.into_iter().chain(self.inbox.requests.try_iter().take(REQUESTS_MAX)).collect();
-        if self.is_quarantined || self.turns.engine().core().role() != Role::Leader {
+        if self.is_quarantined || !self.turns.engine().core().routing().writes.is_here() {
             return self.turns.engine_mut().requests(self.clock.now(), waiting);
         }
         for (_, reply) in waiting {
@@ -608,17 +607,6 @@ pub(super) fn join_disk(thread: std::thread::JoinHandle<()>) {
     let until = Instant::now() + DISK_FAREWELL;
     while !thread.is_finished() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Where the outcome of a request goes that nobody waits for.
-struct Nobody;
-
-impl ReplySink for Nobody {
-    fn deliver(&self, _tag: u64, _outcome: Outcome) {}
-
-    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
-        false
     }
 }
 

@@ -19,6 +19,7 @@ use crate::fatal::{end_process, exit_on_panic, spawn_vital};
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
 use crate::protocol::{Protocol, Recovered, Time};
 use crate::raft::{CLOCK_DRIFT_PERMILLE, Raft, Settings};
+use crate::replica::admin::RaftAdmin;
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
@@ -824,6 +825,7 @@ impl<S: StateMachine> Life<S> {
             healing: healing.as_ref().map(Healing::describe),
             sync_mode,
             core,
+            admin: Box::new(RaftAdmin::default()),
             state,
             sessions,
             snapshot,

@@ -7,7 +7,8 @@
 //! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
-//! | [`engine`], [`readmission`] | the logic: core, sessions and state machine as one value, without threads |
+//! | [`engine`] | the logic: core, sessions and state machine as one value, without threads |
+//! | [`admin`] | what operators ask for: transfers of leadership, readmissions |
 //! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | [`disk`] | everything durable, in order |
 //! | `driver`, `helm`, `snapshots` | a turn with its queues; which thread runs it; threads for what takes long |
@@ -15,6 +16,7 @@
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that
 //! is used.
 
+pub mod admin;
 mod api;
 #[cfg(feature = "node")]
 pub mod birth;
@@ -33,7 +35,6 @@ mod handle;
 mod helm;
 #[cfg(feature = "node")]
 pub mod message;
-pub mod readmission;
 #[cfg(feature = "node")]
 mod recovery;
 #[cfg(feature = "node")]

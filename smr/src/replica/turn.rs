@@ -23,7 +23,7 @@ use crate::replica::birth::BirthMessage;
 use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::state_machine::StateMachine;
-use crate::status::{Role, Standing};
+use crate::status::Standing;
 
 /// Events that may wait for the replica thread; messages beyond are dropped.
 pub const EVENTS_MAX: usize = 8 << 10;
@@ -58,8 +58,6 @@ const SLOW_DISK_BYTES_MAX: usize = 16 << 20;
 /// Bytes of commands that are proposed as one batch at most, and so one write: a disk must get through with it long
 /// before it is taken for hung. A larger command goes alone.
 const PROPOSAL_MAX_BYTES: usize = 4 << 20;
-/// A member that was heard within this time may take over, in microseconds.
-const HEARD_LATELY_US: u64 = 500_000;
 /// How often a replica that is being readmitted looks whether it has become a voter, in microseconds.
 const READMISSION_LOOK_US: u64 = 200_000;
 
@@ -227,8 +225,8 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
             }
         }
         self.judge_disk(now);
-        let leads = self.engine.core().role() == Role::Leader;
-        let writes = if !leads {
+        let takes_writes = self.engine.core().routing().writes.is_here();
+        let writes = if !takes_writes {
             // They may name entries that another leader has removed.
             self.batch_ends.clear();
             std::mem::take(&mut self.held)
@@ -243,7 +241,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
                 reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
             }
         }
-        let proposes = leads && !writes.is_empty();
+        let proposes = takes_writes && !writes.is_empty();
         if !writes.is_empty() || !reads.is_empty() {
             self.engine.requests(now, writes.into_iter().chain(reads));
         }
@@ -305,14 +303,6 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
             }
         }
         actions
-    }
-
-    /// Whom a leader hands over to before an orderly shutdown: the member that is furthest among those that are alive.
-    pub fn successor(&self, now: Time) -> Option<NodeId> {
-        let status = self.engine.core().status();
-        let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
-        let voters = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
-        voters.max_by_key(|peer| (alive(peer.heard_at), peer.match_index)).map(|peer| peer.node)
     }
 
     /// The requests that wait, when the replica stops.

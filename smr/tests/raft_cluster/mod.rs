@@ -12,12 +12,13 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
-use smr::id::NodeId;
+use smr::id::{NodeId, NodeName};
 use smr::protocol::{
-    Envelope, Event, Input, LogChange, Outputs, Protocol, ReadOutcome, ReadToken, Recovered, Time, Write,
+    Effects, Envelope, Event, Input, LogChange, NotHere, Protocol, ReadOutcome, ReadToken, Recovered, Superseded, Time,
+    Write,
 };
 use smr::raft::message::Body;
-use smr::raft::{Message, Raft, Settings, invariants};
+use smr::raft::{Change, ChangeRefused, Control, Message, Raft, Settings, TransferRefused, invariants};
 use smr::status::Role;
 use smr_sim::clock::Clock;
 
@@ -96,6 +97,75 @@ pub struct Flying {
     pub from: NodeId,
     pub to: NodeId,
     pub message: Message,
+}
+
+/// What happens to a core, or is asked of it.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Happens(Input<Message>),
+    Propose(Vec<Bytes>),
+    Read(ReadToken),
+    Change(Change),
+    Transfer(NodeName),
+    Install(SnapshotMeta),
+}
+
+impl From<Input<Message>> for Call {
+    fn from(input: Input<Message>) -> Call {
+        Call::Happens(input)
+    }
+}
+
+impl From<Change> for Call {
+    fn from(change: Change) -> Call {
+        Call::Change(change)
+    }
+}
+
+/// What a core answered to what it was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Nothing was asked, or the answer is among the effects.
+    None,
+    Proposed(Result<EntryId, NotHere>),
+    Changed(Result<EntryId, ChangeRefused>),
+    Transferred(Result<(), TransferRefused>),
+    Installed(Result<(), Superseded>),
+}
+
+/// What a core said and wants done.
+#[derive(Debug)]
+pub struct Outputs {
+    pub answer: Answer,
+    pub effects: Effects<Message>,
+}
+
+impl Outputs {
+    fn of(raft: &mut Raft, now: Time, call: Call) -> Outputs {
+        let mut effects = Effects::default();
+        let answer = match call {
+            Call::Happens(input) => {
+                effects = raft.step(now, input);
+                Answer::None
+            }
+            Call::Propose(commands) => Answer::Proposed(raft.propose(now, commands, &mut effects)),
+            Call::Read(token) => {
+                if raft.read(now, token, &mut effects).is_err() {
+                    effects.reads.push(ReadOutcome::Failed { token });
+                }
+                Answer::None
+            }
+            Call::Change(change) => Answer::Changed(raft.change_members(now, &change, &mut effects)),
+            Call::Transfer(to) => Answer::Transferred(raft.transfer(now, to, &mut effects)),
+            Call::Install(meta) => Answer::Installed(raft.install(now, &meta, &mut effects)),
+        };
+        Outputs { answer, effects }
+    }
+
+    /// Whether a snapshot takes over.
+    pub fn installs(&self) -> bool {
+        self.answer == Answer::Installed(Ok(()))
+    }
 }
 
 /// See the module.
@@ -242,10 +312,11 @@ impl Cluster {
     }
 
     /// One step of one node, with all checks. Messages that may leave are put on the wire.
-    pub fn step(&mut self, id: NodeId, input: Input<Message>) -> Outputs<Message> {
+    pub fn step(&mut self, id: NodeId, call: impl Into<Call>) -> Outputs {
+        let call = call.into();
         let now = self.node(id).clock.at(self.now);
         if self.trace.is_some()
-            && let Some(line) = trace::input(id, &input)
+            && let Some(line) = trace::call(id, &call)
         {
             self.say(line);
         }
@@ -254,11 +325,12 @@ impl Cluster {
         let led = raft.role() == Role::Leader;
         let before = invariants::summary(raft);
         let commit = raft.commit();
-        let mut outputs = raft.step(now, input);
-        let committed = match outputs.install {
+        let mut outputs = Outputs::of(raft, now, call);
+        let committed = if outputs.installs() {
             // The snapshot's end.
-            Some(true) => Vec::new(),
-            _ => raft.committed_from(commit.next(), usize::MAX, usize::MAX),
+            Vec::new()
+        } else {
+            raft.committed_from(commit.next(), usize::MAX, usize::MAX)
         };
         let lines = if self.trace.is_some() { trace::outputs(&outputs, &committed) } else { Vec::new() };
         lines.into_iter().for_each(|line| self.say(format!("    {line}")));
@@ -266,13 +338,13 @@ impl Cluster {
         let raft = node.raft.as_mut().unwrap_or_else(|| panic!("{id} is down"));
         invariants::check(raft);
         invariants::check_transition(&before, raft);
-        if outputs.install == Some(true) {
+        if outputs.installs() {
             let commit = raft.status().commit;
             assert!(commit > node.applied, "{id}: a snapshot {commit} under what is applied, {}", node.applied);
             node.applied = commit;
         }
-        let log_changed = outputs.writes.iter().any(|write| !write.log().is_empty());
-        for write in outputs.writes.drain(..) {
+        let log_changed = outputs.effects.writes.iter().any(|write| !write.log().is_empty());
+        for write in outputs.effects.writes.drain(..) {
             for change in write.log() {
                 change_log(&mut node.mirror, change);
             }
@@ -292,13 +364,13 @@ impl Cluster {
         if leads {
             self.note_leader(id, status.term, !led);
         }
-        for envelope in outputs.messages.drain(..) {
+        for envelope in outputs.effects.messages.drain(..) {
             self.send(id, envelope);
         }
-        for outcome in &outputs.reads {
+        for outcome in &outputs.effects.reads {
             self.note_read(id, outcome);
         }
-        for event in &outputs.events {
+        for event in &outputs.effects.events {
             match event {
                 Event::RoleChanged { role: Role::Leader, .. } => self.count("leader elected"),
                 Event::Healed { .. } => self.node_mut(id).disk.heals_past = None,
@@ -404,12 +476,12 @@ impl Cluster {
     }
 
     /// A read arrives; when it is answered, its index must cover all that anybody had committed by now.
-    pub fn read(&mut self, id: NodeId) -> (ReadToken, Outputs<Message>) {
+    pub fn read(&mut self, id: NodeId) -> (ReadToken, Outputs) {
         let token = ReadToken(self.next_token);
         self.next_token += 1;
         let committed = self.history.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
         self.node_mut(id).reads.insert(token, committed);
-        (token, self.step(id, Input::Read(token)))
+        (token, self.step(id, Call::Read(token)))
     }
 
     /// I11: nothing leaves before what it rests on is on the disk.
@@ -459,7 +531,7 @@ impl Cluster {
     }
 
     /// The first `count` writes of a node become durable, by one sync.
-    pub fn sync(&mut self, id: NodeId, count: usize) -> Option<Outputs<Message>> {
+    pub fn sync(&mut self, id: NodeId, count: usize) -> Option<Outputs> {
         let mut latest = None;
         for _ in 0..count {
             latest = self.sync_one(id).or(latest);
@@ -468,13 +540,13 @@ impl Cluster {
     }
 
     /// Takes a message from the wire and hands it to its receiver, if that runs.
-    pub fn deliver(&mut self, position: usize) -> Option<(Flying, Outputs<Message>)> {
+    pub fn deliver(&mut self, position: usize) -> Option<(Flying, Outputs)> {
         let flying = self.wire.remove(position);
         self.hand_over(flying)
     }
 
     /// Hands a message to its receiver, if that runs.
-    pub fn hand_over(&mut self, flying: Flying) -> Option<(Flying, Outputs<Message>)> {
+    pub fn hand_over(&mut self, flying: Flying) -> Option<(Flying, Outputs)> {
         if !self.is_up(flying.to) {
             return None;
         }
@@ -484,7 +556,7 @@ impl Cluster {
     }
 
     /// A snapshot of everything that a node has applied becomes durable there, and the core is told.
-    pub fn take_snapshot(&mut self, id: NodeId) -> Option<Outputs<Message>> {
+    pub fn take_snapshot(&mut self, id: NodeId) -> Option<Outputs> {
         let node = self.node_mut(id);
         let index = node.applied;
         if index <= node.disk.snapshot.last.index {
@@ -499,17 +571,17 @@ impl Cluster {
     }
 
     /// The snapshot of one node arrives at another, complete and verified.
-    pub fn send_snapshot(&mut self, meta: SnapshotMeta, to: NodeId) -> Outputs<Message> {
-        let outputs = self.step(to, Input::SnapshotReceived(meta));
-        if outputs.install == Some(true) {
+    pub fn send_snapshot(&mut self, meta: SnapshotMeta, to: NodeId) -> Outputs {
+        let outputs = self.step(to, Call::Install(meta));
+        if outputs.installs() {
             self.count("snapshot installed");
         }
         outputs
     }
 
     /// Proposes commands.
-    pub fn propose(&mut self, id: NodeId, commands: &[&str]) -> Outputs<Message> {
-        self.step(id, Input::Propose(commands.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()))
+    pub fn propose(&mut self, id: NodeId, commands: &[&str]) -> Outputs {
+        self.step(id, Call::Propose(commands.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()))
     }
 
     /// The node that leads in the highest term, if any.

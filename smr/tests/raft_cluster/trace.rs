@@ -2,13 +2,11 @@
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use smr::id::NodeId;
-use smr::protocol::{
-    Change, ChangeRefused, Event, Input, LogChange, NotLeader, Outputs, Protocol, ReadOutcome, TransferRefused, Write,
-};
+use smr::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Write};
 use smr::raft::message::{Body, Lease};
-use smr::raft::{Message, Raft, invariants};
+use smr::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariants};
 
-use super::Disk;
+use super::{Answer, Call, Disk, Outputs};
 
 /// `A` for seat 0 in its first life, `A/2` in its second.
 pub fn name(id: NodeId) -> String {
@@ -99,20 +97,26 @@ fn snapshot(meta: &SnapshotMeta) -> String {
     format!("snapshot {} with {} of {}", meta.last, configuration(&meta.configuration), meta.configuration_index)
 }
 
-/// What happens to a node; nothing for a completed write, of which the disk has spoken already.
-pub fn input(id: NodeId, input: &Input<Message>) -> Option<String> {
+/// What happens to a node or is asked of it; nothing for a completed write, of which the disk has spoken already.
+pub fn call(id: NodeId, call: &Call) -> Option<String> {
     let id = name(id);
+    Some(match call {
+        Call::Happens(happens) => return input(&id, happens),
+        Call::Propose(commands) => format!("{id} is given {} commands", commands.len()),
+        Call::Read(token) => format!("{id} is asked to read (#{})", token.0),
+        Call::Change(wish) => format!("{id} is asked to {}", change(wish)),
+        Call::Transfer(to) => format!("{id} is asked to hand over to {}", name(NodeId::new(to.0, 1))),
+        Call::Install(meta) => format!("{id} has received {}", snapshot(meta)),
+    })
+}
+
+fn input(id: &str, input: &Input<Message>) -> Option<String> {
     Some(match input {
         Input::Tick => format!("{id} looks at the clock"),
         Input::Receive { from, message: said } => format!("{id} hears from {}: {}", name(*from), message(said)),
-        Input::Propose(commands) => format!("{id} is given {} commands", commands.len()),
-        Input::Read(token) => format!("{id} is asked to read (#{})", token.0),
         Input::Durable(_) => return None,
         Input::Disconnected(from) => format!("{id} sees the connection from {} close", name(*from)),
-        Input::Change(wish) => format!("{id} is asked to {}", change(wish)),
-        Input::Transfer(to) => format!("{id} is asked to hand over to {}", name(NodeId::new(to.0, 1))),
         Input::SnapshotTaken(last) => format!("{id} has taken snapshot {last}"),
-        Input::SnapshotReceived(meta) => format!("{id} has received {}", snapshot(meta)),
         Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
         Input::SnapshotProgress(to) => format!("{id} hears that the snapshot for {} gets further", name(*to)),
         Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
@@ -157,17 +161,18 @@ fn write(write: &Write<Message>) -> String {
     format!("write #{}: {}", write.id().0, parts.join("; "))
 }
 
-fn not_leader(answer: &NotLeader) -> String {
-    match answer.leader {
+fn not_leader(answer: &NotHere) -> String {
+    match answer.at {
         Some(leader) => format!("not the leader, try {} ({:?})", name(NodeId::new(leader.0, 1)), answer.term),
         None => format!("not the leader, no idea who is ({:?})", answer.term),
     }
 }
 
 /// What a step asked for, one line each.
-pub fn outputs(outputs: &Outputs<Message>, newly_committed: &[Entry]) -> Vec<String> {
+pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
+    let Outputs { answer, effects } = outputs;
     let mut lines = Vec::new();
-    for event in &outputs.events {
+    for event in &effects.events {
         lines.push(match event {
             Event::RoleChanged { role, term, leader } => {
                 let leader = leader.map_or("nobody".to_owned(), name);
@@ -181,41 +186,32 @@ pub fn outputs(outputs: &Outputs<Message>, newly_committed: &[Entry]) -> Vec<Str
             Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
         });
     }
-    match &outputs.proposed {
-        Some(Ok(proposed)) => lines.push(format!("proposed from {}", proposed.first)),
-        Some(Err(answer)) => lines.push(not_leader(answer)),
-        None => {}
-    }
-    match &outputs.change {
-        Some(Ok(id)) => lines.push(format!("change begun with {id}")),
-        Some(Err(ChangeRefused::NotLeader(answer))) => lines.push(not_leader(answer)),
-        Some(Err(refused)) => lines.push(format!("refused: {refused}")),
-        None => {}
-    }
-    match &outputs.transfer {
-        Some(Ok(())) => lines.push("transfer begun".to_owned()),
-        Some(Err(TransferRefused::NotLeader(answer))) => lines.push(not_leader(answer)),
-        Some(Err(refused)) => lines.push(format!("refused: {refused}")),
-        None => {}
-    }
-    match outputs.install {
-        Some(true) => lines.push("takes over the snapshot's state".to_owned()),
-        Some(false) => lines.push("ignores the snapshot".to_owned()),
-        None => {}
-    }
-    for issued in &outputs.writes {
+    lines.extend(match answer {
+        Answer::None => None,
+        Answer::Proposed(Ok(first)) => Some(format!("proposed from {first}")),
+        Answer::Proposed(Err(elsewhere))
+        | Answer::Changed(Err(ChangeRefused::NotLeader(elsewhere)))
+        | Answer::Transferred(Err(TransferRefused::NotLeader(elsewhere))) => Some(not_leader(elsewhere)),
+        Answer::Changed(Ok(id)) => Some(format!("change begun with {id}")),
+        Answer::Changed(Err(refused)) => Some(format!("refused: {refused}")),
+        Answer::Transferred(Ok(())) => Some("transfer begun".to_owned()),
+        Answer::Transferred(Err(refused)) => Some(format!("refused: {refused}")),
+        Answer::Installed(Ok(())) => Some("takes over the snapshot's state".to_owned()),
+        Answer::Installed(Err(_)) => Some("ignores the snapshot".to_owned()),
+    });
+    for issued in &effects.writes {
         lines.push(write(issued));
     }
-    for envelope in &outputs.messages {
+    for envelope in &effects.messages {
         lines.push(format!("to {}: {}", name(envelope.to), message(&envelope.message)));
     }
-    for node in &outputs.snapshots_wanted {
+    for node in &effects.snapshots_wanted {
         lines.push(format!("wants a snapshot for {}", name(*node)));
     }
     for committed in newly_committed {
         lines.push(format!("commits {}", entry(committed)));
     }
-    for outcome in &outputs.reads {
+    for outcome in &effects.reads {
         lines.push(match outcome {
             ReadOutcome::Ready { token, index } => format!("answers read #{} from state {index}", token.0),
             ReadOutcome::Failed { token } => format!("fails read #{}", token.0),

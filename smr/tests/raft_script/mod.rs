@@ -6,12 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Change, Input, Outputs, Protocol};
+use smr::protocol::Input;
 use smr::raft::message::{Body, Lease};
-use smr::raft::{Message, Settings};
+use smr::raft::{Change, Message, Settings};
 use smr::status::{ReadMode, Role};
 
-use crate::raft_cluster::{Cluster, Disk, Flying, trace};
+use crate::raft_cluster::{Call, Cluster, Disk, Flying, Outputs, trace};
 
 /// More steps than this in one command mean that it never ends.
 const STEPS_MAX: usize = 20_000;
@@ -149,7 +149,7 @@ impl Script {
                 let (_, outputs) = self.cluster.read(node(id));
                 self.note(node(id), outputs);
             }
-            ("transfer", [id, to]) => self.step(node(id), Input::Transfer(node(to).name)),
+            ("transfer", [id, to]) => self.step(node(id), Call::Transfer(node(to).name)),
             ("snapshot", [id]) => {
                 let outputs = self.cluster.take_snapshot(node(id)).expect("something new was applied");
                 self.note(node(id), outputs);
@@ -213,7 +213,7 @@ impl Script {
                     ["voters"] => Change::Voters(BTreeSet::new()),
                     _ => panic!("no change: {wish:?}"),
                 };
-                self.step(node(id), Input::Change(change));
+                self.step(node(id), change);
             }
             ("inject", [from, "->", to, rest @ ..]) => {
                 let mut message = parse_message(rest);
@@ -240,13 +240,13 @@ impl Script {
         }
     }
 
-    fn step(&mut self, id: NodeId, input: Input<Message>) {
-        let outputs = self.cluster.step(id, input);
+    fn step(&mut self, id: NodeId, call: impl Into<Call>) {
+        let outputs = self.cluster.step(id, call);
         self.note(id, outputs);
     }
 
-    fn note(&mut self, id: NodeId, outputs: Outputs<Message>) {
-        for to in outputs.snapshots_wanted {
+    fn note(&mut self, id: NodeId, outputs: Outputs) {
+        for to in outputs.effects.snapshots_wanted {
             let meta = self.cluster.node(id).disk.snapshot.clone();
             self.wanted.insert((id, to), meta);
         }

@@ -18,8 +18,9 @@ use std::io::{self, Write};
 
 use super::SnapshotImage;
 use crate::codec;
-use crate::entry::{Configuration, Index};
+use crate::entry::Index;
 use crate::id::NodeId;
+use crate::protocol::DigestPeers;
 use crate::state_machine::{Image as _, StateMachine};
 use crate::status::StateDigest;
 
@@ -173,14 +174,8 @@ impl Audit {
     }
 
     /// Compares, after a hash as of `index` has come in from `news`: this replica itself, or a member.
-    pub(super) fn compare(
-        &mut self,
-        me: NodeId,
-        configuration: &Configuration,
-        news: NodeId,
-        index: Index,
-    ) -> Vec<Finding> {
-        self.peers.retain(|node, _| configuration.is_member(*node) && *node != me);
+    pub(super) fn compare(&mut self, me: NodeId, group: &DigestPeers, news: NodeId, index: Index) -> Vec<Finding> {
+        self.peers.retain(|node, _| group.members.contains(node) && *node != me);
         let Some(own) = self.own.at(index) else { return Vec::new() };
         let others = self.peers.iter().filter(|(node, _)| news == me || **node == news);
         let theirs = others.filter_map(|(node, newest)| Some((node, newest.at(index)?)));
@@ -190,22 +185,23 @@ impl Audit {
                 "replica {node} has state {:016x} at entry {}, this one {:016x}",
                 theirs.hash, own.index, own.hash
             );
-            if self.is_of_majority(configuration, theirs) { Finding::OddOneOut(what) } else { Finding::Differs(what) }
+            if self.is_of_majority(group, theirs) { Finding::OddOneOut(what) } else { Finding::Differs(what) }
         };
         differing.map(finding).collect()
     }
 
-    /// Whether more than half of the voters, old and new ones, have this hash by their own word.
-    fn is_of_majority(&self, configuration: &Configuration, digest: StateDigest) -> bool {
+    /// Whether more than half of each set that counts have this hash by their own word.
+    fn is_of_majority(&self, group: &DigestPeers, digest: StateDigest) -> bool {
         let has = |node: &&NodeId| self.peers.get(*node).is_some_and(|newest| newest.has(digest));
-        let sets = [&configuration.voters, &configuration.outgoing];
-        sets.iter().all(|set| set.is_empty() || set.iter().filter(has).count() * 2 > set.len())
+        let sets = &group.majorities_of;
+        !sets.is_empty() && sets.iter().all(|set| set.iter().filter(has).count() * 2 > set.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Configuration;
 
     const ME: NodeId = NodeId::new(0, 10);
     const B: NodeId = NodeId::new(1, 11);
@@ -223,8 +219,8 @@ mod tests {
         audit
     }
 
-    fn three() -> Configuration {
-        Configuration::of([ME, B, C])
+    fn three() -> DigestPeers {
+        DigestPeers::from(&Configuration::of([ME, B, C]))
     }
 
     fn is_odd(findings: &[Finding]) -> bool {
@@ -255,14 +251,14 @@ mod tests {
         let agree = |configuration: &Configuration, nodes: &[NodeId]| {
             let mut audit = audit();
             nodes.iter().for_each(|node| assert!(audit.heard(*node, digest(8, 2))));
-            is_odd(&audit.compare(ME, configuration, ME, Index(8)))
+            is_odd(&audit.compare(ME, &configuration.into(), ME, Index(8)))
         };
         assert!(!agree(&Configuration::of([ME, B, C, d]), &[B, C]));
         assert!(agree(&Configuration::of([ME, B, C, d]), &[B, C, d]));
-        let with_learner = Configuration { learners: [d].into(), ..three() };
+        let with_learner = Configuration { learners: [d].into(), ..Configuration::of([ME, B, C]) };
         assert!(!agree(&with_learner, &[B, d]));
-        assert!(!agree(&three(), &[B, e]));
-        let joint = Configuration { outgoing: [ME, d, e].into(), ..three() };
+        assert!(!agree(&Configuration::of([ME, B, C]), &[B, e]));
+        let joint = Configuration { outgoing: [ME, d, e].into(), ..Configuration::of([ME, B, C]) };
         assert!(!agree(&joint, &[B, C]));
         assert!(agree(&joint, &[B, C, d, e]));
     }

@@ -97,8 +97,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         !self.confirmed_reads.0.is_empty()
     }
 
-    /// How many entries are committed and not applied.
+    /// How many entries are to be applied here: those that are committed and not applied.
     pub(super) fn backlog(&self) -> u64 {
+        if !self.core.applies() {
+            return 0;
+        }
         self.core.commit().0.saturating_sub(self.applied.index.0)
     }
 

@@ -10,14 +10,13 @@
 //! waits along. When that index is applied with the same term, the answer leaves; when the replica loses its role
 //! before the entry is committed, the outcome is *unknown* (C9), because the entry may yet be committed by another
 //! leader. A read gets a token, is confirmed by the core, and is answered once the index of its arrival is applied; a
-//! replica that loses its role fails it instead (R4). What an operator asks for is looked after in [`wishes`]. What is
+//! replica that loses its role fails it instead (R4). What an operator asks for is an [`Admin`]'s business. What is
 //! committed is applied a portion at a time ([`backlog`]).
 
 mod admission;
 mod audit;
 mod backlog;
 mod waiting;
-mod wishes;
 
 use std::collections::BTreeMap;
 
@@ -26,14 +25,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use crate::id::{Disqualified, GroupName, Incarnation, NodeId};
-use crate::protocol::{Envelope, Event, Input, Outputs, Protocol, ReadOutcome, ReadToken, Time, Write, WriteId};
+use crate::protocol::{
+    Effects, Envelope, Event, Input, NotHere, Protocol, ReadOutcome, ReadToken, Route, Time, Write, WriteId,
+};
+use crate::replica::admin::{Admin, AdminContext, AdminRequest};
 use crate::replica::engine::admission::Admission;
 use crate::replica::engine::audit::{Audit, Finding};
 use crate::replica::engine::backlog::{ConfirmedReads, PARTS_BYTES};
 use crate::replica::engine::waiting::{Batch, WaitingWrites};
-use crate::replica::engine::wishes::PendingTransfer;
-use crate::replica::readmission::{Presence, Readmission};
-use crate::replica::{Outcome, ReplyTo, Request};
+use crate::replica::{NotLeader, Outcome, ReplyTo, Request};
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
@@ -173,7 +173,9 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     sync_mode: String,
     core: P,
     node: NodeId,
-    role: Role,
+    /// What the core's routing said when it last changed.
+    takes_writes: bool,
+    takes_reads: bool,
     state: S,
     sessions: SessionTable,
     /// The last entry applied, or the snapshot's.
@@ -193,10 +195,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
     confirmed_reads: ConfirmedReads,
     reads_waiting: usize,
-    transfer: Option<PendingTransfer>,
-    readmission: Option<(Readmission, ReplyTo)>,
-    presence: Presence,
-    chores_at: Option<Time>,
+    admin: Box<dyn Admin<P>>,
     /// Messages that no sound peer sends.
     nonsense: u64,
     /// See [`EngineStart`].
@@ -215,7 +214,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
 }
 
 /// What an engine starts from.
-pub struct EngineStart<P, S> {
+pub struct EngineStart<P: Protocol, S> {
     /// The group's name, for status and reports.
     pub group: GroupName,
     /// Whether the replica is in service, for status.
@@ -226,6 +225,8 @@ pub struct EngineStart<P, S> {
     pub sync_mode: String,
     /// The core, recovered.
     pub core: P,
+    /// For what operators ask of it.
+    pub admin: Box<dyn Admin<P>>,
     /// The state as of the snapshot, or the empty one.
     pub state: S,
     /// The sessions as of the snapshot, or none.
@@ -251,13 +252,15 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// An engine that starts behind its snapshot.
     pub fn new(start: EngineStart<P, S>) -> Engine<P, S> {
         let (configuration, carrier) = start.core.configuration_at(start.snapshot.index);
+        let routing = start.core.routing();
         Engine {
             members: (carrier, configuration),
             group: start.group,
             standing: start.standing,
             healing: start.healing,
             sync_mode: start.sync_mode,
-            role: start.core.role(),
+            takes_writes: routing.writes.is_here(),
+            takes_reads: routing.reads.is_here(),
             node: start.core.status().node,
             core: start.core,
             state: start.state,
@@ -276,10 +279,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             reads: BTreeMap::new(),
             confirmed_reads: ConfirmedReads::default(),
             reads_waiting: 0,
-            transfer: None,
-            readmission: None,
-            presence: Presence::default(),
-            chores_at: None,
+            admin: start.admin,
             nonsense: 0,
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
@@ -309,7 +309,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// When [`Engine::tick`] is due.
     pub fn deadline(&self) -> Time {
         let core = self.core.deadline();
-        self.chores_at.map_or(core, |chores| chores.min(core))
+        self.admin.next_tick().map_or(core, |admin| admin.min(core))
     }
 
     /// The core, to look at.
@@ -339,8 +339,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// How many requests wait for their outcome.
     pub fn requests_waiting(&self) -> usize {
-        let wishes = usize::from(self.transfer.is_some()) + usize::from(self.readmission.is_some());
-        self.waiting.len() + self.reads_waiting + wishes
+        self.waiting.len() + self.reads_waiting + self.admin.waiting()
     }
 
     /// Time has passed.
@@ -352,9 +351,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.snapshot_waits_for_room.is_some_and(|at| at <= now) && !self.snapshot_under_way {
             self.take_snapshot();
         }
-        if self.chores_at.is_some_and(|at| at <= now) {
-            self.chores_at = None;
-            self.do_chores(now);
+        if self.admin.next_tick().is_some_and(|at| at <= now) {
+            self.with_admin(now, |admin, context| admin.tick(context));
         }
     }
 
@@ -420,7 +418,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// This incarnation was met on its seat; it may be no member.
     pub fn met(&mut self, now: Time, node: NodeId) {
-        self.presence.met(now, node);
+        self.admin.met(now, node);
     }
 
     /// The snapshot that was to be taken is durable.
@@ -461,7 +459,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         {
             *at = Time(0);
         }
-        if self.role == Role::Leader || !is_full {
+        if self.takes_writes || !is_full {
             self.report(if is_full {
                 "the disk is full: only what makes the state smaller is taken".to_owned()
             } else {
@@ -484,7 +482,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         let Some(digest) = self.audit.taken(digest) else { return };
-        let others = self.core.status().configuration.members().into_iter().filter(|node| *node != self.node);
+        let others = self.core.digest_peers().members.into_iter().filter(|node| *node != self.node);
         self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
         self.compare_digests(self.node, digest.index);
     }
@@ -502,7 +500,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn compare_digests(&mut self, news: NodeId, index: Index) {
-        for finding in self.audit.compare(self.node, &self.core.status().configuration, news, index) {
+        for finding in self.audit.compare(self.node, &self.core.digest_peers(), news, index) {
             match finding {
                 Finding::OddOneOut(what) => {
                     let why = format!("the state differs from that of a majority: {what}");
@@ -551,8 +549,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return false;
         }
         let meta = install.meta;
-        let outputs = self.core.step(now, Input::SnapshotReceived(meta.clone()));
-        let accepted = outputs.install.unwrap_or_else(|| panic!("the core left snapshot {:?} unanswered", meta.last));
+        let mut effects = Effects::default();
+        let accepted = self.core.install(now, &meta, &mut effects).is_ok();
         if accepted {
             assert!(
                 meta.last.index > self.applied.index,
@@ -577,7 +575,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.actions.push(Action::LetGo(Box::new((install.state, install.sessions))));
             self.actions.push(Action::Discard(install.file));
         }
-        self.absorb(now, outputs);
+        self.absorb(effects);
         accepted
     }
 
@@ -607,8 +605,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                     self.enlist(write, reply, &mut batch);
                 }
                 Request::Read { query } => {
-                    if self.role != Role::Leader {
-                        reply.send(Outcome::NotLeader(self.core.leader_hint()));
+                    if let Err(elsewhere) = self.is_for_here(self.core.routing().reads) {
+                        reply.send(elsewhere);
                     } else if query.len() > COMMAND_MAX_BYTES {
                         reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
                     } else if self.reads_waiting + reads.len() >= READS_WAITING_MAX {
@@ -620,18 +618,68 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 Request::LocalRead { query } if self.has_answers_left() => self.answer(PendingRead { query, reply }),
                 Request::LocalRead { .. } => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
                 Request::Status => reply.send(Outcome::Status(Box::new(self.status()))),
-                Request::Transfer { to } => self.start_transfer(now, to, reply),
-                Request::Readmit { name } => self.start_readmission(now, name, reply),
+                Request::Transfer { to } => {
+                    let request = AdminRequest::Transfer { to };
+                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                }
+                Request::Readmit { name } => {
+                    let request = AdminRequest::Readmit { name };
+                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                }
             }
         }
         self.propose(now, batch);
         if !reads.is_empty() {
-            let token = ReadToken(self.next_read_token);
-            self.next_read_token += 1;
-            self.reads_waiting += reads.len();
-            self.reads.insert(token, reads);
-            self.step(now, Input::Read(token));
+            self.begin_reads(now, reads);
         }
+    }
+
+    fn begin_reads(&mut self, now: Time, reads: Vec<PendingRead>) {
+        let token = ReadToken(self.next_read_token);
+        self.next_read_token += 1;
+        let mut effects = Effects::default();
+        match self.core.read(now, token, &mut effects) {
+            Ok(()) => {
+                self.reads_waiting += reads.len();
+                self.reads.insert(token, reads);
+            }
+            Err(not_here) => fail(reads, not_here.into()),
+        }
+        self.absorb(effects);
+    }
+
+    /// The process is about to end in an orderly way: if others should take over before that, it is begun, and this is
+    /// true.
+    #[must_use]
+    pub fn hand_over(&mut self, now: Time) -> bool {
+        self.with_admin(now, |admin, context| admin.hand_over(context))
+    }
+
+    fn with_admin<T>(&mut self, now: Time, act: impl FnOnce(&mut dyn Admin<P>, AdminContext<'_, P>) -> T) -> T {
+        let (mut effects, mut lines) = (Effects::default(), Vec::new());
+        let core = &mut self.core;
+        let context = AdminContext { now, core, effects: &mut effects, lines: &mut lines };
+        let answer = act(self.admin.as_mut(), context);
+        lines.into_iter().for_each(|line| self.report(line));
+        self.absorb(effects);
+        answer
+    }
+
+    /// Whether requests of a kind are for this replica.
+    ///
+    /// # Errors
+    /// What to tell whoever asks.
+    fn is_for_here(&self, route: Route) -> Result<(), Outcome> {
+        if route.is_here() { Ok(()) } else { Err(Outcome::NotLeader(self.hint(route))) }
+    }
+
+    /// Whom clients are told to ask.
+    fn hint(&self, route: Route) -> NotLeader {
+        let at = match route {
+            Route::Here => Some(self.node.name),
+            Route::There(at) => at,
+        };
+        NotHere { at, term: self.core.routing().term }.into()
     }
 
     /// The replica, described.
@@ -677,14 +725,15 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub fn stop(&mut self) {
         self.fail_waiting_writes();
         self.fail_reads();
-        self.end_transfer(Outcome::Unknown);
-        self.end_readmission(Outcome::Unknown);
+        let mut lines = Vec::new();
+        self.admin.stop(&mut lines);
+        lines.into_iter().for_each(|line| self.report(line));
     }
 
     /// Adds a write to the batch, unless it can be answered at once or waits already.
     fn enlist(&mut self, command: SessionCommand, reply: ReplyTo, batch: &mut Batch) {
-        if self.role != Role::Leader {
-            return reply.send(Outcome::NotLeader(self.core.leader_hint()));
+        if let Err(elsewhere) = self.is_for_here(self.core.routing().writes) {
+            return reply.send(elsewhere);
         }
         if let SessionCommand::Write { client, number, lowest_unanswered, command } = &command
             && let Some(outcome) = self.sessions.check(*client, *number, *lowest_unanswered, command)
@@ -723,38 +772,37 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if commands.is_empty() {
             return;
         }
-        let mut outputs = self.core.step(now, Input::Propose(commands));
-        match outputs.proposed.take() {
-            Some(Ok(proposed)) => self.waiting.proposed(proposed.first, batch),
-            Some(Err(not_leader)) => batch.refuse(&Outcome::NotLeader(not_leader)),
-            None => panic!("the core left a proposal unanswered"),
+        let mut effects = Effects::default();
+        match self.core.propose(now, commands, &mut effects) {
+            Ok(first) => self.waiting.proposed(first, batch),
+            Err(not_here) => batch.refuse(&Outcome::NotLeader(not_here.into())),
         }
-        self.absorb(now, outputs);
+        self.absorb(effects);
     }
 
     fn step(&mut self, now: Time, input: Input<P::Message>) {
         if self.silent {
             return;
         }
-        let outputs = self.core.step(now, input);
-        self.absorb(now, outputs);
+        let effects = self.core.step(now, input);
+        self.absorb(effects);
     }
 
-    fn absorb(&mut self, now: Time, mut outputs: Outputs<P::Message>) {
+    fn absorb(&mut self, mut effects: Effects<P::Message>) {
         let ends = |event: &Event| matches!(event, Event::Forgot { .. } | Event::LossProven { .. });
-        if let Some(at) = outputs.events.iter().position(ends) {
+        if let Some(at) = effects.events.iter().position(ends) {
             // Nothing of this step leaves, not even an answer that rests on nothing.
-            let event = outputs.events.swap_remove(at);
-            return self.note(now, event);
+            let event = effects.events.swap_remove(at);
+            return self.note(event);
         }
-        self.actions.extend(outputs.messages.into_iter().map(Action::Send));
-        self.actions.extend(outputs.writes.into_iter().map(Action::Write));
-        self.actions.extend(outputs.snapshots_wanted.into_iter().map(Action::SendSnapshot));
-        for read in outputs.reads {
+        self.actions.extend(effects.messages.into_iter().map(Action::Send));
+        self.actions.extend(effects.writes.into_iter().map(Action::Write));
+        self.actions.extend(effects.snapshots_wanted.into_iter().map(Action::SendSnapshot));
+        for read in effects.reads {
             self.read_outcome(read);
         }
-        for event in outputs.events {
-            self.note(now, event);
+        for event in effects.events {
+            self.note(event);
         }
     }
 
@@ -778,7 +826,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         };
         if let Some((id, reply, copies)) = self.waiting.applied(index) {
             // Another leader's entry in its place says nothing about it.
-            let outcome = outcome.filter(|_| id.term == entry.id.term).unwrap_or(Outcome::Unknown);
+            let is_told_here = id.term == entry.id.term && self.core.routing().answers.is_here();
+            let outcome = outcome.filter(|_| is_told_here).unwrap_or(Outcome::Unknown);
             for copy in copies {
                 self.leave(copy, outcome.clone());
             }
@@ -799,8 +848,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             ReadOutcome::Failed { token } => {
                 let reads = self.reads.remove(&token).unwrap_or_default();
                 self.reads_waiting -= reads.len();
-                let hint = self.core.leader_hint();
-                reads.into_iter().for_each(|read| read.reply.send(Outcome::NotLeader(hint)));
+                fail(reads, self.hint(self.core.routing().reads));
             }
         }
     }
@@ -867,26 +915,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
-    fn note(&mut self, now: Time, event: Event) {
+    fn note(&mut self, event: Event) {
         match event {
             Event::RoleChanged { role, term, leader } => {
-                let was = std::mem::replace(&mut self.role, role);
-                if was == Role::Leader && role != Role::Leader {
-                    // Another leader may commit what it proposed, or not. What is committed has its answer when it is
-                    // applied.
-                    self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
-                    self.fail_reads();
-                }
-                if let (Some(transfer), Some(leader)) = (&self.transfer, leader)
-                    && role != Role::Leader
-                {
-                    let outcome = if leader.name == transfer.to {
-                        Outcome::Done
-                    } else {
-                        Outcome::Refused(format!("replica {} leads instead", leader.name))
-                    };
-                    self.end_transfer(outcome);
-                }
+                self.routing_changed();
                 let whom = match leader {
                     Some(leader) if role != Role::Leader => format!(", leader is {}", leader.name),
                     _ => String::new(),
@@ -897,9 +929,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 "replica {} hands over to {}: its own disk has been behind its group for seconds",
                 self.node.name, successor.name
             )),
-            Event::TransferFailed => {
-                self.end_transfer(Outcome::Refused("the target did not take over in time".to_owned()));
-            }
+            Event::TransferFailed => self.admin.transfer_failed(),
             Event::Forgot { entry } => {
                 let why = format!("entry {entry} was acknowledged, and the log ends at {}", self.core.status().last);
                 self.quarantine(why);
@@ -919,7 +949,20 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 }
             }
         }
-        let _ = now;
+    }
+
+    fn routing_changed(&mut self) {
+        let routing = self.core.routing();
+        let took_writes = std::mem::replace(&mut self.takes_writes, routing.writes.is_here());
+        let took_reads = std::mem::replace(&mut self.takes_reads, routing.reads.is_here());
+        if took_writes && !self.takes_writes {
+            // Others may commit what this node proposed, or not. What is committed has its answer when it is applied.
+            self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
+        }
+        if took_reads && !self.takes_reads {
+            self.fail_reads();
+        }
+        self.admin.routing_changed(&routing);
     }
 
     /// Nobody will know what became of any write that waits.
@@ -928,15 +971,18 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     fn fail_reads(&mut self) {
-        let hint = self.core.leader_hint();
+        let hint = self.hint(self.core.routing().reads);
         self.reads_waiting = 0;
         let unconfirmed = std::mem::take(&mut self.reads).into_values().flatten();
-        for read in unconfirmed.chain(self.confirmed_reads.take()) {
-            read.reply.send(Outcome::NotLeader(hint));
-        }
+        fail(unconfirmed.chain(self.confirmed_reads.take()), hint);
     }
 
     fn report(&mut self, line: String) {
         self.actions.push(Action::Report(line));
     }
+}
+
+/// These reads are not answered here.
+fn fail(reads: impl IntoIterator<Item = PendingRead>, hint: NotLeader) {
+    reads.into_iter().for_each(|read| read.reply.send(Outcome::NotLeader(hint)));
 }

@@ -8,7 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::id::{Incarnation, NodeId, NodeName};
-use crate::protocol::{Change, CoreStatus, Time};
+use crate::protocol::{CoreStatus, Time};
+use crate::raft::Change;
 use crate::replica::Outcome;
 use crate::status::Role;
 

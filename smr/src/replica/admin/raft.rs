@@ -1,0 +1,193 @@
+//! What an operator asks of a Raft group: transfers of leadership, and readmissions.
+//!
+//! Only the leader knows of what is under way; if it loses its role the operator asks again, and the next leader goes
+//! on from the configuration in force.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::readmission::{Presence, READMISSION_UNDER_WAY, Readmission, Step};
+use super::{Admin, AdminContext, AdminRequest};
+use crate::id::{NodeId, NodeName};
+use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
+use crate::raft::{Change, ChangeRefused, Control, TransferRefused};
+use crate::replica::{Outcome, ReplySink, ReplyTo};
+
+/// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
+const TRANSFER_TIMEOUT_US: u64 = 5_000_000;
+/// Why a transfer failed.
+const TRANSFER_TIMED_OUT: &str = "the target did not take over in time";
+/// How often what is under way is looked after, in microseconds.
+const TICK_INTERVAL_US: u64 = 50_000;
+/// A member that was heard within this time may take over, in microseconds.
+const HEARD_LATELY_US: u64 = 500_000;
+
+/// A transfer of leadership that an operator waits for.
+struct PendingTransfer {
+    to: NodeName,
+    reply: ReplyTo,
+    give_up_at: Time,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct RaftAdmin {
+    transfer: Option<PendingTransfer>,
+    readmission: Option<(Readmission, ReplyTo)>,
+    presence: Presence,
+    tick_at: Option<Time>,
+}
+
+impl<P: Control> Admin<P> for RaftAdmin {
+    fn begin(&mut self, context: AdminContext<'_, P>, request: AdminRequest, reply: ReplyTo) {
+        match request {
+            AdminRequest::Transfer { to } => self.begin_transfer(context, to, reply),
+            AdminRequest::Readmit { name } => self.begin_readmission(context, name, reply),
+        }
+    }
+
+    fn tick(&mut self, mut context: AdminContext<'_, P>) {
+        self.tick_at = None;
+        self.look_after(&mut context);
+    }
+
+    fn next_tick(&self) -> Option<Time> {
+        self.tick_at
+    }
+
+    fn waiting(&self) -> usize {
+        usize::from(self.transfer.is_some()) + usize::from(self.readmission.is_some())
+    }
+
+    fn met(&mut self, now: Time, node: NodeId) {
+        self.presence.met(now, node);
+    }
+
+    fn routing_changed(&mut self, routing: &Routing) {
+        if let (Some(transfer), Route::There(Some(leader))) = (&self.transfer, routing.writes) {
+            let outcome = if leader == transfer.to {
+                Outcome::Done
+            } else {
+                Outcome::Refused(format!("replica {leader} leads instead"))
+            };
+            self.end_transfer(outcome);
+        }
+    }
+
+    fn transfer_failed(&mut self) {
+        self.end_transfer(Outcome::Refused(TRANSFER_TIMED_OUT.to_owned()));
+    }
+
+    /// A leader hands over to the member that is furthest among those that are alive.
+    fn hand_over(&mut self, context: AdminContext<'_, P>) -> bool {
+        let Some(to) = successor(context.now, &context.core.status()) else { return false };
+        self.begin_transfer(context, to.name, ReplyTo { tag: 0, sink: Arc::new(NoOneWaits) });
+        true
+    }
+
+    fn stop(&mut self, lines: &mut Vec<String>) {
+        self.end_transfer(Outcome::Unknown);
+        self.end_readmission(Outcome::Unknown, lines);
+    }
+}
+
+impl RaftAdmin {
+    fn begin_transfer<P: Control>(&mut self, context: AdminContext<'_, P>, to: NodeName, reply: ReplyTo) {
+        let AdminContext { now, core, effects, .. } = context;
+        if self.transfer.is_some() {
+            return reply.send(Outcome::Refused("another transfer is under way".to_owned()));
+        }
+        match core.transfer(now, to, effects) {
+            Ok(()) => {
+                self.transfer = Some(PendingTransfer { to, reply, give_up_at: now.plus_us(TRANSFER_TIMEOUT_US) });
+                self.schedule_tick(now);
+            }
+            Err(TransferRefused::NotLeader(not_here)) => reply.send(Outcome::NotLeader(not_here.into())),
+            Err(refused) => reply.send(Outcome::Refused(refused.to_string())),
+        }
+    }
+
+    fn end_transfer(&mut self, outcome: Outcome) {
+        if let Some(transfer) = self.transfer.take() {
+            transfer.reply.send(outcome);
+        }
+    }
+
+    fn begin_readmission<P: Control>(&mut self, mut context: AdminContext<'_, P>, name: NodeName, reply: ReplyTo) {
+        let now = context.now;
+        let Routing { term, writes, .. } = context.core.routing();
+        if let Route::There(at) = writes {
+            return reply.send(Outcome::NotLeader(NotHere { at, term }.into()));
+        }
+        let status = context.core.status();
+        if let Some((readmission, _)) = &self.readmission {
+            let Some(why) = readmission.gives_way(now, name, &status, &self.presence) else {
+                return reply.send(Outcome::Refused(READMISSION_UNDER_WAY.to_owned()));
+            };
+            self.end_readmission(Outcome::Refused(why), context.lines);
+        }
+        match Readmission::start(now, name, &status, &self.presence) {
+            Ok(readmission) => {
+                context.lines.push(format!("readmission of {} begins", readmission.describe()));
+                self.readmission = Some((readmission, reply));
+                self.look_after(&mut context);
+            }
+            Err(outcome) => reply.send(outcome),
+        }
+    }
+
+    fn end_readmission(&mut self, outcome: Outcome, lines: &mut Vec<String>) {
+        if let Some((readmission, reply)) = self.readmission.take() {
+            lines.push(format!("readmission of {} ended: {outcome:?}", readmission.describe()));
+            reply.send(outcome);
+        }
+    }
+
+    fn schedule_tick(&mut self, now: Time) {
+        self.tick_at = Some(now.plus_us(TICK_INTERVAL_US));
+    }
+
+    fn look_after<P: Control>(&mut self, context: &mut AdminContext<'_, P>) {
+        let now = context.now;
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.give_up_at <= now) {
+            self.end_transfer(Outcome::Refused(TRANSFER_TIMED_OUT.to_owned()));
+        }
+        if let Some((readmission, _)) = &self.readmission {
+            match readmission.next(now, &context.core.status()) {
+                Step::Wait => {}
+                Step::Change(change) => self.change(context, &change),
+                Step::End(outcome) => self.end_readmission(outcome, context.lines),
+            }
+        }
+        if self.transfer.is_some() || self.readmission.is_some() {
+            self.schedule_tick(now);
+        }
+    }
+
+    fn change<P: Control>(&mut self, context: &mut AdminContext<'_, P>, change: &Change) {
+        match context.core.change_members(context.now, change, context.effects) {
+            // Not yet: the next look tries again, until the readmission's own deadline.
+            Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_)) => {}
+            Err(ChangeRefused::Senseless(why)) => self.end_readmission(Outcome::Refused(why), context.lines),
+        }
+    }
+}
+
+/// Whom a leader hands over to: the voter that is furthest among those that are alive.
+fn successor(now: Time, status: &CoreStatus) -> Option<NodeId> {
+    let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
+    let voters = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
+    voters.max_by_key(|peer| (alive(peer.heard_at), peer.match_index)).map(|peer| peer.node)
+}
+
+/// Where the outcome of a transfer goes that no one waits for.
+struct NoOneWaits;
+
+impl ReplySink for NoOneWaits {
+    fn deliver(&self, _tag: u64, _outcome: Outcome) {}
+
+    fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
+        false
+    }
+}
