@@ -12,9 +12,9 @@ use smr::entry::{Genesis, GenesisRequest, Index};
 use smr::id::{ClusterId, Incarnation, NodeId, StartTrail};
 use smr::state_machine::StateMachine;
 
-// covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they do not meet.
+// covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they are not compared.
 #[test]
-fn state_digest_of_a_small_fixed_manager_changes_only_with_the_peer_protocol_version() {
+fn state_digest_of_a_small_fixed_manager_changes_only_with_the_image_versions() {
     let mut state = ManagerState::default();
     let servers = (0..6).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect();
     let genesis = Genesis {

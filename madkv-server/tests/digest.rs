@@ -11,9 +11,9 @@ use pinned_digest::assert_pinned;
 use smr::entry::Index;
 use smr::state_machine::StateMachine;
 
-// covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they do not meet.
+// covers I7: equal states of equal builds have equal hashes; of unequal builds, too, or they are not compared.
 #[test]
-fn state_digest_of_a_small_fixed_partition_changes_only_with_the_peer_protocol_version() {
+fn state_digest_of_a_small_fixed_partition_changes_only_with_the_image_versions() {
     let mut map = Map::default();
     for (key, value) in [(&b""[..], &b"of the empty key"[..]), (b"a", b""), (b"b", b"2"), (&[0xff; 300], &[7; 5_000])] {
         map.apply(Index(1), &Command::Put { key, value }.encode());

@@ -63,6 +63,7 @@
 //! | module | what it knows | feature |
 //! |---|---|---|
 //! | [`id`], [`entry`], [`status`] | the vocabulary: nodes, terms, entries, genesis; what a replica says of itself | |
+//! | [`version`] | ranges of versions, and what two sides have in common | |
 //! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
 //! | [`wire`] | frames over sockets | `wire` |
 //! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go | `wire` |
@@ -136,5 +137,6 @@ pub mod status;
 pub mod storage;
 #[cfg(feature = "node")]
 pub mod transport;
+pub mod version;
 #[cfg(feature = "wire")]
 pub mod wire;

@@ -12,6 +12,10 @@ pub trait StateMachine: Sized + Send + 'static {
     /// A point-in-time copy, from which a snapshot is written in the background.
     type Image: Image;
 
+    /// The version of the bytes that an image writes. Raise it when the same state is written with other bytes than
+    /// before: replicas compare hashes of them, and those of different versions are not compared.
+    const IMAGE_VERSION: u16 = 1;
+
     /// Applies the command of the entry at `index` and returns the answer for the client. Never fails: a command
     /// that makes no sense has an answer that says so, the same on each replica.
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8>;

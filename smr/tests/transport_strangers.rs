@@ -105,7 +105,7 @@ fn dialler_judges_the_one_who_answers() {
     let cases: [(Spoil, &str); 4] = [
         (|w| w.facts.node = NodeId::new(2, 5), "replica 2 answers at the address of replica 1"),
         (|w| w.facts.genesis = Some(GenesisHash(1)), "genesis"),
-        (|w| w.version = 9, "peer protocol version 9 meets version 5"),
+        (|w| w.version = 9, "peer protocol version 9 answers a dialler with version 6"),
         (|w| w.magic = 9, "no replica"),
     ];
     let (listener_a, _) = listen();

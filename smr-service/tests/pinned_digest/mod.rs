@@ -2,8 +2,8 @@
 //! fixed group. Shared by the tests of servers and managers.
 //!
 //! A replica whose hash differs from that of a majority is quarantined. If a build writes the same state with other
-//! bytes than the one before it, a rolling upgrade would quarantine sound replicas; unless the two refuse to talk,
-//! which is what the version is for.
+//! bytes than the one before it, a rolling upgrade would quarantine sound replicas; unless their hashes are not
+//! compared, which is what the versions are for.
 
 use std::io::{self, Write};
 
@@ -15,10 +15,10 @@ use smr::replica::engine::SnapshotImage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Image, StateMachine};
 use smr::status::StateDigest;
-use smr::transport::PEER_PROTOCOL_VERSION;
+use smr::version::ImageVersions;
 
-/// The version with which the hashes here and in the tests were written down.
-const VERSION: u16 = 5;
+/// The versions with which the hashes here and in the tests were written down.
+const VERSIONS: ImageVersions = ImageVersions::FIRST;
 /// The hash of last entry and configuration.
 const CONFIGURATION: u64 = 0xabef_f37a_a2d9_4c23;
 /// The hash of the session table.
@@ -75,15 +75,15 @@ pub(crate) fn assert_pinned<S: StateMachine>(state: &S, state_hash: u64, whole_h
         ("state machine", state_hash, hash(&|output| image.state.write(output))),
         ("whole", whole_hash, hash(&|output| image.write_whole(output))),
     ];
+    let versions = ImageVersions::with_machine(S::IMAGE_VERSION);
     for (part, pinned, found) in parts {
         assert!(
-            found == pinned || PEER_PROTOCOL_VERSION > VERSION,
+            found == pinned || versions != VERSIONS,
             "this build writes the {part} with other bytes, and replicas compare hashes of them: raise \
-             PEER_PROTOCOL_VERSION \
-             (smr/src/transport/handshake.rs), or a rolling upgrade quarantines sound replicas; then pin {found:#x} \
-             and the version"
+             StateMachine::IMAGE_VERSION, or ImageVersions::LIBRARY (smr/src/version.rs), or a rolling upgrade \
+             quarantines sound replicas; then pin {found:#x} and the versions"
         );
-        assert_eq!(found, pinned, "the {part} of version {PEER_PROTOCOL_VERSION}: pin {found:#x} and the version");
+        assert_eq!(found, pinned, "the {part} of {versions:?}: pin {found:#x} and the versions");
     }
-    assert_eq!(PEER_PROTOCOL_VERSION, VERSION, "pin the new version");
+    assert_eq!(versions, VERSIONS, "pin the new versions");
 }

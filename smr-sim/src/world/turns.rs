@@ -75,7 +75,7 @@ impl<W: Workload> World<W> {
             };
             return match message {
                 PeerMessage::Birth(message) => self.birth_message(seat, from, &message),
-                PeerMessage::Digest(digest) => {
+                PeerMessage::Digest(digest) | PeerMessage::VersionedDigest { digest, .. } => {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     serving.turns.engine_mut().digest_heard(from, digest);
                 }

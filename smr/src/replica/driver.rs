@@ -43,6 +43,7 @@ use crate::state_machine::StateMachine;
 use crate::status::StateDigest;
 use crate::storage::Quarantined;
 use crate::transport::{EventSink, Lane, Transport, TransportEvent};
+use crate::version::ImageVersions;
 
 /// Jobs that may wait for the disk thread.
 pub(super) const DISK_JOBS_MAX: usize = 4 << 10;
@@ -355,8 +356,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     }
                 }
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Digest(digest) }) => {
-                    self.turns.engine_mut().digest_heard(from, digest);
+                    self.digest_heard(from, ImageVersions::FIRST, digest);
                 }
+                Happening::Peer(TransportEvent::Received {
+                    from,
+                    message: PeerMessage::VersionedDigest { input, digest },
+                }) => self.digest_heard(from, input, digest),
                 Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
                     self.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
@@ -461,7 +466,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::TakeSnapshot(image) => self.take_snapshot(image),
                     Action::TakeDigest(image) => self.take_digest(image),
                     Action::SendDigest(to, digest) => {
-                        self.transport.queue(to, PeerMessage::Digest(digest), Lane::Urgent, DIGEST_MESSAGE_BYTES);
+                        let message = |version| PeerMessage::digest(version, Self::IMAGES, digest);
+                        self.transport.queue_for(to, message, Lane::Urgent, DIGEST_MESSAGE_BYTES);
                         messages_leave = true;
                     }
                     Action::SendReplaced(to, Replaced { by, since }) => {
@@ -503,6 +509,16 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             let _ = news.tell(happening);
             Ok(())
         });
+    }
+
+    /// What this replica hashes.
+    const IMAGES: ImageVersions = ImageVersions::with_machine(S::IMAGE_VERSION);
+
+    /// A peer's hash. One over other bytes says nothing about this replica's state.
+    fn digest_heard(&mut self, from: NodeId, input: ImageVersions, digest: StateDigest) {
+        if input == Self::IMAGES {
+            self.turns.engine_mut().digest_heard(from, digest);
+        }
     }
 
     fn take_digest(&mut self, image: Box<SnapshotImage<S>>) {

@@ -47,6 +47,7 @@ use crate::storage::{
     Succession, SyncMode, Witness,
 };
 use crate::transport::{Admission, Transport, TransportConfig};
+use crate::version::CommandVersions;
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -648,6 +649,7 @@ impl<S: StateMachine> Life<S> {
             cluster: store.identity.cluster.or(site.cluster),
             genesis: born,
             start: store.start,
+            commands: CommandVersions::FIRST,
             admission: Arc::new(Gate { seen: store.seen_starts.clone(), reporter: site.reporter.clone() }),
             peers: options.peers.clone(),
         };

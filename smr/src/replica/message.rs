@@ -7,6 +7,7 @@ use crate::entry::Index;
 use crate::id::Incarnation;
 use crate::replica::birth::BirthMessage;
 use crate::status::StateDigest;
+use crate::version::ImageVersions;
 
 /// A message between replicas.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub enum PeerMessage<M> {
     Protocol(M),
     /// Before there is a group, or for one who asks whether there is one.
     Birth(BirthMessage),
-    /// What the sender's state was.
+    /// What the sender's state was, as images of [`ImageVersions::FIRST`] have it. All that peer protocol 5 knows.
     Digest(StateDigest),
     /// The receiver is no member any more.
     Replaced {
@@ -24,6 +25,27 @@ pub enum PeerMessage<M> {
         /// The committed configuration that says so, by the entry that carries it.
         since: Index,
     },
+    /// What the sender's state was. From peer protocol 6 on.
+    VersionedDigest {
+        /// The versions of the bytes that it is a hash of.
+        input: ImageVersions,
+        /// The hash.
+        digest: StateDigest,
+    },
+}
+
+/// The first peer protocol whose digests name what they hash.
+const VERSIONED_DIGESTS_SINCE: u16 = 6;
+
+impl<M> PeerMessage<M> {
+    /// A hash over bytes of these versions, for a connection of that version of the peer protocol; `None` if that
+    /// protocol has no word for it.
+    pub fn digest(peer_version: u16, input: ImageVersions, digest: StateDigest) -> Option<PeerMessage<M>> {
+        if peer_version >= VERSIONED_DIGESTS_SINCE {
+            return Some(PeerMessage::VersionedDigest { input, digest });
+        }
+        (input == ImageVersions::FIRST).then_some(PeerMessage::Digest(digest))
+    }
 }
 
 /// About how many bytes a digest message takes.
@@ -32,3 +54,26 @@ pub const DIGEST_MESSAGE_BYTES: usize = 64;
 pub const REPLACED_MESSAGE_BYTES: usize = 64;
 /// About how many bytes a birth message takes.
 pub const BIRTH_MESSAGE_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    const DIGEST: StateDigest = StateDigest { index: Index(8), hash: 1 };
+
+    // covers I7
+    #[test]
+    fn digest_for_the_former_protocol_is_the_message_that_it_knows_or_none() {
+        let of = |peer_version, input| PeerMessage::<()>::digest(peer_version, input, DIGEST);
+        let former = codec::encode(&of(5, ImageVersions::FIRST).unwrap());
+        assert_eq!(former, codec::encode(&PeerMessage::<()>::Digest(DIGEST)));
+        assert_eq!(former[..4], [2, 0, 0, 0]);
+        assert!(of(5, ImageVersions::with_machine(2)).is_none(), "it would be compared with a hash of other bytes");
+        for input in [ImageVersions::FIRST, ImageVersions::with_machine(2)] {
+            let present = of(6, input);
+            let Some(PeerMessage::VersionedDigest { input: said, digest }) = present else { panic!("{present:?}") };
+            assert_eq!((said, digest), (input, DIGEST));
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! Who is at the other end: the first frame each way on every connection between replicas.
 //!
 //! ```text
-//! dialler  -> Hello   { magic, version, its facts, whom it wants, what for }
-//! answerer -> Welcome { magic, version, its facts }    or    Refusal { reason, whether it is disqualified }
+//! dialler  -> Hello   { magic, newest version, oldest version, its facts, its commands, whom it wants, what for }
+//! answerer -> Welcome { magic, chosen version, its facts, its commands }
+//!             or Refusal { reason, whether it is disqualified }
 //! ```
 //! Both sides compare the other's facts with their own, so neither talks to a stranger: another protocol, another
 //! cluster or group, a group with another birth (M10), a replica that the address list has mixed up, or oneself (B4).
@@ -10,7 +11,12 @@
 //! made before birth are closed with it, and made again. Whether the start that the other side shows is one of today is
 //! for [`super::Admission`] to say.
 //!
-//! Magic and version stand at the same place in every version, and are looked at before the rest is decoded.
+//! Magic and the first version stand at the same place in every version, and are looked at before the rest is decoded.
+//! The dialler says which versions it speaks, and the answerer takes the highest that both have in common
+//! ([`PEER_VERSIONS`]). From version 6 on the shape of these frames stays as it is: what later versions add comes in
+//! their last field, which others pass over. Builds of version 5 spoke that one alone, and their frames have neither
+//! ranges nor a last field. A dialler cannot know whom it will meet; so it begins with ranges, and begins again with
+//! version 5 where it is refused in the words that those builds have for it ([`is_before_ranges`]).
 
 use std::time::Duration;
 
@@ -21,15 +27,16 @@ use tokio::time::timeout;
 use crate::codec::{self, CodecError};
 use crate::entry::GenesisHash;
 use crate::id::{ClusterId, Disqualified, GroupName, NodeId, NodeName, StartTrail};
+use crate::version::{CommandVersions, VersionRange};
 use crate::wire::{self, FrameReader, WireError};
 
 /// "MadKVsmr", the first eight bytes of each Hello and Welcome.
 const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
-/// The version of what replicas say to each other, messages of the protocol core included.
-/// Raise it also when the bytes of a state's or a session table's image change: replicas compare hashes of them, and a
-/// sound one of another build would be taken for the odd one out. The tests `digest` of `madkv-server` and
-/// `madkv-manager` pin both together.
-pub const PEER_PROTOCOL_VERSION: u16 = 5;
+/// The versions of what replicas say to each other, messages of the protocol core included. 5: one version, nothing
+/// else. 6: ranges of versions; digests name the version of what they hash.
+pub const PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITHOUT_RANGES, 6);
+/// The last version whose handshake has no ranges.
+const VERSION_WITHOUT_RANGES: u16 = 5;
 /// The largest handshake payload, in bytes.
 pub(super) const HANDSHAKE_PAYLOAD_MAX_BYTES: usize = 1024;
 /// The longest reason of a refusal, in bytes; the rest is cut off. Fits the payload, with its length.
@@ -57,17 +64,28 @@ pub(super) struct Facts {
     pub(super) start: StartTrail,
 }
 
-/// Who was met, and in which start.
+/// Who was met, in which start, and what both speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Met {
     pub(super) node: NodeId,
     pub(super) start: StartTrail,
+    /// The version of everything that follows on this connection.
+    pub(super) version: u16,
+    /// The commands that it applies.
+    pub(super) commands: CommandVersions,
 }
 
 impl Met {
-    fn of(facts: &Facts) -> Met {
-        Met { node: facts.node, start: facts.start }
+    fn new(facts: &Facts, version: u16, commands: CommandVersions) -> Met {
+        Met { node: facts.node, start: facts.start, version, commands }
     }
+}
+
+/// What a replica says of itself, and of its build.
+#[derive(Clone, Debug)]
+pub(super) struct Myself {
+    pub(super) facts: Facts,
+    pub(super) commands: CommandVersions,
 }
 
 /// What a connection is for.
@@ -82,17 +100,52 @@ pub(super) enum Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Hello {
     magic: u64,
+    newest: u16,
+    oldest: u16,
+    facts: Facts,
+    commands: CommandVersions,
+    to: NodeName,
+    purpose: Purpose,
+    /// What versions to come add to this frame.
+    later: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Welcome {
+    magic: u64,
+    /// The one that was chosen.
+    version: u16,
+    facts: Facts,
+    commands: CommandVersions,
+    /// As in [`Hello::later`].
+    later: Vec<u8>,
+}
+
+/// The first frame of a dialler of version 5.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct HelloWithoutRange {
+    magic: u64,
     version: u16,
     facts: Facts,
     to: NodeName,
     purpose: Purpose,
 }
 
+/// What a dialler of version 5 is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Welcome {
+struct WelcomeWithoutRange {
     magic: u64,
     version: u16,
     facts: Facts,
+}
+
+/// How a dialler begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// With all versions that this build speaks.
+    Range,
+    /// As builds of version 5 do, for one of them.
+    WithoutRange,
 }
 
 /// The payload of [`kind::REFUSAL`], in a handshake and afterwards.
@@ -128,25 +181,57 @@ impl From<WireError> for HandshakeError {
 pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
-    mine: &Facts,
+    mine: &Myself,
     to: NodeName,
-    purpose: Purpose,
+    (purpose, greeting): (Purpose, Greeting),
     limit: Duration,
 ) -> Result<Met, HandshakeError> {
-    let hello = Hello { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: mine.clone(), to, purpose };
-    send(writer, kind::HELLO, &hello, limit).await?;
+    let hello = match greeting {
+        Greeting::Range => handshake_frame(kind::HELLO, &hello(mine, to, purpose)),
+        Greeting::WithoutRange => handshake_frame(kind::HELLO, &hello_without_range(mine, to, purpose)),
+    };
+    wire::write_all(writer, &hello, limit).await?;
     let answer = timeout(limit, reader.next())
         .await
         .map_err(|_| HandshakeError::Failed("no answer to the handshake".to_owned()))??
         .ok_or_else(|| HandshakeError::Failed("the connection was closed instead of an answer".to_owned()))?;
     match answer.kind {
-        kind::WELCOME => judge_welcome(answer.payload, mine, to).map_err(HandshakeError::Refused),
+        kind::WELCOME => judge_welcome(answer.payload, &mine.facts, to, greeting).map_err(HandshakeError::Refused),
         kind::REFUSAL => Err(match codec::decode(answer.payload) {
             Ok(Refusal { disqualified: Some(why), .. }) => HandshakeError::Disqualified(why),
             _ => HandshakeError::Refused(read_refusal(answer.payload)),
         }),
         other => Err(HandshakeError::Refused(format!("no replica answers there (frame of kind {other:#x})"))),
     }
+}
+
+/// Whether this is why a build that knows no ranges refuses a dialler of this one. It can be dialled once more, with
+/// [`Greeting::WithoutRange`].
+pub(super) fn is_before_ranges(reason: &str) -> bool {
+    reason == format!("peer protocol version {} meets version {VERSION_WITHOUT_RANGES}", PEER_VERSIONS.newest())
+}
+
+fn hello(mine: &Myself, to: NodeName, purpose: Purpose) -> Hello {
+    Hello {
+        magic: MAGIC,
+        newest: PEER_VERSIONS.newest(),
+        oldest: PEER_VERSIONS.oldest(),
+        facts: mine.facts.clone(),
+        commands: mine.commands,
+        to,
+        purpose,
+        later: Vec::new(),
+    }
+}
+
+fn hello_without_range(mine: &Myself, to: NodeName, purpose: Purpose) -> HelloWithoutRange {
+    HelloWithoutRange { magic: MAGIC, version: VERSION_WITHOUT_RANGES, facts: mine.facts.clone(), to, purpose }
+}
+
+fn handshake_frame<T: Serialize>(kind: u16, value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::frame(&mut bytes, kind, value).unwrap_or_else(|error| panic!("a handshake fits no frame: {error}"));
+    bytes
 }
 
 /// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Somebody
@@ -173,14 +258,23 @@ pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     judged
 }
 
-/// Accepts the dialler.
+/// Accepts the dialler, in the version that was agreed upon with it.
 pub(super) async fn welcome<W: AsyncWrite + Unpin>(
     writer: &mut W,
-    mine: &Facts,
+    mine: &Myself,
+    version: u16,
     limit: Duration,
 ) -> Result<(), WireError> {
-    let welcome = Welcome { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: mine.clone() };
-    send(writer, kind::WELCOME, &welcome, limit).await
+    wire::write_all(writer, &welcome_frame(mine, version), limit).await?;
+    Ok(())
+}
+
+fn welcome_frame(mine: &Myself, version: u16) -> Vec<u8> {
+    let (magic, facts, commands) = (MAGIC, mine.facts.clone(), mine.commands);
+    if version == VERSION_WITHOUT_RANGES {
+        return handshake_frame(kind::WELCOME, &WelcomeWithoutRange { magic, version, facts });
+    }
+    handshake_frame(kind::WELCOME, &Welcome { magic, version, facts, commands, later: Vec::new() })
 }
 
 /// Tells the other side why the connection is about to be closed. Best effort.
@@ -237,52 +331,80 @@ fn judge_hello(
     mine: &Facts,
     is_peer: impl Fn(NodeName) -> bool,
 ) -> Result<(Met, Purpose), HandshakeError> {
-    judge_protocol(payload)?;
-    let hello: Hello = codec::decode(payload).map_err(|error| HandshakeError::Failed(error.to_string()))?;
-    let judged = judge_facts(&hello.facts, mine).and_then(|()| {
-        let sender = hello.facts.node.name;
-        if hello.to != mine.node.name {
-            Err(format!("this is replica {}, not {}", mine.node.name, hello.to))
+    let failed = |error: CodecError| HandshakeError::Failed(error.to_string());
+    let (facts, to, purpose, met) = if read_version(payload)? <= VERSION_WITHOUT_RANGES {
+        let version = read_version(payload)?;
+        agree(VersionRange::new(version, version))?;
+        let hello: HelloWithoutRange = codec::decode(payload).map_err(failed)?;
+        let met = Met::new(&hello.facts, version, CommandVersions::FIRST);
+        (hello.facts, hello.to, hello.purpose, met)
+    } else {
+        let hello: Hello = codec::decode(payload).map_err(failed)?;
+        let range = VersionRange::checked(hello.oldest, hello.newest)
+            .ok_or_else(|| HandshakeError::Failed("a range of versions ends before it begins".to_owned()))?;
+        let met = Met::new(&hello.facts, agree(range)?, hello.commands);
+        (hello.facts, hello.to, hello.purpose, met)
+    };
+    let judged = judge_facts(&facts, mine).and_then(|()| {
+        let sender = facts.node.name;
+        if to != mine.node.name {
+            Err(format!("this is replica {}, not {to}", mine.node.name))
         } else if sender == mine.node.name {
             Err(format!("a replica {sender} dials replica {sender}"))
         } else if !is_peer(sender) {
             Err(format!("replica {sender} is not among the peers"))
         } else {
-            Ok((Met::of(&hello.facts), hello.purpose))
+            Ok((met, purpose))
         }
     });
     judged.map_err(HandshakeError::Refused)
 }
 
-fn judge_welcome(payload: &[u8], mine: &Facts, to: NodeName) -> Result<Met, String> {
-    judge_protocol(payload).map_err(|error| match error {
+/// The version for a connection with one who speaks these.
+fn agree(theirs: VersionRange) -> Result<u16, HandshakeError> {
+    theirs.common(PEER_VERSIONS).ok_or_else(|| {
+        HandshakeError::Refused(format!("a replica with peer protocol {theirs} meets one with {PEER_VERSIONS}"))
+    })
+}
+
+fn judge_welcome(payload: &[u8], mine: &Facts, to: NodeName, greeting: Greeting) -> Result<Met, String> {
+    let version = read_version(payload).map_err(|error| match error {
         HandshakeError::Refused(reason) | HandshakeError::Failed(reason) => reason,
         HandshakeError::Disqualified(why) => why.to_string(),
     })?;
-    let welcome: Welcome = codec::decode(payload).map_err(|error| error.to_string())?;
-    judge_facts(&welcome.facts, mine)?;
-    let node = welcome.facts.node;
-    if node.name == to {
-        Ok(Met::of(&welcome.facts))
+    let offered = match greeting {
+        Greeting::Range => VersionRange::new(VERSION_WITHOUT_RANGES + 1, PEER_VERSIONS.newest()),
+        Greeting::WithoutRange => VersionRange::new(VERSION_WITHOUT_RANGES, VERSION_WITHOUT_RANGES),
+    };
+    if !offered.contains(version) {
+        return Err(format!("peer protocol version {version} answers a dialler with {offered}"));
+    }
+    let (facts, commands) = if version == VERSION_WITHOUT_RANGES {
+        let welcome: WelcomeWithoutRange = codec::decode(payload).map_err(|error| error.to_string())?;
+        (welcome.facts, CommandVersions::FIRST)
     } else {
-        Err(format!("replica {} answers at the address of replica {to}", node.name))
+        let welcome: Welcome = codec::decode(payload).map_err(|error| error.to_string())?;
+        (welcome.facts, welcome.commands)
+    };
+    judge_facts(&facts, mine)?;
+    if facts.node.name == to {
+        Ok(Met::new(&facts, version, commands))
+    } else {
+        Err(format!("replica {} answers at the address of replica {to}", facts.node.name))
     }
 }
 
-fn judge_protocol(payload: &[u8]) -> Result<(), HandshakeError> {
+/// The version that stands behind the magic in all versions.
+fn read_version(payload: &[u8]) -> Result<u16, HandshakeError> {
     let Some((magic, rest)) = payload.split_first_chunk::<8>() else {
         return Err(HandshakeError::Failed("the handshake is too short".to_owned()));
     };
     if u64::from_le_bytes(*magic) != MAGIC {
         return Err(HandshakeError::Failed("the handshake is no replica's".to_owned()));
     }
-    match rest.first_chunk::<2>().map(|version| u16::from_le_bytes(*version)) {
-        Some(PEER_PROTOCOL_VERSION) => Ok(()),
-        Some(other) => {
-            Err(HandshakeError::Refused(format!("peer protocol version {other} meets version {PEER_PROTOCOL_VERSION}")))
-        }
-        None => Err(HandshakeError::Failed("the handshake is too short".to_owned())),
-    }
+    rest.first_chunk::<2>()
+        .map(|version| u16::from_le_bytes(*version))
+        .ok_or_else(|| HandshakeError::Failed("the handshake is too short".to_owned()))
 }
 
 fn judge_facts(theirs: &Facts, mine: &Facts) -> Result<(), String> {
@@ -317,8 +439,20 @@ mod tests {
         StartTrail::default().next(44)
     }
 
-    fn met(name: u16, incarnation: u64) -> Met {
-        Met { node: NodeId::new(name, incarnation), start: start() }
+    fn met(name: u16, incarnation: u64, version: u16) -> Met {
+        let commands = if version == 5 { CommandVersions::FIRST } else { COMMANDS };
+        Met { node: NodeId::new(name, incarnation), start: start(), version, commands }
+    }
+
+    const COMMANDS: CommandVersions = CommandVersions { library: 2, machine: 3 };
+
+    fn myself(node: NodeId) -> Myself {
+        Myself { facts: Facts { node, ..facts() }, commands: COMMANDS }
+    }
+
+    /// A frame's payload.
+    fn payload(frame: &[u8]) -> &[u8] {
+        &frame[codec::HEADER_LEN_BYTES..]
     }
 
     fn facts() -> Facts {
@@ -332,17 +466,10 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        let theirs = Facts { node: NodeId::new(2, 22), ..facts() };
-        Hello {
-            magic: MAGIC,
-            version: PEER_PROTOCOL_VERSION,
-            facts: theirs,
-            to: NodeName(1),
-            purpose: Purpose::Messages,
-        }
+        super::hello(&myself(NodeId::new(2, 22)), NodeName(1), Purpose::Messages)
     }
 
-    fn judged(hello: &Hello) -> Result<(Met, Purpose), String> {
+    fn judged<T: Serialize>(hello: &T) -> Result<(Met, Purpose), String> {
         judge_hello(&codec::encode(hello), &facts(), |name| name.0 < 3).map_err(|error| match error {
             HandshakeError::Refused(reason) => reason,
             HandshakeError::Failed(reason) => format!("failed: {reason}"),
@@ -352,7 +479,33 @@ mod tests {
 
     #[test]
     fn hello_of_a_peer_accepted_with_its_incarnation() {
-        assert_eq!(judged(&hello()), Ok((met(2, 22), Purpose::Messages)));
+        assert_eq!(judged(&hello()), Ok((met(2, 22, 6), Purpose::Messages)));
+    }
+
+    #[test]
+    fn hello_without_range_is_one_of_version_5() {
+        let hello = hello_without_range(&myself(NodeId::new(2, 22)), NodeName(1), Purpose::Snapshot);
+        assert_eq!(judged(&hello), Ok((met(2, 22, 5), Purpose::Snapshot)));
+        let older = HelloWithoutRange { version: 4, ..hello };
+        let said = judged(&older).unwrap_err();
+        assert_eq!(said, "a replica with peer protocol version 4 meets one with versions 5 to 6");
+    }
+
+    /// What versions to come may say.
+    #[test]
+    fn hello_of_a_newer_build_is_taken_in_the_highest_common_version_with_what_it_adds() {
+        let newer = Hello { newest: 9, oldest: 6, later: vec![7; 30], ..hello() };
+        assert_eq!(judged(&newer), Ok((met(2, 22, 6), Purpose::Messages)));
+        let much_newer = Hello { newest: 9, oldest: 7, ..hello() };
+        let said = judged(&much_newer).unwrap_err();
+        assert_eq!(said, "a replica with peer protocol versions 7 to 9 meets one with versions 5 to 6");
+    }
+
+    #[test]
+    fn refusal_of_a_build_before_ranges_is_known_by_its_words() {
+        assert!(is_before_ranges("peer protocol version 6 meets version 5"));
+        assert!(!is_before_ranges("peer protocol version 6 meets version 4"));
+        assert!(!is_before_ranges("a replica with peer protocol versions 5 to 6 meets one with versions 7 to 8"));
     }
 
     // covers M10, B4
@@ -369,7 +522,7 @@ mod tests {
     fn hello_of_each_kind_of_stranger_refused_with_its_reason() {
         type Spoil = fn(&mut Hello);
         let cases: [(Spoil, &str); 10] = [
-            (|h| h.version = 9, "peer protocol version 9 meets version 5"),
+            (|h| h.oldest = 9, "failed: a range of versions ends before it begins"),
             (|h| h.facts.group = "s1".parse().unwrap(), "a replica of group s1 meets one of group s0"),
             (|h| h.facts.cluster = Some(ClusterId(8)), "meets one of cluster"),
             (|h| h.facts.genesis = Some(GenesisHash(71)), "meets one with genesis"),
@@ -390,15 +543,21 @@ mod tests {
 
     #[test]
     fn welcome_from_the_wrong_replica_refused() {
-        let welcome = Welcome {
-            magic: MAGIC,
-            version: PEER_PROTOCOL_VERSION,
-            facts: Facts { node: NodeId::new(2, 22), ..facts() },
-        };
-        let bytes = codec::encode(&welcome);
-        assert_eq!(judge_welcome(&bytes, &facts(), NodeName(2)), Ok(met(2, 22)));
-        let said = judge_welcome(&bytes, &facts(), NodeName(0)).unwrap_err();
-        assert_eq!(said, "replica 2 answers at the address of replica 0");
+        for (greeting, version) in [(Greeting::Range, 6), (Greeting::WithoutRange, 5)] {
+            let frame = welcome_frame(&myself(NodeId::new(2, 22)), version);
+            let judge = |to| judge_welcome(payload(&frame), &facts(), to, greeting);
+            assert_eq!(judge(NodeName(2)), Ok(met(2, 22, version)));
+            assert_eq!(judge(NodeName(0)).unwrap_err(), "replica 2 answers at the address of replica 0");
+        }
+    }
+
+    #[test]
+    fn welcome_in_a_version_that_was_not_offered_refused() {
+        for (greeting, version) in [(Greeting::Range, 5), (Greeting::Range, 7), (Greeting::WithoutRange, 6)] {
+            let frame = welcome_frame(&myself(NodeId::new(2, 22)), version);
+            let said = judge_welcome(payload(&frame), &facts(), NodeName(2), greeting).unwrap_err();
+            assert!(said.starts_with(&format!("peer protocol version {version} answers")), "{said}");
+        }
     }
 
     #[test]
@@ -427,15 +586,17 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic_and_are_never_welcome(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(judge_hello(&bytes, &facts(), |_| true).is_err());
-            prop_assert!(judge_welcome(&bytes, &facts(), NodeName(2)).is_err());
+            for greeting in [Greeting::Range, Greeting::WithoutRange] {
+                prop_assert!(judge_welcome(&bytes, &facts(), NodeName(2), greeting).is_err());
+            }
             read_refusal(&bytes);
         }
 
         // covers B1
         #[test]
         fn every_prefix_of_a_hello_is_an_error(facts in any_facts(), to in any::<u16>(), cut in 0.0..1.0f64) {
-            let hello = Hello { magic: MAGIC, version: PEER_PROTOCOL_VERSION, facts: facts.clone(), to: NodeName(to),
-                purpose: Purpose::Snapshot };
+            let myself = Myself { facts: facts.clone(), commands: COMMANDS };
+            let hello = super::hello(&myself, NodeName(to), Purpose::Snapshot);
             let bytes = codec::encode(&hello);
             prop_assert!(bytes.len() <= HANDSHAKE_PAYLOAD_MAX_BYTES);
             let decoded: Result<Hello, _> = codec::decode(&bytes);
@@ -455,7 +616,7 @@ mod tests {
             prop_assert!(whole.is_ok());
             // An incarnation, a start or a purpose may change into another valid one (the frame's checksum is what
             // notices); whatever else changes must be refused.
-            if let Ok((Met { node, start }, _)) = judge_hello(&bytes, &facts(), |name| name.0 < 3) {
+            if let Ok((Met { node, start, .. }, _)) = judge_hello(&bytes, &facts(), |name| name.0 < 3) {
                 prop_assert!(node.name.0 < 3 && node.name.0 != 1 && node.incarnation.0 != 0 && start.id.number != 0);
             }
         }

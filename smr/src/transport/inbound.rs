@@ -148,11 +148,11 @@ where
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     // Before the facts are read: a change of them is noticed.
     let mut born = shared.born.subscribe();
-    let mine = shared.facts();
+    let mine = shared.myself();
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let is_peer = |name| shared.peers.contains_key(&name);
     let heard = tokio::select! {
-        heard = handshake::listen(&mut reader, &mut write, &mine, is_peer, limit) => heard,
+        heard = handshake::listen(&mut reader, &mut write, &mine.facts, is_peer, limit) => heard,
         () = guest.shown_out() => Err(HandshakeError::Failed("too many strangers".to_owned())),
     };
     let heard = match heard {
@@ -194,12 +194,13 @@ where
         handshake::disqualify(&mut write, why, limit).await;
         return;
     }
+    shared.note_commands(&met);
     let node = met.node;
     // Registered before it is welcomed: once the peer knows its new connection, nothing of its older one is delivered.
     match purpose {
         Purpose::Messages => {
             let gate = shared.registry.register(node);
-            let ended = match handshake::welcome(&mut write, &mine, limit).await {
+            let ended = match handshake::welcome(&mut write, &mine, met.version, limit).await {
                 Ok(()) => {
                     shared.counters.accepted.add(1);
                     if let Some(peer) = shared.peers.get(&node.name) {
@@ -213,7 +214,7 @@ where
             conclude(&shared, node, &gate, ended).await;
         }
         Purpose::Snapshot => {
-            if handshake::welcome(&mut write, &mine, limit).await.is_ok() {
+            if handshake::welcome(&mut write, &mine, met.version, limit).await.is_ok() {
                 shared.counters.accepted.add(1);
                 snapshot::receive(&shared, node, &mut reader, &mut write).await;
             }

@@ -44,7 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
-pub use self::handshake::PEER_PROTOCOL_VERSION;
+pub use self::handshake::PEER_VERSIONS;
 pub use self::inbound::{CONNECTIONS_OF_PEER_MAX, STRANGERS_MAX};
 pub use self::outbound::{BULK_LANE_MAX_BYTES, LANE_MESSAGES_MAX, URGENT_LANE_MAX_BYTES};
 pub use self::snapshot::{
@@ -53,7 +53,7 @@ pub use self::snapshot::{
 };
 pub use self::stats::TransportStats;
 
-use self::handshake::{Facts, Met, kind};
+use self::handshake::{Facts, Met, Myself, kind};
 use self::inbound::Registry;
 use self::outbound::{Peer, Pushed};
 use self::refusals::Refusals;
@@ -62,6 +62,7 @@ use self::stats::Counters;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash};
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
+use crate::version::CommandVersions;
 
 /// How long to wait before an event that the sink did not take is offered again, in milliseconds.
 pub const EVENT_RETRY_MS: u64 = 5;
@@ -81,6 +82,8 @@ pub struct TransportConfig {
     pub genesis: Option<GenesisHash>,
     /// This start of its process, which is durable already.
     pub start: StartTrail,
+    /// The commands that this build applies; peers are told.
+    pub commands: CommandVersions,
     /// Judges the starts that peers show.
     pub admission: Arc<dyn Admission>,
     /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
@@ -216,6 +219,9 @@ struct Shared<M> {
     group: GroupName,
     me: NodeId,
     facts: Mutex<Facts>,
+    commands: CommandVersions,
+    /// What the build of each node applies, by its last handshake.
+    theirs: Mutex<BTreeMap<NodeName, (NodeId, CommandVersions)>>,
     /// Tells each connection that the facts have changed under which it was made.
     born: watch::Sender<()>,
     admission: Arc<dyn Admission>,
@@ -278,6 +284,8 @@ where
                 genesis: config.genesis,
                 start: config.start,
             }),
+            commands: config.commands,
+            theirs: Mutex::default(),
             born: watch::Sender::new(()),
             admission: config.admission,
             peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
@@ -321,6 +329,18 @@ where
         }
     }
 
+    /// As [`Transport::queue`], for a message that depends on the version of the connection: one of [`PEER_VERSIONS`].
+    /// Without a connection, or if that version has no such message, nothing is sent.
+    pub fn queue_for(&self, to: NodeId, message: impl FnOnce(u16) -> Option<M>, lane: Lane, size_bytes: usize) {
+        let version = self.shared.peers.get(&to.name).and_then(|peer| peer.version());
+        match version.map(message) {
+            // A connection that is made meanwhile in another version costs, at worst, this very connection.
+            Some(Some(message)) => self.queue(to, message, lane, size_bytes),
+            Some(None) => {}
+            None => self.shared.counters.dropped_unconnected.add(1),
+        }
+    }
+
     /// Lets everything leave that was queued.
     pub fn flush(&self) {
         self.shared.peers.values().for_each(|peer| peer.flush(&self.shared));
@@ -359,6 +379,13 @@ impl<M> Transport<M> {
         self.shared.peers.get(&name)?.incarnation()
     }
 
+    /// The commands that the build of this node applies, by its last handshake; `None` if there was none since this
+    /// transport began.
+    pub fn commands_of(&self, node: NodeId) -> Option<CommandVersions> {
+        let theirs = locked(&self.shared.theirs);
+        theirs.get(&node.name).filter(|(met, _)| *met == node).map(|(_, commands)| *commands)
+    }
+
     /// What was counted since the start.
     pub fn stats(&self) -> TransportStats {
         self.shared.counters.read()
@@ -379,8 +406,13 @@ impl<M> Drop for Transport<M> {
 }
 
 impl<M> Shared<M> {
-    fn facts(&self) -> Facts {
-        locked(&self.facts).clone()
+    fn myself(&self) -> Myself {
+        Myself { facts: locked(&self.facts).clone(), commands: self.commands }
+    }
+
+    /// Remembers what a node that was admitted applies.
+    fn note_commands(&self, met: &Met) {
+        locked(&self.theirs).insert(met.node.name, (met.node, met.commands));
     }
 
     /// Whether a node that has shaken hands may take part, in the start that it shows.

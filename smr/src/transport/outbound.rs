@@ -20,7 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
-use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
+use super::handshake::{self, Greeting, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Met, Purpose, kind};
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
 use crate::codec;
 use crate::id::{Incarnation, NodeId, NodeName};
@@ -57,8 +57,8 @@ pub(super) struct Peer<M> {
 }
 
 struct Outbox<M> {
-    /// Whom the connection leads to; without one the lanes are empty.
-    connected: Option<Incarnation>,
+    /// Whom the connection leads to, and its version; without one the lanes are empty.
+    connected: Option<(Incarnation, u16)>,
     /// Whether the connection's task found nothing to do and must be woken. Only then may others write to the socket.
     idle: bool,
     /// The socket. It belongs to the connection's task: with that it goes.
@@ -123,7 +123,12 @@ impl<M> Peer<M> {
     }
 
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
-        locked(&self.outbox).connected
+        locked(&self.outbox).connected.map(|(incarnation, _)| incarnation)
+    }
+
+    /// The version of the connection, if there is one.
+    pub(super) fn version(&self) -> Option<u16> {
+        locked(&self.outbox).connected.map(|(_, version)| version)
     }
 
     /// The peer has just dialled us, so it is worth dialling it now.
@@ -137,7 +142,7 @@ impl<M> Peer<M> {
     /// dropped by the caller, after the lock.
     pub(super) fn push(&self, to: Incarnation, message: M, lane: Lane, size_bytes: usize) -> Pushed {
         let mut outbox = locked(&self.outbox);
-        if outbox.connected != Some(to) {
+        if outbox.connected.is_none_or(|(incarnation, _)| incarnation != to) {
             return Pushed::Unconnected;
         }
         let queue = match lane {
@@ -210,9 +215,9 @@ impl<M> Peer<M> {
         outbox.idle = batch.is_empty() && buffer.is_empty();
     }
 
-    fn connect(&self, incarnation: Incarnation, direct: Weak<OwnedWriteHalf>) {
+    fn connect(&self, incarnation: Incarnation, version: u16, direct: Weak<OwnedWriteHalf>) {
         let mut outbox = locked(&self.outbox);
-        outbox.connected = Some(incarnation);
+        outbox.connected = Some((incarnation, version));
         outbox.direct = direct;
         outbox.idle = false;
     }
@@ -266,15 +271,15 @@ where
         // Before the facts are read: a change of them is noticed.
         let mut born = shared.born.subscribe();
         match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
-            Ok((stream, node)) => {
+            Ok((stream, Met { node, version, .. })) => {
                 refused = None;
                 unreachable = false;
                 shared.counters.dialled.add(1);
-                tracing::info!(group = %shared.group, me = %shared.me, peer = %node, "connected");
+                tracing::info!(group = %shared.group, me = %shared.me, peer = %node, version, "connected");
                 let began = Instant::now();
                 let (mut read, write) = stream.into_split();
                 let write = Arc::new(write);
-                peer.connect(node.incarnation, Arc::downgrade(&write));
+                peer.connect(node.incarnation, version, Arc::downgrade(&write));
                 let ended = carry(&shared, &peer, node, &mut read, &write, &mut born).await;
                 if let WireError::Stalled(_) = ended {
                     shared.counters.closed_for_silence.add(1);
@@ -320,27 +325,42 @@ where
     }
 }
 
-/// Connects to the replica `to`, and shakes hands.
+/// Connects to the replica `to`, and shakes hands; once more as the build before this one does if that is what is there.
 pub(super) async fn dial<M>(
     shared: &Shared<M>,
     to: NodeName,
     address: &str,
     purpose: Purpose,
-) -> Result<(TcpStream, NodeId), HandshakeError> {
+) -> Result<(TcpStream, Met), HandshakeError> {
+    match dial_once(shared, to, address, (purpose, Greeting::Range)).await {
+        Err(HandshakeError::Refused(reason)) if handshake::is_before_ranges(&reason) => {
+            dial_once(shared, to, address, (purpose, Greeting::WithoutRange)).await
+        }
+        ended => ended,
+    }
+}
+
+async fn dial_once<M>(
+    shared: &Shared<M>,
+    to: NodeName,
+    address: &str,
+    what: (Purpose, Greeting),
+) -> Result<(TcpStream, Met), HandshakeError> {
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let mut stream = reach::connect(address, limit).await.map_err(|error| HandshakeError::Failed(error.to_string()))?;
     let (read, mut write) = stream.split();
     // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
-    let mine = shared.facts();
-    let met = handshake::introduce(&mut reader, &mut write, &mine, to, purpose, limit).await?;
+    let mine = shared.myself();
+    let met = handshake::introduce(&mut reader, &mut write, &mine, to, what, limit).await?;
     // It hears of it where it dials.
     let refused = |why| HandshakeError::Refused(format!("replica {}: {why}", met.node));
     shared.admit(met).await.map_err(refused)?;
+    shared.note_commands(&met);
     if let Ok(reached) = stream.peer_addr() {
         reach::greeted(address, reached);
     }
-    Ok((stream, met.node))
+    Ok((stream, met))
 }
 
 /// Carries messages over `stream` until it ends; says why it ended.
@@ -425,7 +445,7 @@ mod tests {
 
     fn peer() -> Peer<u32> {
         let peer = Peer::new(NodeName(1), String::new());
-        peer.connect(LIFE, Weak::new());
+        peer.connect(LIFE, 5, Weak::new());
         peer
     }
 
@@ -477,7 +497,7 @@ mod tests {
         peer.push(LIFE, 1, Lane::Bulk, 1);
         assert_eq!(peer.disconnect(), 1);
         assert_eq!(peer.push(LIFE, 2, Lane::Bulk, 1), Pushed::Unconnected);
-        peer.connect(LIFE, Weak::new());
+        peer.connect(LIFE, 5, Weak::new());
         assert!(taken(&peer).is_empty());
     }
 

@@ -14,6 +14,7 @@ use smr::id::{ClusterId, Disqualified, EARLIER_STARTS, GroupName, NodeId, NodeNa
 use smr::transport::{
     AdmitAll, EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent,
 };
+use smr::version::CommandVersions;
 
 /// The start that everybody shows.
 pub const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 1 }, earlier: [0; EARLIER_STARTS] };
@@ -60,6 +61,7 @@ pub fn config(node: NodeId, peers: &[(u16, &str)]) -> TransportConfig {
         cluster: Some(ClusterId(7)),
         genesis: Some(GenesisHash(70)),
         start: START,
+        commands: CommandVersions::FIRST,
         admission: Arc::new(AdmitAll),
         peers: peers.iter().map(|(name, address)| (NodeName(*name), (*address).to_owned())).collect(),
     }
@@ -169,6 +171,28 @@ pub enum Purpose {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
     pub magic: u64,
+    pub newest: u16,
+    pub oldest: u16,
+    pub facts: Facts,
+    pub commands: CommandVersions,
+    pub to: NodeName,
+    pub purpose: Purpose,
+    pub later: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    pub magic: u64,
+    pub version: u16,
+    pub facts: Facts,
+    pub commands: CommandVersions,
+    pub later: Vec<u8>,
+}
+
+/// What builds say that speak version 5 alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HelloOf5 {
+    pub magic: u64,
     pub version: u16,
     pub facts: Facts,
     pub to: NodeName,
@@ -176,7 +200,7 @@ pub struct Hello {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Welcome {
+pub struct WelcomeOf5 {
     pub magic: u64,
     pub version: u16,
     pub facts: Facts,
@@ -195,7 +219,11 @@ impl Refusal {
 }
 
 /// What these replicas speak. Written down once more, so that nobody changes it unawares.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
+/// And what the build before them speaks.
+pub const FORMER_VERSION: u16 = 5;
+/// The first eight bytes of each handshake.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 
 pub fn facts(node: NodeId) -> Facts {
     Facts {
@@ -209,16 +237,29 @@ pub fn facts(node: NodeId) -> Facts {
 
 pub fn hello(from: NodeId, to: u16) -> Hello {
     Hello {
-        magic: u64::from_le_bytes(*b"MadKVsmr"),
-        version: VERSION,
+        magic: MAGIC,
+        newest: VERSION,
+        oldest: FORMER_VERSION,
         facts: facts(from),
+        commands: CommandVersions::FIRST,
         to: NodeName(to),
         purpose: Purpose::Messages,
+        later: Vec::new(),
     }
 }
 
 pub fn welcome(from: NodeId) -> Welcome {
-    Welcome { magic: u64::from_le_bytes(*b"MadKVsmr"), version: VERSION, facts: facts(from) }
+    let (magic, version, commands) = (MAGIC, VERSION, CommandVersions::FIRST);
+    Welcome { magic, version, facts: facts(from), commands, later: Vec::new() }
+}
+
+pub fn hello_of_5(from: NodeId, to: u16) -> HelloOf5 {
+    let (magic, version, purpose) = (MAGIC, FORMER_VERSION, Purpose::Messages);
+    HelloOf5 { magic, version, facts: facts(from), to: NodeName(to), purpose }
+}
+
+pub fn welcome_of_5(from: NodeId) -> WelcomeOf5 {
+    WelcomeOf5 { magic: MAGIC, version: FORMER_VERSION, facts: facts(from) }
 }
 
 pub fn frame<T: Serialize>(kind: u16, value: &T) -> Vec<u8> {

@@ -140,14 +140,14 @@ async fn attempt<M>(
 ) -> Result<(), Failure> {
     let peer = shared.peers.get(&to.name).ok_or_else(|| Failure::Final("an unknown replica".to_owned()))?;
     let dialled = dial(shared, to.name, &peer.address, Purpose::Snapshot).await;
-    let (mut stream, node) = dialled.map_err(|error| match error {
+    let (mut stream, met) = dialled.map_err(|error| match error {
         HandshakeError::Refused(reason) => Failure::Final(reason),
         // Said where messages are dialled for, too, and acted upon there.
         HandshakeError::Disqualified(why) => Failure::Final(why.to_string()),
         HandshakeError::Failed(reason) => Failure::Broken(reason),
     })?;
-    if node != to {
-        return Err(Failure::Final(format!("the present incarnation is {}", node.incarnation)));
+    if met.node != to {
+        return Err(Failure::Final(format!("the present incarnation is {}", met.node.incarnation)));
     }
     let (read, mut write) = stream.split();
     let stall_max = Duration::from_millis(shared.pace.snapshot_stall_max_ms);
