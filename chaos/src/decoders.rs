@@ -448,6 +448,8 @@ fn cluster_map() -> ClusterMap {
 fn client_frames(bytes: &[u8]) {
     decode::<frames::Hello>(bytes);
     decode::<frames::Welcome>(bytes);
+    decode::<frames::RangedHello>(bytes);
+    decode::<frames::RangedWelcome>(bytes);
     decode::<frames::Refusal>(bytes);
     decode::<frames::Request>(bytes);
     decode::<frames::Response>(bytes);
@@ -471,6 +473,8 @@ fn sound_client_frames() -> Vec<Vec<u8>> {
             service: Service::Server { partition: 1 },
         }),
         codec::encode(&frames::Welcome { cluster: Some(ClusterId(7)), epoch: 1 }),
+        codec::encode(&frames::RangedHello::new(Some(ClusterId(7)), Service::Manager)),
+        codec::encode(&frames::RangedWelcome { version: 2, cluster: None, epoch: 1, later: Bytes::new() }),
         codec::encode(&frames::Refusal { reason: "no".to_owned() }),
         ask(Ask::Write {
             client: ClientId::at(2),

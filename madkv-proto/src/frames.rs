@@ -3,8 +3,8 @@
 use crate::map::ClusterMap;
 
 pub use smr_service::frames::{
-    Ask, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Registration,
-    Request, Service, Welcome,
+    Ask, CLIENT_VERSIONS, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST,
+    KIND_RESPONSE, KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Registration, Request, Service, Welcome,
 };
 
 /// What became of a request.

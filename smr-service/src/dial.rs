@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, Refusal,
-    Request, Response, Service, Welcome,
+    Ask, Body, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
+    KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, Request, Response, Service, Welcome,
+    is_before_ranges,
 };
 
 /// A connection that was welcomed.
@@ -40,13 +41,26 @@ impl Dialled {
         cluster: Option<ClusterId>,
         timeout: Duration,
     ) -> io::Result<Dialled> {
+        match Dialled::greet(address, KIND_RANGED_HELLO, &RangedHello::new(cluster, service), timeout).await {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_before_ranges(&error.to_string()) => {
+                Dialled::greet(address, KIND_HELLO, &Hello { magic: MAGIC, cluster, service }, timeout).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn greet<T: serde::Serialize>(address: &str, kind: u16, hello: &T, timeout: Duration) -> io::Result<Dialled> {
         let stream = reach::connect(address, timeout).await?;
         let welcome = Welcome { cluster: None, epoch: 0 };
         let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, timeout };
-        dialled.send(KIND_HELLO, &Hello { magic: MAGIC, cluster, service }).await?;
+        dialled.send(kind, hello).await?;
         let frame = dialled.next().await?;
         dialled.welcome = match frame.kind {
             KIND_WELCOME => codec::decode(frame.payload).map_err(io::Error::other)?,
+            KIND_RANGED_WELCOME => {
+                let welcome: RangedWelcome = codec::decode(frame.payload).map_err(io::Error::other)?;
+                welcome.checked().map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?
+            }
             KIND_REFUSAL => {
                 let Refusal { reason } = codec::decode(frame.payload).map_err(io::Error::other)?;
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));

@@ -1,7 +1,9 @@
 //! What travels between a client and a server or manager, in the frames of [`smr::codec`].
 //!
-//! The side that dials sends [`Hello`] and may send requests right behind it; the other side answers [`Welcome`], or
-//! [`Refusal`] and closes. Requests carry a number of the connection's own; responses carry it back, in any order. The
+//! The side that dials sends [`RangedHello`] with the versions that it speaks, and may send requests right behind it; the
+//! other side answers [`RangedWelcome`] with the highest version that both speak, or [`Refusal`] and closes. Builds of
+//! version 1 know that version alone: their handshake is [`Hello`] and [`Welcome`]. Whoever meets one is refused
+//! ([`is_before_ranges`]) and begins again in their words. Requests carry a number of the connection's own; responses carry it back, in any order. The
 //! answer to a SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent};
 use smr::id::{ClientId, ClusterId, Disqualified, Incarnation, StartTrail};
 use smr::status::ReplicaStatus;
+use smr::version::VersionRange;
 
 /// What a manager tells clients about where the parts of a service are. Opaque here: the service's own client and
 /// servers know what it means.
@@ -17,7 +20,11 @@ pub trait Map: Serialize + DeserializeOwned + Clone + std::fmt::Debug + PartialE
 
 impl<M: Serialize + DeserializeOwned + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static> Map for M {}
 
-/// The first bytes of a [`Hello`].
+/// The versions of what clients, servers and managers say to each other. 1: one version, nothing else. 2: ranges of
+/// versions.
+pub const CLIENT_VERSIONS: VersionRange = VersionRange::new(1, 2);
+
+/// The first bytes of a [`Hello`] and of a [`RangedHello`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"madkv/1\n");
 
 /// Kind of the frame that carries a [`Hello`].
@@ -31,7 +38,80 @@ pub const KIND_REQUEST: u16 = 0x4d04;
 /// Kind of the frame that carries a [`Response`].
 pub const KIND_RESPONSE: u16 = 0x4d05;
 
-/// Who dials, and whom it wants.
+/// Kind of the frame that carries a [`RangedHello`].
+pub const KIND_RANGED_HELLO: u16 = 0x4d06;
+/// Kind of the frame that carries a [`RangedWelcome`].
+pub const KIND_RANGED_WELCOME: u16 = 0x4d07;
+
+/// Who dials, whom it wants, and which versions it speaks. The shape stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangedHello {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// The newest version that the dialling side speaks.
+    pub newest: u16,
+    /// The oldest one.
+    pub oldest: u16,
+    /// The cluster that it means, once it knows.
+    pub cluster: Option<ClusterId>,
+    /// The service that it expects.
+    pub service: Service,
+    /// What versions to come add to this frame; others pass over it.
+    pub later: Bytes,
+}
+
+impl RangedHello {
+    /// The hello of this build.
+    pub fn new(cluster: Option<ClusterId>, service: Service) -> RangedHello {
+        let (newest, oldest) = (CLIENT_VERSIONS.newest(), CLIENT_VERSIONS.oldest());
+        RangedHello { magic: MAGIC, newest, oldest, cluster, service, later: Bytes::new() }
+    }
+
+    /// The version for a connection with the one who says this.
+    ///
+    /// # Errors
+    /// The reason to refuse it, if there is none.
+    pub fn agree(&self) -> Result<u16, String> {
+        let theirs = VersionRange::checked(self.oldest, self.newest)
+            .ok_or_else(|| "a range of versions ends before it begins".to_owned())?;
+        theirs
+            .common(CLIENT_VERSIONS)
+            .ok_or_else(|| format!("a client that speaks {theirs} meets a replica that speaks {CLIENT_VERSIONS}"))
+    }
+}
+
+/// Who answers a [`RangedHello`]. The shape stays as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangedWelcome {
+    /// The version of everything that follows, in both directions.
+    pub version: u16,
+    /// Its cluster; a manager that is not born yet has none.
+    pub cluster: Option<ClusterId>,
+    /// Epoch of the map that it knows; 0 for none.
+    pub epoch: u64,
+    /// As in [`RangedHello`].
+    pub later: Bytes,
+}
+
+impl RangedWelcome {
+    /// What it says besides the version.
+    ///
+    /// # Errors
+    /// If the version is none that was offered.
+    pub fn checked(self) -> Result<Welcome, String> {
+        if !CLIENT_VERSIONS.contains(self.version) {
+            return Err(format!("version {} answers one who speaks {CLIENT_VERSIONS}", self.version));
+        }
+        Ok(Welcome { cluster: self.cluster, epoch: self.epoch })
+    }
+}
+
+/// Whether this is why a build of version 1 refuses a [`RangedHello`]. It took nothing of what was sent to it.
+pub fn is_before_ranges(reason: &str) -> bool {
+    reason == format!("this is no greeting: frame of kind {KIND_RANGED_HELLO:#06x}")
+}
+
+/// Who dials, and whom it wants, as version 1 says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// [`MAGIC`].
@@ -42,7 +122,7 @@ pub struct Hello {
     pub service: Service,
 }
 
-/// Who answers.
+/// Who answers a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// Its cluster; a manager that is not born yet has none.
@@ -225,4 +305,39 @@ pub enum Body<M> {
     },
     /// Not done: the leader's disk is full, and the request may make the state larger.
     DiskFull,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello() -> RangedHello {
+        RangedHello::new(None, Service::Manager)
+    }
+
+    #[test]
+    fn hello_agrees_upon_the_highest_common_version_or_says_both_ranges() {
+        assert_eq!(hello().agree(), Ok(2));
+        assert_eq!(RangedHello { newest: 9, ..hello() }.agree(), Ok(2));
+        assert_eq!(RangedHello { newest: 1, ..hello() }.agree(), Ok(1));
+        let newer = RangedHello { newest: 9, oldest: 3, ..hello() }.agree();
+        assert_eq!(
+            newer.unwrap_err(),
+            "a client that speaks versions 3 to 9 meets a replica that speaks versions 1 to 2"
+        );
+        assert!(RangedHello { oldest: 3, ..hello() }.agree().is_err());
+    }
+
+    #[test]
+    fn welcome_in_a_version_that_was_not_offered_is_refused() {
+        let welcome = |version| RangedWelcome { version, cluster: None, epoch: 7, later: Bytes::new() };
+        assert_eq!(welcome(2).checked(), Ok(Welcome { cluster: None, epoch: 7 }));
+        assert!(welcome(3).checked().is_err() && welcome(0).checked().is_err());
+    }
+
+    #[test]
+    fn refusal_of_version_1_is_known_by_its_words() {
+        assert!(is_before_ranges("this is no greeting: frame of kind 0x4d06"));
+        assert!(!is_before_ranges("this is no greeting: frame of kind 0x4d04"));
+    }
 }

@@ -13,8 +13,8 @@ use smr::id::{ClientId, ClusterId};
 use smr::replica::{Outcome, ReplyTo};
 use smr::wire::read_frame;
 use smr_service::frames::{
-    Ask, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request, Service,
-    Welcome,
+    Ask, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
+    KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Request, Service, Welcome,
 };
 use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -264,6 +264,35 @@ async fn requests_pipelined_each_answered_once() {
     }
     drop(client);
     expect_baseline(&listener).await;
+}
+
+#[tokio::test]
+async fn hello_with_a_range_of_versions_is_answered_in_the_highest_common_one() {
+    let (listener, _) = open(ListenerLimits::default());
+    let ranged = RangedHello::new(Some(CLUSTER), SERVICE);
+    let newer = RangedHello { newest: 9, later: Bytes::from_static(b"of a build to come"), ..ranged.clone() };
+    let former = RangedHello { newest: 1, ..ranged.clone() };
+    for (hello, version) in [(&ranged, 2), (&newer, 2), (&former, 1)] {
+        let mut client = Client::dial(&listener).await;
+        client.send(&frame(KIND_RANGED_HELLO, hello)).await;
+        let welcome: RangedWelcome = client.expect(KIND_RANGED_WELCOME).await;
+        assert_eq!(welcome, RangedWelcome { version, cluster: Some(CLUSTER), epoch: 5, later: Bytes::new() });
+        client.send(&request(1, read("x"))).await;
+        let _: Response = client.expect(KIND_RESPONSE).await;
+    }
+    let cases = [
+        (RangedHello { newest: 9, oldest: 3, ..ranged.clone() }, "versions 3 to 9"),
+        (RangedHello { oldest: 3, ..ranged.clone() }, "ends before it begins"),
+        (RangedHello { magic: 1, ..ranged.clone() }, "protocol"),
+        (RangedHello { service: Service::Manager, ..ranged }, "Manager"),
+    ];
+    for (hello, word) in cases {
+        let mut client = Client::dial(&listener).await;
+        client.send(&frame(KIND_RANGED_HELLO, &hello)).await;
+        let reason = client.expect_refusal().await;
+        assert!(reason.contains(word), "{reason}");
+    }
+    expect_service(&listener).await;
 }
 
 // covers B4

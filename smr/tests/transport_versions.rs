@@ -1,4 +1,6 @@
 //! Replicas of two builds: what they agree upon, to the byte. A build of version 5 is played by hand.
+#![allow(missing_docs, dead_code, unreachable_pub, reason = "each test file uses a part of the shared helpers")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod transport_support;
 

@@ -1,6 +1,7 @@
 //! One question to one replica, over its own port: blocking, a connection per question, with short deadlines.
 //!
-//! The library in `madkv-client` finds leaders and retries; here the point is to hear what *this* replica says.
+//! The library in `madkv-client` finds leaders and retries; here the point is to hear what *this* replica says. It speaks
+//! the oldest version, so that a replica of the build before this one understands it, too.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
 use madkv_proto::command::{Command, Query, encode_found, encode_value, push_record};
 use madkv_proto::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
-    Response, Service, Welcome,
+    Ask, Body, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, MAGIC, RangedHello,
+    RangedWelcome, Refusal, Request, Response, Service,
 };
 use madkv_proto::map::ClusterMap;
 use smr::codec;
@@ -179,8 +179,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = FrameReader::new(reader, codec::FRAME_PAYLOAD_MAX_BYTES);
     let Ok(Some(frame)) = reader.next().await else { return };
-    assert_eq!(frame.kind, KIND_HELLO);
-    let hello: Hello = codec::decode(frame.payload).unwrap();
+    assert_eq!(frame.kind, KIND_RANGED_HELLO);
+    let hello: RangedHello = codec::decode(frame.payload).unwrap();
     assert_eq!(hello.magic, MAGIC);
     let mut out = Vec::new();
     if hello.service != service || hello.cluster.is_some_and(|other| other != cluster) {
@@ -189,7 +189,9 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
         let _ = writer.write_all(&out).await;
         return;
     }
-    codec::frame(&mut out, KIND_WELCOME, &Welcome { cluster: Some(cluster), epoch: 1 }).unwrap();
+    let version = hello.agree().unwrap();
+    let welcome = RangedWelcome { version, cluster: Some(cluster), epoch: 1, later: Bytes::new() };
+    codec::frame(&mut out, KIND_RANGED_WELCOME, &welcome).unwrap();
     if writer.write_all(&out).await.is_err() {
         return;
     }

@@ -4,6 +4,9 @@
 //! themselves while a write is under way, and a lone request waits for nothing. Requests may be queued before the
 //! connection exists: they leave right behind the greeting.
 //!
+//! It begins with the range of versions that this build speaks. A replica of a build that knows no ranges refuses that,
+//! and has then taken nothing: everything is sent to it once more, on another socket and after a greeting of its version.
+//!
 //! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
 
@@ -24,8 +27,9 @@ use crate::client::limits::{
 use crate::client::mailbox::{Event, Mailbox};
 use crate::client::{Context, lock};
 use crate::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, Refusal,
-    Request, Response, Service, Welcome,
+    Ask, Body, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
+    KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, Request, Response, Service, Welcome,
+    is_before_ranges,
 };
 
 /// A write buffer above this is given back after use, in bytes.
@@ -35,6 +39,7 @@ const WRITE_BUFFER_KEEP_BYTES: usize = 1 << 20;
 pub struct Connection<M: Map> {
     context: Arc<Context>,
     address: String,
+    service: Service,
     /// The replica's number in traces.
     number: usize,
     /// Which of the address's addresses answered, over TCP.
@@ -46,6 +51,9 @@ pub struct Connection<M: Map> {
 struct State<M> {
     /// Frames that wait to be written.
     out: Vec<u8>,
+    /// Requests that were written and may have to be written once more, after another greeting. `None` once the other
+    /// side has welcomed us, or there is no other greeting left.
+    early: Option<Vec<u8>>,
     /// In the order of the numbers, so that those who wait hear of the end in the order in which they came.
     pending: BTreeMap<u64, Pending<M>>,
     /// The number of the last request.
@@ -90,6 +98,7 @@ impl<M> Default for State<M> {
     fn default() -> State<M> {
         State {
             out: Vec::new(),
+            early: Some(Vec::new()),
             pending: BTreeMap::new(),
             last_id: 0,
             taken_id: 0,
@@ -103,11 +112,8 @@ impl<M> Default for State<M> {
 impl<M: Map> Connection<M> {
     /// Starts to connect, and returns at once.
     pub(crate) fn open(context: Arc<Context>, address: String, service: Service, number: usize) -> Arc<Connection<M>> {
-        let mut state = State::default();
-        let hello = Hello { magic: MAGIC, cluster: context.cluster.get().copied(), service };
-        append(&mut state.out, KIND_HELLO, &hello);
-        let (reached, wake) = (OnceLock::new(), Notify::new());
-        let connection = Arc::new(Connection { context, address, number, reached, state: Mutex::new(state), wake });
+        let (reached, state, wake) = (OnceLock::new(), Mutex::default(), Notify::new());
+        let connection = Arc::new(Connection { context, address, service, number, reached, state, wake });
         tokio::spawn(Arc::clone(&connection).run());
         connection
     }
@@ -121,7 +127,8 @@ impl<M: Map> Connection<M> {
         copy: u32,
     ) -> Option<Posted<M>> {
         let mut state = lock(&self.state);
-        if state.end.is_some() || state.out.len() > CONNECTION_OUT_MAX_BYTES {
+        let waiting_bytes = state.out.len() + state.early.as_ref().map_or(0, Vec::len);
+        if state.end.is_some() || waiting_bytes > CONNECTION_OUT_MAX_BYTES {
             return None;
         }
         state.last_id += 1;
@@ -160,7 +167,13 @@ impl<M: Map> Connection<M> {
     }
 
     async fn run(self: Arc<Connection<M>>) {
-        let why = match self.serve().await {
+        let mut ended = self.serve(self.ranged_greeting()).await;
+        if let Err(Broken::Refused(why)) = &ended
+            && is_before_ranges(why)
+        {
+            ended = self.serve(self.begin_again()).await;
+        }
+        let why = match ended {
             Ok(()) => return, // closed from this side
             Err(Broken::Refused(why)) => {
                 self.close(&format!("refused: {why}"), false);
@@ -171,41 +184,60 @@ impl<M: Map> Connection<M> {
         self.close(&why, true);
     }
 
-    async fn serve(&self) -> Result<(), Broken> {
+    fn ranged_greeting(&self) -> Vec<u8> {
+        let mut greeting = Vec::new();
+        let hello = RangedHello::new(self.context.cluster.get().copied(), self.service);
+        append(&mut greeting, KIND_RANGED_HELLO, &hello);
+        greeting
+    }
+
+    /// The greeting of version 1. What was written behind another greeting waits once more.
+    fn begin_again(&self) -> Vec<u8> {
+        let mut greeting = Vec::new();
+        let cluster = self.context.cluster.get().copied();
+        append(&mut greeting, KIND_HELLO, &Hello { magic: MAGIC, cluster, service: self.service });
+        lock(&self.state).put_early_back();
+        greeting
+    }
+
+    async fn serve(&self, greeting: Vec<u8>) -> Result<(), Broken> {
         if let Some(network) = &self.context.network {
             let dialled = timeout(CONNECT_TIMEOUT, network.dial(&self.address)).await;
             let (reader, writer) = dialled.map_err(|_| Broken::Lost("timed out".into()))??;
-            return self.talk(reader, writer).await;
+            return self.talk(greeting, reader, writer).await;
         }
         let mut stream = reach::connect(&self.address, CONNECT_TIMEOUT).await?;
         if let Ok(reached) = stream.peer_addr() {
             let _ = self.reached.set(reached); // once for each connection
         }
         let (reader, writer) = stream.split();
-        self.talk(reader, writer).await
+        self.talk(greeting, reader, writer).await
     }
 
-    async fn talk(&self, reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
+    async fn talk(
+        &self,
+        greeting: Vec<u8>,
+        reader: impl AsyncRead + Unpin,
+        writer: impl AsyncWrite + Unpin,
+    ) -> Result<(), Broken> {
         // Biased: nothing but an end is ready here, and which one is named first must not be left to chance.
         tokio::select! {
             biased;
-            ended = self.write_all(writer) => ended,
+            ended = self.write_all(greeting, writer) => ended,
             ended = self.read_all(FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES)) => ended,
         }
     }
 
     /// Returns `Ok` when the connection was closed from this side.
-    async fn write_all(&self, mut writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
-        let mut batch = Vec::new();
+    async fn write_all(&self, greeting: Vec<u8>, mut writer: impl AsyncWrite + Unpin) -> Result<(), Broken> {
+        let mut batch = greeting;
         loop {
             {
                 let mut state = lock(&self.state);
                 if state.end.is_some() {
                     return Ok(());
                 }
-                std::mem::swap(&mut state.out, &mut batch);
-                state.note_written();
-                state.taken_id = state.last_id;
+                state.take_out(&mut batch);
             }
             if batch.is_empty() {
                 self.wake.notified().await;
@@ -258,18 +290,10 @@ impl<M: Map> Connection<M> {
     fn take(&self, frame: Frame<'_>) -> Result<(), Broken> {
         let payload = frame.payload;
         match frame.kind {
-            KIND_WELCOME => {
-                let welcome: Welcome = codec::decode(payload)?;
-                if let (Some(ours), Some(theirs)) = (self.context.cluster.get(), welcome.cluster)
-                    && *ours != theirs
-                {
-                    return Err(Broken::Lost(format!("it belongs to cluster {theirs}, not {ours}")));
-                }
-                lock(&self.state).welcomed = true;
-                if let Some(reached) = self.reached.get() {
-                    reach::greeted(&self.address, *reached);
-                }
-                Ok(())
+            KIND_WELCOME => self.welcomed_by(&codec::decode(payload)?),
+            KIND_RANGED_WELCOME => {
+                let welcome: RangedWelcome = codec::decode(payload)?;
+                self.welcomed_by(&welcome.checked().map_err(Broken::Lost)?)
             }
             // Instead of a welcome it means that nothing was taken; behind one it would prove nothing.
             KIND_REFUSAL if !lock(&self.state).welcomed => {
@@ -281,6 +305,22 @@ impl<M: Map> Connection<M> {
             }
             other => Err(Broken::Lost(format!("a frame of unknown kind {other:#x}"))),
         }
+    }
+
+    fn welcomed_by(&self, welcome: &Welcome) -> Result<(), Broken> {
+        if let (Some(ours), Some(theirs)) = (self.context.cluster.get(), welcome.cluster)
+            && *ours != theirs
+        {
+            return Err(Broken::Lost(format!("it belongs to cluster {theirs}, not {ours}")));
+        }
+        let mut state = lock(&self.state);
+        state.welcomed = true;
+        state.early = None;
+        drop(state);
+        if let Some(reached) = self.reached.get() {
+            reach::greeted(&self.address, *reached);
+        }
+        Ok(())
     }
 
     fn deliver(&self, response: Response<M>) {
@@ -318,6 +358,33 @@ impl<M: Map> Posted<M> {
 }
 
 impl<M> State<M> {
+    /// Hands everything that waits to the writer, which has written what it took before. `batch` holds nothing, or the
+    /// greeting, which goes first.
+    fn take_out(&mut self, batch: &mut Vec<u8>) {
+        if let Some(early) = &mut self.early {
+            early.extend_from_slice(&self.out);
+        }
+        if batch.is_empty() {
+            std::mem::swap(&mut self.out, batch);
+        } else {
+            batch.append(&mut self.out);
+        }
+        self.note_written();
+        self.taken_id = self.last_id;
+    }
+
+    /// What was written waits again, before what waits already.
+    fn put_early_back(&mut self) {
+        let Some(mut early) = self.early.take() else { return };
+        let taken_id = self.taken_id;
+        for (_, request) in self.pending.iter_mut().filter(|(id, _)| **id > taken_id) {
+            request.start += early.len();
+            request.end += early.len();
+        }
+        early.append(&mut self.out);
+        self.out = early;
+    }
+
     /// What the writer had taken is written.
     fn note_written(&mut self) {
         let now = Instant::now();
@@ -418,7 +485,7 @@ mod tests {
         drop(connection.post(Ask::Transfer { to: 9 }, 0, &mailbox, 0).unwrap());
         let (stream, _) = listener.accept().await.unwrap();
         let mut reader = FrameReader::new(stream, FRAME_PAYLOAD_MAX_BYTES);
-        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_HELLO);
+        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_RANGED_HELLO);
         for expected in [0, 2] {
             let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
             assert_eq!(request.ask, Ask::Transfer { to: expected });
@@ -431,6 +498,53 @@ mod tests {
             .map(|mail| matches!(mail.event, Event::Broken { sent: true }))
             .collect();
         assert_eq!(sent, [true, true]);
+    }
+
+    fn welcome() -> RangedWelcome {
+        RangedWelcome { version: 2, cluster: None, epoch: 0, later: bytes::Bytes::new() }
+    }
+
+    #[tokio::test]
+    async fn replica_that_knows_no_ranges_gets_everything_again_behind_its_own_greeting() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connection = Connection::open(context(), address, Service::Manager, 1);
+        let mailbox = Arc::new(Mailbox::default());
+        let transfer = |to| connection.post(Ask::Transfer { to }, 0, &mailbox, 0).unwrap();
+        let first = transfer(0);
+        let (stream, _) = listener.accept().await.unwrap();
+        let (read, mut write) = stream.into_split();
+        let mut reader = FrameReader::new(read, FRAME_PAYLOAD_MAX_BYTES);
+        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_RANGED_HELLO);
+        assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_REQUEST);
+        // As before-house says it.
+        let reason = "this is no greeting: frame of kind 0x4d06".to_owned();
+        let mut refusal = Vec::new();
+        append(&mut refusal, KIND_REFUSAL, &Refusal { reason });
+        tokio::io::AsyncWriteExt::write_all(&mut write, &refusal).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        // One that has not left, and is withdrawn, leaves from its place behind those that had left before.
+        let (second, third) = (transfer(1), transfer(2));
+        assert!(second.withdraw());
+        let (read, mut write) = stream.into_split();
+        let mut reader = FrameReader::new(read, FRAME_PAYLOAD_MAX_BYTES);
+        let frame = reader.next().await.unwrap().unwrap();
+        let hello: Hello = codec::decode(frame.payload).unwrap();
+        let expected = Hello { magic: MAGIC, cluster: None, service: Service::Manager };
+        assert_eq!((frame.kind, hello), (KIND_HELLO, expected));
+        for expected in [0, 2] {
+            let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
+            assert_eq!(request.ask, Ask::Transfer { to: expected });
+        }
+        let mut answers = Vec::new();
+        append(&mut answers, KIND_WELCOME, &Welcome { cluster: None, epoch: 0 });
+        append(&mut answers, KIND_RESPONSE, &Response { id: first.id, body: Body::Done });
+        append(&mut answers, KIND_RESPONSE, &Response { id: third.id, body: Body::Done });
+        tokio::io::AsyncWriteExt::write_all(&mut write, &answers).await.unwrap();
+        for _ in 0..2 {
+            assert!(matches!(mailbox.receive().await.event, Event::Reply(Body::Done)));
+        }
+        assert!(connection.end().is_none());
     }
 
     // covers B1, B3
@@ -482,15 +596,14 @@ mod tests {
 
     /// A connection whose task is run by nobody, and what it would do.
     fn held() -> (Arc<Connection>, impl Future<Output = Result<(), Broken>>, Far) {
-        let mut state = State::default();
-        append(&mut state.out, KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: Service::Manager });
-        let (address, reached, wake) = (String::new(), OnceLock::new(), Notify::new());
-        let connection = Connection { context: context(), address, number: 1, reached, state: Mutex::new(state), wake };
+        let (address, service, reached, wake) = (String::new(), Service::Manager, OnceLock::new(), Notify::new());
+        let state = Mutex::default();
+        let connection = Connection { context: context(), address, service, number: 1, reached, state, wake };
         let connection = Arc::new(connection);
         let (near, far) = tokio::io::duplex(1 << 20);
         let (reader, writer) = tokio::io::split(near);
         let served = Arc::clone(&connection);
-        let task = async move { served.talk(reader, writer).await };
+        let task = async move { served.talk(served.ranged_greeting(), reader, writer).await };
         let (reader, writer) = tokio::io::split(far);
         (connection, task, Far { reader: FrameReader::new(reader, FRAME_PAYLOAD_MAX_BYTES), writer })
     }
@@ -520,8 +633,7 @@ mod tests {
         let (connection, task, mut far) = held();
         let mut task = std::pin::pin!(task);
         let mailbox = Arc::new(Mailbox::default());
-        let welcome = Welcome { cluster: None, epoch: 0 };
-        meanwhile(&mut task, far.say(KIND_WELCOME, &welcome)).await;
+        meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &welcome())).await;
         for pause_s in [3, 9, 11, 12, 3600] {
             // A program that waits for its user's next line: nothing runs, and then the request is there at once.
             tokio::time::advance(std::time::Duration::from_secs(pause_s)).await;
@@ -541,7 +653,7 @@ mod tests {
         let (connection, task, mut far) = held();
         let mut task = std::pin::pin!(task);
         let mailbox = Arc::new(Mailbox::default());
-        meanwhile(&mut task, far.say(KIND_WELCOME, &Welcome { cluster: None, epoch: 0 })).await;
+        meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &welcome())).await;
         meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(60))).await;
         let _first = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
         meanwhile(&mut task, far.next_request()).await;

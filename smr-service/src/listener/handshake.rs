@@ -7,14 +7,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use smr::codec;
 use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::connection::next_frame;
 use super::{Backend, ConnectionPermit, Shared, TOO_MANY_CONNECTIONS};
-use crate::frames::{Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, Welcome};
+use crate::frames::{
+    Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_WELCOME, MAGIC, RangedHello,
+    RangedWelcome, Refusal, Welcome,
+};
 
 /// The longest [`Hello`], in bytes.
 const HELLO_MAX_BYTES: usize = 1024;
@@ -46,33 +49,42 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
     let Shared { backend, limits, .. } = shared;
     let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
     let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(&mut input, &mut buffer)).await??;
-    let permit = verdict.and_then(|hello| {
+    let admitted = verdict.and_then(|(hello, version)| {
         check(&hello, &**backend)?;
-        shared.permit().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())
+        let permit = shared.permit().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())?;
+        Ok((permit, version))
     });
-    let permit = match permit {
-        Ok(permit) => permit,
+    let (permit, version) = match admitted {
+        Ok(admitted) => admitted,
         Err(reason) => {
             tracing::debug!(%reason, "refused a connection");
             tokio::time::timeout(limits.handshake_timeout, show_out(input, output, reason)).await??;
             return Ok(None);
         }
     };
-    let welcome = Welcome { cluster: backend.cluster(), epoch: backend.epoch() };
-    write_frame(&*output, KIND_WELCOME, &welcome, limits.handshake_timeout).await?;
+    let (cluster, epoch) = (backend.cluster(), backend.epoch());
+    let welcome = match version {
+        None => frame(KIND_WELCOME, &Welcome { cluster, epoch }),
+        Some(version) => frame(KIND_RANGED_WELCOME, &RangedWelcome { version, cluster, epoch, later: Bytes::new() }),
+    };
+    write_bytes(&*output, &welcome, limits.handshake_timeout).await?;
     Ok(Some(Welcomed { input, output, buffer, permit }))
 }
 
+/// A hello, and the version that was agreed upon; none if it has no range, and is of the oldest version.
+type Heard = Result<(Hello, Option<u16>), String>;
+
 /// Reads the hello; the inner error is a reason to refuse.
-async fn read_hello(input: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Result<Hello, String>> {
+async fn read_hello(input: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Heard> {
     loop {
         match next_frame(buffer, HELLO_MAX_BYTES) {
             Err(error) => return Ok(Err(format!("this is no greeting: {error}"))),
-            Ok(Some(frame)) if frame.kind != KIND_HELLO => {
-                return Ok(Err(format!("this is no greeting: frame of kind {:#06x}", frame.kind)));
-            }
             Ok(Some(frame)) => {
-                let hello = codec::decode(frame.payload).map_err(|error| format!("this is no greeting: {error}"));
+                let hello = match frame.kind {
+                    KIND_HELLO => decode(frame.payload).and_then(without_range),
+                    KIND_RANGED_HELLO => decode(frame.payload).and_then(with_range),
+                    other => return Ok(Err(format!("this is no greeting: frame of kind {other:#06x}"))),
+                };
                 let len = frame.len_bytes;
                 buffer.advance(len);
                 return Ok(hello);
@@ -84,6 +96,23 @@ async fn read_hello(input: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut)
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
+    codec::decode(payload).map_err(|error| format!("this is no greeting: {error}"))
+}
+
+fn without_range(hello: Hello) -> Heard {
+    Ok((hello, None))
+}
+
+fn with_range(hello: RangedHello) -> Heard {
+    let RangedHello { magic, cluster, service, .. } = hello;
+    if magic != MAGIC {
+        return Err("another protocol".into());
+    }
+    let version = hello.agree()?;
+    Ok((Hello { magic, cluster, service }, Some(version)))
 }
 
 fn check<B: Backend>(hello: &Hello, backend: &B) -> Result<(), String> {
@@ -100,7 +129,7 @@ fn check<B: Backend>(hello: &Hello, backend: &B) -> Result<(), String> {
 }
 
 async fn show_out(mut input: impl AsyncRead + Unpin, output: Arc<dyn SharedOutput>, reason: String) -> io::Result<()> {
-    write_frame(&*output, KIND_REFUSAL, &Refusal { reason }, Duration::from_millis(SHOW_OUT_MS)).await?;
+    write_bytes(&*output, &frame(KIND_REFUSAL, &Refusal { reason }), Duration::from_millis(SHOW_OUT_MS)).await?;
     drop(output); // shut down for writing, and still listened to
     let mut left = SHOW_OUT_MAX_BYTES;
     let mut scrap = [0; HELLO_READ_BYTES];
@@ -117,13 +146,8 @@ async fn show_out(mut input: impl AsyncRead + Unpin, output: Arc<dyn SharedOutpu
     Ok(())
 }
 
-async fn write_frame<T: serde::Serialize>(
-    output: &dyn SharedOutput,
-    kind: u16,
-    value: &T,
-    timeout: Duration,
-) -> io::Result<()> {
-    match write_all_shared(output, &frame(kind, value), timeout).await {
+async fn write_bytes(output: &dyn SharedOutput, bytes: &[u8], timeout: Duration) -> io::Result<()> {
+    match write_all_shared(output, bytes, timeout).await {
         Ok(_) => Ok(()),
         Err(WireError::Io(error)) => Err(error),
         Err(error) => Err(io::Error::other(error)),
