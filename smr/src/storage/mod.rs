@@ -40,7 +40,8 @@
 //!
 //! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
 //! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
-//! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`].
+//! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`]. So in a map only the very last record is cut, and in segments each
+//! write says what was synced before it: in both, only damage to the very last write can be taken for a torn one.
 //!
 //! # Layers
 //! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either

@@ -13,7 +13,9 @@ pub(super) const HEADER_BYTES: usize = 512;
 /// Length of a frame's own header.
 pub(super) const FRAME_HEADER_BYTES: usize = 16;
 /// The version of this format.
-pub(super) const SEGMENT_VERSION: u16 = 1;
+pub(super) const SEGMENT_VERSION: u16 = 2;
+/// The first version with [`Kind::Synced`]; segments of an older one are read, and written on without it.
+const SYNCED_SINCE_VERSION: u16 = 2;
 
 const MAGIC: [u8; 8] = *b"SMRSEGM\0";
 const HEADER_CHECKSUM_OFFSET: usize = 64;
@@ -24,6 +26,8 @@ const SEGMENT_LIMIT_BYTES: u64 = 1 << 30;
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
+    /// The version of its format.
+    pub(super) version: u16,
     /// Its length in bytes.
     pub(super) size: u64,
     /// The owner.
@@ -56,11 +60,16 @@ impl Header {
         !self.continues && self.base.index <= index
     }
 
+    /// Whether it may hold records of the kind [`Kind::Synced`].
+    pub(super) fn says_what_is_synced(&self) -> bool {
+        self.version >= SYNCED_SINCE_VERSION
+    }
+
     /// Its bytes, and its checksum, which its first frame is chained to.
     pub(super) fn encode(&self) -> ([u8; HEADER_BYTES], u64) {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.version.to_le_bytes());
         bytes[10] = u8::from(self.continues);
         let fields =
             [self.size, self.identity, self.number, self.base.index.0, self.base.term.0, self.seed].into_iter();
@@ -85,13 +94,15 @@ impl Header {
         if sector[..8] != MAGIC || u64_at(sector, HEADER_CHECKSUM_OFFSET) != checksum {
             return damaged("a damaged header".to_owned());
         }
-        match u16::from_le_bytes([sector[8], sector[9]]) {
-            SEGMENT_VERSION => {}
-            newer if newer > SEGMENT_VERSION => return FoundHeader::Newer(newer),
-            other => return damaged(format!("format version {other}")),
+        let version = u16::from_le_bytes([sector[8], sector[9]]);
+        match version {
+            1..=SEGMENT_VERSION => {}
+            0 => return damaged("format version 0".to_owned()),
+            newer => return FoundHeader::Newer(newer),
         }
         let field = |place: usize| u64_at(sector, 16 + place * 8);
         let header = Header {
+            version,
             size: field(0),
             identity: field(1),
             number: field(2),
@@ -124,11 +135,60 @@ pub(super) enum Kind {
     Reset = 3,
     /// A process has opened the log: for the how-manieth time, u64.
     Opened = 4,
+    /// What of this segment was synced before this was written: a [`SyncedClaim`].
+    Synced = 5,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Append, Kind::RemoveFrom, Kind::Reset, Kind::Opened].into_iter().find(|kind| *kind as u8 == byte)
+        let known = [Kind::Append, Kind::RemoveFrom, Kind::Reset, Kind::Opened, Kind::Synced];
+        known.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Says that a segment was synced up to some byte. It is found, and believed, without the chain: behind a frame that
+/// does not fit into it this is what tells damage from an interrupted write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SyncedClaim {
+    /// The number of the segment.
+    pub(super) segment: u64,
+    /// Everything before this byte is on the device.
+    pub(super) end: u64,
+    /// The last entry of the log there.
+    pub(super) last: EntryId,
+}
+
+impl SyncedClaim {
+    pub(super) const BYTES: usize = 48;
+    const MAGIC: [u8; 8] = *b"SMRSYNC\0";
+    const CHECKSUM_OFFSET: usize = Self::BYTES - 8;
+
+    pub(super) fn encode(&self, identity: u64) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&Self::MAGIC);
+        for (place, field) in [self.segment, self.end, self.last.index.0, self.last.term.0].into_iter().enumerate() {
+            bytes[8 + place * 8..16 + place * 8].copy_from_slice(&field.to_le_bytes());
+        }
+        let checksum = codec::checksum(&[&identity.to_le_bytes(), &bytes[..Self::CHECKSUM_OFFSET]]);
+        bytes[Self::CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// The one at the beginning of `bytes`, if it is of this owner.
+    fn parse(bytes: &[u8], identity: u64) -> Option<SyncedClaim> {
+        let bytes = bytes.get(..Self::BYTES)?;
+        let field = |place: usize| u64_at(bytes, 8 + place * 8);
+        let claim = SyncedClaim { segment: field(0), end: field(1), last: EntryId::new(field(2), field(3)) };
+        (claim.encode(identity) == *bytes).then_some(claim)
+    }
+
+    /// The one that reaches furthest of those that stand in this segment at or behind byte `from`, wherever a frame
+    /// begins. Those of the segment's former lives name other segments.
+    pub(super) fn furthest(bytes: &[u8], from: usize, header: &Header) -> Option<SyncedClaim> {
+        let rest = bytes.get(from..)?;
+        let magics = rest.windows(8).enumerate().filter(|(_, window)| *window == Self::MAGIC);
+        let claims = magics.filter_map(|(at, _)| Self::parse(&rest[at..], header.identity));
+        claims.filter(|claim| claim.segment == header.number).max_by_key(|claim| claim.end)
     }
 }
 

@@ -24,7 +24,8 @@
 //! then it has several frames, the pieces of its payload in order. The kinds are in [`format::Kind`]: entries come,
 //! entries go, the log is emptied, a process has opened it. So a segment is a journal: nothing that counts is ever
 //! overwritten, other than with the same bytes; a conflict is not cut off but *recorded* as removed. Every prefix of
-//! the journal is a log that there was at some time.
+//! the journal is a log that there was at some time. One kind changes nothing: before its other frames each write says
+//! up to which byte of this segment the one before it was synced ([`format::SyncedClaim`], since version 2).
 //!
 //! # Writing
 //! Appends collect in one buffer, which begins with what the last block already holds. A flush writes it from there,
@@ -68,9 +69,9 @@
 //! # Damage
 //! The next start reads from the last segment that was begun at or before the snapshot, with a record of its own, and
 //! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the
-//! chain must reach the seed of the next; in the last one the mark says how far it must reach, as with every engine;
-//! behind that damage cannot be told from a torn write (D2), and behind the end are zeros or the frames of former
-//! lives, which mean nothing. Damage names the file. A header that is neither zeros nor whole is damage unless its
+//! chain must reach the seed of the next; in the last one the mark says how far it must reach, as with every engine,
+//! and, wherever they stand, the claims of what was synced. So only in the very last write damage cannot be told from a
+//! torn one (D2). Behind the end are zeros or the frames of former lives, which mean nothing. Damage names the file. A header that is neither zeros nor whole is damage unless its
 //! segment is dead; a header of zeros in a segment that was begun looks like a prepared one, and is found by the mark,
 //! or by the segment behind it.
 //!

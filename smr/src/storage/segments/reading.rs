@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{FRAMES_OFFSET, Kind};
+use super::format::{FRAMES_OFFSET, Header, Kind, SyncedClaim};
 use super::pool::{self, Found, Pool, segment_path};
 use super::replay::Replay;
 use super::writing::Tail;
@@ -56,6 +56,7 @@ impl SegmentLog {
         let is_first = found.begun.keys().chain(found.damaged.keys()).all(|number| *number >= first);
         let (replay, bytes) = play(directory, &segments, None, is_first)?;
         let last = segment_path(directory, top);
+        check_synced(&last, &found.begun[&top].0, &bytes, replay.end)?;
 
         let end = replay.last();
         if replay.base.index > snapshot.index {
@@ -96,14 +97,8 @@ impl SegmentLog {
             extent: Extent::empty(snapshot),
             records,
             segments,
-            tail: Tail {
-                // All of it is written again: what was read may be in the cache alone, and clean there.
-                buffer,
-                begin: 0,
-                checksum,
-                unwritten: true,
-                unsynced: true,
-            },
+            // All of it is written again: what was read may be in the cache alone, and clean there.
+            tail: Tail::over(buffer, checksum),
             fingerprint,
         };
         // The header of a segment that has to be begun names the last entry of the journal.
@@ -135,7 +130,7 @@ impl SegmentLog {
         let mut pool = Pool::new(disk, directory, blank);
         let number = blank.unwrap_or(1);
         let file = pool.take(number)?;
-        let tail = Tail { buffer: Vec::new(), begin: 0, checksum: 0, unwritten: false, unsynced: false };
+        let tail = Tail::over(Vec::new(), 0);
         let extent = Extent::empty(EntryId::ZERO);
         let (records, segments) = (VecDeque::new(), VecDeque::new());
         let mut log = SegmentLog { pool, identity, extent, records, segments, tail, fingerprint: None };
@@ -166,6 +161,15 @@ impl SegmentLog {
         let what = format!("the record at index {} is not there", held.first);
         Err(StorageError::new(&self.path(held.place.segment), "reading back", what))
     }
+}
+
+/// The chain must not end before what a later write knew to be synced.
+fn check_synced(path: &Path, header: &Header, bytes: &[u8], end: u64) -> Result<(), Damage> {
+    let claim = SyncedClaim::furthest(bytes, end as usize, header).filter(|claim| claim.end > end);
+    claim.map_or(Ok(()), |SyncedClaim { end: synced, last, .. }| {
+        let what = format!("damaged at byte {end}, though it was synced up to byte {synced}, with entry {last}");
+        Err(Damage::new(path, what))
+    })
 }
 
 /// The content of a segment; of the last one with what waits in the buffer.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::super::Damage;
 use super::super::record;
-use super::format::{self, FIRST_PIECE, FRAMES_OFFSET, Header, Kind, LAST_PIECE, u64_at};
+use super::format::{self, FIRST_PIECE, FRAMES_OFFSET, Header, Kind, LAST_PIECE, SyncedClaim, u64_at};
 use super::{APPEND_HEADER_BYTES, Held, Place};
 use crate::entry::{Entry, EntryId, Index, Term};
 
@@ -114,6 +114,7 @@ impl Replay {
             Kind::Append => payload.len().max(APPEND_HEADER_BYTES),
             Kind::RemoveFrom | Kind::Opened => 8,
             Kind::Reset => 16,
+            Kind::Synced => SyncedClaim::BYTES,
         };
         if payload.len() != length {
             return Err(format!("{} bytes of {kind:?}", payload.len()));
@@ -125,6 +126,8 @@ impl Replay {
                 self.opened = u64_at(payload, 0);
                 Ok(())
             }
+            // Says nothing of the log itself.
+            Kind::Synced => Ok(()),
             Kind::Reset => {
                 let base = EntryId::new(u64_at(payload, 0), u64_at(payload, 8));
                 *self = Replay { base, is_rebased: true, ..self.emptied() };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Segment;
+use super::format::SyncedClaim;
 use super::pool::{self, segment_path};
 use super::reading::read_segment;
 use super::replay::Replay;
@@ -47,6 +48,9 @@ pub(crate) fn salvage(
         // What does not fit ends it; it says what came before.
         let _ = alone.play(&path, &header, &bytes);
         salvage.saw(alone.last());
+        if let Some(claim) = SyncedClaim::furthest(&bytes, alone.end as usize, &header) {
+            salvage.saw(claim.last);
+        }
         if next != Some(header.number) {
             continue;
         }

@@ -1,10 +1,13 @@
 //! The end of the journal: records are made in a buffer, and the buffer is written and synced.
 
-use super::format::{self, BLOCK_BYTES, FIRST_PIECE, FRAME_HEADER_BYTES, FRAMES_OFFSET, Header, Kind, LAST_PIECE};
+use super::format::{
+    self, BLOCK_BYTES, FIRST_PIECE, FRAME_HEADER_BYTES, FRAMES_OFFSET, Header, Kind, LAST_PIECE, SEGMENT_VERSION,
+    SyncedClaim,
+};
 use super::{APPEND_HEADER_BYTES, Held, Place, Segment, SegmentLog};
 use crate::codec;
 use crate::disk::DiskFile;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId};
 use crate::storage::StorageError;
 use crate::storage::record::{self, ENTRY_LENGTH_BYTES};
 
@@ -26,9 +29,28 @@ pub(super) struct Tail {
     /// Whether the buffer has more than the file, and whether the file has more than the device.
     pub(super) unwritten: bool,
     pub(super) unsynced: bool,
+    /// What is known of this segment: up to where it was written and synced, in this life, and what says so in it.
+    pub(super) written: Reach,
+    pub(super) synced: Reach,
+    pub(super) claimed: Reach,
+}
+
+/// A place in the segment that is written, and the last entry of the log there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reach {
+    end: u64,
+    last: EntryId,
 }
 
 impl Tail {
+    /// The end of a segment of which this was read, or nothing. All of that is to be written again.
+    pub(super) fn over(buffer: Vec<u8>, checksum: u64) -> Tail {
+        let is_new = buffer.is_empty();
+        let none = Reach::default();
+        let (written, synced, claimed) = (none, none, none);
+        Tail { buffer, begin: 0, checksum, unwritten: !is_new, unsynced: !is_new, written, synced, claimed }
+    }
+
     pub(super) fn end(&self) -> u64 {
         self.begin + self.buffer.len() as u64
     }
@@ -38,7 +60,8 @@ impl SegmentLog {
     /// The file becomes the one that is written. Its header waits in the buffer.
     pub(super) fn begin_segment(&mut self, number: u64, file: Box<dyn DiskFile>, continues: bool) {
         let (size, identity, base) = (self.pool.size(), self.identity, self.extent.last());
-        let header = Header { size, identity, number, base, seed: self.tail.checksum, continues };
+        let header =
+            Header { version: SEGMENT_VERSION, size, identity, number, base, seed: self.tail.checksum, continues };
         self.segments.push_back(Segment { header, file });
         self.write_header(header);
     }
@@ -46,10 +69,11 @@ impl SegmentLog {
     pub(super) fn write_header(&mut self, header: Header) {
         let (bytes, checksum) = header.encode();
         let tail = &mut self.tail;
-        tail.buffer.clear();
-        tail.buffer.extend_from_slice(&bytes);
-        tail.buffer.resize(FRAMES_OFFSET, 0);
-        (tail.begin, tail.checksum, tail.unwritten, tail.unsynced) = (0, checksum, true, true);
+        let mut buffer = std::mem::take(&mut tail.buffer);
+        buffer.clear();
+        buffer.extend_from_slice(&bytes);
+        buffer.resize(FRAMES_OFFSET, 0);
+        *tail = Tail::over(buffer, checksum);
     }
 
     /// The segment that is written ends, and the next one begins.
@@ -73,7 +97,9 @@ impl SegmentLog {
         let current = self.current();
         let written = current.file.write_at(&self.tail.buffer, self.tail.begin);
         written.map_err(|error| self.fail(current, "writing", error))?;
+        let last = self.extent.last();
         let tail = &mut self.tail;
+        tail.written = Reach { end: tail.begin + length as u64, last };
         let whole = length - length % BLOCK_BYTES;
         tail.buffer.truncate(length);
         tail.buffer.drain(..whole);
@@ -88,11 +114,31 @@ impl SegmentLog {
             let current = self.current();
             current.file.sync().map_err(|error| self.fail(current, "flushing", error))?;
             self.tail.unsynced = false;
+            self.tail.synced = self.tail.written;
         }
         Ok(())
     }
 
+    /// Before the first frame of a write stands what was synced before it, so that damage to that is not taken for an
+    /// interrupted write, however far back the mark was set (D2). Where it has no room it is left out.
+    fn claim_synced(&mut self) {
+        let Reach { end, last } = self.tail.synced;
+        let header = self.current().header;
+        let at = self.tail.buffer.len();
+        let fits = self.tail.end() + (FRAME_HEADER_BYTES + SyncedClaim::BYTES) as u64 <= header.size;
+        let is_new = !self.tail.unwritten && end > self.tail.claimed.end.max(FRAMES_OFFSET as u64);
+        if !is_new || !fits || !header.says_what_is_synced() {
+            return;
+        }
+        let claim = SyncedClaim { segment: header.number, end, last };
+        self.tail.buffer.resize(at + FRAME_HEADER_BYTES, 0);
+        self.tail.buffer.extend_from_slice(&claim.encode(self.identity));
+        self.seal_frame(at, Kind::Synced, FIRST_PIECE | LAST_PIECE);
+        self.tail.claimed = self.tail.synced;
+    }
+
     pub(super) fn write_record(&mut self, kind: Kind, payload: &[u8]) -> Result<(), StorageError> {
+        self.claim_synced();
         let at = self.tail.buffer.len();
         self.tail.buffer.resize(at + FRAME_HEADER_BYTES, 0);
         self.tail.buffer.extend_from_slice(payload);
@@ -147,6 +193,7 @@ impl SegmentLog {
 
     /// Writes the first entries, as many as one record has, and returns how many.
     pub(super) fn append_record(&mut self, entries: &[Entry]) -> Result<usize, StorageError> {
+        self.claim_synced();
         let at = self.tail.buffer.len();
         let body = at + FRAME_HEADER_BYTES + APPEND_HEADER_BYTES;
         let buffer = &mut self.tail.buffer;

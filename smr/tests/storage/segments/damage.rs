@@ -176,20 +176,102 @@ fn dead_segment_damaged_does_not_matter() {
     assert_eq!(bench(&disk).reopen_with(snapshot(55, 1)).store().entries.len(), 46);
 }
 
+/// The power went, and with it the mark of the last writes, which is synced now and then. Each of them says what was
+/// synced before it, so only in the very last one damage can still be taken for an interrupted write.
+// covers D2, D3
+#[test]
+fn damage_to_synced_entries_behind_a_mark_that_fell_back_is_noticed() {
+    let disk = founded();
+    let mut store = bench(&disk).reopen().store().store;
+    append(&mut store, 2, 10, 30);
+    let file = segments(&disk)[0].clone();
+    let (mark_file, begin) = (PathBuf::from("/data/node/mark"), used(&content(&disk, &file)));
+    let mark = content(&disk, &mark_file);
+    let mut last_write = begin;
+    for first in [12, 15, 18] {
+        last_write = used(&content(&disk, &file));
+        append(&mut store, first, 3, 30);
+    }
+    let end = used(&content(&disk, &file));
+    drop(store);
+    disk.damage(&mark_file, |bytes| *bytes = mark).unwrap();
+    for byte in begin..end {
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.damage(&file, |bytes| bytes[byte] ^= 0x10).unwrap();
+        if byte >= last_write {
+            assert!(bench(&copy).reopen().store().entries.len() >= 16, "byte {byte} of the last write");
+            continue;
+        }
+        let Opened::Store(opened) = bench(&copy).reopen() else { panic!("byte {byte}: quarantined") };
+        let healing = opened.healing.unwrap_or_else(|| panic!("byte {byte}: not noticed"));
+        assert!(healing.reason.contains("though it was synced up to byte"), "byte {byte}: {}", healing.reason);
+        // It is silent past what was known to be synced there, though it cannot be read.
+        assert!(healing.past >= Index(14), "byte {byte}: {}", healing.past);
+    }
+    // Nothing that a crash leaves of the last write is taken for damage.
+    for kept in (0..end - last_write).step_by(7) {
+        let copy = disk.after_crash(Loss::Nothing);
+        copy.damage(&file, |bytes| bytes[last_write + kept..end].fill(0)).unwrap();
+        assert!(bench(&copy).reopen().store().entries.len() >= 16, "{kept} bytes of the last write");
+    }
+}
+
+/// A segment that a former version began is read, and written on without what that version does not know.
+#[test]
+fn segment_of_the_former_format_is_gone_on_with() {
+    let disk = founded();
+    let file = PathBuf::from(LOG).join("00000001.segment");
+    drop(bench(&disk).reopen());
+    let former = {
+        let bytes = content(&disk, &file);
+        former_format(&bytes)
+    };
+    disk.damage(&file, |bytes| *bytes = former).unwrap();
+    let mut store = bench(&disk).reopen().store().store;
+    for first in [2, 12, 22] {
+        append(&mut store, first, 10, 30);
+    }
+    let bytes = content(&disk, &file);
+    assert_eq!(bytes[8..10], 1u16.to_le_bytes());
+    assert!(!bytes.windows(7).any(|window| window == b"SMRSYNC"));
+    for first in [32, 62, 92, 122] {
+        append(&mut store, first, 30, 200);
+    }
+    drop(store);
+    assert_eq!(content(&disk, segments(&disk).iter().rev().nth(1).unwrap())[8..10], 2u16.to_le_bytes());
+    assert_eq!(bench(&disk).reopen().store().entries.len(), 151);
+}
+
+/// The same segment with a header of version 1, and its frames chained to that.
+fn former_format(bytes: &[u8]) -> Vec<u8> {
+    let mut former = bytes.to_vec();
+    former[8..10].copy_from_slice(&1u16.to_le_bytes());
+    let mut previous = codec::checksum(&[&former[..64]]);
+    former[64..72].copy_from_slice(&previous.to_le_bytes());
+    let mut at = 4096;
+    while former[at + 12] != 0 {
+        let length = u32::from_le_bytes(former[at + 8..at + 12].try_into().unwrap()) as usize;
+        previous = codec::checksum(&[&previous.to_le_bytes(), &former[at + 8..at + 16 + length]]);
+        former[at..at + 8].copy_from_slice(&previous.to_le_bytes());
+        at += 16 + length;
+    }
+    former
+}
+
 // covers D16
 #[test]
 fn segment_of_a_newer_format_is_refused_untouched() {
     let disk = founded();
     let file = PathBuf::from(LOG).join("00000001.segment");
     disk.damage(&file, |bytes| {
-        bytes[8..10].copy_from_slice(&2u16.to_le_bytes());
+        bytes[8..10].copy_from_slice(&3u16.to_le_bytes());
         let checksum = codec::checksum(&[&bytes[..64]]);
         bytes[64..72].copy_from_slice(&checksum.to_le_bytes());
     })
     .unwrap();
     let before = content(&disk, &file);
     let error = bench(&disk).open().err().unwrap();
-    assert_eq!(error, OpenError::Newer { file: file.clone(), found: 2, supported: 1 });
+    assert_eq!(error, OpenError::Newer { file: file.clone(), found: 3, supported: 2 });
     assert_eq!(content(&disk, &file), before);
 }
 

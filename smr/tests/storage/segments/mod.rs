@@ -67,6 +67,8 @@ fn used(bytes: &[u8]) -> usize {
 
 /// Length of an entry's frame, beside what its command has.
 const FRAME_BYTES: usize = 16 + 20 + 4 + 28;
+/// Length of the frame before it that says what was synced.
+const SYNCED_FRAME_BYTES: usize = 16 + 48;
 
 /// A log whose last segment has room for so many bytes more, and its entries.
 fn filled(left: usize) -> (VirtualDisk, Store, Vec<Entry>) {
@@ -75,7 +77,7 @@ fn filled(left: usize) -> (VirtualDisk, Store, Vec<Entry>) {
     let mut entries = [vec![genesis().first_entry()], append(&mut store, 2, 10, 10)].concat();
     let top = segments(&disk)[0].clone();
     let bytes = content(&disk, &top);
-    let len = bytes.len() - used(&bytes) - FRAME_BYTES - left;
+    let len = bytes.len() - used(&bytes) - SYNCED_FRAME_BYTES - FRAME_BYTES - left;
     entries.extend(append(&mut store, 12, 1, len));
     assert_eq!(used(&content(&disk, &top)), bytes.len() - left);
     (disk, store, entries)
