@@ -7,7 +7,8 @@ use madkv_proto::frames::{Ask, Body};
 use madkv_proto::slots::slot_of;
 use smr::id::ClusterId;
 use smr::status::{ReplicaStatus, Role, Standing};
-use smr_service::client::{Event, Exchange, Final, Mailbox};
+use smr_service::client::{CopyEvent, Event, Exchange, Final};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -170,15 +171,16 @@ impl Client {
 }
 
 async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>, String> {
-    let mailbox = Arc::new(Mailbox::default());
-    let posted = link.connection().and_then(|connection| connection.post(Ask::Status, 0, &mailbox, 0));
+    let (sender, mut events) = mpsc::unbounded_channel();
+    let posted = link.connection().and_then(|connection| connection.post(Ask::Status, 0, &sender, 0));
     if posted.is_none() {
         return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
     }
-    match timeout_at(deadline, mailbox.receive()).await.map(|mail| mail.event) {
-        Ok(Event::Reply(Body::Status(status))) => Ok(status),
-        Ok(Event::Reply(other)) => Err(format!("{other:?}")),
-        Ok(Event::Broken { .. }) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
+    let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| event));
+    match heard {
+        Ok(Some(Event::Reply(Body::Status(status)))) => Ok(status),
+        Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),
+        Ok(Some(Event::Broken { .. }) | None) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
         Err(_) => Err("silent".to_owned()),
     }
 }

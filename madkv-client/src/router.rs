@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use madkv_proto::frames::{Ask, Body, Service};
 use madkv_proto::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
 use madkv_proto::slots::{SLOTS, slot_of};
-use smr_service::client::{Context, Event, Mailbox, TimedOut, before, lock, troubles};
+use smr_service::client::{Context, CopyEvent, Event, TimedOut, before, lock, troubles};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE};
@@ -143,26 +144,27 @@ impl Router {
 
     /// Asks the managers in turn, until one gave a map of at least `epoch`. Returns whether one did.
     async fn ask_round(&self, epoch: u64) -> bool {
-        let mailbox = Arc::new(Mailbox::default());
+        let (sender, mut events) = mpsc::unbounded_channel();
         let count = self.managers.links.len();
         let favourite = self.favourite.load(Ordering::Relaxed);
         let mut questions: Vec<Option<Posted>> = (0..count).map(|_| None).collect();
         for manager in (0..count).map(|step| (favourite + step) % count) {
             let Some(connection) = self.managers.links[manager].connection() else { continue };
-            questions[manager] = connection.post(Ask::Map, 0, &mailbox, manager as u32);
+            questions[manager] = connection.post(Ask::Map, 0, &sender, manager as u32);
             let hedge_at = Instant::now() + MANAGER_HEDGE;
             while questions.iter().any(Option::is_some) {
-                let Ok(mail) = tokio::time::timeout_at(hedge_at, mailbox.receive()).await else { break };
-                let sender = mail.copy as usize;
-                questions[sender] = None;
-                if let Event::Reply(Body::Map(map)) = mail.event {
+                let asked = tokio::time::timeout_at(hedge_at, events.recv());
+                let Ok(Some(CopyEvent { copy, event })) = asked.await else { break };
+                let answering = copy as usize;
+                questions[answering] = None;
+                if let Event::Reply(Body::Map(map)) = event {
                     let offered = map.epoch;
                     if self.install(*map) && offered >= epoch {
-                        self.favourite.store(sender, Ordering::Relaxed);
+                        self.favourite.store(answering, Ordering::Relaxed);
                         return true;
                     }
                 }
-                if sender == manager {
+                if answering == manager {
                     break; // no use in waiting for it
                 }
             }

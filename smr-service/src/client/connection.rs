@@ -18,13 +18,12 @@ use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::reach;
 use smr::wire::{self, Frame, FrameReader, WireError};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::client::limits::{
     CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX, WELCOME_TIMEOUT,
 };
-use crate::client::mailbox::{Event, Mailbox};
 use crate::client::{Context, lock};
 use crate::frames::{
     Ask, Body, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
@@ -34,6 +33,31 @@ use crate::frames::{
 
 /// A write buffer above this is given back after use, in bytes.
 const WRITE_BUFFER_KEEP_BYTES: usize = 1 << 20;
+
+/// What became of a copy.
+#[derive(Debug)]
+pub enum Event<M> {
+    /// An answer came.
+    Reply(Body<M>),
+    /// The connection ended before an answer came.
+    Broken {
+        /// Whether the copy may have reached the other side.
+        sent: bool,
+    },
+}
+
+/// An event and the copy that it concerns.
+#[derive(Debug)]
+pub struct CopyEvent<M> {
+    /// The copy, by the number that its exchange gave it.
+    pub copy: u32,
+    /// The event.
+    pub event: Event<M>,
+}
+
+/// Where the events of a request's copies go. Each copy sends one, except for the parts of a SCAN, which the receiver
+/// collects anyway; so the queue needs no bound of its own.
+pub type EventSender<M> = mpsc::UnboundedSender<CopyEvent<M>>;
 
 /// A connection, from the attempt to its end.
 pub struct Connection<M: Map> {
@@ -68,7 +92,7 @@ struct State<M> {
 
 /// A request that waits for its answer.
 struct Pending<M> {
-    mailbox: Arc<Mailbox<M>>,
+    events: EventSender<M>,
     copy: u32,
     /// Where its frame lies in `out`, until the writer takes it.
     start: usize,
@@ -123,7 +147,7 @@ impl<M: Map> Connection<M> {
         self: &Arc<Connection<M>>,
         ask: Ask,
         epoch: u64,
-        mailbox: &Arc<Mailbox<M>>,
+        events: &EventSender<M>,
         copy: u32,
     ) -> Option<Posted<M>> {
         let mut state = lock(&self.state);
@@ -137,7 +161,7 @@ impl<M: Map> Connection<M> {
         let start = state.out.len();
         append(&mut state.out, KIND_REQUEST, &Request { id, epoch, ask });
         let end = state.out.len();
-        state.pending.insert(id, Pending { mailbox: Arc::clone(mailbox), copy, start, end, written_at: None });
+        state.pending.insert(id, Pending { events: events.clone(), copy, start, end, written_at: None });
         drop(state);
         self.wake.notify_one();
         Some(Posted { connection: Arc::clone(self), id, number })
@@ -161,7 +185,7 @@ impl<M: Map> Connection<M> {
         let pending = std::mem::take(&mut state.pending);
         drop(state);
         for (id, request) in pending {
-            request.mailbox.post(request.copy, Event::Broken { sent: served && id <= taken_id });
+            request.tell(Event::Broken { sent: served && id <= taken_id });
         }
         self.wake.notify_one();
     }
@@ -327,15 +351,13 @@ impl<M: Map> Connection<M> {
         let mut state = lock(&self.state);
         if let Body::Part(_) = response.body {
             let Some(request) = state.pending.get(&response.id) else { return };
-            let (mailbox, copy) = (Arc::clone(&request.mailbox), request.copy);
-            drop(state);
-            mailbox.post(copy, Event::Reply(response.body));
+            request.tell(Event::Reply(response.body));
             return;
         }
         match state.pending.remove(&response.id) {
             Some(request) => {
                 drop(state);
-                request.mailbox.post(request.copy, Event::Reply(response.body));
+                request.tell(Event::Reply(response.body));
             }
             // Its exchange has ended: another copy was answered, or the caller gave up.
             None => {
@@ -354,6 +376,12 @@ impl<M: Map> Posted<M> {
     /// Takes the request back if it has not left yet. Returns false if it may have left.
     pub(crate) fn withdraw(&self) -> bool {
         lock(&self.connection.state).withdraw(self.id)
+    }
+}
+
+impl<M> Pending<M> {
+    fn tell(&self, event: Event<M>) {
+        let _ = self.events.send(CopyEvent { copy: self.copy, event }); // whoever asked may have gone
     }
 }
 
@@ -477,12 +505,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connection = Connection::open(context(), address, Service::Manager, 1);
-        let mailbox = Arc::new(Mailbox::default());
+        let (sender, mut events) = mpsc::unbounded_channel();
         // The connection's task has not run yet on this single thread, so nothing was taken.
         let posted: Vec<Posted> =
-            (0..3u16).map(|to| connection.post(Ask::Transfer { to }, 0, &mailbox, 0).unwrap()).collect();
+            (0..3u16).map(|to| connection.post(Ask::Transfer { to }, 0, &sender, 0).unwrap()).collect();
         assert!(posted[1].withdraw());
-        drop(connection.post(Ask::Transfer { to: 9 }, 0, &mailbox, 0).unwrap());
+        drop(connection.post(Ask::Transfer { to: 9 }, 0, &sender, 0).unwrap());
         let (stream, _) = listener.accept().await.unwrap();
         let mut reader = FrameReader::new(stream, FRAME_PAYLOAD_MAX_BYTES);
         assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_RANGED_HELLO);
@@ -493,11 +521,9 @@ mod tests {
         assert!(!posted[0].withdraw(), "it has left");
         connection.close("enough", true);
         assert!(reader.next().await.unwrap().is_none());
-        let sent: Vec<bool> = [mailbox.receive().await, mailbox.receive().await]
-            .iter()
-            .map(|mail| matches!(mail.event, Event::Broken { sent: true }))
-            .collect();
-        assert_eq!(sent, [true, true]);
+        for _ in 0..2 {
+            assert!(matches!(events.recv().await.unwrap().event, Event::Broken { sent: true }));
+        }
     }
 
     fn welcome() -> RangedWelcome {
@@ -509,8 +535,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let connection = Connection::open(context(), address, Service::Manager, 1);
-        let mailbox = Arc::new(Mailbox::default());
-        let transfer = |to| connection.post(Ask::Transfer { to }, 0, &mailbox, 0).unwrap();
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let transfer = |to| connection.post(Ask::Transfer { to }, 0, &sender, 0).unwrap();
         let first = transfer(0);
         let (stream, _) = listener.accept().await.unwrap();
         let (read, mut write) = stream.into_split();
@@ -542,7 +568,7 @@ mod tests {
         append(&mut answers, KIND_RESPONSE, &Response { id: third.id, body: Body::Done });
         tokio::io::AsyncWriteExt::write_all(&mut write, &answers).await.unwrap();
         for _ in 0..2 {
-            assert!(matches!(mailbox.receive().await.event, Event::Reply(Body::Done)));
+            assert!(matches!(events.recv().await.unwrap().event, Event::Reply(Body::Done)));
         }
         assert!(connection.end().is_none());
     }
@@ -560,12 +586,12 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let connection = Connection::open(context(), address, Service::Manager, 1);
-            let mailbox = Arc::new(Mailbox::default());
-            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let (sender, mut events) = mpsc::unbounded_channel();
+            let _posted = connection.post(Ask::Map, 0, &sender, 0).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
             drop(stream);
-            assert!(matches!(mailbox.receive().await.event, Event::Broken { .. }));
+            assert!(matches!(events.recv().await.unwrap().event, Event::Broken { .. }));
             assert!(connection.end().is_some_and(|end| !end.welcomed));
         }
     }
@@ -632,18 +658,18 @@ mod tests {
     async fn silence_of_a_client_that_stood_still_is_not_the_servers() {
         let (connection, task, mut far) = held();
         let mut task = std::pin::pin!(task);
-        let mailbox = Arc::new(Mailbox::default());
+        let (sender, mut events) = mpsc::unbounded_channel();
         meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &welcome())).await;
         for pause_s in [3, 9, 11, 12, 3600] {
             // A program that waits for its user's next line: nothing runs, and then the request is there at once.
             tokio::time::advance(std::time::Duration::from_secs(pause_s)).await;
-            let _posted = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+            let _posted = connection.post(Ask::Map, 0, &sender, 0).unwrap();
             let id = meanwhile(&mut task, far.next_request()).await;
             // The answer takes a while, too.
             meanwhile(&mut task, tokio::time::sleep(CONNECTION_DEAD - std::time::Duration::from_millis(1))).await;
             meanwhile(&mut task, far.say(KIND_RESPONSE, &Response { id, body: Body::NoMap })).await;
-            let mail = meanwhile(&mut task, mailbox.receive()).await;
-            assert!(matches!(mail.event, Event::Reply(Body::NoMap)), "after {pause_s} s");
+            let heard = meanwhile(&mut task, events.recv()).await.unwrap();
+            assert!(matches!(heard.event, Event::Reply(Body::NoMap)), "after {pause_s} s");
         }
     }
 
@@ -652,15 +678,15 @@ mod tests {
     async fn silence_after_a_request_was_written_ends_the_connection_in_time() {
         let (connection, task, mut far) = held();
         let mut task = std::pin::pin!(task);
-        let mailbox = Arc::new(Mailbox::default());
+        let (sender, _events) = mpsc::unbounded_channel();
         meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &welcome())).await;
         meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(60))).await;
-        let _first = connection.post(Ask::Map, 0, &mailbox, 0).unwrap();
+        let _first = connection.post(Ask::Map, 0, &sender, 0).unwrap();
         meanwhile(&mut task, far.next_request()).await;
         let written_at = Instant::now();
         // Later requests are no sign of life of the server.
         meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(6))).await;
-        let _second = connection.post(Ask::Map, 0, &mailbox, 1).unwrap();
+        let _second = connection.post(Ask::Map, 0, &sender, 1).unwrap();
         assert_eq!(why(task.await), "silent for too long");
         let waited = written_at.elapsed();
         let late = std::time::Duration::from_millis(2);

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::client::connection::Posted;
+use crate::client::connection::{CopyEvent, Event, EventSender, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
-use crate::client::mailbox::{Event, Mail, Mailbox};
 use crate::client::{Context, TimedOut, earlier, sleep_until};
 use crate::frames::{Ask, Body, Map};
 
@@ -25,7 +25,8 @@ pub struct Exchange<'c, M: Map> {
     context: &'c Arc<Context>,
     group: &'c Arc<Group<M>>,
     deadline: Option<Instant>,
-    mailbox: Arc<Mailbox<M>>,
+    sender: EventSender<M>,
+    events: mpsc::UnboundedReceiver<CopyEvent<M>>,
     /// The copies that are out, at most one at each replica.
     copies: Vec<CopyOut<M>>,
     /// The number of the next copy.
@@ -81,11 +82,13 @@ impl From<TimedOut> for Failure {
 impl<'c, M: Map> Exchange<'c, M> {
     /// An exchange with `group`, which sends nothing yet.
     pub fn new(context: &'c Arc<Context>, group: &'c Arc<Group<M>>, deadline: Option<Instant>) -> Exchange<'c, M> {
+        let (sender, events) = mpsc::unbounded_channel();
         Exchange {
             context,
             group,
             deadline,
-            mailbox: Arc::new(Mailbox::default()),
+            sender,
+            events,
             copies: Vec::new(),
             next_copy: 0,
             unknown: false,
@@ -133,8 +136,8 @@ impl<'c, M: Map> Exchange<'c, M> {
             let wake_at = earlier(earlier(silent_at, self.not_before), self.deadline);
             tokio::select! {
                 biased;
-                mail = self.mailbox.receive(), if !self.copies.is_empty() => {
-                    if let Some(end) = self.take(mail) {
+                Some(event) = self.events.recv(), if !self.copies.is_empty() => {
+                    if let Some(end) = self.take(event) {
                         return Ok(end);
                     }
                 }
@@ -155,7 +158,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     fn post(&mut self, replica: u16, epoch: u64, ask: Ask) -> bool {
         let Some(link) = self.group.links.get(usize::from(replica)) else { return false };
         let number = self.next_copy;
-        let Some(posted) = link.connection().and_then(|connection| connection.post(ask, epoch, &self.mailbox, number))
+        let Some(posted) = link.connection().and_then(|connection| connection.post(ask, epoch, &self.sender, number))
         else {
             return false;
         };
@@ -170,17 +173,17 @@ impl<'c, M: Map> Exchange<'c, M> {
     }
 
     /// Takes news of a copy. Returns how the exchange ends, if it does.
-    fn take(&mut self, mail: Mail<M>) -> Option<Final<M>> {
-        let place = self.copies.iter().position(|copy| copy.number == mail.copy)?; // an abandoned copy has no say
+    fn take(&mut self, CopyEvent { copy, event }: CopyEvent<M>) -> Option<Final<M>> {
+        let place = self.copies.iter().position(|out| out.number == copy)?; // an abandoned copy has no say
         let replica = self.copies[place].replica;
-        if let Event::Reply(Body::Part(part)) = mail.event {
+        if let Event::Reply(Body::Part(part)) = event {
             let copy = &mut self.copies[place];
             copy.parts.push(part);
             copy.silent_at = Instant::now() + SILENCE;
             return None;
         }
         let mut copy = self.copies.swap_remove(place);
-        let body = match mail.event {
+        let body = match event {
             Event::Reply(body) => body,
             Event::Broken { sent } => {
                 self.unknown |= sent;

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 
 use smr::status::{Role, Standing};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::client::Context;
-use crate::client::connection::Posted;
+use crate::client::connection::{CopyEvent, Event, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
 use crate::client::link::troubles;
-use crate::client::mailbox::{Event, Mailbox};
 use crate::frames::{Ask, Body, Map};
 
 /// Runs until a leader is believed in, or nobody waits for one.
 pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
-    let mailbox = Arc::new(Mailbox::default());
+    let (sender, mut events) = mpsc::unbounded_channel();
     // At most one question is out at each replica: a hung one does not collect them.
     let mut questions: Vec<Option<Posted<M>>> = group.links.iter().map(|_| None).collect();
     let started = Instant::now();
@@ -28,11 +28,11 @@ pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
         for (replica, link) in group.links.iter().enumerate() {
             if questions[replica].is_none() {
                 questions[replica] =
-                    link.connection().and_then(|connection| connection.post(Ask::Status, 0, &mailbox, replica as u32));
+                    link.connection().and_then(|connection| connection.post(Ask::Status, 0, &sender, replica as u32));
             }
         }
         let round_end = Instant::now() + context.jitter.growing(round, FIND_PAUSE);
-        if let Some((replica, term)) = hear(&group, &mailbox, &mut questions, round_end).await {
+        if let Some((replica, term)) = hear(&group, &mut events, &mut questions, round_end).await {
             group.learn(|belief| belief.claimed(replica, term));
             continue;
         }
@@ -52,18 +52,20 @@ pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
 /// that has not noticed yet, while its successor answers in the same round.
 async fn hear<M: Map>(
     group: &Group<M>,
-    mailbox: &Mailbox<M>,
+    events: &mut mpsc::UnboundedReceiver<CopyEvent<M>>,
     questions: &mut [Option<Posted<M>>],
     round_end: Instant,
 ) -> Option<(u16, u64)> {
     let mut claim: Option<(u16, u64)> = None;
     while questions.iter().any(Option::is_some) {
-        let Ok(mail) = tokio::time::timeout_at(round_end, mailbox.receive()).await else { break };
-        let replica = mail.copy as u16; // below REPLICAS_MAX
+        let Ok(Some(CopyEvent { copy, event })) = tokio::time::timeout_at(round_end, events.recv()).await else {
+            break;
+        };
+        let replica = copy as u16; // below REPLICAS_MAX
         if let Some(question) = questions.get_mut(usize::from(replica)) {
             *question = None;
         }
-        match mail.event {
+        match event {
             Event::Reply(Body::Status(status)) => {
                 let leads = status.role == Role::Leader && status.standing == Standing::InService;
                 let term = status.term.0;

@@ -22,17 +22,15 @@ mod finder;
 mod group;
 pub mod limits;
 mod link;
-mod mailbox;
 mod network;
 mod session;
 mod trace;
 
 pub use backoff::Jitter;
-pub use connection::{Connection, Posted};
+pub use connection::{Connection, CopyEvent, Event, EventSender, Posted};
 pub use exchange::{Exchange, Failure, Final};
 pub use group::{Admission, Group};
 pub use link::{Link, troubles};
-pub use mailbox::{Event, Mail, Mailbox};
 pub use network::{Dial, Input, Network, Output, World};
 pub use session::{Session, Ticket};
 pub use trace::Trace;
