@@ -19,6 +19,8 @@ use crate::trace;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owned {
     epoch: u64,
+    /// The epoch since which the slots are certainly these.
+    slots_epoch: u64,
     slot_first: u16,
     slot_end: u16,
 }
@@ -28,12 +30,21 @@ impl Owned {
     pub fn of(map: &ClusterMap, partition: u16) -> Owned {
         let (slot_first, slot_end) =
             map.partitions.get(usize::from(partition)).map_or((0, 0), |part| (part.slot_first, part.slot_end));
-        Owned { epoch: map.epoch, slot_first, slot_end }
+        Owned { epoch: map.epoch, slots_epoch: map.epoch, slot_first, slot_end }
     }
 
     /// What counts after `map` was seen, if it is newer. Epochs never go back, whoever sent the map.
     fn after(&self, map: &ClusterMap, partition: u16) -> Option<Owned> {
-        (map.epoch > self.epoch).then(|| Owned::of(map, partition))
+        (map.epoch > self.epoch).then(|| {
+            let newer = Owned::of(map, partition);
+            let same_slots = (newer.slot_first, newer.slot_end) == (self.slot_first, self.slot_end);
+            if same_slots { Owned { slots_epoch: self.slots_epoch, ..newer } } else { newer }
+        })
+    }
+
+    /// A SCAN names no slots: by an older map, partitions might together have some keys twice, or not at all.
+    fn check_scan(&self, routed_by: u64) -> Result<(), Body> {
+        if routed_by < self.slots_epoch { Err(Body::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
     }
 
     fn check(&self, key: &[u8]) -> Result<(), Body> {
@@ -105,8 +116,8 @@ impl<R: Submit> Backend for ServerBackend<R> {
         self.owned().epoch
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, reply: ReplyTo) -> Option<Body> {
-        match admit(ask, &self.owned()) {
+    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body> {
+        match admit(ask, epoch, &self.owned()) {
             Ok(request) => {
                 let reply = traced(&request, reply);
                 self.replica.queue(request, reply);
@@ -139,11 +150,12 @@ fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
     }
 }
 
-/// What to ask of the replica, or the answer that needs no replica.
+/// What to ask of the replica, or the answer that needs no replica. `epoch` is that of the map by which the client
+/// found this partition.
 ///
 /// # Errors
 /// That answer.
-pub fn admit(ask: Ask, owned: &Owned) -> Result<Request, Body> {
+pub fn admit(ask: Ask, epoch: u64, owned: &Owned) -> Result<Request, Body> {
     match ask {
         Ask::OpenSession => Ok(Request::OpenSession),
         Ask::Write { client, number, lowest_unanswered, command } => {
@@ -151,7 +163,7 @@ pub fn admit(ask: Ask, owned: &Owned) -> Result<Request, Body> {
             Ok(Request::Write { client, number, lowest_unanswered, command })
         }
         Ask::Read { query } => {
-            check_query(&query, owned)?;
+            check_query(&query, epoch, owned)?;
             Ok(Request::Read { query })
         }
         Ask::Status => Ok(Request::Status),
@@ -170,7 +182,7 @@ fn check_command(command: &Bytes, owned: &Owned) -> Result<(), Body> {
     owned.check(command.key())
 }
 
-fn check_query(query: &Bytes, owned: &Owned) -> Result<(), Body> {
+fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), Body> {
     match Query::decode(query).map_err(refused)? {
         Query::Get { key } => {
             check_len(key, KEY_MAX_BYTES)?;
@@ -179,7 +191,8 @@ fn check_query(query: &Bytes, owned: &Owned) -> Result<(), Body> {
         // Keys between two others may live anywhere: the client asks all partitions.
         Query::Scan { from, to } => {
             check_len(from, KEY_MAX_BYTES)?;
-            check_len(to, KEY_MAX_BYTES)
+            check_len(to, KEY_MAX_BYTES)?;
+            owned.check_scan(epoch)
         }
     }
 }
@@ -219,7 +232,7 @@ mod tests {
                 let owned = Owned::of(&map, partition);
                 let get = Ask::Read { query: Query::Get { key: key.as_bytes() }.encode() };
                 for ask in [put(key.as_bytes(), b"v"), get] {
-                    let verdict = admit(ask, &owned);
+                    let verdict = admit(ask, 1, &owned);
                     if usize::from(partition) == home {
                         assert!(verdict.is_ok(), "{key} lives in {home}");
                     } else {
@@ -236,18 +249,18 @@ mod tests {
     fn admit_at_and_above_the_limits_accepted_and_too_large() {
         let owned = Owned::of(&map(1), 0);
         let (key, value) = (vec![0xff; KEY_MAX_BYTES], vec![0; VALUE_MAX_BYTES]);
-        assert!(admit(put(&key, &value), &owned).is_ok());
-        assert!(admit(put(b"", b""), &owned).is_ok(), "an empty key is a key");
+        assert!(admit(put(&key, &value), 1, &owned).is_ok());
+        assert!(admit(put(b"", b""), 1, &owned).is_ok(), "an empty key is a key");
         let too_large = |limit: usize| Some(Body::TooLarge { limit_bytes: limit as u32 });
         let (long_key, long_value) = (vec![0; KEY_MAX_BYTES + 1], vec![0; VALUE_MAX_BYTES + 1]);
-        assert_eq!(admit(put(&long_key, b""), &owned).err(), too_large(KEY_MAX_BYTES));
-        assert_eq!(admit(put(b"", &long_value), &owned).err(), too_large(VALUE_MAX_BYTES));
+        assert_eq!(admit(put(&long_key, b""), 1, &owned).err(), too_large(KEY_MAX_BYTES));
+        assert_eq!(admit(put(b"", &long_value), 1, &owned).err(), too_large(VALUE_MAX_BYTES));
         for query in [
             Query::Get { key: &long_key },
             Query::Scan { from: &long_key, to: b"" },
             Query::Scan { from: b"", to: &long_key },
         ] {
-            assert_eq!(admit(Ask::Read { query: query.encode() }, &owned).err(), too_large(KEY_MAX_BYTES));
+            assert_eq!(admit(Ask::Read { query: query.encode() }, 1, &owned).err(), too_large(KEY_MAX_BYTES));
         }
     }
 
@@ -255,7 +268,23 @@ mod tests {
     fn admit_scan_over_foreign_keys_goes_on() {
         let owned = Owned::of(&map(3), 1);
         let query = Query::Scan { from: b"a", to: b"z" }.encode();
-        assert!(matches!(admit(Ask::Read { query }, &owned), Ok(Request::Read { .. })));
+        assert!(matches!(admit(Ask::Read { query }, 1, &owned), Ok(Request::Read { .. })));
+    }
+
+    // covers G2
+    #[test]
+    fn admit_scan_by_a_map_from_before_the_slots_moved_is_redirected() {
+        let scan = || Ask::Read { query: Query::Scan { from: b"a", to: b"z" }.encode() };
+        let (old, mut moved) = (Owned::of(&map(2), 0), map(3));
+        moved.epoch = 2;
+        let owned = old.after(&moved, 0).unwrap();
+        assert_eq!(admit(scan(), 1, &owned).err(), Some(Body::WrongPartition { epoch: 2 }));
+        assert!(admit(scan(), 2, &owned).is_ok());
+        // A map that changes addresses only makes nobody ask for it.
+        moved.epoch = 3;
+        let owned = owned.after(&moved, 0).unwrap();
+        assert_eq!(owned.epoch, 3);
+        assert!(admit(scan(), 2, &owned).is_ok());
     }
 
     #[test]
@@ -264,7 +293,7 @@ mod tests {
         let nonsense = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
         let write = Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: nonsense.clone() };
         for ask in [write, Ask::Read { query: nonsense }, Ask::Read { query: Bytes::new() }, Ask::Map] {
-            assert!(matches!(admit(ask, &owned), Err(Body::Refused(_))));
+            assert!(matches!(admit(ask, 1, &owned), Err(Body::Refused(_))));
         }
     }
 
