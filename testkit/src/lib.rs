@@ -6,16 +6,15 @@
 //! - [`cluster`]: all processes of a cluster, and who leads where. [`place`]: where it lives. [`ask`]: one question to
 //!   one replica. [`launcher`]: what `madkv-local` does.
 //! - [`line_client`]: the command-line client, driven through its pipes. [`caller`]: that one, or the library.
-//! - [`load`]: clients that swap and keep a history for [`chain`]. [`failover`]: how long one waits for a new leader.
+//! - [`load`]: clients that swap and keep a history for [`swaps`]. [`failover`]: how long one waits for a new leader.
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
-//! - [`chain`]: was each write applied exactly once, judged from the clients' answers alone.
+//! - [`swaps`]: was each write applied exactly once, judged from the clients' answers alone.
 //! - [`linearize`]: could a correct store have given a history; and if not, the smallest part of it that shows it.
 //! - [`measure`]: latencies, and what processes cost. [`progress`]: what is seen of a run that lasts.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 
 pub mod ask;
 pub mod caller;
-pub mod chain;
 pub mod cluster;
 pub mod failover;
 pub mod history;
@@ -30,4 +29,5 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod progress;
+pub mod swaps;
 pub mod wait;

@@ -1,5 +1,5 @@
 //! Clients that swap unique values on a few keys as fast as they are answered, and keep the history for
-//! [`crate::chain`].
+//! [`crate::swaps`].
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::chain::{Broken, Swap, check};
 use crate::cluster::Cluster;
 use crate::line_client::{ClientProcess, LineClient, NoAnswer};
+use crate::swaps::{Broken, Swap, check};
 use crate::wait::{WaitTimeout, wait_for};
 
 /// How long a client waits for one answer before the run has failed.

@@ -20,12 +20,12 @@ use crate::ycsb::replicas::{Operator, SERVICE_TIMEOUT, processes, usages, value_
 use crate::ycsb::run::{INTERRUPTED, Plan, Ran, load, on_thread, run};
 use crate::ycsb::verify::{judge, read_all};
 use crate::ycsb::workload::{SCAN_MAX_DEFAULT, Workload};
-use madkv_testkit::chain::Swap;
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::launcher::Interrupted;
 use madkv_testkit::measure::{Trouble, commit, positive};
 use madkv_testkit::place::fresh_directory;
 use madkv_testkit::programs::{CLIENT, Programs};
+use madkv_testkit::swaps::Swap;
 
 /// The most records and operations: the names of the records, and the history of the updates, are kept in memory.
 const RECORDS_MAX: u64 = 100_000_000;

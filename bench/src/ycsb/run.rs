@@ -17,10 +17,10 @@ use crate::ycsb::distribution::Distribution;
 use crate::ycsb::keys::{Keys, key_name};
 use crate::ycsb::value::{FIRST, Values, stamp};
 use crate::ycsb::workload::{Generator, Kind, Operation, Workload};
-use madkv_testkit::chain::Swap;
 use madkv_testkit::history::{Action, Answer};
 use madkv_testkit::measure::{Latencies, Trouble};
 use madkv_testkit::progress::Progress;
+use madkv_testkit::swaps::Swap;
 
 /// What is said of a run that a signal has ended.
 pub(crate) const INTERRUPTED: &str = "interrupted";

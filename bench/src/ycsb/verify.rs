@@ -1,7 +1,7 @@
 //! The check after a run: every key is read back and compared with what the clients wrote.
 //!
 //! Updates are SWAPs of values that are unique in the run, and each answer names the value that was replaced; so for
-//! each key they must link up into one chain from the first value to the one read now ([`madkv_testkit::chain`]). A
+//! each key they must link up into one chain from the first value to the one read now ([`madkv_testkit::swaps`]). A
 //! write that was lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use bytes::Bytes;
 
 use crate::ycsb::caller::Caller;
 use crate::ycsb::value::{FIRST, stamp};
-use madkv_testkit::chain::{Swap, check};
 use madkv_testkit::history::{Action, Answer};
 use madkv_testkit::measure::Trouble;
+use madkv_testkit::swaps::{Swap, check};
 
 /// How many keys a SCAN of the check asks for, and about how many bytes.
 const SCAN_KEYS_MAX: usize = 500;
