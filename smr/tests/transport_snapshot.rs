@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use smr::codec;
 use smr::entry::EntryId;
 use smr::id::NodeId;
-use smr::transport::{CHUNK_MAX_BYTES, Lane, Offer, SNAPSHOT_SENDS_MAX, SnapshotSink, SnapshotSource};
+use smr::transport::{CHUNK_MAX_BYTES, Lane, NotBegun, Offer, SNAPSHOT_SENDS_MAX, SnapshotSink, SnapshotSource};
 use transport_support::*;
 
 const A: NodeId = NodeId::new(0, 100);
@@ -71,6 +71,8 @@ struct State {
     finished: Vec<(EntryId, Vec<u8>)>,
     inside: bool,
     refuses: bool,
+    /// This many offers still come too early.
+    early: u32,
 }
 
 impl Store {
@@ -96,12 +98,16 @@ impl Store {
 }
 
 impl SnapshotSink for Store {
-    fn begin(&self, _: NodeId, offer: &Offer) -> Result<u64, String> {
+    fn begin(&self, _: NodeId, offer: &Offer) -> Result<u64, NotBegun> {
         let mut state = self.state.lock().unwrap();
         assert!(!state.inside, "a transfer begins while another one is inside a call");
         assert_eq!(offer.header, b"header");
         if state.refuses || state.finished.iter().any(|(last, _)| *last > offer.last) {
-            return Err("not wanted".to_owned());
+            return Err(NotBegun::Refused("not wanted".to_owned()));
+        }
+        if state.early > 0 {
+            state.early -= 1;
+            return Err(NotBegun::Early("no group yet".to_owned()));
         }
         if state.offer.as_ref() != Some(offer) {
             state.part.clear();
@@ -275,6 +281,16 @@ fn receiver_that_restarts_in_the_middle_gets_the_rest() {
         assert_eq!(state.appended_bytes, bytes.len());
         assert!(state.finished == [(EntryId::new(9, 1), bytes)]);
     });
+}
+
+/// A replica that is about to learn of its group is asked again: its leader does not hear of a transfer that failed.
+#[test]
+fn offer_that_comes_too_early_is_made_again() {
+    let (a, _b, store) = pair();
+    store.state.lock().unwrap().early = 3;
+    a.transport.send_snapshot(B, Image::boxed(7, 100_000));
+    assert_eq!(outcome(&a), (B, Some(EntryId::new(7, 1))));
+    assert_eq!(store.state.lock().unwrap().early, 0);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo, SnapshotOffer, SnapshotReader};
 use crate::state_machine::StateMachine;
-use crate::transport::{Offer, SnapshotSink, SnapshotSource};
+use crate::transport::{NotBegun, Offer, SnapshotSink, SnapshotSource};
 
 /// How far a thread that writes, verifies, builds or drops a state stands back behind the others. Not further: a
 /// snapshot must be done before the log is full, also while requests take all processors.
@@ -331,15 +331,23 @@ impl<P: Protocol, S: StateMachine> Intake<P, S> {
 }
 
 impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
-    fn begin(&self, from: NodeId, offer: &Offer) -> Result<u64, String> {
-        let offer: SnapshotOffer = codec::decode(&offer.header).map_err(|error| error.to_string())?;
-        if self.genesis.get() != Some(&offer.genesis) {
-            return Err(format!("the snapshot of {from} is of another group's genesis, {}", offer.genesis));
+    fn begin(&self, from: NodeId, offer: &Offer) -> Result<u64, NotBegun> {
+        let offer: SnapshotOffer =
+            codec::decode(&offer.header).map_err(|error| NotBegun::Refused(error.to_string()))?;
+        let Some(genesis) = self.genesis.get() else {
+            return Err(NotBegun::Early(format!("{from} offers a snapshot before this replica is in a group")));
+        };
+        if *genesis != offer.genesis {
+            return Err(NotBegun::Refused(format!(
+                "the snapshot of {from} is of another group's genesis, {}",
+                offer.genesis
+            )));
         }
         let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // What was under way is given up first; an equal offer resumes from its file.
         *current = None;
-        let incoming = self.files.dir.receive(offer).map_err(|error| self.refusal(error).to_string())?;
+        let incoming = self.files.dir.receive(offer);
+        let incoming = incoming.map_err(|error| NotBegun::Refused(self.refusal(error).to_string()))?;
         let offset = incoming.offset();
         *current = Some(incoming);
         Ok(offset)

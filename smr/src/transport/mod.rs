@@ -48,7 +48,7 @@ pub use self::handshake::PEER_VERSIONS;
 pub use self::inbound::{CONNECTIONS_OF_PEER_MAX, STRANGERS_MAX};
 pub use self::outbound::{BULK_LANE_MAX_BYTES, LANE_MESSAGES_MAX, URGENT_LANE_MAX_BYTES};
 pub use self::snapshot::{
-    CHUNK_MAX_BYTES, NoSnapshots, OFFER_HEADER_MAX_BYTES, Offer, REST_MAX, SNAPSHOT_SENDS_MAX, SnapshotSink,
+    CHUNK_MAX_BYTES, NoSnapshots, NotBegun, OFFER_HEADER_MAX_BYTES, Offer, REST_MAX, SNAPSHOT_SENDS_MAX, SnapshotSink,
     SnapshotSource,
 };
 pub use self::stats::TransportStats;

@@ -95,6 +95,15 @@ pub trait SnapshotSource: Send {
     fn advanced(&self) {}
 }
 
+/// Why a transfer does not begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotBegun {
+    /// It is too early to say, for this reason: the sender tries again soon.
+    Early(String),
+    /// The snapshot is not wanted, for this reason: the sender does not try again.
+    Refused(String),
+}
+
 /// Where received snapshots go. Called from threads that may block, never by two at once.
 pub trait SnapshotSink: Send + Sync {
     /// A peer offers a snapshot. Returns the offset from which to send: what an earlier, broken transfer of the very
@@ -102,8 +111,8 @@ pub trait SnapshotSink: Send + Sync {
     /// [`SnapshotSink::finish`] is called again. An unfinished transfer of another snapshot is forgotten.
     ///
     /// # Errors
-    /// The reason why it is not wanted.
-    fn begin(&self, from: NodeId, offer: &Offer) -> Result<u64, String>;
+    /// Why not, or not yet.
+    fn begin(&self, from: NodeId, offer: &Offer) -> Result<u64, NotBegun>;
 
     /// The next bytes of the snapshot begun last; without gaps.
     ///
@@ -123,8 +132,8 @@ pub trait SnapshotSink: Send + Sync {
 pub struct NoSnapshots;
 
 impl SnapshotSink for NoSnapshots {
-    fn begin(&self, _: NodeId, _: &Offer) -> Result<u64, String> {
-        Err("this replica takes no snapshots".to_owned())
+    fn begin(&self, _: NodeId, _: &Offer) -> Result<u64, NotBegun> {
+        Err(NotBegun::Refused("this replica takes no snapshots".to_owned()))
     }
 
     fn append(&self, _: u64, _: &[u8]) -> io::Result<()> {

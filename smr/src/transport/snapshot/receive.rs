@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval_at, timeout};
 
 use super::send::Chunk;
-use super::{BUSY_SIGNS, CALL_MAX_MS, CHUNK_MAX_BYTES, Offer, PAYLOAD_MAX_BYTES, SnapshotSink, kind};
+use super::{BUSY_SIGNS, CALL_MAX_MS, CHUNK_MAX_BYTES, NotBegun, Offer, PAYLOAD_MAX_BYTES, SnapshotSink, kind};
 use crate::codec;
 use crate::entry::EntryId;
 use crate::id::NodeId;
@@ -125,7 +125,10 @@ async fn transfer<M, R: AsyncRead + Unpin>(
     let turn = Arc::new(stream.busy(shared.receiving.turn.clone().lock_owned()).await?);
     let begun = offer.clone();
     let begun = stream.call(shared, &turn, move |sink| sink.begin(from, &begun)).await?;
-    let mut have = begun.map_err(Stop::Refuse)?;
+    let mut have = begun.map_err(|why| match why {
+        NotBegun::Early(reason) => Stop::Close(reason),
+        NotBegun::Refused(reason) => Stop::Refuse(reason),
+    })?;
     if have > offer.len_bytes {
         return Err(Stop::Refuse(format!("{have} of {} bytes are there", offer.len_bytes)));
     }
