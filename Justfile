@@ -103,6 +103,19 @@ bounded overwrites="1000000" value_bytes="1000":
 rolling rounds="100":
     cargo run --quiet --release --bin madkv-scenario -- rolling --rounds {{rounds}}
 
+# Roll a cluster under load from an older build (its commit) to this one, with both log engines; check that nothing is lost. Without parameters from `before-house` (CHANGELOG).
+upgrade from="d89e3b3":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    temp=$(mktemp -d)
+    trap 'git worktree remove --force "$temp/tree" || true; rm -rf "$temp"' EXIT
+    git worktree add --quiet --detach "$temp/tree" {{from}}
+    (cd "$temp/tree" && cargo build --quiet --release --locked --target-dir "$temp/target" --bins \
+        --package madkv-server --package madkv-manager --package madkv-client --features madkv-client/cli)
+    for engine in sled segments; do
+        cargo run --quiet --release --bin madkv-scenario -- upgrade --older "$temp/target/release" --partitions 2 --log_engine "$engine"
+    done
+
 # Kill leaders under one command-line client, for about a minute, and check that it prints one line for each line in, in order, STOP last.
 transcript kills="300":
     cargo run --quiet --release --bin madkv-scenario -- transcript --kills {{kills}}

@@ -258,7 +258,7 @@ impl Cluster {
             _ports: None,
         };
         for node in layout.shape.nodes() {
-            let program = if matches!(node, Node::Manager(_)) { MANAGER } else { SERVER };
+            let program = program_of(node);
             let mut arguments: Vec<OsString> = cluster.arguments(node).into_iter().map(OsString::from).collect();
             // This process may be killed, and then end nobody.
             arguments.push("--end_with_stdin".into());
@@ -380,6 +380,19 @@ impl Cluster {
     /// All processes.
     pub fn processes(&mut self) -> impl Iterator<Item = (Node, &mut Process)> {
         self.nodes.iter_mut().map(|(&node, process)| (node, process))
+    }
+
+    /// Lets a node be a program of another build, from its next start on.
+    ///
+    /// # Panics
+    /// If the layout has no such node.
+    pub fn set_programs_of(&mut self, node: Node, programs: &Programs) {
+        self.process(node).set_program(programs.path(program_of(node)));
+    }
+
+    /// Lets clients that are started from now on be those of another build.
+    pub fn set_client_programs(&mut self, programs: &Programs) {
+        self.programs = programs.clone();
     }
 
     /// Gives each server further flags, from its next start on.
@@ -509,6 +522,11 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// The executable that a node runs.
+fn program_of(node: Node) -> &'static str {
+    if matches!(node, Node::Manager(_)) { MANAGER } else { SERVER }
 }
 
 /// What the node serves.

@@ -44,6 +44,11 @@ impl Process {
         self
     }
 
+    /// Lets it be another program, from its next start on.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Gives it further arguments, from its next start on.
     pub fn add_arguments(&mut self, arguments: &[OsString]) {
         self.arguments.extend(arguments.iter().cloned());

@@ -18,6 +18,7 @@ mod rolling;
 mod shapes;
 mod snapshots;
 mod speed;
+mod upgrade;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -192,6 +193,16 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
+    /// Roll a cluster under load from an older build to this one, replica by replica; check that the history of
+    /// this build's clients is linearizable, and that nothing is lost that the older build acknowledged
+    Upgrade {
+        /// The directory of the older build's executables
+        #[arg(long, value_name = "DIRECTORY")]
+        older: PathBuf,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// Where.
@@ -247,6 +258,7 @@ pub fn run(options: &Options) -> Outcome {
         Scenario::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Scenario::DiskFull { place } => disk_full::run(place),
         Scenario::DiskErrors { places, place } => disk_errors::run(*places, place),
+        Scenario::Upgrade { older, place } => upgrade::run(older, place),
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }
@@ -261,9 +273,14 @@ struct Stage {
 impl Stage {
     fn set(place: &Place) -> Result<Stage, Box<dyn Error + Send + Sync>> {
         let programs = Programs::beside_this_one()?;
-        let directory = fresh_directory(&programs, place.directory.as_deref())?;
+        Stage::set_with(&programs, &programs, place)
+    }
+
+    /// As [`Stage::set`], but the nodes are programs of another build.
+    fn set_with(nodes: &Programs, programs: &Programs, place: &Place) -> Result<Stage, Box<dyn Error + Send + Sync>> {
+        let directory = fresh_directory(programs, place.directory.as_deref())?;
         let flags = sync_flags(directory.path());
-        let cluster = Cluster::on_free_ports(&programs, place.shape, directory.path(), &flags)?;
+        let cluster = Cluster::on_free_ports(nodes, place.shape, directory.path(), &flags)?;
         let mut stage = Stage { cluster, directory: Some(directory) };
         stage.cluster.start_all()?;
         stage.cluster.wait_ready(TIMEOUT)?;
@@ -331,5 +348,7 @@ mod tests {
         ] {
             Options::try_parse_from(["madkv-scenario", scenario]).unwrap();
         }
+        assert!(Options::try_parse_from(["madkv-scenario", "upgrade"]).is_err(), "from what?");
+        Options::try_parse_from(["madkv-scenario", "upgrade", "--older", "x", "--partitions", "2"]).unwrap();
     }
 }
