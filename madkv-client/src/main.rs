@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use madkv_client::cli::pipe::Waiting;
 use madkv_client::cli::{self, args, command, pipe, prompt};
 use rustix::process::Signal;
-use smr::log_sink::{self, LineWriter};
+use smr_service::log_sink::{self, LineWriter};
 use smr_service::process;
 use tokio::runtime::Builder;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use smr::id::{GroupName, NodeName};
 use smr::replica::{Opened, ReplicaOptions};
 use smr_service::args::BadArgument;
+use smr_service::fatal::{StderrReports, end_with};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals};
 use smr_service::recover::{self, RecoverFlags};
@@ -39,12 +40,14 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         found_anew: plan.found_anew,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
+        reports: Arc::new(StderrReports),
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
     // The managers' genesis makes the cluster id, and nobody else records it; the operator's word is enough.
     opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
+    end_with(runtime.handle(), replica.clone());
     let backend = Arc::new(ManagerBackend::new(replica.clone()));
     let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;

@@ -12,6 +12,7 @@ use smr::entry::Incumbent;
 use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::{Succession, Witness};
+use smr_service::fatal::{StderrReports, end_with};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals, jittered, say};
 use smr_service::recover::{self, RecoverFlags};
@@ -59,6 +60,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         found_anew: plan.found_anew,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
+        reports: Arc::new(StderrReports),
         runtime: runtime.handle().clone(),
     })?;
     let mut signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
@@ -130,6 +132,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
     let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
     let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
+    end_with(runtime.handle(), replica.clone());
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
     let listener = Listener::open(runtime.handle(), api, Arc::clone(&backend), ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;

@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use smr::entry::Index;
-use smr::log_sink;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
+use smr_service::log_sink;
 
 /// Notes kept about commands that were let in and not applied yet; some never are.
 const NOTES_MAX: usize = 10_000;

@@ -5,7 +5,8 @@
 //! - [`limits`]: how much may be under way on a connection.
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
-//! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common.
+//! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
+//!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on.
 //! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
 //!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have.
 
@@ -17,10 +18,14 @@ pub mod address;
 pub mod args;
 pub mod client;
 pub mod dial;
+#[cfg(feature = "process")]
+pub mod fatal;
 pub mod frames;
 pub mod limits;
 #[cfg(feature = "serve")]
 pub mod listener;
+#[cfg(feature = "process")]
+pub mod log_sink;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "serve")]

@@ -1,7 +1,7 @@
 //! How a server or manager process starts and ends.
 //!
 //! It starts quickly or says in one line why not; it ends in order at the first SIGTERM or SIGINT, and at once at the
-//! second. SIGHUP is ignored. All that it says goes through [`smr::log_sink`]: it never waits for whoever reads its
+//! second. SIGHUP is ignored. All that it says goes through [`crate::log_sink`]: it never waits for whoever reads its
 //! stderr.
 
 use std::collections::hash_map::RandomState;
@@ -15,13 +15,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal as Number, getpid, getrlimit, kill_process, setrlimit};
-use smr::fatal::{exit_on_panic, guarded};
-use smr::log_sink::{self, LineWriter};
+use smr::panics::guarded;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{self, BadArgument, Parsed};
+use crate::fatal::exit_on_panic;
+use crate::log_sink::{self, LineWriter};
 
 /// Exit code for a command line that cannot work.
 const EXIT_USAGE: u8 = 2;

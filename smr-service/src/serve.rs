@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use smr::log_sink;
 use smr::replica::ReplicaHandle;
 
 use crate::args::BadArgument;
 use crate::listener::{Backend, Listener};
+use crate::log_sink;
 use crate::process::{Fatal, Signals};
 
 /// Exit code after a second signal.

@@ -1,94 +1,150 @@
-//! Ends the process when a part of it cannot go on: nothing is half alive.
+//! How a replica ends that cannot go on: it falls silent, and its host hears why.
 //!
-//! A failing disk stops the replica, and so does a bug. Both end the process with [`EXIT_FATAL`], so that whoever
-//! watches it sees a death and not a silence; a restart recovers from what is durable.
+//! A failing disk ends a replica, and so does a bug. From then on it acknowledges nothing and takes nothing in, its
+//! threads end, and [`ReplicaHandle::ended`](crate::replica::ReplicaHandle::ended) says why. What is durable is read
+//! anew by the next start of its directory. This library ends no process, installs no panic hook and prints nothing:
+//! that is for the host to decide. Most hosts want to end their process, so that whoever watches it sees a death and
+//! not a silence.
+//!
+//! # Why a host wants a panic hook
+//! A panic in a thread of the replica's, or in a turn that runs on a thread of the host's, is caught, and ends the
+//! replica as [`ReplicaFailure::Bug`]. Two kinds are out of its reach. Tasks on the host's tokio runtime: a panic there
+//! ends the task, not the replica. And sled, which works on threads of its own and panics where it meets what it did
+//! not expect, a full or failing disk among it: a replica whose log engine has lost a thread may wait for it for ever.
+//! So a host whose replicas keep their logs in sled installs a hook ([`std::panic::set_hook`]) that ends the process.
+//! The hook leaves alone what [`is_expected`](crate::panics::is_expected) says yes to: sled panics, too, on files that it cannot read; those
+//! panics are caught, and mean damage.
 
 use std::any::Any;
-use std::backtrace::{Backtrace, BacktraceStatus};
-use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use crate::log_sink;
+use tokio::sync::watch;
 
-/// The exit code of a process that a failed disk or a bug has ended.
-pub const EXIT_FATAL: i32 = 70;
+use crate::panics::text_of;
 
-thread_local! {
-    /// Whether a panic on this thread is expected and will be caught.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
+/// Why a replica ended that could not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicaFailure {
+    /// The world around it failed: its disk, most likely, or the operating system.
+    #[error("{who}: {why}")]
+    World {
+        /// The replica, and which part of it.
+        who: String,
+        /// What happened.
+        why: String,
+    },
+    /// A broken invariant. Going on could lose data.
+    #[error("{who} panicked: {what}")]
+    Bug {
+        /// The replica, and which part of it.
+        who: String,
+        /// What the panic says.
+        what: String,
+    },
 }
 
-/// From now on a panic on any thread, asynchronous tasks included, ends the process with [`EXIT_FATAL`].
-pub fn exit_on_panic() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        panic::set_hook(Box::new(|info| {
-            if !GUARDED.get() {
-                report(info);
-                log_sink::exit(EXIT_FATAL);
-            }
-        }));
-    });
-}
+/// How a replica ended: in order, or by a failure.
+type End = Result<(), ReplicaFailure>;
 
-/// As the standard library does it, but without waiting for whoever reads stderr.
-fn report(info: &PanicHookInfo<'_>) {
-    let thread = thread::current();
-    let name = thread.name().unwrap_or("<unnamed>");
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
-    let message = text_of(info.payload());
-    log_sink::line(format!("thread '{name}' panicked at {place}:\n{message}"));
-    let backtrace = Backtrace::capture();
-    if backtrace.status() == BacktraceStatus::Captured {
-        log_sink::line(backtrace.to_string());
+/// Whether a replica goes on. Shared by all its threads; the first failure counts.
+#[derive(Clone)]
+pub(crate) struct Lifeline(Arc<Shared>);
+
+impl fmt::Debug for Lifeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lifeline").field(&self.0.end.borrow()).finish()
     }
-    log_sink::line(format!("[{}] this is a bug, and this process ends; {AFTER_A_BUG}", crate::report::timestamp()));
 }
 
-/// What to do about a failure of the world around.
-const AFTER_A_FAILURE: &str = "see that its disk works and has room, then start it again with the same arguments";
-/// What to do about a bug.
-const AFTER_A_BUG: &str = "start it again, it goes on from what is durable; and report the lines above";
-
-fn text_of(payload: &(dyn Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "panic without a message".to_owned())
+struct Shared {
+    failed: AtomicBool,
+    end: watch::Sender<Option<End>>,
+    /// Wakes whoever has to end the rest of the replica.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
-/// Runs foreign code that is known to panic on bad input; the panic's message comes back as an error.
-///
-/// # Errors
-/// The panic's message.
-pub fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    let before = GUARDED.replace(true);
-    let result = panic::catch_unwind(AssertUnwindSafe(run));
-    GUARDED.set(before);
-    result.map_err(|payload| text_of(payload.as_ref()))
-}
+impl Lifeline {
+    pub(crate) fn new() -> Lifeline {
+        let (end, _) = watch::channel(None);
+        Lifeline(Arc::new(Shared { failed: AtomicBool::new(false), end, wake: OnceLock::new() }))
+    }
 
-/// Ends the process with [`EXIT_FATAL`] and one line: `who` cannot go on, `why`, and what to do next.
-pub(crate) fn end_process(who: &str, why: &str) -> ! {
-    log_sink::line(format!("[{}] {who}: {why}; this process ends; {AFTER_A_FAILURE}", crate::report::timestamp()));
-    log_sink::exit(EXIT_FATAL)
-}
+    /// Calls this when the replica has failed. Set once.
+    pub(crate) fn on_failure(&self, wake: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.wake.set(Box::new(wake));
+    }
 
-/// Starts a thread whose failure ends the process.
-///
-/// # Errors
-/// If the operating system gives no thread.
-pub(crate) fn spawn_vital(
-    name: String,
-    run: impl FnOnce() -> Result<(), String> + Send + 'static,
-) -> std::io::Result<thread::JoinHandle<()>> {
-    exit_on_panic();
-    thread::Builder::new().name(name.clone()).spawn(move || {
-        if let Err(why) = run() {
-            end_process(&name, &why);
+    /// The replica cannot go on: `who` says `why`.
+    pub(crate) fn fail(&self, who: &str, why: &str) {
+        self.end(Err(ReplicaFailure::World { who: who.to_owned(), why: why.to_owned() }));
+    }
+
+    /// A part of the replica panicked.
+    pub(crate) fn panicked(&self, who: &str, payload: &(dyn Any + Send)) {
+        self.end(Err(ReplicaFailure::Bug { who: who.to_owned(), what: text_of(payload).to_owned() }));
+    }
+
+    /// The replica has stopped in order.
+    pub(crate) fn stopped(&self) {
+        self.end(Ok(()));
+    }
+
+    /// Whether it must not go on. Called for each turn.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&self) -> End {
+        let mut end = self.0.end.subscribe();
+        match end.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or(Ok(())),
+            // This holds the sender.
+            Err(_) => Ok(()),
         }
-    })
+    }
+
+    fn end(&self, how: End) {
+        let has_failed = how.is_err();
+        if has_failed {
+            self.0.failed.store(true, Ordering::SeqCst);
+        }
+        self.0.end.send_if_modified(|end| {
+            let is_first = end.is_none();
+            if is_first {
+                *end = Some(how);
+            }
+            is_first
+        });
+        if has_failed && let Some(wake) = self.0.wake.get() {
+            wake();
+        }
+    }
+
+    /// Starts a thread whose failure ends the replica.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub(crate) fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<()>> {
+        let lifeline = self.clone();
+        thread::Builder::new().name(name.clone()).spawn(move || lifeline.watch(&name, run))
+    }
+
+    /// Runs what the replica cannot do without.
+    pub(crate) fn watch(&self, who: &str, run: impl FnOnce() -> Result<(), String>) {
+        match panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => self.fail(who, &why),
+            Err(payload) => self.panicked(who, payload.as_ref()),
+        }
+    }
 }

@@ -143,6 +143,13 @@ pub enum Disqualified {
     },
 }
 
+impl Disqualified {
+    /// For files and for people: `by` says so.
+    pub(crate) fn said_by(self, by: &str) -> String {
+        format!("{self} ({by} says so)")
+    }
+}
+
 impl StartTrail {
     /// The start after this one.
     #[must_use]

@@ -74,7 +74,8 @@
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
 //! | [`replica::engine`] | core, sessions and state machine as one value, without threads | `core` |
-//! | [`fatal`], [`report`], [`log_sink`] | how a process ends that cannot go on, and what it says | `process` |
+//! | [`panics`] | panics of foreign code that are expected | |
+//! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says: the host decides what follows | `node` |
 //! | [`storage`] | promise, mark and log on disk; quarantine | `node`; sled with `sled` |
 //! | [`transport`] | connections between replicas | `node` |
 //! | [`replica`] | birth, and the threads around the engine | `node` |
@@ -97,7 +98,7 @@
 //! Automatic readmission, log engines besides sled, other protocols. Byzantine faults
 //! are out of scope: peers may be slow, dead or outdated, but do not lie.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// A library prints nothing: what it says goes to the host's sink.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 // Inside modules that are there without the node stand parts that only the node uses.
 #![cfg_attr(not(feature = "node"), allow(dead_code))]
@@ -106,7 +107,7 @@ pub mod codec;
 #[cfg(feature = "core")]
 pub mod disk;
 pub mod entry;
-#[cfg(feature = "process")]
+#[cfg(feature = "node")]
 pub mod fatal;
 pub mod id;
 #[cfg(feature = "core")]
@@ -114,8 +115,7 @@ pub mod id;
 pub mod internals;
 #[cfg(feature = "wire")]
 pub mod lobby;
-#[cfg(feature = "process")]
-pub mod log_sink;
+pub mod panics;
 #[cfg(feature = "core")]
 pub mod protocol;
 #[cfg(feature = "core")]
@@ -124,7 +124,7 @@ pub mod raft;
 pub mod reach;
 #[cfg(feature = "core")]
 pub mod replica;
-#[cfg(feature = "process")]
+#[cfg(feature = "node")]
 pub mod report;
 #[cfg(feature = "core")]
 pub mod session;

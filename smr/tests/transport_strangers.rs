@@ -12,7 +12,8 @@ use smr::codec;
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartId, StartTrail};
 use smr::transport::{
-    Admission, CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, Pace, STRANGERS_MAX, TransportConfig, TransportEvent,
+    Admission, CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, NotAdmitted, Pace, STRANGERS_MAX, TransportConfig,
+    TransportEvent,
 };
 use transport_support::*;
 
@@ -171,8 +172,8 @@ struct SawLater;
 const LATER: StartId = StartId { number: 9, nonce: 9 };
 
 impl Admission for SawLater {
-    fn admit(&self, _node: NodeId, start: StartTrail) -> Result<(), Disqualified> {
-        Err(Disqualified::SetBack { shown: start.id, newest: LATER })
+    fn admit(&self, _node: NodeId, start: StartTrail) -> Result<(), NotAdmitted> {
+        Err(Disqualified::SetBack { shown: start.id, newest: LATER }.into())
     }
 }
 

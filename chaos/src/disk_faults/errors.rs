@@ -5,9 +5,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use smr::fatal::EXIT_FATAL;
 use smr::status::Standing;
 use smr::storage::Engine;
+use smr_service::fatal::EXIT_FATAL;
 
 use super::injector::{self, Injector, Tampering, starter, tampered};
 use super::{BEHIND_ENTRIES, Cut};

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smr::fatal::EXIT_FATAL;
+use smr_service::fatal::EXIT_FATAL;
 
 use super::small_disk::SmallDisk;
 use super::{BEHIND_ENTRIES, Cut};

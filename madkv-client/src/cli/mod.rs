@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use args::Args;
 use madkv_proto::line::{Answer, Line};
-use smr::log_sink;
+use smr_service::log_sink;
 
 use crate::{Client, Error, Options, Trace};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use madkv_proto::limits::LINE_MAX_BYTES;
 use madkv_proto::line::{self, Answer, BadLine};
-use smr::log_sink;
+use smr_service::log_sink;
 use tokio::runtime::Runtime;
 
 use crate::Client;

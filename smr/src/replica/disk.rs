@@ -1,7 +1,7 @@
 //! The disk thread: one owner of everything durable.
 //!
 //! It takes all jobs that wait, does them in order, ends with one sync, and only then sends the messages that rest on
-//! them and tells the replica thread. An error is final: the process ends, nothing of the batch is acknowledged, and
+//! them and tells the replica thread. An error is final: the replica ends, nothing of the batch is acknowledged, and
 //! the sync is not repeated (fault catalogue D6).
 
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
-use crate::replica::driver::{Happening, News, queue};
+use crate::replica::driver::queue;
+use crate::replica::inbox::{InputSender, NodeInput};
 use crate::replica::message::PeerMessage;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::state_machine::StateMachine;
@@ -45,7 +46,7 @@ pub enum DiskJob<M> {
 pub(super) fn run<P: Protocol, S: StateMachine>(
     store: Store,
     jobs: &Receiver<DiskJob<P::Message>>,
-    news: &News<P, S>,
+    inputs: &InputSender<P, S>,
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
 ) -> Result<(), String> {
     let mut batch = DiskBatch::new(store);
@@ -60,7 +61,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
                 let quarantined = batch.quarantine(&reason)?;
-                // If nobody waits any more, the process ends.
+                // No one may be waiting any more.
                 let _ = done.send(quarantined);
                 return Ok(());
             }
@@ -82,17 +83,17 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             transport.flush();
         }
         if let Some(id) = last {
-            if !news.send(Happening::Durable(id)) {
+            if !inputs.send(NodeInput::Durable(id)) {
                 break;
             }
             // With nothing else to do this thread looks itself what follows from it; a write may, which it then has to
             // do.
-            if jobs.is_empty() { news.helm.steer_once() } else { news.helm.wake() }
+            if jobs.is_empty() { inputs.executor.try_run_one_inline() } else { inputs.executor.wake() }
         }
         batch.follow().map_err(|error| format!("disk failed: {error}"))?;
         if look_at <= Instant::now() {
             if let Some(is_full) = batch.look_at_room().map_err(|error| format!("disk failed: {error}"))?
-                && !news.tell(Happening::Room { is_full })
+                && !inputs.tell(NodeInput::Room { is_full })
             {
                 break;
             }
@@ -142,7 +143,7 @@ impl<M> DiskBatch<M> {
     /// Puts the node into quarantine, durably.
     ///
     /// # Errors
-    /// If that cannot be written down: then the process has to end.
+    /// If that cannot be written down: then the replica has to end.
     pub fn quarantine(self, reason: &str) -> Result<Quarantined, String> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.store.into_quarantine(reason, now.as_secs()).map_err(|error| {

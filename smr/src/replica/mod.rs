@@ -4,17 +4,20 @@
 //! |---|---|
 //! | [`api`](Request) | what a listener may ask, and what it hears back |
 //! | [`client`](Client) | the host's own commands and queries: finds the leader, tries again, numbers requests |
-//! | [`handle`](Opened) | opening a directory, starting the threads, the orderly end |
+//! | [`opening`](Opened), `lives`, `kind` | opening a directory, and building a node for the kind of its group |
+//! | `life` | from birth to the end in order, or to quarantine and the next life |
+//! | [`handle`](ReplicaHandle) | how a process talks to its replica |
 //! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
 //! | [`engine`] | the logic: core, sessions and state machine as one value, without threads |
 //! | [`admin`] | what operators ask for: transfers of leadership, readmissions |
 //! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | [`disk`] | everything durable, in order |
-//! | `driver`, `helm`, `snapshots` | a turn with its queues; which thread runs it; threads for what takes long |
+//! | `inbox`, `driver`, `turn_executor` | the queues; a turn with them; which thread runs it |
+//! | `snapshots`, `scans`, `worker` | threads for what takes long |
 //!
-//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only [`Opened::run`] names the one that
-//! is used.
+//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` names the one that is
+//! used.
 
 pub mod admin;
 mod api;
@@ -22,6 +25,8 @@ mod api;
 pub mod birth;
 #[cfg(feature = "node")]
 mod client;
+#[cfg(feature = "node")]
+mod clock;
 #[cfg(feature = "node")]
 mod configuration_source;
 #[cfg(feature = "node")]
@@ -32,9 +37,19 @@ pub mod engine;
 #[cfg(feature = "node")]
 mod handle;
 #[cfg(feature = "node")]
-mod helm;
+mod inbox;
+#[cfg(feature = "node")]
+mod kind;
+#[cfg(feature = "node")]
+mod life;
+#[cfg(feature = "node")]
+mod lives;
 #[cfg(feature = "node")]
 pub mod message;
+#[cfg(feature = "node")]
+mod opening;
+#[cfg(feature = "node")]
+mod options;
 #[cfg(feature = "node")]
 mod recovery;
 #[cfg(feature = "node")]
@@ -43,6 +58,8 @@ mod scans;
 mod snapshots;
 #[cfg(feature = "node")]
 pub mod turn;
+#[cfg(feature = "node")]
+mod turn_executor;
 #[cfg(feature = "node")]
 mod waiting_room;
 #[cfg(feature = "node")]
@@ -54,6 +71,10 @@ pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES, TRY_TIMEO
 #[cfg(feature = "node")]
 pub use configuration_source::*;
 #[cfg(feature = "node")]
-pub use handle::*;
+pub use handle::ReplicaHandle;
+#[cfg(feature = "node")]
+pub use opening::Opened;
+#[cfg(feature = "node")]
+pub use options::{ReplicaOptions, StartError};
 #[cfg(feature = "node")]
 pub use recovery::{RecoverOptions, Recovered, recover};

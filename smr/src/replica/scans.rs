@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::fatal::spawn_vital;
+use crate::fatal::Lifeline;
 use crate::replica::engine::BUSY_RETRY_MS;
 use crate::replica::{Outcome, ReplyTo};
 
@@ -44,13 +44,13 @@ impl Scans {
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub(super) fn start(who: &str, runtime: Handle) -> std::io::Result<Scans> {
+    pub(super) fn start(lifeline: &Lifeline, who: &str, runtime: Handle) -> std::io::Result<Scans> {
         let (ready, waiting) = unbounded();
         let ready = Arc::new(ready);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         for _ in 0..processors.clamp(SCAN_THREADS.0, SCAN_THREADS.1) {
             let (waiting, runtime, ready) = (waiting.clone(), runtime.clone(), Arc::downgrade(&ready));
-            spawn_vital(format!("{who} scan"), move || {
+            lifeline.spawn(format!("{who} scan"), move || {
                 work(&waiting, &runtime, &ready);
                 Ok(())
             })?;
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn scans_whose_clients_do_not_read_hold_up_no_other() {
         let runtime = runtime();
-        let scans = Scans::start("test", runtime.handle().clone()).unwrap();
+        let scans = Scans::start(&Lifeline::new(), "test", runtime.handle().clone()).unwrap();
         let mut hung = Vec::new();
         for _ in 0..20 * SCAN_THREADS.1 {
             let (reader, gets) = Reader::new(1, 1);
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn scan_beyond_the_quota_of_its_connection_is_busy() {
         let runtime = runtime();
-        let scans = Scans::start("test", runtime.handle().clone()).unwrap();
+        let scans = Scans::start(&Lifeline::new(), "test", runtime.handle().clone()).unwrap();
         let (reader, gets) = Reader::new(0, 2);
         for _ in 0..3 {
             scans.begin(ReplyTo { tag: 0, sink: reader.clone() }, parts(2));

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::codec;
 use crate::entry::GenesisHash;
-use crate::fatal::end_process;
+use crate::fatal::Lifeline;
 use crate::id::NodeId;
 use crate::protocol::Protocol;
-use crate::replica::driver::{Happening, News};
 use crate::replica::engine::{Install, SnapshotImage};
+use crate::replica::inbox::{InputSender, NodeInput};
 
 use crate::report::Reporter;
 use crate::session::SessionTable;
@@ -86,17 +86,17 @@ impl SnapshotFiles {
     }
 
     /// The newest snapshot, open for sending. `lost` is called if it is, or turns out to be, damaged: then it does not
-    /// count any more (S8). If the disk fails, now or while it is read, the process ends (D8).
+    /// count any more (S8). If the disk fails, now or while it is read, the replica ends (D8).
     pub(super) fn open_newest(
         &self,
-        reporter: Reporter,
+        watched: Watched,
         lost: impl Fn(String) + Send + 'static,
         advances: Arc<AtomicU64>,
     ) -> Result<Option<FileSource>, SnapshotError> {
         let Some(info) = self.dir.latest() else { return Ok(None) };
         let (files, doubtful) = (self.dir.clone(), info.clone());
         let lost = move |error: &SnapshotError| {
-            stop_if_disk_failed(&reporter, "reading a snapshot", error);
+            watched.end_if_disk_failed("reading a snapshot", error);
             if let SnapshotError::Corrupt { .. } = error {
                 files.doubt(&doubtful);
                 lost(error.to_string());
@@ -112,32 +112,46 @@ impl SnapshotFiles {
     }
 
     /// The state that a snapshot holds.
-    pub(super) fn restore<S: StateMachine>(&self, info: &SnapshotInfo) -> Result<(SessionTable, S), SnapshotError> {
+    pub(super) fn restore<S: StateMachine>(
+        &self,
+        lifeline: &Lifeline,
+        info: &SnapshotInfo,
+    ) -> Result<(SessionTable, S), SnapshotError> {
         let reader = self.dir.read(info)?;
         // Nobody is served before it is here.
-        aside(move || build(Paced { inner: reader, rests: None }))
+        aside(lifeline, move || build(Paced { inner: reader, rests: None }))
     }
 }
 
-/// Ends the process if the disk is to blame: a replica that can neither read nor store snapshots, but goes on, is
-/// silent about it for ever (D7, D8). A file that is not there is none of that: a newer snapshot took its place.
-fn stop_if_disk_failed(reporter: &Reporter, doing: &str, error: &SnapshotError) {
-    match error {
-        SnapshotError::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => {
-            end_process(reporter.who(), &format!("{doing} failed: {error}"))
-        }
-        // A state that is read from a file says so in its own words.
-        SnapshotError::State(source) => {
-            if let Some(inner) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
-                stop_if_disk_failed(reporter, doing, inner);
+/// Whom work at snapshots belongs to.
+#[derive(Clone)]
+pub(super) struct Watched {
+    pub(super) reporter: Reporter,
+    pub(super) lifeline: Lifeline,
+}
+
+impl Watched {
+    /// Ends the replica if the disk is to blame: one that can neither read nor store snapshots, but goes on, is silent
+    /// about it for ever (D7, D8). A file that is not there is none of that: a newer snapshot took its place.
+    fn end_if_disk_failed(&self, doing: &str, error: &SnapshotError) {
+        match error {
+            SnapshotError::Disk { source, .. } if source.kind() != io::ErrorKind::NotFound => {
+                self.lifeline.fail(self.reporter.who(), &format!("{doing} failed: {error}"));
             }
+            // A state that is read from a file says so in its own words.
+            SnapshotError::State(source) => {
+                if let Some(inner) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    self.end_if_disk_failed(doing, inner);
+                }
+            }
+            _ => {}
         }
-        _ => {}
     }
 }
 
 /// On a thread of its own, because that one stands back: the group serves meanwhile, perhaps on the same processors.
 pub(super) fn aside<T: Send + 'static>(
+    lifeline: &Lifeline,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
     let run = move || {
@@ -145,8 +159,10 @@ pub(super) fn aside<T: Send + 'static>(
         work()
     };
     let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run).map_err(SnapshotError::State)?;
-    // A panic there ends the process by itself.
-    thread.join().unwrap_or_else(|_| Err(SnapshotError::State(io::Error::other("work at a snapshot panicked"))))
+    thread.join().unwrap_or_else(|payload| {
+        lifeline.panicked("snapshot", payload.as_ref());
+        Err(SnapshotError::State(io::Error::other("work at a snapshot panicked")))
+    })
 }
 
 fn build<S: StateMachine>(mut reader: Paced<SnapshotReader>) -> Result<(SessionTable, S), SnapshotError> {
@@ -308,8 +324,8 @@ pub(super) struct Intake<P: Protocol, S: StateMachine> {
     files: SnapshotFiles,
     /// Empty until the replica is born.
     genesis: Arc<OnceLock<GenesisHash>>,
-    news: News<P, S>,
-    reporter: Reporter,
+    inputs: InputSender<P, S>,
+    watched: Watched,
     incoming: Mutex<Option<Incoming>>,
 }
 
@@ -317,15 +333,15 @@ impl<P: Protocol, S: StateMachine> Intake<P, S> {
     pub(super) fn new(
         files: SnapshotFiles,
         genesis: Arc<OnceLock<GenesisHash>>,
-        news: News<P, S>,
-        reporter: Reporter,
+        inputs: InputSender<P, S>,
+        watched: Watched,
     ) -> Intake<P, S> {
-        Intake { files, genesis, news, reporter, incoming: Mutex::new(None) }
+        Intake { files, genesis, inputs, watched, incoming: Mutex::new(None) }
     }
 
-    /// What the sender hears of an error, unless the disk failed: then the process ends.
+    /// What the sender hears of an error. If the disk failed the replica ends.
     fn refusal(&self, error: SnapshotError) -> SnapshotError {
-        stop_if_disk_failed(&self.reporter, "receiving a snapshot", &error);
+        self.watched.end_if_disk_failed("receiving a snapshot", &error);
         error
     }
 }
@@ -362,14 +378,14 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
     fn finish(&self) -> io::Result<()> {
         let current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
-        let built = aside(move || {
+        let built = aside(&self.watched.lifeline, move || {
             let file = incoming.finish()?;
             Ok((build(Paced::awaited(file.read()?))?, file))
         });
         let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
         let install = Install { meta: file.info().meta.clone(), sessions, state, file };
-        let told = self.news.tell(Happening::SnapshotBuilt(Box::new(install), len_bytes));
+        let told = self.inputs.tell(NodeInput::SnapshotBuilt(Box::new(install), len_bytes));
         if told { Ok(()) } else { Err(io::Error::other("the replica has stopped")) }
     }
 }

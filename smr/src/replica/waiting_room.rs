@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
 use crate::entry::{EntryId, GenesisRequest, Index, Term};
+use crate::fatal::Lifeline;
 use crate::id::{GroupName, NodeId, NodeName};
 use crate::protocol::Protocol;
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
 use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer};
-use crate::replica::driver::{Happening, Inbox};
-use crate::replica::handle::disqualification;
+use crate::replica::inbox::{Inbox, NodeInput};
 use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::report::Reporter;
@@ -57,6 +57,7 @@ pub(super) struct WaitingRoom<'a, P: Protocol, S> {
     pub(super) source: Option<&'a Arc<dyn ConfigurationSource>>,
     /// Who says that the group exists without this replica, besides peers.
     pub(super) exclusions: &'a Receiver<Witness>,
+    pub(super) lifeline: &'a Lifeline,
 }
 
 /// The request to record a genesis.
@@ -124,6 +125,9 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
                 Verdict::Stranger(reason) => self.turned_away(reason),
                 Verdict::Wait => {}
             }
+            if self.lifeline.has_failed() {
+                return Err("a part of the replica has failed".to_owned());
+            }
             let now = Instant::now();
             if now >= next_call {
                 next_call = now + BIRTH_INTERVAL;
@@ -162,7 +166,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
         }
         while let Some(event) = self.inbox.next_event(self.life) {
             match event {
-                Happening::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
+                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
                     let before = unborn.message();
                     let verdict = unborn.receive(from, &message);
                     // The other one may wait for nothing but this.
@@ -173,16 +177,16 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
                     }
                     return Ok(verdict);
                 }
-                Happening::Peer(TransportEvent::Disconnected { peer }) => unborn.disconnected(peer),
-                Happening::Peer(TransportEvent::Refused { peer, reason }) => {
+                NodeInput::Peer(TransportEvent::Disconnected { peer }) => unborn.disconnected(peer),
+                NodeInput::Peer(TransportEvent::Refused { peer, reason }) => {
                     self.reporter.line(&format!("replica {peer} and this one do not fit together: {reason}"));
                 }
-                Happening::Peer(TransportEvent::Disqualified { by, why }) => {
-                    return Err(Departure::Disqualified(disqualification(why, &format!("replica {by}"))));
+                NodeInput::Peer(TransportEvent::Disqualified { by, why }) => {
+                    return Err(Departure::Disqualified(why.said_by(&format!("replica {by}"))));
                 }
-                Happening::Disqualified(reason) => return Err(Departure::Disqualified(reason)),
-                Happening::Shutdown(done) => {
-                    // If nobody waits for it any more, the process ends.
+                NodeInput::Disqualified(reason) => return Err(Departure::Disqualified(reason)),
+                NodeInput::Shutdown(done) => {
+                    // No one may be waiting for it any more.
                     let _ = done.send(());
                     return Err(Departure::Stopped);
                 }

@@ -5,7 +5,7 @@ use std::io;
 
 use crossbeam_channel::{Sender, unbounded};
 
-use crate::fatal::spawn_vital;
+use crate::fatal::Lifeline;
 use crate::replica::snapshots::stand_back;
 
 type Job = Box<dyn FnOnce() -> Result<(), String> + Send>;
@@ -22,18 +22,18 @@ impl Worker {
     ///
     /// # Errors
     /// If the operating system gives none.
-    pub(super) fn start(name: String) -> io::Result<Worker> {
+    pub(super) fn start(lifeline: &Lifeline, name: String) -> io::Result<Worker> {
         let (jobs, waiting) = unbounded::<Job>();
-        spawn_vital(name, move || {
+        lifeline.spawn(name, move || {
             stand_back();
             waiting.iter().try_for_each(|job| job())
         })?;
         Ok(Worker { jobs })
     }
 
-    /// Never blocks. A job that fails ends the process.
+    /// Never blocks. A job that fails ends the replica.
     pub(super) fn give(&self, job: impl FnOnce() -> Result<(), String> + Send + 'static) {
-        // The thread lives as long as this, or the process has ended.
+        // The thread lives as long as this, or the replica has failed.
         let _ = self.jobs.send(Box::new(job));
     }
 }

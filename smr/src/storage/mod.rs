@@ -36,7 +36,7 @@
 //! is [`Damage`]. If the promise is sound the node *heals* by itself, silent until that is done ([`healing`]). If the
 //! promise is lost, or if something here was written by another node, that leads to *quarantine*: written down in a
 //! file before anything in `log/` is touched again, and final for this incarnation. An error of the device is no
-//! damage: the process stops and may be started again ([`StorageError`]).
+//! damage: the replica ends and may be started again ([`StorageError`]).
 //!
 //! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
 //! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
@@ -95,7 +95,7 @@ pub use sync_mode::{SyncMode, probe_sync};
 /// A durable log of entries without holes. What a caller must not do (a hole, a falling term, an index that is not
 /// there) is a bug and panics, with the values.
 ///
-/// After an error the log is in an unknown state: the process has to end and read it back from the device (D6).
+/// After an error the log is in an unknown state: the replica has to end and read it back from the device (D6).
 pub trait LogStore: Send {
     /// Tells whose log it is. Only while it is empty and nothing was ever appended.
     fn adopt(&mut self, identity: u64);
@@ -235,7 +235,7 @@ impl fmt::Debug for dyn MapEngine {
 }
 
 /// The device or the engine failed. Fatal: what was written and not yet confirmed may or may not be there, and trying
-/// again would hide that (D6). The process ends; the next start reads what is really on the device.
+/// again would hide that (D6). The replica ends; the next start reads what is really on the device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {doing}: {why}", .file.display())]
 pub struct StorageError {

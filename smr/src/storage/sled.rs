@@ -280,7 +280,7 @@ enum Failure {
 
 fn guarded<T>(work: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Failure> {
     // Nothing of sled is used again after a panic in it, so no broken state is seen.
-    match crate::fatal::guarded(work) {
+    match crate::panics::guarded(work) {
         Ok(result) => result.map_err(Failure::Engine),
         Err(panic) => Err(Failure::Panic(panic)),
     }

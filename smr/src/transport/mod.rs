@@ -96,8 +96,23 @@ pub trait Admission: fmt::Debug + Send + Sync {
     /// refused. May wait for the disk; it is called where that is allowed.
     ///
     /// # Errors
-    /// Why it must not take part any longer; it is told so.
-    fn admit(&self, node: NodeId, start: StartTrail) -> Result<(), Disqualified>;
+    /// Why not.
+    fn admit(&self, node: NodeId, start: StartTrail) -> Result<(), NotAdmitted>;
+}
+
+/// Why a node that has shaken hands is not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// It must not take part any longer; it is told so.
+    Disqualified(Disqualified),
+    /// Nothing can be said of it, because this replica cannot go on. It is told nothing.
+    Unable,
+}
+
+impl From<Disqualified> for NotAdmitted {
+    fn from(why: Disqualified) -> NotAdmitted {
+        NotAdmitted::Disqualified(why)
+    }
 }
 
 /// Remembers nothing, and admits everybody. For tests.
@@ -105,7 +120,7 @@ pub trait Admission: fmt::Debug + Send + Sync {
 pub struct AdmitAll;
 
 impl Admission for AdmitAll {
-    fn admit(&self, _node: NodeId, _start: StartTrail) -> Result<(), Disqualified> {
+    fn admit(&self, _node: NodeId, _start: StartTrail) -> Result<(), NotAdmitted> {
         Ok(())
     }
 }
@@ -419,9 +434,10 @@ impl<M> Shared<M> {
     async fn admit(&self, met: Met) -> Result<(), Disqualified> {
         let admission = Arc::clone(&self.admission);
         match spawn_blocking(move || admission.admit(met.node, met.start)).await {
-            Ok(admitted) => admitted,
-            // The runtime ends, or the process does: nobody is admitted any more, and nobody accused.
-            Err(_) => std::future::pending().await,
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(NotAdmitted::Disqualified(why))) => Err(why),
+            // This replica ends, or the runtime does: no one is admitted any more, and no one accused.
+            Ok(Err(NotAdmitted::Unable)) | Err(_) => std::future::pending().await,
         }
     }
 

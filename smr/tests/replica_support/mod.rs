@@ -92,6 +92,7 @@ pub(crate) fn options(
         found_anew: false,
         reads: ReadMode::Index,
         clock_drift_permille: CLOCK_DRIFT_PERMILLE,
+        reports: Arc::new(smr::report::TracingReports),
         runtime: runtime.handle().clone(),
     }
 }

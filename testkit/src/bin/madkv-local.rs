@@ -13,6 +13,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     };
-    smr::log_sink::flush();
+    smr_service::log_sink::flush();
     code
 }

@@ -60,7 +60,7 @@
 //! - *In a prefix truncation*: nothing is written. Segments are recycled only after a flush, so that the headers, which
 //!   say from where on the log can be read, are on the device.
 //! - *In an install*: the record `Reset`, all of it or nothing.
-//! - *A failed write or sync*, or a kill between the two: the process ends. What the next start reads may be in the
+//! - *A failed write or sync*, or a kill between the two: the replica ends. What the next start reads may be in the
 //!   page cache alone; after a failed `fdatasync` it counts as clean there, and no later one would bring it to the
 //!   device (D6). So before anything rests on it, each start writes the used blocks of the last segment once more, the
 //!   same bytes to the same places, with its own record behind them, and syncs. That is one segment at most. The ones

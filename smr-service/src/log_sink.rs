@@ -13,7 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Lines that wait to be written.
 pub const LINES_MAX: usize = 16 << 10;
@@ -28,6 +28,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 const TELL_PAUSE: Duration = Duration::from_secs(2);
 /// How long the end of a process may take for lines that are not written yet.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
+
+/// Seconds and milliseconds since 1970, UTC.
+pub fn timestamp() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:03}", since.as_secs(), since.subsec_millis())
+}
 
 /// Puts one line into the queue for stderr. Never waits for whoever reads it.
 pub fn line(text: impl Into<String>) {
@@ -314,7 +320,7 @@ impl Batch {
 
     fn tell(&mut self, lost: u64) {
         let lines = if lost == 1 { "log line was" } else { "log lines were" };
-        let text = format!("[{}] {lost} {lines} lost\n", crate::report::timestamp());
+        let text = format!("[{}] {lost} {lines} lost\n", timestamp());
         self.bytes.extend_from_slice(text.as_bytes());
         self.ends.push((self.bytes.len(), lost));
     }

@@ -1,34 +1,39 @@
 //! Who runs a replica's turns: whoever brings news, and the replica thread for all that is left.
 //!
 //! A request crosses threads, and on a quiet machine waking one costs more than the work it is woken for. So a thread
-//! that has put something into the inbox (a connection's, or the disk thread) takes the helm, if it is free, and runs
-//! the turn itself. If it is not free, whoever has it looks into the inbox again after letting go, so nothing is left
-//! lying. Under load the inbox fills while a turn runs, and turns are as large as before.
+//! that has put something into the inbox (a connection's, or the disk thread) runs the turn itself, if no other one is
+//! at it. If one is, that one looks into the inbox again after its turn, so nothing is left lying. Under load the inbox
+//! fills while a turn runs, and turns are as large as before. (This is flat combining: one thread at a time works off
+//! what all have queued.)
 //!
-//! The replica thread owns time: it sleeps until the core's next deadline, which the helm calls the alarm. A turn that
-//! brings the deadline forward wakes it. It also takes over from a thread that has run its few turns, because sockets
-//! wait for that one, and does what takes long: starting, and the orderly end.
+//! The replica thread owns time: it sleeps until the core's next deadline, its next wakeup. A turn that brings the
+//! deadline forward wakes it. It also takes over from a thread that has run its few turns, because sockets wait for
+//! that one, and does what takes long: starting, and the end.
 //!
-//! What a turn decides is the same whoever runs it ([`crate::replica::turn`]); turns never overlap.
+//! What a turn decides is the same whoever runs it ([`crate::replica::turn`]); turns never overlap. Where a turn fails
+//! or panics, or another thread of the replica has failed, no further one is run.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use crate::fatal::end_process;
-use crate::replica::driver::Clock;
+use crate::fatal::Lifeline;
+use crate::replica::clock::Clock;
 
 /// Turns that a thread runs in a row if it is not the replica thread: it has sockets, or a disk, to go back to.
 const TURNS_BY_OTHERS_MAX: usize = 4;
 /// A busy replica is quiet again when its last turn is this long ago, in microseconds. Before that more is about to
 /// come, and waiting for the replica thread lets it become a larger batch.
 const QUIET_US: u64 = 40;
+/// What the replica thread says when it ends because another one has said why.
+const HAS_FAILED: &str = "a part of the replica has failed";
 /// How often the replica thread lets others run, in the hope of news, before it goes to sleep.
 const YIELDS_BEFORE_SLEEP: usize = 8;
 
-/// What is steered.
-pub(super) trait Steered: Send {
+/// What takes turns.
+pub(super) trait TakeTurns: Send + 'static {
     /// Takes what has arrived, lets time pass, and does what follows. Nothing, once it is to stop.
     ///
     /// # Errors
@@ -45,17 +50,32 @@ pub(super) trait Steered: Send {
     ///
     /// # Errors
     /// If that is not possible.
-    fn farewell(&mut self) -> Result<(), String>;
+    fn shutdown(&mut self) -> Result<(), String>;
 
-    /// How long the replica thread may sleep now; it promises to look then.
-    fn set_alarm(&mut self) -> Duration;
+    /// The end when a part of the replica has failed: answers who waits, and does nothing else.
+    fn abandon(&mut self);
+
+    /// How long the replica thread may sleep now; it will look then.
+    fn set_next_wakeup(&mut self) -> Duration;
 
     /// Whether something is due before the replica thread would look, so that it has to be woken. Says so once.
-    fn brings_alarm_forward(&mut self) -> bool;
+    fn brings_wakeup_forward(&mut self) -> bool;
+}
+
+/// Sees to it that a turn follows on what was put into the inbox. Never waits.
+pub(super) trait ExecuteTurns: Send + Sync {
+    /// Runs a turn, or leaves it to whoever is at it. Takes the time of a few turns at most.
+    fn try_run_inline(&self);
+
+    /// The same for a thread that must not be kept: a single turn.
+    fn try_run_one_inline(&self);
+
+    /// Leaves it to the replica thread.
+    fn wake(&self);
 }
 
 /// See the module.
-pub(super) struct Helm<D> {
+pub(super) struct TurnExecutor<D> {
     /// Empty before the replica serves and after it has stopped: then the replica thread waits at the inbox itself.
     driver: Mutex<Option<D>>,
     /// Whether something is in the inbox.
@@ -64,54 +84,49 @@ pub(super) struct Helm<D> {
     /// When the last turn of a busy replica ended, in microseconds by the clock; 0 if it was not.
     turned_at_us: AtomicU64,
     /// The replica thread.
-    keeper: OnceLock<Thread>,
-    /// For the last words.
+    thread: OnceLock<Thread>,
+    lifeline: Lifeline,
+    /// Who says it, if a turn fails.
     who: String,
 }
 
-impl<D: Steered> Helm<D> {
-    /// A helm without a driver.
-    pub(super) fn new(who: String, has_news: impl Fn() -> bool + Send + Sync + 'static) -> Helm<D> {
-        Helm {
+impl<D: TakeTurns> TurnExecutor<D> {
+    /// One without a driver.
+    pub(super) fn new(
+        who: String,
+        lifeline: Lifeline,
+        has_news: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> TurnExecutor<D> {
+        TurnExecutor {
             driver: Mutex::new(None),
             has_news: Box::new(has_news),
             clock: Clock::start(),
             turned_at_us: AtomicU64::new(0),
-            keeper: OnceLock::new(),
+            thread: OnceLock::new(),
+            lifeline,
             who,
         }
     }
 
-    /// To be called when something was put into the inbox: runs a turn, or leaves it to whoever is at it. Takes the
-    /// time of a few turns at most. Ends the process if the replica cannot go on.
-    pub(super) fn steer(&self) {
-        self.steer_for(TURNS_BY_OTHERS_MAX);
-    }
-
-    /// As [`Helm::steer`], for a thread that must not be kept: a single turn.
-    pub(super) fn steer_once(&self) {
-        self.steer_for(1);
-    }
-
-    fn steer_for(&self, turns_max: usize) {
+    fn run_inline(&self, turns_max: usize) {
         if self.clock.now().0 < self.turned_at_us.load(Ordering::Relaxed) + QUIET_US {
             return self.wake();
         }
         for _ in 0..turns_max {
-            // Between what was put in and the look at the helm, as between letting go and the look into the inbox
+            // Between what was put in and the look at who runs turns, as between letting go and the look into the inbox
             // below: one of the two sees what the other has done.
             fence(Ordering::SeqCst);
-            let Ok(mut helm) = self.driver.try_lock() else { return };
-            let Some(driver) = helm.as_mut() else { return };
-            if let Err(why) = driver.turn() {
-                end_process(&self.who, &why);
+            let Ok(mut holder) = self.driver.try_lock() else { return };
+            if !self.turn(&mut holder) {
+                break;
             }
+            let Some(driver) = holder.as_mut() else { return };
             if driver.is_stopping() {
                 break;
             }
-            let wake = driver.brings_alarm_forward();
+            let wake = driver.brings_wakeup_forward();
             self.turned(driver);
-            drop(helm);
+            drop(holder);
             if wake {
                 self.wake();
             }
@@ -123,37 +138,50 @@ impl<D: Steered> Helm<D> {
         self.wake();
     }
 
-    /// Leaves what was put into the inbox to the replica thread.
-    pub(super) fn wake(&self) {
-        if let Some(keeper) = self.keeper.get() {
-            keeper.unpark();
+    /// Runs one turn, unless the replica has failed. False if there is to be no other one.
+    fn turn(&self, holder: &mut Option<D>) -> bool {
+        if self.lifeline.has_failed() {
+            return false;
         }
+        let Some(driver) = holder.as_mut() else { return true };
+        match panic::catch_unwind(AssertUnwindSafe(|| driver.turn())) {
+            Ok(Ok(())) => return true,
+            Ok(Err(why)) => self.lifeline.fail(&self.who, &why),
+            Err(payload) => {
+                // What a panic left behind is of no use to anyone.
+                *holder = None;
+                self.lifeline.panicked(&self.who, payload.as_ref());
+            }
+        }
+        false
     }
 
-    /// The replica thread's life: runs `driver` until the replica is stopped.
+    /// The replica thread's work: runs the turns of `driver` until the replica is stopped.
     ///
     /// # Errors
     /// If the replica cannot go on.
-    pub(super) fn keep(&self, driver: D) -> Result<(), String> {
-        // Set once: this thread runs once.
-        let _ = self.keeper.set(thread::current());
+    pub(super) fn run(&self, driver: D) -> Result<(), String> {
+        // The same thread, should the replica go on in its directory's next life.
+        let _ = self.thread.set(thread::current());
         *self.lock() = Some(driver);
         loop {
             let rest = {
-                let mut helm = self.lock();
-                let Some(driver) = helm.as_mut() else { panic!("{}: the helm is empty while it is kept", self.who) };
-                let ended = match driver.turn() {
-                    Ok(()) if !driver.is_stopping() => None,
-                    Ok(()) => Some(driver.farewell()),
-                    Err(why) => Some(Err(why)),
-                };
-                if let Some(ended) = ended {
-                    // Nobody runs a turn of what has stopped, or has failed in the middle of one.
-                    *helm = None;
+                let mut holder = self.lock();
+                if !self.turn(&mut holder) {
+                    if let Some(mut driver) = holder.take() {
+                        driver.abandon();
+                    }
+                    return Err(HAS_FAILED.to_owned());
+                }
+                let Some(driver) = holder.as_mut() else { panic!("{}: the driver has gone", self.who) };
+                if driver.is_stopping() {
+                    let ended = driver.shutdown();
+                    // No one runs a turn of what has stopped.
+                    *holder = None;
                     return ended;
                 }
                 self.turned(driver);
-                driver.set_alarm()
+                driver.set_next_wakeup()
             };
             fence(Ordering::SeqCst);
             if !self.news_within_a_moment() {
@@ -176,8 +204,24 @@ impl<D: Steered> Helm<D> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<D>> {
-        // A panic in a turn ends the process before anybody could come here.
+        // A panic in a turn is caught while the lock is held.
         self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: TakeTurns> ExecuteTurns for TurnExecutor<D> {
+    fn try_run_inline(&self) {
+        self.run_inline(TURNS_BY_OTHERS_MAX);
+    }
+
+    fn try_run_one_inline(&self) {
+        self.run_inline(1);
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
@@ -190,7 +234,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each letter; its alarm does not ring within the test's life.
+    /// Answers each letter; it need not be woken within the test's life.
     struct Clerk {
         letters: Receiver<Option<Sender<u64>>>,
         answered: u64,
@@ -202,7 +246,7 @@ mod tests {
         while Instant::now() < until {}
     }
 
-    impl Steered for Clerk {
+    impl TakeTurns for Clerk {
         fn turn(&mut self) -> Result<(), String> {
             for letter in self.letters.try_iter().take(2) {
                 match letter {
@@ -213,7 +257,7 @@ mod tests {
                     None => self.closing = true,
                 }
             }
-            // Letters that come now find the helm taken, and the clerk no longer looking.
+            // Letters that come now find the turns taken, and the clerk no longer looking.
             spin(2 * QUIET_US);
             Ok(())
         }
@@ -226,15 +270,17 @@ mod tests {
             self.answered.is_multiple_of(2)
         }
 
-        fn farewell(&mut self) -> Result<(), String> {
+        fn shutdown(&mut self) -> Result<(), String> {
             Err(format!("{} answered", self.answered))
         }
 
-        fn set_alarm(&mut self) -> Duration {
+        fn abandon(&mut self) {}
+
+        fn set_next_wakeup(&mut self) -> Duration {
             Duration::from_secs(3600)
         }
 
-        fn brings_alarm_forward(&mut self) -> bool {
+        fn brings_wakeup_forward(&mut self) -> bool {
             false
         }
     }
@@ -242,22 +288,22 @@ mod tests {
     // In each round everybody waits for its own answer before anybody writes again: nobody else's letter gets a
     // forgotten one read.
     #[test]
-    fn steer_while_another_has_the_helm_nothing_is_left_lying() {
+    fn inline_while_another_runs_turns_nothing_is_left_lying() {
         const THREADS: u64 = 3;
         const ROUNDS: u64 = 2_000;
         let (post, letters) = unbounded();
-        let helm = {
+        let executor = {
             let letters = letters.clone();
-            Arc::new(Helm::<Clerk>::new("clerk".to_owned(), move || !letters.is_empty()))
+            Arc::new(TurnExecutor::<Clerk>::new("clerk".to_owned(), Lifeline::new(), move || !letters.is_empty()))
         };
         let keeper = {
-            let helm = helm.clone();
-            thread::spawn(move || helm.keep(Clerk { letters, answered: 0, closing: false }))
+            let executor = executor.clone();
+            thread::spawn(move || executor.run(Clerk { letters, answered: 0, closing: false }))
         };
         let round_begins = Arc::new(Barrier::new(THREADS as usize));
         let senders: Vec<_> = (0..THREADS)
             .map(|number| {
-                let (helm, post, round_begins) = (helm.clone(), post.clone(), round_begins.clone());
+                let (executor, post, round_begins) = (executor.clone(), post.clone(), round_begins.clone());
                 thread::spawn(move || {
                     for round in 0..ROUNDS {
                         round_begins.wait();
@@ -266,9 +312,9 @@ mod tests {
                         post.send(Some(answer)).unwrap();
                         // As the disk's thread does when more waits for it.
                         if number == 0 {
-                            helm.wake()
+                            executor.wake()
                         } else {
-                            helm.steer()
+                            executor.try_run_inline()
                         }
                         if answers.recv_timeout(Duration::from_secs(60)).is_err() {
                             // The others wait for this one.
@@ -283,7 +329,7 @@ mod tests {
             sender.join().unwrap();
         }
         post.send(None).unwrap();
-        helm.steer();
+        executor.try_run_inline();
         assert_eq!(keeper.join().unwrap(), Err(format!("{} answered", THREADS * ROUNDS)));
     }
 
@@ -294,7 +340,7 @@ mod tests {
         closing: bool,
     }
 
-    impl Steered for Watch {
+    impl TakeTurns for Watch {
         fn turn(&mut self) -> Result<(), String> {
             match self.news.try_recv() {
                 Ok(()) => self.turns_by.send(thread::current().id()).map_err(|error| error.to_string()),
@@ -313,15 +359,17 @@ mod tests {
             false
         }
 
-        fn farewell(&mut self) -> Result<(), String> {
+        fn shutdown(&mut self) -> Result<(), String> {
             Ok(())
         }
 
-        fn set_alarm(&mut self) -> Duration {
+        fn abandon(&mut self) {}
+
+        fn set_next_wakeup(&mut self) -> Duration {
             Duration::from_secs(3600)
         }
 
-        fn brings_alarm_forward(&mut self) -> bool {
+        fn brings_wakeup_forward(&mut self) -> bool {
             false
         }
     }
@@ -329,28 +377,28 @@ mod tests {
     // A lone client's next request comes right behind the answer to its last one: waking a thread for it would be for
     // nothing.
     #[test]
-    fn steer_right_behind_a_turn_that_was_not_one_of_many_runs_the_next_at_once() {
+    fn inline_right_behind_a_turn_that_was_not_one_of_many_runs_the_next_at_once() {
         const ROUNDS: usize = 200;
         let (post, news) = unbounded();
         let (turns_by, turns) = unbounded();
-        let helm = {
+        let executor = {
             let news = news.clone();
-            Arc::new(Helm::<Watch>::new("watch".to_owned(), move || !news.is_empty()))
+            Arc::new(TurnExecutor::<Watch>::new("watch".to_owned(), Lifeline::new(), move || !news.is_empty()))
         };
         let keeper = {
-            let helm = helm.clone();
-            thread::spawn(move || helm.keep(Watch { news, turns_by, closing: false }))
+            let executor = executor.clone();
+            thread::spawn(move || executor.run(Watch { news, turns_by, closing: false }))
         };
         let mine = (0..ROUNDS).filter(|_| {
             post.send(()).unwrap();
-            helm.steer();
+            executor.try_run_inline();
             turns.recv_timeout(Duration::from_secs(60)).expect("a turn") == thread::current().id()
         });
         let mine = mine.count();
         // Not all: the keeper begins with a turn of its own.
         assert!(mine > ROUNDS * 3 / 4, "{mine} of {ROUNDS}");
         drop(post);
-        helm.wake();
+        executor.wake();
         assert_eq!(keeper.join().unwrap(), Ok(()));
     }
 }

@@ -1,0 +1,395 @@
+//! The lives of a directory in one process: from birth, if that is still to come, to the end in order, or to quarantine,
+//! after which the next one begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+
+use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
+use crate::fatal::Lifeline;
+use crate::id::{ClusterId, NodeId, NodeName, StartTrail};
+use crate::protocol::{Recovered, Time};
+use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
+use crate::replica::clock::Clock;
+use crate::replica::configuration_source::ConfigurationSource;
+use crate::replica::disk::{self, DiskJob};
+use crate::replica::driver::{DISK_JOBS_MAX, Driver, join_disk};
+use crate::replica::engine::{DIGEST_EVERY_ENTRIES, Engine, EngineStart, LOG_LIMITS, Portion, UNCOMMITTED_ENTRIES_MAX};
+use crate::replica::handle::{Facts, Present, RequestQueue};
+use crate::replica::inbox::{ANY_LIFE, Inbox, InputSender, NodeInput};
+use crate::replica::kind::Kind;
+use crate::replica::lives::{now_unix_s, open_lives};
+use crate::replica::message::PeerMessage;
+use crate::replica::options::{ReplicaOptions, StartError};
+use crate::replica::scans::Scans;
+use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, Watched};
+use crate::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
+use crate::replica::turn_executor::TurnExecutor;
+use crate::replica::waiting_room::{Departure, WaitingRoom};
+use crate::replica::worker::Worker;
+use crate::report::Reporter;
+use crate::session::SessionTable;
+use crate::snapshot::SnapshotDir;
+use crate::state_machine::StateMachine;
+use crate::status::Standing;
+use crate::storage::{Birth, Healing, OpenedStore, Quarantined, SeenStarts, Witness};
+use crate::transport::{Admission, NotAdmitted, Transport, TransportConfig};
+use crate::version::CommandVersions;
+
+/// How often the queue is emptied while a quarantine is written down.
+const QUARANTINE_LOOK: Duration = Duration::from_millis(5);
+
+type Peers<P> = Transport<PeerMessage<<P as crate::protocol::Protocol>::Message>>;
+
+/// Admits peers by what was seen of them.
+#[derive(Debug)]
+struct Gate {
+    seen: Arc<SeenStarts>,
+    lifeline: Lifeline,
+    who: String,
+}
+
+impl Admission for Gate {
+    fn admit(&self, node: NodeId, start: StartTrail) -> Result<(), NotAdmitted> {
+        match self.seen.admit(node, start) {
+            Ok(admitted) => Ok(admitted?),
+            Err(error) => {
+                self.lifeline.fail(&self.who, &format!("disk failed: {error}"));
+                Err(NotAdmitted::Unable)
+            }
+        }
+    }
+}
+
+/// What all lives of a directory that a process sees have in common.
+pub(super) struct Site<P: Kind, S: StateMachine> {
+    pub(super) options: Arc<ReplicaOptions>,
+    pub(super) seats: BTreeSet<NodeName>,
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) source: Option<Arc<dyn ConfigurationSource>>,
+    pub(super) exclusions: Receiver<Witness>,
+    /// The image of the empty state, which each life begins with.
+    pub(super) empty: Arc<[u8]>,
+    pub(super) inbox: Arc<Inbox<P, S>>,
+    pub(super) inputs: InputSender<P, S>,
+    pub(super) reporter: Reporter,
+    pub(super) facts: Arc<Facts>,
+    pub(super) queue: Arc<RequestQueue>,
+    pub(super) executor: Arc<TurnExecutor<Driver<P, S>>>,
+    pub(super) lifeline: Lifeline,
+}
+
+impl<P: Kind, S: StateMachine> Site<P, S> {
+    /// Whom work at snapshots belongs to.
+    fn watched(&self) -> Watched {
+        Watched { reporter: self.reporter.clone(), lifeline: self.lifeline.clone() }
+    }
+}
+
+/// What the replica thread works with: one life of the directory. If that ends in quarantine, the next one begins.
+pub(super) struct Life<P: Kind, S: StateMachine> {
+    site: Site<P, S>,
+    number: u64,
+    store: Box<OpenedStore>,
+    quarantine: Option<String>,
+    files: SnapshotFiles,
+    state: S,
+    inputs: InputSender<P, S>,
+    transport: Arc<Peers<P>>,
+    /// Empty until it is born; whoever takes snapshots in looks at it.
+    genesis: Arc<OnceLock<GenesisHash>>,
+}
+
+/// How a life ended.
+enum End<P: Kind, S: StateMachine> {
+    /// The replica was stopped.
+    Stopped,
+    /// It is in quarantine.
+    Quarantined(Box<(Site<P, S>, Quarantined)>),
+}
+
+impl<P: Kind, S: StateMachine> Life<P, S> {
+    /// Makes connections; the replica thread does the rest.
+    pub(super) fn begin(
+        site: Site<P, S>,
+        number: u64,
+        store: Box<OpenedStore>,
+        snapshots: SnapshotDir,
+        quarantine: Option<String>,
+        state: S,
+    ) -> Result<Life<P, S>, StartError> {
+        let options = &site.options;
+        let node = store.identity.node;
+        let born = match &store.birth {
+            Birth::Born { genesis, .. } => Some(*genesis),
+            Birth::Unborn | Birth::Excluded { .. } => None,
+        };
+        let files = SnapshotFiles { dir: snapshots, fullness: Fullness::default() };
+        let inputs = site.inputs.of_life(number);
+        let genesis = Arc::new(OnceLock::new());
+        let intake = Intake::<P, S>::new(files.clone(), genesis.clone(), inputs.clone(), site.watched());
+        let config = TransportConfig {
+            group: options.group.clone(),
+            node,
+            cluster: store.identity.cluster.or(site.cluster),
+            genesis: born,
+            start: store.start,
+            commands: CommandVersions::FIRST,
+            admission: Arc::new(Gate {
+                seen: store.seen_starts.clone(),
+                lifeline: site.lifeline.clone(),
+                who: site.reporter.who().to_owned(),
+            }),
+            peers: options.peers.clone(),
+        };
+        let cannot = |error| StartError::new(format!("cannot serve peers: {error}"));
+        // The next life listens where this one did.
+        let listener = options.listener.try_clone().map_err(cannot)?;
+        let (runtime, sink) = (options.runtime.clone(), Arc::new(inputs.clone()));
+        let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
+        *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: born };
+        Ok(Life { number, store, quarantine, files, state, inputs, transport: Arc::new(transport), genesis, site })
+    }
+
+    /// One life after the other, to the orderly end.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        loop {
+            let number = self.number;
+            match self.live()? {
+                End::Stopped => return Ok(()),
+                End::Quarantined(quarantined) => {
+                    let (site, quarantined) = *quarantined;
+                    self = Life::after(site, number, quarantined).map_err(|error| error.to_string())?;
+                }
+            }
+        }
+    }
+
+    /// The life after one that is in quarantine: unborn, until the group takes it in.
+    fn after(site: Site<P, S>, number: u64, quarantined: Quarantined) -> Result<Life<P, S>, StartError> {
+        let reason = quarantined.reason.clone();
+        let directory = quarantined.into_next_life()?;
+        let (store, snapshots, _) = open_lives(directory, &site.options, &site.reporter, &site.lifeline)?;
+        let state = S::restore(&mut &site.empty[..]);
+        let state = state.map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+        Life::begin(site, number + 1, store, snapshots, Some(reason), state)
+    }
+
+    /// From birth, if that is still to come, to the end of this life.
+    fn live(mut self) -> Result<End<P, S>, String> {
+        if !self.store.birth.is_born() {
+            match self.be_born()? {
+                Departure::Birth(_) => {}
+                Departure::Stopped => {
+                    self.site.queue.close();
+                    return Ok(End::Stopped);
+                }
+                Departure::Disqualified(reason) => {
+                    let Life { site, store, transport, .. } = self;
+                    transport.shutdown();
+                    site.reporter.line(&format!("quarantined: {reason}"));
+                    let quarantined = store.store.into_quarantine(&reason, now_unix_s());
+                    let quarantined = quarantined.map_err(|error| error.to_string())?;
+                    return Ok(End::Quarantined(Box::new((site, quarantined))));
+                }
+            }
+        }
+        let Birth::Born { genesis, founders } = self.store.birth.clone() else {
+            panic!("replica {} serves unborn", self.store.identity.node);
+        };
+        let cluster = self.store.identity.cluster.or(self.site.cluster);
+        self.transport.set_birth(cluster, genesis);
+        // Set once: a life is lived once.
+        let _ = self.genesis.set(genesis);
+        if let Some(cluster) = cluster {
+            let _ = self.site.facts.cluster.set(cluster);
+        }
+        self.site.facts.present().genesis = Some(genesis);
+        self.serve(Certificate { genesis, founders, cluster })
+    }
+
+    /// Waits for the birth and makes it durable, or says what else ended the wait.
+    fn be_born(&mut self) -> Result<Departure, String> {
+        let site = &self.site;
+        let node = self.store.identity.node;
+        let standing = match (&self.quarantine, &self.store.birth) {
+            (Some(reason), _) => Standing::Quarantined { reason: reason.clone() },
+            (None, Birth::Excluded { witness }) => {
+                let reason = Unborn::excluded_because(&site.options.group, node, *witness);
+                site.reporter.line(&format!("quarantined: {reason}"));
+                Standing::Quarantined { reason }
+            }
+            (None, _) => Standing::Unborn,
+        };
+        let group = &site.options.group;
+        let is_excluded = standing != Standing::Unborn;
+        let unborn = Unborn::new(Newcomer {
+            node,
+            cluster: site.cluster,
+            group: group.clone(),
+            seats: site.seats.clone(),
+            // The operator's word was for the life that was there when it was given.
+            claim: Claim { is_excluded, found_anew: site.options.found_anew && self.quarantine.is_none() },
+            is_recorded: site.source.is_some(),
+        });
+        let room = WaitingRoom {
+            group,
+            node,
+            seats: &site.seats,
+            standing,
+            sync_mode: self.store.durability(),
+            inbox: &site.inbox,
+            life: self.number,
+            transport: &self.transport,
+            reporter: &site.reporter,
+            store: &mut self.store.store,
+            source: site.source.as_ref(),
+            exclusions: &site.exclusions,
+            lifeline: &site.lifeline,
+        };
+        let departure = room.wait(unborn)?;
+        let (birth, cluster) = match &departure {
+            Departure::Stopped | Departure::Disqualified(_) => return Ok(departure),
+            Departure::Birth(Verdict::Founder(genesis)) => {
+                site.reporter.line(&format!("founder of group {group} with {} members", genesis.members.len()));
+                let cluster = genesis.cluster_id();
+                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) }, cluster)
+            }
+            Departure::Birth(Verdict::TakenIn { genesis, cluster }) => {
+                site.reporter.line(&format!("taken into group {group}"));
+                // The founding group's genesis is the cluster's id, unless it follows another group.
+                let cluster = site.cluster.or(*cluster).unwrap_or(ClusterId(genesis.0));
+                (Birth::Born { genesis: *genesis, founders: None }, cluster)
+            }
+            Departure::Birth(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
+        };
+        let store = &mut self.store.store;
+        store.be_born(birth.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
+        self.store.identity = store.identity().clone();
+        self.store.promise = store.promise();
+        if let Birth::Born { founders: Some(founders), .. } = &birth {
+            self.store.entries = vec![founders.first_entry()];
+        }
+        self.store.birth = birth;
+        Ok(departure)
+    }
+
+    /// Recovers the state, starts the disk thread, and drives the core until the replica stops or is quarantined.
+    fn serve(self, certificate: Certificate) -> Result<End<P, S>, String> {
+        let Life { site, store: life, quarantine, files: snapshots, state, inputs, transport, .. } = self;
+        let (options, reporter, lifeline) = (&site.options, &site.reporter, &site.lifeline);
+        let node = life.identity.node;
+        let latest = snapshots.dir.latest();
+        let (sessions, state, meta, snapshot_len_bytes) = match latest {
+            None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
+            Some(info) => {
+                let (sessions, state) = snapshots
+                    .restore(lifeline, &info)
+                    .map_err(|error| format!("snapshot {:?} cannot be read: {error}", info.meta.last))?;
+                (sessions, state, info.meta, info.len_bytes)
+            }
+        };
+        let clock = Clock::start();
+        let snapshot = meta.last;
+        // The genesis is of term 1, which nobody campaigned in.
+        let promise = if life.promise.term == Term::ZERO {
+            Promise { term: Term(1), ..Promise::default() }
+        } else {
+            life.promise
+        };
+        let sync_mode = life.durability();
+        let healing = life.healing;
+        let heals_past = healing.as_ref().map(|healing| healing.past);
+        let recovered = Recovered { promise, snapshot: meta, entries: life.entries, heals_past };
+        let (core, admin) = P::build(options, node, recovered, clock.now());
+        let standing = match quarantine.clone() {
+            Some(reason) => Standing::Quarantined { reason },
+            None => Standing::InService,
+        };
+        let engine = Engine::new(EngineStart {
+            group: options.group.clone(),
+            standing,
+            healing: healing.as_ref().map(Healing::describe),
+            sync_mode,
+            core,
+            admin,
+            state,
+            sessions,
+            snapshot,
+            snapshot_len_bytes,
+            log_limits: LOG_LIMITS,
+            digest_every_entries: DIGEST_EVERY_ENTRIES,
+            uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
+            nonce_seed: rand::random(),
+            portion: Portion::default(),
+        });
+        let (jobs, jobs_inbox) = bounded::<DiskJob<P::Message>>(DISK_JOBS_MAX);
+        let disk_thread = {
+            let (inputs, transport, store) = (inputs.clone(), transport.clone(), life.store);
+            lifeline
+                .spawn(format!("{} disk", reporter.who()), move || {
+                    disk::run::<P, S>(store, &jobs_inbox, &inputs, &transport)
+                })
+                .map_err(|error| format!("no disk thread: {error}"))?
+        };
+        let no_thread = |error: std::io::Error| format!("no thread: {error}");
+        let scans = Scans::start(lifeline, reporter.who(), options.runtime.clone()).map_err(no_thread)?;
+        let snapshot_worker = Worker::start(lifeline, format!("{} snapshot", reporter.who())).map_err(no_thread)?;
+        let digest_worker = Worker::start(lifeline, format!("{} digest", reporter.who())).map_err(no_thread)?;
+        let (quarantined, is_quarantined) = bounded(1);
+        let driver = Driver {
+            sending: BTreeMap::new(),
+            turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
+            clock,
+            inbox: site.inbox.clone(),
+            inputs: inputs.clone(),
+            disk: jobs,
+            transport: transport.clone(),
+            snapshots,
+            seats: site.seats.clone(),
+            runtime: options.runtime.clone(),
+            reporter: reporter.clone(),
+            scans,
+            snapshot_worker,
+            digest_worker,
+            lifeline: lifeline.clone(),
+            next_wakeup: Time(0),
+            concerned: 0,
+            stopping: None,
+            quarantined,
+            is_quarantined: false,
+        };
+        let ended = site.executor.run(driver);
+        transport.shutdown();
+        ended?;
+        let mut stopping = None;
+        loop {
+            match is_quarantined.recv_timeout(QUARANTINE_LOOK) {
+                Ok(quarantined) if stopping.is_none() => {
+                    return Ok(End::Quarantined(Box::new((site, quarantined))));
+                }
+                // Nothing is under way that would send it, or somebody has asked meanwhile that the replica stop.
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
+                // The disk thread may wait for room here before it comes to its last job.
+                Err(RecvTimeoutError::Timeout) => {
+                    while let Some(event) = site.inbox.next_event(ANY_LIFE) {
+                        if let NodeInput::Shutdown(done) = event {
+                            stopping = Some(done);
+                        }
+                    }
+                }
+            }
+        }
+        site.queue.close();
+        // The queues close, so that nobody waits for room there.
+        drop(site);
+        join_disk(disk_thread);
+        if let Some(done) = stopping {
+            // No one may be waiting for it any more.
+            let _ = done.send(());
+        }
+        Ok(End::Stopped)
+    }
+}

@@ -1,0 +1,164 @@
+//! A replica that cannot go on ends, and says why by its handle. Its host goes on: this process is one.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
+mod replica_support;
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use smr::entry::Index;
+use smr::fatal::ReplicaFailure;
+use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
+use smr::report::ReportSink;
+use smr::state_machine::{Answer, StateMachine};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+use replica_support::{Counter, TIMEOUT, ask, listener, options, wait_until};
+
+/// Counts, and has a bug.
+#[derive(Clone, Default)]
+struct Buggy(Counter);
+
+impl StateMachine for Buggy {
+    type Image = Counter;
+
+    fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
+        assert!(command != b"bug", "a command that this state machine does not survive");
+        self.0.apply(index, command)
+    }
+
+    fn query(&self, query: &[u8]) -> Answer {
+        self.0.query(query)
+    }
+
+    fn image(&self) -> Counter {
+        self.0.image()
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Buggy> {
+        Counter::restore(input).map(Buggy)
+    }
+}
+
+/// Keeps what the replica says.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl ReportSink for Lines {
+    fn line(&self, who: &str, text: &str) {
+        self.0.lock().unwrap().push(format!("{who}: {text}"));
+    }
+}
+
+/// A group of one, in a directory that an earlier replica may still be about to let go of.
+fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: &Arc<Lines>) -> ReplicaHandle {
+    let start = Instant::now();
+    let opened = loop {
+        let reports: Arc<dyn ReportSink> = lines.clone();
+        match Opened::open(smr::replica::ReplicaOptions {
+            log_engine: smr::storage::Engine::Segments,
+            reports,
+            ..options(0, [], listener(), directory, runtime)
+        }) {
+            Ok(opened) => break opened,
+            Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let replica = opened.run(None, None, S::default()).unwrap();
+    wait_until("a leader of one", || (count(&replica, "up").is_some()).then_some(()));
+    replica
+}
+
+/// Proposes, and returns the answer.
+fn count(replica: &ReplicaHandle, command: &'static str) -> Option<u64> {
+    match ask(replica, Request::Idempotent { command: Bytes::from_static(command.as_bytes()) }) {
+        Outcome::Answer(answer) => Some(u64::from_le_bytes(answer[..].try_into().unwrap())),
+        _ => None,
+    }
+}
+
+fn ended(replica: &ReplicaHandle, runtime: &Runtime) -> Result<(), ReplicaFailure> {
+    runtime.block_on(async { tokio::time::timeout(TIMEOUT, replica.ended()).await }).expect("the replica has an end")
+}
+
+/// While this lives no file of this process can be written. One test at a time may hold it.
+struct FilesFail(Rlimit);
+
+impl FilesFail {
+    fn begin(runtime: &Runtime) -> FilesFail {
+        // Without it the signal would end the process.
+        runtime.block_on(async { drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).unwrap()) });
+        let before = getrlimit(Resource::Fsize);
+        setrlimit(Resource::Fsize, Rlimit { current: Some(0), maximum: before.maximum }).unwrap();
+        FilesFail(before)
+    }
+}
+
+impl Drop for FilesFail {
+    fn drop(&mut self) {
+        let FilesFail(Rlimit { current, maximum }) = self;
+        setrlimit(Resource::Fsize, Rlimit { current: *current, maximum: *maximum }).unwrap();
+    }
+}
+
+/// One at a time: the limit is the whole process's.
+static ALONE: Mutex<()> = Mutex::new(());
+
+// covers D7
+#[test]
+fn disk_that_fails_ends_the_replica_with_an_error_and_not_the_process() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let lines = Arc::new(Lines::default());
+    let replica = alone::<Counter>(directory.path(), &runtime, &lines);
+    let before = count(&replica, "up").unwrap();
+
+    let fails = FilesFail::begin(&runtime);
+    assert_eq!(count(&replica, "up"), None, "nothing is acknowledged that is not on the disk");
+    match ended(&replica, &runtime) {
+        Err(ReplicaFailure::World { who, why }) => {
+            assert!(who.starts_with("g.0") && why.contains("disk failed"), "{who}: {why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Whoever asks from now on is refused, and not left waiting.
+    assert!(matches!(ask(&replica, Request::Status), Outcome::OutOfService(_)));
+    drop(fails);
+
+    // This process is still there, and the directory with all that was acknowledged.
+    let again = alone::<Counter>(directory.path(), &runtime, &lines);
+    assert!(count(&again, "up").unwrap() > before);
+    again.shutdown();
+    assert_eq!(ended(&again, &runtime), Ok(()), "in order");
+    let said = lines.0.lock().unwrap();
+    assert!(said.iter().any(|line| line.starts_with("g.0: replica 0 is leader")), "{said:?}");
+}
+
+// A turn runs on the thread of whoever asks, which must survive it.
+#[test]
+fn bug_in_the_state_machine_ends_the_replica_with_an_error_and_not_the_caller() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let replica = alone::<Buggy>(directory.path(), &runtime, &Arc::default());
+    let waiting = {
+        let replica = replica.clone();
+        runtime.spawn(async move { replica.ask(Request::Idempotent { command: Bytes::from_static(b"bug") }).await })
+    };
+    match ended(&replica, &runtime) {
+        Err(ReplicaFailure::Bug { what, .. }) => assert!(what.contains("does not survive"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    let outcome = runtime.block_on(async { tokio::time::timeout(TIMEOUT, waiting).await }).unwrap().unwrap();
+    assert!(matches!(outcome, None | Some(Outcome::Unknown)), "it may have taken effect: {outcome:?}");
+    assert!(matches!(ask(&replica, Request::Status), Outcome::OutOfService(_)));
+}
