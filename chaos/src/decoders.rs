@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::disk::{Disk, read_file};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, Index, Payload, Promise, SnapshotMeta, Term};
-use smr::id::{ClientId, ClusterId, Incarnation, NodeId, NodeName, StartTrail};
+use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::raft::Message;
 use smr::raft::message::Body as Said;
@@ -30,8 +30,8 @@ use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::record_log::RecordLog;
 use smr::storage::{
-    Birth, ByteMap, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, Seat, StorageError, Store,
-    StoreOptions,
+    Birth, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, StorageError,
+    Store, StoreOptions,
 };
 use smr::wire::FrameReader;
 use smr_service::args;
@@ -134,7 +134,7 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
         say(Said::Vote { last: EntryId::new(4, 2), transfer: true }),
         say(Said::AppendRejected { previous: Index(5), hint: EntryId::new(4, 2) }),
         birth(BirthMessage::Unborn {
-            seats: (0..3).map(NodeName).collect(),
+            replicas: (0..3).map(ReplicaId).collect(),
             claim: Claim { is_excluded: true, found_anew: true },
             sees: None,
         }),
@@ -192,8 +192,8 @@ fn meta() -> SnapshotMeta {
 }
 
 fn open(disk: &VirtualDisk) -> Option<Opened> {
-    let seat = Seat { group: genesis().group, name: ME.name, cluster: None };
-    let directory = ReplicaDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), seat).ok()?;
+    let expected = ExpectedIdentity { group: genesis().group, name: ME.name, cluster: None };
+    let directory = ReplicaDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), expected).ok()?;
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: Incarnation(0xa),

@@ -2,8 +2,8 @@
 //! and are answered in its words, to the byte, and its directories open with everything in them.
 //!
 //! The recording is of the commit that CHANGELOG.md notes as `before-house`: three managers and one partition of three
-//! servers, on sled, and the same on segments, with sixty keys and a few more requests of one command-line client. It is
-//! not made again: when this build's own version is no longer the newest, that of its release takes its place.
+//! servers, on sled, and the same on segments, with sixty keys and a few more requests of one command-line client. It
+//! is not made again: when this build's own version is no longer the newest, that of its release takes its place.
 //!
 //! # Files
 //! `frames` holds connections, each with all of its frames: length of the name u8 | name | frames u16, then each frame
@@ -35,13 +35,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::{GenesisHash, Payload};
-use smr::id::{ClusterId, GroupName, NodeId, NodeName, StartTrail};
+use smr::id::{ClusterId, GroupName, NodeId, ReplicaId, StartTrail};
 use smr::raft::Message;
 use smr::replica::ReplyTo;
 use smr::replica::message::PeerMessage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, StateMachine};
-use smr::storage::Seat;
+use smr::storage::ExpectedIdentity;
 use smr::transport::{AdmitAll, NoSnapshots, Transport, TransportConfig, TransportEvent};
 use smr::version::CommandVersions;
 use smr_service::listener::{Backend, Listener, ListenerLimits};
@@ -162,7 +162,7 @@ struct PeerHello {
     magic: u64,
     version: u16,
     facts: Facts,
-    to: NodeName,
+    to: ReplicaId,
     purpose: u32,
 }
 
@@ -174,7 +174,7 @@ struct PeerWelcome {
 }
 
 /// A transport that says of itself what was recorded.
-fn transport(facts: Facts, peer: NodeName, address: String) -> (Transport<PeerMessage<Message>>, String) {
+fn transport(facts: Facts, peer: ReplicaId, address: String) -> (Transport<PeerMessage<Message>>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let own = listener.local_addr().unwrap().to_string();
     let config = TransportConfig {
@@ -335,8 +335,8 @@ fn unpack(mut packed: &[u8], directory: &Path) {
 fn replay<S: StateMachine + Default>(packed: &[u8], group: &str) -> (Held, S) {
     let directory = tempfile::Builder::new().prefix("before-house-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     unpack(packed, directory.path());
-    let seat = Seat { group: group.parse().unwrap(), name: NodeName(0), cluster: None };
-    let found = open(directory.path(), &seat).unwrap();
+    let expected = ExpectedIdentity { group: group.parse().unwrap(), name: ReplicaId(0), cluster: None };
+    let found = open(directory.path(), &expected).unwrap();
     let Found::Open(held) = found else { panic!("{found:?}") };
     let (mut sessions, mut state) = (SessionTable::new(), S::default());
     for entry in &held.entries {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use madkv_proto::frames::{Ask, Body, Service};
 use madkv_proto::map::ClusterMap;
-use smr::id::{ClusterId, NodeName};
+use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr_service::listener::Backend;
 
@@ -79,8 +79,8 @@ pub fn request_of(ask: Ask) -> Result<Request, Body> {
         Ask::Register(registration) => Ok(Request::Idempotent { command: encode(&Command::Register(registration)) }),
         Ask::RecordGenesis(request) => Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) }),
         Ask::Status => Ok(Request::Status),
-        Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
-        Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),
+        Ask::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
+        Ask::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
         Ask::OpenSession | Ask::Write { .. } | Ask::Read { .. } => {
             Err(Body::Refused("this is a manager; keys live on servers".into()))
         }

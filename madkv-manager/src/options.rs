@@ -96,7 +96,7 @@ impl Options {
         let p2p_listen = args::listen_address("--p2p_listen", &self.p2p_listen)?;
         args::distinct(("--man_listen", man_listen), ("--p2p_listen", p2p_listen))?;
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
-        let peers = args::peers_by_seat(self.replica_id, p2p_listen, &peers)?;
+        let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         let servers = args::addresses("--server_addrs", &self.server_addrs)?;
         check_layout(self.server_rf, &servers)
             .map_err(|error| BadArgument(format!("--server_rf, --server_addrs: {error}")))?;

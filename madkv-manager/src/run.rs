@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use smr::id::{GroupName, NodeName};
+use smr::id::{GroupName, ReplicaId};
 use smr::replica::{Opened, ReplicaOptions};
 use smr_service::args::BadArgument;
 use smr_service::fatal::{StderrReports, end_with};
@@ -31,8 +31,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let runtime = process::runtime()?;
     let mut opened = Opened::open(ReplicaOptions {
         group: GROUP.parse().map_err(|error: smr::id::BadGroupName| Fatal::Failed(error.to_string()))?,
-        name: NodeName(plan.replica),
-        peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
+        name: ReplicaId(plan.replica),
+        peers: plan.peers.iter().map(|(id, address)| (ReplicaId(*id), address.clone())).collect(),
         listener: p2p,
         directory: plan.directory.clone(),
         log_engine: plan.log_engine,

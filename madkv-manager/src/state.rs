@@ -1,21 +1,21 @@
 //! The manager's replicated state.
 //!
-//! It holds the cluster map, for each partition the genesis of its group, and for each seat (partition and replica) the
-//! incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so each of them
-//! is idempotent (fault catalogue G1).
+//! It holds the cluster map, for each partition the genesis of its group, and for each replica (by partition and
+//! number) the incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so
+//! each of them is idempotent (fault catalogue G1).
 //!
 //! # Which group a partition has
 //! A group acknowledges nothing before its genesis is recorded here ([`smr::replica::ConfigurationSource`]). The first
 //! one is; the same one again is fine; another one is refused, unless the operator says that it replaces the very one
 //! that is recorded.
 //!
-//! Managers of older builds recorded seats only. There a group whose members are known is not founded again; its
+//! Managers of older builds recorded replicas only. There a group whose members are known is not founded again; its
 //! genesis is the one that the first of these members names which registers. If no member is known, any directory of
 //! this cluster that has been born belongs to that group: nothing was founded here since, or its genesis would be
 //! recorded.
 //!
-//! # Who gets a seat
-//! | the seat has       | newcomer                 | result                                                     |
+//! # Who becomes a replica
+//! | the replica has    | newcomer                 | result                                                     |
 //! |--------------------|--------------------------|------------------------------------------------------------|
 //! | nobody             | a directory, no member   | registered                                                 |
 //! | the same directory | itself                   | registered; once a member always a member                  |
@@ -39,7 +39,7 @@ use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
 use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index};
-use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, NodeName, StartId, StartTrail};
+use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
 use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.
@@ -88,7 +88,7 @@ pub enum Reply {
     NoMap,
     /// The map.
     Map(ClusterMap),
-    /// The server has its seat.
+    /// The server is that replica.
     Registered(ClusterMap),
     /// Another one has it.
     Occupied {
@@ -147,9 +147,9 @@ pub fn encode<T: Serialize>(value: &T) -> Bytes {
     codec::encode(value).into()
 }
 
-/// Who fills a seat.
+/// Which incarnation a replica has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seat {
+struct ReplicaRecord {
     incarnation: Incarnation,
     /// Whether it has been seen as a member of its group.
     member: bool,
@@ -169,7 +169,7 @@ struct Founded {
 struct Contents {
     map: Option<ClusterMap>,
     /// By partition and replica.
-    seats: BTreeMap<(u16, u16), Seat>,
+    records: BTreeMap<(u16, u16), ReplicaRecord>,
     /// By partition.
     founded: BTreeMap<u16, Founded>,
 }
@@ -178,14 +178,14 @@ struct Contents {
 #[derive(Deserialize)]
 struct OlderContents {
     map: Option<ClusterMap>,
-    seats: BTreeMap<(u16, u16), (Incarnation, bool)>,
+    records: BTreeMap<(u16, u16), (Incarnation, bool)>,
 }
 
 impl From<OlderContents> for Contents {
     fn from(old: OlderContents) -> Contents {
-        let seat = |(incarnation, member)| Seat { incarnation, member, start: StartId::default() };
-        let seats = old.seats.into_iter().map(|(place, old)| (place, seat(old))).collect();
-        Contents { map: old.map, seats, founded: BTreeMap::new() }
+        let record = |(incarnation, member)| ReplicaRecord { incarnation, member, start: StartId::default() };
+        let records = old.records.into_iter().map(|(place, old)| (place, record(old))).collect();
+        Contents { map: old.map, records, founded: BTreeMap::new() }
     }
 }
 
@@ -213,7 +213,8 @@ impl ManagerState {
         match command {
             Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
             Command::RegisterUnproved { partition, replica, incarnation, member } => {
-                let known = self.contents.seats.get(&(partition, replica)).map(|seat| seat.start).unwrap_or_default();
+                let known =
+                    self.contents.records.get(&(partition, replica)).map(|record| record.start).unwrap_or_default();
                 let start = StartTrail { id: known, ..StartTrail::default() };
                 let registration = Registration { partition, replica, incarnation, member, genesis: None, start };
                 self.register_unproved(registration)
@@ -263,17 +264,17 @@ impl ManagerState {
                 None => return Reply::NotProved,
             }
         }
-        self.seat(newcomer, map)
+        self.admit(newcomer, map)
     }
 
     fn register_unproved(&mut self, newcomer: Registration) -> Reply {
         match self.map_with((newcomer.partition, newcomer.replica)) {
-            Ok(map) => self.seat(newcomer, map),
+            Ok(map) => self.admit(newcomer, map),
             Err(reply) => reply,
         }
     }
 
-    /// The map, if it has this seat.
+    /// The map, if it has this replica.
     fn map_with(&self, (partition, replica): (u16, u16)) -> Result<ClusterMap, Reply> {
         let Some(map) = self.contents.map.clone() else { return Err(Reply::NoMap) };
         let servers = map.partitions.get(usize::from(partition)).map_or(0, |partition| partition.servers.len());
@@ -284,33 +285,41 @@ impl ManagerState {
     }
 
     /// See the table of this module.
-    fn seat(&mut self, newcomer: Registration, map: ClusterMap) -> Reply {
+    fn admit(&mut self, newcomer: Registration, map: ClusterMap) -> Reply {
         let place = (newcomer.partition, newcomer.replica);
-        let fresh = Seat { incarnation: newcomer.incarnation, member: newcomer.member, start: newcomer.start.id };
-        let recorded = self.contents.seats.get(&place);
-        let seat = match recorded {
+        let fresh =
+            ReplicaRecord { incarnation: newcomer.incarnation, member: newcomer.member, start: newcomer.start.id };
+        let recorded = self.contents.records.get(&place);
+        let record = match recorded {
             None => fresh,
-            Some(seat) if seat.incarnation == newcomer.incarnation => match newcomer.start.judge(seat.start) {
+            Some(record) if record.incarnation == newcomer.incarnation => match newcomer.start.judge(record.start) {
                 Err(why) => return Reply::Disqualified { why, map },
-                Ok(_) => Seat { member: seat.member || newcomer.member, start: newcomer.start.id, ..seat.clone() },
+                Ok(_) => ReplicaRecord {
+                    member: record.member || newcomer.member,
+                    start: newcomer.start.id,
+                    ..record.clone()
+                },
             },
-            Some(seat) if seat.member && !newcomer.member => return Reply::Occupied { by: seat.incarnation, map },
+            Some(record) if record.member && !newcomer.member => {
+                return Reply::Occupied { by: record.incarnation, map };
+            }
             Some(_) => fresh,
         };
-        if recorded != Some(&seat) {
-            Arc::make_mut(&mut self.contents).seats.insert(place, seat);
+        if recorded != Some(&record) {
+            Arc::make_mut(&mut self.contents).records.insert(place, record);
         }
         Reply::Registered(map)
     }
 
     /// Whether a server, where no genesis is recorded, proves by its incarnation which group its partition has.
     fn proves(&self, partition: u16, replica: u16, incarnation: Incarnation) -> bool {
-        let recorded = self.contents.seats.get(&(partition, replica));
-        !self.has_members(partition) || recorded.is_some_and(|seat| seat.member && seat.incarnation == incarnation)
+        let recorded = self.contents.records.get(&(partition, replica));
+        !self.has_members(partition)
+            || recorded.is_some_and(|record| record.member && record.incarnation == incarnation)
     }
 
     fn has_members(&self, partition: u16) -> bool {
-        self.contents.seats.range((partition, 0)..=(partition, u16::MAX)).any(|(_, seat)| seat.member)
+        self.contents.records.range((partition, 0)..=(partition, u16::MAX)).any(|(_, record)| record.member)
     }
 
     fn record_genesis(&mut self, request: GenesisRequest) -> Reply {
@@ -332,19 +341,19 @@ impl ManagerState {
             return Reply::GenesisRefused { incumbent, genesis: founded.and_then(|founded| founded.genesis.clone()) };
         }
         let contents = Arc::make_mut(&mut self.contents);
-        // Nobody of the group that was there has a seat in this one, unless it is named.
-        contents.seats.retain(|&(of, name), seat| {
-            let node = NodeId { name: NodeName(name), incarnation: seat.incarnation };
+        // Nobody of the group that was there is a replica of this one, unless it is named.
+        contents.records.retain(|&(of, name), record| {
+            let node = NodeId { name: ReplicaId(name), incarnation: record.incarnation };
             of != partition || incumbent.is_none() || genesis.members.contains(&node)
         });
         for member in &genesis.members {
             // From now on it may make promises at any time.
             let place = (partition, member.name.0);
-            let known = contents.seats.get(&place).filter(|seat| seat.incarnation == member.incarnation);
-            let start = known.map(|seat| seat.start).unwrap_or_default();
+            let known = contents.records.get(&place).filter(|record| record.incarnation == member.incarnation);
+            let start = known.map(|record| record.start).unwrap_or_default();
             // Members of a group that this one follows are refused for their genesis.
-            let seat = Seat { incarnation: member.incarnation, member: true, start };
-            contents.seats.insert(place, seat);
+            let record = ReplicaRecord { incarnation: member.incarnation, member: true, start };
+            contents.records.insert(place, record);
         }
         contents.founded.insert(partition, Founded { hash, genesis: Some(genesis) });
         Reply::GenesisRecorded
@@ -352,16 +361,16 @@ impl ManagerState {
 }
 
 /// Which partition of the cluster this is the genesis of: one with that name, and with one member for each of its
-/// seats; or, for a group that replaces another one, with a single member, whose directory was recovered.
+/// replicas; or, for a group that replaces another one, with a single member, whose directory was recovered.
 fn partition_of(genesis: &Genesis, map: &ClusterMap, is_successor: bool) -> Option<u16> {
     let number: u16 = genesis.group.as_str().strip_prefix('s')?.parse().ok()?;
     let partition = map.partitions.get(usize::from(number))?;
     let names = genesis.members.iter().map(|member| member.name);
-    let seats = (0..=u16::MAX).map(NodeName).take(partition.servers.len());
+    let replicas = (0..=u16::MAX).map(ReplicaId).take(partition.servers.len());
     let is_recovered =
         is_successor && names.len() == 1 && names.clone().all(|name| usize::from(name.0) < partition.servers.len());
     let is_named_so = genesis.group.as_str() == format!("s{number}");
-    (is_named_so && genesis.cluster == Some(map.cluster) && (is_recovered || names.eq(seats))).then_some(number)
+    (is_named_so && genesis.cluster == Some(map.cluster) && (is_recovered || names.eq(replicas))).then_some(number)
 }
 
 /// Whether two maps deal the same slots to the same servers, however their addresses are spelled.

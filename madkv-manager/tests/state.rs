@@ -126,7 +126,7 @@ fn layout_that_does_not_fit_is_refused() {
 
 // covers G3
 #[test]
-fn register_unknown_seat_is_refused() {
+fn register_unknown_replica_is_refused() {
     let mut state = laid_out();
     for (partition, replica) in [(2, 0), (0, 3), (u16::MAX, u16::MAX)] {
         let reply = apply(&mut state, &Command::Register(registration(partition, replica, 1, false)));
@@ -160,7 +160,7 @@ fn register_another_directory_under_a_members_name_is_occupied() {
     let reply = register(&mut state, 2, false);
     assert_eq!(occupied_by(&reply), Some(1));
     assert!(matches!(reply.into_body(), Body::Occupied { by: Incarnation(1), map } if map.epoch == 1));
-    assert!(is_registered(&register(&mut state, 1, false)), "the seat is still the member's");
+    assert!(is_registered(&register(&mut state, 1, false)), "the replica is still the member's");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn register_in_place_of_a_directory_that_was_never_a_member_is_registered() {
 }
 
 #[test]
-fn register_readmitted_member_takes_the_seat() {
+fn register_readmitted_member_replaces_the_old_one() {
     let mut state = laid_out();
     register(&mut state, 1, true);
     assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
@@ -229,7 +229,7 @@ fn genesis_is_recorded_once_and_another_one_refused() {
     assert_eq!(record(&mut state, &other, Some(Incumbent::Unrecorded)), refused, "that is another one");
     assert_eq!(record(&mut state, &first, None), Reply::GenesisRecorded, "the same one again");
     assert_eq!(state, recorded);
-    // From then on its founders may make promises, so their seats are taken, also before they say so.
+    // From then on its founders may make promises, so they are recorded as members, also before they say so.
     assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 99, false)))), Some(12));
     assert!(is_registered(&apply(&mut state, &Command::Register(registration(1, 2, 12, false)))));
     // Other partitions have groups of their own.
@@ -273,7 +273,7 @@ fn genesis_is_replaced_only_by_the_operators_word_for_the_very_one_that_is_recor
 
 // covers D28
 #[test]
-fn genesis_of_one_recovered_member_replaces_the_recorded_one_and_frees_the_other_seats() {
+fn genesis_of_one_recovered_member_replaces_the_recorded_one_and_frees_the_others() {
     let mut state = laid_out();
     let first = genesis("s1", [10, 11, 12]);
     record(&mut state, &first, None);
@@ -281,7 +281,7 @@ fn genesis_of_one_recovered_member_replaces_the_recorded_one_and_frees_the_other
     let instead_of = |genesis: &Genesis| Some(Incumbent::Recorded(genesis.hash()));
     assert!(matches!(record(&mut state, &recovered, None), Reply::Refused(_)), "that is no group by itself");
     let stranger = Genesis { members: [NodeId::new(3, 21)].into(), ..first.clone() };
-    assert!(matches!(record(&mut state, &stranger, instead_of(&first)), Reply::Refused(_)), "no such seat");
+    assert!(matches!(record(&mut state, &stranger, instead_of(&first)), Reply::Refused(_)), "no such replica");
     assert!(matches!(record(&mut state, &recovered, instead_of(&stranger)), Reply::GenesisRefused { .. }));
     assert_eq!(record(&mut state, &recovered, instead_of(&first)), Reply::GenesisRecorded);
     assert_eq!(record(&mut state, &recovered, instead_of(&first)), Reply::GenesisRecorded, "the answer was lost");
@@ -356,7 +356,7 @@ fn log_and_image_of_an_older_build_are_read() {
     apply(&mut state, &layout);
     assert!(is_registered(&Reply::decode(&state.apply(Index(2), &unproved))));
     assert_eq!(occupied_by(&register(&mut state, 8, false)), Some(7));
-    // An image had the map and the seats, and nothing behind them.
+    // An image had the map and the replicas, and nothing after them.
     let mut contents = codec::encode(&(map(&state), 1u64, (1u16, 2u16), Incarnation(7), true));
     let mut bytes = u32::try_from(contents.len()).unwrap().to_le_bytes().to_vec();
     bytes.append(&mut contents);

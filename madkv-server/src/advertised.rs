@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use madkv_proto::frames::{Ask, Body, Service};
-use smr::id::{ClusterId, NodeId, NodeName};
+use smr::id::{ClusterId, NodeId, ReplicaId};
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Advertised, ReplicaStatus, Role, Standing};
 use smr_service::dial::Dialled;
@@ -168,10 +168,13 @@ impl Watch {
             }
         }
         let Some(best) = best else { return };
-        let NodeName(seat) = best.node.name;
+        let ReplicaId(successor) = best.node.name;
         if let Some(Outcome::Done) = self.handle.ask(Request::Transfer { to: best.node.name }).await {
             let partition = self.partition;
-            say(PROGRAM, &format!("s{partition}.{} has handed leadership over to s{partition}.{seat}", self.replica));
+            say(
+                PROGRAM,
+                &format!("s{partition}.{} has handed leadership over to s{partition}.{successor}", self.replica),
+            );
         }
     }
 }

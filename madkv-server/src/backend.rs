@@ -8,7 +8,7 @@ use madkv_proto::frames::{Ask, Body, Service};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slots::slot_of;
-use smr::id::{ClusterId, NodeName};
+use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
 use smr_service::listener::Backend;
@@ -167,8 +167,8 @@ pub fn admit(ask: Ask, epoch: u64, owned: &Owned) -> Result<Request, Body> {
             Ok(Request::Read { query })
         }
         Ask::Status => Ok(Request::Status),
-        Ask::Transfer { to } => Ok(Request::Transfer { to: NodeName(to) }),
-        Ask::Readmit { replica } => Ok(Request::Readmit { name: NodeName(replica) }),
+        Ask::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
+        Ask::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
         Ask::Map | Ask::Register(_) | Ask::RecordGenesis(_) => {
             Err(Body::Refused("this is a server; ask a manager".into()))
         }

@@ -116,7 +116,7 @@ impl Options {
         let p2p_listen = args::listen_address("--p2p_listen", &self.p2p_listen)?;
         args::distinct(("--api_listen", api_listen), ("--p2p_listen", p2p_listen))?;
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
-        let peers = args::peers_by_seat(self.replica_id, p2p_listen, &peers)?;
+        let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         Ok(Plan {
             partition: self.partition_id,
             replica: self.replica_id,

@@ -32,9 +32,9 @@ const PAUSE_MAX_MS: u64 = 1_000;
 /// What the manager said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The seat is this directory's.
+    /// The replica is this directory's.
     Registered(ClusterMap),
-    /// The seat is another directory's.
+    /// The replica is another directory's.
     Occupied {
         /// The incarnation that has it.
         by: Incarnation,
@@ -48,7 +48,7 @@ pub enum Verdict {
         /// The map all the same.
         map: ClusterMap,
     },
-    /// There is no such seat.
+    /// There is no such replica.
     Refused(String),
 }
 
@@ -122,7 +122,7 @@ impl Registrar {
         foreign
     }
 
-    /// Asks each manager once for the seat, and the leader that one of them names.
+    /// Asks each manager once whether it is that replica, and for the leader that one of them names.
     ///
     /// # Errors
     /// Why none of them answered.

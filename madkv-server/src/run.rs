@@ -9,7 +9,7 @@ use std::time::Duration;
 use madkv_proto::map::ClusterMap;
 use smr::disk::RealDisk;
 use smr::entry::Incumbent;
-use smr::id::{GroupName, Incarnation, NodeName, StartTrail};
+use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::{Succession, Witness};
 use smr_service::fatal::{StderrReports, end_with};
@@ -51,8 +51,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let runtime = process::runtime()?;
     let mut opened = Opened::open(ReplicaOptions {
         group: group_name(plan.partition)?,
-        name: NodeName(plan.replica),
-        peers: plan.peers.iter().map(|(seat, address)| (NodeName(*seat), address.clone())).collect(),
+        name: ReplicaId(plan.replica),
+        peers: plan.peers.iter().map(|(id, address)| (ReplicaId(*id), address.clone())).collect(),
         listener: p2p,
         directory: plan.directory.clone(),
         log_engine: plan.log_engine,
@@ -127,7 +127,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         (None, Some(map)) => map,
         (None, None) => return Err(Fatal::Failed("no manager has answered".to_owned())),
     };
-    check_seat(&map, &plan)?;
+    check_replica(&map, &plan)?;
 
     let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
     let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
@@ -228,8 +228,8 @@ fn occupied(plan: &Plan, own: Incarnation, by: Incarnation) -> String {
     )
 }
 
-/// The map must have this seat, in a group of this size.
-fn check_seat(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
+/// The map must have this replica, in a group of this size.
+fn check_replica(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
     let Some(partition) = map.partitions.get(usize::from(plan.partition)) else {
         let count = map.partitions.len();
         return Err(Fatal::Failed(format!("--partition_id: {}; the cluster has {count} partitions", plan.partition)));

@@ -59,7 +59,7 @@ impl Backend for FakeManager {
                 self.heard.lock().unwrap().push(registration);
                 Some(self.answer.clone())
             }
-            // A replica that has just heard that its seat is taken asks for nothing of the kind.
+            // A replica that has just heard that its replica is taken asks for nothing of the kind.
             Ask::RecordGenesis(_) => {
                 assert!(!matches!(self.answer, Body::Occupied { .. }), "an excluded replica would found a group");
                 Some(Body::GenesisRecorded)
@@ -372,7 +372,7 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
 
 // covers G3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_whose_seat_is_taken_or_unknown_says_so() {
+async fn server_whose_replica_is_taken_or_unknown_says_so() {
     let site = Site::new();
     let taken = Manager::start(&site.manager, Body::Occupied { by: Incarnation(0xbeef), map: Box::new(map()) });
     let mut server = site.start();

@@ -171,13 +171,13 @@ async fn manager_that_hangs_is_passed_over() {
 
 // covers G3
 #[tokio::test]
-async fn seat_taken_or_unknown_is_a_verdict() {
+async fn replica_taken_or_unknown_is_a_verdict() {
     let taken = Body::Occupied { by: Incarnation(5), map: Box::new(map()) };
-    let manager = Manager::start(vec![taken, Body::Refused("no such seat".into())]);
+    let manager = Manager::start(vec![taken, Body::Refused("no such replica".into())]);
     let (verdict, _) = until_answered(vec![manager.address()]).await;
     assert_eq!(verdict, Verdict::Occupied { by: Incarnation(5), map: map() });
     let (verdict, _) = until_answered(vec![manager.address()]).await;
-    assert_eq!(verdict, Verdict::Refused("no such seat".into()));
+    assert_eq!(verdict, Verdict::Refused("no such replica".into()));
 }
 
 // covers B4

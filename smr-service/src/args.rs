@@ -131,16 +131,12 @@ pub fn listen_address(flag: &str, text: &str) -> Result<SocketAddr, BadArgument>
     text.parse().map_err(|_| BadArgument(format!("{flag}: {text:?} is no IP address with a port")))
 }
 
-/// Checks a replica's seat and the addresses of the others of its group, and returns the other seats' addresses by
+/// Checks a replica's number and the addresses of the others of its group, and returns the others' addresses by
 /// replica number.
 ///
 /// # Errors
-/// If the group's size is none that is supported, the seat is not in it, or the replica is among its own peers.
-pub fn peers_by_seat(
-    replica: u16,
-    own_listen: SocketAddr,
-    peers: &[String],
-) -> Result<Vec<(u16, String)>, BadArgument> {
+/// If the group's size is none that is supported, the replica is not in it, or the replica is among its own peers.
+pub fn peers_by_id(replica: u16, own_listen: SocketAddr, peers: &[String]) -> Result<Vec<(u16, String)>, BadArgument> {
     let size = peers.len() + 1;
     if size > REPLICAS_MAX || size.is_multiple_of(2) {
         let what =
@@ -155,7 +151,7 @@ pub fn peers_by_seat(
     if let Some(own) = peers.iter().find(|peer| is_own(own_listen, peer)) {
         return Err(BadArgument(format!("--peer_addrs: {own} is this replica's own address")));
     }
-    let others = (0..=u16::MAX).filter(|&seat| seat != replica);
+    let others = (0..=u16::MAX).filter(|&other| other != replica);
     Ok(others.zip(peers.iter().cloned()).collect())
 }
 
@@ -250,16 +246,16 @@ mod tests {
 
     // covers B9
     #[test]
-    fn peers_by_seat_group_that_does_not_fit_is_refused() {
+    fn peers_by_id_group_that_does_not_fit_is_refused() {
         let listen = "0.0.0.0:3".parse().unwrap();
         let others = |ports: &[u16]| -> Vec<String> { ports.iter().map(|port| format!("127.0.0.1:{port}")).collect() };
-        let seats = peers_by_seat(1, listen, &others(&[1, 2])).unwrap();
-        assert_eq!(seats, vec![(0, "127.0.0.1:1".into()), (2, "127.0.0.1:2".into())]);
-        assert!(peers_by_seat(0, listen, &others(&[1])).is_err(), "two replicas");
-        assert!(peers_by_seat(3, listen, &others(&[1, 2])).is_err(), "a seat beyond the group");
-        assert!(peers_by_seat(0, listen, &others(&[1, 3])).is_err(), "itself");
-        assert!(peers_by_seat(0, listen, &others(&[1, 2, 4, 5, 6, 7, 8, 9, 10, 11])).is_err(), "eleven replicas");
-        assert_eq!(peers_by_seat(0, listen, &[]), Ok(vec![]));
+        let peers = peers_by_id(1, listen, &others(&[1, 2])).unwrap();
+        assert_eq!(peers, vec![(0, "127.0.0.1:1".into()), (2, "127.0.0.1:2".into())]);
+        assert!(peers_by_id(0, listen, &others(&[1])).is_err(), "two replicas");
+        assert!(peers_by_id(3, listen, &others(&[1, 2])).is_err(), "a replica beyond the group");
+        assert!(peers_by_id(0, listen, &others(&[1, 3])).is_err(), "itself");
+        assert!(peers_by_id(0, listen, &others(&[1, 2, 4, 5, 6, 7, 8, 9, 10, 11])).is_err(), "eleven replicas");
+        assert_eq!(peers_by_id(0, listen, &[]), Ok(vec![]));
     }
 
     #[test]

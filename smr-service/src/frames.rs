@@ -1,10 +1,10 @@
 //! What travels between a client and a server or manager, in the frames of [`smr::codec`].
 //!
-//! The side that dials sends [`RangedHello`] with the versions that it speaks, and may send requests right behind it; the
-//! other side answers [`RangedWelcome`] with the highest version that both speak, or [`Refusal`] and closes. Builds of
-//! version 1 know that version alone: their handshake is [`Hello`] and [`Welcome`]. Whoever meets one is refused
-//! ([`is_before_ranges`]) and begins again in their words. Requests carry a number of the connection's own; responses carry it back, in any order. The
-//! answer to a SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
+//! The side that dials sends [`RangedHello`] with the versions that it speaks, and may send requests right behind it;
+//! the other side answers [`RangedWelcome`] with the highest version that both speak, or [`Refusal`] and closes. Builds
+//! of version 1 know that version alone: their handshake is [`Hello`] and [`Welcome`]. Whoever meets one is refused
+//! ([`is_before_ranges`]) and begins again in their words. Requests carry a number of the connection's own; responses
+//! carry it back, in any order. The answer to a SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -138,7 +138,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// A replica's service, by its seat.
+/// A replica's service, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Service {
     /// A manager replica, whichever.
@@ -189,9 +189,9 @@ pub enum Ask {
         /// The replica that is to lead.
         to: u16,
     },
-    /// Both: put the present incarnation of a seat into the place of the former one.
+    /// Both: put the present incarnation of a replica into the place of the previous one.
     Readmit {
-        /// The seat.
+        /// The replica.
         replica: u16,
     },
     /// Manager: the map.
@@ -248,7 +248,7 @@ pub enum Body<M> {
     NoMap,
     /// The server is registered; the map says what it owns.
     Registered(Box<M>),
-    /// The seat belongs to another incarnation. A server that hears this is not a member until it is readmitted.
+    /// The replica has another incarnation. A server that hears this is not a member until it is readmitted.
     Occupied {
         /// The one that has it.
         by: Incarnation,

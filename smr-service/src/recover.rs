@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use smr::id::{ClusterId, GroupName, NodeName};
+use smr::id::{ClusterId, GroupName, ReplicaId};
 use smr::replica::{RecoverOptions, recover as recover_replica};
 use smr::state_machine::StateMachine;
 use smr::storage::Engine;
@@ -57,7 +57,7 @@ pub fn recover<S: StateMachine>(
 ) -> Result<(), Fatal> {
     let RecoverFlags { from, to, log_engine, allow_unsynced, replica_id } = flags;
     let place = to.display().to_string();
-    let name_if_lost = replica_id.map(NodeName);
+    let name_if_lost = replica_id.map(ReplicaId);
     let options = RecoverOptions { from, to, log_engine, allow_unsynced, name_if_lost, cluster_if_lost };
     let recovered = recover_replica(&options, empty, group_fits, cluster_of)?;
     let mut text = recovered.report.join("\n");

@@ -65,7 +65,7 @@ impl Default for Pace {
 /// What is to be sent for a client.
 #[derive(Debug)]
 pub(super) struct Ask {
-    pub(super) seat: usize,
+    pub(super) replica: usize,
     pub(super) tag: u64,
     pub(super) request: Request,
 }
@@ -89,7 +89,7 @@ struct Client {
     pending: BTreeMap<u64, Pending>,
     next_serial: u64,
     next_at: Time,
-    seat: usize,
+    replica: usize,
     term: Term,
     wakes_at: Option<Time>,
 }
@@ -104,7 +104,7 @@ pub struct Clients<W> {
     pub operator: Vec<(u64, Outcome)>,
     clients: Vec<Client>,
     history: Vec<Seen>,
-    seats: usize,
+    replicas: usize,
     rng: SimRng,
     inventing: SimRng,
     stopping: bool,
@@ -121,15 +121,15 @@ pub struct Clients<W> {
 }
 
 impl<W: Workload> Clients<W> {
-    pub(super) fn new(seed: u64, seats: usize, pace: Pace, workload: W) -> Clients<W> {
-        let client = |seat: usize| Client { next_number: 1, seat: seat % seats, ..Client::default() };
+    pub(super) fn new(seed: u64, replicas: usize, pace: Pace, workload: W) -> Clients<W> {
+        let client = |replica: usize| Client { next_number: 1, replica: replica % replicas, ..Client::default() };
         Clients {
             pace,
             workload,
             operator: Vec::new(),
             clients: (0..pace.clients).map(client).collect(),
             history: Vec::new(),
-            seats,
+            replicas,
             rng: SimRng::new(seed, Purpose::Clients),
             inventing: SimRng::new(seed, Purpose::Workload),
             stopping: false,
@@ -185,7 +185,7 @@ impl<W: Workload> Clients<W> {
     /// Half of the clients believe in somebody else from now on.
     pub(super) fn scatter(&mut self) {
         for number in (0..self.clients.len()).step_by(2) {
-            self.clients[number].seat = self.rng.below(self.seats as u64) as usize;
+            self.clients[number].replica = self.rng.below(self.replicas as u64) as usize;
         }
     }
 
@@ -280,7 +280,7 @@ impl<W: Workload> Clients<W> {
             }
             // Silence: perhaps somebody else knows more.
             if self.clients[number].pending[&serial].tries > 0 && !self.give_up(number, serial, now) {
-                self.clients[number].seat = self.rng.below(self.seats as u64) as usize;
+                self.clients[number].replica = self.rng.below(self.replicas as u64) as usize;
             }
             self.ask(number, serial, now);
         }
@@ -345,11 +345,11 @@ impl<W: Workload> Clients<W> {
     fn ask(&mut self, number: usize, serial: u64, now: Time) {
         let doubled = self.rng.chance(self.pace.doubled);
         let timeout_us = TIMEOUT_US + self.rng.below(TIMEOUT_US / 4);
-        let elsewhere = self.rng.below(self.seats as u64) as usize;
+        let elsewhere = self.rng.below(self.replicas as u64) as usize;
         let client = &mut self.clients[number];
         let lowest = client.pending.values().filter(|p| matches!(p.operation, Some(Operation::Write(_))));
         let lowest_unanswered = lowest.map(|pending| pending.number).min();
-        let (seat, session) = (client.seat, client.session);
+        let (replica, session) = (client.replica, client.session);
         let Some(pending) = client.pending.get_mut(&serial) else { return };
         pending.again_at = now.plus_us(timeout_us);
         let request = match (&pending.operation, session) {
@@ -365,10 +365,10 @@ impl<W: Workload> Clients<W> {
         };
         let tag = |tries: u64| (number as u64) << 48 | (serial & 0xffff_ffff) << 16 | (tries & 0xffff);
         pending.tries += 1;
-        self.asks.push(Ask { seat, tag: tag(pending.tries), request: request.clone() });
+        self.asks.push(Ask { replica, tag: tag(pending.tries), request: request.clone() });
         if doubled {
             pending.tries += 1;
-            self.asks.push(Ask { seat: elsewhere, tag: tag(pending.tries), request });
+            self.asks.push(Ask { replica: elsewhere, tag: tag(pending.tries), request });
         }
     }
 
@@ -396,18 +396,18 @@ impl<W: Workload> Clients<W> {
     }
 
     /// Asks once more, if that was the latest try.
-    fn repeat(&mut self, tag: u64, now: Time, after_us: u64, seat: Option<usize>) {
+    fn repeat(&mut self, tag: u64, now: Time, after_us: u64, replica: Option<usize>) {
         if tag >= OPERATOR {
             return;
         }
         let (number, serial, try_number) = ((tag >> 48) as usize, tag >> 16 & 0xffff_ffff, tag & 0xffff);
-        let elsewhere = self.rng.below(self.seats as u64) as usize;
+        let elsewhere = self.rng.below(self.replicas as u64) as usize;
         let client = &mut self.clients[number];
         let Some(pending) = client.pending.get_mut(&serial) else { return };
         if pending.tries & 0xffff == try_number {
             pending.again_at = now.plus_us(after_us);
             // Whoever is told whom to ask does not count this as silence.
-            client.seat = seat.unwrap_or(elsewhere);
+            client.replica = replica.unwrap_or(elsewhere);
         }
     }
 
@@ -442,8 +442,8 @@ impl<W: Workload> Clients<W> {
             }
             Outcome::NotLeader(NotLeader { leader, term }) => {
                 let known = self.clients[number].term;
-                let seat = leader.map(|leader| usize::from(leader.0)).filter(|seat| *seat < self.seats);
-                if term < known && seat.is_some() {
+                let replica = leader.map(|leader| usize::from(leader.0)).filter(|replica| *replica < self.replicas);
+                if term < known && replica.is_some() {
                     rare.saw(Rare::OldLeaderNamed);
                 }
                 self.clients[number].term = known.max(term);
@@ -451,9 +451,9 @@ impl<W: Workload> Clients<W> {
                     return;
                 }
                 // An older leader is not followed.
-                let seat = seat.filter(|_| term >= known);
-                let after_us = if seat.is_some() { 100 } else { AGAIN_US };
-                self.repeat(tag, now, after_us, seat);
+                let replica = replica.filter(|_| term >= known);
+                let after_us = if replica.is_some() { 100 } else { AGAIN_US };
+                self.repeat(tag, now, after_us, replica);
             }
             Outcome::Unknown | Outcome::OutOfService(_) => self.repeat(tag, now, AGAIN_US, None),
             Outcome::DiskFull => {
@@ -461,15 +461,15 @@ impl<W: Workload> Clients<W> {
                 if self.believe_refusal(number, serial, now, rare) {
                     return;
                 }
-                self.repeat(tag, now, AGAIN_US, Some(self.clients[number].seat));
+                self.repeat(tag, now, AGAIN_US, Some(self.clients[number].replica));
             }
             Outcome::Busy { retry_after_ms } => {
                 rare.saw(Rare::Busy);
                 if self.believe_refusal(number, serial, now, rare) {
                     return;
                 }
-                let seat = self.clients[number].seat;
-                self.repeat(tag, now, u64::from(retry_after_ms) * 1000, Some(seat));
+                let replica = self.clients[number].replica;
+                self.repeat(tag, now, u64::from(retry_after_ms) * 1000, Some(replica));
             }
             Outcome::SessionExpired => {
                 if self.clients[number].pending.contains_key(&serial) {

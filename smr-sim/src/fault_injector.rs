@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use smr::disk::Disk;
-use smr::id::{NodeId, NodeName, StartId};
+use smr::id::{NodeId, ReplicaId, StartId};
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use smr::protocol::{Protocol, Time};
 use smr::replica::admin::readmission::READMISSION_UNDER_WAY;
@@ -35,7 +35,7 @@ pub(super) struct FaultInjector {
     asked: BTreeMap<u64, usize>,
     /// How many outcomes of what the operator asked were looked at.
     heard: usize,
-    /// How many readmissions of each seat came to nothing.
+    /// How many readmissions of each replica came to nothing.
     in_vain: Vec<u64>,
     founded: bool,
     backups: Vec<Option<(VirtualDisk, NodeId, StartId)>>,
@@ -54,7 +54,7 @@ pub(super) struct FaultInjector {
 struct Stroke {
     at: Time,
     leader: usize,
-    seat: usize,
+    replica: usize,
     /// Its links to the leader are cut.
     cuts: bool,
     /// It hears of that.
@@ -127,7 +127,7 @@ impl FaultInjector {
 
     /// Does what is due.
     pub(super) fn act<W: Workload>(&mut self, world: &mut World<W>) {
-        self.founded |= world.serving_seats().len() == world.nodes.len();
+        self.founded |= world.serving_replicas().len() == world.nodes.len();
         if self.heal_at <= world.now {
             self.heal_at = Time(u64::MAX);
             world.heal_cuts();
@@ -158,10 +158,10 @@ impl FaultInjector {
         }
         let mut at = world.now.plus_us(self.rng.below(SIEGE_FIRST_US));
         let first = self.rng.below(world.nodes.len() as u64) as usize;
-        for seat in (0..world.nodes.len()).map(|seat| (seat + first) % world.nodes.len()) {
-            if seat != leader {
+        for replica in (0..world.nodes.len()).map(|replica| (replica + first) % world.nodes.len()) {
+            if replica != leader {
                 let (resets, restarts) = (self.rng.chance(700), self.rng.chance(300));
-                self.strokes.push(Stroke { at, leader, seat, cuts: true, resets, restarts });
+                self.strokes.push(Stroke { at, leader, replica, cuts: true, resets, restarts });
                 at = at.plus_us(self.rng.below(SIEGE_GAP_US));
             }
         }
@@ -173,18 +173,19 @@ impl FaultInjector {
     fn shake<W: Workload>(&mut self, world: &mut World<W>, leader: usize) {
         let size = world.nodes.len();
         let first = self.rng.below(size as u64) as usize;
-        let others = (0..size).map(|seat| (seat + first) % size).filter(|seat| *seat != leader).collect::<Vec<_>>();
+        let others =
+            (0..size).map(|replica| (replica + first) % size).filter(|replica| *replica != leader).collect::<Vec<_>>();
         let (lost, left) = others.split_at((size - 1) / 2);
-        let stroke = Stroke { at: world.now, leader, seat: leader, cuts: false, resets: false, restarts: false };
-        for seat in lost {
+        let stroke = Stroke { at: world.now, leader, replica: leader, cuts: false, resets: false, restarts: false };
+        for replica in lost {
             let resets = self.rng.chance(500);
-            self.strokes.push(Stroke { seat: *seat, cuts: true, resets, ..stroke });
+            self.strokes.push(Stroke { replica: *replica, cuts: true, resets, ..stroke });
         }
         // Nobody stands before.
         let mut at = world.now.plus_us(self.config.shape.settings.election_timeout_us / 2);
-        for seat in left.first().iter().cycle().take(SHAKES) {
+        for replica in left.first().iter().cycle().take(SHAKES) {
             at = at.plus_us(self.rng.below(SHAKE_GAP_US));
-            self.strokes.push(Stroke { at, seat: **seat, restarts: true, ..stroke });
+            self.strokes.push(Stroke { at, replica: **replica, restarts: true, ..stroke });
         }
         self.heal_at = at.plus_us(self.rng.between(200_000, 2_000_000));
     }
@@ -194,15 +195,15 @@ impl FaultInjector {
         let (due, rest) = self.strokes.iter().partition(|stroke| stroke.at <= world.now);
         self.strokes = rest;
         let due: Vec<Stroke> = due;
-        for Stroke { at: _, leader, seat, cuts, resets, restarts } in due {
+        for Stroke { at: _, leader, replica, cuts, resets, restarts } in due {
             if cuts {
-                world.cut(leader as u16, seat as u16);
-                world.cut(seat as u16, leader as u16);
+                world.cut(leader as u16, replica as u16);
+                world.cut(replica as u16, leader as u16);
             }
             if restarts {
-                world.crash_for(seat, false, Some(1_000 + self.rng.below(20_000)));
+                world.crash_for(replica, false, Some(1_000 + self.rng.below(20_000)));
             } else if resets {
-                world.reset(leader, seat);
+                world.reset(leader, replica);
             }
         }
     }
@@ -214,8 +215,8 @@ impl FaultInjector {
         {
             self.succession = None;
         }
-        if let Some(seat) = self.held_install
-            && !world.holds_install_back(seat)
+        if let Some(replica) = self.held_install
+            && !world.holds_install_back(replica)
         {
             self.held_install = None;
         }
@@ -223,10 +224,10 @@ impl FaultInjector {
             self.overtake_install(world);
         } else if let Some(ambush) = self.ambush {
             let sprung =
-                |seat: &usize| world.nodes[*seat].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
-            if let Some(seat) = world.touched().iter().copied().find(sprung) {
+                |replica: &usize| world.nodes[*replica].serving().is_some_and(|serving| ambush.is_sprung_by(serving));
+            if let Some(replica) = world.touched().iter().copied().find(sprung) {
                 self.ambush = None;
-                world.crash(seat, self.rng.chance(700));
+                world.crash(replica, self.rng.chance(700));
             }
         }
     }
@@ -243,16 +244,16 @@ impl FaultInjector {
         }
         let Some(leader) = world.leader() else { return };
         // Whoever heals needs nobody.
-        let needs_help = |seat: &usize| is_outside(world, leader, *seat) && !world.nodes[*seat].is_healing;
+        let needs_help = |replica: &usize| is_outside(world, leader, *replica) && !world.nodes[*replica].is_healing;
         let outside: Vec<usize> = (0..world.nodes.len()).filter(needs_help).collect();
         // One that nobody hears for good must not keep the operator from the others.
         self.note_refusals(world);
-        let fewest = outside.iter().map(|seat| self.in_vain[*seat]).min();
-        let next: Vec<usize> = outside.into_iter().filter(|seat| Some(self.in_vain[*seat]) == fewest).collect();
+        let fewest = outside.iter().map(|replica| self.in_vain[*replica]).min();
+        let next: Vec<usize> = outside.into_iter().filter(|replica| Some(self.in_vain[*replica]) == fewest).collect();
         if !next.is_empty() {
-            let seat = self.rng.pick(&next);
-            let tag = world.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
-            self.asked.insert(tag, seat);
+            let replica = self.rng.pick(&next);
+            let tag = world.ask(leader, Request::Readmit { name: ReplicaId(replica as u16) });
+            self.asked.insert(tag, replica);
         }
     }
 
@@ -261,10 +262,10 @@ impl FaultInjector {
         let heard =
             world.clients.operator.iter().skip(std::mem::replace(&mut self.heard, world.clients.operator.len()));
         for (tag, outcome) in heard {
-            if let (Some(seat), Outcome::Refused(why)) = (self.asked.remove(tag), outcome)
+            if let (Some(replica), Outcome::Refused(why)) = (self.asked.remove(tag), outcome)
                 && why != READMISSION_UNDER_WAY
             {
-                self.in_vain[seat] += 1;
+                self.in_vain[replica] += 1;
             }
         }
     }
@@ -275,10 +276,10 @@ impl FaultInjector {
             return false;
         }
         let minority = (world.nodes.len() - 1) / 2;
-        // A seat counts until every node knows of its new incarnation, for good: whoever does not may lead next, by a
-        // configuration in which that seat is lost.
-        let serving = world.serving_seats();
-        let is_spoiled = |seat: &usize| serving.iter().any(|witness| is_outside(world, *witness, *seat));
+        // A replica counts until every node knows of its new incarnation, for good: whoever does not may lead next, by
+        // a configuration in which that replica is lost.
+        let serving = world.serving_replicas();
+        let is_spoiled = |replica: &usize| serving.iter().any(|witness| is_outside(world, *witness, *replica));
         let spoiled = (0..world.nodes.len()).filter(is_spoiled).count();
         self.founded && spoiled < minority
     }
@@ -287,11 +288,11 @@ impl FaultInjector {
     /// notices: all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };
-        let status = |seat: usize| Some(world.nodes[seat].serving()?.engine().core().status());
+        let status = |replica: usize| Some(world.nodes[replica].serving()?.engine().core().status());
         let (Some(lead), Some(own)) = (status(leader), status(victim)) else { return false };
         leader != victim
-            && (0..world.nodes.len()).filter(|seat| *seat != victim).all(|seat| {
-                status(seat).is_some_and(|status| {
+            && (0..world.nodes.len()).filter(|replica| *replica != victim).all(|replica| {
+                status(replica).is_some_and(|status| {
                     status.term == lead.term
                         && status.leader == Some(lead.node)
                         && status.durable >= own.last.index
@@ -313,37 +314,37 @@ impl FaultInjector {
         });
         let Some(&(kind, _)) = kind else { return };
         let size = world.nodes.len();
-        let seat = self.rng.below(size as u64) as usize;
+        let replica = self.rng.below(size as u64) as usize;
         // Leaders are where it hurts.
-        let seat = if self.rng.chance(400) { world.leader().unwrap_or(seat) } else { seat };
+        let replica = if self.rng.chance(400) { world.leader().unwrap_or(replica) } else { replica };
         match kind {
-            Kind::Kill => world.crash(seat, false),
-            Kind::PowerCut => world.crash(seat, true),
+            Kind::Kill => world.crash(replica, false),
+            Kind::PowerCut => world.crash(replica, true),
             Kind::CrashAll => {
                 let power_cut = self.rng.chance(700);
-                (0..size).for_each(|seat| world.crash(seat, power_cut));
+                (0..size).for_each(|replica| world.crash(replica, power_cut));
                 world.watch.rare.saw(Rare::AllCrashed);
             }
             Kind::Pause => {
                 let us = self.rng.pick(&[100_000, 800_000, 3_000_000]);
-                world.pause(seat, 10_000 + self.rng.below(us));
+                world.pause(replica, 10_000 + self.rng.below(us));
             }
             Kind::SlowDisk => {
                 let us = self.rng.pick(&[5_000, 50_000, 200_000, 400_000]);
-                world.slow_disk(seat, us, world.now.plus_us(self.rng.between(1_000_000, 8_000_000)));
+                world.slow_disk(replica, us, world.now.plus_us(self.rng.between(1_000_000, 8_000_000)));
             }
             Kind::HangDisk => {
                 let us = self.rng.pick(&[100_000, 1_000_000, 4_000_000]);
-                world.hang_disk(seat, world.now.plus_us(self.rng.below(us)));
+                world.hang_disk(replica, world.now.plus_us(self.rng.below(us)));
             }
             Kind::CutOff => {
-                world.cut_off(seat, self.rng.chance(500));
+                world.cut_off(replica, self.rng.chance(500));
                 self.heal_soon(world.now);
             }
             Kind::OneWay => {
                 let deaf = self.rng.chance(500);
-                for other in (0..size as u16).filter(|other| usize::from(*other) != seat) {
-                    let (from, to) = if deaf { (other, seat as u16) } else { (seat as u16, other) };
+                for other in (0..size as u16).filter(|other| usize::from(*other) != replica) {
+                    let (from, to) = if deaf { (other, replica as u16) } else { (replica as u16, other) };
                     world.cut(from, to);
                 }
                 self.heal_soon(world.now);
@@ -358,58 +359,58 @@ impl FaultInjector {
             }
             Kind::ClientsCut => {
                 if self.rng.chance(500) {
-                    world.cut(CLIENTS, seat as u16);
+                    world.cut(CLIENTS, replica as u16);
                 } else {
-                    world.cut(seat as u16, CLIENTS);
+                    world.cut(replica as u16, CLIENTS);
                 }
                 self.heal_soon(world.now);
             }
             Kind::Resets => {
                 for _ in 0..self.rng.between(1, 6) {
                     let to = self.rng.below(size as u64) as usize;
-                    if to != seat {
-                        world.reset(seat, to);
+                    if to != replica {
+                        world.reset(replica, to);
                     }
                 }
             }
             Kind::Transfer => {
                 if let Some(leader) = world.leader() {
-                    let to = NodeName(self.rng.below(size as u64) as u16);
+                    let to = ReplicaId(self.rng.below(size as u64) as u16);
                     world.ask(leader, Request::Transfer { to });
                 }
             }
             Kind::LoseDirectory => {
                 if self.may_spoil(world) {
-                    world.lose_directory(seat);
+                    world.lose_directory(replica);
                 }
             }
-            Kind::Damage => self.damage(world, seat),
-            Kind::LoseLog => self.lose_log(world, seat),
-            Kind::SetBack => self.set_back(world, seat),
-            Kind::DiskError => world.fail_disk(seat, self.rng.below(12)),
+            Kind::Damage => self.damage(world, replica),
+            Kind::LoseLog => self.lose_log(world, replica),
+            Kind::SetBack => self.set_back(world, replica),
+            Kind::DiskError => world.fail_disk(replica, self.rng.below(12)),
             Kind::DiskFull => {
                 let us = self.rng.pick(&[200_000, 3_000_000]);
                 let until = world.now.plus_us(self.rng.below(us));
                 // Not drawn: seeds keep their meaning.
                 if world.now.0.is_multiple_of(2) {
-                    world.fill_disk(seat, until);
+                    world.fill_disk(replica, until);
                 } else {
-                    world.leave_little_room(seat, until);
+                    world.leave_little_room(replica, until);
                 }
             }
             Kind::ReadError => {
                 if self.rng.chance(500) {
-                    world.fail_read(seat, self.rng.below(4));
+                    world.fail_read(replica, self.rng.below(4));
                 } else {
-                    world.trouble_start(seat, StartTrouble::ReadError(self.rng.below(40)));
+                    world.trouble_start(replica, StartTrouble::ReadError(self.rng.below(40)));
                 }
             }
-            Kind::CrashInStart => world.trouble_start(seat, StartTrouble::PowerOff(self.rng.below(24))),
+            Kind::CrashInStart => world.trouble_start(replica, StartTrouble::PowerOff(self.rng.below(24))),
             Kind::Flood => {
                 // No more than a pipeline of such appends works off in the calm.
                 let fitting = BACKLOG_APPENDS_MAX * self.config.shape.settings.append_entries_max as u64;
                 let most = self.rng.pick(&[300, 3_000, 12_000]).min(fitting);
-                world.flood(seat, self.rng.below(most));
+                world.flood(replica, self.rng.below(most));
             }
             Kind::Siege => {
                 if let Some(leader) = world.leader() {
@@ -432,17 +433,17 @@ impl FaultInjector {
             Kind::LateInstall => {
                 if let Some(leader) = world.leader() {
                     self.ambush = Some(Ambush::Building);
-                    self.send_away(world, leader, seat);
+                    self.send_away(world, leader, replica);
                 }
             }
         }
     }
 
     /// A follower is away for a moment, after which it may need a snapshot.
-    fn send_away<W: Workload>(&mut self, world: &mut World<W>, leader: usize, seat: usize) {
+    fn send_away<W: Workload>(&mut self, world: &mut World<W>, leader: usize, replica: usize) {
         let down_us = 100_000 + self.rng.below(900_000);
-        if seat != leader {
-            world.crash_for(seat, false, Some(down_us));
+        if replica != leader {
+            world.crash_for(replica, false, Some(down_us));
         }
     }
 
@@ -465,15 +466,16 @@ impl FaultInjector {
     /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
     /// it, and does not know yet that they are committed: all others are killed, and whoever led is away for longer.
     fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
-        let builds =
-            |seat: &usize| world.nodes[*seat].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving));
-        let Some(seat) = (0..world.nodes.len()).find(builds) else { return };
+        let builds = |replica: &usize| {
+            world.nodes[*replica].serving().is_some_and(|serving| Ambush::Building.is_sprung_by(serving))
+        };
+        let Some(replica) = (0..world.nodes.len()).find(builds) else { return };
         self.ambush = None;
         let hold_us = HELD_INSTALL_T * self.config.shape.settings.election_timeout_us;
-        world.hold_install(seat, world.now.plus_us(hold_us));
-        self.held_install = Some(seat);
+        world.hold_install(replica, world.now.plus_us(hold_us));
+        self.held_install = Some(replica);
         let leader = world.leader();
-        for other in (0..world.nodes.len()).filter(|other| *other != seat) {
+        for other in (0..world.nodes.len()).filter(|other| *other != replica) {
             let down_us = if Some(other) == leader { hold_us } else { 1_000 + self.rng.below(20_000) };
             world.crash_for(other, false, Some(down_us));
         }
@@ -485,10 +487,10 @@ impl FaultInjector {
         self.ambush = Some(ambush);
         match (ambush, world.leader()) {
             (Ambush::Install, Some(leader)) => {
-                let seat = self.rng.below(world.nodes.len() as u64) as usize;
-                if seat != leader {
+                let replica = self.rng.below(world.nodes.len() as u64) as usize;
+                if replica != leader {
                     let down_us = 500_000 + self.rng.below(2_000_000);
-                    world.crash_for(seat, self.rng.chance(500), Some(down_us));
+                    world.crash_for(replica, self.rng.chance(500), Some(down_us));
                 }
             }
             (Ambush::Truncation, Some(_)) => self.strand(world),
@@ -496,15 +498,15 @@ impl FaultInjector {
         }
     }
 
-    fn damage<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if !self.may_spoil(world) || world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+    fn damage<W: Workload>(&mut self, world: &mut World<W>, replica: usize) {
+        if !self.may_spoil(world) || world.nodes[replica].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
         if self.rng.chance(300) {
             // One slot of two: it must not even be noticed. A kill tears nothing, so the other one is sound.
             let (file, slot) = (self.rng.pick(&["promise", "mark"]), self.rng.below(2));
             let at = slot as usize * SLOT_STRIDE_BYTES + self.rng.below(SLOT_BYTES as u64) as usize;
-            world.damage_slot(seat, &path(file), |bytes| {
+            world.damage_slot(replica, &path(file), |bytes| {
                 if let Some(byte) = bytes.get_mut(at) {
                     *byte ^= 1;
                 }
@@ -514,22 +516,22 @@ impl FaultInjector {
         match self.rng.below(4) {
             // Both slots of the promise.
             0 => {
-                world.damage(seat, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+                world.damage(replica, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
             }
             // A snapshot, which is noticed when it is read.
             1 => {
-                let snapshots = world.nodes[seat].serving().and_then(|serving| serving.snapshots.latest());
-                if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, seat)) {
+                let snapshots = world.nodes[replica].serving().and_then(|serving| serving.snapshots.latest());
+                if let Some(info) = snapshots.filter(|_| self.is_dispensable(world, replica)) {
                     let lot = self.rng.any();
-                    world.damage_snapshot(seat, info.meta.last, lot);
+                    world.damage_snapshot(replica, info.meta.last, lot);
                 }
             }
             // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do
             // without.
-            _ if !self.is_dispensable(world, seat) => {}
+            _ if !self.is_dispensable(world, replica) => {}
             2 => {
                 let (read, bit) = (self.rng.below(30), self.rng.any() as usize);
-                world.trouble_start(seat, StartTrouble::FlippedBit(read, bit));
+                world.trouble_start(replica, StartTrouble::FlippedBit(read, bit));
             }
             _ if self.config.shape.engine == SIMULATED => {
                 let lot = self.rng.any() as usize;
@@ -542,14 +544,14 @@ impl FaultInjector {
                     // The end is where damage looks like an interrupted write.
                     _ => MapDamage::FlippedBit { value: self.rng.pick(&[0, 1, lot]), bit: lot / 7 },
                 };
-                world.damage_map(seat, damage);
+                world.damage_map(replica, damage);
             }
             _ if self.config.shape.engine == Engine::Segments => {
-                let mut names = world.nodes[seat].disk.list(&path("log")).unwrap_or_default();
+                let mut names = world.nodes[replica].disk.list(&path("log")).unwrap_or_default();
                 names.retain(|name| name.ends_with(".segment"));
                 if !names.is_empty() {
                     let (name, lot) = (self.rng.below(names.len() as u64) as usize, self.rng.any());
-                    world.damage(seat, &path("log").join(&names[name]), |bytes| {
+                    world.damage(replica, &path("log").join(&names[name]), |bytes| {
                         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(bytes.len(), |last| last + 1);
                         flip(&mut bytes[..end], lot);
                     });
@@ -559,7 +561,7 @@ impl FaultInjector {
                 let lot = self.rng.any();
                 // The end is where damage looks like an interrupted write.
                 let tail_bytes = self.rng.pick(&[usize::MAX, JOURNAL_TAIL_BYTES]);
-                world.damage(seat, &path("log/journal"), |bytes| {
+                world.damage(replica, &path("log/journal"), |bytes| {
                     let from = bytes.len().saturating_sub(tail_bytes);
                     flip(&mut bytes[from..], lot);
                 });
@@ -570,37 +572,37 @@ impl FaultInjector {
     /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether
     /// the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and come
     /// back.
-    fn lose_log<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if !self.may_spoil(world) || world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+    fn lose_log<W: Workload>(&mut self, world: &mut World<W>, replica: usize) {
+        if !self.may_spoil(world) || world.nodes[replica].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
-        world.damage(seat, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
+        world.damage(replica, &path("mark"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
         let lot = self.rng.any();
         let cut = |bytes: &mut Vec<u8>| bytes.truncate(lot.checked_rem(bytes.len() as u64).unwrap_or(0) as usize);
         match self.config.shape.engine {
             engine if engine == SIMULATED => {
                 let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
-                world.damage_map(seat, self.rng.pick(&damage));
+                world.damage_map(replica, self.rng.pick(&damage));
             }
             Engine::Segments => {
-                for name in world.nodes[seat].disk.list(&path("log")).unwrap_or_default() {
+                for name in world.nodes[replica].disk.list(&path("log")).unwrap_or_default() {
                     if self.rng.chance(500) {
-                        world.damage(seat, &path("log").join(name), |bytes| flip(bytes, lot));
+                        world.damage(replica, &path("log").join(name), |bytes| flip(bytes, lot));
                     }
                 }
             }
             Engine::Map(_) | Engine::Sled => {
-                world.damage(seat, &path("log/journal"), cut);
+                world.damage(replica, &path("log/journal"), cut);
             }
         }
         if self.rng.chance(500)
-            && let Some(snapshot) = world.snapshot_of(seat)
+            && let Some(snapshot) = world.snapshot_of(replica)
         {
-            world.damage_snapshot(seat, snapshot, lot);
+            world.damage_snapshot(replica, snapshot, lot);
         }
-        world.start_at(seat, world.now.plus_us(1_000 + self.rng.below(100_000)));
+        world.start_at(replica, world.now.plus_us(1_000 + self.rng.below(100_000)));
         let leader = world.leader();
-        for other in (0..world.nodes.len()).filter(|other| *other != seat) {
+        for other in (0..world.nodes.len()).filter(|other| *other != replica) {
             if self.rng.chance(if Some(other) == leader { 500 } else { 250 }) {
                 let down_us = 1_000 + self.rng.below(1_500_000);
                 world.crash_for(other, self.rng.chance(500), Some(down_us));
@@ -609,23 +611,23 @@ impl FaultInjector {
     }
 
     /// Takes a backup, or brings one back.
-    fn set_back<W: Workload>(&mut self, world: &mut World<W>, seat: usize) {
-        if world.nodes[seat].serving().is_none_or(|serving| serving.readmission_open()) {
+    fn set_back<W: Workload>(&mut self, world: &mut World<W>, replica: usize) {
+        if world.nodes[replica].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
         }
-        match self.backups[seat].take() {
+        match self.backups[replica].take() {
             // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
-            None if self.config.shape.settings.reads == ReadMode::Lease && !has_granted(world, seat) => {}
+            None if self.config.shape.settings.reads == ReadMode::Lease && !has_granted(world, replica) => {}
             None => {
-                let machine = &world.nodes[seat];
-                self.backups[seat] = Some((world.backup(seat), machine.id, machine.start.id));
+                let machine = &world.nodes[replica];
+                self.backups[replica] = Some((world.backup(replica), machine.id, machine.start.id));
             }
             // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without
             // this node.
             Some((disk, node, start)) => {
                 let is_noticed = world.is_seen_since(node, start);
-                if self.may_spoil(world) && (is_noticed || self.is_dispensable(world, seat)) {
-                    world.set_back(seat, disk);
+                if self.may_spoil(world) && (is_noticed || self.is_dispensable(world, replica)) {
+                    world.set_back(replica, disk);
                 }
             }
         }
@@ -633,8 +635,8 @@ impl FaultInjector {
 }
 
 /// Whether a node's device knows of a lease that it granted.
-fn has_granted<W: Workload>(world: &World<W>, seat: usize) -> bool {
-    world.watch.ledger.page(world.nodes[seat].id).is_some_and(|page| page.promise.lease_us > 0)
+fn has_granted<W: Workload>(world: &World<W>, replica: usize) -> bool {
+    world.watch.ledger.page(world.nodes[replica].id).is_some_and(|page| page.promise.lease_us > 0)
 }
 
 /// Flips a bit.
@@ -645,11 +647,11 @@ pub(super) fn flip(bytes: &mut [u8], lot: u64) {
     }
 }
 
-/// Whether the present node of a seat is no voter, as far as the leader knows.
-pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, seat: usize) -> bool {
+/// Whether the present node of a replica is no voter, as far as the leader knows.
+pub(super) fn is_outside<W: Workload>(world: &World<W>, leader: usize, replica: usize) -> bool {
     let Some(serving) = world.nodes[leader].serving() else { return true };
     let status = serving.engine().core().status();
-    let machine = &world.nodes[seat];
+    let machine = &world.nodes[replica];
     status.configuration.is_joint()
         || !status.configuration.voters.contains(&machine.id)
         || machine.is_damaged

@@ -29,13 +29,13 @@ pub(super) fn play<W: Workload>(seed: u64, world: &mut World<W>) {
 struct Scenario<'a, W: Workload> {
     world: &'a mut World<W>,
     rng: &'a mut SimRng,
-    /// The seat whose operator says nothing before all do.
+    /// The replica whose operator says nothing before all do.
     never_told: usize,
 }
 
 impl<W: Workload> Scenario<'_, W> {
     fn begin(&mut self) {
-        self.never_told = self.some_seat();
+        self.never_told = self.some_replica();
         if self.rng.chance(400) {
             self.world.without_recorder();
         }
@@ -58,37 +58,37 @@ impl<W: Workload> Scenario<'_, W> {
     }
 
     fn inject(&mut self) {
-        let seat = self.some_seat();
+        let replica = self.some_replica();
         match self.rng.below(9) {
-            0 => self.world.crash(seat, false),
-            1 => self.world.crash(seat, true),
-            2 => self.world.pause(seat, 10_000 + self.rng.below(1_000_000)),
-            3 => self.world.cut_off(seat, self.rng.chance(500)),
+            0 => self.world.crash(replica, false),
+            1 => self.world.crash(replica, true),
+            2 => self.world.pause(replica, 10_000 + self.rng.below(1_000_000)),
+            3 => self.world.cut_off(replica, self.rng.chance(500)),
             4 => self.world.heal_cuts(),
             5 => self.world.recorder.is_up ^= true,
             6 => self.restart_all(),
             7 => {
                 // The word to some: it must not do.
-                if seat != self.never_told {
-                    self.world.nodes[seat].found_anew ^= true;
-                    self.world.crash(seat, false);
+                if replica != self.never_told {
+                    self.world.nodes[replica].found_anew ^= true;
+                    self.world.crash(replica, false);
                 }
             }
-            _ => self.world.lose_directory(seat),
+            _ => self.world.lose_directory(replica),
         }
     }
 
     fn empty_until_all_are(&mut self) {
         let size = self.world.nodes.len();
-        let first = self.some_seat();
-        for seat in (0..size).map(|seat| (seat + first) % size) {
+        let first = self.some_replica();
+        for replica in (0..size).map(|replica| (replica + first) % size) {
             if self.rng.chance(300) {
                 self.inject();
             }
             let longest_us = self.rng.pick(&[1_000, 100_000, 2_000_000]);
             let gap_us = self.rng.below(longest_us);
             self.pass(gap_us);
-            self.world.lose_directory(seat);
+            self.world.lose_directory(replica);
         }
         self.world.watch.rare.saw(Rare::AllEmptied);
         self.calm();
@@ -100,11 +100,11 @@ impl<W: Workload> Scenario<'_, W> {
     }
 
     fn begin_again(&mut self) {
-        for seat in 0..self.world.nodes.len() {
-            if !self.world.nodes[seat].is_waiting() {
-                self.world.lose_directory(seat);
+        for replica in 0..self.world.nodes.len() {
+            if !self.world.nodes[replica].is_waiting() {
+                self.world.lose_directory(replica);
             }
-            self.world.nodes[seat].found_anew = true;
+            self.world.nodes[replica].found_anew = true;
         }
         self.world.watch.happen(&Happening::ToldToFoundAnew);
         self.restart_all();
@@ -117,9 +117,9 @@ impl<W: Workload> Scenario<'_, W> {
     }
 
     fn restart_all(&mut self) {
-        for seat in 0..self.world.nodes.len() {
+        for replica in 0..self.world.nodes.len() {
             let down_us = 1_000 + self.rng.below(200_000);
-            self.world.crash_for(seat, self.rng.chance(300), Some(down_us));
+            self.world.crash_for(replica, self.rng.chance(300), Some(down_us));
         }
     }
 
@@ -137,7 +137,7 @@ impl<W: Workload> Scenario<'_, W> {
 
     fn serves(&mut self, what: &str) {
         let deadline = self.world.now.plus_us(TIMEOUT_US);
-        let serves = |world: &World<W>| world.leader().is_some() && world.serving_seats().len() == world.nodes.len();
+        let serves = |world: &World<W>| world.leader().is_some() && world.serving_replicas().len() == world.nodes.len();
         while self.is_sound() && !serves(self.world) {
             if self.world.now >= deadline {
                 let why = format!("not within {} ms: {what}", TIMEOUT_US / 1000);
@@ -147,7 +147,7 @@ impl<W: Workload> Scenario<'_, W> {
         }
     }
 
-    fn some_seat(&mut self) -> usize {
+    fn some_replica(&mut self) -> usize {
         self.rng.below(self.world.nodes.len() as u64) as usize
     }
 

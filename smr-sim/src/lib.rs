@@ -29,9 +29,9 @@
 //! # A run
 //! [`run::run`] takes a seed. It draws a configuration ([`swarm_config`]): how large the group is, which faults happen
 //! and how often, what clients do. Then comes *chaos*, in which the [`properties`] must hold after each step; then
-//! *calm* with a fixed set of healthy seats, in which within 10 election timeouts there must be a leader, a fresh write
-//! and read, and equal state on all healthy replicas; and the workload judges what its clients saw. The same seed gives
-//! the same trace hash, on each machine and in each build.
+//! *calm* with a fixed set of healthy replicas, in which within 10 election timeouts there must be a leader, a fresh
+//! write and read, and equal state on all healthy replicas; and the workload judges what its clients saw. The same seed
+//! gives the same trace hash, on each machine and in each build.
 //!
 //! # Your own state machine
 //! Implement [`workload::Workload`] for a type that names your state machine, invents commands and queries, and judges

@@ -13,7 +13,7 @@ use smr::protocol::Time;
 
 use crate::sim_rng::{Purpose, SimRng};
 
-/// A place that messages go to and come from: a seat, or [`CLIENTS`].
+/// A place that messages go to and come from: a replica, or [`CLIENTS`].
 pub type Endpoint = u16;
 
 /// Where clients are, as one end of a link.

@@ -9,7 +9,7 @@ use std::io;
 use bytes::Bytes;
 use smr::codec;
 use smr::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta};
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, Protocol, ReadOutcome, ReadToken, Recovered,
     Routing, Superseded, Time,
@@ -94,7 +94,7 @@ impl Control for Core {
         self.noting(effects, |raft, effects| raft.change_members(now, change, effects))
     }
 
-    fn transfer(&mut self, now: Time, to: NodeName, effects: &mut Effects<Message>) -> Result<(), TransferRefused> {
+    fn transfer(&mut self, now: Time, to: ReplicaId, effects: &mut Effects<Message>) -> Result<(), TransferRefused> {
         let begun = self.noting(effects, |raft, effects| raft.transfer(now, to, effects));
         self.notes.get_mut().transfers += u64::from(begun.is_ok());
         begun

@@ -146,7 +146,7 @@ situations! {
     AllEmptied,
     /// a group began again by the operator's word
     FoundedAnew,
-    /// a node was readmitted to its seat
+    /// a node was readmitted to its replica
     Readmitted,
     /// a readmission was cut short and asked for again
     ReadmissionRepeated,

@@ -1,5 +1,5 @@
-//! One seed: chaos, in which only safety is judged; then calm with a fixed set of healthy seats, in which progress is
-//! judged as well.
+//! One seed: chaos, in which only safety is judged; then calm with a fixed set of healthy replicas, in which progress
+//! is judged as well.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -207,24 +207,24 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
     let broken = choose_broken(world);
     world.end_faults();
     world.watch.happen(&Happening::Calm);
-    for seat in 0..world.nodes.len() {
-        if broken.contains(&seat) {
-            break_for_good(world, seat);
-        } else if world.nodes[seat].is_down() {
-            world.start_at(seat, world.now);
+    for replica in 0..world.nodes.len() {
+        if broken.contains(&replica) {
+            break_for_good(world, replica);
+        } else if world.nodes[replica].is_down() {
+            world.start_at(replica, world.now);
         }
     }
     world.clients.live_on();
     // With more clients than may have a session that they have not used yet, each one that is opened may end another
     // (C6, B30), and no write need ever get through.
     world.clients.keep((config.shape.sessions.sessions_max / UNUSED_SHARE).max(1));
-    let healthy: Vec<usize> = (0..world.nodes.len()).filter(|seat| !broken.contains(seat)).collect();
+    let healthy: Vec<usize> = (0..world.nodes.len()).filter(|replica| !broken.contains(replica)).collect();
     let timeout_us = RECOVERY_T * world.shape().settings.election_timeout_us;
     let calm_at = world.now;
     progress(world, injector, timeout_us, "a leader", |world| world.leader().is_some());
     progress(world, injector, timeout_us, "a fresh write", |world| world.clients.last_write_at() > calm_at);
     progress(world, injector, READMISSION_TIMEOUT_US, "all healthy nodes are members", |world| {
-        world.leader().is_some_and(|leader| healthy.iter().all(|seat| !is_outside(world, leader, *seat)))
+        world.leader().is_some_and(|leader| healthy.iter().all(|replica| !is_outside(world, leader, *replica)))
     });
     world.clients.stop();
     progress(world, injector, timeout_us, "every operation has an outcome", |world| world.clients.is_idle());
@@ -232,54 +232,54 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
     progress(world, injector, timeout_us, "a fresh read", |world| world.clients.is_idle());
     progress(world, injector, timeout_us, "all healthy replicas are equally far", |world| {
         let first = world.applied(healthy[0]);
-        first.is_some() && healthy.iter().all(|seat| world.applied(*seat) == first)
+        first.is_some() && healthy.iter().all(|replica| world.applied(*replica) == first)
     });
     if world.watch.violation.is_some() {
         return;
     }
-    let digests: Vec<Option<u64>> = healthy.iter().map(|seat| world.nodes.deep_digest(*seat)).collect();
+    let digests: Vec<Option<u64>> = healthy.iter().map(|replica| world.nodes.deep_digest(*replica)).collect();
     if digests.windows(2).any(|pair| pair[0] != pair[1]) {
-        world.watch.violate("I7 equal digests in the end", format!("{digests:?} of seats {healthy:?}"));
+        world.watch.violate("I7 equal digests in the end", format!("{digests:?} of replicas {healthy:?}"));
     }
 }
 
-/// A seat is down for good, or does not hear the others, or is not heard by them.
-fn break_for_good<W: Workload>(world: &mut World<W>, seat: usize) {
+/// A replica is down for good, or does not hear the others, or is not heard by them.
+fn break_for_good<W: Workload>(world: &mut World<W>, replica: usize) {
     let how = world.draw(3);
-    if how == 0 || world.nodes[seat].is_down() {
-        return world.crash_for(seat, false, None);
+    if how == 0 || world.nodes[replica].is_down() {
+        return world.crash_for(replica, false, None);
     }
-    for other in (0..world.nodes.len()).filter(|other| *other != seat) {
-        let (from, to) = if how == 1 { (other, seat) } else { (seat, other) };
+    for other in (0..world.nodes.len()).filter(|other| *other != replica) {
+        let (from, to) = if how == 1 { (other, replica) } else { (replica, other) };
         world.cut(from as u16, to as u16);
     }
     world.watch.rare.saw(Rare::HalfDeadForGood);
 }
 
-/// Seats that stay away for good: those that are lost anyway, and others, up to a minority.
+/// Replicas that stay away for good: those that are lost anyway, and others, up to a minority.
 fn choose_broken<W: Workload>(world: &mut World<W>) -> Vec<usize> {
     let size = world.nodes.len();
     let minority = (size - 1) / 2;
     let leader = world.leader();
     let lost: Vec<usize> =
-        (0..size).filter(|seat| leader.is_none_or(|leader| is_outside(world, leader, *seat))).collect();
+        (0..size).filter(|replica| leader.is_none_or(|leader| is_outside(world, leader, *replica))).collect();
     let mut broken = Vec::new();
     if leader.is_none_or(|leader| is_changing(world, leader)) || world.draw(2) == 0 {
         return broken;
     }
     for _ in 0..world.draw(minority as u64 + 1) {
         // The leader is the one whose loss costs something.
-        let seat = if world.draw(3) == 0 { leader.unwrap_or(0) } else { world.draw(size as u64) as usize };
-        let others = lost.iter().filter(|lost| !broken.contains(*lost) && **lost != seat).count();
-        if !broken.contains(&seat) && broken.len() + 1 + others <= minority {
-            broken.push(seat);
+        let replica = if world.draw(3) == 0 { leader.unwrap_or(0) } else { world.draw(size as u64) as usize };
+        let others = lost.iter().filter(|lost| !broken.contains(*lost) && **lost != replica).count();
+        if !broken.contains(&replica) && broken.len() + 1 + others <= minority {
+            broken.push(replica);
         }
     }
     broken
 }
 
-/// Whether another configuration than the leader's newest may still count. In that one a seat that is being readmitted
-/// is lost, and those who stay away for good would be more than it can do without.
+/// Whether another configuration than the leader's newest may still count. In that one a replica that is being
+/// readmitted is lost, and those who stay away for good would be more than it can do without.
 fn is_changing<W: Workload>(world: &World<W>, leader: usize) -> bool {
     let Some(serving) = world.nodes[leader].serving() else { return true };
     let status = Protocol::status(serving.engine().core());

@@ -14,7 +14,7 @@ use rand_chacha::rand_core::Rng;
 use smr::codec;
 use smr::disk::Disk;
 use smr::entry::{EntryId, GenesisHash, Promise, Term};
-use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartId, StartTrail};
+use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
 use smr::internals::storage::peek_mark;
 use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use smr::raft::{Message, Raft, Settings};
@@ -31,7 +31,8 @@ use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, S
 use smr::state_machine::StateMachine;
 use smr::status::{Standing, StateDigest};
 use smr::storage::{
-    Birth, Engine, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, Seat, SeenStarts, Store, StoreOptions,
+    Birth, Engine, ExpectedIdentity, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, SeenStarts, Store,
+    StoreOptions,
 };
 
 use crate::clock::Clock;
@@ -55,7 +56,7 @@ pub type Replica<S> = ReplicaEngine<Core, Chained<S>>;
 /// What all nodes of a world have in common.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// How many seats the group has.
+    /// How many replicas the group has.
     pub size: u16,
     /// Limits of the cores.
     pub settings: Settings,
@@ -250,7 +251,7 @@ pub struct Serving<S: StateMachine> {
     pub(super) building: Option<ReceivedSnapshot>,
 }
 
-/// A seat: a disk, and a process now and then.
+/// A replica: a disk, and a process now and then.
 pub struct SimNode<S: StateMachine> {
     /// Who lives there.
     pub id: NodeId,
@@ -379,7 +380,7 @@ impl<S: StateMachine> SimNode<S> {
         }
     }
 
-    /// Tells processes on this seat apart.
+    /// Tells processes on this replica apart.
     pub fn run(&self) -> u64 {
         self.run
     }
@@ -406,8 +407,8 @@ impl<S: StateMachine> SimNode<S> {
     /// that one.
     pub(super) fn read_mark(&self) -> Option<EntryId> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Nothing));
-        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
-        let directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).ok()?;
+        let expected = ExpectedIdentity { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).ok()?;
         if directory.is_next_life() || directory.quarantined().is_some() {
             return None;
         }
@@ -428,9 +429,9 @@ impl<S: StateMachine> SimNode<S> {
 
     fn try_start(&mut self, world: &Common<S>, now: Time, rng: ChaCha8Rng) -> Result<Start, String> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let expected = ExpectedIdentity { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
         let failed = |error: OpenError| error.to_string();
-        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).map_err(failed)?;
+        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         let mut incarnation = self.id.incarnation;
         let mut next_life = directory.is_next_life();
         let mut reason = None;
@@ -451,7 +452,7 @@ impl<S: StateMachine> SimNode<S> {
                             node: self.id,
                             cluster: Some(CLUSTER),
                             group: group(),
-                            seats: world.seats.clone(),
+                            replicas: world.replicas.clone(),
                             claim: Claim { is_excluded, found_anew: self.found_anew && !next_life },
                             is_recorded: world.is_recorded,
                         });
@@ -482,9 +483,9 @@ impl<S: StateMachine> SimNode<S> {
     /// What a start would find if the power went now, and took everything that is not synced.
     pub(super) fn found_after_power_cut(&self) -> Result<Recovered, String> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Everything));
-        let seat = Seat { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
+        let expected = ExpectedIdentity { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
         let failed = |error: OpenError| error.to_string();
-        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), seat).map_err(failed)?;
+        let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         loop {
             match open_life(&disk, directory, self.id.incarnation, 0, self.engine)? {
                 (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
@@ -587,7 +588,7 @@ impl<S: StateMachine> SimNode<S> {
 /// What starts need, and all nodes share.
 pub(super) struct Common<S> {
     pub(super) shape: Shape,
-    pub(super) seats: BTreeSet<NodeName>,
+    pub(super) replicas: BTreeSet<ReplicaId>,
     pub(super) empty: Box<dyn Fn() -> S + Send>,
     /// Whether the group's genesis has to be recorded before it counts.
     pub(super) is_recorded: bool,

@@ -15,7 +15,7 @@ const VAIN_MAX: u64 = 12;
 /// See the module.
 pub(super) struct Succession {
     until: Time,
-    /// The last leader that was hit: its seat and its process.
+    /// The last leader that was hit: its replica and its process.
     hit: Option<(usize, u64)>,
     crash_at: Option<Time>,
 }
@@ -39,12 +39,12 @@ impl Succession {
         }
         match (self.crash_at, self.hit) {
             (Some(at), _) if at > world.now => return true,
-            (Some(_), Some((seat, run))) => {
+            (Some(_), Some((replica, run))) => {
                 self.crash_at = None;
                 world.heal_cuts();
-                if world.nodes[seat].run() == run {
+                if world.nodes[replica].run() == run {
                     let down_max_us = rng.pick(&[5_000, 100_000, 800_000]);
-                    world.crash_for(seat, rng.chance(300), Some(1_000 + rng.below(down_max_us)));
+                    world.crash_for(replica, rng.chance(300), Some(1_000 + rng.below(down_max_us)));
                 }
                 return true;
             }

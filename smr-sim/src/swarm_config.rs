@@ -166,7 +166,7 @@ pub struct SwarmConfig {
     pub ballast_bytes: usize,
     /// The log may hold as much as is written in so many periods between snapshots. In service there are four.
     pub log_periods: usize,
-    /// The machines' clocks, by seat.
+    /// The machines' clocks, by replica.
     pub clocks: Vec<Clock>,
 }
 

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use smr::entry::Index;
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::replica::{Client, Opened, ReplicaHandle, ReplicaOptions, Submit};
 use smr::state_machine::{Answer, Image, StateMachine};
 
@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub async fn count() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
     let mut listeners = BTreeMap::new();
-    for name in (0..3).map(NodeName) {
+    for name in (0..3).map(ReplicaId) {
         listeners.insert(name, TcpListener::bind("127.0.0.1:0")?);
     }
     let mut addresses = BTreeMap::new();
@@ -72,7 +72,7 @@ pub async fn count() -> Result<(), Box<dyn Error>> {
     }
 
     // In service each of these is a process of its own, on a machine of its own.
-    let mut replicas: BTreeMap<NodeName, Arc<ReplicaHandle>> = BTreeMap::new();
+    let mut replicas: BTreeMap<ReplicaId, Arc<ReplicaHandle>> = BTreeMap::new();
     for (name, listener) in listeners {
         let mut options =
             ReplicaOptions::new("counter".parse()?, name, listener, directory.path().join(name.to_string()));

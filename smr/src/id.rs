@@ -1,7 +1,7 @@
 //! Who is who: the names that a replica carries in its directory, in every handshake and in every configuration.
 //!
-//! A *node* is a name plus an incarnation. The name says which seat of the group the process fills and never
-//! changes; the incarnation is drawn at random when a data directory is made, and dies with it. So a process
+//! A *node* is a replica's number plus an incarnation. The number says which replica of the group the process is and
+//! never changes; the incarnation is drawn at random when a data directory is made, and dies with it. So a process
 //! that comes back on an emptied disk is another node, and nobody mistakes it for the one that made promises
 //! (fault catalogue M6, M7).
 
@@ -10,27 +10,27 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The seat of a replica in its group, counted from 0.
+/// A replica's number in its group, counted from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct NodeName(pub u16);
+pub struct ReplicaId(pub u16);
 
 /// One life of a data directory: random, never reused, never zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
-/// A member of a group: a name and the incarnation that fills it.
+/// A member of a group: a replica and its incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId {
-    /// The seat.
-    pub name: NodeName,
-    /// The life that fills it.
+    /// The replica.
+    pub name: ReplicaId,
+    /// Its incarnation.
     pub incarnation: Incarnation,
 }
 
 impl NodeId {
-    /// The node `name` in its life `incarnation`.
+    /// Replica `name` in its incarnation `incarnation`.
     pub const fn new(name: u16, incarnation: u64) -> NodeId {
-        NodeId { name: NodeName(name), incarnation: Incarnation(incarnation) }
+        NodeId { name: ReplicaId(name), incarnation: Incarnation(incarnation) }
     }
 }
 
@@ -196,13 +196,13 @@ impl fmt::Display for Disqualified {
     }
 }
 
-impl fmt::Display for NodeName {
+impl fmt::Display for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }
 }
 
-impl fmt::Debug for NodeName {
+impl fmt::Debug for ReplicaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
     }

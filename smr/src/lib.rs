@@ -37,18 +37,18 @@
 //! #         Ok(Counter(u64::from_le_bytes(bytes)))
 //! #     }
 //! # }
-//! use smr::id::NodeName;
+//! use smr::id::ReplicaId;
 //! use smr::replica::{Client, Opened, ReplicaOptions, Submit};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let listener = TcpListener::bind("127.0.0.1:7000")?;
-//! let mut options = ReplicaOptions::new("counter".parse()?, NodeName(0), listener, "/var/lib/counter");
-//! options.peers = [(NodeName(1), "10.0.0.2:7000".to_owned()), (NodeName(2), "10.0.0.3:7000".to_owned())].into();
+//! let mut options = ReplicaOptions::new("counter".parse()?, ReplicaId(0), listener, "/var/lib/counter");
+//! options.peers = [(ReplicaId(1), "10.0.0.2:7000".to_owned()), (ReplicaId(2), "10.0.0.3:7000".to_owned())].into();
 //! let replica = Arc::new(Opened::open(options)?.run(None, None, Counter::default())?);
 //!
 //! // It asks this replica only; give it one for each that your program can reach, and it finds the leader.
-//! let client = Client::new([(NodeName(0), replica as Arc<dyn Submit>)]);
+//! let client = Client::new([(ReplicaId(0), replica as Arc<dyn Submit>)]);
 //! let sum = client.propose("add").await?;
 //! assert_eq!(client.read("sum").await?, sum);
 //! # Ok(())

@@ -2,10 +2,10 @@
 //!
 //! A core is a value. [`Protocol::step`] takes the time and what *happened* ([`Input`]), and returns [`Effects`]: data
 //! that says what to send, what to make durable, and which reads may be answered. What is *asked* of it
-//! ([`Protocol::propose`], [`Protocol::read`], [`Protocol::install`]) is answered at once by a `Result`, and has effects
-//! of the same kind. A core has no clock, thread, socket, file or source of randomness of its own, so a test or a
-//! simulator can drive it through any history, and replay it. Raft ([`crate::raft`]) is the first protocol behind this
-//! seam.
+//! ([`Protocol::propose`], [`Protocol::read`], [`Protocol::install`]) is answered at once by a `Result`, and has
+//! effects of the same kind. A core has no clock, thread, socket, file or source of randomness of its own, so a test or
+//! a simulator can drive it through any history, and replay it. Raft ([`crate::raft`]) is the first protocol behind
+//! this seam.
 //!
 //! Who takes writes and reads, and who answers, is the core's to say ([`Protocol::routing`]), as is whether this node
 //! applies what is committed ([`Protocol::applies`]). What an operator asks for (other members, another leader) is
@@ -36,7 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::entry::{Configuration, Entry, EntryId, Index, Promise, SnapshotMeta, Term};
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 
 use crate::status::{ReadMode, Role};
 
@@ -347,7 +347,7 @@ pub enum LogChange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHere {
     /// Who takes such requests, as far as this node knows.
-    pub at: Option<NodeName>,
+    pub at: Option<ReplicaId>,
     /// The term or epoch in which it does.
     pub term: Term,
 }
@@ -358,7 +358,7 @@ pub enum Route {
     /// This node.
     Here,
     /// Another one, if it is known.
-    There(Option<NodeName>),
+    There(Option<ReplicaId>),
 }
 
 impl Route {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::id::{GroupName, NodeName};
+use crate::id::{GroupName, ReplicaId};
 
 /// Takes lines for a person. Called by the replica's threads: it never blocks, for a replica that waits for whoever
 /// reads its lines is hung.
@@ -31,7 +31,7 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// The reporter of one replica.
-    pub(crate) fn new(group: &GroupName, name: NodeName, sink: Arc<dyn ReportSink>) -> Reporter {
+    pub(crate) fn new(group: &GroupName, name: ReplicaId, sink: Arc<dyn ReportSink>) -> Reporter {
         Reporter { who: format!("{group}.{name}").into(), sink }
     }
 

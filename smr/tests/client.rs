@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smr::entry::Term;
-use smr::id::{ClientId, NodeName};
+use smr::id::{ClientId, ReplicaId};
 use smr::replica::{Client, ClientError, NotLeader, Outcome, ReplyTo, Request, Submit};
 use tokio::time::Instant;
 
@@ -64,7 +64,7 @@ fn opened(index: u64) -> Then {
 }
 
 fn not_leader(leader: Option<u16>) -> Then {
-    Then::Say(Outcome::NotLeader(NotLeader { leader: leader.map(NodeName), term: Term(1) }))
+    Then::Say(Outcome::NotLeader(NotLeader { leader: leader.map(ReplicaId), term: Term(1) }))
 }
 
 /// Replicas 0, 1, … with these scripts, and a client of them.
@@ -75,7 +75,7 @@ fn group(scripts: &[&[Then]]) -> (Vec<Arc<Scripted>>, Client) {
             Arc::new(Scripted { script: Mutex::new(script.iter().cloned().collect()), ..Scripted::default() })
         })
         .collect();
-    let named = (0..).map(NodeName).zip(replicas.iter().map(|replica| Arc::clone(replica) as Arc<dyn Submit>));
+    let named = (0..).map(ReplicaId).zip(replicas.iter().map(|replica| Arc::clone(replica) as Arc<dyn Submit>));
     let client = Client::new(named).with_timeout(Duration::from_secs(2));
     (replicas, client)
 }
@@ -183,7 +183,7 @@ async fn replica_that_drops_or_never_answers_is_passed_over() {
     assert!(began.elapsed() < Duration::from_millis(100));
     let (replicas, client) = group(&[&[Then::Hang], &[said("here"), said("still")]]);
     assert_eq!(client.read("where").await.unwrap(), "here");
-    assert_eq!(client.leader(), Some(NodeName(1)));
+    assert_eq!(client.leader(), Some(ReplicaId(1)));
     assert_eq!(client.read("where").await.unwrap(), "still");
     assert_eq!(replicas[0].heard.lock().unwrap().len(), 1);
 }

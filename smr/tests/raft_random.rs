@@ -10,7 +10,7 @@ use raft_cluster::{Answer, Call, Cluster, Disk, Outputs};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
-use smr::id::{NodeId, NodeName};
+use smr::id::{NodeId, ReplicaId};
 use smr::protocol::{Input, Protocol, Time};
 use smr::raft::message::Body;
 use smr::raft::{Change, Settings};
@@ -240,7 +240,7 @@ impl Chaos {
         let learners: Vec<_> = configuration.learners.iter().copied().collect();
         let change = match self.below(6) {
             0 | 1 if self.cluster.nodes.len() < 8 => {
-                let node = NodeId { name: NodeName(self.next_name), ..NodeId::new(0, 1) };
+                let node = NodeId { name: ReplicaId(self.next_name), ..NodeId::new(0, 1) };
                 self.next_name += 1;
                 self.cluster.add(node, Disk::default());
                 Change::AddLearner(node)

@@ -1,5 +1,5 @@
 //! A running replica that must not take part any longer: it is put into quarantine where it stands, its data is kept,
-//! it goes on answering for its status, and the group may readmit its seat without a restart.
+//! it goes on answering for its status, and the group may readmit its replica without a restart.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -13,11 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smr::disk::RealDisk;
 use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
-use smr::id::{Disqualified, Incarnation, NodeId, NodeName};
+use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
 use smr::snapshot::SnapshotDir;
 use smr::status::Standing;
-use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
+use smr::storage::{self, Birth, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
@@ -29,7 +29,7 @@ fn founders(size: u16) -> Genesis {
 
 /// A directory as the founding of the group leaves it.
 fn found(directory: &Path, name: u16, size: u16) {
-    let seat = Seat { group: "g".parse().unwrap(), name: NodeName(name), cluster: None };
+    let expected = ExpectedIdentity { group: "g".parse().unwrap(), name: ReplicaId(name), cluster: None };
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: Incarnation(u64::from(name) + 10),
@@ -38,7 +38,7 @@ fn found(directory: &Path, name: u16, size: u16) {
         now_unix_s: 0,
         start_nonce: 1,
     };
-    let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, seat).unwrap();
+    let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
     let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let founders = founders(size);
     let birth = Birth::Born { genesis: founders.hash(), founders: Some(founders.clone()) };
@@ -119,8 +119,8 @@ fn await_leader<'a>(replicas: &[&'a ReplicaHandle]) -> &'a ReplicaHandle {
     })
 }
 
-// covers M18: two peers have seen a later start than that of the copy; the replica learns it from them, and its seat is
-// readmitted while it runs.
+// covers M18: two peers have seen a later start than that of the copy; the replica learns it from them, and its replica
+// is readmitted while it runs.
 #[test]
 fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitted_without_a_restart() {
     let site = Site::of(3);
@@ -155,7 +155,7 @@ fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitte
     assert_ne!(set_back.start().0, former);
 
     wait_until("the readmission", || {
-        let name = NodeName(2);
+        let name = ReplicaId(2);
         [&first, &second].into_iter().find(|replica| ask(replica, Request::Readmit { name }) == Outcome::Done)
     });
     wait_until("the readmitted replica to serve", || (status(&set_back).standing == Standing::InService).then_some(()));

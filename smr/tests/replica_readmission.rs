@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use smr::disk::RealDisk;
 use smr::entry::Genesis;
-use smr::id::{Incarnation, NodeId, NodeName};
+use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
 use smr::status::Standing;
-use smr::storage::{self, Birth, Engine, ReplicaDirectory, Seat, Store, StoreOptions};
+use smr::storage::{self, Birth, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
 
@@ -27,7 +27,7 @@ fn founders() -> Genesis {
 
 /// A directory as the founding of the group leaves it.
 fn found(directory: &Path, name: u16) {
-    let seat = Seat { group: "g".parse().unwrap(), name: NodeName(name), cluster: None };
+    let expected = ExpectedIdentity { group: "g".parse().unwrap(), name: ReplicaId(name), cluster: None };
     let options = StoreOptions {
         snapshot: Default::default(),
         incarnation_if_new: Incarnation(u64::from(name) + 10),
@@ -36,7 +36,7 @@ fn found(directory: &Path, name: u16) {
         now_unix_s: 0,
         start_nonce: 1,
     };
-    let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, seat).unwrap();
+    let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
     let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let birth = Birth::Born { genesis: founders().hash(), founders: Some(founders()) };
     let mut store = opened.store;
@@ -67,7 +67,7 @@ fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
     assert!(path(DAMAGED).join("quarantine").exists());
     wait_until("the readmission", || {
         // Refused until there is a leader, and until it has met the newcomer.
-        let name = NodeName(DAMAGED);
+        let name = ReplicaId(DAMAGED);
         replicas[..damaged].iter().find(|replica| ask(replica, Request::Readmit { name }) == Outcome::Done)
     });
     let node = wait_until("the readmitted replica to serve", || {

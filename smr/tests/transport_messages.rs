@@ -12,7 +12,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
-use smr::id::{NodeId, NodeName};
+use smr::id::{NodeId, ReplicaId};
 use smr::transport::{BULK_LANE_MAX_BYTES, Lane, NoSnapshots, PINGS_MISSED_MAX, Pace, Transport, TransportEvent};
 use transport_support::*;
 
@@ -111,7 +111,7 @@ fn peer_that_accepts_and_never_reads_costs_bounded_memory_and_no_waiting_and_is_
         a.transport.send(B, (number as u64, vec![0; size]), Lane::Bulk, size);
     }
     assert!(a.transport.stats().dropped_full > 0, "what finds no room is dropped, and not waited for");
-    await_that("the connection is given up", || a.transport.incarnation_of(NodeName(1)).is_none());
+    await_that("the connection is given up", || a.transport.incarnation_of(ReplicaId(1)).is_none());
     assert_eq!(a.transport.stats().closed_for_silence, 1);
     await_that("every message is accounted for", || {
         let stats = a.transport.stats();
@@ -155,7 +155,7 @@ fn peer_that_comes_back_on_an_empty_disk_is_another_node() {
     a.await_event(|event| (*event == TransportEvent::Disconnected { peer: B }).then_some(()));
     let b_again = Node::start(config(B_AGAIN, &[(0, address_a)]), listen_again(&address_b));
     a.await_connected(B_AGAIN);
-    assert_eq!(a.transport.incarnation_of(NodeName(1)), Some(B_AGAIN.incarnation));
+    assert_eq!(a.transport.incarnation_of(ReplicaId(1)), Some(B_AGAIN.incarnation));
     a.transport.send(B, (1, vec![]), Lane::Urgent, 10);
     a.transport.send(B_AGAIN, (2, vec![]), Lane::Urgent, 10);
     assert_eq!(b_again.await_event(received), (A, 2));
@@ -358,6 +358,6 @@ fn shutdown_closes_all_and_ends_the_events() {
     let (a, b, _) = pair();
     a.transport.shutdown();
     b.await_event(|event| (*event == TransportEvent::Disconnected { peer: A }).then_some(()));
-    await_that("b has lost a", || b.transport.incarnation_of(NodeName(0)).is_none());
+    await_that("b has lost a", || b.transport.incarnation_of(ReplicaId(0)).is_none());
     assert!(a.events.try_recv().is_err());
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use smr::codec;
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartId, StartTrail};
+use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartId, StartTrail};
 use smr::transport::{
     Admission, CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, NotAdmitted, Pace, STRANGERS_MAX, TransportConfig,
     TransportEvent,
@@ -81,7 +81,7 @@ fn own_address_among_the_peers_refused() {
         TransportEvent::Refused { peer, reason } => Some((*peer, reason.clone())),
         _ => None,
     });
-    assert_eq!(reason, (NodeName(1), "this is replica 0, not 1".to_owned()));
+    assert_eq!(reason, (ReplicaId(1), "this is replica 0, not 1".to_owned()));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn reason_is_told_again_when_it_changes() {
         wire.send(kind::REFUSAL, &Refusal::new(reason));
     }
     let (_wire, _) = Wire::accept_as(&listener_b, B);
-    let told = |text: &str| Event::Refused { peer: NodeName(1), reason: text.to_owned() };
+    let told = |text: &str| Event::Refused { peer: ReplicaId(1), reason: text.to_owned() };
     let events: Vec<Event> = [(); 3].iter().map(|()| a.events.recv_timeout(TIMEOUT).unwrap()).collect();
     assert_eq!(events, [told("one"), told("two"), Event::Connected { peer: B }]);
 }
@@ -123,7 +123,7 @@ fn dialler_judges_the_one_who_answers() {
             other => panic!("{other:?}"),
         });
         assert!(said.contains(expected), "{said:?} lacks {expected:?}");
-        assert_eq!(a.transport.incarnation_of(NodeName(1)), None);
+        assert_eq!(a.transport.incarnation_of(ReplicaId(1)), None);
     }
 }
 
@@ -186,13 +186,13 @@ fn node_in_an_older_start_is_told_so_and_nothing_of_it_is_taken() {
     let a = Node::start(suspicious, listener_a);
     let b = Node::start(config(B, &[(0, &address_a)]), listener_b);
     let why = Disqualified::SetBack { shown: START.id, newest: LATER };
-    b.await_event(|event| (*event == TransportEvent::Disqualified { by: NodeName(0), why }).then_some(()));
+    b.await_event(|event| (*event == TransportEvent::Disqualified { by: ReplicaId(0), why }).then_some(()));
     let reason = a.await_event(|event| match event {
         TransportEvent::Refused { reason, .. } => Some(reason.clone()),
         other => panic!("{other:?}"),
     });
     assert!(reason.contains("set back") && reason.contains("9-9"), "{reason}");
-    assert_eq!((a.transport.incarnation_of(NodeName(1)), a.transport.stats().accepted), (None, 0));
+    assert_eq!((a.transport.incarnation_of(ReplicaId(1)), a.transport.stats().accepted), (None, 0));
 }
 
 // covers B3, B4

@@ -5,7 +5,7 @@
 mod transport_support;
 
 use smr::codec;
-use smr::id::{NodeId, NodeName};
+use smr::id::{NodeId, ReplicaId};
 use smr::transport::{Lane, PEER_VERSIONS, TransportEvent};
 use smr::version::CommandVersions;
 use transport_support::*;
@@ -76,7 +76,7 @@ fn one_that_knows_neither_version_is_refused_with_both_ranges() {
         wire.send(kind::REFUSAL, &Refusal::new(both));
     }
     let reason = a.await_event(|event| match event {
-        TransportEvent::Refused { peer: NodeName(1), reason } => Some(reason.clone()),
+        TransportEvent::Refused { peer: ReplicaId(1), reason } => Some(reason.clone()),
         _ => None,
     });
     assert_eq!(reason, both);

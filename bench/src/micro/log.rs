@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smr::disk::RealDisk;
 use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
-use smr::id::{Incarnation, NodeId, NodeName};
+use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::protocol::LogChange;
 use smr::storage::segments::SEGMENT_BYTES;
-use smr::storage::{Birth, Engine, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
+use smr::storage::{Birth, Engine, ExpectedIdentity, Opened, ReplicaDirectory, Store, StoreOptions};
 
 use madkv_testkit::launcher::LOG_ENGINE_VARIABLE;
 use madkv_testkit::measure::{Latencies, Trouble, Usage};
@@ -54,8 +54,8 @@ struct Log {
 
 impl Log {
     fn new(directory: &Path, engine: Engine) -> Result<Log, Trouble> {
-        let node = NodeId { name: NodeName(0), incarnation: Incarnation(1) };
-        let seat = Seat { group: "s0".parse()?, name: node.name, cluster: None };
+        let node = NodeId { name: ReplicaId(0), incarnation: Incarnation(1) };
+        let expected = ExpectedIdentity { group: "s0".parse()?, name: node.name, cluster: None };
         let options = StoreOptions {
             snapshot: SnapshotMeta::default(),
             incarnation_if_new: node.incarnation,
@@ -64,11 +64,12 @@ impl Log {
             now_unix_s: 0,
             start_nonce: 1,
         };
-        let directory = ReplicaDirectory::open(Arc::new(RealDisk), &directory.join(engine.to_string()), seat.clone())?;
+        let directory =
+            ReplicaDirectory::open(Arc::new(RealDisk), &directory.join(engine.to_string()), expected.clone())?;
         let Opened::Store(opened) = Store::open(directory, &options)? else {
             return Err(format!("{engine}: a new directory is in quarantine").into());
         };
-        let genesis = Genesis { cluster: None, group: seat.group, members: [node].into() };
+        let genesis = Genesis { cluster: None, group: expected.group, members: [node].into() };
         let mut store = opened.store;
         let cluster = genesis.cluster_id();
         store.be_born(Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)?;

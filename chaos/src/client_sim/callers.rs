@@ -274,11 +274,11 @@ impl Callers {
     }
 
     /// An operator asks for a readmission, and tries for as long as it takes.
-    pub fn readmit(&mut self, group: u16, seat: u16) {
+    pub fn readmit(&mut self, group: u16, replica: u16) {
         let (_, client) = self.client(None);
         let book = Arc::clone(&self.book);
         tokio::spawn(async move {
-            let heard = client.readmit(&format!("s{group}"), seat).await;
+            let heard = client.readmit(&format!("s{group}"), replica).await;
             let mut state = book.lock();
             state.counts.saw(if heard.is_ok() { Rare::Readmitted } else { Rare::ReadmissionRefused });
         });

@@ -22,7 +22,7 @@ pub const CLUSTER: ClusterId = ClusterId(1);
 
 /// The map of a cluster with so many partitions and replicas.
 pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
-    let place = |group| (0..replicas).map(move |seat| Endpoint { group, seat }.address());
+    let place = |group| (0..replicas).map(move |replica| Endpoint { group, replica }.address());
     let servers: Vec<String> = (0..partitions).flat_map(place).collect();
     let map = ClusterMap::deal(CLUSTER, usize::from(replicas), &servers);
     ClusterMap { epoch: 2, ..map.unwrap_or_else(|error| panic!("{error}")) }

@@ -9,7 +9,7 @@ use madkv_proto::map::ClusterMap;
 use madkv_server::backend::ServerBackend;
 use madkv_server::map::Map;
 use smr::entry::Term;
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::protocol::{Protocol, Time};
 use smr::replica::{NotLeader, Outcome, ReplyTo, Request, Submit};
 use smr_service::listener::{Acceptor, ListenerLimits};
@@ -66,7 +66,7 @@ struct Server {
 
 /// A request that a replica has.
 struct Pending {
-    seat: usize,
+    replica: usize,
     reply: ReplyTo,
     /// Session and number, for a write.
     write: Option<(u64, u64)>,
@@ -89,14 +89,14 @@ pub struct Partition {
     /// Processes per mille that start behind the map.
     behind: u64,
     servers: Vec<Option<Server>>,
-    /// For each seat: the process that was last seen, and whether it was stopped.
+    /// For each replica: the process that was last seen, and whether it was stopped.
     seen: Vec<(u64, bool)>,
     pending: BTreeMap<u64, Pending>,
     /// Answers to writes, by session and number.
     answered: BTreeMap<(u64, u64), Bytes>,
-    /// Two seats that name each other as the leader, in which term, until when.
+    /// Two replicas that name each other as the leader, in which term, until when.
     misled: Option<(usize, usize, Term, Time)>,
-    /// The seat whose directory was emptied.
+    /// The replica whose directory was emptied.
     emptied: Option<usize>,
     /// How the next process that ends does so.
     silently: Vec<bool>,
@@ -135,49 +135,49 @@ impl Partition {
         }
     }
 
-    fn place(&self, seat: usize) -> Endpoint {
-        Endpoint { group: self.number, seat: seat as u16 }
+    fn place(&self, replica: usize) -> Endpoint {
+        Endpoint { group: self.number, replica: replica as u16 }
     }
 
     /// Ends a process; with a power cut its connections say nothing.
-    pub fn crash(&mut self, seat: usize, power_cut: bool) {
-        if self.world.nodes[seat].is_down() {
+    pub fn crash(&mut self, replica: usize, power_cut: bool) {
+        if self.world.nodes[replica].is_down() {
             return;
         }
-        if self.world.leader() == Some(seat) {
+        if self.world.leader() == Some(replica) {
             self.counts.saw(Rare::LeaderKilled);
         }
         if power_cut {
             self.counts.saw(Rare::PowerCut);
         }
-        self.silently[seat] = power_cut;
-        self.world.crash(seat, power_cut);
+        self.silently[replica] = power_cut;
+        self.world.crash(replica, power_cut);
     }
 
     /// Ends a process and empties its directory, if the group can bear it and none was emptied before.
-    pub fn empty_directory(&mut self, seat: usize) -> bool {
+    pub fn empty_directory(&mut self, replica: usize) -> bool {
         let bearable = self.world.nodes.len() >= 3 && self.emptied.is_none() && self.world.leader().is_some();
         if bearable {
-            self.emptied = Some(seat);
-            self.world.lose_directory(seat);
+            self.emptied = Some(replica);
+            self.world.lose_directory(replica);
         }
         bearable
     }
 
-    /// Two seats name each other as the leader for so many microseconds.
+    /// Two replicas name each other as the leader for so many microseconds.
     pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
         let hints = self.world.nodes.iter().filter_map(|machine| machine.serving());
         let term = hints.map(|serving| serving.engine().core().routing().term).max().unwrap_or_default();
         self.misled = (one != other).then(|| (one, other, term, self.world.now.plus_us(us)));
     }
 
-    /// Whom a misled seat names.
-    fn misled(&self, seat: usize, request: &Request) -> Option<Outcome> {
+    /// Whom a misled replica names.
+    fn misled(&self, replica: usize, request: &Request) -> Option<Outcome> {
         let (one, other, term, until) = self.misled?;
-        let named = if seat == one { other } else { one };
+        let named = if replica == one { other } else { one };
         let asked = matches!(request, Request::OpenSession | Request::Write { .. } | Request::Read { .. });
-        let misled = asked && (seat == one || seat == other) && self.world.now < until;
-        misled.then(|| Outcome::NotLeader(NotLeader { leader: Some(NodeName(named as u16)), term }))
+        let misled = asked && (replica == one || replica == other) && self.world.now < until;
+        misled.then(|| Outcome::NotLeader(NotLeader { leader: Some(ReplicaId(named as u16)), term }))
     }
 
     /// When something is due.
@@ -189,7 +189,7 @@ impl Partition {
     /// Takes a connection to a server that was there when it was dialled.
     pub fn serve(&mut self, incoming: Incoming) {
         // Gone meanwhile: dropped, which closes it.
-        if let Some(server) = &self.servers[usize::from(incoming.place.seat)] {
+        if let Some(server) = &self.servers[usize::from(incoming.place.replica)] {
             tokio::spawn(server.acceptor.serve(incoming.input, incoming.output));
         }
     }
@@ -219,12 +219,12 @@ impl Partition {
     }
 
     fn carry_requests(&mut self) {
-        for seat in 0..self.servers.len() {
-            let Some(server) = &self.servers[seat] else { continue };
+        for replica in 0..self.servers.len() {
+            let Some(server) = &self.servers[replica] else { continue };
             let requests =
                 std::mem::take(&mut *server.request_queue.requests.lock().unwrap_or_else(PoisonError::into_inner));
             for (request, reply) in requests {
-                if let Some(outcome) = self.misled(seat, &request) {
+                if let Some(outcome) = self.misled(replica, &request) {
                     reply.send(outcome);
                     continue;
                 }
@@ -232,8 +232,8 @@ impl Partition {
                     Request::Write { client, number, .. } => Some((client.index, *number)),
                     _ => None,
                 };
-                let tag = self.world.submit(seat, request);
-                self.pending.insert(tag, Pending { seat, reply, write });
+                let tag = self.world.submit(replica, request);
+                self.pending.insert(tag, Pending { replica, reply, write });
             }
         }
     }
@@ -266,20 +266,20 @@ impl Partition {
 
     /// Opens listeners of processes that have started, and closes those of processes that have ended.
     fn watch_processes(&mut self) {
-        for seat in 0..self.servers.len() {
-            let machine = &self.world.nodes[seat];
+        for replica in 0..self.servers.len() {
+            let machine = &self.world.nodes[replica];
             let (up, run) = (!machine.is_down(), machine.run());
             let stopped = up && machine.paused_until > self.world.now;
-            let (seen_run, seen_stopped) = self.seen[seat];
-            let place = self.place(seat);
-            if self.servers[seat].is_some() && (!up || run != seen_run) {
-                self.servers[seat] = None;
-                self.pending.retain(|_, pending| pending.seat != seat);
-                let silently = std::mem::take(&mut self.silently[seat]);
+            let (seen_run, seen_stopped) = self.seen[replica];
+            let place = self.place(replica);
+            if self.servers[replica].is_some() && (!up || run != seen_run) {
+                self.servers[replica] = None;
+                self.pending.retain(|_, pending| pending.replica != replica);
+                let silently = std::mem::take(&mut self.silently[replica]);
                 self.net.place_ended(place, silently);
             }
-            if up && self.servers[seat].is_none() {
-                self.servers[seat] = Some(self.open(seat));
+            if up && self.servers[replica].is_none() {
+                self.servers[replica] = Some(self.open(replica));
                 self.net.place_started(place);
             }
             if stopped != seen_stopped {
@@ -288,11 +288,11 @@ impl Partition {
                 }
                 self.net.stop(place, stopped);
             }
-            self.seen[seat] = (run, stopped);
+            self.seen[replica] = (run, stopped);
         }
     }
 
-    fn open(&mut self, seat: usize) -> Server {
+    fn open(&mut self, replica: usize) -> Server {
         let behind = self.rng.chance(self.behind);
         let map = if behind { narrow_map(&self.map) } else { self.map.clone() };
         if behind {
@@ -302,7 +302,7 @@ impl Partition {
         let request_queue = RequestQueue { requests: Arc::default(), net: Arc::clone(&self.net) };
         let backend = Arc::new(ServerBackend::new(request_queue.clone(), self.number, &map));
         let acceptor = Acceptor::new(Arc::clone(&backend), self.limits.clone());
-        let _ = seat;
+        let _ = replica;
         Server { request_queue, acceptor, backend, learns_at }
     }
 }

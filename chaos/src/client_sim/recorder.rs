@@ -71,7 +71,7 @@ struct WriteSeen {
     copies: u64,
     answer: Option<Bytes>,
     /// Where the first copy went, and whether one went elsewhere.
-    seat: u16,
+    replica: u16,
     elsewhere: bool,
     /// Copies since then, for the rate.
     since: Time,
@@ -110,7 +110,7 @@ impl Recorder {
     }
 
     pub(super) fn dialled(&mut self, now: Time, connection: u64, host: Host, place: Endpoint) {
-        self.note(now, &[1, connection, u64::from(host), u64::from(place.group), u64::from(place.seat)]);
+        self.note(now, &[1, connection, u64::from(host), u64::from(place.group), u64::from(place.replica)]);
         self.streams.insert(connection, Stream { host, place, buffers: Default::default(), asked: BTreeMap::new() });
     }
 
@@ -187,7 +187,7 @@ impl Recorder {
 
     fn asked(&mut self, now: Time, connection: u64, request: Request) {
         let Some(stream) = self.streams.get_mut(&connection) else { return };
-        let (host, Endpoint { group, seat }) = (stream.host, stream.place);
+        let (host, Endpoint { group, replica }) = (stream.host, stream.place);
         let Ask::Write { client, number, lowest_unanswered, command } = request.ask else {
             let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
@@ -205,14 +205,14 @@ impl Recorder {
             command: command.clone(),
             copies: 0,
             answer: None,
-            seat,
+            replica,
             elsewhere: false,
             since: now,
             lately: 0,
         };
         let seen = self.writes.entry((group, session, number)).or_insert(first);
         seen.copies += 1;
-        seen.elsewhere |= seen.seat != seat;
+        seen.elsewhere |= seen.replica != replica;
         if now.since_us(seen.since) > RATE_WINDOW_US {
             (seen.since, seen.lately) = (now, 0);
         }
@@ -240,7 +240,7 @@ impl Recorder {
         };
         let key = (host, place.group);
         match &response.body {
-            Body::NotLeader { leader, term } => self.redirected(key, place.seat, *leader, *term),
+            Body::NotLeader { leader, term } => self.redirected(key, place.replica, *leader, *term),
             Body::Answer(answer) => {
                 self.redirects.remove(&key);
                 if let Some(Asked::Write { session, number }) = asked {

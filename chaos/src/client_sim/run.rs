@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::protocol::Time;
 use smr::replica::Request;
 use smr::session::SessionLimits;
@@ -146,18 +146,18 @@ impl Scene {
             .collect();
         let (count, behind) = config.managers;
         let managers: Vec<_> = (0..count)
-            .map(|seat| {
-                let known = match seat < behind {
+            .map(|replica| {
+                let known = match replica < behind {
                     true => rng.chance(500).then(|| older_map(&map)),
                     false => Some(map.clone()),
                 };
                 let manager = Manager::new(known);
-                net.listen(Endpoint { group: MANAGERS, seat }, Listening::Open);
+                net.listen(Endpoint { group: MANAGERS, replica }, Listening::Open);
                 let limits = ListenerLimits { connections_max: 2048, ..ListenerLimits::default() };
                 (Arc::clone(&manager), Acceptor::new(manager, limits))
             })
             .collect();
-        let addresses = (0..count).map(|seat| Endpoint { group: MANAGERS, seat }.address()).collect();
+        let addresses = (0..count).map(|replica| Endpoint { group: MANAGERS, replica }.address()).collect();
         let callers = Callers::new(
             seed,
             config.habits.clone(),
@@ -182,9 +182,9 @@ impl Scene {
             fault_at: None,
             violation: None,
         };
-        for seat in 0..behind {
+        for replica in 0..behind {
             let after_us = scene.rng.below(scene.config.chaos_us);
-            scene.later(after_us, Undo::Learn(seat));
+            scene.later(after_us, Undo::Learn(replica));
         }
         scene
     }
@@ -277,7 +277,7 @@ impl Scene {
         }
         for incoming in self.net.run() {
             if incoming.place.group == MANAGERS {
-                let (_, acceptor) = &self.managers[usize::from(incoming.place.seat)];
+                let (_, acceptor) = &self.managers[usize::from(incoming.place.replica)];
                 tokio::spawn(acceptor.serve(incoming.input, incoming.output));
             } else {
                 self.partitions[usize::from(incoming.place.group)].serve(incoming);
@@ -318,25 +318,25 @@ impl Scene {
     fn go_wrong(&mut self) {
         let fault = self.rng.pick(&self.config.faults);
         let group = self.rng.below(u64::from(self.config.partitions)) as usize;
-        let seats = u64::from(self.config.replicas);
-        let some_seat = self.rng.below(seats) as usize;
-        let leader = self.partitions[group].world.leader().unwrap_or(some_seat);
+        let replicas = u64::from(self.config.replicas);
+        let some_replica = self.rng.below(replicas) as usize;
+        let leader = self.partitions[group].world.leader().unwrap_or(some_replica);
         let hosts = self.callers.hosts();
         let host = self.rng.pick(&hosts);
         let long_us = self.rng.pick(&[20_000, 300_000, 1_500_000, 6_000_000]);
         let us = 1_000 + self.rng.below(long_us);
-        let leader_place = Endpoint { group: group as u16, seat: leader as u16 };
-        let some_place = Endpoint { group: group as u16, seat: some_seat as u16 };
+        let leader_place = Endpoint { group: group as u16, replica: leader as u16 };
+        let some_place = Endpoint { group: group as u16, replica: some_replica as u16 };
         let partition = &mut self.partitions[group];
         self.net
             .recorder(|recorder| recorder.note(partition.world.now, &[4, fault as u64, group as u64, leader as u64]));
         match fault {
             Fault::KillLeader => partition.crash(leader, false),
-            Fault::KillServer => partition.crash(some_seat, false),
-            Fault::KillAll => (0..seats as usize).for_each(|seat| partition.crash(seat, false)),
-            Fault::PowerCut => partition.crash(some_seat, true),
+            Fault::KillServer => partition.crash(some_replica, false),
+            Fault::KillAll => (0..replicas as usize).for_each(|replica| partition.crash(replica, false)),
+            Fault::PowerCut => partition.crash(some_replica, true),
             Fault::StopLeader => partition.world.pause(leader, us),
-            Fault::StopServer => partition.world.pause(some_seat, us),
+            Fault::StopServer => partition.world.pause(some_replica, us),
             Fault::HangDisk => {
                 let until = partition.world.now.plus_us(us);
                 partition.world.hang_disk(leader, until);
@@ -346,11 +346,11 @@ impl Scene {
                 self.later(us, Undo::Cuts(group as u16));
             }
             Fault::CutPeers => {
-                partition.world.cut(leader as u16, some_seat as u16);
+                partition.world.cut(leader as u16, some_replica as u16);
                 self.later(us, Undo::Cuts(group as u16));
             }
             Fault::Transfer => {
-                partition.world.ask(leader, Request::Transfer { to: NodeName(some_seat as u16) });
+                partition.world.ask(leader, Request::Transfer { to: ReplicaId(some_replica as u16) });
             }
             Fault::ResetClient => self.net.reset(host, leader_place),
             Fault::SilenceOneWay => {
@@ -373,25 +373,25 @@ impl Scene {
                 self.callers.kill(place);
             }
             Fault::ManagerDown => {
-                let seat = self.rng.below(u64::from(self.config.managers.0)) as u16;
-                self.manager_down(seat, us);
+                let replica = self.rng.below(u64::from(self.config.managers.0)) as u16;
+                self.manager_down(replica, us);
             }
             Fault::ManagersDown => {
                 self.counts.saw(Rare::AllManagersDown);
-                (0..self.config.managers.0).for_each(|seat| self.manager_down(seat, us));
+                (0..self.config.managers.0).for_each(|replica| self.manager_down(replica, us));
             }
             Fault::EmptyDirectory => {
-                if partition.empty_directory(some_seat) {
+                if partition.empty_directory(some_replica) {
                     self.counts.saw(Rare::DirectoryEmptied);
-                    self.later(us + 300_000, Undo::Readmit(group as u16, some_seat as u16));
+                    self.later(us + 300_000, Undo::Readmit(group as u16, some_replica as u16));
                 }
             }
             Fault::Mislead => {
-                let other = (some_seat + 1) % seats as usize;
-                partition.mislead(leader, if leader == some_seat { other } else { some_seat }, us);
+                let other = (some_replica + 1) % replicas as usize;
+                partition.mislead(leader, if leader == some_replica { other } else { some_replica }, us);
             }
             Fault::FullAccept => {
-                if !self.partitions[group].world.nodes[some_seat].is_down() {
+                if !self.partitions[group].world.nodes[some_replica].is_down() {
                     self.counts.saw(Rare::FullAccept);
                     self.net.listen(some_place, Listening::Silent);
                     hosts.iter().for_each(|host| self.net.reset(*host, some_place));
@@ -401,8 +401,8 @@ impl Scene {
         }
     }
 
-    fn manager_down(&mut self, seat: u16, us: u64) {
-        let place = Endpoint { group: MANAGERS, seat };
+    fn manager_down(&mut self, replica: u16, us: u64) {
+        let place = Endpoint { group: MANAGERS, replica };
         let silently = self.rng.chance(300);
         self.net.place_ended(place, silently);
         self.later(us, Undo::Endpoint(place));
@@ -412,16 +412,16 @@ impl Scene {
         match undo {
             Undo::Endpoint(place) if place.group == MANAGERS => self.net.place_started(place),
             Undo::Endpoint(place) => {
-                if !self.partitions[usize::from(place.group)].world.nodes[usize::from(place.seat)].is_down() {
+                if !self.partitions[usize::from(place.group)].world.nodes[usize::from(place.replica)].is_down() {
                     self.net.listen(place, Listening::Open);
                 }
             }
             Undo::Silence(host, place, way) => self.net.silence(host, place, way, false),
             Undo::Cuts(group) => self.partitions[usize::from(group)].world.heal_cuts(),
-            Undo::Readmit(group, seat) => self.callers.readmit(group, seat),
-            Undo::Learn(seat) => {
+            Undo::Readmit(group, replica) => self.callers.readmit(group, replica),
+            Undo::Learn(replica) => {
                 let map = cluster_map(self.config.partitions, self.config.replicas);
-                self.managers[usize::from(seat)].0.learn(map);
+                self.managers[usize::from(replica)].0.learn(map);
             }
         }
     }

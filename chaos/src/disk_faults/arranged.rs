@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smr::status::Standing;
-use smr::storage::Seat;
+use smr::storage::ExpectedIdentity;
 
 use super::Cut;
 use super::damage::{Damage, copy_directory};
@@ -145,12 +145,12 @@ impl Arranged {
         self.kept.join(VICTIM.to_string())
     }
 
-    /// The victim's seat.
+    /// The victim's replica.
     ///
     /// # Errors
     /// Never, in truth.
-    pub fn seat() -> Outcome<Seat> {
-        Ok(Seat { group: "s0".parse()?, name: smr::id::NodeName(VICTIM.replica()), cluster: None })
+    pub fn expected() -> Outcome<ExpectedIdentity> {
+        Ok(ExpectedIdentity { group: "s0".parse()?, name: smr::id::ReplicaId(VICTIM.replica()), cluster: None })
     }
 
     /// Damages one file of the victim, and sees what the group makes of it.

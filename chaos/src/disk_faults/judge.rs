@@ -9,7 +9,9 @@ use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Promise};
 use smr::id::Incarnation;
 use smr::snapshot::{SnapshotDir, SnapshotError};
-use smr::storage::{Birth, Engine, Identity, OpenError, Opened, ReplicaDirectory, Seat, Store, StoreOptions};
+use smr::storage::{
+    Birth, Engine, ExpectedIdentity, Identity, OpenError, Opened, ReplicaDirectory, Store, StoreOptions,
+};
 
 /// What a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,20 +69,20 @@ impl Verdict {
     }
 }
 
-/// Opens the directory of `seat` at `path`, as a server does.
+/// Opens the directory of `replica` at `path`, as a server does.
 ///
 /// # Errors
 /// If that cannot even be tried.
-pub fn open(path: &Path, seat: &Seat) -> Result<Found, Box<dyn Error + Send + Sync>> {
+pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn Error + Send + Sync>> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let directory = match ReplicaDirectory::open(Arc::clone(&disk), path, seat.clone()) {
+    let directory = match ReplicaDirectory::open(Arc::clone(&disk), path, expected.clone()) {
         Ok(directory) => directory,
         Err(error) => return Ok(Found::Refused(error.to_string())),
     };
     let mut notes = Vec::new();
     let mut snapshot = Default::default();
     if directory.quarantined().is_none() {
-        match SnapshotDir::open(disk, directory.snapshots(), seat.group.clone(), None) {
+        match SnapshotDir::open(disk, directory.snapshots(), expected.group.clone(), None) {
             Ok((opened, newest)) => {
                 notes.extend(opened.notes().iter().cloned());
                 snapshot = newest.map(|info| info.meta).unwrap_or_default();

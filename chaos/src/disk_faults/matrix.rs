@@ -77,7 +77,7 @@ pub fn open_copies(
     matrix: &mut Matrix,
     panics: &Panics,
 ) -> Outcome<()> {
-    let seat = Arranged::seat()?;
+    let expected = Arranged::expected()?;
     // In memory where there is such a place: this is about content, not about power.
     let scratch = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
     let copy = scratch.path().join("node");
@@ -87,7 +87,7 @@ pub fn open_copies(
         }
         copy_directory(sample, &copy)?;
         change(&copy)?;
-        judge::open(&copy, &seat)
+        judge::open(&copy, &expected)
     };
     let before = open(&|_| Ok(()))?;
     for (file, damage) in damages {

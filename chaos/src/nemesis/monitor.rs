@@ -186,10 +186,10 @@ mod tests {
 
     const NODE: Node = Node::Server { partition: 0, replica: 0 };
 
-    fn status(seat: u16, term: u64, role: Role, applied: u64) -> ReplicaStatus {
+    fn status(replica: u16, term: u64, role: Role, applied: u64) -> ReplicaStatus {
         ReplicaStatus {
             group: "s0".parse().unwrap(),
-            node: NodeId::new(seat, 7),
+            node: NodeId::new(replica, 7),
             standing: Standing::InService,
             role,
             term: Term(term),

@@ -35,7 +35,7 @@ fn child_on_a_terminal() {
 }
 
 /// A program on a terminal, and whoever sits at it.
-struct Seat {
+struct TerminalSession {
     child: Child,
     keyboard: File,
     /// The other side, held open so that what was written can be read after the program's end.
@@ -44,8 +44,8 @@ struct Seat {
     read: usize,
 }
 
-impl Seat {
-    fn at(line: &[String]) -> Seat {
+impl TerminalSession {
+    fn at(line: &[String]) -> TerminalSession {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -72,7 +72,7 @@ impl Seat {
                 to.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
-        Seat { child, keyboard, terminal, screen, read: 0 }
+        TerminalSession { child, keyboard, terminal, screen, read: 0 }
     }
 
     fn press(&mut self, keys: &str) {
@@ -100,7 +100,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for TerminalSession {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -108,13 +108,13 @@ impl Drop for Seat {
 }
 
 /// The smallest cluster in `place`, and its prompt.
-fn launch(place: &str) -> Seat {
+fn launch(place: &str) -> TerminalSession {
     let program = programs().path(LAUNCHER).display().to_string();
     let shape = ["--partitions", "1", "--server_rf", "1", "--manager_rf", "1"];
     let line = [&[&program, "--directory", place][..], &shape].concat();
-    let mut seat = Seat::at(&line.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
-    seat.expect("madkv> ");
-    seat
+    let mut session = TerminalSession::at(&line.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+    session.expect("madkv> ");
+    session
 }
 
 // covers B25
@@ -122,46 +122,46 @@ fn launch(place: &str) -> Seat {
 fn ctrl_c_stops_the_wait_for_an_answer_and_nothing_else() {
     let directory = fresh_directory();
     let place = directory.path().join("kept").display().to_string();
-    let mut seat = launch(&place);
+    let mut session = launch(&place);
     let server = process_ids_naming(&format!("{place}/backer.s0.0"));
     assert_eq!(server.len(), 1);
     kill_process(Pid::from_raw(server[0]).unwrap(), Signal::KILL).unwrap();
-    seat.press("GET a\r");
-    seat.expect("no leader answers yet");
-    seat.press(CTRL_C);
-    seat.expect("interrupted");
-    seat.expect("madkv> ");
+    session.press("GET a\r");
+    session.expect("no leader answers yet");
+    session.press(CTRL_C);
+    session.expect("interrupted");
+    session.expect("madkv> ");
     // Once more, where nobody waits for anything.
-    seat.press(CTRL_C);
-    seat.expect("Ctrl-D or STOP leaves");
-    seat.expect("madkv> ");
-    seat.press("exit\r");
-    seat.expect("STOP, in capitals, leaves");
-    assert!(seat.child.try_wait().unwrap().is_none());
+    session.press(CTRL_C);
+    session.expect("Ctrl-D or STOP leaves");
+    session.expect("madkv> ");
+    session.press("exit\r");
+    session.expect("STOP, in capitals, leaves");
+    assert!(session.child.try_wait().unwrap().is_none());
     assert_eq!(process_ids_naming(&format!("{place}/backer.m.0")).len(), 1, "the manager runs on");
-    seat.press(CTRL_D);
-    assert_eq!(seat.expect_end(), Some(0));
-    assert!(seat.is_cooked());
+    session.press(CTRL_D);
+    assert_eq!(session.expect_end(), Some(0));
+    assert!(session.is_cooked());
 }
 
 #[test]
 fn tab_completes_words_and_groups_and_a_slip_is_named() {
     let directory = fresh_directory();
     let place = directory.path().join("kept").display().to_string();
-    let mut seat = launch(&place);
-    seat.press("pu\tk v\r");
-    seat.expect("PUT k not_found");
-    seat.press("tran\ts\t\t\r");
-    seat.expect("transfer s0 0");
-    seat.expect("0 leads already");
-    seat.press("statsu\r");
-    seat.expect("did you mean status?");
-    seat.press("help trans\t\r");
-    seat.expect("Usage: transfer <GROUP> <REPLICA>");
-    seat.press("stat\t\r");
-    seat.expect("in service");
-    seat.press("ST\t\r");
-    assert_eq!(seat.expect_end(), Some(0));
+    let mut session = launch(&place);
+    session.press("pu\tk v\r");
+    session.expect("PUT k not_found");
+    session.press("tran\ts\t\t\r");
+    session.expect("transfer s0 0");
+    session.expect("0 leads already");
+    session.press("statsu\r");
+    session.expect("did you mean status?");
+    session.press("help trans\t\r");
+    session.expect("Usage: transfer <GROUP> <REPLICA>");
+    session.press("stat\t\r");
+    session.expect("in service");
+    session.press("ST\t\r");
+    assert_eq!(session.expect_end(), Some(0));
 }
 
 // covers B25
@@ -169,10 +169,10 @@ fn tab_completes_words_and_groups_and_a_slip_is_named() {
 fn launcher_that_is_ended_at_the_prompt_leaves_the_terminal_as_it_was() {
     let directory = fresh_directory();
     let place = directory.path().join("kept").display().to_string();
-    let mut seat = launch(&place);
-    wait_for(TIMEOUT, "the editing of a line", || (!seat.is_cooked()).then_some(())).unwrap();
-    kill_process(Pid::from_child(&seat.child), Signal::TERM).unwrap();
-    assert_eq!(seat.expect_end(), Some(128 + Signal::TERM.as_raw()));
-    assert!(seat.is_cooked());
+    let mut session = launch(&place);
+    wait_for(TIMEOUT, "the editing of a line", || (!session.is_cooked()).then_some(())).unwrap();
+    kill_process(Pid::from_child(&session.child), Signal::TERM).unwrap();
+    assert_eq!(session.expect_end(), Some(128 + Signal::TERM.as_raw()));
+    assert!(session.is_cooked());
     assert!(process_ids_naming(&place).is_empty());
 }

@@ -19,7 +19,7 @@ pub(super) struct Group {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Move {
     /// To whom.
-    pub(super) seat: u8,
+    pub(super) replica: u8,
     /// What, see [`EventKey`].
     pub(super) key: u32,
     /// Whether a message that was delivered is still on the wire, to be delivered again.
@@ -60,7 +60,7 @@ impl Group {
     /// Where everything begins: three founding members that have not spoken yet.
     pub(super) fn first(tables: &mut Tables) -> Group {
         let genesis = genesis();
-        let locals = std::array::from_fn(|seat| tables.local_number(Local::founding(node(seat as u8), &genesis)));
+        let locals = std::array::from_fn(|replica| tables.local_number(Local::founding(node(replica as u8), &genesis)));
         let book = tables.book_number(Book::new());
         Group { locals, wire: tables.wire_number(&mut []), book }
     }
@@ -70,8 +70,8 @@ impl Group {
         let mut best: Option<Group> = None;
         for (position, permutation) in PERMUTATIONS.iter().enumerate() {
             let mut locals = [0; NODES];
-            for (seat, local) in self.locals.iter().enumerate() {
-                locals[usize::from(permutation[seat])] = tables.renamed_local(*local, position);
+            for (replica, local) in self.locals.iter().enumerate() {
+                locals[usize::from(permutation[replica])] = tables.renamed_local(*local, position);
             }
             if best.as_ref().is_some_and(|best| locals > best.locals) {
                 continue;
@@ -97,30 +97,30 @@ impl Group {
         found: &mut Vec<(Move, Group)>,
     ) -> Result<(), Broken> {
         found.clear();
-        for seat in 0..NODES {
-            self.successors_at(seat, bounds, tables, situations, found)?;
+        for replica in 0..NODES {
+            self.successors_at(replica, bounds, tables, situations, found)?;
         }
         Ok(())
     }
 
     fn successors_at(
         &self,
-        seat: usize,
+        replica: usize,
         bounds: &Bounds,
         tables: &mut Tables,
         situations: &mut Situations,
         found: &mut Vec<(Move, Group)>,
     ) -> Result<(), Broken> {
-        let local = self.locals[seat];
+        let local = self.locals[replica];
         let Info { role, term, parts, writes, .. } = *tables.info(local);
         let Book { crashes, proposals, duplicates, .. } = *tables.book(self.book);
         let mut go = |key: u32, doubled: bool, tables: &mut Tables| {
-            let by = Move { seat: seat as u8, key, doubled };
+            let by = Move { replica: replica as u8, key, doubled };
             self.go(by, bounds, tables, situations, found).map_err(|what| Broken { by, what })
         };
         for position in 0..tables.wire(self.wire).len() {
             let message = tables.wire(self.wire)[position];
-            if tables.receiver(message) == seat {
+            if tables.receiver(message) == replica {
                 go(message, false, tables)?;
                 if bounds.messages.is_some() && duplicates < bounds.duplicates {
                     go(message, true, tables)?;
@@ -206,19 +206,19 @@ impl Group {
         situations: &mut Situations,
         wire: &mut Vec<u32>,
     ) -> Result<(), String> {
-        let seat = usize::from(by.seat);
-        let before = self.locals[seat];
+        let replica = usize::from(by.replica);
+        let before = self.locals[replica];
         let outcome = tables.outcome(before, by.key);
         if let Some(broken) = &tables.known_outcome(outcome).broken {
             return Err(broken.clone());
         }
-        self.locals[seat] = tables.known_outcome(outcome).next;
-        self.check_logs(seat, before, tables)?;
+        self.locals[replica] = tables.known_outcome(outcome).next;
+        self.check_logs(replica, before, tables)?;
         self.keep_book(by, outcome, tables, situations)?;
         self.count(by, before, outcome, tables, situations);
         // What a leader would send when its timer fires, it may have sent already.
-        let leads = bounds.messages.is_none() && tables.info(self.locals[seat]).role == Role::Leader;
-        let timer = leads.then(|| tables.outcome(self.locals[seat], EventKey::HEARTBEAT));
+        let leads = bounds.messages.is_none() && tables.info(self.locals[replica]).role == Role::Leader;
+        let timer = leads.then(|| tables.outcome(self.locals[replica], EventKey::HEARTBEAT));
         for (outcome, is_timer) in [(Some(outcome), false), (timer, true)] {
             let Some(outcome) = outcome else { continue };
             let Outcome { sent, broken, .. } = tables.known_outcome(outcome);
@@ -242,17 +242,17 @@ impl Group {
             return None;
         }
         let ready = |local: &u32| tables.info(*local).writes && tables.info(*local).role != Role::Leader;
-        let seat = self.locals.iter().position(ready)?;
-        Some(Move { seat: seat as u8, key: EventKey::SYNC, doubled: false })
+        let replica = self.locals.iter().position(ready)?;
+        Some(Move { replica: replica as u8, key: EventKey::SYNC, doubled: false })
     }
 
     /// I5 for the logs of a node that has moved, in memory and on disk, and I8 for what was ever committed.
-    fn check_logs(&self, seat: usize, before: u32, tables: &mut Tables) -> Result<(), String> {
-        let (old, new) = (*tables.info(before), *tables.info(self.locals[seat]));
+    fn check_logs(&self, replica: usize, before: u32, tables: &mut Tables) -> Result<(), String> {
+        let (old, new) = (*tables.info(before), *tables.info(self.locals[replica]));
         if (old.log, old.disk) == (new.log, new.disk) {
             return Ok(());
         }
-        for other in (0..NODES).filter(|other| *other != seat) {
+        for other in (0..NODES).filter(|other| *other != replica) {
             let theirs = *tables.info(self.locals[other]);
             for own in [new.log, new.disk] {
                 tables.check_matching(own, theirs.log)?;
@@ -291,7 +291,7 @@ impl Group {
         if !used && elected.is_none() && !commits {
             return Ok(());
         }
-        let (own, local) = (node(by.seat), self.locals[usize::from(by.seat)]);
+        let (own, local) = (node(by.replica), self.locals[usize::from(by.replica)]);
         let info = *tables.info(local);
         let mut book = tables.book(self.book).clone();
         let known = book.history.len();
@@ -312,10 +312,10 @@ impl Group {
             return Ok(());
         }
         if news {
-            for (seat, local) in self.locals.iter().enumerate() {
+            for (replica, local) in self.locals.iter().enumerate() {
                 let info = tables.info(*local);
                 if info.role == Role::Leader {
-                    book.check_complete(node(seat as u8), Term(info.term), tables.log(info.log))?;
+                    book.check_complete(node(replica as u8), Term(info.term), tables.log(info.log))?;
                 }
             }
         }

@@ -146,11 +146,11 @@ impl Default for Bounds {
     }
 }
 
-fn node(seat: u8) -> NodeId {
-    NodeId::new(u16::from(seat), 1)
+fn node(replica: u8) -> NodeId {
+    NodeId::new(u16::from(replica), 1)
 }
 
-/// `A` for seat 0.
+/// `A` for replica 0.
 fn letter(node: NodeId) -> char {
     char::from(b'A'.wrapping_add(node.name.0 as u8))
 }

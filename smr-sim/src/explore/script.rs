@@ -78,17 +78,19 @@ pub(super) fn walk(
     for line in lines.filter(|line| !line.is_empty()) {
         let nonsense = || Stop::NotOffered(format!("\"{line}\" of the history says nothing"));
         let (who, what) = line.split_once(": ").ok_or_else(nonsense)?;
-        let seat = (0..NODES).find(|seat| who == letter(node(*seat as u8)).to_string()).ok_or_else(nonsense)?;
+        let replica =
+            (0..NODES).find(|replica| who == letter(node(*replica as u8)).to_string()).ok_or_else(nonsense)?;
         loop {
             let is_sync = what == "sync";
-            if is_sync && !tables.info(group.locals[seat]).writes {
+            if is_sync && !tables.info(group.locals[replica]).writes {
                 break;
             }
             if let Err(Broken { by, what }) = group.successors(bounds, tables, situations, &mut found) {
                 see(&group, by, None, tables);
                 return Err(Stop::Broken(what));
             }
-            let offered = found.iter().filter(|(by, _)| usize::from(by.seat) == seat && is_meant(what, by.key, tables));
+            let offered =
+                found.iter().filter(|(by, _)| usize::from(by.replica) == replica && is_meant(what, by.key, tables));
             // Later messages have higher numbers.
             let Some((by, next)) = offered.max_by_key(|(by, _)| (term_of(by.key, tables), by.key)).copied() else {
                 return Err(Stop::NotOffered(format!("\"{line}\" of the history is not offered there")));

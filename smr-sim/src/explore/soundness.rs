@@ -35,9 +35,9 @@ fn view(group: &Group, tables: &Tables) -> [View; NODES] {
         .collect();
     let renamed = PERMUTATIONS.iter().map(|names| {
         let mut views: [View; NODES] = Default::default();
-        for (seat, (leads, term, vote, log, commit)) in nodes.iter().cloned().enumerate() {
+        for (replica, (leads, term, vote, log, commit)) in nodes.iter().cloned().enumerate() {
             let vote = vote.map(|vote| u16::from(names[usize::from(vote)]));
-            views[usize::from(names[seat])] = (leads, term, vote, log, commit);
+            views[usize::from(names[replica])] = (leads, term, vote, log, commit);
         }
         views
     });

@@ -214,7 +214,7 @@ impl Tables {
         self.messages.get(number)
     }
 
-    /// The seat of a message's receiver.
+    /// The replica of a message's receiver.
     pub(super) fn receiver(&self, number: u32) -> usize {
         usize::from(self.usages[number as usize].to.name.0)
     }
@@ -441,8 +441,8 @@ impl EventKey {
 }
 
 fn rename(node: NodeId, permutation: &Permutation) -> NodeId {
-    let seat = permutation.get(usize::from(node.name.0)).copied();
-    seat.map_or(node, super::node)
+    let replica = permutation.get(usize::from(node.name.0)).copied();
+    replica.map_or(node, super::node)
 }
 
 impl Book {

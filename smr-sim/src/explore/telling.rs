@@ -13,17 +13,17 @@ use super::{letter, node};
 /// One event; `after` is what it led to, unless something broke.
 pub(super) fn describe(before: &Group, by: Move, after: Option<&Group>, tables: &Tables) -> Vec<String> {
     let again = if by.doubled { ", and a copy stays on the wire" } else { "" };
-    let mut lines = vec![format!("{} {}{again}", letter(node(by.seat)), told_event(&tables.event(by.key)))];
+    let mut lines = vec![format!("{} {}{again}", letter(node(by.replica)), told_event(&tables.event(by.key)))];
     let Some(after) = after else {
         // The rest of the picture, to see what it broke.
         lines.extend(
-            (0..before.locals.len()).map(|seat| format!("    before that: {}", told_node(before, seat, tables))),
+            (0..before.locals.len()).map(|replica| format!("    before that: {}", told_node(before, replica, tables))),
         );
         return lines;
     };
-    for seat in 0..before.locals.len() {
-        if before.locals[seat] != after.locals[seat] {
-            lines.push(format!("    {}", told_node(after, seat, tables)));
+    for replica in 0..before.locals.len() {
+        if before.locals[replica] != after.locals[replica] {
+            lines.push(format!("    {}", told_node(after, replica, tables)));
         }
     }
     let (old, new) = (tables.wire(before.wire), tables.wire(after.wire));
@@ -87,10 +87,10 @@ fn told_promise(promise: Promise) -> String {
 }
 
 /// What a node is, in one line.
-fn told_node(group: &Group, seat: usize, tables: &Tables) -> String {
-    let local = tables.local(group.locals[seat]);
-    let role = tables.info(group.locals[seat]).role;
-    let (name, log) = (letter(node(seat as u8)), told_log(local.raft.entries()));
+fn told_node(group: &Group, replica: usize, tables: &Tables) -> String {
+    let local = tables.local(group.locals[replica]);
+    let role = tables.info(group.locals[replica]).role;
+    let (name, log) = (letter(node(replica as u8)), told_log(local.raft.entries()));
     let promise = told_promise(local.raft.promise());
     let mut line = format!("{name} {role:?} {promise} | log {log} | commit {}", local.raft.committed().index);
     let (disk, disk_promise) = (told_log(&local.disk.entries), told_promise(local.disk.promise));

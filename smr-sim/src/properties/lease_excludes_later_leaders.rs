@@ -38,7 +38,7 @@ impl Property for LeaseExcludesLaterLeaders {
         let is_news = std::mem::take(&mut self.is_news);
         let judge = |node: NodeView<'_>| self.judge(view, node);
         if is_news {
-            return (0..view.nodes.seats()).filter_map(|seat| view.nodes.node(seat)).try_for_each(judge);
+            return (0..view.nodes.replicas()).filter_map(|replica| view.nodes.node(replica)).try_for_each(judge);
         }
         view.touched_nodes().try_for_each(judge)
     }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     impl SimNodes for One {
-        fn node(&self, _seat: usize) -> Option<NodeView<'_>> {
+        fn node(&self, _replica: usize) -> Option<NodeView<'_>> {
             Some(NodeView {
                 node: A,
                 raft: &self.raft,
@@ -95,15 +95,15 @@ mod tests {
             })
         }
 
-        fn deep_digest(&self, _seat: usize) -> Option<u64> {
+        fn deep_digest(&self, _replica: usize) -> Option<u64> {
             None
         }
 
-        fn found_after_power_cut(&self, _seat: usize) -> Option<Result<Recovered, String>> {
+        fn found_after_power_cut(&self, _replica: usize) -> Option<Result<Recovered, String>> {
             None
         }
 
-        fn seats(&self) -> usize {
+        fn replicas(&self) -> usize {
             1
         }
     }

@@ -220,7 +220,7 @@ pub enum Happening<'a> {
     },
     /// All cut links carry again.
     CutsHealed,
-    /// All faults are over: from here on progress is judged, of the seats that are meant to be healthy.
+    /// All faults are over: from here on progress is judged, of the replicas that are meant to be healthy.
     Calm,
 }
 
@@ -277,18 +277,18 @@ pub struct NodeView<'a> {
 
 /// SimNodes, whatever state machine they run.
 pub trait SimNodes {
-    /// The node on a seat, if it is in service.
-    fn node(&self, seat: usize) -> Option<NodeView<'_>>;
+    /// The node on a replica, if it is in service.
+    fn node(&self, replica: usize) -> Option<NodeView<'_>>;
 
-    /// A hash over the whole state of the node on a seat, sessions included. Slow: now and then only.
-    fn deep_digest(&self, seat: usize) -> Option<u64>;
+    /// A hash over the whole state of the node on a replica, sessions included. Slow: now and then only.
+    fn deep_digest(&self, replica: usize) -> Option<u64>;
 
-    /// What a start of the node on a seat would find if the power went now and took everything unsynced; an error if it
-    /// could not start. `None` if it is not in service. Slow.
-    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>>;
+    /// What a start of the node on a replica would find if the power went now and took everything unsynced; an error if
+    /// it could not start. `None` if it is not in service. Slow.
+    fn found_after_power_cut(&self, replica: usize) -> Option<Result<Recovered, String>>;
 
-    /// How many seats there are.
-    fn seats(&self) -> usize;
+    /// How many replicas there are.
+    fn replicas(&self) -> usize;
 }
 
 /// What a property may look at after a step.
@@ -297,7 +297,7 @@ pub struct View<'a> {
     pub now: Time,
     /// The number of the step.
     pub step: u64,
-    /// The seats that the step touched, once each.
+    /// The replicas that the step touched, once each.
     pub touched: &'a [usize],
     /// All nodes.
     pub nodes: &'a dyn SimNodes,
@@ -306,7 +306,7 @@ pub struct View<'a> {
 impl<'a> View<'a> {
     /// The nodes in service that the step touched.
     pub fn touched_nodes(&self) -> impl Iterator<Item = NodeView<'a>> {
-        self.touched.iter().filter_map(|seat| self.nodes.node(*seat))
+        self.touched.iter().filter_map(|replica| self.nodes.node(*replica))
     }
 }
 

@@ -16,7 +16,7 @@ const READ_EVERY_STEPS: u64 = 4096;
 
 #[derive(Default)]
 pub(super) struct PersistBeforeSend {
-    next_seat: usize,
+    next_replica: usize,
 }
 
 impl Property for PersistBeforeSend {
@@ -43,9 +43,9 @@ impl Property for PersistBeforeSend {
         if !view.step.is_multiple_of(READ_EVERY_STEPS) {
             return Ok(());
         }
-        self.next_seat = (self.next_seat + 1) % view.nodes.seats().max(1);
-        let Some(node) = view.nodes.node(self.next_seat) else { return Ok(()) };
-        match view.nodes.found_after_power_cut(self.next_seat) {
+        self.next_replica = (self.next_replica + 1) % view.nodes.replicas().max(1);
+        let Some(node) = view.nodes.node(self.next_replica) else { return Ok(()) };
+        match view.nodes.found_after_power_cut(self.next_replica) {
             Some(Ok(recovered)) => ledger.compare(node.node, &recovered),
             Some(Err(why)) => Err(format!("{} could not start if the power went now: {why}", node.node)),
             None => Ok(()),

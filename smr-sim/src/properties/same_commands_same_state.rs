@@ -66,9 +66,9 @@ impl Property for SameCommandsSameState {
         if !view.step.is_multiple_of(COMPARE_EVERY_STEPS) {
             return Ok(());
         }
-        for seat in 0..view.nodes.seats() {
-            let Some(node) = view.nodes.node(seat) else { continue };
-            let Some(digest) = view.nodes.deep_digest(seat) else { continue };
+        for replica in 0..view.nodes.replicas() {
+            let Some(node) = view.nodes.node(replica) else { continue };
+            let Some(digest) = view.nodes.deep_digest(replica) else { continue };
             if *self.whole.entry(node.applied.index).or_insert(digest) != digest {
                 return Err(format!(
                     "{} has other sessions or another state than one before at {}",

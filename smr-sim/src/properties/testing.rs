@@ -59,19 +59,19 @@ pub(super) struct Play<P> {
 struct Nobody;
 
 impl SimNodes for Nobody {
-    fn node(&self, _seat: usize) -> Option<NodeView<'_>> {
+    fn node(&self, _replica: usize) -> Option<NodeView<'_>> {
         None
     }
 
-    fn deep_digest(&self, _seat: usize) -> Option<u64> {
+    fn deep_digest(&self, _replica: usize) -> Option<u64> {
         None
     }
 
-    fn found_after_power_cut(&self, _seat: usize) -> Option<Result<Recovered, String>> {
+    fn found_after_power_cut(&self, _replica: usize) -> Option<Result<Recovered, String>> {
         None
     }
 
-    fn seats(&self) -> usize {
+    fn replicas(&self) -> usize {
         0
     }
 }

@@ -15,15 +15,15 @@ use crate::workload::Workload;
 const SENT_HEARD_US: u64 = 200_000;
 
 impl<W: Workload> World<W> {
-    pub(super) fn disk(&mut self, seat: usize, run: u64) {
+    pub(super) fn disk(&mut self, replica: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.run != run {
             return;
         }
         let hangs_until = machine.disk_hangs_until.max(machine.paused_until);
         if hangs_until > now {
-            return self.schedule(hangs_until, Event::Disk { seat, run });
+            return self.schedule(hangs_until, Event::Disk { replica, run });
         }
         let node = machine.id;
         let Life::Serving(serving) = &mut machine.life else { return };
@@ -32,7 +32,7 @@ impl<W: Workload> World<W> {
         }
         let writes = match serving.end_disk_work() {
             Ok(writes) => writes,
-            Err(error) => return self.disk_failed(seat, error.to_string()),
+            Err(error) => return self.disk_failed(replica, error.to_string()),
         };
         let mut last = None;
         for write in writes {
@@ -43,28 +43,28 @@ impl<W: Workload> World<W> {
                 self.send_message(node, to, message);
             }
         }
-        let Life::Serving(serving) = &mut self.nodes[seat].life else { return };
+        let Life::Serving(serving) = &mut self.nodes[replica].life else { return };
         if let Err(error) = serving.follow() {
-            return self.disk_failed(seat, error.to_string());
+            return self.disk_failed(replica, error.to_string());
         }
         if serving.jobs.is_empty() {
-            self.nodes[seat].ends_healing = false;
+            self.nodes[replica].ends_healing = false;
         }
         match last {
-            Some(id) => self.put(seat, Input::Durable(id)),
-            None => self.settle(seat),
+            Some(id) => self.put(replica, Input::Durable(id)),
+            None => self.settle(replica),
         }
     }
 
-    pub(super) fn taken(&mut self, seat: usize, run: u64) {
+    pub(super) fn taken(&mut self, replica: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.run != run {
             return;
         }
         let until = machine.paused_until.max(machine.disk_hangs_until);
         if until > now {
-            return self.schedule(until, Event::Taken { seat, run });
+            return self.schedule(until, Event::Taken { replica, run });
         }
         let node = machine.id;
         let Life::Serving(serving) = &mut machine.life else { return };
@@ -72,41 +72,41 @@ impl<W: Workload> World<W> {
             Ok(None) => {}
             Ok(Some((last, len_bytes, checksum))) => {
                 self.watch.happen(&Happening::SnapshotTaken { node, last, checksum });
-                self.put(seat, Input::SnapshotTaken { last, len_bytes });
+                self.put(replica, Input::SnapshotTaken { last, len_bytes });
             }
-            Err(error) if error.is_lack_of_room() && self.nodes[seat].full_until <= now => {
-                self.put(seat, Input::SnapshotLacksRoom);
+            Err(error) if error.is_lack_of_room() && self.nodes[replica].full_until <= now => {
+                self.put(replica, Input::SnapshotLacksRoom);
             }
-            Err(error) => self.disk_failed(seat, error.to_string()),
+            Err(error) => self.disk_failed(replica, error.to_string()),
         }
     }
 
-    pub(super) fn built(&mut self, seat: usize, run: u64) {
+    pub(super) fn built(&mut self, replica: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.run != run {
             return;
         }
         let until = machine.paused_until.max(machine.builds_until);
         if until > now {
-            return self.schedule(until, Event::Built { seat, run });
+            return self.schedule(until, Event::Built { replica, run });
         }
         let Life::Serving(serving) = &mut machine.life else { return };
         match serving.end_building(self.common.shape.sessions) {
             Ok(None) => {}
-            Ok(Some((install, len_bytes))) => self.put(seat, Input::SnapshotBuilt(Box::new(install), len_bytes)),
-            Err(error) => self.disk_failed(seat, error.to_string()),
+            Ok(Some((install, len_bytes))) => self.put(replica, Input::SnapshotBuilt(Box::new(install), len_bytes)),
+            Err(error) => self.disk_failed(replica, error.to_string()),
         }
     }
 
     pub(super) fn transferred(&mut self, transfer: Transfer) {
         let now = self.now;
         let Transfer { from, run, to, mut file } = transfer;
-        let seat = usize::from(from.name.0);
-        if self.nodes[seat].run != run {
+        let replica = usize::from(from.name.0);
+        if self.nodes[replica].run != run {
             return;
         }
-        let until = self.nodes[seat].paused_until;
+        let until = self.nodes[replica].paused_until;
         if until > now {
             return self.schedule(until, Event::Transferred(Box::new(Transfer { from, run, to, file })));
         }
@@ -115,25 +115,25 @@ impl<W: Workload> World<W> {
         let last = last.filter(|_| arrived.is_ok());
         self.watch.happen(&Happening::SnapshotSent { from, to, last });
         match arrived {
-            Err(Broken::Source) => self.snapshot_is_damaged(seat),
-            Err(Broken::SendersDisk(why)) => return self.disk_failed(seat, why),
+            Err(Broken::Source) => self.snapshot_is_damaged(replica),
+            Err(Broken::SendersDisk(why)) => return self.disk_failed(replica, why),
             Err(Broken::ReceiversDisk(why)) => self.disk_failed(usize::from(to.name.0), why),
             Ok(()) | Err(Broken::OnTheWay) => {}
         }
         // The receiver's own word takes another way, and may be faster (S19).
         let at = self.now.plus_us(self.order.below(SENT_HEARD_US));
-        let run = self.nodes[seat].run;
-        self.schedule(at, Event::Sent { seat, run, to, last });
+        let run = self.nodes[replica].run;
+        self.schedule(at, Event::Sent { replica, run, to, last });
     }
 
     /// The newest snapshot of a node turned out to be damaged: it is put out of service, and another one is made (S8).
-    pub(super) fn snapshot_is_damaged(&mut self, seat: usize) {
-        let Some(serving) = self.nodes[seat].serving_mut() else { return };
+    pub(super) fn snapshot_is_damaged(&mut self, replica: usize) {
+        let Some(serving) = self.nodes[replica].serving_mut() else { return };
         let Some(info) = serving.snapshots.latest() else { return };
         self.watch.rare.saw(Rare::DamagedSnapshot);
-        let Some(serving) = self.nodes[seat].serving_mut() else { return };
+        let Some(serving) = self.nodes[replica].serving_mut() else { return };
         serving.snapshots.doubt(&info);
-        self.nodes[seat].inbox.push_back(Input::SnapshotLost);
+        self.nodes[replica].inbox.push_back(Input::SnapshotLost);
     }
 
     /// Carries a snapshot over, if there is a way; one in five times the connection breaks, and it is resumed later.
@@ -142,14 +142,14 @@ impl<W: Workload> World<W> {
         let delay_us = 1_000 + self.disks.below(100_000);
         let (here, there) = (from.name.0, to.name.0);
         let cut = self.network.is_cut(here, there) || self.network.is_cut(there, here);
-        let seat = usize::from(there);
-        let receiver = &mut self.nodes[seat];
+        let replica = usize::from(there);
+        let receiver = &mut self.nodes[replica];
         let reachable = receiver.id == to && receiver.paused_until <= self.now && !cut;
         let run = receiver.run;
         match receiver.serving_mut() {
             Some(serving) if reachable && serving.building.is_none() => {
                 serving.building = Some(carry(file, &serving.snapshots, up_to)?);
-                self.schedule(self.now.plus_us(delay_us), Event::Built { seat, run });
+                self.schedule(self.now.plus_us(delay_us), Event::Built { replica, run });
                 Ok(())
             }
             _ => Err(Broken::OnTheWay),

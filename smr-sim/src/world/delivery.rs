@@ -16,35 +16,35 @@ use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
     pub(super) fn arrive(&mut self, frame: Frame) {
-        let seat = usize::from(frame.to.name.0);
-        let machine = &self.nodes[seat];
+        let replica = usize::from(frame.to.name.0);
+        let machine = &self.nodes[replica];
         if machine.is_down() || self.network.is_cut(frame.from.name.0, frame.to.name.0) {
             return;
         }
         if machine.id != frame.to {
             return self.watch.rare.saw(Rare::WrongIncarnation);
         }
-        if self.shakes_hands(seat, &frame) {
-            self.put(seat, Input::Peer { from: frame.from, bytes: frame.bytes });
+        if self.shakes_hands(replica, &frame) {
+            self.put(replica, Input::Peer { from: frame.from, bytes: frame.bytes });
         }
     }
 
     /// What the transport does with the first message of each process: whether this one may be taken in. What comes
     /// late from an earlier process is, if that was sound: no connection would deliver it, and the core must bear it
     /// all the same.
-    fn shakes_hands(&mut self, seat: usize, frame: &Frame) -> bool {
+    fn shakes_hands(&mut self, replica: usize, frame: &Frame) -> bool {
         let sender = &self.nodes[usize::from(frame.from.name.0)];
         let is_present = !sender.is_down() && sender.id == frame.from && sender.start.id == frame.start;
         let trail = sender.start;
         let whom = (frame.from, frame.start);
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         let known = machine.met.get(&whom).copied();
         let judged = match (known, machine.seen_starts.clone()) {
             (Some(judged), _) => judged,
             (None, Some(seen)) if is_present => match seen.admit(frame.from, trail) {
                 Ok(judged) => judged,
                 Err(error) => {
-                    self.disk_failed(seat, error.to_string());
+                    self.disk_failed(replica, error.to_string());
                     return false;
                 }
             },
@@ -54,7 +54,7 @@ impl<W: Workload> World<W> {
             },
             _ => Ok(()),
         };
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if is_present {
             machine.met.insert(whom, judged);
         }
@@ -68,10 +68,10 @@ impl<W: Workload> World<W> {
 
     /// The news that a process must not take part any longer has reached it.
     pub(super) fn disqualified(&mut self, node: NodeId, start: StartId, why: Disqualified) {
-        let seat = usize::from(node.name.0);
-        let machine = &self.nodes[seat];
+        let replica = usize::from(node.name.0);
+        let machine = &self.nodes[replica];
         if machine.serving().is_some() && machine.id == node && machine.start.id == start {
-            self.put(seat, Input::Disqualified(why));
+            self.put(replica, Input::Disqualified(why));
         }
     }
 

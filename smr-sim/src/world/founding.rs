@@ -63,41 +63,41 @@ impl<W: Workload> World<W> {
     }
 
     /// A node asks that a genesis be recorded.
-    pub(super) fn ask_recorder(&mut self, seat: usize, request: GenesisRequest) {
-        let run = self.nodes[seat].run();
+    pub(super) fn ask_recorder(&mut self, replica: usize, request: GenesisRequest) {
+        let run = self.nodes[replica].run();
         if self.recorder.delay_us == 0 {
             return match self.recorder.answer(request) {
                 answer @ GenesisAnswer::NotYet(_) => {
-                    self.schedule(self.now.plus_us(ASK_AGAIN_US), Event::GenesisAnswered { seat, run, answer });
+                    self.schedule(self.now.plus_us(ASK_AGAIN_US), Event::GenesisAnswered { replica, run, answer });
                 }
-                answer => self.recorder_answered(seat, answer),
+                answer => self.recorder_answered(replica, answer),
             };
         }
         let at = self.now.plus_us(self.recorder.rng.below(self.recorder.delay_us));
-        self.schedule(at, Event::GenesisAsked { seat, run, request });
+        self.schedule(at, Event::GenesisAsked { replica, run, request });
     }
 
-    pub(super) fn genesis_asked(&mut self, seat: usize, run: u64, request: GenesisRequest) {
+    pub(super) fn genesis_asked(&mut self, replica: usize, run: u64, request: GenesisRequest) {
         let answer = self.recorder.answer(request);
         let pause_us = if matches!(answer, GenesisAnswer::NotYet(_)) { ASK_AGAIN_US } else { 0 };
         let at = self.now.plus_us(pause_us + self.recorder.rng.below(self.recorder.delay_us));
-        self.schedule(at, Event::GenesisAnswered { seat, run, answer });
+        self.schedule(at, Event::GenesisAnswered { replica, run, answer });
     }
 
-    pub(super) fn genesis_answered(&mut self, seat: usize, run: u64, answer: GenesisAnswer) {
-        let machine = &self.nodes[seat];
+    pub(super) fn genesis_answered(&mut self, replica: usize, run: u64, answer: GenesisAnswer) {
+        let machine = &self.nodes[replica];
         if machine.run() == run && machine.is_waiting() {
-            self.recorder_answered(seat, answer);
-            self.settle(seat);
+            self.recorder_answered(replica, answer);
+            self.settle(replica);
         }
     }
 
-    fn recorder_answered(&mut self, seat: usize, answer: GenesisAnswer) {
+    fn recorder_answered(&mut self, replica: usize, answer: GenesisAnswer) {
         if let GenesisAnswer::Refused { .. } = answer {
             self.watch.rare.saw(Rare::GenesisRefused);
         }
-        if let Some(verdict) = self.nodes[seat].genesis_answered(answer) {
-            self.conclude(seat, verdict);
+        if let Some(verdict) = self.nodes[replica].genesis_answered(answer) {
+            self.conclude(replica, verdict);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use smr::codec;
 use smr::entry::{EntryId, GenesisRequest};
-use smr::id::{Disqualified, NodeId, NodeName, StartId, StartTrail};
+use smr::id::{Disqualified, NodeId, ReplicaId, StartId, StartTrail};
 use smr::protocol::{Protocol, Recovered, Time};
 use smr::replica::{GenesisAnswer, Outcome, Request};
 use smr::snapshot::SendingFile;
@@ -87,7 +87,7 @@ enum Event {
         why: Disqualified,
     },
     Request {
-        seat: usize,
+        replica: usize,
         tag: u64,
         request: Request,
     },
@@ -100,48 +100,48 @@ enum Event {
         tag: u64,
     },
     Turn {
-        seat: usize,
+        replica: usize,
     },
     Resume {
-        seat: usize,
+        replica: usize,
         run: u64,
     },
     Disk {
-        seat: usize,
+        replica: usize,
         run: u64,
     },
     Taken {
-        seat: usize,
+        replica: usize,
         run: u64,
     },
     /// The disk of this node has room again.
     Room {
-        seat: usize,
+        replica: usize,
     },
     Built {
-        seat: usize,
+        replica: usize,
         run: u64,
     },
     Transferred(Box<Transfer>),
     /// The sender of a snapshot hears how the transfer ended.
     Sent {
-        seat: usize,
+        replica: usize,
         run: u64,
         to: NodeId,
         last: Option<EntryId>,
     },
     Start {
-        seat: usize,
+        replica: usize,
         run: u64,
     },
     /// The request to record a genesis has reached those who do.
     GenesisAsked {
-        seat: usize,
+        replica: usize,
         run: u64,
         request: GenesisRequest,
     },
     GenesisAnswered {
-        seat: usize,
+        replica: usize,
         run: u64,
         answer: GenesisAnswer,
     },
@@ -186,7 +186,7 @@ pub struct World<W: Workload> {
     pub seed: u64,
     /// The time.
     pub now: Time,
-    /// One for each seat.
+    /// One for each replica.
     pub nodes: Vec<SimNode<W::Machine>>,
     /// The network.
     pub network: Network,
@@ -214,7 +214,7 @@ pub struct World<W: Workload> {
     listener_outcomes: Vec<(u64, Outcome)>,
     next_flood_tag: u64,
     transfers_asked: BTreeSet<u64>,
-    readmissions_asked: BTreeSet<(NodeName, NodeId)>,
+    readmissions_asked: BTreeSet<(ReplicaId, NodeId)>,
     /// What the manager remembers: the newest start of each node.
     manager: BTreeMap<NodeId, StartId>,
     /// Processes that were started from a copy of a directory.
@@ -222,8 +222,8 @@ pub struct World<W: Workload> {
 }
 
 impl<S: StateMachine> SimNodes for Vec<SimNode<S>> {
-    fn node(&self, seat: usize) -> Option<NodeView<'_>> {
-        let machine = &self[seat];
+    fn node(&self, replica: usize) -> Option<NodeView<'_>> {
+        let machine = &self[replica];
         let serving = machine.serving()?;
         let engine = serving.engine();
         Some(NodeView {
@@ -241,8 +241,8 @@ impl<S: StateMachine> SimNodes for Vec<SimNode<S>> {
         })
     }
 
-    fn deep_digest(&self, seat: usize) -> Option<u64> {
-        let engine = self[seat].serving()?.engine();
+    fn deep_digest(&self, replica: usize) -> Option<u64> {
+        let engine = self[replica].serving()?.engine();
         let mut bytes = Vec::new();
         let state = engine.state().image();
         let written = engine.sessions().image().write(&mut bytes).and_then(|()| state.write(&mut bytes));
@@ -250,11 +250,11 @@ impl<S: StateMachine> SimNodes for Vec<SimNode<S>> {
         Some(codec::checksum(&[&bytes]))
     }
 
-    fn found_after_power_cut(&self, seat: usize) -> Option<Result<Recovered, String>> {
-        self[seat].serving().map(|_| self[seat].found_after_power_cut())
+    fn found_after_power_cut(&self, replica: usize) -> Option<Result<Recovered, String>> {
+        self[replica].serving().map(|_| self[replica].found_after_power_cut())
     }
 
-    fn seats(&self) -> usize {
+    fn replicas(&self) -> usize {
         self.len()
     }
 }
@@ -263,7 +263,7 @@ impl<W: Workload> World<W>
 where
     W: Clone,
 {
-    /// Empty directories on all seats, whose processes start at once and found their group.
+    /// Empty directories on all replicas, whose processes start at once and found their group.
     pub fn new(setting: Setting, workload: W) -> World<W> {
         let Setting { seed, shape, weather, pace, properties, text } = setting;
         let size = shape.size;
@@ -271,7 +271,7 @@ where
             let workload = workload.clone();
             Box::new(move || workload.machine())
         };
-        let seats = (0..size).map(NodeName).collect();
+        let replicas = (0..size).map(ReplicaId).collect();
         let mut world = World {
             seed,
             now: Time(0),
@@ -280,7 +280,7 @@ where
             clients: Clients::new(seed, usize::from(size), pace, workload).with_limits(shape.sessions),
             watch: Watch::new(Trace::new(text), properties),
             disk_us: 2_000,
-            common: Common { shape, seats, empty, is_recorded: true },
+            common: Common { shape, replicas, empty, is_recorded: true },
             recorder: Recorder::new(seed),
             queue: BinaryHeap::new(),
             scheduled: 0,
@@ -300,8 +300,8 @@ where
             manager: BTreeMap::new(),
             copies: BTreeMap::new(),
         };
-        for seat in 0..usize::from(size) {
-            world.start_at(seat, Time(0));
+        for replica in 0..usize::from(size) {
+            world.start_at(replica, Time(0));
         }
         world.wake_clients();
         world
@@ -314,7 +314,7 @@ impl<W: Workload> World<W> {
         self.steps
     }
 
-    /// The seats that the last step touched.
+    /// The replicas that the last step touched.
     pub fn touched(&self) -> &[usize] {
         &self.touched
     }
@@ -329,19 +329,19 @@ impl<W: Workload> World<W> {
         self.faults.below(end)
     }
 
-    /// The seat of whoever leads in the highest term.
+    /// The replica of whoever leads in the highest term.
     pub fn leader(&self) -> Option<usize> {
         let leads = |machine: &SimNode<W::Machine>| {
             let core = machine.serving()?.engine().core();
             (core.role() == Role::Leader).then(|| core.routing().term)
         };
-        let terms = self.nodes.iter().enumerate().filter_map(|(seat, machine)| Some((leads(machine)?, seat)));
-        terms.max().map(|(_, seat)| seat)
+        let terms = self.nodes.iter().enumerate().filter_map(|(replica, machine)| Some((leads(machine)?, replica)));
+        terms.max().map(|(_, replica)| replica)
     }
 
-    /// The last index that the node on a seat applied, if it is in service.
-    pub fn applied(&self, seat: usize) -> Option<u64> {
-        self.nodes[seat].serving().map(|serving| serving.applied().index.0)
+    /// The last index that the node on a replica applied, if it is in service.
+    pub fn applied(&self, replica: usize) -> Option<u64> {
+        self.nodes[replica].serving().map(|serving| serving.applied().index.0)
     }
 
     /// When the next thing happens.
@@ -427,7 +427,7 @@ impl<W: Workload> World<W> {
                 }
             }
             Event::Connected { from, to } => {
-                let is_there = |seat: usize| !self.nodes[seat].is_down();
+                let is_there = |replica: usize| !self.nodes[replica].is_down();
                 let same = self.nodes[from.name.0 as usize].id == from;
                 if same
                     && is_there(from.name.0 as usize)
@@ -437,12 +437,12 @@ impl<W: Workload> World<W> {
                     self.put(to, Input::Connected { from });
                 }
             }
-            Event::Room { seat } => self.room_changes(seat, false),
+            Event::Room { replica } => self.room_changes(replica, false),
             Event::Disqualified { node, start, why } => self.disqualified(node, start, why),
-            Event::Request { seat, tag, request } => {
-                if !self.nodes[seat].is_down() {
-                    self.put_request(seat, tag, request);
-                    self.turn_soon(seat);
+            Event::Request { replica, tag, request } => {
+                if !self.nodes[replica].is_down() {
+                    self.put_request(replica, tag, request);
+                    self.turn_soon(replica);
                 } else if !(LISTENER..OPERATOR).contains(&tag) {
                     self.schedule(self.now.plus_us(100), Event::Refused { tag });
                 }
@@ -455,20 +455,20 @@ impl<W: Workload> World<W> {
                 self.clients.refused(tag, self.now);
                 self.serve_client(tag);
             }
-            Event::Turn { seat } => self.turn(seat),
-            Event::Resume { seat, run } => self.resume(seat, run),
-            Event::Disk { seat, run } => self.disk(seat, run),
-            Event::Taken { seat, run } => self.taken(seat, run),
-            Event::Built { seat, run } => self.built(seat, run),
+            Event::Turn { replica } => self.turn(replica),
+            Event::Resume { replica, run } => self.resume(replica, run),
+            Event::Disk { replica, run } => self.disk(replica, run),
+            Event::Taken { replica, run } => self.taken(replica, run),
+            Event::Built { replica, run } => self.built(replica, run),
             Event::Transferred(transfer) => self.transferred(*transfer),
-            Event::Sent { seat, run, to, last } => {
-                if self.nodes[seat].run == run && !self.nodes[seat].is_down() {
-                    self.put(seat, Input::SnapshotSent { to, last });
+            Event::Sent { replica, run, to, last } => {
+                if self.nodes[replica].run == run && !self.nodes[replica].is_down() {
+                    self.put(replica, Input::SnapshotSent { to, last });
                 }
             }
-            Event::Start { seat, run } => self.start(seat, run),
-            Event::GenesisAsked { seat, run, request } => self.genesis_asked(seat, run, request),
-            Event::GenesisAnswered { seat, run, answer } => self.genesis_answered(seat, run, answer),
+            Event::Start { replica, run } => self.start(replica, run),
+            Event::GenesisAsked { replica, run, request } => self.genesis_asked(replica, run, request),
+            Event::GenesisAnswered { replica, run, answer } => self.genesis_answered(replica, run, answer),
             Event::Client(number) => {
                 if self.clients.wake(number, self.now) {
                     self.wake_client(number);
@@ -477,8 +477,8 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// The seats whose node is in service.
-    pub fn serving_seats(&self) -> BTreeSet<usize> {
-        (0..self.nodes.len()).filter(|seat| self.nodes[*seat].serving().is_some()).collect()
+    /// The replicas whose node is in service.
+    pub fn serving_replicas(&self) -> BTreeSet<usize> {
+        (0..self.nodes.len()).filter(|replica| self.nodes[*replica].serving().is_some()).collect()
     }
 }

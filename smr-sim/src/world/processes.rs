@@ -20,8 +20,8 @@ use crate::workload::Workload;
 const CONNECT_US: u64 = 500;
 
 impl<W: Workload> World<W> {
-    pub(super) fn birth_message(&mut self, seat: usize, from: NodeId, message: &BirthMessage) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn birth_message(&mut self, replica: usize, from: NodeId, message: &BirthMessage) {
+        let machine = &mut self.nodes[replica];
         let node = machine.id;
         match &mut machine.life {
             Life::Down => {}
@@ -37,9 +37,9 @@ impl<W: Workload> World<W> {
                     _ => None,
                 };
                 if let Some(call) = call {
-                    self.call(seat, &call);
+                    self.call(replica, &call);
                 }
-                self.conclude(seat, verdict);
+                self.conclude(replica, verdict);
             }
             Life::Serving(serving) => {
                 if let Some(answer) = serving.turns.answer_birth(message) {
@@ -49,22 +49,22 @@ impl<W: Workload> World<W> {
         }
     }
 
-    pub(super) fn call(&mut self, seat: usize, call: &BirthMessage) {
-        let from = self.nodes[seat].id;
+    pub(super) fn call(&mut self, replica: usize, call: &BirthMessage) {
+        let from = self.nodes[replica].id;
         for other in 0..self.nodes.len() {
             let machine = &self.nodes[other];
-            if other != seat && !machine.is_down() {
+            if other != replica && !machine.is_down() {
                 let to = machine.id;
                 self.send(from, to, &PeerMessage::Birth(call.clone()));
             }
         }
     }
 
-    pub(super) fn conclude(&mut self, seat: usize, verdict: Verdict) {
-        let node = self.nodes[seat].id;
+    pub(super) fn conclude(&mut self, replica: usize, verdict: Verdict) {
+        let node = self.nodes[replica].id;
         let is_excluded = matches!(verdict, Verdict::Excluded(_));
         match &verdict {
-            Verdict::Ask(request) => return self.ask_recorder(seat, request.clone()),
+            Verdict::Ask(request) => return self.ask_recorder(replica, request.clone()),
             Verdict::Founder(genesis) => {
                 let recorded = self.recorder.recorded.as_ref().map(Genesis::hash);
                 let recorded = self.has_recorder().then_some(recorded);
@@ -73,17 +73,17 @@ impl<W: Workload> World<W> {
             _ => {}
         }
         let rng = self.rolls.rng();
-        let start = self.nodes[seat].conclude(&self.common, verdict, self.now, rng);
+        let start = self.nodes[replica].conclude(&self.common, verdict, self.now, rng);
         if let Some(start) = start {
-            self.started(seat, start);
+            self.started(replica, start);
         } else if is_excluded {
             self.watch.rare.saw(Rare::Excluded);
             self.watch.happen(&Happening::Excluded { node });
         }
     }
 
-    pub(super) fn start(&mut self, seat: usize, run: u64) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn start(&mut self, replica: usize, run: u64) {
+        let machine = &mut self.nodes[replica];
         if machine.run != run || !machine.is_down() {
             return;
         }
@@ -104,15 +104,15 @@ impl<W: Workload> World<W> {
         }
         let rng = self.rolls.rng();
         let start = machine.start(&self.common, self.now, rng);
-        self.started(seat, start);
-        self.register(seat);
-        self.settle(seat);
+        self.started(replica, start);
+        self.register(replica);
+        self.settle(replica);
     }
 
     /// What a server does before its first word to a peer: the manager hears which start this is, and may know a later
     /// one.
-    fn register(&mut self, seat: usize) {
-        let machine = &self.nodes[seat];
+    fn register(&mut self, replica: usize) {
+        let machine = &self.nodes[replica];
         if machine.serving().is_none() {
             return;
         }
@@ -124,23 +124,23 @@ impl<W: Workload> World<W> {
             Ok(_) => {
                 self.manager.insert(node, start.id);
             }
-            Err(why) => self.quarantine(seat, &why.to_string()),
+            Err(why) => self.quarantine(replica, &why.to_string()),
         }
     }
 
     /// This process connects to all others, and they to it, as far as they are there and the network lets them.
-    pub(super) fn connect(&mut self, seat: usize) {
+    pub(super) fn connect(&mut self, replica: usize) {
         let at = self.now.plus_us(CONNECT_US);
-        for other in (0..self.nodes.len()).filter(|other| *other != seat) {
-            let (from, peer) = (self.nodes[seat].id, self.nodes[other].id);
+        for other in (0..self.nodes.len()).filter(|other| *other != replica) {
+            let (from, peer) = (self.nodes[replica].id, self.nodes[other].id);
             self.schedule(at, Event::Connected { from, to: other });
-            self.schedule(at, Event::Connected { from: peer, to: seat });
+            self.schedule(at, Event::Connected { from: peer, to: replica });
         }
     }
 
-    fn started(&mut self, seat: usize, start: Start) {
-        self.connect(seat);
-        let machine = &mut self.nodes[seat];
+    fn started(&mut self, replica: usize, start: Start) {
+        self.connect(replica);
+        let machine = &mut self.nodes[replica];
         match start {
             Start::Runs { notes, quarantined } => {
                 for note in &notes {
@@ -172,7 +172,7 @@ impl<W: Workload> World<W> {
                         self.watch.violate("D3 no healing without damage", format!("{node}: {reason}"));
                     }
                 }
-                let machine = &mut self.nodes[seat];
+                let machine = &mut self.nodes[replica];
                 if let Some(reason) = quarantined {
                     let expected = machine.is_damaged || machine.is_set_back;
                     let (node, damage) = (machine.id, reason.contains("/log"));
@@ -182,20 +182,20 @@ impl<W: Workload> World<W> {
                         self.watch.violate("D3 no quarantine without damage", format!("{node}: {reason}"));
                     }
                 }
-                let machine = &mut self.nodes[seat];
+                let machine = &mut self.nodes[replica];
                 let last = machine.serving().map(|serving| serving.engine().core().status().last);
                 // Whoever is in another life now has noticed.
                 if let Some(what) = lost_in_silence(machine.marked.take(), last, is_same_life) {
                     let why = format!("{} {what}", machine.id);
                     self.watch.violate("D3 nothing that is marked is lost in silence", why);
                 }
-                let machine = &mut self.nodes[seat];
+                let machine = &mut self.nodes[replica];
                 if std::mem::take(&mut machine.is_damaged) {
                     // It was what may be missing: the end of the log.
                     machine.is_set_back = true;
                 }
-                if self.nodes[seat].is_waiting() {
-                    self.watch.happen(&Happening::Waits { node: self.nodes[seat].id });
+                if self.nodes[replica].is_waiting() {
+                    self.watch.happen(&Happening::Waits { node: self.nodes[replica].id });
                 }
             }
             Start::Failed(why) => {
@@ -207,13 +207,13 @@ impl<W: Workload> World<W> {
                 let end = if power_cut { End::PowerCut } else { End::DiskError(why) };
                 self.watch.happen(&Happening::Ended { node, end: &end });
                 let again_us = self.faults.between(10_000, 300_000);
-                self.start_at(seat, self.now.plus_us(again_us));
+                self.start_at(replica, self.now.plus_us(again_us));
             }
         }
     }
 
     /// A process ends, whyever.
-    pub(super) fn end(&mut self, seat: usize, end: End) {
+    pub(super) fn end(&mut self, replica: usize, end: End) {
         let progress_max = self.disks.pick(&[1, 4, 16, 80]);
         let progress = self.disks.below(progress_max);
         let loss = match (&end, self.disks.below(4)) {
@@ -222,13 +222,13 @@ impl<W: Workload> World<W> {
             // Also what was written and not flushed may still have been in the process.
             _ => Loss::Killed(self.disks.any()),
         };
-        let node = self.nodes[seat].id;
-        self.note_crash(seat);
+        let node = self.nodes[replica].id;
+        self.note_crash(replica);
         self.watch.happen(&Happening::Ended { node, end: &end });
-        self.nodes[seat].end(progress, loss);
+        self.nodes[replica].end(progress, loss);
         // The news of a closed connection; a power cut sends none.
         if end != End::PowerCut {
-            for other in (0..self.nodes.len()).filter(|other| *other != seat) {
+            for other in (0..self.nodes.len()).filter(|other| *other != replica) {
                 let at = self.now.plus_us(50 + self.disks.below(1_000));
                 self.schedule(at, Event::Reset { from: node, to: other });
             }
@@ -236,9 +236,9 @@ impl<W: Workload> World<W> {
     }
 
     /// What a crash interrupts.
-    fn note_crash(&mut self, seat: usize) {
+    fn note_crash(&mut self, replica: usize) {
         use smr::raft::message::Body;
-        let Some(serving) = self.nodes[seat].serving() else { return };
+        let Some(serving) = self.nodes[replica].serving() else { return };
         let rare = &mut self.watch.rare;
         let core = serving.engine().core();
         if core.role() == Role::Leader {
@@ -263,8 +263,8 @@ impl<W: Workload> World<W> {
     }
 
     /// A node has found out that it forgot something: its process ends.
-    pub(super) fn quarantine(&mut self, seat: usize, reason: &str) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn quarantine(&mut self, replica: usize, reason: &str) {
+        let machine = &mut self.nodes[replica];
         let node = machine.id;
         // A copy stays one after it has caught up.
         let expected = machine.is_set_back || self.copies.contains_key(&(node, machine.start.id));
@@ -275,20 +275,20 @@ impl<W: Workload> World<W> {
         }
         // If its device fails at that, it comes back as it was, and is found out again.
         drop(serving.into_disk_batch().quarantine(reason));
-        self.end(seat, End::Quarantined(reason.to_owned()));
-        self.start_at(seat, self.now.plus_us(100_000));
+        self.end(replica, End::Quarantined(reason.to_owned()));
+        self.start_at(replica, self.now.plus_us(100_000));
     }
 
     /// A process whose device failed ends by itself.
-    pub(super) fn disk_failed(&mut self, seat: usize, why: String) {
-        let machine = &self.nodes[seat];
+    pub(super) fn disk_failed(&mut self, replica: usize, why: String) {
+        let machine = &self.nodes[replica];
         let end = if machine.disk.power_is_off() { End::PowerCut } else { End::DiskError(why) };
         if machine.full_until > self.now {
             self.watch.rare.saw(Rare::DiskFullStop);
         }
-        self.end(seat, end);
+        self.end(replica, end);
         let down_us = self.faults.between(1_000, 500_000);
-        self.start_at(seat, self.now.plus_us(down_us));
+        self.start_at(replica, self.now.plus_us(down_us));
     }
 }
 

@@ -16,7 +16,7 @@ use crate::workload::Workload;
 impl<W: Workload> World<W> {
     /// Asks a node something on behalf of an operator, at once; the outcome comes into `clients.operator` under the tag
     /// that is returned.
-    pub fn ask(&mut self, seat: usize, request: Request) -> u64 {
+    pub fn ask(&mut self, replica: usize, request: Request) -> u64 {
         self.next_operator_tag += 1;
         let tag = self.next_operator_tag;
         match request {
@@ -30,13 +30,13 @@ impl<W: Workload> World<W> {
             }
             _ => {}
         }
-        self.schedule(self.now, Event::Request { seat, tag, request });
+        self.schedule(self.now, Event::Request { replica, tag, request });
         tag
     }
 
     /// So many requests reach a process at once, which nobody waits for: writes in a session that does not exist.
-    pub fn flood(&mut self, seat: usize, count: u64) {
-        if self.nodes[seat].is_down() {
+    pub fn flood(&mut self, replica: usize, count: u64) {
+        if self.nodes[replica].is_down() {
             return;
         }
         for _ in 0..count {
@@ -48,17 +48,17 @@ impl<W: Workload> World<W> {
                 lowest_unanswered: 1,
                 command: bytes::Bytes::from_static(b"flood"),
             };
-            self.put_request(seat, self.next_flood_tag, request);
+            self.put_request(replica, self.next_flood_tag, request);
         }
-        self.turn_soon(seat);
+        self.turn_soon(replica);
     }
 
     /// A request of the process's own listener, at once: for clients that live outside of the world. The tag that is
     /// returned comes with the outcome out of [`World::take_answers`], unless the process ends before.
-    pub fn submit(&mut self, seat: usize, request: Request) -> u64 {
+    pub fn submit(&mut self, replica: usize, request: Request) -> u64 {
         self.next_listener_tag += 1;
         let tag = self.next_listener_tag;
-        self.schedule(self.now, Event::Request { seat, tag, request });
+        self.schedule(self.now, Event::Request { replica, tag, request });
         tag
     }
 
@@ -90,8 +90,8 @@ impl<W: Workload> World<W> {
     pub(super) fn wake_client(&mut self, number: usize) {
         for ask in self.clients.take_asks() {
             // Copies are the clients' own business: a connection does not double requests.
-            if let Some(at) = self.network.arrivals(self.now, CLIENTS, ask.seat as u16).next() {
-                self.schedule(at, Event::Request { seat: ask.seat, tag: ask.tag, request: ask.request });
+            if let Some(at) = self.network.arrivals(self.now, CLIENTS, ask.replica as u16).next() {
+                self.schedule(at, Event::Request { replica: ask.replica, tag: ask.tag, request: ask.request });
             }
         }
         if let Some(at) = self.clients.wakes_at(number, self.now) {
@@ -100,19 +100,19 @@ impl<W: Workload> World<W> {
     }
 
     /// A request reaches a process: it waits for the next turn, or is refused.
-    pub(super) fn put_request(&mut self, seat: usize, tag: u64, request: Request) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn put_request(&mut self, replica: usize, tag: u64, request: Request) {
+        let machine = &mut self.nodes[replica];
         if machine.requests.len() >= REQUESTS_MAX {
             let node = machine.id;
             self.watch.happen(&Happening::Asked { node, tag, request: &request });
-            return self.answer(seat, tag, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+            return self.answer(replica, tag, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
         machine.requests.push_back((tag, request));
     }
 
     /// Takes the requests of a turn.
-    pub(super) fn take_requests(&mut self, seat: usize) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn take_requests(&mut self, replica: usize) {
+        let machine = &mut self.nodes[replica];
         let now = machine.clock.at(self.now);
         let count = machine.requests.len().min(REQUESTS_PER_TURN);
         if count == 0 && machine.serving().is_none_or(|serving| serving.turns.held() == 0) {
@@ -128,7 +128,7 @@ impl<W: Workload> World<W> {
             true => self.nodes.iter().filter(|machine| !machine.is_down()).map(|machine| machine.id).collect(),
             false => Vec::new(),
         };
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         let sink = machine.mailbox.clone();
         let requests = taken.into_iter().map(|(tag, request)| {
             let reply = ReplyTo { tag, sink: sink.clone() };
@@ -141,14 +141,14 @@ impl<W: Workload> World<W> {
         }
     }
 
-    pub(super) fn deliver_outcomes(&mut self, seat: usize) {
-        for (tag, outcome) in self.nodes[seat].mailbox.take() {
-            self.answer(seat, tag, outcome);
+    pub(super) fn deliver_outcomes(&mut self, replica: usize) {
+        for (tag, outcome) in self.nodes[replica].mailbox.take() {
+            self.answer(replica, tag, outcome);
         }
     }
 
-    fn answer(&mut self, seat: usize, tag: u64, outcome: Outcome) {
-        let node = self.nodes[seat].id;
+    fn answer(&mut self, replica: usize, tag: u64, outcome: Outcome) {
+        let node = self.nodes[replica].id;
         self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
         if (LISTENER..OPERATOR).contains(&tag) {
             return self.listener_outcomes.push((tag, outcome));
@@ -159,7 +159,7 @@ impl<W: Workload> World<W> {
         if outcome == Outcome::Done && self.transfers_asked.remove(&tag) {
             self.watch.rare.saw(Rare::TransferDone);
         }
-        if let Some(at) = self.network.arrivals(self.now, seat as u16, CLIENTS).next() {
+        if let Some(at) = self.network.arrivals(self.now, replica as u16, CLIENTS).next() {
             self.schedule(at, Event::Answer { tag, outcome });
         }
     }

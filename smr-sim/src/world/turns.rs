@@ -21,19 +21,19 @@ use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
     /// Something reaches a process: it waits for the next turn.
-    pub(super) fn put(&mut self, seat: usize, input: Input<W::Machine>) {
-        let machine = &mut self.nodes[seat];
+    pub(super) fn put(&mut self, replica: usize, input: Input<W::Machine>) {
+        let machine = &mut self.nodes[replica];
         if machine.inbox.len() >= self.common.shape.events_max {
             match input {
                 Input::Peer { .. } => return self.watch.rare.saw(Rare::QueueFull),
                 // The transport offers it until it is taken.
                 Input::Reset { from } => {
                     let at = self.now.plus_us(EVENT_RETRY_MS * 1000);
-                    return self.schedule(at, Event::Reset { from, to: seat });
+                    return self.schedule(at, Event::Reset { from, to: replica });
                 }
                 Input::Connected { from } => {
                     let at = self.now.plus_us(EVENT_RETRY_MS * 1000);
-                    return self.schedule(at, Event::Connected { from, to: seat });
+                    return self.schedule(at, Event::Connected { from, to: replica });
                 }
                 // Threads of the replica wait for room.
                 _ => {}
@@ -43,29 +43,29 @@ impl<W: Workload> World<W> {
             machine.inbox_most = machine.inbox_most.max(machine.inbox.len() + 1);
         }
         machine.inbox.push_back(input);
-        self.turn_soon(seat);
+        self.turn_soon(replica);
     }
 
     /// The process's thread looks at its queues now, or when it has time.
-    pub(super) fn turn_soon(&mut self, seat: usize) {
+    pub(super) fn turn_soon(&mut self, replica: usize) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.paused_until > now {
             return;
         }
         if machine.busy_until <= now {
             machine.turn_at = now;
-            return self.turn(seat);
+            return self.turn(replica);
         }
         let at = machine.busy_until;
         if at < machine.turn_at {
             machine.turn_at = at;
-            self.schedule(at, Event::Turn { seat });
+            self.schedule(at, Event::Turn { replica });
         }
     }
 
-    fn take_in(&mut self, seat: usize, input: Input<W::Machine>) {
-        let machine = &mut self.nodes[seat];
+    fn take_in(&mut self, replica: usize, input: Input<W::Machine>) {
+        let machine = &mut self.nodes[replica];
         let now = machine.clock.at(self.now);
         let node = machine.id;
         if let Input::Peer { from, bytes } = input {
@@ -74,7 +74,7 @@ impl<W: Workload> World<W> {
                 Err(error) => return self.watch.violate("B1 decoding what was encoded", error.to_string()),
             };
             return match message {
-                PeerMessage::Birth(message) => self.birth_message(seat, from, &message),
+                PeerMessage::Birth(message) => self.birth_message(replica, from, &message),
                 PeerMessage::Digest(digest) | PeerMessage::VersionedDigest { digest, .. } => {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     serving.turns.engine_mut().digest_heard(from, digest);
@@ -101,9 +101,9 @@ impl<W: Workload> World<W> {
         }
         if let Input::SnapshotBuilt(..) = input {
             // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
-            self.look(seat);
+            self.look(replica);
         }
-        let Life::Serving(serving) = &mut self.nodes[seat].life else { return };
+        let Life::Serving(serving) = &mut self.nodes[replica].life else { return };
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
@@ -120,7 +120,7 @@ impl<W: Workload> World<W> {
             Input::SnapshotLacksRoom => {
                 self.watch.rare.saw(Rare::SnapshotLackedRoom);
                 if !serving.turns.engine_mut().snapshot_lacks_room(now) {
-                    self.disk_failed(seat, "no room for a snapshot".to_owned());
+                    self.disk_failed(replica, "no room for a snapshot".to_owned());
                 }
             }
             Input::Room { is_full } => serving.turns.engine_mut().disk_is_full(is_full),
@@ -135,9 +135,9 @@ impl<W: Workload> World<W> {
     }
 
     /// What the replica's thread does in a turn: news, requests, time.
-    pub(super) fn turn(&mut self, seat: usize) {
+    pub(super) fn turn(&mut self, replica: usize) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.turn_at != now {
             return;
         }
@@ -148,18 +148,18 @@ impl<W: Workload> World<W> {
         let run = machine.run;
         let mut taken = 0;
         while taken < EVENTS_PER_TURN
-            && self.nodes[seat].run == run
-            && let Some(input) = self.nodes[seat].inbox.pop_front()
+            && self.nodes[replica].run == run
+            && let Some(input) = self.nodes[replica].inbox.pop_front()
         {
             taken += 1;
-            self.take_in(seat, input);
+            self.take_in(replica, input);
         }
-        if self.nodes[seat].run != run {
+        if self.nodes[replica].run != run {
             // A birth that the device did not bear.
-            return self.settle(seat);
+            return self.settle(replica);
         }
-        self.take_requests(seat);
-        let machine = &mut self.nodes[seat];
+        self.take_requests(replica);
+        let machine = &mut self.nodes[replica];
         let mut busy_us = self.common.shape.turn_us * (8 + taken as u64) / 8;
         match &mut machine.life {
             Life::Down => return,
@@ -167,8 +167,8 @@ impl<W: Workload> World<W> {
                 if waiting.call_at <= now {
                     waiting.call_at = now.plus_us(BIRTH_INTERVAL_US);
                     let (call, verdict) = (waiting.unborn.message(), waiting.unborn.verdict());
-                    self.call(seat, &call);
-                    self.conclude(seat, verdict);
+                    self.call(replica, &call);
+                    self.conclude(replica, verdict);
                 }
             }
             Life::Serving(serving) => {
@@ -187,13 +187,13 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        self.nodes[seat].busy_until = self.now.plus_us(busy_us);
-        self.settle(seat);
+        self.nodes[replica].busy_until = self.now.plus_us(busy_us);
+        self.settle(replica);
     }
 
-    pub(super) fn resume(&mut self, seat: usize, run: u64) {
+    pub(super) fn resume(&mut self, replica: usize, run: u64) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         if machine.run != run || machine.paused_until > now || machine.is_down() {
             return;
         }
@@ -205,27 +205,27 @@ impl<W: Workload> World<W> {
         };
         let led = leads(machine);
         machine.turn_at = now;
-        self.turn(seat);
-        if led && !leads(&self.nodes[seat]) {
+        self.turn(replica);
+        if led && !leads(&self.nodes[replica]) {
             self.watch.rare.saw(Rare::DeposedInPause);
         }
     }
 
     /// Carries out what a process asks for, tells the others what it did, and looks when it has something to do next.
-    pub(super) fn settle(&mut self, seat: usize) {
-        if !self.touched.contains(&seat) {
-            self.touched.push(seat);
+    pub(super) fn settle(&mut self, replica: usize) {
+        if !self.touched.contains(&replica) {
+            self.touched.push(replica);
         }
         loop {
-            self.look(seat);
-            let from = self.nodes[seat].id;
-            let Life::Serving(serving) = &mut self.nodes[seat].life else { break };
+            self.look(replica);
+            let from = self.nodes[replica].id;
+            let Life::Serving(serving) = &mut self.nodes[replica].life else { break };
             let actions = serving.turns.take_actions();
             if actions.is_empty() {
                 break;
             }
             for action in actions {
-                let Life::Serving(serving) = &mut self.nodes[seat].life else { break };
+                let Life::Serving(serving) = &mut self.nodes[replica].life else { break };
                 match action {
                     Action::Send(Envelope { to, message }) => self.send_message(from, to, message),
                     Action::Write(write) => {
@@ -236,12 +236,12 @@ impl<W: Workload> World<W> {
                     Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
                     Action::Healed => {
                         serving.give_to_disk(DiskJob::Healed);
-                        self.nodes[seat].is_healing = false;
-                        self.nodes[seat].ends_healing = true;
+                        self.nodes[replica].is_healing = false;
+                        self.nodes[replica].ends_healing = true;
                         self.watch.rare.saw(Rare::Healed);
                     }
                     Action::Quarantine(reason) => {
-                        self.quarantine(seat, &reason);
+                        self.quarantine(replica, &reason);
                         break;
                     }
                     Action::TakeSnapshot(image) => {
@@ -249,15 +249,15 @@ impl<W: Workload> World<W> {
                             self.watch.rare.saw(Rare::SnapshotBehindCommit);
                         }
                         serving.taking = Some(image);
-                        let slow_us = self.nodes[seat].slow_by_us(self.now);
+                        let slow_us = self.nodes[replica].slow_by_us(self.now);
                         let at = self.now.plus_us(2_000 + slow_us + self.disks.below(60_000));
-                        let run = self.nodes[seat].run;
-                        self.schedule(at, Event::Taken { seat, run });
+                        let run = self.nodes[replica].run;
+                        self.schedule(at, Event::Taken { replica, run });
                     }
                     // It takes no time here; the answer waits for the next turn as any other.
                     Action::TakeDigest(image) => {
                         let digest = StateDigest::over(image.meta.last.index, |output| image.write_whole(output));
-                        self.nodes[seat].inbox.push_back(Input::DigestTaken(digest));
+                        self.nodes[replica].inbox.push_back(Input::DigestTaken(digest));
                     }
                     Action::SendDigest(to, digest) => self.send(from, to, &PeerMessage::Digest(digest)),
                     Action::SendReplaced(to, Replaced { by, since }) => {
@@ -271,16 +271,16 @@ impl<W: Workload> World<W> {
                         let file = match opened {
                             Ok(file) => file,
                             Err(SnapshotError::Corrupt { .. }) => {
-                                self.snapshot_is_damaged(seat);
+                                self.snapshot_is_damaged(replica);
                                 None
                             }
                             Err(error) => {
-                                self.disk_failed(seat, error.to_string());
+                                self.disk_failed(replica, error.to_string());
                                 break;
                             }
                         };
                         let at = self.now.plus_us(2_000 + self.disks.below(60_000));
-                        let run = self.nodes[seat].run;
+                        let run = self.nodes[replica].run;
                         self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
                     }
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
@@ -288,14 +288,14 @@ impl<W: Workload> World<W> {
                 }
             }
         }
-        self.deliver_outcomes(seat);
-        self.schedule_work(seat);
+        self.deliver_outcomes(replica);
+        self.schedule_work(replica);
     }
 
     /// Disk work, and the next turn.
-    fn schedule_work(&mut self, seat: usize) {
+    fn schedule_work(&mut self, replica: usize) {
         let now = self.now;
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         let (run, hangs_until) = (machine.run, machine.disk_hangs_until);
         let slow_us = machine.slow_by_us(now);
         let wake_at = match &mut machine.life {
@@ -304,25 +304,25 @@ impl<W: Workload> World<W> {
             Life::Serving(serving) => {
                 if serving.begin_disk_work() {
                     let at = now.plus_us(100 + slow_us + self.disks.below(self.disk_us)).max(hangs_until);
-                    self.schedule(at, Event::Disk { seat, run });
+                    self.schedule(at, Event::Disk { replica, run });
                 }
-                let machine = &self.nodes[seat];
+                let machine = &self.nodes[replica];
                 let Life::Serving(serving) = &machine.life else { return };
                 let news = !machine.inbox.is_empty() || !machine.requests.is_empty() || serving.turns.is_ready();
                 if news { now } else { machine.clock.moment(serving.turns.wake_at()) }
             }
         };
-        let machine = &mut self.nodes[seat];
+        let machine = &mut self.nodes[replica];
         let wake_at = wake_at.max(now).max(machine.busy_until);
         if wake_at < machine.turn_at {
             machine.turn_at = wake_at;
-            self.schedule(wake_at, Event::Turn { seat });
+            self.schedule(wake_at, Event::Turn { replica });
         }
     }
 
     /// Tells everybody what the core and the state machine did.
-    fn look(&mut self, seat: usize) {
-        let machine = &self.nodes[seat];
+    fn look(&mut self, replica: usize) {
+        let machine = &self.nodes[replica];
         let node = machine.id;
         let Life::Serving(serving) = &machine.life else { return };
         let engine = serving.engine();
@@ -384,9 +384,9 @@ impl<W: Workload> World<W> {
             (0..count).for_each(|_| self.watch.rare.saw(what));
         }
         if core.recovered.is_some() {
-            (self.nodes[seat].forgot, self.nodes[seat].healed_by) = (false, None);
+            (self.nodes[replica].forgot, self.nodes[replica].healed_by) = (false, None);
         }
-        if healed_by.is_some() && std::mem::replace(&mut self.nodes[seat].healed_by, healed_by).is_some() {
+        if healed_by.is_some() && std::mem::replace(&mut self.nodes[replica].healed_by, healed_by).is_some() {
             self.watch.rare.saw(Rare::HealingLeaderChanged);
         }
         if self.network.weather.held > 0 {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{Message, Raft};
 use crate::entry::EntryId;
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, NotHere, Protocol, Time};
 
 /// A wish for other members. The core turns it into joint configurations (Raft §6).
@@ -75,7 +75,7 @@ pub trait Control: Protocol {
     fn transfer(
         &mut self,
         now: Time,
-        to: NodeName,
+        to: ReplicaId,
         effects: &mut Effects<Self::Message>,
     ) -> Result<(), TransferRefused>;
 }
@@ -90,7 +90,7 @@ impl Control for Raft {
         self.act(now, effects, |raft| raft.try_change_members(change))
     }
 
-    fn transfer(&mut self, now: Time, to: NodeName, effects: &mut Effects<Message>) -> Result<(), TransferRefused> {
+    fn transfer(&mut self, now: Time, to: ReplicaId, effects: &mut Effects<Message>) -> Result<(), TransferRefused> {
         self.act(now, effects, |raft| raft.try_transfer(to))
     }
 }

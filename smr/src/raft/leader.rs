@@ -11,7 +11,7 @@ use super::progress::{Pace, Progress};
 use super::read::Reads;
 use super::{Leader, Leadership, Raft, Role, membership, quorum};
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Event, LogChange, NotHere, Time};
 
 /// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
@@ -201,14 +201,14 @@ impl Raft {
     }
 
     /// The operator wants another leader (thesis §3.10).
-    pub(super) fn try_transfer(&mut self, name: NodeName) -> Result<(), TransferRefused> {
+    pub(super) fn try_transfer(&mut self, name: ReplicaId) -> Result<(), TransferRefused> {
         let not_leader = self.not_leader();
         let voters = &self.configurations.current().voters;
         let Role::Leader(leader) = &mut self.role else { return Err(TransferRefused::NotLeader(not_leader)) };
         if leader.handover.is_some() {
             return Err(TransferRefused::Busy);
         }
-        // In a joint configuration a seat may have two incarnations; the one that stays is meant.
+        // In a joint configuration a replica may have two incarnations; the one that stays is meant.
         let Some(target) = voters.iter().copied().find(|voter| voter.name == name) else {
             return Err(TransferRefused::Senseless(format!("{name} is no voter")));
         };

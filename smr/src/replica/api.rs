@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::entry::Term;
-use crate::id::{ClientId, NodeName};
+use crate::id::{ClientId, ReplicaId};
 use crate::protocol::NotHere;
 use crate::status::ReplicaStatus;
 
@@ -46,12 +46,12 @@ pub enum Request {
     /// Hand leadership to another replica.
     Transfer {
         /// The new leader.
-        to: NodeName,
+        to: ReplicaId,
     },
-    /// Put the present incarnation of this seat into the place of the one that the configuration names.
+    /// Put the present incarnation of this replica into the place of the one that the configuration names.
     Readmit {
-        /// The seat.
-        name: NodeName,
+        /// The replica.
+        name: ReplicaId,
     },
 }
 
@@ -98,7 +98,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotLeader {
     /// Who leads, as far as this replica knows.
-    pub leader: Option<NodeName>,
+    pub leader: Option<ReplicaId>,
     /// The term in which it does.
     pub term: Term,
 }

@@ -1,15 +1,15 @@
 //! How a group comes into being, and how a fresh directory learns that it missed that moment.
 //!
 //! A directory without a past is *unborn*: it neither votes, campaigns nor acknowledges. Unborn replicas tell each
-//! other their incarnations. One that has seen all seats of the group asks that their genesis be recorded
+//! other their incarnations. One that has seen all replicas of the group asks that their genesis be recorded
 //! ([`super::ConfigurationSource`]). The managers' own group has none: there it waits until every other one says that
-//! it sees the very same incarnations, and nobody goes back to one that it has seen succeeded. So if a seat was emptied
-//! meanwhile, whoever has founded the earlier group says nothing for the later one. Once that is done, or it is shown
-//! the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
+//! it sees the very same incarnations, and nobody goes back to one that it has seen succeeded. So if a replica was
+//! emptied meanwhile, whoever has founded the earlier group says nothing for the later one. Once that is done, or it is
+//! shown the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
 //! term 1, then its birth, and only then takes part. So a first start needs every replica once, in any order, and
 //! afterwards a majority.
 //!
-//! One that meets a group which does not know its incarnation came too late: its seat belongs to another life, whose
+//! One that meets a group which does not know its incarnation came too late: its replica has another incarnation, whose
 //! promises it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that
 //! meets a replica which knows that the group exists. It is *excluded*, durably: it stays out until an operator
 //! readmits it; then the group's configuration names it, and it is *taken in* with an empty log. Excluded replicas
@@ -23,20 +23,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Configuration, Genesis, GenesisHash, GenesisRequest, Incumbent};
-use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 use crate::replica::configuration_source::GenesisAnswer;
 use crate::storage::Witness;
 
 /// What replicas tell each other about their birth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BirthMessage {
-    /// The sender is unborn, and knows these seats of its group.
+    /// The sender is unborn, and knows these replicas of its group.
     Unborn {
-        /// All seats, its own among them.
-        seats: BTreeSet<NodeName>,
+        /// All replicas, its own among them.
+        replicas: BTreeSet<ReplicaId>,
         /// What it has heard of it.
         claim: Claim,
-        /// The group that it would found with those that it sees; `None` while it does not see all seats.
+        /// The group that it would found with those that it sees; `None` while it does not see all replicas.
         sees: Option<GenesisHash>,
     },
     /// The sender is born.
@@ -97,8 +97,8 @@ pub struct Newcomer {
     pub cluster: Option<ClusterId>,
     /// The group.
     pub group: GroupName,
-    /// All seats, its own among them.
-    pub seats: BTreeSet<NodeName>,
+    /// All replicas, its own among them.
+    pub replicas: BTreeSet<ReplicaId>,
     /// What its directory and its operator say. A directory that follows a quarantined life is excluded.
     pub claim: Claim,
     /// Whether somebody has to record a genesis before it counts.
@@ -109,10 +109,10 @@ pub struct Newcomer {
 #[derive(Debug)]
 pub struct Unborn {
     own: Newcomer,
-    /// The latest incarnation seen on each other seat, and what it said.
-    seen: BTreeMap<NodeName, (Incarnation, Claim, Option<GenesisHash>)>,
-    /// The latest incarnation seen on each other seat, connected or not.
-    latest: BTreeMap<NodeName, Incarnation>,
+    /// The latest incarnation seen of each other replica, and what it said.
+    seen: BTreeMap<ReplicaId, (Incarnation, Claim, Option<GenesisHash>)>,
+    /// The latest incarnation seen of each other replica, connected or not.
+    latest: BTreeMap<ReplicaId, Incarnation>,
     /// Those that another one was seen in the place of: nothing that they said before may count again.
     succeeded: BTreeSet<NodeId>,
     /// What was asked and not answered yet.
@@ -124,7 +124,7 @@ pub struct Unborn {
 impl Unborn {
     /// A replica that waits for its birth.
     pub fn new(own: Newcomer) -> Unborn {
-        assert!(own.seats.contains(&own.node.name), "{} has no seat among {:?}", own.node, own.seats);
+        assert!(own.replicas.contains(&own.node.name), "{} is not among {:?}", own.node, own.replicas);
         Unborn {
             own,
             seen: BTreeMap::new(),
@@ -138,7 +138,7 @@ impl Unborn {
     /// What it tells everybody, again and again.
     pub fn message(&self) -> BirthMessage {
         BirthMessage::Unborn {
-            seats: self.own.seats.clone(),
+            replicas: self.own.replicas.clone(),
             claim: self.own.claim,
             sees: self.genesis_seen().filter(|_| !self.is_out()).map(|genesis| genesis.hash()),
         }
@@ -149,9 +149,9 @@ impl Unborn {
         self.own.claim.is_excluded && !self.own.claim.found_anew
     }
 
-    /// The group that this replica would found: all seats, with the incarnations that it sees there.
+    /// The group that this replica would found: all replicas, with the incarnations that it sees there.
     fn genesis_seen(&self) -> Option<Genesis> {
-        if self.seen.len() + 1 < self.own.seats.len() {
+        if self.seen.len() + 1 < self.own.replicas.len() {
             return None;
         }
         let others = self.seen.iter().map(|(&name, &(incarnation, ..))| NodeId { name, incarnation });
@@ -217,14 +217,14 @@ impl Unborn {
     /// Takes in what another replica says.
     pub fn receive(&mut self, from: NodeId, message: &BirthMessage) -> Verdict {
         match message {
-            BirthMessage::Unborn { seats, .. } if *seats != self.own.seats => Verdict::Stranger(format!(
+            BirthMessage::Unborn { replicas, .. } if *replicas != self.own.replicas => Verdict::Stranger(format!(
                 "replica {from} counts {} replicas in group {}, this one {}",
-                seats.len(),
+                replicas.len(),
                 self.own.group,
-                self.own.seats.len()
+                self.own.replicas.len()
             )),
             BirthMessage::Unborn { claim, sees, .. } => {
-                if self.own.seats.contains(&from.name)
+                if self.own.replicas.contains(&from.name)
                     && from.name != self.own.node.name
                     && (self.own.is_recorded || self.is_latest(from))
                 {
@@ -293,24 +293,24 @@ mod tests {
     const EXCLUDED: Claim = Claim { is_excluded: true, found_anew: false };
     const ANEW: Claim = Claim { is_excluded: false, found_anew: true };
 
-    fn newcomer(name: u16, incarnation: u64, seats: u16, claim: Claim) -> Newcomer {
+    fn newcomer(name: u16, incarnation: u64, replicas: u16, claim: Claim) -> Newcomer {
         Newcomer {
             node: NodeId::new(name, incarnation),
             cluster: Some(ClusterId(1)),
             group: "g".parse().unwrap(),
-            seats: (0..seats).map(NodeName).collect(),
+            replicas: (0..replicas).map(ReplicaId).collect(),
             claim,
             is_recorded: true,
         }
     }
 
-    fn unborn(name: u16, incarnation: u64, seats: u16) -> Unborn {
-        Unborn::new(newcomer(name, incarnation, seats, FRESH))
+    fn unborn(name: u16, incarnation: u64, replicas: u16) -> Unborn {
+        Unborn::new(newcomer(name, incarnation, replicas, FRESH))
     }
 
     /// One of the managers, whose genesis nobody records.
-    fn manager(name: u16, incarnation: u64, seats: u16, claim: Claim) -> Unborn {
-        Unborn::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, seats, claim) })
+    fn manager(name: u16, incarnation: u64, replicas: u16, claim: Claim) -> Unborn {
+        Unborn::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, replicas, claim) })
     }
 
     fn genesis(incarnations: &[u64]) -> Genesis {
@@ -331,13 +331,13 @@ mod tests {
     }
 
     fn says(claim: Claim) -> BirthMessage {
-        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim, sees: None }
+        BirthMessage::Unborn { replicas: (0..3).map(ReplicaId).collect(), claim, sees: None }
     }
 
     /// The same, of one that sees these incarnations.
     fn sees(claim: Claim, incarnations: &[u64]) -> BirthMessage {
         let sees = Some(genesis(incarnations).hash());
-        BirthMessage::Unborn { seats: (0..3).map(NodeName).collect(), claim, sees }
+        BirthMessage::Unborn { replicas: (0..3).map(ReplicaId).collect(), claim, sees }
     }
 
     fn born(genesis: &Genesis, configuration: Configuration) -> BirthMessage {
@@ -376,7 +376,7 @@ mod tests {
     fn unborn_whom_nobody_records_founds_only_what_all_others_see_too() {
         let mut node = manager(0, 10, 3, FRESH);
         assert_eq!(node.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
-        // Seat 2 has another incarnation by now, and replica 1 may have founded a group with the former one.
+        // Replica 2 has another incarnation by now, and replica 1 may have founded a group with the former one.
         assert_eq!(node.receive(NodeId::new(2, 22), &sees(FRESH, &[10, 11, 22])), Verdict::Wait);
         assert_eq!(node.message(), sees(FRESH, &[10, 11, 22]));
         // Nor does anybody go back to one that was succeeded.
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn unborn_all_seats_seen_founds_the_same_group_everywhere() {
+    fn unborn_all_replicas_seen_founds_the_same_group_everywhere() {
         let mut nodes: Vec<Unborn> = (0..3).map(|name| unborn(name, 10 + u64::from(name), 3)).collect();
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.own.node).collect();
         for node in &mut nodes {
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(node.receive(NodeId::new(2, 22), &says(FRESH)), Verdict::Wait);
         assert_eq!(node.answered(GenesisAnswer::NotYet("no leader".to_owned())), Verdict::Wait);
         assert_eq!(node.verdict(), ask(&[10, 11, 22], None));
-        // The first request had been carried out: this node is a founder all the same, and the new one on seat 2 is
+        // The first request had been carried out: this node is a founder all the same, and the new one on replica 2 is
         // not.
         assert_eq!(node.answered(refused(&[10, 11, 12])), Verdict::Founder(genesis(&[10, 11, 12])));
     }
@@ -491,7 +491,7 @@ mod tests {
     #[test]
     fn unborn_with_the_operators_word_does_not_found_the_group_that_is_to_be_replaced() {
         let mut node = Unborn::new(newcomer(0, 10, 2, ANEW));
-        let message = BirthMessage::Unborn { seats: (0..2).map(NodeName).collect(), claim: ANEW, sees: None };
+        let message = BirthMessage::Unborn { replicas: (0..2).map(ReplicaId).collect(), claim: ANEW, sees: None };
         assert_eq!(node.receive(NodeId::new(1, 31), &message), ask(&[10, 31], None));
         assert_eq!(node.answered(refused(&[10, 11])), Verdict::Excluded(Witness::Recorder));
         let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11]).hash()));
@@ -527,7 +527,7 @@ mod tests {
     // covers M10
     #[test]
     fn unborn_with_another_member_list_is_a_stranger() {
-        let message = BirthMessage::Unborn { seats: (0..5).map(NodeName).collect(), claim: FRESH, sees: None };
+        let message = BirthMessage::Unborn { replicas: (0..5).map(ReplicaId).collect(), claim: FRESH, sees: None };
         assert!(matches!(unborn(0, 10, 3).receive(NodeId::new(1, 11), &message), Verdict::Stranger(_)));
     }
 }

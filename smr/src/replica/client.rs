@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::id::{ClientId, NodeName, REQUESTS_IN_FLIGHT_MAX};
+use crate::id::{ClientId, REQUESTS_IN_FLIGHT_MAX, ReplicaId};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit};
 
 /// How long a request is tried unless [`Client::with_timeout`] says otherwise.
@@ -72,7 +72,7 @@ pub struct Client {
 }
 
 struct Shared {
-    replicas: BTreeMap<NodeName, Arc<dyn Submit>>,
+    replicas: BTreeMap<ReplicaId, Arc<dyn Submit>>,
     /// Commands that are under way at once: as many as a session's window has numbers.
     places: Semaphore,
     /// One at a time opens the session.
@@ -85,7 +85,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     /// Who is believed to lead.
-    leader: Option<NodeName>,
+    leader: Option<ReplicaId>,
     session: Option<ClientId>,
     /// The number of the latest command in the session.
     number: u64,
@@ -137,7 +137,7 @@ impl Client {
     ///
     /// # Panics
     /// If there is no replica at all.
-    pub fn new(replicas: impl IntoIterator<Item = (NodeName, Arc<dyn Submit>)>) -> Client {
+    pub fn new(replicas: impl IntoIterator<Item = (ReplicaId, Arc<dyn Submit>)>) -> Client {
         let replicas: BTreeMap<_, _> = replicas.into_iter().collect();
         assert!(!replicas.is_empty(), "a client of a group without replicas");
         Client {
@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Who led when a request was last answered.
-    pub fn leader(&self) -> Option<NodeName> {
+    pub fn leader(&self) -> Option<ReplicaId> {
         self.shared.state().leader
     }
 
@@ -284,12 +284,12 @@ struct Tries<'a> {
     /// A copy of the command may be in somebody's log.
     may_have_happened: bool,
     /// Whom to ask if nobody is known to lead.
-    next: NodeName,
+    next: ReplicaId,
 }
 
 impl<'a> Tries<'a> {
     fn new(client: &'a Client, until: Instant) -> Tries<'a> {
-        let first = client.shared.replicas.keys().next().copied().unwrap_or(NodeName(0));
+        let first = client.shared.replicas.keys().next().copied().unwrap_or(ReplicaId(0));
         Tries {
             client,
             until,
@@ -352,13 +352,13 @@ impl<'a> Tries<'a> {
     }
 
     /// This one does not lead: the one after it is next.
-    fn turn_away(&mut self, asked: NodeName) {
+    fn turn_away(&mut self, asked: ReplicaId) {
         let mut state = self.client.shared.state();
         if state.leader == Some(asked) {
             state.leader = None;
         }
         let replicas = &self.client.shared.replicas;
-        let after = replicas.range(NodeName(asked.0.saturating_add(1))..).next();
+        let after = replicas.range(ReplicaId(asked.0.saturating_add(1))..).next();
         self.next = after.or_else(|| replicas.iter().next()).map_or(asked, |(name, _)| *name);
     }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::fatal::Lifeline;
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
 use crate::replica::disk::DiskJob;
@@ -56,7 +56,8 @@ const HANDOVER: Duration = Duration::from_millis(1500);
 const SUCCESSOR: Duration = Duration::from_millis(100);
 /// How long it then waits for the disk.
 const DISK_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A replica in service: what its turns are made of. Whoever has the [executor](crate::replica::turn_executor) runs them.
+/// A replica in service: what its turns are made of. Whoever has the [executor](crate::replica::turn_executor) runs
+/// them.
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) turns: Turns<P, S>,
     pub(super) clock: Clock,
@@ -67,7 +68,7 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) snapshots: SnapshotFiles,
     /// Of the snapshots that are being sent: how often the receiver got further, and how much of that the core knows.
     pub(super) sending: BTreeMap<NodeId, (Arc<AtomicU64>, u64)>,
-    pub(super) seats: BTreeSet<NodeName>,
+    pub(super) replicas: BTreeSet<ReplicaId>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
     pub(super) scans: Scans,
@@ -242,10 +243,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Returns how many there were.
     fn take_requests(&mut self) -> usize {
         let (requests, now) = arrived(self.inbox.requests.try_iter(), REQUESTS_PER_TURN, || self.clock.now());
-        let (seats, transport) = (&self.seats, &self.transport);
+        let (replicas, transport) = (&self.replicas, &self.transport);
         let present = || {
-            let connected = |&name: &NodeName| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });
-            seats.iter().filter_map(connected).collect()
+            let connected = |&name: &ReplicaId| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });
+            replicas.iter().filter_map(connected).collect()
         };
         let count = requests.len();
         self.turns.requests(now, requests.into_iter(), present);

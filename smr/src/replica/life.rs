@@ -1,5 +1,5 @@
-//! The lives of a directory in one process: from birth, if that is still to come, to the end in order, or to quarantine,
-//! after which the next one begins.
+//! The lives of a directory in one process: from birth, if that is still to come, to the end in order, or to
+//! quarantine, after which the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
 use crate::fatal::Lifeline;
-use crate::id::{ClusterId, NodeId, NodeName, StartTrail};
+use crate::id::{ClusterId, NodeId, ReplicaId, StartTrail};
 use crate::protocol::{Recovered, Time};
 use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
 use crate::replica::clock::Clock;
@@ -66,7 +66,7 @@ impl Admission for Gate {
 /// What all lives of a directory that a process sees have in common.
 pub(super) struct Site<P: Kind, S: StateMachine> {
     pub(super) options: Arc<ReplicaOptions>,
-    pub(super) seats: BTreeSet<NodeName>,
+    pub(super) replicas: BTreeSet<ReplicaId>,
     pub(super) cluster: Option<ClusterId>,
     pub(super) source: Option<Arc<dyn ConfigurationSource>>,
     pub(super) exclusions: Receiver<Witness>,
@@ -229,7 +229,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             node,
             cluster: site.cluster,
             group: group.clone(),
-            seats: site.seats.clone(),
+            replicas: site.replicas.clone(),
             // The operator's word was for the life that was there when it was given.
             claim: Claim { is_excluded, found_anew: site.options.found_anew && self.quarantine.is_none() },
             is_recorded: site.source.is_some(),
@@ -237,7 +237,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let room = WaitingRoom {
             group,
             node,
-            seats: &site.seats,
+            replicas: &site.replicas,
             standing,
             sync_mode: self.store.durability(),
             inbox: &site.inbox,
@@ -348,7 +348,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             disk: jobs,
             transport: transport.clone(),
             snapshots,
-            seats: site.seats.clone(),
+            replicas: site.replicas.clone(),
             runtime: options.runtime.clone(),
             reporter: reporter.clone(),
             scans,

@@ -23,7 +23,7 @@ use crate::replica::turn_executor::{ExecuteTurns as _, TurnExecutor};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
-use crate::storage::{Birth, OpenedStore, ReplicaDirectory, Seat, Succession, Witness};
+use crate::storage::{Birth, ExpectedIdentity, OpenedStore, ReplicaDirectory, Succession, Witness};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,8 +52,8 @@ impl Opened {
         let reporter = Reporter::new(&options.group, options.name, options.reports.clone());
         let lifeline = Lifeline::new();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let seat = Seat { group: options.group.clone(), name: options.name, cluster: None };
-        let directory = ReplicaDirectory::open(disk.clone(), &options.directory, seat).map_err(StartError::of)?;
+        let expected = ExpectedIdentity { group: options.group.clone(), name: options.name, cluster: None };
+        let directory = ReplicaDirectory::open(disk.clone(), &options.directory, expected).map_err(StartError::of)?;
         let (store, snapshots, quarantine) = open_lives(directory, &options, &reporter, &lifeline)?;
         let mut opened = Opened::with(options, store, snapshots, quarantine, reporter, lifeline);
         if opened.quarantine.is_none() {
@@ -214,7 +214,7 @@ impl Opened {
         let mut empty = Vec::new();
         state.image().write(&mut empty).map_err(|error| StartError::new(format!("the empty state: {error}")))?;
         let site = Site {
-            seats: options.peers.keys().copied().chain([options.name]).collect(),
+            replicas: options.peers.keys().copied().chain([options.name]).collect(),
             cluster,
             source,
             exclusions,

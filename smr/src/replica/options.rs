@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::id::{GroupName, NodeName};
+use crate::id::{GroupName, ReplicaId};
 use crate::raft::CLOCK_DRIFT_PERMILLE;
 use crate::report::{ReportSink, TracingReports};
 use crate::status::ReadMode;
@@ -15,10 +15,10 @@ use crate::storage;
 pub struct ReplicaOptions {
     /// Its group.
     pub group: GroupName,
-    /// Its seat.
-    pub name: NodeName,
-    /// `host:port` of every other seat of the group.
-    pub peers: BTreeMap<NodeName, String>,
+    /// Its replica.
+    pub name: ReplicaId,
+    /// `host:port` of every other replica of the group.
+    pub peers: BTreeMap<ReplicaId, String>,
     /// Where peers reach this replica; bound by the caller, so that a test can take a free port.
     pub listener: TcpListener,
     /// Its directory; made if it does not exist.
@@ -47,7 +47,7 @@ impl ReplicaOptions {
     ///
     /// # Panics
     /// If it is called outside of a tokio runtime, which the network tasks run on.
-    pub fn new(group: GroupName, name: NodeName, listener: TcpListener, directory: impl Into<PathBuf>) -> Self {
+    pub fn new(group: GroupName, name: ReplicaId, listener: TcpListener, directory: impl Into<PathBuf>) -> Self {
         ReplicaOptions {
             group,
             name,

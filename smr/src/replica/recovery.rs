@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use crate::disk::{Disk, RealDisk};
 use crate::entry::{Configuration, Entry, Genesis, GenesisHash, Index, Payload, SnapshotMeta};
-use crate::id::{ClusterId, GroupName, Incarnation, NodeId, NodeName};
+use crate::id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 use crate::replica::StartError;
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
 use crate::storage::recovery::{self, NewLife, Remains};
-use crate::storage::{Engine, Identity, ReplicaDirectory, Seat, StoreOptions, Succession};
+use crate::storage::{Engine, ExpectedIdentity, Identity, ReplicaDirectory, StoreOptions, Succession};
 
 /// What a directory of a file system may hold although nobody has put anything there.
 const NOBODYS: &str = "lost+found";
@@ -37,7 +37,7 @@ pub struct RecoverOptions {
     /// Make it although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
     /// Which replica it was, if that cannot be read there any more.
-    pub name_if_lost: Option<NodeName>,
+    pub name_if_lost: Option<ReplicaId>,
     /// Its cluster, if that cannot be read there any more.
     pub cluster_if_lost: Option<ClusterId>,
 }
@@ -77,7 +77,7 @@ pub fn recover<S: StateMachine>(
     if remains.end().index == Index::ZERO {
         return Err(StartError::new(format!("--from: {place}: nothing of a replica can be read there")));
     }
-    let group = match (&remains.seat, &remains.snapshot) {
+    let group = match (&remains.replica, &remains.snapshot) {
         (Some((group, _)), _) => group.clone(),
         (None, Some(snapshot)) => snapshot.group.clone(),
         (None, None) => {
@@ -90,7 +90,7 @@ pub fn recover<S: StateMachine>(
         return Err(StartError::new(format!("--from: {place}: is of group {group}, which another program serves")));
     }
     let members = members(&remains);
-    let name = match &remains.seat {
+    let name = match &remains.replica {
         Some((_, name)) => *name,
         None => options.name_if_lost.or(only(&members)).ok_or_else(|| {
             StartError::new(format!("--from: {place}: which replica it was cannot be read: say it with --replica_id"))
@@ -128,9 +128,9 @@ pub fn recover<S: StateMachine>(
     };
     let group = life.identity.group.clone();
     let was_there = to.exists();
-    let seat = Seat { group: group.clone(), name: node.name, cluster: Some(cluster) };
+    let expected = ExpectedIdentity { group: group.clone(), name: node.name, cluster: Some(cluster) };
     // Whoever has locked it meanwhile keeps what is there.
-    let directory = ReplicaDirectory::open(disk.clone(), to, seat)?;
+    let directory = ReplicaDirectory::open(disk.clone(), to, expected)?;
     if let Err(error) = make(&disk, directory, &meta, &state, life, &store) {
         unmake(to, was_there);
         return Err(error);
@@ -212,7 +212,7 @@ fn founding_members(remains: &Remains) -> Option<BTreeSet<NodeId>> {
     }
 }
 
-fn only(members: &Configuration) -> Option<NodeName> {
+fn only(members: &Configuration) -> Option<ReplicaId> {
     let mut names = members.voters.iter().map(|voter| voter.name);
     names.next().filter(|_| names.next().is_none())
 }

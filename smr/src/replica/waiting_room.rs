@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
 use crate::entry::{EntryId, GenesisRequest, Index, Term};
 use crate::fatal::Lifeline;
-use crate::id::{GroupName, NodeId, NodeName};
+use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::Protocol;
 use crate::replica::birth::{BirthMessage, Unborn, Verdict};
 use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer};
@@ -45,7 +45,7 @@ pub(super) enum Departure {
 pub(super) struct WaitingRoom<'a, P: Protocol, S> {
     pub(super) group: &'a GroupName,
     pub(super) node: NodeId,
-    pub(super) seats: &'a BTreeSet<NodeName>,
+    pub(super) replicas: &'a BTreeSet<ReplicaId>,
     pub(super) standing: Standing,
     pub(super) sync_mode: String,
     pub(super) inbox: &'a Inbox<P, S>,
@@ -198,7 +198,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
     }
 
     fn call(&self, unborn: &Unborn) {
-        for &name in self.seats.iter().filter(|&&name| name != self.node.name) {
+        for &name in self.replicas.iter().filter(|&&name| name != self.node.name) {
             if let Some(incarnation) = self.transport.incarnation_of(name) {
                 let to = NodeId { name, incarnation };
                 self.transport.send(to, PeerMessage::Birth(unborn.message()), Lane::Urgent, BIRTH_MESSAGE_BYTES);

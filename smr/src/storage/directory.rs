@@ -20,7 +20,7 @@ use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
 use crate::entry::GenesisHash;
-use crate::id::{ClusterId, GroupName, NodeName};
+use crate::id::{ClusterId, GroupName, ReplicaId};
 
 /// How often, and with which pauses, a lock is tried: for half a second.
 const LOCK_TRIES: usize = 50;
@@ -32,11 +32,11 @@ pub(crate) const SNAPSHOTS: &str = "snapshots";
 
 /// Which place in which group a process was started for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct ExpectedIdentity {
     /// The group.
     pub group: GroupName,
-    /// The seat in it.
-    pub name: NodeName,
+    /// The replica in it.
+    pub name: ReplicaId,
     /// The cluster, if the process knows it.
     pub cluster: Option<ClusterId>,
 }
@@ -57,7 +57,7 @@ pub(crate) enum Life {
 pub struct ReplicaDirectory {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) root: PathBuf,
-    pub(crate) seat: Seat,
+    pub(crate) expected: ExpectedIdentity,
     pub(crate) life: Life,
     /// The genesis of the group that it belongs to, if it was born.
     pub(crate) genesis: Option<GenesisHash>,
@@ -70,22 +70,22 @@ impl ReplicaDirectory {
     /// Claims a directory, which is made if need be.
     ///
     /// # Errors
-    /// If another process has it, if it belongs to another seat, if a newer build wrote it, or if the file system
+    /// If another process has it, if it belongs to another replica, if a newer build wrote it, or if the file system
     /// fails. It is then as it was.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path, seat: Seat) -> Result<ReplicaDirectory, OpenError> {
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, expected: ExpectedIdentity) -> Result<ReplicaDirectory, OpenError> {
         make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
         let mut notes = Vec::new();
         let lock = Arc::new(lock(disk.as_ref(), path, &mut notes)?);
         // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
         quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
-        ReplicaDirectory::inspect(disk, path, seat, Life::Present, lock, notes)
+        ReplicaDirectory::inspect(disk, path, expected, Life::Present, lock, notes)
     }
 
     pub(crate) fn inspect(
         disk: Arc<dyn Disk>,
         root: &Path,
-        seat: Seat,
+        expected: ExpectedIdentity,
         life: Life,
         lock: Arc<DiskLock>,
         mut notes: Vec<String>,
@@ -102,11 +102,11 @@ impl ReplicaDirectory {
                 if let Birth::Born { genesis: own, .. } = &file.record().birth {
                     genesis = Some(*own);
                 }
-                let stranger = identity.group != seat.group
-                    || identity.node.name != seat.name
-                    || matches!((identity.cluster, seat.cluster), (Some(found), Some(expected)) if found != expected);
+                let stranger = identity.group != expected.group
+                    || identity.node.name != expected.name
+                    || matches!((identity.cluster, expected.cluster), (Some(found), Some(expected)) if found != expected);
                 if stranger {
-                    let expected = Box::new(seat);
+                    let expected = Box::new(expected);
                     return Err(OpenError::Foreign { directory: root.to_owned(), found: identity.clone(), expected });
                 }
                 if note.is_none() && !file.record().birth.is_born() {
@@ -115,7 +115,7 @@ impl ReplicaDirectory {
             }
             FoundPromise::Missing | FoundPromise::Broken(_) => {}
         }
-        Ok(ReplicaDirectory { disk, root: root.to_owned(), seat, life, genesis, note, notes, lock })
+        Ok(ReplicaDirectory { disk, root: root.to_owned(), expected, life, genesis, note, notes, lock })
     }
 
     /// Where the snapshots of this directory's present life are.

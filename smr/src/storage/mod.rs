@@ -81,7 +81,7 @@ pub(crate) mod sync_mode;
 
 use crate::disk;
 pub(crate) use crate::disk::room;
-pub use directory::{ReplicaDirectory, Seat};
+pub use directory::{ExpectedIdentity, ReplicaDirectory};
 pub use healing::Healing;
 pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS, Seat};
+use super::directory::{ExpectedIdentity, LOG, Life, ReplicaDirectory, SNAPSHOTS};
 use super::healing::{Healing, Salvage, set_log_aside};
 use super::mark::{FoundMark, MARK, Mark, MarkFile};
 use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
@@ -140,8 +140,8 @@ pub enum OpenError {
         directory: PathBuf,
         /// Its owner.
         found: Identity,
-        /// The seat that this process was started for.
-        expected: Box<Seat>,
+        /// The replica that this process was started for.
+        expected: Box<ExpectedIdentity>,
     },
     /// A newer build wrote it.
     #[error("{}: format version {found} is newer than this build's {supported}", .file.display())]
@@ -267,8 +267,8 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
     match promise {
         FoundPromise::Missing => {
             refuse_remains(directory)?;
-            let node = NodeId { name: directory.seat.name, incarnation: options.incarnation_if_new };
-            let identity = Identity { cluster: None, group: directory.seat.group.clone(), node };
+            let node = NodeId { name: directory.expected.name, incarnation: options.incarnation_if_new };
+            let identity = Identity { cluster: None, group: directory.expected.group.clone(), node };
             let record = PromiseRecord {
                 identity,
                 birth: Birth::Unborn,

@@ -1,9 +1,9 @@
-//! Quarantine: a damaged replica stays out of everything until its seat was given to another incarnation.
+//! Quarantine: a damaged replica stays out of everything until another incarnation took its place.
 //!
 //! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends
-//! here. The damaged incarnation never comes back, because what it promised is unknown. Its seat lives on in `next/`: a
-//! directory of the same layout, with a new incarnation, that joins its group as anybody new does. Once the group has
-//! taken it in, `next/ready` is written, and the next start swaps the lives:
+//! here. The damaged incarnation never comes back, because what it promised is unknown. The replica lives on in
+//! `next/`: a directory of the same layout, with a new incarnation, that joins its group as anybody new does. Once the
+//! group has taken it in, `next/ready` is written, and the next start swaps the lives:
 //! 1. `promise`, `mark`, `starts`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
 //! 2. `next/ready` becomes `next/moving`;
 //! 3. everything else in `next/` moves up;
@@ -68,13 +68,13 @@ impl Quarantined {
         Ok(Quarantined { reason, since_unix_s, identity, next_life_begun: begun, directory })
     }
 
-    /// Goes to the seat's next life, which is begun if need be: an unborn replica to be opened with
+    /// Goes to the replica's next incarnation, which is begun if need be: an unborn replica to be opened with
     /// [`super::Store::open`]. Should that life have been damaged too, it is put aside and another one is begun.
     ///
     /// # Errors
     /// Those of the file system, and those of [`ReplicaDirectory::open`]. A next life within a next life is refused.
     pub fn into_next_life(self) -> Result<ReplicaDirectory, OpenError> {
-        let ReplicaDirectory { disk, root, seat, life, lock, .. } = self.directory;
+        let ReplicaDirectory { disk, root, expected, life, lock, .. } = self.directory;
         // A next life that was found damaged just now: its successor has the same place.
         let top = match life {
             Life::Present => root,
@@ -91,7 +91,7 @@ impl Quarantined {
         }
         disk.create_dir_all(&next).map_err(doing)?;
         disk.sync_dir(&top).map_err(doing)?;
-        ReplicaDirectory::inspect(disk, &next, seat, Life::Next { of: top }, lock, notes)
+        ReplicaDirectory::inspect(disk, &next, expected, Life::Next { of: top }, lock, notes)
     }
 }
 

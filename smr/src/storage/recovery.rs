@@ -31,7 +31,7 @@ use super::slots::{self, Found, Slots};
 use super::{ByteMap, Engine, Identity, LoadError, StorageError, StoreOptions, record_log, segments, sled};
 use crate::codec;
 use crate::entry::{Entry, EntryId, Genesis, GenesisHash, Index, Promise, Term};
-use crate::id::{GroupName, NodeName, StartTrail};
+use crate::id::{GroupName, ReplicaId, StartTrail};
 use crate::snapshot::{self, Salvaged, SnapshotError};
 
 /// The file that says which group a recovered one follows.
@@ -45,8 +45,8 @@ const DAMAGED: &str = "damaged-";
 pub(crate) struct Remains {
     /// Who it was, if that is readable.
     pub(crate) identity: Option<Identity>,
-    /// Which seat of which group it had, as any life here says, also one that has not begun.
-    pub(crate) seat: Option<(GroupName, NodeName)>,
+    /// Which replica of which group it was, as any incarnation here says, also one that has not begun.
+    pub(crate) replica: Option<(GroupName, ReplicaId)>,
     /// The genesis of its group, if that is readable.
     pub(crate) genesis: Option<GenesisHash>,
     /// The highest term that is named anywhere.
@@ -120,7 +120,7 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
     });
     (remains.identity, remains.genesis) = born.unzip();
     let known = remains.identity.as_ref().or(promises.values().next().map(|record| &record.identity));
-    remains.seat = known.map(|identity| (identity.group.clone(), identity.node.name));
+    remains.replica = known.map(|identity| (identity.group.clone(), identity.node.name));
 
     // Of each life, unless it is known to be of another group, or not to have begun.
     let mut strangers = BTreeSet::new();

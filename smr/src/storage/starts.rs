@@ -6,7 +6,7 @@
 //! costs nothing.
 //!
 //! The file has room for [`STARTS_MAX`] nodes. When it is full, the node goes that was news the longest ago, of those
-//! whose seat has a newer one: a seat is never forgotten.
+//! whose replica has a newer one: a replica is never forgotten.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use crate::id::{Disqualified, NodeId, StartId, StartTrail};
 
 pub(crate) const STARTS: &str = "starts";
 const MAGIC: [u8; 8] = *b"SMRSTART";
-/// How many nodes are remembered. A group has nine seats at most, and an incarnation of a seat follows another one
-/// rarely.
+/// How many nodes are remembered. A group has nine replicas at most, and an incarnation of a replica follows another
+/// one rarely.
 pub const STARTS_MAX: usize = 16;
 /// What one of them takes, in bytes, with the length of the list on top.
 const STARTED_BYTES: usize = 26;
@@ -115,7 +115,7 @@ impl fmt::Debug for SeenStarts {
 fn make_room(seen: &mut Vec<(NodeId, StartId)>) {
     while seen.len() > STARTS_MAX {
         let has_newer = |at: usize| seen[at + 1..].iter().any(|(other, _)| other.name == seen[at].0.name);
-        // Without one there are more seats than a group has.
+        // Without one there are more replicas than a group has.
         let goes = (0..seen.len()).find(|at| has_newer(*at)).unwrap_or(0);
         seen.remove(goes);
     }

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use crate::codec::{self, CodecError};
 use crate::entry::GenesisHash;
-use crate::id::{ClusterId, Disqualified, GroupName, NodeId, NodeName, StartTrail};
+use crate::id::{ClusterId, Disqualified, GroupName, NodeId, ReplicaId, StartTrail};
 use crate::version::{CommandVersions, VersionRange};
 use crate::wire::{self, FrameReader, WireError};
 
@@ -104,7 +104,7 @@ struct Hello {
     oldest: u16,
     facts: Facts,
     commands: CommandVersions,
-    to: NodeName,
+    to: ReplicaId,
     purpose: Purpose,
     /// What versions to come add to this frame.
     later: Vec<u8>,
@@ -127,7 +127,7 @@ struct HelloWithoutRange {
     magic: u64,
     version: u16,
     facts: Facts,
-    to: NodeName,
+    to: ReplicaId,
     purpose: Purpose,
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn introduce<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
     mine: &Myself,
-    to: NodeName,
+    to: ReplicaId,
     (purpose, greeting): (Purpose, Greeting),
     limit: Duration,
 ) -> Result<Met, HandshakeError> {
@@ -211,7 +211,7 @@ pub(super) fn is_before_ranges(reason: &str) -> bool {
     reason == format!("peer protocol version {} meets version {VERSION_WITHOUT_RANGES}", PEER_VERSIONS.newest())
 }
 
-fn hello(mine: &Myself, to: NodeName, purpose: Purpose) -> Hello {
+fn hello(mine: &Myself, to: ReplicaId, purpose: Purpose) -> Hello {
     Hello {
         magic: MAGIC,
         newest: PEER_VERSIONS.newest(),
@@ -224,7 +224,7 @@ fn hello(mine: &Myself, to: NodeName, purpose: Purpose) -> Hello {
     }
 }
 
-fn hello_without_range(mine: &Myself, to: NodeName, purpose: Purpose) -> HelloWithoutRange {
+fn hello_without_range(mine: &Myself, to: ReplicaId, purpose: Purpose) -> HelloWithoutRange {
     HelloWithoutRange { magic: MAGIC, version: VERSION_WITHOUT_RANGES, facts: mine.facts.clone(), to, purpose }
 }
 
@@ -240,7 +240,7 @@ pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,
     writer: &mut W,
     mine: &Facts,
-    is_peer: impl Fn(NodeName) -> bool,
+    is_peer: impl Fn(ReplicaId) -> bool,
     limit: Duration,
 ) -> Result<(Met, Purpose), HandshakeError> {
     let judged = match timeout(limit, reader.next()).await {
@@ -329,7 +329,7 @@ fn printable(text: &str) -> String {
 fn judge_hello(
     payload: &[u8],
     mine: &Facts,
-    is_peer: impl Fn(NodeName) -> bool,
+    is_peer: impl Fn(ReplicaId) -> bool,
 ) -> Result<(Met, Purpose), HandshakeError> {
     let failed = |error: CodecError| HandshakeError::Failed(error.to_string());
     let (facts, to, purpose, met) = if read_version(payload)? <= VERSION_WITHOUT_RANGES {
@@ -367,7 +367,7 @@ fn agree(theirs: VersionRange) -> Result<u16, HandshakeError> {
     })
 }
 
-fn judge_welcome(payload: &[u8], mine: &Facts, to: NodeName, greeting: Greeting) -> Result<Met, String> {
+fn judge_welcome(payload: &[u8], mine: &Facts, to: ReplicaId, greeting: Greeting) -> Result<Met, String> {
     let version = read_version(payload).map_err(|error| match error {
         HandshakeError::Refused(reason) | HandshakeError::Failed(reason) => reason,
         HandshakeError::Disqualified(why) => why.to_string(),
@@ -466,7 +466,7 @@ mod tests {
     }
 
     fn hello() -> Hello {
-        super::hello(&myself(NodeId::new(2, 22)), NodeName(1), Purpose::Messages)
+        super::hello(&myself(NodeId::new(2, 22)), ReplicaId(1), Purpose::Messages)
     }
 
     fn judged<T: Serialize>(hello: &T) -> Result<(Met, Purpose), String> {
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn hello_without_range_is_one_of_version_5() {
-        let hello = hello_without_range(&myself(NodeId::new(2, 22)), NodeName(1), Purpose::Snapshot);
+        let hello = hello_without_range(&myself(NodeId::new(2, 22)), ReplicaId(1), Purpose::Snapshot);
         assert_eq!(judged(&hello), Ok((met(2, 22, 5), Purpose::Snapshot)));
         let older = HelloWithoutRange { version: 4, ..hello };
         let said = judged(&older).unwrap_err();
@@ -528,7 +528,7 @@ mod tests {
             (|h| h.facts.genesis = Some(GenesisHash(71)), "meets one with genesis"),
             (|h| h.facts.node = NodeId::new(2, 0), "an incarnation is never zero"),
             (|h| h.facts.start.id.number = 0, "a start has a number"),
-            (|h| h.to = NodeName(0), "this is replica 1, not 0"),
+            (|h| h.to = ReplicaId(0), "this is replica 1, not 0"),
             (|h| h.facts.node = NodeId::new(1, 99), "a replica 1 dials replica 1"),
             (|h| h.facts.node = NodeId::new(3, 33), "replica 3 is not among the peers"),
             (|h| h.magic = 0, "failed: the handshake is no replica's"),
@@ -546,8 +546,8 @@ mod tests {
         for (greeting, version) in [(Greeting::Range, 6), (Greeting::WithoutRange, 5)] {
             let frame = welcome_frame(&myself(NodeId::new(2, 22)), version);
             let judge = |to| judge_welcome(payload(&frame), &facts(), to, greeting);
-            assert_eq!(judge(NodeName(2)), Ok(met(2, 22, version)));
-            assert_eq!(judge(NodeName(0)).unwrap_err(), "replica 2 answers at the address of replica 0");
+            assert_eq!(judge(ReplicaId(2)), Ok(met(2, 22, version)));
+            assert_eq!(judge(ReplicaId(0)).unwrap_err(), "replica 2 answers at the address of replica 0");
         }
     }
 
@@ -555,7 +555,7 @@ mod tests {
     fn welcome_in_a_version_that_was_not_offered_refused() {
         for (greeting, version) in [(Greeting::Range, 5), (Greeting::Range, 7), (Greeting::WithoutRange, 6)] {
             let frame = welcome_frame(&myself(NodeId::new(2, 22)), version);
-            let said = judge_welcome(payload(&frame), &facts(), NodeName(2), greeting).unwrap_err();
+            let said = judge_welcome(payload(&frame), &facts(), ReplicaId(2), greeting).unwrap_err();
             assert!(said.starts_with(&format!("peer protocol version {version} answers")), "{said}");
         }
     }
@@ -587,7 +587,7 @@ mod tests {
         fn arbitrary_bytes_never_panic_and_are_never_welcome(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(judge_hello(&bytes, &facts(), |_| true).is_err());
             for greeting in [Greeting::Range, Greeting::WithoutRange] {
-                prop_assert!(judge_welcome(&bytes, &facts(), NodeName(2), greeting).is_err());
+                prop_assert!(judge_welcome(&bytes, &facts(), ReplicaId(2), greeting).is_err());
             }
             read_refusal(&bytes);
         }
@@ -596,7 +596,7 @@ mod tests {
         #[test]
         fn every_prefix_of_a_hello_is_an_error(facts in any_facts(), to in any::<u16>(), cut in 0.0..1.0f64) {
             let myself = Myself { facts: facts.clone(), commands: COMMANDS };
-            let hello = super::hello(&myself, NodeName(to), Purpose::Snapshot);
+            let hello = super::hello(&myself, ReplicaId(to), Purpose::Snapshot);
             let bytes = codec::encode(&hello);
             prop_assert!(bytes.len() <= HANDSHAKE_PAYLOAD_MAX_BYTES);
             let decoded: Result<Hello, _> = codec::decode(&bytes);

@@ -24,7 +24,7 @@ use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpos
 use super::outbound::push_empty_frame;
 use super::{EVENT_RETRY_MS, PINGS_MISSED_MAX, Shared, TransportEvent, locked, snapshot};
 use crate::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::lobby::{Guest, Lobby};
 use crate::wire::{Frame, FrameReader, WireError};
 
@@ -40,16 +40,16 @@ const ACCEPT_PAUSE_MS: u64 = 50;
 pub(super) struct Registry {
     current: Mutex<BTreeMap<NodeId, Arc<Gate>>>,
     /// How many connections each peer has.
-    counts: Mutex<BTreeMap<NodeName, usize>>,
+    counts: Mutex<BTreeMap<ReplicaId, usize>>,
 }
 
 /// A place among those of a peer, until dropped.
-struct Seat<'r> {
+struct PeerPermit<'r> {
     registry: &'r Registry,
-    name: NodeName,
+    name: ReplicaId,
 }
 
-impl Drop for Seat<'_> {
+impl Drop for PeerPermit<'_> {
     fn drop(&mut self) {
         if let Some(count) = locked(&self.registry.counts).get_mut(&self.name) {
             *count -= 1;
@@ -68,7 +68,7 @@ struct Gate {
 
 impl Registry {
     /// A place for a connection of `name`; `None` if it has too many.
-    fn seat(&self, name: NodeName) -> Option<Seat<'_>> {
+    fn permit(&self, name: ReplicaId) -> Option<PeerPermit<'_>> {
         let mut counts = locked(&self.counts);
         let count = counts.entry(name).or_default();
         if *count >= CONNECTIONS_OF_PEER_MAX {
@@ -76,7 +76,7 @@ impl Registry {
         }
         *count += 1;
         drop(counts);
-        Some(Seat { registry: self, name })
+        Some(PeerPermit { registry: self, name })
     }
 
     /// Makes a new connection the one that speaks for `node`.
@@ -156,8 +156,8 @@ where
         () = guest.shown_out() => Err(HandshakeError::Failed("too many strangers".to_owned())),
     };
     let heard = match heard {
-        Ok((met, purpose)) => match shared.registry.seat(met.node.name) {
-            Some(seat) => Ok((met, purpose, seat)),
+        Ok((met, purpose)) => match shared.registry.permit(met.node.name) {
+            Some(permit) => Ok((met, purpose, permit)),
             None => {
                 let reason = format!("replica {} has too many connections here", met.node.name);
                 handshake::refuse(&mut write, &reason, limit).await;
@@ -167,7 +167,7 @@ where
         Err(error) => Err(error),
     };
     drop(guest);
-    let (met, purpose, _seat) = match heard {
+    let (met, purpose, _permit) = match heard {
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
             shared.counters.turned_away.add(1);

@@ -61,7 +61,7 @@ use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash};
-use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, NodeName, StartTrail};
+use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartTrail};
 use crate::version::CommandVersions;
 
 /// How long to wait before an event that the sink did not take is offered again, in milliseconds.
@@ -87,7 +87,7 @@ pub struct TransportConfig {
     /// Judges the starts that peers show.
     pub admission: Arc<dyn Admission>,
     /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
-    pub peers: BTreeMap<NodeName, String>,
+    pub peers: BTreeMap<ReplicaId, String>,
 }
 
 /// Judges who has shaken hands, before the connection counts.
@@ -174,14 +174,14 @@ pub enum TransportEvent<M> {
     /// This peer and we do not fit together. Told again only when the reason changes, or after a connection.
     Refused {
         /// The peer's name, from the configuration.
-        peer: NodeName,
+        peer: ReplicaId,
         /// Why, for the operator.
         reason: String,
     },
     /// A peer knows that this node must not take part any longer.
     Disqualified {
         /// The peer that says so.
-        by: NodeName,
+        by: ReplicaId,
         /// Why.
         why: Disqualified,
     },
@@ -236,11 +236,11 @@ struct Shared<M> {
     facts: Mutex<Facts>,
     commands: CommandVersions,
     /// What the build of each node applies, by its last handshake.
-    theirs: Mutex<BTreeMap<NodeName, (NodeId, CommandVersions)>>,
+    theirs: Mutex<BTreeMap<ReplicaId, (NodeId, CommandVersions)>>,
     /// Tells each connection that the facts have changed under which it was made.
     born: watch::Sender<()>,
     admission: Arc<dyn Admission>,
-    peers: BTreeMap<NodeName, Arc<Peer<M>>>,
+    peers: BTreeMap<ReplicaId, Arc<Peer<M>>>,
     registry: Registry,
     sink: Arc<dyn EventSink<M>>,
     snapshots: Arc<dyn SnapshotSink>,
@@ -390,7 +390,7 @@ impl<M> Transport<M> {
     }
 
     /// The incarnation of `name` that messages reach at this moment, if any.
-    pub fn incarnation_of(&self, name: NodeName) -> Option<Incarnation> {
+    pub fn incarnation_of(&self, name: ReplicaId) -> Option<Incarnation> {
         self.shared.peers.get(&name)?.incarnation()
     }
 

@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 use super::handshake::{self, Greeting, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Met, Purpose, kind};
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
 use crate::codec;
-use crate::id::{Incarnation, NodeId, NodeName};
+use crate::id::{Incarnation, NodeId, ReplicaId};
 use crate::reach;
 use crate::wire::{self, BUFFER_KEEP_MAX_BYTES, FrameReader, WireError};
 
@@ -47,7 +47,7 @@ const STEADY_AFTER_MS: u64 = 1_000;
 
 /// One peer, seen from the sending side.
 pub(super) struct Peer<M> {
-    pub(super) name: NodeName,
+    pub(super) name: ReplicaId,
     pub(super) address: String,
     outbox: Mutex<Outbox<M>>,
     /// The connection's task sleeps until this: something waits.
@@ -109,7 +109,7 @@ pub(super) enum Pushed {
 }
 
 impl<M> Peer<M> {
-    pub(super) fn new(name: NodeName, address: String) -> Peer<M> {
+    pub(super) fn new(name: ReplicaId, address: String) -> Peer<M> {
         let outbox = Outbox {
             connected: None,
             idle: false,
@@ -242,7 +242,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(me: NodeId, peer: NodeName) -> Backoff {
+    pub(super) fn new(me: NodeId, peer: ReplicaId) -> Backoff {
         let seed = me.incarnation.0 ^ (u64::from(me.name.0) << 16) ^ u64::from(peer.0);
         Backoff { random: StdRng::seed_from_u64(seed), ceiling_ms: BACKOFF_FIRST_MS.1 }
     }
@@ -325,10 +325,11 @@ where
     }
 }
 
-/// Connects to the replica `to`, and shakes hands; once more as the build before this one does if that is what is there.
+/// Connects to the replica `to`, and shakes hands; once more as the build before this one does if that is what is
+/// there.
 pub(super) async fn dial<M>(
     shared: &Shared<M>,
-    to: NodeName,
+    to: ReplicaId,
     address: &str,
     purpose: Purpose,
 ) -> Result<(TcpStream, Met), HandshakeError> {
@@ -342,7 +343,7 @@ pub(super) async fn dial<M>(
 
 async fn dial_once<M>(
     shared: &Shared<M>,
-    to: NodeName,
+    to: ReplicaId,
     address: &str,
     what: (Purpose, Greeting),
 ) -> Result<(TcpStream, Met), HandshakeError> {
@@ -444,7 +445,7 @@ mod tests {
     const LIFE: Incarnation = Incarnation(7);
 
     fn peer() -> Peer<u32> {
-        let peer = Peer::new(NodeName(1), String::new());
+        let peer = Peer::new(ReplicaId(1), String::new());
         peer.connect(LIFE, 5, Weak::new());
         peer
     }
@@ -504,8 +505,8 @@ mod tests {
     // covers N8
     #[test]
     fn backoff_starts_short_grows_to_its_cap_and_differs_between_nodes() {
-        let mut one = Backoff::new(NodeId::new(0, 1), NodeName(1));
-        let mut other = Backoff::new(NodeId::new(2, 3), NodeName(1));
+        let mut one = Backoff::new(NodeId::new(0, 1), ReplicaId(1));
+        let mut other = Backoff::new(NodeId::new(2, 3), ReplicaId(1));
         let pauses: Vec<Duration> = (0..20).map(|_| one.pause()).collect();
         let others: Vec<Duration> = (0..20).map(|_| other.pause()).collect();
         assert_ne!(pauses, others);

@@ -192,11 +192,11 @@ impl Cluster {
         self.run_until_that(10_000_000, "every request is answered", |group| group.clients.is_idle());
     }
 
-    /// Every seat is in service, and all have applied the same.
+    /// Every replica is in service, and all have applied the same.
     pub(crate) fn expect_equally_far(&mut self, within_us: u64) {
         self.run_until_that(within_us, "all are equally far", |group| {
-            let applied = |seat: usize| group.applied(seat);
-            applied(0).is_some() && (1..group.nodes.len()).all(|seat| applied(seat) == applied(0))
+            let applied = |replica: usize| group.applied(replica);
+            applied(0).is_some() && (1..group.nodes.len()).all(|replica| applied(replica) == applied(0))
         });
     }
 
@@ -208,9 +208,9 @@ impl Cluster {
     /// Removes all faults; then everybody must get on, and all replicas must agree in the end.
     pub(crate) fn calm_down(&mut self) {
         self.end_faults();
-        for seat in (0..self.nodes.len()).filter(|seat| self.nodes[*seat].is_down()).collect::<Vec<_>>() {
+        for replica in (0..self.nodes.len()).filter(|replica| self.nodes[*replica].is_down()).collect::<Vec<_>>() {
             let now = self.now;
-            self.start_at(seat, now);
+            self.start_at(replica, now);
         }
         let before = self.clients.done().to_vec();
         self.run_for(4_000_000);
@@ -221,19 +221,20 @@ impl Cluster {
         self.begin_last_reads();
         self.fall_silent();
         self.expect_equally_far(10_000_000);
-        let states: BTreeSet<Option<u64>> = (0..self.nodes.len()).map(|seat| self.nodes.deep_digest(seat)).collect();
+        let states: BTreeSet<Option<u64>> =
+            (0..self.nodes.len()).map(|replica| self.nodes.deep_digest(replica)).collect();
         assert_eq!(states.len(), 1, "seed {}: replicas end with different states", self.seed);
         self.check();
     }
 }
 
-/// What the node on a seat says of itself, if it is in service.
-pub(crate) fn status(group: &Group, seat: usize) -> Option<CoreStatus> {
-    Some(group.nodes[seat].serving()?.engine().core().status())
+/// What the node on a replica says of itself, if it is in service.
+pub(crate) fn status(group: &Group, replica: usize) -> Option<CoreStatus> {
+    Some(group.nodes[replica].serving()?.engine().core().status())
 }
 
 /// The highest term that a node in service is in.
 pub(crate) fn term(group: &Group) -> Term {
-    let terms = (0..group.nodes.len()).filter_map(|seat| Some(status(group, seat)?.term));
+    let terms = (0..group.nodes.len()).filter_map(|replica| Some(status(group, replica)?.term));
     terms.max().unwrap()
 }

@@ -26,7 +26,7 @@ fn torture(seed: u64, size: u16) -> (u64, Counts) {
         let power_cut = cluster.draw(2) == 0;
         cluster.crash(victim, power_cut);
         if cluster.draw(5) == 0 {
-            (0..usize::from(size)).for_each(|seat| cluster.crash(seat, power_cut));
+            (0..usize::from(size)).for_each(|replica| cluster.crash(replica, power_cut));
         }
     }
     cluster.calm_down();

@@ -1,6 +1,6 @@
 //! Directories that are lost or damaged, and the way back.
 
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::replica::{Outcome, Request};
 use smr_sim::sim_node::path;
 
@@ -11,17 +11,17 @@ use crate::{assert_met, seeds};
 const TRIES_MAX: usize = 300;
 
 /// Asks the leader, whoever that is, until it is done.
-fn readmit(cluster: &mut Cluster, seat: usize) {
+fn readmit(cluster: &mut Cluster, replica: usize) {
     let mut heard = Vec::new();
     for _ in 0..TRIES_MAX {
         let leader = cluster.some_leader();
         // A first try may have got further than whoever asked for it heard.
         let status = status(cluster, leader).unwrap();
-        let (members, present) = (status.configuration, cluster.nodes[seat].id);
+        let (members, present) = (status.configuration, cluster.nodes[replica].id);
         if members.voters.contains(&present) && !members.is_joint() && status.configuration_index <= status.commit {
             return;
         }
-        let tag = cluster.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
+        let tag = cluster.ask(leader, Request::Readmit { name: ReplicaId(replica as u16) });
         let until = cluster.now.plus_us(3_000_000);
         let mut outcome = None;
         while cluster.now < until && outcome.is_none() {
@@ -34,11 +34,11 @@ fn readmit(cluster: &mut Cluster, seat: usize) {
         heard.push(outcome);
         cluster.run_for(100_000);
     }
-    panic!("seed {}: {seat} is not readmitted: {heard:?}", cluster.seed);
+    panic!("seed {}: {replica} is not readmitted: {heard:?}", cluster.seed);
 }
 
-fn is_waiting(group: &Group, seat: usize) -> bool {
-    group.nodes[seat].is_waiting()
+fn is_waiting(group: &Group, replica: usize) -> bool {
+    group.nodes[replica].is_waiting()
 }
 
 // covers M6: it neither votes nor acknowledges, so nothing is committed with it.
@@ -73,28 +73,28 @@ fn emptied_node_counts_for_nothing_until_readmitted() {
     }
 }
 
-// covers M5 M7 M13 on a small scale: seat after seat is emptied and readmitted, with crashes of whoever leads on the
-// way.
+// covers M5 M7 M13 on a small scale: replica after replica is emptied and readmitted, with crashes of whoever leads on
+// the way.
 #[test]
-fn seats_are_emptied_and_readmitted_one_after_the_other_under_load() {
+fn replicas_are_emptied_and_readmitted_one_after_the_other_under_load() {
     for seed in seeds(8) {
         let size = if seed % 4 == 0 { 5 } else { 3 };
         let mut cluster = Cluster::new(seed, size, 3, 2);
         cluster.lose_percent(seed % 5);
         cluster.run_for(2_000_000);
         for round in 0..4 {
-            let seat = cluster.draw(u64::from(size)) as usize;
-            cluster.lose_directory(seat);
-            cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, seat));
+            let replica = cluster.draw(u64::from(size)) as usize;
+            cluster.lose_directory(replica);
+            cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, replica));
             if round % 2 == 1 {
                 // The operator's first try is cut short.
                 let leader = cluster.some_leader();
-                cluster.ask(leader, Request::Readmit { name: NodeName(seat as u16) });
+                cluster.ask(leader, Request::Readmit { name: ReplicaId(replica as u16) });
                 let quiet_us = cluster.draw(400_000);
                 cluster.run_for(quiet_us);
                 cluster.crash(leader, true);
             }
-            readmit(&mut cluster, seat);
+            readmit(&mut cluster, replica);
         }
         cluster.calm_down();
     }
@@ -106,25 +106,25 @@ fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
     for seed in 0..4 {
         let mut cluster = Cluster::new(seed, 3, 3, 1);
         cluster.run_for(2_000_000);
-        let seat = (cluster.some_leader() + seed as usize) % 3;
-        let old = cluster.nodes[seat].id;
+        let replica = (cluster.some_leader() + seed as usize) % 3;
+        let old = cluster.nodes[replica].id;
         let spoil = |bytes: &mut Vec<u8>| bytes.iter_mut().for_each(|byte| *byte ^= 1);
-        assert!(cluster.damage(seat, &path("promise"), spoil));
-        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, seat));
-        assert_ne!(cluster.nodes[seat].id, old);
+        assert!(cluster.damage(replica, &path("promise"), spoil));
+        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, replica));
+        assert_ne!(cluster.nodes[replica].id, old);
         cluster.run_for(500_000);
-        assert!(is_waiting(&cluster, seat));
+        assert!(is_waiting(&cluster, replica));
         // A restart in the middle changes nothing.
-        cluster.crash(seat, true);
-        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, seat));
-        readmit(&mut cluster, seat);
+        cluster.crash(replica, true);
+        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, replica));
+        readmit(&mut cluster, replica);
         cluster.run_for(500_000);
-        let new = cluster.nodes[seat].id;
+        let new = cluster.nodes[replica].id;
         for power_cut in [false, true, false] {
-            cluster.crash(seat, power_cut);
+            cluster.crash(replica, power_cut);
             cluster.run_for(3_000_000);
-            assert_eq!(cluster.nodes[seat].id, new);
-            assert!(cluster.nodes[seat].serving().is_some_and(|serving| !serving.readmission_open()));
+            assert_eq!(cluster.nodes[replica].id, new);
+            assert!(cluster.nodes[replica].serving().is_some_and(|serving| !serving.readmission_open()));
         }
         cluster.calm_down();
     }
@@ -193,17 +193,17 @@ fn node_that_was_replaced_while_it_was_away_hears_of_it() {
     for seed in 0..4 {
         let mut cluster = Cluster::new(seed, 3, 3, 2);
         cluster.run_for(2_000_000);
-        let seat = (cluster.some_leader() + 1) % 3;
-        let (replaced, backup) = (cluster.nodes[seat].id, cluster.backup(seat));
-        cluster.lose_directory(seat);
-        cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, seat));
-        readmit(&mut cluster, seat);
+        let replica = (cluster.some_leader() + 1) % 3;
+        let (replaced, backup) = (cluster.nodes[replica].id, cluster.backup(replica));
+        cluster.lose_directory(replica);
+        cluster.run_until_that(4_000_000, "it is back, and waits", |group| is_waiting(group, replica));
+        readmit(&mut cluster, replica);
         cluster.run_for(500_000);
-        cluster.set_back(seat, backup);
-        cluster.run_until_that(4_000_000, "it is back as it was", |group| group.nodes[seat].id == replaced);
-        cluster.run_until_that(5_000_000, "it hears that it was replaced", |group| is_waiting(group, seat));
-        assert_ne!(cluster.nodes[seat].id, replaced);
-        readmit(&mut cluster, seat);
+        cluster.set_back(replica, backup);
+        cluster.run_until_that(4_000_000, "it is back as it was", |group| group.nodes[replica].id == replaced);
+        cluster.run_until_that(5_000_000, "it hears that it was replaced", |group| is_waiting(group, replica));
+        assert_ne!(cluster.nodes[replica].id, replaced);
+        readmit(&mut cluster, replica);
         cluster.calm_down();
     }
 }

@@ -63,12 +63,12 @@ fn expect_an_install(cluster: &mut Cluster) {
     }
 }
 
-/// Whether the follower on a seat soon has what the leader has committed by now.
-fn is_level(cluster: &mut Cluster, seat: usize) -> bool {
+/// Whether the follower on a replica soon has what the leader has committed by now.
+fn is_level(cluster: &mut Cluster, replica: usize) -> bool {
     let Some(leader) = cluster.leader() else { return false };
     let committed = status(cluster, leader).map(|status| status.commit.0);
     cluster.run_for(200_000);
-    cluster.applied(seat) >= committed
+    cluster.applied(replica) >= committed
 }
 
 // covers S15 S17: clients never pause, and write many times what the log holds while a snapshot travels.
@@ -154,8 +154,8 @@ fn trigger_while_a_snapshot_is_written_another_one_follows_though_nobody_writes_
         cluster.load_with_ballast(1_000);
         // Replicas that share a machine do not all begin at once.
         let trigger_bytes = *cluster.shape().snapshot_log_bytes.end() * 11 / 8;
-        let log_bytes = |group: &Group, seat| status(group, seat).map_or(0, |status| status.log_bytes);
-        let longest = |group: &Group| (0..3).map(|seat| log_bytes(group, seat)).max().unwrap_or_default();
+        let log_bytes = |group: &Group, replica| status(group, replica).map_or(0, |status| status.log_bytes);
+        let longest = |group: &Group| (0..3).map(|replica| log_bytes(group, replica)).max().unwrap_or_default();
         cluster.run_for(1_500_000);
         let (taken, mut longest_bytes) = (cluster.counts().snapshots_taken, 0);
         for _ in 0..200 {
@@ -171,9 +171,9 @@ fn trigger_while_a_snapshot_is_written_another_one_follows_though_nobody_writes_
         });
         cluster.fall_silent();
         cluster.run_for(500_000);
-        for seat in 0..3 {
-            let left = log_bytes(&cluster, seat);
-            assert!(left < trigger_bytes, "seed {seed}: {left} bytes stay in the log of replica {seat}");
+        for replica in 0..3 {
+            let left = log_bytes(&cluster, replica);
+            assert!(left < trigger_bytes, "seed {seed}: {left} bytes stay in the log of replica {replica}");
         }
         cluster.check();
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
-use smr::id::{NodeId, NodeName};
+use smr::id::{NodeId, ReplicaId};
 use smr::protocol::{
     Effects, Envelope, Event, Input, LogChange, NotHere, Protocol, ReadOutcome, ReadToken, Recovered, Superseded, Time,
     Write,
@@ -106,7 +106,7 @@ pub enum Call {
     Propose(Vec<Bytes>),
     Read(ReadToken),
     Change(Change),
-    Transfer(NodeName),
+    Transfer(ReplicaId),
     Install(SnapshotMeta),
 }
 

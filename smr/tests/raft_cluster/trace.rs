@@ -8,10 +8,10 @@ use smr::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariant
 
 use super::{Answer, Call, Disk, Outputs};
 
-/// `A` for seat 0 in its first life, `A/2` in its second.
+/// `A` for replica 0 in its first life, `A/2` in its second.
 pub fn name(id: NodeId) -> String {
-    let seat = char::from(b'A' + id.name.0 as u8);
-    if id.incarnation.0 == 1 { seat.to_string() } else { format!("{seat}/{}", id.incarnation.0) }
+    let replica = char::from(b'A' + id.name.0 as u8);
+    if id.incarnation.0 == 1 { replica.to_string() } else { format!("{replica}/{}", id.incarnation.0) }
 }
 
 fn names<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {

@@ -34,8 +34,8 @@ fn number<T: std::str::FromStr>(text: &str) -> T {
 }
 
 fn node(text: &str) -> NodeId {
-    let (seat, life) = text.split_once('/').unwrap_or((text, "1"));
-    match seat.as_bytes() {
+    let (replica, life) = text.split_once('/').unwrap_or((text, "1"));
+    match replica.as_bytes() {
         [letter @ b'A'..=b'H'] => NodeId::new(u16::from(letter - b'A'), number(life)),
         _ => panic!("no node: {text:?}"),
     }

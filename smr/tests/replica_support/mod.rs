@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smr::entry::Index;
-use smr::id::NodeName;
+use smr::id::ReplicaId;
 use smr::raft::CLOCK_DRIFT_PERMILLE;
 use smr::replica::{Outcome, ReplicaHandle, ReplicaOptions, ReplySink, ReplyTo, Request};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -71,7 +71,7 @@ fn say_panics() {
     });
 }
 
-/// Seat `name` of group `g`, with `peers` by seat and address.
+/// ExpectedIdentity `name` of group `g`, with `peers` by replica and address.
 pub(crate) fn options(
     name: u16,
     peers: impl IntoIterator<Item = (u16, String)>,
@@ -80,10 +80,10 @@ pub(crate) fn options(
     runtime: &tokio::runtime::Runtime,
 ) -> ReplicaOptions {
     say_panics();
-    let peers: BTreeMap<_, _> = peers.into_iter().map(|(name, address)| (NodeName(name), address)).collect();
+    let peers: BTreeMap<_, _> = peers.into_iter().map(|(name, address)| (ReplicaId(name), address)).collect();
     ReplicaOptions {
         group: "g".parse().unwrap(),
-        name: NodeName(name),
+        name: ReplicaId(name),
         peers,
         listener,
         directory: directory.to_owned(),

@@ -41,7 +41,7 @@ fn admit_older_start_and_same_number_with_another_nonce_refused_also_after_a_pow
 
 // covers I17 M18
 #[test]
-fn admit_full_the_oldest_of_a_seat_with_a_newer_one_is_forgotten() {
+fn admit_full_the_oldest_of_a_replica_with_a_newer_one_is_forgotten() {
     let disk = VirtualDisk::new();
     let seen = open(&disk);
     let start = StartTrail::default().next(1);

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use smr::disk::RealDisk;
 use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
-use smr::id::{ClusterId, Disqualified, NodeId, NodeName, StartTrail};
+use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
-use smr::storage::{Birth, Engine, OpenError, ReplicaDirectory, Seat, StoreOptions, SyncMode, Witness, probe_sync};
+use smr::storage::{
+    Birth, Engine, ExpectedIdentity, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness, probe_sync,
+};
 
 use crate::support::*;
 
@@ -254,24 +256,24 @@ fn prefix_removed_under_a_snapshot_stays_removed() {
 
 // covers M9
 #[test]
-fn directory_of_another_seat_is_refused_and_both_are_named() {
+fn directory_of_another_replica_is_refused_and_both_are_named() {
     let bench = Bench::new();
     drop(bench.founded());
     let before = contents(&bench.path);
-    let seats = [
-        (Seat { name: NodeName(1), ..seat() }, "node 1 of group s0"),
-        (Seat { group: "s1".parse().unwrap(), ..seat() }, "node 0 of group s1"),
-        (Seat { cluster: Some(ClusterId(7)), ..seat() }, "of cluster 00000000000000000000000000000007"),
+    let replicas = [
+        (ExpectedIdentity { name: ReplicaId(1), ..replica() }, "node 1 of group s0"),
+        (ExpectedIdentity { group: "s1".parse().unwrap(), ..replica() }, "node 0 of group s1"),
+        (ExpectedIdentity { cluster: Some(ClusterId(7)), ..replica() }, "of cluster 00000000000000000000000000000007"),
     ];
-    for (seat, named) in seats {
-        let error = ReplicaDirectory::open(bench.disk.clone(), &bench.path, seat).err().unwrap();
+    for (expected, named) in replicas {
+        let error = ReplicaDirectory::open(bench.disk.clone(), &bench.path, expected).err().unwrap();
         assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(named) && text.contains("belongs to node 0@a of group s0 of cluster"), "{text}");
         assert_eq!(text.lines().count(), 1);
     }
     assert_eq!(contents(&bench.path), before);
-    let right = Seat { cluster: Some(genesis().cluster_id()), ..seat() };
+    let right = ExpectedIdentity { cluster: Some(genesis().cluster_id()), ..replica() };
     assert!(ReplicaDirectory::open(bench.disk.clone(), &bench.path, right).is_ok());
 }
 
@@ -415,7 +417,7 @@ fn directory_read_only_or_under_a_file_is_refused_with_one_line() {
     let outside = tempfile::tempdir().unwrap();
     let file = outside.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = ReplicaDirectory::open(std::sync::Arc::new(RealDisk), &file.join("node"), seat()).err().unwrap();
+    let error = ReplicaDirectory::open(std::sync::Arc::new(RealDisk), &file.join("node"), replica()).err().unwrap();
     assert!(matches!(error, OpenError::Io(_)), "{error}");
     assert_eq!(error.to_string().lines().count(), 1);
 }
@@ -490,7 +492,7 @@ fn sled_leftovers_of_a_crash_in_recovery_are_removed_or_set_aside() {
 #[test]
 fn directory_of_a_born_node_names_its_genesis_and_that_of_an_unborn_one_none() {
     let bench = Bench::new();
-    let claim = || ReplicaDirectory::open(Arc::clone(&bench.disk), &bench.path, seat()).unwrap();
+    let claim = || ReplicaDirectory::open(Arc::clone(&bench.disk), &bench.path, replica()).unwrap();
     assert_eq!(claim().genesis(), None);
     drop(bench.reopen());
     assert_eq!(claim().genesis(), None);

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
-use smr::id::{Incarnation, NodeId, NodeName};
+use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::storage::{
-    Birth, Engine, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Seat, Store, StoreOptions,
+    Birth, Engine, ExpectedIdentity, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Store, StoreOptions,
 };
 
 /// The node that the tests are about.
@@ -28,8 +28,8 @@ pub(crate) fn born() -> Birth {
     Birth::Born { genesis: genesis().hash(), founders: Some(genesis()) }
 }
 
-pub(crate) fn seat() -> Seat {
-    Seat { group: "s0".parse().unwrap(), name: NodeName(0), cluster: None }
+pub(crate) fn replica() -> ExpectedIdentity {
+    ExpectedIdentity { group: "s0".parse().unwrap(), name: ReplicaId(0), cluster: None }
 }
 
 pub(crate) fn options(engine: Engine) -> StoreOptions {
@@ -88,7 +88,7 @@ impl Bench {
     }
 
     pub(crate) fn open_with(&self, options: &StoreOptions) -> Result<Opened, OpenError> {
-        Store::open(ReplicaDirectory::open(Arc::clone(&self.disk), &self.path, seat())?, options)
+        Store::open(ReplicaDirectory::open(Arc::clone(&self.disk), &self.path, replica())?, options)
     }
 
     pub(crate) fn reopen(&self) -> Opened {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::GenesisHash;
-use smr::id::{ClusterId, Disqualified, EARLIER_STARTS, GroupName, NodeId, NodeName, StartId, StartTrail};
+use smr::id::{ClusterId, Disqualified, EARLIER_STARTS, GroupName, NodeId, ReplicaId, StartId, StartTrail};
 use smr::transport::{
     AdmitAll, EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent,
 };
@@ -63,7 +63,7 @@ pub fn config(node: NodeId, peers: &[(u16, &str)]) -> TransportConfig {
         start: START,
         commands: CommandVersions::FIRST,
         admission: Arc::new(AdmitAll),
-        peers: peers.iter().map(|(name, address)| (NodeName(*name), (*address).to_owned())).collect(),
+        peers: peers.iter().map(|(name, address)| (ReplicaId(*name), (*address).to_owned())).collect(),
     }
 }
 
@@ -175,7 +175,7 @@ pub struct Hello {
     pub oldest: u16,
     pub facts: Facts,
     pub commands: CommandVersions,
-    pub to: NodeName,
+    pub to: ReplicaId,
     pub purpose: Purpose,
     pub later: Vec<u8>,
 }
@@ -195,7 +195,7 @@ pub struct HelloOf5 {
     pub magic: u64,
     pub version: u16,
     pub facts: Facts,
-    pub to: NodeName,
+    pub to: ReplicaId,
     pub purpose: Purpose,
 }
 
@@ -242,7 +242,7 @@ pub fn hello(from: NodeId, to: u16) -> Hello {
         oldest: FORMER_VERSION,
         facts: facts(from),
         commands: CommandVersions::FIRST,
-        to: NodeName(to),
+        to: ReplicaId(to),
         purpose: Purpose::Messages,
         later: Vec::new(),
     }
@@ -255,7 +255,7 @@ pub fn welcome(from: NodeId) -> Welcome {
 
 pub fn hello_of_5(from: NodeId, to: u16) -> HelloOf5 {
     let (magic, version, purpose) = (MAGIC, FORMER_VERSION, Purpose::Messages);
-    HelloOf5 { magic, version, facts: facts(from), to: NodeName(to), purpose }
+    HelloOf5 { magic, version, facts: facts(from), to: ReplicaId(to), purpose }
 }
 
 pub fn welcome_of_5(from: NodeId) -> WelcomeOf5 {

@@ -37,18 +37,18 @@ pub struct Endpoint {
     /// The group.
     pub group: u16,
     /// The replica.
-    pub seat: u16,
+    pub replica: u16,
 }
 
 impl Endpoint {
     /// The address under which clients know it.
     pub fn address(self) -> String {
-        format!("g{}.r{}:1", self.group, self.seat)
+        format!("g{}.r{}:1", self.group, self.replica)
     }
 
     fn of(address: &str) -> Option<Endpoint> {
-        let (group, seat) = address.strip_prefix('g')?.strip_suffix(":1")?.split_once(".r")?;
-        Some(Endpoint { group: group.parse().ok()?, seat: seat.parse().ok()? })
+        let (group, replica) = address.strip_prefix('g')?.strip_suffix(":1")?.split_once(".r")?;
+        Some(Endpoint { group: group.parse().ok()?, replica: replica.parse().ok()? })
     }
 }
 

@@ -9,7 +9,7 @@ pub mod readmission;
 
 mod raft;
 
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, Protocol, Routing, Time};
 use crate::replica::ReplyTo;
 
@@ -21,12 +21,12 @@ pub enum AdminRequest {
     /// That this replica lead.
     Transfer {
         /// The new leader.
-        to: NodeName,
+        to: ReplicaId,
     },
     /// That the present incarnation of a replica take the place of the one in the configuration.
     Readmit {
         /// The replica.
-        name: NodeName,
+        name: ReplicaId,
     },
 }
 

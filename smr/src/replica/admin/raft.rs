@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::readmission::{Presence, READMISSION_UNDER_WAY, Readmission, Step};
 use super::{Admin, AdminContext, AdminRequest};
-use crate::id::{NodeId, NodeName};
+use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
 use crate::raft::{Change, ChangeRefused, Control, TransferRefused};
 use crate::replica::{Outcome, ReplySink, ReplyTo};
@@ -25,7 +25,7 @@ const HEARD_LATELY_US: u64 = 500_000;
 
 /// A transfer of leadership that an operator waits for.
 struct PendingTransfer {
-    to: NodeName,
+    to: ReplicaId,
     reply: ReplyTo,
     give_up_at: Time,
 }
@@ -93,7 +93,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
 }
 
 impl RaftAdmin {
-    fn begin_transfer<P: Control>(&mut self, context: AdminContext<'_, P>, to: NodeName, reply: ReplyTo) {
+    fn begin_transfer<P: Control>(&mut self, context: AdminContext<'_, P>, to: ReplicaId, reply: ReplyTo) {
         let AdminContext { now, core, effects, .. } = context;
         if self.transfer.is_some() {
             return reply.send(Outcome::Refused("another transfer is under way".to_owned()));
@@ -114,7 +114,7 @@ impl RaftAdmin {
         }
     }
 
-    fn begin_readmission<P: Control>(&mut self, mut context: AdminContext<'_, P>, name: NodeName, reply: ReplyTo) {
+    fn begin_readmission<P: Control>(&mut self, mut context: AdminContext<'_, P>, name: ReplicaId, reply: ReplyTo) {
         let now = context.now;
         let Routing { term, writes, .. } = context.core.routing();
         if let Route::There(at) = writes {

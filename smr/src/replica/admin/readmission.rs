@@ -1,4 +1,4 @@
-//! Readmission: the new incarnation of a seat takes the place of the old one.
+//! Readmission: the new incarnation of a replica takes the place of the old one.
 //!
 //! It joins as a learner beside the old member, catches up, and then one joint change puts it into the old one's
 //! place; so the number of failures that the group survives never falls on the way. The leader looks at the
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{Incarnation, NodeId, NodeName};
+use crate::id::{Incarnation, NodeId, ReplicaId};
 use crate::protocol::{CoreStatus, Time};
 use crate::raft::Change;
 use crate::replica::Outcome;
@@ -25,10 +25,10 @@ const ALIVE_US: u64 = 1_500_000;
 /// and go on as long as nobody asks.
 const SILENT_US: u64 = 10_000_000;
 
-/// Which incarnations were met lately on which seat, members or not.
+/// Which incarnations were met lately of which replica, members or not.
 #[derive(Debug, Default)]
 pub struct Presence {
-    met: BTreeMap<NodeName, (Incarnation, Time)>,
+    met: BTreeMap<ReplicaId, (Incarnation, Time)>,
 }
 
 impl Presence {
@@ -37,7 +37,7 @@ impl Presence {
         self.met.insert(node.name, (node.incarnation, now));
     }
 
-    fn present(&self, now: Time, name: NodeName) -> Option<NodeId> {
+    fn present(&self, now: Time, name: ReplicaId) -> Option<NodeId> {
         let &(incarnation, at) = self.met.get(&name)?;
         (now.since_us(at) <= PRESENT_US).then_some(NodeId { name, incarnation })
     }
@@ -46,7 +46,7 @@ impl Presence {
 /// A readmission under way.
 #[derive(Debug)]
 pub struct Readmission {
-    /// `None` if nobody has the seat: the group was recovered from the directory of one replica.
+    /// `None` if no node has this number: the group was recovered from the directory of one replica.
     outgoing: Option<NodeId>,
     incoming: NodeId,
     began_at: Time,
@@ -65,11 +65,12 @@ pub enum Step {
 }
 
 impl Readmission {
-    /// Begins, if it makes sense: the seat has a voter of a former life that is silent, and a new life that is there.
+    /// Begins, if it makes sense: the replica has a voter of a previous incarnation that is silent, and a new one that
+    /// is there.
     ///
     /// # Errors
     /// What to tell the operator.
-    pub fn start(now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Result<Readmission, Outcome> {
+    pub fn start(now: Time, name: ReplicaId, status: &CoreStatus, presence: &Presence) -> Result<Readmission, Outcome> {
         let refused = |why: String| Err(Outcome::Refused(why));
         let outgoing = status.configuration.voters.iter().find(|voter| voter.name == name).copied();
         if outgoing == Some(status.node) {
@@ -82,7 +83,7 @@ impl Readmission {
                 .any(|peer| peer.node == node && peer.heard_at.is_some_and(|heard| now.since_us(heard) <= ALIVE_US))
         };
         let incoming = presence.present(now, name);
-        // A seat is filled by one process at a time, so one of another incarnation proves that this one is gone,
+        // A replica is one process at a time, so one of another incarnation proves that this one is gone,
         // however lately it spoke.
         let is_succeeded = incoming.is_some() && incoming != outgoing;
         if let Some(outgoing) = outgoing
@@ -93,7 +94,7 @@ impl Readmission {
         }
         let Some(incoming) = incoming else {
             if outgoing.is_none() {
-                return refused(format!("the group has no seat {name}, or nobody has it: start its replica first"));
+                return refused(format!("the group has no replica {name}: start its replica first"));
             }
             return refused(format!("no new incarnation of replica {name} is there: start it first"));
         };
@@ -126,7 +127,7 @@ impl Readmission {
         if configuration.voters.contains(&self.incoming) && is_replaced {
             return Step::End(Outcome::Done);
         }
-        // A learner of this seat from an earlier try whose directory was emptied once more.
+        // A learner of this replica from an earlier try whose directory was emptied once more.
         let stale = configuration
             .learners
             .iter()
@@ -144,10 +145,10 @@ impl Readmission {
         })
     }
 
-    /// Why this readmission gives way to a new request for seat `name`, if it does: its newcomer is gone for good, so
-    /// that waiting for it would only keep the operator from what has to be done (its directory was emptied once more,
-    /// say).
-    pub fn gives_way(&self, now: Time, name: NodeName, status: &CoreStatus, presence: &Presence) -> Option<String> {
+    /// Why this readmission gives way to a new request for replica `name`, if it does: its newcomer is gone for good,
+    /// so that waiting for it would only keep the operator from what has to be done (its directory was emptied once
+    /// more, say).
+    pub fn gives_way(&self, now: Time, name: ReplicaId, status: &CoreStatus, presence: &Presence) -> Option<String> {
         let Readmission { incoming, began_at, .. } = *self;
         if let Some(present) = presence.present(now, name)
             && name == incoming.name
@@ -214,7 +215,7 @@ mod tests {
     }
 
     fn refusal(name: u16, status: &CoreStatus, presence: &Presence) -> String {
-        match Readmission::start(Time(10_000_000), NodeName(name), status, presence) {
+        match Readmission::start(Time(10_000_000), ReplicaId(name), status, presence) {
             Err(Outcome::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -226,7 +227,7 @@ mod tests {
         let now = Time(10_000_000);
         let mut presence = Presence::default();
         let quiet = status(now, &[]);
-        assert!(refusal(9, &quiet, &presence).contains("no seat 9"));
+        assert!(refusal(9, &quiet, &presence).contains("no replica 9"));
         assert!(refusal(0, &quiet, &presence).contains("leads the group"));
         assert!(refusal(2, &quiet, &presence).contains("start it first"), "nobody is there");
         presence.met(Time(now.0 - PRESENT_US - 1), FIRST);
@@ -244,7 +245,7 @@ mod tests {
 
     // covers D28
     #[test]
-    fn readmission_to_a_seat_that_nobody_has_adds_a_voter() {
+    fn readmission_of_a_replica_that_has_no_node_adds_a_voter() {
         let now = Time(10_000_000);
         let mut presence = Presence::default();
         let alone = |learners: &[NodeId], voters: &[NodeId]| CoreStatus {
@@ -270,7 +271,7 @@ mod tests {
         let now = Time(60_000_000);
         presence.met(now, FIRST);
         assert_eq!(readmission.gives_way(now, OLD.name, &status(now, &[(FIRST, now)]), &presence), None);
-        assert_eq!(readmission.gives_way(now, NodeName(1), &status(now, &[(FIRST, now)]), &presence), None);
+        assert_eq!(readmission.gives_way(now, ReplicaId(1), &status(now, &[(FIRST, now)]), &presence), None);
     }
 
     #[test]
@@ -285,8 +286,8 @@ mod tests {
     fn readmission_of_newcomer_long_silent_gives_way_to_any_other() {
         let (readmission, presence) = begun(Time(1));
         let status = |now| status(now, &[(FIRST, Time(1_000))]);
-        assert_eq!(readmission.gives_way(Time(SILENT_US), NodeName(1), &status(Time(SILENT_US)), &presence), None);
+        assert_eq!(readmission.gives_way(Time(SILENT_US), ReplicaId(1), &status(Time(SILENT_US)), &presence), None);
         let late = Time(SILENT_US + 2_000);
-        assert!(readmission.gives_way(late, NodeName(1), &status(late), &presence).is_some());
+        assert!(readmission.gives_way(late, ReplicaId(1), &status(late), &presence).is_some());
     }
 }

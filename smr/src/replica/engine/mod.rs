@@ -416,7 +416,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
-    /// This incarnation was met on its seat; it may be no member.
+    /// This incarnation was met; it may be no member.
     pub fn met(&mut self, now: Time, node: NodeId) {
         self.admin.met(now, node);
     }

@@ -162,7 +162,7 @@ fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
     );
 }
 
-/// A next life that is damaged as well is put aside; the seat gets another one.
+/// A next life that is damaged as well is put aside; the replica gets another one.
 #[test]
 fn next_life_damaged_is_replaced_by_another() {
     let disk = damaged();
