@@ -18,7 +18,7 @@ use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::disk::{Disk, read_file};
-use smr::entry::{Configuration, Entry, EntryId, Genesis, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, Genesis, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::raft::Message;
@@ -56,8 +56,8 @@ pub const ALL: [Decoder; 17] = [
     Decoder { name: "frames", run: frames, sound: sound_frames },
     Decoder { name: "peer_messages", run: peer_messages, sound: sound_peer_messages },
     Decoder { name: "stored_values", run: stored_values, sound: sound_stored_values },
-    Decoder { name: "promise_file", run: |bytes| open_with(PROMISE, bytes), sound: || sound_file(PROMISE) },
-    Decoder { name: "mark_file", run: |bytes| open_with(MARK, bytes), sound: || sound_file(MARK) },
+    Decoder { name: "hard_state_file", run: |bytes| open_with(HARD_STATE, bytes), sound: || sound_file(HARD_STATE) },
+    Decoder { name: "watermark_file", run: |bytes| open_with(WATERMARK, bytes), sound: || sound_file(WATERMARK) },
     Decoder { name: "journal_file", run: |bytes| open_with(JOURNAL, bytes), sound: || sound_file(JOURNAL) },
     Decoder { name: "quarantine_file", run: |bytes| open_with(QUARANTINE, bytes), sound: sound_quarantine },
     Decoder { name: "log_records", run: log_records, sound: sound_log_records },
@@ -153,21 +153,21 @@ fn stored_values(bytes: &[u8]) {
     decode::<Entry>(bytes);
     decode::<Configuration>(bytes);
     decode::<SnapshotMeta>(bytes);
-    decode::<Promise>(bytes);
+    decode::<HardState>(bytes);
     decode::<Genesis>(bytes);
 }
 
 fn sound_stored_values() -> Vec<Vec<u8>> {
-    let promise = Promise { term: Term(3), vote: Some(ME), lease_us: 0 };
-    vec![codec::encode(&entries()), codec::encode(&meta()), codec::encode(&promise), codec::encode(&genesis())]
+    let hard_state = HardState { term: Term(3), vote: Some(ME), lease_us: 0 };
+    vec![codec::encode(&entries()), codec::encode(&meta()), codec::encode(&hard_state), codec::encode(&genesis())]
 }
 
 // ---- files
 
 const ME: NodeId = NodeId::new(0, 0xa);
 const ROOT: &str = "/data/node";
-const PROMISE: &str = "promise";
-const MARK: &str = "mark";
+const HARD_STATE: &str = "promise";
+const WATERMARK: &str = "mark";
 const JOURNAL: &str = "log/journal";
 const QUARANTINE: &str = "quarantine";
 
@@ -213,7 +213,7 @@ fn founder() -> VirtualDisk {
     let birth = Birth::Born { genesis: genesis().hash(), founders: Some(genesis()) };
     let fatal = |error: StorageError| panic!("{error}");
     store.be_born(birth, genesis().cluster_id()).unwrap_or_else(fatal);
-    store.save_promise(Promise { term: Term(2), vote: Some(ME), lease_us: 0 }).unwrap_or_else(fatal);
+    store.save_hard_state(HardState { term: Term(2), vote: Some(ME), lease_us: 0 }).unwrap_or_else(fatal);
     store.apply(&LogChange::Append(entries())).unwrap_or_else(fatal);
     store.sync().unwrap_or_else(fatal);
     drop(store);
@@ -228,12 +228,12 @@ fn put(disk: &VirtualDisk, file: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Opens the founder's directory with other bytes in one file. What opens has the founder's vote and all its entries,
-/// heals, or is known to be damaged; the journal's end may be missing, as far as the mark does not speak for it.
+/// heals, or is known to be damaged; the journal's end may be missing, as far as the watermark does not speak for it.
 fn open_with(file: &str, bytes: &[u8]) {
     let disk = founder();
     put(&disk, &Path::new(ROOT).join(file), bytes).unwrap_or_else(|error| panic!("{error}"));
     if let Some(Opened::Store(opened)) = open(&disk) {
-        assert_eq!(opened.promise, Promise { term: Term(2), vote: Some(ME), lease_us: 0 });
+        assert_eq!(opened.hard_state, HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
         // One that heals knows that it lacks some.
         if opened.healing.is_none() {
             assert_eq!(opened.entries.len(), 1 + entries().len(), "entries are missing");

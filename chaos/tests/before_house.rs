@@ -353,7 +353,7 @@ fn replay<S: StateMachine + Default>(packed: &[u8], group: &str) -> (Held, S) {
 fn recorded_directories_of_servers_open_with_all_keys() {
     for packed in [&include_bytes!("before_house/sled-s0")[..], include_bytes!("before_house/segments-s0")] {
         let (held, map) = replay::<Map>(packed, "s0");
-        assert!(held.promise.term.0 > 0 && held.snapshot.index.0 == 0, "{held:?}");
+        assert!(held.hard_state.term.0 > 0 && held.snapshot.index.0 == 0, "{held:?}");
         let expected = |key| match key {
             0 => Some("swapped".to_owned()),
             1 => None,

@@ -71,7 +71,7 @@ fn damaged_directory_starts_whole_or_heals_or_is_quarantined_and_never_costs_an_
     open_copies(&sample, &damages(&sample, FLIPS).unwrap(), &mut matrix, &Panics::default()).unwrap();
     assert_eq!(matrix.wrong, Vec::<String>::new());
     assert!(matrix.count("whole") > 20 && matrix.count("heals") > 10, "{matrix}");
-    // Only where the promise is lost.
+    // Only where the hard state is lost.
     assert!(matrix.count("quarantined") <= 4, "{matrix}");
 
     // The same under processes, where one that forgets would let the lagging replica lead.

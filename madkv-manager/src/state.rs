@@ -19,7 +19,7 @@
 //! |--------------------|--------------------------|------------------------------------------------------------|
 //! | nobody             | a directory, no member   | registered                                                 |
 //! | the same directory | itself                   | registered; once a member always a member                  |
-//! | a non-member       | a directory, no member   | registered: the other one has never made a promise          |
+//! | a non-member       | a directory, no member   | registered: the other one has never voted                  |
 //! | a member           | a directory, no member   | occupied: it may have been emptied (M6), or be a second one |
 //! | anybody            | a member of the recorded group | registered: the group's configuration has taken it in |
 //! | anybody            | a member of another group | refused                                                    |
@@ -347,7 +347,7 @@ impl ManagerState {
             of != partition || incumbent.is_none() || genesis.members.contains(&node)
         });
         for member in &genesis.members {
-            // From now on it may make promises at any time.
+            // From now on it may vote at any time.
             let place = (partition, member.name.0);
             let known = contents.records.get(&place).filter(|record| record.incarnation == member.incarnation);
             let start = known.map(|record| record.start).unwrap_or_default();

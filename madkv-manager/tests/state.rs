@@ -229,7 +229,7 @@ fn genesis_is_recorded_once_and_another_one_refused() {
     assert_eq!(record(&mut state, &other, Some(Incumbent::Unrecorded)), refused, "that is another one");
     assert_eq!(record(&mut state, &first, None), Reply::GenesisRecorded, "the same one again");
     assert_eq!(state, recorded);
-    // From then on its founders may make promises, so they are recorded as members, also before they say so.
+    // From then on its founders may vote, so they are recorded as members, also before they say so.
     assert_eq!(occupied_by(&apply(&mut state, &Command::Register(registration(1, 2, 99, false)))), Some(12));
     assert!(is_registered(&apply(&mut state, &Command::Register(registration(1, 2, 12, false)))));
     // Other partitions have groups of their own.

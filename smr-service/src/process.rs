@@ -204,7 +204,7 @@ fn start_blocking_threads(runtime: &Runtime) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// The usual soft limit of 1024 is less than the connections that we promise.
+/// The usual soft limit of 1024 is less than the connections that we guarantee.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     // A refusal leaves the limit as it was; the listener fits its connections to what there is.

@@ -11,7 +11,7 @@ use crate::process::{Fatal, Signals};
 
 /// Exit code after a second signal.
 const EXIT_INTERRUPTED: i32 = 130;
-/// How long an orderly end may take in the replica, in milliseconds; it promises 3 s.
+/// How long an orderly end may take in the replica, in milliseconds; the replica takes 3 s at most.
 const SHUTDOWN_REPLICA_MS: u64 = 3_500;
 /// How long connections may take for what they still have to say, in milliseconds.
 const SHUTDOWN_LISTENER_MS: u64 = 1_000;

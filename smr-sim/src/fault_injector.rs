@@ -514,7 +514,7 @@ impl FaultInjector {
             return;
         }
         match self.rng.below(4) {
-            // Both slots of the promise.
+            // Both slots of the hard state.
             0 => {
                 world.damage(replica, &path("promise"), |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1));
             }
@@ -526,8 +526,8 @@ impl FaultInjector {
                     world.damage_snapshot(replica, info.meta.last, lot);
                 }
             }
-            // Behind the mark a flipped bit cannot be told from a torn write, so this is for nodes that others can do
-            // without.
+            // Behind the watermark a flipped bit cannot be told from a torn write, so this is for nodes that others can
+            // do without.
             _ if !self.is_dispensable(world, replica) => {}
             2 => {
                 let (read, bit) = (self.rng.below(30), self.rng.any() as usize);
@@ -569,9 +569,9 @@ impl FaultInjector {
         }
     }
 
-    /// Takes a log away, whole or in part, and its mark, so that it is noticed for sure. Nobody looks before whether
-    /// the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and come
-    /// back.
+    /// Takes a log away, whole or in part, and its watermark, so that it is noticed for sure. Nobody looks before
+    /// whether the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and
+    /// come back.
     fn lose_log<W: Workload>(&mut self, world: &mut World<W>, replica: usize) {
         if !self.may_spoil(world) || world.nodes[replica].serving().is_none_or(|serving| serving.readmission_open()) {
             return;
@@ -636,7 +636,7 @@ impl FaultInjector {
 
 /// Whether a node's device knows of a lease that it granted.
 fn has_granted<W: Workload>(world: &World<W>, replica: usize) -> bool {
-    world.watch.ledger.page(world.nodes[replica].id).is_some_and(|page| page.promise.lease_us > 0)
+    world.watch.ledger.page(world.nodes[replica].id).is_some_and(|page| page.hard_state.lease_us > 0)
 }
 
 /// Flips a bit.

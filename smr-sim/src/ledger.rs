@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use smr::codec;
-use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, Term};
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Recovered, WriteId};
 
@@ -170,13 +170,13 @@ pub struct Page {
     /// Its log as far as a completed sync covers it.
     pub durable: BookLog,
     /// Term and vote as far as a completed sync covers them.
-    pub promise: Promise,
+    pub hard_state: HardState,
     /// The newest snapshot that it has written or adopted durably.
     pub snapshot: EntryId,
     /// Whether a process of it serves.
     pub serves: bool,
     /// Writes that were asked for and are not durable.
-    pending: VecDeque<(WriteId, Option<Promise>, Vec<Booked>)>,
+    pending: VecDeque<(WriteId, Option<HardState>, Vec<Booked>)>,
     /// Durable logs that an experiment took away from it. Whoever acknowledged them said the truth then.
     former: Vec<BookLog>,
 }
@@ -184,8 +184,8 @@ pub struct Page {
 impl Page {
     /// The highest term that it can be held to.
     pub fn durable_term(&self) -> Term {
-        // Born nodes are in term 1 at least, and an entry's term is as good as a promise of it.
-        self.promise.term.max(self.durable.last().term).max(Term(1))
+        // Born nodes are in term 1 at least, and an entry's term is as good as a hard state of it.
+        self.hard_state.term.max(self.durable.last().term).max(Term(1))
     }
 
     /// Whether this entry has survived a sync there, now or before an experiment took it away.
@@ -264,19 +264,19 @@ impl Ledger {
                 page.snapshot = EntryId::ZERO;
                 // Whoever is still itself after damage is held to it.
                 if *how != Spoiled::Damaged {
-                    page.promise = Promise::default();
+                    page.hard_state = HardState::default();
                 }
                 page.pending.clear();
             }
             Happening::WriteIssued { node, write } => {
                 let changes = write.log().iter().map(|change| self.book(*node, change)).collect();
                 let page = self.pages.entry(*node).or_default();
-                page.pending.push_back((write.id(), write.promise(), changes));
+                page.pending.push_back((write.id(), write.hard_state(), changes));
             }
             Happening::WriteDurable { node, write } => {
                 let page = self.pages.entry(*node).or_default();
-                while let Some((_, promise, changes)) = page.pending.pop_front_if(|(id, _, _)| *id <= write.id()) {
-                    page.promise = promise.unwrap_or(page.promise);
+                while let Some((_, hard_state, changes)) = page.pending.pop_front_if(|(id, _, _)| *id <= write.id()) {
+                    page.hard_state = hard_state.unwrap_or(page.hard_state);
                     changes.iter().for_each(|change| change.apply(&mut page.durable));
                     page.snapshot =
                         page.snapshot.max(changes.iter().fold(EntryId::ZERO, |most, change| match change {
@@ -308,7 +308,7 @@ impl Ledger {
             page.former.push(std::mem::take(&mut page.durable));
         }
         page.pending.clear();
-        page.promise = recovered.promise;
+        page.hard_state = recovered.hard_state;
         page.snapshot = recovered.snapshot.last;
         page.serves = true;
         page.durable = log.clone();
@@ -356,22 +356,23 @@ impl Ledger {
         booked
     }
 
-    /// Holds the books against the promise that a start found: it never forgets one, unless an experiment set it back.
+    /// Holds the books against the hard state that a start found: it never forgets one, unless an experiment set it
+    /// back.
     ///
     /// # Errors
     /// What is missing.
-    pub fn compare_promise(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
+    pub fn compare_hard_state(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
         let Some(page) = self.pages.get(&node) else { return Ok(()) };
-        let (promised, mut found) = (page.promise, recovered.promise);
+        let (saved, mut found) = (page.hard_state, recovered.hard_state);
         if found.term == Term::ZERO {
             // A node that was just taken in has promised nothing yet, and begins in term 1.
             found.term = Term(1);
         }
-        if found.term < promised.term
-            || found.term == promised.term && promised.vote.is_some() && found.vote != promised.vote
-            || found.lease_us < promised.lease_us
+        if found.term < saved.term
+            || found.term == saved.term && saved.vote.is_some() && found.vote != saved.vote
+            || found.lease_us < saved.lease_us
         {
-            return Err(format!("{node} had {promised:?} on its device, and finds {found:?}"));
+            return Err(format!("{node} had {saved:?} on its device, and finds {found:?}"));
         }
         Ok(())
     }
@@ -382,7 +383,7 @@ impl Ledger {
     /// # Errors
     /// What is missing.
     pub fn compare(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
-        self.compare_promise(node, recovered)?;
+        self.compare_hard_state(node, recovered)?;
         let Some(page) = self.pages.get(&node) else { return Ok(()) };
         if recovered.snapshot.last.index < page.snapshot.index {
             let (had, has) = (page.snapshot, recovered.snapshot.last);

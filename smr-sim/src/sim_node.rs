@@ -13,9 +13,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use smr::codec;
 use smr::disk::Disk;
-use smr::entry::{EntryId, GenesisHash, Promise, Term};
+use smr::entry::{EntryId, GenesisHash, HardState, Term};
 use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
-use smr::internals::storage::peek_mark;
+use smr::internals::storage::peek_watermark;
 use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use smr::raft::{Message, Raft, Settings};
 use smr::replica::admin::RaftAdmin;
@@ -292,7 +292,7 @@ pub struct SimNode<S: StateMachine> {
     /// Whether an experiment has put an older directory in its place.
     pub is_set_back: bool,
     pub(super) forgot: bool,
-    /// What its mark named as synced when its log was damaged.
+    /// What its watermark named as synced when its log was damaged.
     pub(super) marked: Option<EntryId>,
     /// How far its log reached when that was done.
     pub(super) reached: EntryId,
@@ -403,16 +403,16 @@ impl<S: StateMachine> SimNode<S> {
         }
     }
 
-    /// What the mark on its disk names. `None` where a quarantined life is still in the directory: the mark may be of
-    /// that one.
-    pub(super) fn read_mark(&self) -> Option<EntryId> {
+    /// What the watermark on its disk names. `None` where a quarantined life is still in the directory: the watermark
+    /// may be of that one.
+    pub(super) fn read_watermark(&self) -> Option<EntryId> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Nothing));
         let expected = ExpectedIdentity { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
         let directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).ok()?;
         if directory.is_next_life() || directory.quarantined().is_some() {
             return None;
         }
-        peek_mark(disk.as_ref(), Path::new(DIRECTORY))
+        peek_watermark(disk.as_ref(), Path::new(DIRECTORY))
     }
 
     /// Starts the process from what the disk holds.
@@ -491,8 +491,8 @@ impl<S: StateMachine> SimNode<S> {
                 (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
-                    let (promise, entries) = (opened.promise, opened.entries);
-                    return Ok(Recovered { promise, snapshot, entries, heals_past });
+                    let (hard_state, entries) = (opened.hard_state, opened.entries);
+                    return Ok(Recovered { hard_state, snapshot, entries, heals_past });
                 }
                 (Opened::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
                 (Opened::Quarantined(quarantined), _) => {
@@ -535,7 +535,7 @@ impl<S: StateMachine> SimNode<S> {
         if let Err(error) = opened.store.be_born(birth.clone(), cluster) {
             return Some(Start::Failed(error.to_string()));
         }
-        opened.promise = opened.store.promise();
+        opened.hard_state = opened.store.hard_state();
         if let Birth::Born { founders: Some(founders), .. } = &birth {
             opened.entries = vec![founders.first_entry()];
         }
@@ -637,13 +637,13 @@ fn serve<S: StateMachine>(
     };
     let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
     let snapshot = meta.last;
-    let promise = if opened.promise.term == Term::ZERO {
-        Promise { term: Term(1), ..Promise::default() }
+    let hard_state = if opened.hard_state.term == Term::ZERO {
+        HardState { term: Term(1), ..HardState::default() }
     } else {
-        opened.promise
+        opened.hard_state
     };
     let heals_past = opened.healing.as_ref().map(|healing| healing.past);
-    let recovered = Recovered { promise, snapshot: meta, entries: opened.entries, heals_past };
+    let recovered = Recovered { hard_state, snapshot: meta, entries: opened.entries, heals_past };
     let nonce_seed = rng.clone().next_u64();
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {
@@ -738,7 +738,7 @@ impl<S: StateMachine> Serving<S> {
         Ok(self.disk_batch.flush()?.collect())
     }
 
-    /// Lets the mark follow, after the answers have left.
+    /// Lets the watermark follow, after the answers have left.
     pub(super) fn follow(&mut self) -> Result<(), DiskError> {
         self.disk_batch.follow()
     }

@@ -12,7 +12,7 @@
 //!
 //! # Damage
 //! [`MapDamage`] is what was measured on damaged copies of sled's directory. Only some of it is reported; the rest the
-//! record log, the mark and the promise have to find out.
+//! record log, the watermark and the hard state have to find out.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -214,10 +214,10 @@ pub enum Incumbent {
     Recorded(GenesisHash),
 }
 
-/// The term a node is in, the vote it gave there, and its leases: what it has promised (Raft §5.2, `currentTerm` and
+/// The term a node is in, the vote it gave there, and its leases (Raft §5.2, `currentTerm` and
 /// `votedFor`). Durable before anything that rests on it leaves the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Promise {
+pub struct HardState {
     /// The highest term seen. Never falls.
     pub term: Term,
     /// The candidate that got this node's vote in `term`.

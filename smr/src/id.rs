@@ -2,7 +2,7 @@
 //!
 //! A *node* is a replica's number plus an incarnation. The number says which replica of the group the process is and
 //! never changes; the incarnation is drawn at random when a data directory is made, and dies with it. So a process
-//! that comes back on an emptied disk is another node, and nobody mistakes it for the one that made promises
+//! that comes back on an emptied disk is another node, and nobody mistakes it for the one that voted
 //! (fault catalogue M6, M7).
 
 use std::fmt;
@@ -45,7 +45,7 @@ pub struct ClusterId(pub u128);
 pub struct GroupName(String);
 
 impl GroupName {
-    /// The longest name, in bytes; it must fit into a slot of the promise file.
+    /// The longest name, in bytes; it must fit into a slot of the hard state file.
     pub const LEN_MAX_BYTES: usize = 32;
 
     /// The name as text.

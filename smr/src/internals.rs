@@ -1,9 +1,9 @@
-//! What `smr-sim` and our own tests need of the insides. **Outside the promise of compatibility**: whatever is here
+//! What `smr-sim` and our own tests need of the insides. **Outside the guarantee of compatibility**: whatever is here
 //! changes or goes without notice.
 
 /// Of the Raft core.
 pub mod raft {
-    pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_promise};
+    pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_hard_state};
 }
 
 /// Of the storage layer.
@@ -15,20 +15,20 @@ pub mod storage {
 
     use crate::disk::Disk;
     use crate::entry::EntryId;
-    use crate::storage::mark::MarkFile;
     use crate::storage::open::Trouble;
     use crate::storage::record_log::Recovered;
     use crate::storage::segments::SegmentLog;
     use crate::storage::slots::{self, Found, Slots};
+    use crate::storage::watermark::WatermarkFile;
     use crate::storage::{ByteMap, LoadError, LogStore, OpenError, SeenStarts, StorageError, sled};
 
     pub use crate::storage::record::{RECORD_MAX_BYTES, fingerprint, key};
     pub use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};
     pub use crate::storage::starts::STARTS_MAX;
 
-    /// What the mark of a directory names, whoever wrote it.
-    pub fn peek_mark(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
-        MarkFile::peek(disk, directory)
+    /// What the watermark of a directory names, whoever wrote it.
+    pub fn peek_watermark(disk: &dyn Disk, directory: &Path) -> Option<EntryId> {
+        WatermarkFile::peek(disk, directory)
     }
 
     /// The file `starts` in a directory.
@@ -51,7 +51,7 @@ pub mod storage {
         }
     }
 
-    /// The log in segments in a directory, behind this snapshot, and without a mark.
+    /// The log in segments in a directory, behind this snapshot, and without a watermark.
     ///
     /// # Errors
     /// Damage, or those of the device.

@@ -76,7 +76,7 @@
 //! | [`replica::engine`] | core, sessions and state machine as one value, without threads | `core` |
 //! | [`panics`] | panics of foreign code that are expected | |
 //! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says: the host decides what follows | `node` |
-//! | [`storage`] | promise, mark and log on disk; quarantine | `node`; sled with `sled` |
+//! | [`storage`] | hard state, watermark and log on disk; quarantine | `node`; sled with `sled` |
 //! | [`transport`] | connections between replicas | `node` |
 //! | [`replica`] | birth, and the threads around the engine | `node` |
 //!

@@ -13,7 +13,7 @@
 //!
 //! # Duties of a driver, in order
 //! 1. Feed messages before timers: after a pause, what has arrived is older news than what the clock says (E18).
-//! 2. Hand every [`Write`] to the disk in the order given. A write is done when its promise and its log changes have
+//! 2. Hand every [`Write`] to the disk in the order given. A write is done when its hard state and its log changes have
 //!    reached the device; only then [`Write::durable`] gives out the messages that rest on it, and only then
 //!    [`Input::Durable`] with its id goes back to the core. Writes complete in order; several may share one sync.
 //! 3. Send `messages` at once; they rest on nothing that is not durable yet. A message may be lost, doubled or
@@ -35,7 +35,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::entry::{Configuration, Entry, EntryId, Index, Promise, SnapshotMeta, Term};
+use crate::entry::{Configuration, Entry, EntryId, HardState, Index, SnapshotMeta, Term};
 use crate::id::{NodeId, ReplicaId};
 
 use crate::status::{ReadMode, Role};
@@ -66,8 +66,8 @@ impl fmt::Debug for Time {
 /// What a node brought back from its disk, for a core to start from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// What it has promised.
-    pub promise: Promise,
+    /// Its term, vote and leases.
+    pub hard_state: HardState,
     /// Its snapshot; the default one for none.
     pub snapshot: SnapshotMeta,
     /// The entries right behind the snapshot, without a hole. Older ones in front of them are ignored.
@@ -281,16 +281,16 @@ impl<M> Default for Effects<M> {
 #[derive(Debug)]
 pub struct Write<M> {
     id: WriteId,
-    promise: Option<Promise>,
+    hard_state: Option<HardState>,
     log: Vec<LogChange>,
     then: Vec<Envelope<M>>,
 }
 
 impl<M> Write<M> {
-    /// A write with the given parts. An empty one (no promise, no log change) only waits its turn: its messages rest
+    /// A write with the given parts. An empty one (no hard state, no log change) only waits its turn: its messages rest
     /// on what stands before it in the queue.
-    pub fn new(id: WriteId, promise: Option<Promise>, log: Vec<LogChange>, then: Vec<Envelope<M>>) -> Write<M> {
-        Write { id, promise, log, then }
+    pub fn new(id: WriteId, hard_state: Option<HardState>, log: Vec<LogChange>, then: Vec<Envelope<M>>) -> Write<M> {
+        Write { id, hard_state, log, then }
     }
 
     /// Its number, for [`Input::Durable`].
@@ -298,9 +298,9 @@ impl<M> Write<M> {
         self.id
     }
 
-    /// The promise to be made durable, before the log changes.
-    pub fn promise(&self) -> Option<Promise> {
-        self.promise
+    /// The hard state to be made durable, before the log changes.
+    pub fn hard_state(&self) -> Option<HardState> {
+        self.hard_state
     }
 
     /// The changes of the log, to be made in this order.

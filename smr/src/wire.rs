@@ -4,7 +4,7 @@
 //! - A frame is given out only when it is whole and its checksum fits. A stream that ends inside a frame is an error
 //!   ([`WireError::CutOff`]); one that ends between two frames is an orderly end (`None`).
 //! - The announced length is checked against the limit before anything is allocated (fault catalogue B2), and memory
-//!   grows with the bytes that have arrived, not with the bytes that were promised: sixteen hostile bytes never cost
+//!   grows with the bytes that have arrived, not with the bytes that were saved: sixteen hostile bytes never cost
 //!   megabytes.
 //! - Nothing waits for ever on a reader that does not read: [`write_all`] gives up without progress (N7).
 //!

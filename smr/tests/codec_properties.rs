@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use smr::codec::{self, CodecError, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
-use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClusterId, GroupName, NodeId};
 use smr::snapshot::SnapshotOffer;
 
@@ -52,8 +52,8 @@ fn meta() -> impl Strategy<Value = SnapshotMeta> {
     })
 }
 
-fn promise() -> impl Strategy<Value = Promise> {
-    (any::<u64>(), prop::option::of(node())).prop_map(|(term, vote)| Promise { term: Term(term), vote, lease_us: 0 })
+fn hard_state() -> impl Strategy<Value = HardState> {
+    (any::<u64>(), prop::option::of(node())).prop_map(|(term, vote)| HardState { term: Term(term), vote, lease_us: 0 })
 }
 
 /// Frames `entries`.
@@ -87,7 +87,7 @@ fn decode_as_everything(bytes: &[u8]) {
     let _ = decode_within_bounds::<Configuration>(bytes);
     let _ = decode_within_bounds::<SnapshotMeta>(bytes);
     let _ = decode_within_bounds::<SnapshotOffer>(bytes);
-    let _ = decode_within_bounds::<Promise>(bytes);
+    let _ = decode_within_bounds::<HardState>(bytes);
     let _ = decode_within_bounds::<Genesis>(bytes);
     let _ = decode_within_bounds::<GroupName>(bytes);
     let _ = decode_within_bounds::<Bytes>(bytes);
@@ -102,14 +102,14 @@ proptest! {
     fn value_encoded_is_value_decoded(
         entries in entries(),
         meta in meta(),
-        promise in promise(),
+        hard_state in hard_state(),
         members in nodes(),
         cluster in prop::option::of(any::<u128>()),
         len_bytes in any::<u64>(),
         fingerprint in any::<u64>(),
     ) {
         prop_assert_eq!(&codec::decode::<Vec<Entry>>(&codec::encode(&entries)).unwrap(), &entries);
-        prop_assert_eq!(codec::decode::<Promise>(&codec::encode(&promise)).unwrap(), promise);
+        prop_assert_eq!(codec::decode::<HardState>(&codec::encode(&hard_state)).unwrap(), hard_state);
         let genesis = Genesis { cluster: cluster.map(ClusterId), group: "s0".parse().unwrap(), members };
         prop_assert_eq!(&codec::decode::<Genesis>(&codec::encode(&genesis)).unwrap(), &genesis);
         let offer = SnapshotOffer { meta, genesis: GenesisHash(u128::from(fingerprint) << 64), len_bytes, fingerprint };
@@ -148,10 +148,10 @@ proptest! {
 
     // covers B1
     #[test]
-    fn value_with_bytes_behind_it_is_an_error(promise in promise(), behind in prop::collection::vec(any::<u8>(), 1..9)) {
-        let mut bytes = codec::encode(&promise);
+    fn value_with_bytes_behind_it_is_an_error(hard_state in hard_state(), behind in prop::collection::vec(any::<u8>(), 1..9)) {
+        let mut bytes = codec::encode(&hard_state);
         bytes.extend_from_slice(&behind);
-        prop_assert!(codec::decode::<Promise>(&bytes).is_err());
+        prop_assert!(codec::decode::<HardState>(&bytes).is_err());
     }
 
     // covers B1

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::disk::{Disk, RealDisk};
-use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
+use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
 use smr::raft::{Raft, Settings};
@@ -76,8 +76,8 @@ fn received(meta: &SnapshotMeta) -> (tempfile::TempDir, ReceivedSnapshot) {
 
 /// An empty replica of term 3.
 fn engine(state: Nothing) -> Engine<Raft, Nothing> {
-    let promise = Promise { term: Term(3), vote: None, lease_us: 0 };
-    let recovered = Recovered { promise, ..Recovered::default() };
+    let hard_state = HardState { term: Term(3), vote: None, lease_us: 0 };
+    let recovered = Recovered { hard_state, ..Recovered::default() };
     let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     Engine::new(EngineStart {
         group: group(),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{Effects, Event, Input, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
@@ -33,7 +33,7 @@ impl Subject {
         let entry = |index, term| Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::from("c")) };
         let entries = [genesis, entry(2, 1), entry(3, 2), entry(4, 2), entry(5, 4)];
         let recovered = Recovered {
-            promise: Promise { term: Term(4), vote: None, lease_us: 0 },
+            hard_state: HardState { term: Term(4), vote: None, lease_us: 0 },
             snapshot: SnapshotMeta::default(),
             entries: entries.to_vec(),
             ..Recovered::default()

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use raft_cluster::{Answer, Call, Cluster, Disk, Outputs};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use smr::entry::{Entry, EntryId, Genesis, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Entry, EntryId, Genesis, HardState, Payload, SnapshotMeta, Term};
 use smr::id::{NodeId, ReplicaId};
 use smr::protocol::{Input, Protocol, Time};
 use smr::raft::message::Body;
@@ -518,10 +518,10 @@ fn backup_hundred_diverging_terms_questions_proportional_to_terms() {
     };
     let mut cluster = Cluster::new(1, Settings::default());
     for (position, member) in members.iter().enumerate() {
-        let promise = Promise { term: Term(2 * TERMS + 9), vote: None, lease_us: 0 };
+        let hard_state = HardState { term: Term(2 * TERMS + 9), vote: None, lease_us: 0 };
         // Two agree; the third has as many entries, all of other terms.
         let entries = log(u64::from(position < 2));
-        cluster.add(*member, Disk { promise, entries, ..Disk::default() });
+        cluster.add(*member, Disk { hard_state, entries, ..Disk::default() });
     }
     let mut questions = 0;
     cluster.now = cluster.raft(members[0]).deadline();

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use smr::entry::{Configuration, Entry, EntryId, Payload, Promise, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Payload, Term};
 use smr::id::NodeId;
 use smr::protocol::{Effects, Input, LogChange, Protocol, Recovered, Time};
 use smr::raft::{Message, Raft, Settings};
@@ -41,7 +41,7 @@ impl Cores {
             Entry { id: EntryId::new(1, 1), payload: Payload::Configuration(Configuration::of(members.clone())) };
         let nodes = members.iter().map(|&member| {
             let recovered = Recovered {
-                promise: Promise { term: Term(1), ..Promise::default() },
+                hard_state: HardState { term: Term(1), ..HardState::default() },
                 entries: vec![genesis.clone()],
                 ..Recovered::default()
             };

@@ -1,8 +1,8 @@
 //! Other stores, side by side with MadKV: started on loopback, asked the same, stopped by their handles.
 //!
 //! Everything is done so that a peer is shown at its best: its own defaults, its leader asked directly, clients without
-//! superfluous layers. What is compared must promise the same: a write is on the device (of a majority, where there are
-//! several nodes) before it is acknowledged, and a read is linearizable.
+//! superfluous layers. What is compared must guarantee the same: a write is on the device (of a majority, where there
+//! are several nodes) before it is acknowledged, and a read is linearizable.
 //!
 //! - [`madkv`]: a cluster of ours. [`redis`]: a single Redis that syncs each write.
 //! - `etcd`: a cluster of etcd, over `grpc`; both only with the feature `peers`.

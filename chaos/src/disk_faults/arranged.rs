@@ -125,9 +125,9 @@ impl Arranged {
         let end = status(&cluster, leader)?.last.index;
         let caught_up = |node| status(&cluster, node).ok().filter(|status| status.applied >= end).map(drop);
         wait_for(TIMEOUT, "both others to apply everything", || caught_up(VICTIM).and(caught_up(former_leader)))?;
-        // The mark follows the last sync by a moment. Behind it a damage may look like an interrupted write (D2).
-        let mark = cluster.backer_path(VICTIM).join("mark");
-        wait_for(TIMEOUT, "the victim's mark", || (marked_index(&mark)? >= end.0).then_some(()))?;
+        // The watermark follows the last sync by a moment. Behind it a damage may look like an interrupted write (D2).
+        let watermark = cluster.backer_path(VICTIM).join("mark");
+        wait_for(TIMEOUT, "the victim's watermark", || (marked_index(&watermark)? >= end.0).then_some(()))?;
         let all: Vec<Node> = MANAGERS_AND_SERVERS.iter().flat_map(|group| cluster.nodes_of(*group)).collect();
         for node in &all {
             cluster.process(*node).kill();
@@ -238,7 +238,7 @@ fn status(cluster: &Cluster, node: Node) -> Outcome<smr::status::ReplicaStatus> 
     Ok(wait_for(TIMEOUT, "a status", || cluster.status(node).ok())?)
 }
 
-/// The higher index of a mark's two slots. A slot: 24 bytes of header, the owner's hash, the index.
+/// The higher index of a watermark's two slots. A slot: 24 bytes of header, the owner's hash, the index.
 fn marked_index(path: &Path) -> Option<u64> {
     let bytes = fs::read(path).ok()?;
     let index = |slot: usize| {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use smr::disk::{Disk, RealDisk};
-use smr::entry::{Entry, EntryId, Promise};
+use smr::entry::{Entry, EntryId, HardState};
 use smr::id::Incarnation;
 use smr::snapshot::{SnapshotDir, SnapshotError};
 use smr::storage::{
@@ -21,7 +21,7 @@ pub struct Held {
     /// Whether it was born.
     pub birth: Birth,
     /// Term and vote.
-    pub promise: Promise,
+    pub hard_state: HardState,
     /// Where the newest snapshot ends.
     pub snapshot: EntryId,
     /// The log behind it.
@@ -107,7 +107,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
             let held = Box::new(Held {
                 identity: opened.identity,
                 birth: opened.birth,
-                promise: opened.promise,
+                hard_state: opened.hard_state,
                 snapshot: end,
                 entries: opened.entries,
             });
@@ -196,13 +196,13 @@ pub fn named(root: &Path, file: &Path) -> PathBuf {
     }
 }
 
-/// What one that heals has forgotten of its promises, or has in another place. Entries may be missing at the end.
+/// What one that heals has forgotten of its votes, or has in another place. Entries may be missing at the end.
 fn forgotten(before: &Held, after: &Held) -> Option<String> {
     if (&before.identity, &before.birth) != (&after.identity, &after.birth) {
         return Some(format!("it is {:?} ({:?}) now", after.identity, after.birth));
     }
-    if before.promise != after.promise {
-        return Some(format!("it promised {:?}, and remembers {:?}", before.promise, after.promise));
+    if before.hard_state != after.hard_state {
+        return Some(format!("it promised {:?}, and remembers {:?}", before.hard_state, after.hard_state));
     }
     let known = |entry: &&Entry| before.entries.iter().any(|known| known == *entry);
     let unknown =

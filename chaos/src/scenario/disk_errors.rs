@@ -25,8 +25,8 @@ pub(super) fn run(places: u32, place: &Place) -> Outcome {
                 println!("{role:?}, {calls} number {number} on {file} fails: {line}");
             }
         }
-        // The mark is synced once in a while only.
-        println!("{role:?}, a sync of the mark fails: {}", group.fail(role, "mark", "fdatasync", 1)?);
+        // The watermark is synced once in a while only.
+        println!("{role:?}, a sync of the watermark fails: {}", group.fail(role, "mark", "fdatasync", 1)?);
         for delay_ms in DELAYS_MS {
             let (longest, moved) = group.hang(role, delay_ms)?;
             let moved = moved.map_or_else(String::new, |after| format!(", another led after {after:?}"));

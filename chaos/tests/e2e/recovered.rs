@@ -145,9 +145,9 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
     let only = scene.nodes_of(ONLY).next().unwrap();
     scene.process(only).kill();
-    let promise = scene.backer_path(only).join("promise");
-    let len = fs::metadata(&promise).unwrap().len();
-    fs::write(&promise, vec![0; usize::try_from(len).unwrap()]).unwrap();
+    let hard_state = scene.backer_path(only).join("promise");
+    let len = fs::metadata(&hard_state).unwrap().len();
+    fs::write(&hard_state, vec![0; usize::try_from(len).unwrap()]).unwrap();
     // It runs once, and is quarantined: nobody is left who could readmit it.
     scene.process(only).start().unwrap();
     wait_for(TIMEOUT, "a quarantine", || {

@@ -214,7 +214,7 @@ async fn take_requests<B: Backend>(
     Ok(any)
 }
 
-/// How many bytes to make room for. Never all that a header promises: only bytes that arrive earn more room.
+/// How many bytes to make room for. Never all that a header announces: only bytes that arrive earn more room.
 fn room_for(buffer: &[u8]) -> usize {
     let Some((len, _)) = buffer.split_first_chunk::<4>() else { return READ_MIN_BYTES };
     let missing = (u32::from_le_bytes(*len) as usize + HEADER_LEN_BYTES).saturating_sub(buffer.len());

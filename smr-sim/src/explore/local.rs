@@ -7,9 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::entry::{Entry, EntryId, Promise, Term};
+use smr::entry::{Entry, EntryId, HardState, Term};
 use smr::id::NodeId;
-use smr::internals::raft::{Canonical, LATER, NOW, renamed_promise};
+use smr::internals::raft::{Canonical, LATER, NOW, renamed_hard_state};
 use smr::protocol::{self, Envelope, Event, Input, LogChange, Protocol, Recovered, Time, WriteId};
 use smr::raft::message::Body;
 use smr::raft::{Message, Raft, Settings, invariants};
@@ -18,7 +18,7 @@ use smr::status::Role;
 /// What is on a node's disk.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    pub(super) promise: Promise,
+    pub(super) hard_state: HardState,
     /// From index 1 on: nothing is ever cut here.
     pub(super) entries: Vec<Entry>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Disk {
 /// A part of a write that the disk may have when the rest of it is lost.
 #[derive(Clone, Debug)]
 enum Part {
-    Promise(Promise),
+    HardState(HardState),
     Log(LogChange),
 }
 
@@ -114,15 +114,15 @@ impl Disk {
     /// Applies one part.
     ///
     /// # Panics
-    /// If a promise is taken back (I2), or the log gets a hole (I10).
+    /// If a hard state is taken back (I2), or the log gets a hole (I10).
     fn apply(&mut self, part: &Part) {
         match part {
-            Part::Promise(promise) => {
-                let old = self.promise;
-                let kept = promise.term > old.term
-                    || (promise.term == old.term && (old.vote.is_none() || old.vote == promise.vote));
-                assert!(kept, "the promise on disk {old:?} is replaced by {promise:?} (I2)");
-                self.promise = *promise;
+            Part::HardState(hard_state) => {
+                let old = self.hard_state;
+                let kept = hard_state.term > old.term
+                    || (hard_state.term == old.term && (old.vote.is_none() || old.vote == hard_state.vote));
+                assert!(kept, "the hard_state on disk {old:?} is replaced by {hard_state:?} (I2)");
+                self.hard_state = *hard_state;
             }
             Part::Log(LogChange::RemoveFrom(index)) => self.entries.retain(|entry| entry.id.index < *index),
             Part::Log(LogChange::Append(new)) => {
@@ -144,7 +144,8 @@ impl Disk {
 impl Local {
     /// A founding member: entry 1 is on its disk.
     pub(super) fn founding(node: NodeId, genesis: &Entry) -> Local {
-        let disk = Disk { promise: Promise { term: Term(1), ..Promise::default() }, entries: vec![genesis.clone()] };
+        let disk =
+            Disk { hard_state: HardState { term: Term(1), ..HardState::default() }, entries: vec![genesis.clone()] };
         Local::start(node, disk)
     }
 
@@ -153,7 +154,8 @@ impl Local {
         // No log is long enough here to be cut, so nobody needs to hear what all have.
         let log_retain_held_bytes = Settings::default().log_retain_bytes;
         let settings = Settings { inflight_appends_max: 1, log_retain_held_bytes, ..Settings::default() };
-        let recovered = Recovered { promise: disk.promise, entries: disk.entries.clone(), ..Recovered::default() };
+        let recovered =
+            Recovered { hard_state: disk.hard_state, entries: disk.entries.clone(), ..Recovered::default() };
         let mut raft = Raft::new(settings, node, recovered, ChaCha8Rng::seed_from_u64(0), Time(0));
         raft.forget_time_and_chance();
         invariants::check(&raft);
@@ -174,11 +176,11 @@ impl Local {
     pub(super) fn renamed(&self, name: &impl Fn(NodeId) -> NodeId) -> Local {
         let mut local = self.clone();
         local.raft.rename(name);
-        local.disk.promise = renamed_promise(local.disk.promise, name);
+        local.disk.hard_state = renamed_hard_state(local.disk.hard_state, name);
         for pending in &mut local.queue {
             for part in &mut pending.parts {
-                if let Part::Promise(promise) = part {
-                    *promise = renamed_promise(*promise, name);
+                if let Part::HardState(hard_state) = part {
+                    *hard_state = renamed_hard_state(*hard_state, name);
                 }
             }
             for envelope in &mut pending.then {
@@ -228,7 +230,7 @@ impl Local {
             }
             LocalEvent::TimeOut if !rules.abstract_pre_vote => self.input(NOW, Input::Tick, rules, &mut effects),
             LocalEvent::TimeOut => {
-                let term = self.raft.promise().term.next();
+                let term = self.raft.hard_state().term.next();
                 if let Some((other, campaign)) = self.pre_vote(rules) {
                     let message = Message { term, body: Body::PreVoteGranted { campaign } };
                     self.input(NOW, Input::Receive { from: other, message }, rules, &mut effects);
@@ -283,9 +285,9 @@ impl Local {
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
         for write in writes {
-            let promise = write.promise().map(Part::Promise);
+            let hard_state = write.hard_state().map(Part::HardState);
             let log = write.log().iter().cloned().map(Part::Log);
-            let parts: Vec<_> = promise.into_iter().chain(log).collect();
+            let parts: Vec<_> = hard_state.into_iter().chain(log).collect();
             // What only waits its turn leaves with the write it waits for. (Later would be the same as a slow network.)
             let joins = parts.is_empty();
             if joins {
@@ -304,7 +306,7 @@ impl Local {
         }
         effects.committed.extend(self.raft.committed_from(commit.next(), usize::MAX, usize::MAX));
         if self.raft.role() == Role::Leader && !led {
-            effects.elected = Some(self.raft.promise().term);
+            effects.elected = Some(self.raft.hard_state().term);
         }
         for event in events {
             // Nobody lies here, and no disk forgets.
@@ -319,16 +321,16 @@ impl Local {
     /// If what it rests on is not on the disk (I11).
     fn leave(&self, envelope: Envelope<Message>, effects: &mut Effects) {
         let Envelope { to, message: Message { term, body } } = &envelope;
-        let Disk { promise, .. } = &self.disk;
-        let voted = |whom| promise.term > *term || (promise.term == *term && promise.vote == Some(whom));
+        let Disk { hard_state, .. } = &self.disk;
+        let voted = |whom| hard_state.term > *term || (hard_state.term == *term && hard_state.vote == Some(whom));
         let durable = match body {
             Body::PreVote { .. } | Body::PreVoteGranted { .. } => true,
             Body::VoteGranted => voted(*to),
             Body::Vote { .. } => voted(self.raft.status().node),
-            Body::AppendAccepted { last } => promise.term >= *term && self.disk.has(*last),
-            _ => promise.term >= *term,
+            Body::AppendAccepted { last } => hard_state.term >= *term && self.disk.has(*last),
+            _ => hard_state.term >= *term,
         };
-        assert!(durable, "left before it was durable: {:?} to {to}; on disk {promise:?} (I11)", envelope.message);
+        assert!(durable, "left before it was durable: {:?} to {to}; on disk {hard_state:?} (I11)", envelope.message);
         effects.sent.push(envelope);
     }
 }

@@ -9,7 +9,7 @@
 //! | | in each state or step |
 //! |---|---|
 //! | I1 | a term has one leader, over the whole history |
-//! | I2 | the promise on disk is never taken back; no vote leaves before it is there (which together are I2) |
+//! | I2 | the hard state on disk is never taken back; no vote leaves before it is there (which together are I2) |
 //! | I3, I4, I10 | [`smr::raft::invariants`], before and after each step |
 //! | I5 | all logs, in memory and on disk, match pairwise, payloads included |
 //! | I6 | a leader has everything that was committed in an earlier term |

@@ -28,9 +28,9 @@ fn view(group: &Group, tables: &Tables) -> [View; NODES] {
         .map(|local| {
             let leads = tables.info(*local).role == Role::Leader;
             let raft = &tables.local(*local).raft;
-            let promise = raft.promise();
-            let vote = promise.vote.map(|vote| vote.name.0);
-            (leads, promise.term.0, vote, raft.entries().map(entry).collect(), raft.committed().index.0)
+            let hard_state = raft.hard_state();
+            let vote = hard_state.vote.map(|vote| vote.name.0);
+            (leads, hard_state.term.0, vote, raft.entries().map(entry).collect(), raft.committed().index.0)
         })
         .collect();
     let renamed = PERMUTATIONS.iter().map(|names| {

@@ -185,9 +185,9 @@ impl Tables {
         let log: Vec<_> = local.raft.entries().cloned().collect();
         let info = Info {
             role: local.raft.role(),
-            term: local.raft.promise().term.0,
-            durable_term: local.disk.promise.term.0,
-            durable_vote: local.disk.promise.vote,
+            term: local.raft.hard_state().term.0,
+            durable_term: local.disk.hard_state.term.0,
+            durable_vote: local.disk.hard_state.vote,
             parts: local.parts(),
             writes: local.writes(),
             log: UNKNOWN,

@@ -1,6 +1,6 @@
 //! A history in words: each event, what is sent because of it, and what has become of the node.
 
-use smr::entry::{Entry, Payload, Promise};
+use smr::entry::{Entry, HardState, Payload};
 use smr::internals::raft::Canonical;
 use smr::raft::Message;
 use smr::raft::message::Body;
@@ -81,9 +81,9 @@ pub(super) fn told_log<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Stri
     entries.into_iter().map(told).collect::<Vec<_>>().join(" ")
 }
 
-fn told_promise(promise: Promise) -> String {
-    let vote = promise.vote.map_or(String::new(), |vote| format!(" vote {}", letter(vote)));
-    format!("{:?}{vote}", promise.term)
+fn told_hard_state(hard_state: HardState) -> String {
+    let vote = hard_state.vote.map_or(String::new(), |vote| format!(" vote {}", letter(vote)));
+    format!("{:?}{vote}", hard_state.term)
 }
 
 /// What a node is, in one line.
@@ -91,11 +91,11 @@ fn told_node(group: &Group, replica: usize, tables: &Tables) -> String {
     let local = tables.local(group.locals[replica]);
     let role = tables.info(group.locals[replica]).role;
     let (name, log) = (letter(node(replica as u8)), told_log(local.raft.entries()));
-    let promise = told_promise(local.raft.promise());
-    let mut line = format!("{name} {role:?} {promise} | log {log} | commit {}", local.raft.committed().index);
-    let (disk, disk_promise) = (told_log(&local.disk.entries), told_promise(local.disk.promise));
-    if (&disk, &disk_promise) != (&log, &promise) {
-        line += &format!(" | on disk only {disk_promise}, log {disk}");
+    let hard_state = told_hard_state(local.raft.hard_state());
+    let mut line = format!("{name} {role:?} {hard_state} | log {log} | commit {}", local.raft.committed().index);
+    let (disk, disk_hard_state) = (told_log(&local.disk.entries), told_hard_state(local.disk.hard_state));
+    if (&disk, &disk_hard_state) != (&log, &hard_state) {
+        line += &format!(" | on disk only {disk_hard_state}, log {disk}");
     }
     line
 }

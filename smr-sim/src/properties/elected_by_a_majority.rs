@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use smr::entry::{Promise, Term};
+use smr::entry::{HardState, Term};
 use smr::id::NodeId;
 use smr::status::Role;
 
@@ -18,9 +18,9 @@ pub(super) struct ElectedByAMajority {
 }
 
 impl ElectedByAMajority {
-    fn note(&mut self, node: NodeId, promise: Promise) {
-        if let Some(vote) = promise.vote {
-            self.votes.insert((promise.term, node), vote);
+    fn note(&mut self, node: NodeId, hard_state: HardState) {
+        if let Some(vote) = hard_state.vote {
+            self.votes.insert((hard_state.term, node), vote);
         }
     }
 }
@@ -33,10 +33,10 @@ impl Property for ElectedByAMajority {
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
             // A write may have reached the device without anybody hearing of it.
-            Happening::Started { node, recovered, .. } => self.note(*node, recovered.promise),
+            Happening::Started { node, recovered, .. } => self.note(*node, recovered.hard_state),
             Happening::WriteDurable { node, write } => {
-                if let Some(promise) = write.promise() {
-                    self.note(*node, promise);
+                if let Some(hard_state) = write.hard_state() {
+                    self.note(*node, hard_state);
                 }
             }
             Happening::RoleChanged { node, role: Role::Leader, term, .. } => {

@@ -50,7 +50,7 @@ impl Property for LeaderAppendOnly {
                 Ok(())
             }
             Happening::Started { node, recovered, .. } => {
-                self.enters(*node, recovered.promise.term);
+                self.enters(*node, recovered.hard_state.term);
                 Ok(())
             }
             Happening::RoleChanged { node, role, term, .. } => {
@@ -68,8 +68,8 @@ impl Property for LeaderAppendOnly {
                 Ok(())
             }
             Happening::WriteIssued { node, write } => {
-                if let Some(promise) = write.promise() {
-                    self.enters(*node, promise.term);
+                if let Some(hard_state) = write.hard_state() {
+                    self.enters(*node, hard_state.term);
                 }
                 let own = self.terms.get(node).copied();
                 let must_know = |index: Index| match (self.committed_in(index), own) {

@@ -57,7 +57,7 @@ pub enum Happening<'a> {
         node: NodeId,
         /// What it found.
         recovered: &'a Recovered,
-        /// Term and vote, snapshot and log may be older than what it promised: an experiment set its directory back or
+        /// Term and vote, snapshot and log may be older than what it saved: an experiment set its directory back or
         /// damaged it, and nothing that it promised before counts any more.
         forgot: bool,
     },

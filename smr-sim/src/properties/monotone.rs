@@ -44,7 +44,7 @@ impl Property for Monotone {
     fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
         match happening {
             Happening::Started { node, recovered, forgot } => {
-                let (term, begin) = (recovered.promise.term, recovered.snapshot.last.index);
+                let (term, begin) = (recovered.hard_state.term, recovered.snapshot.last.index);
                 let known = self.known.entry(*node).or_default();
                 if !forgot && term < known.durable_term {
                     return Err(format!("{node} is back in {term:?}, and had {:?} on its device", known.durable_term));
@@ -54,11 +54,11 @@ impl Property for Monotone {
             }
             Happening::WriteDurable { node, write } => {
                 let known = self.known.entry(*node).or_default();
-                let Some(promise) = write.promise() else { return Ok(()) };
-                if promise.term < known.durable_term {
-                    return Err(format!("{node} writes {:?} over {:?}", promise.term, known.durable_term));
+                let Some(hard_state) = write.hard_state() else { return Ok(()) };
+                if hard_state.term < known.durable_term {
+                    return Err(format!("{node} writes {:?} over {:?}", hard_state.term, known.durable_term));
                 }
-                known.durable_term = promise.term;
+                known.durable_term = hard_state.term;
                 Ok(())
             }
             Happening::Applied { node, entry, .. } => {

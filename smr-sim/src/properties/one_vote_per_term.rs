@@ -38,8 +38,8 @@ impl Property for OneVotePerTerm {
                 Body::Vote { .. } => self.vote(*from, message.term, *from),
                 _ => Ok(()),
             },
-            Happening::WriteDurable { node, write } => match write.promise() {
-                Some(promise) => promise.vote.map_or(Ok(()), |vote| self.vote(*node, promise.term, vote)),
+            Happening::WriteDurable { node, write } => match write.hard_state() {
+                Some(hard_state) => hard_state.vote.map_or(Ok(()), |vote| self.vote(*node, hard_state.term, vote)),
                 None => Ok(()),
             },
             _ => Ok(()),

@@ -27,7 +27,7 @@ impl Property for PersistBeforeSend {
     fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
             Happening::Started { node, recovered, forgot: false } => ledger.compare(*node, recovered),
-            Happening::Started { node, recovered, forgot: true } => ledger.compare_promise(*node, recovered),
+            Happening::Started { node, recovered, forgot: true } => ledger.compare_hard_state(*node, recovered),
             _ => Ok(()),
         }
     }
@@ -66,10 +66,10 @@ fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(),
         // In a later term the vote of this one is of no use to anybody.
         Body::VoteGranted | Body::Vote { .. } if durable == term => {
             let candidate = if message.body == Body::VoteGranted { to } else { from };
-            if page.promise.term == term && page.promise.vote == Some(candidate) {
+            if page.hard_state.term == term && page.hard_state.vote == Some(candidate) {
                 return Ok(());
             }
-            Err(format!("{:?} is on its device", page.promise))
+            Err(format!("{:?} is on its device", page.hard_state))
         }
         // A later term may have cut what this one had.
         Body::AppendAccepted { last } | Body::SnapshotInstalled { last } | Body::AppendStored { last, .. }
@@ -77,8 +77,8 @@ fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(),
         {
             Err(format!("its durable log goes from {} to {}", page.durable.start(), page.durable.last()))
         }
-        Body::HeartbeatAck { lease: Some(lease), .. } if page.promise.lease_us < lease.length_us => {
-            Err(format!("its longest durable lease is {} us", page.promise.lease_us))
+        Body::HeartbeatAck { lease: Some(lease), .. } if page.hard_state.lease_us < lease.length_us => {
+            Err(format!("its longest durable lease is {} us", page.hard_state.lease_us))
         }
         _ => Ok(()),
     }
@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn disk_that_lacks_what_the_books_have_is_rejected() {
         let found = |log: &[smr::entry::Entry], term, vote| {
-            let promise = smr::entry::Promise { term: smr::entry::Term(term), vote, lease_us: 0 };
-            smr::protocol::Recovered { promise, entries: log.to_vec(), ..Default::default() }
+            let hard_state = smr::entry::HardState { term: smr::entry::Term(term), vote, lease_us: 0 };
+            smr::protocol::Recovered { hard_state, entries: log.to_vec(), ..Default::default() }
         };
         let both = [noop(1, 1), noop(2, 2)];
         play().starts(A, &found(&both, 2, Some(B))).unwrap();

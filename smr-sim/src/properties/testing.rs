@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use smr::entry::{Configuration, Entry, EntryId, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, NodeId};
 use smr::protocol::{LogChange, Recovered, Time, Write, WriteId};
 use smr::raft::Message;
@@ -45,7 +45,7 @@ pub(super) fn append(entries: &[Entry]) -> LogChange {
     LogChange::Append(entries.to_vec())
 }
 
-type Parts = (WriteId, Option<Promise>, Vec<LogChange>);
+type Parts = (WriteId, Option<HardState>, Vec<LogChange>);
 
 /// A property that is told a history.
 pub(super) struct Play<P> {
@@ -98,20 +98,20 @@ impl<P: Property> Play<P> {
     pub(super) fn issues(
         &mut self,
         node: NodeId,
-        promise: Option<(u64, Option<NodeId>)>,
+        hard_state: Option<(u64, Option<NodeId>)>,
         log: Vec<LogChange>,
     ) -> Result<(), String> {
-        let promise = promise.map(|(term, vote)| Promise { term: Term(term), vote, lease_us: 0 });
+        let hard_state = hard_state.map(|(term, vote)| HardState { term: Term(term), vote, lease_us: 0 });
         let id = WriteId(self.next);
         self.next += 1;
-        self.pending.entry(node).or_default().push((id, promise, log.clone()));
-        self.feed(&Happening::WriteIssued { node, write: &Write::new(id, promise, log, Vec::new()) })
+        self.pending.entry(node).or_default().push((id, hard_state, log.clone()));
+        self.feed(&Happening::WriteIssued { node, write: &Write::new(id, hard_state, log, Vec::new()) })
     }
 
     /// All its writes reach the device.
     pub(super) fn completes(&mut self, node: NodeId) -> Result<(), String> {
-        for (id, promise, log) in self.pending.remove(&node).unwrap_or_default() {
-            self.feed(&Happening::WriteDurable { node, write: &Write::new(id, promise, log, Vec::new()) })?;
+        for (id, hard_state, log) in self.pending.remove(&node).unwrap_or_default() {
+            self.feed(&Happening::WriteDurable { node, write: &Write::new(id, hard_state, log, Vec::new()) })?;
         }
         Ok(())
     }
@@ -120,10 +120,10 @@ impl<P: Property> Play<P> {
     pub(super) fn writes(
         &mut self,
         node: NodeId,
-        promise: Option<(u64, Option<NodeId>)>,
+        hard_state: Option<(u64, Option<NodeId>)>,
         log: Vec<LogChange>,
     ) -> Result<(), String> {
-        self.issues(node, promise, log)?;
+        self.issues(node, hard_state, log)?;
         self.completes(node)
     }
 

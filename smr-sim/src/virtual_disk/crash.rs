@@ -27,8 +27,8 @@ pub enum Loss {
     /// Of those that [`VirtualDisk::volatile_changes`] counts, the ones whose bit is set are kept: to go through every
     /// subset.
     Chosen(u64),
-    /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks promise: for
-    /// files that have to survive a spoiled sector anyway.
+    /// The same, and a sector may also come back as neither the old nor the new one. Worse than what disks guarantee:
+    /// for files that have to survive a spoiled sector anyway.
     Spoiled(u64),
 }
 

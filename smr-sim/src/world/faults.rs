@@ -132,7 +132,7 @@ impl<W: Workload> World<W> {
         let reached = self.reached(replica);
         self.crash(replica, false);
         let machine = &mut self.nodes[replica];
-        let marked = machine.read_mark();
+        let marked = machine.read_watermark();
         let done = machine.disk.damage(path, change).is_ok();
         if done {
             machine.marked = marked;
@@ -270,7 +270,7 @@ impl<W: Workload> World<W> {
         let machine = &mut self.nodes[replica];
         machine.start_trouble = Some(trouble);
         if let StartTrouble::FlippedBit(..) = trouble {
-            machine.marked = machine.read_mark();
+            machine.marked = machine.read_watermark();
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
             self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
@@ -282,7 +282,7 @@ impl<W: Workload> World<W> {
         let reached = self.reached(replica);
         self.crash(replica, false);
         let machine = &mut self.nodes[replica];
-        let marked = machine.read_mark();
+        let marked = machine.read_watermark();
         let done = machine.disk.damage_map(&crate::sim_node::path("log"), damage).is_ok();
         if done {
             machine.marked = marked;

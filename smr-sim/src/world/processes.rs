@@ -292,8 +292,8 @@ impl<W: Workload> World<W> {
     }
 }
 
-/// What is wrong with a start, if anything: the mark named an entry as synced, and the node serves without it, as the
-/// one it was before (D3). `serves`: the last entry of a node in service.
+/// What is wrong with a start, if anything: the watermark named an entry as synced, and the node serves without it, as
+/// the one it was before (D3). `serves`: the last entry of a node in service.
 fn lost_in_silence(marked: Option<EntryId>, serves: Option<EntryId>, is_same_life: bool) -> Option<String> {
     let (marked, last) = (marked?, serves?);
     (is_same_life && last.index < marked.index)
@@ -306,7 +306,7 @@ mod tests {
 
     // covers D3 D4
     #[test]
-    fn node_that_serves_without_what_its_mark_names_is_found_out_unless_it_is_in_another_life() {
+    fn node_that_serves_without_what_its_watermark_names_is_found_out_unless_it_is_in_another_life() {
         let entry = |index| Some(EntryId::new(index, 2));
         assert!(lost_in_silence(entry(7), entry(6), true).is_some());
         assert_eq!(lost_in_silence(entry(7), entry(7), true), None);

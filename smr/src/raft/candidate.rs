@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::message::Body;
 use super::{Candidate, PreCandidate, Raft, Role, quorum};
-use crate::entry::{Promise, Term};
+use crate::entry::{HardState, Term};
 use crate::id::NodeId;
 use crate::protocol::WriteId;
 use rand_chacha::rand_core::Rng;
 
 impl Raft {
-    /// Whether this node may stand: a voter (E15) whose disk works, or it could not keep what it promises (E19), and
+    /// Whether this node may stand: a voter (E15) whose disk works, or its vote would never be durable (E19), and
     /// has lost nothing ([`super::healing`]).
     ///
     /// One that has just been removed stands too until it knows that to be committed (thesis §4.2.2). It may be the
@@ -24,13 +24,13 @@ impl Raft {
         (self.configurations.current().is_voter(self.node) || removal_is_open)
             && !self.is_healing()
             && !stalled
-            && self.promise.term.next() < super::message::TERM_LIMIT
+            && self.hard_state.term.next() < super::message::TERM_LIMIT
     }
 
     /// Asks the others whether they would vote for this node in the next term. Without this, a node that was cut off
     /// would come back with a high term and depose a healthy leader (E7).
     pub(super) fn start_pre_vote(&mut self) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.promise.term);
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.hard_state.term);
         self.leader.believed = false;
         let campaign = self.rng.next_u32();
         // Where the leader's connection broke, the others will notice within milliseconds: ask again soon.
@@ -48,7 +48,7 @@ impl Raft {
             asked_at: self.now,
             retry_at: self.now.plus_us(timeout_us),
         });
-        let (term, last) = (self.promise.term.next(), self.log.last());
+        let (term, last) = (self.hard_state.term.next(), self.log.last());
         for node in self.other_voters() {
             self.out.send(node, term, Body::PreVote { campaign, last });
         }
@@ -57,7 +57,7 @@ impl Raft {
 
     /// A voter would vote for this node, if that was about the campaign that runs (E6).
     pub(super) fn receive_pre_vote_granted(&mut self, from: NodeId, term: Term, campaign: u32) {
-        let next = self.promise.term.next();
+        let next = self.hard_state.term.next();
         match &mut self.role {
             Role::PreCandidate(pre) if term == next && campaign == pre.campaign => pre.granted.insert(from),
             _ => return,
@@ -72,7 +72,7 @@ impl Raft {
             Role::PreCandidate(pre) if pre.campaign == campaign => pre.refused.insert(from),
             _ => return,
         };
-        if term > self.promise.term {
+        if term > self.hard_state.term {
             self.enter_term(term);
             // Each refusal of this kind raises the term, so this cannot go round in circles.
             self.campaign_soon(0);
@@ -89,13 +89,13 @@ impl Raft {
     /// Enters the next term, and asks for votes in it. `transfer`: the leader asked for this.
     pub(super) fn start_election(&mut self, transfer: bool) {
         assert!(transfer || !self.is_bound(), "{} stands until {:?} bound by a lease", self.node, self.bound_until);
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.promise.term);
-        self.set_promise(Promise { term: self.promise.term.next(), vote: Some(self.node), ..self.promise });
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader of {:?} campaigns (E14)", self.hard_state.term);
+        self.set_hard_state(HardState { term: self.hard_state.term.next(), vote: Some(self.node), ..self.hard_state });
         let retry_at = self.now.plus_us(self.draw_timeout_us());
         let own_vote = self.out.write_id();
         self.role = Role::Candidate(Candidate { granted: BTreeSet::new(), own_vote, retry_at });
-        let (term, last) = (self.promise.term, self.log.last());
-        // The candidacy is a promise like any vote: the requests wait inside the write that makes it durable.
+        let (term, last) = (self.hard_state.term, self.log.last());
+        // The candidacy is a vote like any other: the requests wait inside the write that makes it durable.
         for node in self.other_voters() {
             self.out.send(node, term, Body::Vote { last, transfer });
         }

@@ -12,7 +12,7 @@ use super::disk_lag::DiskLag;
 use super::leader::Handover;
 use super::progress::Progress;
 use super::{Candidate, Follower, Leader, Leadership, PreCandidate, Raft, Role};
-use crate::entry::{Entry, EntryId, Index, Promise};
+use crate::entry::{Entry, EntryId, HardState, Index};
 use crate::id::NodeId;
 use crate::protocol::{Time, WriteId};
 
@@ -41,7 +41,7 @@ pub trait Canonical {
     fn entries(&self) -> impl Iterator<Item = &Entry>;
 
     /// Term and vote, durable or not.
-    fn promise(&self) -> Promise;
+    fn hard_state(&self) -> HardState;
 
     /// The last committed entry that this core knows of.
     fn committed(&self) -> EntryId;
@@ -54,7 +54,7 @@ impl Canonical for Raft {
             node: _,
             rng,
             now,
-            promise: _,
+            hard_state: _,
             log: _,
             configurations: _,
             commit: _,
@@ -115,7 +115,7 @@ impl Canonical for Raft {
             node,
             rng: _,
             now: _,
-            promise,
+            hard_state,
             log: _,
             configurations,
             commit: _,
@@ -129,7 +129,7 @@ impl Canonical for Raft {
             out: _,
         } = self;
         *node = name(*node);
-        *promise = renamed_promise(*promise, name);
+        *hard_state = renamed_hard_state(*hard_state, name);
         let members = configurations.current().members();
         assert!(renamed(&members, name) == members, "the names change the members {members:?}");
         *followed = followed.map(name);
@@ -155,8 +155,8 @@ impl Canonical for Raft {
         self.log.range(self.log.start().index.next(), self.log.last().index)
     }
 
-    fn promise(&self) -> Promise {
-        self.promise
+    fn hard_state(&self) -> HardState {
+        self.hard_state
     }
 
     fn committed(&self) -> EntryId {
@@ -164,9 +164,9 @@ impl Canonical for Raft {
     }
 }
 
-/// A promise with other names for the nodes.
-pub fn renamed_promise(promise: Promise, name: &impl Fn(NodeId) -> NodeId) -> Promise {
-    Promise { vote: promise.vote.map(name), ..promise }
+/// A hard state with other names for the nodes.
+pub fn renamed_hard_state(hard_state: HardState, name: &impl Fn(NodeId) -> NodeId) -> HardState {
+    HardState { vote: hard_state.vote.map(name), ..hard_state }
 }
 
 fn renamed(set: &BTreeSet<NodeId>, name: &impl Fn(NodeId) -> NodeId) -> BTreeSet<NodeId> {

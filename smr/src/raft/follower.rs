@@ -2,15 +2,15 @@
 
 use super::message::Body;
 use super::{Follower, Raft, Role};
-use crate::entry::{Entry, EntryId, Index, Payload, Promise, Term};
+use crate::entry::{Entry, EntryId, HardState, Index, Payload, Term};
 use crate::id::NodeId;
 use crate::protocol::{Event, LogChange, ReadOutcome};
 
 impl Raft {
     /// A later term exists: whatever this node was before, it follows in that one, whose leader it does not know yet.
     pub(super) fn enter_term(&mut self, term: Term) {
-        assert!(term > self.promise.term, "entering {term} from {}", self.promise.term);
-        self.set_promise(Promise { term, vote: None, ..self.promise });
+        assert!(term > self.hard_state.term, "entering {term} from {}", self.hard_state.term);
+        self.set_hard_state(HardState { term, vote: None, ..self.hard_state });
         self.become_follower();
     }
 
@@ -114,7 +114,7 @@ impl Raft {
         // append may begin (or even end) under our commit index, or under our snapshot (L9).
         if previous.index > self.commit && !self.log.has(previous) {
             let hint = self.agreement_hint(previous);
-            self.out.send(from, self.promise.term, Body::AppendRejected { previous: previous.index, hint });
+            self.out.send(from, self.hard_state.term, Body::AppendRejected { previous: previous.index, hint });
             return;
         }
         if let Some(what) = self.contradiction(from, previous, &entries) {
@@ -129,7 +129,7 @@ impl Raft {
         if self.is_healing() {
             self.acknowledge_healing(from, last);
         } else {
-            self.out.send_after_log(from, self.promise.term, Body::AppendAccepted { last });
+            self.out.send_after_log(from, self.hard_state.term, Body::AppendAccepted { last });
         }
     }
 
@@ -161,7 +161,7 @@ impl Raft {
             index > self.commit,
             "removing entries from {index}, but {} is committed, in {}",
             self.commit,
-            self.promise.term
+            self.hard_state.term
         );
         self.log.truncate_from(index);
         self.configurations.truncate_from(index);

@@ -9,8 +9,8 @@
 //!
 //! # When it has healed
 //! When its durable log is proven to equal the present leader's up to an index that is not below any of
-//! - `past`: what the disk still tells of how far the log had got (the mark, the last entry that could be read, and
-//!   `past` of an earlier start that has not healed);
+//! - `past`: what the disk still tells of how far the log had got (the watermark, the last entry that could be read,
+//!   and `past` of an earlier start that has not healed);
 //! - the last index that *this leader's* log held when it first answered *this start*.
 //!
 //! With another leader, that is, in another term, the wait begins again: another answer, another proof.
@@ -35,7 +35,7 @@
 //! `past` adds nothing to this proof. It is for the day on which L itself has lost something: what this disk can still
 //! tell of its log must not be less than what it comes back with.
 //!
-//! That a node heals is durable before its log is touched ([`crate::storage::mark`]) and until it has healed. So a
+//! That a node heals is durable before its log is touched ([`crate::storage::watermark`]) and until it has healed. So a
 //! crash on the way begins again: silent, with a new number, and with at least as far to go.
 //!
 //! # The leader's side
@@ -85,7 +85,7 @@ impl Raft {
         let Some(healing) = &self.healing else { return true };
         let (start, answered) = (healing.start, healing.leader_held.is_some());
         if !answered {
-            self.out.send(leader, self.promise.term, Body::Healing { start });
+            self.out.send(leader, self.hard_state.term, Body::Healing { start });
         }
         answered
     }
@@ -94,7 +94,7 @@ impl Raft {
     pub(super) fn answer_heartbeat_healing(&mut self, leader: NodeId) {
         if let Some(healing) = &self.healing {
             let start = healing.start;
-            self.out.send(leader, self.promise.term, Body::Healing { start });
+            self.out.send(leader, self.hard_state.term, Body::Healing { start });
         }
     }
 
@@ -104,7 +104,7 @@ impl Raft {
         let Some(healing) = &mut self.healing else { return };
         healing.proven = healing.proven.max(last.index);
         let start = healing.start;
-        self.out.send_after_log(leader, self.promise.term, Body::AppendStored { start, last });
+        self.out.send_after_log(leader, self.hard_state.term, Body::AppendStored { start, last });
     }
 
     /// The leader of this term has heard of a start of this node, and had `last` then. Only the first answer to this
@@ -132,7 +132,7 @@ impl Raft {
 
     /// A member says that it heals, in the start that it names.
     pub(super) fn receive_healing(&mut self, from: NodeId, start: u64) {
-        let (now, term, last) = (self.now, self.promise.term, self.log.last());
+        let (now, term, last) = (self.now, self.hard_state.term, self.log.last());
         let Some(progress) = self.progress_of(from) else { return };
         let is_news = progress.begin_healing(start, last.index, now);
         self.out.send(from, term, Body::HealingHeard { start, last });

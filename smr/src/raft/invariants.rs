@@ -6,7 +6,7 @@
 
 use super::progress::Pace;
 use super::{Raft, Role};
-use crate::entry::{EntryId, Index, Promise};
+use crate::entry::{EntryId, HardState, Index};
 use crate::id::NodeId;
 use crate::protocol::Time;
 
@@ -15,7 +15,7 @@ pub use super::output::WRITES_WAITING_MAX;
 /// What is kept of a core to compare it with later.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    promise: Promise,
+    hard_state: HardState,
     leader: Option<NodeId>,
     leads: bool,
     commit: EntryId,
@@ -27,7 +27,7 @@ pub struct Summary {
 /// Summarises a core, for [`check_transition`].
 pub fn summary(raft: &Raft) -> Summary {
     Summary {
-        promise: raft.promise,
+        hard_state: raft.hard_state,
         leader: raft.leader.node,
         leads: matches!(raft.role, Role::Leader(_)),
         commit: raft.committed_id(),
@@ -118,7 +118,7 @@ pub fn check(raft: &Raft) {
         "start {start}, snapshot {snapshot}, commit {}, last {last}",
         raft.commit
     );
-    assert!(last.term <= raft.promise.term, "entry {last} in {}", raft.promise.term);
+    assert!(last.term <= raft.hard_state.term, "entry {last} in {}", raft.hard_state.term);
     assert!(raft.out.durable() <= last.index, "durable {} behind the last entry {last}", raft.out.durable());
     raft.out.assert_order();
     // I15
@@ -131,8 +131,8 @@ pub fn check(raft: &Raft) {
     match &raft.role {
         Role::Leader(leader) => {
             assert!(raft.leader.node == Some(raft.node), "a leader follows {:?}", raft.leader.node);
-            assert!(raft.promise.vote == Some(raft.node), "a leader voted for {:?}", raft.promise.vote);
-            assert!(last.term == raft.promise.term, "a leader of {} without an entry: {last}", raft.promise.term);
+            assert!(raft.hard_state.vote == Some(raft.node), "a leader voted for {:?}", raft.hard_state.vote);
+            assert!(last.term == raft.hard_state.term, "a leader of {} without an entry: {last}", raft.hard_state.term);
             assert!(!leader.peers.contains_key(&raft.node), "a leader is its own follower");
             for (node, progress) in &leader.peers {
                 let (matched, next) = (progress.match_index, progress.next_index);
@@ -149,7 +149,7 @@ pub fn check(raft: &Raft) {
             assert!(!settled || uncommitted <= 1, "{uncommitted} uncommitted configurations");
         }
         Role::Candidate(_) => {
-            assert!(raft.promise.vote == Some(raft.node), "a candidate voted for {:?}", raft.promise.vote);
+            assert!(raft.hard_state.vote == Some(raft.node), "a candidate voted for {:?}", raft.hard_state.vote);
             assert!(raft.leader.node.is_none(), "a candidate of a term led by {:?}", raft.leader.node);
         }
         Role::Follower(_) | Role::PreCandidate(_) => {}
@@ -163,19 +163,19 @@ pub fn check(raft: &Raft) {
 pub fn check_transition(before: &Summary, raft: &Raft) {
     let after = summary(raft);
     // I3
-    assert!(after.promise.term >= before.promise.term, "the term fell: {before:?}, {after:?}");
+    assert!(after.hard_state.term >= before.hard_state.term, "the term fell: {before:?}, {after:?}");
     assert!(after.commit.index >= before.commit.index, "the commit index fell: {before:?}, {after:?}");
-    assert!(after.promise.lease_us >= before.promise.lease_us, "a lease was forgotten: {before:?}, {after:?}");
+    assert!(after.hard_state.lease_us >= before.hard_state.lease_us, "a lease was forgotten: {before:?}, {after:?}");
     assert!(after.snapshot >= before.snapshot, "the snapshot went back: {before:?}, {after:?}");
     assert!(after.start >= before.start, "the log's start went back: {before:?}, {after:?}");
     // What was committed is still the same entry, as far as one can still see it (I9).
     if let Some(id) = raft.log.id_at(before.commit.index) {
         assert!(id == before.commit, "committed {} became {id}", before.commit);
     }
-    if after.promise.term == before.promise.term {
+    if after.hard_state.term == before.hard_state.term {
         // I2, I1
         assert!(
-            before.promise.vote.is_none() || after.promise.vote == before.promise.vote,
+            before.hard_state.vote.is_none() || after.hard_state.vote == before.hard_state.vote,
             "the vote changed: {before:?}, {after:?}"
         );
         assert!(

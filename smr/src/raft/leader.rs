@@ -28,9 +28,9 @@ pub(super) struct Handover {
 impl Raft {
     /// A quorum voted for this node in its term.
     pub(super) fn become_leader(&mut self) {
-        let term = self.promise.term;
+        let term = self.hard_state.term;
         assert!(matches!(self.role, Role::Candidate(_)), "{} became leader of {term} without an election", self.node);
-        assert!(self.promise.vote == Some(self.node), "leader of {term} voted for {:?}", self.promise.vote);
+        assert!(self.hard_state.vote == Some(self.node), "leader of {term} voted for {:?}", self.hard_state.vote);
         assert!(self.leader.node.is_none(), "{term} has a second leader besides {:?} (I1)", self.leader.node);
         assert!(self.log.last().term < term, "entry {} exists before its leader", self.log.last());
         self.leader = Leadership { node: Some(self.node), believed: true, ..Leadership::default() };
@@ -50,7 +50,7 @@ impl Raft {
     /// Appends payloads to the leader's own log and sends them on, in parallel with its disk. Returns the first's id.
     fn append_own(&mut self, payloads: Vec<Payload>) -> EntryId {
         assert!(matches!(self.role, Role::Leader(_)), "{} appends entries of its own without leading", self.node);
-        let first = EntryId { index: self.log.last().index.next(), term: self.promise.term };
+        let first = EntryId { index: self.log.last().index.next(), term: self.hard_state.term };
         let mut entries = Vec::with_capacity(payloads.len());
         for payload in payloads {
             let entry = Entry { id: EntryId { index: self.log.last().index.next(), ..first }, payload };
@@ -71,7 +71,7 @@ impl Raft {
         if !accepts {
             Err(self.not_leader())
         } else if commands.is_empty() {
-            Ok(EntryId { index: self.log.last().index.next(), term: self.promise.term })
+            Ok(EntryId { index: self.log.last().index.next(), term: self.hard_state.term })
         } else {
             Ok(self.append_own(commands.into_iter().map(Payload::Command).collect()))
         }
@@ -80,12 +80,12 @@ impl Raft {
     /// The answer to what only a leader does. One that hands over names nobody: it does not know yet.
     pub(super) fn not_leader(&self) -> NotHere {
         let leader = self.visible_leader().filter(|leader| *leader != self.node);
-        NotHere { at: leader.map(|leader| leader.name), term: self.promise.term }
+        NotHere { at: leader.map(|leader| leader.name), term: self.hard_state.term }
     }
 
     /// Whether this leader has committed an entry of its own term, and so knows what is committed (§8).
     pub(super) fn has_committed_in_term(&self) -> bool {
-        self.committed_id().term == self.promise.term
+        self.committed_id().term == self.hard_state.term
     }
 
     /// Commits what a quorum has (§5.3, §5.4.2).
@@ -99,7 +99,7 @@ impl Raft {
         let Some(reached) = reached.filter(|reached| *reached > self.commit) else { return };
         // An entry of an earlier term may be on a majority and still be overwritten (Figure 8). Only one of our own
         // term cannot, and it takes those below it along.
-        if self.log.id_at(reached).is_none_or(|id| id.term != self.promise.term) {
+        if self.log.id_at(reached).is_none_or(|id| id.term != self.hard_state.term) {
             return;
         }
         let first_in_term = !self.has_committed_in_term();
@@ -225,7 +225,7 @@ impl Raft {
 
     /// Tells the target of a transfer to start once its log is complete.
     pub(super) fn continue_handover(&mut self) {
-        let (term, last) = (self.promise.term, self.log.last().index);
+        let (term, last) = (self.hard_state.term, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(handover) = &mut leader.handover else { return };
         let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.counted() == last);
@@ -315,7 +315,7 @@ impl Raft {
 
     /// Steps down, and names a successor so that the group need not wait for a timeout.
     fn hand_over_and_follow(&mut self) {
-        let term = self.promise.term;
+        let term = self.hard_state.term;
         if let Some(successor) = self.best_successor() {
             self.announce_commit();
             self.out.send(successor, term, Body::TimeoutNow);

@@ -39,13 +39,13 @@
 //! - With a change of configuration: only heartbeats that are sent after it count (R8).
 //!
 //! # Restarts
-//! A voter forgets how long it is bound. So the longest lease that it ever granted is part of its promise, durable
+//! A voter forgets how long it is bound. So the longest lease that it ever granted is part of its hard state, durable
 //! before the first answer that rests on it leaves, and after a start it waits that long (E17). A new incarnation
 //! grants nothing before the leader itself has made it a voter, by a change of configuration.
 
 use super::message::{Body, Lease};
 use super::{Raft, Role, quorum};
-use crate::entry::Promise;
+use crate::entry::HardState;
 use crate::id::NodeId;
 use crate::protocol::Time;
 use crate::status::ReadMode;
@@ -105,13 +105,13 @@ impl Raft {
         }
         if let Some(lease) = lease {
             self.bound_until = self.bound_until.max(self.now.plus_us(lease.length_us));
-            if lease.length_us > self.promise.lease_us {
-                // The answer waits until this is durable, as everything does that rests on the promise.
-                self.promise = Promise { lease_us: lease.length_us, ..self.promise };
-                self.out.promise(self.promise);
+            if lease.length_us > self.hard_state.lease_us {
+                // The answer waits until this is durable, as everything does that rests on the hard state.
+                self.hard_state = HardState { lease_us: lease.length_us, ..self.hard_state };
+                self.out.hard_state(self.hard_state);
             }
         }
-        self.out.send(from, self.promise.term, Body::HeartbeatAck { round, lease });
+        self.out.send(from, self.hard_state.term, Body::HeartbeatAck { round, lease });
     }
 
     /// Whether this node may vote for nobody, itself included, unless the leader itself wants another one.

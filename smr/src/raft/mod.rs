@@ -11,8 +11,8 @@
 //! overtaken, whoever crashes or pauses. As long as a majority can talk to each other in time, it makes progress.
 //!
 //! # Words
-//! As in the paper: term, index, commit index, match and next index. *Promise*: term and vote. *Start*: the entry that
-//! the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
+//! As in the paper: term, index, commit index, match and next index. *HardState*: term and vote. *Start*: the entry
+//! that the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
 //! entering a term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*:
 //! heartbeats that confirm reads. *Handover*: a transfer of leadership. *To welcome* a member: to begin to count its
 //! progress. T: the election timeout.
@@ -97,7 +97,7 @@ use self::message::Body;
 use self::output::Outbox;
 use self::progress::{Pace, Progress};
 use self::read::Reads;
-use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
+use crate::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use crate::id::NodeId;
 use crate::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, PeerStatus, Protocol, ReadToken, Recovered,
@@ -118,7 +118,7 @@ pub struct Raft {
     rng: ChaCha8Rng,
     now: Time,
     /// Term and vote, as of now; [`Outbox`] knows whether they are durable.
-    promise: Promise,
+    hard_state: HardState,
     log: Log,
     configurations: Configurations,
     /// The last entry known to be committed. Between the snapshot and the log's end.
@@ -221,7 +221,7 @@ impl Raft {
     /// If the settings are invalid, or the recovered log has a hole: its storage must have checked that.
     pub fn new(settings: Settings, node: NodeId, recovered: Recovered, rng: ChaCha8Rng, now: Time) -> Raft {
         settings.validate().unwrap_or_else(|error| panic!("{error}"));
-        let Recovered { mut promise, snapshot, entries, heals_past } = recovered;
+        let Recovered { mut hard_state, snapshot, entries, heals_past } = recovered;
         let mut log = Log::new(snapshot.last);
         let mut configurations = Configurations::new(&snapshot);
         for entry in entries.into_iter().filter(|entry| entry.id.index > snapshot.last.index) {
@@ -231,8 +231,8 @@ impl Raft {
             log.append(entry);
         }
         // A founding member has entry 1 of term 1 before it ever promised anything. The entry's term is as good.
-        if log.last().term > promise.term {
-            promise = Promise { term: log.last().term, vote: None, ..promise };
+        if log.last().term > hard_state.term {
+            hard_state = HardState { term: log.last().term, vote: None, ..hard_state };
         }
         let commit = snapshot.last.index;
         let out = Outbox::new(log.last().index);
@@ -242,7 +242,7 @@ impl Raft {
             node,
             rng,
             now,
-            promise,
+            hard_state,
             log,
             configurations,
             commit,
@@ -251,7 +251,7 @@ impl Raft {
             leader: Leadership::default(),
             put_off: None,
             // It may have granted one right before it ended (E17).
-            bound_until: now.plus_us(promise.lease_us),
+            bound_until: now.plus_us(hard_state.lease_us),
             healing: None,
             out,
         };
@@ -296,11 +296,11 @@ impl Raft {
             Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(from, term, campaign),
             Body::VoteRefused | Body::Outdated => self.receive_later_term(term, &body),
             // The remaining answers repeat the term of the question.
-            _ if term > self.promise.term => {
+            _ if term > self.hard_state.term => {
                 let what = format!("an answer in {term:?} to a question that was never asked");
                 self.nonsense(from, what);
             }
-            _ if term < self.promise.term => {}
+            _ if term < self.hard_state.term => {}
             Body::VoteGranted => self.receive_vote_granted(from),
             Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
@@ -313,14 +313,14 @@ impl Raft {
 
     fn receive_from_leader(&mut self, from: NodeId, message: Message) {
         let Message { term, body } = message;
-        if term < self.promise.term {
+        if term < self.hard_state.term {
             // Nothing else would tell it: candidates that it does not hear cannot depose it.
             if matches!(body, Body::Append { .. } | Body::Heartbeat { .. }) {
-                self.out.send(from, self.promise.term, Body::Outdated);
+                self.out.send(from, self.hard_state.term, Body::Outdated);
             }
             return;
         }
-        if term > self.promise.term {
+        if term > self.hard_state.term {
             self.enter_term(term);
         }
         if !self.follow(from) {
@@ -382,7 +382,7 @@ impl Raft {
             Body::VoteRefused => matches!(self.role, Role::Candidate(_)),
             _ => matches!(self.role, Role::Leader(_)),
         };
-        if asked && term > self.promise.term {
+        if asked && term > self.hard_state.term {
             self.enter_term(term);
         }
     }
@@ -412,20 +412,20 @@ impl Raft {
     ///
     /// # Panics
     /// If the term falls, or a vote given in it changes (I2).
-    fn set_promise(&mut self, promise: Promise) {
-        let own = self.promise;
+    fn set_hard_state(&mut self, hard_state: HardState) {
+        let own = self.hard_state;
         assert!(
-            promise.lease_us == own.lease_us
-                && (promise.term > own.term || (promise.term == own.term && own.vote.is_none())),
-            "promise {own:?} replaced by {promise:?}"
+            hard_state.lease_us == own.lease_us
+                && (hard_state.term > own.term || (hard_state.term == own.term && own.vote.is_none())),
+            "hard state {own:?} replaced by {hard_state:?}"
         );
-        if promise.term > own.term {
+        if hard_state.term > own.term {
             self.leader = Leadership::default();
             self.put_off = None;
             self.healing.iter_mut().for_each(Healing::begin_term);
         }
-        self.promise = promise;
-        self.out.promise(promise);
+        self.hard_state = hard_state;
+        self.out.hard_state(hard_state);
     }
 
     /// Everything up to `index` is committed.
@@ -481,11 +481,11 @@ impl Raft {
     /// Does one thing, and what follows from any: the only way in.
     fn act<T>(&mut self, now: Time, effects: &mut Effects<Message>, act: impl FnOnce(&mut Raft) -> T) -> T {
         self.now = self.now.max(now);
-        let before = (self.role(), self.promise.term, self.visible_leader());
+        let before = (self.role(), self.hard_state.term, self.visible_leader());
         let answer = act(self);
         self.announce_commit();
         self.heal_if_complete();
-        let after = (self.role(), self.promise.term, self.visible_leader());
+        let after = (self.role(), self.hard_state.term, self.visible_leader());
         if before != after {
             let (role, term, leader) = after;
             self.out.effects.events.push(Event::RoleChanged { role, term, leader });
@@ -551,7 +551,7 @@ impl Protocol for Raft {
             _ => Route::There(self.visible_leader().map(|leader| leader.name)),
         };
         // What waits here was proposed here, and has its answer when it is applied, whoever leads by then.
-        Routing { term: self.promise.term, writes: leader, reads: leader, answers: Route::Here }
+        Routing { term: self.hard_state.term, writes: leader, reads: leader, answers: Route::Here }
     }
 
     fn deadline(&self) -> Time {
@@ -574,7 +574,7 @@ impl Protocol for Raft {
         CoreStatus {
             node: self.node,
             role: self.role(),
-            term: self.promise.term,
+            term: self.hard_state.term,
             leader: self.visible_leader(),
             log_start: self.log.start(),
             last: self.log.last(),

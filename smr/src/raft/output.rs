@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use super::message::{Body, Envelope, Message, envelope};
-use crate::entry::{Index, Promise, Term};
+use crate::entry::{HardState, Index, Term};
 use crate::id::NodeId;
 use crate::protocol::{Effects, LogChange, Time, Write, WriteId};
 
@@ -27,13 +27,13 @@ pub(super) struct Outbox {
     /// The rest of the step's effects; `messages` and `writes` are filled by this type only.
     pub(super) effects: Effects<Message>,
     // The write that this step is making.
-    promise: Option<Promise>,
+    hard_state: Option<HardState>,
     log: Vec<LogChange>,
     then: Vec<Envelope>,
     // Writes issued in earlier steps, and not complete.
     next: WriteId,
     pending: VecDeque<Pending>,
-    promise_pending: Option<WriteId>,
+    hard_state_pending: Option<WriteId>,
     durable: Index,
 }
 
@@ -41,10 +41,15 @@ pub(super) struct Outbox {
 /// what rests on it leaves once.
 impl Clone for Outbox {
     fn clone(&self) -> Outbox {
-        let Outbox { effects, promise, log, then, next, pending, promise_pending, durable } = self;
-        let is_between = effects.writes.is_empty() && promise.is_none() && log.is_empty() && then.is_empty();
+        let Outbox { effects, hard_state, log, then, next, pending, hard_state_pending, durable } = self;
+        let is_between = effects.writes.is_empty() && hard_state.is_none() && log.is_empty() && then.is_empty();
         assert!(is_between, "a core is copied in the middle of a step: {self:?}");
-        Outbox { next: *next, pending: pending.clone(), promise_pending: *promise_pending, ..Outbox::new(*durable) }
+        Outbox {
+            next: *next,
+            pending: pending.clone(),
+            hard_state_pending: *hard_state_pending,
+            ..Outbox::new(*durable)
+        }
     }
 }
 
@@ -63,12 +68,12 @@ impl Outbox {
     pub(super) fn new(durable: Index) -> Outbox {
         Outbox {
             effects: Effects::default(),
-            promise: None,
+            hard_state: None,
             log: Vec::new(),
             then: Vec::new(),
             next: WriteId(1),
             pending: VecDeque::new(),
-            promise_pending: None,
+            hard_state_pending: None,
             durable,
         }
     }
@@ -76,8 +81,8 @@ impl Outbox {
     /// Sends a message that rests on nothing but the term it speaks in.
     pub(super) fn send(&mut self, to: NodeId, term: Term, body: Body) {
         // A pre-vote's term is one that nobody has entered: nothing was promised in it.
-        let promises_nothing = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
-        if promises_nothing || self.promise_is_durable() {
+        let needs_no_hard_state = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
+        if needs_no_hard_state || self.hard_state_is_durable() {
             self.effects.messages.push(envelope(to, term, body));
         } else {
             self.then.push(envelope(to, term, body));
@@ -90,8 +95,8 @@ impl Outbox {
     }
 
     /// Term and vote are to be made durable.
-    pub(super) fn promise(&mut self, promise: Promise) {
-        self.promise = Some(promise);
+    pub(super) fn hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = Some(hard_state);
     }
 
     /// The log is to be changed. Changes are made in the order of these calls.
@@ -105,8 +110,8 @@ impl Outbox {
     }
 
     /// Whether the latest term and vote are durable.
-    pub(super) fn promise_is_durable(&self) -> bool {
-        self.promise.is_none() && self.promise_pending.is_none()
+    pub(super) fn hard_state_is_durable(&self) -> bool {
+        self.hard_state.is_none() && self.hard_state_pending.is_none()
     }
 
     /// How far the present log is durable.
@@ -146,26 +151,26 @@ impl Outbox {
         while let Some(write) = self.pending.pop_front_if(|write| write.id <= id) {
             self.durable = self.durable.max(write.reaches);
         }
-        self.promise_pending = self.promise_pending.filter(|pending| *pending > id);
+        self.hard_state_pending = self.hard_state_pending.filter(|pending| *pending > id);
     }
 
     /// Ends the step: its effects, with its write if there is one. `last` is the log's last entry.
     pub(super) fn finish(&mut self, now: Time, last: Index) -> Effects<Message> {
-        let promise = self.promise.take();
+        let hard_state = self.hard_state.take();
         let log = std::mem::take(&mut self.log);
         let mut then = std::mem::take(&mut self.then);
         let mut effects = std::mem::take(&mut self.effects);
-        let empty = promise.is_none() && log.is_empty();
+        let empty = hard_state.is_none() && log.is_empty();
         if empty && self.pending.is_empty() {
             effects.messages.append(&mut then);
         } else if !empty || (!then.is_empty() && self.pending.len() < WRITES_WAITING_MAX) {
             let id = self.next;
             self.next = WriteId(id.0 + 1);
-            if promise.is_some() {
-                self.promise_pending = Some(id);
+            if hard_state.is_some() {
+                self.hard_state_pending = Some(id);
             }
             self.pending.push_back(Pending { id, issued_at: now, reaches: last, idle: empty });
-            effects.writes.push(Write::new(id, promise, log, then));
+            effects.writes.push(Write::new(id, hard_state, log, then));
         }
         effects
     }
@@ -185,7 +190,7 @@ impl Outbox {
             (pending.id, pending.issued_at) = (WriteId(pending.id.0 - before), now);
         }
         self.next = WriteId(self.next.0 - before);
-        self.promise_pending = self.promise_pending.map(|write| WriteId(write.0 - before));
+        self.hard_state_pending = self.hard_state_pending.map(|write| WriteId(write.0 - before));
         before
     }
 
@@ -238,9 +243,9 @@ mod tests {
 
     // covers I11
     #[test]
-    fn send_before_promise_is_durable_waits_inside_the_write() {
+    fn send_before_hard_state_is_durable_waits_inside_the_write() {
         let mut outbox = Outbox::new(Index(3));
-        outbox.promise(Promise { term: Term(2), ..Promise::default() });
+        outbox.hard_state(HardState { term: Term(2), ..HardState::default() });
         outbox.send(NODE, Term(2), Body::VoteRefused);
         outbox.send(NODE, Term(3), Body::PreVoteGranted { campaign: 1 });
         let effects = outbox.finish(Time(0), Index(3));

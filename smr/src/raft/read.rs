@@ -45,7 +45,7 @@ impl Raft {
     /// A read arrived.
     pub(super) fn take_read(&mut self, token: ReadToken) -> Result<(), NotHere> {
         let knows_commits = self.has_committed_in_term();
-        let not_here = NotHere { at: self.visible_leader().map(|leader| leader.name), term: self.promise.term };
+        let not_here = NotHere { at: self.visible_leader().map(|leader| leader.name), term: self.hard_state.term };
         let Role::Leader(leader) = &mut self.role else { return Err(not_here) };
         if leader.reads.len() >= self.settings.reads_waiting_max {
             return Err(not_here);
@@ -96,7 +96,7 @@ impl Raft {
     }
 
     fn start_round(&mut self) {
-        let (term, lease, held_by_all) = (self.promise.term, self.lease_to_ask(), self.held_by_all());
+        let (term, lease, held_by_all) = (self.hard_state.term, self.lease_to_ask(), self.held_by_all());
         let Role::Leader(leader) = &mut self.role else { return };
         assert!(leader.reads.confirming.is_empty(), "two rounds at once in {term}");
         leader.reads.confirming = std::mem::take(&mut leader.reads.next);

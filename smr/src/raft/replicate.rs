@@ -135,7 +135,7 @@ impl Raft {
     fn leading(&mut self) -> Option<(&mut Leader, View<'_>, &mut Outbox)> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let view = View {
-            term: self.promise.term,
+            term: self.hard_state.term,
             commit: self.commit,
             log: &self.log,
             settings: &self.settings,
@@ -212,7 +212,7 @@ impl Raft {
             return;
         }
         let has = here.unwrap_or(own);
-        if last.term == self.promise.term {
+        if last.term == self.hard_state.term {
             // Entries of this term come from here and nowhere else.
             self.nonsense(from, format!("accepted {last}, but the leader's log has {has}"));
         } else {

@@ -94,7 +94,7 @@ impl Raft {
         // Late or doubled: we have all of it, and more (S3). A leader has all that is committed anyway (§5.4).
         let install = last.index > self.commit && !leads;
         if install {
-            if last.term > self.promise.term {
+            if last.term > self.hard_state.term {
                 self.enter_term(last.term);
             }
             self.install_in_log(meta);
@@ -102,7 +102,7 @@ impl Raft {
         if let Some(leader) = self.leader.node.filter(|leader| *leader != self.node) {
             let last = self.committed_id();
             if !self.is_healing() {
-                self.out.send_after_log(leader, self.promise.term, Body::SnapshotInstalled { last });
+                self.out.send_after_log(leader, self.hard_state.term, Body::SnapshotInstalled { last });
             } else if self.ask_leader_to_heal(leader) {
                 self.acknowledge_healing(leader, last);
             }

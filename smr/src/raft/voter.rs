@@ -2,16 +2,16 @@
 
 use super::message::Body;
 use super::{PutOff, Raft, Role, quorum};
-use crate::entry::{EntryId, Promise, Term};
+use crate::entry::{EntryId, HardState, Term};
 use crate::id::NodeId;
 
 impl Raft {
     /// Would this node vote for `from` in `term`? The answer binds nobody, and changes neither term nor vote.
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, term: Term, campaign: u32, last: EntryId) {
-        let next = term > self.promise.term && self.is_up_to_date(last);
+        let next = term > self.hard_state.term && self.is_up_to_date(last);
         let refuses = self.is_healing() || self.is_bound() || self.leader_is_healthy();
         if !next || refuses || self.prefers_another(from, last) {
-            self.out.send(from, self.promise.term, Body::PreVoteRefused { campaign });
+            self.out.send(from, self.hard_state.term, Body::PreVoteRefused { campaign });
             return;
         }
         self.out.send(from, term, Body::PreVoteGranted { campaign });
@@ -40,21 +40,21 @@ impl Raft {
         // depose a leader that serves everybody else (E12, thesis §4.2.3).
         // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks
         // another one to stand has given its lease up.
-        let is_loyal = self.is_bound() || (term > self.promise.term && self.leader_is_healthy());
+        let is_loyal = self.is_bound() || (term > self.hard_state.term && self.leader_is_healthy());
         if self.is_healing() || (!transfer && is_loyal) {
-            self.out.send(from, self.promise.term, Body::VoteRefused);
+            self.out.send(from, self.hard_state.term, Body::VoteRefused);
             return;
         }
-        if term > self.promise.term {
+        if term > self.hard_state.term {
             self.enter_term(term);
         }
-        let free = self.promise.vote == Some(from) || (self.promise.vote.is_none() && self.leader.node.is_none());
-        if term < self.promise.term || !free || !self.is_up_to_date(last) {
-            self.out.send(from, self.promise.term, Body::VoteRefused);
+        let free = self.hard_state.vote == Some(from) || (self.hard_state.vote.is_none() && self.leader.node.is_none());
+        if term < self.hard_state.term || !free || !self.is_up_to_date(last) {
+            self.out.send(from, self.hard_state.term, Body::VoteRefused);
             return;
         }
-        if self.promise.vote.is_none() {
-            self.set_promise(Promise { term, vote: Some(from), ..self.promise });
+        if self.hard_state.vote.is_none() {
+            self.set_hard_state(HardState { term, vote: Some(from), ..self.hard_state });
         }
         self.become_follower();
         self.restart_election_timer();

@@ -10,7 +10,7 @@
 //! afterwards a majority.
 //!
 //! One that meets a group which does not know its incarnation came too late: its replica has another incarnation, whose
-//! promises it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that
+//! votes it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that
 //! meets a replica which knows that the group exists. It is *excluded*, durably: it stays out until an operator
 //! readmits it; then the group's configuration names it, and it is *taken in* with an empty log. Excluded replicas
 //! never found a group, however many of them there are: the data may be in a directory that will be back.

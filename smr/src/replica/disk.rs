@@ -106,7 +106,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
 /// Why the disk thread gives up.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The log or the promise.
+    /// The log or the hard state.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// A snapshot.
@@ -164,8 +164,8 @@ impl<M> DiskBatch<M> {
         self.jobs += 1;
         match job {
             DiskJob::Write(write) => {
-                if let Some(promise) = write.promise() {
-                    self.store.save_promise(promise)?;
+                if let Some(hard_state) = write.hard_state() {
+                    self.store.save_hard_state(hard_state)?;
                 }
                 for change in write.log() {
                     if let LogChange::Append(entries) = change {
@@ -211,7 +211,7 @@ impl<M> DiskBatch<M> {
         Ok(self.done.drain(..))
     }
 
-    /// Lets the mark follow the log; nobody waits for this.
+    /// Lets the watermark follow the log; nobody waits for this.
     ///
     /// # Errors
     /// Fatal ones of the device.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::entry::{GenesisHash, Promise, SnapshotMeta, Term};
+use crate::entry::{GenesisHash, HardState, SnapshotMeta, Term};
 use crate::fatal::Lifeline;
 use crate::id::{ClusterId, NodeId, ReplicaId, StartTrail};
 use crate::protocol::{Recovered, Time};
@@ -268,7 +268,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let store = &mut self.store.store;
         store.be_born(birth.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
         self.store.identity = store.identity().clone();
-        self.store.promise = store.promise();
+        self.store.hard_state = store.hard_state();
         if let Birth::Born { founders: Some(founders), .. } = &birth {
             self.store.entries = vec![founders.first_entry()];
         }
@@ -294,15 +294,15 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let clock = Clock::start();
         let snapshot = meta.last;
         // The genesis is of term 1, which nobody campaigned in.
-        let promise = if life.promise.term == Term::ZERO {
-            Promise { term: Term(1), ..Promise::default() }
+        let hard_state = if life.hard_state.term == Term::ZERO {
+            HardState { term: Term(1), ..HardState::default() }
         } else {
-            life.promise
+            life.hard_state
         };
         let sync_mode = life.durability();
         let healing = life.healing;
         let heals_past = healing.as_ref().map(|healing| healing.past);
-        let recovered = Recovered { promise, snapshot: meta, entries: life.entries, heals_past };
+        let recovered = Recovered { hard_state, snapshot: meta, entries: life.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
         let standing = match quarantine.clone() {
             Some(reason) => Standing::Quarantined { reason },

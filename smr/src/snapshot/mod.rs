@@ -46,7 +46,7 @@
 //!   never lies behind the newest snapshot (S5).
 //!
 //! What is *not* decided here: a snapshot that is damaged or missing although the log was cut under it. `open` then
-//! gives an older one, or none, with a note; the comparison with log and mark finds the gap, and the node heals.
+//! gives an older one, or none, with a note; the comparison with log and watermark finds the gap, and the node heals.
 
 mod directory;
 mod format;

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock};
-use super::mark::MARK;
+use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile};
 use super::open::OpenError;
-use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile};
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
+use super::watermark::WATERMARK;
 use crate::entry::GenesisHash;
 use crate::id::{ClusterId, GroupName, ReplicaId};
 
@@ -76,7 +76,7 @@ impl ReplicaDirectory {
         make_directory(disk.as_ref(), path).map_err(|error| StorageError::new(path, "creating", error))?;
         let mut notes = Vec::new();
         let lock = Arc::new(lock(disk.as_ref(), path, &mut notes)?);
-        // Before the owner is looked at: in the middle of a readmission the promise may be in either place.
+        // Before the owner is looked at: in the middle of a readmission the hard state may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
         quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
         ReplicaDirectory::inspect(disk, path, expected, Life::Present, lock, notes)
@@ -93,11 +93,11 @@ impl ReplicaDirectory {
         let doing = |what: &'static str| move |error: io::Error| StorageError::new(root, what, error);
         let note = quarantine::read(disk.as_ref(), root)?;
         let mut genesis = None;
-        match PromiseFile::read(disk.as_ref(), root).map_err(doing("reading the promise"))? {
-            FoundPromise::Newer { file, found } => {
+        match HardStateFile::read(disk.as_ref(), root).map_err(doing("reading the hard state"))? {
+            FoundHardState::Newer { file, found } => {
                 return Err(OpenError::Newer { file, found, supported: SLOT_VERSION });
             }
-            FoundPromise::Sound { file, .. } => {
+            FoundHardState::Sound { file, .. } => {
                 let identity = &file.record().identity;
                 if let Birth::Born { genesis: own, .. } = &file.record().birth {
                     genesis = Some(*own);
@@ -113,7 +113,7 @@ impl ReplicaDirectory {
                     throw_away(disk.as_ref(), root, &mut notes).map_err(doing("removing what an unborn node left"))?;
                 }
             }
-            FoundPromise::Missing | FoundPromise::Broken(_) => {}
+            FoundHardState::Missing | FoundHardState::Broken(_) => {}
         }
         Ok(ReplicaDirectory { disk, root: root.to_owned(), expected, life, genesis, note, notes, lock })
     }
@@ -196,7 +196,7 @@ fn is_not_lockable(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// Removes what an unborn node has beside its promise: it has promised nothing, so nothing of it counts.
+/// Removes what an unborn node has beside its hard state: it has promised nothing, so nothing of it counts.
 fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Result<()> {
     let mut any = false;
     for name in [LOG, SNAPSHOTS] {
@@ -205,8 +205,8 @@ fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Resu
             any = true;
         }
     }
-    if disk.exists(&root.join(MARK))? {
-        disk.remove_file(&root.join(MARK))?;
+    if disk.exists(&root.join(WATERMARK))? {
+        disk.remove_file(&root.join(WATERMARK))?;
         any = true;
     }
     if any {
@@ -226,8 +226,8 @@ fn make_directory(disk: &dyn Disk, path: &Path) -> io::Result<()> {
         }
     }
     disk.create_dir_all(path)?;
-    if disk.exists(&path.join(PROMISE))? {
-        return Ok(()); // it was synced before the promise was made
+    if disk.exists(&path.join(HARD_STATE))? {
+        return Ok(()); // it was synced before the hard state was made
     }
     // Also if the directory was there: an earlier start may have ended right after it was made.
     for parent in parents {

@@ -1,18 +1,18 @@
 //! Healing: a log or a snapshot that was damaged is set aside, and a log begun that counts for nothing until it is
 //! complete.
 //!
-//! Where the promise is sound the node is still itself: it knows what it has promised, and only its log may lack
+//! Where the hard state is sound the node is still itself: it knows what it has promised, and only its log may lack
 //! entries that it has acknowledged. So it starts, and the core keeps it silent until its leader has made that good
 //! (the argument is in `crate::raft`, `healing`). Here is what makes that durable:
-//! 1. The mark is replaced by one that says so ([`Healing`]), in one step. Each start from then on is silent, whatever
-//!    it finds.
+//! 1. The watermark is replaced by one that says so ([`Healing`]), in one step. Each start from then on is silent,
+//!    whatever it finds.
 //! 2. The log moves to `damaged-log`, or the next free name of that kind. Nothing ever removes it.
 //! 3. A log is begun with what of the old one verifies, reaches back to the newest sound snapshot without a hole, and
 //!    so is what a sound log was at some time.
-//! 4. The mark rises to its end.
+//! 4. The watermark rises to its end.
 //!
-//! A crash anywhere finds a damaged, missing or short log under a mark that says so, and begins again. The mark loses
-//! its word only when the core says that the node has healed.
+//! A crash anywhere finds a damaged, missing or short log under a watermark that says so, and begins again. The
+//! watermark loses its word only when the core says that the node has healed.
 //!
 //! A device may misread once. So nothing is believed to be damaged that was not read twice.
 
@@ -28,7 +28,7 @@ use crate::entry::{Entry, EntryId, Index};
 
 /// What a damaged log is called once it is set aside.
 pub(crate) const DAMAGED_LOG: &str = "damaged-log";
-/// A reason is cut to this length in bytes: it has to fit into a slot of the mark.
+/// A reason is cut to this length in bytes: it has to fit into a slot of the watermark.
 const REASON_MAX_BYTES: usize = 256;
 
 /// Entries are missing that the node may have acknowledged, and it is silent until it has them.

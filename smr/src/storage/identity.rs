@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::id::{ClusterId, GroupName, NodeId};
 
-/// The owner of a directory. In every record, mark and promise, so that a file of another owner is found out (D11, M9).
+/// The owner of a directory. In every record, watermark and hard state, so that a file of another owner is found out
+/// (D11, M9).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The cluster; unknown before birth.
@@ -19,7 +20,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A hash over all of it, for records and marks.
+    /// A hash over all of it, for records and watermarks.
     pub fn hash(&self) -> u64 {
         codec::checksum(&[
             b"smr identity 1",

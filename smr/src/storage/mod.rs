@@ -1,4 +1,4 @@
-//! Durable state of a replica: its log, what it has promised, and proof that neither was lost.
+//! Durable state of a replica: its log, its term and vote, and proof that neither was lost.
 //!
 //! # Files
 //! ```text
@@ -16,32 +16,32 @@
 //!
 //! # What a crash leaves behind, and what the next start does with it
 //! - *In the first start*: no `promise` (it appears complete, by a rename), so nothing else but `lock` and
-//!   `promise.new`: a new directory. Or a promise that says *unborn*: everything beside it is thrown away and made
+//!   `promise.new`: a new directory. Or a hard state that says *unborn*: everything beside it is thrown away and made
 //!   again.
-//! - *In a change of the promise*: one slot is new, the other old or torn. Nothing has left the node unless both are
+//! - *In a change of the hard state*: one slot is new, the other old or torn. Nothing has left the node unless both are
 //!   written; the start takes the newer one and repairs the other.
 //! - *In an append*: a prefix of the records written since the last flush, because all engines recover a prefix of
-//!   their writes. The last record may lack parts: it is cut, if the mark does not cover it.
-//! - *In a conflict truncation*: the mark was lowered and synced before, records go from the end backwards, so a prefix
-//!   is left; or, in segments, a record of the removal is there or not.
+//!   their writes. The last record may lack parts: it is cut, if the watermark does not cover it.
+//! - *In a conflict truncation*: the watermark was lowered and synced before, records go from the end backwards, so a
+//!   prefix is left; or, in segments, a record of the removal is there or not.
 //! - *In a prefix truncation*: records go from the front, so the rest is whole, and what is missing lies under the
 //!   snapshot.
 //! - *In an install*: the snapshot was durable before. If the log does not fit it, the next start empties the log as
 //!   the install would have done.
-//! - *After a log sync, before the mark*: a mark that is too low, which proves less but nothing wrong.
+//! - *After a log sync, before the watermark*: a watermark that is too low, which proves less but nothing wrong.
 //!
 //! # Damage
 //! An engine may open a damaged directory without complaint, shorter or empty. So nothing is believed that the chain
-//! of checksums through all records, the mark and the promise do not confirm together; what does not fit, read twice,
-//! is [`Damage`]. If the promise is sound the node *heals* by itself, silent until that is done ([`healing`]). If the
-//! promise is lost, or if something here was written by another node, that leads to *quarantine*: written down in a
-//! file before anything in `log/` is touched again, and final for this incarnation. An error of the device is no
-//! damage: the replica ends and may be started again ([`StorageError`]).
+//! of checksums through all records, the watermark and the hard state do not confirm together; what does not fit, read
+//! twice, is [`Damage`]. If the hard state is sound the node *heals* by itself, silent until that is done
+//! ([`healing`]). If the hard state is lost, or if something here was written by another node, that leads to
+//! *quarantine*: written down in a file before anything in `log/` is touched again, and final for this incarnation. An
+//! error of the device is no damage: the replica ends and may be started again ([`StorageError`]).
 //!
-//! Damage *behind* the synced mark cannot be told from a torn write (fault catalogue D2): a record there that does
-//! not verify is cut. The mark follows each sync at once, but unsynced, so after a power cut it may be behind by as
-//! many syncs as [`mark::SYNC_EVERY_WRITES_MAX`]. So in a map only the very last record is cut, and in segments each
-//! write says what was synced before it: in both, only damage to the very last write can be taken for a torn one.
+//! Damage *behind* the synced watermark cannot be told from a torn write (fault catalogue D2): a record there that does
+//! not verify is cut. The watermark follows each sync at once, but unsynced, so after a power cut it may be behind by
+//! as many syncs as [`watermark::SYNC_EVERY_WRITES_MAX`]. So in a map only the very last record is cut, and in segments
+//! each write says what was synced before it: in both, only damage to the very last write can be taken for a torn one.
 //!
 //! # Layers
 //! [`Store`] (what the replica's storage thread drives) over [`LogStore`] (append, truncate, flush). That is either
@@ -59,11 +59,10 @@ use crate::entry::{Entry, EntryId, Index, Term};
 
 mod directory;
 mod extent;
+mod hard_state;
 mod healing;
 mod identity;
-pub mod mark;
 pub(crate) mod open;
-mod promise;
 mod quarantine;
 pub(crate) mod record;
 pub mod record_log;
@@ -78,14 +77,15 @@ pub(crate) mod slots;
 pub(crate) mod starts;
 mod store;
 pub(crate) mod sync_mode;
+pub mod watermark;
 
 use crate::disk;
 pub(crate) use crate::disk::room;
 pub use directory::{ExpectedIdentity, ReplicaDirectory};
+pub use hard_state::{Birth, HardStateRecord, Witness};
 pub use healing::Healing;
 pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
-pub use promise::{Birth, PromiseRecord, Witness};
 pub use quarantine::Quarantined;
 pub use recovery::Succession;
 pub use starts::SeenStarts;

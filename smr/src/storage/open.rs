@@ -1,4 +1,4 @@
-//! Opening a claimed directory: promise, mark and log are read, compared, and believed only together.
+//! Opening a claimed directory: hard state, watermark and log are read, compared, and believed only together.
 //!
 //! Nothing in `log/` is opened before the other files were found in order, for opening changes it. Whatever does not
 //! fit, twice, leads to healing, or to quarantine ([`super`]); an error of the device does not, because the next start
@@ -11,9 +11,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::directory::{ExpectedIdentity, LOG, Life, ReplicaDirectory, SNAPSHOTS};
+use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
 use super::healing::{Healing, Salvage, set_log_aside};
-use super::mark::{FoundMark, MARK, Mark, MarkFile};
-use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
 use super::quarantine::{self, NEXT, Quarantined};
 use super::record_log::{self, RecordLog, Recovered};
 use super::segments::{self, SegmentLog};
@@ -21,8 +20,9 @@ use super::slots::SLOT_VERSION;
 use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
 use super::sync_mode::SyncMode;
+use super::watermark::{FoundWatermark, SyncedWatermark, WATERMARK, WatermarkFile};
 use super::{ByteMap, Damage, Identity, LoadError, LogStore, MapEngine, StorageError, sled};
-use crate::entry::{Entry, EntryId, Index, Promise, SnapshotMeta};
+use crate::entry::{Entry, EntryId, HardState, Index, SnapshotMeta};
 use crate::id::{Incarnation, NodeId, StartTrail};
 
 /// What keeps the log's bytes.
@@ -96,7 +96,7 @@ pub struct OpenedStore {
     /// Whether the node counts.
     pub birth: Birth,
     /// Term and vote.
-    pub promise: Promise,
+    pub hard_state: HardState,
     /// This start, counted durably.
     pub start: StartTrail,
     /// The newest starts of others that were seen from here.
@@ -221,19 +221,19 @@ impl Store {
         }
         match read(&mut directory, options) {
             Ok(parts) => {
-                let Parts { mut promise, log, mark, entries, sync_mode } = parts;
-                let healing = mark.as_ref().and_then(|mark| mark.healing().cloned());
+                let Parts { mut hard_state, log, watermark, entries, sync_mode } = parts;
+                let healing = watermark.as_ref().and_then(|watermark| watermark.healing().cloned());
                 // Before anybody hears of this start, and after the last thing that could end it as damage.
-                let start = promise.begin_start(options.start_nonce)?;
+                let start = hard_state.begin_start(options.start_nonce)?;
                 let seen_starts = Arc::new(SeenStarts::open(&directory.disk, &directory.root, &mut directory.notes)?);
-                let record = promise.record().clone();
+                let record = hard_state.record().clone();
                 let notes = std::mem::take(&mut directory.notes);
-                let store = Store::new(directory, promise, log, mark);
+                let store = Store::new(directory, hard_state, log, watermark);
                 Ok(Opened::Store(Box::new(OpenedStore {
                     store,
                     identity: record.identity,
                     birth: record.birth,
-                    promise: record.promise,
+                    hard_state: record.hard_state,
                     start,
                     seen_starts,
                     entries,
@@ -253,9 +253,9 @@ impl Store {
 }
 
 struct Parts {
-    promise: PromiseFile,
+    hard_state: HardStateFile,
     log: Box<dyn LogStore>,
-    mark: Option<MarkFile>,
+    watermark: Option<WatermarkFile>,
     entries: Vec<Entry>,
     sync_mode: SyncMode,
 }
@@ -263,29 +263,30 @@ struct Parts {
 fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Parts, Trouble> {
     let disk = directory.disk.as_ref();
     let root = &directory.root;
-    let promise = PromiseFile::read(disk, root).map_err(|error| Trouble::io(&root.join(PROMISE), "reading", error))?;
-    match promise {
-        FoundPromise::Missing => {
+    let hard_state =
+        HardStateFile::read(disk, root).map_err(|error| Trouble::io(&root.join(HARD_STATE), "reading", error))?;
+    match hard_state {
+        FoundHardState::Missing => {
             refuse_remains(directory)?;
             let node = NodeId { name: directory.expected.name, incarnation: options.incarnation_if_new };
             let identity = Identity { cluster: None, group: directory.expected.group.clone(), node };
-            let record = PromiseRecord {
+            let record = HardStateRecord {
                 identity,
                 birth: Birth::Unborn,
-                promise: Promise::default(),
+                hard_state: HardState::default(),
                 start: StartTrail::default(),
             };
             // From here on the directory is an unborn node's, and before it there is nothing in it.
-            let promise = PromiseFile::create(disk, root, record)?;
-            begin(directory, options, promise)
+            let hard_state = HardStateFile::create(disk, root, record)?;
+            begin(directory, options, hard_state)
         }
-        FoundPromise::Broken(damage) => Err(damage.into()),
-        FoundPromise::Newer { file, found } => {
+        FoundHardState::Broken(damage) => Err(damage.into()),
+        FoundHardState::Newer { file, found } => {
             Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }))
         }
-        FoundPromise::Sound { mut file, repair } => {
+        FoundHardState::Sound { mut file, repair } => {
             if !file.record().birth.is_born() {
-                repair_promise(directory, &mut file, repair)?;
+                repair_hard_state(directory, &mut file, repair)?;
                 begin(directory, options, *file)
             } else {
                 resume(directory, options, *file, repair)
@@ -294,13 +295,13 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
     }
 }
 
-/// Without a promise there must be nothing that one was given for.
+/// Without a hard state there must be nothing that one was given for.
 fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     let (disk, root) = (directory.disk.as_ref(), &directory.root);
     let looking = |error| Trouble::io(root, "looking", error);
-    for name in [LOG, MARK, NEXT, STARTS] {
+    for name in [LOG, WATERMARK, NEXT, STARTS] {
         if disk.exists(&root.join(name)).map_err(looking)? {
-            return Err(Damage::new(&root.join(PROMISE), format!("missing, though there is a {name}")).into());
+            return Err(Damage::new(&root.join(HARD_STATE), format!("missing, though there is a {name}")).into());
         }
     }
     // The directory of the snapshots is made by whoever looks for one.
@@ -308,28 +309,32 @@ fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     if disk.exists(&snapshots).map_err(looking)?
         && disk.list(&snapshots).map_err(looking)?.iter().any(|name| crate::snapshot::is_ours(name))
     {
-        return Err(Damage::new(&root.join(PROMISE), "missing, though there are snapshots").into());
+        return Err(Damage::new(&root.join(HARD_STATE), "missing, though there are snapshots").into());
     }
     Ok(())
 }
 
-/// An unborn node: an empty log, no mark yet.
-fn begin(directory: &mut ReplicaDirectory, options: &StoreOptions, promise: PromiseFile) -> Result<Parts, Trouble> {
-    let identity = promise.record().identity.hash();
+/// An unborn node: an empty log, no watermark yet.
+fn begin(
+    directory: &mut ReplicaDirectory,
+    options: &StoreOptions,
+    hard_state: HardStateFile,
+) -> Result<Parts, Trouble> {
+    let identity = hard_state.record().identity.hash();
     let OpenedLog { recovered: Recovered { log, .. }, sync_mode } =
         open_log(directory, options, identity, EntryId::ZERO, None)?;
     sync_root(directory)?;
-    Ok(Parts { promise, log, mark: None, entries: Vec::new(), sync_mode })
+    Ok(Parts { hard_state, log, watermark: None, entries: Vec::new(), sync_mode })
 }
 
 /// A born node: everything must be there and fit; what does not, read twice, has to heal.
 fn resume(
     directory: &mut ReplicaDirectory,
     options: &StoreOptions,
-    promise: PromiseFile,
-    promise_repair: Option<String>,
+    hard_state: HardStateFile,
+    hard_state_repair: Option<String>,
 ) -> Result<Parts, Trouble> {
-    let identity = promise.record().identity.hash();
+    let identity = hard_state.record().identity.hash();
     let found = match look(directory, options, identity) {
         Err(Trouble::Quarantine(first)) if !first.is_foreign => match look_again(directory, options, identity) {
             Ok(found) => {
@@ -341,14 +346,14 @@ fn resume(
         },
         found => found?,
     };
-    let Found { mut mark, mark_repair, opened } = found;
+    let Found { mut watermark, watermark_repair, opened } = found;
     let OpenedLog { recovered: Recovered { mut log, entries, fits, .. }, sync_mode } = opened;
 
     // Everything is in order; only now anything is written.
-    let mut promise = promise;
-    repair_promise(directory, &mut promise, promise_repair)?;
-    if let Some(repair) = mark_repair {
-        mark.repair()?;
+    let mut hard_state = hard_state;
+    repair_hard_state(directory, &mut hard_state, hard_state_repair)?;
+    if let Some(repair) = watermark_repair {
+        watermark.repair()?;
         directory.notes.push(repair);
     }
     if !fits {
@@ -356,21 +361,21 @@ fn resume(
         directory
             .notes
             .push(format!("{}: does not fit the snapshot at {snapshot}, emptied", directory.root.join(LOG).display()));
-        super::store::reset(log.as_mut(), &mut mark, snapshot)?;
+        super::store::reset(log.as_mut(), &mut watermark, snapshot)?;
     }
     sync_root(directory)?;
-    Ok(Parts { promise, log, mark: Some(mark), entries, sync_mode })
+    Ok(Parts { hard_state, log, watermark: Some(watermark), entries, sync_mode })
 }
 
-/// The mark and the log of a born node, which fit together.
+/// The watermark and the log of a born node, which fit together.
 struct Found {
-    mark: MarkFile,
-    mark_repair: Option<String>,
+    watermark: WatermarkFile,
+    watermark_repair: Option<String>,
     opened: OpenedLog,
 }
 
 fn look_again(directory: &mut ReplicaDirectory, options: &StoreOptions, identity: u64) -> Result<Found, Trouble> {
-    [MARK, LOG].iter().for_each(|name| directory.disk.forget_cached(&directory.root.join(name)));
+    [WATERMARK, LOG].iter().for_each(|name| directory.disk.forget_cached(&directory.root.join(name)));
     look(directory, options, identity)
 }
 
@@ -388,18 +393,18 @@ fn look(directory: &mut ReplicaDirectory, options: &StoreOptions, identity: u64)
             }
         }
     }
-    let found = MarkFile::read(directory.disk.as_ref(), &directory.root, identity)
-        .map_err(|error| Trouble::io(&directory.root.join(MARK), "reading", error))?;
-    let (mark, mark_repair) = match found {
-        FoundMark::Sound { file, repair } => (file, repair),
-        FoundMark::Broken(damage) => return Err(damage.into()),
-        FoundMark::Newer { file, found } => {
+    let found = WatermarkFile::read(directory.disk.as_ref(), &directory.root, identity)
+        .map_err(|error| Trouble::io(&directory.root.join(WATERMARK), "reading", error))?;
+    let (watermark, watermark_repair) = match found {
+        FoundWatermark::Sound { file, repair } => (file, repair),
+        FoundWatermark::Broken(damage) => return Err(damage.into()),
+        FoundWatermark::Newer { file, found } => {
             return Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }));
         }
     };
     is_there?;
-    let opened = open_log(directory, options, identity, options.snapshot.last, Some(mark.mark()))?;
-    Ok(Found { mark, mark_repair, opened })
+    let opened = open_log(directory, options, identity, options.snapshot.last, Some(watermark.watermark()))?;
+    Ok(Found { watermark, watermark_repair, opened })
 }
 
 /// Begins a log in the place of a damaged one, in the order that [`super::healing`] explains.
@@ -410,20 +415,21 @@ fn heal(
     damage: &Damage,
 ) -> Result<Found, Trouble> {
     let snapshot = options.snapshot.last;
-    let marked = match MarkFile::read(directory.disk.as_ref(), &directory.root, identity) {
-        Ok(FoundMark::Sound { file, .. }) => {
-            file.mark().last.index.max(file.healing().map_or(Index::ZERO, |healing| healing.past))
+    let marked = match WatermarkFile::read(directory.disk.as_ref(), &directory.root, identity) {
+        Ok(FoundWatermark::Sound { file, .. }) => {
+            file.watermark().last.index.max(file.healing().map_or(Index::ZERO, |healing| healing.past))
         }
-        // A mark that cannot be read tells nothing.
+        // A watermark that cannot be read tells nothing.
         Ok(_) => Index::ZERO,
-        Err(error) => return Err(Trouble::io(&directory.root.join(MARK), "reading", error)),
+        Err(error) => return Err(Trouble::io(&directory.root.join(WATERMARK), "reading", error)),
     };
     let Salvage { entries, highest } = salvage(directory, options, identity, snapshot)?;
     let past = marked.max(highest.index).max(snapshot.index);
     let healing = Healing::new(past, damage, options.now_unix_s);
-    let behind_snapshot = Mark { last: snapshot, fingerprint: 0 };
+    let behind_snapshot = SyncedWatermark { last: snapshot, fingerprint: 0 };
     let disk = Arc::clone(&directory.disk);
-    let mut mark = MarkFile::create(disk.as_ref(), &directory.root, identity, behind_snapshot, Some(healing))?;
+    let mut watermark =
+        WatermarkFile::create(disk.as_ref(), &directory.root, identity, behind_snapshot, Some(healing))?;
     let aside = set_log_aside(directory)?;
 
     let mut opened = open_log(directory, options, identity, EntryId::ZERO, None)?;
@@ -435,14 +441,14 @@ fn heal(
     log.flush()?;
     let last = log.last();
     if last != snapshot {
-        mark.lower(Mark { last, fingerprint: log.fingerprint_at(last.index)? })?;
+        watermark.lower(SyncedWatermark { last, fingerprint: log.fingerprint_at(last.index)? })?;
     }
     let aside = aside.map_or(String::new(), |name| format!(" (the damaged log lies in {name})"));
     directory.notes.push(format!(
         "{damage}; goes on from {last}, and is silent until it has what it may have acknowledged, past {past}{aside}"
     ));
     opened.recovered = Recovered { entries, fits: true, ..opened.recovered };
-    Ok(Found { mark, mark_repair: None, opened })
+    Ok(Found { watermark, watermark_repair: None, opened })
 }
 
 /// Reads what can still be read of a damaged log.
@@ -501,13 +507,13 @@ fn naming_snapshots(error: LoadError, snapshots: &Path) -> LoadError {
     }
 }
 
-fn repair_promise(
+fn repair_hard_state(
     directory: &mut ReplicaDirectory,
-    promise: &mut PromiseFile,
+    hard_state: &mut HardStateFile,
     repair: Option<String>,
 ) -> Result<(), Trouble> {
     if let Some(repair) = repair {
-        promise.repair()?;
+        hard_state.repair()?;
         // A slot that is behind is what a crash leaves; only the other case is worth a line, and both are harmless to
         // tell.
         directory.notes.push(repair);
@@ -530,20 +536,20 @@ fn open_log(
     options: &StoreOptions,
     identity: u64,
     snapshot: EntryId,
-    mark: Option<Mark>,
+    watermark: Option<SyncedWatermark>,
 ) -> Result<OpenedLog, Trouble> {
     let log = directory.root.join(LOG);
     let disk = Arc::clone(&directory.disk);
     let snapshots = directory.root.join(SNAPSHOTS);
     let named = |error| naming_snapshots(error, &snapshots);
     if options.engine == Engine::Segments {
-        let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, mark).map_err(named)?;
+        let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, watermark).map_err(named)?;
         let in_memory = disk.is_in_memory(&log).map_err(|error| Trouble::io(&log, "asking for the disk", error))?;
         let sync_mode = if in_memory { SyncMode::Tmpfs } else { SyncMode::Synced };
         return Ok(OpenedLog { recovered: boxed(directory, found), sync_mode });
     }
     let (map, sync_mode) = open_map(directory, options)?;
-    let found = RecordLog::recover(map, identity, snapshot, mark).map_err(named)?;
+    let found = RecordLog::recover(map, identity, snapshot, watermark).map_err(named)?;
     Ok(OpenedLog { recovered: boxed(directory, found), sync_mode })
 }
 

@@ -18,10 +18,10 @@ use std::sync::Arc;
 
 use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS};
 use super::disk::{Disk, read_file};
-use super::mark::MARK;
+use super::hard_state::{FoundHardState, HARD_STATE, HardStateFile};
 use super::open::OpenError;
-use super::promise::{FoundPromise, PROMISE, PromiseFile};
 use super::starts::STARTS;
+use super::watermark::WATERMARK;
 use super::{Identity, StorageError};
 
 pub(crate) const QUARANTINE: &str = "quarantine";
@@ -57,10 +57,10 @@ impl Quarantined {
     pub(crate) fn of(directory: ReplicaDirectory, note: Note) -> Result<Quarantined, OpenError> {
         let disk = directory.disk.as_ref();
         let root = &directory.root;
-        let found =
-            PromiseFile::read(disk, root).map_err(|error| StorageError::new(root, "reading the promise", error))?;
+        let found = HardStateFile::read(disk, root)
+            .map_err(|error| StorageError::new(root, "reading the hard state", error))?;
         let identity = match found {
-            FoundPromise::Sound { file, .. } => Some(file.record().identity.clone()),
+            FoundHardState::Sound { file, .. } => Some(file.record().identity.clone()),
             _ => None,
         };
         let begun = disk.exists(&root.join(NEXT)).map_err(|error| StorageError::new(root, "looking", error))?;
@@ -149,8 +149,8 @@ pub(crate) fn mark_ready(disk: &dyn Disk, top: &Path) -> Result<(), StorageError
     if disk.exists(&ready).map_err(doing)? {
         return Ok(());
     }
-    let stem = match PromiseFile::read(disk, top).map_err(doing)? {
-        FoundPromise::Sound { file, .. } => format!("{DAMAGED}{}", file.record().identity.node.incarnation),
+    let stem = match HardStateFile::read(disk, top).map_err(doing)? {
+        FoundHardState::Sound { file, .. } => format!("{DAMAGED}{}", file.record().identity.node.incarnation),
         _ => format!("{DAMAGED}unknown"),
     };
     let name = free_name(disk, top, &stem).map_err(doing)?;
@@ -195,7 +195,7 @@ pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<Str
 fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
     disk.create_dir_all(aside)?;
     disk.sync_dir(top)?;
-    for item in [PROMISE, MARK, LOG, SNAPSHOTS, STARTS, QUARANTINE] {
+    for item in [HARD_STATE, WATERMARK, LOG, SNAPSHOTS, STARTS, QUARANTINE] {
         if disk.exists(&top.join(item))? {
             disk.rename(&top.join(item), &aside.join(item))?;
         }

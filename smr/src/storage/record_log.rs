@@ -11,7 +11,8 @@
 //! them, they wait for the next slice. The predecessor's checksum in the first record that counts is taken on trust,
 //! for its predecessor may be gone; the term of the entry before it is not, it has to be the snapshot's. A hole, a
 //! falling term, a record of another owner or place, and anything unreadable that is not the very last record is
-//! damage. The last record, if unreadable, is an interrupted write and is cut, unless the mark says that it was synced.
+//! damage. The last record, if unreadable, is an interrupted write and is cut, unless the watermark says that it was
+//! synced.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -19,8 +20,8 @@ use std::path::Path;
 
 use super::extent::Extent;
 use super::healing::{Salvage, behind_snapshot};
-use super::mark::Mark;
 use super::record::{self, Link, Record, Unreadable};
+use super::watermark::SyncedWatermark;
 use super::{ByteMap, Damage, LoadError, LogStore, StorageError};
 use crate::codec;
 use crate::entry::{Entry, EntryId, Index, Term};
@@ -66,15 +67,20 @@ pub struct Recovered<L = RecordLog> {
 }
 
 /// Checks that the entry that is marked as synced is there. `end` is the last of `entries`, or the snapshot's.
-pub(super) fn confirm(place: &Path, entries: &[Entry], mark: Option<Mark>, end: EntryId) -> Result<(), Damage> {
-    let Some(mark) = mark else { return Ok(()) };
-    let Some(entry) = entries.iter().find(|entry| entry.id.index == mark.last.index) else {
+pub(super) fn confirm(
+    place: &Path,
+    entries: &[Entry],
+    watermark: Option<SyncedWatermark>,
+    end: EntryId,
+) -> Result<(), Damage> {
+    let Some(watermark) = watermark else { return Ok(()) };
+    let Some(entry) = entries.iter().find(|entry| entry.id.index == watermark.last.index) else {
         return Err(Damage::new(
             place,
-            format!("the log ends with {end}, though entry {} is marked as synced", mark.last),
+            format!("the log ends with {end}, though entry {} is marked as synced", watermark.last),
         ));
     };
-    if entry.id != mark.last || record::fingerprint(&codec::encode(entry)) != mark.fingerprint {
+    if entry.id != watermark.last || record::fingerprint(&codec::encode(entry)) != watermark.fingerprint {
         return Err(Damage::new(place, format!("entry {} is not the one that is marked as synced", entry.id)));
     }
     Ok(())
@@ -90,24 +96,24 @@ impl RecordLog {
         map: Box<dyn ByteMap>,
         identity: u64,
         snapshot: EntryId,
-        mark: Option<Mark>,
+        watermark: Option<SyncedWatermark>,
     ) -> Result<Recovered, LoadError> {
         let scan = Scan::run(map.as_ref(), identity, snapshot.index.0)?;
         let damage = |what: String| Err(LoadError::Damage(Damage::new(map.place(), what)));
         // Nothing behind the snapshot: whatever is left waits to be removed, also if an install had to empty the log.
         let covered = scan.last.is_none_or(|last| last.index <= snapshot.index);
         let end = scan.last.filter(|_| !covered).unwrap_or(snapshot);
-        let mark = mark.filter(|mark| mark.last.index > snapshot.index);
+        let watermark = watermark.filter(|watermark| watermark.last.index > snapshot.index);
         if let Some(torn) = &scan.torn {
             if torn.first > end.index.0 + 1 {
                 return damage(format!("entries {} to {} are missing", end.index.next(), torn.first - 1));
             }
-            if let Some(mark) = mark
-                && mark.last.index.0 >= torn.first
+            if let Some(watermark) = watermark
+                && watermark.last.index.0 >= torn.first
             {
                 return damage(format!(
                     "the record at index {} is damaged ({}), though entry {} is marked as synced",
-                    torn.first, torn.why, mark.last
+                    torn.first, torn.why, watermark.last
                 ));
             }
         }
@@ -127,7 +133,7 @@ impl RecordLog {
                 ));
             }
         }
-        confirm(map.place(), &scan.entries, mark, end)?;
+        confirm(map.place(), &scan.entries, watermark, end)?;
 
         let Scan { entries, records, terms, checksum, fingerprint, torn, last, .. } = scan;
         let (extent, fits) = if covered {

@@ -2,15 +2,15 @@
 //!
 //! # Reading
 //! Nothing in the old directory is changed. It may hold several *lives*: itself, `next/`, and what was put aside
-//! (`damaged-*`). The group is that of the first life with a sound promise; of another group nothing is taken. Every
+//! (`damaged-*`). The group is that of the first life with a sound hard state; of another group nothing is taken. Every
 //! snapshot and every log is tried with every other one, and the pair counts that ends with the highest entry, by term
 //! first: a log whose last entry is of a term holds all that was committed in earlier terms. Entries behind it may
 //! never have been committed; they are kept, because they may have been.
 //!
 //! # Writing
-//! The new directory is a founder's of a group of one, with a snapshot that covers everything. The promise comes last:
-//! without it no process takes the directory for one of a replica. Until it has been started with the operator's word
-//! that this group replaces the old one, the file `recovered` says which one that is.
+//! The new directory is a founder's of a group of one, with a snapshot that covers everything. The hard state comes
+//! last: without it no process takes the directory for one of a replica. Until it has been started with the operator's
+//! word that this group replaces the old one, the file `recovered` says which one that is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{self, LOCK, LOG, ReplicaDirectory, SNAPSHOTS};
 use super::disk::{Disk, DiskLock};
+use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
 use super::healing::{DAMAGED_LOG, Salvage};
-use super::mark::{MARK, Mark, MarkFile};
 use super::open::{OpenError, Trouble, begin_log, sled_present};
-use super::promise::{Birth, FoundPromise, PROMISE, PromiseFile, PromiseRecord};
 use super::quarantine::{self, NEXT};
 use super::slots::{self, Found, Slots};
+use super::watermark::{SyncedWatermark, WATERMARK, WatermarkFile};
 use super::{ByteMap, Engine, Identity, LoadError, StorageError, StoreOptions, record_log, segments, sled};
 use crate::codec;
-use crate::entry::{Entry, EntryId, Genesis, GenesisHash, Index, Promise, Term};
+use crate::entry::{Entry, EntryId, Genesis, GenesisHash, HardState, Index, Term};
 use crate::id::{GroupName, ReplicaId, StartTrail};
 use crate::snapshot::{self, Salvaged, SnapshotError};
 
@@ -97,36 +97,36 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
     if let Some(note) = quarantine::read(disk.as_ref(), from)? {
         remains.notes.push(format!("{}: was in quarantine: {}", from.display(), note.reason));
     }
-    let mut promises = BTreeMap::new();
+    let mut hard_states = BTreeMap::new();
     for life in &lives {
-        let reading = |error| StorageError::new(&life.join(PROMISE), "reading", error);
-        match PromiseFile::read(disk.as_ref(), life).map_err(reading)? {
-            FoundPromise::Sound { file, .. } => {
-                promises.insert(life, file.record().clone());
+        let reading = |error| StorageError::new(&life.join(HARD_STATE), "reading", error);
+        match HardStateFile::read(disk.as_ref(), life).map_err(reading)? {
+            FoundHardState::Sound { file, .. } => {
+                hard_states.insert(life, file.record().clone());
             }
-            FoundPromise::Broken(damage) => remains.notes.push(damage.to_string()),
-            FoundPromise::Missing if life == from => {
-                remains.notes.push(format!("{}: missing", from.join(PROMISE).display()));
+            FoundHardState::Broken(damage) => remains.notes.push(damage.to_string()),
+            FoundHardState::Missing if life == from => {
+                remains.notes.push(format!("{}: missing", from.join(HARD_STATE).display()));
             }
-            FoundPromise::Missing => {}
-            FoundPromise::Newer { file, found } => {
+            FoundHardState::Missing => {}
+            FoundHardState::Newer { file, found } => {
                 return Err(LoadError::Newer { file, found, supported: slots::SLOT_VERSION });
             }
         }
     }
-    let born = lives.iter().filter_map(|life| promises.get(life)).find_map(|record| match &record.birth {
+    let born = lives.iter().filter_map(|life| hard_states.get(life)).find_map(|record| match &record.birth {
         Birth::Born { genesis, .. } => Some((record.identity.clone(), *genesis)),
         Birth::Unborn | Birth::Excluded { .. } => None,
     });
     (remains.identity, remains.genesis) = born.unzip();
-    let known = remains.identity.as_ref().or(promises.values().next().map(|record| &record.identity));
+    let known = remains.identity.as_ref().or(hard_states.values().next().map(|record| &record.identity));
     remains.replica = known.map(|identity| (identity.group.clone(), identity.node.name));
 
     // Of each life, unless it is known to be of another group, or not to have begun.
     let mut strangers = BTreeSet::new();
     let mut sound = Vec::new();
     for life in &lives {
-        if let Some(record) = promises.get(life) {
+        if let Some(record) = hard_states.get(life) {
             let genesis = match &record.birth {
                 Birth::Born { genesis, .. } => Some(*genesis),
                 Birth::Unborn | Birth::Excluded { .. } => None,
@@ -135,11 +135,11 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
                 strangers.insert(record.identity.hash());
                 continue;
             }
-            remains.term = remains.term.max(record.promise.term);
-            remains.lease_us = remains.lease_us.max(record.promise.lease_us);
+            remains.term = remains.term.max(record.hard_state.term);
+            remains.lease_us = remains.lease_us.max(record.hard_state.lease_us);
         }
-        let reading = |error| StorageError::new(&life.join(MARK), "reading", error);
-        let reach = MarkFile::reach(disk.as_ref(), life).map_err(reading)?;
+        let reading = |error| StorageError::new(&life.join(WATERMARK), "reading", error);
+        let reach = WatermarkFile::reach(disk.as_ref(), life).map_err(reading)?;
         remains.reached = remains.reached.max(reach.unwrap_or(Index::ZERO));
         let (found, notes) = snapshot::salvage(disk.as_ref(), &life.join(SNAPSHOTS)).map_err(of_snapshots)?;
         sound.extend(found);
@@ -306,16 +306,16 @@ pub(crate) fn write(mut directory: ReplicaDirectory, options: &StoreOptions, lif
     log.flush()?;
     drop(log);
     let (disk, root): (_, PathBuf) = (Arc::clone(&directory.disk), directory.root.clone());
-    let mark = Mark { last, fingerprint: 0 };
-    MarkFile::create(disk.as_ref(), &root, identity.hash(), mark, None)?;
+    let watermark = SyncedWatermark { last, fingerprint: 0 };
+    WatermarkFile::create(disk.as_ref(), &root, identity.hash(), watermark, None)?;
     Slots::create(disk.as_ref(), &root.join(RECOVERED), MAGIC, &codec::encode(&succession))?;
     let genesis = succession.genesis;
     let birth = Birth::Born { genesis: genesis.hash(), founders: Some(genesis) };
-    let promise = Promise { term, vote: None, lease_us };
-    PromiseFile::create(
+    let hard_state = HardState { term, vote: None, lease_us };
+    HardStateFile::create(
         disk.as_ref(),
         &root,
-        PromiseRecord { identity, birth, promise, start: StartTrail::default() },
+        HardStateRecord { identity, birth, hard_state, start: StartTrail::default() },
     )?;
     Ok(())
 }

@@ -10,7 +10,7 @@
 //!   be there;
 //! - its background flusher syncs before its own write has happened: it is switched off;
 //! - a database that is cut off or missing opens shorter or empty, without an error: not found here, but by the
-//!   [`super::mark`] and by [`super::open::sled_present`], which has to be asked *before* anything is opened.
+//!   [`super::watermark`] and by [`super::open::sled_present`], which has to be asked *before* anything is opened.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

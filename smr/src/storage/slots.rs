@@ -30,7 +30,7 @@ pub const SLOT_STRIDE_BYTES: usize = 4096;
 const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
-/// The version of what is in the slots. 2: the promise speaks of leases. 3: it counts starts. Older ones are still
+/// The version of what is in the slots. 2: the hard state speaks of leases. 3: it counts starts. Older ones are still
 /// read.
 pub(crate) const SLOT_VERSION: u16 = 3;
 

@@ -1,8 +1,8 @@
 //! The store: what the replica's storage thread drives.
 //!
-//! One thread owns it and does, in the order of the core's writes: [`Store::save_promise`], [`Store::apply`] for each
-//! change, and one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has
-//! returned; a promise is durable when `save_promise` returns.
+//! One thread owns it and does, in the order of the core's writes: [`Store::save_hard_state`], [`Store::apply`] for
+//! each change, and one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has
+//! returned; a hard state is durable when `save_hard_state` returns.
 //!
 //! After the first error every call fails with it: what is on the device is then unknown, and only a new start reads it
 //! (D6).
@@ -10,22 +10,22 @@
 use std::path::Path;
 
 use super::directory::{Life, ReplicaDirectory};
-use super::mark::{Mark, MarkFile};
+use super::hard_state::{Birth, HardStateFile, HardStateRecord, Witness};
 use super::open::OpenError;
-use super::promise::{Birth, PromiseFile, PromiseRecord, Witness};
 use super::quarantine::{self, Quarantined};
 use super::room::RoomWatch;
+use super::watermark::{SyncedWatermark, WatermarkFile};
 use super::{Identity, LogStore, StorageError};
-use crate::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
+use crate::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use crate::id::ClusterId;
 use crate::protocol::LogChange;
 
 /// A replica's durable state. Holds the directory's lock.
 pub struct Store {
     log: Box<dyn LogStore>,
-    promise: PromiseFile,
+    hard_state: HardStateFile,
     /// There from birth on.
-    mark: Option<MarkFile>,
+    watermark: Option<WatermarkFile>,
     room: RoomWatch,
     failed: Option<StorageError>,
     // Last: the lock outlives what it protects.
@@ -35,26 +35,26 @@ pub struct Store {
 impl Store {
     pub(crate) fn new(
         directory: ReplicaDirectory,
-        promise: PromiseFile,
+        hard_state: HardStateFile,
         log: Box<dyn LogStore>,
-        mark: Option<MarkFile>,
+        watermark: Option<WatermarkFile>,
     ) -> Store {
-        Store { log, promise, mark, room: RoomWatch::default(), failed: None, directory }
+        Store { log, hard_state, watermark, room: RoomWatch::default(), failed: None, directory }
     }
 
     /// Who it belongs to.
     pub fn identity(&self) -> &Identity {
-        &self.promise.record().identity
+        &self.hard_state.record().identity
     }
 
     /// Whether the node counts.
     pub fn birth(&self) -> &Birth {
-        &self.promise.record().birth
+        &self.hard_state.record().birth
     }
 
     /// Term and vote, as they are on the device.
-    pub fn promise(&self) -> Promise {
-        self.promise.record().promise
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state.record().hard_state
     }
 
     /// The entry that the log starts behind.
@@ -97,15 +97,15 @@ impl Store {
     }
 
     fn try_be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
-        let record = self.promise.record().clone();
+        let record = self.hard_state.record().clone();
         assert!(!record.birth.is_born(), "{} is born twice", record.identity);
         let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
         let known = record.identity.cluster.unwrap_or(cluster);
         assert!(known == cluster, "{} is born into cluster {cluster}", record.identity);
-        let mut promise = record.promise;
+        let mut hard_state = record.hard_state;
 
         self.log.adopt(identity.hash());
-        let mut mark = Mark::default();
+        let mut watermark = SyncedWatermark::default();
         match &birth {
             Birth::Unborn | Birth::Excluded { .. } => panic!("{identity}: a birth that is none"),
             Birth::Born { founders: None, .. } => {}
@@ -116,17 +116,17 @@ impl Store {
                     && founders.members.contains(&identity.node);
                 assert!(fits, "{identity} is born by {founders:?}, hash {genesis}");
                 let entry = founders.first_entry();
-                promise.term = promise.term.max(entry.id.term);
+                hard_state.term = hard_state.term.max(entry.id.term);
                 self.log.append(&[entry])?;
-                mark = Mark { last: self.log.last(), fingerprint: self.log.fingerprint_at(Index(1))? };
+                watermark = SyncedWatermark { last: self.log.last(), fingerprint: self.log.fingerprint_at(Index(1))? };
             }
         }
         self.log.flush()?;
         let disk = self.directory.disk.as_ref();
-        self.mark = Some(MarkFile::create(disk, &self.directory.root, identity.hash(), mark, None)?);
+        self.watermark = Some(WatermarkFile::create(disk, &self.directory.root, identity.hash(), watermark, None)?);
         // Last: from here on it counts, and everything that it rests on is there.
-        let record = PromiseRecord { identity, birth, promise, start: record.start };
-        self.promise.write(record)
+        let record = HardStateRecord { identity, birth, hard_state, start: record.start };
+        self.hard_state.write(record)
     }
 
     /// The node has heard that its group exists without it. When this returns, no later start founds a group by itself.
@@ -138,33 +138,33 @@ impl Store {
     /// If the node is born: a bug.
     pub fn exclude(&mut self, witness: Witness) -> Result<(), StorageError> {
         self.attempt(|store| {
-            let record = store.promise.record();
+            let record = store.hard_state.record();
             assert!(!record.birth.is_born(), "{} is excluded after its birth", record.identity);
             if record.birth != Birth::Unborn {
                 return Ok(()); // the first one who said so is enough
             }
-            let record = PromiseRecord { birth: Birth::Excluded { witness }, ..record.clone() };
-            store.promise.write(record)
+            let record = HardStateRecord { birth: Birth::Excluded { witness }, ..record.clone() };
+            store.hard_state.write(record)
         })
     }
 
-    /// Makes a promise durable. When this returns, anything may rest on it.
+    /// Makes a hard state durable. When this returns, anything may rest on it.
     ///
     /// # Errors
     /// Fatal ones of the device.
     ///
     /// # Panics
     /// If the node is unborn, if the term falls, or if a vote of the same term changes (I2, I3): bugs all.
-    pub fn save_promise(&mut self, promise: Promise) -> Result<(), StorageError> {
-        let record = self.promise.record();
-        let old = record.promise;
-        let kept =
-            promise.term > old.term || promise.term == old.term && (old.vote.is_none() || old.vote == promise.vote);
-        let kept = kept && promise.lease_us >= old.lease_us;
-        assert!(record.birth.is_born(), "{} promises {promise:?} before its birth", record.identity);
-        assert!(kept, "{}: promise {promise:?} after {old:?}", record.identity);
-        let record = PromiseRecord { promise, ..record.clone() };
-        self.attempt(|store| if promise == old { Ok(()) } else { store.promise.write(record) })
+    pub fn save_hard_state(&mut self, hard_state: HardState) -> Result<(), StorageError> {
+        let record = self.hard_state.record();
+        let old = record.hard_state;
+        let kept = hard_state.term > old.term
+            || hard_state.term == old.term && (old.vote.is_none() || old.vote == hard_state.vote);
+        let kept = kept && hard_state.lease_us >= old.lease_us;
+        assert!(record.birth.is_born(), "{} saves {hard_state:?} before its birth", record.identity);
+        assert!(kept, "{}: hard state {hard_state:?} after {old:?}", record.identity);
+        let record = HardStateRecord { hard_state, ..record.clone() };
+        self.attempt(|store| if hard_state == old { Ok(()) } else { store.hard_state.write(record) })
     }
 
     /// Makes a change of the log. Durable after the next [`Store::sync`].
@@ -176,23 +176,23 @@ impl Store {
     /// If the node is unborn, or the change does not fit the log: bugs.
     pub fn apply(&mut self, change: &LogChange) -> Result<(), StorageError> {
         self.attempt(|store| {
-            let Some(mark) = &mut store.mark else {
-                panic!("{} changes its log before its birth", store.promise.record().identity)
+            let Some(watermark) = &mut store.watermark else {
+                panic!("{} changes its log before its birth", store.hard_state.record().identity)
             };
             match change {
                 LogChange::Append(entries) => store.log.append(entries),
-                LogChange::RemoveFrom(index) => remove_from(store.log.as_mut(), mark, *index),
+                LogChange::RemoveFrom(index) => remove_from(store.log.as_mut(), watermark, *index),
                 LogChange::RemoveThrough(index) => {
-                    // A durable snapshot covers them, and so a mark among them.
+                    // A durable snapshot covers them, and so a watermark among them.
                     store.log.remove_through(*index);
                     Ok(())
                 }
-                LogChange::Install(meta) => install(store.log.as_mut(), mark, meta),
+                LogChange::Install(meta) => install(store.log.as_mut(), watermark, meta),
             }
         })
     }
 
-    /// Makes all changes durable, and lets the mark follow: [`Store::flush`], then [`Store::follow`].
+    /// Makes all changes durable, and lets the watermark follow: [`Store::flush`], then [`Store::follow`].
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -212,22 +212,22 @@ impl Store {
         })
     }
 
-    /// Lets the mark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for this: a
-    /// mark that is too low proves less, but nothing wrong.
+    /// Lets the watermark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for
+    /// this: a watermark that is too low proves less, but nothing wrong.
     ///
     /// # Errors
     /// Fatal ones of the device.
     pub fn follow(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
             store.log.tidy()?;
-            let Some(mark) = &mut store.mark else { return Ok(()) };
+            let Some(watermark) = &mut store.watermark else { return Ok(()) };
             let last = store.log.last();
-            if last == mark.mark().last {
+            if last == watermark.watermark().last {
                 return Ok(());
             }
             // Under a snapshot there is nothing to compare with, and no need to.
             let fingerprint = if last == store.log.start() { 0 } else { store.log.fingerprint_at(last.index)? };
-            mark.follow(Mark { last, fingerprint })
+            watermark.follow(SyncedWatermark { last, fingerprint })
         })
     }
 
@@ -245,9 +245,9 @@ impl Store {
     /// # Errors
     /// Fatal ones of the device.
     pub fn end_healing(&mut self) -> Result<(), StorageError> {
-        // Before the word is taken back the mark names what the log has to have from now on.
+        // Before the word is taken back the watermark names what the log has to have from now on.
         self.sync()?;
-        self.attempt(|store| store.mark.as_mut().map_or(Ok(()), MarkFile::end_healing))
+        self.attempt(|store| store.watermark.as_mut().map_or(Ok(()), WatermarkFile::end_healing))
     }
 
     /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its
@@ -260,7 +260,7 @@ impl Store {
     /// If it is no next life, or unborn.
     pub fn complete_readmission(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
-            let record = store.promise.record();
+            let record = store.hard_state.record();
             assert!(record.birth.is_born(), "{} is readmitted before its birth", record.identity);
             match &store.directory.life {
                 Life::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
@@ -291,34 +291,34 @@ impl Store {
     }
 }
 
-/// Removes entries that contradict the leader's. The mark goes down first: a crash in between must not look like
+/// Removes entries that contradict the leader's. The watermark goes down first: a crash in between must not look like
 /// damage.
-fn remove_from(log: &mut dyn LogStore, mark: &mut MarkFile, index: Index) -> Result<(), StorageError> {
-    if mark.mark().last.index >= index {
+fn remove_from(log: &mut dyn LogStore, watermark: &mut WatermarkFile, index: Index) -> Result<(), StorageError> {
+    if watermark.watermark().last.index >= index {
         let end = index.previous();
         let term = log.term_at(end).unwrap_or_else(|| panic!("no term at {end}, log from {}", log.start()));
         let fingerprint = if end == log.start().index { 0 } else { log.fingerprint_at(end)? };
-        mark.lower(Mark { last: EntryId { index: end, term }, fingerprint })?;
+        watermark.lower(SyncedWatermark { last: EntryId { index: end, term }, fingerprint })?;
     }
     log.remove_from(index)
 }
 
 /// Makes a stored snapshot the log's start (Raft §7).
-fn install(log: &mut dyn LogStore, mark: &mut MarkFile, meta: &SnapshotMeta) -> Result<(), StorageError> {
+fn install(log: &mut dyn LogStore, watermark: &mut WatermarkFile, meta: &SnapshotMeta) -> Result<(), StorageError> {
     let end = meta.last;
     assert!(end.index >= log.start().index, "a snapshot at {end} for a log from {}", log.start());
     if log.term_at(end.index) == Some(end.term) {
         log.remove_through(end.index);
         return Ok(());
     }
-    reset(log, mark, end)
+    reset(log, watermark, end)
 }
 
 /// Empties a log that contradicts, or ends before, the snapshot at `end`.
-pub(crate) fn reset(log: &mut dyn LogStore, mark: &mut MarkFile, end: EntryId) -> Result<(), StorageError> {
-    let lowered = Mark { last: end, fingerprint: 0 };
-    if mark.mark().last.index > end.index {
-        mark.lower(lowered)?;
+pub(crate) fn reset(log: &mut dyn LogStore, watermark: &mut WatermarkFile, end: EntryId) -> Result<(), StorageError> {
+    let lowered = SyncedWatermark { last: end, fingerprint: 0 };
+    if watermark.watermark().last.index > end.index {
+        watermark.lower(lowered)?;
     }
     log.reset_to(end)
 }

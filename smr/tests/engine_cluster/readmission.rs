@@ -102,7 +102,7 @@ fn replicas_are_emptied_and_readmitted_one_after_the_other_under_load() {
 
 // covers D5 M6: the damaged life is closed, the next one takes its place, also in the directory.
 #[test]
-fn node_with_damaged_promise_is_readmitted_in_its_next_life() {
+fn node_with_damaged_hard_state_is_readmitted_in_its_next_life() {
     for seed in 0..4 {
         let mut cluster = Cluster::new(seed, 3, 3, 1);
         cluster.run_for(2_000_000);

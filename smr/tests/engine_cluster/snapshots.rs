@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::disk::Disk;
-use smr::entry::{Configuration, EntryId, Index, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::{Input, Protocol, Recovered, Time};
 use smr::raft::message::{Body, Message};
@@ -225,24 +225,24 @@ fn leader_that_cannot_read_what_a_follower_needs_ends_and_sends_nothing_in_its_p
     }
 }
 
-// covers S6 D12: a snapshot may be on the device before a promise that a hanging disk was given earlier.
+// covers S6 D12: a snapshot may be on the device before a hard state that a hanging disk was given earlier.
 #[test]
-fn snapshot_of_a_later_term_than_the_promise_on_disk_is_no_riddle() {
+fn snapshot_of_a_later_term_than_the_hard_state_on_disk_is_no_riddle() {
     let node = NodeId::new(0, 1);
     let snapshot = SnapshotMeta {
         last: EntryId::new(9, 4),
         configuration: Configuration::of([node, NodeId::new(1, 1)]),
         configuration_index: Index(1),
     };
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 1)), lease_us: 0 };
-    let recovered = Recovered { promise, snapshot, ..Recovered::default() };
+    let hard_state = HardState { term: Term(3), vote: Some(NodeId::new(1, 1)), lease_us: 0 };
+    let recovered = Recovered { hard_state, snapshot, ..Recovered::default() };
     let mut core = Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     assert_eq!(core.status().term, Term(4));
     // The vote was given in an earlier term, so it binds nobody in this one, and a new one is written down.
     let vote = Message { term: Term(4), body: Body::Vote { last: EntryId::new(9, 4), transfer: false } };
     let outputs = core.step(Time(1), Input::Receive { from: NodeId::new(1, 1), message: vote });
     assert_eq!(
-        outputs.writes[0].promise(),
-        Some(Promise { term: Term(4), vote: Some(NodeId::new(1, 1)), lease_us: 0 })
+        outputs.writes[0].hard_state(),
+        Some(HardState { term: Term(4), vote: Some(NodeId::new(1, 1)), lease_us: 0 })
     );
 }

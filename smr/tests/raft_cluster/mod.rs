@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{NodeId, ReplicaId};
 use smr::protocol::{
     Effects, Envelope, Event, Input, LogChange, NotHere, Protocol, ReadOutcome, ReadToken, Recovered, Superseded, Time,
@@ -25,7 +25,7 @@ use smr_sim::clock::Clock;
 /// What one node has on its disk.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
-    pub promise: Promise,
+    pub hard_state: HardState,
     pub snapshot: SnapshotMeta,
     /// Behind the snapshot, or reaching under it.
     pub entries: Vec<Entry>,
@@ -35,8 +35,8 @@ pub struct Disk {
 
 impl Disk {
     /// Makes one write durable.
-    fn apply(&mut self, promise: Option<Promise>, changes: &[LogChange]) {
-        self.promise = promise.unwrap_or(self.promise);
+    fn apply(&mut self, hard_state: Option<HardState>, changes: &[LogChange]) {
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
         for change in changes {
             change_log(&mut self.entries, change);
             if let LogChange::Install(meta) = change {
@@ -53,7 +53,7 @@ impl Disk {
     fn recovered(&self) -> Recovered {
         let entries = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.last.index).cloned().collect();
         let (snapshot, heals_past) = (self.snapshot.clone(), self.heals_past);
-        Recovered { promise: self.promise, snapshot, entries, heals_past }
+        Recovered { hard_state: self.hard_state, snapshot, entries, heals_past }
     }
 }
 
@@ -220,7 +220,7 @@ impl Cluster {
         };
         for member in members {
             let disk = Disk {
-                promise: Promise { term: Term(1), vote: None, lease_us: 0 },
+                hard_state: HardState { term: Term(1), vote: None, lease_us: 0 },
                 entries: vec![genesis.clone()],
                 ..Disk::default()
             };
@@ -297,7 +297,7 @@ impl Cluster {
     pub fn crash(&mut self, id: NodeId, survive: usize) {
         let node = self.node_mut(id);
         for write in node.writes.drain(..).take(survive) {
-            node.disk.apply(write.promise(), write.log());
+            node.disk.apply(write.hard_state(), write.log());
         }
         node.raft = None;
         node.reads.clear();
@@ -493,25 +493,28 @@ impl Cluster {
             Body::PreVote { .. } | Body::PreVoteGranted { .. } => {}
             Body::Vote { .. } => {
                 assert_eq!(
-                    disk.promise,
-                    Promise { term: message.term, vote: Some(from), ..disk.promise },
+                    disk.hard_state,
+                    HardState { term: message.term, vote: Some(from), ..disk.hard_state },
                     "a candidacy before its sync"
                 );
             }
             Body::VoteGranted => {
-                let later = disk.promise.term > message.term;
-                let kept = disk.promise == Promise { term: message.term, vote: Some(to), ..disk.promise };
-                assert!(kept || later, "{from} grants {message:?} to {to} with {:?} on disk", disk.promise);
+                let later = disk.hard_state.term > message.term;
+                let kept = disk.hard_state == HardState { term: message.term, vote: Some(to), ..disk.hard_state };
+                assert!(kept || later, "{from} grants {message:?} to {to} with {:?} on disk", disk.hard_state);
             }
             Body::AppendAccepted { last } | Body::SnapshotInstalled { last } | Body::AppendStored { last, .. } => {
                 assert!(disk.holds(*last), "{from} acknowledges {last} before it is on its disk");
-                assert!(disk.promise.term >= message.term);
+                assert!(disk.hard_state.term >= message.term);
             }
             Body::HeartbeatAck { lease: Some(lease), .. } => {
-                assert!(disk.promise.lease_us >= lease.length_us, "{from} grants {lease:?} before it is on its disk");
-                assert!(disk.promise.term >= message.term);
+                assert!(
+                    disk.hard_state.lease_us >= lease.length_us,
+                    "{from} grants {lease:?} before it is on its disk"
+                );
+                assert!(disk.hard_state.term >= message.term);
             }
-            _ => assert!(disk.promise.term >= message.term, "{from} speaks in {} before its sync", message.term),
+            _ => assert!(disk.hard_state.term >= message.term, "{from} speaks in {} before its sync", message.term),
         }
         self.wire.push(Flying { from, to, message });
     }
@@ -520,7 +523,7 @@ impl Cluster {
     fn sync_one(&mut self, id: NodeId) -> Option<smr::protocol::WriteId> {
         let node = self.node_mut(id);
         let write = node.writes.pop_front()?;
-        node.disk.apply(write.promise(), write.log());
+        node.disk.apply(write.hard_state(), write.log());
         let (write_id, messages) = write.durable();
         self.say(format!("{}'s disk has written #{}", trace::name(id), write_id.0));
         for message in messages {

@@ -136,13 +136,13 @@ fn change(wish: &Change) -> String {
 
 fn write(write: &Write<Message>) -> String {
     let mut parts = Vec::new();
-    if let Some(promise) = write.promise() {
-        let vote = promise.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
-        let lease = match promise.lease_us {
+    if let Some(hard_state) = write.hard_state() {
+        let vote = hard_state.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
+        let lease = match hard_state.lease_us {
             0 => String::new(),
             us => format!(", leases up to {}ms", us / 1000),
         };
-        parts.push(format!("promise {:?}{vote}{lease}", promise.term));
+        parts.push(format!("hard state {:?}{vote}{lease}", hard_state.term));
     }
     for change in write.log() {
         parts.push(match change {
@@ -222,9 +222,9 @@ pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
 
 /// One line about a node.
 pub fn state(id: NodeId, raft: Option<&Raft>, disk: &Disk) -> String {
-    let vote = disk.promise.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
+    let vote = disk.hard_state.vote.map_or(String::new(), |vote| format!(" voting {}", name(vote)));
     let disk_log = disk.entries.last().map_or(disk.snapshot.last, |entry| entry.id);
-    let on_disk = format!("disk {:?}{vote}, log to {disk_log}", disk.promise.term);
+    let on_disk = format!("disk {:?}{vote}, log to {disk_log}", disk.hard_state.term);
     let Some(raft) = raft else { return format!("{} = down; {on_disk}", name(id)) };
     let status = raft.status();
     let log = if status.log_start == EntryId::ZERO {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Promise, SnapshotMeta, Term};
+use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::Input;
 use smr::raft::message::{Body, Lease};
@@ -288,8 +288,8 @@ impl Script {
 
     fn add(&mut self, id: NodeId, options: &[&str]) {
         let mut disk = Disk::default();
-        disk.promise.term = value(options, "term").map_or(Term::ZERO, term);
-        disk.promise.vote = value(options, "vote").map(node);
+        disk.hard_state.term = value(options, "term").map_or(Term::ZERO, term);
+        disk.hard_state.vote = value(options, "vote").map(node);
         let voters = value(options, "voters").map(nodes);
         for text in value(options, "log").unwrap_or_default().split(',').filter(|text| !text.is_empty()) {
             let index = disk.entries.len() as u64 + 1;
@@ -299,7 +299,7 @@ impl Script {
                 _ => Payload::Command(Bytes::from(format!("c{index}"))),
             };
             disk.entries.push(Entry { id, payload });
-            disk.promise = Promise { term: disk.promise.term.max(id.term), ..disk.promise };
+            disk.hard_state = HardState { term: disk.hard_state.term.max(id.term), ..disk.hard_state };
         }
         if let Some(last) = value(options, "snapshot").map(entry_id) {
             let configuration = Configuration::of(voters.unwrap_or_default());

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use smr::entry::{Entry, Promise, Term};
+use smr::entry::{Entry, HardState, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::{Opened, probe_sync};
@@ -16,14 +16,14 @@ use crate::support::*;
 struct Sample {
     bench: Bench,
     entries: Vec<Entry>,
-    promise: Promise,
+    hard_state: HardState,
     files: Vec<PathBuf>,
 }
 
 fn sample(reopened: usize) -> Sample {
     let bench = Bench::new();
     let mut store = bench.founded();
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
+    let hard_state = HardState { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
     let mut entries = vec![genesis().first_entry()];
     let batches = [batch(2, 40, 1, 100), batch(42, 1, 2, 70_000), batch(43, 100, 3, 30), batch(143, 1, 3, 500)];
     for batch in batches {
@@ -31,13 +31,13 @@ fn sample(reopened: usize) -> Sample {
         store.sync().unwrap();
         entries.extend(batch);
     }
-    store.save_promise(promise).unwrap();
+    store.save_hard_state(hard_state).unwrap();
     drop(store);
     for _ in 0..reopened {
         drop(bench.reopen().store());
     }
     let files = contents(&bench.path).into_keys().collect();
-    Sample { bench, entries, promise, files }
+    Sample { bench, entries, hard_state, files }
 }
 
 /// Damages one file of a copy of the directory, opens it, and says what became of it. Anything but all records, or a
@@ -56,14 +56,14 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
     match bench.open() {
         Ok(Opened::Store(opened)) if opened.healing.is_none() => {
             assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
-            assert!(opened.entries == sample.entries && opened.promise == sample.promise, "{at}");
+            assert!(opened.entries == sample.entries && opened.hard_state == sample.hard_state, "{at}");
             assert_eq!((opened.birth, opened.identity.node), (born(), ME), "{at}");
             "whole"
         }
         Ok(opened @ Opened::Store(_)) => {
             let (opened, reason) = opened.heals();
             names_it(&reason);
-            assert!(sample.entries.starts_with(&opened.entries) && opened.promise == sample.promise, "{at}");
+            assert!(sample.entries.starts_with(&opened.entries) && opened.hard_state == sample.hard_state, "{at}");
             assert_eq!((&opened.birth, opened.identity.node), (&born(), ME), "{at}");
             drop(opened);
             // It sticks.
@@ -143,13 +143,13 @@ fn any_bit_flipped_is_noticed_or_harmless() {
 
 // covers D5
 #[test]
-fn promise_missing_or_broken_beside_a_log_is_quarantined() {
+fn hard_state_missing_or_broken_beside_a_log_is_quarantined() {
     for broken in [None, Some(vec![]), Some(vec![7; 1024])] {
         let Sample { bench, .. } = sample(0);
-        let promise = bench.path.join("promise");
+        let hard_state = bench.path.join("promise");
         match broken {
-            None => fs::remove_file(&promise).unwrap(),
-            Some(bytes) => fs::write(&promise, bytes).unwrap(),
+            None => fs::remove_file(&hard_state).unwrap(),
+            Some(bytes) => fs::write(&hard_state, bytes).unwrap(),
         }
         let log = contents(&bench.path.join("log"));
         let quarantined = bench.reopen().quarantined();
@@ -184,26 +184,26 @@ fn database_file_missing_or_empty_heals_and_the_engine_is_not_opened() {
 /// Either slot may go bad at rest: the other one says the same, so no vote and no entry is forgotten.
 // covers D4, D5
 #[test]
-fn promise_with_one_bad_slot_keeps_term_and_vote() {
+fn hard_state_with_one_bad_slot_keeps_term_and_vote() {
     for slot in [0, 1] {
-        let Sample { bench, promise, .. } = sample(0);
+        let Sample { bench, hard_state, .. } = sample(0);
         let path = bench.path.join("promise");
         let mut bytes = fs::read(&path).unwrap();
         bytes[slot * 4096 + 30] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let opened = bench.reopen().store();
-        assert_eq!(opened.promise, promise);
+        assert_eq!(opened.hard_state, hard_state);
         assert!(opened.notes[0].contains(&format!("promise: slot {slot} was damaged")), "{:?}", opened.notes);
         // Repaired: now the other one may go.
         drop(opened.store);
         let mut bytes = fs::read(&path).unwrap();
         bytes[(1 - slot) * 4096 + 30] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert_eq!(bench.reopen().store().promise, promise);
+        assert_eq!(bench.reopen().store().hard_state, hard_state);
     }
 }
 
-/// Yesterday's log beside today's mark.
+/// Yesterday's log beside today's watermark.
 // covers M8
 #[test]
 fn log_restored_from_an_older_copy_heals() {
@@ -222,7 +222,7 @@ fn log_restored_from_an_older_copy_heals() {
 
 // covers D11, M9
 #[test]
-fn log_or_mark_of_another_node_is_quarantined() {
+fn log_or_watermark_of_another_node_is_quarantined() {
     for part in ["log", "mark"] {
         let Sample { bench, .. } = sample(0);
         let mut other = Bench::new();
@@ -254,7 +254,7 @@ fn blob_in_the_log_is_damage() {
 
 /// What an unborn node has was never promised to anybody.
 #[test]
-fn log_and_mark_of_an_unborn_node_are_made_again() {
+fn log_and_watermark_of_an_unborn_node_are_made_again() {
     let bench = Bench::new();
     drop(bench.reopen().store());
     fs::remove_file(bench.path.join("log/db")).unwrap();

@@ -13,7 +13,7 @@ use crate::support::*;
 
 const LOG: &str = "/data/node/log";
 
-/// A founder with some records, of which the mark knows all but what is said.
+/// A founder with some records, of which the watermark knows all but what is said.
 fn written() -> (VirtualDisk, Store) {
     let disk = VirtualDisk::new();
     let mut store = Bench::with(SIMULATED, disk.clone()).founded();

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use smr::entry::{Entry, EntryId, Index};
-use smr::storage::mark::Mark;
 use smr::storage::record_log::{RecordLog, Recovered};
+use smr::storage::watermark::SyncedWatermark;
 use smr::storage::{Key, LoadError, LogStore};
 use smr_sim::memory::MemoryMap;
 
@@ -13,8 +13,8 @@ use crate::support::*;
 
 const ME_HASH: u64 = 1;
 
-fn recover(map: &MemoryMap, start: EntryId, mark: Option<Mark>) -> Result<Recovered, LoadError> {
-    RecordLog::recover(Box::new(map.clone()), ME_HASH, start, mark)
+fn recover(map: &MemoryMap, start: EntryId, watermark: Option<SyncedWatermark>) -> Result<Recovered, LoadError> {
+    RecordLog::recover(Box::new(map.clone()), ME_HASH, start, watermark)
 }
 
 fn new_log(map: &MemoryMap) -> RecordLog {
@@ -29,9 +29,9 @@ fn damage(result: Result<Recovered, LoadError>) -> String {
     }
 }
 
-fn mark(log: &mut RecordLog, index: u64) -> Mark {
+fn watermark(log: &mut RecordLog, index: u64) -> SyncedWatermark {
     let term = log.term_at(Index(index)).unwrap();
-    Mark { last: EntryId::new(index, term.0), fingerprint: log.fingerprint_at(Index(index)).unwrap() }
+    SyncedWatermark { last: EntryId::new(index, term.0), fingerprint: log.fingerprint_at(Index(index)).unwrap() }
 }
 
 fn first_index(key: &Key) -> u64 {
@@ -63,17 +63,17 @@ fn changed(map: &MemoryMap, change: impl FnOnce(&mut Contents)) -> MemoryMap {
 #[test]
 fn last_record_unreadable_and_not_marked_is_cut() {
     let (map, all, mut log) = sample();
-    let mark = mark(&mut log, 14);
+    let watermark = watermark(&mut log, 14);
     for at in [0, 20, 72, 79, 85, 110] {
         let torn = changed(&map, |contents| contents.last_entry().unwrap().get_mut()[at] ^= 1);
-        let recovered = recover(&torn, EntryId::ZERO, Some(mark)).unwrap();
+        let recovered = recover(&torn, EntryId::ZERO, Some(watermark)).unwrap();
         assert_eq!(recovered.entries, all[..14], "byte {at}");
         assert!(recovered.notes[0].contains("cut an interrupted write at index 15"), "{:?}", recovered.notes);
         // It is gone for good, and the log goes on.
         let mut log = recovered.log;
         log.append(&batch(15, 1, 9, 3)).unwrap();
         log.flush().unwrap();
-        let again = recover(&torn, EntryId::ZERO, Some(mark)).unwrap();
+        let again = recover(&torn, EntryId::ZERO, Some(watermark)).unwrap();
         assert_eq!((again.entries.len(), again.notes.len()), (15, 0));
     }
 }
@@ -84,12 +84,12 @@ fn last_record_lacking_parts_and_not_marked_is_cut() {
     let map = MemoryMap::default();
     let mut log = new_log(&map);
     log.append(&batch(1, 3, 1, 20)).unwrap();
-    let mark = mark(&mut log, 3);
+    let watermark = watermark(&mut log, 3);
     log.flush().unwrap();
     log.append(&batch(4, 1, 1, 100_000)).unwrap();
     assert_eq!(map.pending(), 5);
     for kept in 0..=5 {
-        let recovered = recover(&map.after_crash(kept), EntryId::ZERO, Some(mark)).unwrap();
+        let recovered = recover(&map.after_crash(kept), EntryId::ZERO, Some(watermark)).unwrap();
         assert_eq!(recovered.entries.len(), if kept == 5 { 4 } else { 3 }, "{kept} parts");
         assert_eq!(recovered.notes.len(), usize::from(kept > 0 && kept < 5), "{kept} parts");
     }
@@ -99,18 +99,18 @@ fn last_record_lacking_parts_and_not_marked_is_cut() {
 #[test]
 fn last_record_unreadable_though_marked_is_damage() {
     let (map, _, mut log) = sample();
-    let mark = mark(&mut log, 15);
+    let watermark = watermark(&mut log, 15);
     let torn = changed(&map, |contents| contents.last_entry().unwrap().get_mut()[90] ^= 1);
-    let text = damage(recover(&torn, EntryId::ZERO, Some(mark)));
+    let text = damage(recover(&torn, EntryId::ZERO, Some(watermark)));
     assert!(text.contains("record at index 15 is damaged") && text.contains("15.t4 is marked as synced"), "{text}");
 }
 
-/// Every byte of every record but the last one, whatever the mark says; and of that too if it is marked.
+/// Every byte of every record but the last one, whatever the watermark says; and of that too if it is marked.
 // covers D3
 #[test]
 fn any_byte_changed_is_damage_and_never_fewer_or_other_entries() {
     let (map, all, mut log) = sample();
-    let end = mark(&mut log, 15);
+    let end = watermark(&mut log, 15);
     let contents = map.contents();
     let last = *contents.keys().next_back().unwrap();
     for (key, value) in &contents {
@@ -131,7 +131,7 @@ fn any_byte_changed_is_damage_and_never_fewer_or_other_entries() {
 #[test]
 fn record_missing_is_damage() {
     let (map, _, mut log) = sample();
-    let end = mark(&mut log, 15);
+    let end = watermark(&mut log, 15);
     for key in map.contents().into_keys() {
         let holed = changed(&map, |contents| {
             contents.remove(&key);
@@ -179,21 +179,21 @@ fn record_of_another_owner_place_or_generation_is_damage() {
 
 // covers M8
 #[test]
-fn mark_of_another_entry_or_beyond_the_end_is_damage() {
+fn watermark_of_another_entry_or_beyond_the_end_is_damage() {
     let (map, _, mut log) = sample();
-    let good = mark(&mut log, 14);
+    let good = watermark(&mut log, 14);
     assert_eq!(recover(&map, EntryId::ZERO, Some(good)).unwrap().entries.len(), 15);
     let wrong = [
-        Mark { fingerprint: good.fingerprint ^ 1, ..good },
-        Mark { last: EntryId::new(14, 3), ..good },
-        Mark { last: EntryId::new(16, 4), ..good },
+        SyncedWatermark { fingerprint: good.fingerprint ^ 1, ..good },
+        SyncedWatermark { last: EntryId::new(14, 3), ..good },
+        SyncedWatermark { last: EntryId::new(16, 4), ..good },
     ];
-    for mark in wrong {
-        let text = damage(recover(&map, EntryId::ZERO, Some(mark)));
+    for watermark in wrong {
+        let text = damage(recover(&map, EntryId::ZERO, Some(watermark)));
         assert!(text.contains("marked as synced"), "{text}");
     }
     // Under a snapshot it is vouched for.
-    let under = Mark { last: EntryId::new(14, 3), ..good };
+    let under = SyncedWatermark { last: EntryId::new(14, 3), ..good };
     assert_eq!(recover(&map, EntryId::new(14, 2), Some(under)).unwrap().entries.len(), 1);
 }
 
@@ -222,7 +222,7 @@ fn damage_wholly_under_the_snapshot_is_harmless() {
     assert_eq!(recovered.entries, all[10..]);
 }
 
-/// Every prefix of the writes of each kind of change, with the mark where the store has it by then.
+/// Every prefix of the writes of each kind of change, with the watermark where the store has it by then.
 // covers D1
 #[test]
 fn any_prefix_of_writes_is_a_sound_log_on_the_way() {
@@ -242,13 +242,13 @@ fn any_prefix_of_writes_is_a_sound_log_on_the_way() {
     ];
     for (name, work, marked) in works {
         let (map, before, mut log) = sample();
-        let mark = mark(&mut log, marked);
+        let watermark = watermark(&mut log, marked);
         work(&mut log);
         let after = log.load().unwrap();
         let common = before.iter().zip(&after).take_while(|(one, other)| one == other).count();
         assert!(map.pending() > 2, "{name}");
         for kept in 0..=map.pending() {
-            let recovered = recover(&map.after_crash(kept), EntryId::ZERO, Some(mark));
+            let recovered = recover(&map.after_crash(kept), EntryId::ZERO, Some(watermark));
             let recovered = recovered.unwrap_or_else(|error| panic!("{name}, {kept} writes kept: {error}"));
             let found = recovered.entries;
             let on_the_way =

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smr::disk::RealDisk;
-use smr::entry::{EntryId, Index, Promise, SnapshotMeta, Term};
+use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::storage::{
@@ -20,15 +20,15 @@ use crate::support::*;
 fn store_reopened_returns_all_that_was_synced() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    let promise = Promise { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
-    store.save_promise(promise).unwrap();
+    let hard_state = HardState { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
+    store.save_hard_state(hard_state).unwrap();
     store.apply(&LogChange::Append(batch(2, 64, 3, 200))).unwrap();
     store.apply(&LogChange::Append(batch(66, 1, 3, 1 << 20))).unwrap();
     store.sync().unwrap();
     drop(store);
 
     let opened = bench.reopen().store();
-    assert_eq!((opened.promise, opened.birth, opened.notes), (promise, born(), Vec::new()));
+    assert_eq!((opened.hard_state, opened.birth, opened.notes), (hard_state, born(), Vec::new()));
     let expected = [vec![genesis().first_entry()], batch(2, 64, 3, 200), batch(66, 1, 3, 1 << 20)].concat();
     assert_eq!(opened.entries, expected);
     assert_eq!(opened.store.last(), EntryId::new(66, 3));
@@ -38,7 +38,7 @@ fn store_reopened_returns_all_that_was_synced() {
 fn directory_new_is_unborn_with_the_given_incarnation_and_keeps_it() {
     let bench = Bench::new();
     let opened = bench.reopen().store();
-    assert_eq!((opened.birth, opened.promise), (Birth::Unborn, Promise::default()));
+    assert_eq!((opened.birth, opened.hard_state), (Birth::Unborn, HardState::default()));
     assert_eq!(opened.identity.node, ME);
     assert!(opened.entries.is_empty());
     drop(opened.store);
@@ -76,7 +76,7 @@ fn founder_born_has_genesis_as_first_entry_in_term_one() {
     drop(bench.founded());
     let opened = bench.reopen().store();
     assert_eq!(opened.entries, [genesis().first_entry()]);
-    assert_eq!(opened.promise, Promise { term: Term(1), vote: None, lease_us: 0 });
+    assert_eq!(opened.hard_state, HardState { term: Term(1), vote: None, lease_us: 0 });
     assert_eq!(opened.identity.cluster, Some(genesis().cluster_id()));
 }
 
@@ -110,7 +110,7 @@ fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
     opens(none(), EntryId::ZERO);
     store.be_born(Birth::Born { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
     opens(none(), EntryId::ZERO);
-    store.save_promise(Promise { term: Term(2), vote: None, lease_us: 0 }).unwrap();
+    store.save_hard_state(HardState { term: Term(2), vote: None, lease_us: 0 }).unwrap();
     opens(none(), EntryId::ZERO);
     store.apply(&LogChange::Install(snapshot(70, 2))).unwrap();
     store.sync().unwrap();
@@ -129,22 +129,22 @@ fn node_born_cannot_be_born_again() {
 
 // covers I2
 #[test]
-#[should_panic(expected = "promise")]
-fn promise_of_second_vote_in_a_term_panics() {
+#[should_panic(expected = "hard state")]
+fn hard_state_of_second_vote_in_a_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_promise(Promise { term: Term(2), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 }).unwrap();
-    let _ = store.save_promise(Promise { term: Term(2), vote: Some(ME), lease_us: 0 });
+    store.save_hard_state(HardState { term: Term(2), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 }).unwrap();
+    let _ = store.save_hard_state(HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
 }
 
 // covers I3
 #[test]
-#[should_panic(expected = "promise")]
-fn promise_of_lower_term_panics() {
+#[should_panic(expected = "hard state")]
+fn hard_state_of_lower_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_promise(Promise { term: Term(5), vote: None, lease_us: 0 }).unwrap();
-    let _ = store.save_promise(Promise { term: Term(4), vote: None, lease_us: 0 });
+    store.save_hard_state(HardState { term: Term(5), vote: None, lease_us: 0 }).unwrap();
+    let _ = store.save_hard_state(HardState { term: Term(4), vote: None, lease_us: 0 });
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn install_interrupted_before_the_log_is_finished_at_the_next_open() {
     assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(60, 4)));
     assert!(opened.notes.iter().any(|note| note.contains("does not fit")), "{:?}", opened.notes);
     drop(opened.store);
-    // Once more: the mark was lowered with it.
+    // Once more: the watermark was lowered with it.
     let opened = bench.reopen_with(snapshot(60, 4)).store();
     assert_eq!((opened.entries.len(), opened.store.last()), (0, EntryId::new(60, 4)));
 }

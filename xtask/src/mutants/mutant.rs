@@ -8,8 +8,8 @@
 //!
 //! File: smr/src/raft/voter.rs
 //! In: fn receive_vote
-//! Find: self.set_promise(Promise { term, vote: Some(from), ..self.promise });
-//! Replace: self.promise.vote = Some(from);
+//! Find: self.set_hard_state(HardState { term, vote: Some(from), ..self.hard_state });
+//! Replace: self.hard_state.vote = Some(from);
 //! ```
 //! The last four may come again. A field that goes on in the next line is indented there; `mutants/README.md` says the
 //! rest.

@@ -48,15 +48,15 @@
 //!   entries come once more, each start writes a record of its own, `Opened` with a number that rises, and syncs it
 //!   before anything else is written.
 //! - *Between two segments*: the old one is synced before anything of the next is written. So if a next one was begun,
-//!   the old one is whole and its last checksum is the next one's seed: everything else is damage, wherever the mark
-//!   is. If the next one's header was lost, all of it was lost, whatever of its frames is there: they are chained to
-//!   that header, and the one that will be written has another seed, because of `Opened`. Only if the old segment has
-//!   no room for `Opened` the very same header is written again; but then `Opened` is its first frame, in the same
-//!   write, where that segment's first one was. Before that write is synced, nothing rests on this start, and the next
-//!   one may find the frames of the one before or not, as after any crash in a flush. Once it is, they are chained to a
-//!   frame that is no longer there.
-//! - *In a conflict truncation*: the entries are there until the record of their removal is, and the mark was lowered
-//!   before.
+//!   the old one is whole and its last checksum is the next one's seed: everything else is damage, wherever the
+//!   watermark is. If the next one's header was lost, all of it was lost, whatever of its frames is there: they are
+//!   chained to that header, and the one that will be written has another seed, because of `Opened`. Only if the old
+//!   segment has no room for `Opened` the very same header is written again; but then `Opened` is its first frame, in
+//!   the same write, where that segment's first one was. Before that write is synced, nothing rests on this start, and
+//!   the next one may find the frames of the one before or not, as after any crash in a flush. Once it is, they are
+//!   chained to a frame that is no longer there.
+//! - *In a conflict truncation*: the entries are there until the record of their removal is, and the watermark was
+//!   lowered before.
 //! - *In a prefix truncation*: nothing is written. Segments are recycled only after a flush, so that the headers, which
 //!   say from where on the log can be read, are on the device.
 //! - *In an install*: the record `Reset`, all of it or nothing.
@@ -69,11 +69,11 @@
 //! # Damage
 //! The next start reads from the last segment that was begun at or before the snapshot, with a record of its own, and
 //! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the
-//! chain must reach the seed of the next; in the last one the mark says how far it must reach, as with every engine,
-//! and, wherever they stand, the claims of what was synced. So only in the very last write damage cannot be told from a
-//! torn one (D2). Behind the end are zeros or the frames of former lives, which mean nothing. Damage names the file. A header that is neither zeros nor whole is damage unless its
-//! segment is dead; a header of zeros in a segment that was begun looks like a prepared one, and is found by the mark,
-//! or by the segment behind it.
+//! chain must reach the seed of the next; in the last one the watermark says how far it must reach, as with every
+//! engine, and, wherever they stand, the claims of what was synced. So only in the very last write damage cannot be
+//! told from a torn one (D2). Behind the end are zeros or the frames of former lives, which mean nothing. Damage names
+//! the file. A header that is neither zeros nor whole is damage unless its segment is dead; a header of zeros in a
+//! segment that was begun looks like a prepared one, and is found by the watermark, or by the segment behind it.
 //!
 //! # The models
 //! As in *etcd's* log the checksums are chained across the files, conflicts are overwritten by replay and not in place,

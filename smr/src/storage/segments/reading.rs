@@ -13,13 +13,13 @@ use super::{Held, Place, Segment, SegmentLog};
 use crate::disk::{Disk, read_fully};
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::storage::extent::Extent;
-use crate::storage::mark::Mark;
 use crate::storage::record_log::{Recovered, confirm};
+use crate::storage::watermark::SyncedWatermark;
 use crate::storage::{Damage, LoadError, LogStore, StorageError};
 
 impl SegmentLog {
     /// Reads the log back, or makes an empty one. `snapshot` and `mark` as in
-    /// [`crate::storage::record_log::RecordLog::recover`]; without a mark nothing was ever confirmed.
+    /// [`crate::storage::record_log::RecordLog::recover`]; without a watermark nothing was ever confirmed.
     ///
     /// # Errors
     /// Damage, or fatal ones of the device.
@@ -28,14 +28,14 @@ impl SegmentLog {
         directory: &Path,
         identity: u64,
         snapshot: EntryId,
-        mark: Option<Mark>,
+        watermark: Option<SyncedWatermark>,
     ) -> Result<Recovered<SegmentLog>, LoadError> {
         let found = pool::find(disk.as_ref(), directory)?;
         let Some(top) = found.begun.keys().next_back().copied() else {
             if let Some((number, what)) = found.damaged.iter().next() {
                 return Err(Damage::new(&segment_path(directory, *number), what).into());
             }
-            if mark.is_some() {
+            if watermark.is_some() {
                 let first = found.blank.first().copied().unwrap_or(1);
                 return Err(Damage::new(&segment_path(directory, first), "zeros, and no segment was begun").into());
             }
@@ -81,7 +81,7 @@ impl SegmentLog {
         let Replay { mut entries, records, fingerprint, checksum, end: end_offset, opened, .. } = replay;
         entries.retain(|entry| entry.id.index > snapshot.index);
         let present = entries.last().map_or(snapshot, |entry| entry.id);
-        confirm(&last, &entries, mark.filter(|mark| mark.last.index > snapshot.index), present)?;
+        confirm(&last, &entries, watermark.filter(|watermark| watermark.last.index > snapshot.index), present)?;
 
         // Everything is in order; only now anything is written.
         let mut buffer = bytes;
@@ -115,7 +115,7 @@ impl SegmentLog {
         log.flush()?;
         let notes = interrupted.then(|| format!("{}: cut an interrupted write", last.display()));
         if contradicts {
-            // Emptied by the caller, who has to lower the mark before.
+            // Emptied by the caller, who has to lower the watermark before.
             entries.clear();
         }
         Ok(Recovered { log, entries, fits: !contradicts, notes: notes.into_iter().collect() })

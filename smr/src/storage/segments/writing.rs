@@ -120,7 +120,7 @@ impl SegmentLog {
     }
 
     /// Before the first frame of a write stands what was synced before it, so that damage to that is not taken for an
-    /// interrupted write, however far back the mark was set (D2). Where it has no room it is left out.
+    /// interrupted write, however far back the watermark was set (D2). Where it has no room it is left out.
     fn claim_synced(&mut self) {
         let Reach { end, last } = self.tail.synced;
         let header = self.current().header;

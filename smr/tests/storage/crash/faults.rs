@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use smr::entry::{Entry, Promise, SnapshotMeta, Term};
+use smr::entry::{Entry, HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::{Engine, OpenError, Opened};
@@ -17,13 +17,13 @@ use crate::support::*;
 /// vote lie in two slots with a sync each, the second of which covers both: one lie about them costs nothing.
 // covers D5, I2
 #[test]
-fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
+fn sync_that_lies_once_about_the_hard_state_forgets_no_vote() {
     let disk = founded();
-    let promise = Promise { term: Term(7), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
+    let hard_state = HardState { term: Term(7), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
     let vote = |disk: &VirtualDisk| {
         let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
         let begin = disk.operations();
-        store.save_promise(promise).unwrap();
+        store.save_hard_state(hard_state).unwrap();
         begin..disk.operations()
     };
     let mut told = 0;
@@ -34,17 +34,17 @@ fn sync_that_lies_once_about_the_promise_forgets_no_vote() {
         told += copy.lies_told();
         for loss in losses(&copy) {
             let at = format!("operation {operation}, {loss:?}");
-            assert_eq!(open(copy.after_crash(loss), &SnapshotMeta::default(), &at).promise, promise, "{at}");
+            assert_eq!(open(copy.after_crash(loss), &SnapshotMeta::default(), &at).hard_state, hard_state, "{at}");
         }
     }
     assert!(told >= 2, "only {told} lies");
 }
 
-/// A lie about the log is found out where the mark, or a later write, has reached the device. Where it has not, the entries are gone as if
-/// they had never been written: never a hole, never another entry.
+/// A lie about the log is found out where the watermark, or a later write, has reached the device. Where it has not,
+/// the entries are gone as if they had never been written: never a hole, never another entry.
 // covers D1, D3
 #[test]
-fn sync_that_lies_about_the_log_is_found_out_by_the_mark_or_leaves_a_prefix() {
+fn sync_that_lies_about_the_log_is_found_out_by_the_watermark_or_leaves_a_prefix() {
     let disk = founded();
     let entries: Vec<Entry> = [vec![genesis().first_entry()], batch(2, 12, 1, 30)].concat();
     let work = |disk: &VirtualDisk| {
@@ -101,7 +101,7 @@ fn sync_failed_once_is_not_tried_again() {
     assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");
     let before = disk.operations();
     assert_eq!(store.sync().unwrap_err(), first);
-    assert_eq!(store.save_promise(Promise { term: Term(9), vote: None, lease_us: 0 }).unwrap_err(), first);
+    assert_eq!(store.save_hard_state(HardState { term: Term(9), vote: None, lease_us: 0 }).unwrap_err(), first);
     assert_eq!(store.apply(&LogChange::Append(batch(7, 1, 1, 10))).unwrap_err(), first);
     assert_eq!(disk.operations(), before, "the disk was asked again");
     drop(store);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use smr::entry::{Entry, Index, Promise, Term};
+use smr::entry::{Entry, HardState, Index, Term};
 use smr::protocol::LogChange;
 use smr::storage::OpenedStore;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
@@ -13,13 +13,13 @@ use super::super::{ENGINE, LOG};
 use super::{cut_everywhere, founded, open};
 use crate::support::*;
 
-const PROMISE: Promise = Promise { term: Term(3), vote: None, lease_us: 0 };
+const HARD_STATE: HardState = HardState { term: Term(3), vote: None, lease_us: 0 };
 
 /// A node with entries up to 31 behind it, and all of them.
 fn written() -> (VirtualDisk, Vec<Entry>) {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
-    store.save_promise(PROMISE).unwrap();
+    store.save_hard_state(HARD_STATE).unwrap();
     for first in [2, 12, 22] {
         store.apply(&LogChange::Append(batch(first, 10, 1, 100))).unwrap();
         store.sync().unwrap();
@@ -41,7 +41,7 @@ fn heals(disk: &VirtualDisk, at: &str) -> OpenedStore {
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
     let (opened, reason) = opened.heals();
     assert!(reason.contains("/data/node/"), "{at}: {reason}");
-    assert_eq!((opened.identity.node, opened.promise), (ME, PROMISE), "{at}");
+    assert_eq!((opened.identity.node, opened.hard_state), (ME, HARD_STATE), "{at}");
     opened
 }
 
@@ -77,7 +77,7 @@ fn power_cut_while_a_damaged_log_is_replaced_leaves_a_node_that_heals() {
 
 // covers D18
 #[test]
-fn mark_alone_damaged_costs_no_entry_and_the_log_is_still_to_be_passed() {
+fn watermark_alone_damaged_costs_no_entry_and_the_log_is_still_to_be_passed() {
     let (disk, entries) = written();
     disk.damage(Path::new("/data/node/mark"), Vec::clear).unwrap();
     let opened = Bench::with(ENGINE, disk.clone()).reopen();

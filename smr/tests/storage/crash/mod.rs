@@ -2,11 +2,11 @@
 //! of it runs for each engine that the virtual disk can have.
 
 mod faults;
+mod hard_state;
 mod healing;
 mod lives;
 mod log;
-mod mark;
-mod promise;
+mod watermark;
 
 use std::path::Path;
 

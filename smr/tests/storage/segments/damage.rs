@@ -176,17 +176,17 @@ fn dead_segment_damaged_does_not_matter() {
     assert_eq!(bench(&disk).reopen_with(snapshot(55, 1)).store().entries.len(), 46);
 }
 
-/// The power went, and with it the mark of the last writes, which is synced now and then. Each of them says what was
-/// synced before it, so only in the very last one damage can still be taken for an interrupted write.
+/// The power went, and with it the watermark of the last writes, which is synced now and then. Each of them says what
+/// was synced before it, so only in the very last one damage can still be taken for an interrupted write.
 // covers D2, D3
 #[test]
-fn damage_to_synced_entries_behind_a_mark_that_fell_back_is_noticed() {
+fn damage_to_synced_entries_behind_a_watermark_that_fell_back_is_noticed() {
     let disk = founded();
     let mut store = bench(&disk).reopen().store().store;
     append(&mut store, 2, 10, 30);
     let file = segments(&disk)[0].clone();
-    let (mark_file, begin) = (PathBuf::from("/data/node/mark"), used(&content(&disk, &file)));
-    let mark = content(&disk, &mark_file);
+    let (watermark_file, begin) = (PathBuf::from("/data/node/mark"), used(&content(&disk, &file)));
+    let watermark = content(&disk, &watermark_file);
     let mut last_write = begin;
     for first in [12, 15, 18] {
         last_write = used(&content(&disk, &file));
@@ -194,7 +194,7 @@ fn damage_to_synced_entries_behind_a_mark_that_fell_back_is_noticed() {
     }
     let end = used(&content(&disk, &file));
     drop(store);
-    disk.damage(&mark_file, |bytes| *bytes = mark).unwrap();
+    disk.damage(&watermark_file, |bytes| *bytes = watermark).unwrap();
     for byte in begin..end {
         let copy = disk.after_crash(Loss::Nothing);
         copy.damage(&file, |bytes| bytes[byte] ^= 0x10).unwrap();

@@ -56,7 +56,7 @@ fn sample() -> (VirtualDisk, Vec<Entry>) {
     entries.extend(append(&mut store, 70, 1, 14_000));
     entries.extend(append(&mut store, 71, 3, 50));
     drop(store);
-    // With the mark where the log ends, so that nothing behind it can be taken for a torn write.
+    // With the watermark where the log ends, so that nothing behind it can be taken for a torn write.
     (disk.after_crash(Loss::Nothing), entries)
 }
 

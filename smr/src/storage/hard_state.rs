@@ -1,4 +1,4 @@
-//! The file `promise`: who this node is, whether it was born, and what it has promised.
+//! The file `promise`: who this node is, whether it was born, and its term and vote.
 //!
 //! It is the only home of term, vote and longest lease, and it is synced before anything that rests on it leaves the
 //! node. A change goes to one slot, is synced, then to the other, is synced: so a crash leaves the old or the new one,
@@ -13,10 +13,11 @@ use super::disk::Disk;
 use super::slots::{self, Found, Slots};
 use super::{Damage, Identity, StorageError};
 use crate::codec::{self, CodecError};
-use crate::entry::{Genesis, GenesisHash, Promise, Term};
+use crate::entry::{Genesis, GenesisHash, HardState, Term};
 use crate::id::{NodeId, StartTrail};
 
-pub(crate) const PROMISE: &str = "promise";
+/// The file's name, as every version has called it.
+pub(crate) const HARD_STATE: &str = "promise";
 const MAGIC: [u8; 8] = *b"SMRPROMS";
 
 /// Whether a node has begun to count. Only a born one may vote, and none is born twice.
@@ -66,13 +67,13 @@ impl fmt::Display for Witness {
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromiseRecord {
+pub struct HardStateRecord {
     /// Whose it is.
     pub identity: Identity,
     /// Whether the node has begun to count.
     pub birth: Birth,
     /// Term and vote.
-    pub promise: Promise,
+    pub hard_state: HardState,
     /// The latest start of a process on this directory.
     pub start: StartTrail,
 }
@@ -82,7 +83,7 @@ pub struct PromiseRecord {
 struct StartlessRecord {
     identity: Identity,
     birth: Birth,
-    promise: Promise,
+    hard_state: HardState,
 }
 
 /// The record of version 1, which knew of no leases.
@@ -96,46 +97,46 @@ struct LeaselessRecord {
 
 /// What the file says. Records of older versions are shorter, and none is the beginning of another; each is replaced by
 /// the next write.
-fn decode(content: &[u8]) -> Result<PromiseRecord, CodecError> {
+fn decode(content: &[u8]) -> Result<HardStateRecord, CodecError> {
     let start = StartTrail::default();
     codec::decode(content)
         .or_else(|error| {
-            let StartlessRecord { identity, birth, promise } = codec::decode(content).map_err(|_| error)?;
-            Ok(PromiseRecord { identity, birth, promise, start })
+            let StartlessRecord { identity, birth, hard_state } = codec::decode(content).map_err(|_| error)?;
+            Ok(HardStateRecord { identity, birth, hard_state, start })
         })
         .or_else(|error: CodecError| {
             let LeaselessRecord { identity, birth, term, vote } = codec::decode(content).map_err(|_| error)?;
-            Ok(PromiseRecord { identity, birth, promise: Promise { term, vote, lease_us: 0 }, start })
+            Ok(HardStateRecord { identity, birth, hard_state: HardState { term, vote, lease_us: 0 }, start })
         })
 }
 
 /// The open file.
-pub(crate) struct PromiseFile {
+pub(crate) struct HardStateFile {
     slots: Slots,
-    record: PromiseRecord,
+    record: HardStateRecord,
 }
 
-pub(crate) enum FoundPromise {
+pub(crate) enum FoundHardState {
     Missing,
     Newer { file: PathBuf, found: u16 },
     Broken(Damage),
-    Sound { file: Box<PromiseFile>, repair: Option<String> },
+    Sound { file: Box<HardStateFile>, repair: Option<String> },
 }
 
-impl PromiseFile {
+impl HardStateFile {
     /// Looks at the file without changing it.
-    pub(crate) fn read(disk: &dyn Disk, directory: &Path) -> std::io::Result<FoundPromise> {
-        let path = directory.join(PROMISE);
+    pub(crate) fn read(disk: &dyn Disk, directory: &Path) -> std::io::Result<FoundHardState> {
+        let path = directory.join(HARD_STATE);
         Ok(match slots::read(disk, &path, MAGIC)? {
-            Found::Missing => FoundPromise::Missing,
-            Found::Newer { found } => FoundPromise::Newer { file: path, found },
-            Found::Broken(damage) => FoundPromise::Broken(damage),
+            Found::Missing => FoundHardState::Missing,
+            Found::Newer { found } => FoundHardState::Newer { file: path, found },
+            Found::Broken(damage) => FoundHardState::Broken(damage),
             Found::Sound { slots, content, amiss } => match decode(&content) {
-                Ok(record) => FoundPromise::Sound {
-                    file: Box::new(PromiseFile { slots, record }),
+                Ok(record) => FoundHardState::Sound {
+                    file: Box::new(HardStateFile { slots, record }),
                     repair: amiss.map(|what| format!("{}: {what}, repaired", path.display())),
                 },
-                Err(error) => FoundPromise::Broken(Damage::new(&path, error)),
+                Err(error) => FoundHardState::Broken(Damage::new(&path, error)),
             },
         })
     }
@@ -143,18 +144,18 @@ impl PromiseFile {
     pub(crate) fn create(
         disk: &dyn Disk,
         directory: &Path,
-        record: PromiseRecord,
-    ) -> Result<PromiseFile, StorageError> {
-        let slots = Slots::create(disk, &directory.join(PROMISE), MAGIC, &codec::encode(&record))?;
-        Ok(PromiseFile { slots, record })
+        record: HardStateRecord,
+    ) -> Result<HardStateFile, StorageError> {
+        let slots = Slots::create(disk, &directory.join(HARD_STATE), MAGIC, &codec::encode(&record))?;
+        Ok(HardStateFile { slots, record })
     }
 
-    pub(crate) fn record(&self) -> &PromiseRecord {
+    pub(crate) fn record(&self) -> &HardStateRecord {
         &self.record
     }
 
     /// Makes `record` durable. When this returns, anything may rest on it.
-    pub(crate) fn write(&mut self, record: PromiseRecord) -> Result<(), StorageError> {
+    pub(crate) fn write(&mut self, record: HardStateRecord) -> Result<(), StorageError> {
         self.slots.write_both(&codec::encode(&record))?;
         self.record = record;
         Ok(())
@@ -163,7 +164,7 @@ impl PromiseFile {
     /// Counts a start. When this returns it is durable, in both slots: no damage to one of them takes it back.
     pub(crate) fn begin_start(&mut self, nonce: u64) -> Result<StartTrail, StorageError> {
         let start = self.record.start.next(nonce);
-        self.write(PromiseRecord { start, ..self.record.clone() })?;
+        self.write(HardStateRecord { start, ..self.record.clone() })?;
         Ok(start)
     }
 
@@ -182,14 +183,15 @@ mod tests {
     fn decode_records_of_versions_1_and_2_are_ones_without_lease_and_start() {
         let identity = Identity { cluster: None, group: "g".parse().unwrap(), node: NodeId::new(1, 7) };
         let start = StartTrail::default();
-        let record = |promise| PromiseRecord { identity: identity.clone(), birth: Birth::Unborn, promise, start };
-        let promise = Promise { term: Term(7), vote: Some(NodeId::new(2, 9)), lease_us: 0 };
-        let version_1 = codec::encode(&(identity.clone(), Birth::Unborn, promise.term, promise.vote));
-        assert_eq!(decode(&version_1).unwrap(), record(promise));
-        let leased = Promise { lease_us: 300_000, ..promise };
+        let record =
+            |hard_state| HardStateRecord { identity: identity.clone(), birth: Birth::Unborn, hard_state, start };
+        let hard_state = HardState { term: Term(7), vote: Some(NodeId::new(2, 9)), lease_us: 0 };
+        let version_1 = codec::encode(&(identity.clone(), Birth::Unborn, hard_state.term, hard_state.vote));
+        assert_eq!(decode(&version_1).unwrap(), record(hard_state));
+        let leased = HardState { lease_us: 300_000, ..hard_state };
         let version_2 = codec::encode(&(identity.clone(), Birth::Unborn, leased));
         assert_eq!(decode(&version_2).unwrap(), record(leased));
-        let started = PromiseRecord { start: StartTrail::default().next(8).next(9), ..record(leased) };
+        let started = HardStateRecord { start: StartTrail::default().next(8).next(9), ..record(leased) };
         let mut version_3 = codec::encode(&started);
         assert_eq!(decode(&version_3).unwrap(), started);
         version_3.truncate(version_3.len() - 1);
@@ -202,10 +204,10 @@ mod tests {
         let cluster = Some(crate::id::ClusterId(u128::MAX));
         let members = (0..9).map(|name| NodeId::new(name, u64::MAX)).collect();
         let genesis = Genesis { cluster, group: group.clone(), members };
-        let record = PromiseRecord {
+        let record = HardStateRecord {
             identity: Identity { cluster, group, node: NodeId::new(8, u64::MAX) },
             birth: Birth::Born { genesis: genesis.hash(), founders: Some(genesis) },
-            promise: Promise { term: Term(u64::MAX), vote: Some(NodeId::new(8, u64::MAX)), lease_us: u64::MAX },
+            hard_state: HardState { term: Term(u64::MAX), vote: Some(NodeId::new(8, u64::MAX)), lease_us: u64::MAX },
             start: StartTrail::default(),
         };
         let bytes = codec::encode(&record).len();

@@ -1,8 +1,8 @@
-//! Birth and votes: the power is cut while a node is born, and while it promises.
+//! Birth and votes: the power is cut while a node is born, and while it votes.
 
 use std::path::Path;
 
-use smr::entry::{Promise, SnapshotMeta, Term};
+use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::storage::{Birth, OpenError};
@@ -31,10 +31,10 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
                 assert_eq!(opened.birth, born(), "{at}");
             }
             if opened.birth == Birth::Unborn {
-                assert_eq!((opened.entries.len(), opened.promise), (0, Promise::default()), "{at}");
+                assert_eq!((opened.entries.len(), opened.hard_state), (0, HardState::default()), "{at}");
             } else {
                 assert_eq!(opened.entries, [genesis().first_entry()], "{at}");
-                assert_eq!(opened.promise.term, Term(1), "{at}");
+                assert_eq!(opened.hard_state.term, Term(1), "{at}");
             }
             // And it goes on from there.
             let mut store = opened.store;
@@ -51,9 +51,9 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
 /// A vote, cut anywhere: what was confirmed stays, also when either slot goes bad later.
 // covers D1, E4, E5, I2
 #[test]
-fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
-    let promises: Vec<Promise> = (2..6)
-        .map(|term| Promise { term: Term(term), vote: (term % 2 == 0).then_some(NodeId::new(1, 0xb)), lease_us: 0 })
+fn power_cut_in_hard_state_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
+    let hard_states: Vec<HardState> = (2..6)
+        .map(|term| HardState { term: Term(term), vote: (term % 2 == 0).then_some(NodeId::new(1, 0xb)), lease_us: 0 })
         .collect();
     let disk = founded();
     let opening = {
@@ -70,16 +70,16 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
             losses(disk).into_iter().chain(spoiled).collect()
         },
         |disk| {
-            let mut confirmed = Promise { term: Term(1), vote: None, lease_us: 0 };
+            let mut confirmed = HardState { term: Term(1), vote: None, lease_us: 0 };
             let mut begun = confirmed;
             let Ok(opened) = Bench::with(ENGINE, disk.clone()).open() else { return (confirmed, begun) };
             let mut store = opened.store().store;
-            for promise in &promises {
-                begun = *promise;
-                if store.save_promise(*promise).is_err() {
+            for hard_state in &hard_states {
+                begun = *hard_state;
+                if store.save_hard_state(*hard_state).is_err() {
                     break;
                 }
-                confirmed = *promise;
+                confirmed = *hard_state;
             }
             (confirmed, begun)
         },
@@ -94,7 +94,7 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                     disk.damage(Path::new("/data/node/promise"), |bytes| bytes[slot * 4096 + 60] ^= 4).unwrap();
                 }
                 let opened = open(disk.clone(), &SnapshotMeta::default(), at);
-                let found = opened.promise;
+                let found = opened.hard_state;
                 assert!(
                     found == *confirmed || found == *begun,
                     "{at}, slot {bad:?}: {found:?}, confirmed {confirmed:?}"
@@ -104,7 +104,11 @@ fn power_cut_in_promise_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                 for again in [0, 1] {
                     let disk = disk.after_crash(Loss::Everything);
                     disk.damage(Path::new("/data/node/promise"), |bytes| bytes[again * 4096 + 60] ^= 4).unwrap();
-                    assert_eq!(open(disk, &SnapshotMeta::default(), at).promise, found, "{at}, slot {bad:?}, {again}");
+                    assert_eq!(
+                        open(disk, &SnapshotMeta::default(), at).hard_state,
+                        found,
+                        "{at}, slot {bad:?}, {again}"
+                    );
                 }
             }
         },

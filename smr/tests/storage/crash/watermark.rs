@@ -1,4 +1,4 @@
-//! How far the mark of what was synced may fall back.
+//! How far the watermark of what was synced may fall back.
 
 use std::path::Path;
 
@@ -33,19 +33,19 @@ fn cut_segments(disk: &VirtualDisk, mut frames: usize) {
     }
 }
 
-/// The mark is synced now and then: a power cut sets it back by no more than that.
+/// The watermark is synced now and then: a power cut sets it back by no more than that.
 #[test]
-fn mark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
+fn watermark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
-    let count = u64::from(smr::storage::mark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
+    let count = u64::from(smr::storage::watermark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
     for index in 2..2 + count {
         store.apply(&LogChange::Append(batch(index, 1, 1, 44))).unwrap();
         store.sync().unwrap();
     }
     drop(store);
     let disk = disk.after_crash(Loss::Everything);
-    // The log loses its end. Whether anybody notices says where the mark is.
+    // The log loses its end. Whether anybody notices says where the watermark is.
     let cut = |entries: u64| {
         let disk = disk.after_crash(Loss::Everything);
         if ENGINE == SIMULATED {
