@@ -23,15 +23,15 @@ use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::raft::Message;
 use smr::raft::message::Body as Said;
-use smr::replica::birth::{BirthMessage, Claim};
+use smr::replica::bootstrap::{BootstrapMessage, Claim};
 use smr::replica::message::PeerMessage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::record_log::RecordLog;
 use smr::storage::{
-    Birth, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory, StorageError,
-    Store, StoreOptions,
+    BootstrapState, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory,
+    StorageError, Store, StoreOptions,
 };
 use smr::wire::FrameReader;
 use smr_service::args;
@@ -128,17 +128,17 @@ fn peer_messages(bytes: &[u8]) {
 
 fn sound_peer_messages() -> Vec<Vec<u8>> {
     let say = |body| codec::encode(&PeerMessage::Protocol(Message { term: Term(3), body }));
-    let birth = |message| codec::encode(&PeerMessage::<Message>::Birth(message));
+    let bootstrap = |message| codec::encode(&PeerMessage::<Message>::Bootstrap(message));
     vec![
         say(Said::Append { previous: EntryId::new(1, 1), entries: entries(), commit: Index(1) }),
         say(Said::Vote { last: EntryId::new(4, 2), transfer: true }),
         say(Said::AppendRejected { previous: Index(5), hint: EntryId::new(4, 2) }),
-        birth(BirthMessage::Unborn {
+        bootstrap(BootstrapMessage::Uninitialized {
             replicas: (0..3).map(ReplicaId).collect(),
             claim: Claim { is_excluded: true, found_anew: true },
             sees: None,
         }),
-        birth(BirthMessage::Born {
+        bootstrap(BootstrapMessage::Initialized {
             genesis: genesis().hash(),
             founders: Some(genesis()),
             cluster: genesis().cluster,
@@ -210,9 +210,9 @@ fn founder() -> VirtualDisk {
     let disk = VirtualDisk::new();
     let Some(Opened::Store(opened)) = open(&disk) else { panic!("an empty disk opens") };
     let mut store = opened.store;
-    let birth = Birth::Born { genesis: genesis().hash(), founders: Some(genesis()) };
+    let bootstrap = BootstrapState::Initialized { genesis: genesis().hash(), founders: Some(genesis()) };
     let fatal = |error: StorageError| panic!("{error}");
-    store.be_born(birth, genesis().cluster_id()).unwrap_or_else(fatal);
+    store.initialize(bootstrap, genesis().cluster_id()).unwrap_or_else(fatal);
     store.save_hard_state(HardState { term: Term(2), vote: Some(ME), lease_us: 0 }).unwrap_or_else(fatal);
     store.apply(&LogChange::Append(entries())).unwrap_or_else(fatal);
     store.sync().unwrap_or_else(fatal);

@@ -11,7 +11,7 @@
 //!
 //! Managers of older builds recorded replicas only. There a group whose members are known is not founded again; its
 //! genesis is the one that the first of these members names which registers. If no member is known, any directory of
-//! this cluster that has been born belongs to that group: nothing was founded here since, or its genesis would be
+//! this cluster that is initialized belongs to that group: nothing was founded here since, or its genesis would be
 //! recorded.
 //!
 //! # Who becomes a replica

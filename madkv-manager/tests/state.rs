@@ -147,7 +147,7 @@ fn register_same_incarnation_again_is_registered_and_changes_nothing() {
     assert!(is_registered(&register(&mut state, 1, false)));
     assert_eq!(state, once);
     assert!(is_registered(&register(&mut state, 1, true)));
-    // A late copy from before its birth does not make it less of a member.
+    // A late copy from before its bootstrap does not make it less of a member.
     assert!(is_registered(&register(&mut state, 1, false)));
     assert_eq!(occupied_by(&register(&mut state, 2, false)), Some(1));
 }

@@ -90,8 +90,8 @@ impl Registrar {
         loop {
             match self.one_round(member).await {
                 Ok(verdict) => return verdict,
-                // The first rounds of a fresh cluster find managers that are just being born; that is nothing to talk
-                // about.
+                // The first rounds of a fresh cluster find managers that are just being bootstrapped; that is nothing
+                // to talk about.
                 Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
                     if let Some(complain) = complain.take() {
                         complain(&reason);

@@ -133,7 +133,8 @@ async fn followers_that_name_each_other_are_asked_a_bounded_number_of_times() {
 // covers G5
 #[tokio::test]
 async fn managers_without_map_or_leader_asked_until_they_have_them() {
-    let manager = Manager::start(vec![follow(None), Body::NoMap, Body::OutOfService("unborn".into()), registered()]);
+    let manager =
+        Manager::start(vec![follow(None), Body::NoMap, Body::OutOfService("uninitialized".into()), registered()]);
     let (verdict, _) = until_answered(vec![nobody(), manager.address()]).await;
     assert_eq!(verdict, Verdict::Registered(map()));
     assert_eq!(manager.asked(), 4);

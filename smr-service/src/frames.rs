@@ -85,7 +85,7 @@ impl RangedHello {
 pub struct RangedWelcome {
     /// The version of everything that follows, in both directions.
     pub version: u16,
-    /// Its cluster; a manager that is not born yet has none.
+    /// Its cluster; a manager that is not initialized yet has none.
     pub cluster: Option<ClusterId>,
     /// Epoch of the map that it knows; 0 for none.
     pub epoch: u64,
@@ -125,7 +125,7 @@ pub struct Hello {
 /// Who answers a [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
-    /// Its cluster; a manager that is not born yet has none.
+    /// Its cluster; a manager that is not initialized yet has none.
     pub cluster: Option<ClusterId>,
     /// Epoch of the map that it knows; 0 for none.
     pub epoch: u64,
@@ -211,7 +211,7 @@ pub struct Registration {
     pub replica: u16,
     /// The incarnation of its directory.
     pub incarnation: Incarnation,
-    /// Whether that incarnation is a member of its group (born, and named by the configuration), as opposed to a
+    /// Whether that incarnation is a member of its group (initialized, and named by the configuration), as opposed to a
     /// fresh directory.
     pub member: bool,
     /// The genesis of that group, for a member.
@@ -285,7 +285,7 @@ pub enum Body<M> {
     Unknown,
     /// It makes no sense, or cannot be granted.
     Refused(String),
-    /// The replica is unborn or quarantined.
+    /// The replica is uninitialized or quarantined.
     OutOfService(String),
     /// The genesis is recorded.
     GenesisRecorded,

@@ -184,7 +184,7 @@ pub struct Page {
 impl Page {
     /// The highest term that it can be held to.
     pub fn durable_term(&self) -> Term {
-        // Born nodes are in term 1 at least, and an entry's term is as good as a hard state of it.
+        // Initialized nodes are in term 1 at least, and an entry's term is as good as a hard state of it.
         self.hard_state.term.max(self.durable.last().term).max(Term(1))
     }
 

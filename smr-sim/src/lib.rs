@@ -19,7 +19,7 @@
 //! # What is real, and what is simulated
 //! Real, from `smr` and unchanged: the Raft core, the engine (core, sessions, state machine), the session table,
 //! the log over a journal file or an ordered map with sled's manners ([`virtual_map`]), hard state, watermark,
-//! quarantine and recovery, snapshot files and their transfer in pieces, birth and readmission, and the codec: what
+//! quarantine and recovery, snapshot files and their transfer in pieces, bootstrap and readmission, and the codec: what
 //! replicas say to each other travels as bytes.
 //!
 //! Simulated: time; the disk ([`virtual_disk`]: unsynced writes are kept, lost or torn at a power cut);

@@ -19,20 +19,20 @@ use smr::internals::storage::peek_watermark;
 use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
 use smr::raft::{Message, Raft, Settings};
 use smr::replica::admin::RaftAdmin;
-use smr::replica::birth::{Claim, Newcomer, Unborn, Verdict};
+use smr::replica::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
 use smr::replica::disk::{DiskBatch, DiskError, DiskJob};
 use smr::replica::engine::{
     Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, UNCOMMITTED_ENTRIES_MAX,
 };
-use smr::replica::turn::{Certificate, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
+use smr::replica::turn::{BootstrapRecord, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
 use smr::session::{SessionLimits, SessionTable};
 use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use smr::state_machine::StateMachine;
 use smr::status::{Standing, StateDigest};
 use smr::storage::{
-    Birth, Engine, ExpectedIdentity, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, SeenStarts, Store,
-    StoreOptions,
+    BootstrapState, Engine, ExpectedIdentity, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, SeenStarts,
+    Store, StoreOptions,
 };
 
 use crate::clock::Clock;
@@ -219,7 +219,7 @@ pub enum StartTrouble {
 pub enum Life<S: StateMachine> {
     /// There is none.
     Down,
-    /// Unborn, or of an incarnation that nobody knows.
+    /// Uninitialized, or of an incarnation that nobody knows.
     Waiting(Box<Waiting>),
     /// In service.
     Serving(Box<Serving<S>>),
@@ -227,7 +227,7 @@ pub enum Life<S: StateMachine> {
 
 /// A process in the waiting room.
 pub struct Waiting {
-    pub(super) unborn: Unborn,
+    pub(super) bootstrap: Bootstrap,
     pub(super) call_at: Time,
     opened: OpenedStore,
     snapshots: SnapshotDir,
@@ -446,9 +446,9 @@ impl<S: StateMachine> SimNode<S> {
                     self.id = opened.identity.node;
                     self.engine = world.shape.engine;
                     (self.start, self.seen_starts) = (opened.start, Some(opened.seen_starts.clone()));
-                    self.life = if !opened.birth.is_born() {
-                        let is_excluded = next_life || opened.birth != Birth::Unborn;
-                        let unborn = Unborn::new(Newcomer {
+                    self.life = if !opened.bootstrap.is_initialized() {
+                        let is_excluded = next_life || opened.bootstrap != BootstrapState::Uninitialized;
+                        let bootstrap = Bootstrap::new(Newcomer {
                             node: self.id,
                             cluster: Some(CLUSTER),
                             group: group(),
@@ -456,7 +456,13 @@ impl<S: StateMachine> SimNode<S> {
                             claim: Claim { is_excluded, found_anew: self.found_anew && !next_life },
                             is_recorded: world.is_recorded,
                         });
-                        Life::Waiting(Box::new(Waiting { unborn, call_at: now, opened: *opened, snapshots, next_life }))
+                        Life::Waiting(Box::new(Waiting {
+                            bootstrap,
+                            call_at: now,
+                            opened: *opened,
+                            snapshots,
+                            next_life,
+                        }))
                     } else {
                         Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, self.clock.at(now), rng)?))
                     };
@@ -513,7 +519,7 @@ impl<S: StateMachine> SimNode<S> {
         now: Time,
         rng: ChaCha8Rng,
     ) -> Option<Start> {
-        let (birth, cluster) = match verdict {
+        let (bootstrap, cluster) = match verdict {
             Verdict::Wait | Verdict::Stranger(_) | Verdict::Ask(_) => return None,
             Verdict::Excluded(witness) => {
                 let Life::Waiting(waiting) = &mut self.life else { panic!("{} is excluded in service", self.id) };
@@ -524,22 +530,22 @@ impl<S: StateMachine> SimNode<S> {
             }
             Verdict::Founder(genesis) => {
                 let cluster = genesis.cluster_id();
-                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
+                (BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis) }, cluster)
             }
-            Verdict::TakenIn { genesis, .. } => (Birth::Born { genesis, founders: None }, CLUSTER),
+            Verdict::TakenIn { genesis, .. } => (BootstrapState::Initialized { genesis, founders: None }, CLUSTER),
         };
         let Life::Waiting(waiting) = std::mem::replace(&mut self.life, Life::Down) else {
-            panic!("{} is born without waiting for it", self.id);
+            panic!("{} is initialized without waiting for it", self.id);
         };
         let Waiting { mut opened, snapshots, next_life, .. } = *waiting;
-        if let Err(error) = opened.store.be_born(birth.clone(), cluster) {
+        if let Err(error) = opened.store.initialize(bootstrap.clone(), cluster) {
             return Some(Start::Failed(error.to_string()));
         }
         opened.hard_state = opened.store.hard_state();
-        if let Birth::Born { founders: Some(founders), .. } = &birth {
+        if let BootstrapState::Initialized { founders: Some(founders), .. } = &bootstrap {
             opened.entries = vec![founders.first_entry()];
         }
-        opened.birth = birth;
+        opened.bootstrap = bootstrap;
         match serve(world, opened, snapshots, next_life, self.clock.at(now), rng) {
             Ok(serving) => {
                 self.life = Life::Serving(Box::new(serving));
@@ -557,7 +563,7 @@ impl<S: StateMachine> SimNode<S> {
     /// What follows from the answer of those who record a genesis.
     pub(super) fn genesis_answered(&mut self, answer: GenesisAnswer) -> Option<Verdict> {
         match &mut self.life {
-            Life::Waiting(waiting) => Some(waiting.unborn.answered(answer)),
+            Life::Waiting(waiting) => Some(waiting.bootstrap.answered(answer)),
             Life::Down | Life::Serving(_) => None,
         }
     }
@@ -626,7 +632,9 @@ fn serve<S: StateMachine>(
     now: Time,
     rng: ChaCha8Rng,
 ) -> Result<Serving<S>, String> {
-    let Birth::Born { genesis, founders } = opened.birth else { panic!("an unborn node serves") };
+    let BootstrapState::Initialized { genesis, founders } = opened.bootstrap else {
+        panic!("an uninitialized node serves")
+    };
     let latest = snapshots.latest();
     let (sessions, state) = match &latest {
         Some(info) => {
@@ -666,7 +674,7 @@ fn serve<S: StateMachine>(
     Ok(Serving {
         turns: Turns::new(
             engine,
-            Certificate { genesis, founders, cluster: Some(CLUSTER) },
+            BootstrapRecord { genesis, founders, cluster: Some(CLUSTER) },
             next_life,
             world.shape.writes_under_way_high,
         ),
@@ -766,7 +774,7 @@ impl<S: StateMachine> Serving<S> {
     /// Writes the snapshot that was to be taken: where it ends, its length, a checksum of its payload.
     pub(super) fn end_taking(&mut self) -> Result<Option<(EntryId, u64, u64)>, SnapshotError> {
         let Some(image) = self.taking.take() else { return Ok(None) };
-        match write_snapshot(&self.snapshots, &image, self.turns.certificate().genesis) {
+        match write_snapshot(&self.snapshots, &image, self.turns.bootstrap_record().genesis) {
             Ok((len_bytes, checksum)) => Ok(Some((image.meta.last, len_bytes, checksum))),
             Err(SnapshotError::Obsolete { .. }) => Ok(Some((image.meta.last, 0, 0))),
             Err(error) => Err(error),
@@ -793,7 +801,7 @@ impl<S: StateMachine> Serving<S> {
         let write = |serving: &Serving<S>| {
             if let Some(image) = &taking {
                 // The power goes somewhere in the middle: an error is what is wanted.
-                let _ = write_snapshot(&serving.snapshots, image, serving.turns.certificate().genesis);
+                let _ = write_snapshot(&serving.snapshots, image, serving.turns.bootstrap_record().genesis);
             }
         };
         if snapshot_first {

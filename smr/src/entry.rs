@@ -151,7 +151,7 @@ impl Configuration {
     }
 }
 
-/// The birth certificate of a group: entry 1 of term 1 of every log of it is `Configuration::of(members)`.
+/// The bootstrap record of a group: entry 1 of term 1 of every log of it is `Configuration::of(members)`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
     /// The cluster; `None` only for the group whose genesis *makes* the cluster id (the manager).

@@ -78,7 +78,7 @@
 //! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says: the host decides what follows | `node` |
 //! | [`storage`] | hard state, watermark and log on disk; quarantine | `node`; sled with `sled` |
 //! | [`transport`] | connections between replicas | `node` |
-//! | [`replica`] | birth, and the threads around the engine | `node` |
+//! | [`replica`] | bootstrap, and the threads around the engine | `node` |
 //!
 //! `node` has everything above it, and is on unless it is turned off: a client, a tool or a driver of its own takes
 //! what it needs. `core` alone has no socket, file, thread or runtime among its dependencies.

@@ -76,7 +76,7 @@ pub enum Advertised {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Waits for its group to be founded, or to be taken in.
-    Unborn,
+    Uninitialized,
     /// Does its part.
     InService,
     /// Neither votes nor acknowledges nor leads, until it is readmitted or, if the reason says so, has healed.

@@ -20,7 +20,7 @@ use smr::replica::engine::{
     ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
     UNCOMMITTED_ENTRIES_MAX,
 };
-use smr::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
+use smr::replica::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -436,8 +436,8 @@ fn copies_of_a_write_in_one_batch_and_terms_apart_have_one_effect_and_one_answer
 #[test]
 fn tick_that_is_due_waits_for_news_but_neither_for_many_turns_nor_for_long_ones() {
     let Replica { core, engine, .. } = Replica::new();
-    let certificate = Certificate { genesis: GenesisHash(1), founders: None, cluster: None };
-    let mut turns = Turns::new(engine, certificate, false, WRITES_UNDER_WAY_HIGH);
+    let bootstrap_record = BootstrapRecord { genesis: GenesisHash(1), founders: None, cluster: None };
+    let mut turns = Turns::new(engine, bootstrap_record, false, WRITES_UNDER_WAY_HIGH);
     core.0.lock().unwrap().deadline = Some(Time(1_000));
     let ticks = || core.0.lock().unwrap().ticks;
     turns.tick_if_due(Time(999), false);

@@ -15,7 +15,7 @@ use replica_support::{listener, options};
 fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
     let peers = [(1, "127.0.0.1:1".to_owned()), (2, "127.0.0.1:2".to_owned())];
     let opened = Opened::open(options(0, peers, listener(), directory, runtime)).unwrap();
-    assert!(!opened.is_born());
+    assert!(!opened.is_initialized());
     opened.incarnation()
 }
 

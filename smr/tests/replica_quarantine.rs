@@ -17,7 +17,7 @@ use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
 use smr::snapshot::SnapshotDir;
 use smr::status::Standing;
-use smr::storage::{self, Birth, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
@@ -41,9 +41,9 @@ fn found(directory: &Path, name: u16, size: u16) {
     let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
     let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let founders = founders(size);
-    let birth = Birth::Born { genesis: founders.hash(), founders: Some(founders.clone()) };
+    let bootstrap = BootstrapState::Initialized { genesis: founders.hash(), founders: Some(founders.clone()) };
     let mut store = opened.store;
-    store.be_born(birth, founders.cluster_id()).unwrap();
+    store.initialize(bootstrap, founders.cluster_id()).unwrap();
 }
 
 fn runtime() -> Runtime {
@@ -106,7 +106,7 @@ impl Site {
 fn await_quarantine(replica: &ReplicaHandle) -> String {
     wait_until("the quarantine", || match status(replica).standing {
         Standing::Quarantined { reason } => Some(reason),
-        Standing::InService | Standing::Unborn => None,
+        Standing::InService | Standing::Uninitialized => None,
     })
 }
 
@@ -183,9 +183,9 @@ fn replica_that_the_manager_disqualifies_goes_into_quarantine_with_the_reason_an
 
     let site = Site::of(1);
     let opened = site.open(0);
-    assert!(opened.is_born());
+    assert!(opened.is_initialized());
     let opened = opened.disqualify(why, "the manager").unwrap();
-    assert!(!opened.is_born());
+    assert!(!opened.is_initialized());
     let replica = opened.run(None, None, Counter::default()).unwrap();
     assert_eq!(await_quarantine(&replica), reason);
     replica.shutdown();

@@ -13,7 +13,7 @@ use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
 use smr::status::Standing;
-use smr::storage::{self, Birth, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
 
@@ -38,9 +38,9 @@ fn found(directory: &Path, name: u16) {
     };
     let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
     let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
-    let birth = Birth::Born { genesis: founders().hash(), founders: Some(founders()) };
+    let bootstrap = BootstrapState::Initialized { genesis: founders().hash(), founders: Some(founders()) };
     let mut store = opened.store;
-    store.be_born(birth, founders().cluster_id()).unwrap();
+    store.initialize(bootstrap, founders().cluster_id()).unwrap();
 }
 
 // covers D5: the group has taken the new incarnation in; a directory that does not hear of it would be in quarantine
@@ -83,7 +83,7 @@ fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
     let left: Vec<_> = fs::read_dir(path(DAMAGED)).unwrap().map(|item| item.unwrap().file_name()).collect();
     assert!(!path(DAMAGED).join("quarantine").exists(), "still in quarantine: {left:?}");
     assert!(!path(DAMAGED).join("next").exists(), "{left:?}");
-    assert_eq!((again.is_born(), again.incarnation()), (true, node.incarnation));
+    assert_eq!((again.is_initialized(), again.incarnation()), (true, node.incarnation));
     replicas[..damaged].iter().for_each(ReplicaHandle::shutdown);
     runtime.shutdown_background();
 }

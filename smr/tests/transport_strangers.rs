@@ -127,13 +127,13 @@ fn dialler_judges_the_one_who_answers() {
     }
 }
 
-// covers M10 M22: who was met before the birth was not compared.
+// covers M10 M22: who was met before the bootstrap was not compared.
 #[test]
-fn birth_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
+fn bootstrap_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
     let (listener_a, address_a) = listen();
     let (listener_b, address_b) = listen();
-    let unborn = TransportConfig { cluster: None, genesis: None, ..config(A, &[(1, &address_b)]) };
-    let a = Node::start(unborn, listener_a);
+    let uninitialized = TransportConfig { cluster: None, genesis: None, ..config(A, &[(1, &address_b)]) };
+    let a = Node::start(uninitialized, listener_a);
     let (mut early, first) = Wire::accept_as(&listener_b, B);
     assert_eq!((first.facts.cluster, first.facts.genesis), (None, None));
     a.await_connected(B);
@@ -141,7 +141,7 @@ fn birth_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
     dialled.send(kind::HELLO, &hello(B, 0));
     assert_eq!(dialled.receive().unwrap().0, kind::WELCOME);
     // B has another genesis, 70: it was welcome, for nobody could know.
-    a.transport.set_birth(Some(ClusterId(7)), GenesisHash(71));
+    a.transport.set_bootstrap(Some(ClusterId(7)), GenesisHash(71));
     early.await_end();
     dialled.await_end();
     let (mut again, second) = Wire::accept_as(&listener_b, B);
@@ -154,13 +154,13 @@ fn birth_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
 
 // covers M10
 #[test]
-fn birth_that_was_known_before_leaves_connections_open() {
+fn bootstrap_that_was_known_before_leaves_connections_open() {
     let (listener_a, _) = listen();
     let (listener_b, address_b) = listen();
     let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
     let (mut wire, _) = Wire::accept_as(&listener_b, B);
     a.await_connected(B);
-    a.transport.set_birth(Some(ClusterId(7)), GenesisHash(70));
+    a.transport.set_bootstrap(Some(ClusterId(7)), GenesisHash(70));
     a.transport.send(B, (1, vec![]), Lane::Bulk, 10);
     assert_eq!(wire.receive().unwrap().0, kind::MESSAGE);
 }

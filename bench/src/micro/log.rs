@@ -16,7 +16,7 @@ use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::protocol::LogChange;
 use smr::storage::segments::SEGMENT_BYTES;
-use smr::storage::{Birth, Engine, ExpectedIdentity, Opened, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{BootstrapState, Engine, ExpectedIdentity, Opened, ReplicaDirectory, Store, StoreOptions};
 
 use madkv_testkit::launcher::LOG_ENGINE_VARIABLE;
 use madkv_testkit::measure::{Latencies, Trouble, Usage};
@@ -72,7 +72,7 @@ impl Log {
         let genesis = Genesis { cluster: None, group: expected.group, members: [node].into() };
         let mut store = opened.store;
         let cluster = genesis.cluster_id();
-        store.be_born(Birth::Born { genesis: genesis.hash(), founders: Some(genesis) }, cluster)?;
+        store.initialize(BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis) }, cluster)?;
         let command = Bytes::from(vec![0x5a; COMMAND_BYTES]);
         Ok(Log { engine, store, command, batch: LogChange::Append(Vec::new()) })
     }

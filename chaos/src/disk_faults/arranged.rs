@@ -198,7 +198,7 @@ impl Arranged {
             match cluster.status(VICTIM).ok()?.standing {
                 Standing::Quarantined { reason } if reason.contains("heals by itself") => Some(Ok(Verdict::Heals)),
                 Standing::Quarantined { .. } => Some(Ok(Verdict::Quarantined)),
-                Standing::Unborn => Some(Err("it says that it is new")),
+                Standing::Uninitialized => Some(Err("it says that it is new")),
                 _ => cluster.leader(ONLY).map(|_| Ok(Verdict::Whole)),
             }
         })?;

@@ -10,7 +10,7 @@ use smr::entry::{Entry, EntryId, HardState};
 use smr::id::Incarnation;
 use smr::snapshot::{SnapshotDir, SnapshotError};
 use smr::storage::{
-    Birth, Engine, ExpectedIdentity, Identity, OpenError, Opened, ReplicaDirectory, Store, StoreOptions,
+    BootstrapState, Engine, ExpectedIdentity, Identity, OpenError, Opened, ReplicaDirectory, Store, StoreOptions,
 };
 
 /// What a directory holds.
@@ -18,8 +18,8 @@ use smr::storage::{
 pub struct Held {
     /// Whose it is.
     pub identity: Identity,
-    /// Whether it was born.
-    pub birth: Birth,
+    /// Whether it was initialized.
+    pub bootstrap: BootstrapState,
     /// Term and vote.
     pub hard_state: HardState,
     /// Where the newest snapshot ends.
@@ -106,7 +106,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
         Ok(Opened::Store(opened)) => {
             let held = Box::new(Held {
                 identity: opened.identity,
-                birth: opened.birth,
+                bootstrap: opened.bootstrap,
                 hard_state: opened.hard_state,
                 snapshot: end,
                 entries: opened.entries,
@@ -198,8 +198,8 @@ pub fn named(root: &Path, file: &Path) -> PathBuf {
 
 /// What one that heals has forgotten of its votes, or has in another place. Entries may be missing at the end.
 fn forgotten(before: &Held, after: &Held) -> Option<String> {
-    if (&before.identity, &before.birth) != (&after.identity, &after.birth) {
-        return Some(format!("it is {:?} ({:?}) now", after.identity, after.birth));
+    if (&before.identity, &before.bootstrap) != (&after.identity, &after.bootstrap) {
+        return Some(format!("it is {:?} ({:?}) now", after.identity, after.bootstrap));
     }
     if before.hard_state != after.hard_state {
         return Some(format!("it promised {:?}, and remembers {:?}", before.hard_state, after.hard_state));

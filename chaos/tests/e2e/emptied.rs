@@ -35,7 +35,7 @@ fn wait_quarantined(scene: &Scene, node: Node) {
     let reason = wait_for(TIMEOUT, "a replica out of service", || match scene.status(node).ok()?.standing {
         Standing::Quarantined { reason } => Some(reason),
         Standing::InService => panic!("{node} serves"),
-        Standing::Unborn => None,
+        Standing::Uninitialized => None,
     });
     let reason = reason.unwrap();
     assert!(reason.contains("readmit") && reason.contains("--found_anew"), "what is to be done? {reason}");
@@ -197,7 +197,7 @@ fn group_is_founded_only_once_a_majority_of_the_managers_can_record_it() {
     })
     .unwrap();
     for &node in &servers {
-        assert_eq!(scene.status(node).unwrap().standing, Standing::Unborn);
+        assert_eq!(scene.status(node).unwrap().standing, Standing::Uninitialized);
     }
     assert!(hasty(&scene).ask("PUT a 1", TIMEOUT).unwrap().starts_with("ERROR"));
     scene.start_all().unwrap();

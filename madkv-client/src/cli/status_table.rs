@@ -105,7 +105,7 @@ fn state(status: &ReplicaStatus) -> String {
             format!("in service, {}, leases", status.sync_mode)
         }
         Standing::InService => format!("in service, {}", status.sync_mode),
-        Standing::Unborn => "uninitialized: waits for its group to be founded".to_owned(),
+        Standing::Uninitialized => "uninitialized: waits for its group to be founded".to_owned(),
         Standing::Quarantined { reason } => format!("quarantined: {reason}"),
     };
     if let Advertised::Unreached { address, why } = &status.advertised {
@@ -117,7 +117,7 @@ fn state(status: &ReplicaStatus) -> String {
 fn role(status: &ReplicaStatus) -> String {
     match status.standing {
         Standing::InService => status.role.to_string(),
-        Standing::Unborn | Standing::Quarantined { .. } => "-".to_owned(),
+        Standing::Uninitialized | Standing::Quarantined { .. } => "-".to_owned(),
     }
 }
 
@@ -152,7 +152,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
         Ok(status) => {
             let (state, reason) = match &status.standing {
                 Standing::InService => ("in_service", None),
-                Standing::Unborn => ("uninitialized", None),
+                Standing::Uninitialized => ("uninitialized", None),
                 Standing::Quarantined { reason } => ("quarantined", Some(reason)),
             };
             let (advertised, advertised_reason) = match &status.advertised {

@@ -50,7 +50,7 @@ impl Property for FoundedOnce {
                 } else if let Some(told) = genesis.members.intersection(&self.excluded).next() {
                     // Without anybody who remembers, emptied directories are new ones; but not those that were told.
                     // (Where there is a record, a founder that it names may have heard of the group before it was
-                    // born.)
+                    // initialized.)
                     return Err(format!("{told} was told that its group exists, and is a founder for {node}"));
                 }
                 self.founded = Some(hash);

@@ -71,7 +71,7 @@ pub enum Happening<'a> {
         /// The node.
         node: NodeId,
     },
-    /// A node is about to be born as a founder.
+    /// A node is about to be initialized as a founder.
     Founds {
         /// The node.
         node: NodeId,

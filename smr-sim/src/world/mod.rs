@@ -35,8 +35,8 @@ mod processes;
 mod requests;
 mod turns;
 
-/// How often an unborn replica says so, in microseconds.
-const BIRTH_INTERVAL_US: u64 = 50_000;
+/// How often an uninitialized replica says so, in microseconds.
+const BOOTSTRAP_INTERVAL_US: u64 = 50_000;
 
 /// How a world begins.
 pub struct Setting {

@@ -1,11 +1,11 @@
-//! Beginning and end of a process: starts, births, crashes, quarantine.
+//! Beginning and end of a process: starts, bootstraps, crashes, quarantine.
 
 use std::io;
 
 use smr::entry::{EntryId, Genesis};
 use smr::id::NodeId;
 use smr::protocol::Protocol;
-use smr::replica::birth::{BirthMessage, Verdict};
+use smr::replica::bootstrap::{BootstrapMessage, Verdict};
 use smr::replica::message::PeerMessage;
 use smr::status::Role;
 
@@ -20,20 +20,22 @@ use crate::workload::Workload;
 const CONNECT_US: u64 = 500;
 
 impl<W: Workload> World<W> {
-    pub(super) fn birth_message(&mut self, replica: usize, from: NodeId, message: &BirthMessage) {
+    pub(super) fn bootstrap_message(&mut self, replica: usize, from: NodeId, message: &BootstrapMessage) {
         let machine = &mut self.nodes[replica];
         let node = machine.id;
         match &mut machine.life {
             Life::Down => {}
             Life::Waiting(waiting) => {
-                let before = waiting.unborn.message();
-                let verdict = waiting.unborn.receive(from, message);
+                let before = waiting.bootstrap.message();
+                let verdict = waiting.bootstrap.receive(from, message);
                 // The other one may wait for nothing but this.
                 let call = match (message, &verdict) {
-                    (BirthMessage::Unborn { .. }, Verdict::Founder(_) | Verdict::Ask(_)) => {
-                        Some(waiting.unborn.message())
+                    (BootstrapMessage::Uninitialized { .. }, Verdict::Founder(_) | Verdict::Ask(_)) => {
+                        Some(waiting.bootstrap.message())
                     }
-                    (BirthMessage::Unborn { .. }, _) => Some(waiting.unborn.message()).filter(|now| *now != before),
+                    (BootstrapMessage::Uninitialized { .. }, _) => {
+                        Some(waiting.bootstrap.message()).filter(|now| *now != before)
+                    }
                     _ => None,
                 };
                 if let Some(call) = call {
@@ -42,20 +44,20 @@ impl<W: Workload> World<W> {
                 self.conclude(replica, verdict);
             }
             Life::Serving(serving) => {
-                if let Some(answer) = serving.turns.answer_birth(message) {
-                    self.send(node, from, &PeerMessage::Birth(answer));
+                if let Some(answer) = serving.turns.answer_bootstrap(message) {
+                    self.send(node, from, &PeerMessage::Bootstrap(answer));
                 }
             }
         }
     }
 
-    pub(super) fn call(&mut self, replica: usize, call: &BirthMessage) {
+    pub(super) fn call(&mut self, replica: usize, call: &BootstrapMessage) {
         let from = self.nodes[replica].id;
         for other in 0..self.nodes.len() {
             let machine = &self.nodes[other];
             if other != replica && !machine.is_down() {
                 let to = machine.id;
-                self.send(from, to, &PeerMessage::Birth(call.clone()));
+                self.send(from, to, &PeerMessage::Bootstrap(call.clone()));
             }
         }
     }

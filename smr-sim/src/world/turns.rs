@@ -13,7 +13,7 @@ use smr::snapshot::SnapshotError;
 use smr::status::{Role, StateDigest};
 use smr::transport::EVENT_RETRY_MS;
 
-use super::{BIRTH_INTERVAL_US, Event, Transfer, World};
+use super::{BOOTSTRAP_INTERVAL_US, Event, Transfer, World};
 use crate::properties::Happening;
 use crate::rare::Rare;
 use crate::sim_node::{Input, Life, SimNode};
@@ -74,7 +74,7 @@ impl<W: Workload> World<W> {
                 Err(error) => return self.watch.violate("B1 decoding what was encoded", error.to_string()),
             };
             return match message {
-                PeerMessage::Birth(message) => self.birth_message(replica, from, &message),
+                PeerMessage::Bootstrap(message) => self.bootstrap_message(replica, from, &message),
                 PeerMessage::Digest(digest) | PeerMessage::VersionedDigest { digest, .. } => {
                     let Life::Serving(serving) = &mut machine.life else { return };
                     serving.turns.engine_mut().digest_heard(from, digest);
@@ -97,7 +97,7 @@ impl<W: Workload> World<W> {
             };
         }
         if let (Input::Reset { from }, Life::Waiting(waiting)) = (&input, &mut machine.life) {
-            waiting.unborn.disconnected(*from);
+            waiting.bootstrap.disconnected(*from);
         }
         if let Input::SnapshotBuilt(..) = input {
             // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
@@ -155,7 +155,7 @@ impl<W: Workload> World<W> {
             self.take_in(replica, input);
         }
         if self.nodes[replica].run != run {
-            // A birth that the device did not bear.
+            // A bootstrap that the device refused.
             return self.settle(replica);
         }
         self.take_requests(replica);
@@ -165,8 +165,8 @@ impl<W: Workload> World<W> {
             Life::Down => return,
             Life::Waiting(waiting) => {
                 if waiting.call_at <= now {
-                    waiting.call_at = now.plus_us(BIRTH_INTERVAL_US);
-                    let (call, verdict) = (waiting.unborn.message(), waiting.unborn.verdict());
+                    waiting.call_at = now.plus_us(BOOTSTRAP_INTERVAL_US);
+                    let (call, verdict) = (waiting.bootstrap.message(), waiting.bootstrap.verdict());
                     self.call(replica, &call);
                     self.conclude(replica, verdict);
                 }

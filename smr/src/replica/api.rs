@@ -90,7 +90,7 @@ pub enum Outcome {
     Refused(String),
     /// The replica lost its leadership after it proposed the command: it may or may not take effect (C9).
     Unknown,
-    /// Not done: the replica is not in service (unborn or quarantined), with the reason.
+    /// Not done: the replica is not in service (uninitialized or quarantined), with the reason.
     OutOfService(String),
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A group that has lost all its directories looks like one that is to be founded for the first time. Only somebody
 //! outside of it can tell the two apart. The replicated manager does: it records the genesis of each partition, once,
-//! and refuses another one. A replica is not born as a founder before that is done. It is needed at the first start
-//! only.
+//! and refuses another one. A replica is not initialized as a founder before that is done. It is needed at the first
+//! start only.
 
 use serde::{Deserialize, Serialize};
 

@@ -30,7 +30,7 @@ use crate::replica::clock::Clock;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
-use crate::replica::message::{BIRTH_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
+use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Paced, SnapshotFiles, Watched, let_go};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
@@ -173,9 +173,14 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     // What is dropped is sent again.
                     let _ = self.turns.receive(now, from, message);
                 }
-                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
-                    if let Some(answer) = self.turns.answer_birth(&message) {
-                        self.transport.send(from, PeerMessage::Birth(answer), Lane::Urgent, BIRTH_MESSAGE_BYTES);
+                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Bootstrap(message) }) => {
+                    if let Some(answer) = self.turns.answer_bootstrap(&message) {
+                        self.transport.send(
+                            from,
+                            PeerMessage::Bootstrap(answer),
+                            Lane::Urgent,
+                            BOOTSTRAP_MESSAGE_BYTES,
+                        );
                     }
                 }
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Digest(digest) }) => {
@@ -315,7 +320,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     fn take_snapshot(&mut self, image: Box<SnapshotImage<S>>) {
         let files = self.snapshots.clone();
         let inputs = self.inputs.clone();
-        let genesis = self.turns.certificate().genesis;
+        let genesis = self.turns.bootstrap_record().genesis;
         self.snapshot_worker.give(move || {
             let last = image.meta.last;
             let happening = match files.take(*image, genesis) {

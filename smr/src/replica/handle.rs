@@ -25,7 +25,7 @@ pub(super) struct Facts {
 pub(super) struct Present {
     pub(super) incarnation: Incarnation,
     pub(super) start: StartTrail,
-    /// Once it is born.
+    /// Once it is initialized.
     pub(super) genesis: Option<GenesisHash>,
 }
 
@@ -98,24 +98,24 @@ impl ReplicaHandle {
         receiver.await.ok()
     }
 
-    /// The cluster id once it is known (a founding group learns it at birth).
+    /// The cluster id once it is known (a founding group learns it at its bootstrap).
     pub fn cluster(&self) -> Option<ClusterId> {
         self.facts.cluster.get().copied()
     }
 
-    /// Whether the replica is born: a member, or about to be one.
-    pub fn is_born(&self) -> bool {
+    /// Whether the replica is initialized: a member, or about to be one.
+    pub fn is_initialized(&self) -> bool {
         self.facts.present().genesis.is_some()
     }
 
-    /// The genesis of its group, once it is born.
+    /// The genesis of its group, once it is initialized.
     pub fn genesis(&self) -> Option<GenesisHash> {
         self.facts.present().genesis
     }
 
-    /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is born.
+    /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is initialized.
     pub fn exclude(&self, witness: Witness) {
-        // If one waits there already, that one is enough; if nobody listens, the replica is born.
+        // If one waits there already, that one is enough; if nobody listens, the replica is initialized.
         let _ = self.exclude.try_send(witness);
     }
 

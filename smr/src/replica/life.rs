@@ -1,4 +1,4 @@
-//! The lives of a directory in one process: from birth, if that is still to come, to the end in order, or to
+//! The lives of a directory in one process: from bootstrap, if that is still to come, to the end in order, or to
 //! quarantine, after which the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,8 @@ use crate::entry::{GenesisHash, HardState, SnapshotMeta, Term};
 use crate::fatal::Lifeline;
 use crate::id::{ClusterId, NodeId, ReplicaId, StartTrail};
 use crate::protocol::{Recovered, Time};
-use crate::replica::birth::{Claim, Newcomer, Unborn, Verdict};
+use crate::replica::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
+use crate::replica::bootstrap_wait::{BootstrapWait, Departure};
 use crate::replica::clock::Clock;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
@@ -25,16 +26,15 @@ use crate::replica::message::PeerMessage;
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, Watched};
-use crate::replica::turn::{Certificate, Turns, WRITES_UNDER_WAY_HIGH};
+use crate::replica::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::turn_executor::TurnExecutor;
-use crate::replica::waiting_room::{Departure, WaitingRoom};
 use crate::replica::worker::Worker;
 use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
 use crate::status::Standing;
-use crate::storage::{Birth, Healing, OpenedStore, Quarantined, SeenStarts, Witness};
+use crate::storage::{BootstrapState, Healing, OpenedStore, Quarantined, SeenStarts, Witness};
 use crate::transport::{Admission, NotAdmitted, Transport, TransportConfig};
 use crate::version::CommandVersions;
 
@@ -98,7 +98,7 @@ pub(super) struct Life<P: Kind, S: StateMachine> {
     state: S,
     inputs: InputSender<P, S>,
     transport: Arc<Peers<P>>,
-    /// Empty until it is born; whoever takes snapshots in looks at it.
+    /// Empty until it is initialized; whoever takes snapshots in looks at it.
     genesis: Arc<OnceLock<GenesisHash>>,
 }
 
@@ -122,9 +122,9 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
     ) -> Result<Life<P, S>, StartError> {
         let options = &site.options;
         let node = store.identity.node;
-        let born = match &store.birth {
-            Birth::Born { genesis, .. } => Some(*genesis),
-            Birth::Unborn | Birth::Excluded { .. } => None,
+        let initialized = match &store.bootstrap {
+            BootstrapState::Initialized { genesis, .. } => Some(*genesis),
+            BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
         };
         let files = SnapshotFiles { dir: snapshots, fullness: Fullness::default() };
         let inputs = site.inputs.of_life(number);
@@ -134,7 +134,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             group: options.group.clone(),
             node,
             cluster: store.identity.cluster.or(site.cluster),
-            genesis: born,
+            genesis: initialized,
             start: store.start,
             commands: CommandVersions::FIRST,
             admission: Arc::new(Gate {
@@ -149,7 +149,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let listener = options.listener.try_clone().map_err(cannot)?;
         let (runtime, sink) = (options.runtime.clone(), Arc::new(inputs.clone()));
         let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
-        *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: born };
+        *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: initialized };
         Ok(Life { number, store, quarantine, files, state, inputs, transport: Arc::new(transport), genesis, site })
     }
 
@@ -167,7 +167,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         }
     }
 
-    /// The life after one that is in quarantine: unborn, until the group takes it in.
+    /// The life after one that is in quarantine: uninitialized, until the group takes it in.
     fn after(site: Site<P, S>, number: u64, quarantined: Quarantined) -> Result<Life<P, S>, StartError> {
         let reason = quarantined.reason.clone();
         let directory = quarantined.into_next_life()?;
@@ -177,11 +177,11 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         Life::begin(site, number + 1, store, snapshots, Some(reason), state)
     }
 
-    /// From birth, if that is still to come, to the end of this life.
+    /// From the bootstrap, if that is still to come, to the end of this life.
     fn live(mut self) -> Result<End<P, S>, String> {
-        if !self.store.birth.is_born() {
-            match self.be_born()? {
-                Departure::Birth(_) => {}
+        if !self.store.bootstrap.is_initialized() {
+            match self.initialize()? {
+                Departure::Initialized(_) => {}
                 Departure::Stopped => {
                     self.site.queue.close();
                     return Ok(End::Stopped);
@@ -196,36 +196,36 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
                 }
             }
         }
-        let Birth::Born { genesis, founders } = self.store.birth.clone() else {
-            panic!("replica {} serves unborn", self.store.identity.node);
+        let BootstrapState::Initialized { genesis, founders } = self.store.bootstrap.clone() else {
+            panic!("replica {} serves uninitialized", self.store.identity.node);
         };
         let cluster = self.store.identity.cluster.or(self.site.cluster);
-        self.transport.set_birth(cluster, genesis);
+        self.transport.set_bootstrap(cluster, genesis);
         // Set once: a life is lived once.
         let _ = self.genesis.set(genesis);
         if let Some(cluster) = cluster {
             let _ = self.site.facts.cluster.set(cluster);
         }
         self.site.facts.present().genesis = Some(genesis);
-        self.serve(Certificate { genesis, founders, cluster })
+        self.serve(BootstrapRecord { genesis, founders, cluster })
     }
 
-    /// Waits for the birth and makes it durable, or says what else ended the wait.
-    fn be_born(&mut self) -> Result<Departure, String> {
+    /// Waits for the bootstrap and makes it durable, or says what else ended the wait.
+    fn initialize(&mut self) -> Result<Departure, String> {
         let site = &self.site;
         let node = self.store.identity.node;
-        let standing = match (&self.quarantine, &self.store.birth) {
+        let standing = match (&self.quarantine, &self.store.bootstrap) {
             (Some(reason), _) => Standing::Quarantined { reason: reason.clone() },
-            (None, Birth::Excluded { witness }) => {
-                let reason = Unborn::excluded_because(&site.options.group, node, *witness);
+            (None, BootstrapState::Excluded { witness }) => {
+                let reason = Bootstrap::excluded_because(&site.options.group, node, *witness);
                 site.reporter.line(&format!("quarantined: {reason}"));
                 Standing::Quarantined { reason }
             }
-            (None, _) => Standing::Unborn,
+            (None, _) => Standing::Uninitialized,
         };
         let group = &site.options.group;
-        let is_excluded = standing != Standing::Unborn;
-        let unborn = Unborn::new(Newcomer {
+        let is_excluded = standing != Standing::Uninitialized;
+        let bootstrap = Bootstrap::new(Newcomer {
             node,
             cluster: site.cluster,
             group: group.clone(),
@@ -234,7 +234,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             claim: Claim { is_excluded, found_anew: site.options.found_anew && self.quarantine.is_none() },
             is_recorded: site.source.is_some(),
         });
-        let room = WaitingRoom {
+        let wait = BootstrapWait {
             group,
             node,
             replicas: &site.replicas,
@@ -249,35 +249,35 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             exclusions: &site.exclusions,
             lifeline: &site.lifeline,
         };
-        let departure = room.wait(unborn)?;
-        let (birth, cluster) = match &departure {
+        let departure = wait.wait(bootstrap)?;
+        let (bootstrap, cluster) = match &departure {
             Departure::Stopped | Departure::Disqualified(_) => return Ok(departure),
-            Departure::Birth(Verdict::Founder(genesis)) => {
+            Departure::Initialized(Verdict::Founder(genesis)) => {
                 site.reporter.line(&format!("founder of group {group} with {} members", genesis.members.len()));
                 let cluster = genesis.cluster_id();
-                (Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) }, cluster)
+                (BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis.clone()) }, cluster)
             }
-            Departure::Birth(Verdict::TakenIn { genesis, cluster }) => {
+            Departure::Initialized(Verdict::TakenIn { genesis, cluster }) => {
                 site.reporter.line(&format!("taken into group {group}"));
                 // The founding group's genesis is the cluster's id, unless it follows another group.
                 let cluster = site.cluster.or(*cluster).unwrap_or(ClusterId(genesis.0));
-                (Birth::Born { genesis: *genesis, founders: None }, cluster)
+                (BootstrapState::Initialized { genesis: *genesis, founders: None }, cluster)
             }
-            Departure::Birth(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
+            Departure::Initialized(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
         };
         let store = &mut self.store.store;
-        store.be_born(birth.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
+        store.initialize(bootstrap.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
         self.store.identity = store.identity().clone();
         self.store.hard_state = store.hard_state();
-        if let Birth::Born { founders: Some(founders), .. } = &birth {
+        if let BootstrapState::Initialized { founders: Some(founders), .. } = &bootstrap {
             self.store.entries = vec![founders.first_entry()];
         }
-        self.store.birth = birth;
+        self.store.bootstrap = bootstrap;
         Ok(departure)
     }
 
     /// Recovers the state, starts the disk thread, and drives the core until the replica stops or is quarantined.
-    fn serve(self, certificate: Certificate) -> Result<End<P, S>, String> {
+    fn serve(self, bootstrap_record: BootstrapRecord) -> Result<End<P, S>, String> {
         let Life { site, store: life, quarantine, files: snapshots, state, inputs, transport, .. } = self;
         let (options, reporter, lifeline) = (&site.options, &site.reporter, &site.lifeline);
         let node = life.identity.node;
@@ -341,7 +341,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let (quarantined, is_quarantined) = bounded(1);
         let driver = Driver {
             sending: BTreeMap::new(),
-            turns: Turns::new(engine, certificate, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
+            turns: Turns::new(engine, bootstrap_record, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
             inbox: site.inbox.clone(),
             inputs: inputs.clone(),

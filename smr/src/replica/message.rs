@@ -1,11 +1,11 @@
-//! What replicas of a group send each other: the protocol's own messages, and those around birth and about their
+//! What replicas of a group send each other: the protocol's own messages, and those around bootstrap and about their
 //! states.
 
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Index;
 use crate::id::Incarnation;
-use crate::replica::birth::BirthMessage;
+use crate::replica::bootstrap::BootstrapMessage;
 use crate::status::StateDigest;
 use crate::version::ImageVersions;
 
@@ -15,7 +15,7 @@ pub enum PeerMessage<M> {
     /// From core to core.
     Protocol(M),
     /// Before there is a group, or for one who asks whether there is one.
-    Birth(BirthMessage),
+    Bootstrap(BootstrapMessage),
     /// What the sender's state was, as images of [`ImageVersions::FIRST`] have it. All that peer protocol 5 knows.
     Digest(StateDigest),
     /// The receiver is no member any more.
@@ -52,8 +52,8 @@ impl<M> PeerMessage<M> {
 pub const DIGEST_MESSAGE_BYTES: usize = 64;
 /// About how many bytes the news of a replacement takes.
 pub const REPLACED_MESSAGE_BYTES: usize = 64;
-/// About how many bytes a birth message takes.
-pub const BIRTH_MESSAGE_BYTES: usize = 1024;
+/// About how many bytes a bootstrap message takes.
+pub const BOOTSTRAP_MESSAGE_BYTES: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -5,9 +5,9 @@
 //! | [`api`](Request) | what a listener may ask, and what it hears back |
 //! | [`client`](Client) | the host's own commands and queries: finds the leader, tries again, numbers requests |
 //! | [`opening`](Opened), `lives`, `kind` | opening a directory, and building a node for the kind of its group |
-//! | `life` | from birth to the end in order, or to quarantine and the next life |
+//! | `life` | from bootstrap to the end in order, or to quarantine and the next life |
 //! | [`handle`](ReplicaHandle) | how a process talks to its replica |
-//! | [`birth`], `waiting_room` | before there is a group, or for one who came too late |
+//! | [`bootstrap`], `bootstrap_wait` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
 //! | [`engine`] | the logic: core, sessions and state machine as one value, without threads |
 //! | [`admin`] | what operators ask for: transfers of leadership, readmissions |
@@ -22,7 +22,9 @@
 pub mod admin;
 mod api;
 #[cfg(feature = "node")]
-pub mod birth;
+pub mod bootstrap;
+#[cfg(feature = "node")]
+mod bootstrap_wait;
 #[cfg(feature = "node")]
 mod client;
 #[cfg(feature = "node")]
@@ -60,8 +62,6 @@ mod snapshots;
 pub mod turn;
 #[cfg(feature = "node")]
 mod turn_executor;
-#[cfg(feature = "node")]
-mod waiting_room;
 #[cfg(feature = "node")]
 mod worker;
 

@@ -23,7 +23,7 @@ use crate::replica::turn_executor::{ExecuteTurns as _, TurnExecutor};
 use crate::report::Reporter;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
-use crate::storage::{Birth, ExpectedIdentity, OpenedStore, ReplicaDirectory, Succession, Witness};
+use crate::storage::{BootstrapState, ExpectedIdentity, OpenedStore, ReplicaDirectory, Succession, Witness};
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -113,7 +113,7 @@ impl Opened {
 
     /// Where there is data, nothing is founded anew.
     fn mind_the_word(&mut self) {
-        if !self.options.found_anew || !self.is_born() && self.quarantine.is_none() {
+        if !self.options.found_anew || !self.is_initialized() && self.quarantine.is_none() {
             return;
         }
         self.options.found_anew = false;
@@ -139,30 +139,30 @@ impl Opened {
         self.store.identity.cluster
     }
 
-    /// Whether this directory has been born: is or was a member of its group.
-    pub fn is_born(&self) -> bool {
-        self.store.birth.is_born()
+    /// whether this directory is initialized: is or was a member of its group.
+    pub fn is_initialized(&self) -> bool {
+        self.store.bootstrap.is_initialized()
     }
 
-    /// The genesis of its group, once it has been born.
+    /// The genesis of its group, once it is initialized.
     pub fn genesis(&self) -> Option<GenesisHash> {
-        match &self.store.birth {
-            Birth::Born { genesis, .. } => Some(*genesis),
-            Birth::Unborn | Birth::Excluded { .. } => None,
+        match &self.store.bootstrap {
+            BootstrapState::Initialized { genesis, .. } => Some(*genesis),
+            BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
         }
     }
 
     /// Somebody says that the group exists without this directory: from now on it never founds one, unless the operator
-    /// says so. Durable when this returns. A directory that has been born stays what it is.
+    /// says so. Durable when this returns. A directory that is initialized stays what it is.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn exclude(&mut self, witness: Witness) -> Result<(), StartError> {
-        if self.is_born() {
+        if self.is_initialized() {
             return Ok(());
         }
         self.store.store.exclude(witness).map_err(StartError::of)?;
-        self.store.birth = self.store.store.birth().clone();
+        self.store.bootstrap = self.store.store.bootstrap().clone();
         Ok(())
     }
 

@@ -322,7 +322,7 @@ impl SnapshotSource for FileSource {
 /// Takes in what the leader sends, and hands the finished state to the replica thread.
 pub(super) struct Intake<P: Protocol, S: StateMachine> {
     files: SnapshotFiles,
-    /// Empty until the replica is born.
+    /// Empty until the replica is initialized.
     genesis: Arc<OnceLock<GenesisHash>>,
     inputs: InputSender<P, S>,
     watched: Watched,

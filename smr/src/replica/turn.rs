@@ -12,14 +12,14 @@
 //! - *News before timers.* After a pause (SIGSTOP, a slow machine) what has arrived is older than what the clock says,
 //!   so a tick waits for it, for a bounded number of turns (fault catalogue E18).
 //!
-//! Besides, it knows what an unborn peer is answered, and when a readmission is complete.
+//! Besides, it knows what an uninitialized peer is answered, and when a readmission is complete.
 
 use std::collections::VecDeque;
 
 use crate::entry::{Genesis, GenesisHash, Index};
 use crate::id::{ClusterId, NodeId};
 use crate::protocol::{Protocol, Time, WriteId};
-use crate::replica::birth::BirthMessage;
+use crate::replica::bootstrap::BootstrapMessage;
 use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::state_machine::StateMachine;
@@ -61,9 +61,9 @@ const PROPOSAL_MAX_BYTES: usize = 4 << 20;
 /// How often a replica that is being readmitted looks whether it has become a voter, in microseconds.
 const READMISSION_LOOK_US: u64 = 200_000;
 
-/// A birth certificate, to be shown to whoever asks.
+/// A bootstrap record, to be shown to whoever asks.
 #[derive(Clone, Debug)]
-pub struct Certificate {
+pub struct BootstrapRecord {
     /// The hash of the group's genesis.
     pub genesis: GenesisHash,
     /// The genesis itself, if the replica is a founder.
@@ -75,7 +75,7 @@ pub struct Certificate {
 /// An engine, and what waits for it between two turns.
 pub struct Turns<P: Protocol, S: StateMachine> {
     engine: Engine<P, S>,
-    certificate: Certificate,
+    bootstrap_record: BootstrapRecord,
     /// True in a life that follows a quarantined one, until the group counts it as a voter.
     readmission_open: bool,
     readmission_look_at: Time,
@@ -104,13 +104,13 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// [`WRITES_UNDER_WAY_HIGH`].
     pub fn new(
         engine: Engine<P, S>,
-        certificate: Certificate,
+        bootstrap_record: BootstrapRecord,
         readmission_open: bool,
         writes_under_way_high: u64,
     ) -> Turns<P, S> {
         Turns {
             engine,
-            certificate,
+            bootstrap_record,
             readmission_open,
             readmission_look_at: Time(0),
             issued: WriteId(0),
@@ -137,9 +137,9 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         &mut self.engine
     }
 
-    /// The birth certificate.
-    pub fn certificate(&self) -> &Certificate {
-        &self.certificate
+    /// The bootstrap record.
+    pub fn bootstrap_record(&self) -> &BootstrapRecord {
+        &self.bootstrap_record
     }
 
     /// Whether the group does not count this life as a voter yet.
@@ -193,13 +193,13 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         taken
     }
 
-    /// What a peer is answered that speaks of its birth.
-    pub fn answer_birth(&self, message: &BirthMessage) -> Option<BirthMessage> {
-        let BirthMessage::Unborn { .. } = message else { return None };
-        Some(BirthMessage::Born {
-            genesis: self.certificate.genesis,
-            founders: self.certificate.founders.clone(),
-            cluster: self.certificate.cluster,
+    /// What a peer is answered that speaks of its bootstrap.
+    pub fn answer_bootstrap(&self, message: &BootstrapMessage) -> Option<BootstrapMessage> {
+        let BootstrapMessage::Uninitialized { .. } = message else { return None };
+        Some(BootstrapMessage::Initialized {
+            genesis: self.bootstrap_record.genesis,
+            founders: self.bootstrap_record.founders.clone(),
+            cluster: self.bootstrap_record.cluster,
             configuration: self.engine.core().status().configuration,
         })
     }

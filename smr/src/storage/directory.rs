@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::StorageError;
 use super::disk::{Disk, DiskLock};
-use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile};
+use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile};
 use super::open::OpenError;
 use super::quarantine::{self, Note};
 use super::slots::SLOT_VERSION;
@@ -59,7 +59,7 @@ pub struct ReplicaDirectory {
     pub(crate) root: PathBuf,
     pub(crate) expected: ExpectedIdentity,
     pub(crate) life: Life,
-    /// The genesis of the group that it belongs to, if it was born.
+    /// The genesis of the group that it belongs to, if it was initialized.
     pub(crate) genesis: Option<GenesisHash>,
     pub(crate) note: Option<Note>,
     pub(crate) notes: Vec<String>,
@@ -99,7 +99,7 @@ impl ReplicaDirectory {
             }
             FoundHardState::Sound { file, .. } => {
                 let identity = &file.record().identity;
-                if let Birth::Born { genesis: own, .. } = &file.record().birth {
+                if let BootstrapState::Initialized { genesis: own, .. } = &file.record().bootstrap {
                     genesis = Some(*own);
                 }
                 let stranger = identity.group != expected.group
@@ -109,8 +109,9 @@ impl ReplicaDirectory {
                     let expected = Box::new(expected);
                     return Err(OpenError::Foreign { directory: root.to_owned(), found: identity.clone(), expected });
                 }
-                if note.is_none() && !file.record().birth.is_born() {
-                    throw_away(disk.as_ref(), root, &mut notes).map_err(doing("removing what an unborn node left"))?;
+                if note.is_none() && !file.record().bootstrap.is_initialized() {
+                    throw_away(disk.as_ref(), root, &mut notes)
+                        .map_err(doing("removing what an uninitialized node left"))?;
                 }
             }
             FoundHardState::Missing | FoundHardState::Broken(_) => {}
@@ -123,7 +124,7 @@ impl ReplicaDirectory {
         self.root.join(SNAPSHOTS)
     }
 
-    /// The genesis of the group that it belongs to, if it was born: snapshots of another one are not its own.
+    /// The genesis of the group that it belongs to, if it was initialized: snapshots of another one are not its own.
     pub fn genesis(&self) -> Option<GenesisHash> {
         self.genesis
     }
@@ -196,7 +197,7 @@ fn is_not_lockable(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// Removes what an unborn node has beside its hard state: it has promised nothing, so nothing of it counts.
+/// Removes what an uninitialized node has beside its hard state: it has promised nothing, so nothing of it counts.
 fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Result<()> {
     let mut any = false;
     for name in [LOG, SNAPSHOTS] {
@@ -211,7 +212,7 @@ fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Resu
     }
     if any {
         disk.sync_dir(root)?;
-        notes.push(format!("{}: not born yet, its empty log was made again", root.display()));
+        notes.push(format!("{}: not initialized yet, its empty log was made again", root.display()));
     }
     Ok(())
 }

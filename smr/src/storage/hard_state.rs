@@ -1,4 +1,4 @@
-//! The file `promise`: who this node is, whether it was born, and its term and vote.
+//! The file `promise`: who this node is, whether it was initialized, and its term and vote.
 //!
 //! It is the only home of term, vote and longest lease, and it is synced before anything that rests on it leaves the
 //! node. A change goes to one slot, is synced, then to the other, is synced: so a crash leaves the old or the new one,
@@ -20,16 +20,16 @@ use crate::id::{NodeId, StartTrail};
 pub(crate) const HARD_STATE: &str = "promise";
 const MAGIC: [u8; 8] = *b"SMRPROMS";
 
-/// Whether a node has begun to count. Only a born one may vote, and none is born twice.
+/// Whether a node has begun to count. Only an initialized one may vote, and none is initialized twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Birth {
+pub enum BootstrapState {
     /// Waits for its group to be founded, or to be taken in.
-    Unborn,
+    Uninitialized,
     /// Belongs to a group.
-    Born {
-        /// The group's birth certificate.
+    Initialized {
+        /// The hash of the group's genesis.
         genesis: GenesisHash,
-        /// The certificate itself, for a founder; `None` for a node that was taken in later.
+        /// The genesis itself, for a founder; `None` for a node that was taken in later.
         founders: Option<Genesis>,
     },
     /// Belongs to no group, and knows that its group exists without it. It waits to be taken in, and never founds a
@@ -40,10 +40,10 @@ pub enum Birth {
     },
 }
 
-impl Birth {
+impl BootstrapState {
     /// Whether the node belongs to a group.
-    pub fn is_born(&self) -> bool {
-        matches!(self, Birth::Born { .. })
+    pub fn is_initialized(&self) -> bool {
+        matches!(self, BootstrapState::Initialized { .. })
     }
 }
 
@@ -71,7 +71,7 @@ pub struct HardStateRecord {
     /// Whose it is.
     pub identity: Identity,
     /// Whether the node has begun to count.
-    pub birth: Birth,
+    pub bootstrap: BootstrapState,
     /// Term and vote.
     pub hard_state: HardState,
     /// The latest start of a process on this directory.
@@ -82,7 +82,7 @@ pub struct HardStateRecord {
 #[derive(Deserialize)]
 struct StartlessRecord {
     identity: Identity,
-    birth: Birth,
+    bootstrap: BootstrapState,
     hard_state: HardState,
 }
 
@@ -90,7 +90,7 @@ struct StartlessRecord {
 #[derive(Deserialize)]
 struct LeaselessRecord {
     identity: Identity,
-    birth: Birth,
+    bootstrap: BootstrapState,
     term: Term,
     vote: Option<NodeId>,
 }
@@ -101,12 +101,12 @@ fn decode(content: &[u8]) -> Result<HardStateRecord, CodecError> {
     let start = StartTrail::default();
     codec::decode(content)
         .or_else(|error| {
-            let StartlessRecord { identity, birth, hard_state } = codec::decode(content).map_err(|_| error)?;
-            Ok(HardStateRecord { identity, birth, hard_state, start })
+            let StartlessRecord { identity, bootstrap, hard_state } = codec::decode(content).map_err(|_| error)?;
+            Ok(HardStateRecord { identity, bootstrap, hard_state, start })
         })
         .or_else(|error: CodecError| {
-            let LeaselessRecord { identity, birth, term, vote } = codec::decode(content).map_err(|_| error)?;
-            Ok(HardStateRecord { identity, birth, hard_state: HardState { term, vote, lease_us: 0 }, start })
+            let LeaselessRecord { identity, bootstrap, term, vote } = codec::decode(content).map_err(|_| error)?;
+            Ok(HardStateRecord { identity, bootstrap, hard_state: HardState { term, vote, lease_us: 0 }, start })
         })
 }
 
@@ -183,13 +183,18 @@ mod tests {
     fn decode_records_of_versions_1_and_2_are_ones_without_lease_and_start() {
         let identity = Identity { cluster: None, group: "g".parse().unwrap(), node: NodeId::new(1, 7) };
         let start = StartTrail::default();
-        let record =
-            |hard_state| HardStateRecord { identity: identity.clone(), birth: Birth::Unborn, hard_state, start };
+        let record = |hard_state| HardStateRecord {
+            identity: identity.clone(),
+            bootstrap: BootstrapState::Uninitialized,
+            hard_state,
+            start,
+        };
         let hard_state = HardState { term: Term(7), vote: Some(NodeId::new(2, 9)), lease_us: 0 };
-        let version_1 = codec::encode(&(identity.clone(), Birth::Unborn, hard_state.term, hard_state.vote));
+        let version_1 =
+            codec::encode(&(identity.clone(), BootstrapState::Uninitialized, hard_state.term, hard_state.vote));
         assert_eq!(decode(&version_1).unwrap(), record(hard_state));
         let leased = HardState { lease_us: 300_000, ..hard_state };
-        let version_2 = codec::encode(&(identity.clone(), Birth::Unborn, leased));
+        let version_2 = codec::encode(&(identity.clone(), BootstrapState::Uninitialized, leased));
         assert_eq!(decode(&version_2).unwrap(), record(leased));
         let started = HardStateRecord { start: StartTrail::default().next(8).next(9), ..record(leased) };
         let mut version_3 = codec::encode(&started);
@@ -206,7 +211,7 @@ mod tests {
         let genesis = Genesis { cluster, group: group.clone(), members };
         let record = HardStateRecord {
             identity: Identity { cluster, group, node: NodeId::new(8, u64::MAX) },
-            birth: Birth::Born { genesis: genesis.hash(), founders: Some(genesis) },
+            bootstrap: BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis) },
             hard_state: HardState { term: Term(u64::MAX), vote: Some(NodeId::new(8, u64::MAX)), lease_us: u64::MAX },
             start: StartTrail::default(),
         };

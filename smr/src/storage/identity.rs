@@ -11,7 +11,7 @@ use crate::id::{ClusterId, GroupName, NodeId};
 /// (D11, M9).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The cluster; unknown before birth.
+    /// The cluster; unknown before bootstrap.
     pub cluster: Option<ClusterId>,
     /// The group.
     pub group: GroupName,

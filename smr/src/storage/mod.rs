@@ -3,7 +3,7 @@
 //! # Files
 //! ```text
 //! <directory>/lock         held (flock) by the process for its whole life
-//!             promise      identity, birth, term, vote, latest start   two slots, synced one after the other
+//!             promise      identity, bootstrap, term, vote, latest start   two slots, synced one after the other
 //!             mark         the highest entry known to be synced  two slots, written after each log sync
 //!             starts       the newest start of each other node that was seen from here: two slots
 //!             log/         the log engine's own files: sled's, each inode with the attribute S, or [`segments`]
@@ -16,8 +16,8 @@
 //!
 //! # What a crash leaves behind, and what the next start does with it
 //! - *In the first start*: no `promise` (it appears complete, by a rename), so nothing else but `lock` and
-//!   `promise.new`: a new directory. Or a hard state that says *unborn*: everything beside it is thrown away and made
-//!   again.
+//!   `promise.new`: a new directory. Or a hard state that says *uninitialized*: everything beside it is thrown away and
+//!   made again.
 //! - *In a change of the hard state*: one slot is new, the other old or torn. Nothing has left the node unless both are
 //!   written; the start takes the newer one and repairs the other.
 //! - *In an append*: a prefix of the records written since the last flush, because all engines recover a prefix of
@@ -82,7 +82,7 @@ pub mod watermark;
 use crate::disk;
 pub(crate) use crate::disk::room;
 pub use directory::{ExpectedIdentity, ReplicaDirectory};
-pub use hard_state::{Birth, HardStateRecord, Witness};
+pub use hard_state::{BootstrapState, HardStateRecord, Witness};
 pub use healing::Healing;
 pub use identity::Identity;
 pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};

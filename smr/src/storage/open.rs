@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::directory::{ExpectedIdentity, LOG, Life, ReplicaDirectory, SNAPSHOTS};
-use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
+use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
 use super::healing::{Healing, Salvage, set_log_aside};
 use super::quarantine::{self, NEXT, Quarantined};
 use super::record_log::{self, RecordLog, Recovered};
@@ -65,7 +65,7 @@ impl FromStr for Engine {
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The newest valid snapshot in [`ReplicaDirectory::snapshots`] that is of [`ReplicaDirectory::genesis`], or the
-    /// default for none: a log that does not fit it is emptied. Ignored for an unborn node.
+    /// default for none: a log that does not fit it is emptied. Ignored for an uninitialized node.
     pub snapshot: SnapshotMeta,
     /// The incarnation of a directory that is made now. Random and never used before.
     pub incarnation_if_new: Incarnation,
@@ -94,7 +94,7 @@ pub struct OpenedStore {
     /// Who it belongs to.
     pub identity: Identity,
     /// Whether the node counts.
-    pub birth: Birth,
+    pub bootstrap: BootstrapState,
     /// Term and vote.
     pub hard_state: HardState,
     /// This start, counted durably.
@@ -232,7 +232,7 @@ impl Store {
                 Ok(Opened::Store(Box::new(OpenedStore {
                     store,
                     identity: record.identity,
-                    birth: record.birth,
+                    bootstrap: record.bootstrap,
                     hard_state: record.hard_state,
                     start,
                     seen_starts,
@@ -272,11 +272,11 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
             let identity = Identity { cluster: None, group: directory.expected.group.clone(), node };
             let record = HardStateRecord {
                 identity,
-                birth: Birth::Unborn,
+                bootstrap: BootstrapState::Uninitialized,
                 hard_state: HardState::default(),
                 start: StartTrail::default(),
             };
-            // From here on the directory is an unborn node's, and before it there is nothing in it.
+            // From here on the directory is an uninitialized node's, and before it there is nothing in it.
             let hard_state = HardStateFile::create(disk, root, record)?;
             begin(directory, options, hard_state)
         }
@@ -285,7 +285,7 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
             Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }))
         }
         FoundHardState::Sound { mut file, repair } => {
-            if !file.record().birth.is_born() {
+            if !file.record().bootstrap.is_initialized() {
                 repair_hard_state(directory, &mut file, repair)?;
                 begin(directory, options, *file)
             } else {
@@ -314,7 +314,7 @@ fn refuse_remains(directory: &ReplicaDirectory) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// An unborn node: an empty log, no watermark yet.
+/// An uninitialized node: an empty log, no watermark yet.
 fn begin(
     directory: &mut ReplicaDirectory,
     options: &StoreOptions,
@@ -327,7 +327,7 @@ fn begin(
     Ok(Parts { hard_state, log, watermark: None, entries: Vec::new(), sync_mode })
 }
 
-/// A born node: everything must be there and fit; what does not, read twice, has to heal.
+/// An initialized node: everything must be there and fit; what does not, read twice, has to heal.
 fn resume(
     directory: &mut ReplicaDirectory,
     options: &StoreOptions,
@@ -367,7 +367,7 @@ fn resume(
     Ok(Parts { hard_state, log, watermark: Some(watermark), entries, sync_mode })
 }
 
-/// The watermark and the log of a born node, which fit together.
+/// The watermark and the log of an initialized node, which fit together.
 struct Found {
     watermark: WatermarkFile,
     watermark_repair: Option<String>,

@@ -68,7 +68,7 @@ impl Quarantined {
         Ok(Quarantined { reason, since_unix_s, identity, next_life_begun: begun, directory })
     }
 
-    /// Goes to the replica's next incarnation, which is begun if need be: an unborn replica to be opened with
+    /// Goes to the replica's next incarnation, which is begun if need be: an uninitialized replica to be opened with
     /// [`super::Store::open`]. Should that life have been damaged too, it is put aside and another one is begun.
     ///
     /// # Errors

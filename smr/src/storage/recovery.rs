@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{self, LOCK, LOG, ReplicaDirectory, SNAPSHOTS};
 use super::disk::{Disk, DiskLock};
-use super::hard_state::{Birth, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
+use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
 use super::healing::{DAMAGED_LOG, Salvage};
 use super::open::{OpenError, Trouble, begin_log, sled_present};
 use super::quarantine::{self, NEXT};
@@ -114,11 +114,12 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
             }
         }
     }
-    let born = lives.iter().filter_map(|life| hard_states.get(life)).find_map(|record| match &record.birth {
-        Birth::Born { genesis, .. } => Some((record.identity.clone(), *genesis)),
-        Birth::Unborn | Birth::Excluded { .. } => None,
-    });
-    (remains.identity, remains.genesis) = born.unzip();
+    let initialized =
+        lives.iter().filter_map(|life| hard_states.get(life)).find_map(|record| match &record.bootstrap {
+            BootstrapState::Initialized { genesis, .. } => Some((record.identity.clone(), *genesis)),
+            BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
+        });
+    (remains.identity, remains.genesis) = initialized.unzip();
     let known = remains.identity.as_ref().or(hard_states.values().next().map(|record| &record.identity));
     remains.replica = known.map(|identity| (identity.group.clone(), identity.node.name));
 
@@ -127,9 +128,9 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
     let mut sound = Vec::new();
     for life in &lives {
         if let Some(record) = hard_states.get(life) {
-            let genesis = match &record.birth {
-                Birth::Born { genesis, .. } => Some(*genesis),
-                Birth::Unborn | Birth::Excluded { .. } => None,
+            let genesis = match &record.bootstrap {
+                BootstrapState::Initialized { genesis, .. } => Some(*genesis),
+                BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
             };
             if genesis.is_none() || genesis != remains.genesis {
                 strangers.insert(record.identity.hash());
@@ -310,12 +311,12 @@ pub(crate) fn write(mut directory: ReplicaDirectory, options: &StoreOptions, lif
     WatermarkFile::create(disk.as_ref(), &root, identity.hash(), watermark, None)?;
     Slots::create(disk.as_ref(), &root.join(RECOVERED), MAGIC, &codec::encode(&succession))?;
     let genesis = succession.genesis;
-    let birth = Birth::Born { genesis: genesis.hash(), founders: Some(genesis) };
+    let bootstrap = BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis) };
     let hard_state = HardState { term, vote: None, lease_us };
     HardStateFile::create(
         disk.as_ref(),
         &root,
-        HardStateRecord { identity, birth, hard_state, start: StartTrail::default() },
+        HardStateRecord { identity, bootstrap, hard_state, start: StartTrail::default() },
     )?;
     Ok(())
 }

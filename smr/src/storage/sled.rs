@@ -82,8 +82,8 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
     read_through(directory)?;
     let database = open_database(directory)?;
     let tree = guarded(|| database.open_tree(TREE)).map_err(|failure| failure.at_open(directory))?;
-    // sled writes a new tree when it pleases. Without this a node that was born with an empty log and killed would look
-    // like one whose file was emptied.
+    // sled writes a new tree when it pleases. Without this a node that was initialized with an empty log and killed
+    // would look like one whose file was emptied.
     guarded(|| database.flush()).map_err(|failure| failure.at_open(directory))?;
     let map = SledMap { directory: directory.to_owned(), tree, database };
 

@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use super::directory::{Life, ReplicaDirectory};
-use super::hard_state::{Birth, HardStateFile, HardStateRecord, Witness};
+use super::hard_state::{BootstrapState, HardStateFile, HardStateRecord, Witness};
 use super::open::OpenError;
 use super::quarantine::{self, Quarantined};
 use super::room::RoomWatch;
@@ -24,7 +24,7 @@ use crate::protocol::LogChange;
 pub struct Store {
     log: Box<dyn LogStore>,
     hard_state: HardStateFile,
-    /// There from birth on.
+    /// There once the node is initialized.
     watermark: Option<WatermarkFile>,
     room: RoomWatch,
     failed: Option<StorageError>,
@@ -48,8 +48,8 @@ impl Store {
     }
 
     /// Whether the node counts.
-    pub fn birth(&self) -> &Birth {
-        &self.hard_state.record().birth
+    pub fn bootstrap(&self) -> &BootstrapState {
+        &self.hard_state.record().bootstrap
     }
 
     /// Term and vote, as they are on the device.
@@ -85,36 +85,39 @@ impl Store {
     }
 
     /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term
-    /// becomes 1. When this returns, all of it is durable; after a crash before, the node is unborn.
+    /// becomes 1. When this returns, all of it is durable; after a crash before, the node is uninitialized.
     ///
     /// # Errors
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If the node is born already, or `birth` does not contain it, or is that of another cluster or group: bugs all.
-    pub fn be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
-        self.attempt(|store| store.try_be_born(birth, cluster))
+    /// If the node is initialized already, or `bootstrap` does not contain it, or is that of another cluster or group:
+    /// bugs all.
+    pub fn initialize(&mut self, bootstrap: BootstrapState, cluster: ClusterId) -> Result<(), StorageError> {
+        self.attempt(|store| store.try_initialize(bootstrap, cluster))
     }
 
-    fn try_be_born(&mut self, birth: Birth, cluster: ClusterId) -> Result<(), StorageError> {
+    fn try_initialize(&mut self, bootstrap: BootstrapState, cluster: ClusterId) -> Result<(), StorageError> {
         let record = self.hard_state.record().clone();
-        assert!(!record.birth.is_born(), "{} is born twice", record.identity);
+        assert!(!record.bootstrap.is_initialized(), "{} is initialized twice", record.identity);
         let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
         let known = record.identity.cluster.unwrap_or(cluster);
-        assert!(known == cluster, "{} is born into cluster {cluster}", record.identity);
+        assert!(known == cluster, "{} is initialized into cluster {cluster}", record.identity);
         let mut hard_state = record.hard_state;
 
         self.log.adopt(identity.hash());
         let mut watermark = SyncedWatermark::default();
-        match &birth {
-            Birth::Unborn | Birth::Excluded { .. } => panic!("{identity}: a birth that is none"),
-            Birth::Born { founders: None, .. } => {}
-            Birth::Born { genesis, founders: Some(founders) } => {
+        match &bootstrap {
+            BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => {
+                panic!("{identity}: no group to be initialized for")
+            }
+            BootstrapState::Initialized { founders: None, .. } => {}
+            BootstrapState::Initialized { genesis, founders: Some(founders) } => {
                 let fits = founders.hash() == *genesis
                     && founders.cluster_id() == cluster
                     && founders.group == identity.group
                     && founders.members.contains(&identity.node);
-                assert!(fits, "{identity} is born by {founders:?}, hash {genesis}");
+                assert!(fits, "{identity} is founded by {founders:?}, hash {genesis}");
                 let entry = founders.first_entry();
                 hard_state.term = hard_state.term.max(entry.id.term);
                 self.log.append(&[entry])?;
@@ -125,7 +128,7 @@ impl Store {
         let disk = self.directory.disk.as_ref();
         self.watermark = Some(WatermarkFile::create(disk, &self.directory.root, identity.hash(), watermark, None)?);
         // Last: from here on it counts, and everything that it rests on is there.
-        let record = HardStateRecord { identity, birth, hard_state, start: record.start };
+        let record = HardStateRecord { identity, bootstrap, hard_state, start: record.start };
         self.hard_state.write(record)
     }
 
@@ -135,15 +138,15 @@ impl Store {
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If the node is born: a bug.
+    /// If the node is initialized: a bug.
     pub fn exclude(&mut self, witness: Witness) -> Result<(), StorageError> {
         self.attempt(|store| {
             let record = store.hard_state.record();
-            assert!(!record.birth.is_born(), "{} is excluded after its birth", record.identity);
-            if record.birth != Birth::Unborn {
+            assert!(!record.bootstrap.is_initialized(), "{} is excluded after its bootstrap", record.identity);
+            if record.bootstrap != BootstrapState::Uninitialized {
                 return Ok(()); // the first one who said so is enough
             }
-            let record = HardStateRecord { birth: Birth::Excluded { witness }, ..record.clone() };
+            let record = HardStateRecord { bootstrap: BootstrapState::Excluded { witness }, ..record.clone() };
             store.hard_state.write(record)
         })
     }
@@ -154,14 +157,14 @@ impl Store {
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If the node is unborn, if the term falls, or if a vote of the same term changes (I2, I3): bugs all.
+    /// If the node is uninitialized, if the term falls, or if a vote of the same term changes (I2, I3): bugs all.
     pub fn save_hard_state(&mut self, hard_state: HardState) -> Result<(), StorageError> {
         let record = self.hard_state.record();
         let old = record.hard_state;
         let kept = hard_state.term > old.term
             || hard_state.term == old.term && (old.vote.is_none() || old.vote == hard_state.vote);
         let kept = kept && hard_state.lease_us >= old.lease_us;
-        assert!(record.birth.is_born(), "{} saves {hard_state:?} before its birth", record.identity);
+        assert!(record.bootstrap.is_initialized(), "{} saves {hard_state:?} before its bootstrap", record.identity);
         assert!(kept, "{}: hard state {hard_state:?} after {old:?}", record.identity);
         let record = HardStateRecord { hard_state, ..record.clone() };
         self.attempt(|store| if hard_state == old { Ok(()) } else { store.hard_state.write(record) })
@@ -173,11 +176,11 @@ impl Store {
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If the node is unborn, or the change does not fit the log: bugs.
+    /// If the node is uninitialized, or the change does not fit the log: bugs.
     pub fn apply(&mut self, change: &LogChange) -> Result<(), StorageError> {
         self.attempt(|store| {
             let Some(watermark) = &mut store.watermark else {
-                panic!("{} changes its log before its birth", store.hard_state.record().identity)
+                panic!("{} changes its log before its bootstrap", store.hard_state.record().identity)
             };
             match change {
                 LogChange::Append(entries) => store.log.append(entries),
@@ -257,11 +260,11 @@ impl Store {
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If it is no next life, or unborn.
+    /// If it is no next life, or uninitialized.
     pub fn complete_readmission(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
             let record = store.hard_state.record();
-            assert!(record.birth.is_born(), "{} is readmitted before its birth", record.identity);
+            assert!(record.bootstrap.is_initialized(), "{} is readmitted before its bootstrap", record.identity);
             match &store.directory.life {
                 Life::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
                 Life::Present => panic!("{} is readmitted without a quarantine", record.identity),

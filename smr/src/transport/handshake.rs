@@ -6,10 +6,10 @@
 //!             or Refusal { reason, whether it is disqualified }
 //! ```
 //! Both sides compare the other's facts with their own, so neither talks to a stranger: another protocol, another
-//! cluster or group, a group with another birth (M10), a replica that the address list has mixed up, or oneself (B4).
-//! A fact that one side does not know yet (cluster and genesis, before birth) is not compared; so connections that were
-//! made before birth are closed with it, and made again. Whether the start that the other side shows is one of today is
-//! for [`super::Admission`] to say.
+//! cluster or group, a group with another genesis (M10), a replica that the address list has mixed up, or oneself (B4).
+//! A fact that one side does not know yet (cluster and genesis, before bootstrap) is not compared; so connections that
+//! were made before bootstrap are closed with it, and made again. Whether the start that the other side shows is one of
+//! today is for [`super::Admission`] to say.
 //!
 //! Magic and the first version stand at the same place in every version, and are looked at before the rest is decoded.
 //! The dialler says which versions it speaks, and the answerer takes the highest that both have in common
@@ -511,10 +511,10 @@ mod tests {
     // covers M10, B4
     #[test]
     fn facts_unknown_to_one_side_are_not_compared() {
-        let mut unborn = hello();
-        unborn.facts.cluster = None;
-        unborn.facts.genesis = None;
-        assert!(judged(&unborn).is_ok());
+        let mut uninitialized = hello();
+        uninitialized.facts.cluster = None;
+        uninitialized.facts.genesis = None;
+        assert!(judged(&uninitialized).is_ok());
     }
 
     // covers M10, B4

@@ -147,7 +147,7 @@ where
     let (read, mut write) = stream.split();
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     // Before the facts are read: a change of them is noticed.
-    let mut born = shared.born.subscribe();
+    let mut initialized = shared.initialized.subscribe();
     let mine = shared.myself();
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let is_peer = |name| shared.peers.contains_key(&name);
@@ -207,7 +207,7 @@ where
                         peer.saw_alive();
                     }
                     reader.set_payload_max_bytes(FRAME_PAYLOAD_MAX_BYTES);
-                    receive(&shared, node, &gate, &mut reader, &mut write, &mut born).await
+                    receive(&shared, node, &gate, &mut reader, &mut write, &mut initialized).await
                 }
                 Err(error) => End::of(error),
             };
@@ -276,7 +276,7 @@ async fn receive<M, R>(
     gate: &Gate,
     reader: &mut FrameReader<R>,
     write: &mut WriteHalf<'_>,
-    born: &mut watch::Receiver<()>,
+    initialized: &mut watch::Receiver<()>,
 ) -> End
 where
     M: DeserializeOwned,
@@ -291,7 +291,7 @@ where
         tokio::select! {
             biased;
             () = gate.closed.notified() => return End::Superseded,
-            Ok(()) = born.changed() => return End::ByUs("this replica was born meanwhile".to_owned()),
+            Ok(()) = initialized.changed() => return End::ByUs("this replica was initialized meanwhile".to_owned()),
             first = reader.next() => {
                 missed = 0;
                 // Many frames come with one read; the timers need no look between them.

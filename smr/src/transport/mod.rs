@@ -6,7 +6,7 @@
 //!
 //! # What it guarantees
 //! - [`TransportEvent::Received`] names the sender of a finished [handshake]: same protocol, cluster, group
-//!   and birth, a name among the configured peers, and a present incarnation.
+//!   and genesis, a name among the configured peers, and a present incarnation.
 //! - Messages of one lane from one sender arrive in order, each at most once. Any message may be lost.
 //! - Nothing of a connection is delivered after its successor's first message, or after its
 //!   [`TransportEvent::Disconnected`].
@@ -78,7 +78,7 @@ pub struct TransportConfig {
     pub node: NodeId,
     /// The cluster, if it is known yet.
     pub cluster: Option<ClusterId>,
-    /// The group's birth certificate, once it is born.
+    /// The group's bootstrap record, once it is initialized.
     pub genesis: Option<GenesisHash>,
     /// This start of its process, which is durable already.
     pub start: StartTrail,
@@ -238,7 +238,7 @@ struct Shared<M> {
     /// What the build of each node applies, by its last handshake.
     theirs: Mutex<BTreeMap<ReplicaId, (NodeId, CommandVersions)>>,
     /// Tells each connection that the facts have changed under which it was made.
-    born: watch::Sender<()>,
+    initialized: watch::Sender<()>,
     admission: Arc<dyn Admission>,
     peers: BTreeMap<ReplicaId, Arc<Peer<M>>>,
     registry: Registry,
@@ -301,7 +301,7 @@ where
             }),
             commands: config.commands,
             theirs: Mutex::default(),
-            born: watch::Sender::new(()),
+            initialized: watch::Sender::new(()),
             admission: config.admission,
             peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
             registry: Registry::default(),
@@ -376,16 +376,16 @@ where
 }
 
 impl<M> Transport<M> {
-    /// The group is born: handshakes carry this from now on. Connections that were made before it was known end, soon:
-    /// who is at their other ends was not compared.
-    pub fn set_birth(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
+    /// The group is initialized: handshakes carry this from now on. Connections that were made before it was known end,
+    /// soon: who is at their other ends was not compared.
+    pub fn set_bootstrap(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
         let mut facts = locked(&self.shared.facts);
         let changed = facts.cluster != cluster || facts.genesis != Some(genesis);
         facts.cluster = cluster;
         facts.genesis = Some(genesis);
         drop(facts);
         if changed {
-            self.shared.born.send_replace(());
+            self.shared.initialized.send_replace(());
         }
     }
 

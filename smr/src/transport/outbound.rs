@@ -269,7 +269,7 @@ where
     let mut unreachable = false;
     loop {
         // Before the facts are read: a change of them is noticed.
-        let mut born = shared.born.subscribe();
+        let mut initialized = shared.initialized.subscribe();
         match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
             Ok((stream, Met { node, version, .. })) => {
                 refused = None;
@@ -280,7 +280,7 @@ where
                 let (mut read, write) = stream.into_split();
                 let write = Arc::new(write);
                 peer.connect(node.incarnation, version, Arc::downgrade(&write));
-                let ended = carry(&shared, &peer, node, &mut read, &write, &mut born).await;
+                let ended = carry(&shared, &peer, node, &mut read, &write, &mut initialized).await;
                 if let WireError::Stalled(_) = ended {
                     shared.counters.closed_for_silence.add(1);
                     // What the kernel still holds is old news; without this it would be delivered some day (N5).
@@ -371,7 +371,7 @@ async fn carry<M>(
     node: NodeId,
     read: &mut OwnedReadHalf,
     write: &OwnedWriteHalf,
-    born: &mut watch::Receiver<()>,
+    initialized: &mut watch::Receiver<()>,
 ) -> WireError
 where
     M: Serialize,
@@ -402,7 +402,7 @@ where
                 Ok(None) => return WireError::Io(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return error,
             },
-            Ok(()) = born.changed() => return WireError::Io(std::io::Error::other("this replica was born meanwhile")),
+            Ok(()) = initialized.changed() => return WireError::Io(std::io::Error::other("this replica was initialized meanwhile")),
             _ = ticks.tick() => {
                 unanswered += 1;
                 if unanswered > PINGS_MISSED_MAX {

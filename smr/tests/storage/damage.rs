@@ -57,14 +57,14 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
         Ok(Opened::Store(opened)) if opened.healing.is_none() => {
             assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
             assert!(opened.entries == sample.entries && opened.hard_state == sample.hard_state, "{at}");
-            assert_eq!((opened.birth, opened.identity.node), (born(), ME), "{at}");
+            assert_eq!((opened.bootstrap, opened.identity.node), (initialized(), ME), "{at}");
             "whole"
         }
         Ok(opened @ Opened::Store(_)) => {
             let (opened, reason) = opened.heals();
             names_it(&reason);
             assert!(sample.entries.starts_with(&opened.entries) && opened.hard_state == sample.hard_state, "{at}");
-            assert_eq!((&opened.birth, opened.identity.node), (&born(), ME), "{at}");
+            assert_eq!((&opened.bootstrap, opened.identity.node), (&initialized(), ME), "{at}");
             drop(opened);
             // It sticks.
             assert_eq!(bench.reopen().heals().1, reason, "{at}");
@@ -229,8 +229,9 @@ fn log_or_watermark_of_another_node_is_quarantined() {
         other.options.incarnation_if_new = NodeId::new(0, 0xb).incarnation;
         let mut store = other.reopen().store().store;
         let genesis = smr::entry::Genesis { members: [NodeId::new(0, 0xb)].into(), ..genesis() };
-        let birth = smr::storage::Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) };
-        store.be_born(birth, genesis.cluster_id()).unwrap();
+        let bootstrap =
+            smr::storage::BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+        store.initialize(bootstrap, genesis.cluster_id()).unwrap();
         drop(store);
         let (from, to) = (other.path.join(part), bench.path.join(part));
         if part == "log" {
@@ -252,9 +253,9 @@ fn blob_in_the_log_is_damage() {
     assert!(reason.contains("log/blobs: not empty"), "{reason}");
 }
 
-/// What an unborn node has was never promised to anybody.
+/// What an uninitialized node has was never promised to anybody.
 #[test]
-fn log_and_watermark_of_an_unborn_node_are_made_again() {
+fn log_and_watermark_of_an_uninitialized_node_are_made_again() {
     let bench = Bench::new();
     drop(bench.reopen().store());
     fs::remove_file(bench.path.join("log/db")).unwrap();

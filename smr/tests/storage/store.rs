@@ -11,7 +11,7 @@ use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::storage::{
-    Birth, Engine, ExpectedIdentity, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness, probe_sync,
+    BootstrapState, Engine, ExpectedIdentity, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness, probe_sync,
 };
 
 use crate::support::*;
@@ -28,23 +28,23 @@ fn store_reopened_returns_all_that_was_synced() {
     drop(store);
 
     let opened = bench.reopen().store();
-    assert_eq!((opened.hard_state, opened.birth, opened.notes), (hard_state, born(), Vec::new()));
+    assert_eq!((opened.hard_state, opened.bootstrap, opened.notes), (hard_state, initialized(), Vec::new()));
     let expected = [vec![genesis().first_entry()], batch(2, 64, 3, 200), batch(66, 1, 3, 1 << 20)].concat();
     assert_eq!(opened.entries, expected);
     assert_eq!(opened.store.last(), EntryId::new(66, 3));
 }
 
 #[test]
-fn directory_new_is_unborn_with_the_given_incarnation_and_keeps_it() {
+fn directory_new_is_uninitialized_with_the_given_incarnation_and_keeps_it() {
     let bench = Bench::new();
     let opened = bench.reopen().store();
-    assert_eq!((opened.birth, opened.hard_state), (Birth::Unborn, HardState::default()));
+    assert_eq!((opened.bootstrap, opened.hard_state), (BootstrapState::Uninitialized, HardState::default()));
     assert_eq!(opened.identity.node, ME);
     assert!(opened.entries.is_empty());
     drop(opened.store);
     // The incarnation is drawn anew at each start, and counts only for a new directory.
     let opened = bench.open_with(&other_incarnation(&bench.options)).unwrap().store();
-    assert_eq!((opened.identity.node, opened.birth), (ME, Birth::Unborn));
+    assert_eq!((opened.identity.node, opened.bootstrap), (ME, BootstrapState::Uninitialized));
 }
 
 // covers M14
@@ -60,18 +60,22 @@ fn node_excluded_stays_so_across_starts_and_can_still_be_taken_in() {
     let image = images.path().join("image");
     copy_directory(&bench.path, &image);
     let found = Bench::at(&image).reopen().store();
-    assert_eq!((found.identity.node, found.birth), (ME, Birth::Excluded { witness: first }), "the first word counts");
+    assert_eq!(
+        (found.identity.node, found.bootstrap),
+        (ME, BootstrapState::Excluded { witness: first }),
+        "the first word counts"
+    );
     drop(opened);
     let mut store = bench.open_with(&other_incarnation(&bench.options)).unwrap().store().store;
-    assert_eq!((store.identity().node, store.birth()), (ME, &Birth::Excluded { witness: first }));
-    let birth = Birth::Born { genesis: genesis().hash(), founders: None };
-    store.be_born(birth.clone(), ClusterId(5)).unwrap();
+    assert_eq!((store.identity().node, store.bootstrap()), (ME, &BootstrapState::Excluded { witness: first }));
+    let bootstrap = BootstrapState::Initialized { genesis: genesis().hash(), founders: None };
+    store.initialize(bootstrap.clone(), ClusterId(5)).unwrap();
     drop(store);
-    assert_eq!(bench.reopen().store().birth, birth);
+    assert_eq!(bench.reopen().store().bootstrap, bootstrap);
 }
 
 #[test]
-fn founder_born_has_genesis_as_first_entry_in_term_one() {
+fn founder_initialized_has_genesis_as_first_entry_in_term_one() {
     let bench = Bench::new();
     drop(bench.founded());
     let opened = bench.reopen().store();
@@ -81,14 +85,14 @@ fn founder_born_has_genesis_as_first_entry_in_term_one() {
 }
 
 #[test]
-fn latecomer_born_has_an_empty_log() {
+fn latecomer_initialized_has_an_empty_log() {
     let bench = Bench::new();
     let mut store = bench.reopen().store().store;
-    let birth = Birth::Born { genesis: genesis().hash(), founders: None };
-    store.be_born(birth.clone(), ClusterId(5)).unwrap();
+    let bootstrap = BootstrapState::Initialized { genesis: genesis().hash(), founders: None };
+    store.initialize(bootstrap.clone(), ClusterId(5)).unwrap();
     drop(store);
     let opened = bench.reopen().store();
-    assert_eq!((opened.birth, opened.store.last()), (birth, EntryId::ZERO));
+    assert_eq!((opened.bootstrap, opened.store.last()), (bootstrap, EntryId::ZERO));
     assert_eq!(opened.identity.cluster, Some(ClusterId(5)));
 }
 
@@ -104,11 +108,15 @@ fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
         let image = images.path().join(format!("{number}"));
         copy_directory(&bench.path, &image);
         let opened = Bench::at(&image).reopen_with(meta).store();
-        assert_eq!((opened.store.last(), opened.birth == Birth::Unborn), (last, number == 1), "image {number}");
+        assert_eq!(
+            (opened.store.last(), opened.bootstrap == BootstrapState::Uninitialized),
+            (last, number == 1),
+            "image {number}"
+        );
     };
     let none = SnapshotMeta::default;
     opens(none(), EntryId::ZERO);
-    store.be_born(Birth::Born { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
+    store.initialize(BootstrapState::Initialized { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
     opens(none(), EntryId::ZERO);
     store.save_hard_state(HardState { term: Term(2), vote: None, lease_us: 0 }).unwrap();
     opens(none(), EntryId::ZERO);
@@ -121,10 +129,10 @@ fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
 }
 
 #[test]
-#[should_panic(expected = "is born twice")]
-fn node_born_cannot_be_born_again() {
+#[should_panic(expected = "is initialized twice")]
+fn node_initialized_cannot_be_initialized_again() {
     let bench = Bench::new();
-    bench.founded().be_born(born(), genesis().cluster_id()).unwrap();
+    bench.founded().initialize(initialized(), genesis().cluster_id()).unwrap();
 }
 
 // covers I2
@@ -432,7 +440,7 @@ fn sync_attribute_is_on_the_log_and_all_its_files_after_a_copy_too() {
     }
     let strict = StoreOptions { allow_unsynced: false, ..bench.options.clone() };
     let mut store = bench.open_with(&strict).unwrap().store().store;
-    store.be_born(born(), genesis().cluster_id()).unwrap();
+    store.initialize(initialized(), genesis().cluster_id()).unwrap();
     assert_eq!(without_attribute(&bench.path.join("log")), Vec::<PathBuf>::new());
     assert!(!has_attribute(&bench.path.join("promise")));
     drop(store);
@@ -490,7 +498,7 @@ fn sled_leftovers_of_a_crash_in_recovery_are_removed_or_set_aside() {
 
 // covers M23: by this a snapshot of another group is told from one's own before the log is compared with any.
 #[test]
-fn directory_of_a_born_node_names_its_genesis_and_that_of_an_unborn_one_none() {
+fn directory_of_an_initialized_node_names_its_genesis_and_another_none() {
     let bench = Bench::new();
     let claim = || ReplicaDirectory::open(Arc::clone(&bench.disk), &bench.path, replica()).unwrap();
     assert_eq!(claim().genesis(), None);
@@ -510,7 +518,7 @@ fn each_start_is_counted_durably_and_names_those_before_it() {
     };
     let first = {
         let mut opened = open(11);
-        opened.store.be_born(born(), genesis().cluster_id()).unwrap();
+        opened.store.initialize(initialized(), genesis().cluster_id()).unwrap();
         opened.start
     };
     let second = open(12).start;

@@ -10,7 +10,8 @@ use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::storage::{
-    Birth, Engine, ExpectedIdentity, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Store, StoreOptions,
+    BootstrapState, Engine, ExpectedIdentity, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Store,
+    StoreOptions,
 };
 
 /// The node that the tests are about.
@@ -24,8 +25,8 @@ pub(crate) fn genesis() -> Genesis {
     }
 }
 
-pub(crate) fn born() -> Birth {
-    Birth::Born { genesis: genesis().hash(), founders: Some(genesis()) }
+pub(crate) fn initialized() -> BootstrapState {
+    BootstrapState::Initialized { genesis: genesis().hash(), founders: Some(genesis()) }
 }
 
 pub(crate) fn replica() -> ExpectedIdentity {
@@ -100,10 +101,10 @@ impl Bench {
         self.open_with(&options).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A new node, born as a founder.
+    /// A new node, initialized as a founder.
     pub(crate) fn founded(&self) -> Store {
         let mut store = self.reopen().store().store;
-        store.be_born(born(), genesis().cluster_id()).unwrap();
+        store.initialize(initialized(), genesis().cluster_id()).unwrap();
         store
     }
 }

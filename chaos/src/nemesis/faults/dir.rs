@@ -111,7 +111,7 @@ impl ActiveFault for Emptied {
                 Some(Standing::InService) => {
                     return Err(Failure(format!("M6: {} serves on an emptied directory", self.node)));
                 }
-                Some(Standing::Unborn) | None => {}
+                Some(Standing::Uninitialized) | None => {}
             },
             Phase::Pausing(since) if now >= *since + AGAIN => {
                 self.phase = Phase::Commanded(self.command(world)?, now);

@@ -1,36 +1,36 @@
-//! Birth and votes: the power is cut while a node is born, and while it votes.
+//! Bootstrap and votes: the power is cut while a node is initialized, and while it votes.
 
 use std::path::Path;
 
 use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::{Birth, OpenError};
+use smr::storage::{BootstrapState, OpenError};
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use super::super::ENGINE;
 use super::{cut_everywhere, cut_everywhere_with, founded, losses, open};
 use crate::support::*;
 
-/// The first start, and birth, cut anywhere: the node is new, unborn, or born with its first entry; once born, always
-/// born.
+/// The first start, and bootstrap, cut anywhere: the node is new, uninitialized, or initialized with its first entry,
+/// and then for good.
 // covers D1, D7
 #[test]
-fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
+fn power_cut_in_first_start_and_bootstrap_leaves_a_state_between() {
     let cuts = cut_everywhere(
         &VirtualDisk::new(),
         |disk| {
             let opened = Bench::with(ENGINE, disk.clone()).open()?;
             let mut store = opened.store().store;
-            store.be_born(born(), genesis().cluster_id())?;
+            store.initialize(initialized(), genesis().cluster_id())?;
             Ok::<(), OpenError>(())
         },
         |result, disk, at| {
             let opened = open(disk, &SnapshotMeta::default(), at);
             if result.is_ok() {
-                assert_eq!(opened.birth, born(), "{at}");
+                assert_eq!(opened.bootstrap, initialized(), "{at}");
             }
-            if opened.birth == Birth::Unborn {
+            if opened.bootstrap == BootstrapState::Uninitialized {
                 assert_eq!((opened.entries.len(), opened.hard_state), (0, HardState::default()), "{at}");
             } else {
                 assert_eq!(opened.entries, [genesis().first_entry()], "{at}");
@@ -38,8 +38,8 @@ fn power_cut_in_first_start_and_birth_leaves_new_unborn_or_born() {
             }
             // And it goes on from there.
             let mut store = opened.store;
-            if store.birth() == &Birth::Unborn {
-                store.be_born(born(), genesis().cluster_id()).unwrap();
+            if store.bootstrap() == &BootstrapState::Uninitialized {
+                store.initialize(initialized(), genesis().cluster_id()).unwrap();
             }
             store.apply(&LogChange::Append(batch(2, 1, 1, 10))).unwrap();
             store.sync().unwrap();

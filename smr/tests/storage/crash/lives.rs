@@ -7,7 +7,7 @@ use smr::disk::Disk;
 use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::{Birth, OpenError, Opened, Store};
+use smr::storage::{BootstrapState, OpenError, Opened, Store};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;
@@ -40,8 +40,8 @@ fn damaged() -> VirtualDisk {
     disk.after_crash(Loss::Everything)
 }
 
-fn latecomer() -> Birth {
-    Birth::Born { genesis: genesis().hash(), founders: None }
+fn latecomer() -> BootstrapState {
+    BootstrapState::Initialized { genesis: genesis().hash(), founders: None }
 }
 
 /// The next life, from its beginning until it is ready.
@@ -51,8 +51,8 @@ fn next_life(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), Ope
     let opened = Store::open(directory, &other_incarnation(&bench.options))?.store();
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe));
     let mut store = opened.store;
-    if store.birth() == &Birth::Unborn {
-        store.be_born(latecomer(), genesis().cluster_id())?;
+    if store.bootstrap() == &BootstrapState::Uninitialized {
+        store.initialize(latecomer(), genesis().cluster_id())?;
     }
     let first = store.last().index.0 + 1;
     store.apply(&LogChange::Append(batch(first, 3, 2, 100)))?;
@@ -70,7 +70,7 @@ fn next_life(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), Ope
 fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
     let opened = open(disk.clone(), &SnapshotMeta::default(), at);
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe), "{at}");
-    assert_eq!((opened.birth, opened.hard_state.term), (latecomer(), Term(4)), "{at}");
+    assert_eq!((opened.bootstrap, opened.hard_state.term), (latecomer(), Term(4)), "{at}");
     let root = Path::new("/data/node");
     assert!(opened.notes.iter().any(|note| note.contains("lies in damaged-a; nothing reads them again")), "{at}");
     let names: Vec<String> = disk.list(root).unwrap();
@@ -169,7 +169,7 @@ fn next_life_damaged_is_replaced_by_another() {
     let bench = Bench::with(ENGINE, disk.clone());
     let directory = bench.reopen().quarantined().into_next_life().unwrap();
     let mut store = Store::open(directory, &other_incarnation(&bench.options)).unwrap().store().store;
-    store.be_born(latecomer(), genesis().cluster_id()).unwrap();
+    store.initialize(latecomer(), genesis().cluster_id()).unwrap();
     drop(store);
     disk.damage(Path::new("/data/node/next/promise"), Vec::clear).unwrap();
 
@@ -178,7 +178,7 @@ fn next_life_damaged_is_replaced_by_another() {
     assert!(again.reason.starts_with("/data/node/next/promise: "), "{}", again.reason);
     let directory = again.into_next_life().unwrap();
     let opened = Store::open(directory, &other_incarnation(&bench.options)).unwrap().store();
-    assert_eq!((opened.birth, opened.entries.len()), (Birth::Unborn, 0));
+    assert_eq!((opened.bootstrap, opened.entries.len()), (BootstrapState::Uninitialized, 0));
     drop(opened.store);
     assert!(bench.reopen().quarantined().reason.starts_with("/data/node/mark: "));
 }

@@ -284,8 +284,9 @@ fn segments_of_another_life_are_quarantined() {
     stranger.options.incarnation_if_new = smr::id::Incarnation(0xb);
     let mut store = stranger.reopen().store().store;
     let genesis = smr::entry::Genesis { members: [smr::id::NodeId::new(0, 0xb)].into(), ..genesis() };
-    let birth = smr::storage::Birth::Born { genesis: genesis.hash(), founders: Some(genesis.clone()) };
-    store.be_born(birth, genesis.cluster_id()).unwrap();
+    let bootstrap =
+        smr::storage::BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+    store.initialize(bootstrap, genesis.cluster_id()).unwrap();
     drop(store);
     let file = segments(&disk)[0].clone();
     let theirs = content(&other, &file);

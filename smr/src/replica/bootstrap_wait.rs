@@ -1,8 +1,9 @@
-//! The replica thread before there is anything to drive: an unborn replica, or one that came too late.
+//! The replica thread before there is anything to drive: an uninitialized replica, or one that came too late.
 //!
-//! It tells every peer that it is unborn, again and again, until it learns how it is born (or is told to stop). If it
-//! may be a founder it asks that the genesis be recorded, again and again. That its group exists without it is durable
-//! before anything else is done with that. Whatever is asked of it meanwhile is out of service, except its status.
+//! It tells every peer that it is uninitialized, again and again, until it learns how it is initialized (or is told to
+//! stop). If it may be a founder it asks that the genesis be recorded, again and again. That its group exists without
+//! it is durable before anything else is done with that. Whatever is asked of it meanwhile is out of service, except
+//! its status.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,18 +15,18 @@ use crate::entry::{EntryId, GenesisRequest, Index, Term};
 use crate::fatal::Lifeline;
 use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::Protocol;
-use crate::replica::birth::{BirthMessage, Unborn, Verdict};
+use crate::replica::bootstrap::{Bootstrap, BootstrapMessage, Verdict};
 use crate::replica::configuration_source::{ConfigurationSource, GenesisAnswer};
 use crate::replica::inbox::{Inbox, NodeInput};
-use crate::replica::message::{BIRTH_MESSAGE_BYTES, PeerMessage};
+use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, PeerMessage};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::report::Reporter;
 use crate::status::{Advertised, ReadMode, ReplicaStatus, Role, Standing};
 use crate::storage::{Store, Witness};
 use crate::transport::{Lane, Transport, TransportEvent};
 
-/// How often an unborn replica says so.
-const BIRTH_INTERVAL: Duration = Duration::from_millis(50);
+/// How often an uninitialized replica says so.
+const BOOTSTRAP_INTERVAL: Duration = Duration::from_millis(50);
 /// After this long a request that nobody could answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// So many answers that help nothing are nothing to talk about: managers may be starting, too.
@@ -33,16 +34,16 @@ const UNANSWERED_MAX: u32 = 10;
 
 /// How the wait ended.
 pub(super) enum Departure {
-    /// The replica knows how it is born: as a founder or taken in.
-    Birth(Verdict),
+    /// The replica knows how it is initialized: as a founder or taken in.
+    Initialized(Verdict),
     /// The replica must not take part any longer, for this reason.
     Disqualified(String),
     /// The replica was told to stop.
     Stopped,
 }
 
-/// What an unborn replica works with.
-pub(super) struct WaitingRoom<'a, P: Protocol, S> {
+/// What an uninitialized replica works with.
+pub(super) struct BootstrapWait<'a, P: Protocol, S> {
     pub(super) group: &'a GroupName,
     pub(super) node: NodeId,
     pub(super) replicas: &'a BTreeSet<ReplicaId>,
@@ -79,7 +80,7 @@ impl Asking {
         source.record_genesis(
             request,
             Box::new(move |answer| {
-                // If it is not wanted any more, the replica has been born or stopped.
+                // If it is not wanted any more, the replica has been initialized or stopped.
                 let _ = answers.try_send(answer);
             }),
         );
@@ -105,18 +106,18 @@ impl Asking {
     }
 }
 
-impl<P: Protocol, S> WaitingRoom<'_, P, S> {
-    /// Waits for the birth.
+impl<P: Protocol, S> BootstrapWait<'_, P, S> {
+    /// Waits for the bootstrap.
     ///
     /// # Errors
     /// If the disk failed.
-    pub(super) fn wait(mut self, mut unborn: Unborn) -> Result<Departure, String> {
+    pub(super) fn wait(mut self, mut bootstrap: Bootstrap) -> Result<Departure, String> {
         let mut asking = Asking::new();
         let mut next_call = Instant::now();
-        let mut verdict = unborn.verdict();
+        let mut verdict = bootstrap.verdict();
         loop {
             match verdict {
-                Verdict::Founder(_) | Verdict::TakenIn { .. } => return Ok(Departure::Birth(verdict)),
+                Verdict::Founder(_) | Verdict::TakenIn { .. } => return Ok(Departure::Initialized(verdict)),
                 Verdict::Ask(request) => match self.source {
                     Some(source) => asking.ask(source, request),
                     None => panic!("{} asks, and nobody is there to answer", self.node),
@@ -130,14 +131,14 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             }
             let now = Instant::now();
             if now >= next_call {
-                next_call = now + BIRTH_INTERVAL;
-                self.call(&unborn);
+                next_call = now + BOOTSTRAP_INTERVAL;
+                self.call(&bootstrap);
             }
             self.wait_until(next_call, &asking);
             while let Ok((request, reply)) = self.inbox.requests.try_recv() {
                 self.refuse(request, reply);
             }
-            verdict = match self.hear(&mut unborn, &mut asking) {
+            verdict = match self.hear(&mut bootstrap, &mut asking) {
                 Ok(verdict) => verdict,
                 Err(departure) => return Ok(departure),
             };
@@ -156,28 +157,28 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
     }
 
     /// Takes in what has arrived, up to the first thing from which something follows. `Err` if the wait is over without
-    /// a birth.
-    fn hear(&self, unborn: &mut Unborn, asking: &mut Asking) -> Result<Verdict, Departure> {
+    /// a bootstrap.
+    fn hear(&self, bootstrap: &mut Bootstrap, asking: &mut Asking) -> Result<Verdict, Departure> {
         if let Ok(witness) = self.exclusions.try_recv() {
-            return Ok(unborn.exclude(witness));
+            return Ok(bootstrap.exclude(witness));
         }
         if let Some(answer) = asking.answer(Instant::now(), self.reporter) {
-            return Ok(unborn.answered(answer));
+            return Ok(bootstrap.answered(answer));
         }
         while let Some(event) = self.inbox.next_event(self.life) {
             match event {
-                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Birth(message) }) => {
-                    let before = unborn.message();
-                    let verdict = unborn.receive(from, &message);
+                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Bootstrap(message) }) => {
+                    let before = bootstrap.message();
+                    let verdict = bootstrap.receive(from, &message);
                     // The other one may wait for nothing but this.
-                    if let BirthMessage::Unborn { .. } = message
-                        && (matches!(verdict, Verdict::Founder(_) | Verdict::Ask(_)) || unborn.message() != before)
+                    if let BootstrapMessage::Uninitialized { .. } = message
+                        && (matches!(verdict, Verdict::Founder(_) | Verdict::Ask(_)) || bootstrap.message() != before)
                     {
-                        self.call(unborn);
+                        self.call(bootstrap);
                     }
                     return Ok(verdict);
                 }
-                NodeInput::Peer(TransportEvent::Disconnected { peer }) => unborn.disconnected(peer),
+                NodeInput::Peer(TransportEvent::Disconnected { peer }) => bootstrap.disconnected(peer),
                 NodeInput::Peer(TransportEvent::Refused { peer, reason }) => {
                     self.reporter.line(&format!("replica {peer} and this one do not fit together: {reason}"));
                 }
@@ -194,14 +195,19 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
                 _ => {}
             }
         }
-        Ok(unborn.verdict())
+        Ok(bootstrap.verdict())
     }
 
-    fn call(&self, unborn: &Unborn) {
+    fn call(&self, bootstrap: &Bootstrap) {
         for &name in self.replicas.iter().filter(|&&name| name != self.node.name) {
             if let Some(incarnation) = self.transport.incarnation_of(name) {
                 let to = NodeId { name, incarnation };
-                self.transport.send(to, PeerMessage::Birth(unborn.message()), Lane::Urgent, BIRTH_MESSAGE_BYTES);
+                self.transport.send(
+                    to,
+                    PeerMessage::Bootstrap(bootstrap.message()),
+                    Lane::Urgent,
+                    BOOTSTRAP_MESSAGE_BYTES,
+                );
             }
         }
     }
@@ -209,12 +215,12 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
     /// Durable before anybody is told, and before anything else is done with it.
     fn excluded(&mut self, witness: Witness) -> Result<(), String> {
         self.store.exclude(witness).map_err(|error| format!("disk failed: {error}"))?;
-        self.turned_away(Unborn::excluded_because(self.group, self.node, witness));
+        self.turned_away(Bootstrap::excluded_because(self.group, self.node, witness));
         Ok(())
     }
 
     fn turned_away(&mut self, reason: String) {
-        if self.standing == Standing::Unborn {
+        if self.standing == Standing::Uninitialized {
             self.reporter.line(&format!("quarantined: {reason}"));
             self.standing = Standing::Quarantined { reason };
         }
@@ -225,7 +231,7 @@ impl<P: Protocol, S> WaitingRoom<'_, P, S> {
             Request::Status => Outcome::Status(Box::new(self.status())),
             _ => Outcome::OutOfService(match &self.standing {
                 Standing::Quarantined { reason } => format!("quarantined: {reason}"),
-                Standing::Unborn | Standing::InService => "waits for its group to be founded".to_owned(),
+                Standing::Uninitialized | Standing::InService => "waits for its group to be founded".to_owned(),
             }),
         };
         reply.send(outcome);

@@ -1,13 +1,13 @@
 //! How a group comes into being, and how a fresh directory learns that it missed that moment.
 //!
-//! A directory without a past is *unborn*: it neither votes, campaigns nor acknowledges. Unborn replicas tell each
-//! other their incarnations. One that has seen all replicas of the group asks that their genesis be recorded
+//! A directory without a past is *uninitialized*: it neither votes, campaigns nor acknowledges. Uninitialized replicas
+//! tell each other their incarnations. One that has seen all replicas of the group asks that their genesis be recorded
 //! ([`super::ConfigurationSource`]). The managers' own group has none: there it waits until every other one says that
 //! it sees the very same incarnations, and nobody goes back to one that it has seen succeeded. So if a replica was
 //! emptied meanwhile, whoever has founded the earlier group says nothing for the later one. Once that is done, or it is
 //! shown the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
-//! term 1, then its birth, and only then takes part. So a first start needs every replica once, in any order, and
-//! afterwards a majority.
+//! term 1, then that it is initialized, and only then takes part. So a first start needs every replica once, in any
+//! order, and afterwards a majority.
 //!
 //! One that meets a group which does not know its incarnation came too late: its replica has another incarnation, whose
 //! votes it does not remember (amnesia, fault catalogue M6). So does one whose genesis is refused, and one that
@@ -27,11 +27,11 @@ use crate::id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 use crate::replica::configuration_source::GenesisAnswer;
 use crate::storage::Witness;
 
-/// What replicas tell each other about their birth.
+/// What replicas tell each other about their bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BirthMessage {
-    /// The sender is unborn, and knows these replicas of its group.
-    Unborn {
+pub enum BootstrapMessage {
+    /// The sender is uninitialized, and knows these replicas of its group.
+    Uninitialized {
         /// All replicas, its own among them.
         replicas: BTreeSet<ReplicaId>,
         /// What it has heard of it.
@@ -39,8 +39,8 @@ pub enum BirthMessage {
         /// The group that it would found with those that it sees; `None` while it does not see all replicas.
         sees: Option<GenesisHash>,
     },
-    /// The sender is born.
-    Born {
+    /// The sender is initialized.
+    Initialized {
         /// The hash of its group's genesis.
         genesis: GenesisHash,
         /// The genesis itself, if the sender is a founder.
@@ -52,7 +52,7 @@ pub enum BirthMessage {
     },
 }
 
-/// What stands for and against an unborn replica as a founder.
+/// What stands for and against an uninitialized replica as a founder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// It knows that its group exists, or has data of it that is damaged.
@@ -62,13 +62,13 @@ pub struct Claim {
     pub found_anew: bool,
 }
 
-/// What an unborn replica concludes.
+/// What an uninitialized replica concludes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Not enough is known.
     Wait,
     /// It may be a founder, if this is granted. To be asked of the [`super::ConfigurationSource`], with the answer to
-    /// [`Unborn::answered`].
+    /// [`Bootstrap::answered`].
     Ask(GenesisRequest),
     /// It is a founder of this group.
     Founder(Genesis),
@@ -88,7 +88,7 @@ pub enum Verdict {
 /// Incarnations that were succeeded while a replica waits: so many are remembered at most. Beyond, it takes in no more.
 const SUCCEEDED_MAX: usize = 1024;
 
-/// Who a replica is when it waits for its birth.
+/// Who a replica is when it waits for its bootstrap.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
     /// Itself.
@@ -105,9 +105,9 @@ pub struct Newcomer {
     pub is_recorded: bool,
 }
 
-/// An unborn replica's view of its group.
+/// An uninitialized replica's view of its group.
 #[derive(Debug)]
-pub struct Unborn {
+pub struct Bootstrap {
     own: Newcomer,
     /// The latest incarnation seen of each other replica, and what it said.
     seen: BTreeMap<ReplicaId, (Incarnation, Claim, Option<GenesisHash>)>,
@@ -121,11 +121,11 @@ pub struct Unborn {
     incumbent: Option<Incumbent>,
 }
 
-impl Unborn {
-    /// A replica that waits for its birth.
-    pub fn new(own: Newcomer) -> Unborn {
+impl Bootstrap {
+    /// A replica that waits for its bootstrap.
+    pub fn new(own: Newcomer) -> Bootstrap {
         assert!(own.replicas.contains(&own.node.name), "{} is not among {:?}", own.node, own.replicas);
-        Unborn {
+        Bootstrap {
             own,
             seen: BTreeMap::new(),
             latest: BTreeMap::new(),
@@ -136,8 +136,8 @@ impl Unborn {
     }
 
     /// What it tells everybody, again and again.
-    pub fn message(&self) -> BirthMessage {
-        BirthMessage::Unborn {
+    pub fn message(&self) -> BootstrapMessage {
+        BootstrapMessage::Uninitialized {
             replicas: self.own.replicas.clone(),
             claim: self.own.claim,
             sees: self.genesis_seen().filter(|_| !self.is_out()).map(|genesis| genesis.hash()),
@@ -215,15 +215,17 @@ impl Unborn {
     }
 
     /// Takes in what another replica says.
-    pub fn receive(&mut self, from: NodeId, message: &BirthMessage) -> Verdict {
+    pub fn receive(&mut self, from: NodeId, message: &BootstrapMessage) -> Verdict {
         match message {
-            BirthMessage::Unborn { replicas, .. } if *replicas != self.own.replicas => Verdict::Stranger(format!(
-                "replica {from} counts {} replicas in group {}, this one {}",
-                replicas.len(),
-                self.own.group,
-                self.own.replicas.len()
-            )),
-            BirthMessage::Unborn { claim, sees, .. } => {
+            BootstrapMessage::Uninitialized { replicas, .. } if *replicas != self.own.replicas => {
+                Verdict::Stranger(format!(
+                    "replica {from} counts {} replicas in group {}, this one {}",
+                    replicas.len(),
+                    self.own.group,
+                    self.own.replicas.len()
+                ))
+            }
+            BootstrapMessage::Uninitialized { claim, sees, .. } => {
                 if self.own.replicas.contains(&from.name)
                     && from.name != self.own.node.name
                     && (self.own.is_recorded || self.is_latest(from))
@@ -232,7 +234,7 @@ impl Unborn {
                 }
                 self.verdict()
             }
-            BirthMessage::Born { genesis, founders, cluster, configuration } => {
+            BootstrapMessage::Initialized { genesis, founders, cluster, configuration } => {
                 if let Some(founders) = founders
                     && founders.hash() == *genesis
                     && self.is_named_by(founders)
@@ -304,13 +306,13 @@ mod tests {
         }
     }
 
-    fn unborn(name: u16, incarnation: u64, replicas: u16) -> Unborn {
-        Unborn::new(newcomer(name, incarnation, replicas, FRESH))
+    fn server(name: u16, incarnation: u64, replicas: u16) -> Bootstrap {
+        Bootstrap::new(newcomer(name, incarnation, replicas, FRESH))
     }
 
     /// One of the managers, whose genesis nobody records.
-    fn manager(name: u16, incarnation: u64, replicas: u16, claim: Claim) -> Unborn {
-        Unborn::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, replicas, claim) })
+    fn manager(name: u16, incarnation: u64, replicas: u16, claim: Claim) -> Bootstrap {
+        Bootstrap::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, replicas, claim) })
     }
 
     fn genesis(incarnations: &[u64]) -> Genesis {
@@ -330,18 +332,18 @@ mod tests {
         GenesisAnswer::Refused { incumbent: Incumbent::Recorded(genesis.hash()), genesis: Some(genesis) }
     }
 
-    fn says(claim: Claim) -> BirthMessage {
-        BirthMessage::Unborn { replicas: (0..3).map(ReplicaId).collect(), claim, sees: None }
+    fn says(claim: Claim) -> BootstrapMessage {
+        BootstrapMessage::Uninitialized { replicas: (0..3).map(ReplicaId).collect(), claim, sees: None }
     }
 
     /// The same, of one that sees these incarnations.
-    fn sees(claim: Claim, incarnations: &[u64]) -> BirthMessage {
+    fn sees(claim: Claim, incarnations: &[u64]) -> BootstrapMessage {
         let sees = Some(genesis(incarnations).hash());
-        BirthMessage::Unborn { replicas: (0..3).map(ReplicaId).collect(), claim, sees }
+        BootstrapMessage::Uninitialized { replicas: (0..3).map(ReplicaId).collect(), claim, sees }
     }
 
-    fn born(genesis: &Genesis, configuration: Configuration) -> BirthMessage {
-        BirthMessage::Born {
+    fn initialized(genesis: &Genesis, configuration: Configuration) -> BootstrapMessage {
+        BootstrapMessage::Initialized {
             genesis: genesis.hash(),
             founders: Some(genesis.clone()),
             cluster: genesis.cluster,
@@ -350,9 +352,9 @@ mod tests {
     }
 
     #[test]
-    fn unborn_alone_founds_a_group_of_one() {
+    fn uninitialized_alone_founds_a_group_of_one() {
         assert_eq!(manager(0, 10, 1, FRESH).verdict(), Verdict::Founder(genesis(&[10])));
-        let mut lone = unborn(0, 10, 1);
+        let mut lone = server(0, 10, 1);
         assert_eq!(lone.verdict(), ask(&[10], None));
         assert_eq!(lone.verdict(), Verdict::Wait, "asked already");
         assert_eq!(lone.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[10])));
@@ -360,7 +362,7 @@ mod tests {
 
     // covers M14: what a replica said before its connection ended may be untrue by now.
     #[test]
-    fn unborn_whose_peer_has_gone_founds_nothing_with_what_that_said() {
+    fn uninitialized_whose_peer_has_gone_founds_nothing_with_what_that_said() {
         let mut node = manager(0, 10, 3, FRESH);
         assert_eq!(node.receive(NodeId::new(1, 11), &says(FRESH)), Verdict::Wait);
         node.disconnected(NodeId::new(1, 9));
@@ -373,7 +375,7 @@ mod tests {
     // covers M14: a founder that was emptied at once must not be counted for another group by those that did not hear
     // of the first one yet.
     #[test]
-    fn unborn_whom_nobody_records_founds_only_what_all_others_see_too() {
+    fn uninitialized_whom_nobody_records_founds_only_what_all_others_see_too() {
         let mut node = manager(0, 10, 3, FRESH);
         assert_eq!(node.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
         // Replica 2 has another incarnation by now, and replica 1 may have founded a group with the former one.
@@ -392,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn unborn_all_replicas_seen_founds_the_same_group_everywhere() {
-        let mut nodes: Vec<Unborn> = (0..3).map(|name| unborn(name, 10 + u64::from(name), 3)).collect();
+    fn uninitialized_all_replicas_seen_founds_the_same_group_everywhere() {
+        let mut nodes: Vec<Bootstrap> = (0..3).map(|name| server(name, 10 + u64::from(name), 3)).collect();
         let ids: Vec<NodeId> = nodes.iter().map(|node| node.own.node).collect();
         for node in &mut nodes {
             let own = node.own.node;
@@ -409,8 +411,8 @@ mod tests {
 
     // covers M14
     #[test]
-    fn unborn_whose_request_gets_no_answer_asks_again_with_whoever_is_there_then() {
-        let mut node = unborn(0, 10, 3);
+    fn uninitialized_whose_request_gets_no_answer_asks_again_with_whoever_is_there_then() {
+        let mut node = server(0, 10, 3);
         node.receive(NodeId::new(1, 11), &says(FRESH));
         assert_eq!(node.receive(NodeId::new(2, 12), &says(FRESH)), ask(&[10, 11, 12], None));
         // It is founded by nobody before the answer, and two requests are never under way.
@@ -423,18 +425,18 @@ mod tests {
     }
 
     #[test]
-    fn unborn_shown_a_genesis_with_its_incarnation_is_founder() {
+    fn uninitialized_shown_a_genesis_with_its_incarnation_is_founder() {
         let genesis = genesis(&[10, 11, 12]);
-        let message = born(&genesis, Configuration::of(genesis.members.iter().copied()));
-        assert_eq!(unborn(1, 11, 3).receive(NodeId::new(0, 10), &message), Verdict::Founder(genesis));
+        let message = initialized(&genesis, Configuration::of(genesis.members.iter().copied()));
+        assert_eq!(server(1, 11, 3).receive(NodeId::new(0, 10), &message), Verdict::Founder(genesis));
     }
 
     // covers M6 M14: an emptied directory under an old name must not take part, and never founds.
     #[test]
-    fn unborn_of_unknown_incarnation_meeting_a_group_is_excluded() {
+    fn uninitialized_of_unknown_incarnation_meeting_a_group_is_excluded() {
         let genesis = genesis(&[10, 11, 12]);
-        let message = born(&genesis, Configuration::of(genesis.members.iter().copied()));
-        for mut emptied in [unborn(1, 99, 3), manager(1, 99, 3, FRESH)] {
+        let message = initialized(&genesis, Configuration::of(genesis.members.iter().copied()));
+        for mut emptied in [server(1, 99, 3), manager(1, 99, 3, FRESH)] {
             let peer = NodeId::new(0, 10);
             assert_eq!(emptied.receive(peer, &message), Verdict::Excluded(Witness::Peer(peer)));
             assert_eq!(emptied.receive(peer, &message), Verdict::Wait, "said once");
@@ -445,8 +447,8 @@ mod tests {
 
     // covers M14: whoever hears of the group through one that is excluded is excluded as well.
     #[test]
-    fn unborn_meeting_an_excluded_one_is_excluded_and_founds_nothing() {
-        for mut last in [unborn(2, 32, 3), manager(2, 32, 3, FRESH)] {
+    fn uninitialized_meeting_an_excluded_one_is_excluded_and_founds_nothing() {
+        for mut last in [server(2, 32, 3), manager(2, 32, 3, FRESH)] {
             assert_eq!(last.receive(NodeId::new(0, 30), &says(FRESH)), Verdict::Wait);
             let peer = NodeId::new(1, 31);
             assert_eq!(last.receive(peer, &says(EXCLUDED)), Verdict::Excluded(Witness::Peer(peer)));
@@ -457,19 +459,19 @@ mod tests {
 
     // covers M14: nor is the word of the manager forgotten, in a group of one either.
     #[test]
-    fn unborn_refused_by_the_manager_is_excluded() {
-        let mut lone = unborn(0, 99, 1);
+    fn uninitialized_refused_by_the_manager_is_excluded() {
+        let mut lone = server(0, 99, 1);
         assert_eq!(lone.verdict(), ask(&[99], None));
         assert_eq!(lone.answered(refused(&[10])), Verdict::Excluded(Witness::Recorder));
         assert_eq!(lone.verdict(), Verdict::Wait);
-        assert_eq!(Unborn::new(newcomer(0, 99, 1, EXCLUDED)).verdict(), Verdict::Wait, "after a restart");
+        assert_eq!(Bootstrap::new(newcomer(0, 99, 1, EXCLUDED)).verdict(), Verdict::Wait, "after a restart");
     }
 
     // covers M15
     #[test]
-    fn unborn_with_the_operators_word_founds_anew_once_all_have_it() {
+    fn uninitialized_with_the_operators_word_founds_anew_once_all_have_it() {
         let excluded_anew = Claim { is_excluded: true, found_anew: true };
-        let start = || Unborn::new(newcomer(0, 30, 3, excluded_anew));
+        let start = || Bootstrap::new(newcomer(0, 30, 3, excluded_anew));
         let mut node = start();
         assert_eq!(node.receive(NodeId::new(1, 31), &says(excluded_anew)), Verdict::Wait);
         assert_eq!(node.receive(NodeId::new(2, 32), &says(EXCLUDED)), Verdict::Wait, "one was started without");
@@ -487,11 +489,12 @@ mod tests {
         assert_eq!(manager.receive(NodeId::new(2, 32), &sees(ANEW, &all)), Verdict::Founder(genesis(&all)));
     }
 
-    // covers M15: a member of the recorded group that was never born has no data, and goes along.
+    // covers M15: a member of the recorded group that was never initialized has no data, and goes along.
     #[test]
-    fn unborn_with_the_operators_word_does_not_found_the_group_that_is_to_be_replaced() {
-        let mut node = Unborn::new(newcomer(0, 10, 2, ANEW));
-        let message = BirthMessage::Unborn { replicas: (0..2).map(ReplicaId).collect(), claim: ANEW, sees: None };
+    fn uninitialized_with_the_operators_word_does_not_found_the_group_that_is_to_be_replaced() {
+        let mut node = Bootstrap::new(newcomer(0, 10, 2, ANEW));
+        let message =
+            BootstrapMessage::Uninitialized { replicas: (0..2).map(ReplicaId).collect(), claim: ANEW, sees: None };
         assert_eq!(node.receive(NodeId::new(1, 31), &message), ask(&[10, 31], None));
         assert_eq!(node.answered(refused(&[10, 11])), Verdict::Excluded(Witness::Recorder));
         let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11]).hash()));
@@ -500,7 +503,7 @@ mod tests {
 
     // covers M15: the word of some does not make others forget what they, or these, know.
     #[test]
-    fn unborn_without_the_operators_word_is_excluded_by_one_that_knows_of_the_group() {
+    fn uninitialized_without_the_operators_word_is_excluded_by_one_that_knows_of_the_group() {
         let mut node = manager(0, 30, 3, FRESH);
         node.receive(NodeId::new(1, 31), &says(ANEW));
         let peer = NodeId::new(2, 32);
@@ -510,13 +513,13 @@ mod tests {
     }
 
     #[test]
-    fn unborn_named_by_a_later_configuration_is_taken_in() {
+    fn uninitialized_named_by_a_later_configuration_is_taken_in() {
         let genesis = genesis(&[10, 11, 12]);
         let mut configuration = Configuration::of(genesis.members.iter().copied());
         configuration.learners.insert(NodeId::new(1, 99));
-        let message = born(&genesis, configuration);
+        let message = initialized(&genesis, configuration);
         for claim in [FRESH, EXCLUDED] {
-            let mut node = Unborn::new(newcomer(1, 99, 3, claim));
+            let mut node = Bootstrap::new(newcomer(1, 99, 3, claim));
             assert_eq!(
                 node.receive(NodeId::new(0, 10), &message),
                 Verdict::TakenIn { genesis: genesis.hash(), cluster: genesis.cluster }
@@ -526,8 +529,9 @@ mod tests {
 
     // covers M10
     #[test]
-    fn unborn_with_another_member_list_is_a_stranger() {
-        let message = BirthMessage::Unborn { replicas: (0..5).map(ReplicaId).collect(), claim: FRESH, sees: None };
-        assert!(matches!(unborn(0, 10, 3).receive(NodeId::new(1, 11), &message), Verdict::Stranger(_)));
+    fn uninitialized_with_another_member_list_is_a_stranger() {
+        let message =
+            BootstrapMessage::Uninitialized { replicas: (0..5).map(ReplicaId).collect(), claim: FRESH, sees: None };
+        assert!(matches!(server(0, 10, 3).receive(NodeId::new(1, 11), &message), Verdict::Stranger(_)));
     }
 }
