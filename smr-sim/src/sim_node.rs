@@ -216,7 +216,7 @@ pub enum StartTrouble {
 }
 
 /// What a process is doing.
-pub enum Life<S: StateMachine> {
+pub enum ProcessState<S: StateMachine> {
     /// There is none.
     Down,
     /// Uninitialized, or of an incarnation that nobody knows.
@@ -231,7 +231,7 @@ pub struct Waiting {
     pub(super) call_at: Time,
     opened: OpenedStore,
     snapshots: SnapshotDir,
-    next_life: bool,
+    next_incarnation: bool,
 }
 
 /// A process in service.
@@ -264,7 +264,7 @@ pub struct SimNode<S: StateMachine> {
     /// What keeps the log on it.
     engine: Engine,
     /// The process.
-    pub life: Life<S>,
+    pub process: ProcessState<S>,
     /// The start of the process.
     pub(super) start: StartTrail,
     /// Whom the process has met: with whom it shook hands, and who was told that it must not take part.
@@ -320,7 +320,7 @@ pub(super) enum Start {
     Runs {
         /// What was found and repaired.
         notes: Vec<String>,
-        /// Why the former life of the directory ended, if that was found now.
+        /// Why the previous incarnation of the directory ended, if that was found now.
         quarantined: Option<String>,
     },
     /// Its device failed: the process has ended.
@@ -335,7 +335,7 @@ impl<S: StateMachine> SimNode<S> {
             disk: VirtualDisk::new(),
             clock: Clock::TRUE,
             engine: JOURNAL,
-            life: Life::Down,
+            process: ProcessState::Down,
             start: StartTrail::default(),
             met: BTreeMap::new(),
             seen_starts: None,
@@ -367,16 +367,16 @@ impl<S: StateMachine> SimNode<S> {
 
     /// The process, if it is in service.
     pub fn serving(&self) -> Option<&Serving<S>> {
-        match &self.life {
-            Life::Serving(serving) => Some(serving),
-            Life::Down | Life::Waiting(_) => None,
+        match &self.process {
+            ProcessState::Serving(serving) => Some(serving),
+            ProcessState::Down | ProcessState::Waiting(_) => None,
         }
     }
 
     pub(super) fn serving_mut(&mut self) -> Option<&mut Serving<S>> {
-        match &mut self.life {
-            Life::Serving(serving) => Some(serving),
-            Life::Down | Life::Waiting(_) => None,
+        match &mut self.process {
+            ProcessState::Serving(serving) => Some(serving),
+            ProcessState::Down | ProcessState::Waiting(_) => None,
         }
     }
 
@@ -387,12 +387,12 @@ impl<S: StateMachine> SimNode<S> {
 
     /// Whether there is no process.
     pub fn is_down(&self) -> bool {
-        matches!(self.life, Life::Down)
+        matches!(self.process, ProcessState::Down)
     }
 
     /// Whether the process waits for its group.
     pub fn is_waiting(&self) -> bool {
-        matches!(self.life, Life::Waiting(_))
+        matches!(self.process, ProcessState::Waiting(_))
     }
 
     /// A node whose directory was set back, or lost its end, counts again once it has as much as it had before.
@@ -403,13 +403,13 @@ impl<S: StateMachine> SimNode<S> {
         }
     }
 
-    /// What the watermark on its disk names. `None` where a quarantined life is still in the directory: the watermark
-    /// may be of that one.
+    /// What the watermark on its disk names. `None` where a quarantined incarnation is still in the directory: the
+    /// watermark may be of that one.
     pub(super) fn read_watermark(&self) -> Option<EntryId> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.after_crash(Loss::Nothing));
         let expected = ExpectedIdentity { group: group(), name: self.id.name, cluster: Some(CLUSTER) };
         let directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).ok()?;
-        if directory.is_next_life() || directory.quarantined().is_some() {
+        if directory.is_next_incarnation() || directory.quarantined().is_some() {
             return None;
         }
         peek_watermark(disk.as_ref(), Path::new(DIRECTORY))
@@ -421,7 +421,7 @@ impl<S: StateMachine> SimNode<S> {
         match self.try_start(world, now, rng) {
             Ok(start) => start,
             Err(why) => {
-                self.life = Life::Down;
+                self.process = ProcessState::Down;
                 Start::Failed(why)
             }
         }
@@ -433,12 +433,12 @@ impl<S: StateMachine> SimNode<S> {
         let failed = |error: OpenError| error.to_string();
         let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         let mut incarnation = self.id.incarnation;
-        let mut next_life = directory.is_next_life();
+        let mut next_incarnation = directory.is_next_incarnation();
         let mut reason = None;
         loop {
             let known = directory.quarantined().is_some();
             let nonce = rng.clone().next_u64();
-            let (opened, snapshots) = open_life(&disk, directory, incarnation, nonce, world.shape.engine)?;
+            let (opened, snapshots) = open_incarnation(&disk, directory, incarnation, nonce, world.shape.engine)?;
             match (opened, snapshots) {
                 (Opened::Store(opened), Some(snapshots)) => {
                     let mut notes = opened.notes.clone();
@@ -446,40 +446,47 @@ impl<S: StateMachine> SimNode<S> {
                     self.id = opened.identity.node;
                     self.engine = world.shape.engine;
                     (self.start, self.seen_starts) = (opened.start, Some(opened.seen_starts.clone()));
-                    self.life = if !opened.bootstrap.is_initialized() {
-                        let is_excluded = next_life || opened.bootstrap != BootstrapState::Uninitialized;
+                    self.process = if !opened.bootstrap.is_initialized() {
+                        let is_excluded = next_incarnation || opened.bootstrap != BootstrapState::Uninitialized;
                         let bootstrap = Bootstrap::new(Newcomer {
                             node: self.id,
                             cluster: Some(CLUSTER),
                             group: group(),
                             replicas: world.replicas.clone(),
-                            claim: Claim { is_excluded, found_anew: self.found_anew && !next_life },
+                            claim: Claim { is_excluded, found_anew: self.found_anew && !next_incarnation },
                             is_recorded: world.is_recorded,
                         });
-                        Life::Waiting(Box::new(Waiting {
+                        ProcessState::Waiting(Box::new(Waiting {
                             bootstrap,
                             call_at: now,
                             opened: *opened,
                             snapshots,
-                            next_life,
+                            next_incarnation,
                         }))
                     } else {
-                        Life::Serving(Box::new(serve(world, *opened, snapshots, next_life, self.clock.at(now), rng)?))
+                        ProcessState::Serving(Box::new(serve(
+                            world,
+                            *opened,
+                            snapshots,
+                            next_incarnation,
+                            self.clock.at(now),
+                            rng,
+                        )?))
                     };
                     return Ok(Start::Runs { notes, quarantined: reason });
                 }
                 (Opened::Quarantined(quarantined), _) => {
-                    next_life = true;
+                    next_incarnation = true;
                     // In service it is drawn at random, and never comes twice.
                     self.latest_incarnation = self.latest_incarnation.max(incarnation.0) + 1;
                     incarnation = Incarnation(self.latest_incarnation);
                     if known {
-                        // What an experiment did to the former life does not matter any more.
+                        // What an experiment did to the previous incarnation does not matter any more.
                         (self.is_damaged, self.is_healing, self.is_set_back) = (false, false, false);
                     } else {
                         reason.get_or_insert(quarantined.reason.clone());
                     }
-                    directory = quarantined.into_next_life().map_err(failed)?;
+                    directory = quarantined.into_next_incarnation().map_err(failed)?;
                 }
                 (Opened::Store(_), None) => return Err("a directory was opened without its snapshots".to_owned()),
             }
@@ -493,7 +500,7 @@ impl<S: StateMachine> SimNode<S> {
         let failed = |error: OpenError| error.to_string();
         let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         loop {
-            match open_life(&disk, directory, self.id.incarnation, 0, self.engine)? {
+            match open_incarnation(&disk, directory, self.id.incarnation, 0, self.engine)? {
                 (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
@@ -505,7 +512,7 @@ impl<S: StateMachine> SimNode<S> {
                     if quarantined.identity.as_ref().is_some_and(|identity| identity.node == self.id) {
                         return Err(format!("quarantine: {}", quarantined.reason));
                     }
-                    directory = quarantined.into_next_life().map_err(failed)?;
+                    directory = quarantined.into_next_incarnation().map_err(failed)?;
                 }
             }
         }
@@ -522,9 +529,11 @@ impl<S: StateMachine> SimNode<S> {
         let (bootstrap, cluster) = match verdict {
             Verdict::Wait | Verdict::Stranger(_) | Verdict::Ask(_) => return None,
             Verdict::Excluded(witness) => {
-                let Life::Waiting(waiting) = &mut self.life else { panic!("{} is excluded in service", self.id) };
+                let ProcessState::Waiting(waiting) = &mut self.process else {
+                    panic!("{} is excluded in service", self.id)
+                };
                 return waiting.opened.store.exclude(witness).err().map(|error| {
-                    self.life = Life::Down;
+                    self.process = ProcessState::Down;
                     Start::Failed(error.to_string())
                 });
             }
@@ -534,10 +543,10 @@ impl<S: StateMachine> SimNode<S> {
             }
             Verdict::TakenIn { genesis, .. } => (BootstrapState::Initialized { genesis, founders: None }, CLUSTER),
         };
-        let Life::Waiting(waiting) = std::mem::replace(&mut self.life, Life::Down) else {
+        let ProcessState::Waiting(waiting) = std::mem::replace(&mut self.process, ProcessState::Down) else {
             panic!("{} is initialized without waiting for it", self.id);
         };
-        let Waiting { mut opened, snapshots, next_life, .. } = *waiting;
+        let Waiting { mut opened, snapshots, next_incarnation, .. } = *waiting;
         if let Err(error) = opened.store.initialize(bootstrap.clone(), cluster) {
             return Some(Start::Failed(error.to_string()));
         }
@@ -546,9 +555,9 @@ impl<S: StateMachine> SimNode<S> {
             opened.entries = vec![founders.first_entry()];
         }
         opened.bootstrap = bootstrap;
-        match serve(world, opened, snapshots, next_life, self.clock.at(now), rng) {
+        match serve(world, opened, snapshots, next_incarnation, self.clock.at(now), rng) {
             Ok(serving) => {
-                self.life = Life::Serving(Box::new(serving));
+                self.process = ProcessState::Serving(Box::new(serving));
                 Some(Start::Runs { notes: Vec::new(), quarantined: None })
             }
             Err(why) => Some(Start::Failed(why)),
@@ -562,9 +571,9 @@ impl<S: StateMachine> SimNode<S> {
 
     /// What follows from the answer of those who record a genesis.
     pub(super) fn genesis_answered(&mut self, answer: GenesisAnswer) -> Option<Verdict> {
-        match &mut self.life {
-            Life::Waiting(waiting) => Some(waiting.bootstrap.answered(answer)),
-            Life::Down | Life::Serving(_) => None,
+        match &mut self.process {
+            ProcessState::Waiting(waiting) => Some(waiting.bootstrap.answered(answer)),
+            ProcessState::Down | ProcessState::Serving(_) => None,
         }
     }
 
@@ -583,7 +592,7 @@ impl<S: StateMachine> SimNode<S> {
         self.disk_hangs_until = Time(0);
         self.builds_until = Time(0);
         self.turn_at = Time(u64::MAX);
-        if let Life::Serving(serving) = std::mem::replace(&mut self.life, Life::Down) {
+        if let ProcessState::Serving(serving) = std::mem::replace(&mut self.process, ProcessState::Down) {
             self.disk.fault_at(self.disk.operations() + progress, Fault::PowerOff);
             serving.go_on_until_the_end();
         }
@@ -600,7 +609,7 @@ pub(super) struct Common<S> {
     pub(super) is_recorded: bool,
 }
 
-fn open_life(
+fn open_incarnation(
     disk: &Arc<dyn Disk>,
     directory: ReplicaDirectory,
     incarnation: Incarnation,
@@ -628,7 +637,7 @@ fn serve<S: StateMachine>(
     world: &Common<S>,
     opened: OpenedStore,
     snapshots: SnapshotDir,
-    next_life: bool,
+    next_incarnation: bool,
     now: Time,
     rng: ChaCha8Rng,
 ) -> Result<Serving<S>, String> {
@@ -675,7 +684,7 @@ fn serve<S: StateMachine>(
         turns: Turns::new(
             engine,
             BootstrapRecord { genesis, founders, cluster: Some(CLUSTER) },
-            next_life,
+            next_incarnation,
             world.shape.writes_under_way_high,
         ),
         events_max: world.shape.events_max,
@@ -710,7 +719,7 @@ impl<S: StateMachine> Serving<S> {
         self.turns.engine()
     }
 
-    /// Whether this life follows a quarantined one, and the group does not count it as a voter yet.
+    /// Whether this incarnation follows a quarantined one, and the group does not count it as a voter yet.
     pub fn readmission_open(&self) -> bool {
         self.turns.readmission_open()
     }

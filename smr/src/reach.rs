@@ -225,7 +225,7 @@ fn lead(left: Duration, count: usize) -> Duration {
     share.min(Duration::from_millis(LEAD_MAX_MS))
 }
 
-/// Dials the addresses one after the other, without waiting for the end of the former attempts; the first success
+/// Dials the addresses one after the other, without waiting for the end of the previous attempts; the first success
 /// counts.
 async fn race<T, F>(addresses: &[SocketAddr], end: Instant, dial: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where

@@ -70,7 +70,7 @@ pub struct Frame<'a> {
     pub payload: &'a [u8],
 }
 
-/// Reads one frame and no byte more. `buffer` holds the payload afterwards; its former contents are lost.
+/// Reads one frame and no byte more. `buffer` holds the payload afterwards; its previous contents are lost.
 ///
 /// `None` if the stream ends before the frame's first byte. Not cancel safe: dropped half-way, it has eaten bytes.
 ///

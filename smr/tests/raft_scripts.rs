@@ -7,7 +7,7 @@
 //!
 //! # Format
 //! Lines that start with `#` are the story, with `>` commands; everything else is trace. The commands (`A` to `H` are
-//! nodes, `A/2` is the second life of `A`'s directory):
+//! nodes, `A/2` is the second incarnation of `A`'s directory):
 //! ```text
 //! cluster A B C [key=value ...]     found a group; settings are fields of `Settings`
 //! node D [term=3] [vote=B] [voters=A,B,C] [log=1,1,2] [snapshot=2.t1] [applied..]

@@ -7,7 +7,7 @@ use smr::snapshot::SendingFile;
 use super::{Event, Transfer, World};
 use crate::properties::Happening;
 use crate::rare::Rare;
-use crate::sim_node::{Broken, Input, Life, carry};
+use crate::sim_node::{Broken, Input, ProcessState, carry};
 use crate::workload::Workload;
 
 /// The sender of a snapshot hears within this time that it has arrived, in microseconds. Until the state is built takes
@@ -26,7 +26,7 @@ impl<W: Workload> World<W> {
             return self.schedule(hangs_until, Event::Disk { replica, run });
         }
         let node = machine.id;
-        let Life::Serving(serving) = &mut machine.life else { return };
+        let ProcessState::Serving(serving) = &mut machine.process else { return };
         if !serving.is_at_work() {
             return;
         }
@@ -43,7 +43,7 @@ impl<W: Workload> World<W> {
                 self.send_message(node, to, message);
             }
         }
-        let Life::Serving(serving) = &mut self.nodes[replica].life else { return };
+        let ProcessState::Serving(serving) = &mut self.nodes[replica].process else { return };
         if let Err(error) = serving.follow() {
             return self.disk_failed(replica, error.to_string());
         }
@@ -67,7 +67,7 @@ impl<W: Workload> World<W> {
             return self.schedule(until, Event::Taken { replica, run });
         }
         let node = machine.id;
-        let Life::Serving(serving) = &mut machine.life else { return };
+        let ProcessState::Serving(serving) = &mut machine.process else { return };
         match serving.end_taking() {
             Ok(None) => {}
             Ok(Some((last, len_bytes, checksum))) => {
@@ -91,7 +91,7 @@ impl<W: Workload> World<W> {
         if until > now {
             return self.schedule(until, Event::Built { replica, run });
         }
-        let Life::Serving(serving) = &mut machine.life else { return };
+        let ProcessState::Serving(serving) = &mut machine.process else { return };
         match serving.end_building(self.common.shape.sessions) {
             Ok(None) => {}
             Ok(Some((install, len_bytes))) => self.put(replica, Input::SnapshotBuilt(Box::new(install), len_bytes)),

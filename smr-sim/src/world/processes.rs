@@ -12,7 +12,7 @@ use smr::status::Role;
 use super::{Event, World};
 use crate::properties::{End, Happening};
 use crate::rare::Rare;
-use crate::sim_node::{Life, Start, StartTrouble};
+use crate::sim_node::{ProcessState, Start, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault};
 use crate::workload::Workload;
 
@@ -23,9 +23,9 @@ impl<W: Workload> World<W> {
     pub(super) fn bootstrap_message(&mut self, replica: usize, from: NodeId, message: &BootstrapMessage) {
         let machine = &mut self.nodes[replica];
         let node = machine.id;
-        match &mut machine.life {
-            Life::Down => {}
-            Life::Waiting(waiting) => {
+        match &mut machine.process {
+            ProcessState::Down => {}
+            ProcessState::Waiting(waiting) => {
                 let before = waiting.bootstrap.message();
                 let verdict = waiting.bootstrap.receive(from, message);
                 // The other one may wait for nothing but this.
@@ -43,7 +43,7 @@ impl<W: Workload> World<W> {
                 }
                 self.conclude(replica, verdict);
             }
-            Life::Serving(serving) => {
+            ProcessState::Serving(serving) => {
                 if let Some(answer) = serving.turns.answer_bootstrap(message) {
                     self.send(node, from, &PeerMessage::Bootstrap(answer));
                 }
@@ -153,7 +153,7 @@ impl<W: Workload> World<W> {
                         self.watch.rare.saw(Rare::SlotRepaired);
                     }
                 }
-                let is_same_life = quarantined.is_none();
+                let is_same_incarnation = quarantined.is_none();
                 let heals = machine.serving().and_then(|serving| serving.engine().healing().map(str::to_owned));
                 // By what the start says of itself: the end of an earlier healing may not have got to the disk.
                 let began_healing = heals.is_some() && notes.iter().any(|note| note.contains("and is silent until"));
@@ -186,8 +186,8 @@ impl<W: Workload> World<W> {
                 }
                 let machine = &mut self.nodes[replica];
                 let last = machine.serving().map(|serving| serving.engine().core().status().last);
-                // Whoever is in another life now has noticed.
-                if let Some(what) = lost_in_silence(machine.marked.take(), last, is_same_life) {
+                // Whoever is in another incarnation now has noticed.
+                if let Some(what) = lost_in_silence(machine.marked.take(), last, is_same_incarnation) {
                     let why = format!("{} {what}", machine.id);
                     self.watch.violate("D3 nothing that is marked is lost in silence", why);
                 }
@@ -270,7 +270,9 @@ impl<W: Workload> World<W> {
         let node = machine.id;
         // A copy stays one after it has caught up.
         let expected = machine.is_set_back || self.copies.contains_key(&(node, machine.start.id));
-        let Life::Serving(serving) = std::mem::replace(&mut machine.life, Life::Down) else { return };
+        let ProcessState::Serving(serving) = std::mem::replace(&mut machine.process, ProcessState::Down) else {
+            return;
+        };
         self.watch.happen(&Happening::Forgot { node, reason });
         if !expected {
             self.watch.violate("M8 no node forgets by itself", format!("{node}: {reason}"));
@@ -296,9 +298,9 @@ impl<W: Workload> World<W> {
 
 /// What is wrong with a start, if anything: the watermark named an entry as synced, and the node serves without it, as
 /// the one it was before (D3). `serves`: the last entry of a node in service.
-fn lost_in_silence(marked: Option<EntryId>, serves: Option<EntryId>, is_same_life: bool) -> Option<String> {
+fn lost_in_silence(marked: Option<EntryId>, serves: Option<EntryId>, is_same_incarnation: bool) -> Option<String> {
     let (marked, last) = (marked?, serves?);
-    (is_same_life && last.index < marked.index)
+    (is_same_incarnation && last.index < marked.index)
         .then(|| format!("serves up to {last}, and {marked} was marked as synced"))
 }
 
@@ -308,7 +310,7 @@ mod tests {
 
     // covers D3 D4
     #[test]
-    fn node_that_serves_without_what_its_watermark_names_is_found_out_unless_it_is_in_another_life() {
+    fn node_that_serves_without_what_its_watermark_names_is_found_out_unless_it_is_in_another_incarnation() {
         let entry = |index| Some(EntryId::new(index, 2));
         assert!(lost_in_silence(entry(7), entry(6), true).is_some());
         assert_eq!(lost_in_silence(entry(7), entry(7), true), None);

@@ -10,7 +10,7 @@ use crate::clients::{FLOOD, LISTENER, OPERATOR};
 use crate::network::CLIENTS;
 use crate::properties::Happening;
 use crate::rare::Rare;
-use crate::sim_node::Life;
+use crate::sim_node::ProcessState;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -134,10 +134,12 @@ impl<W: Workload> World<W> {
             let reply = ReplyTo { tag, sink: sink.clone() };
             (request, reply)
         });
-        match &mut machine.life {
-            Life::Serving(serving) => serving.turns.requests(now, requests, || present.clone()),
-            Life::Waiting(_) => requests.for_each(|(_, reply)| reply.send(Outcome::OutOfService("waits".to_owned()))),
-            Life::Down => {}
+        match &mut machine.process {
+            ProcessState::Serving(serving) => serving.turns.requests(now, requests, || present.clone()),
+            ProcessState::Waiting(_) => {
+                requests.for_each(|(_, reply)| reply.send(Outcome::OutOfService("waits".to_owned())))
+            }
+            ProcessState::Down => {}
         }
     }
 

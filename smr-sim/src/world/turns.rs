@@ -16,7 +16,7 @@ use smr::transport::EVENT_RETRY_MS;
 use super::{BOOTSTRAP_INTERVAL_US, Event, Transfer, World};
 use crate::properties::Happening;
 use crate::rare::Rare;
-use crate::sim_node::{Input, Life, SimNode};
+use crate::sim_node::{Input, ProcessState, SimNode};
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -76,15 +76,15 @@ impl<W: Workload> World<W> {
             return match message {
                 PeerMessage::Bootstrap(message) => self.bootstrap_message(replica, from, &message),
                 PeerMessage::Digest(digest) | PeerMessage::VersionedDigest { digest, .. } => {
-                    let Life::Serving(serving) = &mut machine.life else { return };
+                    let ProcessState::Serving(serving) = &mut machine.process else { return };
                     serving.turns.engine_mut().digest_heard(from, digest);
                 }
                 PeerMessage::Replaced { by, since } => {
-                    let Life::Serving(serving) = &mut machine.life else { return };
+                    let ProcessState::Serving(serving) = &mut machine.process else { return };
                     serving.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
                 PeerMessage::Protocol(message) => {
-                    let Life::Serving(serving) = &mut machine.life else { return };
+                    let ProcessState::Serving(serving) = &mut machine.process else { return };
                     if machine.is_healing && matches!(message.body, Body::Vote { .. }) {
                         self.watch.rare.saw(Rare::HealingVoteRefused);
                     }
@@ -96,14 +96,14 @@ impl<W: Workload> World<W> {
                 }
             };
         }
-        if let (Input::Reset { from }, Life::Waiting(waiting)) = (&input, &mut machine.life) {
+        if let (Input::Reset { from }, ProcessState::Waiting(waiting)) = (&input, &mut machine.process) {
             waiting.bootstrap.disconnected(*from);
         }
         if let Input::SnapshotBuilt(..) = input {
             // What the turn applied so far comes before it; the state that remembers it is about to be replaced.
             self.look(replica);
         }
-        let Life::Serving(serving) = &mut self.nodes[replica].life else { return };
+        let ProcessState::Serving(serving) = &mut self.nodes[replica].process else { return };
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
@@ -161,9 +161,9 @@ impl<W: Workload> World<W> {
         self.take_requests(replica);
         let machine = &mut self.nodes[replica];
         let mut busy_us = self.common.shape.turn_us * (8 + taken as u64) / 8;
-        match &mut machine.life {
-            Life::Down => return,
-            Life::Waiting(waiting) => {
+        match &mut machine.process {
+            ProcessState::Down => return,
+            ProcessState::Waiting(waiting) => {
                 if waiting.call_at <= now {
                     waiting.call_at = now.plus_us(BOOTSTRAP_INTERVAL_US);
                     let (call, verdict) = (waiting.bootstrap.message(), waiting.bootstrap.verdict());
@@ -171,7 +171,7 @@ impl<W: Workload> World<W> {
                     self.conclude(replica, verdict);
                 }
             }
-            Life::Serving(serving) => {
+            ProcessState::Serving(serving) => {
                 let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
                 // One portion: what a machine has time for is a matter of luck, and here it has little.
@@ -219,13 +219,13 @@ impl<W: Workload> World<W> {
         loop {
             self.look(replica);
             let from = self.nodes[replica].id;
-            let Life::Serving(serving) = &mut self.nodes[replica].life else { break };
+            let ProcessState::Serving(serving) = &mut self.nodes[replica].process else { break };
             let actions = serving.turns.take_actions();
             if actions.is_empty() {
                 break;
             }
             for action in actions {
-                let Life::Serving(serving) = &mut self.nodes[replica].life else { break };
+                let ProcessState::Serving(serving) = &mut self.nodes[replica].process else { break };
                 match action {
                     Action::Send(Envelope { to, message }) => self.send_message(from, to, message),
                     Action::Write(write) => {
@@ -298,16 +298,16 @@ impl<W: Workload> World<W> {
         let machine = &mut self.nodes[replica];
         let (run, hangs_until) = (machine.run, machine.disk_hangs_until);
         let slow_us = machine.slow_by_us(now);
-        let wake_at = match &mut machine.life {
-            Life::Down => return,
-            Life::Waiting(waiting) => waiting.call_at,
-            Life::Serving(serving) => {
+        let wake_at = match &mut machine.process {
+            ProcessState::Down => return,
+            ProcessState::Waiting(waiting) => waiting.call_at,
+            ProcessState::Serving(serving) => {
                 if serving.begin_disk_work() {
                     let at = now.plus_us(100 + slow_us + self.disks.below(self.disk_us)).max(hangs_until);
                     self.schedule(at, Event::Disk { replica, run });
                 }
                 let machine = &self.nodes[replica];
-                let Life::Serving(serving) = &machine.life else { return };
+                let ProcessState::Serving(serving) = &machine.process else { return };
                 let news = !machine.inbox.is_empty() || !machine.requests.is_empty() || serving.turns.is_ready();
                 if news { now } else { machine.clock.moment(serving.turns.wake_at()) }
             }
@@ -324,7 +324,7 @@ impl<W: Workload> World<W> {
     fn look(&mut self, replica: usize) {
         let machine = &self.nodes[replica];
         let node = machine.id;
-        let Life::Serving(serving) = &machine.life else { return };
+        let ProcessState::Serving(serving) = &machine.process else { return };
         let engine = serving.engine();
         let core = std::mem::take(&mut *engine.core().notes.borrow_mut());
         let executions = std::mem::take(&mut *engine.state().notes.borrow_mut());

@@ -99,7 +99,7 @@ pub struct Newcomer {
     pub group: GroupName,
     /// All replicas, its own among them.
     pub replicas: BTreeSet<ReplicaId>,
-    /// What its directory and its operator say. A directory that follows a quarantined life is excluded.
+    /// What its directory and its operator say. A directory that follows a quarantined incarnation is excluded.
     pub claim: Claim,
     /// Whether somebody has to record a genesis before it counts.
     pub is_recorded: bool,

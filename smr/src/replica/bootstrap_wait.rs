@@ -50,8 +50,8 @@ pub(super) struct BootstrapWait<'a, P: Protocol, S> {
     pub(super) standing: Standing,
     pub(super) sync_mode: String,
     pub(super) inbox: &'a Inbox<P, S>,
-    /// The life that waits.
-    pub(super) life: u64,
+    /// The incarnation that waits.
+    pub(super) incarnation: u64,
     pub(super) transport: &'a Arc<Transport<PeerMessage<P::Message>>>,
     pub(super) reporter: &'a Reporter,
     pub(super) store: &'a mut Store,
@@ -165,7 +165,7 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
         if let Some(answer) = asking.answer(Instant::now(), self.reporter) {
             return Ok(bootstrap.answered(answer));
         }
-        while let Some(event) = self.inbox.next_event(self.life) {
+        while let Some(event) = self.inbox.next_event(self.incarnation) {
             match event {
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Bootstrap(message) }) => {
                     let before = bootstrap.message();

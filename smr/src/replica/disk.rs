@@ -36,9 +36,10 @@ pub enum DiskJob<M> {
     Discard(ReceivedSnapshot),
     /// The log lacks nothing any more: a start may believe it.
     Healed,
-    /// The group counts this life as a voter: the former one is closed.
+    /// The group counts this incarnation as a voter: the former one is closed.
     CompleteReadmission,
-    /// This node must not take part any longer: it goes into quarantine, and whoever waits there begins its next life.
+    /// This node must not take part any longer: it goes into quarantine, and whoever waits there begins its next
+    /// incarnation.
     Quarantine(String, Sender<Quarantined>),
 }
 

@@ -81,7 +81,7 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) concerned: usize,
     /// Whom to tell when the replica has stopped, once it was told to.
     pub(super) stopping: Option<Sender<()>>,
-    /// Where the disk thread sends what is left of this life, should it end in quarantine.
+    /// Where the disk thread sends what is left of this incarnation, should it end in quarantine.
     pub(super) quarantined: Sender<Quarantined>,
     /// It has.
     pub(super) is_quarantined: bool,
@@ -103,7 +103,7 @@ impl<P: Protocol, S: StateMachine> TakeTurns for Driver<P, S> {
         self.turns.tick_if_due(now, !self.inbox.events.is_empty());
         if self.turns.closes_readmission(now) {
             self.give_to_disk(DiskJob::CompleteReadmission)?;
-            self.reporter.line("readmitted: the former life of this directory is closed for good");
+            self.reporter.line("readmitted: the previous incarnation of this directory is closed for good");
         }
         self.work(now);
         self.perform()
@@ -165,7 +165,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// If the replica cannot go on.
     fn take_inputs(&mut self) -> Result<Option<Sender<()>>, String> {
         for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.inbox.next_event(self.inputs.life) else { return Ok(None) };
+            let Some(event) = self.inbox.next_event(self.inputs.incarnation) else { return Ok(None) };
             let now = self.clock.now();
             match event {
                 NodeInput::Durable(id) => self.turns.durable(now, id),

@@ -21,7 +21,7 @@ pub(super) struct Facts {
     pub(super) present: Mutex<Present>,
 }
 
-/// The present life.
+/// The present incarnation.
 pub(super) struct Present {
     pub(super) incarnation: Incarnation,
     pub(super) start: StartTrail,

@@ -52,16 +52,16 @@ pub(super) enum NodeInput<P: Protocol, S> {
     Shutdown(Sender<()>),
 }
 
-/// Something that happened to one life of a directory. A process that goes on in the next one does not mistake it for
-/// its own.
+/// Something that happened to one incarnation of a directory. A process that goes on in the next one does not mistake
+/// it for its own.
 pub(super) struct Sent<P: Protocol, S> {
-    /// Which life, counted from 1; [`ANY_LIFE`] for whichever there is.
-    life: u64,
+    /// Which incarnation, counted from 1; [`ANY_INCARNATION`] for whichever there is.
+    incarnation: u64,
     what: NodeInput<P, S>,
 }
 
 /// For what concerns the process.
-pub(super) const ANY_LIFE: u64 = 0;
+pub(super) const ANY_INCARNATION: u64 = 0;
 
 /// The two queues into the replica, their reading ends.
 pub(super) struct Inbox<P: Protocol, S> {
@@ -106,11 +106,11 @@ impl<P: Protocol, S> Inbox<P, S> {
         !self.events.is_empty() || !self.requests.is_empty()
     }
 
-    /// The next event that concerns this life; those of others are dropped.
-    pub(super) fn next_event(&self, life: u64) -> Option<NodeInput<P, S>> {
-        self.events.try_iter().find_map(|Sent { life: of, what }| {
+    /// The next event that concerns this incarnation; those of others are dropped.
+    pub(super) fn next_event(&self, incarnation: u64) -> Option<NodeInput<P, S>> {
+        self.events.try_iter().find_map(|Sent { incarnation: of, what }| {
             self.waiting_bytes.remove(size_bytes(&what));
-            (of == life || of == ANY_LIFE).then_some(what)
+            (of == incarnation || of == ANY_INCARNATION).then_some(what)
         })
     }
 
@@ -125,8 +125,8 @@ impl<P: Protocol, S> Inbox<P, S> {
 /// The way into the inbox for a replica's own threads.
 pub(super) struct InputSender<P: Protocol, S> {
     pub(super) events: Sender<Sent<P, S>>,
-    /// The life that it speaks for.
-    pub(super) life: u64,
+    /// The incarnation that it speaks for.
+    pub(super) incarnation: u64,
     pub(super) waiting_bytes: Arc<WaitingBytes>,
     pub(super) executor: Arc<dyn ExecuteTurns>,
 }
@@ -135,7 +135,7 @@ impl<P: Protocol, S> Clone for InputSender<P, S> {
     fn clone(&self) -> InputSender<P, S> {
         InputSender {
             events: self.events.clone(),
-            life: self.life,
+            incarnation: self.incarnation,
             waiting_bytes: self.waiting_bytes.clone(),
             executor: self.executor.clone(),
         }
@@ -143,14 +143,14 @@ impl<P: Protocol, S> Clone for InputSender<P, S> {
 }
 
 impl<P: Protocol, S: StateMachine> InputSender<P, S> {
-    /// The same way, for another life.
-    pub(super) fn of_life(&self, life: u64) -> InputSender<P, S> {
-        InputSender { life, ..self.clone() }
+    /// The same way, for another incarnation.
+    pub(super) fn of_incarnation(&self, incarnation: u64) -> InputSender<P, S> {
+        InputSender { incarnation, ..self.clone() }
     }
 
     /// Puts it in, waiting for room. False if nobody listens any more.
     pub(super) fn send(&self, what: NodeInput<P, S>) -> bool {
-        self.events.send(Sent { life: self.life, what }).is_ok()
+        self.events.send(Sent { incarnation: self.incarnation, what }).is_ok()
     }
 
     /// Puts it in, waiting for room, and leaves it to the replica thread. False if nobody listens any more.
@@ -162,7 +162,7 @@ impl<P: Protocol, S: StateMachine> InputSender<P, S> {
 
     /// As [`InputSender::tell`], but gives up after a while: false.
     pub(super) fn tell_within(&self, happening: NodeInput<P, S>, timeout: Duration) -> bool {
-        let told = self.events.send_timeout(Sent { life: self.life, what: happening }, timeout).is_ok();
+        let told = self.events.send_timeout(Sent { incarnation: self.incarnation, what: happening }, timeout).is_ok();
         self.executor.wake();
         told
     }
@@ -175,7 +175,7 @@ impl<P: Protocol, S: StateMachine> EventSink<PeerMessage<P::Message>> for InputS
         if !self.waiting_bytes.add(bytes) {
             return false;
         }
-        let taken = self.events.try_send(Sent { life: self.life, what }).is_ok();
+        let taken = self.events.try_send(Sent { incarnation: self.incarnation, what }).is_ok();
         if !taken {
             self.waiting_bytes.remove(bytes);
         }

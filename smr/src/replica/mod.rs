@@ -4,8 +4,8 @@
 //! |---|---|
 //! | [`api`](Request) | what a listener may ask, and what it hears back |
 //! | [`client`](Client) | the host's own commands and queries: finds the leader, tries again, numbers requests |
-//! | [`opening`](Opened), `lives`, `kind` | opening a directory, and building a node for the kind of its group |
-//! | `life` | from bootstrap to the end in order, or to quarantine and the next life |
+//! | [`opening`](Opened), `incarnations`, `kind` | opening a directory, and building a node for the kind of its group |
+//! | `incarnation` | from bootstrap to the end in order, or to quarantine and the next incarnation |
 //! | [`handle`](ReplicaHandle) | how a process talks to its replica |
 //! | [`bootstrap`], `bootstrap_wait` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
@@ -41,11 +41,11 @@ mod handle;
 #[cfg(feature = "node")]
 mod inbox;
 #[cfg(feature = "node")]
+mod incarnation;
+#[cfg(feature = "node")]
+mod incarnations;
+#[cfg(feature = "node")]
 mod kind;
-#[cfg(feature = "node")]
-mod life;
-#[cfg(feature = "node")]
-mod lives;
 #[cfg(feature = "node")]
 pub mod message;
 #[cfg(feature = "node")]

@@ -12,10 +12,10 @@ use crate::fatal::Lifeline;
 use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::handle::{Facts, Present, ReplicaHandle, RequestQueue};
-use crate::replica::inbox::{ANY_LIFE, Inbox, InputSender, NodeInput, WaitingBytes};
+use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput, WaitingBytes};
+use crate::replica::incarnation::{IncarnationRun, Site};
+use crate::replica::incarnations::{now_unix_s, open_incarnations};
 use crate::replica::kind;
-use crate::replica::life::{Life, Site};
-use crate::replica::lives::{now_unix_s, open_lives};
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::recovery::Unsettled;
 use crate::replica::turn::{EVENTS_MAX, REQUESTS_MAX};
@@ -34,7 +34,7 @@ pub struct Opened {
     options: ReplicaOptions,
     store: Box<OpenedStore>,
     snapshots: SnapshotDir,
-    /// Why the former life of this directory ended, if it did.
+    /// Why the previous incarnation of this directory ended, if it did.
     quarantine: Option<String>,
     reporter: Reporter,
     lifeline: Lifeline,
@@ -47,14 +47,14 @@ impl Opened {
     ///
     /// # Errors
     /// If it is locked, foreign, of another version, or cannot be read. Damage is no error: the replica is then
-    /// quarantined, and waits in a next life until it is readmitted.
+    /// quarantined, and waits in a next incarnation until it is readmitted.
     pub fn open(options: ReplicaOptions) -> Result<Opened, StartError> {
         let reporter = Reporter::new(&options.group, options.name, options.reports.clone());
         let lifeline = Lifeline::new();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let expected = ExpectedIdentity { group: options.group.clone(), name: options.name, cluster: None };
         let directory = ReplicaDirectory::open(disk.clone(), &options.directory, expected).map_err(StartError::of)?;
-        let (store, snapshots, quarantine) = open_lives(directory, &options, &reporter, &lifeline)?;
+        let (store, snapshots, quarantine) = open_incarnations(directory, &options, &reporter, &lifeline)?;
         let mut opened = Opened::with(options, store, snapshots, quarantine, reporter, lifeline);
         if opened.quarantine.is_none() {
             let (root, genesis) = (opened.options.directory.clone(), opened.genesis());
@@ -84,17 +84,17 @@ impl Opened {
         Ok(())
     }
 
-    /// Puts the directory into quarantine for what somebody knows of it, and goes on in its next life.
+    /// Puts the directory into quarantine for what somebody knows of it, and goes on in its next incarnation.
     ///
     /// # Errors
-    /// If that cannot be written down, or no other life can be begun.
+    /// If that cannot be written down, or no other incarnation can be begun.
     pub fn disqualify(self, why: Disqualified, by: &str) -> Result<Opened, StartError> {
         let Opened { options, store, reporter, lifeline, quarantine, .. } = self;
         let quarantined = store.store.into_quarantine(&why.said_by(by), now_unix_s())?;
         reporter.line(&format!("quarantined: {}", quarantined.reason));
         let reason = quarantine.unwrap_or_else(|| quarantined.reason.clone());
-        let life = quarantined.into_next_life()?;
-        let (store, snapshots, _) = open_lives(life, &options, &reporter, &lifeline)?;
+        let incarnation = quarantined.into_next_incarnation()?;
+        let (store, snapshots, _) = open_incarnations(incarnation, &options, &reporter, &lifeline)?;
         let mut opened = Opened::with(options, store, snapshots, Some(reason), reporter, lifeline);
         opened.mind_the_word();
         Ok(opened)
@@ -210,7 +210,7 @@ impl Opened {
             let executor = Arc::downgrade(&executor);
             lifeline.on_failure(move || executor.upgrade().into_iter().for_each(|executor| executor.wake()));
         }
-        let inputs = InputSender { events, life: ANY_LIFE, waiting_bytes, executor: executor.clone() };
+        let inputs = InputSender { events, incarnation: ANY_INCARNATION, waiting_bytes, executor: executor.clone() };
         let mut empty = Vec::new();
         state.image().write(&mut empty).map_err(|error| StartError::new(format!("the empty state: {error}")))?;
         let site = Site {
@@ -228,7 +228,7 @@ impl Opened {
             lifeline: lifeline.clone(),
             options: Arc::new(options),
         };
-        let replica = Life::<kind::Only, S>::begin(site, 1, store, snapshots, quarantine, state)?;
+        let replica = IncarnationRun::<kind::Only, S>::begin(site, 1, store, snapshots, quarantine, state)?;
         let (closing, stopping) = (queue.clone(), lifeline.clone());
         let run = move || {
             // However it ends: whoever asks from then on is refused.

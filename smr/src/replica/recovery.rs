@@ -19,7 +19,7 @@ use crate::replica::StartError;
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
-use crate::storage::recovery::{self, NewLife, Remains};
+use crate::storage::recovery::{self, NewIncarnation, Remains};
 use crate::storage::{Engine, ExpectedIdentity, Identity, ReplicaDirectory, StoreOptions, Succession};
 
 /// What a directory of a file system may hold although nobody has put anything there.
@@ -116,8 +116,13 @@ pub fn recover<S: StateMachine>(
     let genesis = Genesis { cluster: Some(cluster), group: group.clone(), members: [node].into() };
     let meta = SnapshotMeta { last: end, configuration: Configuration::of([node]), configuration_index: end.index };
     let succession = Succession { genesis, instead_of };
-    let life =
-        NewLife { identity: Identity { cluster: Some(cluster), group, node }, succession, term, lease_us, last: end };
+    let incarnation = NewIncarnation {
+        identity: Identity { cluster: Some(cluster), group, node },
+        succession,
+        term,
+        lease_us,
+        last: end,
+    };
     let store = StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: node.incarnation,
@@ -126,12 +131,12 @@ pub fn recover<S: StateMachine>(
         now_unix_s: 0,
         start_nonce: 0,
     };
-    let group = life.identity.group.clone();
+    let group = incarnation.identity.group.clone();
     let was_there = to.exists();
     let expected = ExpectedIdentity { group: group.clone(), name: node.name, cluster: Some(cluster) };
     // Whoever has locked it meanwhile keeps what is there.
     let directory = ReplicaDirectory::open(disk.clone(), to, expected)?;
-    if let Err(error) = make(&disk, directory, &meta, &state, life, &store) {
+    if let Err(error) = make(&disk, directory, &meta, &state, incarnation, &store) {
         unmake(to, was_there);
         return Err(error);
     }
@@ -143,10 +148,10 @@ fn make<S: StateMachine>(
     directory: ReplicaDirectory,
     meta: &SnapshotMeta,
     state: &S,
-    life: NewLife,
+    incarnation: NewIncarnation,
     options: &StoreOptions,
 ) -> Result<(), StartError> {
-    let (group, genesis) = (life.identity.group.clone(), life.succession.genesis.hash());
+    let (group, genesis) = (incarnation.identity.group.clone(), incarnation.succession.genesis.hash());
     let place = directory.snapshots();
     let failed = |error: &dyn std::fmt::Display| StartError::new(format!("--to: {}: {error}", place.display()));
     let (snapshots, _) =
@@ -157,7 +162,7 @@ fn make<S: StateMachine>(
         image.write(output)
     };
     snapshots.write(meta, genesis, fill).map_err(|error| failed(&error))?;
-    recovery::write(directory, options, life)?;
+    recovery::write(directory, options, incarnation)?;
     Ok(())
 }
 

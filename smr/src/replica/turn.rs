@@ -76,7 +76,7 @@ pub struct BootstrapRecord {
 pub struct Turns<P: Protocol, S: StateMachine> {
     engine: Engine<P, S>,
     bootstrap_record: BootstrapRecord,
-    /// True in a life that follows a quarantined one, until the group counts it as a voter.
+    /// True in an incarnation that follows a quarantined one, until the group counts it as a voter.
     readmission_open: bool,
     readmission_look_at: Time,
     /// The last write handed to the disk, and the last known to be done.
@@ -99,7 +99,7 @@ pub struct Turns<P: Protocol, S: StateMachine> {
 }
 
 impl<P: Protocol, S: StateMachine> Turns<P, S> {
-    /// Before the first turn. `readmission_open`: this life follows a quarantined one, which is not closed yet.
+    /// Before the first turn. `readmission_open`: this incarnation follows a quarantined one, which is not closed yet.
     /// `writes_under_way_high`: with so many of them messages of peers are dropped; in service
     /// [`WRITES_UNDER_WAY_HIGH`].
     pub fn new(
@@ -142,7 +142,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         &self.bootstrap_record
     }
 
-    /// Whether the group does not count this life as a voter yet.
+    /// Whether the group does not count this incarnation as a voter yet.
     pub fn readmission_open(&self) -> bool {
         self.readmission_open
     }

@@ -161,7 +161,7 @@ impl<D: TakeTurns> TurnExecutor<D> {
     /// # Errors
     /// If the replica cannot go on.
     pub(super) fn run(&self, driver: D) -> Result<(), String> {
-        // The same thread, should the replica go on in its directory's next life.
+        // The same thread, should the replica go on in its directory's next incarnation.
         let _ = self.thread.set(thread::current());
         *self.lock() = Some(driver);
         loop {

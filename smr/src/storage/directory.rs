@@ -41,9 +41,9 @@ pub struct ExpectedIdentity {
     pub cluster: Option<ClusterId>,
 }
 
-/// Which of its lives a directory is in.
+/// Which of its incarnations a directory is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
+pub(crate) enum DirectoryIncarnation {
     /// The directory itself.
     Present,
     /// The one after a quarantine, inside the quarantined directory `of`.
@@ -58,7 +58,7 @@ pub struct ReplicaDirectory {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) root: PathBuf,
     pub(crate) expected: ExpectedIdentity,
-    pub(crate) life: Life,
+    pub(crate) incarnation: DirectoryIncarnation,
     /// The genesis of the group that it belongs to, if it was initialized.
     pub(crate) genesis: Option<GenesisHash>,
     pub(crate) note: Option<Note>,
@@ -79,14 +79,14 @@ impl ReplicaDirectory {
         // Before the owner is looked at: in the middle of a readmission the hard state may be in either place.
         quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
         quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
-        ReplicaDirectory::inspect(disk, path, expected, Life::Present, lock, notes)
+        ReplicaDirectory::inspect(disk, path, expected, DirectoryIncarnation::Present, lock, notes)
     }
 
     pub(crate) fn inspect(
         disk: Arc<dyn Disk>,
         root: &Path,
         expected: ExpectedIdentity,
-        life: Life,
+        incarnation: DirectoryIncarnation,
         lock: Arc<DiskLock>,
         mut notes: Vec<String>,
     ) -> Result<ReplicaDirectory, OpenError> {
@@ -116,10 +116,10 @@ impl ReplicaDirectory {
             }
             FoundHardState::Missing | FoundHardState::Broken(_) => {}
         }
-        Ok(ReplicaDirectory { disk, root: root.to_owned(), expected, life, genesis, note, notes, lock })
+        Ok(ReplicaDirectory { disk, root: root.to_owned(), expected, incarnation, genesis, note, notes, lock })
     }
 
-    /// Where the snapshots of this directory's present life are.
+    /// Where the snapshots of this directory's present incarnation are.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join(SNAPSHOTS)
     }

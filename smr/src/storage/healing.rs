@@ -21,7 +21,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{LOG, Life, ReplicaDirectory};
+use super::directory::{DirectoryIncarnation, LOG, ReplicaDirectory};
 use super::quarantine::free_name;
 use super::{Damage, StorageError};
 use crate::entry::{Entry, EntryId, Index};
@@ -96,10 +96,10 @@ pub(crate) fn set_log_aside(directory: &ReplicaDirectory) -> Result<Option<Strin
     if !disk.exists(&log).map_err(doing)? {
         return Ok(None);
     }
-    // A next life's moves up one day, and whatever it holds with it.
-    let top: &Path = match &directory.life {
-        Life::Present => root,
-        Life::Next { of } => of,
+    // A next incarnation's moves up one day, and whatever it holds with it.
+    let top: &Path = match &directory.incarnation {
+        DirectoryIncarnation::Present => root,
+        DirectoryIncarnation::Next { of } => of,
     };
     let name = free_name(disk, top, DAMAGED_LOG).map_err(doing)?;
     disk.rename(&log, &top.join(&name)).map_err(doing)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::directory::{ExpectedIdentity, LOG, Life, ReplicaDirectory, SNAPSHOTS};
+use super::directory::{DirectoryIncarnation, ExpectedIdentity, LOG, ReplicaDirectory, SNAPSHOTS};
 use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
 use super::healing::{Healing, Salvage, set_log_aside};
 use super::quarantine::{self, NEXT, Quarantined};
@@ -587,8 +587,8 @@ fn boxed<L: LogStore + 'static>(directory: &mut ReplicaDirectory, found: Recover
 }
 
 impl ReplicaDirectory {
-    /// Whether this is the life after a quarantine.
-    pub fn is_next_life(&self) -> bool {
-        matches!(self.life, Life::Next { .. })
+    /// Whether this is the incarnation after a quarantine.
+    pub fn is_next_incarnation(&self) -> bool {
+        matches!(self.incarnation, DirectoryIncarnation::Next { .. })
     }
 }

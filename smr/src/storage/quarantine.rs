@@ -3,7 +3,7 @@
 //! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends
 //! here. The damaged incarnation never comes back, because what it promised is unknown. The replica lives on in
 //! `next/`: a directory of the same layout, with a new incarnation, that joins its group as anybody new does. Once the
-//! group has taken it in, `next/ready` is written, and the next start swaps the lives:
+//! group has taken it in, `next/ready` is written, and the next start swaps the incarnations:
 //! 1. `promise`, `mark`, `starts`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
 //! 2. `next/ready` becomes `next/moving`;
 //! 3. everything else in `next/` moves up;
@@ -16,7 +16,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::directory::{LOG, Life, ReplicaDirectory, SNAPSHOTS};
+use super::directory::{DirectoryIncarnation, LOG, ReplicaDirectory, SNAPSHOTS};
 use super::disk::{Disk, read_file};
 use super::hard_state::{FoundHardState, HARD_STATE, HardStateFile};
 use super::open::OpenError;
@@ -48,8 +48,8 @@ pub struct Quarantined {
     pub since_unix_s: Option<u64>,
     /// Who it was, if that is readable.
     pub identity: Option<Identity>,
-    /// Whether its next life has begun in an earlier run.
-    pub next_life_begun: bool,
+    /// Whether its next incarnation has begun in an earlier run.
+    pub next_incarnation_begun: bool,
     directory: ReplicaDirectory,
 }
 
@@ -65,24 +65,25 @@ impl Quarantined {
         };
         let begun = disk.exists(&root.join(NEXT)).map_err(|error| StorageError::new(root, "looking", error))?;
         let Note { reason, since_unix_s } = note;
-        Ok(Quarantined { reason, since_unix_s, identity, next_life_begun: begun, directory })
+        Ok(Quarantined { reason, since_unix_s, identity, next_incarnation_begun: begun, directory })
     }
 
     /// Goes to the replica's next incarnation, which is begun if need be: an uninitialized replica to be opened with
-    /// [`super::Store::open`]. Should that life have been damaged too, it is put aside and another one is begun.
+    /// [`super::Store::open`]. Should that incarnation have been damaged too, it is put aside and another one is begun.
     ///
     /// # Errors
-    /// Those of the file system, and those of [`ReplicaDirectory::open`]. A next life within a next life is refused.
-    pub fn into_next_life(self) -> Result<ReplicaDirectory, OpenError> {
-        let ReplicaDirectory { disk, root, expected, life, lock, .. } = self.directory;
-        // A next life that was found damaged just now: its successor has the same place.
-        let top = match life {
-            Life::Present => root,
-            Life::Next { of } => of,
+    /// Those of the file system, and those of [`ReplicaDirectory::open`]. A next incarnation within a next incarnation
+    /// is refused.
+    pub fn into_next_incarnation(self) -> Result<ReplicaDirectory, OpenError> {
+        let ReplicaDirectory { disk, root, expected, incarnation, lock, .. } = self.directory;
+        // A next incarnation that was found damaged just now: its successor has the same place.
+        let top = match incarnation {
+            DirectoryIncarnation::Present => root,
+            DirectoryIncarnation::Next { of } => of,
         };
         let next = top.join(NEXT);
         let mut notes = Vec::new();
-        let doing = |error: io::Error| StorageError::new(&next, "beginning the next life", error);
+        let doing = |error: io::Error| StorageError::new(&next, "beginning the next incarnation", error);
         if read(disk.as_ref(), &next)?.is_some() {
             let aside = free_name(disk.as_ref(), &top, "damaged-next").map_err(doing)?;
             disk.rename(&next, &top.join(&aside)).map_err(doing)?;
@@ -91,7 +92,7 @@ impl Quarantined {
         }
         disk.create_dir_all(&next).map_err(doing)?;
         disk.sync_dir(&top).map_err(doing)?;
-        ReplicaDirectory::inspect(disk, &next, expected, Life::Next { of: top }, lock, notes)
+        ReplicaDirectory::inspect(disk, &next, expected, DirectoryIncarnation::Next { of: top }, lock, notes)
     }
 }
 
@@ -142,7 +143,7 @@ pub(crate) fn free_name(disk: &dyn Disk, root: &Path, stem: &str) -> io::Result<
     Err(io::Error::other(format!("too many directories named {stem}-*")))
 }
 
-/// Says that the next life, in `top`/next, was taken in: the next start swaps the lives.
+/// Says that the next incarnation, in `top`/next, was taken in: the next start swaps the incarnations.
 pub(crate) fn mark_ready(disk: &dyn Disk, top: &Path) -> Result<(), StorageError> {
     let ready = top.join(NEXT).join(READY);
     let doing = |error: io::Error| StorageError::new(&ready, "writing", error);
@@ -157,11 +158,11 @@ pub(crate) fn mark_ready(disk: &dyn Disk, top: &Path) -> Result<(), StorageError
     write_whole(disk, &ready, name.as_bytes())
 }
 
-/// Swaps the lives, if the next one was declared ready, from wherever an earlier try was interrupted.
+/// Swaps the incarnations, if the next one was declared ready, from wherever an earlier try was interrupted.
 pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<String>) -> Result<(), StorageError> {
     let next = top.join(NEXT);
     let ready = next.join(READY);
-    let doing = |error: io::Error| StorageError::new(&next, "moving the next life up", error);
+    let doing = |error: io::Error| StorageError::new(&next, "moving the next incarnation up", error);
     if disk.exists(&next.join(MOVING)).map_err(doing)? {
         return move_up(disk, top).map_err(doing);
     }
@@ -176,14 +177,15 @@ pub(crate) fn finish_readmission(disk: &dyn Disk, top: &Path, notes: &mut Vec<St
     put_aside(disk, top, &top.join(&name)).map_err(doing)?;
     disk.rename(&ready, &next.join(MOVING)).map_err(doing)?;
     disk.sync_dir(&next).map_err(doing)?;
-    notes.push(format!("{}: readmitted; the damaged life lies in {name}", top.display()));
+    notes.push(format!("{}: readmitted; the damaged incarnation lies in {name}", top.display()));
     move_up(disk, top).map_err(doing)
 }
 
-/// Says that former lives lie around. Nothing ever removes them: should a majority have been damaged, they hold all
-/// that is left of what it had acknowledged. So whoever operates the replica decides, and is told at each start.
+/// Says that previous incarnations lie around. Nothing ever removes them: should a majority have been damaged, they
+/// hold all that is left of what it had acknowledged. So whoever operates the replica decides, and is told at each
+/// start.
 pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<String>) -> Result<(), StorageError> {
-    let names = disk.list(top).map_err(|error| StorageError::new(top, "looking for former lives", error))?;
+    let names = disk.list(top).map_err(|error| StorageError::new(top, "looking for previous incarnations", error))?;
     let former: Vec<String> = names.into_iter().filter(|name| name.starts_with(DAMAGED)).collect();
     if !former.is_empty() {
         let what = format!("what was damaged in former starts lies in {}", former.join(", "));
@@ -203,7 +205,7 @@ fn put_aside(disk: &dyn Disk, top: &Path, aside: &Path) -> io::Result<()> {
     sync_both(disk, aside, top)
 }
 
-/// What is in `next/` by now is all that there is of the present life, so it may replace nothing.
+/// What is in `next/` by now is all that there is of the present incarnation, so it may replace nothing.
 fn move_up(disk: &dyn Disk, top: &Path) -> io::Result<()> {
     let next = top.join(NEXT);
     for item in disk.list(&next)? {

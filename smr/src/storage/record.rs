@@ -171,7 +171,7 @@ pub(crate) enum Unreadable {
     Torn(String),
     /// Written like this, but not for this place: never the trace of a crash.
     Wrong(String),
-    /// Sound, and written by another node, or in another life of this one.
+    /// Sound, and written by another node, or in another incarnation of this one.
     Foreign,
     /// Written by a newer build.
     Newer(u16),

@@ -1,11 +1,11 @@
 //! Recovery: what can still be read of a replica's directory that nobody uses, and a new directory made of it.
 //!
 //! # Reading
-//! Nothing in the old directory is changed. It may hold several *lives*: itself, `next/`, and what was put aside
-//! (`damaged-*`). The group is that of the first life with a sound hard state; of another group nothing is taken. Every
-//! snapshot and every log is tried with every other one, and the pair counts that ends with the highest entry, by term
-//! first: a log whose last entry is of a term holds all that was committed in earlier terms. Entries behind it may
-//! never have been committed; they are kept, because they may have been.
+//! Nothing in the old directory is changed. It may hold several *incarnations*: itself, `next/`, and what was put aside
+//! (`damaged-*`). The group is that of the first incarnation with a sound hard state; of another group nothing is
+//! taken. Every snapshot and every log is tried with every other one, and the pair counts that ends with the highest
+//! entry, by term first: a log whose last entry is of a term holds all that was committed in earlier terms. Entries
+//! behind it may never have been committed; they are kept, because they may have been.
 //!
 //! # Writing
 //! The new directory is a founder's of a group of one, with a snapshot that covers everything. The hard state comes
@@ -84,28 +84,28 @@ pub(crate) fn claim(disk: &dyn Disk, from: &Path) -> Result<DiskLock, OpenError>
 pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<Remains, LoadError> {
     let looking = |error: io::Error| StorageError::new(from, "looking", error);
     let mut remains = Remains::default();
-    let (mut lives, mut logs) = (vec![from.join(NEXT), from.to_owned()], Vec::new());
+    let (mut incarnations, mut logs) = (vec![from.join(NEXT), from.to_owned()], Vec::new());
     let mut names = disk.list(from).map_err(looking)?;
     names.sort();
     for name in names {
         if name.starts_with(DAMAGED_LOG) {
             logs.push(from.join(name));
         } else if name.starts_with(DAMAGED) {
-            lives.push(from.join(name));
+            incarnations.push(from.join(name));
         }
     }
     if let Some(note) = quarantine::read(disk.as_ref(), from)? {
         remains.notes.push(format!("{}: was in quarantine: {}", from.display(), note.reason));
     }
     let mut hard_states = BTreeMap::new();
-    for life in &lives {
-        let reading = |error| StorageError::new(&life.join(HARD_STATE), "reading", error);
-        match HardStateFile::read(disk.as_ref(), life).map_err(reading)? {
+    for incarnation in &incarnations {
+        let reading = |error| StorageError::new(&incarnation.join(HARD_STATE), "reading", error);
+        match HardStateFile::read(disk.as_ref(), incarnation).map_err(reading)? {
             FoundHardState::Sound { file, .. } => {
-                hard_states.insert(life, file.record().clone());
+                hard_states.insert(incarnation, file.record().clone());
             }
             FoundHardState::Broken(damage) => remains.notes.push(damage.to_string()),
-            FoundHardState::Missing if life == from => {
+            FoundHardState::Missing if incarnation == from => {
                 remains.notes.push(format!("{}: missing", from.join(HARD_STATE).display()));
             }
             FoundHardState::Missing => {}
@@ -114,20 +114,21 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
             }
         }
     }
-    let initialized =
-        lives.iter().filter_map(|life| hard_states.get(life)).find_map(|record| match &record.bootstrap {
+    let initialized = incarnations.iter().filter_map(|incarnation| hard_states.get(incarnation)).find_map(|record| {
+        match &record.bootstrap {
             BootstrapState::Initialized { genesis, .. } => Some((record.identity.clone(), *genesis)),
             BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
-        });
+        }
+    });
     (remains.identity, remains.genesis) = initialized.unzip();
     let known = remains.identity.as_ref().or(hard_states.values().next().map(|record| &record.identity));
     remains.replica = known.map(|identity| (identity.group.clone(), identity.node.name));
 
-    // Of each life, unless it is known to be of another group, or not to have begun.
+    // Of each incarnation, unless it is known to be of another group, or not to have begun.
     let mut strangers = BTreeSet::new();
     let mut sound = Vec::new();
-    for life in &lives {
-        if let Some(record) = hard_states.get(life) {
+    for incarnation in &incarnations {
+        if let Some(record) = hard_states.get(incarnation) {
             let genesis = match &record.bootstrap {
                 BootstrapState::Initialized { genesis, .. } => Some(*genesis),
                 BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
@@ -139,13 +140,13 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
             remains.term = remains.term.max(record.hard_state.term);
             remains.lease_us = remains.lease_us.max(record.hard_state.lease_us);
         }
-        let reading = |error| StorageError::new(&life.join(WATERMARK), "reading", error);
-        let reach = WatermarkFile::reach(disk.as_ref(), life).map_err(reading)?;
+        let reading = |error| StorageError::new(&incarnation.join(WATERMARK), "reading", error);
+        let reach = WatermarkFile::reach(disk.as_ref(), incarnation).map_err(reading)?;
         remains.reached = remains.reached.max(reach.unwrap_or(Index::ZERO));
-        let (found, notes) = snapshot::salvage(disk.as_ref(), &life.join(SNAPSHOTS)).map_err(of_snapshots)?;
+        let (found, notes) = snapshot::salvage(disk.as_ref(), &incarnation.join(SNAPSHOTS)).map_err(of_snapshots)?;
         sound.extend(found);
         remains.notes.extend(notes);
-        logs.push(life.join(LOG));
+        logs.push(incarnation.join(LOG));
     }
     sound.sort_by_key(|found| (found.info.meta.last.term, found.info.meta.last.index));
     if remains.genesis.is_none() {
@@ -289,7 +290,7 @@ impl Succession {
 }
 
 /// What a recovered directory is to say.
-pub(crate) struct NewLife {
+pub(crate) struct NewIncarnation {
     pub(crate) identity: Identity,
     pub(crate) succession: Succession,
     pub(crate) term: Term,
@@ -299,8 +300,12 @@ pub(crate) struct NewLife {
 }
 
 /// Makes everything but the snapshot, in a claimed directory.
-pub(crate) fn write(mut directory: ReplicaDirectory, options: &StoreOptions, life: NewLife) -> Result<(), OpenError> {
-    let NewLife { identity, succession, term, lease_us, last } = life;
+pub(crate) fn write(
+    mut directory: ReplicaDirectory,
+    options: &StoreOptions,
+    incarnation: NewIncarnation,
+) -> Result<(), OpenError> {
+    let NewIncarnation { identity, succession, term, lease_us, last } = incarnation;
     let mut log = begin_log(&mut directory, options)?;
     log.adopt(identity.hash());
     log.reset_to(last)?;

@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use super::directory::{Life, ReplicaDirectory};
+use super::directory::{DirectoryIncarnation, ReplicaDirectory};
 use super::hard_state::{BootstrapState, HardStateFile, HardStateRecord, Witness};
 use super::open::OpenError;
 use super::quarantine::{self, Quarantined};
@@ -67,7 +67,7 @@ impl Store {
         self.log.last()
     }
 
-    /// The directory of its present life.
+    /// The directory of its present incarnation.
     pub fn path(&self) -> &Path {
         &self.directory.root
     }
@@ -253,21 +253,21 @@ impl Store {
         self.attempt(|store| store.watermark.as_mut().map_or(Ok(()), WatermarkFile::end_healing))
     }
 
-    /// Ends a quarantine: says durably that this store, the quarantined directory's next life, was taken in by its
-    /// group. It goes on where it is; the next start moves it up.
+    /// Ends a quarantine: says durably that this store, the quarantined directory's next incarnation, was taken in by
+    /// its group. It goes on where it is; the next start moves it up.
     ///
     /// # Errors
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If it is no next life, or uninitialized.
+    /// If it is no next incarnation, or uninitialized.
     pub fn complete_readmission(&mut self) -> Result<(), StorageError> {
         self.attempt(|store| {
             let record = store.hard_state.record();
             assert!(record.bootstrap.is_initialized(), "{} is readmitted before its bootstrap", record.identity);
-            match &store.directory.life {
-                Life::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
-                Life::Present => panic!("{} is readmitted without a quarantine", record.identity),
+            match &store.directory.incarnation {
+                DirectoryIncarnation::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
+                DirectoryIncarnation::Present => panic!("{} is readmitted without a quarantine", record.identity),
             }
         })
     }

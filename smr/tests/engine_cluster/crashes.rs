@@ -63,8 +63,9 @@ fn leader_crash_replaced_within_tens_of_milliseconds() {
     assert!(pauses[10] <= 100, "median of {pauses:?} ms");
 }
 
-/// Sessions and state together are the same whenever the replica stands at an index, also in a later life. A life
-/// begins at its snapshot and replays to its end in one step, so between the two only I7 looks at each entry.
+/// Sessions and state together are the same whenever the replica stands at an index, also in a later incarnation. An
+/// incarnation begins at its snapshot and replays to its end in one step, so between the two only I7 looks at each
+/// entry.
 #[derive(Default)]
 struct OneStateForEachIndex(BTreeMap<Index, u64>);
 

@@ -7,7 +7,8 @@ use smr_sim::sim_node::path;
 use crate::cluster::{Cluster, Group, status, term};
 use crate::{assert_met, seeds};
 
-/// How often an operator tries: it is told "alive and votes" as long as old messages of the former life come again.
+/// How often an operator tries: it is told "alive and votes" as long as old messages of the previous incarnation come
+/// again.
 const TRIES_MAX: usize = 300;
 
 /// Asks the leader, whoever that is, until it is done.
@@ -100,9 +101,9 @@ fn replicas_are_emptied_and_readmitted_one_after_the_other_under_load() {
     }
 }
 
-// covers D5 M6: the damaged life is closed, the next one takes its place, also in the directory.
+// covers D5 M6: the damaged incarnation is closed, the next one takes its place, also in the directory.
 #[test]
-fn node_with_damaged_hard_state_is_readmitted_in_its_next_life() {
+fn node_with_damaged_hard_state_is_readmitted_in_its_next_incarnation() {
     for seed in 0..4 {
         let mut cluster = Cluster::new(seed, 3, 3, 1);
         cluster.run_for(2_000_000);
@@ -110,13 +111,13 @@ fn node_with_damaged_hard_state_is_readmitted_in_its_next_life() {
         let old = cluster.nodes[replica].id;
         let spoil = |bytes: &mut Vec<u8>| bytes.iter_mut().for_each(|byte| *byte ^= 1);
         assert!(cluster.damage(replica, &path("promise"), spoil));
-        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, replica));
+        cluster.run_until_that(4_000_000, "its next incarnation waits", |group| is_waiting(group, replica));
         assert_ne!(cluster.nodes[replica].id, old);
         cluster.run_for(500_000);
         assert!(is_waiting(&cluster, replica));
         // A restart in the middle changes nothing.
         cluster.crash(replica, true);
-        cluster.run_until_that(4_000_000, "its next life waits", |group| is_waiting(group, replica));
+        cluster.run_until_that(4_000_000, "its next incarnation waits", |group| is_waiting(group, replica));
         readmit(&mut cluster, replica);
         cluster.run_for(500_000);
         let new = cluster.nodes[replica].id;

@@ -8,7 +8,7 @@ use smr::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariant
 
 use super::{Answer, Call, Disk, Outputs};
 
-/// `A` for replica 0 in its first life, `A/2` in its second.
+/// `A` for replica 0 in its first incarnation, `A/2` in its second.
 pub fn name(id: NodeId) -> String {
     let replica = char::from(b'A' + id.name.0 as u8);
     if id.incarnation.0 == 1 { replica.to_string() } else { format!("{replica}/{}", id.incarnation.0) }

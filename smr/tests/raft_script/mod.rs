@@ -34,9 +34,9 @@ fn number<T: std::str::FromStr>(text: &str) -> T {
 }
 
 fn node(text: &str) -> NodeId {
-    let (replica, life) = text.split_once('/').unwrap_or((text, "1"));
+    let (replica, incarnation) = text.split_once('/').unwrap_or((text, "1"));
     match replica.as_bytes() {
-        [letter @ b'A'..=b'H'] => NodeId::new(u16::from(letter - b'A'), number(life)),
+        [letter @ b'A'..=b'H'] => NodeId::new(u16::from(letter - b'A'), number(incarnation)),
         _ => panic!("no node: {text:?}"),
     }
 }

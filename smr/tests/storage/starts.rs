@@ -46,8 +46,8 @@ fn admit_full_the_oldest_of_a_replica_with_a_newer_one_is_forgotten() {
     let seen = open(&disk);
     let start = StartTrail::default().next(1);
     let others: Vec<NodeId> = (0..8).map(|name| NodeId::new(name, 7)).collect();
-    let lives: Vec<NodeId> = (100..200).map(|incarnation| NodeId::new(3, incarnation)).collect();
-    for node in others.iter().chain(&lives) {
+    let incarnations: Vec<NodeId> = (100..200).map(|incarnation| NodeId::new(3, incarnation)).collect();
+    for node in others.iter().chain(&incarnations) {
         assert_eq!(seen.admit(*node, start), Ok(Ok(())));
     }
     let seen = open(&disk);
@@ -55,7 +55,7 @@ fn admit_full_the_oldest_of_a_replica_with_a_newer_one_is_forgotten() {
         assert_eq!(seen.newest(*node), Some(start.id));
     }
     assert_eq!(seen.newest(others[3]), None);
-    assert_eq!(seen.newest(lives[99]), Some(start.id));
-    let remembered = others.iter().chain(&lives).filter(|node| seen.newest(**node).is_some()).count();
+    assert_eq!(seen.newest(incarnations[99]), Some(start.id));
+    let remembered = others.iter().chain(&incarnations).filter(|node| seen.newest(**node).is_some()).count();
     assert_eq!(remembered, STARTS_MAX);
 }

@@ -147,7 +147,7 @@ impl Which for Opened {
     }
 }
 
-/// A node with another incarnation, for a next life.
+/// A node with another incarnation, for a next incarnation.
 pub(crate) fn other_incarnation(options: &StoreOptions) -> StoreOptions {
     StoreOptions { incarnation_if_new: Incarnation(0xe), ..options.clone() }
 }

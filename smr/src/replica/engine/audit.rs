@@ -86,7 +86,7 @@ struct Newest(BTreeMap<Index, u64>);
 
 impl Newest {
     /// Whether it says something new: one restarted meanwhile may have another hash at an entry than it had in its
-    /// former run.
+    /// previous run.
     fn add(&mut self, digest: StateDigest) -> bool {
         let new = self.0.insert(digest.index, digest.hash) != Some(digest.hash);
         if self.0.len() > HASHES_KEPT {

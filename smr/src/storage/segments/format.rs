@@ -183,7 +183,7 @@ impl SyncedClaim {
     }
 
     /// The one that reaches furthest of those that stand in this segment at or behind byte `from`, wherever a frame
-    /// begins. Those of the segment's former lives name other segments.
+    /// begins. Those of the segment's previous incarnations name other segments.
     pub(super) fn furthest(bytes: &[u8], from: usize, header: &Header) -> Option<SyncedClaim> {
         let rest = bytes.get(from..)?;
         let magics = rest.windows(8).enumerate().filter(|(_, window)| *window == Self::MAGIC);

@@ -36,7 +36,7 @@
 //!
 //! A segment is *dead* when the one behind it was begun at or before the snapshot, with a record of its own. A dead one
 //! is recycled: its header is overwritten with zeros and synced, then it gets the number of the next one to be
-//! prepared. The frames of its former life stay, and cannot come back: each is chained to a header with a smaller
+//! prepared. The frames of its previous use stay, and cannot come back: each is chained to a header with a smaller
 //! number.
 //!
 //! # What a crash leaves behind, and what the next start does with it
@@ -71,9 +71,10 @@
 //! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the
 //! chain must reach the seed of the next; in the last one the watermark says how far it must reach, as with every
 //! engine, and, wherever they stand, the claims of what was synced. So only in the very last write damage cannot be
-//! told from a torn one (D2). Behind the end are zeros or the frames of former lives, which mean nothing. Damage names
-//! the file. A header that is neither zeros nor whole is damage unless its segment is dead; a header of zeros in a
-//! segment that was begun looks like a prepared one, and is found by the watermark, or by the segment behind it.
+//! told from a torn one (D2). Behind the end are zeros or the frames of previous incarnations, which mean nothing.
+//! Damage names the file. A header that is neither zeros nor whole is damage unless its segment is dead; a header of
+//! zeros in a segment that was begun looks like a prepared one, and is found by the watermark, or by the segment behind
+//! it.
 //!
 //! # The models
 //! As in *etcd's* log the checksums are chained across the files, conflicts are overwritten by replay and not in place,

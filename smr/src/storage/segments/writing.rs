@@ -29,7 +29,8 @@ pub(super) struct Tail {
     /// Whether the buffer has more than the file, and whether the file has more than the device.
     pub(super) unwritten: bool,
     pub(super) unsynced: bool,
-    /// What is known of this segment: up to where it was written and synced, in this life, and what says so in it.
+    /// What is known of this segment: up to where it was written and synced, in this incarnation, and what says so in
+    /// it.
     pub(super) written: Reach,
     pub(super) synced: Reach,
     pub(super) claimed: Reach,

@@ -4,7 +4,7 @@
 mod faults;
 mod hard_state;
 mod healing;
-mod lives;
+mod incarnations;
 mod log;
 mod watermark;
 

@@ -1,4 +1,4 @@
-//! Segments that are damaged, cut, gone, of another life or of another format, and devices that read wrongly.
+//! Segments that are damaged, cut, gone, of another incarnation or of another format, and devices that read wrongly.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -277,7 +277,7 @@ fn segment_of_a_newer_format_is_refused_untouched() {
 
 // covers D11, M9
 #[test]
-fn segments_of_another_life_are_quarantined() {
+fn segments_of_another_incarnation_are_quarantined() {
     let (disk, _) = sample();
     let other = VirtualDisk::new();
     let mut stranger = bench(&other);

@@ -19,9 +19,9 @@ use crate::replica::disk::{self, DiskJob};
 use crate::replica::driver::{DISK_JOBS_MAX, Driver, join_disk};
 use crate::replica::engine::{DIGEST_EVERY_ENTRIES, Engine, EngineStart, LOG_LIMITS, Portion, UNCOMMITTED_ENTRIES_MAX};
 use crate::replica::handle::{Facts, Present, RequestQueue};
-use crate::replica::inbox::{ANY_LIFE, Inbox, InputSender, NodeInput};
+use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput};
+use crate::replica::incarnations::{now_unix_s, open_incarnations};
 use crate::replica::kind::Kind;
-use crate::replica::lives::{now_unix_s, open_lives};
 use crate::replica::message::PeerMessage;
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::scans::Scans;
@@ -63,14 +63,14 @@ impl Admission for Gate {
     }
 }
 
-/// What all lives of a directory that a process sees have in common.
+/// What all incarnations of a directory that a process sees have in common.
 pub(super) struct Site<P: Kind, S: StateMachine> {
     pub(super) options: Arc<ReplicaOptions>,
     pub(super) replicas: BTreeSet<ReplicaId>,
     pub(super) cluster: Option<ClusterId>,
     pub(super) source: Option<Arc<dyn ConfigurationSource>>,
     pub(super) exclusions: Receiver<Witness>,
-    /// The image of the empty state, which each life begins with.
+    /// The image of the empty state, which each incarnation begins with.
     pub(super) empty: Arc<[u8]>,
     pub(super) inbox: Arc<Inbox<P, S>>,
     pub(super) inputs: InputSender<P, S>,
@@ -88,8 +88,9 @@ impl<P: Kind, S: StateMachine> Site<P, S> {
     }
 }
 
-/// What the replica thread works with: one life of the directory. If that ends in quarantine, the next one begins.
-pub(super) struct Life<P: Kind, S: StateMachine> {
+/// What the replica thread works with: one incarnation of the directory. If that ends in quarantine, the next one
+/// begins.
+pub(super) struct IncarnationRun<P: Kind, S: StateMachine> {
     site: Site<P, S>,
     number: u64,
     store: Box<OpenedStore>,
@@ -102,7 +103,7 @@ pub(super) struct Life<P: Kind, S: StateMachine> {
     genesis: Arc<OnceLock<GenesisHash>>,
 }
 
-/// How a life ended.
+/// How an incarnation ended.
 enum End<P: Kind, S: StateMachine> {
     /// The replica was stopped.
     Stopped,
@@ -110,7 +111,7 @@ enum End<P: Kind, S: StateMachine> {
     Quarantined(Box<(Site<P, S>, Quarantined)>),
 }
 
-impl<P: Kind, S: StateMachine> Life<P, S> {
+impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
     /// Makes connections; the replica thread does the rest.
     pub(super) fn begin(
         site: Site<P, S>,
@@ -119,7 +120,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         snapshots: SnapshotDir,
         quarantine: Option<String>,
         state: S,
-    ) -> Result<Life<P, S>, StartError> {
+    ) -> Result<IncarnationRun<P, S>, StartError> {
         let options = &site.options;
         let node = store.identity.node;
         let initialized = match &store.bootstrap {
@@ -127,7 +128,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             BootstrapState::Uninitialized | BootstrapState::Excluded { .. } => None,
         };
         let files = SnapshotFiles { dir: snapshots, fullness: Fullness::default() };
-        let inputs = site.inputs.of_life(number);
+        let inputs = site.inputs.of_incarnation(number);
         let genesis = Arc::new(OnceLock::new());
         let intake = Intake::<P, S>::new(files.clone(), genesis.clone(), inputs.clone(), site.watched());
         let config = TransportConfig {
@@ -145,15 +146,25 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             peers: options.peers.clone(),
         };
         let cannot = |error| StartError::new(format!("cannot serve peers: {error}"));
-        // The next life listens where this one did.
+        // The next incarnation listens where this one did.
         let listener = options.listener.try_clone().map_err(cannot)?;
         let (runtime, sink) = (options.runtime.clone(), Arc::new(inputs.clone()));
         let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
         *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: initialized };
-        Ok(Life { number, store, quarantine, files, state, inputs, transport: Arc::new(transport), genesis, site })
+        Ok(IncarnationRun {
+            number,
+            store,
+            quarantine,
+            files,
+            state,
+            inputs,
+            transport: Arc::new(transport),
+            genesis,
+            site,
+        })
     }
 
-    /// One life after the other, to the orderly end.
+    /// One incarnation after the other, to the orderly end.
     pub(super) fn run(mut self) -> Result<(), String> {
         loop {
             let number = self.number;
@@ -161,23 +172,23 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
                 End::Stopped => return Ok(()),
                 End::Quarantined(quarantined) => {
                     let (site, quarantined) = *quarantined;
-                    self = Life::after(site, number, quarantined).map_err(|error| error.to_string())?;
+                    self = IncarnationRun::after(site, number, quarantined).map_err(|error| error.to_string())?;
                 }
             }
         }
     }
 
-    /// The life after one that is in quarantine: uninitialized, until the group takes it in.
-    fn after(site: Site<P, S>, number: u64, quarantined: Quarantined) -> Result<Life<P, S>, StartError> {
+    /// The incarnation after one that is in quarantine: uninitialized, until the group takes it in.
+    fn after(site: Site<P, S>, number: u64, quarantined: Quarantined) -> Result<IncarnationRun<P, S>, StartError> {
         let reason = quarantined.reason.clone();
-        let directory = quarantined.into_next_life()?;
-        let (store, snapshots, _) = open_lives(directory, &site.options, &site.reporter, &site.lifeline)?;
+        let directory = quarantined.into_next_incarnation()?;
+        let (store, snapshots, _) = open_incarnations(directory, &site.options, &site.reporter, &site.lifeline)?;
         let state = S::restore(&mut &site.empty[..]);
         let state = state.map_err(|error| StartError::new(format!("the empty state: {error}")))?;
-        Life::begin(site, number + 1, store, snapshots, Some(reason), state)
+        IncarnationRun::begin(site, number + 1, store, snapshots, Some(reason), state)
     }
 
-    /// From the bootstrap, if that is still to come, to the end of this life.
+    /// From the bootstrap, if that is still to come, to the end of this incarnation.
     fn live(mut self) -> Result<End<P, S>, String> {
         if !self.store.bootstrap.is_initialized() {
             match self.initialize()? {
@@ -187,7 +198,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
                     return Ok(End::Stopped);
                 }
                 Departure::Disqualified(reason) => {
-                    let Life { site, store, transport, .. } = self;
+                    let IncarnationRun { site, store, transport, .. } = self;
                     transport.shutdown();
                     site.reporter.line(&format!("quarantined: {reason}"));
                     let quarantined = store.store.into_quarantine(&reason, now_unix_s());
@@ -201,7 +212,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         };
         let cluster = self.store.identity.cluster.or(self.site.cluster);
         self.transport.set_bootstrap(cluster, genesis);
-        // Set once: a life is lived once.
+        // Set once for an incarnation.
         let _ = self.genesis.set(genesis);
         if let Some(cluster) = cluster {
             let _ = self.site.facts.cluster.set(cluster);
@@ -230,7 +241,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             cluster: site.cluster,
             group: group.clone(),
             replicas: site.replicas.clone(),
-            // The operator's word was for the life that was there when it was given.
+            // The operator's word was for the incarnation that was there when it was given.
             claim: Claim { is_excluded, found_anew: site.options.found_anew && self.quarantine.is_none() },
             is_recorded: site.source.is_some(),
         });
@@ -241,7 +252,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
             standing,
             sync_mode: self.store.durability(),
             inbox: &site.inbox,
-            life: self.number,
+            incarnation: self.number,
             transport: &self.transport,
             reporter: &site.reporter,
             store: &mut self.store.store,
@@ -278,9 +289,9 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
 
     /// Recovers the state, starts the disk thread, and drives the core until the replica stops or is quarantined.
     fn serve(self, bootstrap_record: BootstrapRecord) -> Result<End<P, S>, String> {
-        let Life { site, store: life, quarantine, files: snapshots, state, inputs, transport, .. } = self;
+        let IncarnationRun { site, store: opened, quarantine, files: snapshots, state, inputs, transport, .. } = self;
         let (options, reporter, lifeline) = (&site.options, &site.reporter, &site.lifeline);
-        let node = life.identity.node;
+        let node = opened.identity.node;
         let latest = snapshots.dir.latest();
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
             None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
@@ -294,15 +305,15 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         let clock = Clock::start();
         let snapshot = meta.last;
         // The genesis is of term 1, which nobody campaigned in.
-        let hard_state = if life.hard_state.term == Term::ZERO {
+        let hard_state = if opened.hard_state.term == Term::ZERO {
             HardState { term: Term(1), ..HardState::default() }
         } else {
-            life.hard_state
+            opened.hard_state
         };
-        let sync_mode = life.durability();
-        let healing = life.healing;
+        let sync_mode = opened.durability();
+        let healing = opened.healing;
         let heals_past = healing.as_ref().map(|healing| healing.past);
-        let recovered = Recovered { hard_state, snapshot: meta, entries: life.entries, heals_past };
+        let recovered = Recovered { hard_state, snapshot: meta, entries: opened.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
         let standing = match quarantine.clone() {
             Some(reason) => Standing::Quarantined { reason },
@@ -327,7 +338,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
         });
         let (jobs, jobs_inbox) = bounded::<DiskJob<P::Message>>(DISK_JOBS_MAX);
         let disk_thread = {
-            let (inputs, transport, store) = (inputs.clone(), transport.clone(), life.store);
+            let (inputs, transport, store) = (inputs.clone(), transport.clone(), opened.store);
             lifeline
                 .spawn(format!("{} disk", reporter.who()), move || {
                     disk::run::<P, S>(store, &jobs_inbox, &inputs, &transport)
@@ -374,7 +385,7 @@ impl<P: Kind, S: StateMachine> Life<P, S> {
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
                 // The disk thread may wait for room here before it comes to its last job.
                 Err(RecvTimeoutError::Timeout) => {
-                    while let Some(event) = site.inbox.next_event(ANY_LIFE) {
+                    while let Some(event) = site.inbox.next_event(ANY_INCARNATION) {
                         if let NodeInput::Shutdown(done) = event {
                             stopping = Some(done);
                         }

@@ -1,4 +1,5 @@
-//! A replica's directory whose lives are damaged one after the other: each start ends in a life that can be readmitted.
+//! A replica's directory whose incarnations are damaged one after the other: each start ends in an incarnation that can
+//! be readmitted.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
@@ -21,7 +22,7 @@ fn open(directory: &Path, runtime: &tokio::runtime::Runtime) -> Incarnation {
 
 // covers D4
 #[test]
-fn next_life_damaged_too_is_put_aside_and_another_one_begins() {
+fn next_incarnation_damaged_too_is_put_aside_and_another_one_begins() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("g.0");
@@ -29,7 +30,7 @@ fn next_life_damaged_too_is_put_aside_and_another_one_begins() {
     fs::create_dir_all(directory.join("log")).unwrap();
     let first = open(&directory, &runtime);
     assert!(directory.join("quarantine").exists());
-    assert_eq!(open(&directory, &runtime), first, "a next life that is whole goes on");
+    assert_eq!(open(&directory, &runtime), first, "a next incarnation that is whole goes on");
 
     fs::write(directory.join("next").join("promise"), [0xff; 1024]).unwrap();
     let second = open(&directory, &runtime);

@@ -16,19 +16,19 @@ use crate::storage::{self, OpenedStore, ReplicaDirectory, Store, StoreOptions, S
 /// Lives of a directory that are looked at in one start: the damaged one, its damaged next one, and a fresh one.
 const LIVES_MAX: usize = 3;
 
-/// Opens the life of a directory that may count: the first one that is not damaged. Says why an earlier one ended, if
-/// it did.
-pub(super) fn open_lives(
+/// Opens the incarnation of a directory that may count: the first one that is not damaged. Says why an earlier one
+/// ended, if it did.
+pub(super) fn open_incarnations(
     directory: ReplicaDirectory,
     options: &ReplicaOptions,
     reporter: &Reporter,
     lifeline: &Lifeline,
 ) -> Result<(Box<OpenedStore>, SnapshotDir, Option<String>), StartError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut life = directory;
+    let mut incarnation = directory;
     let mut quarantine = None;
     for _ in 0..LIVES_MAX {
-        let quarantined = match open_life(&disk, life, options, reporter, lifeline)? {
+        let quarantined = match open_incarnation(&disk, incarnation, options, reporter, lifeline)? {
             (storage::Opened::Store(store), snapshots) => {
                 let snapshots = snapshots.ok_or_else(|| {
                     StartError::new("snapshots were not looked for in a directory that was opened".to_owned())
@@ -42,19 +42,22 @@ pub(super) fn open_lives(
         };
         reporter.line(&format!("quarantined: {}", quarantined.reason));
         quarantine.get_or_insert(quarantined.reason.clone());
-        // Should the next life be damaged, too, yet another one takes its place.
-        life = quarantined.into_next_life().map_err(StartError::of)?;
+        // Should the next incarnation be damaged, too, yet another one takes its place.
+        incarnation = quarantined.into_next_incarnation().map_err(StartError::of)?;
     }
-    Err(StartError::new(format!("{}: each life that is begun here is damaged at once", options.directory.display())))
+    Err(StartError::new(format!(
+        "{}: each incarnation that is begun here is damaged at once",
+        options.directory.display()
+    )))
 }
 
 pub(super) fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Opens one life of a directory: snapshots first, because they say where the log must begin. A quarantined life is
-/// left alone.
-fn open_life(
+/// Opens one incarnation of a directory: snapshots first, because they say where the log must begin. A quarantined
+/// incarnation is left alone.
+fn open_incarnation(
     disk: &Arc<dyn Disk>,
     directory: ReplicaDirectory,
     options: &ReplicaOptions,

@@ -1,4 +1,4 @@
-//! Quarantine, the next life, and the swap of the lives.
+//! Quarantine, the next incarnation, and the swap of the incarnations.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -44,10 +44,10 @@ fn latecomer() -> BootstrapState {
     BootstrapState::Initialized { genesis: genesis().hash(), founders: None }
 }
 
-/// The next life, from its beginning until it is ready.
-fn next_life(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), OpenError> {
-    let directory = bench.open()?.quarantined().into_next_life()?;
-    assert!(directory.is_next_life());
+/// The next incarnation, from its beginning until it is ready.
+fn next_incarnation(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<(), OpenError> {
+    let directory = bench.open()?.quarantined().into_next_incarnation()?;
+    assert!(directory.is_next_incarnation());
     let opened = Store::open(directory, &other_incarnation(&bench.options))?.store();
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe));
     let mut store = opened.store;
@@ -82,12 +82,12 @@ fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
 /// A readmission, cut anywhere up to the moment it is declared: the node is in quarantine until then, and readmitted
 /// from then on.
 #[test]
-fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
+fn power_cut_in_next_incarnation_leaves_quarantine_until_it_is_ready() {
     let cuts = cut_everywhere(
         &damaged(),
         |disk| {
             let ready = RefCell::new(None);
-            let result = next_life(&Bench::with(ENGINE, disk.clone()), &ready);
+            let result = next_incarnation(&Bench::with(ENGINE, disk.clone()), &ready);
             (result, ready.into_inner().is_some())
         },
         |(result, ready), disk, at| {
@@ -98,8 +98,8 @@ fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
                     assert!(quarantined.reason.starts_with("/data/node/mark: "), "{at}: {}", quarantined.reason);
                     assert_eq!(quarantined.identity.as_ref().unwrap().node, ME, "{at}");
                     drop(quarantined);
-                    // The next try goes on with the same next life, or begins another one.
-                    next_life(&bench, &RefCell::new(None)).unwrap_or_else(|error| panic!("{at}: {error}"));
+                    // The next try goes on with the same next incarnation, or begins another one.
+                    next_incarnation(&bench, &RefCell::new(None)).unwrap_or_else(|error| panic!("{at}: {error}"));
                     check_readmitted(&disk, at);
                 }
                 Opened::Store(opened) => {
@@ -113,11 +113,11 @@ fn power_cut_in_next_life_leaves_quarantine_until_it_is_ready() {
     assert!(cuts > 30, "only {cuts} operations");
 }
 
-/// The swap of the lives, cut anywhere, and again in the try after that: it is always finished by a later start.
+/// The swap of the incarnations, cut anywhere, and again in the try after that: it is always finished by a later start.
 #[test]
-fn power_cut_in_swap_of_lives_is_finished_at_the_next_open() {
+fn power_cut_in_swap_of_incarnations_is_finished_at_the_next_open() {
     let disk = damaged();
-    next_life(&Bench::with(ENGINE, disk.clone()), &RefCell::new(None)).unwrap();
+    next_incarnation(&Bench::with(ENGINE, disk.clone()), &RefCell::new(None)).unwrap();
     let disk = disk.after_crash(Loss::Everything);
     let cuts = cut_everywhere(
         &disk,
@@ -134,12 +134,13 @@ fn power_cut_in_swap_of_lives_is_finished_at_the_next_open() {
     assert!(cuts > 15, "only {cuts} operations");
 }
 
-/// The next life is ready, and then found not to belong to its group: swapped all the same, and in quarantine again.
+/// The next incarnation is ready, and then found not to belong to its group: swapped all the same, and in quarantine
+/// again.
 #[test]
-fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
+fn power_cut_in_swap_of_a_quarantined_next_incarnation_keeps_both_quarantines() {
     let disk = damaged();
     let bench = Bench::with(ENGINE, disk.clone());
-    next_life(&bench, &RefCell::new(None)).unwrap();
+    next_incarnation(&bench, &RefCell::new(None)).unwrap();
     // As if its group had been met in that run.
     let note = Path::new("/data/node/next/quarantine");
     let file = disk.open(note, true).unwrap();
@@ -162,21 +163,21 @@ fn power_cut_in_swap_of_a_quarantined_next_life_keeps_both_quarantines() {
     );
 }
 
-/// A next life that is damaged as well is put aside; the replica gets another one.
+/// A next incarnation that is damaged as well is put aside; the replica gets another one.
 #[test]
-fn next_life_damaged_is_replaced_by_another() {
+fn next_incarnation_damaged_is_replaced_by_another() {
     let disk = damaged();
     let bench = Bench::with(ENGINE, disk.clone());
-    let directory = bench.reopen().quarantined().into_next_life().unwrap();
+    let directory = bench.reopen().quarantined().into_next_incarnation().unwrap();
     let mut store = Store::open(directory, &other_incarnation(&bench.options)).unwrap().store().store;
     store.initialize(latecomer(), genesis().cluster_id()).unwrap();
     drop(store);
     disk.damage(Path::new("/data/node/next/promise"), Vec::clear).unwrap();
 
-    let directory = bench.reopen().quarantined().into_next_life().unwrap();
+    let directory = bench.reopen().quarantined().into_next_incarnation().unwrap();
     let again = Store::open(directory, &other_incarnation(&bench.options)).unwrap().quarantined();
     assert!(again.reason.starts_with("/data/node/next/promise: "), "{}", again.reason);
-    let directory = again.into_next_life().unwrap();
+    let directory = again.into_next_incarnation().unwrap();
     let opened = Store::open(directory, &other_incarnation(&bench.options)).unwrap().store();
     assert_eq!((opened.bootstrap, opened.entries.len()), (BootstrapState::Uninitialized, 0));
     drop(opened.store);
