@@ -6,7 +6,7 @@ use std::time::Duration;
 use madkv_proto::frames::{Ask, Body};
 use madkv_proto::slots::slot_of;
 use smr::id::ClusterId;
-use smr::status::{ReplicaStatus, Role, Standing};
+use smr::status::{ReplicaStatus, Role, ServiceState};
 use smr_service::client::{CopyEvent, Event, Exchange, Final};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -80,7 +80,7 @@ impl Client {
         let answers = tasks.join_all().await.into_iter();
         let leaders = answers.filter_map(|(replica, status)| {
             let status = status.ok().filter(|status| status.role == Role::Leader)?;
-            (status.standing == Standing::InService).then_some((status.term, replica))
+            (status.service_state == ServiceState::InService).then_some((status.term, replica))
         });
         let leader = leaders.max().map(|(_, replica)| {
             // Below REPLICAS_MAX.

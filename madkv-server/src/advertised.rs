@@ -20,7 +20,7 @@ use std::time::Duration;
 use madkv_proto::frames::{Ask, Body, Service};
 use smr::id::{ClusterId, NodeId, ReplicaId};
 use smr::replica::{Outcome, ReplicaHandle, Request};
-use smr::status::{Advertised, ReplicaStatus, Role, Standing};
+use smr::status::{Advertised, ReplicaStatus, Role, ServiceState};
 use smr_service::dial::Dialled;
 use smr_service::listener::TOO_MANY_CONNECTIONS;
 use smr_service::process::{jittered, say};
@@ -113,7 +113,7 @@ impl Watch {
         }
         self.backend.set_advertised(findings.advertised.clone());
         let unreached = matches!(findings.advertised, Advertised::Unreached { .. });
-        if unreached && status.role == Role::Leader && status.standing == Standing::InService {
+        if unreached && status.role == Role::Leader && status.service_state == ServiceState::InService {
             self.give_way(status, &servers).await;
         }
     }
@@ -199,7 +199,7 @@ fn judge(error: &std::io::Error) -> Found {
 /// Whether a replica that says this of itself serves clients better than the leader whom nobody finds.
 fn may_take_over(leader: &ReplicaStatus, other: &ReplicaStatus) -> bool {
     other.node != leader.node
-        && other.standing == Standing::InService
+        && other.service_state == ServiceState::InService
         && other.advertised == Advertised::Reached
         && leader.voters.contains(&other.node)
 }

@@ -29,7 +29,7 @@ use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
 use smr::session::{SessionLimits, SessionTable};
 use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use smr::state_machine::StateMachine;
-use smr::status::{Standing, StateDigest};
+use smr::status::{ServiceState, StateDigest};
 use smr::storage::{
     BootstrapState, Engine, ExpectedIdentity, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, SeenStarts,
     Store, StoreOptions,
@@ -665,7 +665,7 @@ fn serve<S: StateMachine>(
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {
         group: group(),
-        standing: Standing::InService,
+        service_state: ServiceState::InService,
         healing: opened.healing.as_ref().map(Healing::describe),
         sync_mode: String::new(),
         core: Core::new(raft, recovered),

@@ -19,7 +19,7 @@ pub struct ReplicaStatus {
     /// Itself.
     pub node: NodeId,
     /// What it is up to.
-    pub standing: Standing,
+    pub service_state: ServiceState,
     /// Its part; only meaningful in service.
     pub role: Role,
     /// Its term.
@@ -74,7 +74,7 @@ pub enum Advertised {
 
 /// Whether a replica is in service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
+pub enum ServiceState {
     /// Waits for its group to be founded, or to be taken in.
     Uninitialized,
     /// Does its part.

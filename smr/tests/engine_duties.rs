@@ -24,7 +24,7 @@ use smr::replica::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr::status::{Role, Standing, StateDigest};
+use smr::status::{Role, ServiceState, StateDigest};
 
 const TERM: u64 = 2;
 const ME: NodeId = NodeId::new(0, 1);
@@ -285,7 +285,7 @@ impl Replica {
         let core = Core::default();
         let engine = Engine::new(EngineStart {
             group: "g".parse().unwrap(),
-            standing: Standing::InService,
+            service_state: ServiceState::InService,
             healing: None,
             sync_mode: String::new(),
             core: core.clone(),

@@ -21,7 +21,7 @@ use smr::replica::engine::{
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
-use smr::status::Standing;
+use smr::status::ServiceState;
 use snapshot_support::*;
 
 /// A state without content, which counts how many of it are gone.
@@ -81,7 +81,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
     let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     Engine::new(EngineStart {
         group: group(),
-        standing: Standing::InService,
+        service_state: ServiceState::InService,
         healing: None,
         sync_mode: String::new(),
         core,

@@ -16,7 +16,7 @@ use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
 use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
 use smr::snapshot::SnapshotDir;
-use smr::status::Standing;
+use smr::status::ServiceState;
 use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
@@ -104,9 +104,9 @@ impl Site {
 }
 
 fn await_quarantine(replica: &ReplicaHandle) -> String {
-    wait_until("the quarantine", || match status(replica).standing {
-        Standing::Quarantined { reason } => Some(reason),
-        Standing::InService | Standing::Uninitialized => None,
+    wait_until("the quarantine", || match status(replica).service_state {
+        ServiceState::Quarantined { reason } => Some(reason),
+        ServiceState::InService | ServiceState::Uninitialized => None,
     })
 }
 
@@ -158,7 +158,9 @@ fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitte
         let name = ReplicaId(2);
         [&first, &second].into_iter().find(|replica| ask(replica, Request::Readmit { name }) == Outcome::Done)
     });
-    wait_until("the readmitted replica to serve", || (status(&set_back).standing == Standing::InService).then_some(()));
+    wait_until("the readmitted replica to serve", || {
+        (status(&set_back).service_state == ServiceState::InService).then_some(())
+    });
     [&first, &second, &set_back].into_iter().for_each(ReplicaHandle::shutdown);
     site.runtime.shutdown_background();
 }
@@ -206,7 +208,7 @@ fn snapshot_of_another_group_among_ones_own_is_set_aside_and_the_log_stays() {
     let replica = site.start(0);
     await_leader(&[&replica]);
     let status = status(&replica);
-    assert_eq!((status.standing, status.snapshot), (Standing::InService, EntryId::ZERO));
+    assert_eq!((status.service_state, status.snapshot), (ServiceState::InService, EntryId::ZERO));
     assert!(status.last.index.0 < 500, "{}", status.last);
     let left: Vec<_> = fs::read_dir(&snapshots).unwrap().map(|item| item.unwrap().file_name()).collect();
     assert!(left.iter().any(|name| name.to_string_lossy().contains("bad")), "kept for whoever operates it: {left:?}");

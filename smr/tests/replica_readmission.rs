@@ -12,7 +12,7 @@ use smr::disk::RealDisk;
 use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
-use smr::status::Standing;
+use smr::status::ServiceState;
 use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
@@ -72,7 +72,7 @@ fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
     });
     let node = wait_until("the readmitted replica to serve", || {
         let status = status(&replicas[damaged]);
-        (status.standing == Standing::InService).then_some(status.node)
+        (status.service_state == ServiceState::InService).then_some(status.node)
     });
 
     // What was handed to the disk before the end is done before the directory's lock is let go.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use madkv_proto::frames::{Ask, Body, Service};
 use serde::{Deserialize, Serialize};
-use smr::status::{ReplicaStatus, Role, Standing};
+use smr::status::{ReplicaStatus, Role, ServiceState};
 
 use crate::ask::ask;
 use crate::line_client::LineClient;
@@ -445,7 +445,7 @@ impl Cluster {
     pub fn leader(&self, group: Group) -> Option<Node> {
         self.nodes_of(group)
             .filter_map(|node| Some((self.status(node).ok()?, node)))
-            .filter(|(status, _)| status.standing == Standing::InService && status.role == Role::Leader)
+            .filter(|(status, _)| status.service_state == ServiceState::InService && status.role == Role::Leader)
             .max_by_key(|(status, _)| status.term)
             .map(|(_, node)| node)
     }

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use smr::status::Standing;
+use smr::status::ServiceState;
 use smr::storage::ExpectedIdentity;
 
 use super::Cut;
@@ -195,10 +195,10 @@ impl Arranged {
             if let Some(status) = cluster.process(VICTIM).ended() {
                 return Some(if status.success() { Err("it ended with success") } else { Ok(Verdict::Refused) });
             }
-            match cluster.status(VICTIM).ok()?.standing {
-                Standing::Quarantined { reason } if reason.contains("heals by itself") => Some(Ok(Verdict::Heals)),
-                Standing::Quarantined { .. } => Some(Ok(Verdict::Quarantined)),
-                Standing::Uninitialized => Some(Err("it says that it is new")),
+            match cluster.status(VICTIM).ok()?.service_state {
+                ServiceState::Quarantined { reason } if reason.contains("heals by itself") => Some(Ok(Verdict::Heals)),
+                ServiceState::Quarantined { .. } => Some(Ok(Verdict::Quarantined)),
+                ServiceState::Uninitialized => Some(Err("it says that it is new")),
                 _ => cluster.leader(ONLY).map(|_| Ok(Verdict::Whole)),
             }
         })?;
@@ -220,7 +220,7 @@ impl Arranged {
         }
         if verdict == Verdict::Heals {
             wait_for(TIMEOUT, "the victim to heal", || {
-                (cluster.status(VICTIM).ok()?.standing == Standing::InService).then_some(())
+                (cluster.status(VICTIM).ok()?.service_state == ServiceState::InService).then_some(())
             })?;
         }
         let mut client = cluster.client()?;

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use smr::status::Standing;
+use smr::status::ServiceState;
 use smr::storage::Engine;
 use smr_service::fatal::EXIT_FATAL;
 
@@ -187,8 +187,8 @@ impl BadDiskGroup {
                 (code, _) => Err(format!("{at}: ended with {code:?} and without a useful line: {log}").into()),
             });
         }
-        match self.cluster.status(NODE).ok()?.standing {
-            Standing::InService => {
+        match self.cluster.status(NODE).ok()?.service_state {
+            ServiceState::InService => {
                 let leader = self.cluster.leader(ONLY)?;
                 let commit = self.cluster.status(leader).ok()?.commit;
                 (self.cluster.status(NODE).ok()?.applied >= commit).then_some(Ok(Start::Serves))

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use madkv_proto::frames::{Ask, Body};
 use smr::id::NodeId;
-use smr::status::{ReplicaStatus, Role, Standing};
+use smr::status::{ReplicaStatus, Role, ServiceState};
 
 use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Cluster, Group, Node, service_of};
@@ -96,7 +96,7 @@ impl Monitor {
         let shared = locked(&self.shared);
         let fresh = shared.nodes.iter().filter_map(|(&node, seen)| {
             let (at, status) = seen.last.as_ref()?;
-            let leads = status.standing == Standing::InService && status.role == Role::Leader;
+            let leads = status.service_state == ServiceState::InService && status.role == Role::Leader;
             (node.group() == group && leads && at.elapsed() < Duration::from_millis(FRESH_MS))
                 .then_some((status.term.0, node))
         });
@@ -149,7 +149,7 @@ impl Shared {
                 }
             }
         }
-        let in_service = status.standing == Standing::InService;
+        let in_service = status.service_state == ServiceState::InService;
         let order = [status.snapshot.index, status.applied, status.commit, status.last.index];
         if in_service && !order.is_sorted() {
             wrong.push(format!("I10: snapshot, applied, commit, last of {node} are {order:?}"));
@@ -190,7 +190,7 @@ mod tests {
         ReplicaStatus {
             group: "s0".parse().unwrap(),
             node: NodeId::new(replica, 7),
-            standing: Standing::InService,
+            service_state: ServiceState::InService,
             role,
             term: Term(term),
             leader: None,

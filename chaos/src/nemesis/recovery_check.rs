@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_client::{Client, Options};
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use crate::nemesis::injector::Traffic;
 use crate::nemesis::world::{Failure, World};
@@ -91,8 +91,8 @@ fn ill(world: &World, group: Group) -> Option<String> {
     let leading = world.monitor.status(leader)?;
     let lags = |node: Node| {
         let Some(status) = world.monitor.status(node) else { return Some(format!("{node} is silent")) };
-        if status.standing != Standing::InService {
-            return Some(format!("{node} is {:?}", status.standing));
+        if status.service_state != ServiceState::InService {
+            return Some(format!("{node} is {:?}", status.service_state));
         }
         if status.leader != Some(leading.node) && node != leader {
             return Some(format!("{node} follows {:?}, not {}", status.leader, leading.node));

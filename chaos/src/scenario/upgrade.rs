@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use crate::fuzz::{Fuzz, FuzzOptions};
 use crate::scenario::{Place, Stage, TIMEOUT, verdict};
@@ -96,10 +96,10 @@ fn roll(cluster: &mut Cluster, newer: &Programs, load: &mut Load, fuzz: &Fuzz) -
     both_answer(load, fuzz)?;
     let mut standings = BTreeMap::new();
     for &node in &nodes {
-        standings.insert(node, wait_for(TIMEOUT, "a status", || cluster.status(node).ok())?.standing);
+        standings.insert(node, wait_for(TIMEOUT, "a status", || cluster.status(node).ok())?.service_state);
     }
-    match standings.iter().find(|(_, standing)| **standing != Standing::InService) {
-        Some((node, standing)) => Err(format!("{node} is {standing:?} after the upgrade").into()),
+    match standings.iter().find(|(_, service_state)| **service_state != ServiceState::InService) {
+        Some((node, service_state)) => Err(format!("{node} is {service_state:?} after the upgrade").into()),
         None => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use madkv_testkit::ports::Ports;
 use madkv_testkit::process::Process;
 use madkv_testkit::programs::{CLIENT, SERVER};
 use madkv_testkit::wait::wait_for;
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT, programs};
 
@@ -74,8 +74,8 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     fs::remove_dir_all(&path).unwrap();
     scene.process(LATE).start().unwrap();
     let out_of_service = |scene: &Scene| {
-        let standing = scene.status(LATE).ok()?.standing;
-        matches!(standing, Standing::Quarantined { .. }).then_some(())
+        let service_state = scene.status(LATE).ok()?.service_state;
+        matches!(service_state, ServiceState::Quarantined { .. }).then_some(())
     };
     wait_for(TIMEOUT, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
     // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing
@@ -99,7 +99,7 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     })
     .unwrap();
     wait_for(TIMEOUT, "the readmitted replica to serve", || {
-        (scene.status(LATE).ok()?.standing == Standing::InService).then_some(())
+        (scene.status(LATE).ok()?.service_state == ServiceState::InService).then_some(())
     })
     .unwrap();
     let voters = scene.status_of(scene.leader_of(ONLY)).voters;

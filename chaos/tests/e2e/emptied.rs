@@ -8,7 +8,7 @@ use std::fs;
 use madkv_testkit::cluster::{Group, Node, Shape};
 use madkv_testkit::line_client::LineClient;
 use madkv_testkit::wait::wait_for;
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use crate::scene::{ONLY, Scene, TIMEOUT, WATCH};
 
@@ -32,10 +32,10 @@ fn give_word(scene: &mut Scene, nodes: &[Node]) {
 }
 
 fn wait_quarantined(scene: &Scene, node: Node) {
-    let reason = wait_for(TIMEOUT, "a replica out of service", || match scene.status(node).ok()?.standing {
-        Standing::Quarantined { reason } => Some(reason),
-        Standing::InService => panic!("{node} serves"),
-        Standing::Uninitialized => None,
+    let reason = wait_for(TIMEOUT, "a replica out of service", || match scene.status(node).ok()?.service_state {
+        ServiceState::Quarantined { reason } => Some(reason),
+        ServiceState::InService => panic!("{node} serves"),
+        ServiceState::Uninitialized => None,
     });
     let reason = reason.unwrap();
     assert!(reason.contains("readmit") && reason.contains("--found_anew"), "what is to be done? {reason}");
@@ -169,7 +169,7 @@ fn managers_emptied_one_after_the_other_found_no_second_cluster() {
         wait_quarantined(&scene, node);
     }
     // Servers that run go on, and a new cluster, which nobody founded, does not get their data.
-    assert!(scene.status(nodes(&scene, ONLY)[0]).unwrap().standing == Standing::InService);
+    assert!(scene.status(nodes(&scene, ONLY)[0]).unwrap().service_state == ServiceState::InService);
     assert!(hasty(&scene).ask("PUT a 2", TIMEOUT).unwrap().starts_with("ERROR"));
 }
 
@@ -197,7 +197,7 @@ fn group_is_founded_only_once_a_majority_of_the_managers_can_record_it() {
     })
     .unwrap();
     for &node in &servers {
-        assert_eq!(scene.status(node).unwrap().standing, Standing::Uninitialized);
+        assert_eq!(scene.status(node).unwrap().service_state, ServiceState::Uninitialized);
     }
     assert!(hasty(&scene).ask("PUT a 1", TIMEOUT).unwrap().starts_with("ERROR"));
     scene.start_all().unwrap();

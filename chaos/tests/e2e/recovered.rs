@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use madkv_testkit::cluster::{Group, Node, Shape};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::wait::wait_for;
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use crate::scene::{ONLY, REFUSAL_TIMEOUT, Scene, TIMEOUT, programs};
 
@@ -74,7 +74,7 @@ fn readmit(scene: &Scene, group: &str, node: Node) {
     })
     .unwrap();
     wait_for(TIMEOUT, "the readmitted replica to serve", || {
-        (scene.status(node).ok()?.standing == Standing::InService).then_some(())
+        (scene.status(node).ok()?.service_state == ServiceState::InService).then_some(())
     })
     .unwrap();
 }
@@ -117,7 +117,7 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
     for node in [first, second] {
         scene.process(node).start().unwrap();
         wait_for(TIMEOUT, "a replica out of service", || {
-            matches!(scene.status(node).ok()?.standing, Standing::Quarantined { .. }).then_some(())
+            matches!(scene.status(node).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
         })
         .unwrap();
     }
@@ -151,7 +151,7 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     // It runs once, and is quarantined: nobody is left who could readmit it.
     scene.process(only).start().unwrap();
     wait_for(TIMEOUT, "a quarantine", || {
-        matches!(scene.status(only).ok()?.standing, Standing::Quarantined { .. }).then_some(())
+        matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
     })
     .unwrap();
     scene.process(only).kill();
@@ -178,7 +178,7 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     fs::remove_file(scene.backer_path(only).join("mark")).unwrap();
     scene.process(only).start().unwrap();
     wait_for(TIMEOUT, "a replica that heals", || {
-        matches!(scene.status(only).ok()?.standing, Standing::Quarantined { .. }).then_some(())
+        matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
     })
     .unwrap();
     scene.process(only).kill();

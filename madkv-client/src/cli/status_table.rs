@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
-use smr::status::{Advertised, ReadMode, ReplicaStatus, Standing};
+use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
 
 use crate::{ClusterStatus, NodeReport};
 
@@ -100,13 +100,13 @@ fn row(node: &NodeReport, commit: u64) -> [String; 11] {
 }
 
 fn state(status: &ReplicaStatus) -> String {
-    let mut state = match &status.standing {
-        Standing::InService if status.reads == ReadMode::Lease => {
+    let mut state = match &status.service_state {
+        ServiceState::InService if status.reads == ReadMode::Lease => {
             format!("in service, {}, leases", status.sync_mode)
         }
-        Standing::InService => format!("in service, {}", status.sync_mode),
-        Standing::Uninitialized => "uninitialized: waits for its group to be founded".to_owned(),
-        Standing::Quarantined { reason } => format!("quarantined: {reason}"),
+        ServiceState::InService => format!("in service, {}", status.sync_mode),
+        ServiceState::Uninitialized => "uninitialized: waits for its group to be founded".to_owned(),
+        ServiceState::Quarantined { reason } => format!("quarantined: {reason}"),
     };
     if let Advertised::Unreached { address, why } = &status.advertised {
         state.push_str(&format!(", does not answer at {address}: {why}"));
@@ -115,9 +115,9 @@ fn state(status: &ReplicaStatus) -> String {
 }
 
 fn role(status: &ReplicaStatus) -> String {
-    match status.standing {
-        Standing::InService => status.role.to_string(),
-        Standing::Uninitialized | Standing::Quarantined { .. } => "-".to_owned(),
+    match status.service_state {
+        ServiceState::InService => status.role.to_string(),
+        ServiceState::Uninitialized | ServiceState::Quarantined { .. } => "-".to_owned(),
     }
 }
 
@@ -150,10 +150,10 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
     let more = match &node.status {
         Err(why) => json!({ "state": "unreachable", "reason": why }),
         Ok(status) => {
-            let (state, reason) = match &status.standing {
-                Standing::InService => ("in_service", None),
-                Standing::Uninitialized => ("uninitialized", None),
-                Standing::Quarantined { reason } => ("quarantined", Some(reason)),
+            let (state, reason) = match &status.service_state {
+                ServiceState::InService => ("in_service", None),
+                ServiceState::Uninitialized => ("uninitialized", None),
+                ServiceState::Quarantined { reason } => ("quarantined", Some(reason)),
             };
             let (advertised, advertised_reason) = match &status.advertised {
                 Advertised::Unknown => ("unknown", None),
@@ -203,7 +203,7 @@ mod tests {
         let leader = ReplicaStatus {
             group: "s0".parse().unwrap(),
             node: NodeId::new(0, 0xab),
-            standing: Standing::InService,
+            service_state: ServiceState::InService,
             role: Role::Leader,
             term: Term(3),
             leader: Some(NodeId::new(0, 0xab)),

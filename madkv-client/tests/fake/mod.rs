@@ -25,7 +25,7 @@ use madkv_proto::map::ClusterMap;
 use smr::codec;
 use smr::entry::{EntryId, Index, Term};
 use smr::id::{ClientId, ClusterId, NodeId};
-use smr::status::{ReplicaStatus, Role, Standing};
+use smr::status::{ReplicaStatus, Role, ServiceState};
 use smr::wire::FrameReader;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
@@ -461,7 +461,7 @@ impl GroupState {
         ReplicaStatus {
             group: format!("s{}", self.partition).parse().unwrap(),
             node: NodeId::new(replica, 1),
-            standing: Standing::InService,
+            service_state: ServiceState::InService,
             role: if leads { Role::Leader } else { Role::Follower },
             term: Term(self.term),
             leader: self.leader.map(|leader| NodeId::new(leader, 1)),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use smr::status::{Role, Standing};
+use smr::status::{Role, ServiceState};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -67,7 +67,7 @@ async fn hear<M: Map>(
         }
         match event {
             Event::Reply(Body::Status(status)) => {
-                let leads = status.role == Role::Leader && status.standing == Standing::InService;
+                let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
                 let term = status.term.0;
                 if !leads {
                     group.learn(|belief| belief.deposed(replica));

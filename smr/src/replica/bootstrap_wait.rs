@@ -21,7 +21,7 @@ use crate::replica::inbox::{Inbox, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, PeerMessage};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::report::Reporter;
-use crate::status::{Advertised, ReadMode, ReplicaStatus, Role, Standing};
+use crate::status::{Advertised, ReadMode, ReplicaStatus, Role, ServiceState};
 use crate::storage::{Store, Witness};
 use crate::transport::{Lane, Transport, TransportEvent};
 
@@ -47,7 +47,7 @@ pub(super) struct BootstrapWait<'a, P: Protocol, S> {
     pub(super) group: &'a GroupName,
     pub(super) node: NodeId,
     pub(super) replicas: &'a BTreeSet<ReplicaId>,
-    pub(super) standing: Standing,
+    pub(super) service_state: ServiceState,
     pub(super) sync_mode: String,
     pub(super) inbox: &'a Inbox<P, S>,
     /// The incarnation that waits.
@@ -220,18 +220,18 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
     }
 
     fn turned_away(&mut self, reason: String) {
-        if self.standing == Standing::Uninitialized {
+        if self.service_state == ServiceState::Uninitialized {
             self.reporter.line(&format!("quarantined: {reason}"));
-            self.standing = Standing::Quarantined { reason };
+            self.service_state = ServiceState::Quarantined { reason };
         }
     }
 
     fn refuse(&self, request: Request, reply: ReplyTo) {
         let outcome = match request {
             Request::Status => Outcome::Status(Box::new(self.status())),
-            _ => Outcome::OutOfService(match &self.standing {
-                Standing::Quarantined { reason } => format!("quarantined: {reason}"),
-                Standing::Uninitialized | Standing::InService => "waits for its group to be founded".to_owned(),
+            _ => Outcome::OutOfService(match &self.service_state {
+                ServiceState::Quarantined { reason } => format!("quarantined: {reason}"),
+                ServiceState::Uninitialized | ServiceState::InService => "waits for its group to be founded".to_owned(),
             }),
         };
         reply.send(outcome);
@@ -241,7 +241,7 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
         ReplicaStatus {
             group: self.group.clone(),
             node: self.node,
-            standing: self.standing.clone(),
+            service_state: self.service_state.clone(),
             role: Role::Learner,
             term: Term::ZERO,
             leader: None,

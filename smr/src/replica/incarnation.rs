@@ -33,7 +33,7 @@ use crate::report::Reporter;
 use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
-use crate::status::Standing;
+use crate::status::ServiceState;
 use crate::storage::{BootstrapState, Healing, OpenedStore, Quarantined, SeenStarts, Witness};
 use crate::transport::{Admission, NotAdmitted, Transport, TransportConfig};
 use crate::version::CommandVersions;
@@ -225,17 +225,17 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
     fn initialize(&mut self) -> Result<Departure, String> {
         let site = &self.site;
         let node = self.store.identity.node;
-        let standing = match (&self.quarantine, &self.store.bootstrap) {
-            (Some(reason), _) => Standing::Quarantined { reason: reason.clone() },
+        let service_state = match (&self.quarantine, &self.store.bootstrap) {
+            (Some(reason), _) => ServiceState::Quarantined { reason: reason.clone() },
             (None, BootstrapState::Excluded { witness }) => {
                 let reason = Bootstrap::excluded_because(&site.options.group, node, *witness);
                 site.reporter.line(&format!("quarantined: {reason}"));
-                Standing::Quarantined { reason }
+                ServiceState::Quarantined { reason }
             }
-            (None, _) => Standing::Uninitialized,
+            (None, _) => ServiceState::Uninitialized,
         };
         let group = &site.options.group;
-        let is_excluded = standing != Standing::Uninitialized;
+        let is_excluded = service_state != ServiceState::Uninitialized;
         let bootstrap = Bootstrap::new(Newcomer {
             node,
             cluster: site.cluster,
@@ -249,7 +249,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             group,
             node,
             replicas: &site.replicas,
-            standing,
+            service_state,
             sync_mode: self.store.durability(),
             inbox: &site.inbox,
             incarnation: self.number,
@@ -315,13 +315,13 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let heals_past = healing.as_ref().map(|healing| healing.past);
         let recovered = Recovered { hard_state, snapshot: meta, entries: opened.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
-        let standing = match quarantine.clone() {
-            Some(reason) => Standing::Quarantined { reason },
-            None => Standing::InService,
+        let service_state = match quarantine.clone() {
+            Some(reason) => ServiceState::Quarantined { reason },
+            None => ServiceState::InService,
         };
         let engine = Engine::new(EngineStart {
             group: options.group.clone(),
-            standing,
+            service_state,
             healing: healing.as_ref().map(Healing::describe),
             sync_mode,
             core,

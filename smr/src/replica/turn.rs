@@ -23,7 +23,7 @@ use crate::replica::bootstrap::BootstrapMessage;
 use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::state_machine::StateMachine;
-use crate::status::Standing;
+use crate::status::ServiceState;
 
 /// Events that may wait for the replica thread; messages beyond are dropped.
 pub const EVENTS_MAX: usize = 8 << 10;
@@ -284,7 +284,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         let closes = status.configuration.voters.contains(&status.node) && status.configuration_index <= status.commit;
         if closes {
             self.readmission_open = false;
-            self.engine.set_standing(Standing::InService);
+            self.engine.set_service_state(ServiceState::InService);
         }
         closes
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use smr::status::Standing;
+use smr::status::ServiceState;
 
 use super::{ActiveFault, Injection, Scene, Who, headline};
 use crate::nemesis::world::{Failure, World};
@@ -80,8 +80,8 @@ impl Emptied {
             .spawn()
     }
 
-    fn standing(&self, world: &World) -> Option<Standing> {
-        Some(world.monitor.status(self.node)?.standing)
+    fn service_state(&self, world: &World) -> Option<ServiceState> {
+        Some(world.monitor.status(self.node)?.service_state)
     }
 
     /// Whether it counts again. A learner is in service, too: if the leader changed meanwhile it stays one until the
@@ -90,7 +90,9 @@ impl Emptied {
         let status = world.monitor.status(self.node);
         let leading = world.monitor.leader(self.node.group()).and_then(|leader| world.monitor.status(leader));
         let (Some(status), Some(leading)) = (status, leading) else { return false };
-        status.standing == Standing::InService && leading.voters.contains(&status.node) && leading.learners.is_empty()
+        status.service_state == ServiceState::InService
+            && leading.voters.contains(&status.node)
+            && leading.learners.is_empty()
     }
 }
 
@@ -103,15 +105,15 @@ impl ActiveFault for Emptied {
                 self.phase = Phase::Returning;
             }
             Phase::Dead(_) => {}
-            Phase::Returning => match self.standing(world) {
-                Some(Standing::Quarantined { reason }) => {
+            Phase::Returning => match self.service_state(world) {
+                Some(ServiceState::Quarantined { reason }) => {
                     world.diary.note(&format!("dir: {} is in quarantine: {reason}", self.node));
                     self.phase = Phase::Pausing(now);
                 }
-                Some(Standing::InService) => {
+                Some(ServiceState::InService) => {
                     return Err(Failure(format!("M6: {} serves on an emptied directory", self.node)));
                 }
-                Some(Standing::Uninitialized) | None => {}
+                Some(ServiceState::Uninitialized) | None => {}
             },
             Phase::Pausing(since) if now >= *since + AGAIN => {
                 self.phase = Phase::Commanded(self.command(world)?, now);

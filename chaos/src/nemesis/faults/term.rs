@@ -103,7 +103,7 @@ impl ActiveFault for Restarting {
             }
             Phase::Returning(node, since) => {
                 let serves = world.monitor.status(*node).is_some_and(|status| {
-                    status.standing == smr::status::Standing::InService && status.leader.is_some()
+                    status.service_state == smr::status::ServiceState::InService && status.leader.is_some()
                 });
                 if serves || since.elapsed() > BACK_TIMEOUT {
                     world.held.remove(node);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::readmission::{Presence, READMISSION_UNDER_WAY, Readmission, Step};
+use super::readmission::{ConnectedPeers, READMISSION_UNDER_WAY, Readmission, Step};
 use super::{Admin, AdminContext, AdminRequest};
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
@@ -35,7 +35,7 @@ struct PendingTransfer {
 pub struct RaftAdmin {
     transfer: Option<PendingTransfer>,
     readmission: Option<(Readmission, ReplyTo)>,
-    presence: Presence,
+    connected_peers: ConnectedPeers,
     tick_at: Option<Time>,
 }
 
@@ -61,7 +61,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
     }
 
     fn met(&mut self, now: Time, node: NodeId) {
-        self.presence.met(now, node);
+        self.connected_peers.met(now, node);
     }
 
     fn routing_changed(&mut self, routing: &Routing) {
@@ -122,12 +122,12 @@ impl RaftAdmin {
         }
         let status = context.core.status();
         if let Some((readmission, _)) = &self.readmission {
-            let Some(why) = readmission.gives_way(now, name, &status, &self.presence) else {
+            let Some(why) = readmission.gives_way(now, name, &status, &self.connected_peers) else {
                 return reply.send(Outcome::Refused(READMISSION_UNDER_WAY.to_owned()));
             };
             self.end_readmission(Outcome::Refused(why), context.lines);
         }
-        match Readmission::start(now, name, &status, &self.presence) {
+        match Readmission::start(now, name, &status, &self.connected_peers) {
             Ok(readmission) => {
                 context.lines.push(format!("readmission of {} begins", readmission.describe()));
                 self.readmission = Some((readmission, reply));

@@ -27,11 +27,11 @@ const SILENT_US: u64 = 10_000_000;
 
 /// Which incarnations were met lately of which replica, members or not.
 #[derive(Debug, Default)]
-pub struct Presence {
+pub struct ConnectedPeers {
     met: BTreeMap<ReplicaId, (Incarnation, Time)>,
 }
 
-impl Presence {
+impl ConnectedPeers {
     /// This incarnation was met.
     pub fn met(&mut self, now: Time, node: NodeId) {
         self.met.insert(node.name, (node.incarnation, now));
@@ -70,7 +70,12 @@ impl Readmission {
     ///
     /// # Errors
     /// What to tell the operator.
-    pub fn start(now: Time, name: ReplicaId, status: &CoreStatus, presence: &Presence) -> Result<Readmission, Outcome> {
+    pub fn start(
+        now: Time,
+        name: ReplicaId,
+        status: &CoreStatus,
+        connected_peers: &ConnectedPeers,
+    ) -> Result<Readmission, Outcome> {
         let refused = |why: String| Err(Outcome::Refused(why));
         let outgoing = status.configuration.voters.iter().find(|voter| voter.name == name).copied();
         if outgoing == Some(status.node) {
@@ -82,7 +87,7 @@ impl Readmission {
                 .iter()
                 .any(|peer| peer.node == node && peer.heard_at.is_some_and(|heard| now.since_us(heard) <= ALIVE_US))
         };
-        let incoming = presence.present(now, name);
+        let incoming = connected_peers.present(now, name);
         // A replica is one process at a time, so one of another incarnation proves that this one is gone,
         // however lately it spoke.
         let is_succeeded = incoming.is_some() && incoming != outgoing;
@@ -148,9 +153,15 @@ impl Readmission {
     /// Why this readmission gives way to a new request for replica `name`, if it does: its newcomer is gone for good,
     /// so that waiting for it would only keep the operator from what has to be done (its directory was emptied once
     /// more, say).
-    pub fn gives_way(&self, now: Time, name: ReplicaId, status: &CoreStatus, presence: &Presence) -> Option<String> {
+    pub fn gives_way(
+        &self,
+        now: Time,
+        name: ReplicaId,
+        status: &CoreStatus,
+        connected_peers: &ConnectedPeers,
+    ) -> Option<String> {
         let Readmission { incoming, began_at, .. } = *self;
-        if let Some(present) = presence.present(now, name)
+        if let Some(present) = connected_peers.present(now, name)
             && name == incoming.name
             && present.incarnation != incoming.incarnation
         {
@@ -207,15 +218,15 @@ mod tests {
         }
     }
 
-    fn begun(now: Time) -> (Readmission, Presence) {
-        let mut presence = Presence::default();
-        presence.met(now, FIRST);
-        let readmission = Readmission::start(now, OLD.name, &status(now, &[]), &presence).unwrap();
-        (readmission, presence)
+    fn begun(now: Time) -> (Readmission, ConnectedPeers) {
+        let mut connected_peers = ConnectedPeers::default();
+        connected_peers.met(now, FIRST);
+        let readmission = Readmission::start(now, OLD.name, &status(now, &[]), &connected_peers).unwrap();
+        (readmission, connected_peers)
     }
 
-    fn refusal(name: u16, status: &CoreStatus, presence: &Presence) -> String {
-        match Readmission::start(Time(10_000_000), ReplicaId(name), status, presence) {
+    fn refusal(name: u16, status: &CoreStatus, connected_peers: &ConnectedPeers) -> String {
+        match Readmission::start(Time(10_000_000), ReplicaId(name), status, connected_peers) {
             Err(Outcome::Refused(why)) => why,
             other => panic!("{other:?}"),
         }
@@ -225,29 +236,29 @@ mod tests {
     #[test]
     fn readmission_without_sense_or_majority_is_refused_with_the_reason() {
         let now = Time(10_000_000);
-        let mut presence = Presence::default();
+        let mut connected_peers = ConnectedPeers::default();
         let quiet = status(now, &[]);
-        assert!(refusal(9, &quiet, &presence).contains("no replica 9"));
-        assert!(refusal(0, &quiet, &presence).contains("leads the group"));
-        assert!(refusal(2, &quiet, &presence).contains("start it first"), "nobody is there");
-        presence.met(Time(now.0 - PRESENT_US - 1), FIRST);
-        assert!(refusal(2, &quiet, &presence).contains("start it first"), "it was there, but long ago");
-        presence.met(now, OLD);
-        assert!(refusal(2, &quiet, &presence).contains("is a member already"));
-        assert!(refusal(2, &status(now, &[(OLD, now)]), &presence).contains("alive and votes"));
-        presence.met(now, FIRST);
-        let just_lost = Readmission::start(now, OLD.name, &status(now, &[(OLD, now)]), &presence);
+        assert!(refusal(9, &quiet, &connected_peers).contains("no replica 9"));
+        assert!(refusal(0, &quiet, &connected_peers).contains("leads the group"));
+        assert!(refusal(2, &quiet, &connected_peers).contains("start it first"), "nobody is there");
+        connected_peers.met(Time(now.0 - PRESENT_US - 1), FIRST);
+        assert!(refusal(2, &quiet, &connected_peers).contains("start it first"), "it was there, but long ago");
+        connected_peers.met(now, OLD);
+        assert!(refusal(2, &quiet, &connected_peers).contains("is a member already"));
+        assert!(refusal(2, &status(now, &[(OLD, now)]), &connected_peers).contains("alive and votes"));
+        connected_peers.met(now, FIRST);
+        let just_lost = Readmission::start(now, OLD.name, &status(now, &[(OLD, now)]), &connected_peers);
         assert!(just_lost.is_ok(), "it was heard a moment ago, and another one is in its place: {just_lost:?}");
         // The other member was last heard too long ago: the leader alone is no majority.
-        assert!(refusal(2, &status(Time(now.0 - ALIVE_US - 1), &[]), &presence).contains("no majority"));
-        assert!(Readmission::start(now, OLD.name, &quiet, &presence).is_ok());
+        assert!(refusal(2, &status(Time(now.0 - ALIVE_US - 1), &[]), &connected_peers).contains("no majority"));
+        assert!(Readmission::start(now, OLD.name, &quiet, &connected_peers).is_ok());
     }
 
     // covers D28
     #[test]
     fn readmission_of_a_replica_that_has_no_node_adds_a_voter() {
         let now = Time(10_000_000);
-        let mut presence = Presence::default();
+        let mut connected_peers = ConnectedPeers::default();
         let alone = |learners: &[NodeId], voters: &[NodeId]| CoreStatus {
             configuration: Configuration {
                 learners: learners.iter().copied().collect(),
@@ -256,9 +267,9 @@ mod tests {
             ..status(now, &[])
         };
         let leader = NodeId::new(0, 10);
-        assert!(refusal(2, &alone(&[], &[leader]), &presence).contains("start its replica first"));
-        presence.met(now, FIRST);
-        let readmission = Readmission::start(now, FIRST.name, &alone(&[], &[leader]), &presence).unwrap();
+        assert!(refusal(2, &alone(&[], &[leader]), &connected_peers).contains("start its replica first"));
+        connected_peers.met(now, FIRST);
+        let readmission = Readmission::start(now, FIRST.name, &alone(&[], &[leader]), &connected_peers).unwrap();
         assert_eq!(readmission.next(now, &alone(&[], &[leader])), Step::Change(Change::AddLearner(FIRST)));
         let both = Change::Voters([leader, FIRST].into());
         assert_eq!(readmission.next(now, &alone(&[FIRST], &[leader])), Step::Change(both));
@@ -267,27 +278,30 @@ mod tests {
 
     #[test]
     fn readmission_of_newcomer_that_is_there_keeps_others_out() {
-        let (readmission, mut presence) = begun(Time(1));
+        let (readmission, mut connected_peers) = begun(Time(1));
         let now = Time(60_000_000);
-        presence.met(now, FIRST);
-        assert_eq!(readmission.gives_way(now, OLD.name, &status(now, &[(FIRST, now)]), &presence), None);
-        assert_eq!(readmission.gives_way(now, ReplicaId(1), &status(now, &[(FIRST, now)]), &presence), None);
+        connected_peers.met(now, FIRST);
+        assert_eq!(readmission.gives_way(now, OLD.name, &status(now, &[(FIRST, now)]), &connected_peers), None);
+        assert_eq!(readmission.gives_way(now, ReplicaId(1), &status(now, &[(FIRST, now)]), &connected_peers), None);
     }
 
     #[test]
     fn readmission_of_newcomer_emptied_once_more_gives_way_to_its_successor() {
-        let (readmission, mut presence) = begun(Time(1));
-        presence.met(Time(2), SECOND);
-        let why = readmission.gives_way(Time(2), OLD.name, &status(Time(2), &[(FIRST, Time(1))]), &presence);
+        let (readmission, mut connected_peers) = begun(Time(1));
+        connected_peers.met(Time(2), SECOND);
+        let why = readmission.gives_way(Time(2), OLD.name, &status(Time(2), &[(FIRST, Time(1))]), &connected_peers);
         assert!(why.is_some_and(|why| why.contains("is there instead")));
     }
 
     #[test]
     fn readmission_of_newcomer_long_silent_gives_way_to_any_other() {
-        let (readmission, presence) = begun(Time(1));
+        let (readmission, connected_peers) = begun(Time(1));
         let status = |now| status(now, &[(FIRST, Time(1_000))]);
-        assert_eq!(readmission.gives_way(Time(SILENT_US), ReplicaId(1), &status(Time(SILENT_US)), &presence), None);
+        assert_eq!(
+            readmission.gives_way(Time(SILENT_US), ReplicaId(1), &status(Time(SILENT_US)), &connected_peers),
+            None
+        );
         let late = Time(SILENT_US + 2_000);
-        assert!(readmission.gives_way(late, ReplicaId(1), &status(late), &presence).is_some());
+        assert!(readmission.gives_way(late, ReplicaId(1), &status(late), &connected_peers).is_some());
     }
 }

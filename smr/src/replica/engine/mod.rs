@@ -37,7 +37,7 @@ use crate::replica::{NotLeader, Outcome, ReplyTo, Request};
 use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
-use crate::status::{Advertised, ReplicaStatus, Role, Standing};
+use crate::status::{Advertised, ReplicaStatus, Role, ServiceState};
 
 pub use self::admission::{LogLimits, SNAPSHOT_LOG_SMALL_BYTES};
 pub use self::audit::DIGEST_EVERY_ENTRIES;
@@ -167,7 +167,7 @@ struct PendingRead {
 /// Core, sessions and state machine of one replica.
 pub struct Engine<P: Protocol, S: StateMachine> {
     group: GroupName,
-    standing: Standing,
+    service_state: ServiceState,
     /// What it lacks, while the core is silent because of that.
     healing: Option<String>,
     sync_mode: String,
@@ -218,7 +218,7 @@ pub struct EngineStart<P: Protocol, S> {
     /// The group's name, for status and reports.
     pub group: GroupName,
     /// Whether the replica is in service, for status.
-    pub standing: Standing,
+    pub service_state: ServiceState,
     /// What was damaged, if the core starts without entries that it may have acknowledged; for status.
     pub healing: Option<String>,
     /// How writes reach the device, for status.
@@ -256,7 +256,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         Engine {
             members: (carrier, configuration),
             group: start.group,
-            standing: start.standing,
+            service_state: start.service_state,
             healing: start.healing,
             sync_mode: start.sync_mode,
             takes_writes: routing.writes.is_here(),
@@ -517,7 +517,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         self.stop();
-        self.standing = Standing::Quarantined { reason: reason.clone() };
+        self.service_state = ServiceState::Quarantined { reason: reason.clone() };
         self.silent = true;
         self.actions.push(Action::Quarantine(reason));
     }
@@ -585,7 +585,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let mut reads = Vec::new();
         self.admission.look(now, &self.core.log_load(), &self.log_limits, self.snapshot_len_bytes);
         for (request, reply) in requests {
-            if let Standing::Quarantined { reason } = &self.standing
+            if let ServiceState::Quarantined { reason } = &self.service_state
                 && self.silent
                 && !matches!(request, Request::Status)
             {
@@ -688,9 +688,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         ReplicaStatus {
             group: self.group.clone(),
             node: core.node,
-            standing: match (&self.healing, &self.standing) {
-                (Some(reason), Standing::InService) => Standing::Quarantined { reason: reason.clone() },
-                _ => self.standing.clone(),
+            service_state: match (&self.healing, &self.service_state) {
+                (Some(reason), ServiceState::InService) => ServiceState::Quarantined { reason: reason.clone() },
+                _ => self.service_state.clone(),
             },
             role: core.role,
             term: core.term,
@@ -717,8 +717,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     /// What status says from now on.
-    pub fn set_standing(&mut self, standing: Standing) {
-        self.standing = standing;
+    pub fn set_service_state(&mut self, service_state: ServiceState) {
+        self.service_state = service_state;
     }
 
     /// Answers everything that still waits: the replica stops.
