@@ -34,7 +34,7 @@ pub(crate) struct Router {
     /// Held while a map is fetched: many requests fetch one.
     fetching: tokio::sync::Mutex<()>,
     /// The manager that answered last.
-    favourite: AtomicUsize,
+    preferred: AtomicUsize,
     complained: AtomicBool,
 }
 
@@ -94,7 +94,7 @@ impl Router {
             managers: Arc::new(Group::new(context, "m".to_owned(), Service::Manager, 1, managers)),
             current: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
-            favourite: AtomicUsize::new(context.jitter.pick(managers.len())),
+            preferred: AtomicUsize::new(context.jitter.pick(managers.len())),
             complained: AtomicBool::new(false),
         }
     }
@@ -146,9 +146,9 @@ impl Router {
     async fn ask_round(&self, epoch: u64) -> bool {
         let (sender, mut events) = mpsc::unbounded_channel();
         let count = self.managers.links.len();
-        let favourite = self.favourite.load(Ordering::Relaxed);
+        let preferred = self.preferred.load(Ordering::Relaxed);
         let mut questions: Vec<Option<Posted>> = (0..count).map(|_| None).collect();
-        for manager in (0..count).map(|step| (favourite + step) % count) {
+        for manager in (0..count).map(|step| (preferred + step) % count) {
             let Some(connection) = self.managers.links[manager].connection() else { continue };
             questions[manager] = connection.post(Ask::Map, 0, &sender, manager as u32);
             let hedge_at = Instant::now() + MANAGER_HEDGE;
@@ -160,7 +160,7 @@ impl Router {
                 if let Event::Reply(Body::Map(map)) = event {
                     let offered = map.epoch;
                     if self.install(*map) && offered >= epoch {
-                        self.favourite.store(answering, Ordering::Relaxed);
+                        self.preferred.store(answering, Ordering::Relaxed);
                         return true;
                     }
                 }

@@ -55,7 +55,7 @@ situations! {
     /// a term began while a joint configuration was in force
     TermInJointPhase,
     /// a node was told that its term is over
-    Outdated,
+    StaleTerm,
     /// a vote was refused
     VoteRefused,
     /// a log was truncated: its entries contradicted the leader's

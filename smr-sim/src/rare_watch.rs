@@ -140,7 +140,7 @@ impl RareWatch {
         match body {
             Body::PreVoteRefused { .. } => rare.saw(Rare::PreVoteRefused),
             Body::VoteRefused => rare.saw(Rare::VoteRefused),
-            Body::Outdated => rare.saw(Rare::Outdated),
+            Body::StaleTerm => rare.saw(Rare::StaleTerm),
             Body::AppendRejected { .. } => rare.saw(Rare::AppendRejected),
             Body::Vote { .. } => {
                 let before = self.nodes.entry(from).or_default().campaigned.replace(term);

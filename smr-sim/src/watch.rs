@@ -179,7 +179,7 @@ fn body(body: &Body) -> u64 {
         }
         Body::HeartbeatAck { round, lease } => 11 << 60 ^ round ^ leased(lease),
         Body::Commit { last } => 12 << 60 ^ id(*last),
-        Body::Outdated => 13 << 60,
+        Body::StaleTerm => 13 << 60,
         Body::TimeoutNow => 14 << 60,
         Body::SnapshotInstalled { last } => 15 << 60 ^ id(*last),
         Body::Healing { start } => start.rotate_left(1),

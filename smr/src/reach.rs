@@ -64,7 +64,7 @@ struct Names {
 struct Known {
     names: BTreeMap<String, Name>,
     /// By `host:port`, for names with several addresses.
-    favourites: BTreeMap<String, Favourite>,
+    preferred: BTreeMap<String, Preferred>,
     lookups: usize,
 }
 
@@ -80,7 +80,7 @@ type Found = Result<Vec<IpAddr>, String>;
 
 /// Which address goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Favourite {
+enum Preferred {
     /// The one that was greeted.
     This(SocketAddr),
     /// The one after the last one that a connection was made to: that one was not greeted yet.
@@ -99,15 +99,15 @@ impl Names {
         if addresses.len() > 1
             && let Ok(reached) = stream.peer_addr()
         {
-            lock(&self.known).favour(address, Favourite::After(reached));
+            lock(&self.known).prefer(address, Preferred::After(reached));
         }
         Ok(stream)
     }
 
     fn trust(&self, address: &str, reached: SocketAddr) {
         let mut known = lock(&self.known);
-        if known.favourites.contains_key(address) {
-            known.favour(address, Favourite::This(reached));
+        if known.preferred.contains_key(address) {
+            known.prefer(address, Preferred::This(reached));
         }
     }
 
@@ -129,8 +129,8 @@ impl Names {
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")));
         }
-        if let Some(favourite) = lock(&self.known).favourites.get(address) {
-            favourite.put_first(&mut addresses);
+        if let Some(preferred) = lock(&self.known).preferred.get(address) {
+            preferred.put_first(&mut addresses);
         }
         Ok(addresses)
     }
@@ -190,19 +190,19 @@ fn look_up(ask: &Lookup, all: &Mutex<Known>, host: &str, listeners: &watch::Send
 }
 
 impl Known {
-    fn favour(&mut self, address: &str, favourite: Favourite) {
-        if self.favourites.len() >= NAMES_MAX && !self.favourites.contains_key(address) {
-            self.favourites.clear();
+    fn prefer(&mut self, address: &str, preferred: Preferred) {
+        if self.preferred.len() >= NAMES_MAX && !self.preferred.contains_key(address) {
+            self.preferred.clear();
         }
-        self.favourites.insert(address.to_owned(), favourite);
+        self.preferred.insert(address.to_owned(), preferred);
     }
 }
 
-impl Favourite {
+impl Preferred {
     fn put_first(self, addresses: &mut [SocketAddr]) {
-        let (Favourite::This(one) | Favourite::After(one)) = self;
+        let (Preferred::This(one) | Preferred::After(one)) = self;
         let Some(place) = addresses.iter().position(|address| *address == one) else { return };
-        let first = if let Favourite::After(_) = self { place + 1 } else { place };
+        let first = if let Preferred::After(_) = self { place + 1 } else { place };
         addresses.rotate_left(first % addresses.len());
     }
 }

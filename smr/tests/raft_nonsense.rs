@@ -137,7 +137,7 @@ impl SimRng {
             }
             10 => Body::HeartbeatAck { round: self.number(1000), lease: self.lease() },
             11 => Body::Commit { last: self.id_beyond() },
-            12 => Body::Outdated,
+            12 => Body::StaleTerm,
             13 => Body::TimeoutNow,
             _ => Body::SnapshotInstalled { last: self.id() },
         }

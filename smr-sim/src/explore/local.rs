@@ -93,7 +93,7 @@ impl Rules {
         match envelope.message.body {
             Body::HeartbeatAck { .. } => self.keep_dead,
             // News of a later term, of which anybody may hear at any time.
-            Body::VoteRefused | Body::Outdated => self.keep_dead || !self.abstract_pre_vote,
+            Body::VoteRefused | Body::StaleTerm => self.keep_dead || !self.abstract_pre_vote,
             _ => true,
         }
     }

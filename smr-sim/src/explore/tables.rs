@@ -228,7 +228,7 @@ impl Tables {
             Body::AppendAccepted { .. } | Body::AppendRejected { .. } => Use::Answer,
             Body::VoteGranted => Use::Grant,
             Body::HeartbeatAck { .. } => Use::Alive,
-            Body::VoteRefused | Body::Outdated => Use::News,
+            Body::VoteRefused | Body::StaleTerm => Use::News,
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } => Use::Order,
             Body::Vote { .. } => Use::Question,
             _ => Use::Other,

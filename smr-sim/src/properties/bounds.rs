@@ -160,7 +160,7 @@ mod tests {
     // covers I17 D12
     #[test]
     fn message_taken_in_with_too_many_writes_under_way_is_rejected_and_not_after_they_are_durable() {
-        let body = smr::raft::message::Body::Outdated;
+        let body = smr::raft::message::Body::StaleTerm;
         let message = Message { term: Term(1), body };
         let receives = |play: &mut Play<Bounds>| {
             play.feed(&Happening::Received { from: B, to: A, message: &message }).unwrap();
@@ -186,7 +186,7 @@ mod tests {
         assert!(few_outputs(3, 3 * 2 * 5 + 1, 2, 1).is_err());
         let mut play = Play::new(Bounds::default());
         for _ in 0..1_000 {
-            play.sends(A, B, 1, smr::raft::message::Body::Outdated).unwrap();
+            play.sends(A, B, 1, smr::raft::message::Body::StaleTerm).unwrap();
         }
         assert!(play.step().is_err());
     }

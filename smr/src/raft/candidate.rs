@@ -37,7 +37,7 @@ impl Raft {
         let failing_over =
             self.leader.lost_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us);
         let timeout_us = if failing_over {
-            self.settings.failover_put_off_us + self.draw_us(self.settings.failover_delay_max_us)
+            self.settings.failover_backoff_us + self.draw_us(self.settings.failover_delay_max_us)
         } else {
             self.draw_timeout_us()
         };

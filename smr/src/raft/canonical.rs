@@ -62,7 +62,7 @@ impl Canonical for Raft {
             role,
             leader,
             timeout_us,
-            put_off,
+            pre_vote_backoff,
             bound_until,
             healing: _,
             out,
@@ -70,7 +70,7 @@ impl Canonical for Raft {
         *rng = ChaCha8Rng::seed_from_u64(0);
         *now = BEFORE;
         *timeout_us = settings.election_timeout_us;
-        *put_off = None;
+        *pre_vote_backoff = None;
         *bound_until = BEFORE;
         let Leadership { node, heard_at, lost_at, believed } = leader;
         (*heard_at, *lost_at, *believed) = (None, None, node.is_some());
@@ -88,10 +88,10 @@ impl Canonical for Raft {
                 (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
             }
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, tenure, handover, heartbeat_at, disk_lag } = &mut **leader;
+                let Leader { peers, reads: _, lease_state, handover, heartbeat_at, disk_lag } = &mut **leader;
                 *heartbeat_at = BEFORE;
                 *disk_lag = DiskLag::default();
-                tenure.forget_time(BEFORE);
+                lease_state.forget_time(BEFORE);
                 if let Some(Handover { target: _, deadline, told: _ }) = handover {
                     *deadline = LATER;
                 }
@@ -123,7 +123,7 @@ impl Canonical for Raft {
             role,
             leader: Leadership { node: followed, heard_at: _, lost_at: _, believed: _ },
             timeout_us: _,
-            put_off,
+            pre_vote_backoff,
             bound_until: _,
             healing: _,
             out: _,
@@ -133,7 +133,7 @@ impl Canonical for Raft {
         let members = configurations.current().members();
         assert!(renamed(&members, name) == members, "the names change the members {members:?}");
         *followed = followed.map(name);
-        *put_off = None;
+        *pre_vote_backoff = None;
         match role {
             Role::Follower(_) => {}
             Role::PreCandidate(PreCandidate { campaign: _, granted, refused, asked_at: _, retry_at: _ }) => {
@@ -141,7 +141,7 @@ impl Canonical for Raft {
             }
             Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, tenure: _, handover, heartbeat_at: _, disk_lag: _ } = &mut **leader;
+                let Leader { peers, reads: _, lease_state: _, handover, heartbeat_at: _, disk_lag: _ } = &mut **leader;
                 let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
                 peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
                 if let Some(Handover { target, deadline: _, told: _ }) = handover {

@@ -40,7 +40,7 @@ impl Raft {
         self.leader.heard_at = Some(self.now);
         self.leader.lost_at = None;
         self.leader.believed = true;
-        self.put_off = None;
+        self.pre_vote_backoff = None;
         self.become_follower();
         self.restart_election_timer();
         true

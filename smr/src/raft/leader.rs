@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::control::{Change, ChangeRefused, TransferRefused};
 use super::disk_lag::DiskLag;
-use super::lease::Tenure;
+use super::lease::LeaseState;
 use super::message::Body;
 use super::progress::{Pace, Progress};
 use super::read::Reads;
@@ -37,7 +37,7 @@ impl Raft {
         self.role = Role::Leader(Box::new(Leader {
             peers: BTreeMap::new(),
             reads: Reads::default(),
-            tenure: Tenure::from(self.now),
+            lease_state: LeaseState::from(self.now),
             handover: None,
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
             disk_lag: DiskLag::default(),
@@ -147,7 +147,7 @@ impl Raft {
         let id = self.append_own(vec![Payload::Configuration(configuration)]);
         // Other quorums count from now on.
         if let Role::Leader(leader) = &mut self.role {
-            leader.tenure.begin_again(self.now);
+            leader.lease_state.begin_again(self.now);
         }
         self.commit_replicated();
         self.confirm_round();
@@ -231,7 +231,7 @@ impl Raft {
         let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.counted() == last);
         if complete && !handover.told {
             handover.told = true;
-            leader.tenure.end();
+            leader.lease_state.end();
             self.out.send(handover.target, term, Body::TimeoutNow);
         }
     }

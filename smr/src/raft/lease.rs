@@ -56,16 +56,16 @@ pub const LEASE_MAX_US: u64 = 10_000_000;
 
 /// A leader's own part in its lease; which heartbeats were answered is in [`super::progress`].
 #[derive(Clone, Debug)]
-pub(super) struct Tenure {
+pub(super) struct LeaseState {
     /// Heartbeats count that were sent after it.
     since: Time,
     /// Somebody was told to start: over for the rest of the term.
     is_over: bool,
 }
 
-impl Tenure {
-    pub(super) fn from(now: Time) -> Tenure {
-        Tenure { since: now, is_over: false }
+impl LeaseState {
+    pub(super) fn from(now: Time) -> LeaseState {
+        LeaseState { since: now, is_over: false }
     }
 
     /// Other quorums count from now on.
@@ -94,7 +94,7 @@ impl Raft {
     /// What the heartbeats that are sent now ask for.
     pub(super) fn lease_to_ask(&self) -> Option<Lease> {
         let Role::Leader(leader) = &self.role else { return None };
-        (self.settings.reads == ReadMode::Lease && !leader.tenure.is_over)
+        (self.settings.reads == ReadMode::Lease && !leader.lease_state.is_over)
             .then_some(Lease { asked_at_us: self.now.0, length_us: self.settings.lease_us })
     }
 
@@ -136,13 +136,13 @@ impl Raft {
     /// Whether this node holds the lease at a time of its clock: no other one leads in a later term then.
     pub(super) fn holds_lease_at(&self, at: Time) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        if self.settings.reads != ReadMode::Lease || leader.tenure.is_over || leader.handover.is_some() {
+        if self.settings.reads != ReadMode::Lease || leader.lease_state.is_over || leader.handover.is_some() {
             return false;
         }
         let asked_at = quorum::reached(self.configurations.current(), |node| {
             let answered = leader.peers.get(&node).and_then(|progress| progress.lease_asked_at);
             // Nobody votes for another one while it leads.
-            if node == self.node { Some(at) } else { answered.filter(|asked_at| *asked_at > leader.tenure.since) }
+            if node == self.node { Some(at) } else { answered.filter(|asked_at| *asked_at > leader.lease_state.since) }
         });
         let length_us = countable_us(self.settings.lease_us, self.settings.clock_drift_permille);
         asked_at.flatten().is_some_and(|asked_at| at < asked_at.plus_us(length_us))

@@ -100,7 +100,7 @@ pub enum Body {
         last: EntryId,
     },
     /// The term in which you lead is over; the message's term is the sender's.
-    Outdated,
+    StaleTerm,
     /// Start an election at once (thesis §3.10).
     TimeoutNow,
     /// A snapshot is in place; my durable log equals yours up to this entry.
@@ -196,7 +196,7 @@ impl Message {
             | Body::VoteRefused
             | Body::HeartbeatAck { .. }
             | Body::Healing { .. }
-            | Body::Outdated
+            | Body::StaleTerm
             | Body::TimeoutNow => EntryId::ZERO,
         };
         // An entry's term is at most its holder's. A pre-vote names the term after the holder's, so this holds there

@@ -27,7 +27,7 @@
 //! | `AppendAccepted` | member → leader | | the entries, and all writes before them |
 //! | `Heartbeat` | leader → members | `HeartbeatAck` | the term |
 //! | `Commit` | leader → members with nothing in flight | | the term |
-//! | `Outdated` | anybody → leader of an older term | | the term |
+//! | `StaleTerm` | anybody → leader of an older term | | the term |
 //! | `TimeoutNow` | leader → its successor | `Vote` to all | the term |
 //! | `SnapshotInstalled` | member → leader | | the snapshot in its place |
 //! | `Healing` | member that lost entries → leader | `HealingHeard` | the term |
@@ -90,7 +90,7 @@ use rand_chacha::rand_core::Rng;
 use self::disk_lag::DiskLag;
 use self::healing::Healing;
 use self::leader::Handover;
-use self::lease::Tenure;
+use self::lease::LeaseState;
 use self::log::Log;
 use self::membership::Configurations;
 use self::message::Body;
@@ -129,7 +129,7 @@ pub struct Raft {
     leader: Leadership,
     /// The election timeout that is being waited for, in microseconds; in [T, 2T), redrawn whenever it has passed.
     timeout_us: u64,
-    put_off: Option<PutOff>,
+    pre_vote_backoff: Option<PreVoteBackoff>,
     /// Until then this node is bound by a lease that it granted.
     bound_until: Time,
     /// It lacks entries that it may have acknowledged, and is silent.
@@ -186,7 +186,7 @@ struct Leader {
     /// All members but itself, and those that have just left until they could know it.
     peers: BTreeMap<NodeId, Progress>,
     reads: Reads,
-    tenure: Tenure,
+    lease_state: LeaseState,
     handover: Option<Handover>,
     heartbeat_at: Time,
     disk_lag: DiskLag,
@@ -207,8 +207,8 @@ struct Leadership {
 
 /// A pre-vote granted a moment ago: others wait.
 #[derive(Clone, Debug)]
-struct PutOff {
-    favourite: NodeId,
+struct PreVoteBackoff {
+    granted_to: NodeId,
     /// The end of its log.
     last: EntryId,
     until: Time,
@@ -249,7 +249,7 @@ impl Raft {
             held_by_all: Index::ZERO,
             role: Role::Follower(Follower { election_at: now, campaign_at: None }),
             leader: Leadership::default(),
-            put_off: None,
+            pre_vote_backoff: None,
             // It may have granted one right before it ended (E17).
             bound_until: now.plus_us(hard_state.lease_us),
             healing: None,
@@ -294,7 +294,7 @@ impl Raft {
             _ if !self.may_answer(from) => {}
             Body::PreVoteGranted { campaign } => self.receive_pre_vote_granted(from, term, campaign),
             Body::PreVoteRefused { campaign } => self.receive_pre_vote_refused(from, term, campaign),
-            Body::VoteRefused | Body::Outdated => self.receive_later_term(term, &body),
+            Body::VoteRefused | Body::StaleTerm => self.receive_later_term(term, &body),
             // The remaining answers repeat the term of the question.
             _ if term > self.hard_state.term => {
                 let what = format!("an answer in {term:?} to a question that was never asked");
@@ -316,7 +316,7 @@ impl Raft {
         if term < self.hard_state.term {
             // Nothing else would tell it: candidates that it does not hear cannot depose it.
             if matches!(body, Body::Append { .. } | Body::Heartbeat { .. }) {
-                self.out.send(from, self.hard_state.term, Body::Outdated);
+                self.out.send(from, self.hard_state.term, Body::StaleTerm);
             }
             return;
         }
@@ -421,7 +421,7 @@ impl Raft {
         );
         if hard_state.term > own.term {
             self.leader = Leadership::default();
-            self.put_off = None;
+            self.pre_vote_backoff = None;
             self.healing.iter_mut().for_each(Healing::begin_term);
         }
         self.hard_state = hard_state;

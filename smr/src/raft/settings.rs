@@ -17,7 +17,7 @@ pub struct Settings {
     pub failover_delay_max_us: u64,
     /// Who granted such a pre-vote waits this long before it asks for its own, in microseconds. Longer than
     /// `failover_delay_max_us`.
-    pub failover_put_off_us: u64,
+    pub failover_backoff_us: u64,
     /// A leader whose oldest write has been on its way to the disk for longer gives up its role (E19), in microseconds.
     pub disk_stall_us: u64,
     /// A leader's disk lags if it does not have what was committed this long ago, in microseconds ...
@@ -78,7 +78,7 @@ impl Default for Settings {
             heartbeat_us: 100_000,
             election_timeout_us: 600_000,
             failover_delay_max_us: 30_000,
-            failover_put_off_us: 60_000,
+            failover_backoff_us: 60_000,
             disk_stall_us: 1_200_000,
             disk_lag_us: 200_000,
             disk_lag_timeout_us: 3_000_000,
@@ -119,8 +119,8 @@ impl Settings {
             (self.heartbeat_us > 0, "the heartbeat interval is zero"),
             (self.election_timeout_us >= 2 * self.heartbeat_us, "two heartbeats must fit into an election timeout"),
             (self.failover_delay_max_us > 0, "the failover delay is zero"),
-            (self.failover_put_off_us > self.failover_delay_max_us, "the put-off must exceed the failover delay"),
-            (self.failover_put_off_us < self.election_timeout_us, "the put-off must stay below the election timeout"),
+            (self.failover_backoff_us > self.failover_delay_max_us, "the put-off must exceed the failover delay"),
+            (self.failover_backoff_us < self.election_timeout_us, "the put-off must stay below the election timeout"),
             (
                 self.disk_stall_us >= self.election_timeout_us,
                 "a disk stall must not be shorter than an election timeout",

@@ -1,7 +1,7 @@
 //! Answering those who campaign (§5.2, §5.4.1, thesis §4.2.3 and §9.6).
 
 use super::message::Body;
-use super::{PutOff, Raft, Role, quorum};
+use super::{PreVoteBackoff, Raft, Role, quorum};
 use crate::entry::{EntryId, HardState, Term};
 use crate::id::NodeId;
 
@@ -16,19 +16,19 @@ impl Raft {
         }
         self.out.send(from, term, Body::PreVoteGranted { campaign });
         // A campaign of ours would now only split the vote.
-        let put_off_us = self.settings.failover_put_off_us;
-        let put_off = PutOff { favourite: from, last, until: self.now.plus_us(put_off_us) };
+        let backoff_us = self.settings.failover_backoff_us;
+        let backoff = PreVoteBackoff { granted_to: from, last, until: self.now.plus_us(backoff_us) };
         match &mut self.role {
             Role::PreCandidate(_) => {
                 self.become_follower();
-                self.campaign_soon(put_off_us);
-                self.put_off = Some(put_off);
+                self.campaign_soon(backoff_us);
+                self.pre_vote_backoff = Some(backoff);
             }
             Role::Follower(follower) if self.leader.lost_at.is_some() => {
                 if follower.campaign_at.is_some() {
-                    self.campaign_soon(put_off_us);
+                    self.campaign_soon(backoff_us);
                 }
-                self.put_off = Some(put_off);
+                self.pre_vote_backoff = Some(backoff);
             }
             Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) => {}
         }
@@ -85,9 +85,9 @@ impl Raft {
     fn prefers_another(&self, from: NodeId, last: EntryId) -> bool {
         // Not over one with more of the log: two nodes that lack something would put each other off again and again,
         // and with them the only one that can be elected.
-        let favours = |put_off: &PutOff| {
-            let lacks_nothing = (put_off.last.term, put_off.last.index) >= (last.term, last.index);
-            put_off.favourite != from && self.now < put_off.until && lacks_nothing
+        let is_held_off = |backoff: &PreVoteBackoff| {
+            let lacks_nothing = (backoff.last.term, backoff.last.index) >= (last.term, last.index);
+            backoff.granted_to != from && self.now < backoff.until && lacks_nothing
         };
         let own = self.log.last();
         let stands_better = match &self.role {
@@ -102,6 +102,6 @@ impl Raft {
             }
             Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) => false,
         };
-        stands_better || self.put_off.as_ref().is_some_and(favours)
+        stands_better || self.pre_vote_backoff.as_ref().is_some_and(is_held_off)
     }
 }

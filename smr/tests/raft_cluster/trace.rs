@@ -70,7 +70,7 @@ pub fn message(message: &Message) -> String {
             format!("HeartbeatAck, round {round}, grants {}", leased(lease))
         }
         Body::Commit { last } => format!("Commit {last}"),
-        Body::Outdated => "Outdated".to_owned(),
+        Body::StaleTerm => "StaleTerm".to_owned(),
         Body::TimeoutNow => "TimeoutNow".to_owned(),
         Body::SnapshotInstalled { last } => format!("SnapshotInstalled up to {last}"),
         Body::Healing { .. } => "Healing".to_owned(),

@@ -481,7 +481,7 @@ fn parse_message(words: &[&str]) -> Message {
         },
         "HeartbeatAck" => Body::HeartbeatAck { round: number_of("round"), lease: lease() },
         "Commit" => Body::Commit { last: entry_of("last") },
-        "Outdated" => Body::Outdated,
+        "StaleTerm" => Body::StaleTerm,
         "TimeoutNow" => Body::TimeoutNow,
         "SnapshotInstalled" => Body::SnapshotInstalled { last: entry_of("last") },
         "Healing" => Body::Healing { start: number_of("start") },
