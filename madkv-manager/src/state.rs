@@ -123,7 +123,7 @@ impl Reply {
     /// Reads what the state machine answered.
     pub fn decode(answer: &[u8]) -> Reply {
         codec::decode(answer)
-            .unwrap_or_else(|error| Reply::Refused(format!("the state machine answered nonsense: {error}")))
+            .unwrap_or_else(|error| Reply::Refused(format!("the state machine gave a malformed answer: {error}")))
     }
 
     /// For the one who asked.

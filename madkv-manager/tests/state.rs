@@ -367,7 +367,7 @@ fn log_and_image_of_an_older_build_are_read() {
 
 // covers B1
 #[test]
-fn nonsense_command_query_and_image_are_refused() {
+fn malformed_command_query_and_image_are_refused() {
     let mut state = laid_out();
     for bytes in [&b""[..], b"\xff", &[0xff; 40]] {
         assert!(matches!(Reply::decode(&state.apply(Index(1), bytes)), Reply::Refused(_)));

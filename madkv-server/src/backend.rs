@@ -288,11 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn admit_nonsense_or_managers_business_is_refused() {
+    fn admit_malformed_or_managers_business_is_refused() {
         let owned = Owned::of(&map(1), 0);
-        let nonsense = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
-        let write = Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: nonsense.clone() };
-        for ask in [write, Ask::Read { query: nonsense }, Ask::Read { query: Bytes::new() }, Ask::Map] {
+        let malformed = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
+        let write = Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: malformed.clone() };
+        for ask in [write, Ask::Read { query: malformed }, Ask::Read { query: Bytes::new() }, Ask::Map] {
             assert!(matches!(admit(ask, 1, &owned), Err(Body::Refused(_))));
         }
     }

@@ -62,7 +62,7 @@ enum Step {
     Delete(Vec<u8>),
     Get(Vec<u8>),
     Scan(Vec<u8>, Vec<u8>),
-    Nonsense(Vec<u8>),
+    Malformed(Vec<u8>),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -75,7 +75,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => key().prop_map(Step::Delete),
         2 => key().prop_map(Step::Get),
         1 => (key(), key()).prop_map(|(from, to)| Step::Scan(from, to)),
-        1 => proptest::collection::vec(any::<u8>(), 0..12).prop_map(Step::Nonsense),
+        1 => proptest::collection::vec(any::<u8>(), 0..12).prop_map(Step::Malformed),
     ];
     proptest::collection::vec(step, 0..200)
 }
@@ -101,7 +101,7 @@ fn take_step(map: &mut Map, model: &mut Model, step: &Step) {
         }
         Step::Get(key) => assert_eq!(get(map, key).map(Vec::from), model.get(key).cloned()),
         Step::Scan(from, to) => assert_eq!(scan(map, from, to), range(model, from, to)),
-        Step::Nonsense(bytes) => {
+        Step::Malformed(bytes) => {
             // By chance it may make sense; then the model takes it, too.
             let expected = match Command::decode(bytes) {
                 Ok(Command::Put { key, value } | Command::Swap { key, value }) => {

@@ -460,7 +460,7 @@ pub enum Event {
         what: String,
     },
     /// A message was dropped because it cannot come from a sound peer (B5).
-    Nonsense {
+    ProtocolViolation {
         /// The sender.
         from: NodeId,
         /// What is wrong with it.

@@ -301,7 +301,7 @@ fn end_inside_a_frame_delivers_nothing_of_it() {
 
 // covers B1, B5
 #[test]
-fn nonsense_after_the_handshake_closes_that_connection_only() {
+fn malformed_frame_after_the_handshake_closes_that_connection_only() {
     let (a, _listener_b, address_a) = alone();
     let mut damaged = frame(kind::MESSAGE, &(1u64, vec![0u8; 100]));
     damaged[40] ^= 1;
@@ -311,7 +311,7 @@ fn nonsense_after_the_handshake_closes_that_connection_only() {
         let mut wire = Wire::dial_as(&address_a, B, 0);
         wire.0.write_all(bytes).unwrap();
         wire.await_end();
-        await_that("counted", || a.transport.stats().closed_for_nonsense == count as u64 + 1);
+        await_that("counted", || a.transport.stats().closed_for_violations == count as u64 + 1);
     }
     bystander.send(kind::MESSAGE, &(9u64, Vec::<u8>::new()));
     // We closed them: that is no news of B.

@@ -448,13 +448,13 @@ fn sender_that_falls_silent_does_not_keep_others_out() {
 
 // covers B1, B5
 #[test]
-fn nonsense_in_a_transfer_ends_it_and_stores_nothing() {
+fn malformed_frame_in_a_transfer_ends_it_and_stores_nothing() {
     let (listener_a, address_a) = listen();
     let (_a, store) = with_store(config(A, &[(1, "127.0.0.1:1")]), listener_a);
     let chunk = |offset: u64, len: usize| frame(kind::CHUNK, &(offset, vec![0u8; len]));
     let mut damaged = chunk(0, 10);
     damaged[30] ^= 1;
-    let nonsense = [
+    let malformed = [
         chunk(1, 10),
         chunk(0, 11),
         chunk(0, 0),
@@ -464,7 +464,7 @@ fn nonsense_in_a_transfer_ends_it_and_stores_nothing() {
         frame(kind::OFFER, &Image::boxed(6, 10).offer()),
         frame(kind::CHUNK, &(0u64, vec![0u8; 2 * CHUNK_MAX_BYTES])),
     ];
-    for bytes in nonsense {
+    for bytes in malformed {
         let mut wire = Wire::dial_for(&address_a, B, 0, Purpose::Snapshot);
         wire.send(kind::OFFER, &Image::boxed(5, 10).offer());
         assert_eq!(wire.receive(), Some((kind::RESUME, codec::encode(&0u64))));

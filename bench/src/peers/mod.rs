@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn installed_program_is_found_and_nonsense_is_not() {
+    fn installed_program_is_found_and_another_is_not() {
         assert!(installed("sh").is_some());
         assert_eq!(installed("no-such-program-anywhere"), None);
     }

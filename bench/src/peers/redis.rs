@@ -142,9 +142,9 @@ fn encode(words: &[&[u8]], output: &mut Vec<u8>) {
 
 /// Takes one answer off the input, if it is there as a whole.
 fn parse(input: &mut BytesMut) -> io::Result<Option<Reply>> {
-    let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("from redis: {what}"));
+    let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("from redis: {what}"));
     let Some(end) = input.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-    let (kind, line) = input[..end].split_first().ok_or_else(|| nonsense("an empty line"))?;
+    let (kind, line) = input[..end].split_first().ok_or_else(|| malformed("an empty line"))?;
     match kind {
         b'+' | b'-' => {
             let is_error = *kind == b'-';
@@ -156,13 +156,13 @@ fn parse(input: &mut BytesMut) -> io::Result<Option<Reply>> {
             let length: i64 = std::str::from_utf8(line)
                 .ok()
                 .and_then(|text| text.parse().ok())
-                .ok_or_else(|| nonsense("a length"))?;
+                .ok_or_else(|| malformed("a length"))?;
             let Ok(length) = usize::try_from(length) else {
                 input.advance(end + 2);
                 return Ok(Some(Reply::Bulk(None)));
             };
             if length > ANSWER_MAX_BYTES {
-                return Err(nonsense("an answer beyond all bounds"));
+                return Err(malformed("an answer beyond all bounds"));
             }
             if input.len() < end + 2 + length + 2 {
                 return Ok(None);
@@ -172,7 +172,7 @@ fn parse(input: &mut BytesMut) -> io::Result<Option<Reply>> {
             input.advance(2);
             Ok(Some(Reply::Bulk(Some(value))))
         }
-        _ => Err(nonsense("an answer of another kind")),
+        _ => Err(malformed("an answer of another kind")),
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn parse_nonsense_is_an_error() {
+    fn parse_malformed_is_an_error() {
         for wrong in ["?\r\n", "$x\r\n", "\r\n", "$99999999999\r\n"] {
             assert!(parse(&mut BytesMut::from(wrong)).is_err(), "{wrong:?}");
         }

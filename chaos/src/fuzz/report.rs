@@ -22,7 +22,7 @@ pub struct Report {
     pub statistics: Statistics,
     /// What the checker says.
     pub verdict: Verdict,
-    /// What else went wrong: clients that hung or talked nonsense, too few answers, no retry.
+    /// What else went wrong: clients that hung or gave malformed answers, too few answers, no retry.
     pub failures: Vec<String>,
     /// Where the history is.
     pub history: PathBuf,

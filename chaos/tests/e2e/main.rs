@@ -1,4 +1,4 @@
-//! End-to-end tests: the real executables on free loopback ports, killed, frozen and fed with nonsense.
+//! End-to-end tests: the real executables on free loopback ports, killed, frozen and fed with malformed input.
 //!
 //! - [`kills`]: processes die or hang under load.
 //! - [`managers`]: the manager group is hurt.

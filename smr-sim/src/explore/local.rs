@@ -310,7 +310,8 @@ impl Local {
         }
         for event in events {
             // Nobody lies here, and no disk forgets.
-            let is_sound = !matches!(event, Event::Nonsense { .. } | Event::Forgot { .. } | Event::LossProven { .. });
+            let is_sound =
+                !matches!(event, Event::ProtocolViolation { .. } | Event::Forgot { .. } | Event::LossProven { .. });
             assert!(is_sound, "{event:?}");
         }
     }

@@ -17,7 +17,7 @@
 //! | I8 | what was committed is on a majority of disks, then and ever after |
 //! | I11 | whatever leaves a node rests on what is on its disk at that moment |
 //!
-//! Any assertion of the core counts too, and so does a message that the core calls nonsense: nobody lies here.
+//! Any assertion of the core counts too, and so does a message that the core calls a violation: nobody lies here.
 //!
 //! # What a state is
 //! Time and chance are no part of it ([`smr::internals::raft`]): before each event all timers are due and every

@@ -76,10 +76,10 @@ pub(super) fn walk(
     let mut found = Vec::new();
     let lines = script.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     for line in lines.filter(|line| !line.is_empty()) {
-        let nonsense = || Stop::NotOffered(format!("\"{line}\" of the history says nothing"));
-        let (who, what) = line.split_once(": ").ok_or_else(nonsense)?;
+        let malformed = || Stop::NotOffered(format!("\"{line}\" of the history says nothing"));
+        let (who, what) = line.split_once(": ").ok_or_else(malformed)?;
         let replica =
-            (0..NODES).find(|replica| who == letter(node(*replica as u8)).to_string()).ok_or_else(nonsense)?;
+            (0..NODES).find(|replica| who == letter(node(*replica as u8)).to_string()).ok_or_else(malformed)?;
         loop {
             let is_sync = what == "sync";
             if is_sync && !tables.info(group.locals[replica]).writes {

@@ -368,10 +368,10 @@ impl<W: Workload> World<W> {
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
                 CoreEvent::Forgot { .. } | CoreEvent::LossProven { .. } | CoreEvent::Healed { .. } => {}
-                CoreEvent::Nonsense { from, what } => {
+                CoreEvent::ProtocolViolation { from, what } => {
                     let why = format!("{node} dropped a message of {from}: {what}");
-                    // Old messages of the same incarnation are sound; nobody here sends nonsense.
-                    self.watch.violate("B5 no nonsense from sound peers", why);
+                    // Old messages of the same incarnation are sound; no one here violates the protocol.
+                    self.watch.violate("B5 no violation by sound peers", why);
                 }
             }
         }

@@ -42,7 +42,7 @@ impl Raft {
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
             disk_lag: DiskLag::default(),
         }));
-        self.welcome_members();
+        self.track_members();
         // The first entry of the term is what makes it possible to commit those of earlier ones (§5.4.2, §8).
         self.append_own(vec![Payload::Noop]);
     }
@@ -127,7 +127,7 @@ impl Raft {
 
     /// Forgets those who have left, once they could know that they have, or are not there to be told. Until then they
     /// get the log like everybody, or they would ask for votes for ever.
-    fn dismiss_former_members(&mut self) {
+    fn untrack_previous_members(&mut self) {
         let (now, timeout_us) = (self.now, self.settings.election_timeout_us);
         let (configuration, since) = (self.configurations.current(), self.configurations.current_index());
         if since > self.commit {
@@ -142,7 +142,7 @@ impl Raft {
 
     fn append_configuration(&mut self, configuration: Configuration) -> EntryId {
         for node in configuration.members() {
-            self.welcome(node);
+            self.track_peer(node);
         }
         let id = self.append_own(vec![Payload::Configuration(configuration)]);
         // Other quorums count from now on.
@@ -154,13 +154,13 @@ impl Raft {
         id
     }
 
-    fn welcome_members(&mut self) {
+    fn track_members(&mut self) {
         for node in self.configurations.current().members() {
-            self.welcome(node);
+            self.track_peer(node);
         }
     }
 
-    fn welcome(&mut self, node: NodeId) {
+    fn track_peer(&mut self, node: NodeId) {
         let (own, last, now) = (self.node, self.log.last().index, self.now);
         if let Role::Leader(leader) = &mut self.role
             && node != own
@@ -258,7 +258,7 @@ impl Raft {
             self.send_heartbeats();
             // What was kept for a member that is level by now, or does not get further.
             self.cut_log();
-            self.dismiss_former_members();
+            self.untrack_previous_members();
             self.give_way_if_disk_lags();
         }
     }

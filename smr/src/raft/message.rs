@@ -152,25 +152,23 @@ impl Message {
         Message::FIXED_BYTES + entries
     }
 
-    /// What is wrong with the message, judged by itself (B5). The receiver's state plays no part here.
-    pub(super) fn flaw(&self) -> Option<String> {
+    /// Whether the message is sound, judged by itself (B5); if not, why. The receiver's state plays no part here.
+    pub(super) fn validate(&self) -> Result<(), String> {
         if self.term >= TERM_LIMIT {
-            return Some(format!("{:?} is beyond all terms", self.term));
+            return Err(format!("{:?} is beyond all terms", self.term));
         }
         if self.term == Term::ZERO && !matches!(self.body, Body::PreVoteRefused { .. } | Body::VoteRefused) {
-            return Some("a message of term 0".to_owned());
+            return Err("a message of term 0".to_owned());
         }
         if let Body::Heartbeat { lease: Some(lease), .. } | Body::HeartbeatAck { lease: Some(lease), .. } = &self.body
             && !(1..=LEASE_MAX_US).contains(&lease.length_us)
         {
-            return Some(format!("a lease of {} us", lease.length_us));
+            return Err(format!("a lease of {} us", lease.length_us));
         }
         let named = match &self.body {
             Body::PreVote { last, .. } | Body::Vote { last, .. } => *last,
             Body::Append { previous, entries, .. } => {
-                if let Some(flaw) = append_flaw(self.term, *previous, entries) {
-                    return Some(flaw);
-                }
+                validate_append(self.term, *previous, entries)?;
                 *previous
             }
             Body::AppendAccepted { last }
@@ -180,13 +178,13 @@ impl Message {
             | Body::AppendStored { last, .. } => *last,
             Body::AppendRejected { previous, hint } => {
                 if hint.index >= *previous {
-                    return Some(format!("hint {hint} is not before the rejected entry {previous}"));
+                    return Err(format!("hint {hint} is not before the rejected entry {previous}"));
                 }
                 *hint
             }
             Body::Heartbeat { commit, held_by_all, .. } => {
                 if *held_by_all > commit.index {
-                    return Some(format!("all members have {held_by_all}, but only {commit} is committed"));
+                    return Err(format!("all members have {held_by_all}, but only {commit} is committed"));
                 }
                 *commit
             }
@@ -205,24 +203,24 @@ impl Message {
             || named.index >= INDEX_LIMIT
             || (named.index == Index::ZERO) != (named.term == Term::ZERO)
         {
-            return Some(format!("entry {named} cannot exist in {:?}", self.term));
+            return Err(format!("entry {named} cannot exist in {:?}", self.term));
         }
-        None
+        Ok(())
     }
 }
 
-fn append_flaw(term: Term, previous: EntryId, entries: &[Entry]) -> Option<String> {
+fn validate_append(term: Term, previous: EntryId, entries: &[Entry]) -> Result<(), String> {
     let mut before = previous;
     for entry in entries {
         if before.index.0.checked_add(1) != Some(entry.id.index.0) {
-            return Some(format!("entry {} does not follow {before}", entry.id));
+            return Err(format!("entry {} does not follow {before}", entry.id));
         }
         if entry.id.term < before.term || entry.id.term > term || entry.id.term == Term::ZERO {
-            return Some(format!("entry {} after {before} in {term:?}", entry.id));
+            return Err(format!("entry {} after {before} in {term:?}", entry.id));
         }
         before = entry.id;
     }
-    None
+    Ok(())
 }
 
 /// A message and its receiver, as cores hand them out.

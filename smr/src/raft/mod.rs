@@ -14,7 +14,7 @@
 //! As in the paper: term, index, commit index, match and next index. *HardState*: term and vote. *Start*: the entry
 //! that the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
 //! entering a term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*:
-//! heartbeats that confirm reads. *Handover*: a transfer of leadership. *To welcome* a member: to begin to count its
+//! heartbeats that confirm reads. *Handover*: a transfer of leadership. *To track* a peer: to begin to count its
 //! progress. T: the election timeout.
 //!
 //! # Messages
@@ -268,11 +268,11 @@ impl Raft {
     /// Something arrived. In this order: is it sound, is it of our term, is it for our role (§5.1).
     fn receive(&mut self, from: NodeId, message: Message) {
         if from == self.node {
-            self.nonsense(from, "a message from oneself".to_owned());
+            self.violation(from, "a message from oneself".to_owned());
             return;
         }
-        if let Some(flaw) = message.flaw() {
-            self.nonsense(from, flaw);
+        if let Err(violation) = message.validate() {
+            self.violation(from, violation);
             return;
         }
         let Message { term, body } = message;
@@ -298,7 +298,7 @@ impl Raft {
             // The remaining answers repeat the term of the question.
             _ if term > self.hard_state.term => {
                 let what = format!("an answer in {term:?} to a question that was never asked");
-                self.nonsense(from, what);
+                self.violation(from, what);
             }
             _ if term < self.hard_state.term => {}
             Body::VoteGranted => self.receive_vote_granted(from),
@@ -347,7 +347,7 @@ impl Raft {
         if !matches!(self.role, Role::Leader(_)) {
             return;
         }
-        let flaw = match body {
+        let violation = match body {
             Body::AppendAccepted { last } => {
                 self.receive_append_accepted(from, last);
                 None
@@ -371,8 +371,8 @@ impl Raft {
             }
             _ => None,
         };
-        if let Some(flaw) = flaw {
-            self.nonsense(from, flaw);
+        if let Some(violation) = violation {
+            self.violation(from, violation);
         }
     }
 
@@ -393,19 +393,19 @@ impl Raft {
     }
 
     /// A member contradicts what is durable: somebody has lost something (see [`Event::LossProven`]). From anybody else
-    /// it is nonsense.
+    /// it is a violation of the protocol.
     fn contradicted(&mut self, from: NodeId, what: String) {
         let is_member = |configuration: &Configuration| configuration.is_member(from);
         let history = [Some(self.configurations.current()), self.configurations.previous()];
         if history.into_iter().flatten().any(is_member) {
             self.out.effects.events.push(Event::LossProven { what });
         } else {
-            self.nonsense(from, what);
+            self.violation(from, what);
         }
     }
 
-    fn nonsense(&mut self, from: NodeId, what: String) {
-        self.out.effects.events.push(Event::Nonsense { from, what });
+    fn violation(&mut self, from: NodeId, what: String) {
+        self.out.effects.events.push(Event::ProtocolViolation { from, what });
     }
 
     /// Changes term or vote, here and on disk.

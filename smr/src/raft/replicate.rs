@@ -214,7 +214,7 @@ impl Raft {
         let has = here.unwrap_or(own);
         if last.term == self.hard_state.term {
             // Entries of this term come from here and nowhere else.
-            self.nonsense(from, format!("accepted {last}, but the leader's log has {has}"));
+            self.violation(from, format!("accepted {last}, but the leader's log has {has}"));
         } else {
             self.contradicted(
                 from,
@@ -289,8 +289,8 @@ impl Raft {
     /// A member answered a heartbeat. What is wrong with that, if anything is.
     pub(super) fn receive_heartbeat_ack(&mut self, from: NodeId, round: u64, lease: Option<Lease>) -> Option<String> {
         let now = self.now;
-        if let Some(flaw) = lease.and_then(|lease| self.receive_lease(from, lease)) {
-            return Some(flaw);
+        if let Some(violation) = lease.and_then(|lease| self.receive_lease(from, lease)) {
+            return Some(violation);
         }
         let (leader, view, _) = self.leading()?;
         if round > leader.reads.round {

@@ -329,7 +329,7 @@ where
 
 fn not_a_frame<M>(shared: &Shared<M>, node: NodeId, error: WireError) -> End {
     if let WireError::Codec(_) = error {
-        shared.counters.closed_for_nonsense.add(1);
+        shared.counters.closed_for_violations.add(1);
         tracing::warn!(group = %shared.group, me = %shared.me, peer = %node, %error, "not a frame");
     }
     End::of(error)
@@ -349,7 +349,7 @@ where
     match frame.kind {
         kind::MESSAGE => {
             let message = codec::decode(frame.payload).map_err(|error| {
-                shared.counters.closed_for_nonsense.add(1);
+                shared.counters.closed_for_violations.add(1);
                 tracing::warn!(group = %shared.group, me = %shared.me, peer = %node, %error, "not a message");
                 End::ByUs(error.to_string())
             })?;
@@ -375,7 +375,7 @@ where
             }
         }
         other => {
-            shared.counters.closed_for_nonsense.add(1);
+            shared.counters.closed_for_violations.add(1);
             Err(End::ByUs(format!("a frame of kind {other:#x}")))
         }
     }

@@ -395,7 +395,7 @@ where
             frame = reader.next() => match frame {
                 Ok(Some(frame)) if frame.kind == kind::PONG => unanswered = 0,
                 Ok(Some(frame)) => {
-                    shared.counters.closed_for_nonsense.add(1);
+                    shared.counters.closed_for_violations.add(1);
                     let what = format!("a frame of kind {:#x} on a connection that is not for it", frame.kind);
                     return WireError::Codec(codec::CodecError::Malformed(what));
                 }

@@ -64,7 +64,7 @@ counters! {
     /// limit.
     turned_away,
     /// Connections closed because the other side sent what no sound peer sends.
-    closed_for_nonsense,
+    closed_for_violations,
     /// Connections closed because the other side was silent, or took nothing, for too long.
     closed_for_silence,
     /// Snapshots sent to the end.

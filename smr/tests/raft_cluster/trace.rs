@@ -183,7 +183,7 @@ pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
             Event::Healed { through } => format!("has healed, up to {through}"),
             Event::LossProven { what } => format!("has proof of a loss: {what}"),
-            Event::Nonsense { from, what } => format!("drops nonsense from {}: {what}", name(*from)),
+            Event::ProtocolViolation { from, what } => format!("drops a violation of {}: {what}", name(*from)),
         });
     }
     lines.extend(match answer {

@@ -197,7 +197,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     reads_waiting: usize,
     admin: Box<dyn Admin<P>>,
     /// Messages that no sound peer sends.
-    nonsense: u64,
+    violations: u64,
     /// See [`EngineStart`].
     nonce_seed: u64,
     nonces_drawn: u64,
@@ -280,7 +280,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             confirmed_reads: ConfirmedReads::default(),
             reads_waiting: 0,
             admin: start.admin,
-            nonsense: 0,
+            violations: 0,
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
             silent: false,
@@ -940,11 +940,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.actions.push(Action::Healed);
             }
             Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
-            Event::Nonsense { from, what } => {
-                self.nonsense += 1;
+            Event::ProtocolViolation { from, what } => {
+                self.violations += 1;
                 // A peer with a bug may go on for ever; the lines about it become rare.
-                if self.nonsense.is_power_of_two() {
-                    let count = self.nonsense;
+                if self.violations.is_power_of_two() {
+                    let count = self.violations;
                     self.report(format!("dropped a message of replica {from}: {what} ({count} such messages so far)"));
                 }
             }

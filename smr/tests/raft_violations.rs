@@ -1,6 +1,6 @@
-//! Well-formed nonsense into a core: terms and indexes at their limits, entries with gaps and falling terms, a match
-//! index and a commit beyond the log, answers to questions that were never asked. It is dropped and told; the core's
-//! state stays sound (B5).
+//! Well-formed messages that violate the protocol, into a core: terms and indexes at their limits, entries with gaps
+//! and falling terms, a match index and a commit beyond the log, answers to questions that were never asked. It is
+//! dropped and told; the core's state stays sound (B5).
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers
 
@@ -23,7 +23,7 @@ struct Subject {
     raft: Raft,
     now: u64,
     committed: Vec<Entry>,
-    nonsense: u64,
+    violations: u64,
 }
 
 impl Subject {
@@ -39,7 +39,7 @@ impl Subject {
             ..Recovered::default()
         };
         let raft = Raft::new(Settings::default(), ME, recovered, ChaCha8Rng::seed_from_u64(seed), Time(0));
-        Subject { raft, now: 0, committed: Vec::new(), nonsense: 0 }
+        Subject { raft, now: 0, committed: Vec::new(), violations: 0 }
     }
 
     fn step(&mut self, input: Input<Message>, at: &str) -> Effects<Message> {
@@ -47,8 +47,8 @@ impl Subject {
         let effects = self.raft.step(Time(self.now), input);
         invariants::check(&self.raft);
         invariants::check_transition(&before, &self.raft);
-        let is_told = |event: &&Event| matches!(event, Event::Nonsense { .. } | Event::LossProven { .. });
-        self.nonsense += effects.events.iter().filter(is_told).count() as u64;
+        let is_told = |event: &&Event| matches!(event, Event::ProtocolViolation { .. } | Event::LossProven { .. });
+        self.violations += effects.events.iter().filter(is_told).count() as u64;
         for entry in self.raft.committed_from(Index(self.committed.len() as u64 + 1), usize::MAX, usize::MAX) {
             assert_eq!(entry.id.index.0, self.committed.len() as u64 + 1, "{at}: a hole among the committed");
             self.committed.push(entry);
@@ -89,7 +89,7 @@ impl SimRng {
     }
 
     /// Entries with a gap, a falling term, or a term or index at the limit. (An append that is sound in itself and
-    /// contradicts what is committed is no nonsense but a broken group: the node stops, L3.)
+    /// contradicts what is committed is no violation but a broken group: the node stops, L3.)
     fn entries(&mut self, previous: EntryId) -> Vec<Entry> {
         let EntryId { index, term } = previous;
         let id = match self.below(4) {
@@ -182,8 +182,8 @@ fn answers_that_nobody_asked_for_change_nothing() {
 
 // covers B5
 #[test]
-fn nonsense_of_one_peer_is_dropped_and_told_and_the_core_stays_sound() {
-    let mut nonsense = 0;
+fn violations_of_one_peer_are_dropped_and_told_and_the_core_stays_sound() {
+    let mut violations = 0;
     for seed in 0..CORES {
         let mut subject = Subject::new(seed);
         let mut rng = SimRng(ChaCha8Rng::seed_from_u64(seed));
@@ -191,8 +191,8 @@ fn nonsense_of_one_peer_is_dropped_and_told_and_the_core_stays_sound() {
             subject.now += rng.below(400_000);
             let message = Message { term: Term(rng.number(TERM_LIMIT.0)), body: rng.body() };
             let at = format!("seed {seed}, message {number}, {message:?}");
-            // One peer talks nonsense, the others say nothing: with it alone there is no quorum against this core's own
-            // log.
+            // One peer violates the protocol, the others say nothing: with it alone there is no quorum against this
+            // core's own log.
             let from = NodeId::new(1, 1);
             if subject.now.is_multiple_of(3) {
                 subject.step_durably(Input::Tick, &at);
@@ -200,7 +200,7 @@ fn nonsense_of_one_peer_is_dropped_and_told_and_the_core_stays_sound() {
             subject.step_durably(Input::Receive { from, message }, &at);
             assert!(subject.raft.status().term < TERM_LIMIT, "{at}: the terms are used up");
         }
-        nonsense += subject.nonsense;
+        violations += subject.violations;
     }
-    assert!(nonsense > CORES * 20, "only {nonsense} messages were called nonsense");
+    assert!(violations > CORES * 20, "only {violations} messages were called violations");
 }
