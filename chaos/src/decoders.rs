@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use madkv_manager::state as manager;
 use madkv_proto::command::{Command, Query};
-use madkv_proto::frames::{self, Ask, Body, Registration, Service};
+use madkv_proto::frames::{self, ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
@@ -451,8 +451,8 @@ fn client_frames(bytes: &[u8]) {
     decode::<frames::RangedHello>(bytes);
     decode::<frames::RangedWelcome>(bytes);
     decode::<frames::Refusal>(bytes);
-    decode::<frames::Request>(bytes);
-    decode::<frames::Response>(bytes);
+    decode::<frames::RequestFrame>(bytes);
+    decode::<frames::ResponseFrame>(bytes);
     decode::<ClusterMap>(bytes);
 }
 
@@ -464,8 +464,8 @@ fn registration(partition: u16) -> Registration {
 
 fn sound_client_frames() -> Vec<Vec<u8>> {
     let registration = registration(1);
-    let ask = |ask| codec::encode(&frames::Request { id: 1, epoch: 2, ask });
-    let body = |body| codec::encode(&frames::Response { id: 1, body });
+    let ask = |ask| codec::encode(&frames::RequestFrame { id: 1, epoch: 2, ask });
+    let body = |body| codec::encode(&frames::ResponseFrame { id: 1, body });
     vec![
         codec::encode(&frames::Hello {
             magic: frames::MAGIC,
@@ -476,16 +476,16 @@ fn sound_client_frames() -> Vec<Vec<u8>> {
         codec::encode(&frames::RangedHello::new(Some(ClusterId(7)), Service::Manager)),
         codec::encode(&frames::RangedWelcome { version: 2, cluster: None, epoch: 1, later: Bytes::new() }),
         codec::encode(&frames::Refusal { reason: "no".to_owned() }),
-        ask(Ask::Write {
+        ask(ClientRequest::Write {
             client: ClientId::at(2),
             number: 3,
             lowest_unanswered: 1,
             command: Bytes::from_static(b"command"),
         }),
-        ask(Ask::Read { query: Query::Get { key: b"k" }.encode() }),
-        ask(Ask::Register(registration)),
-        body(Body::Map(Box::new(cluster_map()))),
-        body(Body::Answer(Bytes::from_static(b"answer"))),
+        ask(ClientRequest::Read { query: Query::Get { key: b"k" }.encode() }),
+        ask(ClientRequest::Register(registration)),
+        body(ClientResponse::Map(Box::new(cluster_map()))),
+        body(ClientResponse::Answer(Bytes::from_static(b"answer"))),
     ]
 }
 

@@ -26,8 +26,8 @@ use madkv_chaos::disk_faults::judge::{Found, Held, open};
 use madkv_manager::state::{self as manager, ManagerState, Reply};
 use madkv_proto::command::{Query, decode_value};
 use madkv_proto::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, Refusal, Request, Response,
-    Service, Welcome,
+    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, Refusal,
+    RequestFrame, ResponseFrame, Service, Welcome,
 };
 use madkv_proto::map::ClusterMap;
 use madkv_server::map::Map;
@@ -132,8 +132,8 @@ fn each_recorded_frame_is_what_this_build_would_write() {
                 KIND_HELLO => frame(kind, &recorded.decode::<Hello>()),
                 KIND_WELCOME => frame(kind, &recorded.decode::<Welcome>()),
                 KIND_REFUSAL => frame(kind, &recorded.decode::<Refusal>()),
-                KIND_REQUEST => frame(kind, &recorded.decode::<Request>()),
-                KIND_RESPONSE => frame(kind, &recorded.decode::<Response>()),
+                KIND_REQUEST => frame(kind, &recorded.decode::<RequestFrame>()),
+                KIND_RESPONSE => frame(kind, &recorded.decode::<ResponseFrame>()),
                 other => panic!("a frame of kind {other:#06x} between {name}"),
             };
             assert_eq!(again, recorded.bytes, "a frame of kind {kind:#06x} between {name}");
@@ -257,7 +257,7 @@ fn refusal_of_a_ranged_client_is_known_for_what_it_is() {
 struct Recording {
     service: Service,
     welcome: Welcome,
-    answers: Mutex<VecDeque<(Ask, Body)>>,
+    answers: Mutex<VecDeque<(ClientRequest, ClientResponse)>>,
 }
 
 impl Backend for Recording {
@@ -275,7 +275,7 @@ impl Backend for Recording {
         self.welcome.epoch
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, _epoch: u64, _reply: ReplyTo) -> Option<ClientResponse> {
         let (asked, answer) = self.answers.lock().unwrap().pop_front().unwrap();
         assert_eq!(ask, asked);
         Some(answer)
@@ -289,9 +289,11 @@ async fn recorded_clients_and_servers_are_answered_in_their_words() {
         let hello: Hello = frames[0].decode();
         let welcome = frames.iter().find(|frame| frame.kind == KIND_WELCOME).unwrap();
         let of_kind = |kind| frames.iter().filter(move |frame| frame.kind == kind);
-        let answers: BTreeMap<u64, Body> =
-            of_kind(KIND_RESPONSE).map(|frame| frame.decode::<Response>()).map(|said| (said.id, said.body)).collect();
-        let asked = of_kind(KIND_REQUEST).map(|frame| frame.decode::<Request>());
+        let answers: BTreeMap<u64, ClientResponse> = of_kind(KIND_RESPONSE)
+            .map(|frame| frame.decode::<ResponseFrame>())
+            .map(|said| (said.id, said.body))
+            .collect();
+        let asked = of_kind(KIND_REQUEST).map(|frame| frame.decode::<RequestFrame>());
         let answers = asked.map(|request| (request.ask, answers[&request.id].clone())).collect();
         let backend = Recording { service: hello.service, welcome: welcome.decode(), answers: Mutex::new(answers) };
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -305,7 +307,7 @@ async fn recorded_clients_and_servers_are_answered_in_their_words() {
         }
         assert_eq!(receive(&mut stream), welcome.bytes, "{name}");
         let mut expected: Vec<&[u8]> = of_kind(KIND_RESPONSE).map(|frame| frame.bytes).collect();
-        expected.sort_by_key(|bytes| codec::decode::<Response>(&bytes[HEADER_LEN_BYTES..]).unwrap().id);
+        expected.sort_by_key(|bytes| codec::decode::<ResponseFrame>(&bytes[HEADER_LEN_BYTES..]).unwrap().id);
         for expected in expected {
             assert_eq!(receive(&mut stream), expected, "{name}");
             requests += 1;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::slots::slot_of;
 use smr::id::ClusterId;
 use smr::status::{ReplicaStatus, Role, ServiceState};
@@ -132,7 +132,7 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] if there is no such group, or the group refuses; see [`Error`].
     pub async fn transfer(&self, group: &str, to: u16) -> Result<(), Error> {
-        self.command(group, &|| Ask::Transfer { to }).await
+        self.command(group, &|| ClientRequest::Transfer { to }).await
     }
 
     /// Puts the present incarnation of replica number `replica` into the place of its former one.
@@ -140,16 +140,16 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] if there is no such group, or the group refuses; see [`Error`].
     pub async fn readmit(&self, group: &str, replica: u16) -> Result<(), Error> {
-        self.command(group, &|| Ask::Readmit { replica }).await
+        self.command(group, &|| ClientRequest::Readmit { replica }).await
     }
 
-    async fn command(&self, group: &str, ask: &(dyn Fn() -> Ask + Sync)) -> Result<(), Error> {
+    async fn command(&self, group: &str, ask: &(dyn Fn() -> ClientRequest + Sync)) -> Result<(), Error> {
         let deadline = self.deadline();
         let (group, epoch) = self.group_named(group, deadline).await?;
         let mut exchange = Exchange::new(&self.shared.context, &group, deadline).without_resends();
         match exchange.run(epoch, ask).await {
-            Ok(Final::Body(Body::Done)) => Ok(()),
-            Ok(Final::Body(other)) => Err(refusal(other, exchange.may_have_happened())),
+            Ok(Final::Response(ClientResponse::Done)) => Ok(()),
+            Ok(Final::Response(other)) => Err(refusal(other, exchange.may_have_happened())),
             Ok(Final::Answer(_)) => Err(Error::BadAnswer { what: "an answer to an operator's wish".into() }),
             Err(late) => Err(self.failure(late.into(), exchange.may_have_happened())),
         }
@@ -172,13 +172,13 @@ impl Client {
 
 async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>, String> {
     let (sender, mut events) = mpsc::unbounded_channel();
-    let posted = link.connection().and_then(|connection| connection.post(Ask::Status, 0, &sender, 0));
+    let posted = link.connection().and_then(|connection| connection.post(ClientRequest::Status, 0, &sender, 0));
     if posted.is_none() {
         return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
     }
     let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| event));
     match heard {
-        Ok(Some(Event::Reply(Body::Status(status)))) => Ok(status),
+        Ok(Some(Event::Reply(ClientResponse::Status(status)))) => Ok(status),
         Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),
         Ok(Some(Event::Broken { .. }) | None) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
         Err(_) => Err("silent".to_owned()),

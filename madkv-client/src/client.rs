@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Malformed, Query, decode_found, decode_value};
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use smr_service::client::{Context, Exchange, Failure, Final, Jitter, Trace, World, before};
 use tokio::task::JoinSet;
@@ -179,11 +179,11 @@ impl Client {
     ) -> Result<Read, Error> {
         let _admission = group.admit(query.len(), deadline).await.map_err(|_| self.timeout(false))?;
         let mut exchange = Exchange::new(&self.shared.context, group, deadline);
-        let end = exchange.run(epoch, &|| Ask::Read { query: query.clone() }).await;
+        let end = exchange.run(epoch, &|| ClientRequest::Read { query: query.clone() }).await;
         match end.map_err(|_| self.timeout(false))? {
             Final::Answer(parts) => Ok(Read::Answer(parts)),
-            Final::Body(Body::WrongPartition { epoch }) => Ok(Read::Elsewhere { epoch }),
-            Final::Body(other) => Err(refusal(other, false)),
+            Final::Response(ClientResponse::WrongPartition { epoch }) => Ok(Read::Elsewhere { epoch }),
+            Final::Response(other) => Err(refusal(other, false)),
         }
     }
 
@@ -219,7 +219,7 @@ impl Client {
         let session = group.session(context, routes.map.epoch, deadline).await.map_err(not_done)?;
         let ticket = before(deadline, session.reserve()).await.map_err(|late| not_done(late.into()))?;
         let mut exchange = Exchange::new(context, group, deadline);
-        let ask = || Ask::Write {
+        let ask = || ClientRequest::Write {
             client: session.client,
             number: ticket.number(),
             lowest_unanswered: session.lowest_unanswered(),
@@ -236,7 +236,7 @@ impl Client {
                         <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
                     return Ok(Some(answer));
                 }
-                Final::Body(Body::SessionExpired) => {
+                Final::Response(ClientResponse::SessionExpired) => {
                     group.forget_session(&session);
                     if exchange.may_have_happened() {
                         return Err(Error::Evicted { what: "session evicted" });
@@ -247,10 +247,10 @@ impl Client {
                     pause.map_err(|late| not_done(late.into()))?;
                     return Ok(None);
                 }
-                Final::Body(Body::AnswerGone) => {
+                Final::Response(ClientResponse::AnswerGone) => {
                     return Err(Error::Evicted { what: "answer evicted" });
                 }
-                Final::Body(Body::WrongPartition { epoch }) => {
+                Final::Response(ClientResponse::WrongPartition { epoch }) => {
                     let unknown = exchange.may_have_happened();
                     *routes = self.moved(routes, epoch, deadline, unknown).await?;
                     if Arc::ptr_eq(routes.group_of(key), group) {
@@ -262,7 +262,7 @@ impl Client {
                         return Ok(None);
                     }
                 }
-                Final::Body(other) => return Err(refusal(other, exchange.may_have_happened())),
+                Final::Response(other) => return Err(refusal(other, exchange.may_have_happened())),
             }
         }
     }
@@ -313,11 +313,11 @@ fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<()
     if size_bytes > limit_bytes { Err(Error::TooLarge { what, size_bytes, limit_bytes }) } else { Ok(()) }
 }
 
-pub(crate) fn refusal(body: Body, may_have_happened: bool) -> Error {
+pub(crate) fn refusal(body: ClientResponse, may_have_happened: bool) -> Error {
     match body {
-        Body::Refused(reason) => Error::Refused { reason, may_have_happened },
-        Body::DiskFull => Error::DiskFull { may_have_happened },
-        Body::TooLarge { limit_bytes } => {
+        ClientResponse::Refused(reason) => Error::Refused { reason, may_have_happened },
+        ClientResponse::DiskFull => Error::DiskFull { may_have_happened },
+        ClientResponse::TooLarge { limit_bytes } => {
             Error::Refused { reason: format!("too large, the limit is {limit_bytes} bytes"), may_have_happened }
         }
         other => Error::BadAnswer { what: format!("{other:?}") },

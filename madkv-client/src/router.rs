@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
 use madkv_proto::slots::{SLOTS, slot_of};
 use smr_service::client::{Context, CopyEvent, Event, TimedOut, before, lock, troubles};
@@ -150,14 +150,14 @@ impl Router {
         let mut questions: Vec<Option<Posted>> = (0..count).map(|_| None).collect();
         for manager in (0..count).map(|step| (preferred + step) % count) {
             let Some(connection) = self.managers.links[manager].connection() else { continue };
-            questions[manager] = connection.post(Ask::Map, 0, &sender, manager as u32);
+            questions[manager] = connection.post(ClientRequest::Map, 0, &sender, manager as u32);
             let hedge_at = Instant::now() + MANAGER_HEDGE;
             while questions.iter().any(Option::is_some) {
                 let asked = tokio::time::timeout_at(hedge_at, events.recv());
                 let Ok(Some(CopyEvent { copy, event })) = asked.await else { break };
                 let answering = copy as usize;
                 questions[answering] = None;
-                if let Event::Reply(Body::Map(map)) = event {
+                if let Event::Reply(ClientResponse::Map(map)) = event {
                     let offered = map.epoch;
                     if self.install(*map) && offered >= epoch {
                         self.preferred.store(answering, Ordering::Relaxed);

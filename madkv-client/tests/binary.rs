@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
 
 use fake::Cluster;
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 fn program(args: &[&str]) -> Command {
@@ -205,9 +205,9 @@ async fn trace_retries_one_line_for_each_attempt_that_failed() {
     let cluster = Cluster::start_on_sockets(1, 1).await;
     let mut refusals = 2;
     cluster.rule(0, 0, move |_, ask| {
-        let refuse = matches!(ask, Ask::Write { .. }) && refusals > 0;
+        let refuse = matches!(ask, ClientRequest::Write { .. }) && refusals > 0;
         refusals -= u32::from(refuse);
-        refuse.then(|| Body::OutOfService("for a while".into()).into())
+        refuse.then(|| ClientResponse::OutOfService("for a while".into()).into())
     });
     let mut args = managers(&cluster);
     args.extend(["--trace_retries".to_owned(), "--client_id=7".to_owned()]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fake::{Act, CLUSTER, Cluster, GroupState};
 use madkv_client::{Client, Error};
-use madkv_proto::frames::{Ask, Body, Request, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, RequestFrame, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
 use smr::replica::{Outcome, ReplyTo};
@@ -38,8 +38,8 @@ impl Backend for Lone {
         1
     }
 
-    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body> {
-        let Act::Reply(mut bodies) = self.state.lock().unwrap().answer(0, &Request { id: 0, epoch, ask }) else {
+    fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
+        let Act::Reply(mut bodies) = self.state.lock().unwrap().answer(0, &RequestFrame { id: 0, epoch, ask }) else {
             panic!("only sound answers here");
         };
         let last = bodies.pop()?;
@@ -50,7 +50,7 @@ impl Backend for Lone {
         std::thread::spawn(move || {
             assert!(reply.sink.begin_parts(reply.tag));
             for body in bodies {
-                let Body::Part(part) = body else { panic!("{body:?} before the end") };
+                let ClientResponse::Part(part) = body else { panic!("{body:?} before the end") };
                 while reply.sink.poll_room(reply.tag, &mut Context::from_waker(Waker::noop())).is_pending() {
                     std::thread::sleep(Duration::from_millis(1));
                 }

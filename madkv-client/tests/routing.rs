@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fake::{Act, CLUSTER, Cluster, eventually, key_in, manager};
 use madkv_client::Error;
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::ClusterId;
 use smr::status::Role;
@@ -51,7 +51,7 @@ async fn write_redirect_of_older_term_not_followed() {
     client.put(b"a", b"1").await.unwrap();
     cluster.group(0).elect(2); // term 6
     cluster.rule(0, 1, |_, ask| match ask {
-        Ask::Write { .. } => Some(Body::NotLeader { leader: Some(0), term: 4 }.into()),
+        ClientRequest::Write { .. } => Some(ClientResponse::NotLeader { leader: Some(0), term: 4 }.into()),
         _ => None,
     });
     client.put(b"a", b"2").await.unwrap();
@@ -66,7 +66,7 @@ async fn swap_leader_killed_after_commit_same_number_elsewhere_same_answer() {
     let client = cluster.client(None);
     client.put(b"a", b"old").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         let _lost = state.lead(ask);
         state.elect(1);
         Some(Act::ReplyAndClose(vec![]))
@@ -127,7 +127,7 @@ async fn put_leader_slow_but_alive_no_second_copy() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
     client.put(b"a", b"1").await.unwrap();
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then_some(Act::Silent));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::Write { .. }).then_some(Act::Silent));
     let put = tokio::spawn({
         let client = client.clone();
         async move { client.put(b"a", b"2").await }
@@ -147,12 +147,12 @@ async fn put_replicas_that_name_each_other_bounded_rate_and_timeout() {
     let cluster = Cluster::start(1, 3).await;
     for replica in 0..3u16 {
         cluster.rule(0, usize::from(replica), move |state, ask| {
-            if let Ask::Status = ask {
+            if let ClientRequest::Status = ask {
                 let mut status = state.status(replica);
                 status.role = Role::Leader;
-                return Some(Body::Status(Box::new(status)).into());
+                return Some(ClientResponse::Status(Box::new(status)).into());
             }
-            Some(Body::NotLeader { leader: Some((replica + 1) % 3), term: 5 }.into())
+            Some(ClientResponse::NotLeader { leader: Some((replica + 1) % 3), term: 5 }.into())
         });
     }
     let error = cluster.client(Some(1000)).put(b"a", b"1").await.unwrap_err();
@@ -166,9 +166,9 @@ async fn put_busy_waits_and_succeeds() {
     let cluster = Cluster::start(1, 3).await;
     let mut refusals = 3;
     cluster.rule(0, 0, move |_, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         refusals -= 1;
-        (refusals >= 0).then(|| Body::Busy { retry_after_ms: 20 }.into())
+        (refusals >= 0).then(|| ClientResponse::Busy { retry_after_ms: 20 }.into())
     });
     let started = Instant::now();
     cluster.client(None).put(b"a", b"1").await.unwrap();
@@ -182,10 +182,10 @@ async fn put_replica_out_of_service_others_asked() {
     let client = cluster.client(None);
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
-        if let Ask::Write { .. } = ask {
+        if let ClientRequest::Write { .. } = ask {
             state.elect(2);
         }
-        Some(Body::OutOfService("quarantined".into()).into())
+        Some(ClientResponse::OutOfService("quarantined".into()).into())
     });
     client.put(b"a", b"2").await.unwrap();
     assert_eq!(cluster.writes(0).last().unwrap().0, 2);
@@ -204,7 +204,7 @@ async fn calls_many_waiting_for_a_leader_one_finder_asks() {
         calls.spawn(async move { client.put(&number.to_le_bytes(), b"1").await.unwrap() });
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let questions = cluster.group(0).seen.iter().filter(|seen| matches!(seen.ask, Ask::Status)).count();
+    let questions = cluster.group(0).seen.iter().filter(|seen| matches!(seen.ask, ClientRequest::Status)).count();
     assert!((3..150).contains(&questions), "{questions} questions");
     cluster.group(0).elect(1);
     calls.join_all().await;
@@ -296,7 +296,7 @@ async fn write_unknown_then_moved_not_sent_to_the_new_owner() {
     client.put(&key, b"1").await.unwrap();
     let map = Arc::clone(&cluster.map);
     cluster.rule(0, 0, move |state, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         if map.lock().unwrap().as_ref().unwrap().epoch == 2 {
             return None;
         }
@@ -315,9 +315,9 @@ async fn write_server_with_older_map_is_asked_again() {
     let cluster = Cluster::start(1, 1).await;
     let mut refusals = 3;
     cluster.rule(0, 0, move |_, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         refusals -= 1;
-        (refusals >= 0).then(|| Body::WrongPartition { epoch: 0 }.into())
+        (refusals >= 0).then(|| ClientResponse::WrongPartition { epoch: 0 }.into())
     });
     cluster.client(None).put(b"a", b"1").await.unwrap();
     let writes = cluster.writes(0);
@@ -335,7 +335,7 @@ async fn map_older_one_offered_later_is_thrown_away() {
     client.put(&key, b"1").await.unwrap();
     *cluster.map.lock().unwrap() = one;
     cluster.rule(1, 0, |_, ask| match ask {
-        Ask::Write { .. } => Some(Body::WrongPartition { epoch: 3 }.into()),
+        ClientRequest::Write { .. } => Some(ClientResponse::WrongPartition { epoch: 3 }.into()),
         _ => None,
     });
     let error = client.put(&key, b"2").await.unwrap_err();
@@ -349,7 +349,7 @@ async fn server_of_another_cluster_is_not_used() {
     let cluster = Cluster::start(1, 3).await;
     let executed = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&executed);
-    let handler = Arc::new(move |_: &madkv_proto::frames::Request| {
+    let handler = Arc::new(move |_: &madkv_proto::frames::RequestFrame| {
         count.fetch_add(1, Ordering::SeqCst);
         Act::Silent
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fake::{Act, Cluster};
 use madkv_client::{Client, Error};
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 
 async fn fill(client: &Client, count: u32) -> Vec<String> {
     let keys: Vec<String> = (0..count).map(|number| format!("k{number:03}")).collect();
@@ -67,7 +67,7 @@ async fn scan_connection_broken_between_parts_starts_over_without_doubles() {
     let all = fill(&client, 30).await;
     let mut first = true;
     cluster.rule(1, 0, move |state, ask| {
-        let Ask::Read { query } = ask else { return None };
+        let ClientRequest::Read { query } = ask else { return None };
         std::mem::take(&mut first).then(|| {
             let mut parts = state.query(query);
             parts.truncate(parts.len() / 2);
@@ -86,14 +86,15 @@ async fn scan_newer_map_all_partitions_asked_again() {
     let map = cluster.map.clone();
     let mut first = true;
     cluster.rule(1, 0, move |_, ask| {
-        let Ask::Read { .. } = ask else { return None };
+        let ClientRequest::Read { .. } = ask else { return None };
         std::mem::take(&mut first).then(|| {
             map.lock().unwrap().as_mut().unwrap().epoch = 2;
-            Body::WrongPartition { epoch: 2 }.into()
+            ClientResponse::WrongPartition { epoch: 2 }.into()
         })
     });
     assert_eq!(keys(&client, "", "z").await.unwrap(), all);
-    let reads =
-        |group: usize| cluster.group(group).seen.iter().filter(|seen| matches!(seen.ask, Ask::Read { .. })).count();
+    let reads = |group: usize| {
+        cluster.group(group).seen.iter().filter(|seen| matches!(seen.ask, ClientRequest::Read { .. })).count()
+    };
     assert_eq!((reads(0), reads(1)), (2, 2));
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use fake::{Act, Cluster, eventually};
 use madkv_client::limits::{RESEND_AFTER, SESSION_WINDOW_MAX};
 use madkv_client::{Error, Options, Trace};
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 fn may_have_happened(error: &Error) -> bool {
@@ -47,7 +47,7 @@ async fn writes_lowest_unanswered_window_waits_for_it() {
     let held = Arc::new(Mutex::new(true));
     let is_held = Arc::clone(&held);
     cluster.rule(0, 0, move |_, ask| match ask {
-        Ask::Write { number: 1, .. } if *is_held.lock().unwrap() => Some(Act::Silent),
+        ClientRequest::Write { number: 1, .. } if *is_held.lock().unwrap() => Some(Act::Silent),
         _ => None,
     });
     let client = cluster.client(None);
@@ -85,10 +85,10 @@ async fn write_session_expired_after_unknown_copy_evicted_and_not_resent() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(None);
     client.put(b"a", b"1").await.unwrap();
-    for lost in [Act::ReplyAndClose(vec![]), Body::Unknown.into()] {
+    for lost in [Act::ReplyAndClose(vec![]), ClientResponse::Unknown.into()] {
         let mut first = true;
         cluster.rule(0, 0, move |state, ask| {
-            let Ask::Write { .. } = ask else { return None };
+            let ClientRequest::Write { .. } = ask else { return None };
             if !std::mem::take(&mut first) {
                 return None;
             }
@@ -111,7 +111,7 @@ async fn write_session_expired_while_another_copy_is_out_evicted() {
     let client = cluster.client(None);
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
-        if let Ask::Write { .. } = ask {
+        if let ClientRequest::Write { .. } = ask {
             state.elect(1);
             state.sessions.clear();
         }
@@ -126,7 +126,7 @@ async fn write_session_expired_while_another_copy_is_out_evicted() {
 #[tokio::test(start_paused = true)]
 async fn write_answer_gone_evicted() {
     let cluster = Cluster::start(1, 1).await;
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then(|| Body::AnswerGone.into()));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::Write { .. }).then(|| ClientResponse::AnswerGone.into()));
     let error = cluster.client(None).put(b"a", b"1").await.unwrap_err();
     assert!(matches!(error, Error::Evicted { .. }) && error.may_have_happened(), "{error}");
 }
@@ -138,10 +138,10 @@ async fn write_unknown_outcome_same_number_again() {
     client.put(b"a", b"1").await.unwrap();
     let mut first = true;
     cluster.rule(0, 0, move |state, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         std::mem::take(&mut first).then(|| {
             let _lost = state.lead(ask);
-            Body::Unknown.into()
+            ClientResponse::Unknown.into()
         })
     });
     assert_eq!(client.swap(b"a", b"2").await.unwrap().as_deref(), Some(&b"1"[..]));
@@ -153,7 +153,9 @@ async fn write_unknown_outcome_same_number_again() {
 #[tokio::test(start_paused = true)]
 async fn write_refused_reason_reaches_the_caller() {
     let cluster = Cluster::start(1, 1).await;
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then(|| Body::Refused("no".into()).into()));
+    cluster.rule(0, 0, |_, ask| {
+        matches!(ask, ClientRequest::Write { .. }).then(|| ClientResponse::Refused("no".into()).into())
+    });
     let error = cluster.client(None).put(b"a", b"1").await.unwrap_err();
     assert_eq!(error, Error::Refused { reason: "no".into(), may_have_happened: false });
 }
@@ -168,14 +170,16 @@ async fn timeout_certainly_not_done_says_so() {
     assert!(!may_have_happened(&client.put(b"a", b"1").await.unwrap_err()));
     // Refused before it was proposed, each time.
     cluster.group(0).leader = Some(0);
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then(|| Body::Busy { retry_after_ms: 10 }.into()));
+    cluster.rule(0, 0, |_, ask| {
+        matches!(ask, ClientRequest::Write { .. }).then(|| ClientResponse::Busy { retry_after_ms: 10 }.into())
+    });
     assert!(!may_have_happened(&client.put(b"a", b"1").await.unwrap_err()));
     cluster.rule(0, 0, |_, ask| {
-        matches!(ask, Ask::Write { .. }).then(|| Body::NotLeader { leader: None, term: 5 }.into())
+        matches!(ask, ClientRequest::Write { .. }).then(|| ClientResponse::NotLeader { leader: None, term: 5 }.into())
     });
     assert!(!may_have_happened(&client.put(b"a", b"1").await.unwrap_err()));
     // No session.
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::OpenSession).then_some(Act::Silent));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::OpenSession).then_some(Act::Silent));
     let fresh = cluster.client(Some(150));
     assert!(!may_have_happened(&fresh.put(b"a", b"1").await.unwrap_err()));
     // Nobody there at all.
@@ -193,12 +197,12 @@ async fn timeout_copy_that_left_may_have_happened() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(Some(150));
     client.put(b"a", b"1").await.unwrap();
-    let lost = [Act::Silent, Act::ReplyAndClose(vec![]), Body::Unknown.into()];
+    let lost = [Act::Silent, Act::ReplyAndClose(vec![]), ClientResponse::Unknown.into()];
     for act in lost {
         let mut first = true;
         cluster.group(0).leader = Some(0);
         cluster.rule(0, 0, move |state, ask| {
-            let Ask::Write { .. } = ask else { return None };
+            let ClientRequest::Write { .. } = ask else { return None };
             state.leader = None; // and nobody can say what became of the first copy
             std::mem::take(&mut first).then(|| act.clone())
         });
@@ -216,14 +220,14 @@ async fn timeout_copy_given_up_for_another_may_have_happened() {
     let copies = Arc::new(Mutex::new(0));
     let counted = copies.clone();
     cluster.rule(0, 0, move |state, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         let mut copies = counted.lock().unwrap();
         *copies += 1;
         if *copies == 1 {
             return Some(Act::Silent);
         }
         state.leader = None;
-        Some(Body::NotLeader { leader: None, term: 5 }.into())
+        Some(ClientResponse::NotLeader { leader: None, term: 5 }.into())
     });
     assert!(may_have_happened(&client.put(b"a", b"2").await.unwrap_err()));
     assert_eq!(*copies.lock().unwrap(), 2, "the first copy was given up for a second one");
@@ -232,7 +236,7 @@ async fn timeout_copy_given_up_for_another_may_have_happened() {
 #[tokio::test(start_paused = true)]
 async fn timeout_of_a_read_changes_nothing() {
     let cluster = Cluster::start(1, 1).await;
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Read { .. }).then_some(Act::Silent));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::Read { .. }).then_some(Act::Silent));
     let error = cluster.client(Some(100)).get(b"a").await.unwrap_err();
     assert_eq!(error.to_string(), "timeout after 100 ms: nothing was changed");
 }
@@ -241,7 +245,7 @@ async fn timeout_of_a_read_changes_nothing() {
 #[tokio::test(start_paused = true)]
 async fn timeout_number_is_given_up() {
     let cluster = Cluster::start(1, 1).await;
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { number: 1, .. }).then_some(Act::Silent));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::Write { number: 1, .. }).then_some(Act::Silent));
     let client = cluster.client(Some(150));
     client.put(b"a", b"1").await.unwrap_err();
     client.put(b"a", b"2").await.unwrap();
@@ -286,7 +290,7 @@ async fn call_dropped_leaves_nothing_behind() {
     let cluster = Cluster::start(1, 1).await;
     let client = cluster.client(None);
     client.put(b"a", b"1").await.unwrap();
-    cluster.rule(0, 0, |_, ask| matches!(ask, Ask::Write { .. }).then_some(Act::Silent));
+    cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::Write { .. }).then_some(Act::Silent));
     for _ in 0..2 * SESSION_WINDOW_MAX {
         let call = tokio::time::timeout(Duration::ZERO, client.put(b"a", b"2")).await;
         assert!(call.is_err());
@@ -338,7 +342,7 @@ async fn trace_late_answer_of_hung_leader_is_a_discarded_duplicate() {
         cluster.connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
-        let Ask::Write { .. } = ask else { return None };
+        let ClientRequest::Write { .. } = ask else { return None };
         let Act::Reply(answer) = state.lead(ask) else { return None };
         state.elect(1);
         Some(Act::ReplyLate(Duration::from_millis(800), answer))

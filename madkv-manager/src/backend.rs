@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
@@ -40,7 +40,7 @@ impl Backend for ManagerBackend {
         self.epoch.load(Ordering::Relaxed)
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, _epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         match request_of(ask) {
             Ok(request) => {
                 self.replica.queue(request, reply);
@@ -54,7 +54,7 @@ impl Backend for ManagerBackend {
         self.replica.flush();
     }
 
-    fn answer(&self, answer: Bytes) -> Body {
+    fn answer(&self, answer: Bytes) -> ClientResponse {
         let reply = Reply::decode(&answer);
         if let Reply::Map(map)
         | Reply::Registered(map)
@@ -71,18 +71,22 @@ impl Backend for ManagerBackend {
 ///
 /// # Errors
 /// That answer.
-pub fn request_of(ask: Ask) -> Result<Request, Body> {
+pub fn request_of(ask: ClientRequest) -> Result<Request, ClientResponse> {
     match ask {
         // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads
         // nobody for long.
-        Ask::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
-        Ask::Register(registration) => Ok(Request::Idempotent { command: encode(&Command::Register(registration)) }),
-        Ask::RecordGenesis(request) => Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) }),
-        Ask::Status => Ok(Request::Status),
-        Ask::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
-        Ask::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
-        Ask::OpenSession | Ask::Write { .. } | Ask::Read { .. } => {
-            Err(Body::Refused("this is a manager; keys live on servers".into()))
+        ClientRequest::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
+        ClientRequest::Register(registration) => {
+            Ok(Request::Idempotent { command: encode(&Command::Register(registration)) })
+        }
+        ClientRequest::RecordGenesis(request) => {
+            Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) })
+        }
+        ClientRequest::Status => Ok(Request::Status),
+        ClientRequest::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
+        ClientRequest::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
+        ClientRequest::OpenSession | ClientRequest::Write { .. } | ClientRequest::Read { .. } => {
+            Err(ClientResponse::Refused("this is a manager; keys live on servers".into()))
         }
     }
 }

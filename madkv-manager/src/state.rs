@@ -34,7 +34,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use madkv_proto::frames::{Body, Registration};
+use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
@@ -127,17 +127,19 @@ impl Reply {
     }
 
     /// For the one who asked.
-    pub fn into_body(self) -> Body {
+    pub fn into_body(self) -> ClientResponse {
         match self {
-            Reply::NoMap => Body::NoMap,
-            Reply::Map(map) => Body::Map(Box::new(map)),
-            Reply::Registered(map) => Body::Registered(Box::new(map)),
-            Reply::Occupied { by, map } => Body::Occupied { by, map: Box::new(map) },
-            Reply::Refused(reason) => Body::Refused(reason),
-            Reply::GenesisRecorded => Body::GenesisRecorded,
-            Reply::GenesisRefused { incumbent, genesis } => Body::GenesisRefused { incumbent, genesis },
-            Reply::NotProved => Body::OutOfService("no known member of the partition has registered yet".into()),
-            Reply::Disqualified { why, map } => Body::Disqualified { why, map: Box::new(map) },
+            Reply::NoMap => ClientResponse::NoMap,
+            Reply::Map(map) => ClientResponse::Map(Box::new(map)),
+            Reply::Registered(map) => ClientResponse::Registered(Box::new(map)),
+            Reply::Occupied { by, map } => ClientResponse::Occupied { by, map: Box::new(map) },
+            Reply::Refused(reason) => ClientResponse::Refused(reason),
+            Reply::GenesisRecorded => ClientResponse::GenesisRecorded,
+            Reply::GenesisRefused { incumbent, genesis } => ClientResponse::GenesisRefused { incumbent, genesis },
+            Reply::NotProved => {
+                ClientResponse::OutOfService("no known member of the partition has registered yet".into())
+            }
+            Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
         }
     }
 }

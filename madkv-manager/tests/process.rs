@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
 use smr::entry::GenesisHash;
@@ -53,13 +53,13 @@ impl Site {
     }
 
     async fn map(&self) -> ClusterMap {
-        match ask(&self.address, Service::Manager, Ask::Map).await {
-            Body::Map(map) => *map,
+        match ask(&self.address, Service::Manager, ClientRequest::Map).await {
+            ClientResponse::Map(map) => *map,
             other => panic!("{other:?}"),
         }
     }
 
-    async fn register(&self, partition: u16, incarnation: u64, member: bool) -> Body {
+    async fn register(&self, partition: u16, incarnation: u64, member: bool) -> ClientResponse {
         let registration = Registration {
             partition,
             replica: 0,
@@ -68,7 +68,7 @@ impl Site {
             genesis: member.then_some(GenesisHash(70)),
             start: StartTrail::default().next(1),
         };
-        ask(&self.address, Service::Manager, Ask::Register(registration)).await
+        ask(&self.address, Service::Manager, ClientRequest::Register(registration)).await
     }
 }
 
@@ -80,17 +80,17 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
     let map = site.map().await;
     assert_eq!((map.epoch, map.partitions.len()), (1, 2));
     assert_eq!(map.partitions[1].servers, ["127.0.0.1:12"]);
-    assert!(matches!(site.register(1, 7, true).await, Body::Registered(same) if *same == map));
-    assert!(matches!(site.register(1, 8, false).await, Body::Occupied { by: Incarnation(7), .. }));
-    assert!(matches!(site.register(2, 7, false).await, Body::Refused(_)));
-    let refused = ask(&site.address, Service::Manager, Ask::OpenSession).await;
-    assert!(matches!(refused, Body::Refused(_)), "{refused:?}");
+    assert!(matches!(site.register(1, 7, true).await, ClientResponse::Registered(same) if *same == map));
+    assert!(matches!(site.register(1, 8, false).await, ClientResponse::Occupied { by: Incarnation(7), .. }));
+    assert!(matches!(site.register(2, 7, false).await, ClientResponse::Refused(_)));
+    let refused = ask(&site.address, Service::Manager, ClientRequest::OpenSession).await;
+    assert!(matches!(refused, ClientResponse::Refused(_)), "{refused:?}");
 
     manager.signal(Signal::TERM);
     assert_eq!(manager.expect_end(ORDERLY_END), Some(0), "{:#?}", manager.all_lines());
     let mut manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
     assert_eq!(site.map().await, map, "the same map, in the same epoch, of the same cluster");
-    assert!(matches!(site.register(1, 8, false).await, Body::Occupied { by: Incarnation(7), .. }));
+    assert!(matches!(site.register(1, 8, false).await, ClientResponse::Occupied { by: Incarnation(7), .. }));
     let connection = dial(&site.address, Service::Manager).await;
     assert_eq!(connection.welcome().cluster, Some(map.cluster));
 
@@ -139,8 +139,8 @@ async fn manager_without_quorum_and_map_says_that_it_has_none() {
     let _manager = Process::start(&line.map(str::to_owned));
     let body = eventually("an answer", || async {
         let mut connection = dial(&address, Service::Manager).await;
-        connection.ask(Ask::Map).await.ok()
+        connection.ask(ClientRequest::Map).await.ok()
     })
     .await;
-    assert!(matches!(body, Body::NoMap | Body::OutOfService(_)), "{body:?}");
+    assert!(matches!(body, ClientResponse::NoMap | ClientResponse::OutOfService(_)), "{body:?}");
 }

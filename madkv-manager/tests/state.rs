@@ -3,7 +3,7 @@
 #![cfg(test)]
 
 use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
-use madkv_proto::frames::{Body, Registration};
+use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
 use smr::codec;
@@ -159,7 +159,7 @@ fn register_another_directory_under_a_members_name_is_occupied() {
     register(&mut state, 1, true);
     let reply = register(&mut state, 2, false);
     assert_eq!(occupied_by(&reply), Some(1));
-    assert!(matches!(reply.into_body(), Body::Occupied { by: Incarnation(1), map } if map.epoch == 1));
+    assert!(matches!(reply.into_body(), ClientResponse::Occupied { by: Incarnation(1), map } if map.epoch == 1));
     assert!(is_registered(&register(&mut state, 1, false)), "the replica is still the member's");
 }
 

@@ -3,11 +3,12 @@
 use crate::map::ClusterMap;
 
 pub use smr_service::frames::{
-    Ask, CLIENT_VERSIONS, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST,
-    KIND_RESPONSE, KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Registration, Request, Service, Welcome,
+    CLIENT_VERSIONS, ClientRequest, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
+    KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Registration, RequestFrame,
+    Service, Welcome,
 };
 
 /// What became of a request.
-pub type Body = smr_service::frames::Body<ClusterMap>;
+pub type ClientResponse = smr_service::frames::ClientResponse<ClusterMap>;
 /// An answer.
-pub type Response = smr_service::frames::Response<ClusterMap>;
+pub type ResponseFrame = smr_service::frames::ResponseFrame<ClusterMap>;

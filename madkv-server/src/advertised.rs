@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use smr::id::{ClusterId, NodeId, ReplicaId};
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Advertised, ReplicaStatus, Role, ServiceState};
@@ -139,8 +139,8 @@ impl Watch {
         let service = Service::Server { partition: self.partition };
         let timeout = Duration::from_millis(TIMEOUT_MS);
         let mut server = Dialled::to(address, service, Some(self.cluster), timeout).await?;
-        match server.ask(Ask::Status).await? {
-            Body::Status(status) => Ok(Some(status)),
+        match server.ask(ClientRequest::Status).await? {
+            ClientResponse::Status(status) => Ok(Some(status)),
             _ => Ok(None),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{PoisonError, RwLock};
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query};
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slots::slot_of;
@@ -43,15 +43,15 @@ impl Owned {
     }
 
     /// A SCAN names no slots: by an older map, partitions might together have some keys twice, or not at all.
-    fn check_scan(&self, routed_by: u64) -> Result<(), Body> {
-        if routed_by < self.slots_epoch { Err(Body::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
+    fn check_scan(&self, routed_by: u64) -> Result<(), ClientResponse> {
+        if routed_by < self.slots_epoch { Err(ClientResponse::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
     }
 
-    fn check(&self, key: &[u8]) -> Result<(), Body> {
+    fn check(&self, key: &[u8]) -> Result<(), ClientResponse> {
         if (self.slot_first..self.slot_end).contains(&slot_of(key)) {
             Ok(())
         } else {
-            Err(Body::WrongPartition { epoch: self.epoch })
+            Err(ClientResponse::WrongPartition { epoch: self.epoch })
         }
     }
 }
@@ -116,7 +116,7 @@ impl<R: Submit> Backend for ServerBackend<R> {
         self.owned().epoch
     }
 
-    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         match admit(ask, epoch, &self.owned()) {
             Ok(request) => {
                 let reply = traced(&request, reply);
@@ -131,9 +131,9 @@ impl<R: Submit> Backend for ServerBackend<R> {
         self.replica.flush();
     }
 
-    fn status(&self, mut status: Box<ReplicaStatus>) -> Body {
+    fn status(&self, mut status: Box<ReplicaStatus>) -> ClientResponse {
         status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Body::Status(status)
+        ClientResponse::Status(status)
     }
 }
 
@@ -155,34 +155,34 @@ fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
 ///
 /// # Errors
 /// That answer.
-pub fn admit(ask: Ask, epoch: u64, owned: &Owned) -> Result<Request, Body> {
+pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, ClientResponse> {
     match ask {
-        Ask::OpenSession => Ok(Request::OpenSession),
-        Ask::Write { client, number, lowest_unanswered, command } => {
+        ClientRequest::OpenSession => Ok(Request::OpenSession),
+        ClientRequest::Write { client, number, lowest_unanswered, command } => {
             check_command(&command, owned)?;
             Ok(Request::Write { client, number, lowest_unanswered, command })
         }
-        Ask::Read { query } => {
+        ClientRequest::Read { query } => {
             check_query(&query, epoch, owned)?;
             Ok(Request::Read { query })
         }
-        Ask::Status => Ok(Request::Status),
-        Ask::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
-        Ask::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
-        Ask::Map | Ask::Register(_) | Ask::RecordGenesis(_) => {
-            Err(Body::Refused("this is a server; ask a manager".into()))
+        ClientRequest::Status => Ok(Request::Status),
+        ClientRequest::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
+        ClientRequest::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
+        ClientRequest::Map | ClientRequest::Register(_) | ClientRequest::RecordGenesis(_) => {
+            Err(ClientResponse::Refused("this is a server; ask a manager".into()))
         }
     }
 }
 
-fn check_command(command: &Bytes, owned: &Owned) -> Result<(), Body> {
+fn check_command(command: &Bytes, owned: &Owned) -> Result<(), ClientResponse> {
     let command = Command::decode(command).map_err(refused)?;
     check_len(command.key(), KEY_MAX_BYTES)?;
     check_len(command.value(), VALUE_MAX_BYTES)?;
     owned.check(command.key())
 }
 
-fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), Body> {
+fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), ClientResponse> {
     match Query::decode(query).map_err(refused)? {
         Query::Get { key } => {
             check_len(key, KEY_MAX_BYTES)?;
@@ -197,12 +197,12 @@ fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), Body> {
     }
 }
 
-fn check_len(part: &[u8], limit: usize) -> Result<(), Body> {
-    if part.len() > limit { Err(Body::TooLarge { limit_bytes: limit as u32 }) } else { Ok(()) }
+fn check_len(part: &[u8], limit: usize) -> Result<(), ClientResponse> {
+    if part.len() > limit { Err(ClientResponse::TooLarge { limit_bytes: limit as u32 }) } else { Ok(()) }
 }
 
-fn refused(error: madkv_proto::command::Malformed) -> Body {
-    Body::Refused(error.to_string())
+fn refused(error: madkv_proto::command::Malformed) -> ClientResponse {
+    ClientResponse::Refused(error.to_string())
 }
 
 #[cfg(test)]
@@ -216,9 +216,9 @@ mod tests {
         ClusterMap::deal(ClusterId(1), 1, &servers).unwrap()
     }
 
-    fn put(key: &[u8], value: &[u8]) -> Ask {
+    fn put(key: &[u8], value: &[u8]) -> ClientRequest {
         let command = Command::Put { key, value }.encode();
-        Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command }
+        ClientRequest::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command }
     }
 
     // covers G7
@@ -230,13 +230,13 @@ mod tests {
             let home = map.partition_of(key.as_bytes());
             for partition in 0..3 {
                 let owned = Owned::of(&map, partition);
-                let get = Ask::Read { query: Query::Get { key: key.as_bytes() }.encode() };
+                let get = ClientRequest::Read { query: Query::Get { key: key.as_bytes() }.encode() };
                 for ask in [put(key.as_bytes(), b"v"), get] {
                     let verdict = admit(ask, 1, &owned);
                     if usize::from(partition) == home {
                         assert!(verdict.is_ok(), "{key} lives in {home}");
                     } else {
-                        let wrong = Body::WrongPartition { epoch: 1 };
+                        let wrong = ClientResponse::WrongPartition { epoch: 1 };
                         assert_eq!(verdict.err(), Some(wrong), "{key} lives in {home}, not {partition}");
                     }
                 }
@@ -251,7 +251,7 @@ mod tests {
         let (key, value) = (vec![0xff; KEY_MAX_BYTES], vec![0; VALUE_MAX_BYTES]);
         assert!(admit(put(&key, &value), 1, &owned).is_ok());
         assert!(admit(put(b"", b""), 1, &owned).is_ok(), "an empty key is a key");
-        let too_large = |limit: usize| Some(Body::TooLarge { limit_bytes: limit as u32 });
+        let too_large = |limit: usize| Some(ClientResponse::TooLarge { limit_bytes: limit as u32 });
         let (long_key, long_value) = (vec![0; KEY_MAX_BYTES + 1], vec![0; VALUE_MAX_BYTES + 1]);
         assert_eq!(admit(put(&long_key, b""), 1, &owned).err(), too_large(KEY_MAX_BYTES));
         assert_eq!(admit(put(b"", &long_value), 1, &owned).err(), too_large(VALUE_MAX_BYTES));
@@ -260,7 +260,7 @@ mod tests {
             Query::Scan { from: &long_key, to: b"" },
             Query::Scan { from: b"", to: &long_key },
         ] {
-            assert_eq!(admit(Ask::Read { query: query.encode() }, 1, &owned).err(), too_large(KEY_MAX_BYTES));
+            assert_eq!(admit(ClientRequest::Read { query: query.encode() }, 1, &owned).err(), too_large(KEY_MAX_BYTES));
         }
     }
 
@@ -268,17 +268,17 @@ mod tests {
     fn admit_scan_over_foreign_keys_goes_on() {
         let owned = Owned::of(&map(3), 1);
         let query = Query::Scan { from: b"a", to: b"z" }.encode();
-        assert!(matches!(admit(Ask::Read { query }, 1, &owned), Ok(Request::Read { .. })));
+        assert!(matches!(admit(ClientRequest::Read { query }, 1, &owned), Ok(Request::Read { .. })));
     }
 
     // covers G2
     #[test]
     fn admit_scan_by_a_map_from_before_the_slots_moved_is_redirected() {
-        let scan = || Ask::Read { query: Query::Scan { from: b"a", to: b"z" }.encode() };
+        let scan = || ClientRequest::Read { query: Query::Scan { from: b"a", to: b"z" }.encode() };
         let (old, mut moved) = (Owned::of(&map(2), 0), map(3));
         moved.epoch = 2;
         let owned = old.after(&moved, 0).unwrap();
-        assert_eq!(admit(scan(), 1, &owned).err(), Some(Body::WrongPartition { epoch: 2 }));
+        assert_eq!(admit(scan(), 1, &owned).err(), Some(ClientResponse::WrongPartition { epoch: 2 }));
         assert!(admit(scan(), 2, &owned).is_ok());
         // A map that changes addresses only makes nobody ask for it.
         moved.epoch = 3;
@@ -291,9 +291,19 @@ mod tests {
     fn admit_malformed_or_managers_business_is_refused() {
         let owned = Owned::of(&map(1), 0);
         let malformed = Bytes::from_static(&[9, 1, 0, 0, 0, b'k']);
-        let write = Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: malformed.clone() };
-        for ask in [write, Ask::Read { query: malformed }, Ask::Read { query: Bytes::new() }, Ask::Map] {
-            assert!(matches!(admit(ask, 1, &owned), Err(Body::Refused(_))));
+        let write = ClientRequest::Write {
+            client: ClientId::at(1),
+            number: 1,
+            lowest_unanswered: 1,
+            command: malformed.clone(),
+        };
+        for ask in [
+            write,
+            ClientRequest::Read { query: malformed },
+            ClientRequest::Read { query: Bytes::new() },
+            ClientRequest::Map,
+        ] {
+            assert!(matches!(admit(ask, 1, &owned), Err(ClientResponse::Refused(_))));
         }
     }
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
@@ -75,8 +75,8 @@ pub type Membership = Option<GenesisHash>;
 /// What came of asking one manager.
 enum Asked {
     /// An answer of the group's state.
-    Answer(Body),
-    /// Ask this one.
+    Answer(ClientResponse),
+    /// ClientRequest this one.
     Leader(usize),
     /// Nothing that helps, with the reason.
     Nothing(String),
@@ -130,11 +130,11 @@ impl Registrar {
         let Registrar { partition, replica, incarnation, start, .. } = *self;
         let genesis = member;
         let registration = Registration { partition, replica, incarnation, member: member.is_some(), genesis, start };
-        match self.round_of(&Ask::Register(registration)).await? {
-            Body::Registered(map) => Ok(Verdict::Registered(*map)),
-            Body::Occupied { by, map } => Ok(Verdict::Occupied { by, map: *map }),
-            Body::Disqualified { why, map } => Ok(Verdict::Disqualified { why, map: *map }),
-            Body::Refused(reason) => Ok(Verdict::Refused(reason)),
+        match self.round_of(&ClientRequest::Register(registration)).await? {
+            ClientResponse::Registered(map) => Ok(Verdict::Registered(*map)),
+            ClientResponse::Occupied { by, map } => Ok(Verdict::Occupied { by, map: *map }),
+            ClientResponse::Disqualified { why, map } => Ok(Verdict::Disqualified { why, map: *map }),
+            ClientResponse::Refused(reason) => Ok(Verdict::Refused(reason)),
             other => Err(format!("unexpected answer {other:?}")),
         }
     }
@@ -171,15 +171,15 @@ impl Registrar {
 
     /// Asks each manager once to record a genesis, and the leader that one of them names.
     async fn record(&self, request: GenesisRequest) -> GenesisAnswer {
-        match self.round_of(&Ask::RecordGenesis(request)).await {
-            Ok(Body::GenesisRecorded) => GenesisAnswer::Recorded,
-            Ok(Body::GenesisRefused { incumbent, genesis }) => GenesisAnswer::Refused { incumbent, genesis },
-            Ok(Body::Refused(reason)) | Err(reason) => GenesisAnswer::NotYet(reason),
+        match self.round_of(&ClientRequest::RecordGenesis(request)).await {
+            Ok(ClientResponse::GenesisRecorded) => GenesisAnswer::Recorded,
+            Ok(ClientResponse::GenesisRefused { incumbent, genesis }) => GenesisAnswer::Refused { incumbent, genesis },
+            Ok(ClientResponse::Refused(reason)) | Err(reason) => GenesisAnswer::NotYet(reason),
             Ok(other) => GenesisAnswer::NotYet(format!("unexpected answer {other:?}")),
         }
     }
 
-    async fn round_of(&self, ask: &Ask) -> Result<Body, String> {
+    async fn round_of(&self, ask: &ClientRequest) -> Result<ClientResponse, String> {
         let mut reason = String::new();
         let mut hops = 0;
         for first in 0..self.managers.len() {
@@ -205,7 +205,7 @@ impl Registrar {
         Err(reason)
     }
 
-    async fn ask(&self, target: usize, ask: &Ask) -> Asked {
+    async fn ask(&self, target: usize, ask: &ClientRequest) -> Asked {
         let address = &self.managers[target];
         let limit = Duration::from_millis(ANSWER_TIMEOUT_MS);
         let body = match tokio::time::timeout(limit, self.converse(address, ask.clone())).await {
@@ -214,19 +214,19 @@ impl Registrar {
             Err(_) => return Asked::Nothing("no answer in time".into()),
         };
         match body {
-            Body::NotLeader { leader: Some(leader), .. } if usize::from(leader) < self.managers.len() => {
+            ClientResponse::NotLeader { leader: Some(leader), .. } if usize::from(leader) < self.managers.len() => {
                 Asked::Leader(usize::from(leader))
             }
-            Body::NotLeader { .. } => Asked::Nothing("no leader yet".into()),
-            Body::NoMap => Asked::Nothing("no cluster map yet".into()),
-            Body::OutOfService(reason) => Asked::Nothing(reason),
-            Body::Busy { .. } | Body::Unknown => Asked::Nothing("the manager could not say".into()),
+            ClientResponse::NotLeader { .. } => Asked::Nothing("no leader yet".into()),
+            ClientResponse::NoMap => Asked::Nothing("no cluster map yet".into()),
+            ClientResponse::OutOfService(reason) => Asked::Nothing(reason),
+            ClientResponse::Busy { .. } | ClientResponse::Unknown => Asked::Nothing("the manager could not say".into()),
             body => Asked::Answer(body),
         }
     }
 
     /// One connection, one question, one answer.
-    async fn converse(&self, address: &str, ask: Ask) -> io::Result<Body> {
+    async fn converse(&self, address: &str, ask: ClientRequest) -> io::Result<ClientResponse> {
         let timeout = Duration::from_millis(ANSWER_TIMEOUT_MS);
         let mut manager = Dialled::to(address, Service::Manager, self.cluster, timeout).await?;
         manager.ask(ask).await

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query, decode_found, decode_records, decode_value};
-use madkv_proto::frames::{Ask, Body, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, Request, Service};
+use madkv_proto::frames::{
+    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Registration, RequestFrame, Service,
+};
 use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
 use smr::id::{ClientId, ClusterId, Incarnation};
@@ -34,7 +36,7 @@ const ORDERLY_END: Duration = TIMEOUT;
 
 /// Gives every registration the same answer, and remembers it.
 struct FakeManager {
-    answer: Body,
+    answer: ClientResponse,
     heard: Mutex<Vec<Registration>>,
 }
 
@@ -53,16 +55,19 @@ impl Backend for FakeManager {
         1
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, _epoch: u64, _reply: ReplyTo) -> Option<ClientResponse> {
         match ask {
-            Ask::Register(registration) => {
+            ClientRequest::Register(registration) => {
                 self.heard.lock().unwrap().push(registration);
                 Some(self.answer.clone())
             }
             // A replica that has just heard that its replica is taken asks for nothing of the kind.
-            Ask::RecordGenesis(_) => {
-                assert!(!matches!(self.answer, Body::Occupied { .. }), "an excluded replica would found a group");
-                Some(Body::GenesisRecorded)
+            ClientRequest::RecordGenesis(_) => {
+                assert!(
+                    !matches!(self.answer, ClientResponse::Occupied { .. }),
+                    "an excluded replica would found a group"
+                );
+                Some(ClientResponse::GenesisRecorded)
             }
             other => panic!("{other:?}"),
         }
@@ -75,7 +80,7 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(address: &str, answer: Body) -> Manager {
+    fn start(address: &str, answer: ClientResponse) -> Manager {
         let backend = Arc::new(FakeManager { answer, heard: Mutex::default() });
         let listener = std::net::TcpListener::bind(address).unwrap();
         let listener =
@@ -93,8 +98,8 @@ fn map() -> ClusterMap {
     ClusterMap::deal(CLUSTER, 1, &["127.0.0.1:3777".into()]).unwrap()
 }
 
-fn registered() -> Body {
-    Body::Registered(Box::new(map()))
+fn registered() -> ClientResponse {
+    ClientResponse::Registered(Box::new(map()))
 }
 
 /// Where a server under test listens, and for whom.
@@ -144,35 +149,36 @@ impl Site {
     }
 
     /// The answer, also if it is none that helps.
-    async fn ask_once(&self, question: Ask) -> Body {
+    async fn ask_once(&self, question: ClientRequest) -> ClientResponse {
         dial(&self.api, SERVICE).await.ask(question).await.unwrap()
     }
 
     async fn status(&self) -> Box<ReplicaStatus> {
-        match ask(&self.api, SERVICE, Ask::Status).await {
-            Body::Status(status) => status,
+        match ask(&self.api, SERVICE, ClientRequest::Status).await {
+            ClientResponse::Status(status) => status,
             other => panic!("{other:?}"),
         }
     }
 
     async fn open_session(&self) -> ClientId {
-        match ask(&self.api, SERVICE, Ask::OpenSession).await {
-            Body::SessionOpened(client) => client,
+        match ask(&self.api, SERVICE, ClientRequest::OpenSession).await {
+            ClientResponse::SessionOpened(client) => client,
             other => panic!("{other:?}"),
         }
     }
 
     async fn put(&self, client: ClientId, number: u64, key: &[u8], value: &[u8]) -> bool {
         let command = Command::Put { key, value }.encode();
-        match ask(&self.api, SERVICE, Ask::Write { client, number, lowest_unanswered: number, command }).await {
-            Body::Answer(answer) => decode_found(&answer).unwrap(),
+        match ask(&self.api, SERVICE, ClientRequest::Write { client, number, lowest_unanswered: number, command }).await
+        {
+            ClientResponse::Answer(answer) => decode_found(&answer).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     async fn get(&self, key: &[u8]) -> Option<Bytes> {
-        match ask(&self.api, SERVICE, Ask::Read { query: Query::Get { key }.encode() }).await {
-            Body::Answer(answer) => decode_value(answer).unwrap(),
+        match ask(&self.api, SERVICE, ClientRequest::Read { query: Query::Get { key }.encode() }).await {
+            ClientResponse::Answer(answer) => decode_value(answer).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -356,7 +362,7 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
     for number in 2..200 {
         let command = Command::Put { key: b"k", value: &value }.encode();
         if connection
-            .ask::<ClusterMap>(Ask::Write { client, number, lowest_unanswered: number, command })
+            .ask::<ClusterMap>(ClientRequest::Write { client, number, lowest_unanswered: number, command })
             .await
             .is_err()
         {
@@ -374,24 +380,25 @@ async fn server_at_the_limit_of_a_file_ends_with_a_line_and_goes_on_without_it()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_whose_replica_is_taken_or_unknown_says_so() {
     let site = Site::new();
-    let taken = Manager::start(&site.manager, Body::Occupied { by: Incarnation(0xbeef), map: Box::new(map()) });
+    let taken =
+        Manager::start(&site.manager, ClientResponse::Occupied { by: Incarnation(0xbeef), map: Box::new(map()) });
     let mut server = site.start();
     let line = server.expect_line("beef");
     assert!(line.contains("readmit s0 0") && line.contains("s0.0"), "{line}");
-    assert!(matches!(site.ask_once(Ask::OpenSession).await, Body::OutOfService(_)));
+    assert!(matches!(site.ask_once(ClientRequest::OpenSession).await, ClientResponse::OutOfService(_)));
     // It is remembered: neither a start without managers nor one with managers that know nothing makes it a founder.
     server.signal(Signal::KILL);
     server.expect_end(TIMEOUT);
     drop(taken);
     let mut server = site.start();
     server.expect_line("the manager knows that group s0 exists");
-    assert!(matches!(site.ask_once(Ask::OpenSession).await, Body::OutOfService(_)));
-    let read = site.ask_once(Ask::Read { query: Query::Get { key: b"k" }.encode() }).await;
-    assert!(matches!(read, Body::OutOfService(_)), "{read:?}");
+    assert!(matches!(site.ask_once(ClientRequest::OpenSession).await, ClientResponse::OutOfService(_)));
+    let read = site.ask_once(ClientRequest::Read { query: Query::Get { key: b"k" }.encode() }).await;
+    assert!(matches!(read, ClientResponse::OutOfService(_)), "{read:?}");
     drop(server);
 
     let site = Site::new();
-    let _unknown = Manager::start(&site.manager, Body::Refused("the cluster has no s0.0".into()));
+    let _unknown = Manager::start(&site.manager, ClientResponse::Refused("the cluster has no s0.0".into()));
     let mut server = site.start();
     server.expect_line("no s0.0");
     assert_eq!(server.expect_end(TIMEOUT), Some(1));
@@ -399,7 +406,7 @@ async fn server_whose_replica_is_taken_or_unknown_says_so() {
     let site = Site::new();
     let servers: Vec<String> = (1..4).map(|port| format!("127.0.0.1:{port}")).collect();
     let three = ClusterMap::deal(CLUSTER, 3, &servers).unwrap();
-    let _larger = Manager::start(&site.manager, Body::Registered(Box::new(three)));
+    let _larger = Manager::start(&site.manager, ClientResponse::Registered(Box::new(three)));
     let mut server = site.start();
     server.expect_line("the cluster has groups of 3");
     assert_eq!(server.expect_end(TIMEOUT), Some(1));
@@ -416,15 +423,17 @@ async fn scan_of_many_parts_comes_whole() {
         site.put(client, number, format!("key{number}").as_bytes(), &[number as u8; 200_000]).await;
     }
     let mut connection = dial(&site.api, SERVICE).await;
-    let mut body =
-        connection.ask(Ask::Read { query: Query::Scan { from: b"key2", to: b"key7" }.encode() }).await.unwrap();
+    let mut body = connection
+        .ask(ClientRequest::Read { query: Query::Scan { from: b"key2", to: b"key7" }.encode() })
+        .await
+        .unwrap();
     let (mut parts, mut records) = (0, Vec::new());
-    while let Body::Part(part) = &body {
+    while let ClientResponse::Part(part) = &body {
         parts += 1;
         records.extend(decode_records(part).unwrap());
         body = connection.more().await.unwrap();
     }
-    let Body::Answer(last) = body else { panic!("{body:?}") };
+    let ClientResponse::Answer(last) = body else { panic!("{body:?}") };
     records.extend(decode_records(&last).unwrap());
     let keys: Vec<&[u8]> = records.iter().map(|(key, _)| &key[..]).collect();
     assert_eq!(keys, [b"key2", b"key3", b"key4", b"key5", b"key6", b"key7"]);
@@ -481,8 +490,8 @@ async fn server_with_few_file_descriptors_outlives_a_crowd() {
     let (start, before) = (Instant::now(), processor_time(server.child.id()));
     for number in 1..=5 {
         let command = Command::Put { key: b"k", value: b"v" }.encode();
-        let body = old.ask(Ask::Write { client, number, lowest_unanswered: number, command }).await.unwrap();
-        assert!(matches!(body, Body::Answer(_)), "{body:?}");
+        let body = old.ask(ClientRequest::Write { client, number, lowest_unanswered: number, command }).await.unwrap();
+        assert!(matches!(body, ClientResponse::Answer(_)), "{body:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let used = processor_time(server.child.id()) - before;
@@ -516,8 +525,10 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
     // Nobody listens where the map says that s0.0 is.
     let mapped = [free_address(), sites[1].api.clone(), sites[2].api.clone()];
     let map = ClusterMap::deal(CLUSTER, 3, &mapped).unwrap();
-    let _managers: Vec<Manager> =
-        sites.iter().map(|site| Manager::start(&site.manager, Body::Registered(Box::new(map.clone())))).collect();
+    let _managers: Vec<Manager> = sites
+        .iter()
+        .map(|site| Manager::start(&site.manager, ClientResponse::Registered(Box::new(map.clone()))))
+        .collect();
     let mut servers: Vec<Process> = (0..3)
         .map(|replica| {
             let peers = (0..3).filter(|peer| *peer != replica).map(|peer| sites[peer].p2p.clone());
@@ -533,7 +544,7 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
         loop {
             for site in &sites[1..] {
                 if let Ok(mut connection) = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await {
-                    let _ = connection.ask::<ClusterMap>(Ask::Transfer { to: 0 }).await;
+                    let _ = connection.ask::<ClusterMap>(ClientRequest::Transfer { to: 0 }).await;
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -545,7 +556,9 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
     };
     assert!(line.0.contains("s0.0 has handed leadership over to s0."), "{}", line.0);
     let leads_nothing = || async {
-        let Body::Status(status) = ask(&sites[0].api, SERVICE, Ask::Status).await else { panic!("no status") };
+        let ClientResponse::Status(status) = ask(&sites[0].api, SERVICE, ClientRequest::Status).await else {
+            panic!("no status")
+        };
         let says_it = matches!(&status.advertised, Advertised::Unreached { address, .. } if *address == mapped[0]);
         (says_it && status.role == Role::Follower && status.leader.is_some()).then_some(())
     };
@@ -578,7 +591,7 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
         site.put(client, number, format!("k{number:02}").as_bytes(), &value).await;
     }
     let hello = frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE });
-    let scan = || Ask::Read { query: Query::Scan { from: b"k", to: b"l" }.encode() };
+    let scan = || ClientRequest::Read { query: Query::Scan { from: b"k", to: b"l" }.encode() };
     let mut crowd = Vec::new();
     for number in 0..100 {
         crowd.push(deaf(&site.api, b"").await);
@@ -586,12 +599,12 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
         crowd.push(deaf(&site.p2p, b"").await);
         let mut scans = hello.clone();
         for id in 0..4 {
-            scans.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask: scan() }));
+            scans.extend(frame(KIND_REQUEST, &RequestFrame { id, epoch: 1, ask: scan() }));
         }
         crowd.push(deaf(&site.api, &scans).await);
         let mut sessions = hello.clone();
         for id in 0..150 {
-            sessions.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask: Ask::OpenSession }));
+            sessions.extend(frame(KIND_REQUEST, &RequestFrame { id, epoch: 1, ask: ClientRequest::OpenSession }));
         }
         crowd.push(deaf(&site.api, &sessions).await);
         // All the while one client goes on as if nothing was.
@@ -601,16 +614,18 @@ async fn crowd_of_hostile_connections_keeps_no_client_from_being_served() {
     let mut connection = Dialled::to(&site.api, SERVICE, None, TIMEOUT).await.unwrap();
     let mut body = connection.ask(scan()).await.unwrap();
     let mut parts = Vec::new();
-    while let Body::Part(part) = body {
+    while let ClientResponse::Part(part) = body {
         parts.push(part);
         body = connection.more().await.unwrap();
     }
-    let Body::Answer(last) = body else { panic!("{body:?}") };
+    let ClientResponse::Answer(last) = body else { panic!("{body:?}") };
     parts.push(last);
     let records: usize = parts.iter().map(|part| decode_records(part).unwrap().len()).sum();
     assert_eq!(records, 24);
     // The flood has opened more sessions than there may be, and none that writes was driven out.
-    let Body::Status(status) = ask(&site.api, SERVICE, Ask::Status).await else { panic!("no status") };
+    let ClientResponse::Status(status) = ask(&site.api, SERVICE, ClientRequest::Status).await else {
+        panic!("no status")
+    };
     assert!(status.sessions <= 10_000 && status.sessions > 5_000, "{}", status.sessions);
     assert!(site.put(client, 125, b"k01", b"still here").await);
     drop(crowd);
@@ -634,7 +649,7 @@ async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_a
     const ALONE_BYTES: usize = 48 << 20;
     let sites: Vec<Site> = (0..3).map(|_| Site::new()).collect();
     let addresses: Vec<String> = sites.iter().map(|site| site.api.clone()).collect();
-    let map = Body::Registered(Box::new(ClusterMap::deal(CLUSTER, 3, &addresses).unwrap()));
+    let map = ClientResponse::Registered(Box::new(ClusterMap::deal(CLUSTER, 3, &addresses).unwrap()));
     let _managers: Vec<Manager> = sites.iter().map(|site| Manager::start(&site.manager, map.clone())).collect();
     let servers: Vec<Process> = (0..3)
         .map(|replica| {
@@ -659,8 +674,8 @@ async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_a
     let (before, memory) = (site.status().await, peak_memory(servers[leader].child.id()));
     let mut questions = frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE });
     for id in 0..QUESTIONS {
-        let ask = Ask::Read { query: Query::Get { key: b"large" }.encode() };
-        questions.extend(frame(KIND_REQUEST, &Request { id, epoch: 1, ask }));
+        let ask = ClientRequest::Read { query: Query::Get { key: b"large" }.encode() };
+        questions.extend(frame(KIND_REQUEST, &RequestFrame { id, epoch: 1, ask }));
     }
     let mut crowd = Vec::new();
     for number in 3..3 + GREEDY {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use madkv_proto::frames::{Ask, Body, Registration, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_server::register::{Registrar, Verdict};
 use smr::entry::GenesisHash;
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A manager that answers the n-th registration by a script; the last line of the script is repeated.
 struct Scripted {
-    script: Vec<Body>,
+    script: Vec<ClientResponse>,
     asked: AtomicUsize,
 }
 
@@ -42,7 +42,7 @@ impl Backend for Scripted {
         1
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, _epoch: u64, _reply: ReplyTo) -> Option<ClientResponse> {
         let own = Registration {
             partition: 1,
             replica: 2,
@@ -51,7 +51,7 @@ impl Backend for Scripted {
             genesis: Some(GENESIS),
             start: START,
         };
-        assert_eq!(ask, Ask::Register(own));
+        assert_eq!(ask, ClientRequest::Register(own));
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         self.script.get(number).or(self.script.last()).cloned()
     }
@@ -63,7 +63,7 @@ struct Manager {
 }
 
 impl Manager {
-    fn start(script: Vec<Body>) -> Manager {
+    fn start(script: Vec<ClientResponse>) -> Manager {
         let backend = Arc::new(Scripted { script, asked: AtomicUsize::new(0) });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let listener =
@@ -90,12 +90,12 @@ fn map() -> ClusterMap {
     ClusterMap::deal(CLUSTER, 1, &["127.0.0.1:1".into(), "127.0.0.1:2".into()]).unwrap()
 }
 
-fn registered() -> Body {
-    Body::Registered(Box::new(map()))
+fn registered() -> ClientResponse {
+    ClientResponse::Registered(Box::new(map()))
 }
 
-fn follow(leader: Option<u16>) -> Body {
-    Body::NotLeader { leader, term: 3 }
+fn follow(leader: Option<u16>) -> ClientResponse {
+    ClientResponse::NotLeader { leader, term: 3 }
 }
 
 fn registrar(managers: Vec<String>, cluster: Option<ClusterId>) -> Registrar {
@@ -133,8 +133,12 @@ async fn followers_that_name_each_other_are_asked_a_bounded_number_of_times() {
 // covers G5
 #[tokio::test]
 async fn managers_without_map_or_leader_asked_until_they_have_them() {
-    let manager =
-        Manager::start(vec![follow(None), Body::NoMap, Body::OutOfService("uninitialized".into()), registered()]);
+    let manager = Manager::start(vec![
+        follow(None),
+        ClientResponse::NoMap,
+        ClientResponse::OutOfService("uninitialized".into()),
+        registered(),
+    ]);
     let (verdict, _) = until_answered(vec![nobody(), manager.address()]).await;
     assert_eq!(verdict, Verdict::Registered(map()));
     assert_eq!(manager.asked(), 4);
@@ -173,8 +177,8 @@ async fn manager_that_hangs_is_passed_over() {
 // covers G3
 #[tokio::test]
 async fn replica_taken_or_unknown_is_a_verdict() {
-    let taken = Body::Occupied { by: Incarnation(5), map: Box::new(map()) };
-    let manager = Manager::start(vec![taken, Body::Refused("no such replica".into())]);
+    let taken = ClientResponse::Occupied { by: Incarnation(5), map: Box::new(map()) };
+    let manager = Manager::start(vec![taken, ClientResponse::Refused("no such replica".into())]);
     let (verdict, _) = until_answered(vec![manager.address()]).await;
     assert_eq!(verdict, Verdict::Occupied { by: Incarnation(5), map: map() });
     let (verdict, _) = until_answered(vec![manager.address()]).await;

@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
-    KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, Request, Response, Service, Welcome,
-    is_before_ranges,
+    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
+    KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, RequestFrame,
+    ResponseFrame, Service, Welcome, is_before_ranges,
 };
 
 /// A connection that was welcomed.
@@ -85,24 +85,24 @@ impl Dialled {
     ///
     /// # Errors
     /// If the connection breaks, or the answer does not come in time. What was asked may have been done all the same.
-    pub async fn ask<M: Map>(&mut self, ask: Ask) -> io::Result<Body<M>> {
+    pub async fn ask<M: Map>(&mut self, ask: ClientRequest) -> io::Result<ClientResponse<M>> {
         self.asked += 1;
-        let request = Request { id: self.asked, epoch: self.welcome.epoch, ask };
+        let request = RequestFrame { id: self.asked, epoch: self.welcome.epoch, ask };
         self.send(KIND_REQUEST, &request).await?;
         self.more().await
     }
 
-    /// The next part of an answer that began with a [`Body::Part`].
+    /// The next part of an answer that began with a [`ClientResponse::Part`].
     ///
     /// # Errors
     /// As of [`Dialled::ask`].
-    pub async fn more<M: Map>(&mut self) -> io::Result<Body<M>> {
+    pub async fn more<M: Map>(&mut self) -> io::Result<ClientResponse<M>> {
         let asked = self.asked;
         let frame = self.next().await?;
         if frame.kind != KIND_RESPONSE {
             return Err(io::Error::other(format!("a frame of kind {:#06x} is no response", frame.kind)));
         }
-        let Response { id, body } = codec::decode(frame.payload).map_err(io::Error::other)?;
+        let ResponseFrame { id, body } = codec::decode(frame.payload).map_err(io::Error::other)?;
         if id != asked {
             return Err(io::Error::other(format!("an answer to request {id}, which was not asked")));
         }

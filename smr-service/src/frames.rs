@@ -4,7 +4,8 @@
 //! the other side answers [`RangedWelcome`] with the highest version that both speak, or [`Refusal`] and closes. Builds
 //! of version 1 know that version alone: their handshake is [`Hello`] and [`Welcome`]. Whoever meets one is refused
 //! ([`is_before_ranges`]) and begins again in their words. Requests carry a number of the connection's own; responses
-//! carry it back, in any order. The answer to a SCAN comes in [`Body::Part`]s and ends with a [`Body::Answer`].
+//! carry it back, in any order. The answer to a SCAN comes in [`ClientResponse::Part`]s and ends with a
+//! [`ClientResponse::Answer`].
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -33,9 +34,9 @@ pub const KIND_HELLO: u16 = 0x4d01;
 pub const KIND_WELCOME: u16 = 0x4d02;
 /// Kind of the frame that carries a [`Refusal`].
 pub const KIND_REFUSAL: u16 = 0x4d03;
-/// Kind of the frame that carries a [`Request`].
+/// Kind of the frame that carries a [`RequestFrame`].
 pub const KIND_REQUEST: u16 = 0x4d04;
-/// Kind of the frame that carries a [`Response`].
+/// Kind of the frame that carries a [`ResponseFrame`].
 pub const KIND_RESPONSE: u16 = 0x4d05;
 
 /// Kind of the frame that carries a [`RangedHello`].
@@ -152,18 +153,18 @@ pub enum Service {
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub struct RequestFrame {
     /// The connection's own number for it.
     pub id: u64,
     /// Epoch of the map that the sender routed by; 0 if it has none.
     pub epoch: u64,
     /// What is asked.
-    pub ask: Ask,
+    pub ask: ClientRequest,
 }
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum ClientRequest {
     /// Server: open a session.
     OpenSession,
     /// Server: apply a command exactly once.
@@ -222,16 +223,16 @@ pub struct Registration {
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Response<M> {
+pub struct ResponseFrame<M> {
     /// The request's number.
     pub id: u64,
     /// What became of it.
-    pub body: Body<M>,
+    pub body: ClientResponse<M>,
 }
 
 /// What became of a request. Unless it says otherwise the request had no effect and never will.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Body<M> {
+pub enum ClientResponse<M> {
     /// It was applied, or read: the state machine's answer (for a SCAN: its last part).
     Answer(Bytes),
     /// More of a SCAN's answer follows.
@@ -255,7 +256,7 @@ pub enum Body<M> {
         /// The map all the same.
         map: Box<M>,
     },
-    /// Ask the leader.
+    /// ClientRequest the leader.
     NotLeader {
         /// Its replica number, if it is known.
         leader: Option<u16>,

@@ -11,12 +11,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr_service::dial::Dialled;
-use smr_service::frames::{Ask, Service};
+use smr_service::frames::{ClientRequest, Service};
 use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-type Body = smr_service::frames::Body<()>;
+type ClientResponse = smr_service::frames::ClientResponse<()>;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -37,8 +37,8 @@ impl Backend for Fake {
         0
     }
 
-    fn ask(&self, _ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
-        Some(Body::Done)
+    fn ask(&self, _ask: ClientRequest, _epoch: u64, _reply: ReplyTo) -> Option<ClientResponse> {
+        Some(ClientResponse::Done)
     }
 }
 
@@ -75,7 +75,11 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     let before = processor_time(&stat);
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(700) {
-        assert_eq!(old.ask(Ask::Map).await.unwrap(), Body::Done, "a client that is there is served");
+        assert_eq!(
+            old.ask(ClientRequest::Map).await.unwrap(),
+            ClientResponse::Done,
+            "a client that is there is served"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(listener.connections(), 1, "there was no descriptor for another one");
@@ -84,5 +88,5 @@ async fn accepting_without_descriptors_pauses_without_spinning_and_recovers() {
     assert!(used < Duration::from_millis(300), "{used:?} of {:?}: accepting spins", start.elapsed());
     drop(waiting);
     let mut new = Dialled::to(&address, Service::Manager, None, TIMEOUT).await.unwrap();
-    assert_eq!(new.ask(Ask::Map).await.unwrap(), Body::Done);
+    assert_eq!(new.ask(ClientRequest::Map).await.unwrap(), ClientResponse::Done);
 }

@@ -13,16 +13,16 @@ use smr::id::{ClientId, ClusterId};
 use smr::replica::{Outcome, ReplyTo};
 use smr::wire::read_frame;
 use smr_service::frames::{
-    Ask, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
-    KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Request, Service, Welcome,
+    ClientRequest, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST,
+    KIND_RESPONSE, KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, RequestFrame, Service, Welcome,
 };
 use smr_service::listener::{Backend, Listener, ListenerLimits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-type Body = smr_service::frames::Body<()>;
-type Response = smr_service::frames::Response<()>;
+type ClientResponse = smr_service::frames::ClientResponse<()>;
+type ResponseFrame = smr_service::frames::ResponseFrame<()>;
 
 const CLUSTER: ClusterId = ClusterId(77);
 const SERVICE: Service = Service::Server { partition: 3 };
@@ -66,11 +66,11 @@ impl Backend for Fake {
         5
     }
 
-    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         match ask {
-            Ask::Status => return Some(Body::Done),
-            Ask::Map => return Some(Body::WrongPartition { epoch }),
-            Ask::Read { query } => match query.split_first() {
+            ClientRequest::Status => return Some(ClientResponse::Done),
+            ClientRequest::Map => return Some(ClientResponse::WrongPartition { epoch }),
+            ClientRequest::Read { query } => match query.split_first() {
                 Some((b'#', length)) => {
                     let length: usize = std::str::from_utf8(length).unwrap().parse().unwrap();
                     reply.send(Outcome::Answer(vec![7; length].into()));
@@ -133,16 +133,16 @@ fn frame<T: serde::Serialize>(kind: u16, value: &T) -> Vec<u8> {
     bytes
 }
 
-fn request(id: u64, ask: Ask) -> Vec<u8> {
-    frame(KIND_REQUEST, &Request { id, epoch: 4, ask })
+fn request(id: u64, ask: ClientRequest) -> Vec<u8> {
+    frame(KIND_REQUEST, &RequestFrame { id, epoch: 4, ask })
 }
 
-fn read(query: impl Into<Bytes>) -> Ask {
-    Ask::Read { query: query.into() }
+fn read(query: impl Into<Bytes>) -> ClientRequest {
+    ClientRequest::Read { query: query.into() }
 }
 
-fn write(command: impl Into<Bytes>) -> Ask {
-    Ask::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: command.into() }
+fn write(command: impl Into<Bytes>) -> ClientRequest {
+    ClientRequest::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: command.into() }
 }
 
 struct Client {
@@ -174,8 +174,8 @@ impl Client {
         codec::decode(frame.payload).unwrap()
     }
 
-    async fn response(&mut self) -> (u64, Body) {
-        let Response { id, body } = self.expect(KIND_RESPONSE).await;
+    async fn response(&mut self) -> (u64, ClientResponse) {
+        let ResponseFrame { id, body } = self.expect(KIND_RESPONSE).await;
         (id, body)
     }
 
@@ -206,7 +206,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 async fn expect_service(listener: &Listener<Fake>) {
     let mut client = Client::greeted(listener).await;
     client.send(&request(1, read("still there?"))).await;
-    assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"still there?"))));
+    assert_eq!(client.response().await, (1, ClientResponse::Answer(Bytes::from_static(b"still there?"))));
 }
 
 async fn expect_baseline(listener: &Listener<Fake>) {
@@ -219,12 +219,16 @@ async fn request_behind_hello_in_one_write_answered() {
     let (listener, _) = open(ListenerLimits::default());
     let mut client = Client::dial(&listener).await;
     let mut bytes = frame(KIND_HELLO, &hello());
-    bytes.extend(request(9, Ask::Status));
-    bytes.extend(request(10, Ask::Map));
+    bytes.extend(request(9, ClientRequest::Status));
+    bytes.extend(request(10, ClientRequest::Map));
     client.send(&bytes).await;
     client.expect::<Welcome>(KIND_WELCOME).await;
-    assert_eq!(client.response().await, (9, Body::Done));
-    assert_eq!(client.response().await, (10, Body::WrongPartition { epoch: 4 }), "the epoch is handed through");
+    assert_eq!(client.response().await, (9, ClientResponse::Done));
+    assert_eq!(
+        client.response().await,
+        (10, ClientResponse::WrongPartition { epoch: 4 }),
+        "the epoch is handed through"
+    );
 }
 
 #[tokio::test]
@@ -238,7 +242,7 @@ async fn request_in_single_bytes_answered() {
         client.send(&[byte]).await;
     }
     client.expect::<Welcome>(KIND_WELCOME).await;
-    assert_eq!(client.response().await, (9, Body::Answer(Bytes::from_static(b"slow"))));
+    assert_eq!(client.response().await, (9, ClientResponse::Answer(Bytes::from_static(b"slow"))));
 }
 
 #[tokio::test]
@@ -260,7 +264,7 @@ async fn requests_pipelined_each_answered_once() {
     }
     for (id, body) in answers {
         let expected = if id % 2 == 0 { id.to_string().into() } else { Bytes::from_static(b"released") };
-        assert_eq!(body, Body::Answer(expected));
+        assert_eq!(body, ClientResponse::Answer(expected));
     }
     drop(client);
     expect_baseline(&listener).await;
@@ -278,7 +282,7 @@ async fn hello_with_a_range_of_versions_is_answered_in_the_highest_common_one() 
         let welcome: RangedWelcome = client.expect(KIND_RANGED_WELCOME).await;
         assert_eq!(welcome, RangedWelcome { version, cluster: Some(CLUSTER), epoch: 5, later: Bytes::new() });
         client.send(&request(1, read("x"))).await;
-        let _: Response = client.expect(KIND_RESPONSE).await;
+        let _: ResponseFrame = client.expect(KIND_RESPONSE).await;
     }
     let cases = [
         (RangedHello { newest: 9, oldest: 3, ..ranged.clone() }, "versions 3 to 9"),
@@ -320,7 +324,7 @@ async fn hello_of_another_protocol_cluster_service_or_version_refused_with_reaso
     client.send(&bytes).await;
     assert!(client.expect_refusal().await.contains("version"));
     let mut client = Client::dial(&listener).await;
-    client.send(&request(1, Ask::Status)).await;
+    client.send(&request(1, ClientRequest::Status)).await;
     assert!(client.expect_refusal().await.contains("kind"));
     expect_service(&listener).await;
     expect_baseline(&listener).await;
@@ -384,7 +388,7 @@ async fn frame_length_beyond_the_limit_ends_that_connection_only() {
     let mut bystander = Client::greeted(&listener).await;
     for length in [1001, u32::MAX] {
         let mut client = Client::greeted(&listener).await;
-        let mut bytes = request(1, Ask::Status);
+        let mut bytes = request(1, ClientRequest::Status);
         bytes[0..4].copy_from_slice(&length.to_le_bytes());
         client.send(&bytes).await;
         assert_eq!(client.expect_end().await, b"");
@@ -398,7 +402,7 @@ async fn frame_length_beyond_the_limit_ends_that_connection_only() {
     // One at the limit is taken.
     let rest = request(1, read("")).len() - HEADER_LEN_BYTES;
     bystander.send(&request(1, read(vec![b'x'; 1000 - rest]))).await;
-    assert!(matches!(bystander.response().await, (1, Body::Answer(_))));
+    assert!(matches!(bystander.response().await, (1, ClientResponse::Answer(_))));
 }
 
 // covers B7
@@ -412,7 +416,7 @@ async fn half_frames_closed_after_deadline_idle_connection_stays() {
     let mut half_request = Client::greeted(&listener).await;
     let whole = request(1, read("x"));
     half_request.send(&[&whole[..], &whole[..10]].concat()).await;
-    assert_eq!(half_request.response().await, (1, Body::Answer(Bytes::from_static(b"x"))));
+    assert_eq!(half_request.response().await, (1, ClientResponse::Answer(Bytes::from_static(b"x"))));
     for client in [&mut silent, &mut half_hello, &mut half_request] {
         client.expect_end().await;
     }
@@ -449,15 +453,15 @@ async fn requests_beyond_in_flight_limit_busy_the_others_answered() {
     for id in [8, 9] {
         let (busy, body) = client.response().await;
         assert_eq!(busy, id);
-        assert!(matches!(body, Body::Busy { retry_after_ms: 1.. }), "{body:?}");
+        assert!(matches!(body, ClientResponse::Busy { retry_after_ms: 1.. }), "{body:?}");
     }
     assert_eq!(fake.held(), 8);
     fake.release();
     for _ in 0..8 {
-        assert_eq!(client.response().await.1, Body::Answer(Bytes::from_static(b"released")));
+        assert_eq!(client.response().await.1, ClientResponse::Answer(Bytes::from_static(b"released")));
     }
     client.send(&request(10, read("again"))).await;
-    assert_eq!(client.response().await, (10, Body::Answer(Bytes::from_static(b"again"))));
+    assert_eq!(client.response().await, (10, ClientResponse::Answer(Bytes::from_static(b"again"))));
 }
 
 #[tokio::test]
@@ -469,7 +473,7 @@ async fn bytes_in_flight_beyond_limit_busy() {
     }
     let (id, body) = client.response().await;
     assert_eq!(id, 2);
-    assert!(matches!(body, Body::Busy { .. }));
+    assert!(matches!(body, ClientResponse::Busy { .. }));
     fake.release();
     for _ in 0..2 {
         client.response().await;
@@ -537,11 +541,11 @@ async fn parts_of_a_long_answer_in_order_and_as_fast_as_the_client_reads() {
     while !ended {
         assert!(listener.held_bytes() < 2 << 20, "{} bytes are held for 30 MB of parts", listener.held_bytes());
         match client.response().await {
-            (1, Body::Part(part)) => {
+            (1, ClientResponse::Part(part)) => {
                 assert_eq!(part[..8], parts.to_le_bytes());
                 parts += 1;
             }
-            (1, Body::Answer(last)) => {
+            (1, ClientResponse::Answer(last)) => {
                 assert_eq!(last, Bytes::from_static(b"end"));
                 ended = true;
             }
@@ -557,7 +561,7 @@ async fn parts_of_a_client_that_went_away_end_their_worker() {
     let (listener, _) = open(quick());
     let mut client = Client::greeted(&listener).await;
     client.send(&request(1, read("*1000000"))).await;
-    assert!(matches!(client.response().await, (1, Body::Part(_))));
+    assert!(matches!(client.response().await, (1, ClientResponse::Part(_))));
     drop(client);
     expect_baseline(&listener).await;
 }
@@ -595,7 +599,7 @@ async fn strangers_who_say_nothing_keep_out_only_each_other() {
     }
     for client in &mut clients {
         client.send(&request(1, read("x"))).await;
-        assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"x"))));
+        assert_eq!(client.response().await, (1, ClientResponse::Answer(Bytes::from_static(b"x"))));
     }
     drop(silent);
 }
@@ -623,7 +627,7 @@ async fn client_that_closes_its_side_still_hears_its_answers() {
     client.stream.shutdown().await.unwrap();
     eventually("the write is held", || fake.held() == 1).await;
     fake.release();
-    assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"released"))));
+    assert_eq!(client.response().await, (1, ClientResponse::Answer(Bytes::from_static(b"released"))));
     assert_eq!(client.expect_end().await, b"");
 }
 
@@ -655,7 +659,7 @@ async fn close_answers_what_is_under_way_and_takes_nothing_new() {
     let closing = tokio::spawn(listener.close(TIMEOUT));
     idle.expect_end().await;
     fake.release();
-    assert_eq!(client.response().await, (1, Body::Answer(Bytes::from_static(b"released"))));
+    assert_eq!(client.response().await, (1, ClientResponse::Answer(Bytes::from_static(b"released"))));
     assert_eq!(client.expect_end().await, b"");
     closing.await.unwrap();
     assert!(start.elapsed() < TIMEOUT);
@@ -676,7 +680,9 @@ async fn cost_of_a_request_at_the_listener() {
             let mut client = Client::greeted(&listener).await;
             tasks.push(tokio::spawn(async move {
                 let burst: Vec<u8> = (0..depth).flat_map(|id| request(id, read(vec![7; 100]))).collect();
-                let answers = frame(KIND_RESPONSE, &Response { id: 0, body: Body::Answer(vec![7; 100].into()) }).len();
+                let answers =
+                    frame(KIND_RESPONSE, &ResponseFrame { id: 0, body: ClientResponse::Answer(vec![7; 100].into()) })
+                        .len();
                 let mut scrap = vec![0; answers * depth as usize];
                 for _ in 0..per_connection / depth {
                     client.send(&burst).await;

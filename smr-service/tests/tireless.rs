@@ -13,12 +13,12 @@ use smr::codec;
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr::wire::SharedOutput;
-use smr_service::frames::{Ask, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Request, Service};
+use smr_service::frames::{ClientRequest, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, RequestFrame, Service};
 use smr_service::listener::{Acceptor, Backend, ListenerLimits};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::coop;
 
-type Body = smr_service::frames::Body<()>;
+type ClientResponse = smr_service::frames::ClientResponse<()>;
 
 const SERVICE: Service = Service::Server { partition: 0 };
 /// Longer than anything here takes; a test that reaches it has failed.
@@ -41,8 +41,8 @@ impl Backend for Prompt {
         0
     }
 
-    fn ask(&self, _: Ask, _: u64, _: ReplyTo) -> Option<Body> {
-        Some(Body::Done)
+    fn ask(&self, _: ClientRequest, _: u64, _: ReplyTo) -> Option<ClientResponse> {
+        Some(ClientResponse::Done)
     }
 }
 
@@ -95,7 +95,7 @@ fn frame<T: serde::Serialize>(kind: u16, value: &T) -> Vec<u8> {
 async fn client_that_never_pauses_and_never_reads_closed() {
     let input = Tireless {
         first: frame(KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service: SERVICE }),
-        request: frame(KIND_REQUEST, &Request { id: 1, epoch: 0, ask: Ask::Status }),
+        request: frame(KIND_REQUEST, &RequestFrame { id: 1, epoch: 0, ask: ClientRequest::Status }),
     };
     let limits = ListenerLimits { write_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
     let acceptor = Acceptor::new(Arc::new(Prompt), limits);

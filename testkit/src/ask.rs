@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use madkv_proto::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Refusal, Request,
-    Response, Service,
+    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC,
+    Refusal, RequestFrame, ResponseFrame, Service,
 };
 use smr::codec::{FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES, decode, frame};
 
@@ -20,14 +20,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// If it cannot be reached, refuses, says nothing for `timeout`, or gives a malformed answer.
-pub fn ask(address: SocketAddr, service: Service, question: Ask, timeout: Duration) -> io::Result<Body> {
+pub fn ask(
+    address: SocketAddr,
+    service: Service,
+    question: ClientRequest,
+    timeout: Duration,
+) -> io::Result<ClientResponse> {
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     stream.set_nodelay(true)?;
     let mut out = Vec::new();
     frame(&mut out, KIND_HELLO, &Hello { magic: MAGIC, cluster: None, service }).map_err(malformed)?;
-    frame(&mut out, KIND_REQUEST, &Request { id: 1, epoch: 0, ask: question }).map_err(malformed)?;
+    frame(&mut out, KIND_REQUEST, &RequestFrame { id: 1, epoch: 0, ask: question }).map_err(malformed)?;
     stream.write_all(&out)?;
     loop {
         let (kind, payload) = read_frame(&mut stream)?;
@@ -38,7 +43,7 @@ pub fn ask(address: SocketAddr, service: Service, question: Ask, timeout: Durati
                 return Err(io::Error::new(io::ErrorKind::ConnectionRefused, refusal.reason));
             }
             KIND_RESPONSE => {
-                let response: Response = decode(&payload).map_err(malformed)?;
+                let response: ResponseFrame = decode(&payload).map_err(malformed)?;
                 return Ok(response.body);
             }
             other => return Err(malformed(format!("frame of kind {other:#x}"))),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use serde::{Deserialize, Serialize};
 use smr::status::{ReplicaStatus, Role, ServiceState};
 
@@ -435,8 +435,8 @@ impl Cluster {
     /// # Errors
     /// If it says nothing within half a second, or nothing of use.
     pub fn status(&self, node: Node) -> io::Result<ReplicaStatus> {
-        match ask(self.client_address(node), service_of(node), Ask::Status, STATUS_TIMEOUT)? {
-            Body::Status(status) => Ok(*status),
+        match ask(self.client_address(node), service_of(node), ClientRequest::Status, STATUS_TIMEOUT)? {
+            ClientResponse::Status(status) => Ok(*status),
             other => Err(io::Error::other(format!("{other:?}"))),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query};
-use madkv_proto::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Request, Response};
+use madkv_proto::frames::{ClientRequest, ClientResponse, KIND_REQUEST, KIND_RESPONSE, RequestFrame, ResponseFrame};
 use madkv_server::map::Map;
 use smr::codec::{FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES, decode, frame};
 use smr::disk::RealDisk;
@@ -52,12 +52,12 @@ fn core(length: Duration) {
 
 fn codec(length: Duration) -> Result<(), Trouble> {
     let command = Command::Put { key: b"key00000001", value: &[b'v'; VALUE_BYTES] }.encode();
-    let request = Request {
+    let request = RequestFrame {
         id: 7,
         epoch: 1,
-        ask: Ask::Write { client: smr::id::ClientId::at(3), number: 9, lowest_unanswered: 8, command },
+        ask: ClientRequest::Write { client: smr::id::ClientId::at(3), number: 9, lowest_unanswered: 8, command },
     };
-    let response = Response { id: 7, body: Body::Answer(Bytes::from_static(&[1])) };
+    let response = ResponseFrame { id: 7, body: ClientResponse::Answer(Bytes::from_static(&[1])) };
     let mut buffer = Vec::new();
     let encoded = rate(length, || {
         buffer.clear();
@@ -67,10 +67,10 @@ fn codec(length: Duration) -> Result<(), Trouble> {
     });
     println!("{}", line("codec: a PUT request into a frame", "frames", encoded));
     let bytes = buffer.clone();
-    if read::<Request>(&bytes).as_ref() != Some(&request) {
+    if read::<RequestFrame>(&bytes).as_ref() != Some(&request) {
         return Err("a request does not come back as it was".into());
     }
-    let decoded = rate(length, || u64::from(black_box(read::<Request>(black_box(&bytes))).is_some()));
+    let decoded = rate(length, || u64::from(black_box(read::<RequestFrame>(black_box(&bytes))).is_some()));
     println!("{}", line("codec: a frame, verified, into a PUT request", "frames", decoded));
     let encoded = rate(length, || {
         buffer.clear();

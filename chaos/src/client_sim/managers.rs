@@ -8,7 +8,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slots::SLOTS;
 use smr::id::ClusterId;
@@ -86,10 +86,10 @@ impl Backend for Manager {
         self.map().map_or(0, |map| map.epoch)
     }
 
-    fn ask(&self, ask: Ask, _epoch: u64, _reply: ReplyTo) -> Option<Body> {
+    fn ask(&self, ask: ClientRequest, _epoch: u64, _reply: ReplyTo) -> Option<ClientResponse> {
         Some(match ask {
-            Ask::Map => self.map().map_or(Body::NoMap, |map| Body::Map(Box::new(map))),
-            other => Body::Refused(format!("{other:?} is nothing for a manager")),
+            ClientRequest::Map => self.map().map_or(ClientResponse::NoMap, |map| ClientResponse::Map(Box::new(map))),
+            other => ClientResponse::Refused(format!("{other:?} is nothing for a manager")),
         })
     }
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use madkv_proto::frames::{Ask, Body, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, Request, Response};
+use madkv_proto::frames::{
+    ClientRequest, ClientResponse, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, RequestFrame, ResponseFrame,
+};
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::protocol::Time;
 use smr::status::Role;
@@ -127,7 +129,7 @@ impl Recorder {
         self.note(now, &[2, connection, codec::checksum(&[bytes])]);
         for (kind, payload) in self.frames(connection, Way::Up, bytes) {
             if kind == KIND_REQUEST {
-                match codec::decode::<Request>(&payload) {
+                match codec::decode::<RequestFrame>(&payload) {
                     Ok(request) => self.asked(now, connection, request),
                     Err(error) => self.violate(format!("a client sends what is no request: {error}")),
                 }
@@ -143,7 +145,7 @@ impl Recorder {
         }
         for (kind, payload) in self.frames(connection, Way::Down, bytes) {
             match kind {
-                KIND_RESPONSE => match codec::decode::<Response>(&payload) {
+                KIND_RESPONSE => match codec::decode::<ResponseFrame>(&payload) {
                     Ok(response) => self.answered(connection, response),
                     Err(error) => self.violate(format!("a listener sends what is no response: {error}")),
                 },
@@ -185,11 +187,11 @@ impl Recorder {
         self.violation.get_or_insert(what);
     }
 
-    fn asked(&mut self, now: Time, connection: u64, request: Request) {
+    fn asked(&mut self, now: Time, connection: u64, request: RequestFrame) {
         let Some(stream) = self.streams.get_mut(&connection) else { return };
         let (host, Endpoint { group, replica }) = (stream.host, stream.place);
-        let Ask::Write { client, number, lowest_unanswered, command } = request.ask else {
-            let wish = matches!(request.ask, Ask::Transfer { .. } | Ask::Readmit { .. });
+        let ClientRequest::Write { client, number, lowest_unanswered, command } = request.ask else {
+            let wish = matches!(request.ask, ClientRequest::Transfer { .. } | ClientRequest::Readmit { .. });
             stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
             return;
         };
@@ -228,11 +230,11 @@ impl Recorder {
         }
     }
 
-    fn answered(&mut self, connection: u64, response: Response) {
+    fn answered(&mut self, connection: u64, response: ResponseFrame) {
         let Some(stream) = self.streams.get_mut(&connection) else { return };
         let (host, place) = (stream.host, stream.place);
         let asked = match &response.body {
-            Body::Part(_) => None,
+            ClientResponse::Part(_) => None,
             _ => match stream.asked.remove(&response.id) {
                 Some(asked) => Some(asked),
                 None => return self.violate(format!("an answer to request {}, which nobody asked", response.id)),
@@ -240,8 +242,8 @@ impl Recorder {
         };
         let key = (host, place.group);
         match &response.body {
-            Body::NotLeader { leader, term } => self.redirected(key, place.replica, *leader, *term),
-            Body::Answer(answer) => {
+            ClientResponse::NotLeader { leader, term } => self.redirected(key, place.replica, *leader, *term),
+            ClientResponse::Answer(answer) => {
                 self.redirects.remove(&key);
                 if let Some(Asked::Write { session, number }) = asked {
                     let seen = self.writes.get_mut(&(place.group, session, number));
@@ -256,19 +258,19 @@ impl Recorder {
                     }
                 }
             }
-            Body::WrongPartition { .. } => self.counts.saw(Rare::WrongPartition),
-            Body::Busy { .. } => self.counts.saw(Rare::Busy),
-            Body::SessionExpired => self.counts.saw(Rare::SessionExpired),
-            Body::AnswerGone => self.counts.saw(Rare::AnswerGone),
-            Body::Unknown => self.counts.saw(Rare::UnknownHeard),
-            Body::OutOfService(_) => self.counts.saw(Rare::OutOfService),
-            Body::NoMap => self.counts.saw(Rare::NoMap),
-            Body::Map(map) => self.mapped(host, map.epoch),
-            Body::Status(status) if status.role == Role::Leader => {
+            ClientResponse::WrongPartition { .. } => self.counts.saw(Rare::WrongPartition),
+            ClientResponse::Busy { .. } => self.counts.saw(Rare::Busy),
+            ClientResponse::SessionExpired => self.counts.saw(Rare::SessionExpired),
+            ClientResponse::AnswerGone => self.counts.saw(Rare::AnswerGone),
+            ClientResponse::Unknown => self.counts.saw(Rare::UnknownHeard),
+            ClientResponse::OutOfService(_) => self.counts.saw(Rare::OutOfService),
+            ClientResponse::NoMap => self.counts.saw(Rare::NoMap),
+            ClientResponse::Map(map) => self.mapped(host, map.epoch),
+            ClientResponse::Status(status) if status.role == Role::Leader => {
                 let known = self.known.entry(key).or_default();
                 known.term = status.term.0.max(known.term);
             }
-            Body::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
+            ClientResponse::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
                 self.violate(format!("client {host} is refused: {why}"));
             }
             _ => {}

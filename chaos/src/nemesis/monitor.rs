@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use madkv_proto::frames::{Ask, Body};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
 use smr::id::NodeId;
 use smr::status::{ReplicaStatus, Role, ServiceState};
 
@@ -70,8 +70,13 @@ impl Monitor {
                 thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         let run = locked(&shared).nodes.get(&node).map_or(0, |seen| seen.run);
-                        let answer = ask(address, service_of(node), Ask::Status, Duration::from_millis(ASK_TIMEOUT_MS));
-                        if let Ok(Body::Status(status)) = answer {
+                        let answer = ask(
+                            address,
+                            service_of(node),
+                            ClientRequest::Status,
+                            Duration::from_millis(ASK_TIMEOUT_MS),
+                        );
+                        if let Ok(ClientResponse::Status(status)) = answer {
                             locked(&shared).note(node, run, *status);
                         }
                         thread::sleep(Duration::from_millis(ASK_EVERY_MS));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use madkv_proto::frames::{Ask, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, Request, Service};
+use madkv_proto::frames::{ClientRequest, Hello, KIND_HELLO, KIND_REQUEST, MAGIC, RequestFrame, Service};
 use madkv_proto::limits::VALUE_MAX_BYTES;
 use madkv_testkit::process::Process;
 use madkv_testkit::programs::{CLIENT, MANAGER, SERVER};
@@ -79,7 +79,7 @@ fn garbage() -> Vec<Vec<u8>> {
     *flipped.last_mut().unwrap() ^= 1;
     list.extend([other_version, longest, flipped]);
     let mut no_greeting = Vec::new();
-    frame(&mut no_greeting, KIND_REQUEST, &Request { id: 1, epoch: 0, ask: Ask::Status }).unwrap();
+    frame(&mut no_greeting, KIND_REQUEST, &RequestFrame { id: 1, epoch: 0, ask: ClientRequest::Status }).unwrap();
     list.push(no_greeting);
     list
 }

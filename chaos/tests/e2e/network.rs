@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use madkv_chaos::nemesis::proxy::{Counts, Flow, Rules};
 use madkv_chaos::nemesis::wiring::{Network, Way};
 use madkv_proto::command::{Query, decode_value};
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Group, Node, Origin, Port, Shape};
 use madkv_testkit::line_client::NoAnswer;
@@ -306,8 +306,8 @@ fn cut_off_a_leader_with_a_reader((scene, network): (Scene, Network)) {
             while !stop.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 let query = Query::Get { key: b"x" }.encode();
-                let answer = ask(address, Service::Server { partition: 0 }, Ask::Read { query }, TIMEOUT);
-                if let Ok(Body::Answer(value)) = answer {
+                let answer = ask(address, Service::Server { partition: 0 }, ClientRequest::Read { query }, TIMEOUT);
+                if let Ok(ClientResponse::Answer(value)) = answer {
                     reads.push((began, decode_value(value).unwrap()));
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
@@ -360,7 +360,7 @@ fn thaw_with_reads_in_the_buffers((mut scene, _network): (Scene, Network)) {
         .map(|_| {
             thread::spawn(move || {
                 let query = Query::Get { key: b"x" }.encode();
-                ask(address, Service::Server { partition: 0 }, Ask::Read { query }, TIMEOUT)
+                ask(address, Service::Server { partition: 0 }, ClientRequest::Read { query }, TIMEOUT)
             })
         })
         .collect();
@@ -368,7 +368,7 @@ fn thaw_with_reads_in_the_buffers((mut scene, _network): (Scene, Network)) {
     thread::sleep(WATCH);
     scene.process(old).thaw();
     for reader in asking {
-        if let Ok(Body::Answer(value)) = reader.join().unwrap() {
+        if let Ok(ClientResponse::Answer(value)) = reader.join().unwrap() {
             assert_eq!(decode_value(value).unwrap().as_deref(), Some(&b"2"[..]), "2 was acknowledged before");
         }
     }

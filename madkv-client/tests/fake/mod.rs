@@ -18,8 +18,8 @@ use bytes::Bytes;
 use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
 use madkv_proto::command::{Command, Query, encode_found, encode_value, push_record};
 use madkv_proto::frames::{
-    Ask, Body, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, MAGIC, RangedHello,
-    RangedWelcome, Refusal, Request, Response, Service,
+    ClientRequest, ClientResponse, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
+    MAGIC, RangedHello, RangedWelcome, Refusal, RequestFrame, ResponseFrame, Service,
 };
 use madkv_proto::map::ClusterMap;
 use smr::codec;
@@ -37,21 +37,21 @@ pub const CLUSTER: ClusterId = ClusterId(0x77);
 /// What a node does about a request.
 #[derive(Clone, Debug)]
 pub enum Act {
-    Reply(Vec<Body>),
+    Reply(Vec<ClientResponse>),
     /// Some of it, and then the connection breaks.
-    ReplyAndClose(Vec<Body>),
+    ReplyAndClose(Vec<ClientResponse>),
     Silent,
     /// The process stands still for a while, and then answers.
-    ReplyLate(Duration, Vec<Body>),
+    ReplyLate(Duration, Vec<ClientResponse>),
 }
 
-impl From<Body> for Act {
-    fn from(body: Body) -> Act {
+impl From<ClientResponse> for Act {
+    fn from(body: ClientResponse) -> Act {
         Act::Reply(vec![body])
     }
 }
 
-type Handler = Arc<dyn Fn(&Request) -> Act + Send + Sync>;
+type Handler = Arc<dyn Fn(&RequestFrame) -> Act + Send + Sync>;
 
 /// How much of a connection in memory may be under way in each direction.
 const STREAM_BYTES: usize = 64 * 1024;
@@ -197,7 +197,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
     }
     while let Ok(Some(frame)) = reader.next().await {
         assert_eq!(frame.kind, KIND_REQUEST);
-        let request: Request = codec::decode(frame.payload).unwrap();
+        let request: RequestFrame = codec::decode(frame.payload).unwrap();
         let (bodies, close) = match handler(&request) {
             Act::Reply(bodies) => (bodies, false),
             Act::ReplyAndClose(bodies) => (bodies, true),
@@ -209,7 +209,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
         };
         let mut out = Vec::new();
         for body in bodies {
-            codec::frame(&mut out, KIND_RESPONSE, &Response { id: request.id, body }).unwrap();
+            codec::frame(&mut out, KIND_RESPONSE, &ResponseFrame { id: request.id, body }).unwrap();
         }
         if writer.write_all(&out).await.is_err() || close {
             return;
@@ -221,10 +221,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub replica: u16,
-    pub ask: Ask,
+    pub ask: ClientRequest,
 }
 
-type Rule = Box<dyn FnMut(&mut GroupState, &Ask) -> Option<Act> + Send>;
+type Rule = Box<dyn FnMut(&mut GroupState, &ClientRequest) -> Option<Act> + Send>;
 
 /// What the replicas of a group share.
 pub struct GroupState {
@@ -308,7 +308,7 @@ impl Cluster {
         &self,
         group: usize,
         replica: usize,
-        rule: impl FnMut(&mut GroupState, &Ask) -> Option<Act> + Send + 'static,
+        rule: impl FnMut(&mut GroupState, &ClientRequest) -> Option<Act> + Send + 'static,
     ) {
         *self.groups[group].rules[replica].lock().unwrap() = Some(Box::new(rule));
     }
@@ -321,7 +321,7 @@ impl Cluster {
     pub fn writes(&self, group: usize) -> Vec<(u16, u64, u64, u64)> {
         let state = self.group(group);
         let write = |seen: &Seen| match seen.ask {
-            Ask::Write { client, number, lowest_unanswered, .. } => {
+            ClientRequest::Write { client, number, lowest_unanswered, .. } => {
                 Some((seen.replica, client.index, number, lowest_unanswered))
             }
             _ => None,
@@ -332,9 +332,9 @@ impl Cluster {
 
 pub async fn manager(ground: &Ground, map: impl Fn() -> Option<ClusterMap> + Send + Sync + 'static) -> Node {
     let handler: Handler = Arc::new(move |request| match (&request.ask, map()) {
-        (Ask::Map, Some(map)) => Body::Map(Box::new(map)).into(),
-        (Ask::Map, None) => Body::NoMap.into(),
-        _ => Body::Refused("only maps here".into()).into(),
+        (ClientRequest::Map, Some(map)) => ClientResponse::Map(Box::new(map)).into(),
+        (ClientRequest::Map, None) => ClientResponse::NoMap.into(),
+        _ => ClientResponse::Refused("only maps here".into()).into(),
     });
     Node::start(ground, Service::Manager, CLUSTER, handler).await
 }
@@ -373,43 +373,45 @@ impl Group {
 
 impl GroupState {
     /// What a sound replica does.
-    pub fn answer(&mut self, replica: u16, request: &Request) -> Act {
-        if let Ask::Status = request.ask {
-            return Body::Status(Box::new(self.status(replica))).into();
+    pub fn answer(&mut self, replica: u16, request: &RequestFrame) -> Act {
+        if let ClientRequest::Status = request.ask {
+            return ClientResponse::Status(Box::new(self.status(replica))).into();
         }
         if self.leader != Some(replica) {
-            return Body::NotLeader { leader: self.leader, term: self.term }.into();
+            return ClientResponse::NotLeader { leader: self.leader, term: self.term }.into();
         }
         if let Some(epoch) = self.foreign(&request.ask) {
-            return Body::WrongPartition { epoch }.into();
+            return ClientResponse::WrongPartition { epoch }.into();
         }
         self.lead(&request.ask)
     }
 
     /// What a leader does.
-    pub fn lead(&mut self, ask: &Ask) -> Act {
+    pub fn lead(&mut self, ask: &ClientRequest) -> Act {
         match ask {
-            Ask::OpenSession => {
+            ClientRequest::OpenSession => {
                 self.opened += 1;
                 self.sessions.insert(self.opened, BTreeMap::new());
-                Body::SessionOpened(ClientId::at(self.opened)).into()
+                ClientResponse::SessionOpened(ClientId::at(self.opened)).into()
             }
-            Ask::Write { client, number, command, .. } => {
-                let Some(answers) = self.sessions.get(&client.index) else { return Body::SessionExpired.into() };
+            ClientRequest::Write { client, number, command, .. } => {
+                let Some(answers) = self.sessions.get(&client.index) else {
+                    return ClientResponse::SessionExpired.into();
+                };
                 if let Some(answer) = answers.get(number) {
-                    return Body::Answer(answer.clone()).into();
+                    return ClientResponse::Answer(answer.clone()).into();
                 }
                 let answer = self.execute(command);
                 self.sessions.get_mut(&client.index).unwrap().insert(*number, answer.clone());
-                Body::Answer(answer).into()
+                ClientResponse::Answer(answer).into()
             }
-            Ask::Read { query } => Act::Reply(self.query(query)),
-            Ask::Transfer { to } => {
+            ClientRequest::Read { query } => Act::Reply(self.query(query)),
+            ClientRequest::Transfer { to } => {
                 self.leader = Some(*to);
                 self.term += 1;
-                Body::Done.into()
+                ClientResponse::Done.into()
             }
-            _ => Body::Refused("not here".into()).into(),
+            _ => ClientResponse::Refused("not here".into()).into(),
         }
     }
 
@@ -424,30 +426,30 @@ impl GroupState {
     }
 
     /// The answer to a query; each record of a SCAN is a part of its own.
-    pub fn query(&self, query: &Bytes) -> Vec<Body> {
+    pub fn query(&self, query: &Bytes) -> Vec<ClientResponse> {
         let (from, to) = match Query::decode(query).unwrap() {
             Query::Get { key } => {
-                return vec![Body::Answer(encode_value(self.data.get(key).map(Vec::as_slice)).into())];
+                return vec![ClientResponse::Answer(encode_value(self.data.get(key).map(Vec::as_slice)).into())];
             }
             Query::Scan { from, to } => (from.to_vec(), to.to_vec()),
         };
         let part = |(key, value): (&Vec<u8>, &Vec<u8>)| {
             let mut part = Vec::new();
             push_record(&mut part, key, value);
-            Body::Part(part.into())
+            ClientResponse::Part(part.into())
         };
-        let mut bodies: Vec<Body> = self.data.range(from..=to).map(part).collect();
-        bodies.push(Body::Answer(Bytes::new()));
+        let mut bodies: Vec<ClientResponse> = self.data.range(from..=to).map(part).collect();
+        bodies.push(ClientResponse::Answer(Bytes::new()));
         bodies
     }
 
     /// The map's epoch, if the request's key lives elsewhere.
-    fn foreign(&self, ask: &Ask) -> Option<u64> {
+    fn foreign(&self, ask: &ClientRequest) -> Option<u64> {
         let map = self.map.lock().unwrap();
         let map = map.as_ref()?;
         let owner = match ask {
-            Ask::Write { command, .. } => map.partition_of(Command::decode(command).unwrap().key()),
-            Ask::Read { query } => match Query::decode(query).unwrap() {
+            ClientRequest::Write { command, .. } => map.partition_of(Command::decode(command).unwrap().key()),
+            ClientRequest::Read { query } => match Query::decode(query).unwrap() {
                 Query::Get { key } => map.partition_of(key),
                 Query::Scan { .. } => return None,
             },

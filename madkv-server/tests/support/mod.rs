@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use madkv_proto::frames::{Ask, Body, Service};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use rustix::process::{Pid, Signal, kill_process};
 use smr_service::dial::Dialled;
 
@@ -115,11 +115,14 @@ pub(crate) async fn dial(address: &str, service: Service) -> Dialled {
 }
 
 /// Asks until the replica serves.
-pub(crate) async fn ask(address: &str, service: Service, ask: Ask) -> Body {
+pub(crate) async fn ask(address: &str, service: Service, ask: ClientRequest) -> ClientResponse {
     eventually("an answer", || async {
         let mut connection = Dialled::to(address, service, None, TIMEOUT).await.ok()?;
         match connection.ask(ask.clone()).await.ok()? {
-            Body::NotLeader { .. } | Body::OutOfService(_) | Body::Busy { .. } | Body::NoMap => None,
+            ClientResponse::NotLeader { .. }
+            | ClientResponse::OutOfService(_)
+            | ClientResponse::Busy { .. }
+            | ClientResponse::NoMap => None,
             body => Some(body),
         }
     })

@@ -5,7 +5,8 @@
 //! connection exists: they leave right behind the greeting.
 //!
 //! It begins with the range of versions that this build speaks. A replica of a build that knows no ranges refuses that,
-//! and has then taken nothing: everything is sent to it once more, on another socket and after a greeting of its version.
+//! and has then taken nothing: everything is sent to it once more, on another socket and after a greeting of its
+//! version.
 //!
 //! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
@@ -26,9 +27,9 @@ use crate::client::limits::{
 };
 use crate::client::{Context, lock};
 use crate::frames::{
-    Ask, Body, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
-    KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, Request, Response, Service, Welcome,
-    is_before_ranges,
+    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
+    KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, RequestFrame,
+    ResponseFrame, Service, Welcome, is_before_ranges,
 };
 
 /// A write buffer above this is given back after use, in bytes.
@@ -38,7 +39,7 @@ const WRITE_BUFFER_KEEP_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub enum Event<M> {
     /// An answer came.
-    Reply(Body<M>),
+    Reply(ClientResponse<M>),
     /// The connection ended before an answer came.
     Broken {
         /// Whether the copy may have reached the other side.
@@ -145,7 +146,7 @@ impl<M: Map> Connection<M> {
     /// Queues a request. `None` if the connection has ended, or too much waits already.
     pub fn post(
         self: &Arc<Connection<M>>,
-        ask: Ask,
+        ask: ClientRequest,
         epoch: u64,
         events: &EventSender<M>,
         copy: u32,
@@ -157,9 +158,9 @@ impl<M: Map> Connection<M> {
         }
         state.last_id += 1;
         let id = state.last_id;
-        let number = if let Ask::Write { number, .. } = &ask { *number } else { id };
+        let number = if let ClientRequest::Write { number, .. } = &ask { *number } else { id };
         let start = state.out.len();
-        append(&mut state.out, KIND_REQUEST, &Request { id, epoch, ask });
+        append(&mut state.out, KIND_REQUEST, &RequestFrame { id, epoch, ask });
         let end = state.out.len();
         state.pending.insert(id, Pending { events: events.clone(), copy, start, end, written_at: None });
         drop(state);
@@ -347,9 +348,9 @@ impl<M: Map> Connection<M> {
         Ok(())
     }
 
-    fn deliver(&self, response: Response<M>) {
+    fn deliver(&self, response: ResponseFrame<M>) {
         let mut state = lock(&self.state);
-        if let Body::Part(_) = response.body {
+        if let ClientResponse::Part(_) = response.body {
             let Some(request) = state.pending.get(&response.id) else { return };
             request.tell(Event::Reply(response.body));
             return;
@@ -364,7 +365,9 @@ impl<M: Map> Connection<M> {
                 let Some(place) = state.late.iter().position(|(id, _)| *id == response.id) else { return };
                 let late = state.late.remove(place);
                 drop(state);
-                if let (Some(trace), Some((_, number)), Body::Answer(_)) = (&self.context.trace, late, &response.body) {
+                if let (Some(trace), Some((_, number)), ClientResponse::Answer(_)) =
+                    (&self.context.trace, late, &response.body)
+                {
                     trace.duplicate(self.number, number);
                 }
             }
@@ -493,7 +496,7 @@ mod tests {
 
     type Connection = super::Connection<()>;
     type Posted = super::Posted<()>;
-    type Response = crate::frames::Response<()>;
+    type ResponseFrame = crate::frames::ResponseFrame<()>;
 
     fn context() -> Arc<Context> {
         Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(None), trace: None, network: None })
@@ -508,15 +511,15 @@ mod tests {
         let (sender, mut events) = mpsc::unbounded_channel();
         // The connection's task has not run yet on this single thread, so nothing was taken.
         let posted: Vec<Posted> =
-            (0..3u16).map(|to| connection.post(Ask::Transfer { to }, 0, &sender, 0).unwrap()).collect();
+            (0..3u16).map(|to| connection.post(ClientRequest::Transfer { to }, 0, &sender, 0).unwrap()).collect();
         assert!(posted[1].withdraw());
-        drop(connection.post(Ask::Transfer { to: 9 }, 0, &sender, 0).unwrap());
+        drop(connection.post(ClientRequest::Transfer { to: 9 }, 0, &sender, 0).unwrap());
         let (stream, _) = listener.accept().await.unwrap();
         let mut reader = FrameReader::new(stream, FRAME_PAYLOAD_MAX_BYTES);
         assert_eq!(reader.next().await.unwrap().unwrap().kind, KIND_RANGED_HELLO);
         for expected in [0, 2] {
-            let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
-            assert_eq!(request.ask, Ask::Transfer { to: expected });
+            let request: RequestFrame = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
+            assert_eq!(request.ask, ClientRequest::Transfer { to: expected });
         }
         assert!(!posted[0].withdraw(), "it has left");
         connection.close("enough", true);
@@ -536,7 +539,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let connection = Connection::open(context(), address, Service::Manager, 1);
         let (sender, mut events) = mpsc::unbounded_channel();
-        let transfer = |to| connection.post(Ask::Transfer { to }, 0, &sender, 0).unwrap();
+        let transfer = |to| connection.post(ClientRequest::Transfer { to }, 0, &sender, 0).unwrap();
         let first = transfer(0);
         let (stream, _) = listener.accept().await.unwrap();
         let (read, mut write) = stream.into_split();
@@ -559,16 +562,16 @@ mod tests {
         let expected = Hello { magic: MAGIC, cluster: None, service: Service::Manager };
         assert_eq!((frame.kind, hello), (KIND_HELLO, expected));
         for expected in [0, 2] {
-            let request: Request = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
-            assert_eq!(request.ask, Ask::Transfer { to: expected });
+            let request: RequestFrame = codec::decode(reader.next().await.unwrap().unwrap().payload).unwrap();
+            assert_eq!(request.ask, ClientRequest::Transfer { to: expected });
         }
         let mut answers = Vec::new();
         append(&mut answers, KIND_WELCOME, &Welcome { cluster: None, epoch: 0 });
-        append(&mut answers, KIND_RESPONSE, &Response { id: first.id, body: Body::Done });
-        append(&mut answers, KIND_RESPONSE, &Response { id: third.id, body: Body::Done });
+        append(&mut answers, KIND_RESPONSE, &ResponseFrame { id: first.id, body: ClientResponse::Done });
+        append(&mut answers, KIND_RESPONSE, &ResponseFrame { id: third.id, body: ClientResponse::Done });
         tokio::io::AsyncWriteExt::write_all(&mut write, &answers).await.unwrap();
         for _ in 0..2 {
-            assert!(matches!(events.recv().await.unwrap().event, Event::Reply(Body::Done)));
+            assert!(matches!(events.recv().await.unwrap().event, Event::Reply(ClientResponse::Done)));
         }
         assert!(connection.end().is_none());
     }
@@ -578,7 +581,7 @@ mod tests {
     async fn connection_garbage_or_half_frame_ends_and_requests_hear_of_it() {
         let half = {
             let mut frame = Vec::new();
-            append(&mut frame, KIND_RESPONSE, &Response { id: 1, body: Body::Done });
+            append(&mut frame, KIND_RESPONSE, &ResponseFrame { id: 1, body: ClientResponse::Done });
             frame.truncate(frame.len() - 1);
             frame
         };
@@ -587,7 +590,7 @@ mod tests {
             let address = listener.local_addr().unwrap().to_string();
             let connection = Connection::open(context(), address, Service::Manager, 1);
             let (sender, mut events) = mpsc::unbounded_channel();
-            let _posted = connection.post(Ask::Map, 0, &sender, 0).unwrap();
+            let _posted = connection.post(ClientRequest::Map, 0, &sender, 0).unwrap();
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
             drop(stream);
@@ -614,7 +617,7 @@ mod tests {
             loop {
                 let frame = self.reader.next().await.unwrap().unwrap();
                 if frame.kind == KIND_REQUEST {
-                    return codec::decode::<Request>(frame.payload).unwrap().id;
+                    return codec::decode::<RequestFrame>(frame.payload).unwrap().id;
                 }
             }
         }
@@ -663,13 +666,13 @@ mod tests {
         for pause_s in [3, 9, 11, 12, 3600] {
             // A program that waits for its user's next line: nothing runs, and then the request is there at once.
             tokio::time::advance(std::time::Duration::from_secs(pause_s)).await;
-            let _posted = connection.post(Ask::Map, 0, &sender, 0).unwrap();
+            let _posted = connection.post(ClientRequest::Map, 0, &sender, 0).unwrap();
             let id = meanwhile(&mut task, far.next_request()).await;
             // The answer takes a while, too.
             meanwhile(&mut task, tokio::time::sleep(CONNECTION_DEAD - std::time::Duration::from_millis(1))).await;
-            meanwhile(&mut task, far.say(KIND_RESPONSE, &Response { id, body: Body::NoMap })).await;
+            meanwhile(&mut task, far.say(KIND_RESPONSE, &ResponseFrame { id, body: ClientResponse::NoMap })).await;
             let heard = meanwhile(&mut task, events.recv()).await.unwrap();
-            assert!(matches!(heard.event, Event::Reply(Body::NoMap)), "after {pause_s} s");
+            assert!(matches!(heard.event, Event::Reply(ClientResponse::NoMap)), "after {pause_s} s");
         }
     }
 
@@ -681,12 +684,12 @@ mod tests {
         let (sender, _events) = mpsc::unbounded_channel();
         meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &welcome())).await;
         meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(60))).await;
-        let _first = connection.post(Ask::Map, 0, &sender, 0).unwrap();
+        let _first = connection.post(ClientRequest::Map, 0, &sender, 0).unwrap();
         meanwhile(&mut task, far.next_request()).await;
         let written_at = Instant::now();
         // Later requests are no sign of life of the server.
         meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_secs(6))).await;
-        let _second = connection.post(Ask::Map, 0, &sender, 1).unwrap();
+        let _second = connection.post(ClientRequest::Map, 0, &sender, 1).unwrap();
         assert_eq!(why(task.await), "silent for too long");
         let waited = written_at.elapsed();
         let late = std::time::Duration::from_millis(2);

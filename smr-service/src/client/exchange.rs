@@ -4,8 +4,9 @@
 //! refusal, the connection's end, silence, the deadline, or another leader becomes known. Nothing but an answer or the
 //! deadline ends the exchange. All copies of a write carry the same session and number, so they have one effect.
 //!
-//! What is *certain not to have happened*: copies that never left, and copies that were refused ([`Body`]: "unless it
-//! says otherwise the request had no effect and never will"). Everything else is unknown (fault catalogue C9).
+//! What is *certain not to have happened*: copies that never left, and copies that were refused ([`ClientResponse`]:
+//! "unless it says otherwise the request had no effect and never will"). Everything else is unknown (fault catalogue
+//! C9).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::client::connection::{CopyEvent, Event, EventSender, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
 use crate::client::{Context, TimedOut, earlier, sleep_until};
-use crate::frames::{Ask, Body, Map};
+use crate::frames::{ClientRequest, ClientResponse, Map};
 
 /// A request on its way, across as many copies as it takes.
 pub struct Exchange<'c, M: Map> {
@@ -59,7 +60,7 @@ pub enum Final<M> {
     /// The answer, in parts (one, except for a SCAN).
     Answer(Vec<Bytes>),
     /// Anything else that the caller must deal with.
-    Body(Body<M>),
+    Response(ClientResponse<M>),
 }
 
 /// How an exchange, or what surrounds it, fails.
@@ -116,7 +117,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     }
 
     /// Runs to an answer or the deadline. May be called again after an answer that the caller wants to ask again about.
-    pub async fn run(&mut self, epoch: u64, ask: &(dyn Fn() -> Ask + Sync)) -> Result<Final<M>, TimedOut> {
+    pub async fn run(&mut self, epoch: u64, ask: &(dyn Fn() -> ClientRequest + Sync)) -> Result<Final<M>, TimedOut> {
         loop {
             let now = Instant::now();
             self.not_before = self.not_before.filter(|at| *at > now);
@@ -155,7 +156,7 @@ impl<'c, M: Map> Exchange<'c, M> {
         }
     }
 
-    fn post(&mut self, replica: u16, epoch: u64, ask: Ask) -> bool {
+    fn post(&mut self, replica: u16, epoch: u64, ask: ClientRequest) -> bool {
         let Some(link) = self.group.links.get(usize::from(replica)) else { return false };
         let number = self.next_copy;
         let Some(posted) = link.connection().and_then(|connection| connection.post(ask, epoch, &self.sender, number))
@@ -176,7 +177,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     fn take(&mut self, CopyEvent { copy, event }: CopyEvent<M>) -> Option<Final<M>> {
         let place = self.copies.iter().position(|out| out.number == copy)?; // an abandoned copy has no say
         let replica = self.copies[place].replica;
-        if let Event::Reply(Body::Part(part)) = event {
+        if let Event::Reply(ClientResponse::Part(part)) = event {
             let copy = &mut self.copies[place];
             copy.parts.push(part);
             copy.silent_at = Instant::now() + SILENCE;
@@ -193,7 +194,7 @@ impl<'c, M: Map> Exchange<'c, M> {
             }
         };
         match body {
-            Body::Answer(last) => {
+            ClientResponse::Answer(last) => {
                 self.group.learn(|belief| belief.served(replica));
                 if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
                     trace.received(link.number(), copy.posted.number);
@@ -201,29 +202,29 @@ impl<'c, M: Map> Exchange<'c, M> {
                 copy.parts.push(last);
                 return Some(Final::Answer(copy.parts));
             }
-            Body::NotLeader { leader, term } => {
+            ClientResponse::NotLeader { leader, term } => {
                 let leader = leader.filter(|leader| usize::from(*leader) < self.group.links.len());
                 self.group.learn(|belief| belief.redirected(replica, leader, term));
                 self.step_back("not the leader");
             }
-            Body::Busy { retry_after_ms } => {
+            ClientResponse::Busy { retry_after_ms } => {
                 self.group.learn(|belief| belief.heard(replica));
                 let hint = Duration::from_millis(u64::from(retry_after_ms.max(1))).min(BUSY_PAUSE_MAX);
                 self.pause_for(self.context.jitter.between(hint, hint * 2));
             }
-            Body::Unknown => {
+            ClientResponse::Unknown => {
                 self.unknown = true;
                 self.group.learn(|belief| belief.deposed(replica));
                 self.step_back("outcome unknown");
             }
-            Body::OutOfService(reason) => {
+            ClientResponse::OutOfService(reason) => {
                 tracing::debug!(group = self.group.name, replica, reason, "out of service");
                 self.group.learn(|belief| belief.suspect(replica));
                 self.step_back("out of service");
             }
             other => {
                 self.group.learn(|belief| belief.heard(replica));
-                return Some(Final::Body(other));
+                return Some(Final::Response(other));
             }
         }
         None

@@ -12,7 +12,7 @@ use crate::client::connection::{CopyEvent, Event, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
 use crate::client::link::troubles;
-use crate::frames::{Ask, Body, Map};
+use crate::frames::{ClientRequest, ClientResponse, Map};
 
 /// Runs until a leader is believed in, or nobody waits for one.
 pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
@@ -27,8 +27,9 @@ pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
         }
         for (replica, link) in group.links.iter().enumerate() {
             if questions[replica].is_none() {
-                questions[replica] =
-                    link.connection().and_then(|connection| connection.post(Ask::Status, 0, &sender, replica as u32));
+                questions[replica] = link
+                    .connection()
+                    .and_then(|connection| connection.post(ClientRequest::Status, 0, &sender, replica as u32));
             }
         }
         let round_end = Instant::now() + context.jitter.growing(round, FIND_PAUSE);
@@ -66,7 +67,7 @@ async fn hear<M: Map>(
             *question = None;
         }
         match event {
-            Event::Reply(Body::Status(status)) => {
+            Event::Reply(ClientResponse::Status(status)) => {
                 let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
                 let term = status.term.0;
                 if !leads {

@@ -13,7 +13,7 @@ use crate::client::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
 use crate::client::link::Link;
 use crate::client::session::Session;
 use crate::client::{Context, TimedOut, before, finder, lock};
-use crate::frames::{Ask, Body, Map, Service};
+use crate::frames::{ClientRequest, ClientResponse, Map, Service};
 
 /// The replicas of a group, or the managers.
 pub struct Group<M: Map> {
@@ -96,13 +96,13 @@ impl<M: Map> Group<M> {
         }
         // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day.
         let mut exchange = Exchange::new(context, self, deadline);
-        match exchange.run(epoch, &|| Ask::OpenSession).await? {
-            Final::Body(Body::SessionOpened(client)) => {
+        match exchange.run(epoch, &|| ClientRequest::OpenSession).await? {
+            Final::Response(ClientResponse::SessionOpened(client)) => {
                 let session = Arc::new(Session::new(client));
                 *lock(&self.session) = Some(Arc::clone(&session));
                 Ok(session)
             }
-            Final::Body(Body::Refused(reason)) => Err(Failure::Refused(reason)),
+            Final::Response(ClientResponse::Refused(reason)) => Err(Failure::Refused(reason)),
             other => Err(Failure::Senseless(format!("{other:?} to OpenSession"))),
         }
     }

@@ -20,8 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
-use super::{Backend, ListenerLimits, Phase, Shared, body_of};
-use crate::frames::{Ask, Body, KIND_REQUEST, KIND_RESPONSE, Map, Request, Response};
+use super::{Backend, ListenerLimits, Phase, Shared, response_of};
+use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, KIND_RESPONSE, Map, RequestFrame, ResponseFrame};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
 const READ_MIN_BYTES: usize = 16 << 10;
@@ -67,11 +67,11 @@ struct Responder<B: Backend> {
 
 impl<B: Backend> ReplySink for Responder<B> {
     fn deliver(&self, tag: u64, outcome: Outcome) {
-        self.queue.deliver(tag, body_of(&*self.backend, outcome));
+        self.queue.deliver(tag, response_of(&*self.backend, outcome));
     }
 
     fn deliver_now(&self, tag: u64, outcome: Outcome) {
-        self.queue.deliver_now(tag, body_of(&*self.backend, outcome));
+        self.queue.deliver_now(tag, response_of(&*self.backend, outcome));
     }
 
     fn has_room(&self) -> bool {
@@ -221,8 +221,8 @@ fn room_for(buffer: &[u8]) -> usize {
     missing.clamp(READ_MIN_BYTES, READ_AHEAD_MAX_BYTES)
 }
 
-async fn take_request<B: Backend>(responder: &Arc<Responder<B>>, request: Request, len_bytes: usize) {
-    let harmless = matches!(request.ask, Ask::Read { .. } | Ask::Status | Ask::Map);
+async fn take_request<B: Backend>(responder: &Arc<Responder<B>>, request: RequestFrame, len_bytes: usize) {
+    let harmless = matches!(request.ask, ClientRequest::Read { .. } | ClientRequest::Status | ClientRequest::Map);
     match responder.queue.admit(request.id, len_bytes, harmless) {
         Admission::Granted(tag) => {
             let reply = ReplyTo { tag, sink: Arc::clone(responder) as Arc<dyn ReplySink> };
@@ -233,7 +233,7 @@ async fn take_request<B: Backend>(responder: &Arc<Responder<B>>, request: Reques
         // A client that keeps asking without listening is not read any further.
         Admission::Denied => {
             responder.backend.flush();
-            responder.queue.tell(request.id, Body::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
+            responder.queue.tell(request.id, ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
         }
     }
 }
@@ -263,13 +263,13 @@ async fn write_responses<B: Backend>(responder: Arc<Responder<B>>, output: Arc<d
     responder.queue.close();
 }
 
-pub(super) fn encode<M: Map>(buffer: &mut Vec<u8>, response: Response<M>) {
+pub(super) fn encode<M: Map>(buffer: &mut Vec<u8>, response: ResponseFrame<M>) {
     let id = response.id;
     if let Err(error) = codec::frame(buffer, KIND_RESPONSE, &response) {
         // Limits make this impossible; a client that waits for ever would be worse than one that learns of the bug.
         tracing::error!(%error, "an answer does not fit into a frame");
-        let body = Body::Refused(format!("the answer does not fit: {error}"));
-        codec::frame(buffer, KIND_RESPONSE, &Response::<M> { id, body })
+        let body = ClientResponse::Refused(format!("the answer does not fit: {error}"));
+        codec::frame(buffer, KIND_RESPONSE, &ResponseFrame::<M> { id, body })
             .unwrap_or_else(|error| panic!("a refusal does not fit: {error}"));
     }
 }

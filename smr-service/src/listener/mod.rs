@@ -12,7 +12,7 @@
 //! - Each request that was read is answered once, unless the connection breaks. What breaks says nothing about effects.
 //! - Everything is bounded ([`ListenerLimits`]): connections and, apart from them, strangers who have not said who they
 //!   are, requests and bytes under way, what waits to be written, the time for a handshake, for the rest of a frame,
-//!   and for a client to read. Beyond a bound: [`Body::Busy`], or the connection ends.
+//!   and for a client to read. Beyond a bound: [`ClientResponse::Busy`], or the connection ends.
 //! - No bytes from a client, however mangled, do more than end their own connection (fault catalogue B1–B4, B7).
 //! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
 
@@ -37,7 +37,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
-use crate::frames::{Ask, Body, Map, Service};
+use crate::frames::{ClientRequest, ClientResponse, Map, Service};
 use crate::limits;
 use crate::process::descriptor_limit;
 
@@ -73,19 +73,19 @@ pub trait Backend: Send + Sync + 'static {
     /// Answers at once (`Some`), or takes the request over and answers through `reply` (`None`). Runs on a network
     /// thread, so it must not block. `epoch` is the one that the client routed by. What was taken over may wait for
     /// [`Backend::flush`].
-    fn ask(&self, ask: Ask, epoch: u64, reply: ReplyTo) -> Option<Body<Self::Map>>;
+    fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse<Self::Map>>;
 
     /// The requests that one read has brought were asked. Must not wait for anything either.
     fn flush(&self) {}
 
     /// What the replica says of itself, and what is known of it besides.
-    fn status(&self, status: Box<ReplicaStatus>) -> Body<Self::Map> {
-        Body::Status(status)
+    fn status(&self, status: Box<ReplicaStatus>) -> ClientResponse<Self::Map> {
+        ClientResponse::Status(status)
     }
 
     /// What the state machine's answer means to the client.
-    fn answer(&self, answer: Bytes) -> Body<Self::Map> {
-        Body::Answer(answer)
+    fn answer(&self, answer: Bytes) -> ClientResponse<Self::Map> {
+        ClientResponse::Answer(answer)
     }
 }
 
@@ -338,21 +338,23 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// What a replica's outcome is to a client. The one place where the two vocabularies meet.
-fn body_of<B: Backend>(backend: &B, outcome: Outcome) -> Body<B::Map> {
+fn response_of<B: Backend>(backend: &B, outcome: Outcome) -> ClientResponse<B::Map> {
     match outcome {
         Outcome::Answer(answer) => backend.answer(answer),
-        Outcome::SessionOpened(client) => Body::SessionOpened(client),
+        Outcome::SessionOpened(client) => ClientResponse::SessionOpened(client),
         Outcome::Status(status) => backend.status(status),
-        Outcome::Done => Body::Done,
-        Outcome::NotLeader(not) => Body::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 },
-        Outcome::Busy { retry_after_ms } => Body::Busy { retry_after_ms },
-        Outcome::DiskFull => Body::DiskFull,
-        Outcome::TooLarge { limit_bytes } => Body::TooLarge { limit_bytes },
-        Outcome::SessionExpired => Body::SessionExpired,
-        Outcome::AnswerGone => Body::AnswerGone,
-        Outcome::Refused(reason) => Body::Refused(reason),
-        Outcome::Unknown => Body::Unknown,
-        Outcome::OutOfService(reason) => Body::OutOfService(reason),
+        Outcome::Done => ClientResponse::Done,
+        Outcome::NotLeader(not) => {
+            ClientResponse::NotLeader { leader: not.leader.map(|name| name.0), term: not.term.0 }
+        }
+        Outcome::Busy { retry_after_ms } => ClientResponse::Busy { retry_after_ms },
+        Outcome::DiskFull => ClientResponse::DiskFull,
+        Outcome::TooLarge { limit_bytes } => ClientResponse::TooLarge { limit_bytes },
+        Outcome::SessionExpired => ClientResponse::SessionExpired,
+        Outcome::AnswerGone => ClientResponse::AnswerGone,
+        Outcome::Refused(reason) => ClientResponse::Refused(reason),
+        Outcome::Unknown => ClientResponse::Unknown,
+        Outcome::OutOfService(reason) => ClientResponse::OutOfService(reason),
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::ListenerLimits;
 use super::connection::{RETRY_AFTER_MS, encode};
-use crate::frames::{Body, Map, Response};
+use crate::frames::{ClientResponse, Map, ResponseFrame};
 
 /// The writer takes responses until it has this much, in bytes.
 const WRITE_AIM_BYTES: usize = 256 << 10;
@@ -103,7 +103,7 @@ struct State<M> {
     /// Bytes of the requests under way.
     in_flight_bytes: usize,
     /// Responses that wait to be written, and their weight.
-    ready: VecDeque<Response<M>>,
+    ready: VecDeque<ResponseFrame<M>>,
     ready_bytes: usize,
     /// What is kept free for answers that are on their way here.
     reserved_bytes: usize,
@@ -267,7 +267,7 @@ impl<M: Map> Queue<M> {
     }
 
     /// Takes what became of an admitted request. Never blocks.
-    pub(super) fn deliver(&self, tag: u64, body: Body<M>) {
+    pub(super) fn deliver(&self, tag: u64, body: ClientResponse<M>) {
         let mut state = self.lock();
         let slot = usize::try_from(tag).ok().and_then(|tag| state.slots.get_mut(tag)?.take());
         let Some(slot) = slot else {
@@ -285,10 +285,10 @@ impl<M: Map> Queue<M> {
         let kept = if slot.scan.is_some() { usize::MAX } else { kept };
         let fits = weight <= slot.reserved_bytes || (within && (weight <= kept || self.fits(&state, weight)));
         match (fits, slot.harmless) {
-            (true, _) => self.push(&mut state, Response { id: slot.id, body }),
+            (true, _) => self.push(&mut state, ResponseFrame { id: slot.id, body }),
             (false, true) => {
-                let body = Body::Busy { retry_after_ms: RETRY_AFTER_MS };
-                self.push(&mut state, Response { id: slot.id, body });
+                let body = ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS };
+                self.push(&mut state, ResponseFrame { id: slot.id, body });
             }
             // It happened, and there is no room to say so: the client asks again on another connection, and the replica
             // knows.
@@ -330,7 +330,7 @@ impl<M: Map> Queue<M> {
     }
 
     /// Like [`Queue::deliver`], and writes it at once if nothing else is being written.
-    pub(super) fn deliver_now(&self, tag: u64, body: Body<M>) {
+    pub(super) fn deliver_now(&self, tag: u64, body: ClientResponse<M>) {
         // The writer finds what is ready by itself, if it is at work.
         let waits = std::mem::take(&mut self.lock().writer_waits);
         self.deliver(tag, body);
@@ -421,19 +421,19 @@ impl<M: Map> Queue<M> {
             scan.sent_bytes += part.len() as u64;
         }
         let id = slot.id;
-        self.push(&mut state, Response { id, body: Body::Part(part) });
+        self.push(&mut state, ResponseFrame { id, body: ClientResponse::Part(part) });
         state.open
     }
 
     /// Answers a request that was not admitted; waits while very many responses wait to be written.
-    pub(super) async fn tell(&self, id: u64, body: Body<M>) {
+    pub(super) async fn tell(&self, id: u64, body: ClientResponse<M>) {
         loop {
             {
                 let mut state = self.lock();
                 // Every admitted request keeps its place among the responses, and as many again may be refusals.
                 let room = state.answers_bytes() == 0 || self.fits(&state, RESPONSE_OVERHEAD_BYTES);
                 if !state.open || (room && state.ready.len() < 2 * self.requests_max) {
-                    return self.push(&mut state, Response { id, body });
+                    return self.push(&mut state, ResponseFrame { id, body });
                 }
                 state.reader_waits = true;
             }
@@ -504,7 +504,7 @@ impl<M: Map> Queue<M> {
         self.shut(&mut self.lock());
     }
 
-    fn push(&self, state: &mut State<M>, response: Response<M>) {
+    fn push(&self, state: &mut State<M>, response: ResponseFrame<M>) {
         if state.open {
             state.ready_bytes += weight(&response.body);
         }
@@ -556,17 +556,17 @@ impl<M: Map> Drop for Queue<M> {
     }
 }
 
-fn weight<M>(body: &Body<M>) -> usize {
+fn weight<M>(body: &ClientResponse<M>) -> usize {
     RESPONSE_OVERHEAD_BYTES
         + match body {
-            Body::Answer(bytes) | Body::Part(bytes) => bytes.len(),
-            Body::Status(_)
-            | Body::Map(_)
-            | Body::Registered(_)
-            | Body::Occupied { .. }
-            | Body::GenesisRefused { .. }
-            | Body::Disqualified { .. } => DESCRIPTION_BYTES,
-            Body::Refused(reason) | Body::OutOfService(reason) => reason.len(),
+            ClientResponse::Answer(bytes) | ClientResponse::Part(bytes) => bytes.len(),
+            ClientResponse::Status(_)
+            | ClientResponse::Map(_)
+            | ClientResponse::Registered(_)
+            | ClientResponse::Occupied { .. }
+            | ClientResponse::GenesisRefused { .. }
+            | ClientResponse::Disqualified { .. } => DESCRIPTION_BYTES,
+            ClientResponse::Refused(reason) | ClientResponse::OutOfService(reason) => reason.len(),
             _ => 0,
         }
 }
@@ -579,7 +579,7 @@ mod tests {
     use super::*;
 
     type Queue = super::Queue<()>;
-    type Response = crate::frames::Response<()>;
+    type ResponseFrame = crate::frames::ResponseFrame<()>;
 
     fn limits() -> ListenerLimits {
         ListenerLimits {
@@ -602,13 +602,13 @@ mod tests {
         }
     }
 
-    fn taken(queue: &Queue) -> Vec<Response> {
+    fn taken(queue: &Queue) -> Vec<ResponseFrame> {
         let mut frames = Vec::new();
         assert_eq!(queue.take(&mut frames), Turn::Write);
         responses(frames)
     }
 
-    fn responses(mut frames: Vec<u8>) -> Vec<Response> {
+    fn responses(mut frames: Vec<u8>) -> Vec<ResponseFrame> {
         let mut responses = Vec::new();
         while let Some(frame) = next_frame(&frames, usize::MAX).expect("frames of our own") {
             responses.push(codec::decode(frame.payload).expect("a response of our own"));
@@ -625,7 +625,7 @@ mod tests {
             granted(&queue, id, 10, true);
         }
         assert_eq!(queue.admit(4, 10, true), Admission::Denied, "four are under way");
-        queue.deliver(0, Body::Done);
+        queue.deliver(0, ClientResponse::Done);
         assert_eq!(queue.admit(4, 10, true), Admission::Denied, "three are under way, one waits to be written");
         assert_eq!(taken(&queue).len(), 1);
         assert_eq!(queue.admit(4, 980, true), Admission::Denied, "too many bytes");
@@ -643,11 +643,11 @@ mod tests {
     fn deliver_tag_reused_answers_carry_their_own_ids() {
         let queue = queue();
         let first = granted(&queue, 71, 1, false);
-        queue.deliver(first, Body::Done);
+        queue.deliver(first, ClientResponse::Done);
         let second = granted(&queue, 72, 1, false);
         assert_eq!(first, second, "the tag is free again");
-        queue.deliver(second, Body::Unknown);
-        queue.deliver(second, Body::Done); // answered twice: dropped
+        queue.deliver(second, ClientResponse::Unknown);
+        queue.deliver(second, ClientResponse::Done); // answered twice: dropped
         let ids: Vec<u64> = taken(&queue).iter().map(|response| response.id).collect();
         assert_eq!(ids, [71, 72]);
     }
@@ -656,12 +656,12 @@ mod tests {
     #[test]
     fn deliver_beyond_answer_bytes_reads_are_busy_and_a_write_ends_the_connection() {
         let queue = queue();
-        let large = || Body::Answer(Bytes::from(vec![0; 1500]));
+        let large = || ClientResponse::Answer(Bytes::from(vec![0; 1500]));
         let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, id != 2)).collect();
         queue.deliver(tags[0], large());
         queue.deliver(tags[1], large());
-        let bodies: Vec<Body<()>> = taken(&queue).into_iter().map(|response| response.body).collect();
-        assert_eq!(bodies, [large(), Body::Busy { retry_after_ms: RETRY_AFTER_MS }]);
+        let bodies: Vec<ClientResponse<()>> = taken(&queue).into_iter().map(|response| response.body).collect();
+        assert_eq!(bodies, [large(), ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS }]);
 
         let other = granted(&queue, 3, 1, true);
         queue.deliver(other, large());
@@ -686,11 +686,11 @@ mod tests {
         queue.write_to(&socket);
         let tags: Vec<u64> = (1..=3).map(|id| granted(&queue, id, 10, false)).collect();
         // The writer has not begun to wait: it is at work, and will find the answer.
-        queue.deliver_now(tags[0], Body::Done);
+        queue.deliver_now(tags[0], ClientResponse::Done);
         assert_eq!(taken(&queue).len(), 1);
         assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
-        queue.deliver_now(tags[1], Body::Done);
-        queue.deliver_now(tags[2], Body::Done);
+        queue.deliver_now(tags[1], ClientResponse::Done);
+        queue.deliver_now(tags[2], ClientResponse::Done);
         let mut frames = vec![0; 1000];
         let count = tokio::io::AsyncReadExt::read(&mut far, &mut frames).await.unwrap();
         frames.truncate(count);
@@ -710,7 +710,7 @@ mod tests {
         queue.no_more_requests();
         queue.something_to_write().await;
         assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
-        queue.deliver_now(tag, Body::Done);
+        queue.deliver_now(tag, ClientResponse::Done);
         queue.something_to_write().await;
         assert_eq!(queue.take(&mut Vec::new()), Turn::End);
     }
@@ -725,7 +725,7 @@ mod tests {
         let left = loop {
             assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
             let tag = granted(&queue, delivered, 10, false);
-            queue.deliver_now(tag, Body::Answer(Bytes::from(vec![7; 1000])));
+            queue.deliver_now(tag, ClientResponse::Answer(Bytes::from(vec![7; 1000])));
             delivered += 1;
             if !queue.lock().begun.is_empty() {
                 break queue.lock().begun.len();
@@ -734,10 +734,10 @@ mod tests {
         queue.something_to_write().await;
         let mut frames = Vec::new();
         let tag = granted(&queue, delivered, 10, false);
-        queue.deliver_now(tag, Body::Done);
+        queue.deliver_now(tag, ClientResponse::Done);
         assert_eq!(queue.take(&mut frames), Turn::Write);
         let behind = responses(frames.split_off(left));
-        assert_eq!(behind, [Response { id: delivered, body: Body::Done }], "what was begun comes first");
+        assert_eq!(behind, [ResponseFrame { id: delivered, body: ClientResponse::Done }], "what was begun comes first");
     }
 
     /// Whether there is room for a part now.
@@ -776,7 +776,7 @@ mod tests {
         let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, true)).collect();
         assert!(queue.begin_parts(tags[0]) && queue.begin_parts(tags[1]));
         assert!(!queue.begin_parts(tags[2]));
-        queue.deliver(tags[0], Body::Done);
+        queue.deliver(tags[0], ClientResponse::Done);
         assert!(queue.begin_parts(tags[2]), "one has ended");
     }
 
@@ -838,7 +838,7 @@ mod tests {
         let queue = Queue::new(&limits(), Arc::clone(&held));
         let tag = granted(&queue, 1, 100, false);
         granted(&queue, 2, 200, false);
-        queue.deliver(tag, Body::Done);
+        queue.deliver(tag, ClientResponse::Done);
         assert!(held.bytes() > 200);
         drop(queue);
         assert_eq!(held.bytes(), 0);
@@ -862,11 +862,11 @@ mod tests {
             for id in 0..500 {
                 let Admission::Granted(tag) = queue.admit(id, 40, true) else { break };
                 if !queue.has_room() || !queue.reserve(tag, value.len()) {
-                    queue.deliver(tag, Body::Busy { retry_after_ms: 1 });
+                    queue.deliver(tag, ClientResponse::Busy { retry_after_ms: 1 });
                     continue;
                 }
                 answered += 1;
-                queue.deliver(tag, Body::Answer(value.clone()));
+                queue.deliver(tag, ClientResponse::Answer(value.clone()));
                 // Its writer has begun, and does not get on.
                 if id == 0 {
                     taken(queue);
@@ -882,9 +882,12 @@ mod tests {
         for id in 0..10 {
             let tag = granted(&queue, id, 1_000, false);
             assert!(queue.has_room() && queue.reserve(tag, 1_000));
-            queue.deliver(tag, Body::Answer(Bytes::from(vec![0; 1_000])));
+            queue.deliver(tag, ClientResponse::Answer(Bytes::from(vec![0; 1_000])));
         }
-        assert_eq!(taken(&queue).iter().filter(|response| matches!(response.body, Body::Answer(_))).count(), 10);
+        assert_eq!(
+            taken(&queue).iter().filter(|response| matches!(response.body, ClientResponse::Answer(_))).count(),
+            10
+        );
         drop((hostile, queue));
         assert_eq!(held.bytes(), 0);
     }
@@ -895,7 +898,7 @@ mod tests {
         let queue = queue();
         let held = || queue.held.bytes();
         let tag = granted(&queue, 1, 1, true);
-        queue.deliver(tag, Body::Answer(Bytes::from(vec![0; 1500])));
+        queue.deliver(tag, ClientResponse::Answer(Bytes::from(vec![0; 1500])));
         assert_eq!(taken(&queue).len(), 1);
         assert_eq!(held(), 1500 + RESPONSE_OVERHEAD_BYTES);
         assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
@@ -933,7 +936,7 @@ mod tests {
         let tag = granted(&queue, 1, 1, false);
         queue.no_more_requests();
         assert_eq!(queue.take(&mut Vec::new()), Turn::Wait);
-        queue.deliver(tag, Body::Done);
+        queue.deliver(tag, ClientResponse::Done);
         assert_eq!(taken(&queue).len(), 1);
         assert_eq!(queue.take(&mut Vec::new()), Turn::End);
     }
