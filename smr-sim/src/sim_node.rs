@@ -770,7 +770,7 @@ impl<S: StateMachine> Serving<S> {
 
     /// Whether a received snapshot waits to be adopted.
     pub(super) fn installs(&self) -> bool {
-        self.jobs.iter().any(|job| matches!(job, DiskJob::Adopt(_)))
+        self.jobs.iter().any(|job| matches!(job, DiskJob::PublishSnapshot(_)))
     }
 
     /// Whether entries that contradict the leader's wait to be removed.

@@ -112,7 +112,7 @@ fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
     let len_bytes = file.info().len_bytes;
     assert!(engine.install(Time(1), install(&meta, file, Nothing::default()), len_bytes));
     let actions = engine.take_actions();
-    let adopts = actions.iter().position(|action| matches!(action, Action::Adopt(_)));
+    let adopts = actions.iter().position(|action| matches!(action, Action::PublishSnapshot(_)));
     let changes = actions.iter().position(|action| match action {
         Action::Write(write) => write.log().iter().any(|change| matches!(change, LogChange::Install(_))),
         _ => false,

@@ -232,7 +232,7 @@ impl<W: Workload> World<W> {
                         self.watch.happen(&Happening::WriteIssued { node: from, write: &write });
                         serving.give_to_disk(DiskJob::Write(write));
                     }
-                    Action::Adopt(file) => serving.give_to_disk(DiskJob::Adopt(file)),
+                    Action::PublishSnapshot(file) => serving.give_to_disk(DiskJob::PublishSnapshot(file)),
                     Action::Discard(file) => serving.give_to_disk(DiskJob::Discard(file)),
                     Action::Healed => {
                         serving.give_to_disk(DiskJob::Healed);
@@ -284,7 +284,7 @@ impl<W: Workload> World<W> {
                         self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
                     }
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
-                    Action::LetGo(_) | Action::Report(_) => {}
+                    Action::DropInBackground(_) | Action::Report(_) => {}
                 }
             }
         }

@@ -31,7 +31,7 @@ pub enum DiskJob<M> {
     /// Make this durable.
     Write(Write<M>),
     /// Make this received snapshot the current one.
-    Adopt(ReceivedSnapshot),
+    PublishSnapshot(ReceivedSnapshot),
     /// Remove this received snapshot.
     Discard(ReceivedSnapshot),
     /// The log lacks nothing any more: a start may believe it.
@@ -179,7 +179,7 @@ impl<M> DiskBatch<M> {
                 }
                 self.done.push(write);
             }
-            DiskJob::Adopt(file) => {
+            DiskJob::PublishSnapshot(file) => {
                 self.append()?;
                 match file.adopt() {
                     // One of our own overtook it while it waited here. It covers the log just as well.

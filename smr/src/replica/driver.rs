@@ -32,7 +32,7 @@ use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::scans::Scans;
-use crate::replica::snapshots::{Fullness, Paced, SnapshotFiles, Watched, let_go};
+use crate::replica::snapshots::{Fullness, Pacer, SnapshotFiles, Watched, drop_in_background};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
 use crate::replica::turn_executor::TakeTurns;
 use crate::replica::worker::Worker;
@@ -279,9 +279,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 match action {
                     Action::Send(envelope) => messages_leave |= queue::<P>(&self.transport, envelope),
                     Action::Write(write) => self.give_to_disk(DiskJob::Write(write))?,
-                    Action::Adopt(file) => self.give_to_disk(DiskJob::Adopt(file))?,
+                    Action::PublishSnapshot(file) => self.give_to_disk(DiskJob::PublishSnapshot(file))?,
                     Action::Discard(file) => self.give_to_disk(DiskJob::Discard(file))?,
-                    Action::LetGo(state) => let_go(state),
+                    Action::DropInBackground(state) => drop_in_background(state),
                     Action::Healed => self.give_to_disk(DiskJob::Healed)?,
                     Action::Quarantine(reason) => {
                         // Nobody hears of this node any more, and nothing else is done for it.
@@ -353,7 +353,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let inputs = self.inputs.clone();
         self.digest_worker.give(move || {
             let digest = StateDigest::over(image.meta.last.index, |output| {
-                image.write_whole(&mut Paced::new(output, Fullness::default()))
+                image.write_whole(&mut Pacer::new(output, Fullness::default()))
             });
             // If nobody listens any more the replica has been shut down.
             let _ = inputs.tell(NodeInput::DigestTaken(digest));

@@ -1,7 +1,7 @@
 //! Snapshots between the files, the engine and the network.
 //!
 //! The payload of a snapshot is the session table, then the state machine. A snapshot that arrives is verified and its
-//! state built on a thread of its own that stands back behind the others; the replica thread only swaps the finished
+//! state built on a thread of its own of lower priority than the others; the replica thread only swaps the finished
 //! state in, and hands the old one to another such thread, because letting go of a million records takes time, too.
 
 use std::io;
@@ -23,28 +23,28 @@ use crate::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, Snapsho
 use crate::state_machine::StateMachine;
 use crate::transport::{NotBegun, Offer, SnapshotSink, SnapshotSource};
 
-/// How far a thread that writes, verifies, builds or drops a state stands back behind the others. Not further: a
+/// How far a thread that writes, verifies, builds or drops a state is lowered in priority. Not further: a
 /// snapshot must be done before the log is full, also while requests take all processors.
 const SNAPSHOT_NICE: i32 = 10;
-/// After this many bytes of a snapshot whoever writes or reads it rests.
+/// After this many bytes of a snapshot whoever writes or reads it pauses.
 const PACE_BYTES: usize = 512 << 10;
-/// It rests no longer than this at a time.
-const REST_MAX: Duration = Duration::from_millis(100);
-/// It rests so many times as long as it worked ...
-const REST_LONG: u32 = 3;
-/// ... until it has rested for this long, and from then on as long as it worked: a large state must be written before
+/// It pauses no longer than this at a time.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// It pauses this many times as long as it worked ...
+const PAUSE_LONG: u32 = 3;
+/// ... until it has paused for this long, and from then on as long as it worked: a large state must be written before
 /// the log fills up.
-const REST_LONG_TOTAL: Duration = Duration::from_secs(2);
-/// Having rested for this long it rests no more: whoever waits for it waits for `CALL_MAX_MS` only.
-const REST_TOTAL_MAX: Duration = Duration::from_secs(20);
+const PAUSE_LONG_TOTAL: Duration = Duration::from_secs(2);
+/// Having paused for this long it pauses no more: whoever waits for it waits for `CALL_MAX_MS` only.
+const PAUSE_TOTAL_MAX: Duration = Duration::from_secs(20);
 
-/// How full the log is, in thousandths, for whoever works at what will make room in it: the fuller, the less it rests.
+/// How full the log is, in thousandths, for whoever works at what will make room in it: the fuller, the less it pauses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fullness(Arc<AtomicU32>);
 
 /// From here on, in thousandths, a snapshot is in a hurry ...
 const HURRY_PERMILLE: u32 = 375;
-/// ... and from here on, where the writers are slowed down, it does not rest at all.
+/// ... and from here on, where the writers are slowed down, it does not pause at all.
 const URGENT_PERMILLE: u32 = 500;
 
 impl Fullness {
@@ -52,10 +52,10 @@ impl Fullness {
         self.0.store(permille, Ordering::Relaxed);
     }
 
-    /// How long to rest for each time that was worked, at most.
+    /// How long to pause for each time that was worked, at most.
     fn rest_times_max(&self) -> u32 {
         match self.0.load(Ordering::Relaxed) {
-            ..HURRY_PERMILLE => REST_LONG,
+            ..HURRY_PERMILLE => PAUSE_LONG,
             HURRY_PERMILLE..URGENT_PERMILLE => 1,
             URGENT_PERMILLE.. => 0,
         }
@@ -77,7 +77,7 @@ impl SnapshotFiles {
         genesis: GenesisHash,
     ) -> Result<u64, SnapshotError> {
         let fullness = self.fullness.clone();
-        let written = self.dir.write(&image.meta, genesis, |output| image.write(&mut Paced::new(output, fullness)));
+        let written = self.dir.write(&image.meta, genesis, |output| image.write(&mut Pacer::new(output, fullness)));
         match written {
             Ok(info) => Ok(info.len_bytes),
             Err(SnapshotError::Obsolete { .. }) => Ok(0),
@@ -119,7 +119,7 @@ impl SnapshotFiles {
     ) -> Result<(SessionTable, S), SnapshotError> {
         let reader = self.dir.read(info)?;
         // Nobody is served before it is here.
-        aside(lifeline, move || build(Paced { inner: reader, rests: None }))
+        aside(lifeline, move || build(Pacer { inner: reader, pauses: None }))
     }
 }
 
@@ -149,13 +149,14 @@ impl Watched {
     }
 }
 
-/// On a thread of its own, because that one stands back: the group serves meanwhile, perhaps on the same processors.
+/// On a thread of its own, because that one has a lower priority: the group serves meanwhile, perhaps on the same
+/// processors.
 pub(super) fn aside<T: Send + 'static>(
     lifeline: &Lifeline,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
     let run = move || {
-        stand_back();
+        lower_priority();
         work()
     };
     let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(run).map_err(SnapshotError::State)?;
@@ -165,7 +166,7 @@ pub(super) fn aside<T: Send + 'static>(
     })
 }
 
-fn build<S: StateMachine>(mut reader: Paced<SnapshotReader>) -> Result<(SessionTable, S), SnapshotError> {
+fn build<S: StateMachine>(mut reader: Pacer<SnapshotReader>) -> Result<(SessionTable, S), SnapshotError> {
     let sessions = SessionTable::restore(&mut reader).map_err(SnapshotError::State)?;
     let state = S::restore(&mut reader).map_err(SnapshotError::State)?;
     reader.inner.finish()?;
@@ -173,9 +174,9 @@ fn build<S: StateMachine>(mut reader: Paced<SnapshotReader>) -> Result<(SessionT
 }
 
 /// Lets go of a state: a large one takes its time, so elsewhere.
-pub(super) fn let_go<T: Send + 'static>(state: T) {
+pub(super) fn drop_in_background<T: Send + 'static>(state: T) {
     let run = move || {
-        stand_back();
+        lower_priority();
         drop(state);
     };
     // Without a thread for it, it goes here and now.
@@ -184,75 +185,75 @@ pub(super) fn let_go<T: Send + 'static>(state: T) {
 
 /// This thread, for the rest of its life, works only when others leave it time (Linux gives each thread its own
 /// niceness).
-pub(super) fn stand_back() {
+pub(super) fn lower_priority() {
     // Where the system does not allow it, the snapshot is merely felt more.
     let _ = rustix::process::setpriority_process(None, SNAPSHOT_NICE);
 }
 
-/// Writes or reads on, but rests longer than it works: a snapshot has time, and requests must not feel it. Its syncs
+/// Writes or reads on, but pauses longer than it works: a snapshot has time, and requests must not feel it. Its syncs
 /// happen inside the writes, so a slow disk is left alone for longer.
-pub(super) struct Paced<T> {
+pub(super) struct Pacer<T> {
     inner: T,
-    /// `None`: it never rests.
-    rests: Option<Rests>,
+    /// `None`: it never pauses.
+    pauses: Option<Pauses>,
 }
 
-impl<T> Paced<T> {
-    pub(super) fn new(inner: T, fullness: Fullness) -> Paced<T> {
-        Paced { inner, rests: Some(Rests::new(fullness, REST_TOTAL_MAX)) }
+impl<T> Pacer<T> {
+    pub(super) fn new(inner: T, fullness: Fullness) -> Pacer<T> {
+        Pacer { inner, pauses: Some(Pauses::new(fullness, PAUSE_TOTAL_MAX)) }
     }
 
     /// For a snapshot that was received: its group has one member less until it is in place.
-    fn awaited(inner: T) -> Paced<T> {
-        Paced { inner, rests: Some(Rests::new(Fullness::default(), REST_LONG_TOTAL)) }
+    fn awaited(inner: T) -> Pacer<T> {
+        Pacer { inner, pauses: Some(Pauses::new(Fullness::default(), PAUSE_LONG_TOTAL)) }
     }
 
     fn carried(&mut self, count: usize) {
-        if let Some(rests) = &mut self.rests {
-            rests.carried(count);
+        if let Some(pauses) = &mut self.pauses {
+            pauses.carried(count);
         }
     }
 }
 
-/// When to rest, and for how long.
-struct Rests {
-    /// Bytes that were carried since the last rest.
+/// When to pause, and for how long.
+struct Pauses {
+    /// Bytes that were carried since the last pause.
     bytes: usize,
     /// When that ended.
     began: Instant,
-    /// For how long it has rested so far.
+    /// For how long it has paused so far.
     total: Duration,
-    /// After how much of that it rests no more.
+    /// After how much of that it pauses no more.
     total_max: Duration,
     fullness: Fullness,
 }
 
-impl Rests {
-    fn new(fullness: Fullness, total_max: Duration) -> Rests {
-        Rests { bytes: 0, began: Instant::now(), total: Duration::ZERO, total_max, fullness }
+impl Pauses {
+    fn new(fullness: Fullness, total_max: Duration) -> Pauses {
+        Pauses { bytes: 0, began: Instant::now(), total: Duration::ZERO, total_max, fullness }
     }
 
     fn carried(&mut self, count: usize) {
         self.bytes += count;
         if self.bytes >= PACE_BYTES {
-            let rest = self.due(self.began.elapsed());
-            std::thread::sleep(rest);
-            (self.bytes, self.began, self.total) = (0, Instant::now(), self.total + rest);
+            let pause = self.due(self.began.elapsed());
+            std::thread::sleep(pause);
+            (self.bytes, self.began, self.total) = (0, Instant::now(), self.total + pause);
         }
     }
 
-    /// How long to rest after having worked for so long.
+    /// How long to pause after having worked for so long.
     fn due(&self, worked: Duration) -> Duration {
         let times = match self.total {
             total if total >= self.total_max => 0,
-            total if total < REST_LONG_TOTAL => REST_LONG,
+            total if total < PAUSE_LONG_TOTAL => PAUSE_LONG,
             _ => 1,
         };
-        (worked * times.min(self.fullness.rest_times_max())).min(REST_MAX)
+        (worked * times.min(self.fullness.rest_times_max())).min(PAUSE_MAX)
     }
 }
 
-impl io::Write for Paced<&mut dyn io::Write> {
+impl io::Write for Pacer<&mut dyn io::Write> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.carried(written);
@@ -264,7 +265,7 @@ impl io::Write for Paced<&mut dyn io::Write> {
     }
 }
 
-impl io::Read for Paced<SnapshotReader> {
+impl io::Read for Pacer<SnapshotReader> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.carried(count);
@@ -380,7 +381,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
         let built = aside(&self.watched.lifeline, move || {
             let file = incoming.finish()?;
-            Ok((build(Paced::awaited(file.read()?))?, file))
+            Ok((build(Pacer::awaited(file.read()?))?, file))
         });
         let ((sessions, state), file) = built.map_err(|error| io::Error::other(self.refusal(error)))?;
         let len_bytes = file.info().len_bytes;
@@ -398,17 +399,17 @@ mod tests {
     fn rests_are_long_at_first_then_as_long_as_the_work_and_end_when_they_have_taken_their_time() {
         let worked = Duration::from_millis(5);
         let fullness = Fullness::default();
-        let mut rests = Rests::new(fullness.clone(), REST_TOTAL_MAX);
-        assert_eq!(rests.due(worked), worked * REST_LONG);
-        assert_eq!(rests.due(Duration::from_secs(1)), REST_MAX);
-        rests.total = REST_LONG_TOTAL;
-        assert_eq!(rests.due(worked), worked);
-        rests.total = REST_TOTAL_MAX;
-        assert_eq!(rests.due(worked), Duration::ZERO);
-        rests.total = Duration::ZERO;
+        let mut pauses = Pauses::new(fullness.clone(), PAUSE_TOTAL_MAX);
+        assert_eq!(pauses.due(worked), worked * PAUSE_LONG);
+        assert_eq!(pauses.due(Duration::from_secs(1)), PAUSE_MAX);
+        pauses.total = PAUSE_LONG_TOTAL;
+        assert_eq!(pauses.due(worked), worked);
+        pauses.total = PAUSE_TOTAL_MAX;
+        assert_eq!(pauses.due(worked), Duration::ZERO);
+        pauses.total = Duration::ZERO;
         fullness.set(HURRY_PERMILLE);
-        assert_eq!(rests.due(worked), worked);
+        assert_eq!(pauses.due(worked), worked);
         fullness.set(URGENT_PERMILLE);
-        assert_eq!(rests.due(worked), Duration::ZERO);
+        assert_eq!(pauses.due(worked), Duration::ZERO);
     }
 }

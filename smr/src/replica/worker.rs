@@ -6,12 +6,12 @@ use std::io;
 use crossbeam_channel::{Sender, unbounded};
 
 use crate::fatal::Lifeline;
-use crate::replica::snapshots::stand_back;
+use crate::replica::snapshots::lower_priority;
 
 type Job = Box<dyn FnOnce() -> Result<(), String> + Send>;
 
-/// A thread that works off what it is given, in order, and stands back behind the threads that serve. It ends with its
-/// owner.
+/// A thread that works off what it is given, in order, at a lower priority than the threads that serve. It ends with
+/// its owner.
 pub(super) struct Worker {
     /// Not bounded: whoever gives has one job at a time under way.
     jobs: Sender<Job>,
@@ -25,7 +25,7 @@ impl Worker {
     pub(super) fn start(lifeline: &Lifeline, name: String) -> io::Result<Worker> {
         let (jobs, waiting) = unbounded::<Job>();
         lifeline.spawn(name, move || {
-            stand_back();
+            lower_priority();
             waiting.iter().try_for_each(|job| job())
         })?;
         Ok(Worker { jobs })

@@ -25,7 +25,7 @@ use crate::state_machine::{Image as _, StateMachine};
 use crate::status::StateDigest;
 
 /// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing
-/// a million keys takes some tenths of a second of a thread that stands back.
+/// a million keys takes some tenths of a second of a thread of lower priority.
 pub const DIGEST_EVERY_ENTRIES: u64 = 1 << 18;
 
 /// A replica that does not keep up takes one of so many of these entries at least.

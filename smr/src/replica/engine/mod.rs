@@ -97,11 +97,11 @@ pub enum Action<P: Protocol, S: StateMachine> {
     /// Make this durable, in order with the other writes and adoptions.
     Write(Write<P::Message>),
     /// Make this received snapshot the current one, before the write that follows.
-    Adopt(ReceivedSnapshot),
+    PublishSnapshot(ReceivedSnapshot),
     /// Remove this received snapshot; it came too late.
     Discard(ReceivedSnapshot),
     /// Drop this on another thread: a state that a snapshot has taken the place of, which may take long.
-    LetGo(Box<(S, SessionTable)>),
+    DropInBackground(Box<(S, SessionTable)>),
     /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
     TakeSnapshot(Box<SnapshotImage<S>>),
     /// Hash this in the background, then call [`Engine::digest_taken`] or [`Engine::digest_given_up`].
@@ -560,7 +560,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             );
             let state = std::mem::replace(&mut self.state, install.state);
             let sessions = std::mem::replace(&mut self.sessions, install.sessions);
-            self.actions.push(Action::LetGo(Box::new((state, sessions))));
+            self.actions.push(Action::DropInBackground(Box::new((state, sessions))));
             self.applied = meta.last;
             self.snapshot = meta.last;
             self.snapshot_len_bytes = len_bytes;
@@ -568,11 +568,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.members_changed(meta.configuration_index, meta.configuration.clone());
             // S12: what waited under the snapshot has an unknown outcome.
             self.fail_waiting_writes();
-            self.actions.push(Action::Adopt(install.file));
+            self.actions.push(Action::PublishSnapshot(install.file));
             let node = self.node;
             self.report(format!("replica {node} installed a snapshot that ends at {}", meta.last));
         } else {
-            self.actions.push(Action::LetGo(Box::new((install.state, install.sessions))));
+            self.actions.push(Action::DropInBackground(Box::new((install.state, install.sessions))));
             self.actions.push(Action::Discard(install.file));
         }
         self.absorb(effects);
