@@ -30,7 +30,7 @@ use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::storage::record_log::RecordLog;
 use smr::storage::{
-    BootstrapState, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, Opened, ReplicaDirectory,
+    BootstrapState, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, OpenOutcome, ReplicaDirectory,
     StorageError, Store, StoreOptions,
 };
 use smr::wire::FrameReader;
@@ -191,7 +191,7 @@ fn meta() -> SnapshotMeta {
     SnapshotMeta { last: EntryId::new(4, 2), configuration, configuration_index: Index(4) }
 }
 
-fn open(disk: &VirtualDisk) -> Option<Opened> {
+fn open(disk: &VirtualDisk) -> Option<OpenOutcome> {
     let expected = ExpectedIdentity { group: genesis().group, name: ME.name, cluster: None };
     let directory = ReplicaDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), expected).ok()?;
     let options = StoreOptions {
@@ -208,7 +208,7 @@ fn open(disk: &VirtualDisk) -> Option<Opened> {
 /// A founder with a vote and some entries, closed.
 fn founder() -> VirtualDisk {
     let disk = VirtualDisk::new();
-    let Some(Opened::Store(opened)) = open(&disk) else { panic!("an empty disk opens") };
+    let Some(OpenOutcome::Store(opened)) = open(&disk) else { panic!("an empty disk opens") };
     let mut store = opened.store;
     let bootstrap = BootstrapState::Initialized { genesis: genesis().hash(), founders: Some(genesis()) };
     let fatal = |error: StorageError| panic!("{error}");
@@ -232,7 +232,7 @@ fn put(disk: &VirtualDisk, file: &Path, bytes: &[u8]) -> io::Result<()> {
 fn open_with(file: &str, bytes: &[u8]) {
     let disk = founder();
     put(&disk, &Path::new(ROOT).join(file), bytes).unwrap_or_else(|error| panic!("{error}"));
-    if let Some(Opened::Store(opened)) = open(&disk) {
+    if let Some(OpenOutcome::Store(opened)) = open(&disk) {
         assert_eq!(opened.hard_state, HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
         // One that heals knows that it lacks some.
         if opened.healing.is_none() {

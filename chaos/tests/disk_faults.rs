@@ -15,7 +15,7 @@ use madkv_chaos::disk_faults::judge::{Panics, Verdict};
 use madkv_chaos::disk_faults::matrix::{Matrix, damages, open_copies};
 use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::programs::Programs;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use tempfile::TempDir;
 
 /// Flipped bits for each file.
@@ -52,7 +52,7 @@ fn snapshot_of(sample: &Path) -> PathBuf {
 
 /// The file that has most of the log: sled's database, or the segment that is written to.
 fn log_of(sample: &Path) -> PathBuf {
-    if choose_log_engine(None).unwrap() != Engine::Segments {
+    if choose_log_engine(None).unwrap() != LogEngine::Segments {
         return PathBuf::from("log/db");
     }
     let mut names = damage::files_below(&sample.join("log")).unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use madkv_proto::limits;
 use madkv_proto::map::check_layout;
 use smr::status::ReadMode;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use smr_service::args::{self, BadArgument};
 use smr_service::read_flags::ReadFlags;
 use smr_service::recover;
@@ -41,7 +41,7 @@ pub struct Options {
     pub backer_path: PathBuf,
     /// What keeps the log: sled or segments. A directory keeps the one that it was made with.
     #[arg(long = "log_engine", default_value_t)]
-    pub log_engine: Engine,
+    pub log_engine: LogEngine,
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
@@ -75,7 +75,7 @@ pub struct Plan {
     /// The directory.
     pub directory: PathBuf,
     /// See [`Options::log_engine`].
-    pub log_engine: Engine,
+    pub log_engine: LogEngine,
     /// See [`Options::allow_unsynced`].
     pub allow_unsynced: bool,
     /// See [`Options::found_anew`].

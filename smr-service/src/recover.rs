@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use smr::id::{ClusterId, GroupName, ReplicaId};
 use smr::replica::{RecoverOptions, recover as recover_replica};
 use smr::state_machine::StateMachine;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::process::Fatal;
 
@@ -34,7 +34,7 @@ pub struct RecoverFlags {
     pub to: PathBuf,
     /// What keeps the new log: sled or segments; what kept the old one if this is left out.
     #[arg(long = "log_engine")]
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
     /// Go on although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,

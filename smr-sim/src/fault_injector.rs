@@ -10,7 +10,7 @@ use smr::replica::admin::readmission::READMISSION_UNDER_WAY;
 use smr::replica::{Outcome, Request};
 use smr::state_machine::StateMachine;
 use smr::status::ReadMode;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::network::CLIENTS;
 use crate::rare::Rare;
@@ -546,7 +546,7 @@ impl FaultInjector {
                 };
                 world.damage_map(replica, damage);
             }
-            _ if self.config.shape.engine == Engine::Segments => {
+            _ if self.config.shape.engine == LogEngine::Segments => {
                 let mut names = world.nodes[replica].disk.list(&path("log")).unwrap_or_default();
                 names.retain(|name| name.ends_with(".segment"));
                 if !names.is_empty() {
@@ -584,14 +584,14 @@ impl FaultInjector {
                 let damage = [MapDamage::Shorter(lot as usize % 50), MapDamage::Emptied, MapDamage::Missing];
                 world.damage_map(replica, self.rng.pick(&damage));
             }
-            Engine::Segments => {
+            LogEngine::Segments => {
                 for name in world.nodes[replica].disk.list(&path("log")).unwrap_or_default() {
                     if self.rng.chance(500) {
                         world.damage(replica, &path("log").join(name), |bytes| flip(bytes, lot));
                     }
                 }
             }
-            Engine::Map(_) | Engine::Sled => {
+            LogEngine::Map(_) | LogEngine::Sled => {
                 world.damage(replica, &path("log/journal"), cut);
             }
         }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use smr::codec;
 use smr::disk::{Disk, DiskFile, read_file};
-use smr::storage::{ByteMap, Damage, Engine, KEY_LEN_BYTES, Key, LoadError, MapEngine, StorageError};
+use smr::storage::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, LogEngine, MapEngine, StorageError};
 
 const FILE: &str = "journal";
 const MAGIC: [u8; 8] = *b"SMRJRNL1";
@@ -33,7 +33,7 @@ const GARBAGE_MIN_BYTES: u64 = 1 << 20;
 const FILE_MAX_BYTES: u64 = 1 << 30;
 
 /// The engine.
-pub const JOURNAL: Engine = Engine::Map(&Journal);
+pub const JOURNAL: LogEngine = LogEngine::Map(&Journal);
 
 struct Journal;
 

@@ -31,8 +31,8 @@ use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, S
 use smr::state_machine::StateMachine;
 use smr::status::{ServiceState, StateDigest};
 use smr::storage::{
-    BootstrapState, Engine, ExpectedIdentity, Healing, OpenError, Opened, OpenedStore, ReplicaDirectory, SeenStarts,
-    Store, StoreOptions,
+    BootstrapState, ExpectedIdentity, Healing, LogEngine, OpenError, OpenOutcome, OpenedStore, ReplicaDirectory,
+    SeenStarts, Store, StoreOptions,
 };
 
 use crate::clock::Clock;
@@ -81,7 +81,7 @@ pub struct Shape {
     /// What applying an entry takes, in microseconds.
     pub apply_us: u64,
     /// What keeps the logs: the record log over a journal file or over a map with sled's manners, or segments.
-    pub engine: Engine,
+    pub engine: LogEngine,
 }
 
 impl Shape {
@@ -262,7 +262,7 @@ pub struct SimNode<S: StateMachine> {
     /// Its clock, which is all that the process knows of the time.
     pub clock: Clock,
     /// What keeps the log on it.
-    engine: Engine,
+    engine: LogEngine,
     /// The process.
     pub process: ProcessState<S>,
     /// The start of the process.
@@ -440,7 +440,7 @@ impl<S: StateMachine> SimNode<S> {
             let nonce = rng.clone().next_u64();
             let (opened, snapshots) = open_incarnation(&disk, directory, incarnation, nonce, world.shape.engine)?;
             match (opened, snapshots) {
-                (Opened::Store(opened), Some(snapshots)) => {
+                (OpenOutcome::Store(opened), Some(snapshots)) => {
                     let mut notes = opened.notes.clone();
                     notes.extend(snapshots.notes().iter().cloned());
                     self.id = opened.identity.node;
@@ -475,7 +475,7 @@ impl<S: StateMachine> SimNode<S> {
                     };
                     return Ok(Start::Runs { notes, quarantined: reason });
                 }
-                (Opened::Quarantined(quarantined), _) => {
+                (OpenOutcome::Quarantined(quarantined), _) => {
                     next_incarnation = true;
                     // In service it is drawn at random, and never comes twice.
                     self.latest_incarnation = self.latest_incarnation.max(incarnation.0) + 1;
@@ -488,7 +488,7 @@ impl<S: StateMachine> SimNode<S> {
                     }
                     directory = quarantined.into_next_incarnation().map_err(failed)?;
                 }
-                (Opened::Store(_), None) => return Err("a directory was opened without its snapshots".to_owned()),
+                (OpenOutcome::Store(_), None) => return Err("a directory was opened without its snapshots".to_owned()),
             }
         }
     }
@@ -501,14 +501,14 @@ impl<S: StateMachine> SimNode<S> {
         let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         loop {
             match open_incarnation(&disk, directory, self.id.incarnation, 0, self.engine)? {
-                (Opened::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
+                (OpenOutcome::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
                     let (hard_state, entries) = (opened.hard_state, opened.entries);
                     return Ok(Recovered { hard_state, snapshot, entries, heals_past });
                 }
-                (Opened::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
-                (Opened::Quarantined(quarantined), _) => {
+                (OpenOutcome::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
+                (OpenOutcome::Quarantined(quarantined), _) => {
                     if quarantined.identity.as_ref().is_some_and(|identity| identity.node == self.id) {
                         return Err(format!("quarantine: {}", quarantined.reason));
                     }
@@ -614,8 +614,8 @@ fn open_incarnation(
     directory: ReplicaDirectory,
     incarnation: Incarnation,
     start_nonce: u64,
-    engine: Engine,
-) -> Result<(Opened, Option<SnapshotDir>), String> {
+    engine: LogEngine,
+) -> Result<(OpenOutcome, Option<SnapshotDir>), String> {
     let mut found = None;
     if directory.quarantined().is_none() {
         let opened = SnapshotDir::open(disk.clone(), directory.snapshots(), group(), directory.genesis());

@@ -6,7 +6,7 @@
 
 use smr::replica::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
 use smr::status::ReadMode;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::clients::Pace;
 use crate::clock::Clock;
@@ -235,7 +235,7 @@ impl SwarmConfig {
         config.draw_clocks(rng);
         // Last, so that the other mixes are what they were before there was this engine.
         if rng.below(3) == 1 {
-            config.shape.engine = Engine::Segments;
+            config.shape.engine = LogEngine::Segments;
         }
         // Likewise. There is room for what all members of a group say at the same time, and for a little pipeline.
         if rng.chance(SMALL_LIMIT_PERMILLE) {
@@ -286,7 +286,7 @@ impl SwarmConfig {
         match kind {
             Kind::PowerCut => {
                 // Records of several blocks, so that some are on the device in part (D2).
-                self.shape.engine = Engine::Segments;
+                self.shape.engine = LogEngine::Segments;
                 (settings.append_entries_max, self.ballast_bytes, self.disk_us) = (256, 1_000, 10_000);
                 (self.pace.clients, self.pace.window, self.pace.pause_max_us) = (5, 16, 2_000);
                 self.reads_percent = 10;

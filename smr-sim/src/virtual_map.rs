@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use smr::disk::Disk;
 use smr::internals::storage::RECORD_MAX_BYTES;
-use smr::storage::{ByteMap, Damage, Engine, Key, LoadError, MapEngine, StorageError};
+use smr::storage::{ByteMap, Damage, Key, LoadError, LogEngine, MapEngine, StorageError};
 
 use crate::virtual_disk::{Inode, ReadFault, VirtualDisk};
 
@@ -160,7 +160,7 @@ impl VirtualDisk {
 }
 
 /// The engine. Runs on the virtual disk alone.
-pub const SIMULATED: Engine = Engine::Map(&Simulated);
+pub const SIMULATED: LogEngine = LogEngine::Map(&Simulated);
 
 struct Simulated;
 

@@ -63,7 +63,7 @@ fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: 
     let opened = loop {
         let reports: Arc<dyn ReportSink> = lines.clone();
         match Opened::open(smr::replica::ReplicaOptions {
-            log_engine: smr::storage::Engine::Segments,
+            log_engine: smr::storage::LogEngine::Segments,
             reports,
             ..options(0, [], listener(), directory, runtime)
         }) {

@@ -17,7 +17,7 @@ use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
 use smr::snapshot::SnapshotDir;
 use smr::status::ServiceState;
-use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
@@ -33,13 +33,13 @@ fn found(directory: &Path, name: u16, size: u16) {
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: Incarnation(u64::from(name) + 10),
-        engine: Engine::Segments,
+        engine: LogEngine::Segments,
         allow_unsynced: true,
         now_unix_s: 0,
         start_nonce: 1,
     };
     let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
-    let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
+    let storage::OpenOutcome::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let founders = founders(size);
     let bootstrap = BootstrapState::Initialized { genesis: founders.hash(), founders: Some(founders.clone()) };
     let mut store = opened.store;
@@ -90,7 +90,7 @@ impl Site {
         let peers = (0..).zip(self.addresses.clone()).filter(|(peer, _)| *peer != name);
         let listener = self.listeners[usize::from(name)].try_clone().unwrap();
         let options = options(name, peers, listener, &self.path(name), &self.runtime);
-        ReplicaOptions { log_engine: Engine::Segments, ..options }
+        ReplicaOptions { log_engine: LogEngine::Segments, ..options }
     }
 
     /// Opens a directory as soon as nobody has it any more.

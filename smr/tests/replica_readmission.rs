@@ -13,7 +13,7 @@ use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
 use smr::status::ServiceState;
-use smr::storage::{self, BootstrapState, Engine, ExpectedIdentity, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
 
@@ -31,13 +31,13 @@ fn found(directory: &Path, name: u16) {
     let options = StoreOptions {
         snapshot: Default::default(),
         incarnation_if_new: Incarnation(u64::from(name) + 10),
-        engine: Engine::Sled,
+        engine: LogEngine::Sled,
         allow_unsynced: true,
         now_unix_s: 0,
         start_nonce: 1,
     };
     let directory = ReplicaDirectory::open(Arc::new(RealDisk), directory, expected).unwrap();
-    let storage::Opened::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
+    let storage::OpenOutcome::Store(opened) = Store::open(directory, &options).unwrap() else { panic!("quarantined") };
     let bootstrap = BootstrapState::Initialized { genesis: founders().hash(), founders: Some(founders()) };
     let mut store = opened.store;
     store.initialize(bootstrap, founders().cluster_id()).unwrap();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use smr::storage::{Engine, SyncMode, probe_sync};
+use smr::storage::{LogEngine, SyncMode, probe_sync};
 use smr_service::process;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,7 +62,7 @@ pub struct Options {
     pub keep: bool,
     /// What keeps the logs: sled or segments
     #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
     /// A further flag for each server and manager, for example --node_flag=--trace_messages; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,
@@ -210,14 +210,14 @@ fn trouble(what: &str) -> impl FnOnce(io::Error) -> NoCluster + use<> {
 /// scenarios and chaos can be run with either.
 pub const LOG_ENGINE_VARIABLE: &str = "MADKV_LOG_ENGINE";
 
-static LOG_ENGINE: OnceLock<Engine> = OnceLock::new();
+static LOG_ENGINE: OnceLock<LogEngine> = OnceLock::new();
 
 /// The log engine of the clusters that this process starts: what its command line says, or else the environment, or
 /// else the default. Only the first call counts.
 ///
 /// # Errors
 /// If the environment names none that there is.
-pub fn choose_log_engine(said: Option<Engine>) -> Result<Engine, String> {
+pub fn choose_log_engine(said: Option<LogEngine>) -> Result<LogEngine, String> {
     if let Some(&chosen) = LOG_ENGINE.get() {
         return Ok(chosen);
     }
@@ -225,11 +225,11 @@ pub fn choose_log_engine(said: Option<Engine>) -> Result<Engine, String> {
     Ok(*LOG_ENGINE.get_or_init(|| chosen))
 }
 
-fn engine_of(said: Option<Engine>, environment: Option<&str>) -> Result<Engine, String> {
+fn engine_of(said: Option<LogEngine>, environment: Option<&str>) -> Result<LogEngine, String> {
     match (said, environment) {
         (Some(engine), _) => Ok(engine),
         (None, Some(name)) => name.parse().map_err(|error| format!("{LOG_ENGINE_VARIABLE}={name}: {error}")),
-        (None, None) => Ok(Engine::default()),
+        (None, None) => Ok(LogEngine::default()),
     }
 }
 
@@ -246,9 +246,9 @@ pub fn sync_flags(directory: &Path) -> Vec<OsString> {
 ///
 /// # Panics
 /// If nobody has chosen, and the environment names none that there is: programs call [`choose_log_engine`] before.
-pub fn log_flags(directory: &Path, engine: Option<Engine>) -> Vec<OsString> {
+pub fn log_flags(directory: &Path, engine: Option<LogEngine>) -> Vec<OsString> {
     let engine = engine.unwrap_or_else(|| choose_log_engine(None).unwrap_or_else(|error| panic!("{error}")));
-    if engine == Engine::default() {
+    if engine == LogEngine::default() {
         unsynced_flags(directory)
     } else {
         // It needs no more of a file system than that it can sync.
@@ -402,9 +402,9 @@ mod tests {
 
     #[test]
     fn engine_in_the_environment_that_there_is_not_is_an_error_unless_a_flag_says_another() {
-        assert_eq!(engine_of(None, None).unwrap(), Engine::default());
-        assert_eq!(engine_of(None, Some("segments")).unwrap(), Engine::Segments);
-        assert_eq!(engine_of(Some(Engine::Sled), Some("nonsense")).unwrap(), Engine::Sled);
+        assert_eq!(engine_of(None, None).unwrap(), LogEngine::default());
+        assert_eq!(engine_of(None, Some("segments")).unwrap(), LogEngine::Segments);
+        assert_eq!(engine_of(Some(LogEngine::Sled), Some("nonsense")).unwrap(), LogEngine::Sled);
         let error = engine_of(None, Some("nonsense")).unwrap_err();
         assert!(error.starts_with("MADKV_LOG_ENGINE=nonsense: "), "{error}");
     }

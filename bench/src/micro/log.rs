@@ -16,7 +16,7 @@ use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::protocol::LogChange;
 use smr::storage::segments::SEGMENT_BYTES;
-use smr::storage::{BootstrapState, Engine, ExpectedIdentity, Opened, ReplicaDirectory, Store, StoreOptions};
+use smr::storage::{BootstrapState, ExpectedIdentity, LogEngine, OpenOutcome, ReplicaDirectory, Store, StoreOptions};
 
 use madkv_testkit::launcher::LOG_ENGINE_VARIABLE;
 use madkv_testkit::measure::{Latencies, Trouble, Usage};
@@ -46,14 +46,14 @@ trait Contender {
 }
 
 struct Log {
-    engine: Engine,
+    engine: LogEngine,
     store: Store,
     command: Bytes,
     batch: LogChange,
 }
 
 impl Log {
-    fn new(directory: &Path, engine: Engine) -> Result<Log, Trouble> {
+    fn new(directory: &Path, engine: LogEngine) -> Result<Log, Trouble> {
         let node = NodeId { name: ReplicaId(0), incarnation: Incarnation(1) };
         let expected = ExpectedIdentity { group: "s0".parse()?, name: node.name, cluster: None };
         let options = StoreOptions {
@@ -66,7 +66,7 @@ impl Log {
         };
         let directory =
             ReplicaDirectory::open(Arc::new(RealDisk), &directory.join(engine.to_string()), expected.clone())?;
-        let Opened::Store(opened) = Store::open(directory, &options)? else {
+        let OpenOutcome::Store(opened) = Store::open(directory, &options)? else {
             return Err(format!("{engine}: a new directory is in quarantine").into());
         };
         let genesis = Genesis { cluster: None, group: expected.group, members: [node].into() };
@@ -173,8 +173,8 @@ pub fn run(directory: &Path, length: Duration) -> Result<(), Trouble> {
         std::fs::create_dir(&sub)?;
         let mut contenders: Vec<Box<dyn Contender>> = vec![
             Box::new(Bare::new(&sub)?),
-            Box::new(Log::new(&sub, Engine::Segments)?),
-            Box::new(Log::new(&sub, Engine::Sled)?),
+            Box::new(Log::new(&sub, LogEngine::Segments)?),
+            Box::new(Log::new(&sub, LogEngine::Sled)?),
         ];
         let mut taken: Vec<Taken> = contenders.iter().map(|_| Taken::default()).collect();
         let end = Instant::now() + length / BATCHES.len() as u32;

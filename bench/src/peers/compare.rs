@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use madkv_proto::limits::VALUE_MAX_BYTES;
 use serde::Serialize;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -76,7 +76,7 @@ pub struct Options {
     pub partitions: u16,
     /// MadKV: log engines; several are compared with each other too
     #[arg(long = "log_engine", alias = "log-engine", value_delimiter = ',')]
-    pub log_engines: Vec<Engine>,
+    pub log_engines: Vec<LogEngine>,
     /// MadKV: how servers confirm reads: index or lease; several are compared with each other too
     #[arg(long, value_delimiter = ',')]
     pub reads: Vec<String>,
@@ -320,7 +320,7 @@ mod tests {
             names,
             ["madkv-sled-lease", "madkv-sled-lease-against1", "madkv-segments-lease", "madkv-segments-lease-against1"]
         );
-        assert_eq!(all[2].engine, Some(Engine::Segments));
+        assert_eq!(all[2].engine, Some(LogEngine::Segments));
         assert_eq!(all[2].server_flags, ["--reads", "lease"]);
         assert_eq!(all[3].programs.directory(), Path::new("/old"));
     }

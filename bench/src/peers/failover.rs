@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use madkv_testkit::cluster::Shape;
@@ -46,7 +46,7 @@ pub struct Options {
     pub server_rf: u16,
     /// MadKV: log engine
     #[arg(long = "log_engine", alias = "log-engine")]
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
     /// MadKV: a further flag for each server and manager; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::peers::Connection;
 use madkv_testkit::cluster::{Cluster, Group, Shape};
@@ -27,7 +27,7 @@ pub struct Wanted {
     /// How many of what.
     pub shape: Shape,
     /// Its log engine; `None` for the one that the environment names, or the default.
-    pub engine: Option<Engine>,
+    pub engine: Option<LogEngine>,
     /// Further flags for each server and manager.
     pub flags: Vec<OsString>,
     /// Further flags for each server.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use madkv_client::ClusterStatus;
 use madkv_proto::limits::VALUE_MAX_BYTES;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use tempfile::TempDir;
 
 use crate::peers::madkv::{MadKv, Wanted, cores};
@@ -65,7 +65,7 @@ pub struct Options {
     pub partitions: u16,
     /// Own cluster: log engine
     #[arg(long = "log_engine", alias = "log-engine")]
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
     /// Own cluster: how servers confirm reads: index or lease
     #[arg(long)]
     pub reads: Option<String>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use smr::status::ServiceState;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use smr_service::fatal::EXIT_FATAL;
 
 use super::injector::{self, Injector, Tampering, starter, tampered};
@@ -42,7 +42,7 @@ pub const WRITING: &str = "pwrite64,fdatasync,fsync,sync_file_range";
 /// If the environment names an engine that there is not.
 pub fn log_sync() -> Result<&'static str, String> {
     Ok(match choose_log_engine(None)? {
-        Engine::Sled => "sync_file_range",
+        LogEngine::Sled => "sync_file_range",
         _ => "fdatasync",
     })
 }

@@ -10,7 +10,8 @@ use smr::entry::{Entry, EntryId, HardState};
 use smr::id::Incarnation;
 use smr::snapshot::{SnapshotDir, SnapshotError};
 use smr::storage::{
-    BootstrapState, Engine, ExpectedIdentity, Identity, OpenError, Opened, ReplicaDirectory, Store, StoreOptions,
+    BootstrapState, ExpectedIdentity, Identity, LogEngine, OpenError, OpenOutcome, ReplicaDirectory, Store,
+    StoreOptions,
 };
 
 /// What a directory holds.
@@ -103,7 +104,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
         start_nonce: 1,
     };
     match Store::open(directory, &options) {
-        Ok(Opened::Store(opened)) => {
+        Ok(OpenOutcome::Store(opened)) => {
             let held = Box::new(Held {
                 identity: opened.identity,
                 bootstrap: opened.bootstrap,
@@ -119,7 +120,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
                 }
             })
         }
-        Ok(Opened::Quarantined(quarantined)) => {
+        Ok(OpenOutcome::Quarantined(quarantined)) => {
             notes.push(quarantined.reason.clone());
             Ok(Found::Quarantined(notes.join("; ")))
         }
@@ -129,12 +130,12 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
 }
 
 /// Which engine has written the log of the directory at `path`.
-fn engine_of(path: &Path) -> Engine {
+fn engine_of(path: &Path) -> LogEngine {
     let is_segment = |entry: std::io::Result<std::fs::DirEntry>| {
         entry.is_ok_and(|entry| entry.path().extension().is_some_and(|ending| ending == "segment"))
     };
     let has_segments = std::fs::read_dir(path.join("log")).is_ok_and(|mut entries| entries.any(is_segment));
-    if has_segments { Engine::Segments } else { Engine::Sled }
+    if has_segments { LogEngine::Segments } else { LogEngine::Sled }
 }
 
 /// Panics while copies are opened. sled panics at some damage, and on its callers' threads these are caught; on a

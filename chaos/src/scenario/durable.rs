@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::fs::{IFlags, ioctl_getflags};
 use rustix::process::{Pid, Signal, kill_process};
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 
 use crate::scenario::{FIRST, Place, Stage, TIMEOUT};
 use madkv_testkit::cluster::{Cluster, Node};
@@ -92,7 +92,7 @@ pub(super) fn run(place: &Place) -> Outcome {
         println!("SKIPPED: this file system's writes are not durable");
         return stage.done();
     }
-    let with_attribute = choose_log_engine(None)? == Engine::Sled;
+    let with_attribute = choose_log_engine(None)? == LogEngine::Sled;
     for node in cluster.nodes_of(FIRST).filter(|_| with_attribute).collect::<Vec<_>>() {
         let files = files_below(&cluster.backer_path(node).join("log"))?;
         if let Some(bare) = files.iter().find(|path| !carries_attribute(path)) {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use madkv_testkit::place::{Outcome, fresh_directory};
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use tempfile::TempDir;
 
 use madkv_testkit::cluster::{Cluster, Group, Shape};
@@ -49,7 +49,7 @@ pub struct Options {
     pub scenario: Scenario,
     /// What keeps the logs: sled or segments
     #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE", global = true)]
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
 }
 
 /// The scenarios.

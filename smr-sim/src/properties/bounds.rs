@@ -35,7 +35,7 @@ fn bounded(load: Load, settings: &Settings, requests_waiting: usize, sessions: (
     let limits = [
         ("appends in flight to a member", load.inflight_appends_most, settings.inflight_appends_max + 1),
         ("reads in the core", load.reads_waiting, settings.reads_waiting_max),
-        ("writes on their way to the disk that only wait", load.idle_writes_pending, invariants::WRITES_WAITING_MAX),
+        ("writes on their way to the disk that only wait", load.idle_writes_pending, invariants::IDLE_WRITES_MAX),
         ("members", load.members, MEMBERS_MAX),
         ("bytes in the log", load.log_bytes, LOG_MAX_BYTES + WRITES_WAITING_MAX_BYTES),
         ("requests waiting", requests_waiting, WRITES_WAITING_MAX + READS_WAITING_MAX),
@@ -137,7 +137,7 @@ mod tests {
         let full = Load {
             inflight_appends_most: settings.inflight_appends_max + 1,
             reads_waiting: settings.reads_waiting_max,
-            idle_writes_pending: invariants::WRITES_WAITING_MAX,
+            idle_writes_pending: invariants::IDLE_WRITES_MAX,
             members: MEMBERS_MAX,
             log_bytes: LOG_MAX_BYTES + WRITES_WAITING_MAX_BYTES,
         };

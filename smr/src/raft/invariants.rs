@@ -10,7 +10,7 @@ use crate::entry::{EntryId, HardState, Index};
 use crate::id::NodeId;
 use crate::protocol::Time;
 
-pub use super::output::WRITES_WAITING_MAX;
+pub use super::output::IDLE_WRITES_MAX;
 
 /// What is kept of a core to compare it with later.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ pub struct Load {
     pub inflight_appends_most: usize,
     /// Reads that wait for a confirmation.
     pub reads_waiting: usize,
-    /// Writes on their way to the disk that have nothing to write, at most [`WRITES_WAITING_MAX`].
+    /// Writes on their way to the disk that have nothing to write, at most [`IDLE_WRITES_MAX`].
     pub idle_writes_pending: usize,
     /// Members of the configuration in force.
     pub members: usize,

@@ -19,7 +19,7 @@ use crate::protocol::{Effects, LogChange, Time, Write, WriteId};
 /// With this many writes on their way, answers that would need a write of their own just to wait their turn are
 /// dropped: a message may be lost, and whoever asked asks again. Bounds what heartbeats pile up in front of a disk that
 /// hangs.
-pub const WRITES_WAITING_MAX: usize = 1024;
+pub const IDLE_WRITES_MAX: usize = 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Outbox {
         let empty = hard_state.is_none() && log.is_empty();
         if empty && self.pending.is_empty() {
             effects.messages.append(&mut then);
-        } else if !empty || (!then.is_empty() && self.pending.len() < WRITES_WAITING_MAX) {
+        } else if !empty || (!then.is_empty() && self.pending.len() < IDLE_WRITES_MAX) {
             let id = self.next;
             self.next = WriteId(id.0 + 1);
             if hard_state.is_some() {
@@ -265,13 +265,13 @@ mod tests {
     fn finish_disk_hangs_bounds_writes_that_only_wait() {
         let mut outbox = Outbox::new(Index(3));
         writing(&mut outbox, 4);
-        for _ in 0..2 * WRITES_WAITING_MAX {
+        for _ in 0..2 * IDLE_WRITES_MAX {
             outbox.send_after_log(NODE, Term(1), Body::AppendAccepted { last: crate::entry::EntryId::new(4, 1) });
             outbox.finish(Time(0), Index(4));
         }
-        assert_eq!(outbox.pending.len(), WRITES_WAITING_MAX);
+        assert_eq!(outbox.pending.len(), IDLE_WRITES_MAX);
         let id = writing(&mut outbox, 5);
-        assert_eq!(outbox.pending.len(), WRITES_WAITING_MAX + 1, "what has something to write is never dropped");
+        assert_eq!(outbox.pending.len(), IDLE_WRITES_MAX + 1, "what has something to write is never dropped");
         outbox.complete(id);
         assert_eq!(outbox.durable(), Index(5));
     }

@@ -29,7 +29,7 @@ pub(super) fn open_incarnations(
     let mut quarantine = None;
     for _ in 0..LIVES_MAX {
         let quarantined = match open_incarnation(&disk, incarnation, options, reporter, lifeline)? {
-            (storage::Opened::Store(store), snapshots) => {
+            (storage::OpenOutcome::Store(store), snapshots) => {
                 let snapshots = snapshots.ok_or_else(|| {
                     StartError::new("snapshots were not looked for in a directory that was opened".to_owned())
                 })?;
@@ -38,7 +38,7 @@ pub(super) fn open_incarnations(
                 }
                 return Ok((store, snapshots, quarantine));
             }
-            (storage::Opened::Quarantined(quarantined), _) => quarantined,
+            (storage::OpenOutcome::Quarantined(quarantined), _) => quarantined,
         };
         reporter.line(&format!("quarantined: {}", quarantined.reason));
         quarantine.get_or_insert(quarantined.reason.clone());
@@ -63,7 +63,7 @@ fn open_incarnation(
     options: &ReplicaOptions,
     reporter: &Reporter,
     lifeline: &Lifeline,
-) -> Result<(storage::Opened, Option<SnapshotDir>), StartError> {
+) -> Result<(storage::OpenOutcome, Option<SnapshotDir>), StartError> {
     let mut snapshot = SnapshotMeta::default();
     let mut snapshots = None;
     if directory.quarantined().is_none() {
@@ -88,7 +88,7 @@ fn open_incarnation(
         },
     )
     .map_err(StartError::from)?;
-    if let storage::Opened::Store(store) = &opened {
+    if let storage::OpenOutcome::Store(store) = &opened {
         store.notes.iter().for_each(|note| reporter.line(note));
     }
     Ok((opened, snapshots))

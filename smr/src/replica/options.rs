@@ -24,7 +24,7 @@ pub struct ReplicaOptions {
     /// Its directory; made if it does not exist.
     pub directory: PathBuf,
     /// What keeps the log. A directory keeps the one that it was made with.
-    pub log_engine: storage::Engine,
+    pub log_engine: storage::LogEngine,
     /// Start although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
     /// The operator's word that the group begins again: together with all other replicas of the group, if they were all
@@ -54,7 +54,7 @@ impl ReplicaOptions {
             peers: BTreeMap::new(),
             listener,
             directory: directory.into(),
-            log_engine: storage::Engine::default(),
+            log_engine: storage::LogEngine::default(),
             allow_unsynced: false,
             found_anew: false,
             reads: ReadMode::Index,

@@ -20,7 +20,7 @@ use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
 use crate::storage::recovery::{self, NewIncarnation, Remains};
-use crate::storage::{Engine, ExpectedIdentity, Identity, ReplicaDirectory, StoreOptions, Succession};
+use crate::storage::{ExpectedIdentity, Identity, LogEngine, ReplicaDirectory, StoreOptions, Succession};
 
 /// What a directory of a file system may hold although nobody has put anything there.
 const NOBODYS: &str = "lost+found";
@@ -33,7 +33,7 @@ pub struct RecoverOptions {
     /// The directory that is made. Absent, or empty.
     pub to: PathBuf,
     /// What keeps the new log; `None` for what kept the old one.
-    pub log_engine: Option<Engine>,
+    pub log_engine: Option<LogEngine>,
     /// Make it although writes cannot be proved to reach the device.
     pub allow_unsynced: bool,
     /// Which replica it was, if that cannot be read there any more.

@@ -85,7 +85,7 @@ pub use directory::{ExpectedIdentity, ReplicaDirectory};
 pub use hard_state::{BootstrapState, HardStateRecord, Witness};
 pub use healing::Healing;
 pub use identity::Identity;
-pub use open::{Engine, OpenError, Opened, OpenedStore, StoreOptions};
+pub use open::{LogEngine, OpenError, OpenOutcome, OpenedStore, StoreOptions};
 pub use quarantine::Quarantined;
 pub use recovery::Succession;
 pub use starts::SeenStarts;

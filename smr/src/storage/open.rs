@@ -27,7 +27,7 @@ use crate::id::{Incarnation, NodeId, StartTrail};
 
 /// What keeps the log's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Engine {
+pub enum LogEngine {
     /// sled, in a directory of the operating system. Needs the attribute S.
     #[cfg_attr(feature = "sled", default)]
     Sled,
@@ -38,12 +38,12 @@ pub enum Engine {
     Map(&'static dyn MapEngine),
 }
 
-impl fmt::Display for Engine {
+impl fmt::Display for LogEngine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Engine::Sled => "sled",
-            Engine::Segments => "segments",
-            Engine::Map(map) => map.name(),
+            LogEngine::Sled => "sled",
+            LogEngine::Segments => "segments",
+            LogEngine::Map(map) => map.name(),
         })
     }
 }
@@ -53,11 +53,11 @@ impl fmt::Display for Engine {
 #[error("sled and segments are possible")]
 pub struct NoSuchEngine;
 
-impl FromStr for Engine {
+impl FromStr for LogEngine {
     type Err = NoSuchEngine;
 
-    fn from_str(name: &str) -> Result<Engine, NoSuchEngine> {
-        [Engine::Sled, Engine::Segments].into_iter().find(|engine| engine.to_string() == name).ok_or(NoSuchEngine)
+    fn from_str(name: &str) -> Result<LogEngine, NoSuchEngine> {
+        [LogEngine::Sled, LogEngine::Segments].into_iter().find(|engine| engine.to_string() == name).ok_or(NoSuchEngine)
     }
 }
 
@@ -70,7 +70,7 @@ pub struct StoreOptions {
     /// The incarnation of a directory that is made now. Random and never used before.
     pub incarnation_if_new: Incarnation,
     /// The engine. A directory keeps the one it was made with.
-    pub engine: Engine,
+    pub engine: LogEngine,
     /// Open even where power loss is not covered. The status shows it.
     pub allow_unsynced: bool,
     /// The time, in seconds of Unix time, to be written down in case of quarantine.
@@ -80,7 +80,7 @@ pub struct StoreOptions {
 }
 
 /// What became of it.
-pub enum Opened {
+pub enum OpenOutcome {
     /// Open.
     Store(Box<OpenedStore>),
     /// In quarantine, now or since long.
@@ -106,7 +106,7 @@ pub struct OpenedStore {
     /// Whether the log lacks entries that the node may have acknowledged: then it has to be silent.
     pub healing: Option<Healing>,
     /// What keeps the log.
-    pub engine: Engine,
+    pub engine: LogEngine,
     /// How writes reach the device.
     pub sync_mode: SyncMode,
     /// What was found and repaired, a line each.
@@ -159,9 +159,9 @@ pub enum OpenError {
         /// The directory.
         directory: PathBuf,
         /// Whose files are there.
-        found: Engine,
+        found: LogEngine,
         /// The one that it was to be opened with.
-        asked: Engine,
+        asked: LogEngine,
     },
     /// What is written there may be lost with the power, and nobody allowed that.
     #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]
@@ -214,10 +214,10 @@ impl Store {
     /// Opens a claimed directory.
     ///
     /// # Errors
-    /// See [`OpenError`]. Damage is no error but [`Opened::Quarantined`].
-    pub fn open(mut directory: ReplicaDirectory, options: &StoreOptions) -> Result<Opened, OpenError> {
+    /// See [`OpenError`]. Damage is no error but [`OpenOutcome::Quarantined`].
+    pub fn open(mut directory: ReplicaDirectory, options: &StoreOptions) -> Result<OpenOutcome, OpenError> {
         if let Some(note) = directory.note.clone() {
-            return Ok(Opened::Quarantined(Box::new(Quarantined::of(directory, note)?)));
+            return Ok(OpenOutcome::Quarantined(Box::new(Quarantined::of(directory, note)?)));
         }
         match read(&mut directory, options) {
             Ok(parts) => {
@@ -229,7 +229,7 @@ impl Store {
                 let record = hard_state.record().clone();
                 let notes = std::mem::take(&mut directory.notes);
                 let store = Store::new(directory, hard_state, log, watermark);
-                Ok(Opened::Store(Box::new(OpenedStore {
+                Ok(OpenOutcome::Store(Box::new(OpenedStore {
                     store,
                     identity: record.identity,
                     bootstrap: record.bootstrap,
@@ -246,7 +246,7 @@ impl Store {
             Err(Trouble::Refuse(error)) => Err(error),
             Err(Trouble::Quarantine(damage)) => {
                 let quarantined = quarantine::enter(directory, &damage.to_string(), options.now_unix_s)?;
-                Ok(Opened::Quarantined(Box::new(quarantined)))
+                Ok(OpenOutcome::Quarantined(Box::new(quarantined)))
             }
         }
     }
@@ -385,7 +385,7 @@ fn look(directory: &mut ReplicaDirectory, options: &StoreOptions, identity: u64)
     let is_there = present(directory, options.engine, &log).map_err(looking)?;
     if is_there.is_err() {
         // Perhaps nothing is missing, and it is merely not this engine's.
-        let others = [Engine::Sled, Engine::Segments].into_iter().filter(|engine| *engine != options.engine);
+        let others = [LogEngine::Sled, LogEngine::Segments].into_iter().filter(|engine| *engine != options.engine);
         for found in others {
             if present(directory, found, &log).map_err(looking)?.is_ok() {
                 let (directory, asked) = (directory.root.clone(), options.engine);
@@ -463,7 +463,7 @@ fn salvage(
     if is_there.is_err() {
         return Ok(Salvage::default());
     }
-    let salvaged = if options.engine == Engine::Segments {
+    let salvaged = if options.engine == LogEngine::Segments {
         segments::salvage(directory.disk.as_ref(), &log, identity, snapshot).map_err(Trouble::from)
     } else {
         open_map(directory, options).and_then(|(map, _)| Ok(record_log::salvage(map.as_ref(), identity, snapshot)?))
@@ -485,14 +485,14 @@ pub(crate) fn sled_present(directory: &Path) -> io::Result<Result<(), Damage>> {
     }
 }
 
-fn present(directory: &ReplicaDirectory, engine: Engine, log: &Path) -> io::Result<Result<(), Damage>> {
+fn present(directory: &ReplicaDirectory, engine: LogEngine, log: &Path) -> io::Result<Result<(), Damage>> {
     let disk = directory.disk.as_ref();
     match engine {
         // Its files are the operating system's, and no simulated disk has them.
-        Engine::Sled if disk.is_simulated() => Ok(Err(Damage::new(log, "sled cannot be here"))),
-        Engine::Sled => sled_present(log),
-        Engine::Segments => segments::present(disk, log),
-        Engine::Map(map) => map.present(disk, log),
+        LogEngine::Sled if disk.is_simulated() => Ok(Err(Damage::new(log, "sled cannot be here"))),
+        LogEngine::Sled => sled_present(log),
+        LogEngine::Segments => segments::present(disk, log),
+        LogEngine::Map(map) => map.present(disk, log),
     }
 }
 
@@ -542,7 +542,7 @@ fn open_log(
     let disk = Arc::clone(&directory.disk);
     let snapshots = directory.root.join(SNAPSHOTS);
     let named = |error| naming_snapshots(error, &snapshots);
-    if options.engine == Engine::Segments {
+    if options.engine == LogEngine::Segments {
         let found = SegmentLog::recover(Arc::clone(&disk), &log, identity, snapshot, watermark).map_err(named)?;
         let in_memory = disk.is_in_memory(&log).map_err(|error| Trouble::io(&log, "asking for the disk", error))?;
         let sync_mode = if in_memory { SyncMode::Tmpfs } else { SyncMode::Synced };
@@ -558,13 +558,13 @@ fn open_map(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<
     let log = directory.root.join(LOG);
     let disk = Arc::clone(&directory.disk);
     Ok(match options.engine {
-        Engine::Segments => panic!("segments are no map"),
-        Engine::Sled => {
+        LogEngine::Segments => panic!("segments are no map"),
+        LogEngine::Sled => {
             let opened = sled::open(&log, options.allow_unsynced)?;
             directory.notes.extend(opened.notes);
             (opened.map, opened.sync_mode)
         }
-        Engine::Map(map) => (map.open(disk, &log)?, SyncMode::Synced),
+        LogEngine::Map(map) => (map.open(disk, &log)?, SyncMode::Synced),
     })
 }
 

@@ -28,7 +28,7 @@ use super::open::{OpenError, Trouble, begin_log, sled_present};
 use super::quarantine::{self, NEXT};
 use super::slots::{self, Found, Slots};
 use super::watermark::{SyncedWatermark, WATERMARK, WatermarkFile};
-use super::{ByteMap, Engine, Identity, LoadError, StorageError, StoreOptions, record_log, segments, sled};
+use super::{ByteMap, Identity, LoadError, LogEngine, StorageError, StoreOptions, record_log, segments, sled};
 use crate::codec;
 use crate::entry::{Entry, EntryId, Genesis, GenesisHash, HardState, Index, Term};
 use crate::id::{GroupName, ReplicaId, StartTrail};
@@ -60,7 +60,7 @@ pub(crate) struct Remains {
     /// How far its log had got at least.
     pub(crate) reached: Index,
     /// What its log was kept in.
-    pub(crate) engine: Option<Engine>,
+    pub(crate) engine: Option<LogEngine>,
     /// What could not be read, a line each.
     pub(crate) notes: Vec<String>,
 }
@@ -204,7 +204,7 @@ fn read_log(
         damaged(remains, &format!("{}: nothing of a log is there", log.display()));
         return Ok(());
     };
-    let engine = if map.is_some() { Engine::Sled } else { Engine::Segments };
+    let engine = if map.is_some() { LogEngine::Sled } else { LogEngine::Segments };
     remains.engine.get_or_insert(engine);
     let owners = match &map {
         Some(map) => record_log::owners(map.as_ref()),

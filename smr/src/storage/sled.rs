@@ -262,7 +262,7 @@ fn open_database(directory: &Path) -> Result<::sled::Db, Trouble> {
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None);
         match guarded(|| config.open()) {
-            Err(Failure::Engine(::sled::Error::Io(error)))
+            Err(Failure::LogEngine(::sled::Error::Io(error)))
                 if tries < REOPEN_TRIES_MAX && error.to_string().contains("could not acquire lock") =>
             {
                 tries += 1;
@@ -274,14 +274,14 @@ fn open_database(directory: &Path) -> Result<::sled::Db, Trouble> {
 }
 
 enum Failure {
-    Engine(::sled::Error),
+    LogEngine(::sled::Error),
     Panic(String),
 }
 
 fn guarded<T>(work: impl FnOnce() -> ::sled::Result<T>) -> Result<T, Failure> {
     // Nothing of sled is used again after a panic in it, so no broken state is seen.
     match crate::panics::guarded(work) {
-        Ok(result) => result.map_err(Failure::Engine),
+        Ok(result) => result.map_err(Failure::LogEngine),
         Err(panic) => Err(Failure::Panic(panic)),
     }
 }
@@ -290,17 +290,17 @@ impl Failure {
     /// Sorts by fate: an error of the device may go away, everything else is what sled makes of a damaged file.
     fn at_load(self, directory: &Path) -> LoadError {
         match self {
-            Failure::Engine(::sled::Error::Io(error)) if !is_about_content(&error) => {
+            Failure::LogEngine(::sled::Error::Io(error)) if !is_about_content(&error) => {
                 StorageError::new(directory, "reading the log", error).into()
             }
-            Failure::Engine(error) => Damage::new(directory, format!("sled: {error}")).into(),
+            Failure::LogEngine(error) => Damage::new(directory, format!("sled: {error}")).into(),
             Failure::Panic(text) => Damage::new(directory, format!("sled panicked: {text}")).into(),
         }
     }
 
     fn at_open(self, directory: &Path) -> Trouble {
         match self {
-            Failure::Engine(::sled::Error::Io(error)) if !is_about_content(&error) => {
+            Failure::LogEngine(::sled::Error::Io(error)) if !is_about_content(&error) => {
                 Trouble::io(directory, "opening the log", error)
             }
             other => other.at_load(directory).into(),
@@ -309,7 +309,7 @@ impl Failure {
 
     fn fatal(self, directory: &Path, doing: &'static str) -> StorageError {
         match self {
-            Failure::Engine(error) => StorageError::new(directory, doing, error),
+            Failure::LogEngine(error) => StorageError::new(directory, doing, error),
             Failure::Panic(text) => StorageError::new(directory, doing, format!("sled panicked: {text}")),
         }
     }

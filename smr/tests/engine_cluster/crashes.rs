@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use smr::entry::Index;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use smr_sim::journal::JOURNAL;
 use smr_sim::ledger::Ledger;
 use smr_sim::properties::{Happening, Property, View};
@@ -88,7 +88,7 @@ impl Property for OneStateForEachIndex {
 
 /// A replica alone: what it forgets, or does twice, no other one mends. The power goes at this operation of its disk,
 /// if at any. Where its disk stands in the end, how many snapshots it took meanwhile, and whether the power went.
-fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
+fn lone(engine: LogEngine, cut_at: Option<u64>) -> (u64, u64, bool) {
     let shape = Shape { engine, ..Shape::small(1) };
     let mut cluster = Cluster::shaped(1, shape, 3, 1, vec![Box::new(OneStateForEachIndex::default())]);
     cluster.load_with_ballast(200);
@@ -111,7 +111,7 @@ fn lone(engine: Engine, cut_at: Option<u64>) -> (u64, u64, bool) {
 // covers L16 D1: applied index, sessions and data come from one snapshot and the entries behind it, or not at all.
 #[test]
 fn crash_at_each_storage_operation_while_entries_are_applied_nothing_applied_twice_or_skipped() {
-    for engine in [JOURNAL, Engine::Segments, SIMULATED] {
+    for engine in [JOURNAL, LogEngine::Segments, SIMULATED] {
         let (operations, snapshots, _) = lone(engine, None);
         assert!(operations > 150 && snapshots > 1, "{engine:?}: {operations} operations, {snapshots} snapshots");
         for operation in 0..operations {

@@ -87,7 +87,7 @@ pub(crate) fn options(
         peers,
         listener,
         directory: directory.to_owned(),
-        log_engine: smr::storage::Engine::Sled,
+        log_engine: smr::storage::LogEngine::Sled,
         allow_unsynced: true,
         found_anew: false,
         reads: ReadMode::Index,

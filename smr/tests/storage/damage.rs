@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use smr::entry::{Entry, HardState, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::{Opened, probe_sync};
+use smr::storage::{OpenOutcome, probe_sync};
 
 use crate::support::*;
 
@@ -54,13 +54,13 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
         assert_eq!(text.lines().count(), 1, "{at}: {text}");
     };
     match bench.open() {
-        Ok(Opened::Store(opened)) if opened.healing.is_none() => {
+        Ok(OpenOutcome::Store(opened)) if opened.healing.is_none() => {
             assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
             assert!(opened.entries == sample.entries && opened.hard_state == sample.hard_state, "{at}");
             assert_eq!((opened.bootstrap, opened.identity.node), (initialized(), ME), "{at}");
             "whole"
         }
-        Ok(opened @ Opened::Store(_)) => {
+        Ok(opened @ OpenOutcome::Store(_)) => {
             let (opened, reason) = opened.heals();
             names_it(&reason);
             assert!(sample.entries.starts_with(&opened.entries) && opened.hard_state == sample.hard_state, "{at}");
@@ -70,7 +70,7 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
             assert_eq!(bench.reopen().heals().1, reason, "{at}");
             "heals"
         }
-        Ok(Opened::Quarantined(quarantined)) => {
+        Ok(OpenOutcome::Quarantined(quarantined)) => {
             names_it(&quarantined.reason);
             drop(quarantined);
             bench.reopen().quarantined();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use smr::entry::Index;
 use smr::protocol::LogChange;
-use smr::storage::{OpenError, Opened, Store};
+use smr::storage::{OpenError, OpenOutcome, Store};
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use smr_sim::virtual_map::{MapDamage, SIMULATED};
 
@@ -24,7 +24,7 @@ fn written() -> (VirtualDisk, Store) {
     (disk, store)
 }
 
-fn reopen(disk: &VirtualDisk) -> Result<Opened, OpenError> {
+fn reopen(disk: &VirtualDisk) -> Result<OpenOutcome, OpenError> {
     Bench::with(SIMULATED, disk.clone()).open()
 }
 
@@ -85,8 +85,8 @@ fn read_fault_at_open_is_refused_or_found_out() {
             let copy = disk.after_crash(Loss::Nothing);
             copy.read_fault_at(read, ReadFault::FlippedBit(bit));
             match reopen(&copy) {
-                Ok(Opened::Store(opened)) => assert_eq!(opened.entries.len(), 12, "read {read}, bit {bit}"),
-                Ok(Opened::Quarantined(_)) | Err(OpenError::Foreign { .. } | OpenError::Newer { .. }) => {}
+                Ok(OpenOutcome::Store(opened)) => assert_eq!(opened.entries.len(), 12, "read {read}, bit {bit}"),
+                Ok(OpenOutcome::Quarantined(_)) | Err(OpenError::Foreign { .. } | OpenError::Newer { .. }) => {}
                 Err(error) => panic!("read {read}, bit {bit}: {error}"),
             }
         }

@@ -11,7 +11,8 @@ use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartTrail};
 use smr::protocol::LogChange;
 use smr::storage::{
-    BootstrapState, Engine, ExpectedIdentity, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness, probe_sync,
+    BootstrapState, ExpectedIdentity, LogEngine, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness,
+    probe_sync,
 };
 
 use crate::support::*;
@@ -302,7 +303,7 @@ fn directory_open_in_the_same_process_is_refused_at_once() {
 // covers B23
 #[test]
 fn directory_whose_lock_file_was_cleaned_away_is_refused_all_the_same() {
-    for engine in [Engine::Sled, Engine::Segments] {
+    for engine in [LogEngine::Sled, LogEngine::Segments] {
         let mut bench = Bench::new();
         bench.options = options(engine);
         let store = bench.founded();
@@ -327,7 +328,7 @@ fn litter(directory: &Path) {
 // covers B24
 #[test]
 fn directory_with_files_of_others_anywhere_opens_as_if_they_were_not_there() {
-    for engine in [Engine::Sled, Engine::Segments] {
+    for engine in [LogEngine::Sled, LogEngine::Segments] {
         let mut bench = Bench::new();
         bench.options = options(engine);
         fs::create_dir_all(bench.path.join("snapshots")).unwrap();
@@ -338,7 +339,7 @@ fn directory_with_files_of_others_anywhere_opens_as_if_they_were_not_there() {
         store.sync().unwrap();
         drop(store);
         litter(&bench.path.join("log"));
-        if engine == Engine::Sled {
+        if engine == LogEngine::Sled {
             litter(&bench.path.join("log/blobs"));
         }
         let opened = bench.reopen().store();

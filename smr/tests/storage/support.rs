@@ -10,8 +10,8 @@ use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::storage::{
-    BootstrapState, Engine, ExpectedIdentity, OpenError, Opened, OpenedStore, Quarantined, ReplicaDirectory, Store,
-    StoreOptions,
+    BootstrapState, ExpectedIdentity, LogEngine, OpenError, OpenOutcome, OpenedStore, Quarantined, ReplicaDirectory,
+    Store, StoreOptions,
 };
 
 /// The node that the tests are about.
@@ -33,7 +33,7 @@ pub(crate) fn replica() -> ExpectedIdentity {
     ExpectedIdentity { group: "s0".parse().unwrap(), name: ReplicaId(0), cluster: None }
 }
 
-pub(crate) fn options(engine: Engine) -> StoreOptions {
+pub(crate) fn options(engine: LogEngine) -> StoreOptions {
     StoreOptions {
         snapshot: SnapshotMeta::default(),
         incarnation_if_new: ME.incarnation,
@@ -71,32 +71,32 @@ impl Bench {
     pub(crate) fn new() -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("node");
-        Bench { disk: Arc::new(RealDisk), path, options: options(Engine::Sled), _directory: Some(directory) }
+        Bench { disk: Arc::new(RealDisk), path, options: options(LogEngine::Sled), _directory: Some(directory) }
     }
 
     /// On another disk, with this engine.
-    pub(crate) fn with(engine: Engine, disk: impl Disk) -> Bench {
+    pub(crate) fn with(engine: LogEngine, disk: impl Disk) -> Bench {
         Bench { disk: Arc::new(disk), path: PathBuf::from("/data/node"), options: options(engine), _directory: None }
     }
 
     /// The same node on another directory.
     pub(crate) fn at(path: &Path) -> Bench {
-        Bench { disk: Arc::new(RealDisk), path: path.to_owned(), options: options(Engine::Sled), _directory: None }
+        Bench { disk: Arc::new(RealDisk), path: path.to_owned(), options: options(LogEngine::Sled), _directory: None }
     }
 
-    pub(crate) fn open(&self) -> Result<Opened, OpenError> {
+    pub(crate) fn open(&self) -> Result<OpenOutcome, OpenError> {
         self.open_with(&self.options)
     }
 
-    pub(crate) fn open_with(&self, options: &StoreOptions) -> Result<Opened, OpenError> {
+    pub(crate) fn open_with(&self, options: &StoreOptions) -> Result<OpenOutcome, OpenError> {
         Store::open(ReplicaDirectory::open(Arc::clone(&self.disk), &self.path, replica())?, options)
     }
 
-    pub(crate) fn reopen(&self) -> Opened {
+    pub(crate) fn reopen(&self) -> OpenOutcome {
         self.open().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    pub(crate) fn reopen_with(&self, snapshot: SnapshotMeta) -> Opened {
+    pub(crate) fn reopen_with(&self, snapshot: SnapshotMeta) -> OpenOutcome {
         let options = StoreOptions { snapshot, ..self.options.clone() };
         self.open_with(&options).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -118,31 +118,31 @@ pub(crate) trait Which {
     fn quarantined(self) -> Quarantined;
 }
 
-impl Which for Opened {
+impl Which for OpenOutcome {
     fn store(self) -> OpenedStore {
         match self {
-            Opened::Store(store) => {
+            OpenOutcome::Store(store) => {
                 assert_eq!(store.healing, None);
                 *store
             }
-            Opened::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
+            OpenOutcome::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
         }
     }
 
     fn heals(self) -> (OpenedStore, String) {
         match self {
-            Opened::Store(mut store) => {
+            OpenOutcome::Store(mut store) => {
                 let healing = store.healing.take().unwrap_or_else(|| panic!("whole, {} entries", store.entries.len()));
                 (*store, healing.reason)
             }
-            Opened::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
+            OpenOutcome::Quarantined(quarantined) => panic!("quarantined: {}", quarantined.reason),
         }
     }
 
     fn quarantined(self) -> Quarantined {
         match self {
-            Opened::Store(store) => panic!("opened with {} entries", store.entries.len()),
-            Opened::Quarantined(quarantined) => *quarantined,
+            OpenOutcome::Store(store) => panic!("opened with {} entries", store.entries.len()),
+            OpenOutcome::Quarantined(quarantined) => *quarantined,
         }
     }
 }

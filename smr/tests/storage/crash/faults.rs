@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use smr::entry::{Entry, HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::{Engine, OpenError, Opened};
+use smr::storage::{LogEngine, OpenError, OpenOutcome};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr_sim::virtual_map::SIMULATED;
 
@@ -65,17 +65,17 @@ fn sync_that_lies_about_the_log_is_found_out_by_the_watermark_or_leaves_a_prefix
         work(&copy);
         for loss in [Loss::Nothing, Loss::Everything].into_iter().chain((0..20).map(Loss::Seeded)) {
             match Bench::with(ENGINE, copy.after_crash(loss)).reopen() {
-                Opened::Store(opened) if opened.healing.is_none() && opened.entries == entries => whole += 1,
-                Opened::Store(opened) if opened.healing.is_none() => {
+                OpenOutcome::Store(opened) if opened.healing.is_none() && opened.entries == entries => whole += 1,
+                OpenOutcome::Store(opened) if opened.healing.is_none() => {
                     assert!(entries.starts_with(&opened.entries), "from {from}, {loss:?}: {:?}", ids(&opened.entries));
                     shorter += 1;
                 }
-                Opened::Quarantined(quarantined) => panic!("from {from}, {loss:?}: {}", quarantined.reason),
+                OpenOutcome::Quarantined(quarantined) => panic!("from {from}, {loss:?}: {}", quarantined.reason),
                 opened => {
                     let (opened, reason) = opened.heals();
                     assert!(entries.starts_with(&opened.entries), "from {from}, {loss:?}: {:?}", ids(&opened.entries));
                     // Segments also miss a prepared one whose name has outlived its content.
-                    let nothing_behind = ENGINE == Engine::Segments && reason.contains("cut off: 0 bytes");
+                    let nothing_behind = ENGINE == LogEngine::Segments && reason.contains("cut off: 0 bytes");
                     let marked = reason.contains("marked as synced") || reason.contains("though it was synced");
                     assert!(marked || nothing_behind, "{reason}");
                     found_out += 1;
@@ -95,7 +95,7 @@ fn sync_failed_once_is_not_tried_again() {
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
     store.apply(&LogChange::Append(batch(2, 5, 1, 10))).unwrap();
     // Segments write when they are flushed, the others before.
-    let sync = disk.operations() + u64::from(ENGINE == Engine::Segments);
+    let sync = disk.operations() + u64::from(ENGINE == LogEngine::Segments);
     disk.fault_at(sync, Fault::Error(ErrorKind::Other));
     let first = store.sync().unwrap_err();
     assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");

@@ -81,7 +81,7 @@ fn watermark_alone_damaged_costs_no_entry_and_the_log_is_still_to_be_passed() {
     let (disk, entries) = written();
     disk.damage(Path::new("/data/node/mark"), Vec::clear).unwrap();
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
-    let smr::storage::Opened::Store(opened) = opened else { panic!("quarantined") };
+    let smr::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
     assert_eq!(opened.entries, entries);
     assert_eq!(opened.healing.unwrap().past, Index(31));
 }
@@ -94,7 +94,7 @@ fn damaged_again_while_healing_keeps_as_far_to_go() {
     drop(heals(&disk, "first"));
     disk.damage(Path::new(LOG), Vec::clear).ok();
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
-    let smr::storage::Opened::Store(opened) = opened else { panic!("quarantined") };
+    let smr::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
     assert_eq!(opened.healing.unwrap().past, Index(31));
 }
 
@@ -115,7 +115,7 @@ fn power_cut_while_healing_ends_leaves_it_silent_or_sound_and_whole() {
             Ok::<_, smr::storage::OpenError>(())
         },
         |result, disk, at| match Bench::with(ENGINE, disk.clone()).reopen() {
-            smr::storage::Opened::Store(opened) if opened.healing.is_some() => {
+            smr::storage::OpenOutcome::Store(opened) if opened.healing.is_some() => {
                 assert!(result.is_err(), "{at}");
                 silent.set(silent.get() + 1);
             }

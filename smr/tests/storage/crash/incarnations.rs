@@ -7,7 +7,7 @@ use smr::disk::Disk;
 use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
-use smr::storage::{BootstrapState, OpenError, Opened, Store};
+use smr::storage::{BootstrapState, OpenError, OpenOutcome, Store};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;
@@ -93,7 +93,7 @@ fn power_cut_in_next_incarnation_leaves_quarantine_until_it_is_ready() {
         |(result, ready), disk, at| {
             let bench = Bench::with(ENGINE, disk.clone());
             match bench.reopen() {
-                Opened::Quarantined(quarantined) => {
+                OpenOutcome::Quarantined(quarantined) => {
                     assert!(!ready, "{at}: quarantined after it was ready");
                     assert!(quarantined.reason.starts_with("/data/node/mark: "), "{at}: {}", quarantined.reason);
                     assert_eq!(quarantined.identity.as_ref().unwrap().node, ME, "{at}");
@@ -102,7 +102,7 @@ fn power_cut_in_next_incarnation_leaves_quarantine_until_it_is_ready() {
                     next_incarnation(&bench, &RefCell::new(None)).unwrap_or_else(|error| panic!("{at}: {error}"));
                     check_readmitted(&disk, at);
                 }
-                Opened::Store(opened) => {
+                OpenOutcome::Store(opened) => {
                     drop(opened);
                     let entries = check_readmitted(&disk, at);
                     assert!(entries >= if result.is_ok() { 4 } else { 3 }, "{at}: {entries} entries");

@@ -11,7 +11,7 @@ mod watermark;
 use std::path::Path;
 
 use smr::entry::SnapshotMeta;
-use smr::storage::{Opened, StorageError};
+use smr::storage::{OpenOutcome, StorageError};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{ENGINE, LOG};
@@ -67,11 +67,11 @@ fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::storag
     let bench = Bench::with(ENGINE, disk);
     let options = smr::storage::StoreOptions { snapshot: snapshot.clone(), ..bench.options.clone() };
     match bench.open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
-        Opened::Store(opened) => {
+        OpenOutcome::Store(opened) => {
             assert_eq!(opened.healing, None, "{at}");
             opened
         }
-        Opened::Quarantined(quarantined) => panic!("{at}: quarantined: {}", quarantined.reason),
+        OpenOutcome::Quarantined(quarantined) => panic!("{at}: quarantined: {}", quarantined.reason),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use smr::disk::Disk;
 use smr::protocol::LogChange;
-use smr::storage::Engine;
+use smr::storage::LogEngine;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 use smr_sim::virtual_map::{MapDamage, SIMULATED};
 
@@ -50,7 +50,7 @@ fn watermark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
         let disk = disk.after_crash(Loss::Everything);
         if ENGINE == SIMULATED {
             disk.damage_map(Path::new(LOG), MapDamage::Shorter(entries as usize)).unwrap();
-        } else if ENGINE == Engine::Segments {
+        } else if ENGINE == LogEngine::Segments {
             cut_segments(&disk, entries as usize);
         } else {
             let one = |len: usize| (len - 16) / (count as usize + 1);

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::{Opened, StoreOptions};
+use smr::storage::{OpenOutcome, StoreOptions};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{FRAME_BYTES, LOG, append, bench, content, filled, founded, segments, used};
@@ -69,8 +69,8 @@ fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
         entries.extend(append(&mut store, 14, 1, 10));
         drop(store);
         match bench(&disk.after_crash(Loss::Everything)).reopen() {
-            Opened::Store(opened) => assert!(opened.entries == entries, "{left}: {:?}", ids(&opened.entries)),
-            Opened::Quarantined(quarantined) => panic!("{left} bytes left: {}", quarantined.reason),
+            OpenOutcome::Store(opened) => assert!(opened.entries == entries, "{left}: {:?}", ids(&opened.entries)),
+            OpenOutcome::Quarantined(quarantined) => panic!("{left} bytes left: {}", quarantined.reason),
         }
     }
 }
@@ -98,8 +98,8 @@ fn entries_read_after_a_failed_sync_outlive_a_power_cut() {
             entries.extend(append(&mut store, 13 + count as u64, 1, 10));
             drop(store);
             match bench(&disk.after_crash(Loss::Everything)).reopen() {
-                Opened::Store(opened) => assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries)),
-                Opened::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
+                OpenOutcome::Store(opened) => assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries)),
+                OpenOutcome::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
             }
         }
     }
@@ -150,8 +150,8 @@ fn power_cut_while_segments_are_recycled_leaves_what_was_confirmed() {
             let left = copy.after_crash(loss);
             let options = StoreOptions { snapshot: snapshot.clone(), ..bench(&left).options };
             let opened = match bench(&left).open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
-                Opened::Store(opened) => opened,
-                Opened::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
+                OpenOutcome::Store(opened) => opened,
+                OpenOutcome::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
             };
             let last = opened.store.last().index.0;
             assert!((confirmed..=begun).contains(&last), "{at}: ends with {last}, {confirmed} was confirmed");

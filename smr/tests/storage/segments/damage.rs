@@ -7,7 +7,7 @@ use smr::codec;
 use smr::disk::Disk;
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::{OpenError, Opened};
+use smr::storage::{OpenError, OpenOutcome};
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 
 use super::{LOG, append, bench, content, founded, sample, segments, used};
@@ -16,7 +16,7 @@ use crate::support::*;
 /// Opens a damaged disk: all entries, or a line that names `file`.
 fn is_noticed(disk: VirtualDisk, entries: &[Entry], file: &Path, at: &str) -> bool {
     match bench(&disk).open() {
-        Ok(Opened::Store(opened)) if opened.healing.is_none() => {
+        Ok(OpenOutcome::Store(opened)) if opened.healing.is_none() => {
             assert!(opened.entries == entries, "{at}: {:?}", ids(&opened.entries));
             false
         }
@@ -202,7 +202,7 @@ fn damage_to_synced_entries_behind_a_watermark_that_fell_back_is_noticed() {
             assert!(bench(&copy).reopen().store().entries.len() >= 16, "byte {byte} of the last write");
             continue;
         }
-        let Opened::Store(opened) = bench(&copy).reopen() else { panic!("byte {byte}: quarantined") };
+        let OpenOutcome::Store(opened) = bench(&copy).reopen() else { panic!("byte {byte}: quarantined") };
         let healing = opened.healing.unwrap_or_else(|| panic!("byte {byte}: not noticed"));
         assert!(healing.reason.contains("though it was synced up to byte"), "byte {byte}: {}", healing.reason);
         // It is silent past what was known to be synced there, though it cannot be read.

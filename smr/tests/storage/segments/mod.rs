@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use smr::disk::Disk;
 use smr::entry::{Entry, Index};
 use smr::protocol::LogChange;
-use smr::storage::{Engine, Store};
+use smr::storage::{LogEngine, Store};
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use crate::support::*;
@@ -18,7 +18,7 @@ use crate::support::*;
 const LOG: &str = "/data/node/log";
 
 fn bench(disk: &VirtualDisk) -> Bench {
-    Bench::with(Engine::Segments, disk.clone())
+    Bench::with(LogEngine::Segments, disk.clone())
 }
 
 fn founded() -> VirtualDisk {

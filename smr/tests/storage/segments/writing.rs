@@ -7,7 +7,7 @@ use std::path::Path;
 use smr::disk::Disk;
 use smr::entry::Index;
 use smr::protocol::LogChange;
-use smr::storage::{Engine, OpenError, Opened, StoreOptions, SyncMode};
+use smr::storage::{LogEngine, OpenError, OpenOutcome, StoreOptions, SyncMode};
 use smr_sim::virtual_disk::Loss;
 
 use super::{LOG, append, bench, content, filled, founded, segments};
@@ -85,8 +85,8 @@ fn removal_emptying_or_start_at_the_end_of_a_segment_is_read_from_every_snapshot
                 let copy = disk.after_crash(Loss::Everything);
                 let options = StoreOptions { snapshot: snapshot(end.index.0, end.term.0), ..bench(&copy).options };
                 let opened = match bench(&copy).open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
-                    Opened::Store(opened) => opened,
-                    Opened::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
+                    OpenOutcome::Store(opened) => opened,
+                    OpenOutcome::Quarantined(quarantined) => panic!("{at}: {}", quarantined.reason),
                 };
                 let expected = entries.iter().filter(|entry| entry.id.index > end.index).cloned().collect::<Vec<_>>();
                 assert!(opened.entries == expected, "{at}: {:?}", ids(&opened.entries));
@@ -111,7 +111,7 @@ fn removal_emptying_or_start_at_the_end_of_a_segment_is_read_from_every_snapshot
 #[test]
 fn store_over_segments_on_the_real_disk_returns_all_that_was_synced() {
     let mut bench = Bench::new();
-    bench.options.engine = Engine::Segments;
+    bench.options.engine = LogEngine::Segments;
     bench.options.allow_unsynced = false;
     let mut store = bench.founded();
     let mut next = 2;
@@ -133,7 +133,7 @@ fn store_over_segments_on_the_real_disk_returns_all_that_was_synced() {
 /// Nothing is lost, and nothing is touched, when somebody gets the flag wrong.
 #[test]
 fn directory_of_the_other_engine_is_refused_untouched_with_one_line() {
-    for (made, asked) in [(Engine::Sled, Engine::Segments), (Engine::Segments, Engine::Sled)] {
+    for (made, asked) in [(LogEngine::Sled, LogEngine::Segments), (LogEngine::Segments, LogEngine::Sled)] {
         let mut bench = Bench::new();
         bench.options.engine = made;
         let mut store = bench.founded();
@@ -153,6 +153,6 @@ fn directory_of_the_other_engine_is_refused_untouched_with_one_line() {
 
 #[test]
 fn engine_named_by_an_operator_is_sled_or_segments() {
-    assert_eq!(("sled".parse(), "segments".parse()), (Ok(Engine::Sled), Ok(Engine::Segments)));
-    assert_eq!("journal".parse::<Engine>().unwrap_err().to_string(), "sled and segments are possible");
+    assert_eq!(("sled".parse(), "segments".parse()), (Ok(LogEngine::Sled), Ok(LogEngine::Segments)));
+    assert_eq!("journal".parse::<LogEngine>().unwrap_err().to_string(), "sled and segments are possible");
 }
