@@ -4,7 +4,7 @@ use smr::id::NodeId;
 use smr::protocol::Envelope;
 use smr::snapshot::SendingFile;
 
-use super::{Event, Transfer, World};
+use super::{Event, SnapshotTransfer, World};
 use crate::properties::Happening;
 use crate::rare::Rare;
 use crate::sim_node::{Broken, Input, ProcessState, carry};
@@ -99,16 +99,16 @@ impl<W: Workload> World<W> {
         }
     }
 
-    pub(super) fn transferred(&mut self, transfer: Transfer) {
+    pub(super) fn transferred(&mut self, transfer: SnapshotTransfer) {
         let now = self.now;
-        let Transfer { from, run, to, mut file } = transfer;
+        let SnapshotTransfer { from, run, to, mut file } = transfer;
         let replica = usize::from(from.name.0);
         if self.nodes[replica].run != run {
             return;
         }
         let until = self.nodes[replica].paused_until;
         if until > now {
-            return self.schedule(until, Event::Transferred(Box::new(Transfer { from, run, to, file })));
+            return self.schedule(until, Event::Transferred(Box::new(SnapshotTransfer { from, run, to, file })));
         }
         let last = file.as_ref().map(|file| file.info().meta.last);
         let arrived = file.as_mut().map_or(Err(Broken::OnTheWay), |file| self.carry(from, to, file));

@@ -122,7 +122,7 @@ enum Event {
         replica: usize,
         run: u64,
     },
-    Transferred(Box<Transfer>),
+    Transferred(Box<SnapshotTransfer>),
     /// The sender of a snapshot hears how the transfer ended.
     Sent {
         replica: usize,
@@ -148,7 +148,7 @@ enum Event {
     Client(usize),
 }
 
-struct Transfer {
+struct SnapshotTransfer {
     from: NodeId,
     run: u64,
     to: NodeId,

@@ -13,7 +13,7 @@ use smr::snapshot::SnapshotError;
 use smr::status::{Role, StateDigest};
 use smr::transport::EVENT_RETRY_MS;
 
-use super::{BOOTSTRAP_INTERVAL_US, Event, Transfer, World};
+use super::{BOOTSTRAP_INTERVAL_US, Event, SnapshotTransfer, World};
 use crate::properties::Happening;
 use crate::rare::Rare;
 use crate::sim_node::{Input, ProcessState, SimNode};
@@ -281,7 +281,7 @@ impl<W: Workload> World<W> {
                         };
                         let at = self.now.plus_us(2_000 + self.disks.below(60_000));
                         let run = self.nodes[replica].run;
-                        self.schedule(at, Event::Transferred(Box::new(Transfer { from, run, to, file })));
+                        self.schedule(at, Event::Transferred(Box::new(SnapshotTransfer { from, run, to, file })));
                     }
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
                     Action::DropInBackground(_) | Action::Report(_) => {}

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::disk_lag::DiskLag;
-use super::leader::Handover;
+use super::leader::LeadershipTransfer;
 use super::progress::Progress;
 use super::{Candidate, Follower, Leader, Leadership, PreCandidate, Raft, Role};
 use crate::entry::{Entry, EntryId, HardState, Index};
@@ -88,11 +88,11 @@ impl Canonical for Raft {
                 (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
             }
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, lease_state, handover, heartbeat_at, disk_lag } = &mut **leader;
+                let Leader { peers, reads: _, lease_state, transfer, heartbeat_at, disk_lag } = &mut **leader;
                 *heartbeat_at = BEFORE;
                 *disk_lag = DiskLag::default();
                 lease_state.forget_time(BEFORE);
-                if let Some(Handover { target: _, deadline, told: _ }) = handover {
+                if let Some(LeadershipTransfer { target: _, deadline, told: _ }) = transfer {
                     *deadline = LATER;
                 }
                 for progress in peers.values_mut() {
@@ -141,10 +141,10 @@ impl Canonical for Raft {
             }
             Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, lease_state: _, handover, heartbeat_at: _, disk_lag: _ } = &mut **leader;
+                let Leader { peers, reads: _, lease_state: _, transfer, heartbeat_at: _, disk_lag: _ } = &mut **leader;
                 let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
                 peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
-                if let Some(Handover { target, deadline: _, told: _ }) = handover {
+                if let Some(LeadershipTransfer { target, deadline: _, told: _ }) = transfer {
                     *target = name(*target);
                 }
             }

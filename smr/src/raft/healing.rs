@@ -139,7 +139,7 @@ impl Raft {
         if is_news {
             self.replicate_to(from);
             // It counts no more, and may have been what a majority hung on.
-            self.continue_handover();
+            self.continue_transfer();
         }
     }
 

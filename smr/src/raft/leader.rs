@@ -16,7 +16,7 @@ use crate::protocol::{Event, LogChange, NotHere, Time};
 
 /// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
 #[derive(Clone, Debug)]
-pub(super) struct Handover {
+pub(super) struct LeadershipTransfer {
     /// Who is to lead.
     pub(super) target: NodeId,
     /// When to give up and serve again.
@@ -38,7 +38,7 @@ impl Raft {
             peers: BTreeMap::new(),
             reads: Reads::default(),
             lease_state: LeaseState::from(self.now),
-            handover: None,
+            transfer: None,
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
             disk_lag: DiskLag::default(),
         }));
@@ -67,7 +67,7 @@ impl Raft {
 
     /// Commands arrived.
     pub(super) fn append_commands(&mut self, commands: Vec<bytes::Bytes>) -> Result<EntryId, NotHere> {
-        let accepts = matches!(&self.role, Role::Leader(leader) if leader.handover.is_none());
+        let accepts = matches!(&self.role, Role::Leader(leader) if leader.transfer.is_none());
         if !accepts {
             Err(self.not_leader())
         } else if commands.is_empty() {
@@ -172,7 +172,7 @@ impl Raft {
     /// The operator wants other members.
     pub(super) fn try_change_members(&mut self, change: &Change) -> Result<EntryId, ChangeRefused> {
         let Role::Leader(leader) = &self.role else { return Err(ChangeRefused::NotLeader(self.not_leader())) };
-        if leader.handover.is_some() {
+        if leader.transfer.is_some() {
             return Err(ChangeRefused::NotYet("leadership is being handed over"));
         }
         // Without this two leaders could each change the same old configuration, and their majorities miss each other
@@ -205,7 +205,7 @@ impl Raft {
         let not_leader = self.not_leader();
         let voters = &self.configurations.current().voters;
         let Role::Leader(leader) = &mut self.role else { return Err(TransferRefused::NotLeader(not_leader)) };
-        if leader.handover.is_some() {
+        if leader.transfer.is_some() {
             return Err(TransferRefused::Busy);
         }
         // In a joint configuration a replica may have two incarnations; the one that stays is meant.
@@ -216,23 +216,23 @@ impl Raft {
             return Err(TransferRefused::Senseless(format!("{name} leads already")));
         }
         let deadline = self.now.plus_us(self.settings.election_timeout_us);
-        leader.handover = Some(Handover { target, deadline, told: false });
-        self.continue_handover();
+        leader.transfer = Some(LeadershipTransfer { target, deadline, told: false });
+        self.continue_transfer();
         // Should it lack something that was lost on the way, there is no time to wait for that to show.
         self.probe(target);
         Ok(())
     }
 
     /// Tells the target of a transfer to start once its log is complete.
-    pub(super) fn continue_handover(&mut self) {
+    pub(super) fn continue_transfer(&mut self) {
         let (term, last) = (self.hard_state.term, self.log.last().index);
         let Role::Leader(leader) = &mut self.role else { return };
-        let Some(handover) = &mut leader.handover else { return };
-        let complete = leader.peers.get(&handover.target).is_some_and(|progress| progress.counted() == last);
-        if complete && !handover.told {
-            handover.told = true;
+        let Some(transfer) = &mut leader.transfer else { return };
+        let complete = leader.peers.get(&transfer.target).is_some_and(|progress| progress.counted() == last);
+        if complete && !transfer.told {
+            transfer.told = true;
             leader.lease_state.end();
-            self.out.send(handover.target, term, Body::TimeoutNow);
+            self.out.send(transfer.target, term, Body::TimeoutNow);
         }
     }
 
@@ -240,8 +240,8 @@ impl Raft {
     pub(super) fn tick_leader(&mut self) {
         let now = self.now;
         let Role::Leader(leader) = &mut self.role else { return };
-        if leader.handover.as_ref().is_some_and(|handover| now >= handover.deadline) {
-            leader.handover = None;
+        if leader.transfer.as_ref().is_some_and(|transfer| now >= transfer.deadline) {
+            leader.transfer = None;
             self.out.effects.events.push(Event::TransferFailed);
         }
         if now < leader.heartbeat_at {
@@ -290,7 +290,7 @@ impl Raft {
     fn give_way_if_disk_lags(&mut self) {
         let (now, durable) = (self.now, self.out.durable());
         let Role::Leader(leader) = &mut self.role else { return };
-        if leader.handover.is_some() || !leader.disk_lag.look(now, durable, self.commit, &self.settings) {
+        if leader.transfer.is_some() || !leader.disk_lag.look(now, durable, self.commit, &self.settings) {
             return;
         }
         let has_more =

@@ -136,7 +136,7 @@ impl Raft {
     /// Whether this node holds the lease at a time of its clock: no other one leads in a later term then.
     pub(super) fn holds_lease_at(&self, at: Time) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        if self.settings.reads != ReadMode::Lease || leader.lease_state.is_over || leader.handover.is_some() {
+        if self.settings.reads != ReadMode::Lease || leader.lease_state.is_over || leader.transfer.is_some() {
             return false;
         }
         let asked_at = quorum::reached(self.configurations.current(), |node| {

@@ -14,8 +14,8 @@
 //! As in the paper: term, index, commit index, match and next index. *HardState*: term and vote. *Start*: the entry
 //! that the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
 //! entering a term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*:
-//! heartbeats that confirm reads. *Handover*: a transfer of leadership. *To track* a peer: to begin to count its
-//! progress. T: the election timeout.
+//! heartbeats that confirm reads. *Transfer*: of leadership, where no snapshot is spoken of. *To track* a peer: to
+//! begin to count its progress. T: the election timeout.
 //!
 //! # Messages
 //! | message | from → to | answer | rests on |
@@ -89,7 +89,7 @@ use rand_chacha::rand_core::Rng;
 
 use self::disk_lag::DiskLag;
 use self::healing::Healing;
-use self::leader::Handover;
+use self::leader::LeadershipTransfer;
 use self::lease::LeaseState;
 use self::log::Log;
 use self::membership::Configurations;
@@ -187,7 +187,7 @@ struct Leader {
     peers: BTreeMap<NodeId, Progress>,
     reads: Reads,
     lease_state: LeaseState,
-    handover: Option<Handover>,
+    transfer: Option<LeadershipTransfer>,
     heartbeat_at: Time,
     disk_lag: DiskLag,
 }
@@ -560,8 +560,8 @@ impl Protocol for Raft {
             Role::PreCandidate(pre) => pre.retry_at,
             Role::Candidate(candidate) => candidate.retry_at,
             Role::Leader(leader) => {
-                let handover = leader.handover.as_ref().map(|handover| handover.deadline);
-                handover.map_or(leader.heartbeat_at, |deadline| deadline.min(leader.heartbeat_at))
+                let transfer = leader.transfer.as_ref().map(|transfer| transfer.deadline);
+                transfer.map_or(leader.heartbeat_at, |deadline| deadline.min(leader.heartbeat_at))
             }
         }
     }

@@ -72,12 +72,12 @@ pub(super) enum Pace {
     /// The logs agree: a pipeline.
     Replicate,
     /// The log no longer reaches back to where they agree: a snapshot first.
-    Snapshot(Transfer),
+    Snapshot(SnapshotTransfer),
 }
 
 /// Where a snapshot for a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Transfer {
+pub(super) enum SnapshotTransfer {
     /// The driver was asked to send one.
     Wanted {
         /// The newest snapshot at that time: what is sent ends here or later.
@@ -174,9 +174,9 @@ impl Progress {
     /// After which entry of a log that starts with `start` the member needs it, as far as is known.
     pub(super) fn needs_after(&self, start: Index, now: Time, settings: &Settings) -> Option<Index> {
         match &self.pace {
-            Pace::Snapshot(Transfer::Wanted { newest }) => Some(*newest),
-            Pace::Snapshot(Transfer::Sent { last, .. }) => Some(last.index),
-            Pace::Snapshot(Transfer::Failed) => None,
+            Pace::Snapshot(SnapshotTransfer::Wanted { newest }) => Some(*newest),
+            Pace::Snapshot(SnapshotTransfer::Sent { last, .. }) => Some(last.index),
+            Pace::Snapshot(SnapshotTransfer::Failed) => None,
             // While it is being asked how far it is, the answer may be: just as far as the log reaches.
             Pace::Probe { .. } | Pace::Replicate => {
                 let known = self.match_index > Index::ZERO && self.holds_log(now, settings);
@@ -248,7 +248,7 @@ impl Progress {
 
     /// A snapshot has to come first.
     pub(super) fn want_snapshot(&mut self, newest: Index) {
-        self.pace = Pace::Snapshot(Transfer::Wanted { newest });
+        self.pace = Pace::Snapshot(SnapshotTransfer::Wanted { newest });
         self.restart_pipeline();
     }
 
@@ -278,8 +278,10 @@ impl Progress {
         match self.pace {
             Pace::Replicate => {}
             // It has its snapshot, but the log was cut meanwhile: another one.
-            Pace::Snapshot(Transfer::Sent { last, .. }) if (last.index..log_start).contains(&self.match_index) => {
-                self.pace = Pace::Snapshot(Transfer::Failed);
+            Pace::Snapshot(SnapshotTransfer::Sent { last, .. })
+                if (last.index..log_start).contains(&self.match_index) =>
+            {
+                self.pace = Pace::Snapshot(SnapshotTransfer::Failed);
             }
             Pace::Snapshot(_) if self.match_index < log_start => {}
             Pace::Probe { .. } if !answers_probe => {}
@@ -295,14 +297,14 @@ impl Progress {
     pub(super) fn snapshot_sent(&mut self, last: Option<EntryId>, now: Time) {
         let Pace::Snapshot(transfer) = &mut self.pace else { return };
         match last {
-            None => *transfer = Transfer::Failed,
+            None => *transfer = SnapshotTransfer::Failed,
             // The end of an earlier transfer, heard late: the one that is wanted now ends further on.
-            Some(last) if matches!(transfer, Transfer::Wanted { newest } if last.index < *newest) => {}
+            Some(last) if matches!(transfer, SnapshotTransfer::Wanted { newest } if last.index < *newest) => {}
             // The member was faster to say that it has it, and the log was cut meanwhile: nothing more is to come,
             // another one is needed.
-            Some(last) if last.index <= self.match_index => *transfer = Transfer::Failed,
+            Some(last) if last.index <= self.match_index => *transfer = SnapshotTransfer::Failed,
             Some(last) => {
-                *transfer = Transfer::Sent { last, at: now };
+                *transfer = SnapshotTransfer::Sent { last, at: now };
                 self.advanced_at = now;
             }
         }
@@ -419,14 +421,14 @@ mod tests {
         let mut progress = Progress::new(Index(9), Time(0));
         progress.want_snapshot(Index(7));
         progress.snapshot_sent(Some(EntryId::new(5, 1)), Time(1));
-        assert_eq!(progress.pace, Pace::Snapshot(Transfer::Wanted { newest: Index(7) }), "of an earlier one");
+        assert_eq!(progress.pace, Pace::Snapshot(SnapshotTransfer::Wanted { newest: Index(7) }), "of an earlier one");
         // The log was cut meanwhile.
         progress.accept(Index(7), Index(8));
         progress.snapshot_sent(Some(EntryId::new(7, 1)), Time(2));
-        assert_eq!(progress.pace, Pace::Snapshot(Transfer::Failed), "it said so before");
+        assert_eq!(progress.pace, Pace::Snapshot(SnapshotTransfer::Failed), "it said so before");
         progress.want_snapshot(Index(8));
         progress.snapshot_sent(Some(EntryId::new(9, 1)), Time(3));
-        assert_eq!(progress.pace, Pace::Snapshot(Transfer::Sent { last: EntryId::new(9, 1), at: Time(3) }));
+        assert_eq!(progress.pace, Pace::Snapshot(SnapshotTransfer::Sent { last: EntryId::new(9, 1), at: Time(3) }));
     }
 
     // covers S17: one that is there and slow is not held on to, nor one that stands still, nor one that takes too long.

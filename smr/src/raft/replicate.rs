@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::message::{Body, Lease};
 use super::output::Outbox;
-use super::progress::{Pace, Progress, Transfer};
+use super::progress::{Pace, Progress, SnapshotTransfer};
 use super::settings::Settings;
 use super::{Leader, Raft, Role};
 use crate::entry::{EntryId, Index, Term};
@@ -108,8 +108,8 @@ impl View<'_> {
             // Appends or their acknowledgements may be lost. One question at the end of the pipeline finds out.
             Pace::Replicate if stuck => self.send_probe(to, progress, out),
             Pace::Replicate => {}
-            Pace::Snapshot(Transfer::Wanted { .. }) => {}
-            Pace::Snapshot(Transfer::Failed) => {
+            Pace::Snapshot(SnapshotTransfer::Wanted { .. }) => {}
+            Pace::Snapshot(SnapshotTransfer::Failed) => {
                 let alive = self.now.since_us(progress.reached_at()) < self.settings.election_timeout_us;
                 if alive {
                     // It may have refused the snapshot because it has it, from before a crash, and could not say so.
@@ -119,9 +119,9 @@ impl View<'_> {
                     out.effects.snapshots_wanted.push(to);
                 }
             }
-            Pace::Snapshot(Transfer::Sent { last, at }) => {
+            Pace::Snapshot(SnapshotTransfer::Sent { last, at }) => {
                 if self.now.since_us(*at) >= self.settings.snapshot_install_us {
-                    progress.pace = Pace::Snapshot(Transfer::Failed);
+                    progress.pace = Pace::Snapshot(SnapshotTransfer::Failed);
                 } else if let Some(previous) = self.log.id_at(last.index) {
                     out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
                 }
@@ -251,7 +251,7 @@ impl Raft {
         progress.accept_in(last.index, view.log, is_voter, now, view.settings);
         self.commit_replicated();
         self.replicate_to(from);
-        self.continue_handover();
+        self.continue_transfer();
     }
 
     /// A member has no entry `previous`; `hint` is the last one at which the logs may agree, as seen from there.
@@ -307,7 +307,7 @@ impl Raft {
             // What it has counts from now on.
             self.commit_replicated();
             self.replicate_to(from);
-            self.continue_handover();
+            self.continue_transfer();
         }
         None
     }
