@@ -127,7 +127,7 @@ impl<'c, M: Map> Exchange<'c, M> {
                 silent_at = self.copies.iter().find(|copy| copy.replica == leader).map(|copy| copy.silent_at);
                 if silent_at.is_none() && self.not_before.is_none() {
                     if !self.post(leader, epoch, ask()) {
-                        self.group.learn(|belief| belief.suspect(leader));
+                        self.group.learn(|cache| cache.suspect(leader));
                         self.step_back("unreachable");
                         continue;
                     }
@@ -188,14 +188,14 @@ impl<'c, M: Map> Exchange<'c, M> {
             Event::Reply(body) => body,
             Event::Broken { sent } => {
                 self.unknown |= sent;
-                self.group.learn(|belief| belief.suspect(replica));
+                self.group.learn(|cache| cache.suspect(replica));
                 self.step_back("connection broken");
                 return None;
             }
         };
         match body {
             ClientResponse::Answer(last) => {
-                self.group.learn(|belief| belief.served(replica));
+                self.group.learn(|cache| cache.served(replica));
                 if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
                     trace.received(link.number(), copy.posted.number);
                 }
@@ -204,26 +204,26 @@ impl<'c, M: Map> Exchange<'c, M> {
             }
             ClientResponse::NotLeader { leader, term } => {
                 let leader = leader.filter(|leader| usize::from(*leader) < self.group.links.len());
-                self.group.learn(|belief| belief.redirected(replica, leader, term));
+                self.group.learn(|cache| cache.redirected(replica, leader, term));
                 self.step_back("not the leader");
             }
             ClientResponse::Busy { retry_after_ms } => {
-                self.group.learn(|belief| belief.heard(replica));
+                self.group.learn(|cache| cache.heard(replica));
                 let hint = Duration::from_millis(u64::from(retry_after_ms.max(1))).min(BUSY_PAUSE_MAX);
                 self.pause_for(self.context.jitter.between(hint, hint * 2));
             }
             ClientResponse::Unknown => {
                 self.unknown = true;
-                self.group.learn(|belief| belief.deposed(replica));
+                self.group.learn(|cache| cache.deposed(replica));
                 self.step_back("outcome unknown");
             }
             ClientResponse::OutOfService(reason) => {
                 tracing::debug!(group = self.group.name, replica, reason, "out of service");
-                self.group.learn(|belief| belief.suspect(replica));
+                self.group.learn(|cache| cache.suspect(replica));
                 self.step_back("out of service");
             }
             other => {
-                self.group.learn(|belief| belief.heard(replica));
+                self.group.learn(|cache| cache.heard(replica));
                 return Some(Final::Response(other));
             }
         }
@@ -234,7 +234,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// just be slow), the copy that is out goes on waiting there.
     fn silence(&mut self, leader: u16, now: Instant) {
         self.note_retry("silent");
-        self.group.learn(|belief| belief.suspect(leader));
+        self.group.learn(|cache| cache.suspect(leader));
         let resends = self.resends;
         self.copies.retain_mut(|copy| {
             if copy.replica != leader {

@@ -1,5 +1,5 @@
-//! A group as a client sees it: the links to its replicas, the belief about its leader, its session, and what is under
-//! way in it.
+//! A group as a client sees it: the links to its replicas, what it has heard of its leader, its session, and what is
+//! under way in it.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,12 +7,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::address::is_same;
-use crate::client::belief::Belief;
 use crate::client::exchange::{Exchange, Failure, Final};
+use crate::client::leader_cache::LeaderCache;
 use crate::client::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
 use crate::client::link::Link;
 use crate::client::session::Session;
-use crate::client::{Context, TimedOut, before, finder, lock};
+use crate::client::{Context, TimedOut, before, discovery, lock};
 use crate::frames::{ClientRequest, ClientResponse, Map, Service};
 
 /// The replicas of a group, or the managers.
@@ -22,7 +22,7 @@ pub struct Group<M: Map> {
     /// The replicas, by number.
     pub links: Vec<Arc<Link<M>>>,
     state: Mutex<State>,
-    /// The belief has changed; whoever waits for a leader looks again, in the order of coming.
+    /// The believed leader has changed; whoever waits for a leader looks again, in the order of coming.
     changed: Notify,
     /// The open session.
     session: Mutex<Option<Arc<Session>>>,
@@ -34,10 +34,10 @@ pub struct Group<M: Map> {
 
 #[derive(Default)]
 struct State {
-    belief: Belief,
-    /// Requests that wait for a leader. Without any the finder stops.
+    leader_cache: LeaderCache,
+    /// Requests that wait for a leader. Without any discovery stops.
     waiting: usize,
-    /// Whether a finder runs.
+    /// Whether discovery runs.
     finding: bool,
 }
 
@@ -117,7 +117,7 @@ impl<M: Map> Group<M> {
 
     /// Who leads, as far as is known.
     pub(crate) fn leader(&self) -> Option<u16> {
-        lock(&self.state).belief.leader()
+        lock(&self.state).leader_cache.leader()
     }
 
     /// Waits until somebody is believed to lead. Cancelling is fine.
@@ -128,7 +128,7 @@ impl<M: Map> Group<M> {
             tokio::pin!(changed);
             changed.as_mut().enable(); // before looking, so that a change in between is not missed
             if self.start_finding() {
-                tokio::spawn(finder::find(Arc::clone(self), Arc::clone(context)));
+                tokio::spawn(discovery::find(Arc::clone(self), Arc::clone(context)));
             }
             if self.leader().is_some() {
                 return;
@@ -137,32 +137,32 @@ impl<M: Map> Group<M> {
         }
     }
 
-    /// Changes the belief.
-    pub(crate) fn learn<T>(&self, lesson: impl FnOnce(&mut Belief) -> T) -> T {
+    /// Changes what is believed.
+    pub(crate) fn learn<T>(&self, lesson: impl FnOnce(&mut LeaderCache) -> T) -> T {
         let mut state = lock(&self.state);
-        let before = state.belief.leader();
-        let result = lesson(&mut state.belief);
-        let after = state.belief.leader();
+        let before = state.leader_cache.leader();
+        let result = lesson(&mut state.leader_cache);
+        let after = state.leader_cache.leader();
         drop(state);
         if before != after {
-            tracing::debug!(group = self.name, ?before, ?after, "belief");
+            tracing::debug!(group = self.name, ?before, ?after, "leader");
             self.changed.notify_waiters();
         }
         result
     }
 
-    /// Whether a finder is needed and none runs; from now on one does.
+    /// Whether discovery is needed and does not run; from now on it does.
     fn start_finding(&self) -> bool {
         let mut state = lock(&self.state);
-        let start = !state.finding && state.belief.leader().is_none();
+        let start = !state.finding && state.leader_cache.leader().is_none();
         state.finding |= start;
         start
     }
 
-    /// Whether the finder's work is done; it then no longer runs.
+    /// Whether the discovery's work is done; it then no longer runs.
     pub(crate) fn stop_finding(&self) -> bool {
         let mut state = lock(&self.state);
-        let stop = state.waiting == 0 || state.belief.leader().is_some();
+        let stop = state.waiting == 0 || state.leader_cache.leader().is_some();
         state.finding &= !stop;
         stop
     }

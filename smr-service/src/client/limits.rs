@@ -6,7 +6,7 @@ use crate::limits::{CONNECTION_IN_FLIGHT_MAX_BYTES, CONNECTION_REQUESTS_MAX};
 
 /// How far the numbers of a session's requests may lie apart; the servers refuse what lies beyond.
 pub const SESSION_WINDOW_MAX: u64 = smr::id::REQUESTS_IN_FLIGHT_MAX;
-/// Requests under way in one group. Leaves room for a finder's questions under the server's limit of a connection.
+/// Requests under way in one group. Leaves room for a discovery's questions under the server's limit of a connection.
 pub const GROUP_REQUESTS_MAX: usize = CONNECTION_REQUESTS_MAX - 24;
 /// Bytes of requests under way in one group; leaves room for frames' headers under the server's limit.
 pub const GROUP_IN_FLIGHT_MAX_BYTES: usize = CONNECTION_IN_FLIGHT_MAX_BYTES - (4 << 20);
@@ -32,10 +32,10 @@ pub const REDIRECT_HOPS_MAX: u32 = 4;
 pub const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
 /// The longest pause that a `Busy` answer may impose.
 pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The shortest and longest time between a finder's rounds of questions. A killed leader is replaced in tens of
+/// The shortest and longest time between a discovery's rounds of questions. A killed leader is replaced in tens of
 /// milliseconds, so the first rounds are quick; a longer outage does not deserve a storm.
 pub const FIND_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
-/// A finder that found nobody for so long says so, once.
+/// Discovery that found no leader for so long says so, once.
 pub const FIND_COMPLAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long a replica has to describe itself.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(1);

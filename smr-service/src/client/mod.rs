@@ -2,24 +2,25 @@
 //! Which group a request is for, and what it means, is the business of a service's own client.
 //!
 //! # Vocabulary
-//! - A [`Group`] is the replicas of one log (or the managers); it has a *belief* about who leads, and terms keep it
-//!   from going back. A *suspect* is a replica that was silent or unreachable and has not spoken since.
+//! - A [`Group`] is the replicas of one log (or the managers); it has a *leader cache*: who leads, as far as it has
+//!   heard, and terms keep it from going back. A *suspect* is a replica that was silent or unreachable and has not
+//!   spoken since.
 //! - An [`Exchange`] is one request's way to its answer. It may send several *copies*, at most one to a replica at a
 //!   time.
 //! - A [`Link`] is the way to one address; it holds at most one [`Connection`], which all requests share.
-//! - A *finder* asks all replicas of a group who leads, once for all that wait for the answer.
+//! - *Discovery* asks all replicas of a group who leads, once for all that wait for the answer.
 //!
 //! # The journey of a request
 //! The exchange sends a copy to the believed leader. A refusal, a broken connection or
-//! 500 ms of silence change the group's belief; if no leader is left the finder runs, and a copy goes to whom it finds.
-//! Copies that are still out count: the first real answer, from whomever, ends the exchange.
+//! 500 ms of silence change the group's leader cache; if no leader is left discovery runs, and a copy goes to whom it
+//! finds. Copies that are still out count: the first real answer, from whomever, ends the exchange.
 
 mod backoff;
-mod belief;
 mod connection;
+mod discovery;
 mod exchange;
-mod finder;
 mod group;
+mod leader_cache;
 pub mod limits;
 mod link;
 mod network;

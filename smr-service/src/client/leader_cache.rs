@@ -8,16 +8,16 @@
 
 use std::collections::BTreeSet;
 
-/// A belief about one group.
+/// What a client has heard of the leader of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Belief {
+pub(crate) struct LeaderCache {
     leader: Option<u16>,
     /// The highest term of which a leader was heard; 0 for none.
     term: u64,
     suspects: BTreeSet<u16>,
 }
 
-impl Belief {
+impl LeaderCache {
     /// Who leads.
     pub(crate) fn leader(&self) -> Option<u16> {
         self.leader
@@ -85,66 +85,66 @@ mod tests {
 
     #[test]
     fn redirected_older_term_not_followed() {
-        let mut belief = Belief::default();
-        assert!(belief.claimed(1, 7));
-        belief.redirected(2, Some(0), 6);
-        assert_eq!(belief.leader(), Some(1));
-        belief.redirected(1, Some(0), 6);
-        assert_eq!(belief.leader(), None, "1 itself says that it does not lead, and 0 led earlier");
-        belief.redirected(2, Some(0), 8);
-        assert_eq!(belief.leader(), Some(0));
+        let mut cache = LeaderCache::default();
+        assert!(cache.claimed(1, 7));
+        cache.redirected(2, Some(0), 6);
+        assert_eq!(cache.leader(), Some(1));
+        cache.redirected(1, Some(0), 6);
+        assert_eq!(cache.leader(), None, "1 itself says that it does not lead, and 0 led earlier");
+        cache.redirected(2, Some(0), 8);
+        assert_eq!(cache.leader(), Some(0));
     }
 
     #[test]
     fn claimed_older_term_not_believed() {
-        let mut belief = Belief::default();
-        belief.redirected(2, Some(0), 8);
-        assert!(!belief.claimed(1, 7));
-        assert_eq!(belief.leader(), Some(0));
+        let mut cache = LeaderCache::default();
+        cache.redirected(2, Some(0), 8);
+        assert!(!cache.claimed(1, 7));
+        assert_eq!(cache.leader(), Some(0));
     }
 
     #[test]
     fn redirected_high_term_without_leader_does_not_bar_real_leader() {
-        let mut belief = Belief::default();
-        belief.redirected(2, None, 900);
-        assert!(belief.claimed(1, 7));
-        assert_eq!(belief.leader(), Some(1));
+        let mut cache = LeaderCache::default();
+        cache.redirected(2, None, 900);
+        assert!(cache.claimed(1, 7));
+        assert_eq!(cache.leader(), Some(1));
     }
 
     #[test]
     fn redirected_to_suspect_of_same_term_not_followed_until_it_speaks() {
-        let mut belief = Belief::default();
-        belief.claimed(0, 7);
-        belief.suspect(0);
-        belief.redirected(1, Some(0), 7);
-        assert_eq!(belief.leader(), None);
-        belief.heard(0);
-        belief.redirected(1, Some(0), 7);
-        assert_eq!(belief.leader(), Some(0));
+        let mut cache = LeaderCache::default();
+        cache.claimed(0, 7);
+        cache.suspect(0);
+        cache.redirected(1, Some(0), 7);
+        assert_eq!(cache.leader(), None);
+        cache.heard(0);
+        cache.redirected(1, Some(0), 7);
+        assert_eq!(cache.leader(), Some(0));
     }
 
     #[test]
     fn redirected_to_suspect_of_newer_term_followed() {
-        let mut belief = Belief::default();
-        belief.claimed(0, 7);
-        belief.suspect(0);
-        belief.redirected(1, Some(0), 8);
-        assert_eq!(belief.leader(), Some(0));
+        let mut cache = LeaderCache::default();
+        cache.claimed(0, 7);
+        cache.suspect(0);
+        cache.redirected(1, Some(0), 8);
+        assert_eq!(cache.leader(), Some(0));
     }
 
     #[test]
     fn served_late_answer_does_not_overrule_known_leader() {
-        let mut belief = Belief::default();
-        belief.claimed(0, 7);
-        belief.redirected(0, Some(1), 8);
-        belief.served(0);
-        assert_eq!(belief.leader(), Some(1));
+        let mut cache = LeaderCache::default();
+        cache.claimed(0, 7);
+        cache.redirected(0, Some(1), 8);
+        cache.served(0);
+        assert_eq!(cache.leader(), Some(1));
     }
 
     #[test]
     fn redirected_to_itself_is_no_leader() {
-        let mut belief = Belief::default();
-        belief.redirected(1, Some(1), 8);
-        assert_eq!(belief.leader(), None);
+        let mut cache = LeaderCache::default();
+        cache.redirected(1, Some(1), 8);
+        assert_eq!(cache.leader(), None);
     }
 }

@@ -34,7 +34,7 @@ pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
         }
         let round_end = Instant::now() + context.jitter.growing(round, FIND_PAUSE);
         if let Some((replica, term)) = hear(&group, &mut events, &mut questions, round_end).await {
-            group.learn(|belief| belief.claimed(replica, term));
+            group.learn(|cache| cache.claimed(replica, term));
             continue;
         }
         if !complained && started.elapsed() > FIND_COMPLAIN_AFTER {
@@ -71,15 +71,15 @@ async fn hear<M: Map>(
                 let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
                 let term = status.term.0;
                 if !leads {
-                    group.learn(|belief| belief.deposed(replica));
-                } else if !group.learn(|belief| belief.is_suspect(replica)) {
+                    group.learn(|cache| cache.deposed(replica));
+                } else if !group.learn(|cache| cache.is_suspect(replica)) {
                     return Some((replica, term));
                 } else if claim.is_none_or(|(_, best)| term > best) {
                     claim = Some((replica, term));
                 }
             }
             Event::Reply(_) => {} // busy, or out of service: the next round asks again
-            Event::Broken { .. } => group.learn(|belief| belief.suspect(replica)),
+            Event::Broken { .. } => group.learn(|cache| cache.suspect(replica)),
         }
     }
     claim
