@@ -22,7 +22,7 @@
 //! # Left out
 //! Reads from followers, streaming of SCAN results (they are collected before the call returns), authentication.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 mod admin;

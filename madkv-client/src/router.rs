@@ -62,7 +62,7 @@ impl Routes {
     }
 }
 
-/// Each slot's partition. Fails if the map leaves a slot to nobody or to two, or is beyond the limits.
+/// Each slot's partition. Fails if the map leaves a slot to no one or to two, or is beyond the limits.
 fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
     if map.partitions.is_empty() || map.partitions.len() > PARTITIONS_MAX {
         return Err(format!("{} partitions", map.partitions.len()));
@@ -82,7 +82,7 @@ fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
         own.fill(number as u8); // at most PARTITIONS_MAX
     }
     match slots.iter().position(|owner| *owner == u8::MAX) {
-        Some(slot) => Err(format!("slot {slot} belongs to nobody")),
+        Some(slot) => Err(format!("slot {slot} belongs to no one")),
         None => Ok(slots),
     }
 }

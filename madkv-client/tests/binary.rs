@@ -173,7 +173,7 @@ async fn pipe_timeout_says_whether_the_write_may_have_happened() {
 
 /// Without any manager: input is read and answered all the same, and stderr says once who is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn pipe_nobody_up_ready_at_once_and_says_so_once() {
+async fn pipe_no_one_up_ready_at_once_and_says_so_once() {
     let cluster = Cluster::start_on_sockets(1, 1).await;
     for node in &cluster.managers {
         node.kill().await;
@@ -220,7 +220,7 @@ async fn trace_retries_one_line_for_each_attempt_that_failed() {
 
 // covers B20
 #[tokio::test(flavor = "multi_thread")]
-async fn trace_that_nobody_takes_is_dropped_and_answers_come() {
+async fn trace_that_no_one_takes_is_dropped_and_answers_come() {
     let cluster = Cluster::start_on_sockets(1, 1).await;
     let managers = cluster.manager_addrs().join(",");
     tokio::task::spawn_blocking(move || {
@@ -312,7 +312,7 @@ async fn words_that_failed_exit_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_that_contact_nobody_help_and_completions() {
+async fn words_that_contact_no_one_help_and_completions() {
     for (args, part) in [
         (&["help"][..], "PUT <key> <value> "),
         (&["help", "where"], "Usage: where"),

@@ -165,7 +165,7 @@ async fn write_refused_reason_reaches_the_caller() {
 async fn timeout_certainly_not_done_says_so() {
     let cluster = Cluster::start(1, 3).await;
     let client = cluster.client(Some(150));
-    // Nobody leads.
+    // No one leads.
     cluster.group(0).leader = None;
     assert!(!may_have_happened(&client.put(b"a", b"1").await.unwrap_err()));
     // Refused before it was proposed, each time.
@@ -182,7 +182,7 @@ async fn timeout_certainly_not_done_says_so() {
     cluster.rule(0, 0, |_, ask| matches!(ask, ClientRequest::OpenSession).then_some(Act::Silent));
     let fresh = cluster.client(Some(150));
     assert!(!may_have_happened(&fresh.put(b"a", b"1").await.unwrap_err()));
-    // Nobody there at all.
+    // No one there at all.
     for node in cluster.groups[0].nodes.iter().chain(&cluster.managers) {
         node.kill().await;
     }
@@ -203,14 +203,14 @@ async fn timeout_copy_that_left_may_have_happened() {
         cluster.group(0).leader = Some(0);
         cluster.rule(0, 0, move |state, ask| {
             let ClientRequest::Write { .. } = ask else { return None };
-            state.leader = None; // and nobody can say what became of the first copy
+            state.leader = None; // and no one can say what became of the first copy
             std::mem::take(&mut first).then(|| act.clone())
         });
         assert!(may_have_happened(&client.put(b"a", b"2").await.unwrap_err()));
     }
 }
 
-// covers C9: the copy that was sent again is refused for certain, but nobody knows what became of the first one.
+// covers C9: the copy that was sent again is refused for certain, but no one knows what became of the first one.
 #[tokio::test(start_paused = true)]
 async fn timeout_copy_given_up_for_another_may_have_happened() {
     let cluster = Cluster::start(1, 3).await;

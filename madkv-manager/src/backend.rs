@@ -74,7 +74,7 @@ impl Backend for ManagerBackend {
 pub fn request_of(ask: ClientRequest) -> Result<Request, ClientResponse> {
     match ask {
         // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads
-        // nobody for long.
+        // no one for long.
         ClientRequest::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
         ClientRequest::Register(registration) => {
             Ok(Request::Idempotent { command: encode(&Command::Register(registration)) })

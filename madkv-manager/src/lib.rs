@@ -6,7 +6,7 @@
 //! - [`layout`]: the cluster's layout, proposed once.
 //! - [`mod@run`]: from start to end.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 pub mod backend;

@@ -44,7 +44,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
-    // The managers' genesis makes the cluster id, and nobody else records it; the operator's word is enough.
+    // The managers' genesis makes the cluster id, and no one else records it; the operator's word is enough.
     opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
     end_with(runtime.handle(), replica.clone());

@@ -17,12 +17,12 @@
 //! # Who becomes a replica
 //! | the replica has    | newcomer                 | result                                                     |
 //! |--------------------|--------------------------|------------------------------------------------------------|
-//! | nobody             | a directory, no member   | registered                                                 |
+//! | no one             | a directory, no member   | registered                                                 |
 //! | the same directory | itself                   | registered; once a member always a member                  |
 //! | a non-member       | a directory, no member   | registered: the other one has never voted                  |
 //! | a member           | a directory, no member   | occupied: it may have been emptied (M6), or be a second one |
-//! | anybody            | a member of the recorded group | registered: the group's configuration has taken it in |
-//! | anybody            | a member of another group | refused                                                    |
+//! | anyone            | a member of the recorded group | registered: the group's configuration has taken it in |
+//! | anyone            | a member of another group | refused                                                    |
 //! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
 //! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis.
@@ -57,7 +57,7 @@ pub enum Command {
         /// The servers' addresses, by partition first.
         servers: Vec<String>,
     },
-    /// What a server of an older build said of itself. It is in logs of that time; nobody proposes it any more.
+    /// What a server of an older build said of itself. It is in logs of that time; no one proposes it any more.
     RegisterUnproved {
         /// Its partition.
         partition: u16,
@@ -343,7 +343,7 @@ impl ManagerState {
             return Reply::GenesisRefused { incumbent, genesis: founded.and_then(|founded| founded.genesis.clone()) };
         }
         let contents = Arc::make_mut(&mut self.contents);
-        // Nobody of the group that was there is a replica of this one, unless it is named.
+        // No one of the group that was there is a replica of this one, unless it is named.
         contents.records.retain(|&(of, name), record| {
             let node = NodeId { name: ReplicaId(name), incarnation: record.incarnation };
             of != partition || incumbent.is_none() || genesis.members.contains(&node)

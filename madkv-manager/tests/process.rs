@@ -106,7 +106,7 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
 
 // covers B20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn manager_whose_log_nobody_takes_serves_and_ends_in_order() {
+async fn manager_whose_log_no_one_takes_serves_and_ends_in_order() {
     let site = Site::new();
     let (mut blocked, _unread) = UnixStream::pair().unwrap();
     blocked.set_nonblocking(true).unwrap();

@@ -332,14 +332,14 @@ fn group_of_an_older_build_is_adopted_and_not_founded_again() {
     let refused = Reply::GenesisRefused { incumbent: Incumbent::Unrecorded, genesis: None };
     assert_eq!(record(&mut state, &new, None), refused);
     assert_eq!(apply(&mut state, &member_of(&new, 1, 21)), Reply::NotProved);
-    assert_eq!(apply(&mut state, &member_of(&old, 2, 12)), Reply::NotProved, "it may well be one, but nobody knows");
+    assert_eq!(apply(&mut state, &member_of(&old, 2, 12)), Reply::NotProved, "it may well be one, but no one knows");
     assert!(is_registered(&apply(&mut state, &member_of(&old, 0, 10))));
     assert!(is_registered(&apply(&mut state, &member_of(&old, 2, 12))));
     assert!(matches!(apply(&mut state, &member_of(&new, 1, 21)), Reply::Refused(_)));
     let refused = Reply::GenesisRefused { incumbent: Incumbent::Recorded(old.hash()), genesis: None };
     assert_eq!(record(&mut state, &new, None), refused);
     assert_eq!(record(&mut state, &new, Some(Incumbent::Recorded(old.hash()))), Reply::GenesisRecorded);
-    // The operator's word also replaces a group whose genesis nobody can tell any more.
+    // The operator's word also replaces a group whose genesis no one can tell any more.
     let mut state = laid_out();
     apply(&mut state, &unproved(0, 10, true));
     assert_eq!(record(&mut state, &new, Some(Incumbent::Unrecorded)), Reply::GenesisRecorded);

@@ -9,7 +9,7 @@
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 pub mod command;

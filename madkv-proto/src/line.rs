@@ -87,7 +87,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, BadLine> {
     }
 }
 
-/// What somebody means who says this word, if that is clear: words of other programs, and ours in small letters.
+/// What someone means who says this word, if that is clear: words of other programs, and ours in small letters.
 fn hint(keyword: &str) -> Option<&'static str> {
     let capitals = keyword.to_ascii_uppercase();
     Some(match capitals.as_str() {

@@ -1,6 +1,6 @@
 //! The cluster map: which partition owns a slot, and where its replicas listen.
 //!
-//! Maps are numbered by epoch. Two maps never share an epoch, a published map never changes, and nobody moves to a
+//! Maps are numbered by epoch. Two maps never share an epoch, a published map never changes, and no one moves to a
 //! lower epoch (fault catalogue G2).
 
 use serde::{Deserialize, Serialize};
@@ -92,13 +92,13 @@ impl ClusterMap {
     /// The number of the partition that owns `key`.
     ///
     /// # Panics
-    /// If the map leaves the key's slot to nobody; [`ClusterMap::deal`] makes no such map.
+    /// If the map leaves the key's slot to no one; [`ClusterMap::deal`] makes no such map.
     pub fn partition_of(&self, key: &[u8]) -> usize {
         let slot = slot_of(key);
         self.partitions
             .iter()
             .position(|partition| partition.owns(slot))
-            .unwrap_or_else(|| panic!("slot {slot} belongs to nobody in epoch {}", self.epoch))
+            .unwrap_or_else(|| panic!("slot {slot} belongs to no one in epoch {}", self.epoch))
     }
 }
 

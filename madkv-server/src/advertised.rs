@@ -6,7 +6,7 @@
 //!
 //! - It says so in one line when it does not, and in its status.
 //! - While it leads it hands over to a replica that answers at *its* address and says of itself that it was reached.
-//!   Where nobody can dial himself (some networks do not lead packets back) nobody hands over.
+//!   Where no one can dial himself (some networks do not lead packets back) no one hands over.
 //! - Silence proves little: a busy machine is silent, too. It counts only until the server has been reached for the
 //!   first time.
 //!
@@ -34,7 +34,7 @@ const LOOK_MS: u64 = 5_000;
 const LOOK_AGAIN_MS: u64 = 500;
 /// How long each step of a look may take, in milliseconds.
 const TIMEOUT_MS: u64 = 2_000;
-/// Looks in a row that must come to the same before it is believed that nobody reaches this server.
+/// Looks in a row that must come to the same before it is believed that no one reaches this server.
 const MISSES_MAX: u32 = 3;
 
 /// What a look at the own address came to.
@@ -42,7 +42,7 @@ const MISSES_MAX: u32 = 3;
 enum Found {
     /// This server itself.
     Us,
-    /// Certainly not this server: nobody listens, or somebody else does.
+    /// Certainly not this server: no one listens, or someone else does.
     NotUs(String),
     /// Nothing at all.
     Silence(String),
@@ -196,7 +196,7 @@ fn judge(error: &std::io::Error) -> Found {
     }
 }
 
-/// Whether a replica that says this of itself serves clients better than the leader whom nobody finds.
+/// Whether a replica that says this of itself serves clients better than the leader whom no one finds.
 fn may_take_over(leader: &ReplicaStatus, other: &ReplicaStatus) -> bool {
     other.node != leader.node
         && other.service_state == ServiceState::InService

@@ -280,7 +280,7 @@ mod tests {
         let owned = old.after(&moved, 0).unwrap();
         assert_eq!(admit(scan(), 1, &owned).err(), Some(ClientResponse::WrongPartition { epoch: 2 }));
         assert!(admit(scan(), 2, &owned).is_ok());
-        // A map that changes addresses only makes nobody ask for it.
+        // A map that changes addresses only makes no one ask for it.
         moved.epoch = 3;
         let owned = owned.after(&moved, 0).unwrap();
         assert_eq!(owned.epoch, 3);

@@ -8,7 +8,7 @@
 //! - [`trace`]: the messages of `--trace_messages`.
 //! - [`mod@run`]: from start to end.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 mod advertised;

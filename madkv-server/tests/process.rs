@@ -266,14 +266,14 @@ async fn server_told_to_end_with_stdin_does_so_and_not_while_a_non_blocking_one_
     line.push("--end_with_stdin".to_owned());
     let mut server = Process::start_on(&line, OwnedFd::from(theirs).into());
     let client = site.open_session().await;
-    ours.write_all(b"to nobody").unwrap();
+    ours.write_all(b"to no one").unwrap();
     assert!(!site.put(client, 1, b"k", b"v").await);
     assert!(server.child.try_wait().unwrap().is_none(), "{:#?}", server.all_lines());
     drop(ours);
     assert_eq!(server.expect_end(ORDERLY_END), Some(0), "{:#?}", server.all_lines());
 }
 
-/// A stderr that takes nothing: full, and read by nobody; the other end is the result's second half.
+/// A stderr that takes nothing: full, and read by no one; the other end is the result's second half.
 fn full_pipe(non_blocking: bool) -> (OwnedFd, UnixStream) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
@@ -285,7 +285,7 @@ fn full_pipe(non_blocking: bool) -> (OwnedFd, UnixStream) {
 
 // covers B20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn server_whose_log_nobody_takes_serves_and_ends_in_order() {
+async fn server_whose_log_no_one_takes_serves_and_ends_in_order() {
     let (blocked, _unread) = full_pipe(false);
     let (non_blocking, _unread_either) = full_pipe(true);
     let (broken, gone) = UnixStream::pair().unwrap();
@@ -522,7 +522,7 @@ async fn traced_server_prints_messages_and_state() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way() {
     let sites: Vec<Site> = (0..3).map(|_| Site::new()).collect();
-    // Nobody listens where the map says that s0.0 is.
+    // No one listens where the map says that s0.0 is.
     let mapped = [free_address(), sites[1].api.clone(), sites[2].api.clone()];
     let map = ClusterMap::deal(CLUSTER, 3, &mapped).unwrap();
     let _managers: Vec<Manager> = sites
@@ -640,7 +640,7 @@ fn peak_memory(id: u32) -> usize {
 
 // covers B13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_and_depose_nobody() {
+async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_and_depose_no_one() {
     const GREEDY: u64 = 120;
     const QUESTIONS: u64 = 1_000;
     /// What a process takes besides what is counted: its state, its log, the buffers of its threads.

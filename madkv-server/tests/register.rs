@@ -80,7 +80,7 @@ impl Manager {
     }
 }
 
-/// An address where nobody listens.
+/// An address where no one listens.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()

@@ -33,7 +33,7 @@ impl Dialled {
     /// Dials `address` and says hello. From here on every step may take `timeout`.
     ///
     /// # Errors
-    /// If nobody answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's
+    /// If no one answers in time, or refuses ([`io::ErrorKind::PermissionDenied`]; the text is the other side's
     /// reason), or if what answers is no listener of ours ([`io::ErrorKind::InvalidData`]).
     pub async fn to(
         address: &str,

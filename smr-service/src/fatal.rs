@@ -54,7 +54,7 @@ pub fn end_with(runtime: &tokio::runtime::Handle, replica: smr::replica::Replica
     use smr::fatal::ReplicaFailure;
     runtime.spawn(async move {
         match replica.ended().await {
-            // In order: somebody asked for that, and goes on.
+            // In order: someone asked for that, and goes on.
             Ok(()) => return,
             Err(ReplicaFailure::World { who, why }) => {
                 log_sink::line(format!("[{}] {who}: {why}; this process ends; {AFTER_A_FAILURE}", timestamp()));

@@ -10,7 +10,7 @@
 //! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
 //!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have.
 
-// Lines for a person go through the log sink: these panic if nobody takes them.
+// Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 pub mod address;

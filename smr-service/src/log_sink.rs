@@ -1,8 +1,8 @@
-//! Where lines for a person go: to stderr, by a thread of its own, so that nobody else ever waits for whoever reads
+//! Where lines for a person go: to stderr, by a thread of its own, so that no one else ever waits for whoever reads
 //! them.
 //!
 //! stderr belongs to others: a pipe whose reader is dead, stopped or slow, a file on a full disk, a terminal that
-//! somebody made non-blocking. A replica that waits for it is hung, and one that dies of it takes its group along, for
+//! someone made non-blocking. A replica that waits for it is hung, and one that dies of it takes its group along, for
 //! all of them log to the same place. So a line is put into a bounded queue, and lost if there is no room or the write
 //! fails. Lost lines are counted, and told about as soon as a write succeeds again.
 //!
@@ -118,7 +118,7 @@ struct State {
     writing: bool,
     /// Batches done with.
     done: u64,
-    /// `done` when somebody last waited in vain.
+    /// `done` when someone last waited in vain.
     vain: Option<u64>,
 }
 
@@ -182,7 +182,7 @@ impl LogSink {
         }
         while state.writing || !state.queue.is_empty() {
             if state.vain == Some(state.done) {
-                return false; // it stands still since somebody waited
+                return false; // it stands still since someone waited
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -347,7 +347,7 @@ mod tests {
 
     use super::*;
 
-    /// Somebody who takes as much as each message allows, and fails as it says.
+    /// Someone who takes as much as each message allows, and fails as it says.
     struct Reader {
         allowed: Receiver<io::Result<usize>>,
         text: Arc<Mutex<String>>,
@@ -391,7 +391,7 @@ mod tests {
             sink.push(format!("{number}"));
         }
         assert!(!sink.flush(Duration::from_millis(1)));
-        // Waiting again for somebody who stands still would hold up each answer, or the end, again.
+        // Waiting again for someone who stands still would hold up each answer, or the end, again.
         assert!(!sink.flush(LONG));
         assert!(sink.state().queue.len() <= LINES_MAX);
         drop(sender);

@@ -78,7 +78,7 @@ fn start_on<O: clap::Parser>(
     exit_on_panic();
     let outcome = match args::parse::<O>(arguments) {
         Ok(Parsed::Print(text)) => {
-            // Nobody may be listening any more; then nothing is lost.
+            // No one may be listening any more; then nothing is lost.
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
@@ -230,12 +230,12 @@ fn terminate_at_end_of_stdin() {
 
 /// Asks this process to end in order.
 pub fn terminate() {
-    // Nobody may not signal himself.
+    // No one may not signal himself.
     let _ = kill_process(getpid(), Number::TERM);
 }
 
 /// Reads until there is nothing more to come. Whoever shares the descriptor may have made it non-blocking: that there
-/// is nothing yet is no end; then it is tried again after `pause`. Any other error is one: nobody can be heard there
+/// is nothing yet is no end; then it is tried again after `pause`. Any other error is one: no one can be heard there
 /// any more.
 fn read_to_end_of(mut input: impl Read, mut pause: impl FnMut()) {
     let mut buffer = [0; 1024];
@@ -261,7 +261,7 @@ pub struct Signals {
 
 impl Signals {
     /// Starts to listen for them. Called inside a runtime. With `end_with_stdin` the end of stdin is one, too: it comes
-    /// when whoever holds the other end is gone, also if that one was killed and could end nobody.
+    /// when whoever holds the other end is gone, also if that one was killed and could end no one.
     ///
     /// # Errors
     /// If the operating system refuses.
@@ -270,7 +270,7 @@ impl Signals {
         let one = |kind| signal(kind).map_err(refused);
         let signals = Signals { terminate: one(SignalKind::terminate())?, interrupt: one(SignalKind::interrupt())? };
         if end_with_stdin {
-            // A thread of its own, which nobody waits for: a read cannot be called off.
+            // A thread of its own, which no one waits for: a read cannot be called off.
             std::thread::Builder::new().name("stdin".to_owned()).spawn(terminate_at_end_of_stdin).map_err(refused)?;
         }
         Ok(signals)

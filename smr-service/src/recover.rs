@@ -67,7 +67,7 @@ pub fn recover<S: StateMachine>(
          --found_anew, the others with empty directories, and readmit each of those\n",
         recovered.node.name, recovered.group,
     ));
-    // Nobody may be listening any more; the directory is there all the same.
+    // No one may be listening any more; the directory is there all the same.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }

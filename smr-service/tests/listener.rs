@@ -87,7 +87,7 @@ impl Backend for Fake {
     }
 }
 
-/// Delivers a part when there is room for it; false if nobody listens any more.
+/// Delivers a part when there is room for it; false if no one listens any more.
 fn deliver_part(reply: &ReplyTo, part: Bytes) -> bool {
     loop {
         match reply.sink.poll_room(reply.tag, &mut Context::from_waker(Waker::noop())) {
@@ -639,7 +639,7 @@ async fn client_gone_with_unanswered_request_not_waited_for_long() {
     eventually("the write is held", || fake.held() == 1).await;
     drop(client);
     eventually("the connection ends", || listener.connections() == 0).await;
-    fake.release(); // answers nobody, harms nobody
+    fake.release(); // answers no one, harms no one
     expect_baseline(&listener).await;
 }
 
@@ -663,7 +663,7 @@ async fn close_answers_what_is_under_way_and_takes_nothing_new() {
     assert_eq!(client.expect_end().await, b"");
     closing.await.unwrap();
     assert!(start.elapsed() < TIMEOUT);
-    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(address).await.is_err(), "no one listens any more");
 }
 
 /// `cargo test --release -p smr-service --test listener -- --ignored --nocapture`

@@ -15,7 +15,7 @@ use crate::rare::{Rare, RareCounts};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::{Operation, Seen, Workload};
 
-/// Tags from here on are those of floods, which nobody waits for.
+/// Tags from here on are those of floods, which no one waits for.
 pub const FLOOD: u64 = 1 << 61;
 /// Tags from here on are those of a process's own listener.
 pub const LISTENER: u64 = 1 << 62;
@@ -182,7 +182,7 @@ impl<W: Workload> Clients<W> {
         self.stopping = true;
     }
 
-    /// Half of the clients believe in somebody else from now on.
+    /// Half of the clients believe in someone else from now on.
     pub(super) fn scatter(&mut self) {
         for number in (0..self.clients.len()).step_by(2) {
             self.clients[number].replica = self.rng.below(self.replicas as u64) as usize;
@@ -278,7 +278,7 @@ impl<W: Workload> Clients<W> {
             if !self.clients[number].pending.contains_key(&serial) {
                 continue;
             }
-            // Silence: perhaps somebody else knows more.
+            // Silence: perhaps someone else knows more.
             if self.clients[number].pending[&serial].tries > 0 && !self.give_up(number, serial, now) {
                 self.clients[number].replica = self.rng.below(self.replicas as u64) as usize;
             }

@@ -181,7 +181,7 @@ impl FaultInjector {
             let resets = self.rng.chance(500);
             self.strokes.push(Stroke { replica: *replica, cuts: true, resets, ..stroke });
         }
-        // Nobody stands before.
+        // No one stands before.
         let mut at = world.now.plus_us(self.config.shape.settings.election_timeout_us / 2);
         for replica in left.first().iter().cycle().take(SHAKES) {
             at = at.plus_us(self.rng.below(SHAKE_GAP_US));
@@ -243,10 +243,10 @@ impl FaultInjector {
             return;
         }
         let Some(leader) = world.leader() else { return };
-        // Whoever heals needs nobody.
+        // Whoever heals needs no one.
         let needs_help = |replica: &usize| is_outside(world, leader, *replica) && !world.nodes[*replica].is_healing;
         let outside: Vec<usize> = (0..world.nodes.len()).filter(needs_help).collect();
-        // One that nobody hears for good must not keep the operator from the others.
+        // One that no one hears for good must not keep the operator from the others.
         self.note_refusals(world);
         let fewest = outside.iter().map(|replica| self.in_vain[*replica]).min();
         let next: Vec<usize> = outside.into_iter().filter(|replica| Some(self.in_vain[*replica]) == fewest).collect();
@@ -284,7 +284,7 @@ impl FaultInjector {
         self.founded && spoiled < minority
     }
 
-    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and nobody
+    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and no one
     /// notices: all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };
@@ -463,7 +463,7 @@ impl FaultInjector {
         self.heal_at = self.heal_at.min(world.now.plus_us(400_000 + self.rng.below(us)));
     }
 
-    /// Once somebody builds the state of a received snapshot, that takes until a later leader has sent entries behind
+    /// Once someone builds the state of a received snapshot, that takes until a later leader has sent entries behind
     /// it, and does not know yet that they are committed: all others are killed, and whoever led is away for longer.
     fn overtake_install<W: Workload>(&mut self, world: &mut World<W>) {
         let builds = |replica: &usize| {
@@ -569,7 +569,7 @@ impl FaultInjector {
         }
     }
 
-    /// Takes a log away, whole or in part, and its watermark, so that it is noticed for sure. Nobody looks before
+    /// Takes a log away, whole or in part, and its watermark, so that it is noticed for sure. No one looks before
     /// whether the others have what is lost: the node may have been the second one to hold it. Meanwhile others go and
     /// come back.
     fn lose_log<W: Workload>(&mut self, world: &mut World<W>, replica: usize) {
@@ -616,13 +616,13 @@ impl FaultInjector {
             return;
         }
         match self.backups[replica].take() {
-            // One from before its first lease: it would come back bound by nothing, and nobody could notice (M8).
+            // One from before its first lease: it would come back bound by nothing, and no one could notice (M8).
             None if self.config.shape.settings.reads == ReadMode::Lease && !has_granted(world, replica) => {}
             None => {
                 let machine = &world.nodes[replica];
                 self.backups[replica] = Some((world.backup(replica), machine.id, machine.start.id));
             }
-            // A start after the copy was made is remembered, whoever is there: then nobody need be able to do without
+            // A start after the copy was made is remembered, whoever is there: then no one need be able to do without
             // this node.
             Some((disk, node, start)) => {
                 let is_noticed = world.is_seen_since(node, start);

@@ -214,7 +214,7 @@ impl Ledger {
         self.pages.get(&node)
     }
 
-    /// The last entry that anybody applied.
+    /// The last entry that anyone applied.
     pub fn committed(&self) -> EntryId {
         self.committed.last().map_or(EntryId::ZERO, |(id, _)| *id)
     }
@@ -242,7 +242,7 @@ impl Ledger {
         self.pages.keys().copied()
     }
 
-    /// Whether the latest happening applied an entry that nobody had applied before.
+    /// Whether the latest happening applied an entry that no one had applied before.
     pub fn is_newly_committed(&self) -> bool {
         self.is_new
     }

@@ -26,7 +26,7 @@ pub struct Core {
     pub(super) notes: RefCell<CoreNotes>,
 }
 
-/// What a core did since somebody looked.
+/// What a core did since someone looked.
 #[derive(Debug, Default)]
 pub(super) struct CoreNotes {
     pub(super) recovered: Option<Recovered>,

@@ -48,7 +48,7 @@ situations! {
     CheckQuorum,
     /// two nodes took themselves for leaders at the same time
     TwoLeaders,
-    /// a candidate found nobody to elect it and tried again
+    /// a candidate found no one to elect it and tried again
     ElectionFailed,
     /// a pre-vote was refused by a node that hears its leader (E12)
     PreVoteRefused,
@@ -186,7 +186,7 @@ situations! {
     LeasedRead,
     /// a leader that had no lease at the moment asked for a read
     LeaseMissed,
-    /// a voter gave nobody its vote because a lease bound it
+    /// a voter gave no one its vote because a lease bound it
     LeaseKept,
     /// a leader was hit as soon as it led, again and again (Figure 8)
     LeaderHitAtOnce,

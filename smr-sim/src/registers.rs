@@ -152,7 +152,7 @@ impl Workload for Registers {
 /// An operation on one register.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// What was read, or what was there before the swap; `None` if nobody heard.
+    /// What was read, or what was there before the swap; `None` if no one heard.
     found: Option<u64>,
     /// What the swap put there.
     put: Option<u64>,
@@ -160,7 +160,7 @@ struct Place {
     ended_at: Time,
 }
 
-/// A piece of the chain whose beginning is known, or begins with a swap whose answer nobody heard.
+/// A piece of the chain whose beginning is known, or begins with a swap whose answer no one heard.
 struct Segment {
     values: Vec<u64>,
     /// The earliest end and the latest beginning of its operations.
@@ -201,7 +201,7 @@ fn judge(operations: &[Place]) -> Result<(), String> {
     in_real_time(operations, &places)
 }
 
-/// The values of a register in order, from 0 on. Unheard swaps that nobody saw the value of are left out.
+/// The values of a register in order, from 0 on. Unheard swaps that no one saw the value of are left out.
 fn chain(
     after: &BTreeMap<u64, u64>,
     unheard: &BTreeSet<u64>,
@@ -257,7 +257,7 @@ fn in_real_time(operations: &[Place], places: &BTreeMap<u64, usize>) -> Result<(
         match places.get(&value) {
             Some(place) => placed.push((*place, *operation)),
             None if operation.found.is_none() => {}
-            None => return Err(format!("nobody wrote what {operation:?} found")),
+            None => return Err(format!("no one wrote what {operation:?} found")),
         }
     }
     let mut by_end = placed.clone();

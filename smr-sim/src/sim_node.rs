@@ -199,7 +199,7 @@ pub(super) enum Input<S> {
         to: NodeId,
         last: Option<EntryId>,
     },
-    /// Somebody knows why this node must not take part any longer.
+    /// Someone knows why this node must not take part any longer.
     Disqualified(Disqualified),
     SnapshotBuilt(Box<Install<Chained<S>>>, u64),
 }
@@ -219,7 +219,7 @@ pub enum StartTrouble {
 pub enum ProcessState<S: StateMachine> {
     /// There is none.
     Down,
-    /// Uninitialized, or of an incarnation that nobody knows.
+    /// Uninitialized, or of an incarnation that no one knows.
     Waiting(Box<Waiting>),
     /// In service.
     Serving(Box<Serving<S>>),
@@ -802,7 +802,7 @@ impl<S: StateMachine> Serving<S> {
         Ok(Some((Install { meta, sessions, state, file }, len_bytes)))
     }
 
-    /// Does what still waits until the power goes. Nobody hears of it any more.
+    /// Does what still waits until the power goes. No one hears of it any more.
     fn go_on_until_the_end(mut self: Box<Serving<S>>) {
         // Whoever comes first: the threads run side by side.
         let snapshot_first = self.jobs.len().is_multiple_of(2);

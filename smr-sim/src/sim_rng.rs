@@ -69,7 +69,7 @@ impl SimRng {
         among[self.below(among.len() as u64) as usize]
     }
 
-    /// A seed for somebody who draws by himself.
+    /// A seed for someone who draws by himself.
     pub fn rng(&mut self) -> ChaCha8Rng {
         ChaCha8Rng::seed_from_u64(self.any())
     }

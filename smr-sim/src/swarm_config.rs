@@ -331,7 +331,7 @@ impl SwarmConfig {
                 self.pace.pause_max_us = self.pace.pause_max_us.min(50_000);
             }
             Kind::LoseDirectory => {
-                // What happens to a group that readmits somebody.
+                // What happens to a group that readmits someone.
                 self.kinds.extend([(Kind::Kill, 20), (Kind::Transfer, 20)]);
                 self.weather.held = rng.pick(&[0, 100]);
             }

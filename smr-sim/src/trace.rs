@@ -64,7 +64,7 @@ impl Trace {
         }
         let line = format!("{:>10.3} ms  {}", now.0 as f64 / 1000.0, text());
         if self.text == Text::Print {
-            // Whole, however slowly it is read. Nobody reads what cannot be written.
+            // Whole, however slowly it is read. No one reads what cannot be written.
             let _ = writeln!(std::io::stderr(), "{line}");
         }
         if self.tail.len() == TAIL_LINES {

@@ -57,7 +57,7 @@ impl Watch {
         }
     }
 
-    /// Something happened: everybody hears of it.
+    /// Something happened: everyone hears of it.
     pub(super) fn happen(&mut self, happening: &Happening<'_>) {
         self.trace.note(self.now, &words(happening), || text(happening));
         self.rare_watch.on(happening, &mut self.rare);

@@ -89,7 +89,7 @@ pub async fn count() -> Result<(), Box<dyn Error>> {
     }
     println!("after ten: {}", String::from_utf8_lossy(&client.read("").await?));
 
-    let leader = client.leader().ok_or("nobody leads")?;
+    let leader = client.leader().ok_or("no one leads")?;
     replicas[&leader].shutdown();
     println!("replica {leader} led, and is gone");
     let sum = client.propose("32").await?;

@@ -141,7 +141,7 @@ impl Configuration {
         self.is_voter(node) || self.learners.contains(&node)
     }
 
-    /// Everybody with a part in the group, in order, once each.
+    /// Everyone with a part in the group, in order, once each.
     pub fn members(&self) -> BTreeSet<NodeId> {
         self.voters.iter().chain(&self.outgoing).chain(&self.learners).copied().collect()
     }
@@ -222,7 +222,7 @@ pub struct HardState {
     pub term: Term,
     /// The candidate that got this node's vote in `term`.
     pub vote: Option<NodeId>,
-    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for nobody after
+    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for no one after
     /// a start. Never falls.
     pub lease_us: u64,
 }

@@ -2,7 +2,7 @@
 //!
 //! A *node* is a replica's number plus an incarnation. The number says which replica of the group the process is and
 //! never changes; the incarnation is drawn at random when a data directory is made, and dies with it. So a process
-//! that comes back on an emptied disk is another node, and nobody mistakes it for the one that voted
+//! that comes back on an emptied disk is another node, and no one mistakes it for the one that voted
 //! (fault catalogue M6, M7).
 
 use std::fmt;
@@ -126,7 +126,7 @@ pub struct StartTrail {
     pub earlier: [u64; EARLIER_STARTS],
 }
 
-/// Why an incarnation must not take part any longer, as somebody knows who has seen more of it than it knows itself.
+/// Why an incarnation must not take part any longer, as someone knows who has seen more of it than it knows itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Disqualified {
     /// Its directory is older than what was seen of it: it was set back, or is a copy.
@@ -171,7 +171,7 @@ impl StartTrail {
         let passed = self.id.number.checked_sub(newest.number).and_then(|starts| usize::try_from(starts).ok());
         let is_behind = match passed {
             None | Some(0) => false,
-            // So long ago that nobody can tell.
+            // So long ago that no one can tell.
             Some(starts) if starts > EARLIER_STARTS => true,
             Some(starts) => self.earlier[starts - 1] == newest.nonce,
         };

@@ -66,7 +66,7 @@
 //! | [`version`] | ranges of versions, and what two sides have in common | |
 //! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
 //! | [`wire`] | frames over sockets | `wire` |
-//! | [`lobby`] | connections of which nobody knows yet who is there: how many, and who must go | `wire` |
+//! | [`lobby`] | connections of which no one knows yet who is there: how many, and who must go | `wire` |
 //! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name | `wire` |
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties | `core` |
 //! | [`raft`] | the first core behind the seam; pure | `core` |

@@ -1,4 +1,4 @@
-//! Connections of which nobody knows yet who is at the other end.
+//! Connections of which no one knows yet who is at the other end.
 //!
 //! They share a small number of places, apart from those of everyone who is known. When all are taken a newcomer takes
 //! the place of the one that has been there longest, among those from the host that has most of them here. So a crowd
@@ -39,7 +39,7 @@ impl Lobby {
         Arc::new(Lobby { places_max: places_max.max(1), guests: Mutex::default() })
     }
 
-    /// Somebody comes in, `from` that host; perhaps another one has to leave for it.
+    /// Someone comes in, `from` that host; perhaps another one has to leave for it.
     pub fn enter(self: &Arc<Lobby>, from: Option<IpAddr>) -> Guest {
         let mut guests = self.lock();
         if guests.present.len() >= self.places_max {
@@ -58,7 +58,7 @@ impl Lobby {
         self.lock().present.len()
     }
 
-    /// Whether nobody is there.
+    /// Whether no one is there.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -174,7 +174,7 @@ pub trait Protocol: Send + 'static {
     /// acknowledgements, on which leadership and latency hang.
     fn is_bulk(message: &Self::Message) -> bool;
 
-    /// Whether nobody waits for a message: it may leave along with the next one to that member, which there is soon.
+    /// Whether no one waits for a message: it may leave along with the next one to that member, which there is soon.
     fn may_wait(message: &Self::Message) -> bool;
 
     /// The configuration in force at `index` and the entry that carried it, for a snapshot that ends there.

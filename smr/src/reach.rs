@@ -5,9 +5,9 @@
 //!   N11).
 //! - All addresses of a name are tried within the deadline, however long it is: they race, each with a small lead over
 //!   the next one (N12).
-//! - An address that takes connections and is of no use otherwise (another program listens there, nobody answers) does
+//! - An address that takes connections and is of no use otherwise (another program listens there, no one answers) does
 //!   not go first the next time, unless it has proved itself: see [`greeted`] (N13).
-//! - A lookup holds up nobody but those who wait for it, and those not beyond a half of their deadline: it runs on a
+//! - A lookup holds up no one but those who wait for it, and those not beyond a half of their deadline: it runs on a
 //!   thread of its own, one for each name. When it fails, or takes too long, the addresses that it gave last are tried
 //!   (N14).
 
@@ -209,11 +209,11 @@ impl Preferred {
 
 async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // Whoever dials a port of this host on which nobody listens can be given that very port as its own, and is then
+    // Whoever dials a port of this host on which no one listens can be given that very port as its own, and is then
     // connected to itself (TCP's simultaneous open). It would also keep the rightful owner from listening there.
     if stream.local_addr()? == stream.peer_addr()? {
         stream.set_zero_linger()?;
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nobody listens there"));
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "no one listens there"));
     }
     stream.set_nodelay(true)?;
     Ok(stream)
@@ -336,7 +336,7 @@ mod tests {
 
     // covers N12
     #[tokio::test]
-    async fn race_nobody_answers_all_have_been_tried_by_the_deadline() {
+    async fn race_no_one_answers_all_have_been_tried_by_the_deadline() {
         let began = Arc::new(Mutex::new(Vec::new()));
         let all: Vec<SocketAddr> = (1..=16).map(|last| at(last, 1)).collect();
         let failed = race::<(), _>(&all, Instant::now() + Duration::from_millis(300), |address| {

@@ -58,7 +58,7 @@ pub struct ReplicaStatus {
 /// tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Advertised {
-    /// Nobody has looked, or nothing certain came of it.
+    /// No one has looked, or nothing certain came of it.
     #[default]
     Unknown,
     /// It answers there.

@@ -26,7 +26,7 @@ impl VersionRange {
         VersionRange { oldest, newest }
     }
 
-    /// The versions from `oldest` to `newest`, as somebody else says; `None` if that makes no sense.
+    /// The versions from `oldest` to `newest`, as someone else says; `None` if that makes no sense.
     pub const fn checked(oldest: u16, newest: u16) -> Option<VersionRange> {
         if oldest <= newest { Some(VersionRange { oldest, newest }) } else { None }
     }
@@ -77,9 +77,9 @@ impl CommandVersions {
     pub const FIRST: CommandVersions = CommandVersions { library: 1, machine: 1 };
 }
 
-/// The versions of the bytes that a state's image is written in. Raise one when its bytes change: replicas compare hashes
-/// of their images, and hashes of different versions are not compared. A sound replica of another build would be taken
-/// for the odd one out.
+/// The versions of the bytes that a state's image is written in. Raise one when its bytes change: replicas compare
+/// hashes of their images, and hashes of different versions are not compared. A sound replica of another build would be
+/// taken for the odd one out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageVersions {
     /// Configuration and session table.

@@ -1,4 +1,4 @@
-//! Frames over sockets, for everybody: peers, clients and servers.
+//! Frames over sockets, for everyone: peers, clients and servers.
 //!
 //! [`crate::codec`] says what a frame is; this module moves frames through a byte stream. What it guarantees:
 //! - A frame is given out only when it is whole and its checksum fits. A stream that ends inside a frame is an error
@@ -231,7 +231,7 @@ impl SharedOutput for OwnedWriteHalf {
     }
 }
 
-/// Like [`write_all`], for an output to which others may write too ([`SharedOutput::try_write`]) while nobody is in
+/// Like [`write_all`], for an output to which others may write too ([`SharedOutput::try_write`]) while no one is in
 /// here.
 ///
 /// # Errors

@@ -139,7 +139,7 @@ async fn error_says_whether_the_command_may_have_happened() {
         let (_, client) = group(&[&[&[opened(5), Then::Say(Outcome::Unknown)], &script[..]].concat()]);
         assert!(matches!(client.propose("add").await, Err(ClientError::Unknown { .. })));
     }
-    // Without a session the command was given to nobody.
+    // Without a session the command was given to no one.
     let (_, client) = group(&[&[Then::Hang, Then::Hang]]);
     assert!(matches!(client.propose("add").await, Err(ClientError::TimedOut { .. })));
     // That a session may have been opened twice says nothing about the command.
@@ -171,7 +171,7 @@ async fn commands_at_once_have_numbers_of_their_own_and_name_the_lowest_that_wai
     hanging.abort();
     assert!(hanging.await.unwrap_err().is_cancelled());
     client.propose("add").await.unwrap();
-    // Once nobody waits for the second, it is forgotten.
+    // Once no one waits for the second, it is forgotten.
     assert_eq!(writes(&replicas[0]), [(5, 1, 1), (5, 2, 2), (5, 3, 2), (5, 4, 4)]);
 }
 

@@ -1,5 +1,5 @@
 //! The consensus core knows nothing of the world. clippy denies the types and methods; this denies the words, so that
-//! nobody gets around it with an alias or an attribute.
+//! no one gets around it with an alias or an attribute.
 
 use std::fs;
 use std::path::Path;

@@ -179,7 +179,7 @@ impl Chaos {
         let step_us = [1_000, 20_000, 100_000, 100_000, 700_000][self.below(5)];
         self.cluster.now = self.cluster.now.plus_us(step_us);
         for id in self.cluster.up() {
-            // Not everybody looks at the clock at once.
+            // Not everyone looks at the clock at once.
             if self.below(3) > 0 && self.cluster.raft(id).deadline() <= self.cluster.now {
                 let outputs = self.cluster.step(id, Input::Tick);
                 self.note(id, outputs);
@@ -265,7 +265,7 @@ impl Chaos {
         self.note(leader, outputs);
     }
 
-    /// Everybody runs, nothing is lost, time passes: there must be one leader that commits a fresh entry everywhere.
+    /// Everyone runs, nothing is lost, time passes: there must be one leader that commits a fresh entry everywhere.
     fn calm(&mut self) {
         self.cut.clear();
         let all: Vec<_> = self.cluster.nodes.keys().copied().collect();
@@ -394,7 +394,7 @@ fn elections_all_time_out_together_leader_emerges_within_ten_rounds() {
                 let outputs = chaos.cluster.step(id, Input::Tick);
                 chaos.note(id, outputs);
             }
-            // Everybody has asked before anybody hears of it, and messages arrive in any order.
+            // Everyone has asked before anyone hears of it, and messages arrive in any order.
             while !chaos.cluster.wire.is_empty() {
                 let position = chaos.below(chaos.cluster.wire.len());
                 drop(chaos.cluster.deliver(position));
@@ -455,7 +455,7 @@ fn failover_us(seed: u64, size: u16) -> u64 {
         }
         let up = chaos.cluster.up();
         let timer = up.iter().map(|id| (chaos.cluster.raft(*id).deadline(), *id)).min();
-        let (due, id) = timer.expect("somebody is up");
+        let (due, id) = timer.expect("someone is up");
         if queue.first_key_value().is_none_or(|((at, _), _)| due < *at) {
             chaos.cluster.now = chaos.cluster.now.max(due);
             drop(chaos.cluster.step(id, Input::Tick));

@@ -13,21 +13,21 @@
 //! node D [term=3] [vote=B] [voters=A,B,C] [log=1,1,2] [snapshot=2.t1] [applied..]
 //!                                   start a node from a disk: entry terms from 1 on; entry 1 names the voters
 //! tick A ...                        wait until A's timer is due, and let it look at the clock
-//! wait 50ms                         time passes, nobody looks at the clock
+//! wait 50ms                         time passes, no one looks at the clock
 //! run 300ms                         time passes as in real life: timers fire, messages arrive, disks write
 //! elect A                           tick A and settle until it leads
 //! settle                            deliver all messages, complete all writes, until nothing is left
 //! propose A x y | read A | transfer A B | snapshot A | disconnect B A (B sees A's connection close)
-//! deliver A B [Kind] | drop A B [Kind] | copy A B [Kind] | delay A B [Kind]     messages on the wire; * is anybody
+//! deliver A B [Kind] | drop A B [Kind] | copy A B [Kind] | delay A B [Kind]     messages on the wire; * is anyone
 //! arrive                            what was delayed is on the wire again
 //! cut A B | cut A -> B | isolate A | heal
 //! sync A [count] | slow A | fast A  complete writes by hand; the disk of a slow node writes only by hand
-//! crash A [survive=n] | restart A   n writes reached the disk, and nobody was told
+//! crash A [survive=n] | restart A   n writes reached the disk, and no one was told
 //! carry A B | fail A B              the snapshot that A was asked for arrives at B, or does not; `carry A B late` keeps
 //!                                   a copy: `carry late B`; `carry A B broken`: it arrives, but A hears that it did not
 //! change A add D | remove D | replace B by D | voters A,B,C
 //! inject A -> B t3 Kind [args]      a message out of nowhere; `current`: an answer to B's pre-votes on the wire
-//! state                             everybody's state
+//! state                             everyone's state
 //! quiet COMMAND                     do not show how, only the states after it
 //! panics COMMAND                    must stop the node; the reason is shown
 //! ```
@@ -99,7 +99,7 @@ fn scripts_replayed_give_the_same_traces() {
     assert!(failures.is_empty(), "{} scripts differ:\n\n{}", failures.len(), failures.join("\n\n"));
 }
 
-/// A story without its number is found by nobody who looks for a case.
+/// A story without its number is found by no one who looks for a case.
 #[test]
 fn scripts_name_section_and_case() {
     for file in fs::read_dir(folder()).unwrap() {

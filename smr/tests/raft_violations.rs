@@ -159,7 +159,7 @@ fn is_answer(body: &Body) -> bool {
 
 // covers B5, E6
 #[test]
-fn answers_that_nobody_asked_for_change_nothing() {
+fn answers_that_no_one_asked_for_change_nothing() {
     for seed in 0..CORES {
         let mut subject = Subject::new(seed);
         let mut rng = SimRng(ChaCha8Rng::seed_from_u64(seed));

@@ -93,7 +93,7 @@ impl Site {
         ReplicaOptions { log_engine: LogEngine::Segments, ..options }
     }
 
-    /// Opens a directory as soon as nobody has it any more.
+    /// Opens a directory as soon as no one has it any more.
     fn open(&self, name: u16) -> Opened {
         wait_until("the directory's lock", || Opened::open(self.options(name)).ok())
     }

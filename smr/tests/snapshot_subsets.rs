@@ -110,7 +110,7 @@ fn power_cut_in_receiving_a_snapshot_leaves_the_old_or_the_new_one_for_every_sub
 }
 
 /// A sync that lies once never leaves a snapshot that counts and is not whole. If it is that of the directory, the
-/// removal of the old name may reach the device without the new name: then there is none, which nobody can see here.
+/// removal of the old name may reach the device without the new name: then there is none, which no one can see here.
 /// The log that was cut under it shows the gap at the next start.
 // covers D1, S6
 #[test]

@@ -150,7 +150,7 @@ fn idle_connections_stay_open_by_pings() {
 #[test]
 fn peer_that_comes_back_on_an_empty_disk_is_another_node() {
     let (a, b, address_b) = pair();
-    let address_a = "127.0.0.1:1"; // nobody: the new B is only dialled
+    let address_a = "127.0.0.1:1"; // no one: the new B is only dialled
     b.transport.shutdown();
     a.await_event(|event| (*event == TransportEvent::Disconnected { peer: B }).then_some(()));
     let b_again = Node::start(config(B_AGAIN, &[(0, address_a)]), listen_again(&address_b));

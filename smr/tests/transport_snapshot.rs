@@ -318,7 +318,7 @@ fn transfer_that_cannot_succeed_ends_with_none() {
     assert_eq!(outcome(&a), (B, None));
     a.transport.send_snapshot(B, Box::new(Short));
     assert_eq!(outcome(&a), (B, None));
-    // Another incarnation (M7), and nobody.
+    // Another incarnation (M7), and no one.
     let earlier = NodeId::new(1, 1);
     a.transport.send_snapshot(earlier, Image::boxed(5, 1000));
     assert_eq!(outcome(&a), (earlier, None));

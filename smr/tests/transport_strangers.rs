@@ -140,7 +140,7 @@ fn bootstrap_ends_connections_made_before_it_and_is_told_in_later_handshakes() {
     let mut dialled = Wire::dial(&address_a);
     dialled.send(kind::HELLO, &hello(B, 0));
     assert_eq!(dialled.receive().unwrap().0, kind::WELCOME);
-    // B has another genesis, 70: it was welcome, for nobody could know.
+    // B has another genesis, 70: it was welcome, for no one could know.
     a.transport.set_bootstrap(Some(ClusterId(7)), GenesisHash(71));
     early.await_end();
     dialled.await_end();
@@ -165,7 +165,7 @@ fn bootstrap_that_was_known_before_leaves_connections_open() {
     assert_eq!(wire.receive().unwrap().0, kind::MESSAGE);
 }
 
-/// Has seen a later start of everybody.
+/// Has seen a later start of everyone.
 #[derive(Debug)]
 struct SawLater;
 

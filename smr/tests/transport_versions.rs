@@ -50,7 +50,7 @@ fn answerer_of_the_former_version_is_dialled_again_in_it_to_the_byte() {
     let (found, payload) = again.receive().unwrap();
     assert_eq!((found, payload), (kind::HELLO, codec::encode(&hello_of_5(A, 1))));
     again.send(kind::WELCOME, &welcome_of_5(B));
-    // Nothing was refused, as far as anybody needs to know.
+    // Nothing was refused, as far as anyone needs to know.
     assert_eq!(a.events.recv_timeout(TIMEOUT).unwrap(), Event::Connected { peer: B });
     a.transport.queue_for(B, |version| Some((u64::from(version), Vec::new())), Lane::Urgent, 10);
     a.transport.flush();

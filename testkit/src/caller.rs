@@ -134,7 +134,7 @@ impl Program {
         Program { client, hang_timeout, retries: 0, said: Vec::new() }
     }
 
-    /// Its process, for somebody who has to end it while another thread waits for its answer.
+    /// Its process, for someone who has to end it while another thread waits for its answer.
     pub fn process(&self) -> ClientProcess {
         self.client.process().clone()
     }

@@ -260,7 +260,7 @@ impl Cluster {
         for node in layout.shape.nodes() {
             let program = program_of(node);
             let mut arguments: Vec<OsString> = cluster.arguments(node).into_iter().map(OsString::from).collect();
-            // This process may be killed, and then end nobody.
+            // This process may be killed, and then end no one.
             arguments.push("--end_with_stdin".into());
             arguments.extend(["--backer_path".into(), cluster.backer_path(node).into_os_string()]);
             arguments.extend(flags.iter().cloned());
@@ -346,7 +346,7 @@ impl Cluster {
         self.layout.address(node, offset)
     }
 
-    /// Where somebody dials a port.
+    /// Where someone dials a port.
     pub fn dialled(&self, origin: Origin, port: Port) -> SocketAddr {
         self.overrides.get(&(origin, port)).copied().unwrap_or_else(|| self.layout.port_address(port))
     }

@@ -172,7 +172,7 @@ fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -
     Ok(exit_code(code))
 }
 
-/// The settings of the terminal on stdin. A client that is killed while somebody edits a line leaves it without echo
+/// The settings of the terminal on stdin. A client that is killed while someone edits a line leaves it without echo
 /// and line ends.
 struct Terminal(Termios);
 
@@ -182,7 +182,7 @@ impl Terminal {
     }
 
     fn restore(&self) {
-        // If it is gone, nobody misses its settings.
+        // If it is gone, no one misses its settings.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
     }
 }
@@ -245,7 +245,7 @@ pub fn sync_flags(directory: &Path) -> Vec<OsString> {
 /// The same, with this engine, if it is one.
 ///
 /// # Panics
-/// If nobody has chosen, and the environment names none that there is: programs call [`choose_log_engine`] before.
+/// If no one has chosen, and the environment names none that there is: programs call [`choose_log_engine`] before.
 pub fn log_flags(directory: &Path, engine: Option<LogEngine>) -> Vec<OsString> {
     let engine = engine.unwrap_or_else(|| choose_log_engine(None).unwrap_or_else(|error| panic!("{error}")));
     if engine == LogEngine::default() {

@@ -1,7 +1,7 @@
 //! What tests, scenarios and benchmarks of MadKV stand on: real processes on one machine, and the judges of what their
 //! clients heard. From the executable to the verdict:
 //!
-//! - [`programs`]: where the executables are, and how to build them. [`ports`]: loopback ports that nobody else takes.
+//! - [`programs`]: where the executables are, and how to build them. [`ports`]: loopback ports that no one else takes.
 //! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`mount`]: a file system in a file.
 //! - [`cluster`]: all processes of a cluster, and who leads where. [`place`]: where it lives. [`ask`]: one question to
 //!   one replica. [`launcher`]: what `madkv-local` does.

@@ -24,7 +24,7 @@ pub struct LineClient {
     complaints: Receiver<String>,
 }
 
-/// The process of a [`LineClient`], for somebody who has to end it while another thread waits for its answer.
+/// The process of a [`LineClient`], for someone who has to end it while another thread waits for its answer.
 #[derive(Clone, Debug)]
 pub struct ClientProcess(Arc<Mutex<Child>>);
 

@@ -108,7 +108,7 @@ impl Load {
             if self.answered() >= target {
                 return Some(None);
             }
-            // Nobody told it to stop.
+            // No one told it to stop.
             self.workers.iter().position(JoinHandle::is_finished).map(Some)
         })?;
         let Some(failed) = failed else { return Ok(()) };
@@ -116,7 +116,7 @@ impl Load {
         Err(worker.failure.map_or(Failed::Panic, Failed::Client))
     }
 
-    /// Why a client has failed, if one has. Nobody told it to stop.
+    /// Why a client has failed, if one has. No one told it to stop.
     pub fn failure(&mut self) -> Option<Failed> {
         let failed = self.workers.iter().position(JoinHandle::is_finished)?;
         let worker = self.workers.swap_remove(failed).join();

@@ -43,7 +43,7 @@ impl Mount {
     /// Unmounts it.
     ///
     /// # Errors
-    /// If somebody still uses it.
+    /// If someone still uses it.
     pub fn end(&mut self) -> io::Result<()> {
         if self.mounted {
             command("umount", &[&text(&self.at)])?;

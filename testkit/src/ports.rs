@@ -1,4 +1,4 @@
-//! Loopback ports that nobody else takes.
+//! Loopback ports that no one else takes.
 //!
 //! A port that the system hands out for `:0` may be handed out again, to an outgoing connection too, while a killed
 //! node does not hold it; so ports are taken from below the system's range. A *claim* is a UDP socket bound to the same

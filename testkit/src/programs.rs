@@ -113,7 +113,7 @@ fn build(cargo: &OsString, directory: &Path, what: &[&str]) -> Result<(), NoProg
     if let Some(manifest) = env::var_os("CARGO_MANIFEST_DIR") {
         command.current_dir(manifest);
     }
-    // Nobody may mistake cargo's words for the client's.
+    // No one may mistake cargo's words for the client's.
     let status = command.stdin(Stdio::null()).stdout(io::stderr()).status()?;
     if status.success() { Ok(()) } else { Err(NoPrograms::Build(status.to_string())) }
 }

@@ -1,7 +1,7 @@
 //! Was each write applied exactly once? Judged from the clients' answers alone.
 //!
-//! Clients swap values that are unique in the run, and never delete. So a write that was applied twice, or lost after it
-//! was seen, leaves a history that is not linearizable, and [`linearize`] finds it.
+//! Clients swap values that are unique in the run, and never delete. So a write that was applied twice, or lost after
+//! it was seen, leaves a history that is not linearizable, and [`linearize`] finds it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn check_value_from_nowhere_fails() {
-        assert!(verdict(&[("a", Some(Some("x")))], Some("a")).unwrap_err().contains("nobody wrote"));
+        assert!(verdict(&[("a", Some(Some("x")))], Some("a")).unwrap_err().contains("no one wrote"));
     }
 
     #[test]

@@ -104,7 +104,7 @@ fn pure_part_of_smr_has_no_runtime_and_no_files() {
     assert_without(&crates, &["tokio", "rustix", "sled", "libc", "rand", "crossbeam-channel"]);
 }
 
-/// The command-line client is behind a feature, which nobody who builds all of it has to know.
+/// The command-line client is behind a feature, which no one who builds all of it has to know.
 #[test]
 fn build_of_the_workspace_has_every_program() {
     let built = cargo(&["build", "--locked", "--workspace", "--bins", "--message-format", "json"]);

@@ -41,7 +41,7 @@ trait Contender {
     fn prepare(&mut self, count: u64);
     /// Appends it, and returns once it is on the device.
     fn write(&mut self) -> Result<(), Trouble>;
-    /// What it does when nobody waits any more.
+    /// What it does when no one waits any more.
     fn afterwards(&mut self) -> Result<(), Trouble>;
 }
 

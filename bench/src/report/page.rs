@@ -170,7 +170,7 @@ impl Page {
         writeln!(self.text)?;
         self.write_sections("Bonus", &BONUS, comments)?;
 
-        // Of a report of another version: nobody's words are thrown away.
+        // Of a report of another version: no one's words are thrown away.
         let mut names = vec![COMMENT_AUTHORS, COMMENT_FUZZ, COMMENT_WORKLOADS, COMMENT_CLIENTS];
         names.extend(DESIGN.iter().chain(&TESTCASES).chain(&BONUS).map(|(_, _, name)| *name));
         comments

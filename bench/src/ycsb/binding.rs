@@ -77,7 +77,7 @@ impl Binding {
         Ok(binding)
     }
 
-    /// The next operation, whichever client asks; `None` at the end, or if nobody wants it any more.
+    /// The next operation, whichever client asks; `None` at the end, or if no one wants it any more.
     pub(super) fn next(&self, is_over: &dyn Fn() -> bool) -> Result<Option<Operation>, Trouble> {
         if let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Ok(Some(first));
@@ -150,7 +150,7 @@ fn forward(mut lines: impl BufRead, joins: bool, to: &SyncSender<Operation>, err
         line.clear();
     }
     if let Some(key) = held {
-        // Nobody may be there to take it.
+        // No one may be there to take it.
         let _ = to.send(Operation::Read(key));
     }
 }
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn drop_ends_what_the_script_has_started_and_nobody_waits() {
+    fn drop_ends_what_the_script_has_started_and_no_one_waits() {
         let directory = distribution("sh -c 'echo \"READ usertable user$$ [ <all fields>]\"; exec sleep 1000' &\nwait");
         let binding = start(&directory, "run").unwrap();
         let Some(Operation::Read(key)) = binding.next(&|| false).unwrap() else { panic!("no read") };
@@ -270,7 +270,7 @@ mod tests {
         // It hangs now; whoever does not want to wait gets nothing.
         assert_eq!(binding.next(&|| true).unwrap(), None);
         drop(binding);
-        // Its parent is gone too, so somebody else reaps it.
+        // Its parent is gone too, so someone else reaps it.
         let state = || std::fs::read_to_string(process.join("stat")).unwrap_or_default();
         wait_for(END_TIMEOUT, "its end", || (!process.exists() || state().contains(") Z")).then_some(())).unwrap();
     }

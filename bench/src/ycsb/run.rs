@@ -60,9 +60,9 @@ pub(super) struct Seen {
     pub(super) per_second: Vec<u64>,
     /// Records that scans asked for, and that they returned.
     pub(super) scanned: (u64, u64),
-    /// Reads of keys that nobody has written, which only YCSB's own generator does.
+    /// Reads of keys that no one has written, which only YCSB's own generator does.
     pub(super) absent: u64,
-    /// In an open loop: operations that were due before the end and that nobody had got to.
+    /// In an open loop: operations that were due before the end and that no one had got to.
     pub(super) never_begun: u64,
     /// When the last answer came.
     last: Option<Instant>,
@@ -224,7 +224,7 @@ fn binding(plan: &Plan, phase: &str, interrupted: &dyn Fn() -> bool) -> Result<O
 }
 
 /// Runs a client's part on a thread each; gives the clients back, with what each part gave. Once one has failed, or a
-/// signal came, nobody waits for an answer any more.
+/// signal came, no one waits for an answer any more.
 fn on_threads<T: Send>(
     shared: &Arc<Shared>,
     callers: Vec<Caller>,

@@ -2,7 +2,7 @@
 //!
 //! Updates are SWAPs of values that are unique in the run, and each answer names the value that was replaced; so for
 //! each key they must link up into one chain from the first value to the one read now ([`madkv_testkit::swaps`]). A
-//! write that was lost, or applied twice, or a wrong value, breaks it. Keys that nobody updated hold their first value.
+//! write that was lost, or applied twice, or a wrong value, breaks it. Keys that no one updated hold their first value.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -57,7 +57,7 @@ pub(super) fn judge(held: &BTreeMap<String, Option<String>>, swaps: &[Swap], ori
             let answer = Some((began, None));
             history.push(Swap { key: key.clone(), new: FIRST.to_owned(), started: began, answer });
         } else if value.as_deref() != Some(FIRST) {
-            return Err(format!("{key} holds {value:?}, and nobody has updated it").into());
+            return Err(format!("{key} holds {value:?}, and no one has updated it").into());
         }
     }
     Ok(check(&history, held)?)

@@ -197,7 +197,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Nobody yet.
+    /// No one yet.
     pub fn new(
         seed: u64,
         habits: Habits,
@@ -259,7 +259,7 @@ impl Callers {
         self.processes.iter().flat_map(|process| &process.tasks).all(JoinHandle::is_finished)
     }
 
-    /// A new client, which nobody uses yet.
+    /// A new client, which no one uses yet.
     pub fn client(&mut self, timeout_ms: Option<u64>) -> (Host, Client) {
         let host = self.next_host;
         self.next_host += 1;
@@ -305,7 +305,7 @@ impl Callers {
         Process { host, tasks: tasks.collect() }
     }
 
-    /// Reads every key once more, as somebody who was not there before.
+    /// Reads every key once more, as someone who was not there before.
     pub fn last_reads(&mut self) -> JoinHandle<()> {
         let (host, client) = self.client(None);
         let book = Arc::clone(&self.book);

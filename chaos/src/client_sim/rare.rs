@@ -50,7 +50,7 @@ smr_sim::situations! {
     TimeoutNotDone,
     /// a write timed out with an unknown outcome, and took effect
     TimeoutTookEffect,
-    /// a write timed out with an unknown outcome, and nobody ever saw it
+    /// a write timed out with an unknown outcome, and no one ever saw it
     TimeoutNoEffect,
     /// a call was abandoned by its caller
     Abandoned,

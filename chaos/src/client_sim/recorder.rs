@@ -237,7 +237,7 @@ impl Recorder {
             ClientResponse::Part(_) => None,
             _ => match stream.asked.remove(&response.id) {
                 Some(asked) => Some(asked),
-                None => return self.violate(format!("an answer to request {}, which nobody asked", response.id)),
+                None => return self.violate(format!("an answer to request {}, which no one asked", response.id)),
             },
         };
         let key = (host, place.group);

@@ -2,7 +2,7 @@
 //!
 //! One event loop on one thread, in a runtime whose clock is paused: the simulator is the main task and sleeps until
 //! something of the world is due, or until a client or a listener has posted something. tokio moves the clock when
-//! everybody sleeps, so the library's timers and the world's events share one virtual time.
+//! everyone sleeps, so the library's timers and the world's events share one virtual time.
 
 use std::collections::BTreeMap;
 use std::fmt;

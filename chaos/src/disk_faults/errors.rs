@@ -241,7 +241,7 @@ impl BadDiskGroup {
     }
 
     /// Lets a read of the leader's snapshot fail while it sends it to a replica that is far behind: the leader ends
-    /// with a line, the others go on, and in the end everybody has everything. Gives the line; `None` if the snapshot
+    /// with a line, the others go on, and in the end everyone has everything. Gives the line; `None` if the snapshot
     /// was sent with fewer reads.
     ///
     /// # Errors

@@ -189,7 +189,7 @@ pub fn judge(path: &Path, file: &Path, before: &Found, after: &Found) -> Verdict
 }
 
 /// What a line about the damaged `file` has to name. sled does not say in which of its files it found something, and
-/// nobody knows the name of a snapshot that is not there.
+/// no one knows the name of a snapshot that is not there.
 pub fn named(root: &Path, file: &Path) -> PathBuf {
     match file.components().next() {
         Some(first) if first.as_os_str() == "log" || !root.join(file).exists() => root.join(first),

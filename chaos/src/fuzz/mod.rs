@@ -12,7 +12,7 @@
 //! - A write without an answer may have happened; one that its client calls "not changed" may not
 //!   ([`madkv_testkit::history`]).
 //! - Keys begin with a word that is fresh for each run, and are read before the first operation, so that a service that
-//!   holds data can be fuzzed again and again. Nobody else may write to those keys meanwhile.
+//!   holds data can be fuzzed again and again. No one else may write to those keys meanwhile.
 //! - After the last operation all keys are read once more, so that a write lost at the end is seen.
 //! - A client that gets no answer within its hang timeout, ends by itself, or says what is no answer has failed the
 //!   run. The other clients stop then.
@@ -54,7 +54,7 @@ pub struct FuzzOptions {
     pub program: Option<PathBuf>,
     /// How long the clients ask.
     pub length: Duration,
-    /// How much longer they may, where somebody else says when it is over.
+    /// How much longer they may, where someone else says when it is over.
     pub grace: Duration,
     /// After how many operations they stop, if before.
     pub operations: Option<u64>,
@@ -379,7 +379,7 @@ fn first_look(options: &FuzzOptions, plan: &Plan, maker: &Maker) -> Result<Histo
     };
     let mut notes = vec![format!("{options:?}")];
     if !initially.is_empty() {
-        notes.push("the keys were there before; nobody else may write to them".to_owned());
+        notes.push("the keys were there before; no one else may write to them".to_owned());
     }
     Ok(History { initially, partitions: partitions(&maker), notes, ..History::default() })
 }

@@ -98,7 +98,7 @@ pub enum Fault {
     StopMinority,
     /// SIGSTOP of the whole group.
     StopGroup,
-    /// SIGSTOP of the leader by turns with SIGCONT, faster than anybody can be sure that it is gone.
+    /// SIGSTOP of the leader by turns with SIGCONT, faster than anyone can be sure that it is gone.
     StopStutter,
     /// SIGTERM of the leader.
     TerminateLeader,
@@ -108,7 +108,7 @@ pub enum Fault {
     EmptyDirectory,
     /// The file system of one replica is full.
     FillDisk,
-    /// The leader hears nobody and nobody hears it.
+    /// The leader hears no one and no one hears it.
     IsolateLeader,
     /// So does a follower.
     IsolateFollower,
@@ -120,7 +120,7 @@ pub enum Fault {
     Bridge,
     /// The leader and one follower do not reach each other; all others reach both.
     CutLink,
-    /// The leader can be heard but hears nobody.
+    /// The leader can be heard but hears no one.
     DeafLeader,
     /// The leader hears but cannot be heard.
     MuteLeader,

@@ -1,7 +1,7 @@
 //! The network of a cluster: every connection between two processes goes over a link of the proxy.
 //!
 //! One link for each directed pair of peers, for each server and manager, and before each port that clients use. The
-//! harness itself asks nodes directly, so it sees a replica that is cut off from everybody else.
+//! harness itself asks nodes directly, so it sees a replica that is cut off from everyone else.
 //!
 //! Who a replica is does not depend on its address: peers are told apart by their handshake, and the map names servers
 //! by `--server_addrs`. So the production code needs nothing for this.

@@ -108,7 +108,7 @@ impl World {
     /// Unmounts the small file system; nothing may run any more.
     ///
     /// # Errors
-    /// If somebody still uses it.
+    /// If someone still uses it.
     pub fn unmount(&mut self) -> io::Result<()> {
         self.small_disk.as_mut().map_or(Ok(()), Mount::end)
     }

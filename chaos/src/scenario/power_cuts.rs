@@ -41,7 +41,7 @@ pub(super) fn run(cuts: usize, place: &Place) -> Outcome {
         let mut load = Load::start(&cluster, &Plan { clients: 8, keys: 8, prefix: format!("cut{cut}-") })?;
         load.wait_answers(ANSWERS_MIN + (cut * 37) % ANSWERS_MIN, TIMEOUT)?;
 
-        // All stop signals first, so that nobody goes on alone for long.
+        // All stop signals first, so that no one goes on alone for long.
         cluster.processes().for_each(|(_, process)| process.send_freeze());
         cluster.processes().for_each(|(_, process)| process.wait_frozen());
         let acknowledged = load.answered();

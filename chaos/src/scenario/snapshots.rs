@@ -1,4 +1,4 @@
-//! Does anybody wait because a snapshot of a large state is taken, or sent?
+//! Does anyone wait because a snapshot of a large state is taken, or sent?
 //!
 //! The state is filled first; then some clients overwrite it, which makes the log grow and the replicas take snapshots.
 //! Every request is timed, and sorted by whether the leader was writing a snapshot meanwhile. Then a follower is

@@ -118,7 +118,7 @@ fn group_whose_directories_are_emptied_one_after_the_other_stays_out_of_service(
     assert_out_of_service(&scene);
 }
 
-// covers M14: nobody tells them while the managers are down; they found nothing by themselves.
+// covers M14: no one tells them while the managers are down; they found nothing by themselves.
 #[test]
 fn group_emptied_while_the_managers_are_down_waits_and_stays_out_of_service() {
     let mut scene = Scene::new(THREE);
@@ -168,7 +168,7 @@ fn managers_emptied_one_after_the_other_found_no_second_cluster() {
         scene.process(node).start().unwrap();
         wait_quarantined(&scene, node);
     }
-    // Servers that run go on, and a new cluster, which nobody founded, does not get their data.
+    // Servers that run go on, and a new cluster, which no one founded, does not get their data.
     assert!(scene.status(nodes(&scene, ONLY)[0]).unwrap().service_state == ServiceState::InService);
     assert!(hasty(&scene).ask("PUT a 2", TIMEOUT).unwrap().starts_with("ERROR"));
 }

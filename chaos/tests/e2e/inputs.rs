@@ -22,7 +22,7 @@ const CLOSE_TIMEOUT: Duration = TIMEOUT;
 
 // covers B2, B3, B4
 #[test]
-fn garbage_on_each_port_closes_the_connection_and_harms_nobody() {
+fn garbage_on_each_port_closes_the_connection_and_harms_no_one() {
     let mut scene = Scene::new(SMALL);
     let mut client = scene.warm_client();
     let nodes =

@@ -66,7 +66,7 @@ fn launcher_given_directory_goes_on_with_it() {
     assert_answers(&run(&["--directory", &place], "SCAN a z\n"), "SCAN a z BEGIN\n  a 1\n  b 2\nSCAN END\n");
 }
 
-/// A small cluster in `place`, ready; with what it still has to say, which somebody must be there to hear.
+/// A small cluster in `place`, ready; with what it still has to say, which someone must be there to hear.
 fn launch_small(place: &str) -> (Child, impl Sized) {
     let mut child = launch(&["--directory", place, "--partitions", "1", "--manager_rf", "1"]);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();

@@ -60,7 +60,7 @@ fn started_in_an_odd_order_the_cluster_forms() {
     for replica in [2, 0, 1] {
         scene.process(Node::Server { partition: 0, replica }).start().unwrap();
     }
-    // It is not answered: nobody knows yet who serves what.
+    // It is not answered: no one knows yet who serves what.
     assert!(matches!(client.line(WATCH), Err(NoAnswer::Late(_))));
     for replica in [1, 2, 0] {
         scene.process(Node::Manager(replica)).start().unwrap();

@@ -77,7 +77,7 @@ fn peer_that_vanishes_without_closing_is_noticed_dialled_again_and_counts_again(
     let before = counts(&network, way).accepted;
     isolate(&scene, &network, gone, Rules::silent());
     assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
-    // Nobody tells the leader; it finds out, and dials again and again.
+    // No one tells the leader; it finds out, and dials again and again.
     wait_for(TIMEOUT, "another attempt to connect", || (counts(&network, way).accepted > before).then_some(()))
         .unwrap();
     assert_eq!(client.swap("a", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
@@ -89,7 +89,7 @@ fn peer_that_vanishes_without_closing_is_noticed_dialled_again_and_counts_again(
 
 // covers N7
 #[test]
-fn peer_that_never_reads_is_disconnected_and_delays_nobody() {
+fn peer_that_never_reads_is_disconnected_and_delays_no_one() {
     /// Together more than all buffers on the way to a peer.
     const VALUES: usize = 300;
     const VALUE_BYTES: usize = 256 << 10;
@@ -130,7 +130,7 @@ fn connections_reset_within_frames_and_all_at_once_no_write_is_lost_or_doubled()
     wait_for(TIMEOUT, "a hundred connections to break", || (resets() > 100).then_some(())).unwrap();
     network.heal();
     load.wait_answers(100, TIMEOUT).unwrap();
-    // All at once, again and again: everybody dials everybody.
+    // All at once, again and again: everyone dials everyone.
     let broken = resets();
     while resets() < broken + 300 {
         ways(&scene).into_iter().for_each(|way| network.reset(way));
@@ -268,7 +268,7 @@ fn follower_cut_off_for_many_timeouts_returns_without_disturbing_anybody() {
         while cut.elapsed() < MANY_TIMEOUTS {
             load.wait_answers(1, TIMEOUT).unwrap();
         }
-        assert_eq!(scene.status_of(away).term, term, "its term grew while nobody could follow it");
+        assert_eq!(scene.status_of(away).term, term, "its term grew while no one could follow it");
         network.heal();
         scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
         load.wait_answers(200, TIMEOUT).unwrap();

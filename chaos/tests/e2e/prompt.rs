@@ -131,7 +131,7 @@ fn ctrl_c_stops_the_wait_for_an_answer_and_nothing_else() {
     session.press(CTRL_C);
     session.expect("interrupted");
     session.expect("madkv> ");
-    // Once more, where nobody waits for anything.
+    // Once more, where no one waits for anything.
     session.press(CTRL_C);
     session.expect("Ctrl-D or STOP leaves");
     session.expect("madkv> ");

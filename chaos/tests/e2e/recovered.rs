@@ -93,7 +93,7 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
         scene.process(node).kill();
     }
     fs::remove_dir_all(scene.backer_path(first)).unwrap();
-    // Lost, as everybody believes.
+    // Lost, as everyone believes.
     let found_again = put_aside(&scene, second);
     let old = put_aside(&scene, third);
 
@@ -148,7 +148,7 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     let hard_state = scene.backer_path(only).join("promise");
     let len = fs::metadata(&hard_state).unwrap().len();
     fs::write(&hard_state, vec![0; usize::try_from(len).unwrap()]).unwrap();
-    // It runs once, and is quarantined: nobody is left who could readmit it.
+    // It runs once, and is quarantined: no one is left who could readmit it.
     scene.process(only).start().unwrap();
     wait_for(TIMEOUT, "a quarantine", || {
         matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
@@ -174,7 +174,7 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     }
     let only = scene.nodes_of(ONLY).next().unwrap();
     scene.process(only).kill();
-    // It heals by nobody, for there is nobody else.
+    // It heals by no one, for there is no one else.
     fs::remove_file(scene.backer_path(only).join("mark")).unwrap();
     scene.process(only).start().unwrap();
     wait_for(TIMEOUT, "a replica that heals", || {

@@ -42,7 +42,7 @@ pub async fn run_line(client: &Client, line: Line<'_>) -> Result<Answer, Error> 
 /// The word in each line about a retry.
 pub const RETRYING: &str = "Retrying";
 
-/// Writes messages and retries to stderr. What nobody takes there is dropped.
+/// Writes messages and retries to stderr. What no one takes there is dropped.
 struct Console {
     /// The client's number in the messages.
     client: u32,

@@ -31,7 +31,7 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
             Err(bad) => line::write_error(out, &bad)?,
             Ok(line) => match runtime.block_on(run_line(client, line)) {
                 Ok(answer) => {
-                    // What is traced about a request comes before its answer, if somebody reads it.
+                    // What is traced about a request comes before its answer, if someone reads it.
                     log_sink::flush();
                     line::write_answer(out, line, &answer)?;
                     if answer == Answer::Stopped {
@@ -49,7 +49,7 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
 /// How long to wait before a stream is tried again that has nothing, or takes nothing, yet.
 const NOT_YET_PAUSE: Duration = Duration::from_millis(5);
 
-/// A stream that waits, also if somebody who shares its descriptor made it non-blocking.
+/// A stream that waits, also if someone who shares its descriptor made it non-blocking.
 #[derive(Debug)]
 pub struct Waiting<S>(pub S);
 

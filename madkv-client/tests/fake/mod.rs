@@ -2,7 +2,7 @@
 //! leader serves; a test scripts each replica's deviations, and reads back what reached it.
 //!
 //! Its nodes are reached in memory. So a test that is annotated with `start_paused` has a clock that moves on only
-//! while everybody waits, and no other load of the machine changes what it sees. Tests with processes or threads of
+//! while everyone waits, and no other load of the machine changes what it sees. Tests with processes or threads of
 //! their own use sockets.
 
 // Each test file uses a part of it.
@@ -69,7 +69,7 @@ impl Network for Switchboard {
         let listener = self.listeners.lock().unwrap().get(address).cloned();
         Box::pin(async move {
             let (near, far) = tokio::io::duplex(STREAM_BYTES);
-            // A listener whose node was killed takes nobody.
+            // A listener whose node was killed takes no one.
             if listener.is_none_or(|listener| listener.send(far).is_err()) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }

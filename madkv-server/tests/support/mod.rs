@@ -96,7 +96,7 @@ impl Drop for Process {
     }
 }
 
-/// An address where nobody listened a moment ago, and which is given out once. The ports lie below those that the
+/// An address where no one listened a moment ago, and which is given out once. The ports lie below those that the
 /// kernel takes for outgoing connections: it could take one of them in the meantime.
 pub(crate) fn free_address() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -109,7 +109,7 @@ pub(crate) fn free_address() -> String {
     }
 }
 
-/// Dials until somebody answers.
+/// Dials until someone answers.
 pub(crate) async fn dial(address: &str, service: Service) -> Dialled {
     eventually("a welcome", || async { Dialled::to(address, service, None, TIMEOUT).await.ok() }).await
 }

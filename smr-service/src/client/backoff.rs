@@ -12,7 +12,7 @@ use crate::client::lock;
 pub struct Jitter(Mutex<StdRng>);
 
 impl Jitter {
-    /// Decided by `seed`, or by nobody.
+    /// Decided by `seed`, or by no one.
     pub fn new(seed: Option<u64>) -> Jitter {
         Jitter(Mutex::new(seed.map_or_else(rand::make_rng, StdRng::seed_from_u64)))
     }

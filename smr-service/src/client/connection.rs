@@ -623,7 +623,7 @@ mod tests {
         }
     }
 
-    /// A connection whose task is run by nobody, and what it would do.
+    /// A connection whose task is run by no one, and what it would do.
     fn held() -> (Arc<Connection>, impl Future<Output = Result<(), Broken>>, Far) {
         let (address, service, reached, wake) = (String::new(), Service::Manager, OnceLock::new(), Notify::new());
         let state = Mutex::default();

@@ -14,7 +14,7 @@ use crate::client::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
 use crate::client::link::troubles;
 use crate::frames::{ClientRequest, ClientResponse, Map};
 
-/// Runs until a leader is believed in, or nobody waits for one.
+/// Runs until a leader is believed in, or no one waits for one.
 pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
     let (sender, mut events) = mpsc::unbounded_channel();
     // At most one question is out at each replica: a hung one does not collect them.
@@ -41,7 +41,7 @@ pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
             complained = true;
             complain(&group);
         }
-        // Everybody has answered, and nobody leads: the next round waits for the rest of this one.
+        // Everyone has answered, and no one leads: the next round waits for the rest of this one.
         tokio::time::sleep_until(round_end).await;
     }
     if complained && group.leader().is_some() {

@@ -120,7 +120,7 @@ impl<M: Map> Group<M> {
         lock(&self.state).leader_cache.leader()
     }
 
-    /// Waits until somebody is believed to lead. Cancelling is fine.
+    /// Waits until someone is believed to lead. Cancelling is fine.
     pub(crate) async fn leader_known(self: &Arc<Group<M>>, context: &Arc<Context>) {
         let _waiting = Waiting::new(self);
         loop {

@@ -2,7 +2,7 @@
 //!
 //! Rules:
 //! - A redirect, or a replica's own claim, counts only if its term is not below the highest term of which a leader was
-//!   heard. Terms without a leader do not count: a replica that is cut off may be terms ahead and lead nobody.
+//!   heard. Terms without a leader do not count: a replica that is cut off may be terms ahead and lead no one.
 //! - A suspect is believed to lead again only on its own word, or if it is named in a newer term. The followers of a
 //!   dead leader name it until they have elected another; following them would waste the whole pause.
 

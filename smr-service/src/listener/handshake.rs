@@ -28,7 +28,7 @@ const SHOW_OUT_MS: u64 = 300;
 /// How many bytes a refused stranger may still send.
 const SHOW_OUT_MAX_BYTES: usize = 256 << 10;
 
-/// Somebody who was welcomed.
+/// Someone who was welcomed.
 pub(super) struct Welcomed<'d, R> {
     pub(super) input: R,
     pub(super) output: Arc<dyn SharedOutput>,

@@ -4,7 +4,7 @@
 //! that asks without listening nor one that asks for large answers costs more memory than [`ListenerLimits`] allow.
 //!
 //! All connections share [`ListenerLimits::total_max_bytes`]. A part of it is dealt out: each has
-//! [`CONNECTION_OWN_BYTES`] that nobody takes from it, so a client that asks for little is served however many others
+//! [`CONNECTION_OWN_BYTES`] that no one takes from it, so a client that asks for little is served however many others
 //! take what they get. The rest, the *pool*, is for whoever needs more: of its first half a connection gets a quarter
 //! of what is free at the moment; the third quarter is for those who hold next to nothing and need a large thing alone;
 //! the last one is for parts of long answers. What does not fit is `Busy`.
@@ -126,7 +126,7 @@ struct State<M> {
     scans: usize,
     /// More requests may come.
     asking: bool,
-    /// Somebody takes responses.
+    /// Someone takes responses.
     open: bool,
 }
 
@@ -296,7 +296,7 @@ impl<M: Map> Queue<M> {
         }
     }
 
-    /// Whether there is any room for an answer, and somebody who takes it.
+    /// Whether there is any room for an answer, and someone who takes it.
     pub(super) fn has_room(&self) -> bool {
         let state = self.lock();
         state.open && state.answers_bytes() < self.answers_max_bytes && self.fits(&state, RESPONSE_OVERHEAD_BYTES)
@@ -337,7 +337,7 @@ impl<M: Map> Queue<M> {
         if !waits {
             return;
         }
-        // The writer waits for a word, and until it gets one nobody else writes.
+        // The writer waits for a word, and until it gets one no one else writes.
         let mut state = self.lock();
         if state.open
             && state.ready_bytes <= WRITE_NOW_MAX_BYTES
@@ -499,7 +499,7 @@ impl<M: Map> Queue<M> {
         self.wake_writer(&mut state);
     }
 
-    /// Nobody takes responses any more.
+    /// No one takes responses any more.
     pub(super) fn close(&self) {
         self.shut(&mut self.lock());
     }
@@ -782,7 +782,7 @@ mod tests {
 
     // covers B33
     #[test]
-    fn scans_that_nobody_reads_leave_room_for_the_others() {
+    fn scans_that_no_one_reads_leave_room_for_the_others() {
         let held = Arc::<Held>::default();
         let limits =
             ListenerLimits { connections_max: 200, answers_max_bytes: 1 << 20, total_max_bytes: 64 << 10, ..limits() };

@@ -80,7 +80,7 @@ impl Program {
         self.expect_line(&[], 2, "required");
     }
 
-    /// A port that somebody else has.
+    /// A port that someone else has.
     pub(crate) fn refuses_port_in_use(&self, listens: &str) {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();

@@ -235,7 +235,7 @@ impl Group {
         Ok(())
     }
 
-    /// A write that may as well be complete: nobody can crash any more, so it matters only to what its node says, which
+    /// A write that may as well be complete: no one can crash any more, so it matters only to what its node says, which
     /// may take as long as it likes on the way. Only a leader also counts its own writes.
     fn sync_at_once(&self, bounds: &Bounds, tables: &Tables) -> Option<Move> {
         if !bounds.sync_early || bounds.messages.is_some() || tables.book(self.book).crashes < bounds.crashes {

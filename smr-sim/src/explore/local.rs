@@ -64,14 +64,14 @@ pub enum LocalEvent {
     },
     /// A voter's timer fires. With abstract pre-votes, it also hears that it would be elected.
     TimeOut,
-    /// A voter's timer fires, and it hears that somebody is in a later term (abstract pre-votes only).
+    /// A voter's timer fires, and it hears that someone is in a later term (abstract pre-votes only).
     Refused {
         /// That term.
         term: Term,
     },
     /// A leader's timer fires; it has heard its followers.
     Heartbeat,
-    /// A leader's timer fires; it has not heard anybody for a whole election timeout.
+    /// A leader's timer fires; it has not heard anyone for a whole election timeout.
     Silence,
     /// A client's command arrives at a leader.
     Propose {
@@ -88,11 +88,11 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Whether this can have an effect on anybody, here and now or later.
+    /// Whether this can have an effect on anyone, here and now or later.
     fn matters(self, envelope: &Envelope<Message>) -> bool {
         match envelope.message.body {
             Body::HeartbeatAck { .. } => self.keep_dead,
-            // News of a later term, of which anybody may hear at any time.
+            // News of a later term, of which anyone may hear at any time.
             Body::VoteRefused | Body::StaleTerm => self.keep_dead || !self.abstract_pre_vote,
             _ => true,
         }
@@ -151,7 +151,7 @@ impl Local {
 
     fn start(node: NodeId, disk: Disk) -> Local {
         // One append at a time to each follower.
-        // No log is long enough here to be cut, so nobody needs to hear what all have.
+        // No log is long enough here to be cut, so no one needs to hear what all have.
         let log_retain_held_bytes = Settings::default().log_retain_bytes;
         let settings = Settings { inflight_appends_max: 1, log_retain_held_bytes, ..Settings::default() };
         let recovered =
@@ -256,7 +256,7 @@ impl Local {
         effects
     }
 
-    /// Fires a voter's timer; returns whom it asked first, and in which campaign. Nobody else hears of it.
+    /// Fires a voter's timer; returns whom it asked first, and in which campaign. No one else hears of it.
     fn pre_vote(&mut self, rules: Rules) -> Option<(NodeId, u32)> {
         let mut effects = Effects::default();
         self.input(NOW, Input::Tick, rules, &mut effects);
@@ -309,7 +309,7 @@ impl Local {
             effects.elected = Some(self.raft.hard_state().term);
         }
         for event in events {
-            // Nobody lies here, and no disk forgets.
+            // No one lies here, and no disk forgets.
             let is_sound =
                 !matches!(event, Event::ProtocolViolation { .. } | Event::Forgot { .. } | Event::LossProven { .. });
             assert!(is_sound, "{event:?}");

@@ -13,16 +13,16 @@
 //! | I3, I4, I10 | [`smr::raft::invariants`], before and after each step |
 //! | I5 | all logs, in memory and on disk, match pairwise, payloads included |
 //! | I6 | a leader has everything that was committed in an earlier term |
-//! | I7, I9 | nobody commits another entry where one was committed, nor leaves a gap |
+//! | I7, I9 | no one commits another entry where one was committed, nor leaves a gap |
 //! | I8 | what was committed is on a majority of disks, then and ever after |
 //! | I11 | whatever leaves a node rests on what is on its disk at that moment |
 //!
-//! Any assertion of the core counts too, and so does a message that the core calls a violation: nobody lies here.
+//! Any assertion of the core counts too, and so does a message that the core calls a violation: no one lies here.
 //!
 //! # What a state is
 //! Time and chance are no part of it ([`smr::internals::raft`]): before each event all timers are due and every
 //! leader was heard long ago. This is sound: each moment that is left out differs from one that is explored only in
-//! that somebody *refuses* by the clock. A voter that heard its leader within T ignores the candidate (E12), which is
+//! that someone *refuses* by the clock. A voter that heard its leader within T ignores the candidate (E12), which is
 //! what the loss of the question does; a node whose timer is not due does nothing; one whose disk is slow does not
 //! campaign. A leader's timer has both outcomes, with followers heard and unheard. The connection that breaks
 //! ([`smr::protocol::Input::Disconnected`]) only makes timers due.
@@ -45,14 +45,14 @@
 //!   its timer repeats no appends: nothing is lost that would need it. (Probes without entries are then left out,
 //!   besides a new leader's.) One thing is: a probe repeated later can tell a follower that lacks entries of a later
 //!   commit index.
-//! - On the unlimited wire, once nobody can crash any more, all but leaders complete their writes at once: later is a
+//! - On the unlimited wire, once no one can crash any more, all but leaders complete their writes at once: later is a
 //!   slow network.
 //! - An answer that only waits its turn behind a write leaves with that write.
 //! - A process that is down and one whose messages do not arrive are the same; so a crash and the restart are one
 //!   event.
 //! - Equal messages on the wire are one. A second copy is a duplicate ([`Bounds::duplicates`]).
-//! - Pre-votes bind nobody. By default they are abstract: who times out either hears from some voter that it would win,
-//!   which is more than can happen, or that somebody is in a later term. [`Bounds::abstract_pre_vote`] `= false` sends
+//! - Pre-votes bind no one. By default they are abstract: who times out either hears from some voter that it would win,
+//!   which is more than can happen, or that someone is in a later term. [`Bounds::abstract_pre_vote`] `= false` sends
 //!   the messages.
 //!
 //! `soundness` compares, at small bounds, what can be reached with and without each of these.
@@ -91,7 +91,7 @@ pub const NODES: usize = 3;
 
 type Permutation = [u8; NODES];
 
-/// All exchanges of names, that of nobody first.
+/// All exchanges of names, that of no one first.
 const PERMUTATIONS: [Permutation; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 /// How far an exploration goes.

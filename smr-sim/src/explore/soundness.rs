@@ -114,7 +114,7 @@ fn three_reductions_off_same_reached() {
 fn real_pre_votes_reach_nothing_more() {
     let with = reachable(&tiny(1, 0, 0)).0;
     let without = reachable(&Bounds { abstract_pre_vote: false, ..tiny(1, 0, 0) }).0;
-    assert!(without.len() > 1, "nobody was elected");
+    assert!(without.len() > 1, "no one was elected");
     assert!(without.is_subset(&with), "{:?}", without.difference(&with).next());
 }
 

@@ -291,7 +291,7 @@ impl Tables {
         number
     }
 
-    /// The same for a message. What it says names nobody: configurations are the same for all.
+    /// The same for a message. What it says names no one: configurations are the same for all.
     pub(super) fn renamed_message(&mut self, message: u32, permutation: usize) -> u32 {
         let known = self.messages.renamed[message as usize][permutation];
         if known != UNKNOWN {

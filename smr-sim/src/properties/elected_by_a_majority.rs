@@ -32,7 +32,7 @@ impl Property for ElectedByAMajority {
 
     fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
         match happening {
-            // A write may have reached the device without anybody hearing of it.
+            // A write may have reached the device without anyone hearing of it.
             Happening::Started { node, recovered, .. } => self.note(*node, recovered.hard_state),
             Happening::WriteDurable { node, write } => {
                 if let Some(hard_state) = write.hard_state() {

@@ -98,6 +98,6 @@ mod tests {
         assert!(tell(2, 1).0.is_err(), "another one is there");
         let (lacks, later) = tell(3, 2);
         assert!(lacks.is_err());
-        assert_eq!(later, Ok(()), "of an older term: nobody listens");
+        assert_eq!(later, Ok(()), "of an older term: no one listens");
     }
 }

@@ -1,5 +1,5 @@
 //! M14: a group is founded once, and again only by the operator's word. Whoever was told that its group exists without
-//! it never founds it, and nobody does before its genesis is recorded, where it has to be.
+//! it never founds it, and no one does before its genesis is recorded, where it has to be.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ impl Property for FoundedOnce {
                         return Err(format!("{node} founds a group with genesis {hash}, there is one with {first}"));
                     }
                 } else if let Some(told) = genesis.members.intersection(&self.excluded).next() {
-                    // Without anybody who remembers, emptied directories are new ones; but not those that were told.
+                    // Without anyone who remembers, emptied directories are new ones; but not those that were told.
                     // (Where there is a record, a founder that it names may have heard of the group before it was
                     // initialized.)
                     return Err(format!("{told} was told that its group exists, and is a founder for {node}"));

@@ -1,6 +1,6 @@
 //! I4: a leader never removes or rewrites an entry during its own term, and appends entries of its own term only (Raft
-//! §5.3). And nobody removes an entry that was committed in its own term or before (L3). In a later one it may be: a
-//! leader that is cut off and does not know of its successors still reaches somebody who does not know of them either,
+//! §5.3). And no one removes an entry that was committed in its own term or before (L3). In a later one it may be: a
+//! leader that is cut off and does not know of its successors still reaches someone who does not know of them either,
 //! and whose copy no majority needed.
 
 use std::collections::BTreeMap;

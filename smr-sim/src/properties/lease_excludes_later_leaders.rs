@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 #[derive(Default)]
 pub(super) struct LeaseExcludesLaterLeaders {
     latest: Option<(Term, NodeId)>,
-    /// Somebody new leads since the last step.
+    /// Someone new leads since the last step.
     is_news: bool,
 }
 

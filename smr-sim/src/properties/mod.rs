@@ -77,7 +77,7 @@ pub enum Happening<'a> {
         node: NodeId,
         /// The group's genesis.
         genesis: &'a Genesis,
-        /// Which genesis is recorded for the group at this moment; `None` for a group whose genesis nobody records.
+        /// Which genesis is recorded for the group at this moment; `None` for a group whose genesis no one records.
         recorded: Option<Option<GenesisHash>>,
     },
     /// The operator has told all replicas, which have no data, that the group begins again.

@@ -55,7 +55,7 @@ impl Property for PersistBeforeSend {
 
 fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
     let (term, durable) = (message.term, page.durable_term());
-    // Of a term that nobody has entered.
+    // Of a term that no one has entered.
     if matches!(message.body, Body::PreVote { .. } | Body::PreVoteGranted { .. }) {
         return Ok(());
     }
@@ -63,7 +63,7 @@ fn judge(page: &Page, from: NodeId, to: NodeId, message: &Message) -> Result<(),
         return Err(format!("only {durable:?} is on its device"));
     }
     match message.body {
-        // In a later term the vote of this one is of no use to anybody.
+        // In a later term the vote of this one is of no use to anyone.
         Body::VoteGranted | Body::Vote { .. } if durable == term => {
             let candidate = if message.body == Body::VoteGranted { to } else { from };
             if page.hard_state.term == term && page.hard_state.vote == Some(candidate) {

@@ -1,5 +1,5 @@
 //! I7, state-machine safety: the first replica that applies an index fixes the command there and the digest of all that
-//! took effect up to it; everybody else must agree, also with what is in snapshots.
+//! took effect up to it; everyone else must agree, also with what is in snapshots.
 //!
 //! Three digests, from cheap to thorough: of commands and answers, with each entry; of the whole state machine, with
 //! each [`crate::probe::DEEP_DIGEST_EVERY`] entries; of sessions and state, in each snapshot, and whenever two

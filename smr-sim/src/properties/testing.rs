@@ -56,9 +56,9 @@ pub(super) struct Play<P> {
     pending: BTreeMap<NodeId, Vec<Parts>>,
 }
 
-struct Nobody;
+struct NoNodes;
 
-impl SimNodes for Nobody {
+impl SimNodes for NoNodes {
     fn node(&self, _replica: usize) -> Option<NodeView<'_>> {
         None
     }
@@ -90,7 +90,7 @@ impl<P: Property> Play<P> {
     /// Ends the step.
     pub(super) fn step(&mut self) -> Result<(), String> {
         self.step += 1;
-        let view = View { now: Time(self.step), step: self.step, touched: &[], nodes: &Nobody };
+        let view = View { now: Time(self.step), step: self.step, touched: &[], nodes: &NoNodes };
         self.property.after_step(&view, &self.ledger)
     }
 

@@ -146,7 +146,7 @@ impl VirtualDisk {
         self.lock_state().lies_told
     }
 
-    /// Lets the device itself go wrong: changes what is durable of a file, behind everybody's back.
+    /// Lets the device itself go wrong: changes what is durable of a file, behind everyone's back.
     ///
     /// # Errors
     /// `NotFound`.

@@ -21,7 +21,7 @@ use crate::workload::Workload;
 impl<W: Workload> World<W> {
     /// Ends a process, by a kill or a power cut; it comes back after a random time.
     pub fn crash(&mut self, replica: usize, power_cut: bool) {
-        // Sometimes it is back before anybody has given it up.
+        // Sometimes it is back before anyone has given it up.
         let down_max_us = self.faults.pick(&[30_000, 2_000_000]);
         let down_us = 1_000 + self.faults.below(down_max_us);
         self.crash_for(replica, power_cut, Some(down_us));

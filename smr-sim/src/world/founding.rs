@@ -52,12 +52,12 @@ impl Recorder {
 }
 
 impl<W: Workload> World<W> {
-    /// A group whose genesis nobody records, as that of the managers themselves. To be said before the first step.
+    /// A group whose genesis no one records, as that of the managers themselves. To be said before the first step.
     pub fn without_recorder(&mut self) {
         self.common.is_recorded = false;
     }
 
-    /// Whether somebody records the genesis of this group.
+    /// Whether someone records the genesis of this group.
     pub fn has_recorder(&self) -> bool {
         self.common.is_recorded
     }

@@ -95,7 +95,7 @@ enum Event {
         tag: u64,
         outcome: Outcome,
     },
-    /// Nobody took the request.
+    /// No one took the request.
     Refused {
         tag: u64,
     },

@@ -320,7 +320,7 @@ impl<W: Workload> World<W> {
         }
     }
 
-    /// Tells everybody what the core and the state machine did.
+    /// Tells everyone what the core and the state machine did.
     fn look(&mut self, replica: usize) {
         let machine = &self.nodes[replica];
         let node = machine.id;

@@ -61,10 +61,10 @@ pub trait Disk: Any + Send + Sync {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Creates the file if need be, and locks it against every other process, and every other caller in this one, until
     /// the lock is dropped or the process ends. Does not wait. As it stands here it locks nothing: enough for a disk
-    /// that nobody else can reach.
+    /// that no one else can reach.
     ///
     /// # Errors
-    /// `WouldBlock` if somebody else holds the lock; those of the file system.
+    /// `WouldBlock` if someone else holds the lock; those of the file system.
     fn lock(&self, _path: &Path) -> io::Result<DiskLock> {
         Ok(Box::new(()))
     }

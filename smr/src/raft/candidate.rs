@@ -65,7 +65,7 @@ impl Raft {
         self.count_pre_votes();
     }
 
-    /// A voter would not; perhaps because it is in a later term. Then that term has to be caught up with, or nobody
+    /// A voter would not; perhaps because it is in a later term. Then that term has to be caught up with, or no one
     /// whose term is lower could ever be elected beside it (E13).
     pub(super) fn receive_pre_vote_refused(&mut self, from: NodeId, term: Term, campaign: u32) {
         match &mut self.role {

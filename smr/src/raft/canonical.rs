@@ -1,7 +1,7 @@
 //! A core without time and chance, and with its nodes renamed: what an exhaustive explorer needs so that states which
 //! behave alike *are* equal. Not part of the protocol, and reached through [`crate::internals`] only.
 //!
-//! Every struct is taken apart by name, so a new field does not compile before somebody has decided what it means here.
+//! Every struct is taken apart by name, so a new field does not compile before someone has decided what it means here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::protocol::{Time, WriteId};
 /// When every event of an exploration happens: all timers are due, whoever was heard was heard long ago, and writes and
 /// followers are young.
 pub const NOW: Time = Time(1 << 40);
-/// When a leader looks at the clock that has not heard anybody for long.
+/// When a leader looks at the clock that has not heard anyone for long.
 pub const LATER: Time = Time(1 << 41);
 
 const BEFORE: Time = Time(0);
@@ -81,7 +81,7 @@ impl Canonical for Raft {
             // the same.
             Role::PreCandidate(PreCandidate { campaign: _, granted: _, refused, asked_at, retry_at }) => {
                 (*asked_at, *retry_at) = (BEFORE, BEFORE);
-                // It only matters to somebody who asked a moment ago.
+                // It only matters to someone who asked a moment ago.
                 refused.clear();
             }
             Role::Candidate(Candidate { granted: _, own_vote, retry_at }) => {
@@ -97,7 +97,7 @@ impl Canonical for Raft {
                 }
                 for progress in peers.values_mut() {
                     (progress.since, progress.heard_at, progress.lease_asked_at) = (NOW, None, None);
-                    // A commit index may be told twice; and what is on its way may be overdue, for all anybody knows.
+                    // A commit index may be told twice; and what is on its way may be overdue, for all anyone knows.
                     (progress.commit_sent, progress.overdue) = (Index::ZERO, progress.inflight.oldest());
                     progress.forget_return(NOW);
                 }

@@ -31,7 +31,7 @@ impl Raft {
     }
 
     /// A leader of the present term spoke. `false` if the term already has another one, or this node leads it itself:
-    /// then somebody is broken, and it is not this node's log that pays for it.
+    /// then someone is broken, and it is not this node's log that pays for it.
     pub(super) fn follow(&mut self, from: NodeId) -> bool {
         if self.leader.node.is_some_and(|leader| leader != from) || matches!(self.role, Role::Leader(_)) {
             return false;

@@ -1,9 +1,9 @@
-//! Healing: a node that lost entries to damage, and knows it, comes back without anybody's help.
+//! Healing: a node that lost entries to damage, and knows it, comes back without anyone's help.
 //!
 //! Its term and its vote are sound, or it would not be here (unless the directory is a copy whose files are of
 //! different moments, taken since its newest start: the start numbers find older ones); what it has of its log is sound
 //! too, and reaches back without a hole to its snapshot or to nothing. But it may have acknowledged entries that it has
-//! no more, so it must help nobody to lead who lacks them, itself included. To the group it is *only down*: it neither
+//! no more, so it must help no one to lead who lacks them, itself included. To the group it is *only down*: it neither
 //! votes nor stands, grants no lease and confirms no read, and what it stores counts for nothing. It tells its leader
 //! that it heals, and is sent entries, or a snapshot, all the same.
 //!
@@ -19,11 +19,11 @@
 //! Raft needs of a voter that at each of its votes its log holds whatever it has acknowledged and a quorum has
 //! committed with that (§5.4). Let D be the node, L the leader of term T that it heals by, B the index that L named.
 //! Take an entry e that was committed, and that D had acknowledged before its loss to the leader of some term t. D's
-//! term is sound and it follows nobody of an earlier one, so t ≤ T.
+//! term is sound and it follows no one of an earlier one, so t ≤ T.
 //! - *t = T.* Then e was in L's log before D acknowledged it, so before the loss, so before L answered this start.
 //!   Nothing leaves a leader's log in its term. So e's index is at most B.
-//! - *t < T.* L was elected by a quorum, and e is on a quorum. Somebody is in both. If D itself is, it voted before its
-//!   loss, with e in its log, for since then it has voted for nobody. So in any case somebody who had e voted for L,
+//! - *t < T.* L was elected by a quorum, and e is on a quorum. Someone is in both. If D itself is, it voted before its
+//!   loss, with e in its log, for since then it has voted for no one. So in any case someone who had e voted for L,
 //!   and L's log held e when it was elected. So e's index is at most B.
 //!
 //! The answer must be to *this start*: an older one, still on its way, may name an index from before D acknowledged e.
@@ -40,7 +40,7 @@
 //!
 //! # The leader's side
 //! It forgets what the node had ([`Progress::begin_healing`]), for that may be gone; else it would name as committed
-//! what the node cannot have, or never send it again. It pipelines as to anybody, but counts nothing: neither in
+//! what the node cannot have, or never send it again. It pipelines as to anyone, but counts nothing: neither in
 //! commits nor as a sign of life. Any answer that only a sound node gives ends that.
 
 use super::Raft;

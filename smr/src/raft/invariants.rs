@@ -89,7 +89,7 @@ pub fn load(raft: &Raft) -> Load {
     }
 }
 
-/// Whether a node holds a lease at a time of its clock: then it answers reads by itself, and nobody may lead in a later
+/// Whether a node holds a lease at a time of its clock: then it answers reads by itself, and no one may lead in a later
 /// term.
 pub fn holds_lease(raft: &Raft, at: Time) -> bool {
     raft.holds_lease_at(at)

@@ -77,7 +77,7 @@ impl Raft {
         }
     }
 
-    /// The answer to what only a leader does. One that hands over names nobody: it does not know yet.
+    /// The answer to what only a leader does. One that hands over names no one: it does not know yet.
     pub(super) fn not_leader(&self) -> NotHere {
         let leader = self.visible_leader().filter(|leader| *leader != self.node);
         NotHere { at: leader.map(|leader| leader.name), term: self.hard_state.term }
@@ -93,7 +93,7 @@ impl Raft {
         let Role::Leader(leader) = &self.role else { return };
         let durable = self.out.durable();
         let reached = quorum::reached(self.configurations.current(), |node| {
-            // Our own log counts like everybody's: as far as it is durable.
+            // Our own log counts like everyone's: as far as it is durable.
             if node == self.node { durable } else { leader.peers.get(&node).map_or(Index::ZERO, Progress::counted) }
         });
         let Some(reached) = reached.filter(|reached| *reached > self.commit) else { return };
@@ -126,7 +126,7 @@ impl Raft {
     }
 
     /// Forgets those who have left, once they could know that they have, or are not there to be told. Until then they
-    /// get the log like everybody, or they would ask for votes for ever.
+    /// get the log like everyone, or they would ask for votes for ever.
     fn untrack_previous_members(&mut self) {
         let (now, timeout_us) = (self.now, self.settings.election_timeout_us);
         let (configuration, since) = (self.configurations.current(), self.configurations.current_index());
@@ -278,7 +278,7 @@ impl Raft {
     }
 
     /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19). Alone
-    /// it has nobody to give way to.
+    /// it has no one to give way to.
     fn is_disk_stalled(&self) -> bool {
         let stalled = self.out.oldest_write_at().is_some_and(|at| self.now.since_us(at) > self.settings.disk_stall_us);
         stalled && self.best_successor().is_some()

@@ -1,15 +1,15 @@
-//! Leases for reads (thesis §6.4.1): a leader that holds one answers reads without asking anybody.
+//! Leases for reads (thesis §6.4.1): a leader that holds one answers reads without asking anyone.
 //!
 //! # Who owes what to whom
 //! Each heartbeat of a leader that serves reads this way asks for a lease ([`Lease`]): its length, and when the
 //! heartbeat was *sent*, by the leader's clock. Who answers is *bound* from that moment on, for that length by its own
-//! clock: it votes for nobody, says so to pre-votes, and does not stand itself. That holds whatever its own flags say,
+//! clock: it votes for no one, says so to pre-votes, and does not stand itself. That holds whatever its own flags say,
 //! so members with different flags are safe. The answer repeats when it was asked, so a heartbeat that is sent twice,
 //! or answered late, counts for what it is.
 //!
 //! A leader *holds* the lease until the latest moment at which a quorum's answered heartbeats were sent, plus its own
-//! length. While it holds, every electable candidate needs the vote of somebody who is bound, so nobody leads in a
-//! later term, nobody else commits anything, and its commit index is the newest there is. Quorums are those of the
+//! length. While it holds, every electable candidate needs the vote of someone who is bound, so no one leads in a
+//! later term, no one else commits anything, and its commit index is the newest there is. Quorums are those of the
 //! configuration in force, of both sets in a joint one, exactly as for a round of [`super::read`]: the lease is such a
 //! round that stays good for a while.
 //!
@@ -26,7 +26,7 @@
 //!
 //! # The moment that counts
 //! A read is checked with a time that was taken *after* it arrived and before it is answered ([`crate::protocol`],
-//! duties): then there is a moment in between at which nobody had committed anything that this leader does not know,
+//! duties): then there is a moment in between at which no one had committed anything that this leader does not know,
 //! and that is all that linearizability asks for, however long the process is stopped before or after (R6, E18).
 //!
 //! # When it ends
@@ -59,7 +59,7 @@ pub const LEASE_MAX_US: u64 = 10_000_000;
 pub(super) struct LeaseState {
     /// Heartbeats count that were sent after it.
     since: Time,
-    /// Somebody was told to start: over for the rest of the term.
+    /// Someone was told to start: over for the rest of the term.
     is_over: bool,
 }
 
@@ -73,7 +73,7 @@ impl LeaseState {
         self.since = now;
     }
 
-    /// Somebody is told to start.
+    /// Someone is told to start.
     pub(super) fn end(&mut self) {
         self.is_over = true;
     }
@@ -114,7 +114,7 @@ impl Raft {
         self.out.send(from, self.hard_state.term, Body::HeartbeatAck { round, lease });
     }
 
-    /// Whether this node may vote for nobody, itself included, unless the leader itself wants another one.
+    /// Whether this node may vote for no one, itself included, unless the leader itself wants another one.
     pub(super) fn is_bound(&self) -> bool {
         self.now < self.bound_until
     }
@@ -141,7 +141,7 @@ impl Raft {
         }
         let asked_at = quorum::reached(self.configurations.current(), |node| {
             let answered = leader.peers.get(&node).and_then(|progress| progress.lease_asked_at);
-            // Nobody votes for another one while it leads.
+            // No one votes for another one while it leads.
             if node == self.node { Some(at) } else { answered.filter(|asked_at| *asked_at > leader.lease_state.since) }
         });
         let length_us = countable_us(self.settings.lease_us, self.settings.clock_drift_permille);

@@ -16,7 +16,7 @@ pub const INDEX_LIMIT: Index = Index(u64::MAX / 2);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// The sender's term. In [`Body::PreVote`] and [`Body::PreVoteGranted`] it is the term that the sender of the
-    /// question *would* campaign in, which nobody has entered yet.
+    /// question *would* campaign in, which no one has entered yet.
     pub term: Term,
     /// What is said.
     pub body: Body,
@@ -81,7 +81,7 @@ pub enum Body {
         /// The last entry that is committed and, as far as the leader knows, in the receiver's log. The receiver moves
         /// its commit index only if it has this very entry, term included.
         commit: EntryId,
-        /// Every member has the log durably up to here, as far as the leader knows; not beyond `commit`. Then nobody
+        /// Every member has the log durably up to here, as far as the leader knows; not beyond `commit`. Then no one
         /// will ask for it, and the receiver need not keep it either.
         held_by_all: Index,
         /// The lease that the leader asks for, if it serves reads that way.

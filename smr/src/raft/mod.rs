@@ -6,7 +6,7 @@
 //!
 //! # What it guarantees
 //! As long as a majority of disks keeps what was synced: at most one leader per term; a leader's log contains all that
-//! was committed before it; what is committed stays, in the same place, for ever, on everybody; and a read that is
+//! was committed before it; what is committed stays, in the same place, for ever, on everyone; and a read that is
 //! answered has seen everything that was committed when it arrived. Whatever messages are lost, doubled, delayed or
 //! overtaken, whoever crashes or pauses. As long as a majority can talk to each other in time, it makes progress.
 //!
@@ -27,13 +27,13 @@
 //! | `AppendAccepted` | member → leader | | the entries, and all writes before them |
 //! | `Heartbeat` | leader → members | `HeartbeatAck` | the term |
 //! | `Commit` | leader → members with nothing in flight | | the term |
-//! | `StaleTerm` | anybody → leader of an older term | | the term |
+//! | `StaleTerm` | anyone → leader of an older term | | the term |
 //! | `TimeoutNow` | leader → its successor | `Vote` to all | the term |
 //! | `SnapshotInstalled` | member → leader | | the snapshot in its place |
 //! | `Healing` | member that lost entries → leader | `HealingHeard` | the term |
 //! | `AppendStored` | member that lost entries → leader | | the entries, and all writes before them |
 //!
-//! "Rests on": what must be durable before the message leaves. [`output`] enforces it for everybody.
+//! "Rests on": what must be durable before the message leaves. [`output`] enforces it for everyone.
 //!
 //! # The paper, and where it is
 //! | section | what | where |
@@ -376,7 +376,7 @@ impl Raft {
         }
     }
 
-    /// Somebody that was asked is in a later term: that is news to candidates and leaders, who asked.
+    /// Someone that was asked is in a later term: that is news to candidates and leaders, who asked.
     fn receive_later_term(&mut self, term: Term, body: &Body) {
         let asked = match body {
             Body::VoteRefused => matches!(self.role, Role::Candidate(_)),
@@ -392,7 +392,7 @@ impl Raft {
         kept || self.configurations.current().is_member(node)
     }
 
-    /// A member contradicts what is durable: somebody has lost something (see [`Event::LossProven`]). From anybody else
+    /// A member contradicts what is durable: someone has lost something (see [`Event::LossProven`]). From anyone else
     /// it is a violation of the protocol.
     fn contradicted(&mut self, from: NodeId, what: String) {
         let is_member = |configuration: &Configuration| configuration.is_member(from);

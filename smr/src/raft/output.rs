@@ -80,7 +80,7 @@ impl Outbox {
 
     /// Sends a message that rests on nothing but the term it speaks in.
     pub(super) fn send(&mut self, to: NodeId, term: Term, body: Body) {
-        // A pre-vote's term is one that nobody has entered: nothing was promised in it.
+        // A pre-vote's term is one that no one has entered: nothing was promised in it.
         let needs_no_hard_state = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
         if needs_no_hard_state || self.hard_state_is_durable() {
             self.effects.messages.push(envelope(to, term, body));

@@ -159,7 +159,7 @@ impl Progress {
 
     /// Whether the log is kept for it, whatever that costs: it is coming back, lives, gets further, and has not taken
     /// too long. One that falls behind while it is there is not held on to like this: it is too slow, and would slow
-    /// down everybody.
+    /// down everyone.
     pub(super) fn holds_log(&self, now: Time, settings: &Settings) -> bool {
         let within = |at: Time, us: u64| now.since_us(at) < us;
         self.returning_since.is_some_and(|at| within(at, settings.return_us))
@@ -198,7 +198,7 @@ impl Progress {
         if is_news {
             let Progress { since, heard_at, confirmed_round, lease_asked_at, .. } = *self;
             let healing = Some(HealingPeer { start, heard_at: now });
-            // It is coming back, and needs the log kept like anybody who is.
+            // It is coming back, and needs the log kept like anyone who is.
             let fresh = Progress { returning_since: Some(now), ..Progress::new(last, now) };
             *self = Progress { since, heard_at, confirmed_round, lease_asked_at, healing, ..fresh };
         }

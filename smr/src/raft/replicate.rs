@@ -131,7 +131,7 @@ impl View<'_> {
 }
 
 impl Raft {
-    /// The leader, what it sees, and where its messages go; `None` for everybody else.
+    /// The leader, what it sees, and where its messages go; `None` for everyone else.
     fn leading(&mut self) -> Option<(&mut Leader, View<'_>, &mut Outbox)> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let view = View {
@@ -144,7 +144,7 @@ impl Raft {
         Some((leader, view, &mut self.out))
     }
 
-    /// Sends new entries to everybody who can take them.
+    /// Sends new entries to everyone who can take them.
     pub(super) fn replicate_to_all(&mut self) {
         let Some((leader, view, out)) = self.leading() else { return };
         for (node, progress) in &mut leader.peers {
@@ -169,7 +169,7 @@ impl Raft {
         }
     }
 
-    /// Tells everybody that this node leads.
+    /// Tells everyone that this node leads.
     pub(super) fn send_heartbeats(&mut self) {
         let (lease, held_by_all) = (self.lease_to_ask(), self.held_by_all());
         let Some((leader, view, out)) = self.leading() else { return };

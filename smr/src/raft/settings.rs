@@ -39,7 +39,7 @@ pub struct Settings {
     /// snapshots in the log.
     pub log_retain_bytes: usize,
     /// Bytes of entries kept under a snapshot although every member is known to have them: they can only be asked for
-    /// by accident. At [`Settings::log_retain_bytes`] or above nothing is cut for that reason, and nobody is told.
+    /// by accident. At [`Settings::log_retain_bytes`] or above nothing is cut for that reason, and no one is told.
     pub log_retain_held_bytes: usize,
     /// Bytes of entries kept while a snapshot is on its way to a follower, so that it finds the entries after that
     /// snapshot when it has it (S15). Beyond this it needs another one. For one that is coming back

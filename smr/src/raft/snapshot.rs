@@ -10,7 +10,7 @@ impl Raft {
     /// A durable snapshot of our own state ends with `last`.
     ///
     /// # Panics
-    /// If `last` is not committed here: then nobody could have applied it.
+    /// If `last` is not committed here: then no one could have applied it.
     pub(super) fn snapshot_taken(&mut self, last: EntryId) {
         assert!(last.index <= self.commit, "snapshot {last} above the commit index {}", self.commit);
         // One was installed meanwhile that reaches further.
@@ -35,9 +35,9 @@ impl Raft {
         }
     }
 
-    /// Up to where every member has the log durably, as far as is known here. 0 if nobody is to act on it.
+    /// Up to where every member has the log durably, as far as is known here. 0 if no one is to act on it.
     ///
-    /// A long log costs memory, and on some engines speed; kept is what somebody lacks. That holds after the leader's
+    /// A long log costs memory, and on some engines speed; kept is what someone lacks. That holds after the leader's
     /// death too: its successor was told, and kept as much.
     pub(super) fn held_by_all(&self) -> Index {
         if self.settings.log_retain_held_bytes >= self.settings.log_retain_bytes {

@@ -6,7 +6,7 @@ use crate::entry::{EntryId, HardState, Term};
 use crate::id::NodeId;
 
 impl Raft {
-    /// Would this node vote for `from` in `term`? The answer binds nobody, and changes neither term nor vote.
+    /// Would this node vote for `from` in `term`? The answer binds no one, and changes neither term nor vote.
     pub(super) fn receive_pre_vote(&mut self, from: NodeId, term: Term, campaign: u32, last: EntryId) {
         let next = term > self.hard_state.term && self.is_up_to_date(last);
         let refuses = self.is_healing() || self.is_bound() || self.leader_is_healthy();
@@ -37,8 +37,8 @@ impl Raft {
     /// `from` asks for this node's vote.
     pub(super) fn receive_vote(&mut self, from: NodeId, term: Term, last: EntryId, transfer: bool) {
         // A server that hears its leader ignores candidates, their term included, or a removed or flaky node could
-        // depose a leader that serves everybody else (E12, thesis §4.2.3).
-        // Who granted a lease gives its vote to nobody before that is over, in no term (`lease`). A leader that asks
+        // depose a leader that serves everyone else (E12, thesis §4.2.3).
+        // Who granted a lease gives its vote to no one before that is over, in no term (`lease`). A leader that asks
         // another one to stand has given its lease up.
         let is_loyal = self.is_bound() || (term > self.hard_state.term && self.leader_is_healthy());
         if self.is_healing() || (!transfer && is_loyal) {

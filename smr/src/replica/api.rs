@@ -147,7 +147,7 @@ pub trait ReplySink: Send + Sync + 'static {
     fn deliver(&self, tag: u64, outcome: Outcome);
 
     /// Like [`ReplySink::deliver`], for one of very few outcomes of its turn: the sink may pass it on at once, with a
-    /// system call. For a lone request that is quicker than waking somebody.
+    /// system call. For a lone request that is quicker than waking someone.
     fn deliver_now(&self, tag: u64, outcome: Outcome) {
         self.deliver(tag, outcome);
     }
@@ -169,12 +169,12 @@ pub trait ReplySink: Send + Sync + 'static {
         true
     }
 
-    /// Whether there is room for a part of the answer to request `tag`; false if nobody listens any more.
+    /// Whether there is room for a part of the answer to request `tag`; false if no one listens any more.
     fn poll_room(&self, _tag: u64, _context: &mut Context<'_>) -> Poll<bool> {
         Poll::Ready(true)
     }
 
     /// Takes a part of a long answer, for which there was room; more follow, and at last an [`Outcome::Answer`] through
-    /// [`ReplySink::deliver`]. Never blocks. False if nobody listens any more.
+    /// [`ReplySink::deliver`]. Never blocks. False if no one listens any more.
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool;
 }

@@ -3,7 +3,7 @@
 //! A directory without a past is *uninitialized*: it neither votes, campaigns nor acknowledges. Uninitialized replicas
 //! tell each other their incarnations. One that has seen all replicas of the group asks that their genesis be recorded
 //! ([`super::ConfigurationSource`]). The managers' own group has none: there it waits until every other one says that
-//! it sees the very same incarnations, and nobody goes back to one that it has seen succeeded. So if a replica was
+//! it sees the very same incarnations, and no one goes back to one that it has seen succeeded. So if a replica was
 //! emptied meanwhile, whoever has founded the earlier group says nothing for the later one. Once that is done, or it is
 //! shown the genesis of a group that names its own incarnation, it is a *founder*: it writes the genesis as entry 1 of
 //! term 1, then that it is initialized, and only then takes part. So a first start needs every replica once, in any
@@ -101,7 +101,7 @@ pub struct Newcomer {
     pub replicas: BTreeSet<ReplicaId>,
     /// What its directory and its operator say. A directory that follows a quarantined incarnation is excluded.
     pub claim: Claim,
-    /// Whether somebody has to record a genesis before it counts.
+    /// Whether someone has to record a genesis before it counts.
     pub is_recorded: bool,
 }
 
@@ -135,7 +135,7 @@ impl Bootstrap {
         }
     }
 
-    /// What it tells everybody, again and again.
+    /// What it tells everyone, again and again.
     pub fn message(&self) -> BootstrapMessage {
         BootstrapMessage::Uninitialized {
             replicas: self.own.replicas.clone(),
@@ -144,7 +144,7 @@ impl Bootstrap {
         }
     }
 
-    /// It knows that its group exists, and nobody gave it the word to found it again.
+    /// It knows that its group exists, and no one gave it the word to found it again.
     fn is_out(&self) -> bool {
         self.own.claim.is_excluded && !self.own.claim.found_anew
     }
@@ -200,7 +200,7 @@ impl Bootstrap {
             GenesisAnswer::NotYet(_) => Verdict::Wait,
             GenesisAnswer::Recorded => Verdict::Founder(asked),
             GenesisAnswer::Refused { incumbent, genesis } => {
-                // The answer to an earlier request may have been lost, and somebody may have lost a directory since. If
+                // The answer to an earlier request may have been lost, and someone may have lost a directory since. If
                 // the group begins again, it is that very genesis which is about to be replaced.
                 if let Some(genesis) = genesis
                     && self.is_named_by(&genesis)
@@ -249,7 +249,7 @@ impl Bootstrap {
         }
     }
 
-    /// Whether nobody has been seen in its place since; notes that it is in the place of whom was there before.
+    /// Whether no one has been seen in its place since; notes that it is in the place of whom was there before.
     fn is_latest(&mut self, from: NodeId) -> bool {
         let before = self.latest.get(&from.name).copied().filter(|before| *before != from.incarnation);
         if self.succeeded.contains(&from) || (before.is_some() && self.succeeded.len() >= SUCCEEDED_MAX) {
@@ -271,7 +271,7 @@ impl Bootstrap {
         }
     }
 
-    /// Somebody says that the group exists without this replica.
+    /// Someone says that the group exists without this replica.
     pub fn exclude(&mut self, witness: Witness) -> Verdict {
         if std::mem::replace(&mut self.own.claim.is_excluded, true) {
             Verdict::Wait
@@ -310,7 +310,7 @@ mod tests {
         Bootstrap::new(newcomer(name, incarnation, replicas, FRESH))
     }
 
-    /// One of the managers, whose genesis nobody records.
+    /// One of the managers, whose genesis no one records.
     fn manager(name: u16, incarnation: u64, replicas: u16, claim: Claim) -> Bootstrap {
         Bootstrap::new(Newcomer { is_recorded: false, ..newcomer(name, incarnation, replicas, claim) })
     }
@@ -375,13 +375,13 @@ mod tests {
     // covers M14: a founder that was emptied at once must not be counted for another group by those that did not hear
     // of the first one yet.
     #[test]
-    fn uninitialized_whom_nobody_records_founds_only_what_all_others_see_too() {
+    fn uninitialized_whom_no_one_records_founds_only_what_all_others_see_too() {
         let mut node = manager(0, 10, 3, FRESH);
         assert_eq!(node.receive(NodeId::new(1, 11), &sees(FRESH, &[10, 11, 12])), Verdict::Wait);
         // Replica 2 has another incarnation by now, and replica 1 may have founded a group with the former one.
         assert_eq!(node.receive(NodeId::new(2, 22), &sees(FRESH, &[10, 11, 22])), Verdict::Wait);
         assert_eq!(node.message(), sees(FRESH, &[10, 11, 22]));
-        // Nor does anybody go back to one that was succeeded.
+        // Nor does anyone go back to one that was succeeded.
         let mut late = manager(0, 10, 3, FRESH);
         late.receive(NodeId::new(2, 12), &says(FRESH));
         late.receive(NodeId::new(2, 22), &says(FRESH));
@@ -415,7 +415,7 @@ mod tests {
         let mut node = server(0, 10, 3);
         node.receive(NodeId::new(1, 11), &says(FRESH));
         assert_eq!(node.receive(NodeId::new(2, 12), &says(FRESH)), ask(&[10, 11, 12], None));
-        // It is founded by nobody before the answer, and two requests are never under way.
+        // It is founded by no one before the answer, and two requests are never under way.
         assert_eq!(node.receive(NodeId::new(2, 22), &says(FRESH)), Verdict::Wait);
         assert_eq!(node.answered(GenesisAnswer::NotYet("no leader".to_owned())), Verdict::Wait);
         assert_eq!(node.verdict(), ask(&[10, 11, 22], None));
@@ -481,7 +481,7 @@ mod tests {
         let incumbent = Some(Incumbent::Recorded(genesis(&[10, 11, 12]).hash()));
         assert_eq!(node.verdict(), ask(&[30, 31, 32], incumbent));
         assert_eq!(node.answered(GenesisAnswer::Recorded), Verdict::Founder(genesis(&[30, 31, 32])));
-        // A group that nobody records begins again as well, with the word of all.
+        // A group that no one records begins again as well, with the word of all.
         let mut manager = manager(0, 30, 3, excluded_anew);
         let all = [30, 31, 32];
         assert_eq!(manager.receive(NodeId::new(1, 31), &sees(ANEW, &all)), Verdict::Wait);

@@ -27,7 +27,7 @@ use crate::transport::{Lane, Transport, TransportEvent};
 
 /// How often an uninitialized replica says so.
 const BOOTSTRAP_INTERVAL: Duration = Duration::from_millis(50);
-/// After this long a request that nobody could answer is asked again.
+/// After this long a request that no one could answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// So many answers that help nothing are nothing to talk about: managers may be starting, too.
 const UNANSWERED_MAX: u32 = 10;
@@ -120,7 +120,7 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
                 Verdict::Founder(_) | Verdict::TakenIn { .. } => return Ok(Departure::Initialized(verdict)),
                 Verdict::Ask(request) => match self.source {
                     Some(source) => asking.ask(source, request),
-                    None => panic!("{} asks, and nobody is there to answer", self.node),
+                    None => panic!("{} asks, and no one is there to answer", self.node),
                 },
                 Verdict::Excluded(witness) => self.excluded(witness)?,
                 Verdict::Stranger(reason) => self.turned_away(reason),
@@ -212,7 +212,7 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
         }
     }
 
-    /// Durable before anybody is told, and before anything else is done with it.
+    /// Durable before anyone is told, and before anything else is done with it.
     fn excluded(&mut self, witness: Witness) -> Result<(), String> {
         self.store.exclude(witness).map_err(|error| format!("disk failed: {error}"))?;
         self.turned_away(Bootstrap::excluded_because(self.group, self.node, witness));

@@ -43,7 +43,7 @@ pub enum ClientError {
     /// yet.
     #[error("outcome unknown, it may have taken effect ({why})")]
     Unknown {
-        /// Why nobody can say.
+        /// Why no one can say.
         why: String,
     },
     /// It took effect, once, but its answer is no longer stored.
@@ -89,7 +89,7 @@ struct State {
     session: Option<ClientId>,
     /// The number of the latest command in the session.
     number: u64,
-    /// The numbers whose answers somebody waits for.
+    /// The numbers whose answers someone waits for.
     waiting: BTreeSet<u64>,
 }
 
@@ -100,7 +100,7 @@ impl Shared {
     }
 }
 
-/// A number of the session. Given back when its command is answered, or nobody waits for that any more.
+/// A number of the session. Given back when its command is answered, or no one waits for that any more.
 struct Numbered {
     shared: Arc<Shared>,
     session: ClientId,
@@ -186,7 +186,7 @@ impl Client {
                     tries.pause("the session has expired", None).await?;
                     numbered = self.number(&mut tries).await?;
                 }
-                // It is about this copy; an earlier one may be in somebody's log yet.
+                // It is about this copy; an earlier one may be in someone's log yet.
                 Outcome::DiskFull | Outcome::Refused(_) | Outcome::TooLarge { .. } if tries.may_have_happened => {
                     tries.pause("this copy was refused, an earlier one may have been taken", None).await?;
                 }
@@ -211,7 +211,7 @@ impl Client {
     }
 
     /// The next number of the session, which is opened first if need be. Waits while the session's window, which begins
-    /// at the lowest number that somebody waits for, does not reach that far.
+    /// at the lowest number that someone waits for, does not reach that far.
     async fn number(&self, tries: &mut Tries<'_>) -> Result<Numbered, ClientError> {
         loop {
             // Before the look, so that nothing is given back unnoticed in between.
@@ -237,7 +237,7 @@ impl Client {
         }
     }
 
-    /// Opens the session, if nobody has done so meanwhile.
+    /// Opens the session, if no one has done so meanwhile.
     async fn open(&self, tries: &mut Tries<'_>) -> Result<(), ClientError> {
         let Ok(_one) = timeout_at(tries.until, self.shared.opening.lock()).await else {
             return Err(ClientError::TimedOut { why: "no session could be opened".to_owned() });
@@ -281,9 +281,9 @@ struct Tries<'a> {
     until: Instant,
     pause_ms: u64,
     redirects: u32,
-    /// A copy of the command may be in somebody's log.
+    /// A copy of the command may be in someone's log.
     may_have_happened: bool,
-    /// Whom to ask if nobody is known to lead.
+    /// Whom to ask if no one is known to lead.
     next: ReplicaId,
 }
 
@@ -327,7 +327,7 @@ impl<'a> Tries<'a> {
                         self.redirects += 1;
                     }
                     if hint.is_none() || self.redirects > REDIRECTS_AT_ONCE_MAX {
-                        self.pause("nobody is known to lead", None).await?;
+                        self.pause("no one is known to lead", None).await?;
                     }
                 }
                 Ok(Outcome::Busy { retry_after_ms }) => {

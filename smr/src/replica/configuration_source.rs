@@ -1,6 +1,6 @@
 //! Who records which group was founded, as the replica sees it.
 //!
-//! A group that has lost all its directories looks like one that is to be founded for the first time. Only somebody
+//! A group that has lost all its directories looks like one that is to be founded for the first time. Only someone
 //! outside of it can tell the two apart. The replicated manager does: it records the genesis of each partition, once,
 //! and refuses another one. A replica is not initialized as a founder before that is done. It is needed at the first
 //! start only.
@@ -23,7 +23,7 @@ pub enum GenesisAnswer {
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,
     },
-    /// Nobody could say, for this reason: to be asked again.
+    /// No one could say, for this reason: to be asked again.
     NotYet(String),
 }
 

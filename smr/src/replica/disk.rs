@@ -19,7 +19,7 @@ use crate::state_machine::StateMachine;
 use crate::storage::{Quarantined, StorageError, Store};
 use crate::transport::Transport;
 
-/// How often somebody looks how much room there is.
+/// How often someone looks how much room there is.
 const LOOK_AT_ROOM: Duration = Duration::from_millis(250);
 /// Jobs that share one sync at most.
 const JOBS_PER_SYNC: usize = 512;
@@ -212,7 +212,7 @@ impl<M> DiskBatch<M> {
         Ok(self.done.drain(..))
     }
 
-    /// Lets the watermark follow the log; nobody waits for this.
+    /// Lets the watermark follow the log; no one waits for this.
     ///
     /// # Errors
     /// Fatal ones of the device.

@@ -120,7 +120,7 @@ impl<P: Protocol, S: StateMachine> TakeTurns for Driver<P, S> {
     /// Hands over, answers what waits, and says so.
     fn shutdown(&mut self) -> Result<(), String> {
         if self.is_quarantined {
-            // It says nothing more to anybody but those who wait for an answer.
+            // It says nothing more to anyone but those who wait for an answer.
             self.refuse_requests();
             drop(self.turns.take_actions());
             return Ok(());
@@ -284,7 +284,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::DropInBackground(state) => drop_in_background(state),
                     Action::Healed => self.give_to_disk(DiskJob::Healed)?,
                     Action::Quarantine(reason) => {
-                        // Nobody hears of this node any more, and nothing else is done for it.
+                        // No one hears of this node any more, and nothing else is done for it.
                         self.transport.shutdown();
                         self.reporter.line(&format!("quarantined: {reason}"));
                         self.give_to_disk(DiskJob::Quarantine(reason, self.quarantined.clone()))?;
@@ -333,7 +333,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     NodeInput::SnapshotLacksRoom(why)
                 }
             };
-            // If nobody listens any more the replica has been shut down.
+            // If no one listens any more the replica has been shut down.
             let _ = inputs.tell(happening);
             Ok(())
         });
@@ -355,7 +355,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             let digest = StateDigest::over(image.meta.last.index, |output| {
                 image.write_whole(&mut Pacer::new(output, Fullness::default()))
             });
-            // If nobody listens any more the replica has been shut down.
+            // If no one listens any more the replica has been shut down.
             let _ = inputs.tell(NodeInput::DigestTaken(digest));
             Ok(())
         });
@@ -367,7 +367,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let (inputs, reporter, lifeline) = (self.inputs.clone(), self.reporter.clone(), self.lifeline.clone());
         let lost = {
             let inputs = self.inputs.clone();
-            // If nobody listens any more the replica has been shut down.
+            // If no one listens any more the replica has been shut down.
             move |why| {
                 let _ = inputs.tell(NodeInput::SnapshotLost(why));
             }
@@ -416,7 +416,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         }
     }
 
-    /// Answers what waits in the queue, so that nobody waits for a replica that has stopped.
+    /// Answers what waits in the queue, so that no one waits for a replica that has stopped.
     fn refuse_requests(&mut self) {
         if self.is_quarantined || !self.turns.engine().core().routing().writes.is_here() {
             let waiting = self.take_waiting();

@@ -35,7 +35,7 @@ impl Facts {
     }
 }
 
-/// The queue of requests once nobody serves it any more. Closing a queue of this kind leaves what is in it where it is.
+/// The queue of requests once no one serves it any more. Closing a queue of this kind leaves what is in it where it is.
 pub(super) struct RequestQueue {
     pub(super) leftovers: Receiver<(Request, ReplyTo)>,
     pub(super) closed: AtomicBool,
@@ -115,7 +115,7 @@ impl ReplicaHandle {
 
     /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is initialized.
     pub fn exclude(&self, witness: Witness) {
-        // If one waits there already, that one is enough; if nobody listens, the replica is initialized.
+        // If one waits there already, that one is enough; if no one listens, the replica is initialized.
         let _ = self.exclude.try_send(witness);
     }
 
@@ -125,7 +125,7 @@ impl ReplicaHandle {
         (present.incarnation, present.start)
     }
 
-    /// Somebody outside of the group knows why this replica must not take part any longer: it goes into quarantine.
+    /// Someone outside of the group knows why this replica must not take part any longer: it goes into quarantine.
     /// Says whether it was told.
     pub fn disqualify(&self, why: Disqualified, by: &str) -> bool {
         (self.disqualify)(why.said_by(by))
@@ -147,7 +147,7 @@ impl ReplicaHandle {
     }
 }
 
-/// Somebody who waits for one outcome.
+/// Someone who waits for one outcome.
 struct Asker(Mutex<Option<oneshot::Sender<Outcome>>>);
 
 impl ReplySink for Asker {

@@ -46,7 +46,7 @@ pub(super) enum NodeInput<P: Protocol, S> {
     SnapshotLost(String),
     /// A snapshot arrived and its state is built.
     SnapshotBuilt(Box<Install<S>>, u64),
-    /// Somebody outside of the group says why this replica must not take part any longer.
+    /// Someone outside of the group says why this replica must not take part any longer.
     Disqualified(String),
     /// Stop in an orderly way, then say so.
     Shutdown(Sender<()>),
@@ -148,12 +148,12 @@ impl<P: Protocol, S: StateMachine> InputSender<P, S> {
         InputSender { incarnation, ..self.clone() }
     }
 
-    /// Puts it in, waiting for room. False if nobody listens any more.
+    /// Puts it in, waiting for room. False if no one listens any more.
     pub(super) fn send(&self, what: NodeInput<P, S>) -> bool {
         self.events.send(Sent { incarnation: self.incarnation, what }).is_ok()
     }
 
-    /// Puts it in, waiting for room, and leaves it to the replica thread. False if nobody listens any more.
+    /// Puts it in, waiting for room, and leaves it to the replica thread. False if no one listens any more.
     pub(super) fn tell(&self, happening: NodeInput<P, S>) -> bool {
         let told = self.send(happening);
         self.executor.wake();

@@ -304,7 +304,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         };
         let clock = Clock::start();
         let snapshot = meta.last;
-        // The genesis is of term 1, which nobody campaigned in.
+        // The genesis is of term 1, which no one campaigned in.
         let hard_state = if opened.hard_state.term == Term::ZERO {
             HardState { term: Term(1), ..HardState::default() }
         } else {
@@ -381,7 +381,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
                 Ok(quarantined) if stopping.is_none() => {
                     return Ok(End::Quarantined(Box::new((site, quarantined))));
                 }
-                // Nothing is under way that would send it, or somebody has asked meanwhile that the replica stop.
+                // Nothing is under way that would send it, or someone has asked meanwhile that the replica stop.
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
                 // The disk thread may wait for room here before it comes to its last job.
                 Err(RecvTimeoutError::Timeout) => {
@@ -394,7 +394,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             }
         }
         site.queue.close();
-        // The queues close, so that nobody waits for room there.
+        // The queues close, so that no one waits for room there.
         drop(site);
         join_disk(disk_thread);
         if let Some(done) = stopping {

@@ -64,7 +64,7 @@ impl Opened {
         Ok(opened)
     }
 
-    /// The group that this directory's is to replace, by the operator's word: it was recovered. Nobody may run it
+    /// The group that this directory's is to replace, by the operator's word: it was recovered. No one may run it
     /// before that is recorded, wherever geneses are, and [`Opened::settle`] has noted it.
     pub fn succession(&self) -> Option<&Succession> {
         self.unsettled.as_ref().map(|unsettled| &unsettled.0)
@@ -84,7 +84,7 @@ impl Opened {
         Ok(())
     }
 
-    /// Puts the directory into quarantine for what somebody knows of it, and goes on in its next incarnation.
+    /// Puts the directory into quarantine for what someone knows of it, and goes on in its next incarnation.
     ///
     /// # Errors
     /// If that cannot be written down, or no other incarnation can be begun.
@@ -152,7 +152,7 @@ impl Opened {
         }
     }
 
-    /// Somebody says that the group exists without this directory: from now on it never founds one, unless the operator
+    /// Someone says that the group exists without this directory: from now on it never founds one, unless the operator
     /// says so. Durable when this returns. A directory that is initialized stays what it is.
     ///
     /// # Errors

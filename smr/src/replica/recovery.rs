@@ -1,6 +1,6 @@
-//! Recovery: of a replica's directory that nobody uses a new one is made, of a group of one.
+//! Recovery: of a replica's directory that no one uses a new one is made, of a group of one.
 //!
-//! It is for a group that has lost its majority for good. What the one directory does not hold is lost, and nobody can
+//! It is for a group that has lost its majority for good. What the one directory does not hold is lost, and no one can
 //! say what that was; so an operator decides, is told what is known to be missing, and says the word at the next start
 //! (`--found_anew`). See [`crate::storage`] for what is read.
 //!
@@ -22,7 +22,7 @@ use crate::state_machine::{Image as _, StateMachine};
 use crate::storage::recovery::{self, NewIncarnation, Remains};
 use crate::storage::{ExpectedIdentity, Identity, LogEngine, ReplicaDirectory, StoreOptions, Succession};
 
-/// What a directory of a file system may hold although nobody has put anything there.
+/// What a directory of a file system may hold although no one has put anything there.
 const NOBODYS: &str = "lost+found";
 
 /// What to recover, and where to.
@@ -287,7 +287,7 @@ impl Scratch {
     }
 
     fn remove(&self) {
-        // One that stays is in nobody's way, and the next recovery removes it.
+        // One that stays is in no one's way, and the next recovery removes it.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A scan has a thread only while it makes a part of its answer, and there are few ([`SCAN_THREADS`]). Between two
 //! parts it waits for room at its connection, and costs nothing but the copy of the state that it reads: clients that
-//! do not read hold up nobody else (fault catalogue B33). How many scans a connection may have, and how long they may
+//! do not read hold up no one else (fault catalogue B33). How many scans a connection may have, and how long they may
 //! wait for their client, is the connection's business.
 
 use std::future::poll_fn;
@@ -68,7 +68,7 @@ impl Scans {
     }
 }
 
-/// Makes parts until there is nobody left to ask for any.
+/// Makes parts until there is no one left to ask for any.
 fn work(waiting: &Receiver<Scan>, runtime: &Handle, ready: &Weak<Sender<Scan>>) {
     while let Ok(mut scan) = waiting.recv() {
         if scan.make_parts().is_pending() {
@@ -80,7 +80,7 @@ fn work(waiting: &Receiver<Scan>, runtime: &Handle, ready: &Weak<Sender<Scan>>) 
 /// Waits for room, on no thread.
 async fn wait(scan: Scan, ready: Weak<Sender<Scan>>) {
     let (sink, tag) = (Arc::clone(&scan.reply.sink), scan.reply.tag);
-    // Whether somebody still listens is found out again, and acted upon, by the thread.
+    // Whether someone still listens is found out again, and acted upon, by the thread.
     while timeout(Duration::from_millis(LOOK_MS), poll_fn(|context| sink.poll_room(tag, context))).await.is_err() {}
     match ready.upgrade() {
         // As above.
@@ -90,7 +90,7 @@ async fn wait(scan: Scan, ready: Weak<Sender<Scan>>) {
 }
 
 impl Scan {
-    /// Ready when the answer is complete, or nobody wants it.
+    /// Ready when the answer is complete, or no one wants it.
     fn make_parts(&mut self) -> Poll<()> {
         let (sink, tag) = (&self.reply.sink, self.reply.tag);
         let last = loop {

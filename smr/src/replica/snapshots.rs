@@ -118,7 +118,7 @@ impl SnapshotFiles {
         info: &SnapshotInfo,
     ) -> Result<(SessionTable, S), SnapshotError> {
         let reader = self.dir.read(info)?;
-        // Nobody is served before it is here.
+        // No one is served before it is here.
         aside(lifeline, move || build(Pacer { inner: reader, pauses: None }))
     }
 }

@@ -379,9 +379,9 @@ mod tests {
     use super::*;
     use crate::replica::ReplySink;
 
-    struct Nobody;
+    struct NoOne;
 
-    impl ReplySink for Nobody {
+    impl ReplySink for NoOne {
         fn deliver(&self, _tag: u64, _outcome: Outcome) {}
 
         fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
@@ -392,7 +392,7 @@ mod tests {
     fn waiting(lengths: &[usize]) -> Vec<(Request, ReplyTo)> {
         let write = |&len: &usize| {
             let request = Request::Idempotent { command: Bytes::from(vec![0; len]) };
-            (request, ReplyTo { tag: 0, sink: Arc::new(Nobody) })
+            (request, ReplyTo { tag: 0, sink: Arc::new(NoOne) })
         };
         lengths.iter().map(write).collect()
     }

@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    // In each round everybody waits for its own answer before anybody writes again: nobody else's letter gets a
+    // In each round everyone waits for its own answer before anyone writes again: no one else's letter gets a
     // forgotten one read.
     #[test]
     fn inline_while_another_runs_turns_nothing_is_left_lying() {

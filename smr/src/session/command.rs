@@ -72,7 +72,7 @@ pub enum SessionCommandError {
 }
 
 impl SessionCommand {
-    /// Whether it is taken while the disk is full: a session costs little, and without one nobody could free anything.
+    /// Whether it is taken while the disk is full: a session costs little, and without one no one could free anything.
     pub fn frees<S: StateMachine>(&self) -> bool {
         match self {
             SessionCommand::Open { .. } => true,

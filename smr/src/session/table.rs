@@ -347,7 +347,7 @@ impl SessionTable {
 
     /// Drops the session whose last entry lies furthest back, with its answers. Sessions that were never used push out
     /// none that was, once they take their share of the table (`unused_first`): whoever only opens sessions drives out
-    /// nobody who writes.
+    /// no one who writes.
     fn evict_session(&mut self, unused_first: bool) {
         let oldest = if unused_first && self.unused.len() > self.limits.unused_max() {
             self.unused.first().map(|client| Index(client.index))

@@ -90,7 +90,7 @@ impl Incoming {
         }
         let path = self.dir.path(&self.name);
         {
-            // Under the lock: whoever takes this transfer's place then finds a file that nobody else writes.
+            // Under the lock: whoever takes this transfer's place then finds a file that no one else writes.
             let state = self.dir.state();
             if state.receiving.is_none_or(|(id, _)| id != self.id) {
                 return Err(SnapshotError::Superseded);

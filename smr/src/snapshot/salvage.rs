@@ -1,4 +1,4 @@
-//! Reading the snapshots of a directory that nobody uses, without changing anything.
+//! Reading the snapshots of a directory that no one uses, without changing anything.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -53,7 +53,7 @@ pub(crate) enum DirectoryIncarnation {
     },
 }
 
-/// A directory that this process has claimed: nobody else can open it until this, or the store made of it, is dropped.
+/// A directory that this process has claimed: no one else can open it until this, or the store made of it, is dropped.
 pub struct ReplicaDirectory {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) root: PathBuf,

@@ -134,7 +134,7 @@ pub trait LogStore: Send {
     /// Fatal ones of the engine.
     fn flush(&mut self) -> Result<(), StorageError>;
 
-    /// Does, or begins, what will be needed soon, while nobody waits. As it stands here, nothing.
+    /// Does, or begins, what will be needed soon, while no one waits. As it stands here, nothing.
     ///
     /// # Errors
     /// Fatal ones of the engine.
@@ -272,7 +272,7 @@ impl Damage {
         Damage { file: file.to_owned(), what: what.to_string(), is_foreign: false }
     }
 
-    /// `file` is somebody else's.
+    /// `file` is someone else's.
     pub fn foreign(file: &Path) -> Damage {
         let what = "written by another node, or in another incarnation of this one";
         Damage { is_foreign: true, ..Damage::new(file, what) }

@@ -34,7 +34,7 @@ pub enum LogEngine {
     /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
     #[cfg_attr(not(feature = "sled"), default)]
     Segments,
-    /// The same records as in sled, in an ordered map of somebody else's. For tests and simulations.
+    /// The same records as in sled, in an ordered map of someone else's. For tests and simulations.
     Map(&'static dyn MapEngine),
 }
 
@@ -129,7 +129,7 @@ pub enum OpenError {
         /// The directory.
         directory: PathBuf,
     },
-    /// It belongs to somebody else.
+    /// It belongs to someone else.
     #[error(
         "{}: belongs to {found}, this process is node {} of group {}{}",
         .directory.display(), .expected.name, .expected.group,
@@ -163,7 +163,7 @@ pub enum OpenError {
         /// The one that it was to be opened with.
         asked: LogEngine,
     },
-    /// What is written there may be lost with the power, and nobody allowed that.
+    /// What is written there may be lost with the power, and no one allowed that.
     #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]
     NotDurable {
         /// The directory.
@@ -223,7 +223,7 @@ impl Store {
             Ok(parts) => {
                 let Parts { mut hard_state, log, watermark, entries, sync_mode } = parts;
                 let healing = watermark.as_ref().and_then(|watermark| watermark.healing().cloned());
-                // Before anybody hears of this start, and after the last thing that could end it as damage.
+                // Before anyone hears of this start, and after the last thing that could end it as damage.
                 let start = hard_state.begin_start(options.start_nonce)?;
                 let seen_starts = Arc::new(SeenStarts::open(&directory.disk, &directory.root, &mut directory.notes)?);
                 let record = hard_state.record().clone();

@@ -2,7 +2,7 @@
 //!
 //! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends
 //! here. The damaged incarnation never comes back, because what it promised is unknown. The replica lives on in
-//! `next/`: a directory of the same layout, with a new incarnation, that joins its group as anybody new does. Once the
+//! `next/`: a directory of the same layout, with a new incarnation, that joins its group as anyone new does. Once the
 //! group has taken it in, `next/ready` is written, and the next start swaps the incarnations:
 //! 1. `promise`, `mark`, `starts`, `log`, `snapshots` and `quarantine` move to `damaged-<incarnation>/`;
 //! 2. `next/ready` becomes `next/moving`;
@@ -189,7 +189,7 @@ pub(crate) fn note_former_lives(disk: &dyn Disk, top: &Path, notes: &mut Vec<Str
     let former: Vec<String> = names.into_iter().filter(|name| name.starts_with(DAMAGED)).collect();
     if !former.is_empty() {
         let what = format!("what was damaged in former starts lies in {}", former.join(", "));
-        notes.push(format!("{}: {what}; nothing reads them again, remove them when nobody needs them", top.display()));
+        notes.push(format!("{}: {what}; nothing reads them again, remove them when no one needs them", top.display()));
     }
     Ok(())
 }

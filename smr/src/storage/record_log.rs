@@ -7,7 +7,7 @@
 //! - a prefix truncation goes from the front, in slices of at most [`COMPACT_SLICE_RECORDS_MAX`] values.
 //!
 //! # Recovery
-//! All values are read, in order, and verified as one chain. Records wholly under the snapshot are not: nobody needs
+//! All values are read, in order, and verified as one chain. Records wholly under the snapshot are not: no one needs
 //! them, they wait for the next slice. The predecessor's checksum in the first record that counts is taken on trust,
 //! for its predecessor may be gone; the term of the entry before it is not, it has to be the snapshot's. A hole, a
 //! falling term, a record of another owner or place, and anything unreadable that is not the very last record is
@@ -227,7 +227,7 @@ impl RecordLog {
     }
 }
 
-/// What the first record of a log is chained to. Nobody checks it: the record's predecessor may be gone for good
+/// What the first record of a log is chained to. No one checks it: the record's predecessor may be gone for good
 /// reasons.
 fn anchor(start: EntryId) -> u64 {
     codec::checksum(&[b"start", &start.index.0.to_le_bytes(), &start.term.0.to_le_bytes()])

@@ -1,4 +1,4 @@
-//! Recovery: what can still be read of a replica's directory that nobody uses, and a new directory made of it.
+//! Recovery: what can still be read of a replica's directory that no one uses, and a new directory made of it.
 //!
 //! # Reading
 //! Nothing in the old directory is changed. It may hold several *incarnations*: itself, `next/`, and what was put aside

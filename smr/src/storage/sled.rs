@@ -89,7 +89,7 @@ pub(crate) fn open(directory: &Path, allow_unsynced: bool) -> Result<OpenedMap, 
 
     verify_contents(directory, &mut unverified).map_err(doing("setting the attribute S"))?;
     for blob in names_in(&directory.join(BLOBS))? {
-        // sled names a blob by a number; all else is somebody else's.
+        // sled names a blob by a number; all else is someone else's.
         if blob.to_str().is_some_and(|name| name.parse::<i64>().is_ok()) {
             let what =
                 format!("not empty: a record of more than {RECORD_MAX_BYTES} bytes was stored where sled never syncs");

@@ -215,7 +215,7 @@ impl Store {
         })
     }
 
-    /// Lets the watermark follow the log that was flushed, and the log prepare for what comes. Nobody need wait for
+    /// Lets the watermark follow the log that was flushed, and the log prepare for what comes. No one need wait for
     /// this: a watermark that is too low proves less, but nothing wrong.
     ///
     /// # Errors

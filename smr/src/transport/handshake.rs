@@ -163,7 +163,7 @@ pub(super) enum HandshakeError {
     Refused(String),
     /// The other side knows that this node must not take part any longer.
     Disqualified(Disqualified),
-    /// Nobody is there, or nobody who speaks like a replica.
+    /// No one is there, or no one who speaks like a replica.
     Failed(String),
 }
 
@@ -234,7 +234,7 @@ fn handshake_frame<T: Serialize>(kind: u16, value: &T) -> Vec<u8> {
     bytes
 }
 
-/// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Somebody
+/// The answerer's half, each step within `limit`. Returns who dialled, and what for; the caller welcomes it. Someone
 /// who is known for a replica and refused has been told why.
 pub(super) async fn listen<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reader: &mut FrameReader<R>,

@@ -1,6 +1,6 @@
 //! The peers' side of the connections: what they dial, we accept.
 //!
-//! A connection is nobody's until its handshake is done; until then it costs a bounded buffer and two seconds at most,
+//! A connection is no one's until its handshake is done; until then it costs a bounded buffer and two seconds at most,
 //! and a place in the [lobby](crate::lobby), which strangers share. Afterwards it belongs to one [`NodeId`], and has
 //! one of the places of that name: no crowd of strangers keeps a peer out.
 //! If that node connects again, the newer connection takes the older one's

@@ -115,7 +115,7 @@ impl From<Disqualified> for NotAdmitted {
     }
 }
 
-/// Remembers nothing, and admits everybody. For tests.
+/// Remembers nothing, and admits everyone. For tests.
 #[derive(Debug)]
 pub struct AdmitAll;
 
@@ -441,7 +441,7 @@ impl<M> Shared<M> {
         }
     }
 
-    /// Offers an event to the sink; `true` if it was taken, or if nobody wants to hear any more. It may wait for a
+    /// Offers an event to the sink; `true` if it was taken, or if no one wants to hear any more. It may wait for a
     /// flush of the sink.
     fn offer(&self, event: TransportEvent<M>) -> bool {
         self.stopped.load(Ordering::SeqCst) || self.sink.take(event)

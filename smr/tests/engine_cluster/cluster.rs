@@ -205,7 +205,7 @@ impl Cluster {
         assert_eq!(self.clients.judge(), Ok(()), "seed {}", self.seed);
     }
 
-    /// Removes all faults; then everybody must get on, and all replicas must agree in the end.
+    /// Removes all faults; then everyone must get on, and all replicas must agree in the end.
     pub(crate) fn calm_down(&mut self) {
         self.end_faults();
         for replica in (0..self.nodes.len()).filter(|replica| self.nodes[*replica].is_down()).collect::<Vec<_>>() {

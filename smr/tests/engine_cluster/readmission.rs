@@ -146,8 +146,8 @@ fn node_set_back_to_a_backup_is_found_out_and_readmitted() {
         let last = |group: &Group| status(group, victim).map(|status| status.last.index);
         let (term_before, last_before) = (term(&cluster), last(&cluster));
         cluster.set_back(victim, backup);
-        // A snapshot from the leader may give it back what it forgot before anybody notices.
-        cluster.run_until_that(5_000_000, "it is found out, or nobody is left who knows", |group| {
+        // A snapshot from the leader may give it back what it forgot before anyone notices.
+        cluster.run_until_that(5_000_000, "it is found out, or no one is left who knows", |group| {
             is_waiting(group, victim) || term(group) > term_before || last(group) >= last_before
         });
         if is_waiting(&cluster, victim) {

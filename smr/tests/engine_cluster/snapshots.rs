@@ -13,7 +13,7 @@ use smr_sim::sim_node::{Shape, path};
 use crate::cluster::{Cluster, Counts, Group, status, term};
 use crate::{assert_met, seeds};
 
-/// One follower after the other is cut off until it needs a snapshot; when it is back, somebody dies before it has it
+/// One follower after the other is cut off until it needs a snapshot; when it is back, someone dies before it has it
 /// all.
 fn torture(seed: u64, size: u16) -> Counts {
     let mut cluster = Cluster::new(seed, size, 3, 1);
@@ -119,7 +119,7 @@ fn follower_far_behind_in_a_silent_group_still_catches_up() {
     }
 }
 
-// covers S8: it is not passed on, and another one is made although nobody writes.
+// covers S8: it is not passed on, and another one is made although no one writes.
 #[test]
 fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
     for seed in 0..3 {
@@ -147,7 +147,7 @@ fn damaged_snapshot_is_replaced_before_a_follower_gets_it() {
 
 // covers S14
 #[test]
-fn trigger_while_a_snapshot_is_written_another_one_follows_though_nobody_writes_any_more() {
+fn trigger_while_a_snapshot_is_written_another_one_follows_though_no_one_writes_any_more() {
     for seed in seeds(6) {
         let mut cluster = Cluster::new(seed, 3, 3, 0);
         // Each write is a fifth of what triggers a snapshot, so that they always come too fast.
@@ -238,7 +238,7 @@ fn snapshot_of_a_later_term_than_the_hard_state_on_disk_is_no_riddle() {
     let recovered = Recovered { hard_state, snapshot, ..Recovered::default() };
     let mut core = Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     assert_eq!(core.status().term, Term(4));
-    // The vote was given in an earlier term, so it binds nobody in this one, and a new one is written down.
+    // The vote was given in an earlier term, so it binds no one in this one, and a new one is written down.
     let vote = Message { term: Term(4), body: Body::Vote { last: EntryId::new(9, 4), transfer: false } };
     let outputs = core.step(Time(1), Input::Receive { from: NodeId::new(1, 1), message: vote });
     assert_eq!(

@@ -66,7 +66,7 @@ fn leader_whose_syncs_take_50_ms_writes_as_fast_as_its_followers() {
 
 // covers D12 L13: whether it ends, or ends with a crash.
 #[test]
-fn follower_whose_disk_hangs_disturbs_nobody() {
+fn follower_whose_disk_hangs_disturbs_no_one() {
     for seed in 0..4 {
         let mut cluster = Cluster::new(seed, 3, 3, 2);
         cluster.run_for(2_000_000);

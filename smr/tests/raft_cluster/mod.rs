@@ -174,7 +174,7 @@ pub struct Cluster {
     pub settings: Settings,
     pub nodes: BTreeMap<NodeId, Node>,
     pub wire: Vec<Flying>,
-    /// What was committed by anybody, for ever (I7, I9).
+    /// What was committed by anyone, for ever (I7, I9).
     pub history: BTreeMap<Index, Entry>,
     leaders: BTreeMap<Term, NodeId>,
     next_token: u64,
@@ -184,7 +184,7 @@ pub struct Cluster {
     /// Whether a test put words into nodes' mouths: then what they say proves nothing about the others' logs and disks,
     /// and only the invariants of single nodes are judged.
     pub forged: bool,
-    /// What happened, if anybody wants to read it.
+    /// What happened, if anyone wants to read it.
     pub trace: Option<Vec<String>>,
 }
 
@@ -293,7 +293,7 @@ impl Cluster {
         node.raft = Some(raft);
     }
 
-    /// Ends a node; the first `survive` of its writes reached the disk, and nobody was told.
+    /// Ends a node; the first `survive` of its writes reached the disk, and no one was told.
     pub fn crash(&mut self, id: NodeId, survive: usize) {
         let node = self.node_mut(id);
         for write in node.writes.drain(..).take(survive) {
@@ -383,7 +383,7 @@ impl Cluster {
         outputs
     }
 
-    /// I7 and I9: everybody applies the same, in order and without a gap. I8: the first to commit has it on enough
+    /// I7 and I9: everyone applies the same, in order and without a gap. I8: the first to commit has it on enough
     /// disks.
     fn note_committed(&mut self, id: NodeId, entry: &Entry) {
         let node = self.node_mut(id);
@@ -475,7 +475,7 @@ impl Cluster {
         }
     }
 
-    /// A read arrives; when it is answered, its index must cover all that anybody had committed by now.
+    /// A read arrives; when it is answered, its index must cover all that anyone had committed by now.
     pub fn read(&mut self, id: NodeId) -> (ReadToken, Outputs) {
         let token = ReadToken(self.next_token);
         self.next_token += 1;
@@ -593,7 +593,7 @@ impl Cluster {
         self.nodes.keys().filter(leads).max_by_key(|id| self.raft(**id).status().term).copied()
     }
 
-    /// Everybody that runs.
+    /// Everyone that runs.
     pub fn up(&self) -> BTreeSet<NodeId> {
         self.nodes.keys().copied().filter(|id| self.is_up(*id)).collect()
     }

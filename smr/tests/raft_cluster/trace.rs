@@ -175,7 +175,7 @@ pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
     for event in &effects.events {
         lines.push(match event {
             Event::RoleChanged { role, term, leader } => {
-                let leader = leader.map_or("nobody".to_owned(), name);
+                let leader = leader.map_or("no one".to_owned(), name);
                 format!("is {role} in {term:?}, led by {leader}")
             }
             Event::DiskLags { successor } => format!("hands over to {}: its disk lags", successor.name),

@@ -22,7 +22,7 @@ pub(crate) struct Script {
     cut: BTreeSet<(NodeId, NodeId)>,
     slow: BTreeSet<NodeId>,
     delayed: Vec<Flying>,
-    /// Snapshots that somebody was asked for, from whom and for whom, as they were then.
+    /// Snapshots that someone was asked for, from whom and for whom, as they were then.
     wanted: BTreeMap<(NodeId, NodeId), SnapshotMeta>,
     late: Option<SnapshotMeta>,
     unheard: Option<EntryId>,
@@ -430,7 +430,7 @@ impl Script {
 
     fn take_wanted(&mut self, from: NodeId, to: NodeId) -> SnapshotMeta {
         let wanted = self.wanted.remove(&(from, to));
-        wanted.unwrap_or_else(|| panic!("nobody asked for a snapshot from {from} to {to}"))
+        wanted.unwrap_or_else(|| panic!("no one asked for a snapshot from {from} to {to}"))
     }
 
     fn carry(&mut self, from: NodeId, to: NodeId, options: &[&str]) {

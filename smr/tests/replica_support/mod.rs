@@ -65,7 +65,7 @@ fn say_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         panic::set_hook(Box::new(|info| {
-            // Without stderr there is nobody to tell.
+            // Without stderr there is no one to tell.
             let _ = writeln!(io::stderr(), "{info}");
         }));
     });

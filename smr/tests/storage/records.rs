@@ -213,7 +213,7 @@ fn log_that_starts_behind_the_snapshot_is_damage() {
     assert!(text.contains("starts behind a term 2 entry"), "{text}");
 }
 
-/// Records under the snapshot are nobody's business any more, not even broken ones.
+/// Records under the snapshot are no one's business any more, not even broken ones.
 #[test]
 fn damage_wholly_under_the_snapshot_is_harmless() {
     let (map, all, _) = sample();

@@ -16,7 +16,7 @@ use smr::transport::{
 };
 use smr::version::CommandVersions;
 
-/// The start that everybody shows.
+/// The start that everyone shows.
 pub const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 1 }, earlier: [0; EARLIER_STARTS] };
 
 /// How long a test waits for what must come.
@@ -218,7 +218,7 @@ impl Refusal {
     }
 }
 
-/// What these replicas speak. Written down once more, so that nobody changes it unawares.
+/// What these replicas speak. Written down once more, so that no one changes it unawares.
 pub const VERSION: u16 = 6;
 /// And what the build before them speaks.
 pub const FORMER_VERSION: u16 = 5;

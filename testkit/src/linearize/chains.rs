@@ -131,7 +131,7 @@ pub(crate) fn check_key(history: &KeyHistory, operations: &[Operation]) -> Resul
                     && *own == history.values[value]
                     && matches!(operation.outcome, Outcome::NotDone { .. })
             });
-            let why = if failed.is_some() { "whose write certainly failed" } else { "which nobody wrote" };
+            let why = if failed.is_some() { "whose write certainly failed" } else { "which no one wrote" };
             let sources = failed.into_iter().chain([observer.source]).collect();
             return Err(Contradiction { what: format!("{} was seen, {why}", name(value)), sources });
         }
@@ -258,7 +258,7 @@ fn disjoint(zones: &[Zone]) -> Result<(), Contradiction> {
     Ok(())
 }
 
-/// When the key certainly had some value: from a chain's `low` until somebody can have removed it.
+/// When the key certainly had some value: from a chain's `low` until someone can have removed it.
 fn present(history: &KeyHistory, zones: &[Zone]) -> Vec<(Time, Time)> {
     // Removals by their return, with the earliest call from there on.
     let removals = history.steps.iter().filter(|step| step.effect == Effect::Remove);
@@ -290,7 +290,7 @@ fn present(history: &KeyHistory, zones: &[Zone]) -> Vec<(Time, Time)> {
     merged
 }
 
-/// Nobody may have seen an absence while the key certainly had a value.
+/// No one may have seen an absence while the key certainly had a value.
 fn absences(history: &KeyHistory, present: &[(Time, Time)]) -> Result<(), Contradiction> {
     for step in history.steps.iter().filter(|step| step.saw == Saw::Absent) {
         let Some(returned) = step.returned.map(Time::from) else { continue };
@@ -303,7 +303,7 @@ fn absences(history: &KeyHistory, present: &[(Time, Time)]) -> Result<(), Contra
     Ok(())
 }
 
-/// Becoming present and becoming absent must be able to alternate; somebody who saw a value needs one to be there.
+/// Becoming present and becoming absent must be able to alternate; someone who saw a value needs one to be there.
 fn alternation(history: &KeyHistory) -> Result<(), Contradiction> {
     #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     enum Event {
@@ -339,11 +339,11 @@ fn alternation(history: &KeyHistory) -> Result<(), Contradiction> {
             Event::Present => {}
         }
         let what = if rose > may_fall {
-            "more operations found the key absent and gave it a value than anybody can have removed one"
+            "more operations found the key absent and gave it a value than anyone can have removed one"
         } else if fell > may_rise {
-            "more operations removed a value than anybody can have put one there"
+            "more operations removed a value than anyone can have put one there"
         } else if event == Event::Present && may_rise == 0 {
-            "the key was found present before anybody can have given it a value"
+            "the key was found present before anyone can have given it a value"
         } else {
             continue;
         };

@@ -73,7 +73,7 @@ fn check_each_anomaly_is_found_by_both_checks() {
         ("lost update", "0 1 2 PUT k a -> not_found\n0 3 9 SWAP k b -> value a\n1 4 8 SWAP k c -> value a"),
         ("SWAP applied twice, the second seen", "0 1 2 PUT k a -> not_found\n0 3 4 SWAP k b -> value b"),
         ("SWAP applied again later", "0 1 2 SWAP k a -> absent\n1 3 4 SWAP k b -> value a\n2 5 6 GET k -> value a"),
-        ("a value that nobody wrote", "0 1 2 PUT k a -> not_found\n1 3 4 GET k -> value x"),
+        ("a value that no one wrote", "0 1 2 PUT k a -> not_found\n1 3 4 GET k -> value x"),
         ("read of the future", "1 1 2 GET k -> value a\n0 3 4 PUT k a -> not_found"),
         ("real time turned round", "0 1 2 SWAP k b -> value a\n1 3 4 SWAP k a -> absent"),
         (

@@ -109,7 +109,7 @@ mod tests {
     fn check_wrong_at_the_very_end_is_quick() {
         for (what, unknown) in [("1 key, wrong", 0), ("1 key, 10 % unknown, wrong", 100)] {
             let mut history = sample(6, Sample { keys: 1, unknown, ..LARGE });
-            // Somebody reads a value that was replaced long ago.
+            // Someone reads a value that was replaced long ago.
             let end = history.operations.iter().filter_map(Operation::returned).max().unwrap();
             let old = history.operations.iter().find_map(|operation| match operation.answer() {
                 Some(Answer::Value(old @ Some(_))) => Some(old.clone()),

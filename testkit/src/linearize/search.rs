@@ -10,14 +10,14 @@
 //! # What keeps it small
 //! Each rule loses no order (the tests compare with brute force):
 //! - A step that changes nothing and is allowed now takes effect now.
-//! - A value that nobody sees (any more) is *dead*: all dead values are one state. A PUT of a dead value that found the
+//! - A value that no one sees (any more) is *dead*: all dead values are one state. A PUT of a dead value that found the
 //!   key present thus changes nothing in that state.
 //! - If each value that is seen was written once, then a value with open observers cannot be left, except by the SWAP
 //!   that saw it, as the last of them. So a write is followed by a forced run over its observers. A run that ends
 //!   before it needs a step that is not called yet is *closed*.
 //! - A closed run from dead to dead takes place at once. Of closed runs with equal demands and equal ends, the one with
 //!   the earliest deadline goes first.
-//! - A write without an answer whose value nobody saw, or a DELETE without an answer, is a *spare*: it may make the key
+//! - A write without an answer whose value no one saw, or a DELETE without an answer, is a *spare*: it may make the key
 //!   present (absent) once, at any time after its call. Spares are only counted; fewer used is better.
 //! - A write without an answer whose value was seen has taken effect before the first of its observers returned.
 
@@ -30,7 +30,7 @@ use crate::linearize::keys::{Effect, KeyHistory, Saw, ValueId};
 const OPEN_ENTRIES_MAX: usize = 100_000_000;
 /// The state without a value.
 const ABSENT: u32 = 0;
-/// The state with a value that nobody sees from now on.
+/// The state with a value that no one sees from now on.
 const DEAD: u32 = 1;
 /// The state with value 0; the others follow.
 const LIVE: u32 = 2;

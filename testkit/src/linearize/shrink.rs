@@ -70,13 +70,13 @@ impl Part<'_> {
                 *value = renumbered(*value);
             }
         }
-        let nobody_saw = ids.len() as ValueId;
+        let no_one_saw = ids.len() as ValueId;
         let values = vec![Bytes::new(); ids.len() + 1];
         let mut history = KeyHistory { key: Bytes::new(), start, steps, values };
         if self.cut == 0 {
             return matches!(search(&history, self.budget).0, Found::NoOrder { .. });
         }
-        // What was before the cut: absence, a value that nobody saw, or one that was seen and not written since.
+        // What was before the cut: absence, a value that no one saw, or one that was seen and not written since.
         let mut written = vec![false; history.values.len()];
         let mut seen = vec![false; history.values.len()];
         for step in &history.steps {
@@ -87,8 +87,8 @@ impl Part<'_> {
                 seen[value as usize] = true;
             }
         }
-        let mut before = vec![Effect::Remove, Effect::Set(nobody_saw)];
-        let from_before = (0..nobody_saw).filter(|&value| seen[value as usize] && !written[value as usize]);
+        let mut before = vec![Effect::Remove, Effect::Set(no_one_saw)];
+        let from_before = (0..no_one_saw).filter(|&value| seen[value as usize] && !written[value as usize]);
         // If there are two, each of them lacks the other.
         before.extend(from_before.take(2).map(Effect::Set));
         let count = history.steps.len();

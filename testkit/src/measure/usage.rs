@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_of_nobody_is_none() {
+    fn usage_of_no_one_is_none() {
         assert_eq!(Usage::of(u32::MAX), None);
         assert_eq!(total(&[u32::MAX]), Usage::default());
     }

@@ -86,7 +86,7 @@ impl Harness {
     /// Builds it in the copy.
     ///
     /// # Errors
-    /// If the build fails: then the bug is none that anybody could commit.
+    /// If the build fails: then the bug is none that anyone could commit.
     pub fn build(self, tree: &Tree) -> Result<Built, TreeError> {
         let arguments: &[&str] = match self {
             Harness::Sim => &["build", "--package", "smr-sim", "--example", "simulate"],

@@ -58,7 +58,7 @@ impl AsyncRead for Reader {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         };
         let lane = &mut connection.lanes[self.way as usize];
-        // What has arrived can be read behind a reset, too, unless the process itself is gone: then nobody asks.
+        // What has arrived can be read behind a reset, too, unless the process itself is gone: then no one asks.
         if lane.arrived.is_empty() {
             if lane.reader_reset {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));

@@ -5,7 +5,7 @@
 //! process that is killed takes its connections along; one that is stopped keeps them open and says nothing.
 //!
 //! [`SimNet`] holds all connections and their timeline. The event loop ([`super::run()`]) calls [`SimNet::run`] when
-//! the next event is due ([`SimNet::next_at`]), and is woken by [`SimNet::posted`] when somebody has written or
+//! the next event is due ([`SimNet::next_at`]), and is woken by [`SimNet::posted`] when someone has written or
 //! dialled.
 
 mod ends;
@@ -127,7 +127,7 @@ pub struct SimNet {
 }
 
 impl SimNet {
-    /// No connections yet; everybody is down.
+    /// No connections yet; everyone is down.
     pub fn new(seed: u64, clock: Clock, weather: Weather) -> Arc<SimNet> {
         Arc::new(SimNet { state: Mutex::new(State::new(seed, clock, weather)), posted: Notify::new() })
     }
@@ -146,7 +146,7 @@ impl SimNet {
         self.posted.notified().await;
     }
 
-    /// Wakes the event loop: somebody has something for it.
+    /// Wakes the event loop: someone has something for it.
     pub fn wake(&self) {
         self.posted.notify_one();
     }
@@ -242,7 +242,7 @@ impl SimNet {
         let ended: Vec<u64> =
             state.connections.iter().filter(|(_, connection)| connection.place == place).map(|(id, _)| *id).collect();
         for id in ended {
-            // The process is gone: nobody reads or writes at that end any more, not even what it had begun.
+            // The process is gone: no one reads or writes at that end any more, not even what it had begun.
             state.process_gone(id, Way::Up, &mut wakers);
             let keep_under_way = state.rng.chance(500);
             if !keep_under_way && let Some(connection) = state.connections.get_mut(&id) {
@@ -273,7 +273,7 @@ impl SimNet {
         self.posted.notify_one();
     }
 
-    /// A client process was killed: nothing that it still does reaches anybody.
+    /// A client process was killed: nothing that it still does reaches anyone.
     pub fn host_ended(&self, host: Host) {
         let mut wakers = Vec::new();
         let mut state = self.lock();

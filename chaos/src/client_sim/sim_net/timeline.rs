@@ -15,7 +15,7 @@ use crate::client_sim::recorder::Recorder;
 pub(super) enum Event {
     /// Something arrives at the end of a lane.
     Parcel { connection: u64, way: Way, parcel: Parcel },
-    /// Somebody dials.
+    /// Someone dials.
     Knock { connection: u64 },
     /// The one who dialled hears how it went.
     Dialled { connection: u64, welcome: bool },
@@ -56,7 +56,7 @@ pub(super) struct Connection {
     pub(super) lanes: [Lane; 2],
     /// Reset: what is under way arrives nowhere.
     pub(super) broken: bool,
-    /// Ends of it that somebody holds.
+    /// Ends of it that someone holds.
     halves: u8,
     dialled: Option<oneshot::Sender<bool>>,
 }
@@ -79,7 +79,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// No connections yet; everybody is down.
+    /// No connections yet; everyone is down.
     pub(super) fn new(seed: u64, clock: Clock, weather: Weather) -> State {
         State {
             clock,
@@ -284,7 +284,7 @@ impl State {
         }
     }
 
-    /// The process at the side that reads this lane is gone: nobody reads what has arrived.
+    /// The process at the side that reads this lane is gone: no one reads what has arrived.
     pub(super) fn process_gone(&mut self, id: u64, reader_of: Way, wakers: &mut Vec<Waker>) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.lanes[reader_of as usize].arrived.clear();

@@ -194,7 +194,7 @@ fn replay(scene: &mut Scene<'_>, nodes: &[Node]) -> Injection {
         Ok(replayed) => {
             Injection::Done(format!("{}: {:?} {way:?} {replayed:?}", scene.event.fault.kind(), scene.event.fault))
         }
-        Err(_) => Injection::Skipped("nothing on record, or nobody there"),
+        Err(_) => Injection::Skipped("nothing on record, or no one there"),
     }
 }
 

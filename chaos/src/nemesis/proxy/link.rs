@@ -32,7 +32,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link that passes everything; nobody has dialled it yet.
+    /// A link that passes everything; no one has dialled it yet.
     pub(super) fn new(address: SocketAddr, target: SocketAddr, seed: u64) -> Link {
         let setting = Setting { rules: Rules::default(), since: Instant::now(), resets: 0 };
         Link {

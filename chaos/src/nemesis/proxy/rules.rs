@@ -69,12 +69,12 @@ impl Rules {
         Rules { forward: flow, backward: flow, gate: Gate::Open }
     }
 
-    /// Nothing gets through, and nobody is told.
+    /// Nothing gets through, and no one is told.
     pub fn silent() -> Rules {
         Rules::both(Flow::Hold)
     }
 
-    /// Nothing gets through, and everybody is told.
+    /// Nothing gets through, and everyone is told.
     pub fn shut() -> Rules {
         Rules { gate: Gate::Shut, ..Rules::default() }
     }

@@ -22,7 +22,7 @@ const PRESENT_US: u64 = 3_000_000;
 /// A member that was heard within this time counts as alive, in microseconds.
 const ALIVE_US: u64 = 1_500_000;
 /// A newcomer that has been silent for this long gives way to another readmission, in microseconds. It may come back
-/// and go on as long as nobody asks.
+/// and go on as long as no one asks.
 const SILENT_US: u64 = 10_000_000;
 
 /// Which incarnations were met lately of which replica, members or not.
@@ -176,7 +176,7 @@ impl Readmission {
     pub fn describe(&self) -> String {
         match self.outgoing {
             Some(outgoing) => format!("replica {} for {outgoing}", self.incoming),
-            None => format!("replica {} for nobody", self.incoming),
+            None => format!("replica {} for no one", self.incoming),
         }
     }
 }
@@ -240,7 +240,7 @@ mod tests {
         let quiet = status(now, &[]);
         assert!(refusal(9, &quiet, &connected_peers).contains("no replica 9"));
         assert!(refusal(0, &quiet, &connected_peers).contains("leads the group"));
-        assert!(refusal(2, &quiet, &connected_peers).contains("start it first"), "nobody is there");
+        assert!(refusal(2, &quiet, &connected_peers).contains("start it first"), "no one is there");
         connected_peers.met(Time(now.0 - PRESENT_US - 1), FIRST);
         assert!(refusal(2, &quiet, &connected_peers).contains("start it first"), "it was there, but long ago");
         connected_peers.met(now, OLD);

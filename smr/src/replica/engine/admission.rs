@@ -40,7 +40,7 @@ pub struct LogLimits {
     pub drain_us: u64,
     /// A member that comes back does not slow the writers down in its first microseconds.
     pub grace_us: u64,
-    /// Nor ever to less than this many bytes per second: one that is as slow as this is no use, and everybody would be
+    /// Nor ever to less than this many bytes per second: one that is as slow as this is no use, and everyone would be
     /// as slow.
     pub slowed_min_bytes_per_s: u64,
 }

@@ -142,7 +142,7 @@ impl Audit {
         (self.under_way, self.left_out) = (false, false);
     }
 
-    /// This replica's hash. `None` if the state has been replaced meanwhile: then it is for nobody.
+    /// This replica's hash. `None` if the state has been replaced meanwhile: then it is for no one.
     #[must_use]
     pub(super) fn taken(&mut self, digest: StateDigest) -> Option<StateDigest> {
         self.under_way = false;

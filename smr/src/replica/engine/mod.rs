@@ -106,9 +106,9 @@ pub enum Action<P: Protocol, S: StateMachine> {
     TakeSnapshot(Box<SnapshotImage<S>>),
     /// Hash this in the background, then call [`Engine::digest_taken`] or [`Engine::digest_given_up`].
     TakeDigest(Box<SnapshotImage<S>>),
-    /// Tell this node what the hash of the state was; nobody waits for it.
+    /// Tell this node what the hash of the state was; no one waits for it.
     SendDigest(NodeId, StateDigest),
-    /// Tell this node that it is no member any more; it may not have heard of it. Nobody waits for this.
+    /// Tell this node that it is no member any more; it may not have heard of it. No one waits for this.
     SendReplaced(NodeId, Replaced),
     /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
     SendSnapshot(NodeId),
@@ -366,7 +366,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// A member says that this node is none any more. It counts if this node has not heard of it: its log names itself
     /// as a voter, in an earlier configuration. Who was taken in only now does not name itself yet, or in a later one;
-    /// and a learner may be named by an entry that was never committed, and is then nobody's predecessor.
+    /// and a learner may be named by an entry that was never committed, and is then no one's predecessor.
     pub fn replaced_heard(&mut self, from: NodeId, replaced: Replaced) {
         let status = self.core.status();
         if status.configuration.is_voter(self.node) && status.configuration_index < replaced.since {
@@ -545,7 +545,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// A snapshot arrived and its state is built. False if it is not newer than what is here; it is then dropped.
     pub fn install(&mut self, now: Time, install: Install<S>, len_bytes: u64) -> bool {
         if self.silent {
-            // Nothing goes over what this node has. What came stays a part of a transfer; nobody resumes it.
+            // Nothing goes over what this node has. What came stays a part of a transfer; no one resumes it.
             return false;
         }
         let meta = install.meta;
@@ -965,7 +965,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.admin.routing_changed(&routing);
     }
 
-    /// Nobody will know what became of any write that waits.
+    /// No one will know what became of any write that waits.
     fn fail_waiting_writes(&mut self) {
         self.waiting.fail_after(Index::ZERO, &Outcome::Unknown);
     }

@@ -147,7 +147,7 @@ impl WaitingWrites {
         Some((waiting.id, waiting.reply, waiting.copies))
     }
 
-    /// Answers all writes after this index: nobody will know what becomes of them.
+    /// Answers all writes after this index: no one will know what becomes of them.
     pub(super) fn fail_after(&mut self, index: Index, outcome: &Outcome) {
         let kept = self.writes.partition_point(|waiting| waiting.id.index <= index);
         for waiting in self.writes.split_off(kept) {

@@ -31,7 +31,7 @@
 //! Appends collect in one buffer, which begins with what the last block already holds. A flush writes it from there,
 //! filled up with zeros to whole blocks (a part of a block would have to be read first), in one write, and syncs once.
 //! If the segment ends, the buffer is written and synced, and the next one begun, whose header goes into the same write
-//! as its first frames. That one is prepared long before, by [`LogStore::tidy`] after everybody has been answered, in a
+//! as its first frames. That one is prepared long before, by [`LogStore::tidy`] after everyone has been answered, in a
 //! thread of its own.
 //!
 //! A segment is *dead* when the one behind it was begun at or before the snapshot, with a record of its own. A dead one

@@ -116,7 +116,7 @@ impl Pool {
         self.size
     }
 
-    /// Takes back a segment that nobody needs any more.
+    /// Takes back a segment that no one needs any more.
     pub(super) fn bury(&mut self, number: u64) {
         self.dead.push_back(number);
     }
@@ -136,7 +136,7 @@ impl Pool {
             let recycled = self.dead.pop_front();
             self.disk.aside(Box::new(move || {
                 let prepared = prepare(disk.as_ref(), &directory, size, next, recycled);
-                // Nobody listens any more if the log was closed.
+                // No one listens any more if the log was closed.
                 let _ = done.send(prepared.map(Some));
             }));
         } else if self.dead.len() > DEAD_MAX

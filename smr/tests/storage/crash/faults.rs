@@ -13,7 +13,7 @@ use super::super::{ENGINE, LOG};
 use super::{founded, losses, open};
 use crate::support::*;
 
-/// A device that confirms a sync and loses it can cost what rests on that one sync, and nobody can know. But term and
+/// A device that confirms a sync and loses it can cost what rests on that one sync, and no one can know. But term and
 /// vote lie in two slots with a sync each, the second of which covers both: one lie about them costs nothing.
 // covers D5, I2
 #[test]

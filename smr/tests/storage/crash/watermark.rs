@@ -45,7 +45,7 @@ fn watermark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     }
     drop(store);
     let disk = disk.after_crash(Loss::Everything);
-    // The log loses its end. Whether anybody notices says where the watermark is.
+    // The log loses its end. Whether anyone notices says where the watermark is.
     let cut = |entries: u64| {
         let disk = disk.after_crash(Loss::Everything);
         if ENGINE == SIMULATED {

@@ -155,7 +155,7 @@ fn log_that_starts_behind_the_newest_snapshot_heals() {
     }
 }
 
-/// A dead segment that was damaged is of no interest to anybody.
+/// A dead segment that was damaged is of no interest to anyone.
 #[test]
 fn dead_segment_damaged_does_not_matter() {
     let disk = founded();

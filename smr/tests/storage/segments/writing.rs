@@ -130,7 +130,7 @@ fn store_over_segments_on_the_real_disk_returns_all_that_was_synced() {
     assert_eq!(opened.durability(), format!("{}, log in segments", opened.sync_mode));
 }
 
-/// Nothing is lost, and nothing is touched, when somebody gets the flag wrong.
+/// Nothing is lost, and nothing is touched, when someone gets the flag wrong.
 #[test]
 fn directory_of_the_other_engine_is_refused_untouched_with_one_line() {
     for (made, asked) in [(LogEngine::Sled, LogEngine::Segments), (LogEngine::Segments, LogEngine::Sled)] {
