@@ -102,7 +102,7 @@ impl CliTranscript {
         Err(format!("{line} was answered with {answer}, and should have been with {expected:?}").into())
     }
 
-    /// So many further answers, with as many lines ahead as fit.
+    /// This many further answers, with as many lines ahead as fit.
     fn go_on(&mut self, answers: u64, timeout: Duration) -> Result<(), Trouble> {
         for _ in 0..answers {
             self.fill()?;
@@ -132,7 +132,7 @@ impl CliTranscript {
     }
 }
 
-/// Kills the leaders of all partitions in turn, so often in all, under one client; whoever was killed comes back each
+/// Kills the leaders of all partitions in turn, this often in all, under one client; whoever was killed comes back each
 /// time. Behind the last kill comes STOP. How many lines were answered.
 ///
 /// # Errors

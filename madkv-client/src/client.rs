@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Writes under the group's present session. `None` if it certainly did not happen and must be tried anew: under
+    /// Writes under the group's present session. `None` if it certainly did not happen and must be tried again: under
     /// another session, or in another group by newer `routes`.
     async fn write_in(
         &self,

@@ -230,7 +230,7 @@ mod tests {
         assert!(findings.note(HERE, Found::Us));
         assert_eq!(findings.advertised, Advertised::Reached);
         assert!(!findings.note(HERE, Found::Us));
-        assert!(!findings.note(HERE, not_us()), "the count begins anew");
+        assert!(!findings.note(HERE, not_us()), "the count begins again");
     }
 
     // covers B29

@@ -50,7 +50,7 @@ impl Tracer {
         ReplyTo { tag, sink: Arc::new(TracedReply { request, inner: reply }) }
     }
 
-    /// A command is about to be applied to a state of so many keys. Returns what to call it.
+    /// A command is about to be applied to a state of this many keys. Returns what to call it.
     pub fn before(&self, index: Index, keys: usize, command: &[u8]) -> String {
         let request = {
             let mut notes = self.notes();

@@ -124,7 +124,7 @@ struct State {
 
 enum Entry {
     Line(String),
-    /// So many are missing here.
+    /// This many are missing here.
     Gap(u64),
 }
 

@@ -42,7 +42,7 @@ impl Backend for Fake {
     }
 }
 
-/// Processor time that this process has used, from its open `stat` file: there may be no descriptor to open it anew.
+/// Processor time that this process has used, from its open `stat` file: there may be no descriptor to open it again.
 fn processor_time(stat: &File) -> Duration {
     let mut bytes = [0; 1024];
     let count = stat.read_at(&mut bytes, 0).unwrap();

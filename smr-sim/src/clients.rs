@@ -22,7 +22,7 @@ pub const LISTENER: u64 = 1 << 62;
 /// Tags from here on are an operator's.
 pub const OPERATOR: u64 = 1 << 63;
 
-/// After so long without an answer a client asks another replica, in microseconds.
+/// After this long without an answer a client asks another replica, in microseconds.
 const TIMEOUT_US: u64 = 500_000;
 /// How long a client waits before it repeats what was refused, in microseconds.
 const AGAIN_US: u64 = 10_000;
@@ -38,12 +38,12 @@ pub struct Pace {
     pub pause_min_us: u64,
     /// ... and.
     pub pause_max_us: u64,
-    /// So many operations per mille get up to two copies at once, to different replicas.
+    /// This many operations per mille get up to two copies at once, to different replicas.
     pub doubled: u64,
-    /// So many per mille of the clients' operations are given up when the first try stays unanswered, and the session
+    /// This many per mille of the clients' operations are given up when the first try stays unanswered, and the session
     /// with them: a process that dies and comes back as another client.
     pub given_up: u64,
-    /// So many per mille of the writes whose only copy is refused are not repeated: the client takes the word for it
+    /// This many per mille of the writes whose only copy is refused are not repeated: the client takes the word for it
     /// that they have no effect and never will.
     pub trusting: u64,
 }
@@ -195,7 +195,7 @@ impl<W: Workload> Clients<W> {
         self.pace.given_up = 0;
     }
 
-    /// Only so many clients begin something new from now on.
+    /// Only this many clients begin something new from now on.
     pub(super) fn keep(&mut self, count: usize) {
         self.active = self.active.min(count);
     }

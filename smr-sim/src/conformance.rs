@@ -40,7 +40,7 @@ pub fn command(index: u64, term: u64, len: usize) -> Entry {
     Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::from(vec![byte; len])) }
 }
 
-/// So many of them, in one term.
+/// This many of them, in one term.
 pub fn batch(first: u64, count: u64, term: u64, len: usize) -> Vec<Entry> {
     (first..first + count).map(|index| command(index, term, len)).collect()
 }

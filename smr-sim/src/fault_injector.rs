@@ -92,7 +92,7 @@ const SIEGE_GAP_US: u64 = 700_000;
 const SHAKES: usize = 16;
 /// ... with up to this long from one to the next, in microseconds.
 const SHAKE_GAP_US: u64 = 200_000;
-/// A received snapshot is kept from being put in place for so many election timeouts at most.
+/// A received snapshot is kept from being put in place for this many election timeouts at most.
 const HELD_INSTALL_T: u64 = 5;
 /// How often the operator looks for nodes to be readmitted, in microseconds.
 const OPERATOR_US: u64 = 700_000;

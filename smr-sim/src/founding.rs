@@ -1,8 +1,9 @@
 //! A scenario of its own beside each run: a group is founded among faults, its directories are emptied one after the
 //! other until all are, and at last the operator says that it begins again.
 //!
-//! The runs themselves never empty so many directories that the group could not go on, so they cannot see what becomes
-//! of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and when.
+//! The runs themselves never empty this many directories that the group could not go on, so they cannot see what
+//! becomes of a group that has lost all of them. Here nothing is asked of the group; what counts is who founds it, and
+//! when.
 
 use crate::network::Weather;
 use crate::properties::Happening;
@@ -113,7 +114,7 @@ impl<W: Workload> Scenario<'_, W> {
         // The words on the command lines are still there.
         self.restart_all();
         self.pass(AFTERWARDS_US);
-        self.serves("the group that was founded anew goes on");
+        self.serves("the group that was founded again goes on");
     }
 
     fn restart_all(&mut self) {

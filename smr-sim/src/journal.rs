@@ -11,7 +11,7 @@
 //! ```
 //! little endian. The checksum covers the one before it, so operations of an earlier generation cannot follow newer
 //! ones. Reading stops at the first operation that does not fit: it was not flushed. What is behind is cut off, synced,
-//! before anything is appended. When most of the file is garbage, it is written anew beside itself and renamed.
+//! before anything is appended. When most of the file is garbage, it is written again beside itself and renamed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -124,7 +124,7 @@ impl JournalMap {
 
     /// Writes a file with this content, in a way that the old one or the new one is there after a crash.
     fn create(disk: Arc<dyn Disk>, path: &Path, map: BTreeMap<Key, Vec<u8>>) -> Result<JournalMap, StorageError> {
-        let failed = |error: io::Error| StorageError::new(path, "writing anew", error);
+        let failed = |error: io::Error| StorageError::new(path, "writing again", error);
         let new = path.with_extension("new");
         let header = header();
         let mut bytes = header.to_vec();

@@ -19,7 +19,7 @@ pub type Endpoint = u16;
 /// Where clients are, as one end of a link.
 pub const CLIENTS: Endpoint = Endpoint::MAX;
 
-/// What was held back arrives within so many microseconds after it is of an older term.
+/// What was held back arrives within this many microseconds after it is of an older term.
 const HELD_LATE_US: u64 = 20_000;
 /// Messages held back at a time.
 const HELD_MAX: usize = 64;
@@ -37,10 +37,10 @@ pub struct Weather {
     pub late: u64,
     /// See `late`.
     pub late_us: u64,
-    /// With so many messages per mille an old one is delivered once more.
+    /// With this many messages per mille an old one is delivered once more.
     pub replayed: u64,
-    /// So many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in a
-    /// later term.
+    /// This many per mille of the votes and acknowledgements are held back until who they are for campaigns or leads in
+    /// a later term.
     pub held: u64,
     /// The shortest way, in microseconds.
     pub least_us: u64,

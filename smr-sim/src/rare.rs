@@ -154,7 +154,7 @@ situations! {
     DiskErrorStop,
     /// the device was full, and the process stopped (D7)
     DiskFullStop,
-    /// a snapshot turned out to be damaged, and was made anew (S8)
+    /// a snapshot turned out to be damaged, and was made again (S8)
     DamagedSnapshot,
     /// messages were dropped because the device did not keep up (D12)
     DiskTooSlow,

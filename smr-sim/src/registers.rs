@@ -30,12 +30,12 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// A workload on so many registers.
+    /// A workload on this many registers.
     pub fn new(registers: u8, reads_percent: u64) -> Registers {
         Registers { registers, reads_percent, ballast_bytes: 0, readers: false, next_value: 1 }
     }
 
-    /// The same with so many bytes of ballast in each command and answer.
+    /// The same with this many bytes of ballast in each command and answer.
     #[must_use]
     pub fn with_ballast(self, ballast_bytes: usize) -> Registers {
         Registers { ballast_bytes, ..self }

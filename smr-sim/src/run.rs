@@ -22,7 +22,7 @@ use crate::watch::Violation;
 use crate::workload::{Registers, Workload};
 use crate::world::{Setting, World};
 
-/// In the calm everything must be well again within so many election timeouts.
+/// In the calm everything must be well again within this many election timeouts.
 const RECOVERY_T: u64 = 10;
 /// A readmission has snapshots to carry, so it may take longer, in microseconds.
 const READMISSION_TIMEOUT_US: u64 = 60_000_000;

@@ -70,7 +70,7 @@ pub struct Shape {
     pub uncommitted_entries_max: u64,
     /// Events that wait for a replica's thread, at most: messages beyond are dropped.
     pub events_max: usize,
-    /// With so many writes under way at the disk messages are dropped.
+    /// With this many writes under way at the disk messages are dropped.
     pub writes_under_way_high: u64,
     /// Limits of the session tables.
     pub sessions: SessionLimits,

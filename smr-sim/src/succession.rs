@@ -9,7 +9,7 @@ use crate::sim_rng::SimRng;
 use crate::workload::Workload;
 use crate::world::World;
 
-/// A leader gets up to so many requests that go nowhere.
+/// A leader gets up to this many requests that go nowhere.
 const VAIN_MAX: u64 = 12;
 
 /// See the module.

@@ -16,20 +16,20 @@ use crate::sim_node::Shape;
 use crate::sim_rng::SimRng;
 use crate::virtual_map::SIMULATED;
 
-/// In so many of a hundred runs reads go by leases ...
+/// In this many of a hundred runs reads go by leases ...
 const LEASES_PERCENT: u64 = 30;
-/// ... and in so many others clocks drift beyond any bound.
+/// ... and in this many others clocks drift beyond any bound.
 const WILD_CLOCKS_PERCENT: u64 = 5;
 /// How far, per thousand.
 const WILD_DRIFT_PERMILLE: u64 = 300;
-/// What a leader may leave uncommitted, and what arrives at once, fits into so many appends, which a pipeline of one
+/// What a leader may leave uncommitted, and what arrives at once, fits into this many appends, which a pipeline of one
 /// append at a time works off within the time that recovery may take, also with the slowest disk.
 pub(super) const BACKLOG_APPENDS_MAX: u64 = 60;
-/// In so many of a thousand runs each limit of a replica's thread is so small that it is met.
+/// In this many of a thousand runs each limit of a replica's thread is so small that it is met.
 const SMALL_LIMIT_PERMILLE: u64 = 100;
 /// In this many of a thousand runs there are slow disks.
 const SLOW_DISK_PERMILLE: u64 = 200;
-/// In so many of a thousand runs a turn applies little.
+/// In this many of a thousand runs a turn applies little.
 const SLOW_APPLY_PERMILLE: u64 = 250;
 
 /// Something that goes wrong.
@@ -109,12 +109,12 @@ const FOCUSES: [(Kind, u64); 8] = [
 
 /// As [`FOCUSES`], of what would otherwise be met once in thousands of runs ...
 const RAREST: [(Kind, u64); 2] = [(Kind::PowerCut, 400_000), (Kind::LateInstall, 2_500_000)];
-/// ... in so many of a thousand.
+/// ... in this many of a thousand.
 const RAREST_PERMILLE: u64 = 100;
 
-/// In so many of a thousand runs logs are lost and heal ...
+/// In this many of a thousand runs logs are lost and heal ...
 const LOSE_LOG_PERMILLE: u64 = 120;
-/// ... up to so many microseconds after each other.
+/// ... up to this many microseconds after each other.
 const LOSE_LOG_GAP_US: u64 = 1_500_000;
 
 const KINDS: [(Kind, u64); 19] = [
@@ -164,7 +164,7 @@ pub struct SwarmConfig {
     pub readers: bool,
     /// Bytes of ballast in each command.
     pub ballast_bytes: usize,
-    /// The log may hold as much as is written in so many periods between snapshots. In service there are four.
+    /// The log may hold as much as is written in this many periods between snapshots. In service there are four.
     pub log_periods: usize,
     /// The machines' clocks, by replica.
     pub clocks: Vec<Clock>,

@@ -222,8 +222,8 @@ pub struct HardState {
     pub term: Term,
     /// The candidate that got this node's vote in `term`.
     pub vote: Option<NodeId>,
-    /// The longest lease that it ever granted to a leader, in microseconds (0: none): so long it votes for no one after
-    /// a start. Never falls.
+    /// The longest lease that it ever granted to a leader, in microseconds (0: none): this long it votes for no one
+    /// after a start. Never falls.
     pub lease_us: u64,
 }
 

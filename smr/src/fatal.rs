@@ -2,7 +2,7 @@
 //!
 //! A failing disk ends a replica, and so does a bug. From then on it acknowledges nothing and takes nothing in, its
 //! threads end, and [`ReplicaHandle::ended`](crate::replica::ReplicaHandle::ended) says why. What is durable is read
-//! anew by the next start of its directory. This library ends no process, installs no panic hook and prints nothing:
+//! again by the next start of its directory. This library ends no process, installs no panic hook and prints nothing:
 //! that is for the host to decide. Most hosts want to end their process, so that whoever watches it sees a death and
 //! not a silence.
 //!
@@ -12,8 +12,8 @@
 //! ends the task, not the replica. And sled, which works on threads of its own and panics where it meets what it did
 //! not expect, a full or failing disk among it: a replica whose log engine has lost a thread may wait for it for ever.
 //! So a host whose replicas keep their logs in sled installs a hook ([`std::panic::set_hook`]) that ends the process.
-//! The hook leaves alone what [`is_expected`](crate::panics::is_expected) says yes to: sled panics, too, on files that it cannot read; those
-//! panics are caught, and mean damage.
+//! The hook leaves alone what [`is_expected`](crate::panics::is_expected) says yes to: sled panics, too, on files that
+//! it cannot read; those panics are caught, and mean damage.
 
 use std::any::Any;
 use std::fmt;

@@ -109,7 +109,7 @@ impl From<GroupName> for String {
 pub struct StartId {
     /// The start number, from 1; 0 where no start was ever counted.
     pub number: u64,
-    /// Drawn anew at each start, never 0: two starts from copies of one directory have the same number.
+    /// Drawn again at each start, never 0: two starts from copies of one directory have the same number.
     pub nonce: u64,
 }
 

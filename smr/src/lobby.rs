@@ -34,7 +34,7 @@ pub struct Guest {
 }
 
 impl Lobby {
-    /// A lobby with so many places, at least one.
+    /// A lobby with this many places, at least one.
     pub fn new(places_max: usize) -> Arc<Lobby> {
         Arc::new(Lobby { places_max: places_max.max(1), guests: Mutex::default() })
     }

@@ -1,7 +1,7 @@
 //! From `host:port` to a connection.
 //!
 //! A name may stand for several addresses, some of them dead, and for other ones tomorrow. What this module guarantees:
-//! - A name is looked up anew for each attempt, so whoever dials again finds a host that has moved (fault catalogue
+//! - A name is looked up again for each attempt, so whoever dials again finds a host that has moved (fault catalogue
 //!   N11).
 //! - All addresses of a name are tried within the deadline, however long it is: they race, each with a small lead over
 //!   the next one (N12).
@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// Longer than anything here takes; whoever waits so long has failed.
+    /// Longer than anything here takes; whoever waits this long has failed.
     const TIMEOUT: Duration = Duration::from_secs(20);
 
     fn at(last: u8, port: u16) -> SocketAddr {

@@ -30,7 +30,7 @@ const TERM: u64 = 2;
 const ME: NodeId = NodeId::new(0, 1);
 const B: NodeId = NodeId::new(1, 1);
 const C: NodeId = NodeId::new(2, 1);
-/// A snapshot is taken when the log has so many bytes.
+/// A snapshot is taken when the log has this many bytes.
 const SNAPSHOT_BYTES: usize = 1 << 20;
 /// At multiples of this index the state is hashed.
 const DIGEST_EVERY: u64 = 4;
@@ -95,7 +95,7 @@ impl Core {
         state.log.push(Entry { id, payload: Payload::Command(bytes) });
     }
 
-    /// All entries are committed, or so many.
+    /// All entries are committed, or this many.
     fn commit_up_to(&self, most: usize) {
         let mut state = self.0.lock().unwrap();
         state.committed = state.log.len().min(most);

@@ -2,8 +2,8 @@
 //! what they caused below them. The trace is compared with what happens now; all invariants are checked after each
 //! step.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p smr --test raft_scripts` writes the traces anew. Read a changed trace before you keep
-//! it.
+//! `UPDATE_GOLDEN=1 cargo test -p smr --test raft_scripts` writes the traces again. Read a changed trace before you
+//! keep it.
 //!
 //! # Format
 //! Lines that start with `#` are the story, with `>` commands; everything else is trace. The commands (`A` to `H` are

@@ -23,7 +23,7 @@ const PLACES: [&str; 10] = [
 ];
 /// More tests than this of one case are only counted, in the table.
 const NAMED_MAX: usize = 3;
-/// What a case is about is cut to so many characters, in the table.
+/// What a case is about is cut to this many characters, in the table.
 const ABOUT_MAX_CHARS: usize = 90;
 
 /// A number of the catalogue.

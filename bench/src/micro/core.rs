@@ -18,7 +18,7 @@ use smr::status::Role;
 pub(super) const COMMAND_BYTES: usize = 150;
 /// How far the time moves with each batch, in microseconds: a heartbeat every few hundred batches.
 const BATCH_US: u64 = 200;
-/// After so many entries the log is cut, as a snapshot would let it be.
+/// After this many entries the log is cut, as a snapshot would let it be.
 const LOG_ENTRIES_MAX: u64 = 20_000;
 
 /// Three cores.

@@ -26,11 +26,11 @@ const COMMAND_BYTES: usize = 200;
 /// What an entry, and a batch, occupy beside that in a segment, in bytes.
 const ENTRY_BYTES: u64 = COMMAND_BYTES as u64 + 32;
 const BATCH_BYTES: u64 = 36;
-/// Batches of so many entries.
+/// Batches of this many entries.
 const BATCHES: [u64; 4] = [1, 8, 64, 512];
 /// How many batches in a row, before it is the next one's turn.
 const TURN_BATCHES: usize = 20;
-/// So many entries stay in the log.
+/// This many entries stay in the log.
 const RETAINED_ENTRIES: u64 = 10_000;
 const BLOCK_BYTES: u64 = 4096;
 

@@ -86,11 +86,11 @@ pub struct Options {
     /// MadKV: compare with the executables in this directory too (of another commit, say); may be given several times
     #[arg(long = "against", value_name = "DIRECTORY")]
     pub against: Vec<PathBuf>,
-    /// MadKV: at most so many connections to each server, which the clients share
+    /// MadKV: at most this many connections to each server, which the clients share
     #[arg(long = "madkv_connections", alias = "madkv-connections", default_value_t = 1,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub madkv_connections: usize,
-    /// etcd: at most so many HTTP/2 connections, which the clients share; of 1, 4, 16 and 64 one was the fastest
+    /// etcd: at most this many HTTP/2 connections, which the clients share; of 1, 4, 16 and 64 one was the fastest
     #[arg(long = "etcd_connections", alias = "etcd-connections", default_value_t = 1)]
     pub etcd_connections: usize,
     /// Put the fresh data directory below this one; by default beside the executables

@@ -14,8 +14,8 @@ use madkv_testkit::place::Outcome;
 
 /// Answers between two kills.
 const ANSWERS_BETWEEN: usize = 300;
-/// A node that says nothing for so long is left. Sooner than our own client leaves one (500 ms), and than any that etcd
-/// has: a node without a leader keeps a write for seconds, and that is not to count against etcd.
+/// A node that says nothing for this long is left. Sooner than our own client leaves one (500 ms), and than any that
+/// etcd has: a node without a leader keeps a write for seconds, and that is not to count against etcd.
 const SILENCE: Duration = Duration::from_millis(100);
 /// How long to wait after a refusal.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);

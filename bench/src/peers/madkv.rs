@@ -32,7 +32,7 @@ pub struct Wanted {
     pub flags: Vec<OsString>,
     /// Further flags for each server.
     pub server_flags: Vec<OsString>,
-    /// At most so many connections to each replica, which the clients share.
+    /// At most this many connections to each replica, which the clients share.
     pub connections_max: usize,
 }
 

@@ -91,7 +91,7 @@ impl Store {
         }
     }
 
-    /// Connections for so many clients. What serves them lives on `runtime`.
+    /// Connections for this many clients. What serves them lives on `runtime`.
     ///
     /// # Errors
     /// If the store cannot be reached.

@@ -1,4 +1,4 @@
-//! Places in the report for a person's words, which a report that is written anew takes over.
+//! Places in the report for a person's words, which a report that is written again takes over.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

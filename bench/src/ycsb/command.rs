@@ -84,7 +84,7 @@ pub struct Options {
     /// Records that are loaded
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
     pub records: u64,
-    /// At most so many operations
+    /// At most this many operations
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=OPERATIONS_MAX))]
     pub operations: u64,
     /// At most so long, in seconds
@@ -99,11 +99,11 @@ pub struct Options {
     /// Which records are asked for [default: the workload's own]
     #[arg(long, value_enum)]
     pub distribution: Option<Distribution>,
-    /// Scans ask for 1 to so many records, each as often
+    /// Scans ask for 1 to this many records, each as often
     #[arg(long = "scan_max", alias = "scan-max", default_value_t = SCAN_MAX_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
     pub scan_max: u64,
-    /// An open loop: so many operations per second begin, whether others are answered or not; each client has one under
-    /// way at a time, and what begins late is late from its own turn on
+    /// An open loop: this many operations per second begin, whether others are answered or not; each client has one
+    /// under way at a time, and what begins late is late from its own turn on
     #[arg(long, value_parser = positive)]
     pub target: Option<f64>,
     /// Let the basic binding of the YCSB in this directory say what is asked for [without a value: ycsb]

@@ -33,7 +33,7 @@ pub(super) struct Plan {
     pub(super) workload: Workload,
     pub(super) distribution: Distribution,
     pub(super) records: u64,
-    /// At most so many.
+    /// At most this many.
     pub(super) operations: u64,
     /// At most so long.
     pub(super) length: Option<Duration>,

@@ -120,7 +120,7 @@ pub(super) enum Operation {
     Update(String),
     /// The record's number, if it is one of ours.
     Insert(Option<u64>, String),
-    /// From this key on, so many records.
+    /// From this key on, this many records.
     Scan(String, usize),
     ReadModifyWrite(String),
 }

@@ -31,9 +31,9 @@ pub struct Habits {
     pub timeouts_ms: Vec<Option<u64>>,
     /// Shares of PUT, SWAP, GET, DELETE, SCAN.
     pub shares: [u64; 5],
-    /// So many calls per mille are abandoned after a random time.
+    /// This many calls per mille are abandoned after a random time.
     pub abandoned: u64,
-    /// So many values per mille are this long, in bytes.
+    /// This many values per mille are this long, in bytes.
     pub long: (u64, usize),
 }
 

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use super::rare::{Counts, Rare};
 use super::run::{Report, run};
 
-/// From so many seeds on a run must have met everything.
+/// From this many seeds on a run must have met everything.
 pub const LONG_RUN_SEEDS: u64 = 1000;
-/// So many of a hundred calls must be answered, over all seeds.
+/// This many of a hundred calls must be answered, over all seeds.
 const ANSWERED_PERCENT_MIN: u64 = 60;
 /// How often a long run says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// So many failures end a run.
+/// This many failures end a run.
 const FAILURES_MAX: usize = 5;
 
 /// What to run.
@@ -27,7 +27,7 @@ const FAILURES_MAX: usize = 5;
 pub struct Plan {
     /// The seeds, without the end.
     pub seeds: Range<u64>,
-    /// Go on beyond the end until so much time has passed.
+    /// Go on beyond the end until this much time has passed.
     pub at_least: Option<Duration>,
     /// How many at a time.
     pub jobs: usize,

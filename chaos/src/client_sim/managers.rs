@@ -20,7 +20,7 @@ use super::sim_net::Endpoint;
 /// The cluster of every simulation.
 pub const CLUSTER: ClusterId = ClusterId(1);
 
-/// The map of a cluster with so many partitions and replicas.
+/// The map of a cluster with this many partitions and replicas.
 pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
     let place = |group| (0..replicas).map(move |replica| Endpoint { group, replica }.address());
     let servers: Vec<String> = (0..partitions).flat_map(place).collect();

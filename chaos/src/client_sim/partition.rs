@@ -164,7 +164,7 @@ impl Partition {
         bearable
     }
 
-    /// Two replicas name each other as the leader for so many microseconds.
+    /// Two replicas name each other as the leader for this many microseconds.
     pub fn mislead(&mut self, one: usize, other: usize, us: u64) {
         let hints = self.world.nodes.iter().filter_map(|machine| machine.serving());
         let term = hints.map(|serving| serving.engine().core().routing().term).max().unwrap_or_default();

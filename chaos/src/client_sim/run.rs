@@ -30,7 +30,7 @@ use madkv_testkit::history::History;
 
 /// How long callers go on in the calm before they are told to stop, in microseconds.
 const CALM_US: u64 = 3_000_000;
-/// Within so many microseconds of calm every call must have ended: connections that fell silent are found out within
+/// Within this many microseconds of calm every call must have ended: connections that fell silent are found out within
 /// seconds, and a call may have begun at the end of the calm.
 const ENDS_WITHIN_US: u64 = 60_000_000;
 

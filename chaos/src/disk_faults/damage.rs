@@ -19,7 +19,7 @@ pub enum Damage {
     Deleted,
     /// It has no content.
     Emptied,
-    /// So many bytes are missing at its end; all, if it has fewer.
+    /// This many bytes are missing at its end; all, if it has fewer.
     CutBy(u64),
     /// The second half is missing.
     Halved,

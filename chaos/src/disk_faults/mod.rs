@@ -23,7 +23,7 @@ pub mod judge;
 pub mod matrix;
 pub mod small_disk;
 
-/// So many large values, of 256 KiB each, a replica must lack at least for a snapshot to be what it needs.
+/// This many large values, of 256 KiB each, a replica must lack at least for a snapshot to be what it needs.
 const BEHIND_ENTRIES: u64 = 2 * 16;
 
 /// Waits until a log no longer reaches back to an entry: it is cut at the snapshot before the latest one, so two have

@@ -32,7 +32,7 @@ pub struct Statistics {
 /// What became of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It was answered, after so long.
+    /// It was answered, after this long.
     Answered(Duration),
     NotDone,
     Unknown,

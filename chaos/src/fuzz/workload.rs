@@ -134,7 +134,7 @@ impl Workload {
         }
     }
 
-    /// True once in a while: so often in a thousand calls.
+    /// True once in a while: this often in a thousand calls.
     pub(crate) fn chance(&mut self, permille: u32) -> bool {
         permille > 0 && self.rng.random_range(0..1000) < permille
     }

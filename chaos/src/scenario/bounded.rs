@@ -26,7 +26,7 @@ const AT_A_TIME: u64 = 256;
 const LOOK_MS: u64 = 500;
 /// A directory stays below this, in bytes, with values of 100 B.
 const DIRECTORY_TARGET_BYTES: u64 = 200 << 20;
-/// A directory takes at most so many times the live data, and what a log may hold before writes are refused
+/// A directory takes at most this many times the live data, and what a log may hold before writes are refused
 /// ([`LOG_MAX_BYTES`]).
 const DIRECTORY_TIMES_LIVE: u64 = 5;
 /// A shorter run says nothing of memory: it is still warming up, with copies of the state and the log of many sizes.

@@ -30,7 +30,7 @@ const LEVEL_TARGET: Duration = Duration::from_secs(30);
 const TRANSFER_TARGET_BYTES_PER_S: u64 = 40 << 20;
 /// No request waits for longer.
 const WAIT_TARGET: Duration = Duration::from_secs(2);
-/// A follower that is not level then will never be: so many times the target.
+/// A follower that is not level then will never be: this many times the target.
 const GIVE_UP_TIMES: u32 = 5;
 
 /// How large a state, how much load, and how long the follower stays away.
@@ -164,7 +164,7 @@ struct Writers {
 }
 
 impl Writers {
-    /// Writes numbers up to the end over all keys, so many at a time, until told to stop.
+    /// Writes numbers up to the end over all keys, this many at a time, until told to stop.
     fn start(
         &self,
         runtime: &tokio::runtime::Runtime,

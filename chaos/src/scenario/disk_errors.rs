@@ -9,7 +9,7 @@ use madkv_testkit::programs::Programs;
 
 /// How long each writing call hangs, in milliseconds; the last is for ever, compared with everything else.
 const DELAYS_MS: [u64; 4] = [10, 100, 5_000, 3_600_000];
-/// Calls of a start that are looked at at most; none makes so many.
+/// Calls of a start that are looked at at most; none makes this many.
 const START_CALLS_MAX: u32 = 400;
 
 pub(super) fn run(places: u32, place: &Place) -> Outcome {

@@ -21,9 +21,9 @@ use smr_sim::trace::Text;
 use self::summary::Summary;
 use crate::client_sim;
 
-/// From so many seeds on a run that held is judged by what it has shown.
+/// From this many seeds on a run that held is judged by what it has shown.
 const LONG_RUN_SEEDS: u64 = 1_000;
-/// So many of a hundred operations must be answered, over all seeds. The rest is lost to sessions that are evicted or
+/// This many of a hundred operations must be answered, over all seeds. The rest is lost to sessions that are evicted or
 /// given up on purpose.
 const ACKNOWLEDGED_PERCENT_MIN: u64 = 60;
 /// How often a long run says how far it is.
@@ -37,7 +37,7 @@ pub struct Options {
     /// Seeds to run: A..B, without B; or one seed.
     #[arg(long, value_parser = parse_seeds, default_value = "0..1000")]
     pub seeds: Range<u64>,
-    /// Go on with further seeds, beyond B, until so many minutes have passed.
+    /// Go on with further seeds, beyond B, until this many minutes have passed.
     #[arg(long)]
     pub minutes: Option<f64>,
     /// Seeds to run at a time.
@@ -49,7 +49,7 @@ pub struct Options {
     /// Print everything that happens, to stderr. For one seed.
     #[arg(long)]
     pub verbose: bool,
-    /// So many failures end a run.
+    /// This many failures end a run.
     #[arg(long, default_value_t = 5)]
     pub failures_max: usize,
     /// Print each seed's trace hash.

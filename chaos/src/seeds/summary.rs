@@ -6,12 +6,12 @@ use std::time::Duration;
 use smr_sim::rare::{Rare, RareCounts};
 use smr_sim::run::Report;
 
-/// From so many seeds on a run must have met the rare situations: those that are met least often come five times in so
-/// many, on average.
+/// From this many seeds on a run must have met the rare situations: those that are met least often come five times in
+/// so many, on average.
 const RARE_SEEDS: u64 = 2_000;
 /// Met twice in 20,000 runs, and so wanted only of one that has [`SELDOM_SEEDS`].
 const SELDOM: [Rare; 1] = [Rare::DamagedSnapshot];
-/// From so many seeds on a run must have met what is seldom, too.
+/// From this many seeds on a run must have met what is seldom, too.
 const SELDOM_SEEDS: u64 = 50_000;
 
 /// Sums over all seeds.

@@ -17,7 +17,7 @@ use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT, programs};
 
 /// How large the values are that push the log over its limit, in bytes.
 const VALUE_BYTES: usize = 256 << 10;
-/// How many of them at most: a log that is not cut after so many never will be.
+/// How many of them at most: a log that is not cut after this many never will be.
 const VALUES_MAX: u64 = 4_000;
 
 const LATE: Node = Node::Server { partition: 0, replica: 2 };

@@ -18,7 +18,7 @@ fn options(scene: &Scene, directory: &TempDir) -> FuzzOptions {
     let managers = scene.manager_addresses().split(',').map(str::to_owned).collect();
     FuzzOptions {
         program: Some(programs().path(CLIENT)),
-        // So many operations are a few seconds on an idle machine; the time is for a busy one.
+        // This many operations are a few seconds on an idle machine; the time is for a busy one.
         operations: Some(500),
         length: Duration::from_secs(600),
         ..FuzzOptions::new(managers, &directory.path().join("run.history"))

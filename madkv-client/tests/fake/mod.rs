@@ -60,7 +60,7 @@ const STREAM_BYTES: usize = 64 * 1024;
 #[derive(Default)]
 pub struct Switchboard {
     listeners: Mutex<BTreeMap<String, mpsc::UnboundedSender<DuplexStream>>>,
-    /// So many clients have been connected: each has a seed of its own.
+    /// This many clients have been connected: each has a seed of its own.
     clients: AtomicU64,
 }
 
@@ -495,7 +495,7 @@ pub fn key_in(map: &ClusterMap, partition: usize) -> Vec<u8> {
     (0u32..).map(|number| format!("key{number}").into_bytes()).find(|key| map.partition_of(key) == partition).unwrap()
 }
 
-/// Waits until `done` holds, and fails after a minute: only a hang takes so long.
+/// Waits until `done` holds, and fails after a minute: only a hang takes this long.
 pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..12_000 {
         if done() {

@@ -22,7 +22,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a server may take to welcome a new connection: longer than one that is busy, and its name may have other
 /// addresses.
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
-/// A connection on which nothing came for so long, although a request had been written, is given up.
+/// A connection on which nothing came for this long, although a request had been written, is given up.
 pub const CONNECTION_DEAD: Duration = Duration::from_secs(10);
 /// The shortest and longest pause between attempts to connect to one address.
 pub const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
@@ -35,7 +35,7 @@ pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The shortest and longest time between a discovery's rounds of questions. A killed leader is replaced in tens of
 /// milliseconds, so the first rounds are quick; a longer outage does not deserve a storm.
 pub const FIND_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
-/// Discovery that found no leader for so long says so, once.
+/// Discovery that found no leader for this long says so, once.
 pub const FIND_COMPLAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long a replica has to describe itself.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(1);

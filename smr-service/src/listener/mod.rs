@@ -147,7 +147,7 @@ impl Default for ListenerLimits {
     }
 }
 
-/// The connections that fit into a process with so many file descriptors.
+/// The connections that fit into a process with this many file descriptors.
 fn connections_for(descriptors: usize) -> usize {
     let rest = if descriptors > 2 * DESCRIPTORS_RESERVE { descriptors - DESCRIPTORS_RESERVE } else { descriptors / 2 };
     rest.saturating_sub(strangers_for(descriptors)).clamp(1, limits::CONNECTIONS_MAX)

@@ -31,15 +31,15 @@ const WRITE_AIM_BYTES: usize = 256 << 10;
 const WRITE_NOW_MAX_BYTES: usize = 16 << 10;
 /// Parts of long answers wait until fewer bytes than these wait to be written.
 const PARTS_WAIT_BYTES: usize = 1 << 20;
-/// One connection's parts may take this share of what all connections together have left: one in so many. So those who
-/// do not read leave room for the others, however many they are.
+/// One connection's parts may take this share of what all connections together have left: one in this many. So those
+/// who do not read leave room for the others, however many they are.
 const PARTS_SHARE: usize = 128;
 /// What a response costs besides its bytes.
 const RESPONSE_OVERHEAD_BYTES: usize = 128;
-/// What each connection has for itself, in bytes; less where there may be so many connections that it would be more
+/// What each connection has for itself, in bytes; less where there may be this many connections that it would be more
 /// than half of the total.
 const CONNECTION_OWN_BYTES: usize = 32 << 10;
-/// Beyond that a connection gets one part in so many of what is free of the pool's first half.
+/// Beyond that a connection gets one part in this many of what is free of the pool's first half.
 const POOL_SHARE: usize = 4;
 /// What a map or a status is taken to cost, in bytes.
 const DESCRIPTION_BYTES: usize = 4 << 10;
@@ -211,7 +211,7 @@ impl<M: Map> Queue<M> {
         }
     }
 
-    /// Whether there is room for so many more bytes of this connection.
+    /// Whether there is room for this many more bytes of this connection.
     fn fits(&self, state: &State<M>, more: usize) -> bool {
         let mine = state.held_bytes();
         let beyond = (mine + more).saturating_sub(self.own_bytes);
@@ -405,7 +405,7 @@ impl<M: Map> Queue<M> {
         Poll::Pending
     }
 
-    /// How long a scan of which so much was sent may have waited for its client.
+    /// How long a scan of which this much was sent may have waited for its client.
     fn scan_allowance(&self, sent_bytes: u64) -> Duration {
         self.scan_grace + Duration::from_secs_f64(sent_bytes as f64 / f64::from(self.scan_min_bytes_per_s.max(1)))
     }

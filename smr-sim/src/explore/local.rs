@@ -57,7 +57,7 @@ pub enum LocalEvent {
     },
     /// The oldest write under way is complete.
     Sync,
-    /// The process dies and comes back. So many parts of the writes under way have reached the disk.
+    /// The process dies and comes back. This many parts of the writes under way have reached the disk.
     Crash {
         /// How many, oldest first.
         kept: usize,

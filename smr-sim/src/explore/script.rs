@@ -8,7 +8,7 @@
 //! | `A: sync` | all its writes under way are complete; nothing, if there are none |
 //! | `A: silence` | it leads, heard no one for T, and steps down |
 //! | `A: propose` | it is given the next command |
-//! | `A: crash 1` | it crashes and comes back, with so many parts of its unsynced writes |
+//! | `A: crash 1` | it crashes and comes back, with this many parts of its unsynced writes |
 //! | `A: Vote of B` | that message arrives: of the latest term, and of those the latest |
 //!
 //! A step that is not offered is an error: the history is impossible, or the explorer leaves out what it must not.

@@ -13,7 +13,7 @@ use super::{Bounds, NODES};
 
 /// States in one piece of memory. Pieces are never moved, so growth costs no copy.
 const CHUNK: usize = 1 << 20;
-/// The table of states starts with so many places, a power of two.
+/// The table of states starts with this many places, a power of two.
 const PLACES_MIN: usize = 1 << 16;
 /// How many states are expanded between two looks at the clock.
 const STATES_PER_LOOK: usize = 1 << 12;

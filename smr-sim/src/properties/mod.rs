@@ -271,7 +271,7 @@ pub struct NodeView<'a> {
     pub events_waiting_most: usize,
     /// Events beyond this are to be dropped.
     pub events_max: usize,
-    /// With so many writes under way messages are to be dropped.
+    /// With this many writes under way messages are to be dropped.
     pub writes_under_way_high: u64,
 }
 

@@ -9,7 +9,7 @@ use smr::raft::invariants;
 use super::{Happening, Property, View};
 use crate::ledger::Ledger;
 
-/// The core's checker walks the whole log, so it runs after one in so many steps.
+/// The core's checker walks the whole log, so it runs after one in this many steps.
 const EVERY_STEPS: u64 = 256;
 
 #[derive(Default)]

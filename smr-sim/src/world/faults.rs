@@ -27,7 +27,7 @@ impl<W: Workload> World<W> {
         self.crash_for(replica, power_cut, Some(down_us));
     }
 
-    /// Ends a process; it comes back after so many microseconds, or when [`World::start_at`] says so.
+    /// Ends a process; it comes back after this many microseconds, or when [`World::start_at`] says so.
     pub fn crash_for(&mut self, replica: usize, power_cut: bool, down_us: Option<u64>) {
         if !self.nodes[replica].is_down() {
             let end = if power_cut { End::PowerCut } else { End::Killed };
@@ -46,7 +46,7 @@ impl<W: Workload> World<W> {
         self.schedule(at, Event::Start { replica, run });
     }
 
-    /// Stops a process (SIGSTOP) for so long; what arrives meanwhile waits.
+    /// Stops a process (SIGSTOP) for this long; what arrives meanwhile waits.
     pub fn pause(&mut self, replica: usize, us: u64) {
         if self.nodes[replica].is_down() {
             return;

@@ -388,7 +388,7 @@ impl<W: Workload> World<W> {
         self.now = until.max(self.now);
     }
 
-    /// Steps for so many microseconds.
+    /// Steps for this many microseconds.
     ///
     /// # Panics
     /// If a property is violated.
@@ -399,7 +399,7 @@ impl<W: Workload> World<W> {
     /// Steps until something holds.
     ///
     /// # Panics
-    /// If it does not within so many microseconds, or a property is violated.
+    /// If it does not within this many microseconds, or a property is violated.
     pub fn run_until_that(&mut self, within_us: u64, what: &str, holds: impl Fn(&World<W>) -> bool) {
         let deadline = self.now.plus_us(within_us);
         while !holds(self) {

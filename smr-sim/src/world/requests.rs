@@ -34,7 +34,7 @@ impl<W: Workload> World<W> {
         tag
     }
 
-    /// So many requests reach a process at once, which no one waits for: writes in a session that does not exist.
+    /// This many requests reach a process at once, which no one waits for: writes in a session that does not exist.
     pub fn flood(&mut self, replica: usize, count: u64) {
         if self.nodes[replica].is_down() {
             return;

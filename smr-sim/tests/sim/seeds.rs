@@ -28,7 +28,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> Vec<Report> {
     reports.into_inner().unwrap()
 }
 
-/// So many of the rare situations, which are some sixty, may be left out by the seeds of a test.
+/// This many of the rare situations, which are some sixty, may be left out by the seeds of a test.
 const RARE_UNMET_MAX: usize = 8;
 
 // covers I1 I2 I3 I4 I5 I6 I7 I8 I9 I10 I11 I12 I13 I14 I15 I17 I18

@@ -12,12 +12,12 @@ use super::Disk;
 /// With less room a disk counts as full, in bytes; on a small one it is [`LOW_SHARE`] of it. A busy leader writes this
 /// much in about a second.
 const LOW_BYTES: u64 = 64 << 20;
-/// The same as a share of the whole disk: one in so many bytes.
+/// The same as a share of the whole disk: one in this many bytes.
 const LOW_SHARE: u64 = 8;
-/// A disk that was full is no longer when it has so many quarters of that room: otherwise it would change with each
+/// A disk that was full is no longer when it has this many quarters of that room: otherwise it would change with each
 /// segment.
 const AGAIN_QUARTERS: u64 = 5;
-/// A snapshot leaves the log one in so many bytes of that room.
+/// A snapshot leaves the log one in this many bytes of that room.
 const SNAPSHOT_LEAVES_SHARE: u64 = 4;
 
 /// Room on a disk, in bytes.

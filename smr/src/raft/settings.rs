@@ -58,9 +58,9 @@ pub struct Settings {
     pub snapshot_install_us: u64,
     /// How a leader confirms reads. Members of a group may differ in this.
     pub reads: ReadMode,
-    /// The lease that a leader asks for, in microseconds: so many heartbeats may be lost before it has to ask for each
-    /// read, and so long a group waits after its death at most. Not above `election_timeout_us`, which a group waits
-    /// anyway if it falls silent.
+    /// The lease that a leader asks for, in microseconds: this many heartbeats may be lost before it has to ask for
+    /// each read, and so long a group waits after its death at most. Not above `election_timeout_us`, which a group
+    /// waits anyway if it falls silent.
     pub lease_us: u64,
     /// By how much the rates of two members' clocks may differ, per thousand. A lease counts for less by that.
     pub clock_drift_permille: u64,

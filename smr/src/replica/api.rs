@@ -157,8 +157,8 @@ pub trait ReplySink: Send + Sync + 'static {
         true
     }
 
-    /// Keeps room for an answer of so many bytes to request `tag` until it is delivered, at the end of the turn. False
-    /// if there is none: the read is then `Busy`.
+    /// Keeps room for an answer of this many bytes to request `tag` until it is delivered, at the end of the turn.
+    /// False if there is none: the read is then `Busy`.
     fn reserve(&self, _tag: u64, _bytes: usize) -> bool {
         true
     }

@@ -85,7 +85,8 @@ pub enum Verdict {
     Stranger(String),
 }
 
-/// Incarnations that were succeeded while a replica waits: so many are remembered at most. Beyond, it takes in no more.
+/// Incarnations that were succeeded while a replica waits: this many are remembered at most. Beyond, it takes in no
+/// more.
 const SUCCEEDED_MAX: usize = 1024;
 
 /// Who a replica is when it waits for its bootstrap.

@@ -29,7 +29,7 @@ use crate::transport::{Lane, Transport, TransportEvent};
 const BOOTSTRAP_INTERVAL: Duration = Duration::from_millis(50);
 /// After this long a request that no one could answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// So many answers that help nothing are nothing to talk about: managers may be starting, too.
+/// This many answers that help nothing are nothing to talk about: managers may be starting, too.
 const UNANSWERED_MAX: u32 = 10;
 
 /// How the wait ended.

@@ -22,7 +22,7 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAUSE_MIN_MS: u64 = 5;
 /// The longest pause between two tries, in milliseconds.
 const PAUSE_MAX_MS: u64 = 200;
-/// So many redirects in a row are followed without a pause: two that name each other must not make a busy loop.
+/// This many redirects in a row are followed without a pause: two that name each other must not make a busy loop.
 const REDIRECTS_AT_ONCE_MAX: u32 = 3;
 /// How long one replica may take to answer before another one is asked. In this process it always answers; a
 /// connection of the host's own to another one may not.
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// The same handle, whose requests are tried for so long.
+    /// The same handle, whose requests are tried for this long.
     pub fn with_timeout(self, timeout: Duration) -> Client {
         Client { timeout, ..self }
     }

@@ -75,7 +75,7 @@ pub(super) struct Inbox<P: Protocol, S> {
 pub(super) struct WaitingBytes(AtomicUsize);
 
 impl WaitingBytes {
-    /// Whether so many more fit in; if so they are counted.
+    /// Whether this many more fit in; if so they are counted.
     fn add(&self, bytes: usize) -> bool {
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
         let fits = before == 0 || before + bytes <= EVENTS_MAX_BYTES;

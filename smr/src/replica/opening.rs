@@ -111,7 +111,7 @@ impl Opened {
         Opened { options, store, snapshots, quarantine, reporter, lifeline, unsettled: None }
     }
 
-    /// Where there is data, nothing is founded anew.
+    /// Where there is data, nothing is founded again.
     fn mind_the_word(&mut self) {
         if !self.options.found_anew || !self.is_initialized() && self.quarantine.is_none() {
             return;

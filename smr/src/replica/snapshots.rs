@@ -242,7 +242,7 @@ impl Pauses {
         }
     }
 
-    /// How long to pause after having worked for so long.
+    /// How long to pause after having worked for this long.
     fn due(&self, worked: Duration) -> Duration {
         let times = match self.total {
             total if total >= self.total_max => 0,

@@ -37,7 +37,7 @@ pub const EVENTS_PER_TURN: usize = 1024;
 pub const REQUESTS_PER_TURN: usize = 1024;
 /// After this many turns everything that had arrived when a tick became due is taken in.
 const OVERDUE_TURNS_MAX: usize = EVENTS_MAX / EVENTS_PER_TURN;
-/// And for so long, in microseconds, if these turns take long: half an interval of heartbeats.
+/// And for this long, in microseconds, if these turns take long: half an interval of heartbeats.
 const OVERDUE_MAX_US: u64 = 50_000;
 /// With this many writes under way at the disk, messages of peers are dropped.
 pub const WRITES_UNDER_WAY_HIGH: u64 = 1 << 10;
@@ -46,7 +46,7 @@ const WRITES_AT_ONCE: u64 = 2;
 /// A leader's disk that has kept proposals waiting for longer is a slow one, in microseconds. Several times what a
 /// batch takes on a sound disk.
 const SLOW_DISK_US: u64 = 10_000;
-/// So many batches may wait for their commit before the next one is proposed past a slow disk: twice as many as for a
+/// This many batches may wait for their commit before the next one is proposed past a slow disk: twice as many as for a
 /// disk, since a commit is a sync and two ways through the network.
 const BATCHES_AT_ONCE: usize = 4;
 /// Writes under way at a slow disk beyond which proposals wait for it after all, and at most half of what is too much
@@ -100,7 +100,7 @@ pub struct Turns<P: Protocol, S: StateMachine> {
 
 impl<P: Protocol, S: StateMachine> Turns<P, S> {
     /// Before the first turn. `readmission_open`: this incarnation follows a quarantined one, which is not closed yet.
-    /// `writes_under_way_high`: with so many of them messages of peers are dropped; in service
+    /// `writes_under_way_high`: with this many of them messages of peers are dropped; in service
     /// [`WRITES_UNDER_WAY_HIGH`].
     pub fn new(
         engine: Engine<P, S>,
@@ -157,7 +157,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         self.held.len()
     }
 
-    /// With so many writes under way messages of peers are dropped.
+    /// With this many writes under way messages of peers are dropped.
     pub fn writes_under_way_high(&self) -> u64 {
         self.writes_under_way_high
     }

@@ -58,7 +58,7 @@ pub const ANSWERS_MAX_BYTES: usize = 64 << 20;
 /// eviction and its allocation.
 pub const ANSWER_OVERHEAD_BYTES: usize = 128;
 
-/// The sessions that were never used may take this part of a full table: one in so many.
+/// The sessions that were never used may take this part of a full table: one in this many.
 pub const UNUSED_SHARE: usize = 4;
 
 /// How many sessions live in one group. An idle one costs some 300 bytes.

@@ -62,7 +62,7 @@ impl SeenStarts {
             },
         };
         // It holds nothing that this node has promised, and others remember, too.
-        notes.extend(broken.map(|what| format!("{what}; the starts of others are learnt anew")));
+        notes.extend(broken.map(|what| format!("{what}; the starts of others are learnt again")));
         Ok(SeenStarts { disk: Arc::clone(disk), path, state: Mutex::new(State { slots, seen, failed: None }) })
     }
 

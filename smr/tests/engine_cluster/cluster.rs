@@ -159,12 +159,12 @@ impl Cluster {
         self.clients.acknowledged()
     }
 
-    /// So many messages of a hundred are lost.
+    /// This many messages of a hundred are lost.
     pub(crate) fn lose_percent(&mut self, percent: u64) {
         self.network.weather.loss = 10 * percent;
     }
 
-    /// So many bytes of ballast in each command from now on.
+    /// This many bytes of ballast in each command from now on.
     pub(crate) fn load_with_ballast(&mut self, bytes: usize) {
         self.clients.workload.registers.ballast_bytes = bytes;
     }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Puts the limit in force, once: so many bytes beyond what the process has now.
+/// Puts the limit in force, once: this many bytes beyond what the process has now.
 pub(crate) fn limit_memory(more_bytes: u64) {
     static LIMITED: OnceLock<()> = OnceLock::new();
     LIMITED.get_or_init(|| {

@@ -43,7 +43,7 @@ fn directory_new_is_uninitialized_with_the_given_incarnation_and_keeps_it() {
     assert_eq!(opened.identity.node, ME);
     assert!(opened.entries.is_empty());
     drop(opened.store);
-    // The incarnation is drawn anew at each start, and counts only for a new directory.
+    // The incarnation is drawn again at each start, and counts only for a new directory.
     let opened = bench.open_with(&other_incarnation(&bench.options)).unwrap().store();
     assert_eq!((opened.identity.node, opened.bootstrap), (ME, BootstrapState::Uninitialized));
 }

@@ -11,7 +11,7 @@ use super::tree::{Tree, TreeError};
 
 /// How often a running harness is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// What it said is cut to so many characters in the table.
+/// What it said is cut to this many characters in the table.
 const SAID_MAX_CHARS: usize = 160;
 
 /// A seeded harness.

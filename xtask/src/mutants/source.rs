@@ -31,7 +31,7 @@ const KEYWORDS: [&str; 8] = ["fn", "mod", "struct", "enum", "trait", "const", "s
 pub enum Unclear {
     /// Nothing is called so.
     Missing,
-    /// So many items are.
+    /// This many items are.
     Several(usize),
 }
 

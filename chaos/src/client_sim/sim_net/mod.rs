@@ -68,15 +68,15 @@ pub struct Weather {
     pub least_us: u64,
     /// What is added to it at random, in microseconds.
     pub jitter_us: u64,
-    /// So many pieces per mille take up to `late_us` longer, and all that is behind them on the connection.
+    /// This many pieces per mille take up to `late_us` longer, and all that is behind them on the connection.
     pub late: u64,
     /// See `late`.
     pub late_us: u64,
-    /// So many writes per mille arrive in two pieces.
+    /// This many writes per mille arrive in two pieces.
     pub split: u64,
-    /// So many pieces per mille on the way up break the connection: a part arrives, then both sides hear of a reset.
+    /// This many pieces per mille on the way up break the connection: a part arrives, then both sides hear of a reset.
     pub broken_up: u64,
-    /// So many pieces per mille on the way down do: answers get lost.
+    /// This many pieces per mille on the way down do: answers get lost.
     pub broken_down: u64,
     /// How much one direction of a connection holds before the writer has to wait, in bytes.
     pub room_bytes: usize,

@@ -32,7 +32,7 @@ pub enum Flow {
     },
     /// After a random number of bytes the connection is reset, on both sides: most often in the middle of a frame.
     ResetAfter {
-        /// At most so many bytes arrive on each connection.
+        /// At most this many bytes arrive on each connection.
         bytes_max: u32,
     },
 }

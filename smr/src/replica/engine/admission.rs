@@ -33,10 +33,10 @@ pub struct LogLimits {
     /// A snapshot is taken when the log after the last one holds as many bytes as that, or a quarter if that is large
     /// ([`SNAPSHOT_LOG_SMALL_BYTES`]), but within these bounds.
     pub snapshot_bytes: RangeInclusive<usize>,
-    /// The log that cannot be cut holds so many bytes at most, or four times what a snapshot is taken after.
+    /// The log that cannot be cut holds this many bytes at most, or four times what a snapshot is taken after.
     pub max_bytes: usize,
-    /// A log that gets full is filled up as if that took so long, in microseconds, or as long as a snapshot is expected
-    /// to travel.
+    /// A log that gets full is filled up as if that took this long, in microseconds, or as long as a snapshot is
+    /// expected to travel.
     pub drain_us: u64,
     /// A member that comes back does not slow the writers down in its first microseconds.
     pub grace_us: u64,
@@ -132,7 +132,7 @@ impl Admission {
         self.fullness_permille
     }
 
-    /// Whether a command of so many bytes may be written now; else, after how many milliseconds to ask again.
+    /// Whether a command of this many bytes may be written now; else, after how many milliseconds to ask again.
     pub(super) fn admit(&mut self, command_bytes: usize) -> Result<(), u32> {
         let Some(rate) = self.rate else { return Ok(()) };
         // As the log counts it: or small commands came in at twice the rate, and a member that comes back would never

@@ -28,11 +28,11 @@ use crate::status::StateDigest;
 /// a million keys takes some tenths of a second of a thread of lower priority.
 pub const DIGEST_EVERY_ENTRIES: u64 = 1 << 18;
 
-/// A replica that does not keep up takes one of so many of these entries at least.
+/// A replica that does not keep up takes one of this many of these entries at least.
 const STRIDE_MAX: u64 = 64;
-/// So many of the newest hashes are kept, of this replica and of each other member. One that takes the fewest entries
-/// meets the others if it is done with a hash before they have taken so many: at 60,000 writes per second, within nine
-/// minutes.
+/// This many of the newest hashes are kept, of this replica and of each other member. One that takes the fewest entries
+/// meets the others if it is done with a hash before they have taken this many: at 60,000 writes per second, within
+/// nine minutes.
 const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
 
 impl<S: StateMachine> SnapshotImage<S> {
@@ -67,7 +67,7 @@ pub(super) enum Finding {
 /// The hashes of this replica and of its peers.
 pub(super) struct Audit {
     every: u64,
-    /// Of the entries at which hashes are taken, one of so many is this replica's: a power of two.
+    /// Of the entries at which hashes are taken, one of this many is this replica's: a power of two.
     stride: u64,
     /// A hash is being computed.
     under_way: bool,

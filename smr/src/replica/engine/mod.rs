@@ -61,14 +61,14 @@ pub const SNAPSHOT_LOG_MAX_BYTES: usize = 256 << 20;
 /// snapshot has made room, or a member that comes back has taken them in. Four times as much as a snapshot is taken
 /// after, where the state is so large.
 pub const LOG_MAX_BYTES: usize = 256 << 20;
-/// With a full log, what makes the state smaller is still taken for so many bytes more: otherwise a group that cannot
+/// With a full log, what makes the state smaller is still taken for this many bytes more: otherwise a group that cannot
 /// make a snapshot for lack of room would never have any again.
 pub const LOG_FREEING_BYTES: usize = 16 << 20;
 /// A snapshot for which there was no room is tried again after this time, in microseconds.
 const SNAPSHOT_ROOM_RETRY_US: u64 = 5_000_000;
-/// A log that gets full is filled up as if that took so long, in microseconds.
+/// A log that gets full is filled up as if that took this long, in microseconds.
 const LOG_DRAIN_US: u64 = 2_000_000;
-/// A member that comes back does not slow the writers down for so long, in microseconds.
+/// A member that comes back does not slow the writers down for this long, in microseconds.
 const RETURN_GRACE_US: u64 = 2_000_000;
 /// And never slows them down to less than this, in bytes per second.
 const SLOWED_MIN_BYTES_PER_S: u64 = 512 << 10;
@@ -86,7 +86,7 @@ pub const LOG_LIMITS: LogLimits = LogLimits {
 /// writes. Without a limit over all of them the group has to send and write the whole pile before it commits anything
 /// new.
 pub const UNCOMMITTED_ENTRIES_MAX: u64 = WRITES_WAITING_MAX as u64;
-/// Up to so many answers of one turn are passed on by the replica's own thread; more of them are left to the
+/// Up to this many answers of one turn are passed on by the replica's own thread; more of them are left to the
 /// connections' tasks.
 const ANSWERS_NOW_MAX: usize = 2;
 
@@ -239,7 +239,7 @@ pub struct EngineStart<P: Protocol, S> {
     pub log_limits: LogLimits,
     /// At multiples of this index the state is hashed. In service [`DIGEST_EVERY_ENTRIES`].
     pub digest_every_entries: u64,
-    /// With so many entries in the log that are not known to be committed, writes are `Busy`. In service
+    /// With this many entries in the log that are not known to be committed, writes are `Busy`. In service
     /// [`UNCOMMITTED_ENTRIES_MAX`].
     pub uncommitted_entries_max: u64,
     /// What the random parts of sessions follow from. Random.

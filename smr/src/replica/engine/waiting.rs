@@ -91,7 +91,7 @@ impl WaitingWrites {
         self.writes.len() + self.copies
     }
 
-    /// Whether a command of so many bytes finds no room any more, with those of `batch` before it.
+    /// Whether a command of this many bytes finds no room any more, with those of `batch` before it.
     pub(super) fn is_full(&self, batch: &Batch, size_bytes: usize) -> bool {
         self.len() + batch.writes.len() >= WRITES_WAITING_MAX
             || self.bytes + batch.bytes + size_bytes > WRITES_WAITING_MAX_BYTES

@@ -78,7 +78,7 @@
 //!
 //! # The models
 //! As in *etcd's* log the checksums are chained across the files, conflicts are overwritten by replay and not in place,
-//! and the next file is made ahead. But etcd makes and names a file for each segment anew and lets frames end anywhere
+//! and the next file is made ahead. But etcd makes and names a file for each segment again and lets frames end anywhere
 //! in a block. As in *LogCabin's* there are segments of constant length, prepared by a thread, and named by numbers;
 //! but there a closed one is cut and renamed, and a conflict cuts it again, which costs metadata each time. Neither
 //! recycles.

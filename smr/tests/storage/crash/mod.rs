@@ -17,7 +17,7 @@ use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 use super::{ENGINE, LOG};
 use crate::support::*;
 
-/// Up to so many volatile changes every subset of them is tried; beyond, the extremes, each one alone, and mixtures.
+/// Up to this many volatile changes every subset of them is tried; beyond, the extremes, each one alone, and mixtures.
 const SUBSETS_OF_MAX: u32 = 8;
 
 /// What a crash of this disk may lose.

@@ -169,7 +169,7 @@ fn dead_segment_damaged_does_not_matter() {
     disk.damage(first, |bytes| bytes[10] ^= 1).unwrap();
     let opened = bench(&disk).reopen_with(snapshot(55, 1)).store();
     assert_eq!(opened.entries.len(), 6);
-    // It is made anew, and used again.
+    // It is made again, and used again.
     let mut store = opened.store;
     append(&mut store, 62, 40, 400);
     drop(store);

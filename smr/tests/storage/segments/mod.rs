@@ -70,7 +70,7 @@ const FRAME_BYTES: usize = 16 + 20 + 4 + 28;
 /// Length of the frame before it that says what was synced.
 const SYNCED_FRAME_BYTES: usize = 16 + 48;
 
-/// A log whose last segment has room for so many bytes more, and its entries.
+/// A log whose last segment has room for this many bytes more, and its entries.
 fn filled(left: usize) -> (VirtualDisk, Store, Vec<Entry>) {
     let disk = founded();
     let mut store = bench(&disk).reopen().store().store;
