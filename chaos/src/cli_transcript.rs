@@ -111,7 +111,7 @@ impl CliTranscript {
         Ok(())
     }
 
-    /// STOP behind all that is under way: everything is answered, then it is confirmed, and nothing comes behind it.
+    /// STOP after all that is under way: everything is answered, then it is confirmed, and nothing comes after it.
     /// How many lines were answered.
     fn stop(mut self, timeout: Duration) -> Result<u64, Trouble> {
         self.fill()?;
@@ -133,7 +133,7 @@ impl CliTranscript {
 }
 
 /// Kills the leaders of all partitions in turn, this often in all, under one client; whoever was killed comes back each
-/// time. Behind the last kill comes STOP. How many lines were answered.
+/// time. After the last kill comes STOP. How many lines were answered.
 ///
 /// # Errors
 /// A line that was lost, doubled, overtaken or wrong; or a cluster that does not come back.
@@ -193,7 +193,7 @@ mod tests {
                 "",
             ),
             ("loses the last", "[ $key = k63 ] || echo GET $key null;;", ""),
-            ("adds behind STOP", right, "echo GET k1 null;"),
+            ("adds after STOP", right, "echo GET k1 null;"),
             ("fails", right, "exit 1;"),
             ("is wrong", "[ $key = k63 ] && echo GET $key 1 || echo GET $key null;;", ""),
         ] {

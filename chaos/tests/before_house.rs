@@ -7,7 +7,7 @@
 //!
 //! # Files
 //! `frames` holds connections, each with all of its frames: length of the name u8 | name | frames u16, then each frame
-//! behind a `>` (from who dialled) or a `<`. A directory is a list of its files: length of the path u16 | path | length
+//! after a `>` (from who dialled) or a `<`. A directory is a list of its files: length of the path u16 | path | length
 //! of the file u64 | extents u32, then each extent that is not zeros: offset u64 | length u32 | bytes.
 
 #![allow(clippy::unwrap_used)] // the lint's exception for tests does not reach their helpers

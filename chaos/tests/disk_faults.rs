@@ -142,7 +142,7 @@ fn disk_that_hangs_for_ever_concerns_its_replica_only_and_ends_with_it() {
 fn snapshot_that_cannot_be_read_while_it_is_sent_ends_the_leader() {
     let directory = fresh_directory();
     let Some(mut group) = or_skip(BadDiskGroup::start(programs(), directory.path())) else { return };
-    // Its header, and what is behind it.
+    // Its header, and what is after it.
     for number in [1, 3] {
         let Some(line) = or_skip(group.fail_sending(number)) else { return };
         let line = line.unwrap_or_else(|| panic!("a snapshot is sent with fewer than {number} reads"));

@@ -30,7 +30,7 @@ pub struct ClusterMap {
 pub struct Partition {
     /// The first slot.
     pub slot_first: u16,
-    /// The slot behind the last.
+    /// The slot after the last.
     pub slot_end: u16,
     /// `host:port` where each replica serves clients, by replica number.
     pub servers: Vec<String>,

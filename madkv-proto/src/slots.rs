@@ -7,7 +7,7 @@ pub const SLOTS: u16 = 16384;
 
 const CRC16: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
-/// The slot of a key. If the key has a `{`, a `}` behind it and something between the first such pair, only that part
+/// The slot of a key. If the key has a `{`, a `}` after it and something between the first such pair, only that part
 /// counts: keys with equal tags live together.
 pub fn slot_of(key: &[u8]) -> u16 {
     CRC16.checksum(hash_tag(key)) % SLOTS

@@ -187,7 +187,7 @@ fn scan(records: &Records, from: &[u8], to: &[u8]) -> Answer {
     }
 }
 
-/// One part of a scan, and the key that it ends with if there are more records behind it.
+/// One part of a scan, and the key that it ends with if there are more records after it.
 fn scan_part(records: &Records, from: Bound<&[u8]>, to: &[u8]) -> (Vec<u8>, Option<Box<[u8]>>) {
     let mut part = Vec::new();
     let mut range = records.starting(from).take_while(|(key, _)| *key <= to).peekable();

@@ -37,7 +37,7 @@ pub(crate) struct Records {
     scratch: Vec<u8>,
 }
 
-/// Records in the order of their keys, one behind the other.
+/// Records in the order of their keys, one after the other.
 #[derive(Clone)]
 struct Leaf(Arc<[u8]>);
 
@@ -173,7 +173,7 @@ impl Records {
         found
     }
 
-    /// Puts a record in that belongs to the leaf of a huge one: into the leaf in front of that or the one behind it, if
+    /// Puts a record in that belongs to the leaf of a huge one: into the leaf in front of that or the one after it, if
     /// there is room, else into one of its own. Only bounds change, so the huge record is not copied: many small ones
     /// may come beside it.
     fn insert_beside(&mut self, bound: Arc<[u8]>, huge: Leaf, key: &[u8], value: &[u8]) {
@@ -281,7 +281,7 @@ impl Records {
     }
 }
 
-/// The border between two records that is the first one behind the middle, or else the last one; the end of a single
+/// The border between two records that is the first one after the middle, or else the last one; the end of a single
 /// record.
 fn middle(leaf: &[u8]) -> usize {
     let (mut border, mut end) = (0, 0);
@@ -349,7 +349,7 @@ mod tests {
             assert_eq!(first, bound.is_empty(), "the first leaf has the empty bound, and no other");
             assert!(first || !leaf.0.is_empty(), "an empty leaf at {bound:?}");
             let count = leaf.iter().count();
-            // A cut in the middle lies behind the record there: of P and a new record at most (P + 1) / 2 + 1 leaves
+            // A cut in the middle lies after the record there: of P and a new record at most (P + 1) / 2 + 1 leaves
             // stay together, and 3 is where that ends.
             assert!(count == 1 || leaf.0.len() <= 3 * LEAF_MAX_BYTES, "{count} records in {} bytes", leaf.0.len());
             for (key, _) in leaf.iter() {
@@ -416,7 +416,7 @@ mod tests {
             let mut model: Model =
                 ["b", "d", "f"].iter().map(|key| (key.as_bytes().to_vec(), vec![7; VALUE_MAX_BYTES])).collect();
             for step in 0..COUNT {
-                // In front of the first, between, and behind the last; also such that lie between a key and what is
+                // In front of the first, between, and after the last; also such that lie between a key and what is
                 // longer.
                 for prefix in ["a", "b", "c", "d\0", "ez", "f"] {
                     let key = format!("{prefix}{:08}", order(step)).into_bytes();

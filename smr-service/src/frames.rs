@@ -1,6 +1,6 @@
 //! What travels between a client and a server or manager, in the frames of [`smr::codec`].
 //!
-//! The side that dials sends [`RangedHello`] with the versions that it speaks, and may send requests right behind it;
+//! The side that dials sends [`RangedHello`] with the versions that it speaks, and may send requests right after it;
 //! the other side answers [`RangedWelcome`] with the highest version that both speak, or [`Refusal`] and closes. Builds
 //! of version 1 know that version alone: their handshake is [`Hello`] and [`Welcome`]. Whoever meets one is refused
 //! ([`is_before_ranges`]) and begins again in their words. Requests carry a number of the connection's own; responses
@@ -132,7 +132,7 @@ pub struct Welcome {
     pub epoch: u64,
 }
 
-/// Why a connection was not accepted. It is closed behind this.
+/// Why a connection was not accepted. It is closed after this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// For a person to read.

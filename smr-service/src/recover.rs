@@ -13,7 +13,7 @@ use crate::process::Fatal;
 /// The word.
 pub const WORD: &str = "recover";
 
-/// What a program's help says behind its flags: its limits, and this word.
+/// What a program's help says after its flags: its limits, and this word.
 pub fn help(limits: &str) -> String {
     format!(
         "{limits}\nInstead of flags: {WORD} --from DIR --to DIR, when the group's majority is lost for good; {WORD} \

@@ -311,7 +311,7 @@ async fn hello_of_another_protocol_cluster_service_or_version_refused_with_reaso
     ];
     for (hello, word) in cases {
         let mut client = Client::dial(&listener).await;
-        // What the client sends behind its hello must not cost it the reason.
+        // What the client sends after its hello must not cost it the reason.
         let mut bytes = frame(KIND_HELLO, &hello);
         bytes.extend(request(1, read("hasty")));
         client.send(&bytes).await;

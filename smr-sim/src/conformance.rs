@@ -14,7 +14,7 @@ use crate::memory::MemoryLog;
 pub trait LogUnderTest {
     /// The open log.
     fn log(&mut self) -> &mut dyn LogStore;
-    /// Opens the log again behind `start`; false if the engine forgets everything.
+    /// Opens the log again after `start`; false if the engine forgets everything.
     fn reopen(&mut self, start: EntryId) -> bool;
 }
 

@@ -526,7 +526,7 @@ impl FaultInjector {
                     world.damage_snapshot(replica, info.meta.last, lot);
                 }
             }
-            // Behind the watermark a flipped bit cannot be told from a torn write, so this is for nodes that others can
+            // After the watermark a flipped bit cannot be told from a torn write, so this is for nodes that others can
             // do without.
             _ if !self.is_dispensable(world, replica) => {}
             2 => {

@@ -10,7 +10,7 @@
 //! length of value u32, with the top bit set for a removal | checksum u64 | key | value
 //! ```
 //! little endian. The checksum covers the one before it, so operations of an earlier generation cannot follow newer
-//! ones. Reading stops at the first operation that does not fit: it was not flushed. What is behind is cut off, synced,
+//! ones. Reading stops at the first operation that does not fit: it was not flushed. What is after is cut off, synced,
 //! before anything is appended. When most of the file is garbage, it is written again beside itself and renamed.
 
 use std::collections::BTreeMap;
@@ -144,7 +144,7 @@ impl JournalMap {
         Ok(JournalMap { disk, path, file, map, written, live: written, checksum })
     }
 
-    /// Each operation goes to the file at once, unsynced: any of them may survive a crash without those behind it.
+    /// Each operation goes to the file at once, unsynced: any of them may survive a crash without those after it.
     fn put(&mut self, key: &Key, value: Option<&[u8]>) -> Result<(), StorageError> {
         let mut operation = Vec::new();
         self.checksum = write(&mut operation, self.checksum, key, value);

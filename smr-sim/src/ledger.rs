@@ -21,7 +21,7 @@ use crate::properties::{Happening, Spoiled};
 /// A running hash over an entry and all below it.
 pub type Chain = u64;
 
-/// The chain of an entry behind one with the chain `before`.
+/// The chain of an entry after one with the chain `before`.
 pub fn chain(before: Chain, entry: &Entry) -> Chain {
     let (index, term) = (entry.id.index.0.to_le_bytes(), entry.id.term.0.to_le_bytes());
     let encoded;
@@ -63,7 +63,7 @@ impl BookLog {
         BookLog { start, start_chain, entries: VecDeque::new(), configurations }
     }
 
-    /// The entry that it starts behind.
+    /// The entry that it starts after.
     pub fn start(&self) -> EntryId {
         self.start
     }

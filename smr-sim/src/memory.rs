@@ -17,7 +17,7 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
-    /// An empty log that starts behind `start`.
+    /// An empty log that starts after `start`.
     pub fn new(start: EntryId) -> MemoryLog {
         MemoryLog { start, entries: VecDeque::new() }
     }
@@ -37,7 +37,7 @@ impl LogStore for MemoryLog {
         for entry in entries {
             let before = self.last();
             let follows = entry.id.index == before.index.next() && entry.id.term >= before.term;
-            assert!(follows, "entry {} appended behind {before}", entry.id);
+            assert!(follows, "entry {} appended after {before}", entry.id);
             self.entries.push_back(entry.clone());
         }
         Ok(())
@@ -85,7 +85,7 @@ impl LogStore for MemoryLog {
     }
 
     fn fingerprint_at(&mut self, index: Index) -> Result<u64, StorageError> {
-        let entry = self.at(index).unwrap_or_else(|| panic!("entry {index} asked for, of a log behind {}", self.start));
+        let entry = self.at(index).unwrap_or_else(|| panic!("entry {index} asked for, of a log after {}", self.start));
         Ok(fingerprint(&codec::encode(entry)))
     }
 

@@ -222,7 +222,7 @@ pub struct Chained<S> {
     pub(super) notes: RefCell<Vec<Execution>>,
 }
 
-/// After how many entries a hash of the whole state is taken, at the first command behind them.
+/// After how many entries a hash of the whole state is taken, at the first command after them.
 pub const DEEP_DIGEST_EVERY: u64 = 256;
 
 /// A command took effect.
@@ -232,7 +232,7 @@ pub(super) struct Execution {
     /// The digest before and after.
     pub(super) before: u64,
     pub(super) digest: u64,
-    /// A hash of the whole state behind it, now and then.
+    /// A hash of the whole state after it, now and then.
     pub(super) deep: Option<u64>,
 }
 

@@ -249,7 +249,7 @@ fn chain(
     Ok(order)
 }
 
-/// In real time places never fall: what begins after something has ended is behind it.
+/// In real time places never fall: what begins after something has ended is after it.
 fn in_real_time(operations: &[Place], places: &BTreeMap<u64, usize>) -> Result<(), String> {
     let mut placed = Vec::new();
     for operation in operations {

@@ -88,7 +88,7 @@ fn offered(terms: u8, entries: u8, history: &str) {
     assert_eq!(report.stopped.as_deref(), Some("out of time"), "{:?}", report.violation);
 }
 
-// The shortest history that breaks a core which takes an append behind any entry 2, whatever its term. covers L3
+// The shortest history that breaks a core which takes an append after any entry 2, whatever its term. covers L3
 #[test]
 fn explore_offers_append_behind_an_entry_of_another_term() {
     offered(3, 0, "A: Heartbeat of B\nA: time out\nC: Vote of A\nA: VoteGranted of C\nB: Append of A");

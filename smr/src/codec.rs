@@ -55,7 +55,7 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     options().serialize(value).unwrap_or_else(|error| panic!("a value cannot be encoded: {error}"))
 }
 
-/// Encodes a value behind what `buffer` holds.
+/// Encodes a value after what `buffer` holds.
 ///
 /// # Panics
 /// Never for the types of this project, as with [`encode`].

@@ -18,7 +18,7 @@ impl Index {
     /// The place before the first entry.
     pub const ZERO: Index = Index(0);
 
-    /// The place behind this one.
+    /// The place after this one.
     ///
     /// # Panics
     /// At `u64::MAX`, which no log reaches.

@@ -163,7 +163,7 @@ impl StartTrail {
     /// Judges this start of an incarnation whose newest known start is `newest`; returns whether it is news.
     ///
     /// # Errors
-    /// If it is an older one, another one with the same number, or one that does not have that one behind it.
+    /// If it is an older one, another one with the same number, or one that does not have that one after it.
     pub fn judge(self, newest: StartId) -> Result<bool, Disqualified> {
         if self.id == newest {
             return Ok(false);

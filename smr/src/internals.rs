@@ -51,7 +51,7 @@ pub mod storage {
         }
     }
 
-    /// The log in segments in a directory, behind this snapshot, and without a watermark.
+    /// The log in segments in a directory, after this snapshot, and without a watermark.
     ///
     /// # Errors
     /// Damage, or those of the device.

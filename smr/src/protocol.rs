@@ -4,7 +4,7 @@
 //! that says what to send, what to make durable, and which reads may be answered. What is *asked* of it
 //! ([`Protocol::propose`], [`Protocol::read`], [`Protocol::install`]) is answered at once by a `Result`, and has
 //! effects of the same kind. A core has no clock, thread, socket, file or source of randomness of its own, so a test or
-//! a simulator can drive it through any history, and replay it. Raft ([`crate::raft`]) is the first protocol behind
+//! a simulator can drive it through any history, and replay it. Raft ([`crate::raft`]) is the first protocol after
 //! this seam.
 //!
 //! Who takes writes and reads, and who answers, is the core's to say ([`Protocol::routing`]), as is whether this node
@@ -332,9 +332,9 @@ impl<M> Write<M> {
 /// A change of the durable log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogChange {
-    /// Remove this entry and all behind it: they contradict the leader's (Raft §5.3).
+    /// Remove this entry and all after it: they contradict the leader's (Raft §5.3).
     RemoveFrom(Index),
-    /// Append these, the first right behind the last entry (or behind the snapshot).
+    /// Append these, the first right after the last entry (or after the snapshot).
     Append(Vec<Entry>),
     /// Remove all entries up to and including this one; a durable snapshot covers them. May be done lazily.
     RemoveThrough(Index),
@@ -479,7 +479,7 @@ pub struct CoreStatus {
     pub term: Term,
     /// Whom it follows, or itself.
     pub leader: Option<NodeId>,
-    /// The entry that the log starts behind (the last one under the snapshot, or cut).
+    /// The entry that the log starts after (the last one under the snapshot, or cut).
     pub log_start: EntryId,
     /// The last entry.
     pub last: EntryId,

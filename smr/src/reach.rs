@@ -111,7 +111,7 @@ impl Names {
         }
     }
 
-    /// The addresses behind `address`, in the order in which they are to be tried.
+    /// The addresses after `address`, in the order in which they are to be tried.
     async fn addresses(&self, address: &str, limit: Duration) -> io::Result<Vec<SocketAddr>> {
         if let Ok(literal) = address.parse() {
             return Ok(vec![literal]);

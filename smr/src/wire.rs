@@ -153,7 +153,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         })
     }
 
-    /// Moves `start` behind the next frame, if it is whole. Returns its kind and the length of its payload, which then
+    /// Moves `start` after the next frame, if it is whole. Returns its kind and the length of its payload, which then
     /// ends at `start`.
     fn take(&mut self) -> Result<Option<(u16, usize)>, WireError> {
         let unread = &self.buffer[self.start..];

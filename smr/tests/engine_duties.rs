@@ -574,7 +574,7 @@ fn number_of_a_session_used_by_two_connections_for_two_commands_applies_one_and_
     let (mut replica, client) = Replica::with_session();
     // Both are taken, and only applying them can tell.
     replica.ask(vec![(0, 1, write(client, 1, "x")), (1, 1, write(client, 1, "other"))]);
-    // A gap behind that is none of its business.
+    // A gap after that is none of its business.
     replica.ask(vec![(1, 2, write(client, 7, "z"))]);
     replica.commit_all();
     assert_eq!(replica.applied(), ["x", "z"]);
@@ -608,16 +608,16 @@ fn committed_command_of_a_kind_unknown_to_this_build_stops_the_replica_before_it
         let stopped = catch_unwind(AssertUnwindSafe(|| replica.commit_all())).unwrap_err();
         let why = stopped.downcast_ref::<String>().unwrap();
         assert!(why.contains("entry 3.t2 cannot be applied"), "{why}");
-        assert_eq!(replica.applied(), ["x"], "what stands behind it must not be applied either");
+        assert_eq!(replica.applied(), ["x"], "what stands after it must not be applied either");
         assert_eq!(replica.outcome(0, 2), None);
     }
 }
 
-/// The hash that a replica takes of its state behind entry 4, and the replica, which has just told the others.
+/// The hash that a replica takes of its state after entry 4, and the replica, which has just told the others.
 fn hashed(third: &'static str) -> (Replica, StateDigest) {
     let (mut replica, client) = Replica::with_session();
     replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y")), (0, 3, write(client, 3, third))]);
-    // What is applied behind the entry is none of the hash's business.
+    // What is applied after the entry is none of the hash's business.
     replica.ask(vec![(0, 4, write(client, 4, "later"))]);
     replica.core.commit_up_to(usize::MAX);
     replica.engine.work(|| true);

@@ -103,7 +103,7 @@ fn install(meta: &SnapshotMeta, file: ReceivedSnapshot, state: Nothing) -> Insta
 }
 
 // covers S5: the disk does what it is asked in order, so after a crash in the middle the log may still reach back too
-// far, but never begins behind the newest snapshot, which would be quarantine for a sound directory.
+// far, but never begins after the newest snapshot, which would be quarantine for a sound directory.
 #[test]
 fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
     let meta = meta(50, 3);

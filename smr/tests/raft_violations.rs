@@ -101,7 +101,7 @@ impl SimRng {
         vec![Entry { id, payload: Payload::Noop }]
     }
 
-    /// An entry behind every log here.
+    /// An entry after every log here.
     fn id_beyond(&mut self) -> EntryId {
         let id = self.id();
         EntryId { index: Index(id.index.0.max(50)), term: id.term }

@@ -419,7 +419,7 @@ impl History {
                     return Err(bad(format!("no history: it does not begin with {HEAD:?}")));
                 }
             } else if ended {
-                return Err(bad("something stands behind the end".to_owned()));
+                return Err(bad("something stands after the end".to_owned()));
             } else {
                 ended = history.take_line(text).map_err(bad)?;
             }
@@ -428,7 +428,7 @@ impl History {
         if ended { Ok(history) } else { Err(Malformed { line, what: what.to_owned() }) }
     }
 
-    /// Takes one line behind the first. Returns whether it was the last.
+    /// Takes one line after the first. Returns whether it was the last.
     fn take_line(&mut self, text: &str) -> Result<bool, String> {
         let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
         match first {
@@ -490,7 +490,7 @@ mod tests {
             ("madkv-history 1\n0 1 2 GET k -> absent\n".to_owned(), "line 3: the file is cut off"),
             ("madkv-history 1\n0 1 2 GET k -> abs".to_owned(), "line 2: the file is cut off in the middle"),
             ("madkv-history 1\nend 1\n".to_owned(), "0 are here"),
-            ("madkv-history 1\nend 0\nend 0\n".to_owned(), "line 3: something stands behind"),
+            ("madkv-history 1\nend 0\nend 0\n".to_owned(), "line 3: something stands after"),
             (with("x 1 2 GET k -> absent"), "client \"x\""),
             (with("0 1 0 GET k -> absent"), "before its call"),
             (with("0 1 2 GET k -> found"), "no GET is answered like that"),

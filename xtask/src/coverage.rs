@@ -1,5 +1,5 @@
 //! Which cases of the fault catalogue have a test: a comment above a test, or in a script, that says "covers" and the
-//! numbers. `xtask coverage` prints the table, and behind it the cases without a test, with the reason that
+//! numbers. `xtask coverage` prints the table, and after it the cases without a test, with the reason that
 //! `docs/fault-catalogue.md` gives at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +76,7 @@ fn is_case(word: &str) -> bool {
         && letters.all(|letter| letter.is_ascii_digit())
 }
 
-/// The cases that a line of a comment names behind the word "covers".
+/// The cases that a line of a comment names after the word "covers".
 fn covered_by(line: &str) -> Vec<&str> {
     let line = line.trim_start();
     let is_comment = line.starts_with("//") || line.starts_with('#');

@@ -78,7 +78,7 @@ impl Channel {
     }
 }
 
-/// The status may come with the headers or behind the body.
+/// The status may come with the headers or after the body.
 fn check(headers: &HeaderMap) -> Result<(), Trouble> {
     match headers.get("grpc-status") {
         Some(status) if status.as_bytes() != b"0" => {

@@ -158,7 +158,7 @@ mod tests {
         (0..DRAWS).for_each(|_| counts[zipfian.next(&mut rng) as usize] += 1);
         let zeta: f64 = (1..=100).map(|item| f64::from(item).powf(-THETA)).sum();
         let share = |item: usize| (item as f64 + 1.0).powf(-THETA) / zeta;
-        // Gray's method is exact for the first two items, and an approximation by an integral behind them.
+        // Gray's method is exact for the first two items, and an approximation by an integral after them.
         for item in [0, 1] {
             let error = counts[item] as f64 / DRAWS as f64 / share(item);
             assert!((error - 1.0).abs() < 0.02, "item {item}: {error}");

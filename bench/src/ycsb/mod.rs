@@ -14,7 +14,7 @@
 //!
 //! # How latency is counted
 //! In a closed loop, from the request to its answer. In an open loop (`--target`) from the moment at which the
-//! operation was to begin: if the store stalls, those that had to wait behind count too (no coordinated omission).
+//! operation was to begin: if the store stalls, those that had to wait after count too (no coordinated omission).
 
 mod binding;
 mod caller;

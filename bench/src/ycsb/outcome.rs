@@ -141,7 +141,7 @@ impl Outcome {
         writeln!(text, "{}", if self.passed { "PASSED" } else { "FAILED" })
     }
 
-    /// Behind everything else: such a script takes each later line with "Throughput" in it, or with " us" at its end,
+    /// After everything else: such a script takes each later line with "Throughput" in it, or with " us" at its end,
     /// for one of these.
     fn write_for_course(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "\nBenchmarking results:")?;

@@ -473,7 +473,7 @@ impl Worker<'_> {
 
     fn scan(&mut self, start: &str, count: usize) -> Result<(), Trouble> {
         let expected = self.shared.keys.from(start, count);
-        // YCSB's own generator may begin behind all that is acknowledged.
+        // YCSB's own generator may begin after all that is acknowledged.
         let last = expected.last().map_or(start, String::as_str);
         let action = Action::Scan { from: Bytes::from(start.to_owned()), to: Bytes::from(last.to_owned()) };
         let Answer::Records(records) = self.call(&action)? else { return Err("no answer to a SCAN".into()) };

@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long)]
     keep_dead: bool,
     /// Begin with this history (figure8, or a file, see smr_sim::explore::script), and explore only what can come
-    /// behind it
+    /// after it
     #[arg(long)]
     from: Option<String>,
     /// Time at most, in minutes

@@ -1,5 +1,5 @@
 //! The managers, as clients see them: a fixed source of the cluster map that is sometimes down, silent, empty or
-//! behind.
+//! after.
 //!
 //! They stand behind the production listener, but are no replica group: a manager gives a map from whatever it has
 //! applied, so to a client a group of them is a few sources of which some may be behind. The map does not change in the

@@ -125,7 +125,7 @@ impl Arranged {
         let end = status(&cluster, leader)?.last.index;
         let caught_up = |node| status(&cluster, node).ok().filter(|status| status.applied >= end).map(drop);
         wait_for(TIMEOUT, "both others to apply everything", || caught_up(VICTIM).and(caught_up(former_leader)))?;
-        // The watermark follows the last sync by a moment. Behind it a damage may look like an interrupted write (D2).
+        // The watermark follows the last sync by a moment. After it a damage may look like an interrupted write (D2).
         let watermark = cluster.backer_path(VICTIM).join("mark");
         wait_for(TIMEOUT, "the victim's watermark", || (marked_index(&watermark)? >= end.0).then_some(()))?;
         let all: Vec<Node> = MANAGERS_AND_SERVERS.iter().flat_map(|group| cluster.nodes_of(*group)).collect();

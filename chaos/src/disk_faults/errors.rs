@@ -228,7 +228,7 @@ impl BadDiskGroup {
         self.cluster.process(NODE).kill();
         let begun = Instant::now();
         self.start_whole("before")?;
-        // What comes behind, finding the leader, is no recovery.
+        // What comes after, finding the leader, is no recovery.
         let whole = begun.elapsed().min(RECOVERY_MAX);
         for round in 0..rounds {
             self.cluster.process(NODE).kill();

@@ -25,7 +25,7 @@ pub struct Held {
     pub hard_state: HardState,
     /// Where the newest snapshot ends.
     pub snapshot: EntryId,
-    /// The log behind it.
+    /// The log after it.
     pub entries: Vec<Entry>,
 }
 

@@ -1,6 +1,6 @@
 //! A thousand keys, overwritten a million times: does anything grow that should not (fault catalogue D17)?
 //!
-//! A directory may take five times the live data, and a constant for the log behind the last snapshot. Memory must be
+//! A directory may take five times the live data, and a constant for the log after the last snapshot. Memory must be
 //! flat: what a server takes at most in the last third of a long run is what it took at most in the second, but for a
 //! little.
 

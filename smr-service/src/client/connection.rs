@@ -216,7 +216,7 @@ impl<M: Map> Connection<M> {
         greeting
     }
 
-    /// The greeting of version 1. What was written behind another greeting waits once more.
+    /// The greeting of version 1. What was written after another greeting waits once more.
     fn begin_again(&self) -> Vec<u8> {
         let mut greeting = Vec::new();
         let cluster = self.context.cluster.get().copied();
@@ -320,7 +320,7 @@ impl<M: Map> Connection<M> {
                 let welcome: RangedWelcome = codec::decode(payload)?;
                 self.welcomed_by(&welcome.checked().map_err(Broken::Lost)?)
             }
-            // Instead of a welcome it means that nothing was taken; behind one it would prove nothing.
+            // Instead of a welcome it means that nothing was taken; after one it would prove nothing.
             KIND_REFUSAL if !lock(&self.state).welcomed => {
                 Err(Broken::Refused(codec::decode::<Refusal>(payload)?.reason))
             }
@@ -552,7 +552,7 @@ mod tests {
         append(&mut refusal, KIND_REFUSAL, &Refusal { reason });
         tokio::io::AsyncWriteExt::write_all(&mut write, &refusal).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
-        // One that has not left, and is withdrawn, leaves from its place behind those that had left before.
+        // One that has not left, and is withdrawn, leaves from its place after those that had left before.
         let (second, third) = (transfer(1), transfer(2));
         assert!(second.withdraw());
         let (read, mut write) = stream.into_split();

@@ -123,7 +123,7 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
     let queue = Queue::new(limits, Arc::clone(&shared.held));
     let responder = Arc::new(Responder { backend: Arc::clone(&shared.backend), queue });
     let mut writer = tokio::spawn(write_responses(Arc::clone(&responder), output, limits.write_timeout));
-    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing behind
+    // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing after
     // would get its turn.
     let writer_ended = tokio::select! {
         biased;

@@ -492,7 +492,7 @@ impl<M: Map> Queue<M> {
         self.writer.notified().await;
     }
 
-    /// The client asks nothing more; the writer ends behind the last answer.
+    /// The client asks nothing more; the writer ends after the last answer.
     pub(super) fn no_more_requests(&self) {
         let mut state = self.lock();
         state.asking = false;

@@ -128,7 +128,7 @@ impl Disk {
             Part::Log(LogChange::Append(new)) => {
                 for entry in new {
                     let end = self.entries.len() as u64;
-                    assert!(entry.id.index.0 == end + 1, "{} written behind entry {end} (I10)", entry.id);
+                    assert!(entry.id.index.0 == end + 1, "{} written after entry {end} (I10)", entry.id);
                     self.entries.push(entry.clone());
                 }
             }

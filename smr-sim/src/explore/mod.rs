@@ -47,7 +47,7 @@
 //!   commit index.
 //! - On the unlimited wire, once no one can crash any more, all but leaders complete their writes at once: later is a
 //!   slow network.
-//! - An answer that only waits its turn behind a write leaves with that write.
+//! - An answer that only waits its turn after a write leaves with that write.
 //! - A process that is down and one whose messages do not arrive are the same; so a crash and the restart are one
 //!   event.
 //! - Equal messages on the wire are one. A second copy is a duplicate ([`Bounds::duplicates`]).
@@ -118,7 +118,7 @@ pub struct Bounds {
     pub symmetry: bool,
     /// Whether writes that may as well be complete are; see the module.
     pub sync_early: bool,
-    /// A history to begin with, see `script`; empty: begin at the beginning. Only what can come behind it is explored.
+    /// A history to begin with, see `script`; empty: begin at the beginning. Only what can come after it is explored.
     pub from: String,
     /// Memory at most, in bytes, of the whole process where the system tells it (Linux), else of the states alone.
     pub memory_bytes: usize,

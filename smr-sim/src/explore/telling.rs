@@ -59,10 +59,10 @@ fn told_message(message: &Message) -> String {
     match &message.body {
         Body::Vote { last, .. } => format!("{term:?} Vote? my log ends with {last}"),
         Body::Append { previous, entries, commit } if entries.is_empty() => {
-            format!("{term:?} Append nothing behind {previous}, commit {commit}")
+            format!("{term:?} Append nothing after {previous}, commit {commit}")
         }
         Body::Append { previous, entries, commit } => {
-            format!("{term:?} Append {} behind {previous}, commit {commit}", told_log(entries))
+            format!("{term:?} Append {} after {previous}, commit {commit}", told_log(entries))
         }
         Body::AppendAccepted { last } => format!("{term:?} AppendAccepted up to {last}"),
         Body::AppendRejected { previous, hint } => format!("{term:?} AppendRejected at {previous}, try {hint}"),

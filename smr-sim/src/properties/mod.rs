@@ -145,7 +145,7 @@ pub enum Happening<'a> {
         took_effect: bool,
         /// A hash of all commands that took effect so far, their places and answers.
         digest: u64,
-        /// A hash of the whole state behind this entry, now and then; at the same entries on all replicas.
+        /// A hash of the whole state after this entry, now and then; at the same entries on all replicas.
         deep: Option<u64>,
     },
     /// A node's role, its term or the leader it knows has changed.

@@ -1,4 +1,4 @@
-//! I10, the shape of a node: snapshot ≤ applied ≤ commit ≤ last; the log starts right behind the snapshot and has no
+//! I10, the shape of a node: snapshot ≤ applied ≤ commit ≤ last; the log starts right after the snapshot and has no
 //! holes; terms never decrease along it. Each appended entry is checked when it is appended; now and then the core's
 //! own checker walks the log.
 

@@ -132,7 +132,7 @@ impl File {
                     let end = offset + written.len();
                     if end > current_size {
                         current_size = end;
-                        // The size has a fate of its own: without it what was written behind the end is not seen.
+                        // The size has a fate of its own: without it what was written after the end is not seen.
                         if fate() != Fate::Lost {
                             size = size.max(end);
                         }

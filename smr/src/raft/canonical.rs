@@ -37,7 +37,7 @@ pub trait Canonical {
     /// and the members were never others: so the log stays what it is.
     fn rename(&mut self, name: &impl Fn(NodeId) -> NodeId);
 
-    /// The log behind its start.
+    /// The log after its start.
     fn entries(&self) -> impl Iterator<Item = &Entry>;
 
     /// Term and vote, durable or not.

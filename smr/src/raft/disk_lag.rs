@@ -50,7 +50,7 @@ mod tests {
     const HEARTBEAT_US: u64 = 100_000;
 
     /// The look at which a leader gives way, if it does within `looks`. The group commits ten entries between two
-    /// looks; the disk has what was committed `behind` looks ago.
+    /// looks; the disk has what was committed `after` looks ago.
     fn gives_way_at(looks: u64, behind: impl Fn(u64) -> u64) -> Option<u64> {
         let settings = Settings::default();
         let mut lag = DiskLag::default();

@@ -40,7 +40,7 @@ pub fn summary(raft: &Raft) -> Summary {
 /// Where a node's log begins and ends, and how far it is committed. Cheap: for a look after each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The entry that the log starts behind.
+    /// The entry that the log starts after.
     pub start: EntryId,
     /// The last entry under the newest snapshot.
     pub snapshot: EntryId,
@@ -119,13 +119,13 @@ pub fn check(raft: &Raft) {
         raft.commit
     );
     assert!(last.term <= raft.hard_state.term, "entry {last} in {}", raft.hard_state.term);
-    assert!(raft.out.durable() <= last.index, "durable {} behind the last entry {last}", raft.out.durable());
+    assert!(raft.out.durable() <= last.index, "durable {} after the last entry {last}", raft.out.durable());
     raft.out.assert_order();
     // I15
     raft.configurations.assert_steps();
     assert!(
         raft.configurations.current_index() <= last.index,
-        "configuration {} behind the last entry {last}",
+        "configuration {} after the last entry {last}",
         raft.configurations.current_index()
     );
     match &raft.role {

@@ -1,4 +1,4 @@
-//! The log in memory: everything behind its start, up to the last entry.
+//! The log in memory: everything after its start, up to the last entry.
 //!
 //! The start lies at or below the last entry of the newest snapshot: some entries under the snapshot are kept for
 //! followers that are a little behind. All entries behind the start are in memory, so the core never waits for a
@@ -36,7 +36,7 @@ impl Log {
         Log { start: snapshot, snapshot, snapshot_before, entries: VecDeque::new(), bytes_to_start: 0 }
     }
 
-    /// The entry that the log starts behind.
+    /// The entry that the log starts after.
     pub(super) fn start(&self) -> EntryId {
         self.start
     }
@@ -46,7 +46,7 @@ impl Log {
         self.snapshot
     }
 
-    /// The last entry; the start if there is none behind it.
+    /// The last entry; the start if there is none after it.
     pub(super) fn last(&self) -> EntryId {
         self.entries.back().map_or(self.start, |held| held.entry.id)
     }
@@ -83,7 +83,7 @@ impl Log {
         if index == self.start.index { Some(self.start) } else { self.get(index).map(|entry| entry.id) }
     }
 
-    /// Whether the log has this very entry (or starts behind it).
+    /// Whether the log has this very entry (or starts after it).
     pub(super) fn has(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
@@ -124,19 +124,19 @@ impl Log {
     /// If it does not follow the last one, or its term falls.
     pub(super) fn append(&mut self, entry: Entry) {
         let last = self.last();
-        assert!(entry.id.index == last.index.next(), "entry {} appended behind {last}", entry.id);
-        assert!(entry.id.term >= last.term, "entry {} appended behind {last}: terms fall", entry.id);
+        assert!(entry.id.index == last.index.next(), "entry {} appended after {last}", entry.id);
+        assert!(entry.id.term >= last.term, "entry {} appended after {last}: terms fall", entry.id);
         let bytes_to_here = self.position_bytes(last.index) + entry.size_bytes() as u64;
         self.entries.push_back(Held { entry, bytes_to_here });
     }
 
-    /// Removes the entry at `index` and all behind it.
+    /// Removes the entry at `index` and all after it.
     ///
     /// # Panics
     /// If that reaches under the start.
     pub(super) fn truncate_from(&mut self, index: Index) {
         let Some(position) = self.position(index) else {
-            panic!("removing entries from {index}, but the log starts behind {}", self.start);
+            panic!("removing entries from {index}, but the log starts after {}", self.start);
         };
         self.entries.truncate(position);
     }
@@ -175,7 +175,7 @@ impl Log {
         }
     }
 
-    /// The log becomes a foreign snapshot, and what stands behind it if the log has the snapshot's last entry (§7).
+    /// The log becomes a foreign snapshot, and what stands after it if the log has the snapshot's last entry (§7).
     pub(super) fn install(&mut self, last: EntryId) {
         assert!(last.index > self.snapshot.index, "snapshot {last} installed over {}", self.snapshot);
         if self.has(last) {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "appended behind")]
+    #[should_panic(expected = "appended after")]
     fn append_with_hole_panics() {
         log(&[1]).append(entry(3, 1, 0));
     }

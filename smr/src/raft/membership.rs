@@ -48,7 +48,7 @@ impl Configurations {
 
     /// An entry at `index` carries a new one.
     pub(super) fn append(&mut self, index: Index, configuration: Configuration) {
-        assert!(index > self.current_index(), "configuration {index} behind {}", self.current_index());
+        assert!(index > self.current_index(), "configuration {index} after {}", self.current_index());
         self.history.push_back((index, configuration));
     }
 
@@ -59,7 +59,7 @@ impl Configurations {
         }
     }
 
-    /// The log now starts behind `start`.
+    /// The log now starts after `start`.
     pub(super) fn compact(&mut self, start: Index) {
         while self.history.get(1).is_some_and(|(carrier, _)| *carrier <= start) {
             self.history.pop_front();
@@ -83,7 +83,7 @@ impl Configurations {
         }
     }
 
-    /// How many of them are behind the commit index.
+    /// How many of them are after the commit index.
     pub(super) fn uncommitted(&self, commit: Index) -> usize {
         self.history.iter().filter(|(carrier, _)| *carrier > commit).count()
     }

@@ -12,7 +12,7 @@
 //!
 //! # Words
 //! As in the paper: term, index, commit index, match and next index. *HardState*: term and vote. *Start*: the entry
-//! that the log in memory begins behind. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
+//! that the log in memory begins after. *Up to date*: §5.4.1. *Pre-vote*: asking whether one would be elected, before
 //! entering a term. *Bound*: by a lease, not to vote for a while. *Campaign*: a pre-vote or an election. *Round*:
 //! heartbeats that confirm reads. *Transfer*: of leadership, where no snapshot is spoken of. *To track* a peer: to
 //! begin to count its progress. T: the election timeout.
@@ -433,7 +433,7 @@ impl Raft {
         if index <= self.commit {
             return;
         }
-        assert!(index <= self.log.last().index, "commit {index} behind the last entry {}", self.log.last());
+        assert!(index <= self.log.last().index, "commit {index} after the last entry {}", self.log.last());
         self.commit = index;
     }
 

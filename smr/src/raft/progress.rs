@@ -21,7 +21,7 @@ pub(super) struct Progress {
     pub(super) inflight: Inflight,
     /// How many appends may be on their way: 1 after a probe, and one more with each acknowledgement of something new,
     /// as TCP's slow start does it. The limit in the settings is for the steady state. A pipeline at full width right
-    /// behind a probe would multiply where messages overtake each other: each rejection of one that came too early
+    /// after a probe would multiply where messages overtake each other: each rejection of one that came too early
     /// restarts it.
     window: usize,
     /// When this leader began to count on the member: for the quorum check before the first sign of life.
@@ -234,7 +234,7 @@ impl Progress {
         self.heard_at.unwrap_or(self.since)
     }
 
-    /// Back to single steps from `next` on, or from behind what is known to match.
+    /// Back to single steps from `next` on, or from after what is known to match.
     pub(super) fn probe_from(&mut self, next: Index) {
         self.pace = Pace::Probe { asked: false };
         self.next_index = next.max(self.match_index.next());
@@ -381,7 +381,7 @@ mod tests {
         assert!(progress.inflight.is_empty() && progress.inflight.bytes == 0);
     }
 
-    // covers I17: what was sent before the question is no answer to it, and the pipeline behind a probe begins narrow.
+    // covers I17: what was sent before the question is no answer to it, and the pipeline after a probe begins narrow.
     // Otherwise appends that overtake each other cause a full pipeline each.
     #[test]
     fn accept_behind_a_probe_pipeline_begins_narrow_and_widens_with_what_is_new() {

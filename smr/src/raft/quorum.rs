@@ -47,7 +47,7 @@ fn reached_by_majority<T: Ord + Copy + Default>(set: &BTreeSet<NodeId>, value: i
         *slot = value(*node);
     }
     values.sort_unstable();
-    // Ascending: the value at this place and all behind it are `majority` many.
+    // Ascending: the value at this place and all after it are `majority` many.
     Some(values[set.len() - majority(set.len())])
 }
 

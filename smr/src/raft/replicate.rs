@@ -266,7 +266,7 @@ impl Raft {
         let current = match progress.pace {
             Pace::Probe { .. } => previous == progress.next_index.previous(),
             Pace::Replicate => previous < progress.next_index,
-            // While the snapshot is being put in place, the log behind it is of course missing.
+            // While the snapshot is being put in place, the log after it is of course missing.
             Pace::Snapshot(_) => false,
         };
         // An answer to a question that was since answered otherwise.

@@ -43,7 +43,7 @@ pub(super) trait TakeTurns: Send + 'static {
     /// Whether it was told to stop.
     fn is_stopping(&self) -> bool;
 
-    /// Whether the last turn was one of many: what comes right behind it is not alone then.
+    /// Whether the last turn was one of many: what comes right after it is not alone then.
     fn is_busy(&self) -> bool;
 
     /// The orderly end.
@@ -374,7 +374,7 @@ mod tests {
         }
     }
 
-    // A lone client's next request comes right behind the answer to its last one: waking a thread for it would be for
+    // A lone client's next request comes right after the answer to its last one: waking a thread for it would be for
     // nothing.
     #[test]
     fn inline_right_behind_a_turn_that_was_not_one_of_many_runs_the_next_at_once() {

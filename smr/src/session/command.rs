@@ -52,7 +52,7 @@ pub enum SessionCommand {
 }
 
 /// Bytes in the log that this build does not understand. They are committed, so other replicas may well understand
-/// them: the replica must stop before it applies anything behind them, never skip them (fault catalogue L20).
+/// them: the replica must stop before it applies anything after them, never skip them (fault catalogue L20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionCommandError {
     /// A command that this build does not know.

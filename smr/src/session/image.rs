@@ -84,7 +84,7 @@ impl SessionImage {
 
 impl SessionTable {
     /// The table that [`SessionImage::write`] wrote, under the limits that production has. Reads exactly what was
-    /// written and nothing behind it.
+    /// written and nothing after it.
     ///
     /// # Errors
     /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.

@@ -57,7 +57,7 @@ impl Header {
     }
 }
 
-/// Puts the header of chunk `number` into the first bytes of `chunk`; its payload is already behind them.
+/// Puts the header of chunk `number` into the first bytes of `chunk`; its payload is already after them.
 pub(super) fn seal_chunk(chunk: &mut [u8], id: SnapshotId, number: u64) {
     let (header, payload) = chunk.split_at_mut(CHUNK_HEADER_LEN_BYTES);
     header[0..4].copy_from_slice(&CHUNK_TAG.to_le_bytes());
@@ -96,7 +96,7 @@ impl Pieces {
     /// Reads the header of a file that is `len_bytes` long, or will be, once it has been received.
     ///
     /// # Errors
-    /// `Corrupt` if there is none, or no footer fits behind it; `Version`; `Disk`.
+    /// `Corrupt` if there is none, or no footer fits after it; `Version`; `Disk`.
     pub(super) fn open(file: Box<dyn DiskFile>, path: &Path, len_bytes: u64) -> Result<Pieces, SnapshotError> {
         let mut prelude = [0; PRELUDE_LEN_BYTES];
         read_exact(&*file, path, &mut prelude, 0)?;
@@ -138,13 +138,13 @@ impl Pieces {
         &self.path
     }
 
-    /// Where the chunk starts; for the number behind the last one, where the footer does.
+    /// Where the chunk starts; for the number after the last one, where the footer does.
     pub(super) fn chunk_offset(&self, number: u64) -> u64 {
         let offset = self.header_bytes.len() as u64 + number * CHUNK_LEN_MAX_BYTES as u64;
         offset.min(self.len_bytes - FOOTER_LEN_BYTES as u64)
     }
 
-    /// The number of the chunk that holds the byte at `offset`, which lies behind the header; [`Pieces::chunks`] for
+    /// The number of the chunk that holds the byte at `offset`, which lies after the header; [`Pieces::chunks`] for
     /// the footer.
     pub(super) fn chunk_at(&self, offset: u64) -> u64 {
         if offset >= self.len_bytes - FOOTER_LEN_BYTES as u64 {

@@ -40,10 +40,10 @@
 //! - *While writing*: the old snapshot, and a `.writing` file, whole or torn; it is removed.
 //! - *Between rename and sync of the directory*: the old snapshot, or old and new; both whole.
 //! - *Before the old one is removed*: both; the newest counts.
-//! - *While receiving*: the old snapshot, and a part. Resuming checks the part's chunks and goes on behind the last
+//! - *While receiving*: the old snapshot, and a part. Resuming checks the part's chunks and goes on after the last
 //!   sound one; nothing of it was ever relied on.
 //! - *While adopting*: as for writing. The log is changed only after [`ReceivedSnapshot::adopt`] returned, so its start
-//!   never lies behind the newest snapshot (S5).
+//!   never lies after the newest snapshot (S5).
 //!
 //! What is *not* decided here: a snapshot that is damaged or missing although the log was cut under it. `open` then
 //! gives an older one, or none, with a note; the comparison with log and watermark finds the gap, and the node heals.

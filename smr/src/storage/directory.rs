@@ -5,7 +5,7 @@
 //!
 //! The steps are separate because snapshots are read between them: [`ReplicaDirectory::open`] locks, finishes an
 //! interrupted readmission and refuses strangers; then the newest snapshot is looked for in
-//! [`ReplicaDirectory::snapshots`]; then [`super::Store::open`] reads the log behind it.
+//! [`ReplicaDirectory::snapshots`]; then [`super::Store::open`] reads the log after it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 /// The extent of a log. What a caller must not do is a bug and panics, with the values.
 #[derive(Clone, Debug)]
 pub(crate) struct Extent {
-    /// The log starts behind this entry.
+    /// The log starts after this entry.
     start: EntryId,
     last: EntryId,
     /// Where terms begin: (index, term), both rising; the first is at or before the start.
@@ -19,7 +19,7 @@ impl Extent {
         Extent { start, last: start, terms: vec![(start.index.0, start.term)] }
     }
 
-    /// A log that was read back; `terms` as in the field, or beginning behind the start.
+    /// A log that was read back; `terms` as in the field, or beginning after the start.
     pub(crate) fn of(start: EntryId, last: EntryId, mut terms: Vec<(u64, Term)>) -> Extent {
         if terms.first().is_none_or(|(index, _)| *index > start.index.0) {
             terms.insert(0, (start.index.0, start.term));
@@ -54,7 +54,7 @@ impl Extent {
     pub(crate) fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
             let follows = entry.id.index == self.last.index.next() && entry.id.term >= self.last.term;
-            assert!(follows, "entry {} appended behind {}", entry.id, self.last);
+            assert!(follows, "entry {} appended after {}", entry.id, self.last);
             if self.terms.last().is_none_or(|(_, term)| *term != entry.id.term) {
                 self.terms.push((entry.id.index.0, entry.id.term));
             }
@@ -62,7 +62,7 @@ impl Extent {
         }
     }
 
-    /// This entry goes, and all behind it.
+    /// This entry goes, and all after it.
     pub(crate) fn remove_from(&mut self, index: Index) {
         self.expect(index, "removal from");
         let end = index.previous();
@@ -79,7 +79,7 @@ impl Extent {
         self.expect(index, "removal through");
         let term = self.term_at(index).unwrap_or_else(|| panic!("no term at {index}, log from {}", self.start));
         self.start = EntryId { index, term };
-        // Only the run that the start lies in and those behind it can still be asked for.
+        // Only the run that the start lies in and those after it can still be asked for.
         let keep = self.terms.partition_point(|(begin, _)| *begin <= index.0);
         self.terms.drain(..keep.saturating_sub(1));
     }

@@ -74,7 +74,7 @@ impl Salvage {
     }
 }
 
-/// Of entries in a row, the first behind one of `before`'s term: those behind the snapshot, if they continue it.
+/// Of entries in a row, the first after one of `before`'s term: those after the snapshot, if they continue it.
 pub(crate) fn behind_snapshot(snapshot: EntryId, before: EntryId, mut entries: Vec<Entry>) -> Vec<Entry> {
     let Some(under) = snapshot.index.0.checked_sub(before.index.0) else { return Vec::new() };
     let seam = match under.checked_sub(1) {

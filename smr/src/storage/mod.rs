@@ -38,7 +38,7 @@
 //! *quarantine*: written down in a file before anything in `log/` is touched again, and final for this incarnation. An
 //! error of the device is no damage: the replica ends and may be started again ([`StorageError`]).
 //!
-//! Damage *behind* the synced watermark cannot be told from a torn write (fault catalogue D2): a record there that does
+//! Damage *after* the synced watermark cannot be told from a torn write (fault catalogue D2): a record there that does
 //! not verify is cut. The watermark follows each sync at once, but unsynced, so after a power cut it may be behind by
 //! as many syncs as [`watermark::SYNC_EVERY_WRITES_MAX`]. So in a map only the very last record is cut, and in segments
 //! each write says what was synced before it: in both, only damage to the very last write can be taken for a torn one.
@@ -100,13 +100,13 @@ pub trait LogStore: Send {
     /// Tells whose log it is. Only while it is empty and nothing was ever appended.
     fn adopt(&mut self, identity: u64);
 
-    /// Appends entries, the first right behind [`LogStore::last`]. Durable after [`LogStore::flush`].
+    /// Appends entries, the first right after [`LogStore::last`]. Durable after [`LogStore::flush`].
     ///
     /// # Errors
     /// Fatal ones of the engine.
     fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError>;
 
-    /// Removes this entry and all behind it, from the end backwards.
+    /// Removes this entry and all after it, from the end backwards.
     ///
     /// # Errors
     /// Fatal ones of the engine.
@@ -122,7 +122,7 @@ pub trait LogStore: Send {
     /// Fatal ones of the engine.
     fn compact_slice(&mut self) -> Result<bool, StorageError>;
 
-    /// Empties the log; the next entry is the one behind `start`.
+    /// Empties the log; the next entry is the one after `start`.
     ///
     /// # Errors
     /// Fatal ones of the engine.
@@ -142,7 +142,7 @@ pub trait LogStore: Send {
         Ok(())
     }
 
-    /// The entry that the log starts behind: [`EntryId::ZERO`], or the last one removed from the front.
+    /// The entry that the log starts after: [`EntryId::ZERO`], or the last one removed from the front.
     fn start(&self) -> EntryId;
 
     /// The last entry, or [`LogStore::start`] if there is none.
@@ -151,7 +151,7 @@ pub trait LogStore: Send {
     /// The term at an index from the start's to the last's, or `None` outside.
     fn term_at(&self, index: Index) -> Option<Term>;
 
-    /// A checksum of the entry at an index behind the start, for the [`mark`].
+    /// A checksum of the entry at an index after the start, for the [`mark`].
     ///
     /// # Errors
     /// Fatal ones of the engine.

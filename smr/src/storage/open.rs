@@ -101,7 +101,7 @@ pub struct OpenedStore {
     pub start: StartTrail,
     /// The newest starts of others that were seen from here.
     pub seen_starts: Arc<SeenStarts>,
-    /// The log behind the snapshot.
+    /// The log after the snapshot.
     pub entries: Vec<Entry>,
     /// Whether the log lacks entries that the node may have acknowledged: then it has to be silent.
     pub healing: Option<Healing>,

@@ -11,7 +11,7 @@
 //! 64 checksum of the value before it u64
 //! 72 checksum over all the other bytes u64
 //! ```
-//! little endian, then the entries, each behind its length (u32); of a record in parts each value carries a piece of
+//! little endian, then the entries, each after its length (u32); of a record in parts each value carries a piece of
 //! that. A value's checksum covers the one before it, so all values from the first to the last form one chain: a value
 //! of another place, generation or owner does not fit in, however well-formed it is (D11).
 
@@ -85,7 +85,7 @@ pub(crate) struct Written {
     pub(crate) fingerprint: u64,
 }
 
-/// Cuts entries into records, and links them behind `link`. Entries must not be empty.
+/// Cuts entries into records, and links them after `link`. Entries must not be empty.
 pub(crate) fn write(entries: &[Entry], mut link: Link) -> Vec<Written> {
     let mut records = Vec::new();
     let mut body = Vec::new();

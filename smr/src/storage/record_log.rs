@@ -100,7 +100,7 @@ impl RecordLog {
     ) -> Result<Recovered, LoadError> {
         let scan = Scan::run(map.as_ref(), identity, snapshot.index.0)?;
         let damage = |what: String| Err(LoadError::Damage(Damage::new(map.place(), what)));
-        // Nothing behind the snapshot: whatever is left waits to be removed, also if an install had to empty the log.
+        // Nothing after the snapshot: whatever is left waits to be removed, also if an install had to empty the log.
         let covered = scan.last.is_none_or(|last| last.index <= snapshot.index);
         let end = scan.last.filter(|_| !covered).unwrap_or(snapshot);
         let watermark = watermark.filter(|watermark| watermark.last.index > snapshot.index);
@@ -129,7 +129,7 @@ impl RecordLog {
             }
             if contradicts && scan.records.front().is_some_and(|held| held.first == first) {
                 return damage(format!(
-                    "the log starts behind a term {before} entry, the snapshot ends with {snapshot}"
+                    "the log starts after a term {before} entry, the snapshot ends with {snapshot}"
                 ));
             }
         }
@@ -210,7 +210,7 @@ impl RecordLog {
         Ok(())
     }
 
-    /// Takes the part at and behind `index` out of the record that is now the last one.
+    /// Takes the part at and after `index` out of the record that is now the last one.
     fn shorten_last_record(&mut self, index: Index) -> Result<(), StorageError> {
         let Some(held) = self.records.back().filter(|held| held.last >= index.0).cloned() else {
             return Ok(());
@@ -491,7 +491,7 @@ impl<'a> Scan<'a> {
         Err(Damage::new(self.map.place(), what).into())
     }
 
-    /// All values of a record are there; `next` is the first index of the record behind it.
+    /// All values of a record are there; `next` is the first index of the record after it.
     fn close_group(&mut self, next: Option<u64>) -> Result<(), LoadError> {
         let Some(group) = self.group.take() else { return Ok(()) };
         let first = group.first;

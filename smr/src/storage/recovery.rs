@@ -5,7 +5,7 @@
 //! (`damaged-*`). The group is that of the first incarnation with a sound hard state; of another group nothing is
 //! taken. Every snapshot and every log is tried with every other one, and the pair counts that ends with the highest
 //! entry, by term first: a log whose last entry is of a term holds all that was committed in earlier terms. Entries
-//! behind it may never have been committed; they are kept, because they may have been.
+//! after it may never have been committed; they are kept, because they may have been.
 //!
 //! # Writing
 //! The new directory is a founder's of a group of one, with a snapshot that covers everything. The hard state comes
@@ -173,7 +173,7 @@ fn of_snapshots(error: SnapshotError) -> LoadError {
     }
 }
 
-/// Tries one log behind each snapshot, and behind none, and keeps what is better than what there is.
+/// Tries one log after each snapshot, and after none, and keeps what is better than what there is.
 fn read_log(
     disk: &Arc<dyn Disk>,
     log: &Path,

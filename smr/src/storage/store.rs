@@ -57,7 +57,7 @@ impl Store {
         self.hard_state.record().hard_state
     }
 
-    /// The entry that the log starts behind.
+    /// The entry that the log starts after.
     pub fn start(&self) -> EntryId {
         self.log.start()
     }

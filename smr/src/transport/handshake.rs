@@ -394,7 +394,7 @@ fn judge_welcome(payload: &[u8], mine: &Facts, to: ReplicaId, greeting: Greeting
     }
 }
 
-/// The version that stands behind the magic in all versions.
+/// The version that stands after the magic in all versions.
 fn read_version(payload: &[u8]) -> Result<u16, HandshakeError> {
     let Some((magic, rest)) = payload.split_first_chunk::<8>() else {
         return Err(HandshakeError::Failed("the handshake is too short".to_owned()));

@@ -350,7 +350,7 @@ async fn dial_once<M>(
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
     let mut stream = reach::connect(address, limit).await.map_err(|error| HandshakeError::Failed(error.to_string()))?;
     let (read, mut write) = stream.split();
-    // The answerer says nothing behind its Welcome before it is asked, so nothing is lost with this reader's buffer.
+    // The answerer says nothing after its Welcome before it is asked, so nothing is lost with this reader's buffer.
     let mut reader = FrameReader::new(read, HANDSHAKE_PAYLOAD_MAX_BYTES);
     let mine = shared.myself();
     let met = handshake::introduce(&mut reader, &mut write, &mine, to, what, limit).await?;

@@ -27,7 +27,7 @@ use smr_sim::clock::Clock;
 pub struct Disk {
     pub hard_state: HardState,
     pub snapshot: SnapshotMeta,
-    /// Behind the snapshot, or reaching under it.
+    /// After the snapshot, or reaching under it.
     pub entries: Vec<Entry>,
     /// Entries are missing that the node may have acknowledged: it heals.
     pub heals_past: Option<Index>,

@@ -230,7 +230,7 @@ pub fn state(id: NodeId, raft: Option<&Raft>, disk: &Disk) -> String {
     let log = if status.log_start == EntryId::ZERO {
         format!("log to {}", status.last)
     } else {
-        format!("log behind {} to {}", status.log_start, status.last)
+        format!("log after {} to {}", status.log_start, status.last)
     };
     let mut text = format!(
         "{} = {} {:?}, {log}, commit {}, durable {}; {on_disk}",

@@ -117,7 +117,7 @@ impl CrashDisk {
         self.0.lock().unwrap().operations
     }
 
-    /// The operation with this number (the first has 1) and all behind it fail.
+    /// The operation with this number (the first has 1) and all after it fail.
     pub(crate) fn fail_from(&self, operation: u64) {
         self.0.lock().unwrap().fails_from = Some(operation);
     }

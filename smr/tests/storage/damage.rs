@@ -11,7 +11,7 @@ use smr::storage::{OpenOutcome, probe_sync};
 
 use crate::support::*;
 
-/// A node with some votes and records behind it, closed. `reopened` times it was opened again, which makes sled write a
+/// A node with some votes and records after it, closed. `reopened` times it was opened again, which makes sled write a
 /// snapshot of its own.
 struct Sample {
     bench: Bench,

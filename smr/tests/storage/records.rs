@@ -156,7 +156,7 @@ fn record_of_another_owner_place_or_generation_is_damage() {
     other.append(&batch(1, 10, 1, 20)).unwrap();
     let text = damage(recover(&foreign, EntryId::ZERO, None));
     assert!(text.contains("another node"), "{text}");
-    // Another place, also the one behind the end.
+    // Another place, also the one after the end.
     let last = contents.values().next_back().unwrap().clone();
     for index in [11, 16] {
         let mut key = *contents.keys().next_back().unwrap();
@@ -210,7 +210,7 @@ fn log_that_starts_behind_the_snapshot_is_damage() {
         assert!(text.contains("the log starts at index 13"), "{text}");
     }
     let text = damage(recover(&map, EntryId::new(12, 1), None));
-    assert!(text.contains("starts behind a term 2 entry"), "{text}");
+    assert!(text.contains("starts after a term 2 entry"), "{text}");
 }
 
 /// Records under the snapshot are no one's business any more, not even broken ones.
@@ -258,7 +258,7 @@ fn any_prefix_of_writes_is_a_sound_log_on_the_way() {
     }
 }
 
-/// The same for what happens under a snapshot: everything behind it stays.
+/// The same for what happens under a snapshot: everything after it stays.
 // covers D1
 #[test]
 fn any_prefix_of_a_compaction_or_reset_keeps_what_the_snapshot_does_not_cover() {

@@ -244,7 +244,7 @@ fn log_that_begins_behind_another_entry_than_the_snapshots_heals() {
     store.apply(&LogChange::Append(batch(51, 3, 3, 10))).unwrap();
     store.sync().unwrap();
     drop(store);
-    assert!(bench.reopen_with(snapshot(50, 4)).heals().1.contains("starts behind a term"));
+    assert!(bench.reopen_with(snapshot(50, 4)).heals().1.contains("starts after a term"));
 }
 
 #[test]

@@ -506,7 +506,7 @@ fn has_moment(window: (Time, Time), forbidden: &[(Time, Time)]) -> bool {
             moment = until;
         }
     }
-    // A zone that begins at or behind the moment leaves it free.
+    // A zone that begins at or after the moment leaves it free.
     moment <= window.1
 }
 

@@ -105,7 +105,7 @@ struct Plan {
     spare_ups: Vec<u32>,
     /// Per return, how many spare removals were called before it.
     spare_downs: Vec<u32>,
-    /// Behind which returns nothing is open, the last one included.
+    /// After which returns nothing is open, the last one included.
     cuts: Vec<usize>,
     /// Whether each value that is seen was written once.
     unique: bool,

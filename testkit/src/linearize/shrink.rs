@@ -159,7 +159,7 @@ fn cut_end<'h>(whole: Part<'h>, end: Option<u64>) -> Part<'h> {
     if part.fails() { part } else { whole }
 }
 
-/// The latest cut behind which it has no order.
+/// The latest cut after which it has no order.
 fn cut_beginning<'h>(whole: Part<'h>) -> Part<'h> {
     let mut cuts: Vec<u64> = whole.steps.iter().map(|step| step.call).filter(|&call| call > 0).collect();
     cuts.sort_unstable();

@@ -26,7 +26,7 @@ pub fn positive(text: &str) -> Result<f64, String> {
     number.ok_or(format!("a number from {least} to {most}"))
 }
 
-/// The commit that is checked out where we run, `+` behind it if files differ from it; `unknown` outside of a
+/// The commit that is checked out where we run, `+` after it if files differ from it; `unknown` outside of a
 /// repository.
 pub fn commit() -> String {
     let git = |arguments: &[&str]| {

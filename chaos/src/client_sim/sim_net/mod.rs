@@ -68,7 +68,7 @@ pub struct Weather {
     pub least_us: u64,
     /// What is added to it at random, in microseconds.
     pub jitter_us: u64,
-    /// This many pieces per mille take up to `late_us` longer, and all that is behind them on the connection.
+    /// This many pieces per mille take up to `late_us` longer, and all that is after them on the connection.
     pub late: u64,
     /// See `late`.
     pub late_us: u64,

@@ -34,7 +34,7 @@ pub(super) enum Parcel {
 pub(super) struct Lane {
     /// Arrived, not yet read.
     pub(super) arrived: VecDeque<u8>,
-    /// Behind what has arrived nothing more comes.
+    /// After what has arrived nothing more comes.
     pub(super) ended: bool,
     /// The reader's side of the connection was reset.
     pub(super) reader_reset: bool,

@@ -36,7 +36,7 @@ const STRIDE_MAX: u64 = 64;
 const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
 
 impl<S: StateMachine> SnapshotImage<S> {
-    /// Writes what a snapshot file holds behind its header: sessions, then the state machine.
+    /// Writes what a snapshot file holds after its header: sessions, then the state machine.
     ///
     /// # Errors
     /// Those of `output`, handed through.
@@ -122,7 +122,7 @@ impl Audit {
         }
     }
 
-    /// Whether the state is to be hashed as it is behind this entry. If so, [`Audit::taken`] or [`Audit::given_up`]
+    /// Whether the state is to be hashed as it is after this entry. If so, [`Audit::taken`] or [`Audit::given_up`]
     /// must follow.
     pub(super) fn begins_at(&mut self, index: Index) -> bool {
         if !index.0.is_multiple_of(self.every * self.stride) {

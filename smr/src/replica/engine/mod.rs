@@ -249,7 +249,7 @@ pub struct EngineStart<P: Protocol, S> {
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
-    /// An engine that starts behind its snapshot.
+    /// An engine that starts after its snapshot.
     pub fn new(start: EngineStart<P, S>) -> Engine<P, S> {
         let (configuration, carrier) = start.core.configuration_at(start.snapshot.index);
         let routing = start.core.routing();

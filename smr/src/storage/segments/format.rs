@@ -1,4 +1,4 @@
-//! The bytes of a segment: its header, and the frames behind it. The module above says what they mean.
+//! The bytes of a segment: its header, and the frames after it. The module above says what they mean.
 
 use crate::codec;
 use crate::entry::{EntryId, Index, Term};
@@ -126,12 +126,12 @@ impl Header {
 /// What a record does to the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Entries come to its end: first index u64, term of the entry before u64, how many u32, the entries, each behind
+    /// Entries come to its end: first index u64, term of the entry before u64, how many u32, the entries, each after
     /// its length u32.
     Append = 1,
-    /// An entry and all behind it go: index u64.
+    /// An entry and all after it go: index u64.
     RemoveFrom = 2,
-    /// The log is emptied: the entry that it starts behind, index u64 and term u64.
+    /// The log is emptied: the entry that it starts after, index u64 and term u64.
     Reset = 3,
     /// A process has opened the log: for the how-manieth time, u64.
     Opened = 4,
@@ -146,7 +146,7 @@ impl Kind {
     }
 }
 
-/// Says that a segment was synced up to some byte. It is found, and believed, without the chain: behind a frame that
+/// Says that a segment was synced up to some byte. It is found, and believed, without the chain: after a frame that
 /// does not fit into it this is what tells damage from an interrupted write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SyncedClaim {
@@ -182,7 +182,7 @@ impl SyncedClaim {
         (claim.encode(identity) == *bytes).then_some(claim)
     }
 
-    /// The one that reaches furthest of those that stand in this segment at or behind byte `from`, wherever a frame
+    /// The one that reaches furthest of those that stand in this segment at or after byte `from`, wherever a frame
     /// begins. Those of the segment's previous incarnations name other segments.
     pub(super) fn furthest(bytes: &[u8], from: usize, header: &Header) -> Option<SyncedClaim> {
         let rest = bytes.get(from..)?;

@@ -34,7 +34,7 @@
 //! as its first frames. That one is prepared long before, by [`LogStore::tidy`] after everyone has been answered, in a
 //! thread of its own.
 //!
-//! A segment is *dead* when the one behind it was begun at or before the snapshot, with a record of its own. A dead one
+//! A segment is *dead* when the one after it was begun at or before the snapshot, with a record of its own. A dead one
 //! is recycled: its header is overwritten with zeros and synced, then it gets the number of the next one to be
 //! prepared. The frames of its previous use stay, and cannot come back: each is chained to a header with a smaller
 //! number.
@@ -43,7 +43,7 @@
 //! - *While a segment is made*: `new`, which the next one overwrites. *While one is recycled*: a dead one with a header
 //!   of zeros, or the prepared one; both are fit for being prepared, and where none is, one is made.
 //! - *In a flush*: any of its sectors, old or new, in any order. The frames up to the first that does not fit into the
-//!   chain count; of a record in pieces all have to be there. Behind that point may be frames that were never
+//!   chain count; of a record in pieces all have to be there. After that point may be frames that were never
 //!   confirmed: they are chained to one that is missing. So that none of them ever fits again, should the very same
 //!   entries come once more, each start writes a record of its own, `Opened` with a number that rises, and syncs it
 //!   before anything else is written.
@@ -63,7 +63,7 @@
 //! - *A failed write or sync*, or a kill between the two: the replica ends. What the next start reads may be in the
 //!   page cache alone; after a failed `fdatasync` it counts as clean there, and no later one would bring it to the
 //!   device (D6). So before anything rests on it, each start writes the used blocks of the last segment once more, the
-//!   same bytes to the same places, with its own record behind them, and syncs. That is one segment at most. The ones
+//!   same bytes to the same places, with its own record after them, and syncs. That is one segment at most. The ones
 //!   before it need none of this: each was synced, without an error, before anything of the next was written.
 //!
 //! # Damage
@@ -71,9 +71,9 @@
 //! checks each byte of the headers' blocks and of the frames up to the end of the chain. Before the last segment the
 //! chain must reach the seed of the next; in the last one the watermark says how far it must reach, as with every
 //! engine, and, wherever they stand, the claims of what was synced. So only in the very last write damage cannot be
-//! told from a torn one (D2). Behind the end are zeros or the frames of previous incarnations, which mean nothing.
+//! told from a torn one (D2). After the end are zeros or the frames of previous incarnations, which mean nothing.
 //! Damage names the file. A header that is neither zeros nor whole is damage unless its segment is dead; a header of
-//! zeros in a segment that was begun looks like a prepared one, and is found by the watermark, or by the segment behind
+//! zeros in a segment that was begun looks like a prepared one, and is found by the watermark, or by the segment after
 //! it.
 //!
 //! # The models

@@ -60,7 +60,7 @@ impl SegmentLog {
 
         let end = replay.last();
         if replay.base.index > snapshot.index {
-            let what = format!("the log starts behind entry {}, the newest snapshot ends with {snapshot}", replay.base);
+            let what = format!("the log starts after entry {}, the newest snapshot ends with {snapshot}", replay.base);
             return Err(Damage::new(&last, format!("{what}: entries are missing")).into());
         }
         let is_covered = end.index <= snapshot.index;
@@ -74,7 +74,7 @@ impl SegmentLog {
         };
         let contradicts = !is_covered && at_seam.term != snapshot.term;
         if contradicts && before == 0 && replay.is_rebased {
-            let what = format!("the log starts behind entry {at_seam}, the snapshot ends with {snapshot}");
+            let what = format!("the log starts after entry {at_seam}, the snapshot ends with {snapshot}");
             return Err(Damage::new(&last, what).into());
         }
         let interrupted = replay.is_interrupted();
@@ -105,7 +105,7 @@ impl SegmentLog {
         log.extent = Extent::empty(end);
         log.write_record(Kind::Opened, &(opened + 1).to_le_bytes())?;
         if is_covered && end != snapshot {
-            // The next entry is the one behind the snapshot, so the journal has to say that this is where it goes on.
+            // The next entry is the one after the snapshot, so the journal has to say that this is where it goes on.
             log.reset_to(snapshot)?;
         } else if !contradicts {
             log.extent = Extent::empty(snapshot);
@@ -211,7 +211,7 @@ fn readable_from(
     let base = found.begun.get(&(lowest + 1)).map_or(EntryId::ZERO, |(header, _)| header.base);
     let why = found.damaged.get(&lowest).map_or("missing", String::as_str);
     let what = format!(
-        "{why}; the log behind it starts with entry {}, the newest snapshot ends with {snapshot}",
+        "{why}; the log after it starts with entry {}, the newest snapshot ends with {snapshot}",
         base.index.next()
     );
     damage(lowest, &what)

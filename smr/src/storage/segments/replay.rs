@@ -13,7 +13,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 pub(super) struct Replay {
     /// The entry before the first of `entries`.
     pub(super) base: EntryId,
-    /// Whether nothing before `base` is there: the log was begun, or emptied, behind it.
+    /// Whether nothing before `base` is there: the log was begun, or emptied, after it.
     pub(super) is_rebased: bool,
     pub(super) entries: Vec<Entry>,
     pub(super) records: VecDeque<Held>,
@@ -32,7 +32,7 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Before a segment that was begun behind this entry.
+    /// Before a segment that was begun after this entry.
     pub(super) fn new(base: EntryId, is_rebased: bool) -> Replay {
         Replay {
             base,

@@ -147,7 +147,7 @@ impl SegmentLog {
         Ok(())
     }
 
-    /// Makes a record of what the buffer holds behind `at`, where there is room for a header; in the next segment if
+    /// Makes a record of what the buffer holds after `at`, where there is room for a header; in the next segment if
     /// there is no more room in this one, and in pieces if there is not enough in any.
     fn seal(&mut self, at: usize, kind: Kind) -> Result<Place, StorageError> {
         let room = (self.current().header.size - self.tail.begin) as usize;

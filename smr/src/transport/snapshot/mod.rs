@@ -4,7 +4,7 @@
 //! sender   -> Offer  { header, last, length, fingerprint }
 //! receiver -> Resume { offset }               what it has kept of an earlier attempt
 //! sender   -> Chunk  { offset, bytes }   ...  in bursts, each acknowledged before the next, with a rest between
-//! receiver -> Ack    { offset behind it } ...
+//! receiver -> Ack    { offset after it } ...
 //! receiver -> Finished                        verified and durable
 //! ```
 //! The receiver says Busy now and then while its disk works, so both sides can tell a slow one from a hung one and

@@ -15,7 +15,7 @@ use crate::support::*;
 
 const HARD_STATE: HardState = HardState { term: Term(3), vote: None, lease_us: 0 };
 
-/// A node with entries up to 31 behind it, and all of them.
+/// A node with entries up to 31 after it, and all of them.
 fn written() -> (VirtualDisk, Vec<Entry>) {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;

@@ -22,7 +22,7 @@ struct Model {
 }
 
 impl Model {
-    /// What a log holds behind the snapshot, by Raft §7.
+    /// What a log holds after the snapshot, by Raft §7.
     fn view(&self, log: &[Entry]) -> Vec<Entry> {
         let end = self.snapshot.last;
         let known = end.index == Index::ZERO

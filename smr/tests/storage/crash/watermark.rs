@@ -12,7 +12,7 @@ use super::super::{ENGINE, LOG};
 use super::founded;
 use crate::support::*;
 
-/// Zeros over the last writes of a log in segments, each with one entry of 44 bytes behind what was synced before.
+/// Zeros over the last writes of a log in segments, each with one entry of 44 bytes after what was synced before.
 fn cut_segments(disk: &VirtualDisk, mut frames: usize) {
     const FRAME_BYTES: usize = (16 + 48) + (16 + 20 + 4 + 28 + 44);
     let log = Path::new(LOG).parent().unwrap();

@@ -20,7 +20,7 @@ fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
     let disk = founded();
     let mut store = bench(&disk).reopen().store().store;
     append(&mut store, 2, 1, 10);
-    // A flush fills its last block up with zeros, which hides what was behind: so the entry has to end with the block.
+    // A flush fills its last block up with zeros, which hides what was after: so the entry has to end with the block.
     let end = used(&content(&disk, &segments(&disk)[0]));
     let written = [batch(3, 1, 1, 8192 - end - FRAME_BYTES), batch(4, 1, 1, 700), batch(5, 1, 1, 700)];
     written.iter().for_each(|entries| store.apply(&LogChange::Append(entries.clone())).unwrap());
@@ -50,7 +50,7 @@ fn entries_lost_in_a_crash_do_not_return_behind_the_same_entry_again() {
 }
 
 /// Killed between the write of a segment's last frames and their sync: the next start reads them, and has no room
-/// behind them for a record of its own.
+/// after them for a record of its own.
 // covers D1
 #[test]
 fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
@@ -58,7 +58,7 @@ fn entries_read_after_a_kill_at_the_end_of_a_segment_outlive_a_power_cut() {
         let (disk, mut store, mut entries) = filled(FRAME_BYTES + 10 + left);
         entries.extend(batch(13, 1, 1, 10));
         store.apply(&LogChange::Append(batch(13, 1, 1, 10))).unwrap();
-        // The sync behind the write never happens.
+        // The sync after the write never happens.
         disk.lie_at(disk.operations() + 1);
         store.flush().unwrap();
         drop(store);

@@ -38,7 +38,7 @@ fn is_noticed(disk: VirtualDisk, entries: &[Entry], file: &Path, at: &str) -> bo
 }
 
 /// Every byte of every segment, one bit each: the frames and the header are covered to the last byte, and only what is
-/// behind them, or only prepared, does not matter.
+/// after them, or only prepared, does not matter.
 // covers D1, D3, D4
 #[test]
 fn any_byte_flipped_in_any_segment_is_noticed_or_means_nothing() {
@@ -147,7 +147,7 @@ fn log_that_starts_behind_the_newest_snapshot_heals() {
             let reason = bench(&disk.after_crash(Loss::Nothing)).reopen_with(older.clone()).heals().1;
             let file = segments(&disk)[0].display().to_string();
             let expected =
-                format!("{file}: the log starts behind entry 20.t2, the newest snapshot ends with {}", older.last);
+                format!("{file}: the log starts after entry 20.t2, the newest snapshot ends with {}", older.last);
             assert!(reason.starts_with(&expected) && reason.contains("node/snapshots"), "{reason}");
         }
         let opened = bench(&disk.after_crash(Loss::Nothing)).reopen_with(snapshot(20, 2)).store();

@@ -56,11 +56,11 @@ fn sample() -> (VirtualDisk, Vec<Entry>) {
     entries.extend(append(&mut store, 70, 1, 14_000));
     entries.extend(append(&mut store, 71, 3, 50));
     drop(store);
-    // With the watermark where the log ends, so that nothing behind it can be taken for a torn write.
+    // With the watermark where the log ends, so that nothing after it can be taken for a torn write.
     (disk.after_crash(Loss::Nothing), entries)
 }
 
-/// Where the frames of a segment end: what is behind are zeros here, because nothing was recycled.
+/// Where the frames of a segment end: what is after are zeros here, because nothing was recycled.
 fn used(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
 }
