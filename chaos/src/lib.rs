@@ -18,3 +18,8 @@ pub mod fuzz;
 pub mod nemesis;
 pub mod scenario;
 pub mod seeds;
+
+/// The guide's code compiles and passes.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/GUIDE.md")]
+pub mod guide {}
