@@ -44,6 +44,9 @@ use smr::state_machine::{Answer, Image, StateMachine};
 
 /// The longest image, in bytes: far more than the most partitions and replicas need.
 const IMAGE_MAX_BYTES: u32 = 1 << 20;
+/// An image of version 1 begins with its length, which is at most [`IMAGE_MAX_BYTES`]. Those of later versions begin
+/// with these bits and their version in the lower 16.
+const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
 
 /// A change of the state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +76,9 @@ pub enum Command {
     /// A server that could found its partition's group asks that the genesis be recorded.
     RecordGenesis(GenesisRequest),
 }
+
+/// How many kinds of commands there are: all of version 1. Those of a later version follow after them.
+const COMMAND_KINDS: u32 = 4;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -384,6 +390,14 @@ fn is_same_layout(map: &ClusterMap, other: &ClusterMap) -> bool {
 impl StateMachine for ManagerState {
     type Image = ManagerState;
 
+    /// The kind is the number that a [`Command`] begins with.
+    fn command_version(command: &[u8]) -> Option<u16> {
+        match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
+            None | Some(0..COMMAND_KINDS) => Some(1),
+            Some(_) => None,
+        }
+    }
+
     fn apply(&mut self, _index: Index, command: &[u8]) -> Vec<u8> {
         let reply = match codec::decode(command) {
             Ok(command) => self.carry_out(command),
@@ -413,6 +427,10 @@ impl StateMachine for ManagerState {
         let mut len = [0; 4];
         input.read_exact(&mut len)?;
         let len = u32::from_le_bytes(len);
+        if len & IMAGE_VERSION_MARK == IMAGE_VERSION_MARK {
+            let what = format!("an image of version {}, this build reads version 1", len & !IMAGE_VERSION_MARK);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         if len > IMAGE_MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an image of {len} bytes")));
         }

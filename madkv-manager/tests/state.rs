@@ -430,3 +430,22 @@ proptest! {
         }
     }
 }
+
+// covers D16
+#[test]
+fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
+    let error = ManagerState::restore(&mut &[2, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
+    assert_eq!(error, "an image of version 2, this build reads version 1");
+}
+
+// covers L20
+#[test]
+fn command_kinds_of_this_build_are_of_version_1_and_others_unknown() {
+    for kind in 0..4u32 {
+        assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
+    }
+    assert_eq!(ManagerState::command_version(&4u32.to_le_bytes()), None);
+    assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
+    let one = encode(&Command::Register(registration(1, 2, 3, false)));
+    assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");
+}

@@ -86,6 +86,15 @@ impl<'a> Command<'a> {
         }
     }
 
+    /// The version in which the kind of a command came; `None` for a kind that this build does not know. Bytes that are
+    /// no command are of version 1, whose answer to them stands.
+    pub fn version(bytes: &[u8]) -> Option<u16> {
+        match bytes.first() {
+            None | Some(&(PUT | SWAP | DELETE)) => Some(1),
+            Some(_) => None,
+        }
+    }
+
     /// The key that decides where the command belongs.
     pub fn key(&self) -> &'a [u8] {
         match *self {

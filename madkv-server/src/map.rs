@@ -23,7 +23,7 @@ use smr::state_machine::{Answer, Image, StateMachine};
 use crate::packed::{Builder, Records};
 use crate::trace;
 
-/// The first bytes of an image.
+/// The first bytes of an image: what it is, and the version of its format, a digit.
 const MAGIC: &[u8; 8] = b"madkvm1\n";
 /// A block of an image ends with the record that reaches this length.
 const BLOCK_AIM_BYTES: usize = 64 << 10;
@@ -76,6 +76,10 @@ fn within_limits(key: &[u8], value: &[u8]) -> bool {
 impl StateMachine for Map {
     type Image = MapImage;
 
+    fn command_version(command: &[u8]) -> Option<u16> {
+        Command::version(command)
+    }
+
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
         let Some(tracer) = trace::tracer() else { return self.carry_out(command) };
         let request = tracer.before(index, self.len(), command);
@@ -103,8 +107,13 @@ impl StateMachine for Map {
     fn restore(input: &mut dyn io::Read) -> io::Result<Map> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
-        if magic != *MAGIC {
-            return Err(invalid("no image of a map"));
+        match magic {
+            _ if magic == *MAGIC => {}
+            [b'm', b'a', b'd', b'k', b'v', b'm', version, b'\n'] if version.is_ascii_graphic() => {
+                let found = char::from(version);
+                return Err(invalid(format!("an image of a map of version {found}, this build reads version 1")));
+            }
+            _ => return Err(invalid("no image of a map")),
         }
         let mut records = Builder::default();
         let mut last: Option<Bytes> = None;

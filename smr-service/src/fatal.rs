@@ -18,6 +18,9 @@ pub const EXIT_FATAL: i32 = 70;
 
 /// What to do about a failure of the world around.
 const AFTER_A_FAILURE: &str = "see that its disk works and has room, then start it again with the same arguments";
+/// What to do about what a newer build has left.
+#[cfg(feature = "serve")]
+const AFTER_A_NEWER_BUILD: &str = "start the newer build with the same arguments; nothing is lost";
 /// What to do about a bug.
 const AFTER_A_BUG: &str = "start it again, it goes on from what is durable; and report the lines above";
 
@@ -58,6 +61,9 @@ pub fn end_with(runtime: &tokio::runtime::Handle, replica: smr::replica::Replica
             Ok(()) => return,
             Err(ReplicaFailure::World { who, why }) => {
                 log_sink::line(format!("[{}] {who}: {why}; this process ends; {AFTER_A_FAILURE}", timestamp()));
+            }
+            Err(outdated @ ReplicaFailure::StaleTerm { .. }) => {
+                log_sink::line(format!("[{}] {outdated}; this process ends; {AFTER_A_NEWER_BUILD}", timestamp()));
             }
             // The hook has told of it, and ends the process; here for a process without one.
             Err(bug @ ReplicaFailure::Bug { .. }) => {

@@ -46,6 +46,14 @@ pub enum ReplicaFailure {
         /// What the panic says.
         what: String,
     },
+    /// Its log holds what only a newer build can apply. Nothing is lost, and that build goes on from here.
+    #[error("{who}: {why}")]
+    StaleTerm {
+        /// The replica.
+        who: String,
+        /// Which entry, and what is known of it.
+        why: String,
+    },
 }
 
 /// How a replica ended: in order, or by a failure.
@@ -82,6 +90,11 @@ impl Lifeline {
     /// The replica cannot go on: `who` says `why`.
     pub(crate) fn fail(&self, who: &str, why: &str) {
         self.end(Err(ReplicaFailure::World { who: who.to_owned(), why: why.to_owned() }));
+    }
+
+    /// The replica would have to apply what its build does not know.
+    pub(crate) fn outdated(&self, who: &str, why: &str) {
+        self.end(Err(ReplicaFailure::StaleTerm { who: who.to_owned(), why: why.to_owned() }));
     }
 
     /// A part of the replica panicked.

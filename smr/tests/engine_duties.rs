@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +24,7 @@ use smr::replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{Role, ServiceState, StateDigest};
+use smr::version::CommandVersions;
 
 const TERM: u64 = 2;
 const ME: NodeId = NodeId::new(0, 1);
@@ -222,6 +222,16 @@ impl StateMachine for Journal {
     fn apply(&mut self, _: Index, command: &[u8]) -> Vec<u8> {
         self.0.push(String::from_utf8_lossy(command).into_owned());
         format!("{} was number {}", self.0.last().unwrap(), self.0.len()).into_bytes()
+    }
+
+    const COMMANDS_VERSION: u16 = 2;
+
+    fn command_version(command: &[u8]) -> Option<u16> {
+        match command.first() {
+            Some(b'2') => Some(2),
+            Some(b'9') => None,
+            _ => Some(1),
+        }
     }
 
     fn frees(command: &[u8]) -> bool {
@@ -600,17 +610,67 @@ fn entry_of_another_leader_at_the_place_of_a_waiting_write_is_not_taken_for_it()
 // covers L20 I18
 #[test]
 fn committed_command_of_a_kind_unknown_to_this_build_stops_the_replica_before_it_is_applied() {
-    for unknown in [&[200, 1, 2, 3][..], &[], &[2, 1]] {
+    let unknown_to_the_machine = SessionCommand::Idempotent { command: Bytes::from_static(b"9 of a build to come") };
+    for unknown in [&[200, 1, 2, 3][..], &[], &[2, 1], &unknown_to_the_machine.encode()] {
         let (mut replica, client) = Replica::with_session();
         replica.ask(vec![(0, 1, write(client, 1, "x"))]);
         replica.core.append_bytes(TERM, Bytes::copy_from_slice(unknown));
         replica.ask(vec![(0, 2, write(client, 2, "y"))]);
-        let stopped = catch_unwind(AssertUnwindSafe(|| replica.commit_all())).unwrap_err();
-        let why = stopped.downcast_ref::<String>().unwrap();
-        assert!(why.contains("entry 3.t2 cannot be applied"), "{why}");
+        replica.core.commit_up_to(usize::MAX);
+        replica.engine.work(|| true);
+        let stops: Vec<String> = replica
+            .engine
+            .take_actions()
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::Stop(why) => Some(why),
+                _ => None,
+            })
+            .collect();
+        let [why] = &stops[..] else { panic!("{stops:?}") };
+        assert!(
+            why.contains("entry 3.t2 cannot be applied") && why.contains("version 1 of the library and 2 of"),
+            "{why}"
+        );
+        assert_eq!(replica.engine.applied().index, Index(2));
+        assert!(!replica.engine.has_work(), "it would go on");
         assert_eq!(replica.applied(), ["x"], "what stands after it must not be applied either");
-        assert_eq!(replica.outcome(0, 2), None);
+        assert_eq!(replica.outcome(0, 2), Some(Outcome::Unknown));
     }
+}
+
+// covers L20
+#[test]
+fn command_of_a_new_kind_is_proposed_only_once_every_member_applies_it() {
+    let (mut replica, client) = Replica::with_session();
+    let (of_1, of_2) = (CommandVersions::FIRST, CommandVersions::with_machine(2));
+    let mut tag = 0;
+    let mut is_taken = |replica: &mut Replica| {
+        tag += 1;
+        let entries = replica.core.status().last.index;
+        replica.ask(vec![(0, tag, write(client, tag, "2 is new"))]);
+        let taken = replica.core.status().last.index > entries;
+        if !taken {
+            let said = replica.outcome(0, tag);
+            assert!(matches!(&said, Some(Outcome::Refused(why)) if why.contains("upgraded")), "{said:?}");
+        }
+        taken
+    };
+    assert!(!is_taken(&mut replica), "no one was heard");
+    replica.engine.peer_applies(B, of_2);
+    assert!(!is_taken(&mut replica), "C was not heard");
+    replica.engine.peer_applies(C, of_1);
+    assert!(!is_taken(&mut replica), "C runs the older build");
+    replica.engine.peer_applies(NodeId::new(2, 9), of_2);
+    assert!(!is_taken(&mut replica), "that is another incarnation, which is no member");
+    replica.engine.peer_applies(C, of_2);
+    assert!(is_taken(&mut replica));
+    replica.engine.peer_applies(B, of_1);
+    assert!(!is_taken(&mut replica), "B went back to the older build");
+    // Known everywhere, or nowhere.
+    replica.ask(vec![(0, 100, write(client, 100, "x")), (0, 101, write(client, 101, "9 is unknown"))]);
+    assert!(matches!(replica.outcome(0, 101), Some(Outcome::Refused(_))));
+    assert_eq!(replica.outcome(0, 100), None);
 }
 
 /// The hash that a replica takes of its state after entry 4, and the replica, which has just told the others.

@@ -57,8 +57,45 @@ impl ReportSink for Lines {
     }
 }
 
+/// Counts in a build that knows two kinds of commands, or one.
+#[derive(Clone, Default)]
+struct Build<const VERSION: u16>(Counter);
+
+impl<const VERSION: u16> StateMachine for Build<VERSION> {
+    type Image = Counter;
+
+    const COMMANDS_VERSION: u16 = VERSION;
+
+    fn command_version(command: &[u8]) -> Option<u16> {
+        let version = if command == b"new" { 2 } else { 1 };
+        (version <= VERSION).then_some(version)
+    }
+
+    fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
+        self.0.apply(index, command)
+    }
+
+    fn query(&self, query: &[u8]) -> Answer {
+        self.0.query(query)
+    }
+
+    fn image(&self) -> Counter {
+        self.0.image()
+    }
+
+    fn restore(input: &mut dyn Read) -> io::Result<Build<VERSION>> {
+        Counter::restore(input).map(Build)
+    }
+}
+
 /// A group of one, in a directory that an earlier replica may still be about to let go of.
 fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: &Arc<Lines>) -> ReplicaHandle {
+    let replica = started::<S>(directory, runtime, lines);
+    wait_until("a leader of one", || (count(&replica, "up").is_some()).then_some(()));
+    replica
+}
+
+fn started<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: &Arc<Lines>) -> ReplicaHandle {
     let start = Instant::now();
     let opened = loop {
         let reports: Arc<dyn ReportSink> = lines.clone();
@@ -72,9 +109,7 @@ fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: 
         }
         thread::sleep(Duration::from_millis(20));
     };
-    let replica = opened.run(None, None, S::default()).unwrap();
-    wait_until("a leader of one", || (count(&replica, "up").is_some()).then_some(()));
-    replica
+    opened.run(None, None, S::default()).unwrap()
 }
 
 /// Proposes, and returns the answer.
@@ -161,4 +196,29 @@ fn bug_in_the_state_machine_ends_the_replica_with_an_error_and_not_the_caller() 
     let outcome = runtime.block_on(async { tokio::time::timeout(TIMEOUT, waiting).await }).unwrap().unwrap();
     assert!(matches!(outcome, None | Some(Outcome::Unknown)), "it may have taken effect: {outcome:?}");
     assert!(matches!(ask(&replica, Request::Status), Outcome::OutOfService(_)));
+}
+
+// covers L20
+#[test]
+fn older_build_on_a_newer_directory_ends_before_what_it_does_not_know_and_the_newer_one_goes_on() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let newer = alone::<Build<2>>(directory.path(), &runtime, &Arc::default());
+    let before = count(&newer, "new").expect("every member of a group of one applies it");
+    newer.shutdown();
+    assert_eq!(ended(&newer, &runtime), Ok(()));
+
+    let older = started::<Build<1>>(directory.path(), &runtime, &Arc::default());
+    match ended(&older, &runtime) {
+        Err(ReplicaFailure::StaleTerm { who, why }) => {
+            assert!(who.starts_with("g.0") && why.contains("cannot be applied: unknown command"), "{who}: {why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(older);
+
+    let again = alone::<Build<2>>(directory.path(), &runtime, &Arc::default());
+    assert!(count(&again, "new").unwrap() > before);
+    again.shutdown();
 }

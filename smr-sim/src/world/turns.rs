@@ -244,6 +244,7 @@ impl<W: Workload> World<W> {
                         self.quarantine(replica, &reason);
                         break;
                     }
+                    Action::Stop(why) => self.watch.violate("L20 a command of this very build is unknown to it", why),
                     Action::TakeSnapshot(image) => {
                         if image.meta.last.index < serving.engine().core().commit() {
                             self.watch.rare.saw(Rare::SnapshotBehindCommit);

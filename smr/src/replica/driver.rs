@@ -193,7 +193,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
                     self.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
-                NodeInput::Peer(TransportEvent::Connected { peer }) => self.turns.engine_mut().connected(peer),
+                NodeInput::Peer(TransportEvent::Connected { peer }) => {
+                    if let Some(commands) = self.transport.commands_of(peer) {
+                        self.turns.engine_mut().peer_applies(peer, commands);
+                    }
+                    self.turns.engine_mut().connected(peer);
+                }
                 NodeInput::Peer(TransportEvent::Disconnected { peer }) => {
                     self.turns.engine_mut().disconnected(now, peer)
                 }
@@ -290,6 +295,10 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.give_to_disk(DiskJob::Quarantine(reason, self.quarantined.clone()))?;
                         self.is_quarantined = true;
                         return Ok(());
+                    }
+                    Action::Stop(why) => {
+                        self.lifeline.outdated(self.reporter.who(), &why);
+                        return Err(why);
                     }
                     Action::TakeSnapshot(image) => self.take_snapshot(image),
                     Action::TakeDigest(image) => self.take_digest(image),

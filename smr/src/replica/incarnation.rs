@@ -137,7 +137,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             cluster: store.identity.cluster.or(site.cluster),
             genesis: initialized,
             start: store.start,
-            commands: CommandVersions::FIRST,
+            commands: CommandVersions::with_machine(S::COMMANDS_VERSION),
             admission: Arc::new(Gate {
                 seen: store.seen_starts.clone(),
                 lifeline: site.lifeline.clone(),

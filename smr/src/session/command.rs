@@ -80,6 +80,22 @@ impl SessionCommand {
         }
     }
 
+    /// The version in which its kind came ([`crate::version::CommandVersions`]). A kind keeps its meaning; a new one is
+    /// of a version of its own, and is proposed only once every member applies that.
+    pub(crate) fn version(&self) -> u16 {
+        match self {
+            SessionCommand::Open { .. } | SessionCommand::Write { .. } | SessionCommand::Idempotent { .. } => 1,
+        }
+    }
+
+    /// What is in it for the state machine.
+    pub(crate) fn for_machine(&self) -> Option<&Bytes> {
+        match self {
+            SessionCommand::Open { .. } => None,
+            SessionCommand::Write { command, .. } | SessionCommand::Idempotent { command } => Some(command),
+        }
+    }
+
     /// The bytes for the log.
     pub fn encode(&self) -> Bytes {
         match self {

@@ -24,10 +24,20 @@ use crate::codec::Hashing;
 use crate::entry::Index;
 use crate::id::ClientId;
 
-/// "SES" and the version of the format.
+/// "SES" and the version of the format, a digit.
 const MAGIC: u32 = u32::from_le_bytes(*b"SES2");
 /// The same without nonces, as older builds wrote it.
 const MAGIC_PLAIN: u32 = u32::from_le_bytes(*b"SES1");
+
+/// What to say of a beginning that is neither.
+fn not_read(magic: u32) -> String {
+    match magic.to_le_bytes() {
+        [b'S', b'E', b'S', version] if version.is_ascii_graphic() => {
+            format!("it is of version {}, this build reads versions 1 and 2", char::from(version))
+        }
+        _ => format!("starts with {magic:08x}"),
+    }
+}
 
 /// A table as it was at one moment. Cheap to make, to keep and to hand to another thread.
 #[derive(Clone)]
@@ -98,7 +108,7 @@ impl SessionTable {
     /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
     pub fn restore_with_limits(input: &mut dyn Read, limits: SessionLimits) -> io::Result<SessionTable> {
         let magic = read_u32(input)?;
-        check(magic == MAGIC || magic == MAGIC_PLAIN, || format!("starts with {magic:08x}"))?;
+        check(magic == MAGIC || magic == MAGIC_PLAIN, || not_read(magic))?;
         let (sessions_max, answers_max_bytes) = (read_u64(input)?, read_u64(input)?);
         check(
             sessions_max == limits.sessions_max as u64 && answers_max_bytes == limits.answers_max_bytes as u64,

@@ -16,6 +16,7 @@
 mod admission;
 mod audit;
 mod backlog;
+mod versions;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ use crate::session::{SessionCommand, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Answer, StateMachine};
 use crate::status::{Advertised, ReplicaStatus, Role, ServiceState};
+use crate::version::CommandVersions;
 
 pub use self::admission::{LogLimits, SNAPSHOT_LOG_SMALL_BYTES};
 pub use self::audit::DIGEST_EVERY_ENTRIES;
@@ -124,6 +126,9 @@ pub enum Action<P: Protocol, S: StateMachine> {
     /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to
     /// follow matters.
     Quarantine(String),
+    /// End the process for this reason: a committed entry is of a kind that this build does not know. Nothing that was
+    /// to follow matters.
+    Stop(String),
     /// Tell a person (one line on stderr).
     Report(String),
 }
@@ -201,8 +206,10 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     /// See [`EngineStart`].
     nonce_seed: u64,
     nonces_drawn: u64,
-    /// It has put itself into quarantine.
+    /// It has put itself into quarantine, or stopped for good.
     silent: bool,
+    /// What the builds of the other members apply, as they said when they were met.
+    applied_by: BTreeMap<NodeId, CommandVersions>,
     /// See [`Engine::disk_is_full`].
     disk_is_full: bool,
     /// There was no room for the latest snapshot: when to try again.
@@ -284,6 +291,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
             silent: false,
+            applied_by: BTreeMap::new(),
             disk_is_full: false,
             snapshot_waits_for_room: None,
             actions: Vec::new(),
@@ -735,6 +743,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if let Err(elsewhere) = self.is_for_here(self.core.routing().writes) {
             return reply.send(elsewhere);
         }
+        if let Err(why) = self.is_applied_everywhere(&command) {
+            return reply.send(Outcome::Refused(why));
+        }
         if let SessionCommand::Write { client, number, lowest_unanswered, command } = &command
             && let Some(outcome) = self.sessions.check(*client, *number, *lowest_unanswered, command)
         {
@@ -809,6 +820,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     fn apply(&mut self, entry: Entry) {
         let index = entry.id.index;
         assert_eq!(index, self.applied.index.next(), "entry {} follows applied {}", entry.id, self.applied);
+        let command = match &entry.payload {
+            Payload::Command(bytes) => match versions::decode::<S>(bytes) {
+                Ok(command) => Some(command),
+                Err(what) => return self.cannot_apply(entry.id, &what),
+            },
+            Payload::Noop | Payload::Configuration(_) => None,
+        };
         self.applied = entry.id;
         let outcome = match &entry.payload {
             Payload::Noop => None,
@@ -816,12 +834,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.members_changed(index, configuration.clone());
                 None
             }
-            Payload::Command(bytes) => {
-                // An entry of a kind this build does not know must stop it, not be skipped (L20).
-                let command = SessionCommand::decode(bytes)
-                    .unwrap_or_else(|error| panic!("entry {} cannot be applied: {error}", entry.id));
+            Payload::Command(_) => {
                 let state = &mut self.state;
-                Some(self.sessions.apply(index, &command, |command| state.apply(index, command)))
+                command.map(|command| self.sessions.apply(index, &command, |command| state.apply(index, command)))
             }
         };
         if let Some((id, reply, copies)) = self.waiting.applied(index) {

@@ -1,0 +1,78 @@
+//! Commands of a kind that not every build knows.
+//!
+//! A kind of command never changes its meaning; what is new is a new kind, of a higher version. A leader proposes one only
+//! if every member of its group, learners included, has said in a handshake that its build applies that version; who was
+//! not heard since this replica began counts as one that applies the first version alone. So no sound member of a group that is
+//! upgraded replica by replica meets a command that it does not know.
+//!
+//! One that does all the same, because an older build was started on a newer directory, must neither guess nor skip:
+//! the state would differ from that of all others. It stops before that entry, and goes on there in the right build
+//! (fault catalogue L20).
+
+use bytes::Bytes;
+
+use super::{Action, Engine};
+use crate::entry::EntryId;
+use crate::id::NodeId;
+use crate::protocol::Protocol;
+use crate::session::SessionCommand;
+use crate::state_machine::StateMachine;
+use crate::version::CommandVersions;
+
+/// The command in an entry; the error says which kind this build does not know.
+pub(super) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<SessionCommand, String> {
+    let command = SessionCommand::decode(bytes).map_err(|error| error.to_string())?;
+    match command.for_machine() {
+        Some(inner) if S::command_version(inner).is_none() => {
+            let begins = &inner[..inner.len().min(8)];
+            Err(format!("unknown command of the state machine, which begins with {begins:02x?}"))
+        }
+        _ => Ok(command),
+    }
+}
+
+impl<P: Protocol, S: StateMachine> Engine<P, S> {
+    /// The build of this node, which has just shaken hands, applies these commands.
+    pub fn peer_applies(&mut self, node: NodeId, commands: CommandVersions) {
+        let configuration = self.core.status().configuration;
+        self.applied_by.retain(|known, _| configuration.is_member(*known));
+        self.applied_by.insert(node, commands);
+    }
+
+    /// Whether every member applies this command.
+    ///
+    /// # Errors
+    /// Why it is not proposed, for whoever asked.
+    pub(super) fn is_applied_everywhere(&self, command: &SessionCommand) -> Result<(), String> {
+        let machine = match command.for_machine() {
+            None => 1,
+            Some(inner) => S::command_version(inner).ok_or("a command that this build does not know")?,
+        };
+        let needed = CommandVersions { library: command.version(), machine };
+        if needed == CommandVersions::FIRST {
+            return Ok(());
+        }
+        let lacks = |commands: CommandVersions| commands.library < needed.library || commands.machine < needed.machine;
+        let members = self.core.status().configuration.members();
+        let mut others = members.into_iter().filter(|member| *member != self.node);
+        let lacking =
+            others.find(|member| lacks(self.applied_by.get(member).copied().unwrap_or(CommandVersions::FIRST)));
+        match lacking {
+            None => Ok(()),
+            Some(member) => Err(format!(
+                "not before all replicas are upgraded: replica {member} is not known to apply commands of this version"
+            )),
+        }
+    }
+
+    /// Stops before a committed entry that this build cannot apply.
+    pub(super) fn cannot_apply(&mut self, entry: EntryId, what: &str) {
+        self.stop();
+        self.silent = true;
+        let CommandVersions { library, machine } = CommandVersions::with_machine(S::COMMANDS_VERSION);
+        self.actions.push(Action::Stop(format!(
+            "entry {entry} cannot be applied: {what}; this build applies commands up to version {library} of the \
+             library and {machine} of the state machine, so a newer one has proposed it"
+        )));
+    }
+}
