@@ -103,7 +103,7 @@ bounded overwrites="1000000" value_bytes="1000":
 rolling rounds="100":
     cargo run --quiet --release --bin madkv-scenario -- rolling --rounds {{rounds}}
 
-# Roll a cluster under load from an older build (its commit) to this one, with both log engines; check that nothing is lost. Without parameters from `before-house` (CHANGELOG).
+# Roll a cluster under load from an older build (its commit; by default `before-house`, see CHANGELOG) to this one, with both log engines; check that nothing is lost.
 upgrade from="d89e3b3":
     #!/usr/bin/env bash
     set -euo pipefail
