@@ -6,7 +6,7 @@
 //! when.
 
 use crate::network::Weather;
-use crate::properties::Happening;
+use crate::properties::Observation;
 use crate::rare::Rare;
 use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::Workload;
@@ -107,7 +107,7 @@ impl<W: Workload> Scenario<'_, W> {
             }
             self.world.nodes[replica].found_anew = true;
         }
-        self.world.watch.happen(&Happening::ToldToFoundAnew);
+        self.world.watch.observe(&Observation::ToldToFoundAnew);
         self.restart_all();
         self.serves("the group begins again by the operator's word");
         self.world.watch.rare.saw(Rare::FoundedAnew);

@@ -16,7 +16,7 @@ use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, Term}
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Recovered, WriteId};
 
-use crate::properties::{Happening, Spoiled};
+use crate::properties::{Observation, Spoiled};
 
 /// A running hash over an entry and all below it.
 pub type Chain = u64;
@@ -200,11 +200,11 @@ pub struct Ledger {
     pages: BTreeMap<NodeId, Page>,
     /// What the first node that applied each index applied there; index 1 is first.
     committed: Vec<(EntryId, Chain)>,
-    /// The entries that the latest happening put into a log.
+    /// The entries that the latest observation put into a log.
     appended: Vec<Line>,
-    /// The first entries that the latest happening removed from a log's end, before it put others there.
+    /// The first entries that the latest observation removed from a log's end, before it put others there.
     removed: Vec<(EntryId, Chain)>,
-    /// Whether the latest happening committed something new.
+    /// Whether the latest observation committed something new.
     is_new: bool,
 }
 
@@ -227,12 +227,12 @@ impl Ledger {
         }
     }
 
-    /// The entries that the latest happening put into a node's log.
+    /// The entries that the latest observation put into a node's log.
     pub fn appended(&self) -> &[Line] {
         &self.appended
     }
 
-    /// The first entry of each piece that the latest happening removed from the end of a node's log.
+    /// The first entry of each piece that the latest observation removed from the end of a node's log.
     pub fn removed(&self) -> &[(EntryId, Chain)] {
         &self.removed
     }
@@ -242,23 +242,23 @@ impl Ledger {
         self.pages.keys().copied()
     }
 
-    /// Whether the latest happening applied an entry that no one had applied before.
+    /// Whether the latest observation applied an entry that no one had applied before.
     pub fn is_newly_committed(&self) -> bool {
         self.is_new
     }
 
     /// Writes down what happened. Comes before the properties hear of it.
-    pub fn note(&mut self, happening: &Happening<'_>) {
+    pub fn note(&mut self, observation: &Observation<'_>) {
         self.appended.clear();
         self.removed.clear();
         self.is_new = false;
-        match happening {
-            Happening::Started { node, recovered, forgot } => self.start(*node, recovered, *forgot),
-            Happening::Ended { node, .. } => {
+        match observation {
+            Observation::Started { node, recovered, forgot } => self.start(*node, recovered, *forgot),
+            Observation::Ended { node, .. } => {
                 let page = self.pages.entry(*node).or_default();
                 (page.log, page.serves) = (BookLog::default(), false);
             }
-            Happening::DirectorySpoiled { node, how } => {
+            Observation::DirectorySpoiled { node, how } => {
                 let page = self.pages.entry(*node).or_default();
                 page.former.push(std::mem::take(&mut page.durable));
                 page.snapshot = EntryId::ZERO;
@@ -268,12 +268,12 @@ impl Ledger {
                 }
                 page.pending.clear();
             }
-            Happening::WriteIssued { node, write } => {
+            Observation::WriteIssued { node, write } => {
                 let changes = write.log().iter().map(|change| self.book(*node, change)).collect();
                 let page = self.pages.entry(*node).or_default();
                 page.pending.push_back((write.id(), write.hard_state(), changes));
             }
-            Happening::WriteDurable { node, write } => {
+            Observation::WriteDurable { node, write } => {
                 let page = self.pages.entry(*node).or_default();
                 while let Some((_, hard_state, changes)) = page.pending.pop_front_if(|(id, _, _)| *id <= write.id()) {
                     page.hard_state = hard_state.unwrap_or(page.hard_state);
@@ -285,11 +285,11 @@ impl Ledger {
                         }));
                 }
             }
-            Happening::SnapshotTaken { node, last, checksum } if *checksum != 0 => {
+            Observation::SnapshotTaken { node, last, checksum } if *checksum != 0 => {
                 let page = self.pages.entry(*node).or_default();
                 page.snapshot = page.snapshot.max(*last);
             }
-            Happening::Committed { entry, .. } => {
+            Observation::Committed { entry, .. } => {
                 let next = self.committed().index.next();
                 if entry.id.index == next {
                     let before = self.committed.last().map_or(0, |(_, chain)| *chain);

@@ -10,7 +10,7 @@ use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 use smr::status::Role;
 
-use crate::properties::{End, Happening, Spoiled};
+use crate::properties::{End, Observation, Spoiled};
 use crate::rare::{Rare, RareCounts};
 
 /// What is kept of a node to recognise something later.
@@ -64,16 +64,16 @@ impl RareWatch {
         self.nodes.get(&node).is_some_and(|known| known.leads == Some(term))
     }
 
-    pub(super) fn on(&mut self, happening: &Happening<'_>, rare: &mut RareCounts) {
-        match happening {
-            Happening::Started { node, recovered, .. } => {
+    pub(super) fn on(&mut self, observation: &Observation<'_>, rare: &mut RareCounts) {
+        match observation {
+            Observation::Started { node, recovered, .. } => {
                 let mut known = Known { last: recovered.snapshot.last, ..Known::default() };
                 known.committed = recovered.snapshot.last.index;
                 recovered.entries.iter().for_each(|entry| known.append(entry));
                 self.nodes.insert(*node, known);
             }
-            Happening::RoleChanged { node, role, term, .. } => self.role_changed(*node, *role, *term, rare),
-            Happening::Ended { node, end } => {
+            Observation::RoleChanged { node, role, term, .. } => self.role_changed(*node, *role, *term, rare),
+            Observation::Ended { node, end } => {
                 let known = self.nodes.remove(node);
                 if known.is_some_and(|known| known.leads.is_some()) {
                     self.leaders -= 1;
@@ -82,29 +82,29 @@ impl RareWatch {
                     rare.saw(Rare::DiskErrorStop);
                 }
             }
-            Happening::DirectorySpoiled { how: Spoiled::Emptied, .. } => rare.saw(Rare::DirectoryEmptied),
-            Happening::Forgot { .. } => rare.saw(Rare::SetBackFound),
-            Happening::Sent { from, message, .. } => self.sent(*from, message.term, &message.body, rare),
-            Happening::WriteIssued { node, write } => {
+            Observation::DirectorySpoiled { how: Spoiled::Emptied, .. } => rare.saw(Rare::DirectoryEmptied),
+            Observation::Forgot { .. } => rare.saw(Rare::SetBackFound),
+            Observation::Sent { from, message, .. } => self.sent(*from, message.term, &message.body, rare),
+            Observation::WriteIssued { node, write } => {
                 let known = self.nodes.entry(*node).or_default();
                 write.log().iter().for_each(|change| known.change(change, rare));
             }
-            Happening::Committed { node, entry } => self.committed(*node, entry, rare),
-            Happening::Applied { entry, took_effect, .. } => self.applied(entry, *took_effect, rare),
-            Happening::SnapshotTaken { .. } => rare.saw(Rare::SnapshotTaken),
-            Happening::SnapshotInstalled { node, meta, accepted } => {
+            Observation::Committed { node, entry } => self.committed(*node, entry, rare),
+            Observation::Applied { entry, took_effect, .. } => self.applied(entry, *took_effect, rare),
+            Observation::SnapshotTaken { .. } => rare.saw(Rare::SnapshotTaken),
+            Observation::SnapshotInstalled { node, meta, accepted } => {
                 rare.saw(if *accepted { Rare::SnapshotInstalled } else { Rare::SnapshotDiscarded });
                 if *accepted {
                     self.nodes.entry(*node).or_default().committed = meta.last.index;
                 }
             }
-            Happening::SnapshotSent { last: None, .. } => rare.saw(Rare::TransferBroken),
-            Happening::Asked { tag, request: Request::Write { client, number, .. }, .. }
+            Observation::SnapshotSent { last: None, .. } => rare.saw(Rare::TransferBroken),
+            Observation::Asked { tag, request: Request::Write { client, number, .. }, .. }
                 if self.executed.contains(&(*client, *number)) =>
             {
                 self.copies.insert(*tag);
             }
-            Happening::Answered { tag, outcome, .. } => match outcome {
+            Observation::Answered { tag, outcome, .. } => match outcome {
                 Outcome::Unknown => rare.saw(Rare::WriteUnknown),
                 Outcome::Answer(_) if self.copies.remove(tag) => rare.saw(Rare::DuplicateAnswered),
                 _ => {}

@@ -12,7 +12,7 @@ use crate::clients::Pace;
 use crate::fault_injector::{FaultInjector, is_outside};
 use crate::founding;
 use crate::network::Weather;
-use crate::properties::{self, Happening, SimNodes};
+use crate::properties::{self, Observation, SimNodes};
 use crate::rare::{Rare, RareCounts};
 use crate::sim_node::Shape;
 use crate::sim_rng::{Purpose, SimRng};
@@ -206,7 +206,7 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
     }
     let broken = choose_broken(world);
     world.end_faults();
-    world.watch.happen(&Happening::Calm);
+    world.watch.observe(&Observation::Calm);
     for replica in 0..world.nodes.len() {
         if broken.contains(&replica) {
             break_for_good(world, replica);

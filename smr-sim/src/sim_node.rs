@@ -225,7 +225,7 @@ pub enum ProcessState<S: StateMachine> {
     Serving(Box<Serving<S>>),
 }
 
-/// A process in the waiting room.
+/// A process that waits for its group.
 pub struct Waiting {
     pub(super) bootstrap: Bootstrap,
     pub(super) call_at: Time,
@@ -518,7 +518,7 @@ impl<S: StateMachine> SimNode<S> {
         }
     }
 
-    /// The waiting room has a verdict.
+    /// What waits for the group has a verdict.
     pub(super) fn conclude(
         &mut self,
         world: &Common<S>,

@@ -8,7 +8,7 @@ use smr::replica::Outcome;
 use smr::status::Role;
 
 use crate::ledger::Ledger;
-use crate::properties::{End, Happening, Property, View};
+use crate::properties::{End, Observation, Property, View};
 use crate::rare::RareCounts;
 use crate::rare_watch::RareWatch;
 use crate::trace::Trace;
@@ -58,22 +58,22 @@ impl Watch {
     }
 
     /// Something happened: everyone hears of it.
-    pub(super) fn happen(&mut self, happening: &Happening<'_>) {
-        self.trace.note(self.now, &words(happening), || text(happening));
-        self.rare_watch.on(happening, &mut self.rare);
+    pub(super) fn observe(&mut self, observation: &Observation<'_>) {
+        self.trace.note(self.now, &words(observation), || text(observation));
+        self.rare_watch.on(observation, &mut self.rare);
         let (step, at) = (self.step, self.now);
         let mut violated = |property: &dyn Property, why: String| {
             let property = property.name().to_owned();
             self.violation.get_or_insert(Violation { property, why, step, at });
         };
         for property in &mut self.properties {
-            if let Err(why) = property.before(happening, &self.ledger) {
+            if let Err(why) = property.before(observation, &self.ledger) {
                 violated(property.as_ref(), why);
             }
         }
-        self.ledger.note(happening);
+        self.ledger.note(observation);
         for property in &mut self.properties {
-            if let Err(why) = property.on(happening, &self.ledger) {
+            if let Err(why) = property.on(observation, &self.ledger) {
                 violated(property.as_ref(), why);
             }
         }
@@ -102,10 +102,10 @@ impl Watch {
 }
 
 /// What goes into the hash of the trace.
-fn words(happening: &Happening<'_>) -> [u64; 5] {
-    use Happening as H;
+fn words(observation: &Observation<'_>) -> [u64; 5] {
+    use Observation as H;
     let id = |entry: EntryId| entry.index.0 << 16 ^ entry.term.0;
-    match happening {
+    match observation {
         H::Started { node, recovered, forgot } => {
             let last = recovered.entries.last().map_or(EntryId::ZERO, |entry| entry.id);
             [1, node.incarnation.0, recovered.hard_state.term.0, id(last), u64::from(*forgot)]
@@ -206,6 +206,6 @@ fn outcome_word(outcome: &Outcome) -> u64 {
     }
 }
 
-fn text(happening: &Happening<'_>) -> String {
-    format!("{happening:?}")
+fn text(observation: &Observation<'_>) -> String {
+    format!("{observation:?}")
 }

@@ -410,7 +410,7 @@ fn elections_all_time_out_together_leader_emerges_within_ten_rounds() {
 }
 
 /// What happens at a moment of a timed run.
-enum Happening {
+enum Observation {
     Arrives(raft_cluster::Flying),
     Written(NodeId),
     Closed(NodeId),
@@ -437,12 +437,12 @@ fn failover_us(seed: u64, size: u16) -> u64 {
     chaos.settle();
     chaos.cluster.crash(dead, 0);
     let start = chaos.cluster.now;
-    let mut queue: BTreeMap<(Time, u64), Happening> = BTreeMap::new();
+    let mut queue: BTreeMap<(Time, u64), Observation> = BTreeMap::new();
     let mut order = 0;
     for id in chaos.cluster.up() {
         order += 1;
         let at = start.plus_us(chaos.below(5000) as u64);
-        queue.insert((at, order), Happening::Closed(id));
+        queue.insert((at, order), Observation::Closed(id));
     }
     let mut writing: BTreeMap<NodeId, bool> = BTreeMap::new();
     loop {
@@ -462,9 +462,9 @@ fn failover_us(seed: u64, size: u16) -> u64 {
         } else if let Some(((at, _), happening)) = queue.pop_first() {
             chaos.cluster.now = chaos.cluster.now.max(at);
             match happening {
-                Happening::Arrives(flying) => drop(chaos.cluster.hand_over(flying)),
-                Happening::Closed(id) => drop(chaos.cluster.step(id, Input::Disconnected(dead))),
-                Happening::Written(id) => {
+                Observation::Arrives(flying) => drop(chaos.cluster.hand_over(flying)),
+                Observation::Closed(id) => drop(chaos.cluster.step(id, Input::Disconnected(dead))),
+                Observation::Written(id) => {
                     writing.insert(id, false);
                     drop(chaos.cluster.sync(id, 9));
                 }
@@ -473,7 +473,7 @@ fn failover_us(seed: u64, size: u16) -> u64 {
         for flying in std::mem::take(&mut chaos.cluster.wire) {
             order += 1;
             let at = chaos.cluster.now.plus_us(100 + chaos.below(900) as u64);
-            queue.insert((at, order), Happening::Arrives(flying));
+            queue.insert((at, order), Observation::Arrives(flying));
         }
         for id in up {
             let busy = writing.entry(id).or_insert(false);
@@ -481,7 +481,7 @@ fn failover_us(seed: u64, size: u16) -> u64 {
                 *busy = true;
                 order += 1;
                 let at = chaos.cluster.now.plus_us(1000 + chaos.below(3000) as u64);
-                queue.insert((at, order), Happening::Written(id));
+                queue.insert((at, order), Observation::Written(id));
             }
         }
     }

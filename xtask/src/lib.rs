@@ -1,4 +1,4 @@
-//! Chores of this repository that cargo does not do.
+//! Tasks of this repository that cargo does not do.
 //!
 //! - [`mutants`]: puts known bugs into a copy of the tree, and counts the seeds until the harness finds each.
 //! - [`coverage`]: which cases of the fault catalogue have a test.

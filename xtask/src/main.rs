@@ -1,4 +1,4 @@
-//! Chores of this repository: `cargo run -p xtask -- --help`.
+//! Tasks of this repository: `cargo run -p xtask -- --help`.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use xtask::{coverage, mutants};
 
 #[derive(Parser)]
-#[command(name = "xtask", version, about = "Chores of this repository")]
+#[command(name = "xtask", version, about = "Tasks of this repository")]
 struct Options {
     #[command(subcommand)]
     chore: Chore,

@@ -9,7 +9,7 @@ use smr::id::{ClientId, NodeId};
 use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -25,22 +25,22 @@ impl Property for AcknowledgedIsKept {
         "I12 what is acknowledged has taken effect"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Asked { node, tag, request: Request::Write { client, number, .. } } => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Asked { node, tag, request: Request::Write { client, number, .. } } => {
                 self.asked.insert((*node, *tag), (*client, *number));
             }
-            Happening::Ended { node, .. } => {
+            Observation::Ended { node, .. } => {
                 self.asked.retain(|(asked, _), _| asked != node);
             }
-            Happening::Applied { entry, took_effect: true, .. } if ledger.committed().index >= entry.id.index => {
+            Observation::Applied { entry, took_effect: true, .. } if ledger.committed().index >= entry.id.index => {
                 if let Payload::Command(bytes) = &entry.payload
                     && let Ok(SessionCommand::Write { client, number, .. }) = SessionCommand::decode(bytes)
                 {
                     self.effects.insert((client, number));
                 }
             }
-            Happening::Answered { node, tag, outcome } => {
+            Observation::Answered { node, tag, outcome } => {
                 let Some((client, number)) = self.asked.get(&(*node, *tag)).copied() else { return Ok(()) };
                 let claims = matches!(outcome, Outcome::Answer(_) | Outcome::AnswerGone);
                 if claims && !self.effects.contains(&(client, number)) {

@@ -10,7 +10,7 @@ use smr::raft::invariants::{self, Load};
 use smr::raft::{MEMBERS_MAX, Settings};
 use smr::replica::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
-use super::{Happening, NodeView, Property, View};
+use super::{NodeView, Observation, Property, View};
 use crate::ledger::Ledger;
 
 /// Messages and writes that one input may cause for each other member, beyond a full window of appends.
@@ -79,29 +79,29 @@ impl Property for Bounds {
         "I17 bounds"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Started { node, .. } | Happening::Ended { node, .. } => drop(self.writes.remove(node)),
-            Happening::WriteIssued { node, .. } => self.writes.entry(*node).or_default().under_way += 1,
-            Happening::WriteDurable { node, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Started { node, .. } | Observation::Ended { node, .. } => drop(self.writes.remove(node)),
+            Observation::WriteIssued { node, .. } => self.writes.entry(*node).or_default().under_way += 1,
+            Observation::WriteDurable { node, .. } => {
                 let writes = self.writes.entry(*node).or_default();
                 writes.under_way = writes.under_way.saturating_sub(1);
             }
-            Happening::Received { to, .. } => {
+            Observation::Received { to, .. } => {
                 let writes = self.writes.entry(*to).or_default();
                 writes.at_receipt = writes.at_receipt.max(Some(writes.under_way));
             }
             _ => {}
         }
-        match happening {
-            Happening::Sent { .. } | Happening::WriteIssued { .. } => self.outputs += 1,
-            Happening::Received { .. }
-            | Happening::Asked { .. }
-            | Happening::Started { .. }
-            | Happening::WriteDurable { .. }
-            | Happening::SnapshotTaken { .. }
-            | Happening::SnapshotInstalled { .. }
-            | Happening::SnapshotSent { .. } => self.inputs += 1,
+        match observation {
+            Observation::Sent { .. } | Observation::WriteIssued { .. } => self.outputs += 1,
+            Observation::Received { .. }
+            | Observation::Asked { .. }
+            | Observation::Started { .. }
+            | Observation::WriteDurable { .. }
+            | Observation::SnapshotTaken { .. }
+            | Observation::SnapshotInstalled { .. }
+            | Observation::SnapshotSent { .. } => self.inputs += 1,
             _ => {}
         }
         Ok(())
@@ -163,7 +163,7 @@ mod tests {
         let body = smr::raft::message::Body::StaleTerm;
         let message = Message { term: Term(1), body };
         let receives = |play: &mut Play<Bounds>| {
-            play.feed(&Happening::Received { from: B, to: A, message: &message }).unwrap();
+            play.feed(&Observation::Received { from: B, to: A, message: &message }).unwrap();
             let at_receipt = play.property.writes.get_mut(&A).and_then(|writes| writes.at_receipt.take());
             queued(0, 8, at_receipt, 3)
         };

@@ -9,7 +9,7 @@ use smr::entry::{Configuration, Entry, EntryId, Index, Payload};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 
-use super::{Happening, Property, majority};
+use super::{Observation, Property, majority};
 use crate::ledger::Ledger;
 
 /// Voters of two configurations together, up to which all quorums are tried.
@@ -51,12 +51,12 @@ impl Property for Configurations {
         "I15 configurations"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        if let Happening::Started { recovered, .. } = happening {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        if let Observation::Started { recovered, .. } = observation {
             // A founder has the first one without a leader's doing.
             self.seen.extend(recovered.entries.iter().filter(carries).map(|entry| entry.id));
         }
-        let Happening::WriteIssued { node, write } = happening else { return Ok(()) };
+        let Observation::WriteIssued { node, write } = observation else { return Ok(()) };
         for change in write.log() {
             let LogChange::Append(entries) = change else { continue };
             for entry in entries {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use smr::entry::{Configuration, EntryId, Index};
 use smr::id::NodeId;
 
-use super::{Happening, Property, View, majority};
+use super::{Observation, Property, View, majority};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -31,8 +31,8 @@ impl Property for DurableMajority {
         "I8 commit needs a durable majority"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        let Happening::Committed { node, entry } = happening else { return Ok(()) };
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        let Observation::Committed { node, entry } = observation else { return Ok(()) };
         let Some((id, chain)) = ledger.committed_at(entry.id.index).filter(|_| ledger.is_newly_committed()) else {
             return Ok(());
         };

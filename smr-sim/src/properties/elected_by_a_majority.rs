@@ -8,7 +8,7 @@ use smr::entry::{HardState, Term};
 use smr::id::NodeId;
 use smr::status::Role;
 
-use super::{Happening, Property, majority};
+use super::{Observation, Property, majority};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -30,16 +30,16 @@ impl Property for ElectedByAMajority {
         "I1 E6 elected by a majority"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
             // A write may have reached the device without anyone hearing of it.
-            Happening::Started { node, recovered, .. } => self.note(*node, recovered.hard_state),
-            Happening::WriteDurable { node, write } => {
+            Observation::Started { node, recovered, .. } => self.note(*node, recovered.hard_state),
+            Observation::WriteDurable { node, write } => {
                 if let Some(hard_state) = write.hard_state() {
                     self.note(*node, hard_state);
                 }
             }
-            Happening::RoleChanged { node, role: Role::Leader, term, .. } => {
+            Observation::RoleChanged { node, role: Role::Leader, term, .. } => {
                 let configuration = ledger.page(*node).and_then(|page| page.log.configuration());
                 let Some((_, configuration)) = configuration else {
                     return Err(format!("{node} leads in {term:?} without a configuration"));

@@ -10,7 +10,7 @@ use smr::id::NodeId;
 use smr::protocol::Time;
 use smr::replica::Request;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 /// How long a request may wait in the calm, in microseconds: many elections.
@@ -54,9 +54,9 @@ impl Property for EveryRequestAnswered {
         "I18 every request gets one outcome"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Asked { node, tag, request } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Asked { node, tag, request } => {
                 // The network may double a request: each copy gets an outcome.
                 let waiting = self.waiting.entry((*node, *tag)).or_default();
                 waiting.copies += 1;
@@ -64,7 +64,7 @@ impl Property for EveryRequestAnswered {
                 waiting.has_no_deadline = matches!(request, Request::Readmit { .. });
                 *self.open.entry(*node).or_default() += 1;
             }
-            Happening::Answered { node, tag, outcome } => {
+            Observation::Answered { node, tag, outcome } => {
                 let Some(waiting) = self.waiting.get_mut(&(*node, *tag)) else {
                     return Err(format!("{node} gives {tag:x} an outcome too many: {outcome:?}"));
                 };
@@ -74,11 +74,11 @@ impl Property for EveryRequestAnswered {
                 }
                 self.open.entry(*node).and_modify(|open| *open -= 1);
             }
-            Happening::Ended { node, .. } => {
+            Observation::Ended { node, .. } => {
                 self.waiting.retain(|(asked, _), _| asked != node);
                 self.open.remove(node);
             }
-            Happening::Calm => self.is_calm = true,
+            Observation::Calm => self.is_calm = true,
             _ => {}
         }
         Ok(())

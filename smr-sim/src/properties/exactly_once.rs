@@ -9,7 +9,7 @@ use smr::id::{ClientId, NodeId};
 use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -25,15 +25,15 @@ impl Property for ExactlyOnce {
         "I13 exactly once"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Asked { node, tag, request: Request::Write { client, number, .. } } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Asked { node, tag, request: Request::Write { client, number, .. } } => {
                 self.asked.insert((*node, *tag), (*client, *number));
             }
-            Happening::Ended { node, .. } => {
+            Observation::Ended { node, .. } => {
                 self.asked.retain(|(asked, _), _| asked != node);
             }
-            Happening::Applied { node, entry, took_effect: true, .. } => {
+            Observation::Applied { node, entry, took_effect: true, .. } => {
                 let Payload::Command(bytes) = &entry.payload else { return Ok(()) };
                 let Ok(SessionCommand::Write { client, number, .. }) = SessionCommand::decode(bytes) else {
                     return Ok(());
@@ -46,14 +46,14 @@ impl Property for ExactlyOnce {
                     ));
                 }
             }
-            Happening::Answered { node, tag, outcome: Outcome::Answer(answer) } => {
+            Observation::Answered { node, tag, outcome: Outcome::Answer(answer) } => {
                 let Some((client, number)) = self.asked.get(&(*node, *tag)).copied() else { return Ok(()) };
                 let hash = codec::checksum(&[answer]);
                 if *self.answers.entry((client, number)).or_insert(hash) != hash {
                     return Err(format!("{node} gives write {number} of {client:?} another answer than before"));
                 }
             }
-            Happening::Answered { node, tag, outcome: Outcome::SessionOpened(client) } => {
+            Observation::Answered { node, tag, outcome: Outcome::SessionOpened(client) } => {
                 if let Some(other) = self.sessions.insert(*client, *tag) {
                     return Err(format!("{node} gives session {client:?} to request {tag}, and {other} has it"));
                 }

@@ -9,7 +9,7 @@ use smr::protocol::Protocol;
 use smr::raft::invariants;
 use smr::raft::message::Body;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -40,16 +40,16 @@ impl Property for ForgettingIsNoticed {
         "M8 forgetting is noticed"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Received { to, message, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Received { to, message, .. } => {
                 if let Body::Heartbeat { commit, .. } = message.body
                     && commit != EntryId::ZERO
                 {
                     self.told.insert(*to, (message.term, commit));
                 }
             }
-            Happening::Ended { node, .. } => {
+            Observation::Ended { node, .. } => {
                 self.told.remove(node);
             }
             _ => {}
@@ -81,7 +81,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let changes = vec![append(&[noop(1, 1), noop(2, 2)])];
         let write = smr::protocol::Write::new(smr::protocol::WriteId(1), None, changes, Vec::new());
-        ledger.note(&Happening::WriteIssued { node: A, write: &write });
+        ledger.note(&Observation::WriteIssued { node: A, write: &write });
         let mut property = ForgettingIsNoticed::default();
         let mut tell = |index: u64, term: u64| {
             let body = Body::Heartbeat {
@@ -91,7 +91,7 @@ mod tests {
                 lease: None,
             };
             let message = Message { term: Term(2), body };
-            property.on(&Happening::Received { from: B, to: A, message: &message }, &ledger).unwrap();
+            property.on(&Observation::Received { from: B, to: A, message: &message }, &ledger).unwrap();
             (property.judge(A, Term(2), &ledger), property.judge(A, Term(3), &ledger))
         };
         assert_eq!(tell(2, 2), (Ok(()), Ok(())));

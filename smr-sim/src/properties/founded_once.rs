@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use smr::entry::GenesisHash;
 use smr::id::NodeId;
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -22,13 +22,13 @@ impl Property for FoundedOnce {
         "M14 a group is founded once"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Excluded { node } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Excluded { node } => {
                 self.excluded.insert(*node);
             }
-            Happening::ToldToFoundAnew => self.may_begin_again = true,
-            Happening::Founds { node, genesis, recorded } => {
+            Observation::ToldToFoundAnew => self.may_begin_again = true,
+            Observation::Founds { node, genesis, recorded } => {
                 let hash = genesis.hash();
                 if recorded.is_some_and(|recorded| recorded != Some(hash)) {
                     return Err(format!(
@@ -75,13 +75,13 @@ mod tests {
     struct Play(FoundedOnce);
 
     impl Play {
-        fn on(&mut self, happening: &Happening<'_>) -> Result<(), String> {
-            self.0.on(happening, &Ledger::default())
+        fn on(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+            self.0.on(observation, &Ledger::default())
         }
 
         fn founds(&mut self, genesis: &Genesis, recorded: Option<Option<GenesisHash>>) -> Result<(), String> {
             let node = *genesis.members.first().unwrap();
-            self.on(&Happening::Founds { node, genesis, recorded })
+            self.on(&Observation::Founds { node, genesis, recorded })
         }
     }
 
@@ -94,7 +94,7 @@ mod tests {
         play.founds(&first, recorded(&first)).unwrap();
         play.founds(&first, recorded(&first)).unwrap();
         assert!(play.founds(&second, recorded(&second)).unwrap_err().contains("there is one"));
-        play.on(&Happening::ToldToFoundAnew).unwrap();
+        play.on(&Observation::ToldToFoundAnew).unwrap();
         play.founds(&second, recorded(&second)).unwrap();
         assert!(play.founds(&first, recorded(&first)).is_err(), "the word counts once");
     }
@@ -113,7 +113,7 @@ mod tests {
         let mut play = Play(FoundedOnce::default());
         play.founds(&genesis(&[A, B, C]), None).unwrap();
         play.founds(&genesis(&[D, E]), None).unwrap();
-        play.on(&Happening::Excluded { node: B }).unwrap();
+        play.on(&Observation::Excluded { node: B }).unwrap();
         assert!(play.founds(&genesis(&[A, B]), None).unwrap_err().contains("was told"));
     }
 }

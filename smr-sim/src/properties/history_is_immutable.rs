@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Configuration, EntryId, Index, Payload, SnapshotMeta};
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::{Ledger, chain};
 
 #[derive(Default)]
@@ -40,9 +40,9 @@ impl Property for HistoryIsImmutable {
         "I9 history is immutable"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Committed { node, entry } | Happening::Applied { node, entry, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Committed { node, entry } | Observation::Applied { node, entry, .. } => {
                 let before = ledger.committed_at(entry.id.index.previous()).map(|(_, chain)| chain);
                 let this = before.map(|before| (entry.id, chain(before, entry)));
                 let first = ledger.committed_at(entry.id.index);
@@ -56,9 +56,9 @@ impl Property for HistoryIsImmutable {
                 }
                 Ok(())
             }
-            Happening::SnapshotTaken { last, checksum, .. } if *checksum != 0 => ends_with_committed(*last, ledger),
-            Happening::SnapshotInstalled { meta, accepted: true, .. } => self.snapshot(meta, ledger),
-            Happening::Started { recovered, .. } if recovered.snapshot.last != EntryId::ZERO => {
+            Observation::SnapshotTaken { last, checksum, .. } if *checksum != 0 => ends_with_committed(*last, ledger),
+            Observation::SnapshotInstalled { meta, accepted: true, .. } => self.snapshot(meta, ledger),
+            Observation::Started { recovered, .. } if recovered.snapshot.last != EntryId::ZERO => {
                 self.snapshot(&recovered.snapshot, ledger)
             }
             _ => Ok(()),

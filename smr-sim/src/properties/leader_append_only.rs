@@ -10,7 +10,7 @@ use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::status::Role;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -41,19 +41,19 @@ impl Property for LeaderAppendOnly {
         "I4 leader append-only"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Committed { node, entry } if ledger.is_newly_committed() => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Committed { node, entry } if ledger.is_newly_committed() => {
                 // The first who knows it is the leader who committed it.
                 let term = self.terms.get(node).copied().unwrap_or(entry.id.term);
                 self.committed.insert(term, entry.id.index);
                 Ok(())
             }
-            Happening::Started { node, recovered, .. } => {
+            Observation::Started { node, recovered, .. } => {
                 self.enters(*node, recovered.hard_state.term);
                 Ok(())
             }
-            Happening::RoleChanged { node, role, term, .. } => {
+            Observation::RoleChanged { node, role, term, .. } => {
                 self.enters(*node, *term);
                 self.leaders.remove(node);
                 self.elected.retain(|(elected, _)| elected != node);
@@ -62,12 +62,12 @@ impl Property for LeaderAppendOnly {
                 }
                 Ok(())
             }
-            Happening::Ended { node, .. } => {
+            Observation::Ended { node, .. } => {
                 self.leaders.remove(node);
                 self.elected.retain(|(elected, _)| elected != node);
                 Ok(())
             }
-            Happening::WriteIssued { node, write } => {
+            Observation::WriteIssued { node, write } => {
                 if let Some(hard_state) = write.hard_state() {
                     self.enters(*node, hard_state.term);
                 }

@@ -10,7 +10,7 @@ use smr::entry::{EntryId, Term};
 use smr::id::NodeId;
 use smr::status::Role;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::{Chain, Ledger, Page};
 
 #[derive(Default)]
@@ -40,17 +40,17 @@ impl Property for LeaderCompleteness {
         "I6 leader completeness"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::RoleChanged { node, role: Role::Leader, term, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::RoleChanged { node, role: Role::Leader, term, .. } => {
                 self.leaders.insert(*node, *term);
                 self.elected.push(*node);
             }
-            Happening::RoleChanged { node, .. } | Happening::Ended { node, .. } => {
+            Observation::RoleChanged { node, .. } | Observation::Ended { node, .. } => {
                 self.leaders.remove(node);
                 self.elected.retain(|elected| elected != node);
             }
-            Happening::Committed { node, entry } if ledger.is_newly_committed() => {
+            Observation::Committed { node, entry } if ledger.is_newly_committed() => {
                 // The first who knows it is the leader who committed it.
                 let term = self.leaders.get(node).copied();
                 let term = term.or(ledger.page(*node).map(Page::durable_term)).unwrap_or(entry.id.term);

@@ -9,7 +9,7 @@ use smr::protocol::Protocol;
 use smr::raft::invariants;
 use smr::status::Role;
 
-use super::{Happening, NodeView, Property, View};
+use super::{NodeView, Observation, Property, View};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -24,8 +24,8 @@ impl Property for LeaseExcludesLaterLeaders {
         "I14 a lease excludes later leaders"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        if let Happening::RoleChanged { node, role: Role::Leader, term, .. } = happening
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        if let Observation::RoleChanged { node, role: Role::Leader, term, .. } = observation
             && self.latest.is_none_or(|(latest, _)| *term > latest)
         {
             self.latest = Some((*term, *node));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{EntryId, Index};
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::{Chain, Ledger};
 
 #[derive(Default)]
@@ -25,13 +25,13 @@ impl Property for LogMatching {
         "I5 log matching"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::WriteIssued { .. } => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::WriteIssued { .. } => {
                 ledger.appended().iter().try_for_each(|line| self.check(line.id, line.chain))
             }
             // What a disk brings back must be what was written to it.
-            Happening::Started { node, recovered, .. } => {
+            Observation::Started { node, recovered, .. } => {
                 let Some(page) = ledger.page(*node) else { return Ok(()) };
                 let ends = [recovered.snapshot.last.index.next(), page.log.last().index];
                 let found = ends.iter().filter(|index| **index > Index::ZERO).filter_map(|index| page.log.at(*index));

@@ -1,6 +1,6 @@
 //! What must always hold, one file for each property (section I of the fault catalogue).
 //!
-//! A [`Property`] hears of everything that happens ([`Happening`]), may look up what the observer has written down
+//! A [`Property`] hears of everything that happens ([`Observation`]), may look up what the observer has written down
 //! about all nodes ([`Ledger`]), and may look at the nodes that a step touched ([`View`]). It keeps its own books
 //! and never looks at all nodes in each step, so that the cost of a step does not grow with the group or the logs.
 //! An `Err` is a violation: the run ends, and says which property was broken, in which step.
@@ -50,7 +50,7 @@ use crate::network::Endpoint;
 
 /// Something that happened. References live as long as the call.
 #[derive(Debug)]
-pub enum Happening<'a> {
+pub enum Observation<'a> {
     /// A process began to serve with what it found on its disk.
     Started {
         /// The node.
@@ -319,14 +319,14 @@ pub trait Property: Send {
     ///
     /// # Errors
     /// What is wrong.
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String>;
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String>;
 
     /// Something is about to be written down: the books are as they were before.
     ///
     /// # Errors
     /// What is wrong.
-    fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        let _ = (happening, ledger);
+    fn before(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        let _ = (observation, ledger);
         Ok(())
     }
 

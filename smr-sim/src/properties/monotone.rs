@@ -7,7 +7,7 @@ use smr::entry::{Index, Term};
 use smr::id::NodeId;
 use smr::raft::invariants;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,9 +41,9 @@ impl Property for Monotone {
         "I3 nothing falls"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Started { node, recovered, forgot } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Started { node, recovered, forgot } => {
                 let (term, begin) = (recovered.hard_state.term, recovered.snapshot.last.index);
                 let known = self.known.entry(*node).or_default();
                 if !forgot && term < known.durable_term {
@@ -52,7 +52,7 @@ impl Property for Monotone {
                 *known = Known { durable_term: term, commit: begin, applied: begin, snapshot: begin };
                 Ok(())
             }
-            Happening::WriteDurable { node, write } => {
+            Observation::WriteDurable { node, write } => {
                 let known = self.known.entry(*node).or_default();
                 let Some(hard_state) = write.hard_state() else { return Ok(()) };
                 if hard_state.term < known.durable_term {
@@ -61,7 +61,7 @@ impl Property for Monotone {
                 known.durable_term = hard_state.term;
                 Ok(())
             }
-            Happening::Applied { node, entry, .. } => {
+            Observation::Applied { node, entry, .. } => {
                 let known = self.known.entry(*node).or_default();
                 if entry.id.index != known.applied.next() {
                     return Err(format!("{node} applies {} behind {}", entry.id, known.applied));
@@ -69,7 +69,7 @@ impl Property for Monotone {
                 known.applied = entry.id.index;
                 Ok(())
             }
-            Happening::SnapshotInstalled { node, meta, accepted: true } => {
+            Observation::SnapshotInstalled { node, meta, accepted: true } => {
                 let known = self.known.entry(*node).or_default();
                 if meta.last.index <= known.applied {
                     return Err(format!("{node} installs {} over applied {}", meta.last, known.applied));

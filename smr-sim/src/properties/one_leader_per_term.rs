@@ -10,7 +10,7 @@ use smr::id::NodeId;
 use smr::raft::message::Body;
 use smr::status::Role;
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -23,10 +23,10 @@ impl Property for OneLeaderPerTerm {
         "I1 one leader per term"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        let (node, term) = match happening {
-            Happening::RoleChanged { node, role: Role::Leader, term, .. } => (*node, *term),
-            Happening::Sent { from, message, .. } => match message.body {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        let (node, term) = match observation {
+            Observation::RoleChanged { node, role: Role::Leader, term, .. } => (*node, *term),
+            Observation::Sent { from, message, .. } => match message.body {
                 Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::TimeoutNow => {
                     (*from, message.term)
                 }

@@ -6,7 +6,7 @@ use smr::entry::Term;
 use smr::id::NodeId;
 use smr::raft::message::Body;
 
-use super::{Happening, Property};
+use super::{Observation, Property};
 use crate::ledger::Ledger;
 
 #[derive(Default)]
@@ -30,15 +30,15 @@ impl Property for OneVotePerTerm {
         "I2 one vote per term and node"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Sent { from, to, message } => match message.body {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Sent { from, to, message } => match message.body {
                 Body::VoteGranted => self.vote(*from, message.term, *to),
                 // A candidate's own vote.
                 Body::Vote { .. } => self.vote(*from, message.term, *from),
                 _ => Ok(()),
             },
-            Happening::WriteDurable { node, write } => match write.hard_state() {
+            Observation::WriteDurable { node, write } => match write.hard_state() {
                 Some(hard_state) => hard_state.vote.map_or(Ok(()), |vote| self.vote(*node, hard_state.term, vote)),
                 None => Ok(()),
             },

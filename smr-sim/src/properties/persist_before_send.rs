@@ -8,7 +8,7 @@ use smr::entry::{EntryId, Index};
 use smr::id::NodeId;
 use smr::raft::message::{Body, Message};
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::{Ledger, Page};
 
 /// How often, in steps, one of the disks is read as if the power had gone.
@@ -24,16 +24,16 @@ impl Property for PersistBeforeSend {
         "I11 persist before send"
     }
 
-    fn before(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Started { node, recovered, forgot: false } => ledger.compare(*node, recovered),
-            Happening::Started { node, recovered, forgot: true } => ledger.compare_hard_state(*node, recovered),
+    fn before(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Started { node, recovered, forgot: false } => ledger.compare(*node, recovered),
+            Observation::Started { node, recovered, forgot: true } => ledger.compare_hard_state(*node, recovered),
             _ => Ok(()),
         }
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        let Happening::Sent { from, to, message } = happening else { return Ok(()) };
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        let Observation::Sent { from, to, message } = observation else { return Ok(()) };
         let Some(page) = ledger.page(*from) else { return Err(format!("{from} speaks before it serves")) };
         let judged = judge(page, *from, *to, message);
         judged.map_err(|why| format!("{from} says {:?} in {:?} to {to}: {why}", message.body, message.term))

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use smr::codec;
 use smr::entry::{EntryId, Index, Payload};
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 /// How often, in steps, whole nodes are compared that stand at the same index.
@@ -32,9 +32,9 @@ impl Property for SameCommandsSameState {
         "I7 same commands, same state"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::Applied { node, entry, digest, deep, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::Applied { node, entry, digest, deep, .. } => {
                 let payload = match &entry.payload {
                     Payload::Command(bytes) => codec::checksum(&[bytes]),
                     Payload::Noop => 1,
@@ -51,7 +51,7 @@ impl Property for SameCommandsSameState {
                     return Err(format!("{node} has another state than the first one behind {}", entry.id));
                 }
             }
-            Happening::SnapshotTaken { node, last, checksum } if *checksum != 0 => {
+            Observation::SnapshotTaken { node, last, checksum } if *checksum != 0 => {
                 let first = *self.snapshots.entry(last.index).or_insert(*checksum);
                 if first != *checksum {
                     return Err(format!("the snapshot of {node} at {last} differs from another one that ends there"));
@@ -96,7 +96,7 @@ mod tests {
     ) -> Result<(), String> {
         let entry = command(1, 1, b"x");
         let deep = Some(deep);
-        play.feed(&Happening::Applied { node, entry: &entry, took_effect: true, digest, deep })
+        play.feed(&Observation::Applied { node, entry: &entry, took_effect: true, digest, deep })
     }
 
     // covers I7
@@ -118,8 +118,8 @@ mod tests {
     fn snapshots_that_differ_at_an_index_are_rejected() {
         let mut play = Play::new(SameCommandsSameState::default());
         let last = EntryId::new(7, 2);
-        play.feed(&Happening::SnapshotTaken { node: A, last, checksum: 3 }).unwrap();
-        play.feed(&Happening::SnapshotTaken { node: B, last, checksum: 0 }).unwrap();
-        assert!(play.feed(&Happening::SnapshotTaken { node: B, last, checksum: 4 }).is_err());
+        play.feed(&Observation::SnapshotTaken { node: A, last, checksum: 3 }).unwrap();
+        play.feed(&Observation::SnapshotTaken { node: B, last, checksum: 0 }).unwrap();
+        assert!(play.feed(&Observation::SnapshotTaken { node: B, last, checksum: 4 }).is_err());
     }
 }

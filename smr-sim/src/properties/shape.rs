@@ -6,7 +6,7 @@ use smr::entry::EntryId;
 use smr::id::NodeId;
 use smr::raft::invariants;
 
-use super::{Happening, Property, View};
+use super::{Observation, Property, View};
 use crate::ledger::Ledger;
 
 /// The core's checker walks the whole log, so it runs after one in this many steps.
@@ -27,16 +27,16 @@ impl Property for Shape {
         "I10 shape of a node"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, ledger: &Ledger) -> Result<(), String> {
-        match happening {
-            Happening::WriteIssued { node, .. } => {
+    fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
+        match observation {
+            Observation::WriteIssued { node, .. } => {
                 let wrong = ledger
                     .appended()
                     .iter()
                     .find(|line| line.id.index != line.previous.index.next() || line.id.term < line.previous.term);
                 wrong.map_or(Ok(()), |line| Err(format!("{node} appends {} behind {}", line.id, line.previous)))
             }
-            Happening::Started { node, recovered, .. } => {
+            Observation::Started { node, recovered, .. } => {
                 let mut before = recovered.snapshot.last;
                 for entry in recovered.entries.iter().filter(|entry| entry.id.index > recovered.snapshot.last.index) {
                     if entry.id.index != before.index.next() || entry.id.term < before.term {

@@ -11,7 +11,7 @@ use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 use smr::status::Role;
 
-use super::{End, Happening, NodeView, Property, SimNodes, View};
+use super::{End, NodeView, Observation, Property, SimNodes, View};
 use crate::ledger::Ledger;
 
 pub(super) const A: NodeId = NodeId::new(0, 1);
@@ -81,10 +81,10 @@ impl<P: Property> Play<P> {
         Play { property, ledger: Ledger::default(), next: 1, step: 0, pending: BTreeMap::new() }
     }
 
-    pub(super) fn feed(&mut self, happening: &Happening<'_>) -> Result<(), String> {
-        self.property.before(happening, &self.ledger)?;
-        self.ledger.note(happening);
-        self.property.on(happening, &self.ledger)
+    pub(super) fn feed(&mut self, observation: &Observation<'_>) -> Result<(), String> {
+        self.property.before(observation, &self.ledger)?;
+        self.ledger.note(observation);
+        self.property.on(observation, &self.ledger)
     }
 
     /// Ends the step.
@@ -105,13 +105,13 @@ impl<P: Property> Play<P> {
         let id = WriteId(self.next);
         self.next += 1;
         self.pending.entry(node).or_default().push((id, hard_state, log.clone()));
-        self.feed(&Happening::WriteIssued { node, write: &Write::new(id, hard_state, log, Vec::new()) })
+        self.feed(&Observation::WriteIssued { node, write: &Write::new(id, hard_state, log, Vec::new()) })
     }
 
     /// All its writes reach the device.
     pub(super) fn completes(&mut self, node: NodeId) -> Result<(), String> {
         for (id, hard_state, log) in self.pending.remove(&node).unwrap_or_default() {
-            self.feed(&Happening::WriteDurable { node, write: &Write::new(id, hard_state, log, Vec::new()) })?;
+            self.feed(&Observation::WriteDurable { node, write: &Write::new(id, hard_state, log, Vec::new()) })?;
         }
         Ok(())
     }
@@ -128,35 +128,35 @@ impl<P: Property> Play<P> {
     }
 
     pub(super) fn sends(&mut self, from: NodeId, to: NodeId, term: u64, body: Body) -> Result<(), String> {
-        self.feed(&Happening::Sent { from, to, message: &Message { term: Term(term), body } })
+        self.feed(&Observation::Sent { from, to, message: &Message { term: Term(term), body } })
     }
 
     pub(super) fn leads(&mut self, node: NodeId, term: u64) -> Result<(), String> {
-        self.feed(&Happening::RoleChanged { node, role: Role::Leader, term: Term(term), leader: Some(node) })
+        self.feed(&Observation::RoleChanged { node, role: Role::Leader, term: Term(term), leader: Some(node) })
     }
 
     pub(super) fn follows(&mut self, node: NodeId, term: u64, leader: Option<NodeId>) -> Result<(), String> {
-        self.feed(&Happening::RoleChanged { node, role: Role::Follower, term: Term(term), leader })
+        self.feed(&Observation::RoleChanged { node, role: Role::Follower, term: Term(term), leader })
     }
 
     pub(super) fn applies(&mut self, node: NodeId, entry: Entry) -> Result<(), String> {
-        self.feed(&Happening::Committed { node, entry: &entry })?;
+        self.feed(&Observation::Committed { node, entry: &entry })?;
         let took_effect = matches!(entry.payload, Payload::Command(_));
-        self.feed(&Happening::Applied { node, entry: &entry, took_effect, digest: 0, deep: None })
+        self.feed(&Observation::Applied { node, entry: &entry, took_effect, digest: 0, deep: None })
     }
 
     pub(super) fn installs(&mut self, node: NodeId, meta: &SnapshotMeta) -> Result<(), String> {
-        self.feed(&Happening::SnapshotInstalled { node, meta, accepted: true })
+        self.feed(&Observation::SnapshotInstalled { node, meta, accepted: true })
     }
 
     pub(super) fn ends(&mut self, node: NodeId) -> Result<(), String> {
-        self.feed(&Happening::Ended { node, end: &End::Killed })
+        self.feed(&Observation::Ended { node, end: &End::Killed })
     }
 
     /// It ends, and starts with these on its disk.
     pub(super) fn starts(&mut self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
         self.ends(node)?;
-        self.feed(&Happening::Started { node, recovered, forgot: false })
+        self.feed(&Observation::Started { node, recovered, forgot: false })
     }
 
     /// It ends, and starts with an empty disk.
@@ -168,10 +168,10 @@ impl<P: Property> Play<P> {
         let client = ClientId::at(client);
         let command = b"x".as_slice().into();
         let request = Request::Write { client, number, lowest_unanswered: number, command };
-        self.feed(&Happening::Asked { node, tag, request: &request })
+        self.feed(&Observation::Asked { node, tag, request: &request })
     }
 
     pub(super) fn answers(&mut self, node: NodeId, tag: u64, outcome: Outcome) -> Result<(), String> {
-        self.feed(&Happening::Answered { node, tag, outcome: &outcome })
+        self.feed(&Observation::Answered { node, tag, outcome: &outcome })
     }
 }

@@ -5,7 +5,7 @@ use smr::protocol::Envelope;
 use smr::snapshot::SendingFile;
 
 use super::{Event, SnapshotTransfer, World};
-use crate::properties::Happening;
+use crate::properties::Observation;
 use crate::rare::Rare;
 use crate::sim_node::{Broken, Input, ProcessState, carry};
 use crate::workload::Workload;
@@ -36,7 +36,7 @@ impl<W: Workload> World<W> {
         };
         let mut last = None;
         for write in writes {
-            self.watch.happen(&Happening::WriteDurable { node, write: &write });
+            self.watch.observe(&Observation::WriteDurable { node, write: &write });
             let (id, messages) = write.durable();
             last = Some(id);
             for Envelope { to, message } in messages {
@@ -71,7 +71,7 @@ impl<W: Workload> World<W> {
         match serving.end_taking() {
             Ok(None) => {}
             Ok(Some((last, len_bytes, checksum))) => {
-                self.watch.happen(&Happening::SnapshotTaken { node, last, checksum });
+                self.watch.observe(&Observation::SnapshotTaken { node, last, checksum });
                 self.put(replica, Input::SnapshotTaken { last, len_bytes });
             }
             Err(error) if error.is_lack_of_room() && self.nodes[replica].full_until <= now => {
@@ -113,7 +113,7 @@ impl<W: Workload> World<W> {
         let last = file.as_ref().map(|file| file.info().meta.last);
         let arrived = file.as_mut().map_or(Err(Broken::OnTheWay), |file| self.carry(from, to, file));
         let last = last.filter(|_| arrived.is_ok());
-        self.watch.happen(&Happening::SnapshotSent { from, to, last });
+        self.watch.observe(&Observation::SnapshotSent { from, to, last });
         match arrived {
             Err(Broken::Source) => self.snapshot_is_damaged(replica),
             Err(Broken::SendersDisk(why)) => return self.disk_failed(replica, why),

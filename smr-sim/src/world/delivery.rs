@@ -9,7 +9,7 @@ use smr::replica::message::PeerMessage;
 
 use super::{Event, World};
 use crate::network::Frame;
-use crate::properties::Happening;
+use crate::properties::Observation;
 use crate::rare::Rare;
 use crate::sim_node::Input;
 use crate::workload::Workload;
@@ -76,7 +76,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(super) fn send_message(&mut self, from: NodeId, to: NodeId, message: Message) {
-        self.watch.happen(&Happening::Sent { from, to, message: &message });
+        self.watch.observe(&Observation::Sent { from, to, message: &message });
         let is_answer = matches!(message.body, Body::VoteGranted | Body::AppendAccepted { .. });
         let term = message.term;
         let message = PeerMessage::Protocol(message);

@@ -11,7 +11,7 @@ use smr::raft::invariants;
 
 use super::{Event, World};
 use crate::network::Weather;
-use crate::properties::{End, Happening, Spoiled};
+use crate::properties::{End, Observation, Spoiled};
 use crate::rare::Rare;
 use crate::sim_node::{Input, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault, VirtualDisk};
@@ -81,7 +81,7 @@ impl<W: Workload> World<W> {
     /// Cuts a link, one way. `CLIENTS` is an end, too.
     pub fn cut(&mut self, from: u16, to: u16) {
         self.network.cut_one_way(from, to);
-        self.watch.happen(&Happening::Cut { from, to });
+        self.watch.observe(&Observation::Cut { from, to });
         if !self.network.is_cut(to, from) {
             self.watch.rare.saw(Rare::OneWayCut);
         }
@@ -102,7 +102,7 @@ impl<W: Workload> World<W> {
     /// All links carry again.
     pub fn heal_cuts(&mut self) {
         self.network.cut.clear();
-        self.watch.happen(&Happening::CutsHealed);
+        self.watch.observe(&Observation::CutsHealed);
         for replica in 0..self.nodes.len() {
             self.connect(replica);
         }
@@ -124,7 +124,7 @@ impl<W: Workload> World<W> {
         machine.id.incarnation = Incarnation(self.next_incarnation);
         (machine.is_damaged, machine.is_healing, machine.is_set_back) = (false, false, false);
         machine.marked = None;
-        self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Emptied });
+        self.watch.observe(&Observation::DirectorySpoiled { node, how: Spoiled::Emptied });
     }
 
     /// A process ends and a file of its directory is changed; false if the file does not exist.
@@ -138,7 +138,7 @@ impl<W: Workload> World<W> {
             machine.marked = marked;
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
-            self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
+            self.watch.observe(&Observation::DirectorySpoiled { node, how: Spoiled::Damaged });
         }
         done
     }
@@ -197,7 +197,7 @@ impl<W: Workload> World<W> {
         (machine.marked, machine.is_healing) = (None, false);
         (machine.is_set_back, machine.forgot, machine.reached) = (true, true, reached);
         let node = machine.id;
-        self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::SetBack });
+        self.watch.observe(&Observation::DirectorySpoiled { node, how: Spoiled::SetBack });
     }
 
     /// The device of a node fails at its next operations but `after` that change or sync something (D6).
@@ -273,7 +273,7 @@ impl<W: Workload> World<W> {
             machine.marked = machine.read_watermark();
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
-            self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
+            self.watch.observe(&Observation::DirectorySpoiled { node, how: Spoiled::Damaged });
         }
     }
 
@@ -288,7 +288,7 @@ impl<W: Workload> World<W> {
             machine.marked = marked;
             (machine.is_damaged, machine.forgot, machine.reached) = (true, true, reached);
             let node = machine.id;
-            self.watch.happen(&Happening::DirectorySpoiled { node, how: Spoiled::Damaged });
+            self.watch.observe(&Observation::DirectorySpoiled { node, how: Spoiled::Damaged });
         }
         done
     }

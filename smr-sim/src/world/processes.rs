@@ -10,7 +10,7 @@ use smr::replica::message::PeerMessage;
 use smr::status::Role;
 
 use super::{Event, World};
-use crate::properties::{End, Happening};
+use crate::properties::{End, Observation};
 use crate::rare::Rare;
 use crate::sim_node::{ProcessState, Start, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault};
@@ -70,7 +70,7 @@ impl<W: Workload> World<W> {
             Verdict::Founder(genesis) => {
                 let recorded = self.recorder.recorded.as_ref().map(Genesis::hash);
                 let recorded = self.has_recorder().then_some(recorded);
-                self.watch.happen(&Happening::Founds { node, genesis, recorded });
+                self.watch.observe(&Observation::Founds { node, genesis, recorded });
             }
             _ => {}
         }
@@ -80,7 +80,7 @@ impl<W: Workload> World<W> {
             self.started(replica, start);
         } else if is_excluded {
             self.watch.rare.saw(Rare::Excluded);
-            self.watch.happen(&Happening::Excluded { node });
+            self.watch.observe(&Observation::Excluded { node });
         }
     }
 
@@ -197,7 +197,7 @@ impl<W: Workload> World<W> {
                     machine.is_set_back = true;
                 }
                 if self.nodes[replica].is_waiting() {
-                    self.watch.happen(&Happening::Waits { node: self.nodes[replica].id });
+                    self.watch.observe(&Observation::Waits { node: self.nodes[replica].id });
                 }
             }
             Start::Failed(why) => {
@@ -207,7 +207,7 @@ impl<W: Workload> World<W> {
                 machine.disk = machine.disk.after_crash(if power_cut { Loss::Seeded(lot) } else { Loss::Killed(lot) });
                 self.watch.rare.saw(if power_cut { Rare::CrashDuringStart } else { Rare::StartFailed });
                 let end = if power_cut { End::PowerCut } else { End::DiskError(why) };
-                self.watch.happen(&Happening::Ended { node, end: &end });
+                self.watch.observe(&Observation::Ended { node, end: &end });
                 let again_us = self.faults.between(10_000, 300_000);
                 self.start_at(replica, self.now.plus_us(again_us));
             }
@@ -226,7 +226,7 @@ impl<W: Workload> World<W> {
         };
         let node = self.nodes[replica].id;
         self.note_crash(replica);
-        self.watch.happen(&Happening::Ended { node, end: &end });
+        self.watch.observe(&Observation::Ended { node, end: &end });
         self.nodes[replica].end(progress, loss);
         // The news of a closed connection; a power cut sends none.
         if end != End::PowerCut {
@@ -273,7 +273,7 @@ impl<W: Workload> World<W> {
         let ProcessState::Serving(serving) = std::mem::replace(&mut machine.process, ProcessState::Down) else {
             return;
         };
-        self.watch.happen(&Happening::Forgot { node, reason });
+        self.watch.observe(&Observation::Forgot { node, reason });
         if !expected {
             self.watch.violate("M8 no node forgets by itself", format!("{node}: {reason}"));
         }

@@ -8,7 +8,7 @@ use smr::replica::{Outcome, ReplyTo, Request};
 use super::{Event, World};
 use crate::clients::{FLOOD, LISTENER, OPERATOR};
 use crate::network::CLIENTS;
-use crate::properties::Happening;
+use crate::properties::Observation;
 use crate::rare::Rare;
 use crate::sim_node::ProcessState;
 use crate::workload::Workload;
@@ -104,7 +104,7 @@ impl<W: Workload> World<W> {
         let machine = &mut self.nodes[replica];
         if machine.requests.len() >= REQUESTS_MAX {
             let node = machine.id;
-            self.watch.happen(&Happening::Asked { node, tag, request: &request });
+            self.watch.observe(&Observation::Asked { node, tag, request: &request });
             return self.answer(replica, tag, Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
         machine.requests.push_back((tag, request));
@@ -121,7 +121,7 @@ impl<W: Workload> World<W> {
         let node = machine.id;
         let taken: Vec<(u64, Request)> = machine.requests.drain(..count).collect();
         for (tag, request) in &taken {
-            self.watch.happen(&Happening::Asked { node, tag: *tag, request });
+            self.watch.observe(&Observation::Asked { node, tag: *tag, request });
         }
         let readmit = taken.iter().any(|(_, request)| matches!(request, Request::Readmit { .. }));
         let present: Vec<NodeId> = match readmit {
@@ -151,7 +151,7 @@ impl<W: Workload> World<W> {
 
     fn answer(&mut self, replica: usize, tag: u64, outcome: Outcome) {
         let node = self.nodes[replica].id;
-        self.watch.happen(&Happening::Answered { node, tag, outcome: &outcome });
+        self.watch.observe(&Observation::Answered { node, tag, outcome: &outcome });
         if (LISTENER..OPERATOR).contains(&tag) {
             return self.listener_outcomes.push((tag, outcome));
         }

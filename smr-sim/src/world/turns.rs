@@ -14,7 +14,7 @@ use smr::status::{Role, StateDigest};
 use smr::transport::EVENT_RETRY_MS;
 
 use super::{BOOTSTRAP_INTERVAL_US, Event, SnapshotTransfer, World};
-use crate::properties::Happening;
+use crate::properties::Observation;
 use crate::rare::Rare;
 use crate::sim_node::{Input, ProcessState, SimNode};
 use crate::workload::Workload;
@@ -89,7 +89,7 @@ impl<W: Workload> World<W> {
                         self.watch.rare.saw(Rare::HealingVoteRefused);
                     }
                     if serving.turns.receive(now, from, message.clone()) {
-                        self.watch.happen(&Happening::Received { from, to: node, message: &message });
+                        self.watch.observe(&Observation::Received { from, to: node, message: &message });
                     } else {
                         self.watch.rare.saw(Rare::DiskTooSlow);
                     }
@@ -129,7 +129,7 @@ impl<W: Workload> World<W> {
             Input::SnapshotBuilt(install, len_bytes) => {
                 let meta = install.meta.clone();
                 let accepted = serving.turns.engine_mut().install(now, *install, len_bytes);
-                self.watch.happen(&Happening::SnapshotInstalled { node, meta: &meta, accepted });
+                self.watch.observe(&Observation::SnapshotInstalled { node, meta: &meta, accepted });
             }
         }
     }
@@ -229,7 +229,7 @@ impl<W: Workload> World<W> {
                 match action {
                     Action::Send(Envelope { to, message }) => self.send_message(from, to, message),
                     Action::Write(write) => {
-                        self.watch.happen(&Happening::WriteIssued { node: from, write: &write });
+                        self.watch.observe(&Observation::WriteIssued { node: from, write: &write });
                         serving.give_to_disk(DiskJob::Write(write));
                     }
                     Action::PublishSnapshot(file) => serving.give_to_disk(DiskJob::PublishSnapshot(file)),
@@ -330,12 +330,12 @@ impl<W: Workload> World<W> {
         let core = std::mem::take(&mut *engine.core().notes.borrow_mut());
         let executions = std::mem::take(&mut *engine.state().notes.borrow_mut());
         if let Some(recovered) = &core.recovered {
-            self.watch.happen(&Happening::Started { node, recovered, forgot: machine.forgot });
+            self.watch.observe(&Observation::Started { node, recovered, forgot: machine.forgot });
         }
         let mut executions = executions.into_iter().peekable();
         let mut digest = None;
         for entry in &core.committed {
-            self.watch.happen(&Happening::Committed { node, entry });
+            self.watch.observe(&Observation::Committed { node, entry });
         }
         // A turn may take more than it comes to apply: the rest is taken again, unless an entry put the node into
         // quarantine.
@@ -349,7 +349,7 @@ impl<W: Workload> World<W> {
             });
             let took_effect = execution.is_some();
             let deep = execution.and_then(|execution| execution.deep);
-            self.watch.happen(&Happening::Applied { node, entry, took_effect, digest, deep });
+            self.watch.observe(&Observation::Applied { node, entry, took_effect, digest, deep });
         }
         let mut healed_by = None;
         for event in &core.events {
@@ -364,7 +364,7 @@ impl<W: Workload> World<W> {
                         let stalled = machine.disk_hangs_until > self.now;
                         self.watch.rare.saw(if stalled { Rare::StalledLeader } else { Rare::CheckQuorum });
                     }
-                    self.watch.happen(&Happening::RoleChanged { node, role, term, leader });
+                    self.watch.observe(&Observation::RoleChanged { node, role, term, leader });
                 }
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),

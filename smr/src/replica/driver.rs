@@ -332,7 +332,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
         let genesis = self.turns.bootstrap_record().genesis;
         self.snapshot_worker.give(move || {
             let last = image.meta.last;
-            let happening = match files.take(*image, genesis) {
+            let input = match files.take(*image, genesis) {
                 Ok(len_bytes) => NodeInput::SnapshotTaken { last, len_bytes },
                 Err(error) => {
                     let why = format!("taking a snapshot failed: {error}");
@@ -343,7 +343,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 }
             };
             // If no one listens any more the replica has been shut down.
-            let _ = inputs.tell(happening);
+            let _ = inputs.tell(input);
             Ok(())
         });
     }

@@ -91,8 +91,8 @@ impl WaitingBytes {
 }
 
 /// What something in the inbox is counted with.
-fn size_bytes<P: Protocol, S>(happening: &NodeInput<P, S>) -> usize {
-    match happening {
+fn size_bytes<P: Protocol, S>(input: &NodeInput<P, S>) -> usize {
+    match input {
         NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Protocol(message), .. }) => {
             P::message_size_bytes(message)
         }
@@ -154,15 +154,15 @@ impl<P: Protocol, S: StateMachine> InputSender<P, S> {
     }
 
     /// Puts it in, waiting for room, and leaves it to the replica thread. False if no one listens any more.
-    pub(super) fn tell(&self, happening: NodeInput<P, S>) -> bool {
-        let told = self.send(happening);
+    pub(super) fn tell(&self, input: NodeInput<P, S>) -> bool {
+        let told = self.send(input);
         self.executor.wake();
         told
     }
 
     /// As [`InputSender::tell`], but gives up after a while: false.
-    pub(super) fn tell_within(&self, happening: NodeInput<P, S>, timeout: Duration) -> bool {
-        let told = self.events.send_timeout(Sent { incarnation: self.incarnation, what: happening }, timeout).is_ok();
+    pub(super) fn tell_within(&self, input: NodeInput<P, S>, timeout: Duration) -> bool {
+        let told = self.events.send_timeout(Sent { incarnation: self.incarnation, what: input }, timeout).is_ok();
         self.executor.wake();
         told
     }

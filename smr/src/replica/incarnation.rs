@@ -274,7 +274,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
                 let cluster = site.cluster.or(*cluster).unwrap_or(ClusterId(genesis.0));
                 (BootstrapState::Initialized { genesis: *genesis, founders: None }, cluster)
             }
-            Departure::Initialized(verdict) => panic!("replica {node} left the waiting room with {verdict:?}"),
+            Departure::Initialized(verdict) => panic!("replica {node} stopped waiting for its group with {verdict:?}"),
         };
         let store = &mut self.store.store;
         store.initialize(bootstrap.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;

@@ -9,7 +9,7 @@ use smr::protocol::{CoreStatus, Protocol};
 use smr::status::Role;
 use smr_sim::clients::Pace;
 use smr_sim::ledger::Ledger;
-use smr_sim::properties::{End, Happening, Property, SimNodes};
+use smr_sim::properties::{End, Observation, Property, SimNodes};
 use smr_sim::sim_node::Shape;
 use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Register, Registers, Seen, Workload};
@@ -51,17 +51,17 @@ impl Property for Counter {
         "what has happened is counted"
     }
 
-    fn on(&mut self, happening: &Happening<'_>, _ledger: &Ledger) -> Result<(), String> {
+    fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
         let mut counts = self.counts.lock().unwrap();
-        match happening {
-            Happening::Ended { end, .. } => {
+        match observation {
+            Observation::Ended { end, .. } => {
                 counts.crashes += 1;
                 counts.disk_errors += u64::from(matches!(end, End::DiskError(_)));
             }
-            Happening::SnapshotTaken { .. } => counts.snapshots_taken += 1,
-            Happening::SnapshotInstalled { accepted: true, .. } => counts.installs += 1,
-            Happening::SnapshotSent { last: None, .. } => counts.transfers_broken += 1,
-            Happening::RoleChanged { role: Role::Leader, term, .. } => {
+            Observation::SnapshotTaken { .. } => counts.snapshots_taken += 1,
+            Observation::SnapshotInstalled { accepted: true, .. } => counts.installs += 1,
+            Observation::SnapshotSent { last: None, .. } => counts.transfers_broken += 1,
+            Observation::RoleChanged { role: Role::Leader, term, .. } => {
                 self.led.insert(*term);
                 counts.leaders = self.led.len() as u64;
             }

@@ -6,7 +6,7 @@ use smr::entry::Index;
 use smr::storage::LogEngine;
 use smr_sim::journal::JOURNAL;
 use smr_sim::ledger::Ledger;
-use smr_sim::properties::{Happening, Property, View};
+use smr_sim::properties::{Observation, Property, View};
 use smr_sim::sim_node::Shape;
 use smr_sim::virtual_disk::Fault;
 use smr_sim::virtual_map::SIMULATED;
@@ -74,7 +74,7 @@ impl Property for OneStateForEachIndex {
         "L16 applied index, sessions and data move in one step"
     }
 
-    fn on(&mut self, _: &Happening<'_>, _: &Ledger) -> Result<(), String> {
+    fn on(&mut self, _: &Observation<'_>, _: &Ledger) -> Result<(), String> {
         Ok(())
     }
 
