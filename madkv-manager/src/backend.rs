@@ -70,7 +70,7 @@ impl Backend for ManagerBackend {
 /// What to ask of the replica, or the answer that needs no replica.
 ///
 /// # Errors
-/// That answer.
+/// The answer to the client, if nothing is asked of the replica.
 pub fn request_of(ask: ClientRequest) -> Result<Request, ClientResponse> {
     match ask {
         // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads

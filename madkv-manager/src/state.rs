@@ -98,7 +98,7 @@ pub enum Reply {
     Registered(ClusterMap),
     /// Another one has it.
     Occupied {
-        /// That one.
+        /// The incarnation that is there.
         by: Incarnation,
         /// The map.
         map: ClusterMap,
@@ -109,7 +109,7 @@ pub enum Reply {
     GenesisRecorded,
     /// The partition has another group already.
     GenesisRefused {
-        /// That one.
+        /// The group that is recorded.
         incumbent: Incumbent,
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,
@@ -118,7 +118,7 @@ pub enum Reply {
     NotProved,
     /// The server must not take part any longer.
     Disqualified {
-        /// Why.
+        /// The reason.
         why: Disqualified,
         /// The map.
         map: ClusterMap,

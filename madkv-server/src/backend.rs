@@ -154,7 +154,7 @@ fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
 /// found this partition.
 ///
 /// # Errors
-/// That answer.
+/// The answer to the client, if nothing is asked of the replica.
 pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, ClientResponse> {
     match ask {
         ClientRequest::OpenSession => Ok(Request::OpenSession),

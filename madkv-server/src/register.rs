@@ -43,7 +43,7 @@ pub enum Verdict {
     },
     /// The directory must not take part any longer.
     Disqualified {
-        /// Why.
+        /// The reason.
         why: Disqualified,
         /// The map all the same.
         map: ClusterMap,

@@ -292,14 +292,14 @@ pub enum ClientResponse<M> {
     GenesisRecorded,
     /// The partition has another group already.
     GenesisRefused {
-        /// That one.
+        /// The group that is recorded.
         incumbent: Incumbent,
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,
     },
     /// The directory that registers must not take part any longer.
     Disqualified {
-        /// Why.
+        /// The reason.
         why: Disqualified,
         /// The map all the same.
         map: Box<M>,

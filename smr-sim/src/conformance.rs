@@ -168,7 +168,7 @@ fn reset_ahead_of_log_and_into_it_empties_it(bench: &mut dyn LogUnderTest) {
 pub enum Step {
     /// Entries are appended.
     Append {
-        /// How many.
+        /// How many of them.
         count: u64,
         /// How long each command is, in bytes.
         len: usize,

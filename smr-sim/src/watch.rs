@@ -16,13 +16,13 @@ use crate::trace::Trace;
 /// A property did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one.
+    /// The property that is violated.
     pub property: String,
     /// What was wrong.
     pub why: String,
     /// In which step.
     pub step: u64,
-    /// When.
+    /// When that was seen.
     pub at: Time,
 }
 

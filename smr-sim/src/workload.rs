@@ -47,9 +47,9 @@ pub enum Operation {
 /// An operation as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Who.
+    /// The client.
     pub client: usize,
-    /// What.
+    /// The operation.
     pub operation: Operation,
     /// When it was begun.
     pub began_at: Time,

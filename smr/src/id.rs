@@ -138,7 +138,7 @@ pub enum Disqualified {
     },
     /// Another incarnation was given its place.
     Replaced {
-        /// That one.
+        /// The incarnation that is there.
         by: Incarnation,
     },
 }

@@ -410,14 +410,14 @@ impl From<&Configuration> for DigestPeers {
 pub enum ReadOutcome {
     /// Nothing that was committed when the read arrived lies above `index`: answer it once that is applied.
     Ready {
-        /// Which read.
+        /// The read.
         token: ReadToken,
         /// The commit index when it arrived.
         index: Index,
     },
     /// The node takes no reads any more: the client asks elsewhere.
     Failed {
-        /// Which read.
+        /// The read.
         token: ReadToken,
     },
 }

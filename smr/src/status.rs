@@ -16,7 +16,7 @@ use crate::id::{GroupName, NodeId};
 pub struct ReplicaStatus {
     /// Its group.
     pub group: GroupName,
-    /// Itself.
+    /// The replica itself.
     pub node: NodeId,
     /// What it is up to.
     pub service_state: ServiceState,
@@ -81,7 +81,7 @@ pub enum ServiceState {
     InService,
     /// Neither votes nor acknowledges nor leads, until it is readmitted or, if the reason says so, has healed.
     Quarantined {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }

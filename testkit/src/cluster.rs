@@ -183,9 +183,9 @@ pub enum NotReady {
     /// A process ended by itself.
     #[error("{node} ended ({status}):\n{log}")]
     Ended {
-        /// Which.
+        /// The node.
         node: Node,
-        /// How.
+        /// Its exit status.
         status: String,
         /// The end of its log.
         log: String,

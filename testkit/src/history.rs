@@ -109,9 +109,9 @@ pub enum Outcome {
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// Who.
+    /// The client.
     pub client: u32,
-    /// What.
+    /// What it asked for.
     pub action: Action,
     /// When it was called, in the history's time.
     pub call: u64,

@@ -12,7 +12,7 @@ const LOOK_AGAIN_MS: u64 = 10;
 pub struct WaitTimeout {
     /// What was waited for.
     pub what: String,
-    /// How long.
+    /// How long it was waited for.
     pub waited: Duration,
 }
 

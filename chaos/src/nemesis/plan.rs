@@ -231,9 +231,9 @@ pub struct Event {
     pub at: Duration,
     /// For how long, at least.
     pub lasts: Duration,
-    /// What.
+    /// The fault that is injected.
     pub fault: Fault,
-    /// To whom.
+    /// The group that it hits.
     pub group: Group,
     /// For random choices when the time has come.
     pub seed: u64,
@@ -242,7 +242,7 @@ pub struct Event {
 /// What happens until the next recovery check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Round {
-    /// How long.
+    /// How long the round lasts.
     pub length: Duration,
     /// The faults, by time.
     pub events: Vec<Event>,

@@ -174,13 +174,13 @@ pub enum Scenario {
         /// Of each kind of directory, how many damages to try under real processes
         #[arg(long, default_value_t = 40)]
         processes: usize,
-        /// Where.
+        /// Where the cluster lives.
         #[command(flatten)]
         place: Place,
     },
     /// Fill up the disk of a follower and of the leader; nothing acknowledged is lost, the group goes on (needs root)
     DiskFull {
-        /// Where.
+        /// Where the cluster lives.
         #[command(flatten)]
         place: Place,
     },
@@ -189,7 +189,7 @@ pub enum Scenario {
         /// At how many calls of each kind
         #[arg(long, default_value_t = 10)]
         places: u32,
-        /// Where.
+        /// Where the cluster lives.
         #[command(flatten)]
         place: Place,
     },
@@ -205,7 +205,7 @@ pub enum Scenario {
     },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
-        /// Where.
+        /// The directory to work in.
         #[arg(long, value_name = "DIRECTORY")]
         directory: Option<PathBuf>,
     },

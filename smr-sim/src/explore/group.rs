@@ -18,7 +18,7 @@ pub(super) struct Group {
 /// One thing that happened.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Move {
-    /// To whom.
+    /// The replica that it happens to.
     pub(super) replica: u8,
     /// What, see [`EventKey`].
     pub(super) key: u32,

@@ -86,7 +86,7 @@ pub enum Observation<'a> {
     Ended {
         /// The node.
         node: NodeId,
-        /// How.
+        /// How it ended.
         end: &'a End,
     },
     /// A directory was emptied, damaged or set back by an experiment; the process was ended before.
@@ -163,7 +163,7 @@ pub enum Observation<'a> {
     Forgot {
         /// The node.
         node: NodeId,
-        /// Why.
+        /// The reason.
         reason: &'a str,
     },
     /// A node has written a snapshot of its own.

@@ -92,7 +92,7 @@ const SUCCEEDED_MAX: usize = 1024;
 /// Who a replica is when it waits for its bootstrap.
 #[derive(Clone, Debug)]
 pub struct Newcomer {
-    /// Itself.
+    /// The replica itself.
     pub node: NodeId,
     /// The cluster, if it is known.
     pub cluster: Option<ClusterId>,

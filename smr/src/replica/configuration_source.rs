@@ -18,7 +18,7 @@ pub enum GenesisAnswer {
     Recorded,
     /// There is another group.
     Refused {
-        /// That one.
+        /// The group that is recorded.
         incumbent: Incumbent,
         /// Its genesis, if it is known.
         genesis: Option<Genesis>,

@@ -168,7 +168,7 @@ pub enum OpenError {
     NotDurable {
         /// The directory.
         directory: PathBuf,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The file system failed.

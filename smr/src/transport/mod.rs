@@ -182,7 +182,7 @@ pub enum TransportEvent<M> {
     Disqualified {
         /// The peer that says so.
         by: ReplicaId,
-        /// Why.
+        /// The reason.
         why: Disqualified,
     },
     /// The transfer of a snapshot to this node ended. Exactly one for each call of

@@ -136,7 +136,7 @@ pub enum Action<P: Protocol, S: StateMachine> {
 /// A node that was a member has another incarnation in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced {
-    /// That one.
+    /// The incarnation that is there.
     pub by: Incarnation,
     /// The entry that carries the committed configuration.
     pub since: Index,
