@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::entry::Entry;
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
-use crate::replica::driver::queue;
 use crate::replica::inbox::{InputSender, NodeInput};
 use crate::replica::message::PeerMessage;
+use crate::replica::outgoing::queue;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::state_machine::StateMachine;
 use crate::storage::{Quarantined, StorageError, Store};

@@ -31,6 +31,7 @@ use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
+use crate::replica::outgoing::queue;
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Pacer, SnapshotFiles, Watched, drop_in_background};
 use crate::replica::turn::{EVENTS_PER_TURN, REQUESTS_MAX, REQUESTS_PER_TURN, Turns, arrived};
@@ -444,23 +445,6 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             reply.send(Outcome::OutOfService("stopping".to_owned()));
         }
     }
-}
-
-/// Queues one message of the core, to leave with the transport's next flush; never blocks. Returns whether it is worth
-/// one.
-#[must_use]
-pub(super) fn queue<P>(
-    transport: &Transport<PeerMessage<P::Message>>,
-    envelope: crate::protocol::Envelope<P::Message>,
-) -> bool
-where
-    P: Protocol,
-{
-    let lane = if P::is_bulk(&envelope.message) { Lane::Bulk } else { Lane::Urgent };
-    let size_bytes = P::message_size_bytes(&envelope.message);
-    let leaves_now = !P::may_wait(&envelope.message);
-    transport.queue(envelope.to, PeerMessage::Protocol(envelope.message), lane, size_bytes);
-    leaves_now
 }
 
 /// Waits for the disk thread to finish what it was given, but not for ever: a disk that hangs must not keep the

@@ -7,12 +7,12 @@
 //! | [`opening`](Opened), `incarnations`, `kind` | opening a directory, and building a node for the kind of its group |
 //! | `incarnation` | from bootstrap to the end in order, or to quarantine and the next incarnation |
 //! | [`handle`](ReplicaHandle) | how a process talks to its replica |
-//! | [`bootstrap`], `bootstrap_wait` | before there is a group, or for one who came too late |
+//! | `bootstrap`, `bootstrap_wait` | before there is a group, or for one who came too late |
 //! | [`ConfigurationSource`] | who records which group was founded |
-//! | [`engine`] | the logic: core, sessions and state machine as one value, without threads |
-//! | [`admin`] | what operators ask for: transfers of leadership, readmissions |
-//! | [`turn`] | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
-//! | [`disk`] | everything durable, in order |
+//! | `engine` | the logic: core, sessions and state machine as one value, without threads |
+//! | `admin` | what operators ask for: transfers of leadership, readmissions |
+//! | `turn` | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
+//! | `disk` | everything durable, in order |
 //! | `inbox`, `driver`, `turn_executor` | the queues; a turn with them; which thread runs it |
 //! | `snapshots`, `scans`, `worker` | threads for what takes long |
 //!
@@ -52,6 +52,8 @@ pub mod message;
 mod opening;
 #[cfg(feature = "node")]
 mod options;
+#[cfg(feature = "node")]
+mod outgoing;
 #[cfg(feature = "node")]
 mod recovery;
 #[cfg(feature = "node")]

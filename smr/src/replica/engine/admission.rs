@@ -14,7 +14,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::BUSY_RETRY_MS;
+use super::limits::BUSY_RETRY_MS;
 use crate::entry::ENTRY_OVERHEAD_BYTES;
 use crate::protocol::{LogLoad, Time};
 
@@ -26,6 +26,29 @@ const BURST_PER_SECOND: u64 = 10;
 const MEASURE_US: u64 = 100_000;
 /// At this rate a snapshot is expected to reach a member, in bytes per second.
 const TRANSFER_BYTES_PER_S: u64 = 40 << 20;
+
+/// A snapshot is taken when the log after the last one holds at least this many bytes ...
+pub const SNAPSHOT_LOG_MIN_BYTES: usize = 16 << 20;
+/// ... and at the latest with this many, whatever the size of the state.
+pub const SNAPSHOT_LOG_MAX_BYTES: usize = 256 << 20;
+/// With half of this many bytes in the log that cannot be cut, writes are slowed down, and beyond it `Busy`, until a
+/// snapshot has made room, or a member that comes back has taken them in. Four times as much as a snapshot is taken
+/// after, where the state is so large.
+pub const LOG_MAX_BYTES: usize = 256 << 20;
+/// A log that gets full is filled up as if that took this long, in microseconds.
+const LOG_DRAIN_US: u64 = 2_000_000;
+/// A member that comes back does not slow the writers down for this long, in microseconds.
+const RETURN_GRACE_US: u64 = 2_000_000;
+/// And never slows them down to less than this, in bytes per second.
+const SLOWED_MIN_BYTES_PER_S: u64 = 512 << 10;
+/// The bounds of the log in service.
+pub const LOG_LIMITS: LogLimits = LogLimits {
+    snapshot_bytes: SNAPSHOT_LOG_MIN_BYTES..=SNAPSHOT_LOG_MAX_BYTES,
+    max_bytes: LOG_MAX_BYTES,
+    drain_us: LOG_DRAIN_US,
+    grace_us: RETURN_GRACE_US,
+    slowed_min_bytes_per_s: SLOWED_MIN_BYTES_PER_S,
+};
 
 /// Bounds of the log in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]

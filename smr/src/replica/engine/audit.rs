@@ -14,14 +14,12 @@
 //! times, so the last [`HASHES_KEPT`] of each are kept.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 
-use super::SnapshotImage;
-use crate::codec;
+use super::{Action, Engine};
 use crate::entry::Index;
 use crate::id::NodeId;
-use crate::protocol::DigestPeers;
-use crate::state_machine::{Image as _, StateMachine};
+use crate::protocol::{DigestPeers, Protocol};
+use crate::state_machine::StateMachine;
 use crate::status::StateDigest;
 
 /// The state is hashed at each entry whose index is a multiple of this: every few seconds under full load, when hashing
@@ -34,26 +32,6 @@ const STRIDE_MAX: u64 = 64;
 /// meets the others if it is done with a hash before they have taken this many: at 60,000 writes per second, within
 /// nine minutes.
 const HASHES_KEPT: usize = 2 * STRIDE_MAX as usize;
-
-impl<S: StateMachine> SnapshotImage<S> {
-    /// Writes what a snapshot file holds after its header: sessions, then the state machine.
-    ///
-    /// # Errors
-    /// Those of `output`, handed through.
-    pub fn write(&self, output: &mut dyn Write) -> io::Result<()> {
-        self.sessions.write(output)?;
-        self.state.write(output)
-    }
-
-    /// Writes all that must be equal on all replicas, and so is hashed: also who is a member.
-    ///
-    /// # Errors
-    /// Those of `output`, handed through.
-    pub fn write_whole(&self, output: &mut dyn Write) -> io::Result<()> {
-        output.write_all(&codec::encode(&self.meta))?;
-        self.write(output)
-    }
-}
 
 /// What a comparison showed.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,6 +173,44 @@ impl Audit {
         let has = |node: &&NodeId| self.peers.get(*node).is_some_and(|newest| newest.has(digest));
         let sets = &group.majorities_of;
         !sets.is_empty() && sets.iter().all(|set| set.iter().filter(has).count() * 2 > set.len())
+    }
+}
+
+/// What is told and heard of hashes.
+impl<P: Protocol, S: StateMachine> Engine<P, S> {
+    /// The state that was to be hashed is.
+    pub fn digest_taken(&mut self, digest: StateDigest) {
+        if self.silent {
+            return;
+        }
+        let Some(digest) = self.audit.taken(digest) else { return };
+        let others = self.core.digest_peers().members.into_iter().filter(|node| *node != self.node);
+        self.actions.extend(others.map(|node| Action::SendDigest(node, digest)));
+        self.compare_digests(self.node, digest.index);
+    }
+
+    /// The state that was to be hashed will not be.
+    pub fn digest_given_up(&mut self) {
+        self.audit.given_up();
+    }
+
+    /// Another member says what its state was.
+    pub fn digest_heard(&mut self, from: NodeId, digest: StateDigest) {
+        if !self.silent && self.audit.heard(from, digest) {
+            self.compare_digests(from, digest.index);
+        }
+    }
+
+    pub(super) fn compare_digests(&mut self, news: NodeId, index: Index) {
+        for finding in self.audit.compare(self.node, &self.core.digest_peers(), news, index) {
+            match finding {
+                Finding::OddOneOut(what) => {
+                    let why = format!("the state differs from that of a majority: {what}");
+                    self.quarantine(why);
+                }
+                Finding::Differs(what) => self.report(format!("the states of replicas differ: {what}")),
+            }
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 
 use crate::entry::Index;
 use crate::protocol::Protocol;
-use crate::replica::engine::{Engine, PendingRead};
+use crate::replica::engine::Engine;
+use crate::replica::engine::requests::PendingRead;
 use crate::state_machine::StateMachine;
 
 /// Entries that are applied before the replica looks at the clock: less than a millisecond of small ones.

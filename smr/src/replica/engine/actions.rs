@@ -1,0 +1,105 @@
+//! What the engine asks of the world around it.
+
+use std::io;
+
+use crate::codec;
+use crate::entry::{Index, SnapshotMeta};
+use crate::id::{Incarnation, NodeId};
+use crate::protocol::{Envelope, Protocol, Write};
+use crate::replica::ReplyTo;
+use crate::session::SessionTable;
+use crate::snapshot::ReceivedSnapshot;
+use crate::state_machine::{Image as _, StateMachine};
+use crate::status::StateDigest;
+
+/// What the engine asks of the world around it.
+pub enum Action<P: Protocol, S: StateMachine> {
+    /// Send this; it rests on nothing.
+    Send(Envelope<P::Message>),
+    /// Make this durable, in order with the other writes and adoptions.
+    Write(Write<P::Message>),
+    /// Make this received snapshot the current one, before the write that follows.
+    PublishSnapshot(ReceivedSnapshot),
+    /// Remove this received snapshot; it came too late.
+    Discard(ReceivedSnapshot),
+    /// Drop this on another thread: a state that a snapshot has taken the place of, which may take long.
+    DropInBackground(Box<(S, SessionTable)>),
+    /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
+    TakeSnapshot(Box<SnapshotImage<S>>),
+    /// Hash this in the background, then call [`Engine::digest_taken`] or [`Engine::digest_given_up`].
+    TakeDigest(Box<SnapshotImage<S>>),
+    /// Tell this node what the hash of the state was; no one waits for it.
+    SendDigest(NodeId, StateDigest),
+    /// Tell this node that it is no member any more; it may not have heard of it. No one waits for this.
+    SendReplaced(NodeId, Replaced),
+    /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
+    SendSnapshot(NodeId),
+    /// Draw the parts of a long answer on a worker thread.
+    AnswerParts {
+        /// Whom for.
+        reply: ReplyTo,
+        /// The parts.
+        parts: Box<dyn Iterator<Item = Vec<u8>> + Send>,
+    },
+    /// The log lacks nothing any more that this node may have acknowledged: the disk has to know that it has healed.
+    Healed,
+    /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to
+    /// follow matters.
+    Quarantine(String),
+    /// End the replica for this reason: a committed entry is of a kind that this build does not know. Nothing that was
+    /// to follow matters.
+    Stop(String),
+    /// Tell a person: one line.
+    Report(String),
+}
+
+/// A node that was a member has another incarnation in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The incarnation that is there.
+    pub by: Incarnation,
+    /// The entry that carries the committed configuration.
+    pub since: Index,
+}
+
+/// Everything that a snapshot holds, as of one moment.
+pub struct SnapshotImage<S: StateMachine> {
+    /// Where it ends, and who is a member there.
+    pub meta: SnapshotMeta,
+    /// The session table.
+    pub sessions: crate::session::SessionImage,
+    /// The state machine.
+    pub state: S::Image,
+}
+
+/// A received snapshot whose state is built, ready to take over.
+pub struct Install<S> {
+    /// Where it ends, and who is a member there.
+    pub meta: SnapshotMeta,
+    /// The session table.
+    pub sessions: SessionTable,
+    /// The state machine.
+    pub state: S,
+    /// The file, not yet the current one.
+    pub file: ReceivedSnapshot,
+}
+
+impl<S: StateMachine> SnapshotImage<S> {
+    /// Writes what a snapshot file holds after its header: sessions, then the state machine.
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    pub fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
+        self.sessions.write(output)?;
+        self.state.write(output)
+    }
+
+    /// Writes all that must be equal on all replicas, and so is hashed: also who is a member.
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    pub fn write_whole(&self, output: &mut dyn io::Write) -> io::Result<()> {
+        output.write_all(&codec::encode(&self.meta))?;
+        self.write(output)
+    }
+}
