@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use smr::disk::Disk;
 use smr::id::{NodeId, ReplicaId, StartId};
+use smr::internals::admin::readmission::READMISSION_UNDER_WAY;
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use smr::protocol::{Protocol, Time};
-use smr::replica::admin::readmission::READMISSION_UNDER_WAY;
 use smr::replica::{Outcome, Request};
 use smr::state_machine::StateMachine;
 use smr::status::ReadMode;

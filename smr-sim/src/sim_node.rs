@@ -15,16 +15,16 @@ use smr::codec;
 use smr::disk::Disk;
 use smr::entry::{EntryId, GenesisHash, HardState, Term};
 use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
-use smr::internals::storage::peek_watermark;
-use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
-use smr::raft::{Message, Raft, Settings};
-use smr::replica::admin::RaftAdmin;
-use smr::replica::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
-use smr::replica::disk::{DiskBatch, DiskError, DiskJob};
-use smr::replica::engine::{
+use smr::internals::admin::RaftAdmin;
+use smr::internals::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
+use smr::internals::disk::{DiskBatch, DiskError, DiskJob};
+use smr::internals::engine::{
     Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, UNCOMMITTED_ENTRIES_MAX,
 };
-use smr::replica::turn::{BootstrapRecord, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
+use smr::internals::storage::peek_watermark;
+use smr::internals::turn::{BootstrapRecord, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
+use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
+use smr::raft::{Message, Raft, Settings};
 use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
 use smr::session::{SessionLimits, SessionTable};
 use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
@@ -123,7 +123,7 @@ impl Shape {
 
     /// A group of `size` as in service.
     pub fn production(size: u16) -> Shape {
-        use smr::replica::engine::LOG_LIMITS;
+        use smr::internals::engine::LOG_LIMITS;
         Shape {
             size,
             settings: Settings::default(),

@@ -4,7 +4,7 @@
 //! most of them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly
 //! quiet. One run in four is concentrated on one thing that hardly ever happens by itself.
 
-use smr::replica::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
+use smr::internals::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
 use smr::status::ReadMode;
 use smr::storage::LogEngine;
 

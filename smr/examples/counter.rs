@@ -8,10 +8,7 @@ use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use smr::entry::Index;
-use smr::id::ReplicaId;
-use smr::replica::{Client, Opened, ReplicaHandle, ReplicaOptions, Submit};
-use smr::state_machine::{Answer, Image, StateMachine};
+use smr::{Answer, Client, Image, Index, Opened, ReplicaHandle, ReplicaId, ReplicaOptions, StateMachine, Submit};
 
 /// The replicated state. A command adds the number that it holds, the answer is the sum.
 #[derive(Clone, Default)]

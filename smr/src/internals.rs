@@ -1,6 +1,46 @@
 //! What `smr-sim` and our own tests need of the insides. **Outside the guarantee of compatibility**: whatever is here
 //! changes or goes without notice.
 
+/// What operators ask for.
+pub mod admin {
+    pub use crate::replica::admin::*;
+}
+
+/// Before there is a group.
+#[cfg(feature = "node")]
+pub mod bootstrap {
+    pub use crate::replica::bootstrap::*;
+}
+
+/// The disk thread's work.
+#[cfg(feature = "node")]
+pub mod disk {
+    pub use crate::replica::disk::*;
+}
+
+/// Core, sessions and state machine as one value.
+pub mod engine {
+    pub use crate::replica::engine::*;
+}
+
+/// What replicas of a group send each other.
+#[cfg(feature = "node")]
+pub mod message {
+    pub use crate::replica::message::*;
+}
+
+/// Connections between replicas.
+#[cfg(feature = "node")]
+pub mod transport {
+    pub use crate::transport::*;
+}
+
+/// What is decided in a turn.
+#[cfg(feature = "node")]
+pub mod turn {
+    pub use crate::replica::turn::*;
+}
+
 /// Of the Raft core.
 pub mod raft {
     pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_hard_state};

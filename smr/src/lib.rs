@@ -20,8 +20,7 @@
 //!
 //! ```no_run
 //! # use std::{io, net::TcpListener, sync::Arc};
-//! # use smr::entry::Index;
-//! # use smr::state_machine::{Answer, Image, StateMachine};
+//! # use smr::{Answer, Image, Index, StateMachine};
 //! # #[derive(Clone, Default)] struct Counter(u64);
 //! # impl Image for Counter {
 //! #     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> { output.write_all(&self.0.to_le_bytes()) }
@@ -37,8 +36,7 @@
 //! #         Ok(Counter(u64::from_le_bytes(bytes)))
 //! #     }
 //! # }
-//! use smr::id::ReplicaId;
-//! use smr::replica::{Client, Opened, ReplicaOptions, Submit};
+//! use smr::{Client, ReplicaId, Opened, ReplicaOptions, Submit};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -73,12 +71,15 @@
 //! | [`disk`] | the file system, as storage and snapshots see it | `core`; the real one with `node` |
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
-//! | [`replica::engine`] | core, sessions and state machine as one value, without threads | `core` |
+//! | `replica::engine` | core, sessions and state machine as one value, without threads | `core` |
 //! | [`panics`] | panics of foreign code that are expected | |
 //! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says: the host decides what follows | `node` |
 //! | [`storage`] | hard state, watermark and log on disk; quarantine | `node`; sled with `sled` |
-//! | [`transport`] | connections between replicas | `node` |
+//! | `transport` | connections between replicas | `node` |
 //! | [`replica`] | bootstrap, and the threads around the engine | `node` |
+//!
+//! What one needs is named at this root, too. Modules without a link are internal; what our simulator needs of them is
+//! in `internals`, outside the guarantee of compatibility.
 //!
 //! `node` has everything above it, and is on unless it is turned off: a client, a tool or a driver of its own takes
 //! what it needs. `core` alone has no socket, file, thread or runtime among its dependencies.
@@ -88,10 +89,10 @@
 //! |---|---|---|
 //! | Raft §5.2, thesis §9.6 | elections, pre-vote | `raft::candidate`, `raft::follower` |
 //! | Raft §5.3, §5.4 | replication, matching, commitment | `raft::leader`, `raft::follower`, `raft::progress` |
-//! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, [`replica::admin`] |
+//! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, `replica::admin` |
 //! | Raft §7 | snapshots, compaction | `raft::log`, [`snapshot`] |
 //! | Raft §8, thesis §6.3 | sessions | [`session`] |
-//! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, `raft::lease`, [`replica::engine`] |
+//! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, `raft::lease`, `replica::engine` |
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
@@ -136,7 +137,24 @@ pub mod status;
 #[cfg(feature = "node")]
 pub mod storage;
 #[cfg(feature = "node")]
-pub mod transport;
+mod transport;
 pub mod version;
 #[cfg(feature = "wire")]
 pub mod wire;
+
+// What an embedder needs, at one place.
+pub use entry::{EntryId, Index, Term};
+#[cfg(feature = "node")]
+pub use fatal::ReplicaFailure;
+pub use id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
+#[cfg(feature = "node")]
+pub use replica::{Client, ClientError, ConfigurationSource, Opened, ReplicaHandle, ReplicaOptions, StartError};
+#[cfg(feature = "core")]
+pub use replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request, Submit};
+#[cfg(feature = "node")]
+pub use report::{ReportSink, TracingReports};
+#[cfg(feature = "core")]
+pub use state_machine::{Answer, Image, StateMachine};
+pub use status::{ReadMode, ReplicaStatus, Role, ServiceState};
+#[cfg(feature = "node")]
+pub use storage::{LogEngine, SyncMode};

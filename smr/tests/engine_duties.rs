@@ -10,16 +10,16 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, NodeId};
+use smr::internals::admin::{Admin, AdminContext, AdminRequest};
+use smr::internals::engine::{
+    ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
+    UNCOMMITTED_ENTRIES_MAX,
+};
+use smr::internals::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::protocol::{
     CoreStatus, DigestPeers, Effects, Envelope, Event, Input, NotHere, Protocol, ReadOutcome, ReadToken, Route,
     Routing, Superseded, Time, WriteId,
 };
-use smr::replica::admin::{Admin, AdminContext, AdminRequest};
-use smr::replica::engine::{
-    ANSWERS_PER_TURN_MAX_BYTES, Action, BUSY_RETRY_MS, Engine, EngineStart, LOG_LIMITS, LogLimits, Portion,
-    UNCOMMITTED_ENTRIES_MAX,
-};
-use smr::replica::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use smr::replica::{NotLeader, Outcome, ReplySink, ReplyTo, Request};
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};

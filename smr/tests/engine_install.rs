@@ -12,12 +12,12 @@ use rand_chacha::rand_core::SeedableRng;
 use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
-use smr::raft::{Raft, Settings};
-use smr::replica::admin::RaftAdmin;
-use smr::replica::engine::{
+use smr::internals::admin::RaftAdmin;
+use smr::internals::engine::{
     Action, Engine, EngineStart, Install, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX,
 };
+use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
+use smr::raft::{Raft, Settings};
 use smr::session::SessionTable;
 use smr::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -91,7 +91,7 @@ fn engine(state: Nothing) -> Engine<Raft, Nothing> {
         snapshot: EntryId::ZERO,
         snapshot_len_bytes: 0,
         log_limits: LogLimits { snapshot_bytes: usize::MAX / 16..=usize::MAX / 16, ..LOG_LIMITS },
-        digest_every_entries: smr::replica::engine::DIGEST_EVERY_ENTRIES,
+        digest_every_entries: smr::internals::engine::DIGEST_EVERY_ENTRIES,
         nonce_seed: 1,
         uncommitted_entries_max: UNCOMMITTED_ENTRIES_MAX,
         portion: Portion::default(),

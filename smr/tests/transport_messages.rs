@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use smr::id::{NodeId, ReplicaId};
-use smr::transport::{BULK_LANE_MAX_BYTES, Lane, NoSnapshots, PINGS_MISSED_MAX, Pace, Transport, TransportEvent};
+use smr::internals::transport::{
+    BULK_LANE_MAX_BYTES, Lane, NoSnapshots, PINGS_MISSED_MAX, Pace, Transport, TransportEvent,
+};
 use transport_support::*;
 
 const A: NodeId = NodeId::new(0, 100);

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use smr::codec;
 use smr::entry::EntryId;
 use smr::id::NodeId;
-use smr::transport::{CHUNK_MAX_BYTES, Lane, NotBegun, Offer, SNAPSHOT_SENDS_MAX, SnapshotSink, SnapshotSource};
+use smr::internals::transport::{
+    CHUNK_MAX_BYTES, Lane, NotBegun, Offer, SNAPSHOT_SENDS_MAX, SnapshotSink, SnapshotSource,
+};
 use transport_support::*;
 
 const A: NodeId = NodeId::new(0, 100);
@@ -143,7 +145,7 @@ impl SnapshotSink for Store {
     }
 }
 
-fn with_store(config: smr::transport::TransportConfig, listener: TcpListener) -> (Node, Arc<Store>) {
+fn with_store(config: smr::internals::transport::TransportConfig, listener: TcpListener) -> (Node, Arc<Store>) {
     let store = Arc::new(Store::default());
     (Node::start_with(config, listener, store.clone(), BRISK), store)
 }

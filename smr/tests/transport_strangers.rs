@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use smr::codec;
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartId, StartTrail};
-use smr::transport::{
+use smr::internals::transport::{
     Admission, CONNECTIONS_OF_PEER_MAX, Lane, NoSnapshots, NotAdmitted, Pace, STRANGERS_MAX, TransportConfig,
     TransportEvent,
 };

@@ -6,7 +6,7 @@ mod transport_support;
 
 use smr::codec;
 use smr::id::{NodeId, ReplicaId};
-use smr::transport::{Lane, PEER_VERSIONS, TransportEvent};
+use smr::internals::transport::{Lane, PEER_VERSIONS, TransportEvent};
 use smr::version::CommandVersions;
 use transport_support::*;
 
@@ -88,7 +88,7 @@ fn two_of_this_build_speak_the_newest_version_and_know_each_others_commands() {
     let (listener_b, address_b) = listen();
     let commands = CommandVersions { library: 3, machine: 4 };
     let a = Node::start(config(A, &[(1, &address_b)]), listener_a);
-    let newer = smr::transport::TransportConfig { commands, ..config(B, &[(0, &address_a)]) };
+    let newer = smr::internals::transport::TransportConfig { commands, ..config(B, &[(0, &address_a)]) };
     let b = Node::start(newer, listener_b);
     a.await_connected(B);
     b.await_connected(A);

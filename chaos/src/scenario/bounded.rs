@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use smr::replica::engine::LOG_MAX_BYTES;
+use smr::internals::engine::LOG_MAX_BYTES;
 
 use crate::scenario::{Place, Stage, TIMEOUT, verdict};
 use madkv_testkit::cluster::{Cluster, Node};

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use smr::codec;
 use smr::entry::{Configuration, EntryId, Index, SnapshotMeta};
 use smr::id::{ClientId, NodeId};
-use smr::replica::engine::SnapshotImage;
+use smr::internals::engine::SnapshotImage;
 use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Image, StateMachine};
 use smr::status::StateDigest;

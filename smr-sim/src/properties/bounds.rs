@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use smr::id::NodeId;
+use smr::internals::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 use smr::raft::invariants::{self, Load};
 use smr::raft::{MEMBERS_MAX, Settings};
-use smr::replica::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
 use super::{NodeView, Observation, Property, View};
 use crate::ledger::Ledger;

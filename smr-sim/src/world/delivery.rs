@@ -3,9 +3,9 @@
 use smr::codec;
 use smr::entry::Term;
 use smr::id::{Disqualified, NodeId, StartId};
+use smr::internals::message::PeerMessage;
 use smr::raft::Message;
 use smr::raft::message::Body;
-use smr::replica::message::PeerMessage;
 
 use super::{Event, World};
 use crate::network::Frame;

@@ -4,9 +4,9 @@ use std::io;
 
 use smr::entry::{EntryId, Genesis};
 use smr::id::NodeId;
+use smr::internals::bootstrap::{BootstrapMessage, Verdict};
+use smr::internals::message::PeerMessage;
 use smr::protocol::Protocol;
-use smr::replica::bootstrap::{BootstrapMessage, Verdict};
-use smr::replica::message::PeerMessage;
 use smr::status::Role;
 
 use super::{Event, World};

@@ -1,8 +1,8 @@
 //! Requests on their way from clients, operators and listeners to a process, and outcomes on their way back.
 
 use smr::id::{ClientId, NodeId};
-use smr::replica::engine::BUSY_RETRY_MS;
-use smr::replica::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
+use smr::internals::engine::BUSY_RETRY_MS;
+use smr::internals::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
 use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};

@@ -1,17 +1,17 @@
 //! What a replica's thread does: it takes in what has arrived, and carries out what the engine asks for.
 
 use smr::codec;
+use smr::internals::disk::DiskJob;
+use smr::internals::engine::{Action, Replaced};
+use smr::internals::message::PeerMessage;
+use smr::internals::transport::EVENT_RETRY_MS;
+use smr::internals::turn::EVENTS_PER_TURN;
 use smr::protocol::{Envelope, Event as CoreEvent, Protocol, Time};
 use smr::raft::Message;
 use smr::raft::message::Body;
 use smr::replica::Outcome;
-use smr::replica::disk::DiskJob;
-use smr::replica::engine::{Action, Replaced};
-use smr::replica::message::PeerMessage;
-use smr::replica::turn::EVENTS_PER_TURN;
 use smr::snapshot::SnapshotError;
 use smr::status::{Role, StateDigest};
-use smr::transport::EVENT_RETRY_MS;
 
 use super::{BOOTSTRAP_INTERVAL_US, Event, SnapshotTransfer, World};
 use crate::properties::Observation;

@@ -19,10 +19,10 @@
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` names the one that is
 //! used.
 
-pub mod admin;
+pub(crate) mod admin;
 mod api;
 #[cfg(feature = "node")]
-pub mod bootstrap;
+pub(crate) mod bootstrap;
 #[cfg(feature = "node")]
 mod bootstrap_wait;
 #[cfg(feature = "node")]
@@ -32,10 +32,10 @@ mod clock;
 #[cfg(feature = "node")]
 mod configuration_source;
 #[cfg(feature = "node")]
-pub mod disk;
+pub(crate) mod disk;
 #[cfg(feature = "node")]
 mod driver;
-pub mod engine;
+pub(crate) mod engine;
 #[cfg(feature = "node")]
 mod handle;
 #[cfg(feature = "node")]
@@ -47,7 +47,7 @@ mod incarnations;
 #[cfg(feature = "node")]
 mod kind;
 #[cfg(feature = "node")]
-pub mod message;
+pub(crate) mod message;
 #[cfg(feature = "node")]
 mod opening;
 #[cfg(feature = "node")]
@@ -61,7 +61,7 @@ mod scans;
 #[cfg(feature = "node")]
 mod snapshots;
 #[cfg(feature = "node")]
-pub mod turn;
+pub(crate) mod turn;
 #[cfg(feature = "node")]
 mod turn_executor;
 #[cfg(feature = "node")]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::GenesisHash;
 use smr::id::{ClusterId, Disqualified, EARLIER_STARTS, GroupName, NodeId, ReplicaId, StartId, StartTrail};
-use smr::transport::{
+use smr::internals::transport::{
     AdmitAll, EventSink, NoSnapshots, Pace, SnapshotSink, Transport, TransportConfig, TransportEvent,
 };
 use smr::version::CommandVersions;
