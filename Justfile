@@ -84,7 +84,7 @@ bench-failover *options:
 
 # Measure Raft core, codec, apply and snapshot, each alone, and then both log engines against a bare file.
 micro:
-    cargo run --quiet --release --bin madkv-bench -- micro
+    cargo bench --quiet --package madkv-bench --bench layers
     cargo run --quiet --release --bin madkv-bench -- log
 
 # Kill a follower under full load, for 2, 10 and 60 s; print how long until it has everything again.

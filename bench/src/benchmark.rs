@@ -4,7 +4,6 @@
 //! - `matrix`, `report`: all runs that the report wants; the report.
 //! - `compare`: the same load on MadKV, etcd and Redis, in turns.
 //! - `failover`: how long a client waits when its leader is killed or hangs; etcd's too if wanted.
-//! - `micro`: Raft core, codec, apply and snapshot alone.
 //! - `log`: the log engines alone against a bare file.
 
 use std::path::PathBuf;
@@ -12,11 +11,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::micro;
+use crate::log;
 use crate::peers::{compare, failover};
 use crate::report;
 use crate::ycsb;
-use madkv_testkit::measure::{Trouble, positive};
+use madkv_testkit::measure::Trouble;
 
 /// Measure MadKV, and its peers on the same machine.
 #[derive(Debug, Parser)]
@@ -40,18 +39,6 @@ pub enum CliCommand {
     Compare(Box<compare::Options>),
     /// Kill the leader under a running client (kill -9, then SIGSTOP); the distribution of the client's pause
     Failover(failover::Options),
-    /// Raft core, codec, apply and snapshot, each alone
-    Micro {
-        /// Where to write the snapshot; it is removed
-        #[arg(long, value_name = "DIRECTORY", default_value = ".")]
-        directory: PathBuf,
-        /// For how long to measure each piece, in seconds
-        #[arg(long, default_value_t = 2.0, value_parser = positive)]
-        seconds: f64,
-        /// Keys of the map
-        #[arg(long, default_value_t = micro::layers::KEYS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..))]
-        keys: u64,
-    },
     /// Both log engines alone, append and flush, against a bare preallocated file, in turns
     Log {
         /// Where to write; what is made there is removed
@@ -74,11 +61,6 @@ pub fn run(options: &Options) -> Result<bool, Trouble> {
         CliCommand::Report(options) => report::run(options).map(|()| true),
         CliCommand::Compare(options) => compare::run(options).map(|()| true),
         CliCommand::Failover(options) => failover::run(options).map(|()| true),
-        CliCommand::Micro { directory, seconds, keys } => {
-            micro::layers::run(directory, Duration::from_secs_f64(*seconds), *keys).map(|()| true)
-        }
-        CliCommand::Log { directory, seconds } => {
-            micro::log::run(directory, Duration::from_secs(*seconds)).map(|()| true)
-        }
+        CliCommand::Log { directory, seconds } => log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
     }
 }

@@ -1,11 +1,12 @@
 //! How fast MadKV is, and how fast its peers are on the same machine.
 //!
-//! - [`ycsb`]: YCSB's core workloads. [`peers`]: other stores, side by side with MadKV. [`micro`]: the layers alone.
+//! - [`ycsb`]: YCSB's core workloads. [`peers`]: other stores, side by side with MadKV. [`log`]: the log engines alone.
+//!   The other layers alone are `benches/layers`.
 //! - [`report`]: the runs that are kept, as Markdown with plots.
 //! - [`benchmark`]: what `madkv-bench` does.
 
 pub mod benchmark;
-pub mod micro;
+pub mod log;
 pub mod peers;
 pub mod report;
 pub mod ycsb;
