@@ -61,9 +61,13 @@ mod scans;
 #[cfg(feature = "node")]
 mod snapshots;
 #[cfg(feature = "node")]
+mod sync;
+#[cfg(feature = "node")]
 pub(crate) mod turn;
 #[cfg(feature = "node")]
 mod turn_executor;
+#[cfg(all(test, feature = "node"))]
+mod turn_executor_tests;
 #[cfg(feature = "node")]
 mod worker;
 
