@@ -27,7 +27,7 @@ advisories:
 fmt:
     cargo fmt
 
-# Write the golden traces of the Raft core anew, of which you read each changed one before you keep it.
+# Write the golden traces of the Raft core again; read each changed one before you keep it.
 golden:
     UPDATE_GOLDEN=1 cargo test -p smr --test raft_scripts
 
@@ -134,6 +134,10 @@ alias planted-bugs := mutants
 # Package the library and its simulator as a registry would take them; nothing is published.
 package:
     cargo package --package smr --package smr-sim --allow-dirty
+
+# Compare the public items of the library and its simulator with those at a commit (needs cargo-semver-checks).
+semver from="HEAD~1":
+    cargo semver-checks --package smr --package smr-sim --baseline-rev {{from}}
 
 # Print which cases of the fault catalogue have a test.
 coverage:
