@@ -14,7 +14,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",
-        &["service:limits.rs:TOTAL_MAX_BYTES", "service:listener/queue.rs:CONNECTION_OWN_BYTES"],
+        &["service:limits.rs:TOTAL_MAX_BYTES", "service:listener/pool.rs:CONNECTION_OWN_BYTES"],
     ),
     ("a connection's buffer that is not counted among them", &["service:listener/connection.rs:READ_FREE_BYTES"]),
     ("connections of clients", &["service:limits.rs:CONNECTIONS_MAX"]),

@@ -18,7 +18,12 @@
 
 mod connection;
 mod handshake;
+mod pool;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
+mod scan;
+mod sync;
 
 use std::io;
 use std::net::SocketAddr;
@@ -165,7 +170,7 @@ struct Shared<B> {
     lobby: Arc<Lobby>,
     connections: AtomicUsize,
     /// Bytes that all connections hold, see [`ListenerLimits::total_max_bytes`].
-    held: Arc<queue::Held>,
+    held: Arc<pool::Held>,
 }
 
 impl<B> Shared<B> {
