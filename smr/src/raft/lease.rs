@@ -50,10 +50,6 @@ use crate::id::NodeId;
 use crate::protocol::Time;
 use crate::status::ReadMode;
 
-/// The longest lease that a voter grants, in microseconds: a broken leader must not be able to put off elections for
-/// long (B5).
-pub const LEASE_MAX_US: u64 = 10_000_000;
-
 /// A leader's own part in its lease; which heartbeats were answered is in [`super::progress`].
 #[derive(Clone, Debug)]
 pub(super) struct LeaseState {
@@ -152,6 +148,7 @@ impl Raft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::LEASE_MAX_US;
 
     // covers R7
     #[test]

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lease::LEASE_MAX_US;
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
 
@@ -11,6 +10,9 @@ use crate::id::NodeId;
 pub const TERM_LIMIT: Term = Term(u64::MAX / 2);
 /// The same for indexes.
 pub const INDEX_LIMIT: Index = Index(u64::MAX / 2);
+/// The longest lease that a voter grants, in microseconds: a broken leader must not be able to put off elections for
+/// long (B5).
+pub const LEASE_MAX_US: u64 = 10_000_000;
 
 /// A message: a term and what is said in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

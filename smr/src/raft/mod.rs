@@ -106,8 +106,7 @@ use crate::protocol::{
 use crate::status;
 
 pub use self::control::{Change, ChangeRefused, Control, TransferRefused};
-pub use self::lease::LEASE_MAX_US;
-pub use self::message::Message;
+pub use self::message::{LEASE_MAX_US, Message};
 pub use self::settings::{BadSettings, CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE, MEMBERS_MAX, Settings};
 
 /// One member's Raft. See the module.

@@ -1,6 +1,6 @@
 //! The core's limits and intervals, each with its unit in its name.
 
-use super::lease::LEASE_MAX_US;
+use super::message::LEASE_MAX_US;
 use crate::codec::FRAME_PAYLOAD_MAX_BYTES;
 use crate::status::ReadMode;
 
