@@ -9,13 +9,32 @@ use tokio::time::Instant;
 
 use crate::client::Context;
 use crate::client::connection::{CopyEvent, Event, Posted};
-use crate::client::group::Group;
+use crate::client::group::{Group, Waiting};
 use crate::client::limits::{FIND_COMPLAIN_AFTER, FIND_PAUSE};
 use crate::client::link::troubles;
 use crate::frames::{ClientRequest, ClientResponse, Map};
 
+impl<M: Map> Group<M> {
+    /// Waits until someone is believed to lead. Cancelling is fine.
+    pub(crate) async fn leader_known(self: &Arc<Group<M>>, context: &Arc<Context>) {
+        let _waiting = Waiting::new(self);
+        loop {
+            let changed = self.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable(); // before looking, so that a change in between is not missed
+            if self.start_finding() {
+                tokio::spawn(find(Arc::clone(self), Arc::clone(context)));
+            }
+            if self.leader().is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 /// Runs until a leader is believed in, or no one waits for one.
-pub(crate) async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
+async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
     let (sender, mut events) = mpsc::unbounded_channel();
     // At most one question is out at each replica: a hung one does not collect them.
     let mut questions: Vec<Option<Posted<M>>> = group.links.iter().map(|_| None).collect();

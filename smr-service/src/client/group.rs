@@ -3,17 +3,17 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::address::is_same;
-use crate::client::exchange::{Exchange, Failure, Final};
 use crate::client::leader_cache::LeaderCache;
 use crate::client::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
 use crate::client::link::Link;
 use crate::client::session::Session;
-use crate::client::{Context, TimedOut, before, discovery, lock};
-use crate::frames::{ClientRequest, ClientResponse, Map, Service};
+use crate::client::{Context, TimedOut, before, lock};
+use crate::frames::{Map, Service};
 
 /// The replicas of a group, or the managers.
 pub struct Group<M: Map> {
@@ -27,7 +27,7 @@ pub struct Group<M: Map> {
     /// The open session.
     session: Mutex<Option<Arc<Session>>>,
     /// Held while a session is being opened, so that many writes open one.
-    opening: tokio::sync::Mutex<()>,
+    pub(super) session_opening: tokio::sync::Mutex<()>,
     requests: Semaphore,
     bytes: Semaphore,
 }
@@ -59,7 +59,7 @@ impl<M: Map> Group<M> {
             state: Mutex::default(),
             changed: Notify::new(),
             session: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
+            session_opening: tokio::sync::Mutex::default(),
             requests: Semaphore::new(GROUP_REQUESTS_MAX),
             bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
         }
@@ -80,31 +80,14 @@ impl<M: Map> Group<M> {
         Ok(Admission { _request: request, _bytes: bytes })
     }
 
-    /// The open session; opens one if there is none.
-    pub async fn session(
-        self: &Arc<Group<M>>,
-        context: &Arc<Context>,
-        epoch: u64,
-        deadline: Option<Instant>,
-    ) -> Result<Arc<Session>, Failure> {
-        if let Some(session) = lock(&self.session).clone() {
-            return Ok(session);
-        }
-        let _opening = before(deadline, self.opening.lock()).await?;
-        if let Some(session) = lock(&self.session).clone() {
-            return Ok(session);
-        }
-        // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day.
-        let mut exchange = Exchange::new(context, self, deadline);
-        match exchange.run(epoch, &|| ClientRequest::OpenSession).await? {
-            Final::Response(ClientResponse::SessionOpened(client)) => {
-                let session = Arc::new(Session::new(client));
-                *lock(&self.session) = Some(Arc::clone(&session));
-                Ok(session)
-            }
-            Final::Response(ClientResponse::Refused(reason)) => Err(Failure::Refused(reason)),
-            other => Err(Failure::Senseless(format!("{other:?} to OpenSession"))),
-        }
+    /// The session that is open.
+    pub(super) fn open_session(&self) -> Option<Arc<Session>> {
+        lock(&self.session).clone()
+    }
+
+    /// `session` is the open one from now on.
+    pub(super) fn keep_session(&self, session: &Arc<Session>) {
+        *lock(&self.session) = Some(Arc::clone(session));
     }
 
     /// The servers no longer know `session`: the next write opens another.
@@ -120,21 +103,9 @@ impl<M: Map> Group<M> {
         lock(&self.state).leader_cache.leader()
     }
 
-    /// Waits until someone is believed to lead. Cancelling is fine.
-    pub(crate) async fn leader_known(self: &Arc<Group<M>>, context: &Arc<Context>) {
-        let _waiting = Waiting::new(self);
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable(); // before looking, so that a change in between is not missed
-            if self.start_finding() {
-                tokio::spawn(discovery::find(Arc::clone(self), Arc::clone(context)));
-            }
-            if self.leader().is_some() {
-                return;
-            }
-            changed.await;
-        }
+    /// Hears of the next change of the believed leader.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
     /// Changes what is believed.
@@ -152,7 +123,7 @@ impl<M: Map> Group<M> {
     }
 
     /// Whether discovery is needed and does not run; from now on it does.
-    fn start_finding(&self) -> bool {
+    pub(super) fn start_finding(&self) -> bool {
         let mut state = lock(&self.state);
         let start = !state.finding && state.leader_cache.leader().is_none();
         state.finding |= start;
@@ -169,10 +140,10 @@ impl<M: Map> Group<M> {
 }
 
 /// Counts a request that waits for a leader.
-struct Waiting<'g, M: Map>(&'g Group<M>);
+pub(super) struct Waiting<'g, M: Map>(&'g Group<M>);
 
 impl<M: Map> Waiting<'_, M> {
-    fn new(group: &Group<M>) -> Waiting<'_, M> {
+    pub(super) fn new(group: &Group<M>) -> Waiting<'_, M> {
         lock(&group.state).waiting += 1;
         Waiting(group)
     }

@@ -25,6 +25,7 @@ pub mod limits;
 mod link;
 mod network;
 mod session;
+mod session_opening;
 mod trace;
 
 pub use backoff::Jitter;
