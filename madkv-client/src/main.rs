@@ -4,6 +4,7 @@ use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
 use std::process::ExitCode;
 
 use madkv_client::cli::pipe::Waiting;
+use madkv_client::cli::stop::Stop;
 use madkv_client::cli::{self, args, command, pipe, prompt};
 use rustix::process::Signal;
 use smr_service::log_sink::{self, LineWriter};
@@ -28,8 +29,8 @@ fn run() -> ExitCode {
     }
     let args = match args::parse(std::env::args_os()) {
         Ok(args) => args,
-        Err(args::Stop::Print(text)) => return code(print(&text)),
-        Err(args::Stop::Wrong(line)) => {
+        Err(Stop::Print(text)) => return code(print(&text)),
+        Err(Stop::Wrong(line)) => {
             process::say(PROGRAM, &line);
             return ExitCode::from(2);
         }

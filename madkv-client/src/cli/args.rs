@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use smr_service::args::{self, Parsed};
 
 use crate::cli::command::CliCommand;
+use crate::cli::stop::Stop;
 
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,15 +25,6 @@ pub struct Args {
     pub client_id: u32,
     /// An operator's command to execute instead of reading stdin.
     pub command: Option<CliCommand>,
-}
-
-/// Why the process ends before it began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Help or version was asked for: print this, exit code 0.
-    Print(String),
-    /// The arguments are wrong: one line for stderr, exit code 2.
-    Wrong(String),
 }
 
 /// MadKV's client. Without a command it reads requests: line by line from a pipe, or at a prompt on a terminal.

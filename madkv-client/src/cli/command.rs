@@ -5,8 +5,8 @@ use clap::error::ErrorKind::DisplayHelp;
 use clap::{Parser, Subcommand};
 use smr_service::args::explain;
 
-use crate::cli::args::Stop;
 use crate::cli::status_table;
+use crate::cli::stop::Stop;
 use crate::{Client, Error, KeyPlace};
 
 /// An operator's command.

@@ -6,6 +6,7 @@ mod completion;
 pub mod pipe;
 pub mod prompt;
 pub mod status_table;
+pub mod stop;
 
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -13,10 +13,10 @@ use rustyline::{CompletionType, Config, Editor};
 use smr_service::process;
 use tokio::runtime::Runtime;
 
-use crate::cli::args::Stop;
 use crate::cli::command::{self, COMMAND_WORDS, execute};
 use crate::cli::completion::{Completion, similar};
 use crate::cli::run_line;
+use crate::cli::stop::Stop;
 use crate::{Client, Error};
 
 /// Lines of history that are kept.
