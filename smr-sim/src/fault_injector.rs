@@ -18,8 +18,9 @@ use crate::sim_node::{Serving, StartTrouble, path};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::succession::Succession;
 use crate::swarm_config::{BACKLOG_APPENDS_MAX, Kind, SwarmConfig};
+use crate::virtual_disk::MapDamage;
 use crate::virtual_disk::VirtualDisk;
-use crate::virtual_map::{MapDamage, SIMULATED};
+use crate::virtual_map::SIMULATED;
 use crate::workload::Workload;
 use crate::world::World;
 

@@ -6,7 +6,7 @@
 //! when.
 
 use crate::network::Weather;
-use crate::properties::Observation;
+use crate::observation::Observation;
 use crate::rare::Rare;
 use crate::sim_rng::{Purpose, SimRng};
 use crate::workload::Workload;

@@ -16,7 +16,7 @@ use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, Term}
 use smr::id::NodeId;
 use smr::protocol::{LogChange, Recovered, WriteId};
 
-use crate::properties::{Observation, Spoiled};
+use crate::observation::{Observation, Spoiled};
 
 /// A running hash over an entry and all below it.
 pub type Chain = u64;

@@ -60,6 +60,7 @@ pub mod journal;
 pub mod ledger;
 pub mod memory;
 pub mod network;
+pub mod observation;
 pub mod probe;
 pub mod properties;
 pub mod rare;

@@ -10,7 +10,7 @@ use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 use smr::status::Role;
 
-use crate::properties::{End, Observation, Spoiled};
+use crate::observation::{End, Observation, Spoiled};
 use crate::rare::{Rare, RareCounts};
 
 /// What is kept of a node to recognise something later.

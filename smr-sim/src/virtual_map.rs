@@ -15,7 +15,6 @@
 //! record log, the watermark and the hard state have to find out.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,121 +23,8 @@ use smr::disk::Disk;
 use smr::internals::storage::RECORD_MAX_BYTES;
 use smr::storage::{ByteMap, Damage, Key, LoadError, LogEngine, MapEngine, StorageError};
 
-use crate::virtual_disk::{Inode, ReadFault, VirtualDisk};
-
-/// How many flushed writes can still be taken back by damage.
-const HISTORY_WRITES_MAX: usize = 4096;
-
-type Value = Arc<[u8]>;
-
-/// Damage to a closed map, as sled shows it at the next open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapDamage {
-    /// The file is cut off at its end: the newest writes, this many, never happened. Not reported.
-    Shorter(usize),
-    /// The file is cut off near its beginning: an empty map. Not reported.
-    Emptied,
-    /// The file is gone.
-    Missing,
-    /// Opening reports corruption, or panics.
-    Unopenable,
-    /// The value at this place in the order of keys (modulo their number) is reported as corrupt when it is read.
-    Unreadable(usize),
-    /// A bit of the value at this place comes back flipped. sled's own checksums rule this out; other engines may lack
-    /// them.
-    FlippedBit {
-        /// Which value, counted from the last one backwards, modulo their number.
-        value: usize,
-        /// Which bit of it, modulo its length.
-        bit: usize,
-    },
-}
-
-/// A map as the disk has it.
-#[derive(Clone, Default)]
-pub(super) struct MapState {
-    /// With all writes.
-    values: BTreeMap<Key, Value>,
-    /// What the latest writes replaced, the newest at the back.
-    replaced: VecDeque<(Key, Option<Value>)>,
-    /// How many writes, the newest ones, are not flushed.
-    unflushed: usize,
-    unopenable: bool,
-    unreadable: BTreeSet<Key>,
-}
-
-impl MapState {
-    fn write(&mut self, key: &Key, value: Option<Value>) {
-        let before = match value {
-            Some(value) => self.values.insert(*key, value),
-            None => self.values.remove(key),
-        };
-        self.unreadable.remove(key);
-        self.replaced.push_back((*key, before));
-        self.unflushed += 1;
-    }
-
-    fn flush(&mut self) {
-        self.unflushed = 0;
-        let too_many = self.replaced.len().saturating_sub(HISTORY_WRITES_MAX);
-        self.replaced.drain(..too_many);
-    }
-
-    pub(super) fn unflushed(&self) -> usize {
-        self.unflushed
-    }
-
-    /// Takes back the newest writes.
-    fn undo(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some((key, before)) = self.replaced.pop_back() else { return };
-            match before {
-                Some(value) => self.values.insert(key, value),
-                None => self.values.remove(&key),
-            };
-        }
-    }
-
-    /// The map that is found after a crash that `kept` this many of the unflushed writes.
-    pub(super) fn after_crash(&self, kept: usize) -> MapState {
-        let mut after = self.clone();
-        after.undo(self.unflushed.saturating_sub(kept));
-        after.flush();
-        after
-    }
-
-    fn damage(&mut self, damage: MapDamage) {
-        match damage {
-            MapDamage::Shorter(writes) => self.undo(writes),
-            MapDamage::Emptied | MapDamage::Missing => *self = MapState::default(),
-            MapDamage::Unopenable => self.unopenable = true,
-            MapDamage::Unreadable(value) => {
-                let key = self.nth(value);
-                self.unreadable.extend(key);
-            }
-            MapDamage::FlippedBit { value, bit } => {
-                let place = value.checked_rem(self.values.len()).map(|back| self.values.len() - 1 - back);
-                if let Some(value) = place.and_then(|place| self.nth(place)).and_then(|key| self.values.get_mut(&key)) {
-                    *value = flipped(value, bit);
-                }
-            }
-        }
-        self.unflushed = 0;
-    }
-
-    fn nth(&self, place: usize) -> Option<Key> {
-        let place = place.checked_rem(self.values.len())?;
-        self.values.keys().nth(place).copied()
-    }
-}
-
-fn flipped(value: &[u8], bit: usize) -> Value {
-    let mut bytes = value.to_vec();
-    if let Some(bit) = bit.checked_rem(bytes.len() * 8) {
-        bytes[bit / 8] ^= 1 << (bit % 8);
-    }
-    bytes.into()
-}
+use crate::virtual_disk::map_state::{MapState, flipped};
+use crate::virtual_disk::{Inode, MapDamage, ReadFault, VirtualDisk};
 
 impl VirtualDisk {
     /// How many writes of the ordered map in this directory a crash could lose; 0 without one.

@@ -8,7 +8,8 @@ use smr::replica::Outcome;
 use smr::status::Role;
 
 use crate::ledger::Ledger;
-use crate::properties::{End, Observation, Property, View};
+use crate::observation::{End, Observation};
+use crate::properties::{Property, View};
 use crate::rare::RareCounts;
 use crate::rare_watch::RareWatch;
 use crate::trace::Trace;

@@ -70,6 +70,7 @@
 
 mod group;
 mod local;
+mod log_text;
 mod script;
 mod search;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use smr::status::Role;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::local::{Effects, Local, LocalEvent, Rules};
-use super::telling::told_log;
+use super::log_text::told_log;
 use super::{NODES, PERMUTATIONS, Permutation, letter};
 
 /// No number yet.

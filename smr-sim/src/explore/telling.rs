@@ -1,12 +1,13 @@
 //! A history in words: each event, what is sent because of it, and what has become of the node.
 
-use smr::entry::{Entry, HardState, Payload};
+use smr::entry::HardState;
 use smr::internals::raft::Canonical;
 use smr::raft::Message;
 use smr::raft::message::Body;
 
 use super::group::{Group, Move};
 use super::local::LocalEvent;
+use super::log_text::told_log;
 use super::tables::Tables;
 use super::{letter, node};
 
@@ -70,15 +71,6 @@ fn told_message(message: &Message) -> String {
         Body::Commit { last } => format!("{term:?} Commit {last}"),
         body => format!("{term:?} {body:?}"),
     }
-}
-
-/// `3.t2=1` is command 1 at index 3 in term 2.
-pub(super) fn told_log<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
-    let told = |entry: &Entry| match &entry.payload {
-        Payload::Command(command) => format!("{}={}", entry.id, command.first().copied().unwrap_or_default()),
-        _ => entry.id.to_string(),
-    };
-    entries.into_iter().map(told).collect::<Vec<_>>().join(" ")
 }
 
 fn told_hard_state(hard_state: HardState) -> String {

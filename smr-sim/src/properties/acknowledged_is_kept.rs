@@ -9,8 +9,9 @@ use smr::id::{ClientId, NodeId};
 use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct AcknowledgedIsKept {

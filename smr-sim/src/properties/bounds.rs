@@ -10,8 +10,9 @@ use smr::internals::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MA
 use smr::raft::invariants::{self, Load};
 use smr::raft::{MEMBERS_MAX, Settings};
 
-use super::{NodeView, Observation, Property, View};
+use super::{NodeView, Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 /// Messages and writes that one input may cause for each other member, beyond a full window of appends.
 const OUTPUTS_PER_MEMBER: usize = 4;

@@ -9,8 +9,9 @@ use smr::entry::{Configuration, Entry, EntryId, Index, Payload};
 use smr::id::NodeId;
 use smr::protocol::LogChange;
 
-use super::{Observation, Property, majority};
+use super::{Property, majority};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 /// Voters of two configurations together, up to which all quorums are tried.
 const VOTERS_TRIED_MAX: usize = 12;

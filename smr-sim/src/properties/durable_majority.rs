@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use smr::entry::{Configuration, EntryId, Index};
 use smr::id::NodeId;
 
-use super::{Observation, Property, View, majority};
+use super::{Property, View, majority};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct DurableMajority {

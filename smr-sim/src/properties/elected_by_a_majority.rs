@@ -8,8 +8,9 @@ use smr::entry::{HardState, Term};
 use smr::id::NodeId;
 use smr::status::Role;
 
-use super::{Observation, Property, majority};
+use super::{Property, majority};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct ElectedByAMajority {

@@ -10,8 +10,9 @@ use smr::id::NodeId;
 use smr::protocol::Time;
 use smr::replica::Request;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 /// How long a request may wait in the calm, in microseconds: many elections.
 const ANSWER_WITHIN_US: u64 = 20_000_000;

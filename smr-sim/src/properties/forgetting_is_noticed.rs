@@ -9,8 +9,9 @@ use smr::protocol::Protocol;
 use smr::raft::invariants;
 use smr::raft::message::Body;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct ForgettingIsNoticed {

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use smr::entry::GenesisHash;
 use smr::id::NodeId;
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct FoundedOnce {

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Configuration, EntryId, Index, Payload, SnapshotMeta};
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::{Ledger, chain};
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct HistoryIsImmutable {

@@ -10,8 +10,9 @@ use smr::id::NodeId;
 use smr::protocol::LogChange;
 use smr::status::Role;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct LeaderAppendOnly {

@@ -10,8 +10,9 @@ use smr::entry::{EntryId, Term};
 use smr::id::NodeId;
 use smr::status::Role;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::{Chain, Ledger, Page};
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct LeaderCompleteness {

@@ -9,8 +9,9 @@ use smr::protocol::Protocol;
 use smr::raft::invariants;
 use smr::status::Role;
 
-use super::{NodeView, Observation, Property, View};
+use super::{NodeView, Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct LeaseExcludesLaterLeaders {

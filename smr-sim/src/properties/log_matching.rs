@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use smr::entry::{EntryId, Index};
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::{Chain, Ledger};
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct LogMatching {

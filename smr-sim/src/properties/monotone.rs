@@ -7,8 +7,9 @@ use smr::entry::{Index, Term};
 use smr::id::NodeId;
 use smr::raft::invariants;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {

@@ -10,8 +10,9 @@ use smr::id::NodeId;
 use smr::raft::message::Body;
 use smr::status::Role;
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct OneLeaderPerTerm {

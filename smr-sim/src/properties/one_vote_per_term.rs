@@ -6,8 +6,9 @@ use smr::entry::Term;
 use smr::id::NodeId;
 use smr::raft::message::Body;
 
-use super::{Observation, Property};
+use super::Property;
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 #[derive(Default)]
 pub(super) struct OneVotePerTerm {

@@ -8,8 +8,9 @@ use smr::entry::{EntryId, Index};
 use smr::id::NodeId;
 use smr::raft::message::{Body, Message};
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::{Ledger, Page};
+use crate::observation::Observation;
 
 /// How often, in steps, one of the disks is read as if the power had gone.
 const READ_EVERY_STEPS: u64 = 4096;

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use smr::codec;
 use smr::entry::{EntryId, Index, Payload};
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 /// How often, in steps, whole nodes are compared that stand at the same index.
 const COMPARE_EVERY_STEPS: u64 = 1024;

@@ -6,8 +6,9 @@ use smr::entry::EntryId;
 use smr::id::NodeId;
 use smr::raft::invariants;
 
-use super::{Observation, Property, View};
+use super::{Property, View};
 use crate::ledger::Ledger;
+use crate::observation::Observation;
 
 /// The core's checker walks the whole log, so it runs after one in this many steps.
 const EVERY_STEPS: u64 = 256;

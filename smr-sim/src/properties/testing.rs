@@ -11,8 +11,9 @@ use smr::replica::{Outcome, Request};
 use smr::session::SessionCommand;
 use smr::status::Role;
 
-use super::{End, NodeView, Observation, Property, SimNodes, View};
+use super::{NodeView, Property, SimNodes, View};
 use crate::ledger::Ledger;
+use crate::observation::{End, Observation};
 
 pub(super) const A: NodeId = NodeId::new(0, 1);
 pub(super) const B: NodeId = NodeId::new(1, 1);

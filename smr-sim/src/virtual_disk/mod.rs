@@ -18,6 +18,7 @@
 mod crash;
 mod device;
 mod file;
+pub(crate) mod map_state;
 mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,9 +28,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smr::disk::Disk as _;
 
-use crate::virtual_map::MapState;
 pub use crash::{Loss, SECTOR_BYTES};
 use file::File;
+pub use map_state::MapDamage;
+use map_state::MapState;
 use names::NameChange;
 
 /// What goes wrong in an operation.

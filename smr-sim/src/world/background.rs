@@ -5,7 +5,7 @@ use smr::protocol::Envelope;
 use smr::snapshot::SendingFile;
 
 use super::{Event, SnapshotTransfer, World};
-use crate::properties::Observation;
+use crate::observation::Observation;
 use crate::rare::Rare;
 use crate::sim_node::{Broken, Input, ProcessState, carry};
 use crate::workload::Workload;

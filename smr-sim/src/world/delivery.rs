@@ -9,7 +9,7 @@ use smr::raft::message::Body;
 
 use super::{Event, World};
 use crate::network::Frame;
-use crate::properties::Observation;
+use crate::observation::Observation;
 use crate::rare::Rare;
 use crate::sim_node::Input;
 use crate::workload::Workload;

@@ -11,11 +11,11 @@ use smr::raft::invariants;
 
 use super::{Event, World};
 use crate::network::Weather;
-use crate::properties::{End, Observation, Spoiled};
+use crate::observation::{End, Observation, Spoiled};
 use crate::rare::Rare;
 use crate::sim_node::{Input, StartTrouble};
+use crate::virtual_disk::MapDamage;
 use crate::virtual_disk::{Fault, Loss, ReadFault, VirtualDisk};
-use crate::virtual_map::MapDamage;
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {

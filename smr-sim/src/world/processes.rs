@@ -10,7 +10,7 @@ use smr::protocol::Protocol;
 use smr::status::Role;
 
 use super::{Event, World};
-use crate::properties::{End, Observation};
+use crate::observation::{End, Observation};
 use crate::rare::Rare;
 use crate::sim_node::{ProcessState, Start, StartTrouble};
 use crate::virtual_disk::{Fault, Loss, ReadFault};

@@ -8,7 +8,7 @@ use smr::replica::{Outcome, ReplyTo, Request};
 use super::{Event, World};
 use crate::clients::{FLOOD, LISTENER, OPERATOR};
 use crate::network::CLIENTS;
-use crate::properties::Observation;
+use crate::observation::Observation;
 use crate::rare::Rare;
 use crate::sim_node::ProcessState;
 use crate::workload::Workload;

@@ -14,7 +14,7 @@ use smr::snapshot::SnapshotError;
 use smr::status::{Role, StateDigest};
 
 use super::{BOOTSTRAP_INTERVAL_US, Event, SnapshotTransfer, World};
-use crate::properties::Observation;
+use crate::observation::Observation;
 use crate::rare::Rare;
 use crate::sim_node::{Input, ProcessState, SimNode};
 use crate::workload::Workload;

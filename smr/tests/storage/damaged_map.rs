@@ -6,8 +6,9 @@ use std::path::Path;
 use smr::entry::Index;
 use smr::protocol::LogChange;
 use smr::storage::{OpenError, OpenOutcome, Store};
+use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
-use smr_sim::virtual_map::{MapDamage, SIMULATED};
+use smr_sim::virtual_map::SIMULATED;
 
 use crate::support::*;
 

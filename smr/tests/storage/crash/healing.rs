@@ -6,8 +6,9 @@ use std::path::Path;
 use smr::entry::{Entry, HardState, Index, Term};
 use smr::protocol::LogChange;
 use smr::storage::OpenedStore;
+use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
-use smr_sim::virtual_map::{MapDamage, SIMULATED};
+use smr_sim::virtual_map::SIMULATED;
 
 use super::super::{ENGINE, LOG};
 use super::{cut_everywhere, founded, open};

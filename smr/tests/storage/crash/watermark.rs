@@ -5,8 +5,9 @@ use std::path::Path;
 use smr::disk::Disk;
 use smr::protocol::LogChange;
 use smr::storage::LogEngine;
+use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
-use smr_sim::virtual_map::{MapDamage, SIMULATED};
+use smr_sim::virtual_map::SIMULATED;
 
 use super::super::{ENGINE, LOG};
 use super::founded;
