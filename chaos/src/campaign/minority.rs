@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::campaign::run::{ChaosOptions, Stage};
 use crate::fuzz::{Fuzz, FuzzOptions};
-use crate::nemesis::injector::Traffic;
+use crate::nemesis::traffic::Traffic;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node};
 use madkv_testkit::launcher::Interrupted;

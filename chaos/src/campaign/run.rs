@@ -11,9 +11,10 @@ use clap::Args;
 use tempfile::TempDir;
 
 use crate::fuzz::{Fuzz, FuzzOptions};
-use crate::nemesis::injector::{self, Report, Traffic};
+use crate::nemesis::injector::{self, Report};
 use crate::nemesis::plan::{Kind, Plan};
 use crate::nemesis::recovery_check;
+use crate::nemesis::traffic::Traffic;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::launcher::{Interrupted, choose_log_engine, sync_flags};

@@ -12,8 +12,9 @@ use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
+use super::endpoint::Host;
 use super::rare::{Counts, Rare};
-use super::sim_net::{Host, SimNet};
+use super::sim_net::SimNet;
 use madkv_testkit::history::{Action, Answer, History, Operation, Outcome};
 
 /// What is asked, and how.

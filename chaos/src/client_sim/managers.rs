@@ -15,7 +15,7 @@ use smr::id::ClusterId;
 use smr::replica::ReplyTo;
 use smr_service::listener::Backend;
 
-use super::sim_net::Endpoint;
+use super::endpoint::Endpoint;
 
 /// The cluster of every simulation.
 pub const CLUSTER: ClusterId = ClusterId(1);

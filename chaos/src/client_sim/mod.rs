@@ -22,6 +22,7 @@
 pub mod callers;
 pub mod clock;
 pub mod command;
+pub mod endpoint;
 pub mod judge;
 pub mod managers;
 pub mod partition;

@@ -17,9 +17,10 @@ use smr_sim::sim_rng::SimRng;
 use smr_sim::workload::{Operation, Seen, Workload};
 use smr_sim::world::{Setting, World};
 
+use super::endpoint::Endpoint;
 use super::managers::narrow_map;
 use super::rare::{Counts, Rare};
-use super::sim_net::{Endpoint, Incoming, SimNet};
+use super::sim_net::{Incoming, SimNet};
 
 /// The machine that is replicated. Clients come from outside, so there is nothing to invent here.
 #[derive(Clone)]

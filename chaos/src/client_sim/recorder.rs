@@ -14,8 +14,8 @@ use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::protocol::Time;
 use smr::status::Role;
 
+use super::endpoint::{Endpoint, Host, MANAGERS, Way};
 use super::rare::{Counts, Rare};
-use super::sim_net::{Endpoint, Host, MANAGERS, Way};
 
 /// Over how long the copies of a write are counted, in microseconds.
 const RATE_WINDOW_US: u64 = 1_000_000;

@@ -21,10 +21,11 @@ use smr_sim::world::Setting;
 
 use super::callers::Callers;
 use super::clock::Clock;
+use super::endpoint::{Endpoint, Host, MANAGERS, Way};
 use super::managers::{Manager, cluster_map, older_map};
 use super::partition::Partition;
 use super::rare::{Counts, Rare};
-use super::sim_net::{Endpoint, Host, Listening, MANAGERS, SimNet, Way, Weather};
+use super::sim_net::{Listening, SimNet, Weather};
 use super::swarm_config::{Fault, SwarmConfig};
 use madkv_testkit::history::History;
 

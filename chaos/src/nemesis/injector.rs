@@ -7,20 +7,12 @@ use std::time::{Duration, Instant};
 use crate::nemesis::faults::{ActiveFault, Injection, inject};
 use crate::nemesis::plan::{Plan, Round};
 use crate::nemesis::recovery_check::{self, Health};
+use crate::nemesis::traffic::Traffic;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::launcher::Interrupted;
 
 /// How often the injector looks around, in milliseconds.
 const LOOK_MS: u64 = 10;
-
-/// Clients that are at work meanwhile.
-pub trait Traffic {
-    /// How many operations were acknowledged so far.
-    fn acknowledged(&self) -> u64;
-
-    /// Why it came to an end, if it did.
-    fn failure(&mut self) -> Option<String>;
-}
 
 /// What a run was like.
 #[derive(Clone, Copy, Debug, Default)]

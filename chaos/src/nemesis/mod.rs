@@ -13,5 +13,6 @@ pub mod monitor;
 pub mod plan;
 pub mod proxy;
 pub mod recovery_check;
+pub mod traffic;
 pub mod wiring;
 pub mod world;

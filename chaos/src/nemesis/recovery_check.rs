@@ -7,7 +7,7 @@ use bytes::Bytes;
 use madkv_client::{Client, Options};
 use smr::status::ServiceState;
 
-use crate::nemesis::injector::Traffic;
+use crate::nemesis::traffic::Traffic;
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Cluster, Group, Node};
 use madkv_testkit::wait::wait_for;

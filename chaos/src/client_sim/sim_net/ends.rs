@@ -10,8 +10,9 @@ use smr::wire::SharedOutput;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
+use super::SimNet;
 use super::timeline::Parcel;
-use super::{Host, SimNet, Way};
+use crate::client_sim::endpoint::{Host, Way};
 
 pub(super) struct HostNetwork {
     pub(super) net: Arc<SimNet>,

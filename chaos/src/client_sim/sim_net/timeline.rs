@@ -7,8 +7,9 @@ use smr::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::sync::oneshot;
 
-use super::{Endpoint, Host, Listening, Way, Weather};
+use super::{Listening, Weather};
 use crate::client_sim::clock::Clock;
+use crate::client_sim::endpoint::{Endpoint, Host, Way};
 use crate::client_sim::recorder::Recorder;
 
 /// What happens on the timeline.

@@ -10,38 +10,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::direction::Direction;
+use super::end::{Cut, End};
 use super::link::Link;
 use super::rules::Setting;
 use super::{CHUNK_MAX_BYTES, CONNECT_MAX_MS};
 
 /// Bytes that a dialler may send before its connection reaches the target.
 const EARLY_MAX_BYTES: usize = 64 << 10;
-
-/// Why a connection ends other than by its two ends.
-pub(super) struct Cut;
-
-/// One end of a connection. Reset when dropped, unless it was closed in order.
-pub(super) struct End {
-    stream: TcpStream,
-    orderly: bool,
-}
-
-impl End {
-    pub(super) fn new(stream: TcpStream) -> End {
-        // Some platforms refuse on a connection that is gone already; then there is nothing to hurry.
-        let _ = stream.set_nodelay(true);
-        End { stream, orderly: false }
-    }
-}
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if !self.orderly {
-            // A connection that is gone already needs no reset.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
 
 /// Carries both directions until they have ended.
 pub(super) async fn carry(
@@ -55,7 +30,7 @@ pub(super) async fn carry(
     let Ok(Ok(target)) = connecting.await else { return Err(Cut) };
     let mut target = End::new(target);
 
-    let record = link.new_record();
+    let record = link.records.begin();
     let random = |direction: u64| ChaCha8Rng::seed_from_u64(link.seed ^ (number << 20) ^ (direction << 19));
     let carried = {
         let (from_dialler, to_dialler) = dialler.stream.split();

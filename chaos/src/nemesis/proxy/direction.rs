@@ -10,8 +10,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::carry::Cut;
-use super::replay::{RECORDED_MAX_BYTES, Record};
+use super::end::Cut;
+use super::record::{RECORDED_MAX_BYTES, Record};
 use super::rules::{Flow, Rules, Setting};
 use super::{CHUNK_MAX_BYTES, locked};
 

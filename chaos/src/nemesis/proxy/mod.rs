@@ -14,9 +14,12 @@
 //! Everything is bounded: bytes on their way in each direction, connections of a link, recorded bytes. Random choices
 //! (jitter, where to cut) come from the seed, the link and the number of the connection.
 
+mod accept;
 mod carry;
 mod direction;
+mod end;
 mod link;
+mod record;
 mod replay;
 mod rules;
 #[cfg(test)]
@@ -31,10 +34,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+pub use accept::LINK_CONNECTIONS_MAX;
+use accept::accept_forever;
 pub use direction::CHUNKS_UNDER_WAY_MAX;
-pub use link::LINK_CONNECTIONS_MAX;
-use link::{Link, accept_forever};
-pub use replay::{RECORDED_MAX_BYTES, Replayed};
+use link::Link;
+pub use record::RECORDED_MAX_BYTES;
+pub use replay::Replayed;
 use rules::Setting;
 pub use rules::{Flow, Gate, Rules};
 

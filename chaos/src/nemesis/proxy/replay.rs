@@ -1,20 +1,15 @@
 //! What old connections of a link said, and saying it again.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::link::Link;
-use super::{CHUNK_MAX_BYTES, CONNECT_MAX_MS, LinkId, Proxy, locked};
+use super::{CHUNK_MAX_BYTES, CONNECT_MAX_MS, LinkId, Proxy};
 
-/// How much of the beginning of each connection is recorded for [`Proxy::replay`], in bytes.
-pub const RECORDED_MAX_BYTES: usize = 256 << 10;
-/// How many connections of a link are kept on record.
-const RECORDS_MAX: usize = 4;
 /// How long a replay listens for answers before it hangs up, in milliseconds.
 const REPLAY_LISTEN_MS: u64 = 300;
 /// How long a replay may take to send, in milliseconds: a target may be frozen.
@@ -29,22 +24,6 @@ pub struct Replayed {
     pub answered_bytes: usize,
 }
 
-/// What a connection said at its beginning.
-pub(super) type Record = Arc<Mutex<Vec<u8>>>;
-
-impl Link {
-    /// The record of a new connection; the oldest one goes.
-    pub(super) fn new_record(&self) -> Record {
-        let record = Record::default();
-        let mut records = locked(&self.records);
-        if records.len() >= RECORDS_MAX {
-            records.pop_front();
-        }
-        records.push_back(Arc::clone(&record));
-        record
-    }
-}
-
 impl Proxy {
     /// Sends what the oldest connection on record sent at its beginning, on a new connection, around the rules.
     ///
@@ -52,8 +31,8 @@ impl Proxy {
     /// If nothing is on record, or the target cannot be reached.
     pub fn replay(&self, link: LinkId) -> io::Result<Replayed> {
         let link = Arc::clone(&self.links[link.0]);
-        let record = locked(&link.records).iter().map(|record| locked(record).clone()).find(|bytes| !bytes.is_empty());
-        let record = record.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "nothing is on record"))?;
+        let record =
+            link.records.oldest().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "nothing is on record"))?;
         self.runtime().block_on(async move {
             let connecting = timeout(Duration::from_millis(CONNECT_MAX_MS), TcpStream::connect(link.target));
             let mut stream = connecting.await??;
