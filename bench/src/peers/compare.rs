@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use madkv_proto::limits::VALUE_MAX_BYTES;
-use serde::Serialize;
 use smr::storage::LogEngine;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use crate::peers::comparison::{Comparison, Side};
 use crate::peers::madkv::{MadKv, Wanted, cores};
-use crate::peers::measure::{Found, Measure, Plan, load, measure};
+use crate::peers::measure::{Measure, Plan, load, measure};
 use crate::peers::redis::Redis;
 use crate::peers::{INSTALL, Store, table};
 use madkv_testkit::cluster::Shape;
@@ -102,29 +102,6 @@ pub struct Options {
     /// Decides which keys are asked for
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-}
-
-/// All numbers of a run.
-#[derive(Debug, Serialize)]
-pub(super) struct Comparison {
-    pub(super) header: Vec<String>,
-    pub(super) stores: Vec<Side>,
-    pub(super) measures: Vec<Measure>,
-    pub(super) clients: usize,
-    pub(super) value_bytes: usize,
-}
-
-/// The numbers of one store.
-#[derive(Debug, Serialize)]
-pub(super) struct Side {
-    pub(super) name: String,
-    pub(super) is_ours: bool,
-    pub(super) description: String,
-    /// By measure, then by round.
-    pub(super) found: Vec<Vec<Found>>,
-    /// The most memory that each process ever had, in bytes, summed.
-    pub(super) peak_bytes: u64,
-    pub(super) processes: usize,
 }
 
 /// Runs the comparison, and prints it.

@@ -9,6 +9,7 @@
 //! - [`compare`]: the same load on all of them, in turns. [`failover`]: their leaders are killed.
 
 pub mod compare;
+mod comparison;
 #[cfg(feature = "peers")]
 mod etcd;
 #[cfg(feature = "peers")]

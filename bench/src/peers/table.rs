@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::peers::compare::{Comparison, Side};
+use crate::peers::comparison::{Comparison, Side};
 use crate::peers::measure::{Found, Measure};
 use madkv_testkit::measure::{median, spread};
 
