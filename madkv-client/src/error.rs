@@ -39,7 +39,7 @@ pub enum Error {
         may_have_happened: bool,
     },
     /// The disk of the partition's leader is full. A DELETE is taken, and makes room.
-    #[error("disk full: deletes are taken{}", if *may_have_happened { "; an earlier copy may have happened" } else { ", nothing was changed" })]
+    #[error("disk full: deletes are taken{}", after_disk_full(*may_have_happened))]
     DiskFull {
         /// Whether an earlier copy of the write may have been applied.
         may_have_happened: bool,
@@ -63,6 +63,10 @@ impl Error {
             Error::TooLarge { .. } => false,
         }
     }
+}
+
+fn after_disk_full(may_have_happened: bool) -> &'static str {
+    if may_have_happened { "; an earlier copy may have happened" } else { ", nothing was changed" }
 }
 
 fn fate(may_have_happened: bool) -> &'static str {

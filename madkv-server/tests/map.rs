@@ -245,9 +245,10 @@ fn scan_over_part_borders_loses_and_repeats_nothing() {
 fn scan_that_just_fills_a_part_comes_at_once_and_one_record_more_in_two() {
     let mut map = Map::default();
     put(&mut map, b"a", &vec![1; SCAN_PART_MAX_BYTES - 9]);
-    assert!(
-        matches!(map.query(&Query::Scan { from: b"a", to: b"z" }.encode()), Answer::Now(part) if part.len() == SCAN_PART_MAX_BYTES)
-    );
+    assert!(matches!(
+        map.query(&Query::Scan { from: b"a", to: b"z" }.encode()),
+        Answer::Now(part) if part.len() == SCAN_PART_MAX_BYTES
+    ));
     put(&mut map, b"b", b"");
     assert_eq!(scan_parts(&map, b"a", b"z").len(), 2);
     assert_eq!(scan_parts(&map, b"a", b"a").len(), 1);

@@ -551,7 +551,9 @@ async fn leader_that_listens_elsewhere_than_the_map_says_tells_it_and_gives_way(
         }
     };
     let line = tokio::select! {
-        line = tokio::task::spawn_blocking(move || (servers[0].expect_line("has handed leadership over"), servers)) => line.unwrap(),
+        line = tokio::task::spawn_blocking(move || {
+            (servers[0].expect_line("has handed leadership over"), servers)
+        }) => line.unwrap(),
         () = has_led => unreachable!("the loop has no end"),
     };
     assert!(line.0.contains("s0.0 has handed leadership over to s0."), "{}", line.0);

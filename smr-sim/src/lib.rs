@@ -6,7 +6,7 @@
 //! | [`world`] | one situation by hand: a group, and all that can go wrong with it |
 //! | [`sim_node`], [`clock`], [`network`], [`clients`] | what a world consists of |
 //! | [`properties`], [`ledger`], [`probe`] | what must hold after each step, and what that is judged by |
-//! | [`swarm_config`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, and what happened |
+//! | [`swarm_config`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, what happened |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
 //! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |

@@ -73,7 +73,7 @@
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
 //! | `replica::engine` | core, sessions and state machine as one value, without threads | `core` |
 //! | [`panics`] | panics of foreign code that are expected | |
-//! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says: the host decides what follows | `node` |
+//! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says | `node` |
 //! | [`storage`] | hard state, watermark and log on disk; quarantine | `node`; sled with `sled` |
 //! | `transport` | connections between replicas | `node` |
 //! | [`replica`] | bootstrap, and the threads around the engine | `node` |

@@ -20,9 +20,10 @@ pub trait StateMachine: Sized + Send + 'static {
     const COMMANDS_VERSION: u16 = 1;
 
     /// The version in which the kind of this command came, or `None` for a kind that this build does not know. A kind
-    /// keeps its meaning for ever; what is to mean something else is a new kind, of a new version. A command is proposed
-    /// only once every member of the group applies its version, and a replica that has to apply one of an unknown kind
-    /// stops: had it been skipped, the states would differ. Bytes that are no command at all are of version 1.
+    /// keeps its meaning for ever; what is to mean something else is a new kind, of a new version. A command is
+    /// proposed only once every member of the group applies its version, and a replica that has to apply one of an
+    /// unknown kind stops: had it been skipped, the states would differ. Bytes that are no command at all are of
+    /// version 1.
     fn command_version(_command: &[u8]) -> Option<u16> {
         Some(1)
     }

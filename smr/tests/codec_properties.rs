@@ -148,7 +148,10 @@ proptest! {
 
     // covers B1
     #[test]
-    fn value_with_bytes_behind_it_is_an_error(hard_state in hard_state(), behind in prop::collection::vec(any::<u8>(), 1..9)) {
+    fn value_with_bytes_behind_it_is_an_error(
+        hard_state in hard_state(),
+        behind in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
         let mut bytes = codec::encode(&hard_state);
         bytes.extend_from_slice(&behind);
         prop_assert!(codec::decode::<HardState>(&bytes).is_err());

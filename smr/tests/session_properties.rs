@@ -376,7 +376,8 @@ proptest! {
                 let client = ClientId::at(index);
                 prop_assert_eq!(outcome, Outcome::SessionOpened(client));
                 // A senseless request is a sign of life, too: it counts among those that are used.
-                let senseless = SessionCommand::Write { client, number: 0, lowest_unanswered: 0, command: Bytes::new() };
+                let (number, lowest_unanswered) = (0, 0);
+                let senseless = SessionCommand::Write { client, number, lowest_unanswered, command: Bytes::new() };
                 prop_assert!(matches!(table.apply(Index(index + 1), &senseless, |_| Vec::new()), Outcome::Refused(_)));
             }
             prop_assert_eq!(table.answers_bytes(), 0);

@@ -309,7 +309,8 @@ fn transfer_of_what_is_here_already_is_refused() {
     let pair = Pair::new();
     write(&pair.receiver, &meta(50, 3), b"own").unwrap();
     let have = EntryId::new(50, 3);
-    let refused = |info: SnapshotInfo| matches!(pair.receiver.receive(info.offer()), Err(SnapshotError::Obsolete { have: found }) if found == have);
+    let obsolete = |error: &SnapshotError| matches!(error, SnapshotError::Obsolete { have: found } if *found == have);
+    let refused = |info: SnapshotInfo| pair.receiver.receive(info.offer()).is_err_and(|error| obsolete(&error));
     assert!(refused(pair.info.clone()));
     assert!(refused(SnapshotInfo { meta: meta(49, 3), ..pair.info.clone() }));
     assert!(!refused(SnapshotInfo { meta: meta(51, 3), ..pair.info.clone() }));

@@ -220,7 +220,8 @@ impl Recorder {
         }
         seen.lately += 1;
         if seen.lately > COPIES_IN_WINDOW_MAX {
-            return self.violate(format!("write {number} of session {session} of s{group} was sent {COPIES_IN_WINDOW_MAX} times within a second (N9)"));
+            let what = format!("write {number} of session {session} of s{group} was sent {COPIES_IN_WINDOW_MAX} times");
+            return self.violate(format!("{what} within a second (N9)"));
         }
         if seen.command != command {
             return self.violate(format!("number {number} of session {session} of s{group} means two commands (C7)"));

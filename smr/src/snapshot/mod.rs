@@ -30,10 +30,10 @@
 //! # The directory
 //! | name | what it is | at the next open |
 //! |---|---|---|
-//! | `<index>-<term>.snap` | a snapshot | verified, twice if need be; the newest sound one counts, older ones are removed, a damaged one is set aside |
+//! | `<index>-<term>.snap` | a snapshot | verified; the newest sound one counts, others go or are set aside |
 //! | `<index>-<term>.<n>.writing` | one being written | removed |
 //! | `<index>-<term>-<length>-<fingerprint>.incoming` | one being received | the newest is kept, to be resumed |
-//! | `<index>-<term>-<length>-<fingerprint>.<n>.received` | one received and verified, about to be adopted | to be resumed, where nothing is missing |
+//! | `<index>-<term>-<length>-<fingerprint>.<n>.received` | received and verified | to be resumed |
 //! | `*.bad` | one that was damaged | kept for whoever wants to know, at most [`BAD_FILES_MAX`] |
 //!
 //! # What a crash leaves behind

@@ -104,7 +104,7 @@ impl ReplicaDirectory {
                 }
                 let stranger = identity.group != expected.group
                     || identity.node.name != expected.name
-                    || matches!((identity.cluster, expected.cluster), (Some(found), Some(expected)) if found != expected);
+                    || identity.cluster.zip(expected.cluster).is_some_and(|(found, expected)| found != expected);
                 if stranger {
                     let expected = Box::new(expected);
                     return Err(OpenError::Foreign { directory: root.to_owned(), found: identity.clone(), expected });

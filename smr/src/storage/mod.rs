@@ -9,7 +9,7 @@
 //!             log/         the log engine's own files: sled's, each inode with the attribute S, or [`segments`]
 //!             snapshots/   see `crate::snapshot`
 //!             quarantine   the replica was found damaged; present until a readmission is complete
-//!             next/        the incarnation after a quarantine: the same layout, another incarnation (and `ready`, then `moving`)
+//!             next/        the incarnation after a quarantine: the same layout (and `ready`, then `moving`)
 //!             damaged-*/   what a readmission, or healing, has put aside; only [`recovery`] reads it again
 //!             recovered    this directory was recovered from that of another group, which it is to replace: two slots
 //! ```

@@ -402,7 +402,9 @@ where
                 Ok(None) => return WireError::Io(std::io::ErrorKind::UnexpectedEof.into()),
                 Err(error) => return error,
             },
-            Ok(()) = initialized.changed() => return WireError::Io(std::io::Error::other("this replica was initialized meanwhile")),
+            Ok(()) = initialized.changed() => {
+                return WireError::Io(std::io::Error::other("this replica was initialized meanwhile"));
+            }
             _ = ticks.tick() => {
                 unanswered += 1;
                 if unanswered > PINGS_MISSED_MAX {

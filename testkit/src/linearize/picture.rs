@@ -52,20 +52,29 @@ pub fn picture(history: &History, verdict: &Verdict) -> Option<String> {
 
 const HEAD: &str = r##"<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>MadKV: not linearizable</title><style>
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1d2530; background: #f6f7f9; margin: 2.5rem auto; max-width: 1280px; padding: 0 1.5rem; }
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1d2530; background: #f6f7f9;
+margin: 2.5rem auto; max-width: 1280px; padding: 0 1.5rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 0 0 .4rem; }
 code, svg text, td.mono { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
-section { background: #fff; border: 1px solid #dde1e7; border-radius: 10px; padding: 1.2rem 1.4rem; margin: 1.4rem 0; box-shadow: 0 1px 3px #0000000d; }
+section { background: #fff; border: 1px solid #dde1e7; border-radius: 10px; padding: 1.2rem 1.4rem;
+margin: 1.4rem 0; box-shadow: 0 1px 3px #0000000d; }
 .why { font-size: 1.02rem; border-left: 4px solid #d64545; padding-left: .8rem; margin: .6rem 0 1rem; }
 .scroll { overflow-x: auto; } .muted { color: #6a7482; } .legend span { margin-right: 1.2em; white-space: nowrap; }
 .legend i { display: inline-block; width: 1.1em; height: .8em; border-radius: 3px; margin-right: .4em; }
-table { border-collapse: collapse; margin-top: .8rem; font-size: 13px; } td, th { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #eceff3; vertical-align: top; overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin-top: .8rem; font-size: 13px; } td, th { text-align: left;
+padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #eceff3; vertical-align: top; overflow-wrap: anywhere; }
 th { font-weight: 600; color: #6a7482; }
 </style></head><body>
 <h1>This history is not linearizable</h1>
-<p class="muted">Each timeline shows the smallest part that was found to have no valid order. A bar reaches from an operation's call to its
+<p class="muted">Each timeline shows the smallest part that was found to have no valid order. A bar reaches from an
+operation's call to its
 return; it took effect at one moment in between. Columns keep the order of calls and returns, not their distances.</p>
-<p class="legend muted"><span><i style="background:#3b76d6"></i>PUT</span><span><i style="background:#8a55c8"></i>SWAP</span><span><i style="background:#2e9b63"></i>GET</span><span><i style="background:#d9822b"></i>DELETE</span><span><i style="background:#15899a"></i>SCAN</span><span><i style="background:#fff;border:2px solid #d64545"></i>cannot be placed</span><span><i style="background:linear-gradient(90deg,#8a94a2,#fff)"></i>no answer: at any time after its call, or never</span><span><i style="background:#dfe4ea;border:1px dashed #8a94a2"></i>context</span></p>
+<p class="legend muted"><span><i style="background:#3b76d6"></i>PUT</span>
+<span><i style="background:#8a55c8"></i>SWAP</span><span><i style="background:#2e9b63"></i>GET</span><span><i
+style="background:#d9822b"></i>DELETE</span><span><i style="background:#15899a"></i>SCAN</span><span><i
+style="background:#fff;border:2px solid #d64545"></i>cannot be placed</span><span><i
+style="background:linear-gradient(90deg,#8a94a2,#fff)"></i>no answer: at any time after its call, or
+never</span><span><i style="background:#dfe4ea;border:1px dashed #8a94a2"></i>context</span></p>
 "##;
 
 fn colour(action: &Action) -> &'static str {
@@ -163,7 +172,8 @@ fn section(page: &mut String, history: &History, violation: &Violation) {
         };
         let _ = writeln!(
             page,
-            "<tr><td>{}</td><td>{}</td><td class=\"mono\">{}</td><td>{}</td><td>{returned}</td><td class=\"muted\">{role}</td></tr>",
+            "<tr><td>{}</td><td>{}</td><td class=\"mono\">{}</td><td>{}</td><td>{returned}</td><td \
+             class=\"muted\">{role}</td></tr>",
             number.map_or(String::new(), |number| number.to_string()),
             operation.client,
             escaped(said),
@@ -223,13 +233,15 @@ fn timeline(page: &mut String, bars: &[(Option<usize>, &Operation, Role, bool)],
     let (width, height) = (right.max(widest) + 24, TOP + ROW * count + 10);
     let _ = writeln!(
         page,
-        "<div class=\"scroll\"><svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" font-size=\"12.5\">"
+        "<div class=\"scroll\"><svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         font-size=\"12.5\">"
     );
     page.push_str("<defs>");
     for action in ["#3b76d6", "#8a55c8", "#2e9b63", "#d9822b", "#15899a", "#aab3bf"] {
         let _ = write!(
             page,
-            "<linearGradient id=\"fade{}\"><stop offset=\"0.2\" stop-color=\"{action}\"/><stop offset=\"1\" stop-color=\"{action}\" stop-opacity=\"0\"/></linearGradient>",
+            "<linearGradient id=\"fade{}\"><stop offset=\"0.2\" stop-color=\"{action}\"/><stop offset=\"1\" \
+             stop-color=\"{action}\" stop-opacity=\"0\"/></linearGradient>",
             &action[1..]
         );
     }
@@ -250,7 +262,8 @@ fn timeline(page: &mut String, bars: &[(Option<usize>, &Operation, Role, bool)],
         let x = place(time);
         let _ = writeln!(
             page,
-            "<line x1=\"{x}\" y1=\"{TOP}\" x2=\"{x}\" y2=\"{}\" stroke=\"#d5dae1\" stroke-dasharray=\"2 4\"/><text x=\"{x}\" y=\"{}\" fill=\"#8a94a2\" font-size=\"10.5\" text-anchor=\"middle\">{}</text>",
+            "<line x1=\"{x}\" y1=\"{TOP}\" x2=\"{x}\" y2=\"{}\" stroke=\"#d5dae1\" stroke-dasharray=\"2 4\"/><text \
+             x=\"{x}\" y=\"{}\" fill=\"#8a94a2\" font-size=\"10.5\" text-anchor=\"middle\">{}</text>",
             height - 10,
             TOP - 12,
             milliseconds(time, origin)
@@ -277,8 +290,10 @@ fn timeline(page: &mut String, bars: &[(Option<usize>, &Operation, Role, bool)],
         };
         let _ = writeln!(
             page,
-            "<g><title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{BAR}\" rx=\"4\" fill=\"{fill}\"{border}/>\
-             <text x=\"{x}\" y=\"{}\" fill=\"#1d2530\">{number}{} <tspan fill=\"#8a94a2\">→</tspan> <tspan {heard_style}>{}</tspan></text></g>",
+            "<g><title>{}</title><rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{BAR}\" rx=\"4\" \
+             fill=\"{fill}\"{border}/>\
+             <text x=\"{x}\" y=\"{}\" fill=\"#1d2530\">{number}{} <tspan fill=\"#8a94a2\">→</tspan> <tspan \
+             {heard_style}>{}</tspan></text></g>",
             escaped(&operation.to_string()),
             end.saturating_sub(x).max(6),
             y - 6,
@@ -303,7 +318,8 @@ mod tests {
     fn picture_of_bad_history_names_what_is_wrong_and_of_good_one_is_none() {
         assert_eq!(page("0 1 2 PUT k a -> not_found"), None);
         let page = page(
-            "0 1 2 PUT k a -> not_found\n1 3 - SWAP k <u>&%22 -> unknown\n2 4 5 GET k -> value <u>&%22\n2 6 7 GET k -> value a",
+            "0 1 2 PUT k a -> not_found\n1 3 - SWAP k <u>&%22 -> unknown\n2 4 5 GET k -> value <u>&%22\n2 6 7 GET k \
+             -> value a",
         );
         let page = page.expect("a picture");
         assert!(page.contains("<svg") && page.contains("client 2") && page.contains("cannot"), "{page}");

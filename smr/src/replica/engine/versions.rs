@@ -1,9 +1,9 @@
 //! Commands of a kind that not every build knows.
 //!
-//! A kind of command never changes its meaning; what is new is a new kind, of a higher version. A leader proposes one only
-//! if every member of its group, learners included, has said in a handshake that its build applies that version; who was
-//! not heard since this replica began counts as one that applies the first version alone. So no sound member of a group that is
-//! upgraded replica by replica meets a command that it does not know.
+//! A kind of command never changes its meaning; what is new is a new kind, of a higher version. A leader proposes one
+//! only if every member of its group, learners included, has said in a handshake that its build applies that version;
+//! who was not heard since this replica began counts as one that applies the first version alone. So no sound member
+//! of a group that is upgraded replica by replica meets a command that it does not know.
 //!
 //! One that does all the same, because an older build was started on a newer directory, must neither guess nor skip:
 //! the state would differ from that of all others. It stops before that entry, and goes on there in the right build

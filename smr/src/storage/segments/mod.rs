@@ -16,7 +16,7 @@
 //!          40 index u64 and 48 term u64 of the last entry when it was begun
 //!          56 seed: the checksum of the last frame of the segment before it u64
 //!          64 checksum u64 over the 64 bytes before it; zeros to the end of the block
-//! frame     0 checksum u64 over the checksum of the frame before it (of the first: the header's), and the rest of this frame
+//! frame     0 checksum u64 over the checksum of the frame before it (of the first: the header's), and the rest of it
 //!           8 length of the payload u32 | 12 kind u8 | 13 first or last of its record u8 | 14 zeros
 //!          16 payload
 //! ```
