@@ -113,7 +113,7 @@ upgrade from="d89e3b3":
     (cd "$temp/tree" && cargo build --quiet --release --locked --target-dir "$temp/target" --bins \
         --package madkv-server --package madkv-manager --package madkv-client --features madkv-client/cli)
     for engine in sled segments; do
-        cargo run --quiet --release --bin madkv-scenario -- upgrade --older "$temp/target/release" --partitions 2 --log_engine "$engine"
+        cargo run --quiet --release --bin madkv-scenario -- upgrade --older "$temp/target/release" --seed "$RANDOM" --partitions 2 --log_engine "$engine"
     done
 
 # Kill leaders under one command-line client, for about a minute, and check that it prints one line for each line in, in order, STOP last.

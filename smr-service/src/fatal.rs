@@ -17,6 +17,7 @@ use crate::log_sink::{self, timestamp};
 pub const EXIT_FATAL: i32 = 70;
 
 /// What to do about a failure of the world around.
+#[cfg(feature = "serve")]
 const AFTER_A_FAILURE: &str = "see that its disk works and has room, then start it again with the same arguments";
 /// What to do about what a newer build has left.
 #[cfg(feature = "serve")]

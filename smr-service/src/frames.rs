@@ -256,7 +256,7 @@ pub enum ClientResponse<M> {
         /// The map all the same.
         map: Box<M>,
     },
-    /// ClientRequest the leader.
+    /// Ask the leader.
     NotLeader {
         /// Its replica number, if it is known.
         leader: Option<u16>,

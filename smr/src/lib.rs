@@ -96,8 +96,7 @@
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
-//! Automatic readmission, log engines besides sled, other protocols. Byzantine faults
-//! are out of scope: peers may be slow, dead or outdated, but do not lie.
+//! Automatic readmission and other protocols. Byzantine faults are out of scope: peers may be slow, dead or outdated, but do not lie.
 
 // A library prints nothing: what it says goes to the host's sink.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]

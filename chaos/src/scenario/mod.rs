@@ -199,6 +199,9 @@ pub enum Scenario {
         /// The directory of the older build's executables
         #[arg(long, value_name = "DIRECTORY")]
         older: PathBuf,
+        /// Draws the order in which the nodes are restarted
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
         /// Where and with what shape.
         #[command(flatten)]
         place: Place,
@@ -258,7 +261,7 @@ pub fn run(options: &Options) -> Outcome {
         Scenario::Damage { flips, processes, place } => damage::run(*flips, *processes, place),
         Scenario::DiskFull { place } => disk_full::run(place),
         Scenario::DiskErrors { places, place } => disk_errors::run(*places, place),
-        Scenario::Upgrade { older, place } => upgrade::run(older, place),
+        Scenario::Upgrade { older, seed, place } => upgrade::run(older, *seed, place),
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }

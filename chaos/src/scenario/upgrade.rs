@@ -5,9 +5,13 @@
 //! servers and managers meet those of the other.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
 use smr::status::ServiceState;
 
 use crate::fuzz::{Fuzz, FuzzOptions};
@@ -34,7 +38,7 @@ const FUZZ_LENGTH: Duration = Duration::from_secs(24 * 3600);
 /// No write waits longer: three election timeouts.
 const WAIT_TARGET: Duration = Duration::from_millis(3 * 600);
 
-pub(super) fn run(older: &Path, place: &Place) -> Outcome {
+pub(super) fn run(older: &Path, seed: u64, place: &Place) -> Outcome {
     let older = Programs::at(older);
     for name in [MANAGER, SERVER, CLIENT] {
         let path = older.path(name);
@@ -45,6 +49,9 @@ pub(super) fn run(older: &Path, place: &Place) -> Outcome {
         }
     }
     let newer = Programs::beside_this_one()?;
+    if fs::read(older.path(SERVER))? == fs::read(newer.path(SERVER))? {
+        return Err("the older build is this one: nothing would be tested".into());
+    }
     let mut stage = Stage::set_with(&older, &newer, place)?;
     let history = stage.cluster.directory().join("history");
     let begun = Instant::now();
@@ -54,7 +61,7 @@ pub(super) fn run(older: &Path, place: &Place) -> Outcome {
     let mut options = FuzzOptions::new(managers, &history);
     (options.clients, options.length, options.prefix) = (FUZZERS, FUZZ_LENGTH, Some("newer-".to_owned()));
     let fuzz = Fuzz::start(options)?;
-    let rolled = roll(&mut stage.cluster, &newer, &mut load, &fuzz);
+    let rolled = roll(&mut stage.cluster, &newer, seed, &mut load, &fuzz);
     fuzz.stop();
     let judged = fuzz.finish()?;
     print!("{judged}");
@@ -68,7 +75,7 @@ pub(super) fn run(older: &Path, place: &Place) -> Outcome {
     }
     let longest = history.longest_wait(begun, None);
     println!(
-        "{} nodes rolled, {} swaps of older clients, nothing lost; longest wait {} ms (target {}: {})",
+        "{} nodes rolled (order {seed}), {} swaps of older clients, nothing lost; longest wait {} ms (target {}: {})",
         stage.cluster.layout().shape.nodes_count(),
         history.swaps.len(),
         longest.as_millis(),
@@ -78,9 +85,10 @@ pub(super) fn run(older: &Path, place: &Place) -> Outcome {
     stage.done()
 }
 
-/// Restarts every node once, in the newer build, each after its group has caught up.
-fn roll(cluster: &mut Cluster, newer: &Programs, load: &mut Load, fuzz: &Fuzz) -> Result<(), Trouble> {
-    let nodes: Vec<Node> = cluster.layout().shape.nodes().collect();
+/// Restarts every node once, in the newer build, in an order that the seed draws, each after its group has caught up.
+fn roll(cluster: &mut Cluster, newer: &Programs, seed: u64, load: &mut Load, fuzz: &Fuzz) -> Result<(), Trouble> {
+    let mut nodes: Vec<Node> = cluster.layout().shape.nodes().collect();
+    nodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     for (done, &node) in nodes.iter().enumerate() {
         both_answer(load, fuzz)?;
         cluster.process(node).send_terminate();

@@ -132,8 +132,8 @@ impl ReplicaHandle {
     }
 
     /// Waits until the replica has ended: in order, by [`ReplicaHandle::shutdown`], or because it could not go on. From
-    /// then on it says nothing to its peers and acknowledges nothing, and requests are refused; its last threads may
-    /// still be about to end. See [`crate::fatal`] for what a host does then.
+    /// then on requests are refused; the turn and the write that are under way may still be finished, and told of if
+    /// they are durable, while its last threads end; the directory stays locked until they have. See [`crate::fatal`] for what a host does then.
     ///
     /// # Errors
     /// Why it could not go on.

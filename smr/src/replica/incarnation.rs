@@ -1,4 +1,4 @@
-//! The lives of a directory in one process: from bootstrap, if that is still to come, to the end in order, or to
+//! The incarnations of a directory in one process: from bootstrap, if that is still to come, to the end in order, or to
 //! quarantine, after which the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! Opens a directory for a process: the first of its lives that is not damaged.
+//! Opens a directory for a process: the first of its incarnations that is not damaged.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,8 +13,8 @@ use crate::report::Reporter;
 use crate::snapshot::SnapshotDir;
 use crate::storage::{self, OpenedStore, ReplicaDirectory, Store, StoreOptions, SyncMode};
 
-/// Lives of a directory that are looked at in one start: the damaged one, its damaged next one, and a fresh one.
-const LIVES_MAX: usize = 3;
+/// Incarnations of a directory that are looked at in one start: the damaged one, its damaged next one, and a fresh one.
+const INCARNATIONS_MAX: usize = 3;
 
 /// Opens the incarnation of a directory that may count: the first one that is not damaged. Says why an earlier one
 /// ended, if it did.
@@ -27,7 +27,7 @@ pub(super) fn open_incarnations(
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let mut incarnation = directory;
     let mut quarantine = None;
-    for _ in 0..LIVES_MAX {
+    for _ in 0..INCARNATIONS_MAX {
         let quarantined = match open_incarnation(&disk, incarnation, options, reporter, lifeline)? {
             (storage::OpenOutcome::Store(store), snapshots) => {
                 let snapshots = snapshots.ok_or_else(|| {

@@ -139,7 +139,7 @@ impl Opened {
         self.store.identity.cluster
     }
 
-    /// whether this directory is initialized: is or was a member of its group.
+    /// Whether this directory is initialized: is or was a member of its group.
     pub fn is_initialized(&self) -> bool {
         self.store.bootstrap.is_initialized()
     }

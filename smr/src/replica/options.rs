@@ -65,7 +65,7 @@ impl ReplicaOptions {
     }
 }
 
-/// Why a replica cannot start. One line for a person; the process exits with a non-zero code.
+/// Why a replica cannot start. One line for a person; the programs end with it and a non-zero code.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct StartError {

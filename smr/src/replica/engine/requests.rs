@@ -1,4 +1,4 @@
-//! Requests, from their arrival to their answer. The engine's head tells their incarnation.
+//! Requests, from their arrival to their answer. The head of the engine tells what becomes of one.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
