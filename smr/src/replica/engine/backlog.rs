@@ -22,8 +22,6 @@ const READS_ANSWERED_MAX: usize = 256;
 /// Bytes of answers that one turn gives at most; the one that crosses the line still leaves. They lie in memory until
 /// the turn ends, and only then their connections say whether there is room for them.
 pub const ANSWERS_PER_TURN_MAX_BYTES: usize = 4 << 20;
-/// What a long answer is counted with: its first part.
-pub(super) const PARTS_BYTES: usize = 256 << 10;
 /// A turn that has spent this long applying and answering leaves the rest to the next one, in microseconds. Small
 /// against a heartbeat interval: the next turn sends what is due.
 pub const WORK_PER_TURN_MAX_US: u64 = 10_000;

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::backlog::PARTS_BYTES;
 use super::limits::{BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX};
 use super::waiting::Batch;
 use super::{Action, Engine};
@@ -14,6 +13,9 @@ use crate::replica::{NotLeader, Outcome, ReplyTo, Request};
 use crate::session::SessionCommand;
 use crate::state_machine::{Answer, StateMachine};
 use crate::status::ServiceState;
+
+/// What a long answer is counted with: its first part.
+const PARTS_BYTES: usize = 256 << 10;
 
 /// A read, until it is answered.
 pub(super) struct PendingRead {
