@@ -55,7 +55,7 @@ pub mod storage {
 
     use crate::disk::Disk;
     use crate::entry::EntryId;
-    use crate::storage::open::Trouble;
+    use crate::storage::open_error::Trouble;
     use crate::storage::record_log::Recovered;
     use crate::storage::segments::SegmentLog;
     use crate::storage::slots::{self, Found, Slots};

@@ -15,31 +15,18 @@ use std::time::Duration;
 use super::StorageError;
 use super::disk::{Disk, DiskLock};
 use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile};
-use super::open::OpenError;
-use super::quarantine::{self, Note};
+use super::identity::ExpectedIdentity;
+use super::names::{LOCK, LOG, SNAPSHOTS};
+use super::open_error::OpenError;
+use super::quarantine_note::{self, Note};
+use super::readmission;
 use super::slots::SLOT_VERSION;
 use super::watermark::WATERMARK;
 use crate::entry::GenesisHash;
-use crate::id::{ClusterId, GroupName, ReplicaId};
 
 /// How often, and with which pauses, a lock is tried: for half a second.
 const LOCK_TRIES: usize = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
-pub(crate) const LOCK: &str = "lock";
-pub(crate) const LOG: &str = "log";
-pub(crate) const SNAPSHOTS: &str = "snapshots";
-
-/// Which place in which group a process was started for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExpectedIdentity {
-    /// The group.
-    pub group: GroupName,
-    /// The replica in it.
-    pub name: ReplicaId,
-    /// The cluster, if the process knows it.
-    pub cluster: Option<ClusterId>,
-}
 
 /// Which of its incarnations a directory is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +64,8 @@ impl ReplicaDirectory {
         let mut notes = Vec::new();
         let lock = Arc::new(lock(disk.as_ref(), path, &mut notes)?);
         // Before the owner is looked at: in the middle of a readmission the hard state may be in either place.
-        quarantine::finish_readmission(disk.as_ref(), path, &mut notes)?;
-        quarantine::note_former_lives(disk.as_ref(), path, &mut notes)?;
+        readmission::finish_readmission(disk.as_ref(), path, &mut notes)?;
+        readmission::note_former_lives(disk.as_ref(), path, &mut notes)?;
         ReplicaDirectory::inspect(disk, path, expected, DirectoryIncarnation::Present, lock, notes)
     }
 
@@ -91,7 +78,7 @@ impl ReplicaDirectory {
         mut notes: Vec<String>,
     ) -> Result<ReplicaDirectory, OpenError> {
         let doing = |what: &'static str| move |error: io::Error| StorageError::new(root, what, error);
-        let note = quarantine::read(disk.as_ref(), root)?;
+        let note = quarantine_note::read(disk.as_ref(), root)?;
         let mut genesis = None;
         match HardStateFile::read(disk.as_ref(), root).map_err(doing("reading the hard state"))? {
             FoundHardState::Newer { file, found } => {

@@ -16,18 +16,11 @@
 //!
 //! A device may misread once. So nothing is believed to be damaged that was not read twice.
 
-use std::io;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use super::directory::{DirectoryIncarnation, LOG, ReplicaDirectory};
-use super::quarantine::free_name;
-use super::{Damage, StorageError};
+use super::Damage;
 use crate::entry::{Entry, EntryId, Index};
 
-/// What a damaged log is called once it is set aside.
-pub(crate) const DAMAGED_LOG: &str = "damaged-log";
 /// A reason is cut to this length in bytes: it has to fit into a slot of the watermark.
 const REASON_MAX_BYTES: usize = 256;
 
@@ -88,28 +81,10 @@ pub(crate) fn behind_snapshot(snapshot: EntryId, before: EntryId, mut entries: V
     entries
 }
 
-/// Puts the log aside; its new name. `None` if there is none.
-pub(crate) fn set_log_aside(directory: &ReplicaDirectory) -> Result<Option<String>, StorageError> {
-    let (disk, root) = (directory.disk.as_ref(), directory.root.as_path());
-    let log = root.join(LOG);
-    let doing = |error: io::Error| StorageError::new(&log, "setting aside", error);
-    if !disk.exists(&log).map_err(doing)? {
-        return Ok(None);
-    }
-    // A next incarnation's moves up one day, and whatever it holds with it.
-    let top: &Path = match &directory.incarnation {
-        DirectoryIncarnation::Present => root,
-        DirectoryIncarnation::Next { of } => of,
-    };
-    let name = free_name(disk, top, DAMAGED_LOG).map_err(doing)?;
-    disk.rename(&log, &top.join(&name)).map_err(doing)?;
-    disk.sync_dir(root).map_err(doing)?;
-    disk.sync_dir(top).map_err(doing)?;
-    Ok(Some(name))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::entry::Payload;
 

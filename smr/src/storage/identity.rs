@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::id::{ClusterId, GroupName, NodeId};
+use crate::id::{ClusterId, GroupName, NodeId, ReplicaId};
 
 /// The owner of a directory. In every record, watermark and hard state, so that a file of another owner is found out
 /// (D11, M9).
@@ -17,6 +17,17 @@ pub struct Identity {
     pub group: GroupName,
     /// The node.
     pub node: NodeId,
+}
+
+/// Which place in which group a process was started for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedIdentity {
+    /// The group.
+    pub group: GroupName,
+    /// The replica in it.
+    pub name: ReplicaId,
+    /// The cluster, if the process knows it.
+    pub cluster: Option<ClusterId>,
 }
 
 impl Identity {

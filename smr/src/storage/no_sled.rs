@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::open::Trouble;
+use super::open_error::Trouble;
 use super::sync_mode::SyncMode;
 use super::{ByteMap, StorageError};
 

@@ -4,16 +4,18 @@
 //! fit, twice, leads to healing, or to quarantine ([`super`]); an error of the device does not, because the next start
 //! may read what this one could not.
 
-use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::directory::{DirectoryIncarnation, ExpectedIdentity, LOG, ReplicaDirectory, SNAPSHOTS};
+use super::directory::{DirectoryIncarnation, ReplicaDirectory};
 use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
-use super::healing::{Healing, Salvage, set_log_aside};
-use super::quarantine::{self, NEXT, Quarantined};
+use super::healing::{Healing, Salvage};
+use super::log_aside::set_log_aside;
+use super::log_engine::LogEngine;
+use super::names::{LOG, NEXT, SNAPSHOTS};
+use super::open_error::{OpenError, Trouble};
+use super::quarantine::{self, Quarantined};
 use super::record_log::{self, RecordLog, Recovered};
 use super::segments::{self, SegmentLog};
 use super::slots::SLOT_VERSION;
@@ -21,45 +23,9 @@ use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
 use super::sync_mode::SyncMode;
 use super::watermark::{FoundWatermark, SyncedWatermark, WATERMARK, WatermarkFile};
-use super::{ByteMap, Damage, Identity, LoadError, LogStore, MapEngine, StorageError, sled};
+use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, sled};
 use crate::entry::{Entry, EntryId, HardState, Index, SnapshotMeta};
 use crate::id::{Incarnation, NodeId, StartTrail};
-
-/// What keeps the log's bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogEngine {
-    /// sled, in a directory of the operating system. Needs the attribute S.
-    #[cfg_attr(feature = "sled", default)]
-    Sled,
-    /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
-    #[cfg_attr(not(feature = "sled"), default)]
-    Segments,
-    /// The same records as in sled, in an ordered map of someone else's. For tests and simulations.
-    Map(&'static dyn MapEngine),
-}
-
-impl fmt::Display for LogEngine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            LogEngine::Sled => "sled",
-            LogEngine::Segments => "segments",
-            LogEngine::Map(map) => map.name(),
-        })
-    }
-}
-
-/// A word that names no engine that an operator can choose.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("sled and segments are possible")]
-pub struct NoSuchEngine;
-
-impl FromStr for LogEngine {
-    type Err = NoSuchEngine;
-
-    fn from_str(name: &str) -> Result<LogEngine, NoSuchEngine> {
-        [LogEngine::Sled, LogEngine::Segments].into_iter().find(|engine| engine.to_string() == name).ok_or(NoSuchEngine)
-    }
-}
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -117,96 +83,6 @@ impl OpenedStore {
     /// How writes reach the device, and through what, for an operator: for example `synced, log in sled`.
     pub fn durability(&self) -> String {
         format!("{}, log in {}", self.sync_mode, self.engine)
-    }
-}
-
-/// Why a directory was refused. It is as it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open, or is stopped with it open.
-    #[error("{}: in use by another process", .directory.display())]
-    Locked {
-        /// The directory.
-        directory: PathBuf,
-    },
-    /// It belongs to someone else.
-    #[error(
-        "{}: belongs to {found}, this process is node {} of group {}{}",
-        .directory.display(), .expected.name, .expected.group,
-        .expected.cluster.map_or(String::new(), |cluster| format!(" of cluster {cluster}"))
-    )]
-    Foreign {
-        /// The directory.
-        directory: PathBuf,
-        /// Its owner.
-        found: Identity,
-        /// The replica that this process was started for.
-        expected: Box<ExpectedIdentity>,
-    },
-    /// A newer build wrote it.
-    #[error("{}: format version {found} is newer than this build's {supported}", .file.display())]
-    Newer {
-        /// The file.
-        file: PathBuf,
-        /// Its version.
-        found: u16,
-        /// The newest version that this build reads.
-        supported: u16,
-    },
-    /// Another engine has written its log.
-    #[error("{}: its log was written by the log engine {found}; --log_engine {asked} cannot read it", .directory.display())]
-    OtherEngine {
-        /// The directory.
-        directory: PathBuf,
-        /// Whose files are there.
-        found: LogEngine,
-        /// The one that it was to be opened with.
-        asked: LogEngine,
-    },
-    /// What is written there may be lost with the power, and no one allowed that.
-    #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]
-    NotDurable {
-        /// The directory.
-        directory: PathBuf,
-        /// The reason.
-        why: String,
-    },
-    /// The file system failed.
-    #[error(transparent)]
-    Io(#[from] StorageError),
-}
-
-/// Why a log could not be opened, sorted by what has to happen next.
-pub(crate) enum Trouble {
-    Quarantine(Damage),
-    Refuse(OpenError),
-}
-
-impl Trouble {
-    pub(crate) fn io(file: &Path, doing: &'static str, error: io::Error) -> Trouble {
-        StorageError::new(file, doing, error).into()
-    }
-}
-
-impl From<StorageError> for Trouble {
-    fn from(error: StorageError) -> Trouble {
-        Trouble::Refuse(error.into())
-    }
-}
-
-impl From<Damage> for Trouble {
-    fn from(damage: Damage) -> Trouble {
-        Trouble::Quarantine(damage)
-    }
-}
-
-impl From<LoadError> for Trouble {
-    fn from(error: LoadError) -> Trouble {
-        match error {
-            LoadError::Storage(error) => error.into(),
-            LoadError::Damage(damage) => damage.into(),
-            LoadError::Newer { file, found, supported } => Trouble::Refuse(OpenError::Newer { file, found, supported }),
-        }
     }
 }
 

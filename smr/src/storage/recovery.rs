@@ -20,12 +20,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{self, LOCK, LOG, ReplicaDirectory, SNAPSHOTS};
+use super::directory::{self, ReplicaDirectory};
 use super::disk::{Disk, DiskLock};
 use super::hard_state::{BootstrapState, FoundHardState, HARD_STATE, HardStateFile, HardStateRecord};
-use super::healing::{DAMAGED_LOG, Salvage};
-use super::open::{OpenError, Trouble, begin_log, sled_present};
-use super::quarantine::{self, NEXT};
+use super::healing::Salvage;
+use super::log_aside::DAMAGED_LOG;
+use super::names::{LOCK, LOG, NEXT, SNAPSHOTS};
+use super::open::{begin_log, sled_present};
+use super::open_error::{OpenError, Trouble};
+use super::quarantine_note;
 use super::slots::{self, Found, Slots};
 use super::watermark::{SyncedWatermark, WATERMARK, WatermarkFile};
 use super::{ByteMap, Identity, LoadError, LogEngine, StorageError, StoreOptions, record_log, segments, sled};
@@ -94,7 +97,7 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
             incarnations.push(from.join(name));
         }
     }
-    if let Some(note) = quarantine::read(disk.as_ref(), from)? {
+    if let Some(note) = quarantine_note::read(disk.as_ref(), from)? {
         remains.notes.push(format!("{}: was in quarantine: {}", from.display(), note.reason));
     }
     let mut hard_states = BTreeMap::new();

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use super::open::{OpenError, Trouble};
+use super::open_error::{OpenError, Trouble};
 use super::record::{RECORD_MAX_BYTES, SLED_SEGMENT_BYTES};
 use super::sync_mode::{self, FileSystem, SyncMode};
 use super::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, StorageError};

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::StorageError;
 use super::disk::Disk;
-use super::open::OpenError;
+use super::open_error::OpenError;
 use super::slots::{self, Found, SLOT_VERSION, Slots};
 use crate::codec;
 use crate::id::{Disqualified, NodeId, StartId, StartTrail};

@@ -11,8 +11,9 @@ use std::path::Path;
 
 use super::directory::{DirectoryIncarnation, ReplicaDirectory};
 use super::hard_state::{BootstrapState, HardStateFile, HardStateRecord, Witness};
-use super::open::OpenError;
+use super::open_error::OpenError;
 use super::quarantine::{self, Quarantined};
+use super::readmission;
 use super::room::RoomWatch;
 use super::watermark::{SyncedWatermark, WatermarkFile};
 use super::{Identity, LogStore, StorageError};
@@ -266,7 +267,7 @@ impl Store {
             let record = store.hard_state.record();
             assert!(record.bootstrap.is_initialized(), "{} is readmitted before its bootstrap", record.identity);
             match &store.directory.incarnation {
-                DirectoryIncarnation::Next { of } => quarantine::mark_ready(store.directory.disk.as_ref(), of),
+                DirectoryIncarnation::Next { of } => readmission::mark_ready(store.directory.disk.as_ref(), of),
                 DirectoryIncarnation::Present => panic!("{} is readmitted without a quarantine", record.identity),
             }
         })
