@@ -21,7 +21,7 @@ use clap::Args;
 
 use self::harness::{Harness, Run};
 use self::mutant::Mutant;
-use self::tree::Tree;
+use self::tree::{Tree, TreeError};
 
 /// The directory of the bugs, from the root of the repository.
 pub const BANK: &str = "mutants";
@@ -171,7 +171,7 @@ fn soundness(
 
 fn try_out(tree: &Tree, bug: &Mutant, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
     tree.refresh()?;
-    tree.apply(bug)?;
+    tree.write(&bug.applied_to(tree.path()).map_err(TreeError::Stale)?)?;
     let built = bug.harness.build(tree)?;
     Ok(match built.run(tree, limits.seeds, limits.time)? {
         Run::Complained { seed, said } => Fate::Found { seeds: seed + 1, said },

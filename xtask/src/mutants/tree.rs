@@ -9,8 +9,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::mutant::Mutant;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Tree {
@@ -110,15 +108,12 @@ impl Tree {
         remove_others(&self.copy, &wanted)
     }
 
-    /// Puts in a bug.
+    /// Replaces files of the copy.
     ///
     /// # Errors
-    /// If it does not fit; then nothing is changed.
-    pub fn apply(&self, bug: &Mutant) -> Result<(), TreeError> {
-        for (path, mutated) in bug.applied_to(&self.copy).map_err(TreeError::Stale)? {
-            fs::write(&path, mutated).map_err(at(&path))?;
-        }
-        Ok(())
+    /// Those of the file system.
+    pub fn write(&self, files: &[(PathBuf, String)]) -> Result<(), TreeError> {
+        files.iter().try_for_each(|(path, content)| fs::write(path, content).map_err(at(path)))
     }
 }
 
