@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use smr::entry::Index;
@@ -97,8 +96,7 @@ impl ReplySink for TracedReply {
     }
 }
 
-/// One line on stderr, with the seconds since 1970.
+/// One line on stderr, with its time.
 fn print(line: &str) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    log_sink::line(format!("[{}.{:03}] {line}", now.as_secs(), now.subsec_millis()));
+    log_sink::line(format!("[{}] {line}", log_sink::timestamp()));
 }

@@ -13,7 +13,10 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 /// Lines that wait to be written.
 pub const LINES_MAX: usize = 16 << 10;
@@ -29,10 +32,13 @@ const TELL_PAUSE: Duration = Duration::from_secs(2);
 /// How long the end of a process may take for lines that are not written yet.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 
-/// Seconds and milliseconds since 1970, UTC.
+/// The time now, in UTC, as `2026-01-31T12:34:56.789012Z` (RFC 3339): as structured logs have it, whose formatter this
+/// is.
 pub fn timestamp() -> String {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    format!("{}.{:03}", since.as_secs(), since.subsec_millis())
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
 }
 
 /// Puts one line into the queue for stderr. Never waits for whoever reads it.
@@ -380,6 +386,14 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn timestamp_is_a_date_and_a_time_of_fixed_width_that_sorts() {
+        let (first, second) = (timestamp(), timestamp());
+        let shape: String = first.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000Z");
+        assert!(first <= second, "{first} {second}");
+    }
 
     // covers B20
     #[test]

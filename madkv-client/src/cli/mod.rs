@@ -8,13 +8,11 @@ pub mod prompt;
 pub mod status_table;
 pub mod stop;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use args::Args;
 use madkv_proto::line::{Answer, Line};
-use smr_service::log_sink;
+use smr_service::log_sink::{self, timestamp};
 
 use crate::{Client, Error, Options, Trace};
 
@@ -76,50 +74,5 @@ impl Trace for Console {
         if self.retries {
             log_sink::line(format!("[{}] {RETRYING} C{}: {why}", timestamp(), self.client));
         }
-    }
-}
-
-/// The time now, in UTC, as `2026-01-31T12:34:56.789012Z`.
-fn timestamp() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (year, month, day) = date(now.as_secs() / 86_400);
-    let second = now.as_secs() % 86_400;
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{year:04}-{month:02}-{day:02}T{:02}:", second / 3600);
-    let _ = write!(text, "{:02}:{:02}.{:06}Z", second / 60 % 60, second % 60, now.subsec_micros());
-    text
-}
-
-/// The date `days` after 1970-01-01, in the Gregorian calendar.
-fn date(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let (mut year, mut rest) = (1970, days);
-    while rest >= 365 + u64::from(is_leap(year)) {
-        rest -= 365 + u64::from(is_leap(year));
-        year += 1;
-    }
-    let lengths = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let mut month = 1;
-    for length in lengths {
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        month += 1;
-    }
-    (year, month, rest + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::date;
-
-    #[test]
-    fn date_known_days_match_calendar() {
-        assert_eq!(date(0), (1970, 1, 1));
-        assert_eq!(date(59), (1970, 3, 1));
-        assert_eq!(date(11_016), (2000, 2, 29));
-        assert_eq!(date(20_453), (2025, 12, 31));
     }
 }
