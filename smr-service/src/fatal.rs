@@ -63,7 +63,7 @@ pub fn end_with(runtime: &tokio::runtime::Handle, replica: smr::replica::Replica
             Err(ReplicaFailure::World { who, why }) => {
                 log_sink::line(format!("[{}] {who}: {why}; this process ends; {AFTER_A_FAILURE}", timestamp()));
             }
-            Err(outdated @ ReplicaFailure::StaleTerm { .. }) => {
+            Err(outdated @ ReplicaFailure::NewerBuildNeeded { .. }) => {
                 log_sink::line(format!("[{}] {outdated}; this process ends; {AFTER_A_NEWER_BUILD}", timestamp()));
             }
             // The hook has told of it, and ends the process; here for a process without one.

@@ -48,7 +48,7 @@ pub enum ReplicaFailure {
     },
     /// Its log holds what only a newer build can apply. Nothing is lost, and that build goes on from here.
     #[error("{who}: {why}")]
-    StaleTerm {
+    NewerBuildNeeded {
         /// The replica.
         who: String,
         /// Which entry, and what is known of it.
@@ -94,7 +94,7 @@ impl Lifeline {
 
     /// The replica would have to apply what its build does not know.
     pub(crate) fn outdated(&self, who: &str, why: &str) {
-        self.end(Err(ReplicaFailure::StaleTerm { who: who.to_owned(), why: why.to_owned() }));
+        self.end(Err(ReplicaFailure::NewerBuildNeeded { who: who.to_owned(), why: why.to_owned() }));
     }
 
     /// A part of the replica panicked.

@@ -211,7 +211,7 @@ fn older_build_on_a_newer_directory_ends_before_what_it_does_not_know_and_the_ne
 
     let older = started::<Build<1>>(directory.path(), &runtime, &Arc::default());
     match ended(&older, &runtime) {
-        Err(ReplicaFailure::StaleTerm { who, why }) => {
+        Err(ReplicaFailure::NewerBuildNeeded { who, why }) => {
             assert!(who.starts_with("g.0") && why.contains("cannot be applied: unknown command"), "{who}: {why}");
         }
         other => panic!("{other:?}"),
