@@ -14,7 +14,8 @@ use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use smr::entry::Index;
 use smr::fatal::ReplicaFailure;
-use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
+use smr::id::ClusterId;
+use smr::replica::{Opened, Outcome, RecoverOptions, ReplicaHandle, Request, recover};
 use smr::report::ReportSink;
 use smr::state_machine::{Answer, StateMachine};
 use tokio::runtime::Runtime;
@@ -221,4 +222,35 @@ fn older_build_on_a_newer_directory_ends_before_what_it_does_not_know_and_the_ne
     let again = alone::<Build<2>>(directory.path(), &runtime, &Arc::default());
     assert!(count(&again, "new").unwrap() > before);
     again.shutdown();
+}
+
+// covers L20
+#[test]
+fn older_build_does_not_recover_a_directory_with_commands_that_it_does_not_know() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    let directories = tempfile::tempdir().unwrap();
+    let [from, to] = ["from", "to"].map(|name| directories.path().join(name));
+    let newer = alone::<Build<2>>(&from, &runtime, &Arc::default());
+    count(&newer, "new").unwrap();
+    newer.shutdown();
+    drop(newer);
+
+    let options = RecoverOptions {
+        from,
+        to: to.clone(),
+        log_engine: None,
+        allow_unsynced: true,
+        name_if_lost: None,
+        cluster_if_lost: Some(ClusterId(1)),
+    };
+    // The replica may still be about to let go of its directory.
+    let error = wait_until("the directory", || {
+        let recovered = recover(&options, Build::<1>::default(), |_| true, |_| None);
+        let error = recovered.expect_err("a command was passed over").to_string();
+        (!error.contains("in use")).then_some(error)
+    });
+    assert!(error.contains("cannot be applied: unknown command"), "{error}");
+    assert!(!to.exists(), "nothing was made");
+    recover(&options, Build::<2>::default(), |_| true, |_| None).unwrap();
 }

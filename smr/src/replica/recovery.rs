@@ -16,7 +16,8 @@ use crate::disk::{Disk, RealDisk};
 use crate::entry::{Configuration, Entry, Genesis, GenesisHash, Index, Payload, SnapshotMeta};
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 use crate::replica::StartError;
-use crate::session::{SessionCommand, SessionTable};
+use crate::replica::engine::versions;
+use crate::session::SessionTable;
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::{Image as _, StateMachine};
 use crate::storage::recovery::{self, NewIncarnation, Remains};
@@ -191,8 +192,9 @@ fn replay<S: StateMachine>(disk: &Arc<dyn Disk>, remains: Remains, empty: S) -> 
     for entry in remains.entries {
         let Payload::Command(bytes) = entry.payload else { continue };
         let (index, id) = (entry.id.index, entry.id);
-        let command = SessionCommand::decode(&bytes)
-            .map_err(|error| StartError::new(format!("entry {id} cannot be applied: {error}")))?;
+        let command = versions::decode::<S>(&bytes).map_err(|what| {
+            StartError::new(format!("entry {id} cannot be applied: {what}; a newer build has to recover this"))
+        })?;
         sessions.apply(index, &command, |command| state.apply(index, command));
     }
     Ok(state)

@@ -21,7 +21,7 @@ mod limits;
 mod members;
 mod requests;
 mod snapshots;
-mod versions;
+pub(in crate::replica) mod versions;
 mod waiting;
 
 use std::collections::BTreeMap;

@@ -20,7 +20,7 @@ use crate::state_machine::StateMachine;
 use crate::version::CommandVersions;
 
 /// The command in an entry; the error says which kind this build does not know.
-pub(super) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<SessionCommand, String> {
+pub(in crate::replica) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<SessionCommand, String> {
     let command = SessionCommand::decode(bytes).map_err(|error| error.to_string())?;
     match command.for_machine() {
         Some(inner) if S::command_version(inner).is_none() => {
