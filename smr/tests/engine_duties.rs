@@ -673,6 +673,25 @@ fn command_of_a_new_kind_is_proposed_only_once_every_member_applies_it() {
     assert_eq!(replica.outcome(0, 100), None);
 }
 
+// covers C7
+#[test]
+fn repeat_of_a_write_is_answered_also_when_its_kind_would_not_be_proposed_any_more() {
+    let (mut replica, client) = Replica::with_session();
+    let (of_1, of_2) = (CommandVersions::FIRST, CommandVersions::with_machine(2));
+    for peer in [B, C] {
+        replica.engine.peer_applies(peer, of_2);
+    }
+    replica.ask(vec![(0, 1, write(client, 1, "2 is new"))]);
+    replica.engine.peer_applies(B, of_1);
+    // It waits along, on another connection.
+    replica.ask(vec![(1, 1, write(client, 1, "2 is new"))]);
+    assert_eq!(replica.outcome(1, 1), None);
+    replica.commit_all();
+    replica.ask(vec![(1, 2, write(client, 1, "2 is new"))]);
+    let answer = Some(Outcome::Answer(Bytes::from_static(b"2 is new was number 1")));
+    assert_eq!([(0, 1), (1, 1), (1, 2)].map(|(at, tag)| replica.outcome(at, tag)), [(); 3].map(|()| answer.clone()));
+}
+
 /// The hash that a replica takes of its state after entry 4, and the replica, which has just told the others.
 fn hashed(third: &'static str) -> (Replica, StateDigest) {
     let (mut replica, client) = Replica::with_session();

@@ -115,15 +115,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if let Err(elsewhere) = self.is_for_here(self.core.routing().writes) {
             return reply.send(elsewhere);
         }
-        if let Err(why) = self.is_applied_everywhere(&command) {
-            return reply.send(Outcome::Refused(why));
-        }
         if let SessionCommand::Write { client, number, lowest_unanswered, command } = &command
             && let Some(outcome) = self.sessions.check(*client, *number, *lowest_unanswered, command)
         {
             return reply.send(outcome);
         }
         let Some(reply) = self.waiting.join(&command, reply) else { return };
+        // Asked only of what is to be proposed: a repeat has its answer.
+        if let Err(why) = self.is_applied_everywhere(&command) {
+            return reply.send(Outcome::Refused(why));
+        }
         let bytes = command.encode();
         if bytes.len() > COMMAND_MAX_BYTES {
             return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
