@@ -51,6 +51,8 @@ struct CoreState {
     routing: Option<Routing>,
     /// It does not apply what is committed.
     stores_only: bool,
+    /// One more member than at first.
+    newcomer: Option<NodeId>,
 }
 
 /// A kind of group whose operators are refused everything.
@@ -164,7 +166,7 @@ impl Protocol for Core {
             commit: Index(state.committed as u64),
             durable: Index::ZERO,
             log_bytes: state.log.iter().map(Entry::size_bytes).sum(),
-            configuration: Configuration::of([ME, B, C]),
+            configuration: Configuration::of([ME, B, C].into_iter().chain(state.newcomer)),
             configuration_index: Index::ZERO,
             reads: smr::status::ReadMode::Index,
             peers: Vec::new(),
@@ -671,6 +673,19 @@ fn command_of_a_new_kind_is_proposed_only_once_every_member_applies_it() {
     replica.ask(vec![(0, 100, write(client, 100, "x")), (0, 101, write(client, 101, "9 is unknown"))]);
     assert!(matches!(replica.outcome(0, 101), Some(Outcome::Refused(_))));
     assert_eq!(replica.outcome(0, 100), None);
+}
+
+// covers L20
+#[test]
+fn versions_of_a_newcomer_that_was_met_before_it_became_a_member_are_known() {
+    let (mut replica, client) = Replica::with_session();
+    let newcomer = NodeId::new(3, 1);
+    for peer in [newcomer, B, C] {
+        replica.engine.peer_applies(peer, CommandVersions::with_machine(2));
+    }
+    replica.core.0.lock().unwrap().newcomer = Some(newcomer);
+    replica.ask(vec![(0, 1, write(client, 1, "2 is new"))]);
+    assert_eq!(replica.outcome(0, 1), None, "it is proposed");
 }
 
 // covers C7

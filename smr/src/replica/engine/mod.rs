@@ -31,7 +31,7 @@ use self::backlog::ConfirmedReads;
 use self::requests::PendingRead;
 use self::waiting::WaitingWrites;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
-use crate::id::{GroupName, NodeId};
+use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, Time, WriteId};
 use crate::replica::admin::{Admin, AdminContext};
 use crate::replica::engine::admission::Admission;
@@ -97,8 +97,8 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     nonces_drawn: u64,
     /// It has put itself into quarantine, or stopped for good.
     silent: bool,
-    /// What the builds of the other members apply, as they said when they were met.
-    applied_by: BTreeMap<NodeId, CommandVersions>,
+    /// What the builds of other nodes apply, as they said when they were met; of each replica the node met last.
+    applied_by: BTreeMap<ReplicaId, (NodeId, CommandVersions)>,
     /// See [`Engine::disk_is_full`].
     disk_is_full: bool,
     /// There was no room for the latest snapshot: when to try again.

@@ -34,9 +34,8 @@ pub(in crate::replica) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<Sessi
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// The build of this node, which has just shaken hands, applies these commands.
     pub fn peer_applies(&mut self, node: NodeId, commands: CommandVersions) {
-        let configuration = self.core.status().configuration;
-        self.applied_by.retain(|known, _| configuration.is_member(*known));
-        self.applied_by.insert(node, commands);
+        // By name, so that there are few: it may become a member only later, on the connection that it has now.
+        self.applied_by.insert(node.name, (node, commands));
     }
 
     /// Whether every member applies this command.
@@ -55,8 +54,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let lacks = |commands: CommandVersions| commands.library < needed.library || commands.machine < needed.machine;
         let members = self.core.status().configuration.members();
         let mut others = members.into_iter().filter(|member| *member != self.node);
-        let lacking =
-            others.find(|member| lacks(self.applied_by.get(member).copied().unwrap_or(CommandVersions::FIRST)));
+        let applies = |member: NodeId| match self.applied_by.get(&member.name) {
+            Some((met, commands)) if *met == member => *commands,
+            _ => CommandVersions::FIRST,
+        };
+        let lacking = others.find(|member| lacks(applies(*member)));
         match lacking {
             None => Ok(()),
             Some(member) => Err(format!(
