@@ -688,6 +688,36 @@ fn versions_of_a_newcomer_that_was_met_before_it_became_a_member_are_known() {
     assert_eq!(replica.outcome(0, 1), None, "it is proposed");
 }
 
+// covers L20
+#[test]
+fn version_of_an_applied_command_stays_open_after_a_restart_while_members_are_down() {
+    let image_of = |table: &SessionTable| {
+        let mut image = Vec::new();
+        table.image().write(&mut image).unwrap();
+        image
+    };
+    let (mut replica, client) = Replica::with_session();
+    assert!(image_of(replica.engine.sessions()).starts_with(b"SES2"), "older builds read it");
+    let of_2 = CommandVersions::with_machine(2);
+    for peer in [B, C] {
+        replica.engine.peer_applies(peer, of_2);
+    }
+    replica.ask(vec![(0, 1, write(client, 1, "2 is new"))]);
+    replica.commit_all();
+
+    let mut restarted = Replica::new();
+    let log = replica.core.0.lock().unwrap().log.clone();
+    restarted.core.0.lock().unwrap().log = log;
+    restarted.commit_all();
+    restarted.ask(vec![(0, 1, write(client, 2, "2 as well"))]);
+    assert_eq!(restarted.outcome(0, 1), None, "it is proposed");
+
+    let image = image_of(restarted.engine.sessions());
+    let restored = SessionTable::restore(&mut &image[..]).unwrap();
+    assert_eq!(restored.open_versions(), of_2, "the log may be cut");
+    assert_eq!(image_of(&restored), image);
+}
+
 // covers C7
 #[test]
 fn repeat_of_a_write_is_answered_also_when_its_kind_would_not_be_proposed_any_more() {

@@ -192,7 +192,7 @@ fn replay<S: StateMachine>(disk: &Arc<dyn Disk>, remains: Remains, empty: S) -> 
     for entry in remains.entries {
         let Payload::Command(bytes) = entry.payload else { continue };
         let (index, id) = (entry.id.index, entry.id);
-        let command = versions::decode::<S>(&bytes).map_err(|what| {
+        let (command, _) = versions::decode::<S>(&bytes).map_err(|what| {
             StartError::new(format!("entry {id} cannot be applied: {what}; a newer build has to recover this"))
         })?;
         sessions.apply(index, &command, |command| state.apply(index, command));

@@ -1,13 +1,16 @@
 //! Point-in-time copies of the table, and their form in a snapshot.
 //!
 //! ```text
-//! magic u32 | sessions_max u64 | answers_max_bytes u64 | applied u64 | sessions u32
+//! magic u32 | sessions_max u64 | answers_max_bytes u64 | applied u64
+//! versions of commands, in SES3: library u16 | machine u16
+//! sessions u32
 //! each session, in order of clients:
 //!     client: index u64, nonce u64 | last_used u64 | lowest u64 | executed, 16 words u64 | stored answers u32
 //!     each stored answer, in order of numbers:
 //!         number u64 | index u64 | hash of the command u64 | length u32 | answer
 //! ```
-//! Little endian. Equal tables give equal bytes. The snapshot file around it has the checksums, so what fails to parse
+//! SES3 is written once a command of a newer version than the first is applied, which only builds propose and apply
+//! that read it. Until then builds of before write the same bytes. Little endian. Equal tables give equal bytes. The snapshot file around it has the checksums, so what fails to parse
 //! here is of another format, or a bug; still every length is checked before anything is allocated for it.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -23,17 +26,20 @@ use super::{REQUESTS_IN_FLIGHT_MAX, SessionLimits};
 use crate::codec::Hashing;
 use crate::entry::Index;
 use crate::id::ClientId;
+use crate::version::CommandVersions;
 
 /// "SES" and the version of the format, a digit.
 const MAGIC: u32 = u32::from_le_bytes(*b"SES2");
+/// The same with versions of commands, if these are not the first.
+const MAGIC_VERSIONS: u32 = u32::from_le_bytes(*b"SES3");
 /// The same without nonces, as older builds wrote it.
 const MAGIC_PLAIN: u32 = u32::from_le_bytes(*b"SES1");
 
-/// What to say of a beginning that is neither.
+/// What to say of a beginning that is none of these.
 fn not_read(magic: u32) -> String {
     match magic.to_le_bytes() {
         [b'S', b'E', b'S', version] if version.is_ascii_graphic() => {
-            format!("it is of version {}, this build reads versions 1 and 2", char::from(version))
+            format!("it is of version {}, this build reads versions 1 to 3", char::from(version))
         }
         _ => format!("starts with {magic:08x}"),
     }
@@ -44,6 +50,7 @@ fn not_read(magic: u32) -> String {
 pub struct SessionImage {
     pub(super) limits: SessionLimits,
     pub(super) applied: Index,
+    pub(super) open_versions: CommandVersions,
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
 }
 
@@ -59,10 +66,16 @@ impl SessionImage {
     /// # Errors
     /// Those of `output`, handed through.
     pub fn write(&self, output: &mut dyn Write) -> io::Result<()> {
-        output.write_all(&MAGIC.to_le_bytes())?;
+        let has_versions = self.open_versions != CommandVersions::FIRST;
+        let magic = if has_versions { MAGIC_VERSIONS } else { MAGIC };
+        output.write_all(&magic.to_le_bytes())?;
         write_u64(output, self.limits.sessions_max as u64)?;
         write_u64(output, self.limits.answers_max_bytes as u64)?;
         write_u64(output, self.applied.0)?;
+        if has_versions {
+            output.write_all(&self.open_versions.library.to_le_bytes())?;
+            output.write_all(&self.open_versions.machine.to_le_bytes())?;
+        }
         write_u32(output, self.sessions.len())?;
         for (client, session) in &self.sessions {
             write_u64(output, client.index)?;
@@ -108,7 +121,7 @@ impl SessionTable {
     /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
     pub fn restore_with_limits(input: &mut dyn Read, limits: SessionLimits) -> io::Result<SessionTable> {
         let magic = read_u32(input)?;
-        check(magic == MAGIC || magic == MAGIC_PLAIN, || not_read(magic))?;
+        check([MAGIC_PLAIN, MAGIC, MAGIC_VERSIONS].contains(&magic), || not_read(magic))?;
         let (sessions_max, answers_max_bytes) = (read_u64(input)?, read_u64(input)?);
         check(
             sessions_max == limits.sessions_max as u64 && answers_max_bytes == limits.answers_max_bytes as u64,
@@ -119,6 +132,14 @@ impl SessionTable {
             },
         )?;
         let applied = Index(read_u64(input)?);
+        let mut open_versions = CommandVersions::FIRST;
+        if magic == MAGIC_VERSIONS {
+            open_versions = CommandVersions { library: read_u16(input)?, machine: read_u16(input)? };
+            let CommandVersions { library, machine } = open_versions;
+            check(library.min(machine) >= 1 && library.max(machine) > 1, || {
+                format!("commands of version {library} of the library and {machine} of the state machine")
+            })?;
+        }
         let count = read_u32(input)?;
         check(u64::from(count) <= sessions_max, || format!("{count} sessions"))?;
 
@@ -131,13 +152,13 @@ impl SessionTable {
         let mut sessions: OrdMap<ClientId, Arc<Session>> = OrdMap::new();
         for _ in 0..count {
             let index = read_u64(input)?;
-            let nonce = if magic == MAGIC { read_u64(input)? } else { 0 };
+            let nonce = if magic == MAGIC_PLAIN { 0 } else { read_u64(input)? };
             let client = ClientId { index, nonce };
             let last = sessions.get_max().map_or(0, |(client, _)| client.index);
             check(index > last, || format!("session {index} behind session {last}"))?;
             sessions.insert(client, Arc::new(restored.session(client, input)?));
         }
-        Ok(SessionTable::from_parts(limits, applied, sessions))
+        Ok(SessionTable::from_parts(limits, applied, open_versions, sessions))
     }
 }
 
@@ -224,6 +245,12 @@ fn read_u64(input: &mut dyn Read) -> io::Result<u64> {
     let mut word = [0; 8];
     input.read_exact(&mut word)?;
     Ok(u64::from_le_bytes(word))
+}
+
+fn read_u16(input: &mut dyn Read) -> io::Result<u16> {
+    let mut word = [0; 2];
+    input.read_exact(&mut word)?;
+    Ok(u16::from_le_bytes(word))
 }
 
 fn read_u32(input: &mut dyn Read) -> io::Result<u32> {

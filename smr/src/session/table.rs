@@ -14,6 +14,7 @@ use super::{
 use crate::entry::Index;
 use crate::id::ClientId;
 use crate::replica::Outcome;
+use crate::version::CommandVersions;
 
 /// The bounds of a table. They decide what is evicted, so they must be equal on all replicas of a group. Anything but
 /// the default is for tests and simulations.
@@ -52,6 +53,8 @@ pub struct SessionTable {
     pub(super) limits: SessionLimits,
     /// The last entry with a command; 0 before the first.
     pub(super) applied: Index,
+    /// The highest versions of all commands that were applied.
+    pub(super) open_versions: CommandVersions,
     /// The only part that an image needs; the rest follows from it. Sessions are shared with images until they change.
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
     by_use: BTreeMap<Index, ClientId>,
@@ -184,6 +187,7 @@ impl SessionTable {
         SessionTable {
             limits,
             applied: Index::ZERO,
+            open_versions: CommandVersions::FIRST,
             sessions: OrdMap::new(),
             by_use: BTreeMap::new(),
             unused: BTreeSet::new(),
@@ -196,9 +200,10 @@ impl SessionTable {
     pub(super) fn from_parts(
         limits: SessionLimits,
         applied: Index,
+        open_versions: CommandVersions,
         sessions: OrdMap<ClientId, Arc<Session>>,
     ) -> SessionTable {
-        let mut table = SessionTable { applied, sessions, ..SessionTable::with_limits(limits) };
+        let mut table = SessionTable { applied, open_versions, sessions, ..SessionTable::with_limits(limits) };
         for (client, session) in &table.sessions {
             table.by_use.insert(session.last_used, *client);
             if session.last_used.0 == client.index {
@@ -252,7 +257,8 @@ impl SessionTable {
 
     /// A point-in-time copy, in constant time: it shares everything with the table until the table changes.
     pub fn image(&self) -> SessionImage {
-        SessionImage { limits: self.limits, applied: self.applied, sessions: self.sessions.clone() }
+        let SessionTable { limits, applied, open_versions, .. } = *self;
+        SessionImage { limits, applied, open_versions, sessions: self.sessions.clone() }
     }
 
     /// A hash over the whole table, equal on all replicas that applied the same entries (fault catalogue I7, L17).
@@ -264,6 +270,18 @@ impl SessionTable {
     /// The last entry with a command that was applied; 0 before the first.
     pub fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// The highest versions of all commands applied since the first entry, snapshots included: what needs no more than
+    /// these may be proposed, whoever is heard.
+    pub fn open_versions(&self) -> CommandVersions {
+        self.open_versions
+    }
+
+    /// A command of these versions is applied.
+    pub(crate) fn open_versions_to(&mut self, versions: CommandVersions) {
+        self.open_versions.library = self.open_versions.library.max(versions.library);
+        self.open_versions.machine = self.open_versions.machine.max(versions.machine);
     }
 
     /// How many sessions there are.

@@ -402,7 +402,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             Payload::Command(_) => {
                 let state = &mut self.state;
-                command.map(|command| self.sessions.apply(index, &command, |command| state.apply(index, command)))
+                command.map(|(command, versions)| {
+                    self.sessions.open_versions_to(versions);
+                    self.sessions.apply(index, &command, |command| state.apply(index, command))
+                })
             }
         };
         if let Some((id, reply, copies)) = self.waiting.applied(index) {

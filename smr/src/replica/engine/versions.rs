@@ -5,6 +5,9 @@
 //! who was not heard since this replica began counts as one that applies the first version alone. So no sound member
 //! of a group that is upgraded replica by replica meets a command that it does not know.
 //!
+//! Once a command of a version is applied, that version is open for good, whoever is heard: each member has to apply
+//! it already, and one that is down must not keep the others from their work.
+//!
 //! One that does all the same, because an older build was started on a newer directory, must neither guess nor skip:
 //! the state would differ from that of all others. It stops before that entry, and goes on there in the right build
 //! (fault catalogue L20).
@@ -19,16 +22,22 @@ use crate::session::SessionCommand;
 use crate::state_machine::StateMachine;
 use crate::version::CommandVersions;
 
-/// The command in an entry; the error says which kind this build does not know.
-pub(in crate::replica) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<SessionCommand, String> {
+/// The command in an entry, and what one must apply to apply it; the error says which kind this build does not know.
+pub(in crate::replica) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<(SessionCommand, CommandVersions), String> {
     let command = SessionCommand::decode(bytes).map_err(|error| error.to_string())?;
-    match command.for_machine() {
-        Some(inner) if S::command_version(inner).is_none() => {
+    let versions = versions_of::<S>(&command)?;
+    Ok((command, versions))
+}
+
+fn versions_of<S: StateMachine>(command: &SessionCommand) -> Result<CommandVersions, String> {
+    let machine = match command.for_machine() {
+        None => 1,
+        Some(inner) => S::command_version(inner).ok_or_else(|| {
             let begins = &inner[..inner.len().min(8)];
-            Err(format!("unknown command of the state machine, which begins with {begins:02x?}"))
-        }
-        _ => Ok(command),
-    }
+            format!("unknown command of the state machine, which begins with {begins:02x?}")
+        })?,
+    };
+    Ok(CommandVersions { library: command.version(), machine })
 }
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -38,20 +47,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.applied_by.insert(node.name, (node, commands));
     }
 
-    /// Whether every member applies this command.
+    /// Whether every member applies this command, or has to already.
     ///
     /// # Errors
     /// Why it is not proposed, for whoever asked.
     pub(super) fn is_applied_everywhere(&self, command: &SessionCommand) -> Result<(), String> {
-        let machine = match command.for_machine() {
-            None => 1,
-            Some(inner) => S::command_version(inner).ok_or("a command that this build does not know")?,
-        };
-        let needed = CommandVersions { library: command.version(), machine };
-        if needed == CommandVersions::FIRST {
+        let needed = versions_of::<S>(command)?;
+        let lacks = |commands: CommandVersions| commands.library < needed.library || commands.machine < needed.machine;
+        if !lacks(self.sessions.open_versions()) {
             return Ok(());
         }
-        let lacks = |commands: CommandVersions| commands.library < needed.library || commands.machine < needed.machine;
         let members = self.core.status().configuration.members();
         let mut others = members.into_iter().filter(|member| *member != self.node);
         let applies = |member: NodeId| match self.applied_by.get(&member.name) {
