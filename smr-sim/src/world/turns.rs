@@ -11,7 +11,9 @@ use smr::raft::Message;
 use smr::raft::message::Body;
 use smr::replica::Outcome;
 use smr::snapshot::SnapshotError;
+use smr::state_machine::StateMachine;
 use smr::status::{Role, StateDigest};
+use smr::version::CommandVersions;
 
 use super::{BOOTSTRAP_INTERVAL_US, Event, SnapshotTransfer, World};
 use crate::observation::Observation;
@@ -107,7 +109,12 @@ impl<W: Workload> World<W> {
         match input {
             Input::Peer { .. } => {}
             Input::Reset { from } => serving.turns.engine_mut().disconnected(now, from),
-            Input::Connected { from } => serving.turns.engine_mut().connected(from),
+            Input::Connected { from } => {
+                // All replicas here run this build.
+                let commands = CommandVersions::with_machine(W::Machine::COMMANDS_VERSION);
+                serving.turns.engine_mut().peer_applies(from, commands);
+                serving.turns.engine_mut().connected(from);
+            }
             Input::Durable(id) => serving.turns.durable(now, id),
             Input::SnapshotTaken { last, len_bytes } => {
                 serving.turns.engine_mut().snapshot_taken(now, last, len_bytes);
