@@ -15,9 +15,10 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use smr::entry::Index;
 use smr::fatal::ReplicaFailure;
 use smr::id::ClusterId;
-use smr::replica::{Opened, Outcome, RecoverOptions, ReplicaHandle, Request, recover};
+use smr::replica::{Opened, Outcome, RecoverOptions, ReplicaHandle, ReplicaOptions, Request, recover};
 use smr::report::ReportSink;
 use smr::state_machine::{Answer, StateMachine};
+use smr::storage::LogEngine;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -97,20 +98,19 @@ fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: 
 }
 
 fn started<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: &Arc<Lines>) -> ReplicaHandle {
+    opened(|| options(0, [], listener(), directory, runtime), lines).run(None, None, S::default()).unwrap()
+}
+
+fn opened(options: impl Fn() -> ReplicaOptions, lines: &Arc<Lines>) -> Opened {
     let start = Instant::now();
-    let opened = loop {
+    loop {
         let reports: Arc<dyn ReportSink> = lines.clone();
-        match Opened::open(smr::replica::ReplicaOptions {
-            log_engine: smr::storage::LogEngine::Segments,
-            reports,
-            ..options(0, [], listener(), directory, runtime)
-        }) {
-            Ok(opened) => break opened,
+        match Opened::open(ReplicaOptions { log_engine: LogEngine::Segments, reports, ..options() }) {
+            Ok(opened) => return opened,
             Err(error) => assert!(start.elapsed() < TIMEOUT, "{error}"),
         }
         thread::sleep(Duration::from_millis(20));
-    };
-    opened.run(None, None, S::default()).unwrap()
+    }
 }
 
 /// Proposes, and returns the answer.
@@ -253,4 +253,39 @@ fn older_build_does_not_recover_a_directory_with_commands_that_it_does_not_know(
     assert!(error.contains("cannot be applied: unknown command"), "{error}");
     assert!(!to.exists(), "nothing was made");
     recover(&options, Build::<2>::default(), |_| true, |_| None).unwrap();
+}
+
+// covers L20
+#[test]
+fn command_of_a_new_kind_waits_until_the_other_replica_says_that_it_runs_the_newer_build() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = Runtime::new().unwrap();
+    let directories = tempfile::tempdir().unwrap();
+    let listeners = [listener(), listener()];
+    let address = |at: usize| listeners[at].local_addr().unwrap().to_string();
+    let open = |at: usize| {
+        let (name, other) = (at as u16, 1 - at);
+        let directory = directories.path().join(name.to_string());
+        let again = || listeners[at].try_clone().unwrap();
+        opened(|| options(name, [(other as u16, address(other))], again(), &directory, &runtime), &Arc::default())
+    };
+    let run = |at: usize, is_newer: bool| match is_newer {
+        true => open(at).run(None, None, Build::<2>::default()).unwrap(),
+        false => open(at).run(None, None, Build::<1>::default()).unwrap(),
+    };
+    let new = |replica: &ReplicaHandle| ask(replica, Request::Idempotent { command: Bytes::from_static(b"new") });
+
+    let (newer, older) = (run(0, true), run(1, false));
+    wait_until("a leader", || (count(&newer, "up").is_some() || count(&older, "up").is_some()).then_some(()));
+    for replica in [&newer, &older] {
+        let said = new(replica);
+        assert!(matches!(said, Outcome::Refused(_) | Outcome::NotLeader(_)), "{said:?}");
+    }
+    older.shutdown();
+    drop(older);
+
+    let upgraded = run(1, true);
+    wait_until("the command", || [&newer, &upgraded].into_iter().find_map(|replica| count(replica, "new")));
+    newer.shutdown();
+    upgraded.shutdown();
 }
