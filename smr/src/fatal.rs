@@ -46,12 +46,12 @@ pub enum ReplicaFailure {
         /// What the panic says.
         what: String,
     },
-    /// Its log holds what only a newer build can apply. Nothing is lost, and that build goes on from here.
+    /// Its log or its snapshot holds what only a newer build can apply or read. Nothing is lost, and that build goes on from here.
     #[error("{who}: {why}")]
     NewerBuildNeeded {
         /// The replica.
         who: String,
-        /// Which entry, and what is known of it.
+        /// Which entry or snapshot, and what is known of it.
         why: String,
     },
 }

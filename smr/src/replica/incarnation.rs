@@ -296,9 +296,13 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
             None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
             Some(info) => {
-                let (sessions, state) = snapshots
-                    .restore(lifeline, &info)
-                    .map_err(|error| format!("snapshot {:?} cannot be read: {error}", info.meta.last))?;
+                let (sessions, state) = snapshots.restore(lifeline, &info).map_err(|error| {
+                    let why = format!("snapshot {:?} cannot be read: {error}", info.meta.last);
+                    if error.is_of_another_format() {
+                        lifeline.outdated(reporter.who(), &why);
+                    }
+                    why
+                })?;
                 (sessions, state, info.meta, info.len_bytes)
             }
         };

@@ -412,4 +412,15 @@ mod tests {
         fullness.set(URGENT_PERMILLE);
         assert_eq!(pauses.due(worked), Duration::ZERO);
     }
+
+    // covers D16
+    #[test]
+    fn table_of_a_newer_version_calls_for_a_newer_build_and_a_damaged_file_does_not() {
+        let newer = SessionTable::restore(&mut &b"SES9"[..]).expect_err("a table of a version to come");
+        assert!(SnapshotError::State(newer).is_of_another_format());
+        let damaged = SnapshotError::Corrupt { path: "s".into(), what: "a flipped bit".to_owned() };
+        assert!(!SnapshotError::State(damaged.into()).is_of_another_format(), "the file says so, not the state");
+        let ends_early = SessionTable::restore(&mut &b"SES2"[..]).expect_err("half a table");
+        assert!(!SnapshotError::State(ends_early).is_of_another_format());
+    }
 }

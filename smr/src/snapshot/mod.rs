@@ -178,6 +178,14 @@ impl SnapshotError {
             _ => false,
         }
     }
+
+    /// Whether sound bytes are of a form that this build does not read: a newer one has written them (D16).
+    pub(crate) fn is_of_another_format(&self) -> bool {
+        let SnapshotError::State(source) = self else { return false };
+        // What failed below the state is none of its words.
+        let is_its_own = source.get_ref().is_none_or(|inner| !inner.is::<SnapshotError>());
+        source.kind() == io::ErrorKind::InvalidData && is_its_own
+    }
 }
 
 impl From<SnapshotError> for io::Error {
