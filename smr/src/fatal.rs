@@ -14,6 +14,17 @@
 //! So a host whose replicas keep their logs in sled installs a hook ([`std::panic::set_hook`]) that ends the process.
 //! The hook leaves alone what [`is_expected`](crate::panics::is_expected) says yes to: sled panics, too, on files that
 //! it cannot read; those panics are caught, and mean damage.
+//! ```
+//! use std::io::Write as _;
+//!
+//! std::panic::set_hook(Box::new(|info| {
+//!     if !smr::panics::is_expected() {
+//!         // Not `eprintln!`: that panics, again, where stderr cannot be written.
+//!         let _ = writeln!(std::io::stderr(), "{info}");
+//!         std::process::exit(70);
+//!     }
+//! }));
+//! ```
 
 use std::any::Any;
 use std::fmt;

@@ -142,10 +142,11 @@ pub mod version;
 pub mod wire;
 
 // What an embedder needs, at one place.
+pub use bytes::Bytes;
 pub use entry::{EntryId, Index, Term};
 #[cfg(feature = "node")]
 pub use fatal::ReplicaFailure;
-pub use id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
+pub use id::{ClientId, ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 #[cfg(feature = "node")]
 pub use replica::{Client, ClientError, ConfigurationSource, Opened, ReplicaHandle, ReplicaOptions, StartError};
 #[cfg(feature = "core")]

@@ -86,9 +86,9 @@ pub enum Outcome {
     SessionExpired,
     /// It was applied once, but the answer is no longer stored.
     AnswerGone,
-    /// Refused without effect: the request makes no sense (C7), or the operator's wish cannot be fulfilled.
+    /// Refused without effect: the request makes no sense, or the operator's wish cannot be fulfilled.
     Refused(String),
-    /// The replica lost its leadership after it proposed the command: it may or may not take effect (C9).
+    /// The replica lost its leadership after it proposed the command: it may or may not take effect.
     Unknown,
     /// Not done: the replica is not in service (uninitialized or quarantined), with the reason.
     OutOfService(String),

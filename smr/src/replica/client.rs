@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::id::{ClientId, REQUESTS_IN_FLIGHT_MAX, ReplicaId};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit};
 
-/// How long a request is tried unless [`Client::with_timeout`] says otherwise.
+/// How long a request is tried unless [`Client::with_timeout`] says otherwise: 10 s.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first pause after a try that came to nothing, in milliseconds. Each further one is twice as long.
 const PAUSE_MIN_MS: u64 = 5;
@@ -24,7 +24,7 @@ const PAUSE_MIN_MS: u64 = 5;
 const PAUSE_MAX_MS: u64 = 200;
 /// This many redirects in a row are followed without a pause: two that name each other must not make a busy loop.
 const REDIRECTS_AT_ONCE_MAX: u32 = 3;
-/// How long one replica may take to answer before another one is asked. In this process it always answers; a
+/// How long one replica may take to answer before another one is asked: 1 s. In this process it always answers; a
 /// connection of the host's own to another one may not.
 pub const TRY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer in parts at most; a longer one ends the request.

@@ -25,7 +25,8 @@ pub struct ReplicaOptions {
     pub directory: PathBuf,
     /// What keeps the log. A directory keeps the one that it was made with.
     pub log_engine: storage::LogEngine,
-    /// Start although writes cannot be proved to reach the device.
+    /// Start although writes cannot be proved to reach the device. (On tmpfs they never do; there a replica starts
+    /// without this, and says so.)
     pub allow_unsynced: bool,
     /// The operator's word that the group begins again: together with all other replicas of the group, if they were all
     /// told so and none of them has data, this one founds a group in place of the one that was there.

@@ -8,10 +8,11 @@ use super::MapEngine;
 /// What keeps the log's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogEngine {
-    /// sled, in a directory of the operating system. Needs the attribute S.
+    /// sled, in a directory of the operating system. Sets the file attribute `S` (`chattr +S`) on it, so that its
+    /// writes are synced.
     #[cfg_attr(feature = "sled", default)]
     Sled,
-    /// Segment files of our own ([`super::segments`]), on every [`super::disk::Disk`]. Needs no attribute.
+    /// Segment files of our own, on any disk.
     #[cfg_attr(not(feature = "sled"), default)]
     Segments,
     /// The same records as in sled, in an ordered map of someone else's. For tests and simulations.
