@@ -22,7 +22,7 @@ mod frames {
 }
 
 /// In place of the listener's.
-mod connection {
+mod framing {
     use crate::frames::{Map, ResponseFrame};
 
     pub(crate) const RETRY_AFTER_MS: u32 = 50;

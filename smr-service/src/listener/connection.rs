@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use smr::codec::{self, CodecError, FrameHeader, HEADER_LEN_BYTES};
+use smr::codec::{self, HEADER_LEN_BYTES};
 use smr::lobby::Guest;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr::wire::{SharedOutput, write_all_shared};
@@ -18,10 +18,11 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
 use super::{Backend, ListenerLimits, Phase, Shared, response_of};
-use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, KIND_RESPONSE, Map, RequestFrame, ResponseFrame};
+use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, RequestFrame};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
 const READ_MIN_BYTES: usize = 16 << 10;
@@ -34,30 +35,6 @@ const READ_FREE_BYTES: usize = 32 << 10;
 const BUFFER_KEPT_MAX_BYTES: usize = 256 << 10;
 /// How often a reader looks whether there is room for the rest of a frame, in milliseconds.
 const ROOM_LOOK_MS: u64 = 10;
-/// When a client that was told `Busy` may try again, in milliseconds.
-pub(super) const RETRY_AFTER_MS: u32 = 50;
-
-/// A whole frame in a buffer.
-pub(super) struct Frame<'a> {
-    /// What it is.
-    pub(super) kind: u16,
-    /// Its verified payload.
-    pub(super) payload: &'a [u8],
-    /// Its length with the header.
-    pub(super) len_bytes: usize,
-}
-
-/// The first frame in `buffer`; `None` if it is not all there yet.
-///
-/// # Errors
-/// If what is there cannot become a valid frame.
-pub(super) fn next_frame(buffer: &[u8], payload_max_bytes: usize) -> Result<Option<Frame<'_>>, CodecError> {
-    let Some((header, rest)) = buffer.split_first_chunk::<HEADER_LEN_BYTES>() else { return Ok(None) };
-    let header = FrameHeader::parse(header, payload_max_bytes)?;
-    let Some(payload) = rest.get(..header.payload_len_bytes) else { return Ok(None) };
-    header.verify(payload)?;
-    Ok(Some(Frame { kind: header.kind, payload, len_bytes: HEADER_LEN_BYTES + payload.len() }))
-}
 
 /// Where the replica delivers the outcomes of a connection's requests.
 struct Responder<B: Backend> {
@@ -261,15 +238,4 @@ async fn write_responses<B: Backend>(responder: Arc<Responder<B>>, output: Arc<d
     }
     // With the last owner of the socket's half the connection is shut down for writing.
     responder.queue.close();
-}
-
-pub(super) fn encode<M: Map>(buffer: &mut Vec<u8>, response: ResponseFrame<M>) {
-    let id = response.id;
-    if let Err(error) = codec::frame(buffer, KIND_RESPONSE, &response) {
-        // Limits make this impossible; a client that waits for ever would be worse than one that learns of the bug.
-        tracing::error!(%error, "an answer does not fit into a frame");
-        let body = ClientResponse::Refused(format!("the answer does not fit: {error}"));
-        codec::frame(buffer, KIND_RESPONSE, &ResponseFrame::<M> { id, body })
-            .unwrap_or_else(|error| panic!("a refusal does not fit: {error}"));
-    }
 }

@@ -12,7 +12,7 @@ use smr::codec;
 use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::connection::next_frame;
+use super::framing::next_frame;
 use super::{Backend, ConnectionPermit, Shared, TOO_MANY_CONNECTIONS};
 use crate::frames::{
     Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_WELCOME, MAGIC, RangedHello,

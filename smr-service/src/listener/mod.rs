@@ -17,6 +17,7 @@
 //! - Without file descriptors accepting pauses, and a reserve is left for peers and files (B8).
 
 mod connection;
+mod framing;
 mod handshake;
 mod pool;
 mod queue;

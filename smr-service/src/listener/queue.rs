@@ -14,7 +14,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
 use super::ListenerLimits;
-use super::connection::{RETRY_AFTER_MS, encode};
+use super::framing::{RETRY_AFTER_MS, encode};
 use super::pool::{Held, Share};
 use super::scan::{Scan, ScanPace};
 use super::sync::{Mutex, MutexGuard, Notify};

@@ -11,7 +11,7 @@ use smr::codec;
 use smr::wire::SharedOutput;
 
 use super::ListenerLimits;
-use super::connection::{RETRY_AFTER_MS, next_frame};
+use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::pool::{Held, Share};
 use super::queue::{Admission, RESPONSE_OVERHEAD_BYTES, Turn};
 use crate::frames::ClientResponse;
