@@ -113,7 +113,7 @@ impl ReplicaHandle {
         self.facts.present().genesis
     }
 
-    /// As [`Opened::exclude`], while the replica runs. It is done soon, and has no effect on one that is initialized.
+    /// As [`Opened::exclude`](crate::replica::Opened::exclude), while the replica runs. It is done soon, and has no effect on one that is initialized.
     pub fn exclude(&self, witness: Witness) {
         // If one waits there already, that one is enough; if no one listens, the replica is initialized.
         let _ = self.exclude.try_send(witness);

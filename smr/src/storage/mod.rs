@@ -159,7 +159,7 @@ pub trait LogStore: Send {
     /// The term at an index from the start's to the last's, or `None` outside.
     fn term_at(&self, index: Index) -> Option<Term>;
 
-    /// A checksum of the entry at an index after the start, for the [`mark`].
+    /// A checksum of the entry at an index after the start, for the synced watermark.
     ///
     /// # Errors
     /// Fatal ones of the engine.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::locked;
 
-/// How much of the beginning of each connection is recorded for [`Proxy::replay`], in bytes.
+/// How much of the beginning of each connection is recorded for `Proxy::replay`, in bytes.
 pub const RECORDED_MAX_BYTES: usize = 256 << 10;
 /// How many connections of a link are kept on record.
 const RECORDS_MAX: usize = 4;

@@ -24,15 +24,15 @@ pub enum Action<P: Protocol, S: StateMachine> {
     Discard(ReceivedSnapshot),
     /// Drop this on another thread: a state that a snapshot has taken the place of, which may take long.
     DropInBackground(Box<(S, SessionTable)>),
-    /// Write a snapshot of this in the background, then call [`Engine::snapshot_taken`].
+    /// Write a snapshot of this in the background, then call `Engine::snapshot_taken`.
     TakeSnapshot(Box<SnapshotImage<S>>),
-    /// Hash this in the background, then call [`Engine::digest_taken`] or [`Engine::digest_given_up`].
+    /// Hash this in the background, then call `Engine::digest_taken` or `Engine::digest_given_up`.
     TakeDigest(Box<SnapshotImage<S>>),
     /// Tell this node what the hash of the state was; no one waits for it.
     SendDigest(NodeId, StateDigest),
     /// Tell this node that it is no member any more; it may not have heard of it. No one waits for this.
     SendReplaced(NodeId, Replaced),
-    /// Send the newest snapshot to this node, then call [`Engine::snapshot_sent`].
+    /// Send the newest snapshot to this node, then call `Engine::snapshot_sent`.
     SendSnapshot(NodeId),
     /// Draw the parts of a long answer on a worker thread.
     AnswerParts {
