@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::Term;
 use smr::id::ClientId;
+use smr::internals::engine::BEFORE_UPGRADE;
 use smr::protocol::Time;
 use smr::replica::{NotLeader, Outcome, Request};
 use smr::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
@@ -458,6 +459,13 @@ impl<W: Workload> Clients<W> {
             Outcome::Unknown | Outcome::OutOfService(_) => self.repeat(tag, now, AGAIN_US, None),
             Outcome::DiskFull => {
                 rare.saw(Rare::DiskFullAnswered);
+                if self.believe_refusal(number, serial, now, rare) {
+                    return;
+                }
+                self.repeat(tag, now, AGAIN_US, Some(self.clients[number].replica));
+            }
+            // The leader has not met all members since it started.
+            Outcome::Refused(why) if why.starts_with(BEFORE_UPGRADE) => {
                 if self.believe_refusal(number, serial, now, rare) {
                     return;
                 }

@@ -52,6 +52,7 @@ pub use self::backlog::{
 pub use self::limits::{
     BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX, UNCOMMITTED_ENTRIES_MAX,
 };
+pub use self::versions::BEFORE_UPGRADE;
 pub use self::waiting::{WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
 
 /// Up to this many answers of one turn are passed on by the replica's own thread; more of them are left to the

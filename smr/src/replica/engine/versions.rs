@@ -22,6 +22,9 @@ use crate::session::SessionCommand;
 use crate::state_machine::StateMachine;
 use crate::version::CommandVersions;
 
+/// How the refusal of a command begins that not every member applies.
+pub const BEFORE_UPGRADE: &str = "not before all replicas are upgraded";
+
 /// The command in an entry, and what one must apply to apply it; the error says which kind this build does not know.
 pub(in crate::replica) fn decode<S: StateMachine>(bytes: &Bytes) -> Result<(SessionCommand, CommandVersions), String> {
     let command = SessionCommand::decode(bytes).map_err(|error| error.to_string())?;
@@ -66,9 +69,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let lacking = others.find(|member| lacks(applies(*member)));
         match lacking {
             None => Ok(()),
-            Some(member) => Err(format!(
-                "not before all replicas are upgraded: replica {member} is not known to apply commands of this version"
-            )),
+            Some(member) => {
+                Err(format!("{BEFORE_UPGRADE}: replica {member} is not known to apply commands of this version"))
+            }
         }
     }
 
