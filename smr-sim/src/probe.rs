@@ -246,6 +246,17 @@ impl<S> Chained<S> {
 impl<S: StateMachine> StateMachine for Chained<S> {
     type Image = ChainedImage<S::Image>;
 
+    const IMAGE_VERSION: u16 = S::IMAGE_VERSION;
+    const COMMANDS_VERSION: u16 = S::COMMANDS_VERSION;
+
+    fn command_version(command: &[u8]) -> Option<u16> {
+        S::command_version(command)
+    }
+
+    fn frees(command: &[u8]) -> bool {
+        S::frees(command)
+    }
+
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
         let answer = self.inner.apply(index, command);
         let parts: [&[u8]; 4] = [&self.digest.to_le_bytes(), &index.0.to_le_bytes(), command, &answer];

@@ -51,6 +51,9 @@ impl Workload for NewKinds {
     }
 
     fn judge(&self, history: &[Seen]) -> Result<(), String> {
+        if !history.iter().any(|seen| seen.answer.is_some()) {
+            return Err("no write was answered".to_owned());
+        }
         self.0.judge(history)
     }
 }
@@ -64,6 +67,5 @@ fn commands_of_a_newer_kind_are_served_through_crashes() {
         if let Some(failure) = report.failure {
             panic!("seed {seed}: {:?}", failure.violation);
         }
-        assert!(report.acknowledged > 0, "seed {seed}");
     }
 }
