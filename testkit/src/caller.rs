@@ -316,7 +316,12 @@ mod tests {
         assert!(matches!(program.call(&swap), Heard::NotDone(_)));
         assert!(matches!(program.call(&swap), Heard::Broken(what) if what.contains("WHAT")));
         assert!(matches!(program.call(&swap), Heard::Broken(what) if what.contains("ended")));
-        program.listen();
+        // Its stderr is read by a thread of its own.
+        crate::wait::wait_for(Duration::from_secs(60), "what it said of the retry", || {
+            program.listen();
+            (program.retries > 0).then_some(())
+        })
+        .unwrap();
         assert_eq!(program.retries, 1);
     }
 
