@@ -31,7 +31,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "entries of a leader's log that are not committed, those of earlier leaders included",
         &["replica/engine/waiting.rs:WRITES_WAITING_MAX"],
     ),
-    ("reads waiting", &["replica/engine/mod.rs:READS_WAITING_MAX"]),
+    ("reads waiting", &["replica/engine/limits.rs:READS_WAITING_MAX"]),
     ("scans of one connection under way", &["service:limits.rs:CONNECTION_SCANS_MAX"]),
     ("parts of a scan that wait to be written", &["service:listener/queue.rs:PARTS_WAIT_BYTES"]),
     ("network → replica", &["replica/turn.rs:EVENTS_MAX", "replica/turn.rs:EVENTS_MAX_BYTES"]),
@@ -46,7 +46,7 @@ const ROWS: &[(&str, &[&str])] = &[
     ("sessions", &["session/mod.rs:SESSIONS_MAX"]),
     ("answers stored", &["session/mod.rs:ANSWERS_MAX_BYTES"]),
     ("request numbers of one session under way", &["id.rs:REQUESTS_IN_FLIGHT_MAX"]),
-    ("log in memory that cannot be cut", &["replica/engine/mod.rs:LOG_MAX_BYTES"]),
+    ("log in memory that cannot be cut", &["replica/engine/admission.rs:LOG_MAX_BYTES"]),
     (
         "applied at a time",
         &["replica/engine/backlog.rs:APPLY_ENTRIES_MAX", "replica/engine/backlog.rs:APPLY_MAX_BYTES"],
