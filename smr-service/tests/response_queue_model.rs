@@ -146,7 +146,7 @@ enum Asks {
     UntilItIsAnswered,
 }
 
-/// As many threads as there are `answers` deliver so many each; one write is short, if it is said which.
+/// As many threads as there are `answers` deliver this many each; one write is short, if it is said which.
 fn explore(answers: &'static [u8], short_write: Option<usize>, asks: Asks) {
     let limits = ListenerLimits { scans_max: 1, ..ListenerLimits::default() };
     let mut model = loom::model::Builder::new();

@@ -57,7 +57,8 @@ pub enum ReplicaFailure {
         /// What the panic says.
         what: String,
     },
-    /// Its log or its snapshot holds what only a newer build can apply or read. Nothing is lost, and that build goes on from here.
+    /// Its log or its snapshot holds what only a newer build can apply or read. Nothing is lost, and that build goes on
+    /// from here.
     #[error("{who}: {why}")]
     NewerBuildNeeded {
         /// The replica.

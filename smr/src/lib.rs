@@ -96,7 +96,8 @@
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
-//! Automatic readmission and other protocols. Byzantine faults are out of scope: peers may be slow, dead or outdated, but do not lie.
+//! Automatic readmission and other protocols. Byzantine faults are out of scope: peers may be slow, dead or outdated,
+//! but do not lie.
 
 // A library prints nothing: what it says goes to the host's sink.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]

@@ -7,7 +7,7 @@ use smr_sim::rare::{Rare, RareCounts};
 use smr_sim::run::Report;
 
 /// From this many seeds on a run must have met the rare situations: those that are met least often come five times in
-/// so many, on average.
+/// this many, on average.
 const RARE_SEEDS: u64 = 2_000;
 /// Met twice in 20,000 runs, and so wanted only of one that has [`SELDOM_SEEDS`].
 const SELDOM: [Rare; 1] = [Rare::DamagedSnapshot];

@@ -36,7 +36,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// So many more bytes of it were handed on.
+    /// This many more bytes of it were handed on.
     pub(super) fn count_sent(&mut self, bytes: usize) {
         self.sent_bytes += bytes as u64;
     }

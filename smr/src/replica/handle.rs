@@ -113,7 +113,8 @@ impl ReplicaHandle {
         self.facts.present().genesis
     }
 
-    /// As [`Opened::exclude`](crate::replica::Opened::exclude), while the replica runs. It is done soon, and has no effect on one that is initialized.
+    /// As [`Opened::exclude`](crate::replica::Opened::exclude), while the replica runs. It is done soon, and
+    /// has no effect on one that is initialized.
     pub fn exclude(&self, witness: Witness) {
         // If one waits there already, that one is enough; if no one listens, the replica is initialized.
         let _ = self.exclude.try_send(witness);
@@ -133,7 +134,8 @@ impl ReplicaHandle {
 
     /// Waits until the replica has ended: in order, by [`ReplicaHandle::shutdown`], or because it could not go on. From
     /// then on requests are refused; the turn and the write that are under way may still be finished, and told of if
-    /// they are durable, while its last threads end; the directory stays locked until they have. See [`crate::fatal`] for what a host does then.
+    /// they are durable, while its last threads end; the directory stays locked until they have. See [`crate::fatal`]
+    /// for what a host does then.
     ///
     /// # Errors
     /// Why it could not go on.
