@@ -88,5 +88,6 @@ pub fn request_of(ask: ClientRequest) -> Result<Request, ClientResponse> {
         ClientRequest::OpenSession | ClientRequest::Write { .. } | ClientRequest::Read { .. } => {
             Err(ClientResponse::Refused("this is a manager; keys live on servers".into()))
         }
+        ClientRequest::Control(_) => Err(ClientResponse::Refused("this manager answers no such question".into())),
     }
 }

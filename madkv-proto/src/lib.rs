@@ -4,6 +4,8 @@
 //! - [`slots`]: from a key to one of 16384 hash slots.
 //! - [`map`]: from a slot to a partition, and from a partition to the addresses of its replicas.
 //! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
+//! - [`control`]: what agents, servers and operators say to a manager beside the map.
+//! - [`settings`]: the settings that change while everything runs.
 //! - [`frames`]: those of [`smr_service::frames`], with this map in them.
 //! - [`mod@line`]: the line protocol.
 //!
@@ -13,8 +15,10 @@
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 pub mod command;
+pub mod control;
 pub mod frames;
 pub mod limits;
 pub mod line;
 pub mod map;
+pub mod settings;
 pub mod slots;

@@ -169,9 +169,10 @@ pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, C
         ClientRequest::Status => Ok(Request::Status),
         ClientRequest::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
         ClientRequest::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
-        ClientRequest::Map | ClientRequest::Register(_) | ClientRequest::RecordGenesis(_) => {
-            Err(ClientResponse::Refused("this is a server; ask a manager".into()))
-        }
+        ClientRequest::Map
+        | ClientRequest::Register(_)
+        | ClientRequest::RecordGenesis(_)
+        | ClientRequest::Control(_) => Err(ClientResponse::Refused("this is a server; ask a manager".into())),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::frames::{
     ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
     KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, RequestFrame,
-    ResponseFrame, Service, Welcome, is_before_ranges,
+    ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, is_before_ranges, needs_newer,
 };
 
 /// A connection that was welcomed.
@@ -26,6 +26,8 @@ pub struct Dialled {
     buffer: Vec<u8>,
     asked: u64,
     welcome: Welcome,
+    /// What both sides speak.
+    version: u16,
     timeout: Duration,
 }
 
@@ -52,14 +54,16 @@ impl Dialled {
     async fn greet<T: serde::Serialize>(address: &str, kind: u16, hello: &T, timeout: Duration) -> io::Result<Dialled> {
         let stream = reach::connect(address, timeout).await?;
         let welcome = Welcome { cluster: None, epoch: 0 };
-        let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, timeout };
+        let version = VERSION_BEFORE_RANGES;
+        let mut dialled = Dialled { stream, buffer: Vec::new(), asked: 0, welcome, version, timeout };
         dialled.send(kind, hello).await?;
         let frame = dialled.next().await?;
-        dialled.welcome = match frame.kind {
-            KIND_WELCOME => codec::decode(frame.payload).map_err(io::Error::other)?,
+        (dialled.welcome, dialled.version) = match frame.kind {
+            KIND_WELCOME => (codec::decode(frame.payload).map_err(io::Error::other)?, VERSION_BEFORE_RANGES),
             KIND_RANGED_WELCOME => {
                 let welcome: RangedWelcome = codec::decode(frame.payload).map_err(io::Error::other)?;
-                welcome.checked().map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?
+                let version = welcome.version;
+                (welcome.checked().map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?, version)
             }
             KIND_REFUSAL => {
                 let Refusal { reason } = codec::decode(frame.payload).map_err(io::Error::other)?;
@@ -85,7 +89,11 @@ impl Dialled {
     ///
     /// # Errors
     /// If the connection breaks, or the answer does not come in time. What was asked may have been done all the same.
+    /// [`io::ErrorKind::Unsupported`] if the other side's build does not know such a request; then it was not sent.
     pub async fn ask<M: Map>(&mut self, ask: ClientRequest) -> io::Result<ClientResponse<M>> {
+        if ask.version() > self.version {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, needs_newer(ask.version(), self.version)));
+        }
         self.asked += 1;
         let request = RequestFrame { id: self.asked, epoch: self.welcome.epoch, ask };
         self.send(KIND_REQUEST, &request).await?;

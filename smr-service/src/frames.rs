@@ -22,8 +22,12 @@ pub trait Map: Serialize + DeserializeOwned + Clone + std::fmt::Debug + PartialE
 impl<M: Serialize + DeserializeOwned + Clone + std::fmt::Debug + PartialEq + Send + Sync + 'static> Map for M {}
 
 /// The versions of what clients, servers and managers say to each other. 1: one version, nothing else. 2: ranges of
-/// versions.
-pub const CLIENT_VERSIONS: VersionRange = VersionRange::new(1, 2);
+/// versions. 3: [`ClientRequest::Control`].
+pub const CLIENT_VERSIONS: VersionRange = VersionRange::new(1, 3);
+/// The version of builds that know no ranges.
+pub const VERSION_BEFORE_RANGES: u16 = 1;
+/// The version in which [`ClientRequest::Control`] came.
+pub const VERSION_OF_CONTROL: u16 = 3;
 
 /// The first bytes of a [`Hello`] and of a [`RangedHello`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"madkv/1\n");
@@ -201,6 +205,23 @@ pub enum ClientRequest {
     Register(Registration),
     /// Manager: a server that could found its partition's group asks that the genesis be recorded.
     RecordGenesis(GenesisRequest),
+    /// A question or a wish of the service's own; opaque here. Answered with [`ClientResponse::Answer`].
+    Control(Bytes),
+}
+
+impl ClientRequest {
+    /// The version in which this came.
+    pub fn version(&self) -> u16 {
+        if let ClientRequest::Control(_) = self { VERSION_OF_CONTROL } else { VERSION_BEFORE_RANGES }
+    }
+}
+
+/// Why a request is not sent to a replica whose build does not know it.
+pub fn needs_newer(version: u16, agreed: u16) -> String {
+    format!(
+        "the replica speaks version {agreed} at most, and this needs version {version}: it is of an older build, which \
+         has to be replaced first"
+    )
 }
 
 /// A server, to the manager.
@@ -318,22 +339,23 @@ mod tests {
 
     #[test]
     fn hello_agrees_upon_the_highest_common_version_or_says_both_ranges() {
-        assert_eq!(hello().agree(), Ok(2));
-        assert_eq!(RangedHello { newest: 9, ..hello() }.agree(), Ok(2));
+        assert_eq!(hello().agree(), Ok(3));
+        assert_eq!(RangedHello { newest: 9, ..hello() }.agree(), Ok(3));
+        assert_eq!(RangedHello { newest: 2, ..hello() }.agree(), Ok(2));
         assert_eq!(RangedHello { newest: 1, ..hello() }.agree(), Ok(1));
-        let newer = RangedHello { newest: 9, oldest: 3, ..hello() }.agree();
+        let newer = RangedHello { newest: 9, oldest: 4, ..hello() }.agree();
         assert_eq!(
             newer.unwrap_err(),
-            "a client that speaks versions 3 to 9 meets a replica that speaks versions 1 to 2"
+            "a client that speaks versions 4 to 9 meets a replica that speaks versions 1 to 3"
         );
-        assert!(RangedHello { oldest: 3, ..hello() }.agree().is_err());
+        assert!(RangedHello { oldest: 4, ..hello() }.agree().is_err());
     }
 
     #[test]
     fn welcome_in_a_version_that_was_not_offered_is_refused() {
         let welcome = |version| RangedWelcome { version, cluster: None, epoch: 7, later: Bytes::new() };
-        assert_eq!(welcome(2).checked(), Ok(Welcome { cluster: None, epoch: 7 }));
-        assert!(welcome(3).checked().is_err() && welcome(0).checked().is_err());
+        assert_eq!(welcome(3).checked(), Ok(Welcome { cluster: None, epoch: 7 }));
+        assert!(welcome(4).checked().is_err() && welcome(0).checked().is_err());
     }
 
     #[test]

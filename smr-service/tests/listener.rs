@@ -276,7 +276,7 @@ async fn hello_with_a_range_of_versions_is_answered_in_the_highest_common_one() 
     let ranged = RangedHello::new(Some(CLUSTER), SERVICE);
     let newer = RangedHello { newest: 9, later: Bytes::from_static(b"of a build to come"), ..ranged.clone() };
     let former = RangedHello { newest: 1, ..ranged.clone() };
-    for (hello, version) in [(&ranged, 2), (&newer, 2), (&former, 1)] {
+    for (hello, version) in [(&ranged, 3), (&newer, 3), (&former, 1)] {
         let mut client = Client::dial(&listener).await;
         client.send(&frame(KIND_RANGED_HELLO, hello)).await;
         let welcome: RangedWelcome = client.expect(KIND_RANGED_WELCOME).await;
@@ -285,8 +285,8 @@ async fn hello_with_a_range_of_versions_is_answered_in_the_highest_common_one() 
         let _: ResponseFrame = client.expect(KIND_RESPONSE).await;
     }
     let cases = [
-        (RangedHello { newest: 9, oldest: 3, ..ranged.clone() }, "versions 3 to 9"),
-        (RangedHello { oldest: 3, ..ranged.clone() }, "ends before it begins"),
+        (RangedHello { newest: 9, oldest: 4, ..ranged.clone() }, "versions 4 to 9"),
+        (RangedHello { oldest: 4, ..ranged.clone() }, "ends before it begins"),
         (RangedHello { magic: 1, ..ranged.clone() }, "protocol"),
         (RangedHello { service: Service::Manager, ..ranged }, "Manager"),
     ];

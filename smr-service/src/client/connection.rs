@@ -6,7 +6,8 @@
 //!
 //! It begins with the range of versions that this build speaks. A replica of a build that knows no ranges refuses that,
 //! and has then taken nothing: everything is sent to it once more, on another socket and after a greeting of its
-//! version.
+//! version. Requests that not every build knows wait until the version is agreed upon; if it is too old for them, they
+//! are refused here, with a reason that says so.
 //!
 //! When a connection ends each request on it hears whether it may have left: one that the writer had not taken yet can
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
@@ -29,7 +30,7 @@ use crate::client::{Context, lock};
 use crate::frames::{
     ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
     KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, RequestFrame,
-    ResponseFrame, Service, Welcome, is_before_ranges,
+    ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, is_before_ranges, needs_newer,
 };
 
 /// A write buffer above this is given back after use, in bytes.
@@ -79,6 +80,9 @@ struct State<M> {
     /// Requests that were written and may have to be written once more, after another greeting. `None` once the other
     /// side has welcomed us, or there is no other greeting left.
     early: Option<Vec<u8>>,
+    /// Requests that not every build knows, until the version is known: their numbers, the versions that they need, and
+    /// their frames.
+    held: Vec<(u64, u16, Vec<u8>)>,
     /// In the order of the numbers, so that those who wait hear of the end in the order in which they came.
     pending: BTreeMap<u64, Pending<M>>,
     /// The number of the last request.
@@ -86,6 +90,8 @@ struct State<M> {
     /// The number of the last request that the writer took; those up to it may have left.
     taken_id: u64,
     welcomed: bool,
+    /// What both sides speak, once welcomed.
+    version: u16,
     end: Option<End>,
     /// Requests that ended without this connection's answer: their ids and numbers in traces. Kept while tracing only.
     late: VecDeque<(u64, u64)>,
@@ -124,10 +130,12 @@ impl<M> Default for State<M> {
         State {
             out: Vec::new(),
             early: Some(Vec::new()),
+            held: Vec::new(),
             pending: BTreeMap::new(),
             last_id: 0,
             taken_id: 0,
             welcomed: false,
+            version: VERSION_BEFORE_RANGES,
             end: None,
             late: VecDeque::new(),
         }
@@ -152,17 +160,32 @@ impl<M: Map> Connection<M> {
         copy: u32,
     ) -> Option<Posted<M>> {
         let mut state = lock(&self.state);
-        let waiting_bytes = state.out.len() + state.early.as_ref().map_or(0, Vec::len);
+        let held_bytes: usize = state.held.iter().map(|(_, _, frame)| frame.len()).sum();
+        let waiting_bytes = state.out.len() + held_bytes + state.early.as_ref().map_or(0, Vec::len);
         if state.end.is_some() || waiting_bytes > CONNECTION_OUT_MAX_BYTES {
             return None;
         }
         state.last_id += 1;
         let id = state.last_id;
         let number = if let ClientRequest::Write { number, .. } = &ask { *number } else { id };
-        let start = state.out.len();
-        append(&mut state.out, KIND_REQUEST, &RequestFrame { id, epoch, ask });
-        let end = state.out.len();
-        state.pending.insert(id, Pending { events: events.clone(), copy, start, end, written_at: None });
+        let needs = ask.version();
+        let mut request = Pending { events: events.clone(), copy, start: 0, end: 0, written_at: None };
+        if state.welcomed && needs > state.version {
+            request.tell(Event::Reply(ClientResponse::Refused(needs_newer(needs, state.version))));
+            drop(state);
+            return Some(Posted { connection: Arc::clone(self), id, number });
+        }
+        let frame = RequestFrame { id, epoch, ask };
+        if !state.welcomed && needs > VERSION_BEFORE_RANGES {
+            let mut bytes = Vec::new();
+            append(&mut bytes, KIND_REQUEST, &frame);
+            state.held.push((id, needs, bytes));
+        } else {
+            request.start = state.out.len();
+            append(&mut state.out, KIND_REQUEST, &frame);
+            request.end = state.out.len();
+        }
+        state.pending.insert(id, request);
         drop(state);
         self.wake.notify_one();
         Some(Posted { connection: Arc::clone(self), id, number })
@@ -182,6 +205,7 @@ impl<M: Map> Connection<M> {
         tracing::debug!(address = self.address, why, "connection ended");
         state.end = Some(End { welcomed: state.welcomed, why: why.to_owned() });
         state.out = Vec::new();
+        state.held = Vec::new();
         let taken_id = state.taken_id;
         let pending = std::mem::take(&mut state.pending);
         drop(state);
@@ -315,10 +339,11 @@ impl<M: Map> Connection<M> {
     fn take(&self, frame: Frame<'_>) -> Result<(), Broken> {
         let payload = frame.payload;
         match frame.kind {
-            KIND_WELCOME => self.welcomed_by(&codec::decode(payload)?),
+            KIND_WELCOME => self.welcomed_by(&codec::decode(payload)?, VERSION_BEFORE_RANGES),
             KIND_RANGED_WELCOME => {
                 let welcome: RangedWelcome = codec::decode(payload)?;
-                self.welcomed_by(&welcome.checked().map_err(Broken::Lost)?)
+                let version = welcome.version;
+                self.welcomed_by(&welcome.checked().map_err(Broken::Lost)?, version)
             }
             // Instead of a welcome it means that nothing was taken; after one it would prove nothing.
             KIND_REFUSAL if !lock(&self.state).welcomed => {
@@ -332,7 +357,7 @@ impl<M: Map> Connection<M> {
         }
     }
 
-    fn welcomed_by(&self, welcome: &Welcome) -> Result<(), Broken> {
+    fn welcomed_by(&self, welcome: &Welcome, version: u16) -> Result<(), Broken> {
         if let (Some(ours), Some(theirs)) = (self.context.cluster.get(), welcome.cluster)
             && *ours != theirs
         {
@@ -340,8 +365,11 @@ impl<M: Map> Connection<M> {
         }
         let mut state = lock(&self.state);
         state.welcomed = true;
+        state.version = version;
         state.early = None;
+        state.release_held();
         drop(state);
+        self.wake.notify_one();
         if let Some(reached) = self.reached.get() {
             reach::greeted(&self.address, *reached);
         }
@@ -416,6 +444,23 @@ impl<M> State<M> {
         self.out = early;
     }
 
+    /// The version is known: what waited for it leaves, or is refused.
+    fn release_held(&mut self) {
+        for (id, needs, frame) in std::mem::take(&mut self.held) {
+            if needs > self.version {
+                if let Some(request) = self.pending.remove(&id) {
+                    request.tell(Event::Reply(ClientResponse::Refused(needs_newer(needs, self.version))));
+                }
+            } else if let Some(request) = self.pending.get_mut(&id) {
+                request.start = self.out.len();
+                self.out.extend_from_slice(&frame);
+                request.end = self.out.len();
+                // Requests after it may have been written long ago, and none of them stands for it.
+                request.written_at = Some(Instant::now());
+            }
+        }
+    }
+
     /// What the writer had taken is written.
     fn note_written(&mut self) {
         let now = Instant::now();
@@ -432,7 +477,8 @@ impl<M> State<M> {
         let Some(request) = self.pending.remove(&id) else { return self.end.is_some() };
         self.out.drain(request.start..request.end);
         let taken_id = self.taken_id;
-        for (_, behind) in self.pending.iter_mut().filter(|(other, _)| **other > id.max(taken_id)) {
+        let behind = |other: &u64, place: usize| *other > taken_id && place >= request.end;
+        for (_, behind) in self.pending.iter_mut().filter(|(other, there)| behind(other, there.start)) {
             behind.start -= request.end - request.start;
             behind.end -= request.end - request.start;
         }
@@ -493,6 +539,7 @@ mod tests {
 
     use super::*;
     use crate::client::backoff::Jitter;
+    use crate::frames::VERSION_OF_CONTROL;
 
     type Connection = super::Connection<()>;
     type Posted = super::Posted<()>;
@@ -530,7 +577,43 @@ mod tests {
     }
 
     fn welcome() -> RangedWelcome {
-        RangedWelcome { version: 2, cluster: None, epoch: 0, later: bytes::Bytes::new() }
+        RangedWelcome { version: VERSION_OF_CONTROL, cluster: None, epoch: 0, later: bytes::Bytes::new() }
+    }
+
+    // covers B4
+    #[tokio::test(start_paused = true)]
+    async fn request_that_an_older_build_does_not_know_waits_for_the_version_and_is_refused_there() {
+        for version in [VERSION_OF_CONTROL - 1, VERSION_OF_CONTROL] {
+            let (connection, task, mut far) = held();
+            let mut task = std::pin::pin!(task);
+            let (sender, mut events) = mpsc::unbounded_channel();
+            let control = |copy| {
+                let ask = ClientRequest::Control(bytes::Bytes::from_static(b"what"));
+                connection.post(ask, 0, &sender, copy).unwrap()
+            };
+            let _early = control(1);
+            let withdrawn = control(2);
+            let _map = connection.post(ClientRequest::Map, 0, &sender, 3).unwrap();
+            assert!(withdrawn.withdraw(), "it has not left");
+            assert_eq!(meanwhile(&mut task, far.next_request()).await, 3, "the only one that each build knows");
+            meanwhile(&mut task, far.say(KIND_RANGED_WELCOME, &RangedWelcome { version, ..welcome() })).await;
+            if version == VERSION_OF_CONTROL {
+                assert_eq!(meanwhile(&mut task, far.next_request()).await, 1);
+                let _late = control(4);
+                assert_eq!(meanwhile(&mut task, far.next_request()).await, 4);
+                continue;
+            }
+            meanwhile(&mut task, tokio::time::sleep(std::time::Duration::from_millis(1))).await;
+            let _late = control(4);
+            for expected in [1, 4] {
+                let heard = meanwhile(&mut task, events.recv()).await.unwrap();
+                let Event::Reply(ClientResponse::Refused(why)) = heard.event else { panic!("{:?}", heard.event) };
+                assert!(heard.copy == expected && why.contains("older build"), "{why}");
+            }
+            // It is still there for what it knows.
+            meanwhile(&mut task, far.say(KIND_RESPONSE, &ResponseFrame { id: 3, body: ClientResponse::NoMap })).await;
+            assert!(matches!(meanwhile(&mut task, events.recv()).await.unwrap().event, Event::Reply(_)));
+        }
     }
 
     #[tokio::test]
