@@ -18,8 +18,7 @@ use crate::sim_node::{Serving, StartTrouble, path};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::succession::Succession;
 use crate::swarm_config::{BACKLOG_APPENDS_MAX, Kind, SwarmConfig};
-use crate::virtual_disk::MapDamage;
-use crate::virtual_disk::VirtualDisk;
+use crate::virtual_disk::{MapDamage, VirtualDisk, flip};
 use crate::virtual_map::SIMULATED;
 use crate::workload::Workload;
 use crate::world::World;
@@ -638,14 +637,6 @@ impl FaultInjector {
 /// Whether a node's device knows of a lease that it granted.
 fn has_granted<W: Workload>(world: &World<W>, replica: usize) -> bool {
     world.watch.ledger.page(world.nodes[replica].id).is_some_and(|page| page.hard_state.lease_us > 0)
-}
-
-/// Flips a bit.
-pub(super) fn flip(bytes: &mut [u8], lot: u64) {
-    let Some(bit) = lot.checked_rem(bytes.len() as u64 * 8) else { return };
-    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
-        *byte ^= 1 << (bit % 8);
-    }
 }
 
 /// Whether the present node of a replica is no voter, as far as the leader knows.

@@ -128,6 +128,8 @@ pub mod replica;
 #[cfg(feature = "node")]
 pub mod report;
 #[cfg(feature = "core")]
+mod request;
+#[cfg(feature = "core")]
 pub mod session;
 #[cfg(feature = "core")]
 pub mod snapshot;

@@ -252,3 +252,11 @@ impl State {
         }
     }
 }
+
+/// Flips a bit: this one, modulo their length. None in nothing.
+pub(crate) fn flip(bytes: &mut [u8], lot: u64) {
+    let Some(bit) = lot.checked_rem(bytes.len() as u64 * 8) else { return };
+    if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+        *byte ^= 1 << (bit % 8);
+    }
+}

@@ -154,7 +154,7 @@ impl<W: Workload> World<W> {
     pub fn damage_snapshot(&mut self, replica: usize, last: EntryId, lot: u64) -> bool {
         let Some(name) = self.snapshot_name(replica, last) else { return false };
         let path = crate::sim_node::path("snapshots").join(name);
-        self.damage(replica, &path, |bytes| crate::fault_injector::flip(bytes, lot))
+        self.damage(replica, &path, |bytes| crate::virtual_disk::flip(bytes, lot))
     }
 
     /// Where the newest snapshot on a disk ends.

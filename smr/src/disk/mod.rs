@@ -4,6 +4,8 @@
 #[cfg(feature = "node")]
 mod real;
 pub(crate) mod room;
+#[cfg(feature = "node")]
+pub(crate) mod sync_mode;
 
 use std::any::Any;
 use std::io;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use super::room::Room;
+use super::sync_mode;
 use super::{Disk, DiskFile, DiskLock};
-use crate::storage::sync_mode;
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,7 +20,6 @@
 //! used.
 
 pub(crate) mod admin;
-mod api;
 #[cfg(feature = "node")]
 pub(crate) mod bootstrap;
 #[cfg(feature = "node")]
@@ -71,7 +70,7 @@ mod turn_executor_tests;
 #[cfg(feature = "node")]
 mod worker;
 
-pub use api::*;
+pub use crate::request::*;
 #[cfg(feature = "node")]
 pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES, TRY_TIMEOUT};
 #[cfg(feature = "node")]

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::entry::Index;
 use crate::id::ClientId;
-use crate::replica::Outcome;
+use crate::request::Outcome;
 use crate::version::CommandVersions;
 
 /// The bounds of a table. They decide what is evicted, so they must be equal on all replicas of a group. Anything but

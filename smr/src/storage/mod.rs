@@ -82,11 +82,11 @@ pub(crate) mod sled;
 pub(crate) mod slots;
 pub(crate) mod starts;
 mod store;
-pub(crate) mod sync_mode;
 pub mod watermark;
 
 use crate::disk;
 pub(crate) use crate::disk::room;
+pub use crate::disk::sync_mode::{SyncMode, probe_sync};
 pub use directory::ReplicaDirectory;
 pub use hard_state::{BootstrapState, HardStateRecord, Witness};
 pub use healing::Healing;
@@ -98,7 +98,6 @@ pub use quarantine::Quarantined;
 pub use recovery::Succession;
 pub use starts::SeenStarts;
 pub use store::Store;
-pub use sync_mode::{SyncMode, probe_sync};
 
 /// A durable log of entries without holes. What a caller must not do (a hole, a falling term, an index that is not
 /// there) is a bug and panics, with the values.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::open_error::Trouble;
-use super::sync_mode::SyncMode;
 use super::{ByteMap, StorageError};
+use crate::disk::sync_mode::SyncMode;
 
 const WHY: &str = "this build has no sled; its log engine is segments";
 

@@ -21,9 +21,9 @@ use super::segments::{self, SegmentLog};
 use super::slots::SLOT_VERSION;
 use super::starts::{STARTS, SeenStarts};
 use super::store::Store;
-use super::sync_mode::SyncMode;
 use super::watermark::{FoundWatermark, SyncedWatermark, WATERMARK, WatermarkFile};
 use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, sled};
+use crate::disk::sync_mode::SyncMode;
 use crate::entry::{Entry, EntryId, HardState, Index, SnapshotMeta};
 use crate::id::{Incarnation, NodeId, StartTrail};
 

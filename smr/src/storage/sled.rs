@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use super::open_error::{OpenError, Trouble};
 use super::record::{RECORD_MAX_BYTES, SLED_SEGMENT_BYTES};
-use super::sync_mode::{self, FileSystem, SyncMode};
 use super::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, StorageError};
+use crate::disk::sync_mode::{self, FileSystem, SyncMode};
 
 const TREE: &str = "log";
 const BLOBS: &str = "blobs";
