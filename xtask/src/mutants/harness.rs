@@ -30,7 +30,7 @@ pub enum Harness {
     Scripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
-    /// The duties of a replica's logic towards any core, `smr/tests/engine_duties.rs`, without seeds.
+    /// The duties of a replica's logic towards any core, `smr/tests/engine_duties`, without seeds.
     EngineDuties,
     /// The listener's own tests, in `smr-service/src`, without seeds.
     Listener,
