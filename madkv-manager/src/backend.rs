@@ -1,27 +1,37 @@
 //! What a client or a server may ask of a manager.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use madkv_proto::control::{
+    AgentReport, ControlReply, ControlRequest, SETTING_NAME_MAX_BYTES, SETTING_VALUE_MAX_BYTES,
+};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::settings;
 use smr::id::{ClusterId, ReplicaId};
-use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
+use smr::replica::{Outcome, ReplicaHandle, ReplyTo, Request, Submit};
 use smr_service::listener::Backend;
+use tokio::runtime::Handle;
 
+use crate::heard::Heard;
+use crate::lead::now_unix_ms;
 use crate::state::{Command, Query, Reply, encode};
 
 /// A manager replica, behind its listener.
 pub struct ManagerBackend {
     replica: ReplicaHandle,
+    runtime: Handle,
     /// The highest epoch of a map that left here.
     epoch: AtomicU64,
+    heard: Arc<Heard>,
 }
 
 impl ManagerBackend {
     /// A listener to `replica`.
-    pub fn new(replica: ReplicaHandle) -> ManagerBackend {
-        ManagerBackend { replica, epoch: AtomicU64::new(0) }
+    pub fn new(replica: ReplicaHandle, runtime: Handle, heard: Arc<Heard>) -> ManagerBackend {
+        ManagerBackend { replica, runtime, epoch: AtomicU64::new(0), heard }
     }
 }
 
@@ -42,12 +52,15 @@ impl Backend for ManagerBackend {
 
     fn ask(&self, ask: ClientRequest, _epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         match request_of(ask) {
-            Ok(request) => {
-                self.replica.queue(request, reply);
-                None
+            Ok(Asked::One(request)) => self.replica.queue(request, reply),
+            Ok(Asked::Report(report)) => {
+                let (replica, heard) = (self.replica.clone(), Arc::clone(&self.heard));
+                // As many at a time as requests may be under way on the connections.
+                self.runtime.spawn(async move { reply.send(take_report(&replica, &heard, report).await) });
             }
-            Err(body) => Some(body),
+            Err(body) => return Some(body),
         }
+        None
     }
 
     fn flush(&self) {
@@ -67,27 +80,77 @@ impl Backend for ManagerBackend {
     }
 }
 
+/// Sees to an agent's report. It is a question first, which only a leader answers; what differs from what is recorded
+/// becomes a command.
+async fn take_report(replica: &ReplicaHandle, heard: &Heard, report: AgentReport) -> Outcome {
+    let stopping = || Outcome::OutOfService("stopping".to_owned());
+    let agent = report.agent;
+    let query = encode(&Query::Report(report.clone()));
+    let mut outcome = replica.ask(Request::Read { query }).await.unwrap_or_else(stopping);
+    if let Outcome::Answer(answer) = &outcome
+        && Reply::decode(answer) == Reply::ReportDiffers
+    {
+        let command = encode(&Command::AgentReport { report, at_unix_ms: now_unix_ms() });
+        outcome = replica.ask(Request::Idempotent { command }).await.unwrap_or_else(stopping);
+    }
+    if let Outcome::Answer(answer) = &outcome
+        && let Reply::Control(ControlReply::Orders(_)) = Reply::decode(answer)
+    {
+        heard.note(agent);
+    }
+    outcome
+}
+
+/// What is to be done for a client.
+#[derive(Debug)]
+pub enum Asked {
+    /// One request to the replica.
+    One(Request),
+    /// An agent's report.
+    Report(AgentReport),
+}
+
 /// What to ask of the replica, or the answer that needs no replica.
 ///
 /// # Errors
 /// The answer to the client, if nothing is asked of the replica.
-pub fn request_of(ask: ClientRequest) -> Result<Request, ClientResponse> {
-    match ask {
+pub fn request_of(ask: ClientRequest) -> Result<Asked, ClientResponse> {
+    Ok(Asked::One(match ask {
         // From whatever is applied here, also without a quorum: a published map never changes, so an old one misleads
         // no one for long.
-        ClientRequest::Map => Ok(Request::LocalRead { query: encode(&Query::Map) }),
+        ClientRequest::Map => Request::LocalRead { query: encode(&Query::Map) },
         ClientRequest::Register(registration) => {
-            Ok(Request::Idempotent { command: encode(&Command::Register(registration)) })
+            Request::Idempotent { command: encode(&Command::Register(registration)) }
         }
         ClientRequest::RecordGenesis(request) => {
-            Ok(Request::Idempotent { command: encode(&Command::RecordGenesis(request)) })
+            Request::Idempotent { command: encode(&Command::RecordGenesis(request)) }
         }
-        ClientRequest::Status => Ok(Request::Status),
-        ClientRequest::Transfer { to } => Ok(Request::Transfer { to: ReplicaId(to) }),
-        ClientRequest::Readmit { replica } => Ok(Request::Readmit { name: ReplicaId(replica) }),
+        ClientRequest::Status => Request::Status,
+        ClientRequest::Transfer { to } => Request::Transfer { to: ReplicaId(to) },
+        ClientRequest::Readmit { replica } => Request::Readmit { name: ReplicaId(replica) },
         ClientRequest::OpenSession | ClientRequest::Write { .. } | ClientRequest::Read { .. } => {
-            Err(ClientResponse::Refused("this is a manager; keys live on servers".into()))
+            return Err(ClientResponse::Refused("this is a manager; keys live on servers".into()));
         }
-        ClientRequest::Control(_) => Err(ClientResponse::Refused("this manager answers no such question".into())),
-    }
+        ClientRequest::Control(request) => return control(&request).map_err(ClientResponse::Refused),
+    }))
+}
+
+fn control(request: &[u8]) -> Result<Asked, String> {
+    Ok(Asked::One(match ControlRequest::decode(request)? {
+        ControlRequest::AgentReport(report) => {
+            report.check()?;
+            return Ok(Asked::Report(report));
+        }
+        // A server that follows them goes by their version.
+        ControlRequest::Settings => Request::LocalRead { query: encode(&Query::Settings) },
+        ControlRequest::Set { name, value, version } => {
+            if name.len() > SETTING_NAME_MAX_BYTES || value.len() > SETTING_VALUE_MAX_BYTES {
+                return Err("the name or the value of the setting is too long".to_owned());
+            }
+            let value = settings::parse_value(&name, &value)?;
+            Request::Idempotent { command: encode(&Command::Set { name, value, version, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::Events { after, limit } => Request::Read { query: encode(&Query::Events { after, limit }) },
+        ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
+    }))
 }

@@ -55,6 +55,9 @@ pub struct Options {
     /// How reads are confirmed.
     #[command(flatten)]
     pub reads: ReadFlags,
+    /// Print each change of the members of a group to stderr, while this replica leads.
+    #[arg(long = "trace_messages")]
+    pub trace_messages: bool,
 }
 
 /// A command line that makes sense.
@@ -84,6 +87,8 @@ pub struct Plan {
     pub end_with_stdin: bool,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
     pub reads: (ReadMode, u64),
+    /// See [`Options::trace_messages`].
+    pub trace_messages: bool,
 }
 
 impl Options {
@@ -113,6 +118,7 @@ impl Options {
             found_anew: self.found_anew,
             end_with_stdin: self.end_with_stdin,
             reads: self.reads.check()?,
+            trace_messages: self.trace_messages,
         })
     }
 }

@@ -12,7 +12,9 @@ use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
 
 use crate::backend::ManagerBackend;
+use crate::heard::Heard;
 use crate::layout;
+use crate::lead;
 use crate::options::Options;
 use crate::state::ManagerState;
 
@@ -48,9 +50,11 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
     end_with(runtime.handle(), replica.clone());
-    let backend = Arc::new(ManagerBackend::new(replica.clone()));
+    let heard = Arc::new(Heard::default());
+    let backend = Arc::new(ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard)));
     let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
+    runtime.spawn(lead::run(replica.clone(), heard, plan.trace_messages));
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(serve_until_signal(signals, listener, replica));

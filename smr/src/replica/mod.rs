@@ -71,6 +71,7 @@ mod turn_executor_tests;
 mod worker;
 
 pub use crate::request::*;
+pub use admin::readmission::MEMBER_ALREADY;
 #[cfg(feature = "node")]
 pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES, TRY_TIMEOUT};
 #[cfg(feature = "node")]

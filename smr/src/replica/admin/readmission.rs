@@ -15,6 +15,9 @@ use crate::status::Role;
 
 /// Why a readmission is refused while another one is under way.
 pub const READMISSION_UNDER_WAY: &str = "another readmission is under way";
+/// In the reason why a readmission is refused that there is nothing to do for: the replica's present incarnation is in
+/// the configuration.
+pub const MEMBER_ALREADY: &str = "is a member already";
 /// How long the leader tries before it gives up, in microseconds. A large snapshot must fit.
 const TIMEOUT_US: u64 = 600_000_000;
 /// An incarnation that was met within this time counts as present, in microseconds.
@@ -104,8 +107,8 @@ impl Readmission {
             return refused(format!("no new incarnation of replica {name} is there: start it first"));
         };
         if Some(incoming) == outgoing {
-            let what = "is a member already; once it runs it needs no readmission, and what is damaged heals by itself";
-            return refused(format!("replica {incoming} {what}"));
+            let what = "once it runs it needs no readmission, and what is damaged heals by itself";
+            return refused(format!("replica {incoming} {MEMBER_ALREADY}; {what}"));
         }
         let voters = &status.configuration.voters;
         let up =

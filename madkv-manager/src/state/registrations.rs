@@ -1,8 +1,4 @@
-//! The manager's replicated state.
-//!
-//! It holds the cluster map, for each partition the genesis of its group, and for each replica (by partition and
-//! number) the incarnation of the directory that fills it. Commands come again after lost answers and lost leaders, so
-//! each of them is idempotent (fault catalogue G1).
+//! Layout, geneses and registrations: which group a partition has, and who its replicas are.
 //!
 //! # Which group a partition has
 //! A group acknowledges nothing before its genesis is recorded here ([`smr::replica::ConfigurationSource`]). The first
@@ -29,210 +25,36 @@
 //! The group's configuration decides who votes: whether another one has taken the place of a member for good, the
 //! members say. This table only tells a server early that it will not vote.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use madkv_proto::frames::{ClientResponse, Registration};
+use madkv_proto::frames::Registration;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
-use smr::codec::{self, CodecError};
-use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index};
-use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
-use smr::state_machine::{Answer, Image, StateMachine};
+use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent};
+use smr::id::{ClusterId, Incarnation, NodeId, ReplicaId, StartId};
 
-/// The longest image, in bytes: far more than the most partitions and replicas need.
-const IMAGE_MAX_BYTES: u32 = 1 << 20;
-/// An image of version 1 begins with its length, which is at most [`IMAGE_MAX_BYTES`]. Those of later versions begin
-/// with these bits and their version in the lower 16.
-const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
-
-/// A change of the state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Deal the slots to these servers. Only the first layout counts.
-    Layout {
-        /// The cluster.
-        cluster: ClusterId,
-        /// Replicas of each partition.
-        server_rf: u64,
-        /// The servers' addresses, by partition first.
-        servers: Vec<String>,
-    },
-    /// What a server of an older build said of itself. It is in logs of that time; no one proposes it any more.
-    RegisterUnproved {
-        /// Its partition.
-        partition: u16,
-        /// Its replica number.
-        replica: u16,
-        /// The incarnation of its directory.
-        incarnation: Incarnation,
-        /// Whether that one is a member of its group, as it says.
-        member: bool,
-    },
-    /// A server says who it is.
-    Register(Registration),
-    /// A server that could found its partition's group asks that the genesis be recorded.
-    RecordGenesis(GenesisRequest),
-}
-
-/// How many kinds of commands there are: all of version 1. Those of a later version follow after them.
-const COMMAND_KINDS: u32 = 4;
-
-/// A question.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Query {
-    /// The cluster map.
-    Map,
-}
-
-/// An answer to either.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
-    /// There is no map yet.
-    NoMap,
-    /// The map.
-    Map(ClusterMap),
-    /// The server is that replica.
-    Registered(ClusterMap),
-    /// Another one has it.
-    Occupied {
-        /// The incarnation that is there.
-        by: Incarnation,
-        /// The map.
-        map: ClusterMap,
-    },
-    /// It makes no sense.
-    Refused(String),
-    /// The genesis is recorded.
-    GenesisRecorded,
-    /// The partition has another group already.
-    GenesisRefused {
-        /// The group that is recorded.
-        incumbent: Incumbent,
-        /// Its genesis, if it is known.
-        genesis: Option<Genesis>,
-    },
-    /// Whether the server is a member shows only when a member that is known has registered.
-    NotProved,
-    /// The server must not take part any longer.
-    Disqualified {
-        /// The reason.
-        why: Disqualified,
-        /// The map.
-        map: ClusterMap,
-    },
-}
-
-impl Reply {
-    /// Reads what the state machine answered.
-    pub fn decode(answer: &[u8]) -> Reply {
-        codec::decode(answer)
-            .unwrap_or_else(|error| Reply::Refused(format!("the state machine gave a malformed answer: {error}")))
-    }
-
-    /// For the one who asked.
-    pub fn into_body(self) -> ClientResponse {
-        match self {
-            Reply::NoMap => ClientResponse::NoMap,
-            Reply::Map(map) => ClientResponse::Map(Box::new(map)),
-            Reply::Registered(map) => ClientResponse::Registered(Box::new(map)),
-            Reply::Occupied { by, map } => ClientResponse::Occupied { by, map: Box::new(map) },
-            Reply::Refused(reason) => ClientResponse::Refused(reason),
-            Reply::GenesisRecorded => ClientResponse::GenesisRecorded,
-            Reply::GenesisRefused { incumbent, genesis } => ClientResponse::GenesisRefused { incumbent, genesis },
-            Reply::NotProved => {
-                ClientResponse::OutOfService("no known member of the partition has registered yet".into())
-            }
-            Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
-        }
-    }
-}
-
-/// As bytes for the log.
-pub fn encode<T: Serialize>(value: &T) -> Bytes {
-    codec::encode(value).into()
-}
+use super::{ManagerState, Reply};
 
 /// Which incarnation a replica has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ReplicaRecord {
-    incarnation: Incarnation,
+pub(super) struct ReplicaRecord {
+    pub(super) incarnation: Incarnation,
     /// Whether it has been seen as a member of its group.
-    member: bool,
+    pub(super) member: bool,
     /// Its newest start that was seen; number 0 if none was.
-    start: StartId,
+    pub(super) start: StartId,
 }
 
 /// The group of a partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Founded {
-    hash: GenesisHash,
+pub(super) struct Founded {
+    pub(super) hash: GenesisHash,
     /// `None` for a group of an older build, of which a member has told the hash.
-    genesis: Option<Genesis>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Contents {
-    map: Option<ClusterMap>,
-    /// By partition and replica.
-    records: BTreeMap<(u16, u16), ReplicaRecord>,
-    /// By partition.
-    founded: BTreeMap<u16, Founded>,
-}
-
-/// What images of builds hold that recorded no genesis and counted no starts.
-#[derive(Deserialize)]
-struct OlderContents {
-    map: Option<ClusterMap>,
-    records: BTreeMap<(u16, u16), (Incarnation, bool)>,
-}
-
-impl From<OlderContents> for Contents {
-    fn from(old: OlderContents) -> Contents {
-        let record = |(incarnation, member)| ReplicaRecord { incarnation, member, start: StartId::default() };
-        let records = old.records.into_iter().map(|(place, old)| (place, record(old))).collect();
-        Contents { map: old.map, records, founded: BTreeMap::new() }
-    }
-}
-
-impl Contents {
-    /// An image of an older build is shorter, and no beginning of a newer one.
-    fn decode(bytes: &[u8]) -> Result<Contents, CodecError> {
-        codec::decode(bytes)
-            .or_else(|error| codec::decode::<OlderContents>(bytes).map(Contents::from).map_err(|_| error))
-    }
-}
-
-/// The state machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ManagerState {
-    contents: Arc<Contents>,
+    pub(super) genesis: Option<Genesis>,
 }
 
 impl ManagerState {
-    /// The cluster, once it has a map.
-    pub fn cluster(&self) -> Option<ClusterId> {
-        self.contents.map.as_ref().map(|map| map.cluster)
-    }
-
-    fn carry_out(&mut self, command: Command) -> Reply {
-        match command {
-            Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
-            Command::RegisterUnproved { partition, replica, incarnation, member } => {
-                let known =
-                    self.contents.records.get(&(partition, replica)).map(|record| record.start).unwrap_or_default();
-                let start = StartTrail { id: known, ..StartTrail::default() };
-                let registration = Registration { partition, replica, incarnation, member, genesis: None, start };
-                self.register_unproved(registration)
-            }
-            Command::Register(registration) => self.register(registration),
-            Command::RecordGenesis(request) => self.record_genesis(request),
-        }
-    }
-
-    fn lay_out(&mut self, cluster: ClusterId, server_rf: u64, servers: &[String]) -> Reply {
+    pub(super) fn lay_out(&mut self, cluster: ClusterId, server_rf: u64, servers: &[String]) -> Reply {
         let server_rf = usize::try_from(server_rf).unwrap_or(usize::MAX);
         let wanted = match ClusterMap::deal(cluster, server_rf, servers) {
             Ok(map) => map,
@@ -248,7 +70,7 @@ impl ManagerState {
         }
     }
 
-    fn register(&mut self, newcomer: Registration) -> Reply {
+    pub(super) fn register(&mut self, newcomer: Registration) -> Reply {
         let map = match self.map_with((newcomer.partition, newcomer.replica)) {
             Ok(map) => map,
             Err(reply) => return reply,
@@ -275,7 +97,7 @@ impl ManagerState {
         self.admit(newcomer, map)
     }
 
-    fn register_unproved(&mut self, newcomer: Registration) -> Reply {
+    pub(super) fn register_unproved(&mut self, newcomer: Registration) -> Reply {
         match self.map_with((newcomer.partition, newcomer.replica)) {
             Ok(map) => self.admit(newcomer, map),
             Err(reply) => reply,
@@ -330,7 +152,7 @@ impl ManagerState {
         self.contents.records.range((partition, 0)..=(partition, u16::MAX)).any(|(_, record)| record.member)
     }
 
-    fn record_genesis(&mut self, request: GenesisRequest) -> Reply {
+    pub(super) fn record_genesis(&mut self, request: GenesisRequest) -> Reply {
         let GenesisRequest { genesis, instead_of } = request;
         let Some(map) = &self.contents.map else { return Reply::NoMap };
         let Some(partition) = partition_of(&genesis, map, instead_of.is_some()) else {
@@ -385,67 +207,4 @@ fn partition_of(genesis: &Genesis, map: &ClusterMap, is_successor: bool) -> Opti
 fn is_same_layout(map: &ClusterMap, other: &ClusterMap) -> bool {
     map.partitions.len() == other.partitions.len()
         && map.partitions.iter().zip(&other.partitions).all(|(one, other)| one.is_same(other))
-}
-
-impl StateMachine for ManagerState {
-    type Image = ManagerState;
-
-    /// The kind is the number that a [`Command`] begins with.
-    fn command_version(command: &[u8]) -> Option<u16> {
-        match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
-            None | Some(0..COMMAND_KINDS) => Some(1),
-            Some(_) => None,
-        }
-    }
-
-    fn apply(&mut self, _index: Index, command: &[u8]) -> Vec<u8> {
-        let reply = match codec::decode(command) {
-            Ok(command) => self.carry_out(command),
-            Err(error) => Reply::Refused(format!("no command of a manager: {error}")),
-        };
-        codec::encode(&reply)
-    }
-
-    /// How large this state can become is given by the layout; servers that start must be able to register.
-    fn frees(_command: &[u8]) -> bool {
-        true
-    }
-
-    fn query(&self, query: &[u8]) -> Answer {
-        let reply = match codec::decode(query) {
-            Ok(Query::Map) => self.contents.map.clone().map_or(Reply::NoMap, Reply::Map),
-            Err(error) => Reply::Refused(format!("no question to a manager: {error}")),
-        };
-        Answer::Now(codec::encode(&reply))
-    }
-
-    fn image(&self) -> ManagerState {
-        self.clone()
-    }
-
-    fn restore(input: &mut dyn io::Read) -> io::Result<ManagerState> {
-        let mut len = [0; 4];
-        input.read_exact(&mut len)?;
-        let len = u32::from_le_bytes(len);
-        if len & IMAGE_VERSION_MARK == IMAGE_VERSION_MARK {
-            let what = format!("an image of version {}, this build reads version 1", len & !IMAGE_VERSION_MARK);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        if len > IMAGE_MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("an image of {len} bytes")));
-        }
-        let mut bytes = vec![0; len as usize];
-        input.read_exact(&mut bytes)?;
-        let contents = Contents::decode(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(ManagerState { contents: Arc::new(contents) })
-    }
-}
-
-impl Image for ManagerState {
-    fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        let bytes = codec::encode(&*self.contents);
-        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        output.write_all(&len.to_le_bytes())?;
-        output.write_all(&bytes)
-    }
 }

@@ -1,0 +1,244 @@
+//! What the manager that leads does besides answering: it judges agents by their silence (GFD), decides what to do for
+//! replicas that have failed (RM), and sees to readmissions.
+//!
+//! All that is decided here is proposed, and counts once it is applied; each proposal names what it rests on, so that
+//! one that was overtaken has no effect. What is only in memory here (when an agent was heard, how long a replica has
+//! been down) begins again with each election: so a failover of the managers loses nothing and accuses no one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use madkv_proto::control::ControlReply;
+use madkv_proto::map::ClusterMap;
+use madkv_proto::settings::{GFD_HEARTBEAT_FREQ, definition};
+use smr::replica::{Outcome, ReplicaHandle, Request};
+use smr::status::{Role, ServiceState};
+use smr_service::log_sink;
+
+use crate::heard::Heard;
+use crate::readmit::Readmissions;
+use crate::rm::{self, Phase, Seen, Sight};
+use crate::state::{Command, Decision, HostView, Place, Query, Reply, Stage, View, console_name, encode};
+
+/// How often the leader looks, in milliseconds.
+const LOOK_MS: u64 = 100;
+/// A look that comes later than this, in milliseconds, shows that this process stood still: what seemed to be the
+/// silence of others was its own.
+const STOOD_STILL_MS: u64 = 1_000;
+/// How long an answer of the own replica may take, in milliseconds.
+const ANSWER_MS: u64 = 2_000;
+/// An agent that was silent for this many intervals of `gfd_heartbeat_freq` has failed, and its host with it.
+pub const SILENT_INTERVALS: u64 = 6;
+/// But no sooner than this, in milliseconds: an election of the managers takes a while.
+pub const SILENT_MIN_MS: u64 = 2_000;
+
+/// Milliseconds since 1970, by the clock of this machine.
+pub fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Does the leader's work whenever this replica leads. Never returns.
+pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
+    let mut lead: Option<Lead> = None;
+    let mut looked_at = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        let stood_still = looked_at.elapsed() > Duration::from_millis(STOOD_STILL_MS);
+        looked_at = Instant::now();
+        let Some(term) = term_of_lead(&replica).await else {
+            lead = None;
+            continue;
+        };
+        if lead.as_ref().is_none_or(|lead| lead.term != term) {
+            lead = Some(Lead::new(term));
+        }
+        let Some(lead) = &mut lead else { continue };
+        if stood_still {
+            lead.accused_from = Instant::now();
+        }
+        let Some(Reply::View(view)) = ask(&replica, Request::LocalRead { query: encode(&Query::View) }).await else {
+            continue;
+        };
+        if trace {
+            lead.print_members(&view);
+        }
+        lead.judge_hosts(&replica, &heard, &view).await;
+        lead.repair(&replica, &view).await;
+    }
+}
+
+/// The term in which this replica leads, if it does.
+async fn term_of_lead(replica: &ReplicaHandle) -> Option<u64> {
+    let asked = tokio::time::timeout(Duration::from_millis(ANSWER_MS), replica.ask(Request::Status)).await;
+    let Ok(Some(Outcome::Status(status))) = asked else { return None };
+    let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
+    leads.then_some(status.term.0)
+}
+
+async fn ask(replica: &ReplicaHandle, request: Request) -> Option<Reply> {
+    match tokio::time::timeout(Duration::from_millis(ANSWER_MS), replica.ask(request)).await {
+        Ok(Some(Outcome::Answer(answer))) => Some(Reply::decode(&answer)),
+        Ok(Some(outcome)) => {
+            tracing::debug!(?outcome, "not decided");
+            None
+        }
+        Ok(None) | Err(_) => None,
+    }
+}
+
+async fn propose(replica: &ReplicaHandle, command: &Command) {
+    if let Some(Reply::Control(ControlReply::Refused(why))) =
+        ask(replica, Request::Idempotent { command: encode(command) }).await
+    {
+        tracing::debug!(why, ?command, "not decided");
+    }
+}
+
+/// What one leader keeps in mind.
+struct Lead {
+    term: u64,
+    /// No one is accused of silence before this.
+    accused_from: Instant,
+    /// How long each replica has been seen as it is.
+    phases: BTreeMap<Place, (Phase, Instant)>,
+    /// Since when each group's open repair has been seen at its decision.
+    stages: BTreeMap<u16, (u64, Instant)>,
+    readmissions: Readmissions,
+    /// What was printed last.
+    printed: BTreeMap<u16, Vec<u16>>,
+}
+
+impl Lead {
+    fn new(term: u64) -> Lead {
+        Lead {
+            term,
+            accused_from: Instant::now(),
+            phases: BTreeMap::new(),
+            stages: BTreeMap::new(),
+            readmissions: Readmissions::default(),
+            printed: BTreeMap::new(),
+        }
+    }
+
+    /// The members of each group, whenever they have changed.
+    fn print_members(&mut self, view: &View) {
+        let Some(map) = &view.map else { return };
+        for (partition, group) in (0..).zip(&view.groups) {
+            if self.printed.get(&partition) == Some(&group.members) {
+                continue;
+            }
+            for who in ["GFD", "RM"] {
+                let line = members_line(who, map, partition, &group.members);
+                log_sink::line(format!("[{}] {line}", log_sink::timestamp()));
+            }
+            self.printed.insert(partition, group.members.clone());
+        }
+    }
+
+    async fn judge_hosts(&mut self, replica: &ReplicaHandle, heard: &Heard, view: &View) {
+        let agents: BTreeSet<u16> = view.hosts.iter().map(|host| host.agent).collect();
+        heard.keep(|agent| agents.contains(&agent));
+        let default = definition(GFD_HEARTBEAT_FREQ).map_or(0, |definition| definition.default);
+        let limit_ms = silence_limit_ms(view.settings.get(GFD_HEARTBEAT_FREQ).unwrap_or(default));
+        for &HostView { agent, last, has_failed, .. } in &view.hosts {
+            let heard_at = heard.at(agent).map_or(self.accused_from, |at| at.max(self.accused_from));
+            let silent_ms = millis(heard_at.elapsed());
+            if !has_failed && silent_ms > limit_ms {
+                propose(replica, &Command::HostSilent { agent, last, silent_ms, at_unix_ms: now_unix_ms() }).await;
+            }
+        }
+    }
+
+    async fn repair(&mut self, replica: &ReplicaHandle, view: &View) {
+        let Some(map) = &view.map else { return };
+        let now = Instant::now();
+        let seen_places: BTreeSet<Place> = view.replicas.iter().map(|seen| seen.place).collect();
+        self.phases.retain(|place, _| seen_places.contains(place));
+        for (partition, group) in (0..).zip(&view.groups) {
+            let mut replicas = Vec::new();
+            for seen in view.replicas.iter().filter(|seen| seen.place.0 == partition) {
+                let phase = Phase::of(&seen.condition);
+                let since = self.phases.entry(seen.place).or_insert((phase, now));
+                if since.0 != phase {
+                    *since = (phase, now);
+                }
+                let for_ms = millis(now.duration_since(since.1));
+                let host = view.hosts.iter().find(|host| host.agent == seen.agent);
+                replicas.push(Seen {
+                    replica: seen,
+                    relaunches: host.is_some_and(|host| host.relaunches),
+                    host_has_failed: host.is_none_or(|host| host.has_failed),
+                    for_ms,
+                });
+            }
+            let open = group.repairs.open.as_ref();
+            let readmission = match open {
+                Some(open) if open.stage == Stage::Readmit => {
+                    self.readmissions.follow(map, partition, open.replica, open.order)
+                }
+                _ => {
+                    self.readmissions.none(partition);
+                    rm::Readmission::default()
+                }
+            };
+            let order = open.map_or(0, |open| open.order);
+            let stage = self.stages.entry(partition).or_insert((order, now));
+            if stage.0 != order {
+                *stage = (order, now);
+            }
+            let sight = Sight {
+                group,
+                replicas: &replicas,
+                stage_for_ms: millis(now.duration_since(stage.1)),
+                readmission: &readmission,
+                now_unix_ms: now_unix_ms(),
+            };
+            if let Some((of, verdict, reason)) = rm::choose(&sight) {
+                let after = group.repairs.last;
+                let decision = Decision { partition, after, replica: of, verdict, reason };
+                propose(replica, &Command::Decide { decision, at_unix_ms: now_unix_ms() }).await;
+            }
+        }
+    }
+}
+
+/// After how much silence an agent's host has failed, in milliseconds.
+fn silence_limit_ms(gfd_heartbeat_freq_ms: u64) -> u64 {
+    gfd_heartbeat_freq_ms.saturating_mul(SILENT_INTERVALS).max(SILENT_MIN_MS)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `GFD: 2 members: S1, S3`, with the group's name where there are several.
+fn members_line(who: &str, map: &ClusterMap, partition: u16, members: &[u16]) -> String {
+    let group = if map.partitions.len() > 1 { format!("s{partition}: ") } else { String::new() };
+    let names: Vec<String> = members.iter().map(|replica| console_name(map, (partition, *replica))).collect();
+    match &names[..] {
+        [] => format!("{who}: {group}0 members"),
+        [one] => format!("{who}: {group}1 member: {one}"),
+        more => format!("{who}: {group}{} members: {}", more.len(), more.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smr::id::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn members_lines_are_those_of_the_contract() {
+        let servers = |count: u16| (0..count).map(|number| format!("h:{}", 1 + number)).collect::<Vec<_>>();
+        let one = ClusterMap::deal(ClusterId(1), 3, &servers(3)).unwrap();
+        let two = ClusterMap::deal(ClusterId(1), 3, &servers(6)).unwrap();
+        assert_eq!(members_line("GFD", &one, 0, &[]), "GFD: 0 members");
+        assert_eq!(members_line("RM", &one, 0, &[0]), "RM: 1 member: S1");
+        assert_eq!(members_line("GFD", &one, 0, &[0, 2]), "GFD: 2 members: S1, S3");
+        assert_eq!(members_line("GFD", &two, 1, &[0, 2]), "GFD: s1: 2 members: S4, S6");
+        assert_eq!(members_line("RM", &two, 0, &[]), "RM: s0: 0 members");
+    }
+}

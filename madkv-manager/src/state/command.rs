@@ -1,0 +1,192 @@
+//! What is proposed to the managers' state and asked of it, and what it answers.
+
+use bytes::Bytes;
+use madkv_proto::control::{AgentReport, ControlReply};
+use madkv_proto::frames::{ClientResponse, Registration};
+use madkv_proto::map::ClusterMap;
+use serde::{Deserialize, Serialize};
+use smr::codec;
+use smr::entry::{Genesis, GenesisRequest, Incumbent};
+use smr::id::{ClusterId, Disqualified, Incarnation};
+
+use super::repairs::Decision;
+use super::view::View;
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Deal the slots to these servers. Only the first layout counts.
+    Layout {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Replicas of each partition.
+        server_rf: u64,
+        /// The servers' addresses, by partition first.
+        servers: Vec<String>,
+    },
+    /// What a server of an older build said of itself. It is in logs of that time; no one proposes it any more.
+    RegisterUnproved {
+        /// Its partition.
+        partition: u16,
+        /// Its replica number.
+        replica: u16,
+        /// The incarnation of its directory.
+        incarnation: Incarnation,
+        /// Whether that one is a member of its group, as it says.
+        member: bool,
+    },
+    /// A server says who it is.
+    Register(Registration),
+    /// A server that could found its partition's group asks that the genesis be recorded.
+    RecordGenesis(GenesisRequest),
+    /// An agent's report, which differs from what is recorded. Version 2, as all that follow.
+    AgentReport {
+        /// The report.
+        report: AgentReport,
+        /// When it came, by the clock of the manager that proposes it: milliseconds since 1970.
+        at_unix_ms: u64,
+    },
+    /// The leader has not heard an agent for too long.
+    HostSilent {
+        /// The agent.
+        agent: u16,
+        /// The start and the number of its last report that is recorded: another one was recorded meanwhile if they
+        /// are others.
+        last: (u64, u64),
+        /// For how long it has been silent, in milliseconds.
+        silent_ms: u64,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// An operator changes a setting.
+    Set {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: u64,
+        /// The version of the settings that the operator has seen.
+        version: u64,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// The replication manager has decided.
+    Decide {
+        /// What.
+        decision: Decision,
+        /// As above.
+        at_unix_ms: u64,
+    },
+}
+
+/// How many kinds of commands of version 1 there are.
+const COMMAND_KINDS_OF_VERSION_1: u32 = 4;
+/// How many kinds of commands there are.
+const COMMAND_KINDS: u32 = 8;
+
+/// The version in which the kind of a command came: the number that it begins with.
+pub(super) fn version(command: &[u8]) -> Option<u16> {
+    match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
+        None | Some(0..COMMAND_KINDS_OF_VERSION_1) => Some(1),
+        Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS) => Some(2),
+        Some(_) => None,
+    }
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// The cluster map.
+    Map,
+    /// What an agent is to do, if its report differs in nothing from what is recorded.
+    Report(AgentReport),
+    /// The settings.
+    Settings,
+    /// Some of the events.
+    Events {
+        /// Those after this one.
+        after: u64,
+        /// The most of them.
+        limit: u32,
+    },
+    /// Hosts and members.
+    Membership,
+    /// Everything that detector and replication manager look at.
+    View,
+}
+
+/// An answer to either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// There is no map yet.
+    NoMap,
+    /// The map.
+    Map(ClusterMap),
+    /// The server is that replica.
+    Registered(ClusterMap),
+    /// Another one has it.
+    Occupied {
+        /// The incarnation that is there.
+        by: Incarnation,
+        /// The map.
+        map: ClusterMap,
+    },
+    /// It makes no sense.
+    Refused(String),
+    /// The genesis is recorded.
+    GenesisRecorded,
+    /// The partition has another group already.
+    GenesisRefused {
+        /// The group that is recorded.
+        incumbent: Incumbent,
+        /// Its genesis, if it is known.
+        genesis: Option<Genesis>,
+    },
+    /// Whether the server is a member shows only when a member that is known has registered.
+    NotProved,
+    /// The server must not take part any longer.
+    Disqualified {
+        /// The reason.
+        why: Disqualified,
+        /// The map.
+        map: ClusterMap,
+    },
+    /// The answer to a control request.
+    Control(ControlReply),
+    /// The report differs from what is recorded: it must become a command.
+    ReportDiffers,
+    /// What detector and replication manager look at.
+    View(Box<View>),
+}
+
+impl Reply {
+    /// Reads what the state machine answered.
+    pub fn decode(answer: &[u8]) -> Reply {
+        codec::decode(answer)
+            .unwrap_or_else(|error| Reply::Refused(format!("the state machine gave a malformed answer: {error}")))
+    }
+
+    /// For the one who asked.
+    pub fn into_body(self) -> ClientResponse {
+        match self {
+            Reply::NoMap => ClientResponse::NoMap,
+            Reply::Map(map) => ClientResponse::Map(Box::new(map)),
+            Reply::Registered(map) => ClientResponse::Registered(Box::new(map)),
+            Reply::Occupied { by, map } => ClientResponse::Occupied { by, map: Box::new(map) },
+            Reply::Refused(reason) => ClientResponse::Refused(reason),
+            Reply::GenesisRecorded => ClientResponse::GenesisRecorded,
+            Reply::GenesisRefused { incumbent, genesis } => ClientResponse::GenesisRefused { incumbent, genesis },
+            Reply::NotProved => {
+                ClientResponse::OutOfService("no known member of the partition has registered yet".into())
+            }
+            Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
+            Reply::Control(reply) => ClientResponse::Answer(reply.encode()),
+            // These stay inside of the manager.
+            Reply::ReportDiffers | Reply::View(_) => ClientResponse::Unknown,
+        }
+    }
+}
+
+/// As bytes for the log.
+pub fn encode<T: Serialize>(value: &T) -> Bytes {
+    codec::encode(value).into()
+}

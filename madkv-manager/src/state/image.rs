@@ -1,0 +1,141 @@
+//! The manager's state as bytes: images of this build and of older ones.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use madkv_proto::control::{
+    ADDRESS_MAX_BYTES, DETAIL_MAX_BYTES, EVENT_SUBJECT_MAX_BYTES, EVENT_TEXT_MAX_BYTES, HOST_NAME_MAX_BYTES,
+    HOST_REPLICAS_MAX, HOSTS_MAX,
+};
+use madkv_proto::map::ClusterMap;
+use serde::{Deserialize, Serialize};
+use smr::codec::{self, CodecError};
+use smr::id::{Incarnation, StartId};
+use smr::state_machine::Image;
+
+use super::events::EVENTS_KEPT_MAX;
+use super::registrations::{Founded, ReplicaRecord};
+use super::{Contents, Control, ManagerState, Place};
+
+/// The longest image of version 1, in bytes: far more than the most partitions and replicas need.
+const IMAGE_MAX_BYTES: u32 = 1 << 20;
+/// An image of version 1 begins with its length, which is at most [`IMAGE_MAX_BYTES`]. Those of later versions begin
+/// with these bits and their version in the lower 16, and then with their length.
+const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
+/// The version of images that hold more than version 1 can. What version 1 can hold is written in version 1.
+const IMAGE_VERSION: u32 = 2;
+/// The longest image of version 2, in bytes.
+const IMAGE_2_MAX_BYTES: u32 = 4 << 20;
+
+/// About the most that the parts of an image take, in bytes: texts, and 256 bytes for all else.
+const REPLICA_MAX_BYTES: usize = 2 * DETAIL_MAX_BYTES + 256;
+const HOST_MAX_BYTES: usize = HOST_NAME_MAX_BYTES + ADDRESS_MAX_BYTES + 256;
+const EVENT_MAX_BYTES: usize = EVENT_SUBJECT_MAX_BYTES + EVENT_TEXT_MAX_BYTES + 256;
+const WAITING_MAX_BYTES: usize = EVENT_TEXT_MAX_BYTES + 256;
+const _: () = assert!(
+    IMAGE_MAX_BYTES as usize
+        + HOST_REPLICAS_MAX * (REPLICA_MAX_BYTES + WAITING_MAX_BYTES)
+        + HOSTS_MAX * HOST_MAX_BYTES
+        + EVENTS_KEPT_MAX * EVENT_MAX_BYTES
+        < IMAGE_2_MAX_BYTES as usize
+);
+
+/// An image of version 1, to be written.
+#[derive(Serialize)]
+struct Version1<'a> {
+    map: &'a Option<ClusterMap>,
+    records: &'a BTreeMap<Place, ReplicaRecord>,
+    founded: &'a BTreeMap<u16, Founded>,
+}
+
+/// An image of version 1, read.
+#[derive(Deserialize)]
+struct Version1Contents {
+    map: Option<ClusterMap>,
+    records: BTreeMap<Place, ReplicaRecord>,
+    founded: BTreeMap<u16, Founded>,
+}
+
+impl From<Version1Contents> for Contents {
+    fn from(Version1Contents { map, records, founded }: Version1Contents) -> Contents {
+        Contents { map, records, founded, control: Control::default() }
+    }
+}
+
+/// What images of builds hold that recorded no genesis and counted no starts.
+#[derive(Deserialize)]
+struct OlderContents {
+    map: Option<ClusterMap>,
+    records: BTreeMap<(u16, u16), (Incarnation, bool)>,
+}
+
+impl From<OlderContents> for Contents {
+    fn from(old: OlderContents) -> Contents {
+        let record = |(incarnation, member)| ReplicaRecord { incarnation, member, start: StartId::default() };
+        let records = old.records.into_iter().map(|(place, old)| (place, record(old))).collect();
+        Contents { map: old.map, records, ..Contents::default() }
+    }
+}
+
+impl Contents {
+    /// An image of version 1. One of a build before that is shorter, and no beginning of a newer one.
+    fn decode(bytes: &[u8]) -> Result<Contents, CodecError> {
+        codec::decode::<Version1Contents>(bytes)
+            .map(Contents::from)
+            .or_else(|error| codec::decode::<OlderContents>(bytes).map(Contents::from).map_err(|_| error))
+    }
+
+    fn decode_2(bytes: &[u8]) -> Result<Contents, CodecError> {
+        let (first, control): (Version1Contents, Control) = codec::decode(bytes)?;
+        Ok(Contents { control, ..first.into() })
+    }
+}
+
+impl ManagerState {
+    pub(super) fn read_image(input: &mut dyn io::Read) -> io::Result<ManagerState> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let mut number = || {
+            let mut bytes = [0; 4];
+            input.read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes))
+        };
+        let first = number()?;
+        let (version, len) = match first & IMAGE_VERSION_MARK {
+            IMAGE_VERSION_MARK => (first & !IMAGE_VERSION_MARK, None),
+            _ => (1, Some(first)),
+        };
+        if version > IMAGE_VERSION {
+            return Err(invalid(format!(
+                "an image of version {version}, this build reads versions 1 to {IMAGE_VERSION}"
+            )));
+        }
+        let (len, limit) = match len {
+            Some(len) => (len, IMAGE_MAX_BYTES),
+            None => (number()?, IMAGE_2_MAX_BYTES),
+        };
+        if len > limit {
+            return Err(invalid(format!("an image of {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        input.read_exact(&mut bytes)?;
+        let contents = if version == IMAGE_VERSION { Contents::decode_2(&bytes) } else { Contents::decode(&bytes) };
+        let contents = contents.map_err(|error| invalid(error.to_string()))?;
+        Ok(ManagerState { contents: Arc::new(contents) })
+    }
+}
+
+impl Image for ManagerState {
+    fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
+        let Contents { map, records, founded, control } = &*self.contents;
+        let first = Version1 { map, records, founded };
+        let bytes = if *control == Control::default() {
+            codec::encode(&first)
+        } else {
+            output.write_all(&(IMAGE_VERSION_MARK | IMAGE_VERSION).to_le_bytes())?;
+            codec::encode(&(first, control))
+        };
+        let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        output.write_all(&len.to_le_bytes())?;
+        output.write_all(&bytes)
+    }
+}

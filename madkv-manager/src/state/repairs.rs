@@ -1,0 +1,172 @@
+//! What the replication manager has decided to do for groups whose replicas have failed.
+//!
+//! A group has at most one repair at a time. Each decision names the last one of its group that the leader had seen
+//! (compare-and-set), and becomes an event with its reason. The same decision again, from a leader that did not hear
+//! the answer, has no effect (G1). What follows from what is in [`crate::rm`].
+
+use std::collections::BTreeMap;
+
+use madkv_proto::control::{ControlReply, EVENT_TEXT_MAX_BYTES, OrderKind, bounded};
+use serde::{Deserialize, Serialize};
+use smr::id::Incarnation;
+
+use super::{Control, ManagerState, Place, console_name};
+
+/// What is being done for a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Its agent is to launch it again, with the directory that it has.
+    Relaunch,
+    /// Its agent is to set its directory aside and launch it with an empty one.
+    FreshDirectory,
+    /// Its present incarnation is to take the place of the previous one: the group's leader is asked for it.
+    Readmit,
+}
+
+impl Stage {
+    /// What its agent is told.
+    pub(super) fn order(self) -> Option<OrderKind> {
+        match self {
+            Stage::Relaunch => Some(OrderKind::Relaunch),
+            Stage::FreshDirectory => Some(OrderKind::FreshDirectory),
+            Stage::Readmit => None,
+        }
+    }
+}
+
+/// What was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// A repair begins, or goes on in this way.
+    Repair(Stage),
+    /// The replica is in service again: the repair is done.
+    Done,
+    /// The repair has come to nothing. It may be tried again, after a pause.
+    Abandon,
+    /// Nothing is done for the replica until a person does something.
+    Wait,
+}
+
+/// A decision of the leader's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// The partition.
+    pub partition: u16,
+    /// The number of the group's last decision that the leader knows; 0 for none.
+    pub after: u64,
+    /// The replica that it is about.
+    pub replica: u16,
+    /// What is decided.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+}
+
+/// A repair under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// The replica.
+    pub replica: u16,
+    /// What is being done.
+    pub stage: Stage,
+    /// The number of the decision, and of the order to its agent.
+    pub order: u64,
+    /// When the repair began, by its proposer's clock: milliseconds since 1970.
+    pub began_unix_ms: u64,
+    /// The incarnation that the replica had when the repair began.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// The decisions about a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRepairs {
+    /// The number of the last decision; 0 for none. It is that of its event.
+    pub last: u64,
+    /// That decision, to know it when it comes again.
+    pub newest: Option<(u64, u16, Verdict)>,
+    /// The repair under way.
+    pub open: Option<Repair>,
+    /// The replicas that wait for a person, and why.
+    pub waiting: BTreeMap<u16, String>,
+    /// By replica: how many repairs in a row came to nothing, and when the last one did.
+    pub abandoned: BTreeMap<u16, (u32, u64)>,
+}
+
+impl ManagerState {
+    /// Records a decision.
+    pub(super) fn decide(&mut self, decision: &Decision, at_unix_ms: u64) -> ControlReply {
+        let &Decision { partition, after, replica, verdict, ref reason } = decision;
+        let place: Place = (partition, replica);
+        let Some(map) = self.contents.map.clone() else { return ControlReply::Refused("there is no map yet".into()) };
+        if map.partitions.get(usize::from(partition)).is_none_or(|part| usize::from(replica) >= part.servers.len()) {
+            return ControlReply::Refused(format!("the cluster has no s{partition}.{replica}"));
+        }
+        let repairs = self.contents.control.repairs.get(&partition).cloned().unwrap_or_default();
+        if repairs.newest == Some((after, replica, verdict)) {
+            return ControlReply::Done;
+        }
+        if repairs.last != after {
+            return ControlReply::Refused(format!("s{partition}: decision {} came first", repairs.last));
+        }
+        let is_open = repairs.open.as_ref().is_some_and(|open| open.replica == replica);
+        match (verdict, &repairs.open) {
+            (Verdict::Repair(_), Some(open)) if open.replica != replica => {
+                let what = format!("s{partition}: s{partition}.{} is being repaired", open.replica);
+                return ControlReply::Refused(what);
+            }
+            (Verdict::Done | Verdict::Abandon, _) if !is_open => {
+                return ControlReply::Refused(format!("s{partition}.{replica} is not being repaired"));
+            }
+            _ => {}
+        }
+        let what = match verdict {
+            Verdict::Repair(Stage::Relaunch) => "is to be launched again",
+            Verdict::Repair(Stage::FreshDirectory) => "is to begin with an empty directory; the old one is set aside",
+            Verdict::Repair(Stage::Readmit) => "is to be readmitted as a new incarnation",
+            Verdict::Done => "is repaired",
+            Verdict::Abandon => "could not be repaired yet",
+            Verdict::Wait => "waits for an operator",
+        };
+        let text = format!("{} {what}: {reason}", console_name(&map, place));
+        let incarnation = self.contents.records.get(&place).map(|record| record.incarnation);
+        let control = self.control_mut();
+        let number = control.events.append(at_unix_ms, &format!("s{partition}.{replica}"), &text);
+        let repairs = control.repairs.entry(partition).or_default();
+        repairs.newest = Some((after, replica, verdict));
+        repairs.last = number;
+        match verdict {
+            Verdict::Repair(stage) => {
+                let began = repairs.open.as_ref().map(|open| (open.began_unix_ms, open.incarnation));
+                let (began_unix_ms, incarnation) = began.unwrap_or((at_unix_ms, incarnation));
+                repairs.open = Some(Repair { replica, stage, order: number, began_unix_ms, incarnation });
+                repairs.waiting.remove(&replica);
+            }
+            Verdict::Done => {
+                repairs.open = None;
+                repairs.waiting.remove(&replica);
+                repairs.abandoned.remove(&replica);
+            }
+            Verdict::Abandon => {
+                repairs.open = None;
+                let count = repairs.abandoned.get(&replica).map_or(0, |(count, _)| *count);
+                repairs.abandoned.insert(replica, (count.saturating_add(1), at_unix_ms));
+            }
+            Verdict::Wait => {
+                if is_open {
+                    repairs.open = None;
+                }
+                repairs.waiting.insert(replica, bounded(reason, EVENT_TEXT_MAX_BYTES).to_owned());
+            }
+        }
+        ControlReply::Done
+    }
+}
+
+impl Control {
+    /// A replica that is in service waits for no one.
+    pub(super) fn forget_troubles(&mut self, (partition, replica): Place) {
+        if let Some(repairs) = self.repairs.get_mut(&partition) {
+            repairs.waiting.remove(&replica);
+        }
+    }
+}
