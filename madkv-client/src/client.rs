@@ -8,7 +8,7 @@ use bytes::Bytes;
 use madkv_proto::command::{Command, Malformed, Query, decode_found, decode_value};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
-use smr_service::client::{Context, Exchange, Failure, Final, Jitter, Trace, World, before};
+use smr_service::client::{Context, Exchange, Failure, Final, Jitter, Trace, World, Write, WriteEnd, before};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -213,48 +213,23 @@ impl Client {
         command: &Bytes,
         deadline: Option<Instant>,
     ) -> Result<Option<Bytes>, Error> {
-        let context = &self.shared.context;
-        let not_done = |failure| self.failure(failure, false);
-        let _admission = group.admit(command.len(), deadline).await.map_err(|late| not_done(late.into()))?;
-        let session = group.session(context, routes.map.epoch, deadline).await.map_err(not_done)?;
-        let ticket = before(deadline, session.reserve()).await.map_err(|late| not_done(late.into()))?;
-        let mut exchange = Exchange::new(context, group, deadline);
-        let ask = || ClientRequest::Write {
-            client: session.client,
-            number: ticket.number(),
-            lowest_unanswered: session.lowest_unanswered(),
-            command: command.clone(),
-        };
+        let begun = Write::begin(&self.shared.context, group, routes.map.epoch, command.clone(), deadline).await;
+        let mut write = begun.map_err(|failure| self.failure(failure, false))?;
         loop {
-            let end = match exchange.run(routes.map.epoch, &ask).await {
+            let end = match write.run(routes.map.epoch).await {
                 Ok(end) => end,
-                Err(late) => return Err(self.failure(late.into(), exchange.may_have_happened())),
+                Err(late) => return Err(self.failure(late.into(), write.may_have_happened())),
             };
             match end {
-                Final::Answer(parts) => {
-                    let [answer] =
-                        <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
-                    return Ok(Some(answer));
-                }
-                Final::Response(ClientResponse::SessionExpired) => {
-                    group.forget_session(&session);
-                    if exchange.may_have_happened() {
-                        return Err(Error::Evicted { what: "session evicted" });
-                    }
-                    // A server that evicts each session at once must not make us spin.
-                    let pause = context.jitter.between(RETRY_PAUSE.0, RETRY_PAUSE.1);
-                    let pause = before(deadline, tokio::time::sleep(pause)).await;
-                    pause.map_err(|late| not_done(late.into()))?;
-                    return Ok(None);
-                }
-                Final::Response(ClientResponse::AnswerGone) => {
-                    return Err(Error::Evicted { what: "answer evicted" });
-                }
-                Final::Response(ClientResponse::WrongPartition { epoch }) => {
-                    let unknown = exchange.may_have_happened();
+                WriteEnd::Answer(answer) => return Ok(Some(answer)),
+                WriteEnd::NotDone => return Ok(None),
+                WriteEnd::Evicted { what } => return Err(Error::Evicted { what }),
+                WriteEnd::Senseless(what) => return Err(Error::BadAnswer { what }),
+                WriteEnd::Response(ClientResponse::WrongPartition { epoch }) => {
+                    let unknown = write.may_have_happened();
                     *routes = self.moved(routes, epoch, deadline, unknown).await?;
                     if Arc::ptr_eq(routes.group_of(key), group) {
-                        exchange.pause(); // the server has an older map than we: its turn to catch up
+                        write.pause(); // the server has an older map than we: its turn to catch up
                     } else if unknown {
                         // An earlier copy may have been applied before the key moved; here its number means nothing.
                         return Err(Error::Evicted { what: "the key moved to another partition" });
@@ -262,7 +237,7 @@ impl Client {
                         return Ok(None);
                     }
                 }
-                Final::Response(other) => return Err(refusal(other, exchange.may_have_happened())),
+                WriteEnd::Response(other) => return Err(refusal(other, write.may_have_happened())),
             }
         }
     }

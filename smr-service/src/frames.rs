@@ -155,6 +155,11 @@ pub enum Service {
     },
 }
 
+impl Service {
+    /// The group of a service that has but one, and no manager.
+    pub const ONLY_GROUP: Service = Service::Server { partition: 0 };
+}
+
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestFrame {

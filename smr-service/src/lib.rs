@@ -8,7 +8,8 @@
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
 //!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on.
 //! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
-//!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have.
+//!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have; [`program`]: all
+//!   of this for a service that is one group, as `examples/counter.rs` shows.
 
 // Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
@@ -28,6 +29,8 @@ pub mod listener;
 pub mod log_sink;
 #[cfg(feature = "process")]
 pub mod process;
+#[cfg(feature = "serve")]
+pub mod program;
 #[cfg(feature = "serve")]
 pub mod read_flags;
 #[cfg(feature = "serve")]

@@ -1,5 +1,6 @@
 //! What a client of any service needs: connections, who leads a group, sessions, and one request's way to its answer.
-//! Which group a request is for, and what it means, is the business of a service's own client.
+//! Which group a request is for, and what it means, is the business of a service's own client; a service that is one
+//! group has [`ServiceClient`].
 //!
 //! # Vocabulary
 //! - A [`Group`] is the replicas of one log (or the managers); it has a *leader cache*: who leads, as far as it has
@@ -24,9 +25,11 @@ mod leader_cache;
 pub mod limits;
 mod link;
 mod network;
+mod service_client;
 mod session;
 mod session_opening;
 mod trace;
+mod write;
 
 pub use backoff::Jitter;
 pub use connection::{Connection, CopyEvent, Event, EventSender, Posted};
@@ -34,8 +37,10 @@ pub use exchange::{Exchange, Failure, Final};
 pub use group::{Admission, Group};
 pub use link::{Link, troubles};
 pub use network::{Dial, Input, Network, Output, World};
+pub use service_client::{CallError, ServiceClient, ServiceOptions};
 pub use session::{Session, Ticket};
 pub use trace::Trace;
+pub use write::{Write, WriteEnd};
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
