@@ -5,6 +5,7 @@
 //! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`mount`]: a file system in a file.
 //! - [`cluster`]: all processes of a cluster, and who leads where. [`place`]: where it lives. [`ask`]: one question to
 //!   one replica. [`launcher`]: what `madkv-local` does.
+//! - [`proxy`]: links that hold, delay, cut, flap and replay. [`wiring`]: a cluster whose connections go over such links.
 //! - [`line_client`]: the command-line client, driven through its pipes. [`caller`]: that one, or the library.
 //! - [`load`]: clients that swap and keep a history for [`swaps`]. [`failover`]: how long one waits for a new leader.
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
@@ -29,5 +30,7 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod progress;
+pub mod proxy;
 pub mod swaps;
 pub mod wait;
+pub mod wiring;

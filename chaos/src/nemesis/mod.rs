@@ -1,7 +1,5 @@
-//! The nemesis: a cluster of real processes on a bad network, and a seeded schedule of faults.
+//! The nemesis: a cluster of real processes on a bad network ([`madkv_testkit::wiring`]), and a seeded schedule of faults.
 //!
-//! - [`proxy`]: links that hold, delay, cut, flap and replay.
-//! - [`wiring`]: a cluster whose every connection goes over such a link.
 //! - [`plan`]: the schedule of a seed. [`faults`]: what each fault does. [`injector`]: carries the schedule out.
 //! - [`world`]: what the faults hit, and the book of who is hurt.
 //! - [`monitor`]: what the nodes say of themselves, watched and judged all the time.
@@ -11,8 +9,6 @@ pub mod faults;
 pub mod injector;
 pub mod monitor;
 pub mod plan;
-pub mod proxy;
 pub mod recovery_check;
 pub mod traffic;
-pub mod wiring;
 pub mod world;

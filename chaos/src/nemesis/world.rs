@@ -14,11 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::nemesis::monitor::Monitor;
 use crate::nemesis::plan::Kind;
-use crate::nemesis::wiring::Network;
 use madkv_testkit::cluster::{Cluster, Group, Layout, Node, Shape};
 use madkv_testkit::mount::{Mount, text};
 use madkv_testkit::ports::Ports;
 use madkv_testkit::programs::Programs;
+use madkv_testkit::wiring::Network;
 
 /// Size of the small file system, in bytes: room for a log, a snapshot and what sled keeps beside them.
 const SMALL_DISK_BYTES: u64 = 512 << 20;

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use madkv_chaos::nemesis::proxy::{Counts, Flow, Rules};
-use madkv_chaos::nemesis::wiring::{Network, Way};
 use madkv_proto::command::{Query, decode_value};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Group, Node, Origin, Port, Shape};
 use madkv_testkit::line_client::NoAnswer;
+use madkv_testkit::proxy::{Counts, Flow, Rules};
 use madkv_testkit::wait::wait_for;
+use madkv_testkit::wiring::{Network, Way};
 use smr::status::ReadMode;
 
 use crate::scene::{LEASES, ONLY, SMALL, Scene, TIMEOUT, WATCH};

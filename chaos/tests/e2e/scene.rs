@@ -6,7 +6,6 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use madkv_chaos::nemesis::wiring::Network;
 use madkv_testkit::cluster::{Cluster, Group, Layout, Node, Shape};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::line_client::LineClient;
@@ -14,6 +13,7 @@ use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::ports::Ports;
 use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
+use madkv_testkit::wiring::Network;
 use smr::status::ReplicaStatus;
 use tempfile::TempDir;
 

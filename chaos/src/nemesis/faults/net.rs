@@ -8,10 +8,10 @@ use rand::seq::IndexedRandom;
 
 use super::{ActiveFault, Injection, Links, Scene, headline, heal_when_over, names};
 use crate::nemesis::plan::Fault;
-use crate::nemesis::proxy::{Flow, Gate, Rules};
-use crate::nemesis::wiring::{Network, Way};
 use crate::nemesis::world::{Failure, World};
 use madkv_testkit::cluster::{Group, Node, Origin, Port};
+use madkv_testkit::proxy::{Flow, Gate, Rules};
+use madkv_testkit::wiring::{Network, Way};
 
 /// What is done to which ways.
 type Changes = BTreeMap<Way, Rules>;

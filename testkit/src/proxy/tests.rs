@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 
 use super::*;
-use madkv_testkit::wait::wait_for;
+use crate::wait::wait_for;
 
 /// How long anything may take that must happen.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::nemesis::proxy::{Flow, LinkId, Proxy, Replayed, Rules};
-use madkv_testkit::cluster::{AddressOverrides, Layout, Node, Origin, Port};
+use crate::cluster::{AddressOverrides, Layout, Node, Origin, Port};
+use crate::proxy::{Flow, LinkId, Proxy, Replayed, Rules};
 
 /// Which way a connection is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,18 @@ impl Network {
     /// # Errors
     /// If the system refuses ports or threads.
     pub fn new(layout: Layout, seed: u64) -> io::Result<Network> {
+        let mut network = Network::between_nodes(layout, seed)?;
+        for node in layout.shape.nodes() {
+            network.add(layout, Way::clients(node))?;
+        }
+        Ok(network)
+    }
+
+    /// Links for the connections between nodes. Clients, and the map, name the nodes' own ports.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn between_nodes(layout: Layout, seed: u64) -> io::Result<Network> {
         let mut network = Network { proxy: Proxy::start(seed)?, links: BTreeMap::new() };
         let nodes: Vec<Node> = layout.shape.nodes().collect();
         for &from in &nodes {
@@ -61,7 +73,6 @@ impl Network {
                     network.add(layout, Way::manager(from, to))?;
                 }
             }
-            network.add(layout, Way::clients(from))?;
         }
         Ok(network)
     }
