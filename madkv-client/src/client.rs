@@ -8,7 +8,9 @@ use bytes::Bytes;
 use madkv_proto::command::{Command, Malformed, Query, decode_found, decode_value};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
-use smr_service::client::{Context, Exchange, Failure, Final, Jitter, Trace, World, Write, WriteEnd, before};
+use smr_service::client::{
+    Context, Exchange, Failure, Final, Jitter, RequestNames, Trace, World, Write, WriteEnd, before,
+};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -26,6 +28,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Hears of each message.
     pub trace: Option<Arc<dyn Trace>>,
+    /// What the client calls itself to servers that trace messages: `C7` is 7. It costs a count for each request.
+    pub client_id: Option<u32>,
     /// What replaces the outside world in a simulation; `None` in service.
     pub world: Option<World>,
 }
@@ -57,9 +61,10 @@ impl Client {
     /// If no manager is named.
     pub fn connect(options: Options) -> Client {
         assert!(!options.managers.is_empty(), "no manager address");
-        let Options { managers, timeout, trace, world } = options;
+        let Options { managers, timeout, trace, client_id, world } = options;
         let (seed, network) = world.map(|world| (world.seed, world.network)).unzip();
-        let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, network });
+        let names = RequestNames::new(client_id, trace.is_some());
+        let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, names, network });
         let router = Router::new(&context, &managers);
         Client { shared: Arc::new(Shared { context, router, timeout }) }
     }
@@ -100,9 +105,10 @@ impl Client {
         let deadline = self.deadline();
         let query = Query::Get { key }.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let number = self.next_number();
         loop {
             let group = Arc::clone(routes.group_of(key));
-            match self.read(&group, routes.map.epoch, &query, deadline).await? {
+            match self.read(&group, routes.map.epoch, &query, number, deadline).await? {
                 Read::Answer(parts) => {
                     let [answer] =
                         <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
@@ -127,8 +133,9 @@ impl Client {
         let deadline = self.deadline();
         let query = Query::Scan { from, to }.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let number = self.next_number();
         loop {
-            match self.scan_all(&routes, &query, deadline).await? {
+            match self.scan_all(&routes, &query, number, deadline).await? {
                 Ok(lists) => return Ok(scan::merge(lists)),
                 // Some keys have moved: parts of different epochs could miss them, or have them twice.
                 Err(epoch) => routes = self.moved(&routes, epoch, deadline, false).await?,
@@ -141,10 +148,11 @@ impl Client {
         &self,
         routes: &Arc<Routes>,
         query: &Bytes,
+        number: u32,
         deadline: Option<Instant>,
     ) -> Result<Result<Vec<Vec<Record>>, u64>, Error> {
         if let [group] = &routes.groups[..] {
-            return Ok(match self.read(group, routes.map.epoch, query, deadline).await? {
+            return Ok(match self.read(group, routes.map.epoch, query, number, deadline).await? {
                 Read::Answer(parts) => Ok(vec![scan::records(&parts).map_err(bad_answer)?]),
                 Read::Elsewhere { epoch } => Err(epoch),
             });
@@ -153,7 +161,7 @@ impl Client {
         for group in &routes.groups {
             let (client, group, epoch, query) = (self.clone(), Arc::clone(group), routes.map.epoch, query.clone());
             tasks.spawn(async move {
-                let read = client.read(&group, epoch, &query, deadline).await?;
+                let read = client.read(&group, epoch, &query, number, deadline).await?;
                 Ok(match read {
                     Read::Answer(parts) => Ok(scan::records(&parts).map_err(bad_answer)?),
                     Read::Elsewhere { epoch } => Err(epoch),
@@ -175,10 +183,11 @@ impl Client {
         group: &Arc<Group>,
         epoch: u64,
         query: &Bytes,
+        number: u32,
         deadline: Option<Instant>,
     ) -> Result<Read, Error> {
         let _admission = group.admit(query.len(), deadline).await.map_err(|_| self.timeout(false))?;
-        let mut exchange = Exchange::new(&self.shared.context, group, deadline);
+        let mut exchange = Exchange::new(&self.shared.context, group, deadline).numbered(number);
         let end = exchange.run(epoch, &|| ClientRequest::Read { query: query.clone() }).await;
         match end.map_err(|_| self.timeout(false))? {
             Final::Answer(parts) => Ok(Read::Answer(parts)),
@@ -194,9 +203,10 @@ impl Client {
         let deadline = self.deadline();
         let command = command.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let number = self.next_number();
         loop {
             let group = Arc::clone(routes.group_of(key));
-            match self.write_in(&group, &mut routes, key, &command, deadline).await? {
+            match self.write_in(&group, &mut routes, key, &command, number, deadline).await? {
                 Some(answer) => return Ok(answer),
                 None => continue,
             }
@@ -211,10 +221,11 @@ impl Client {
         routes: &mut Arc<Routes>,
         key: &[u8],
         command: &Bytes,
+        number: u32,
         deadline: Option<Instant>,
     ) -> Result<Option<Bytes>, Error> {
         let begun = Write::begin(&self.shared.context, group, routes.map.epoch, command.clone(), deadline).await;
-        let mut write = begun.map_err(|failure| self.failure(failure, false))?;
+        let mut write = begun.map_err(|failure| self.failure(failure, false))?.numbered(number);
         loop {
             let end = match write.run(routes.map.epoch).await {
                 Ok(end) => end,
@@ -256,6 +267,17 @@ impl Client {
             before(deadline, tokio::time::sleep(pause)).await.map_err(|_| self.timeout(unknown))?;
         }
         Ok(newer)
+    }
+
+    /// What consoles call the next request.
+    fn next_number(&self) -> u32 {
+        self.shared.context.names.next()
+    }
+
+    /// How long a call may take, if that is bounded.
+    #[cfg(feature = "cli")]
+    pub(crate) fn call_timeout(&self) -> Option<Duration> {
+        self.shared.timeout
     }
 
     pub(crate) fn deadline(&self) -> Option<Instant> {

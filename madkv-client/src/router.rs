@@ -200,7 +200,7 @@ impl Router {
 mod tests {
     use madkv_proto::map::Partition;
     use smr::id::ClusterId;
-    use smr_service::client::Jitter;
+    use smr_service::client::{Jitter, RequestNames};
 
     use super::*;
 
@@ -214,7 +214,13 @@ mod tests {
     }
 
     fn router() -> Router {
-        let context = Context { cluster: Default::default(), jitter: Jitter::new(None), trace: None, network: None };
+        let context = Context {
+            cluster: Default::default(),
+            jitter: Jitter::new(None),
+            trace: None,
+            names: RequestNames::default(),
+            network: None,
+        };
         Router::new(&Arc::new(context), &["127.0.0.1:1".to_owned()])
     }
 

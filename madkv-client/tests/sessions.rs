@@ -305,15 +305,15 @@ async fn call_dropped_leaves_nothing_behind() {
 struct Recorder(Mutex<Vec<String>>);
 
 impl Trace for Recorder {
-    fn sent(&self, server: usize, number: u64) {
+    fn sent(&self, server: usize, number: u32) {
         self.0.lock().unwrap().push(format!("sent S{server} {number}"));
     }
 
-    fn received(&self, server: usize, number: u64) {
+    fn received(&self, server: usize, number: u32) {
         self.0.lock().unwrap().push(format!("received S{server} {number}"));
     }
 
-    fn duplicate(&self, server: usize, number: u64) {
+    fn duplicate(&self, server: usize, number: u32) {
         self.0.lock().unwrap().push(format!("duplicate S{server} {number}"));
     }
 }
@@ -324,7 +324,7 @@ async fn trace_each_message_heard_of() {
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
     let client =
-        cluster.connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+        cluster.connect(Options { managers: cluster.manager_addrs(), trace: Some(trace), ..Options::default() });
     client.put(b"a", b"1").await.unwrap();
     cluster.group(0).elect(1);
     client.put(b"a", b"2").await.unwrap();
@@ -339,7 +339,7 @@ async fn trace_late_answer_of_hung_leader_is_a_discarded_duplicate() {
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn Trace> = recorder.clone();
     let client =
-        cluster.connect(Options { managers: cluster.manager_addrs(), timeout: None, trace: Some(trace), world: None });
+        cluster.connect(Options { managers: cluster.manager_addrs(), trace: Some(trace), ..Options::default() });
     client.put(b"a", b"1").await.unwrap();
     cluster.rule(0, 0, |state, ask| {
         let ClientRequest::Write { .. } = ask else { return None };

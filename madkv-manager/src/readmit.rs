@@ -8,7 +8,7 @@ use bytes::Bytes;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use smr::replica::MEMBER_ALREADY;
-use smr_service::client::{Context, Exchange, Final, Group, Jitter};
+use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
 use smr_service::process::jittered;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -58,7 +58,13 @@ impl Readmissions {
 
 async fn ask(map: ClusterMap, partition: u16, replica: u16, state: Arc<Mutex<Readmission>>) {
     let cluster = OnceLock::from(map.cluster);
-    let context = Arc::new(Context { cluster, jitter: Jitter::new(None), trace: None, network: None });
+    let context = Arc::new(Context {
+        cluster,
+        jitter: Jitter::new(None),
+        trace: None,
+        names: RequestNames::default(),
+        network: None,
+    });
     let Some(servers) = map.partitions.get(usize::from(partition)).map(|partition| partition.servers.clone()) else {
         return;
     };

@@ -11,9 +11,9 @@ use madkv_proto::slots::slot_of;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
-use smr_service::listener::Backend;
+use smr_service::listener::{Backend, Label};
 
-use crate::trace;
+use crate::trace::{self, Tracer};
 
 /// What this partition owns, by the newest map known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,42 @@ impl<R: Submit> ServerBackend<R> {
         *self.advertised.write().unwrap_or_else(PoisonError::into_inner) = advertised;
     }
 
+    fn ask_quietly(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
+        match admit(ask, epoch, &self.owned()) {
+            Ok(request) => {
+                self.replica.queue(request, reply);
+                None
+            }
+            Err(body) => Some(body),
+        }
+    }
+
+    fn ask_traced(
+        &self,
+        tracer: &'static Tracer,
+        called: String,
+        ask: ClientRequest,
+        epoch: u64,
+        reply: ReplyTo,
+    ) -> Option<ClientResponse> {
+        match admit(ask, epoch, &self.owned()) {
+            Ok(request) => {
+                let reply = match &request {
+                    Request::Write { command: bytes, .. } | Request::Read { query: bytes } => {
+                        tracer.admitted(called, bytes.clone(), reply)
+                    }
+                    _ => reply,
+                };
+                self.replica.queue(request, reply);
+                None
+            }
+            Err(body) => {
+                tracer.turned_away(&called, body.refusal().unwrap_or("answered"));
+                Some(body)
+            }
+        }
+    }
+
     fn owned(&self) -> Owned {
         *self.owned.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,13 +153,21 @@ impl<R: Submit> Backend for ServerBackend<R> {
     }
 
     fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
-        match admit(ask, epoch, &self.owned()) {
-            Ok(request) => {
-                let reply = traced(&request, reply);
-                self.replica.queue(request, reply);
-                None
+        if let (Some(tracer), ClientRequest::Write { client, number, .. }) = (trace::tracer(), &ask) {
+            // A client without a name is called after its session.
+            let request = tracer.received(client.index, *number);
+            return self.ask_traced(tracer, request, ask, epoch, reply);
+        }
+        self.ask_quietly(ask, epoch, reply)
+    }
+
+    fn ask_labelled(&self, label: Label, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
+        match (trace::tracer(), &ask) {
+            (Some(tracer), ClientRequest::Write { .. } | ClientRequest::Read { .. }) => {
+                let request = tracer.received(u64::from(label.client), u64::from(label.number));
+                self.ask_traced(tracer, request, ask, epoch, reply)
             }
-            Err(body) => Some(body),
+            _ => self.ask_quietly(ask, epoch, reply),
         }
     }
 
@@ -139,15 +183,6 @@ impl<R: Submit> Backend for ServerBackend<R> {
 
 fn servers_of(map: &ClusterMap, partition: u16) -> Vec<String> {
     map.partitions.get(usize::from(partition)).map_or_else(Vec::new, |part| part.servers.clone())
-}
-
-fn traced(request: &Request, reply: ReplyTo) -> ReplyTo {
-    match (trace::tracer(), request) {
-        (Some(tracer), Request::Write { client, number, command, .. }) => {
-            tracer.received(client.index, *number, command, reply)
-        }
-        _ => reply,
-    }
 }
 
 /// What to ask of the replica, or the answer that needs no replica. `epoch` is that of the map by which the client

@@ -13,12 +13,14 @@
 
 use std::io;
 use std::ops::Bound;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use madkv_proto::command::{self, Command, Query, decode_records, encode_found, encode_value, push_record};
 use madkv_proto::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
 use smr::entry::Index;
 use smr::state_machine::{Answer, Image, StateMachine};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::packed::{Builder, Records};
 use crate::trace;
@@ -34,6 +36,8 @@ const BLOCK_MAX_BYTES: usize = BLOCK_AIM_BYTES + 8 + KEY_MAX_BYTES + VALUE_MAX_B
 #[derive(Default)]
 pub struct Map {
     records: Records,
+    /// The digest of the records, for messages that show the state; made when one first does, and kept up from then.
+    shown_digest: OnceLock<u64>,
 }
 
 impl Map {
@@ -67,6 +71,36 @@ impl Map {
             Err(command::Malformed(_)) => Vec::new(),
         }
     }
+
+    fn look_up(&self, query: &[u8]) -> Answer {
+        match Query::decode(query) {
+            Ok(Query::Get { key }) => Answer::Now(encode_value(self.get(key))),
+            Ok(Query::Scan { from, to }) => scan(&self.records, from, to),
+            Err(command::Malformed(_)) => Answer::Now(Vec::new()),
+        }
+    }
+
+    /// The state, as messages show it: two replicas that show the same have the same records.
+    fn shown(&self) -> String {
+        format!("{} keys (digest {:016x})", self.len(), self.shown_digest())
+    }
+
+    fn shown_digest(&self) -> u64 {
+        let all = || self.records.starting(Bound::Unbounded).fold(0, |sum, (key, value)| sum ^ digest(key, value));
+        *self.shown_digest.get_or_init(all)
+    }
+
+    /// The part of the digest that is of this key.
+    fn digest_of(&self, key: &[u8]) -> u64 {
+        self.get(key).map_or(0, |value| digest(key, value))
+    }
+}
+
+/// A record's part of the digest; those of all records together, in whatever order, are the digest.
+fn digest(key: &[u8], value: &[u8]) -> u64 {
+    let mut record = Vec::with_capacity(key.len() + value.len() + 8);
+    push_record(&mut record, key, value);
+    xxh3_64(&record)
 }
 
 fn within_limits(key: &[u8], value: &[u8]) -> bool {
@@ -82,9 +116,12 @@ impl StateMachine for Map {
 
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
         let Some(tracer) = trace::tracer() else { return self.carry_out(command) };
-        let request = tracer.before(index, self.len(), command);
+        let request = tracer.before(&self.shown(), command, || format!("entry {}", index.0));
+        let key = Command::decode(command).map(|command| command.key().to_vec()).unwrap_or_default();
+        let digest = self.shown_digest() ^ self.digest_of(&key);
         let answer = self.carry_out(command);
-        tracer.after(&request, self.len());
+        self.shown_digest = OnceLock::from(digest ^ self.digest_of(&key));
+        tracer.after(&self.shown(), &request);
         answer
     }
 
@@ -93,11 +130,11 @@ impl StateMachine for Map {
     }
 
     fn query(&self, query: &[u8]) -> Answer {
-        match Query::decode(query) {
-            Ok(Query::Get { key }) => Answer::Now(encode_value(self.get(key))),
-            Ok(Query::Scan { from, to }) => scan(&self.records, from, to),
-            Err(command::Malformed(_)) => Answer::Now(Vec::new()),
-        }
+        let Some(tracer) = trace::tracer() else { return self.look_up(query) };
+        let request = tracer.before(&self.shown(), query, || "a read".to_owned());
+        let answer = self.look_up(query);
+        tracer.after(&self.shown(), &request);
+        answer
     }
 
     fn image(&self) -> MapImage {
@@ -129,7 +166,7 @@ impl StateMachine for Map {
                 last = Some(key);
             }
         }
-        Ok(Map { records: records.build() })
+        Ok(Map { records: records.build(), shown_digest: OnceLock::new() })
     }
 }
 

@@ -1,19 +1,19 @@
-//! The messages of `--trace_messages`: who said what to whom, and the state around each command.
+//! The messages of `--trace_messages`: who said what to whom, and the state around each request.
 //!
 //! For demonstrations, not for speed. The state machine does not know who asks, and must not: so the listener leaves
-//! a note about each command that it lets in, and [`Tracer::before`] looks for the note. A command that came from
+//! a note about each request that it lets in, and [`Tracer::before`] looks for the note. A command that came from
 //! another replica has none.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use smr::entry::Index;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr_service::log_sink;
 
-/// Notes kept about commands that were let in and not applied yet; some never are.
+/// Notes kept about requests that were let in and neither processed nor answered yet.
 const NOTES_MAX: usize = 10_000;
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
@@ -26,61 +26,126 @@ pub fn tracer() -> Option<&'static Tracer> {
 /// Traces from now on, under the name of this server, for example `S1`.
 pub fn enable(name: String) {
     // A second call changes nothing: there is one server in a process.
-    let _ = TRACER.set(Tracer { name, notes: Mutex::default() });
+    let _ = TRACER.set(Tracer { name, notes: Mutex::default(), last_note: AtomicU64::new(0) });
 }
 
 /// Prints messages.
 pub struct Tracer {
     name: String,
-    notes: Mutex<VecDeque<(Bytes, String)>>,
+    notes: Mutex<VecDeque<Note>>,
+    last_note: AtomicU64,
+}
+
+/// A request that was let in.
+struct Note {
+    id: u64,
+    /// The command or query, as the state machine will see it.
+    bytes: Bytes,
+    /// What to call it.
+    request: String,
 }
 
 impl Tracer {
-    /// A request came in. Returns what its reply passes through.
-    pub fn received(&self, client: u64, number: u64, command: &Bytes, reply: ReplyTo) -> ReplyTo {
+    /// Request `number` of `client` came in. Returns what to call it.
+    pub fn received(&self, client: u64, number: u64) -> String {
         let request = format!("C{client}, {}, {number}", self.name);
-        print(&format!("Received <{request}, request>"));
+        log_sink::message(format_args!("Received <{request}, request>"));
+        request
+    }
+
+    /// The request goes to the replica; the state machine will see these bytes. Returns what its reply passes through.
+    pub fn admitted(&'static self, request: String, bytes: Bytes, reply: ReplyTo) -> ReplyTo {
+        let id = self.last_note.fetch_add(1, Ordering::Relaxed);
         let mut notes = self.notes();
         if notes.len() == NOTES_MAX {
             notes.pop_front();
         }
-        notes.push_back((command.clone(), request.clone()));
+        notes.push_back(Note { id, bytes, request: request.clone() });
         let tag = reply.tag;
-        ReplyTo { tag, sink: Arc::new(TracedReply { request, inner: reply }) }
+        ReplyTo { tag, sink: Arc::new(TracedReply { tracer: self, note: id, request, inner: reply }) }
     }
 
-    /// A command is about to be applied to a state of this many keys. Returns what to call it.
-    pub fn before(&self, index: Index, keys: usize, command: &[u8]) -> String {
+    /// The request was answered without the replica.
+    pub fn turned_away(&self, request: &str, why: &str) {
+        log_sink::message(format_args!("Sending <{request}, reply>: {why}"));
+    }
+
+    /// A command or query is about to be processed, in this state. Returns what to call it; `otherwise` is for one that
+    /// came from another replica.
+    pub fn before(&self, state: &str, bytes: &[u8], otherwise: impl FnOnce() -> String) -> String {
         let request = {
             let mut notes = self.notes();
-            let position = notes.iter().position(|(noted, _)| noted == command);
-            position.and_then(|position| notes.remove(position)).map(|(_, request)| request)
+            let position = notes.iter().position(|note| note.bytes == bytes);
+            position.and_then(|position| notes.remove(position)).map(|note| note.request)
         };
-        let request = request.unwrap_or_else(|| format!("?, {}, entry {}", self.name, index.0));
-        print(&format!("my_state_{} = {keys} keys before processing <{request}, request>", self.name));
+        let request = request.unwrap_or_else(|| format!("?, {}, {}", self.name, otherwise()));
+        log_sink::message(format_args!("my_state_{} = {state} before processing <{request}, request>", self.name));
         request
     }
 
-    /// It was applied.
-    pub fn after(&self, request: &str, keys: usize) {
-        print(&format!("my_state_{} = {keys} keys after processing <{request}, request>", self.name));
+    /// It was processed.
+    pub fn after(&self, state: &str, request: &str) {
+        log_sink::message(format_args!("my_state_{} = {state} after processing <{request}, request>", self.name));
     }
 
-    fn notes(&self) -> MutexGuard<'_, VecDeque<(Bytes, String)>> {
+    fn notes(&self) -> MutexGuard<'_, VecDeque<Note>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Prints the reply on its way to the connection.
 struct TracedReply {
+    tracer: &'static Tracer,
+    note: u64,
     request: String,
     inner: ReplyTo,
 }
 
+impl TracedReply {
+    fn tell(&self, outcome: &Outcome) {
+        // A request that was not processed here must not lend its name to a later one with the same bytes.
+        self.tracer.notes().retain(|note| note.id != self.note);
+        let Some(why) = refusal(outcome) else {
+            log_sink::message(format_args!("Sending <{}, reply>", self.request));
+            return;
+        };
+        self.tracer.turned_away(&self.request, why);
+    }
+}
+
+/// Why it is no answer, in the words that the client's console has for it.
+fn refusal(outcome: &Outcome) -> Option<&'static str> {
+    Some(match outcome {
+        Outcome::NotLeader(_) => "not the leader",
+        Outcome::Busy { .. } => "busy",
+        Outcome::DiskFull => "disk full",
+        Outcome::TooLarge { .. } => "too large",
+        Outcome::SessionExpired => "session evicted",
+        Outcome::AnswerGone => "answer evicted",
+        Outcome::Refused(_) => "refused",
+        Outcome::Unknown => "outcome unknown",
+        Outcome::OutOfService(_) => "out of service",
+        Outcome::Answer(_) | Outcome::SessionOpened(_) | Outcome::Status(_) | Outcome::Done => return None,
+    })
+}
+
 impl ReplySink for TracedReply {
     fn deliver(&self, tag: u64, outcome: Outcome) {
-        print(&format!("Sent <{}, reply>", self.request));
+        self.tell(&outcome);
         self.inner.sink.deliver(tag, outcome);
+    }
+
+    fn deliver_now(&self, tag: u64, outcome: Outcome) {
+        self.tell(&outcome);
+        self.inner.sink.deliver_now(tag, outcome);
+    }
+
+    fn has_room(&self) -> bool {
+        self.inner.sink.has_room()
+    }
+
+    fn reserve(&self, tag: u64, bytes: usize) -> bool {
+        self.inner.sink.reserve(tag, bytes)
     }
 
     fn begin_parts(&self, tag: u64) -> bool {
@@ -94,9 +159,4 @@ impl ReplySink for TracedReply {
     fn deliver_part(&self, tag: u64, part: Bytes) -> bool {
         self.inner.sink.deliver_part(tag, part)
     }
-}
-
-/// One line on stderr, with its time.
-fn print(line: &str) {
-    log_sink::line(format!("[{}] {line}", log_sink::timestamp()));
 }

@@ -513,9 +513,10 @@ async fn traced_server_prints_messages_and_state() {
     let received = server.expect_line(&format!("Received {request}"));
     let stamp = received.strip_prefix('[').and_then(|rest| rest.split_once("] ")).unwrap().0;
     assert!(stamp.contains('T') && stamp.ends_with('Z'), "{received}");
-    server.expect_line(&format!("my_state_S1 = 0 keys before processing {request}"));
-    server.expect_line(&format!("my_state_S1 = 1 keys after processing {request}"));
-    server.expect_line(&format!("Sent <C{}, S1, 101, reply>", client.index));
+    server.expect_line(&format!("my_state_S1 = 0 keys (digest 0000000000000000) before processing {request}"));
+    let after = server.expect_line(&format!("after processing {request}"));
+    assert!(after.contains("my_state_S1 = 1 keys (digest "), "{after}");
+    server.expect_line(&format!("Sending <C{}, S1, 101, reply>", client.index));
 }
 
 // covers B29

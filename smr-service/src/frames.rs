@@ -61,7 +61,7 @@ pub struct RangedHello {
     pub cluster: Option<ClusterId>,
     /// The service that it expects.
     pub service: Service,
-    /// What versions to come add to this frame; others pass over it.
+    /// What versions to come add to this frame ([`HelloFields`]); others pass over it.
     pub later: Bytes,
 }
 
@@ -83,6 +83,62 @@ impl RangedHello {
             .common(CLIENT_VERSIONS)
             .ok_or_else(|| format!("a client that speaks {theirs} meets a replica that speaks {CLIENT_VERSIONS}"))
     }
+}
+
+/// What a hello says besides: a tag of one byte, the length of the value in one byte, the value; again and again. Whoever
+/// does not know a tag passes over it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HelloFields {
+    /// What the client calls itself on consoles: `C7` is 7. Then the ids of its requests carry their numbers, see
+    /// [`next_id`].
+    pub client: Option<u32>,
+}
+
+const FIELD_CLIENT: u8 = 1;
+
+impl HelloFields {
+    /// As it stands in [`RangedHello::later`].
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = Vec::new();
+        if let Some(client) = self.client {
+            bytes.extend([FIELD_CLIENT, size_of::<u32>() as u8]);
+            bytes.extend(client.to_le_bytes());
+        }
+        bytes.into()
+    }
+
+    /// The fields that this build knows. What makes no sense is passed over, too: nothing depends on it.
+    pub fn decode(mut bytes: &[u8]) -> HelloFields {
+        let mut fields = HelloFields::default();
+        while let [tag, len, rest @ ..] = bytes {
+            let Some((value, rest)) = rest.split_at_checked(usize::from(*len)) else { break };
+            if *tag == FIELD_CLIENT {
+                fields.client = value.try_into().ok().map(u32::from_le_bytes);
+            }
+            bytes = rest;
+        }
+        fields
+    }
+}
+
+/// Bits of a request's id that are its number, where the client has a name. Those above count the connection's
+/// requests, so that ids rise whatever the numbers are.
+const NUMBER_BITS: u32 = 32;
+
+/// The id after `last` for a request with this number, or without numbers. `None` if all are used.
+pub(crate) fn next_id(last: u64, number: Option<u32>) -> Option<u64> {
+    match number {
+        None => last.checked_add(1),
+        Some(number) => {
+            let count = u32::try_from(last >> NUMBER_BITS).ok()?.checked_add(1)?;
+            Some(u64::from(count) << NUMBER_BITS | u64::from(number))
+        }
+    }
+}
+
+/// The number in the id of a request of a client that has a name; 0 for a request that consoles do not show.
+pub fn number_of(id: u64) -> u32 {
+    id as u32
 }
 
 /// Who answers a [`RangedHello`]. The shape stays as it is.
@@ -334,9 +390,56 @@ pub enum ClientResponse<M> {
     DiskFull,
 }
 
+impl<M> ClientResponse<M> {
+    /// Why it is no answer, in words for a console.
+    pub fn refusal(&self) -> Option<&'static str> {
+        Some(match self {
+            ClientResponse::NotLeader { .. } => "not the leader",
+            ClientResponse::WrongPartition { .. } => "another partition",
+            ClientResponse::Busy { .. } => "busy",
+            ClientResponse::TooLarge { .. } => "too large",
+            ClientResponse::SessionExpired => "session evicted",
+            ClientResponse::AnswerGone => "answer evicted",
+            ClientResponse::Unknown => "outcome unknown",
+            ClientResponse::Refused(_) => "refused",
+            ClientResponse::OutOfService(_) => "out of service",
+            ClientResponse::DiskFull => "disk full",
+            _ => return None,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hello_fields_come_back_and_unknown_or_mangled_ones_are_passed_over() {
+        for client in [None, Some(0), Some(7), Some(u32::MAX)] {
+            assert_eq!(HelloFields::decode(&HelloFields { client }.encode()), HelloFields { client });
+        }
+        let mut bytes = vec![99, 2, 0, 0];
+        bytes.extend(HelloFields { client: Some(7) }.encode());
+        assert_eq!(HelloFields::decode(&bytes).client, Some(7));
+        for mangled in [&[FIELD_CLIENT][..], &[FIELD_CLIENT, 4, 1], &[FIELD_CLIENT, 1, 7], &[99, 255]] {
+            assert_eq!(HelloFields::decode(mangled), HelloFields::default(), "{mangled:?}");
+        }
+    }
+
+    #[test]
+    fn ids_rise_whatever_the_numbers_are_and_end_before_they_repeat() {
+        let ids: Vec<u64> = [5, 1, 0, u32::MAX, 1]
+            .into_iter()
+            .scan(0, |last, number| {
+                *last = next_id(*last, Some(number))?;
+                Some(*last)
+            })
+            .collect();
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]) && ids.len() == 5, "{ids:?}");
+        assert_eq!(ids.into_iter().map(number_of).collect::<Vec<_>>(), [5, 1, 0, u32::MAX, 1]);
+        assert_eq!(next_id(u64::MAX - 1, Some(1)), None);
+        assert_eq!(next_id(6, None), Some(7));
+    }
 
     fn hello() -> RangedHello {
         RangedHello::new(None, Service::Manager)

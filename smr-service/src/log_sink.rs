@@ -41,6 +41,11 @@ pub fn timestamp() -> String {
     text
 }
 
+/// One line of a message console, with its time in front: RFC 3339, UTC. As [`line()`].
+pub fn message(text: std::fmt::Arguments<'_>) {
+    line(format!("[{}] {text}", timestamp()));
+}
+
 /// Puts one line into the queue for stderr. Never waits for whoever reads it.
 pub fn line(text: impl Into<String>) {
     stderr().push(text.into());

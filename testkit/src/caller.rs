@@ -253,11 +253,11 @@ pub struct Library {
 struct Retries(AtomicU64);
 
 impl Trace for Retries {
-    fn sent(&self, _server: usize, _number: u64) {}
+    fn sent(&self, _server: usize, _number: u32) {}
 
-    fn received(&self, _server: usize, _number: u64) {}
+    fn received(&self, _server: usize, _number: u32) {}
 
-    fn duplicate(&self, _server: usize, _number: u64) {}
+    fn duplicate(&self, _server: usize, _number: u32) {}
 
     fn retried(&self, _why: &'static str) {
         self.0.fetch_add(1, Ordering::Relaxed);

@@ -269,6 +269,7 @@ impl Callers {
             managers: self.managers.clone(),
             timeout: timeout_ms.map(Duration::from_millis),
             trace: None,
+            client_id: None,
             world: Some(World { network: self.net.of_host(host), seed }),
         });
         (host, client)

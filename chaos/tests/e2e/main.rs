@@ -9,6 +9,7 @@
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
+//! - [`console`]: what `--trace_messages` prints on both sides.
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
 //!
@@ -19,6 +20,7 @@
 #![cfg(test)]
 
 mod chaos;
+mod console;
 mod directories;
 mod emptied;
 mod fuzz;

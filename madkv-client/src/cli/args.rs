@@ -21,8 +21,8 @@ pub struct Args {
     pub trace_messages: bool,
     /// Write a line to stderr each time a request must be tried again.
     pub trace_retries: bool,
-    /// The client's number in those messages.
-    pub client_id: u32,
+    /// The client's number in those messages, and in those of servers.
+    pub client_id: Option<u32>,
     /// An operator's command to execute instead of reading stdin.
     pub command: Option<CliCommand>,
 }
@@ -45,9 +45,9 @@ struct Raw {
     /// Write a line to stderr each time a request must be tried again
     #[arg(long = "trace_retries", global = true)]
     trace_retries: bool,
-    /// This client's number in those messages
-    #[arg(long = "client_id", default_value_t = 1, global = true)]
-    client_id: u32,
+    /// This client's number in those messages, and in those of servers; 1 if it is not given
+    #[arg(long = "client_id", global = true)]
+    client_id: Option<u32>,
     /// Accepted in front of a command that has it.
     #[arg(long = "json", hide = true)]
     json: bool,

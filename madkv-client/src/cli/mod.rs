@@ -12,15 +12,24 @@ use std::sync::Arc;
 
 use args::Args;
 use madkv_proto::line::{Answer, Line};
-use smr_service::log_sink::{self, timestamp};
+use smr_service::log_sink;
 
 use crate::{Client, Error, Options, Trace};
 
 /// A client as the arguments want it.
 pub fn connect(args: &Args) -> Client {
-    let console = Console { client: args.client_id, messages: args.trace_messages, retries: args.trace_retries };
+    let client = args.client_id.unwrap_or(1);
+    let console = Console { client, messages: args.trace_messages, retries: args.trace_retries };
+    // Servers are to call it by the name that its own console has.
+    let client_id = args.client_id.or(console.messages.then_some(client));
     let trace = (console.messages || console.retries).then(|| Arc::new(console) as Arc<dyn Trace>);
-    Client::connect(Options { managers: args.manager_addrs.clone(), timeout: args.timeout, trace, world: None })
+    Client::connect(Options {
+        managers: args.manager_addrs.clone(),
+        timeout: args.timeout,
+        trace,
+        client_id,
+        world: None,
+    })
 }
 
 /// Runs a request of the line protocol.
@@ -52,27 +61,33 @@ struct Console {
 }
 
 impl Trace for Console {
-    fn sent(&self, server: usize, number: u64) {
+    fn sent(&self, server: usize, number: u32) {
         if self.messages {
-            log_sink::line(format!("[{}] Sent <C{}, S{server}, {number}, request>", timestamp(), self.client));
+            log_sink::message(format_args!("Sent <C{}, S{server}, {number}, request>", self.client));
         }
     }
 
-    fn received(&self, server: usize, number: u64) {
+    fn received(&self, server: usize, number: u32) {
         if self.messages {
-            log_sink::line(format!("[{}] Received <C{}, S{server}, {number}, reply>", timestamp(), self.client));
+            log_sink::message(format_args!("Received <C{}, S{server}, {number}, reply>", self.client));
         }
     }
 
-    fn duplicate(&self, server: usize, number: u64) {
+    fn refused(&self, server: usize, number: u32, why: &'static str) {
         if self.messages {
-            log_sink::line(format!("[{}] request_num {number}: Discarded duplicate reply from S{server}", timestamp()));
+            log_sink::message(format_args!("Received <C{}, S{server}, {number}, reply>: {why}", self.client));
+        }
+    }
+
+    fn duplicate(&self, server: usize, number: u32) {
+        if self.messages {
+            log_sink::message(format_args!("request_num {number}: Discarded duplicate reply from S{server}"));
         }
     }
 
     fn retried(&self, why: &'static str) {
         if self.retries {
-            log_sink::line(format!("[{}] {RETRYING} C{}: {why}", timestamp(), self.client));
+            log_sink::message(format_args!("{RETRYING} C{}: {why}", self.client));
         }
     }
 }

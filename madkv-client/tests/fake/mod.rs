@@ -291,7 +291,7 @@ impl Cluster {
     }
 
     pub fn client_of(&self, managers: Vec<String>, timeout_ms: Option<u64>) -> Client {
-        self.connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), trace: None, world: None })
+        self.connect(Options { managers, timeout: timeout_ms.map(Duration::from_millis), ..Options::default() })
     }
 
     /// A client that reaches the nodes, wherever they are.

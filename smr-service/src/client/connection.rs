@@ -28,9 +28,9 @@ use crate::client::limits::{
 };
 use crate::client::{Context, lock};
 use crate::frames::{
-    ClientRequest, ClientResponse, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
-    KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal, RequestFrame,
-    ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, is_before_ranges, needs_newer,
+    self, ClientRequest, ClientResponse, Hello, HelloFields, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME,
+    KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal,
+    RequestFrame, ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, is_before_ranges, needs_newer,
 };
 
 /// A write buffer above this is given back after use, in bytes.
@@ -94,7 +94,7 @@ struct State<M> {
     version: u16,
     end: Option<End>,
     /// Requests that ended without this connection's answer: their ids and numbers in traces. Kept while tracing only.
-    late: VecDeque<(u64, u64)>,
+    late: VecDeque<(u64, u32)>,
 }
 
 /// A request that waits for its answer.
@@ -121,8 +121,8 @@ pub(crate) struct End {
 pub struct Posted<M: Map> {
     connection: Arc<Connection<M>>,
     id: u64,
-    /// Its number in traces.
-    pub(crate) number: u64,
+    /// Its number in traces; 0 for none.
+    pub(crate) number: u32,
 }
 
 impl<M> Default for State<M> {
@@ -159,15 +159,31 @@ impl<M: Map> Connection<M> {
         events: &EventSender<M>,
         copy: u32,
     ) -> Option<Posted<M>> {
+        self.post_numbered(ask, epoch, events, copy, 0)
+    }
+
+    /// Queues a request that consoles call `number`.
+    pub(crate) fn post_numbered(
+        self: &Arc<Connection<M>>,
+        ask: ClientRequest,
+        epoch: u64,
+        events: &EventSender<M>,
+        copy: u32,
+        number: u32,
+    ) -> Option<Posted<M>> {
         let mut state = lock(&self.state);
         let held_bytes: usize = state.held.iter().map(|(_, _, frame)| frame.len()).sum();
         let waiting_bytes = state.out.len() + held_bytes + state.early.as_ref().map_or(0, Vec::len);
         if state.end.is_some() || waiting_bytes > CONNECTION_OUT_MAX_BYTES {
             return None;
         }
-        state.last_id += 1;
-        let id = state.last_id;
-        let number = if let ClientRequest::Write { number, .. } = &ask { *number } else { id };
+        let named = self.context.names.client().is_some();
+        let Some(id) = frames::next_id(state.last_id, named.then_some(number)) else {
+            drop(state);
+            self.close("all numbers of the connection are used", true);
+            return None;
+        };
+        state.last_id = id;
         let needs = ask.version();
         let mut request = Pending { events: events.clone(), copy, start: 0, end: 0, written_at: None };
         if state.welcomed && needs > state.version {
@@ -235,7 +251,8 @@ impl<M: Map> Connection<M> {
 
     fn ranged_greeting(&self) -> Vec<u8> {
         let mut greeting = Vec::new();
-        let hello = RangedHello::new(self.context.cluster.get().copied(), self.service);
+        let mut hello = RangedHello::new(self.context.cluster.get().copied(), self.service);
+        hello.later = HelloFields { client: self.context.names.client() }.encode();
         append(&mut greeting, KIND_RANGED_HELLO, &hello);
         greeting
     }
@@ -396,6 +413,7 @@ impl<M: Map> Connection<M> {
                 if let (Some(trace), Some((_, number)), ClientResponse::Answer(_)) =
                     (&self.context.trace, late, &response.body)
                 {
+                    trace.received(self.number, number);
                     trace.duplicate(self.number, number);
                 }
             }
@@ -492,7 +510,7 @@ impl<M: Map> Drop for Posted<M> {
         if state.withdraw(self.id) || state.pending.remove(&self.id).is_none() {
             return;
         }
-        if self.connection.context.trace.is_some() {
+        if self.number != 0 && self.connection.context.trace.is_some() {
             if state.late.len() == TRACE_LATE_MAX {
                 state.late.pop_front();
             }
@@ -538,6 +556,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::client::RequestNames;
     use crate::client::backoff::Jitter;
     use crate::frames::VERSION_OF_CONTROL;
 
@@ -546,7 +565,13 @@ mod tests {
     type ResponseFrame = crate::frames::ResponseFrame<()>;
 
     fn context() -> Arc<Context> {
-        Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(None), trace: None, network: None })
+        Arc::new(Context {
+            cluster: OnceLock::new(),
+            jitter: Jitter::new(None),
+            trace: None,
+            names: RequestNames::default(),
+            network: None,
+        })
     }
 
     // covers C9

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::client::connection::{CopyEvent, Event, EventSender, Posted};
+use crate::client::connection::{Connection, CopyEvent, Event, EventSender, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
-use crate::client::{Context, TimedOut, earlier, sleep_until};
+use crate::client::{Context, TimedOut, Trace, earlier, sleep_until};
 use crate::frames::{ClientRequest, ClientResponse, Map};
 
 /// A request on its way, across as many copies as it takes.
@@ -40,6 +40,8 @@ pub struct Exchange<'c, M: Map> {
     not_before: Option<Instant>,
     /// Whether a copy may follow another to the same replica.
     resends: bool,
+    /// What consoles call the request; 0 for one that they do not show.
+    number: u32,
 }
 
 /// A copy that is out.
@@ -96,7 +98,14 @@ impl<'c, M: Map> Exchange<'c, M> {
             hops: 0,
             not_before: None,
             resends: true,
+            number: 0,
         }
+    }
+
+    /// Consoles call the request `number`.
+    pub fn numbered(mut self, number: u32) -> Exchange<'c, M> {
+        self.number = number;
+        self
     }
 
     /// Sends no second copy to a replica that has one: for requests whose repetition would be refused as "under way".
@@ -159,13 +168,10 @@ impl<'c, M: Map> Exchange<'c, M> {
     fn post(&mut self, replica: u16, epoch: u64, ask: ClientRequest) -> bool {
         let Some(link) = self.group.links.get(usize::from(replica)) else { return false };
         let number = self.next_copy;
-        let Some(posted) = link.connection().and_then(|connection| connection.post(ask, epoch, &self.sender, number))
-        else {
-            return false;
-        };
-        if let Some(trace) = &self.context.trace {
-            trace.sent(link.number(), posted.number);
-        }
+        let post =
+            |connection: Arc<Connection<M>>| connection.post_numbered(ask, epoch, &self.sender, number, self.number);
+        let Some(posted) = link.connection().and_then(post) else { return false };
+        self.trace(replica, |trace, server, number| trace.sent(server, number));
         let posted_at = Instant::now();
         let silent_at = posted_at + SILENCE;
         self.next_copy = self.next_copy.wrapping_add(1);
@@ -193,12 +199,13 @@ impl<'c, M: Map> Exchange<'c, M> {
                 return None;
             }
         };
+        self.trace(replica, |trace, server, number| match body.refusal() {
+            None => trace.received(server, number),
+            Some(why) => trace.refused(server, number, why),
+        });
         match body {
             ClientResponse::Answer(last) => {
                 self.group.learn(|cache| cache.served(replica));
-                if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
-                    trace.received(link.number(), copy.posted.number);
-                }
                 copy.parts.push(last);
                 return Some(Final::Answer(copy.parts));
             }
@@ -255,6 +262,16 @@ impl<'c, M: Map> Exchange<'c, M> {
         if self.hops > REDIRECT_HOPS_MAX {
             self.hops = 0;
             self.pause();
+        }
+    }
+
+    /// Tells whoever watches, if the request has a number.
+    fn trace(&self, replica: u16, tell: impl FnOnce(&dyn Trace, usize, u32)) {
+        if self.number == 0 {
+            return;
+        }
+        if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
+            tell(&**trace, link.number(), self.number);
         }
     }
 

@@ -39,7 +39,7 @@ pub use link::{Link, troubles};
 pub use network::{Dial, Input, Network, Output, World};
 pub use service_client::{CallError, ServiceClient, ServiceOptions};
 pub use session::{Session, Ticket};
-pub use trace::Trace;
+pub use trace::{RequestNames, Trace};
 pub use write::{Write, WriteEnd};
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -55,6 +55,8 @@ pub struct Context {
     pub jitter: Jitter,
     /// Hears of each message.
     pub trace: Option<Arc<dyn Trace>>,
+    /// What consoles call this client and its requests.
+    pub names: RequestNames,
     /// Where connections lead; `None` for TCP.
     pub network: Option<Arc<dyn Network>>,
 }

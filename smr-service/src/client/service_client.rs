@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::client::{Context, Exchange, Failure, Final, Group, Jitter, TimedOut, Trace, World, Write, WriteEnd};
+use crate::client::{
+    Context, Exchange, Failure, Final, Group, Jitter, RequestNames, TimedOut, Trace, World, Write, WriteEnd,
+};
 use crate::frames::{ClientRequest, ClientResponse, Service};
 
 /// What a client of a service needs to know.
@@ -102,7 +104,8 @@ impl ServiceClient {
         assert!(!options.replicas.is_empty(), "no address of a replica");
         let ServiceOptions { replicas, timeout, trace, world } = options;
         let (seed, network) = world.map(|world| (world.seed, world.network)).unzip();
-        let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, network });
+        let names = RequestNames::new(None, trace.is_some());
+        let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, names, network });
         let group = Arc::new(Group::new(&context, name.to_owned(), Service::ONLY_GROUP, 1, &replicas));
         ServiceClient { context, group, timeout }
     }
@@ -112,10 +115,10 @@ impl ServiceClient {
     /// # Errors
     /// See [`CallError`], which says whether the write may have happened.
     pub async fn write(&self, command: impl Into<Bytes>) -> Result<Bytes, CallError> {
-        let (command, deadline) = (command.into(), self.deadline());
+        let (command, deadline, number) = (command.into(), self.deadline(), self.context.names.next());
         loop {
             let begun = Write::begin(&self.context, &self.group, 0, command.clone(), deadline).await;
-            let mut write = begun.map_err(CallError::of)?;
+            let mut write = begun.map_err(CallError::of)?.numbered(number);
             let Ok(end) = write.run(0).await else {
                 return Err(CallError::Timeout { may_have_happened: write.may_have_happened() });
             };
@@ -136,7 +139,7 @@ impl ServiceClient {
     pub async fn read(&self, query: impl Into<Bytes>) -> Result<Bytes, CallError> {
         let (query, deadline) = (query.into(), self.deadline());
         let _admission = self.group.admit(query.len(), deadline).await?;
-        let mut exchange = Exchange::new(&self.context, &self.group, deadline);
+        let mut exchange = Exchange::new(&self.context, &self.group, deadline).numbered(self.context.names.next());
         match exchange.run(0, &|| ClientRequest::Read { query: query.clone() }).await? {
             Final::Answer(parts) => Ok(parts.concat().into()),
             Final::Response(other) => Err(refusal(other, false)),

@@ -62,6 +62,12 @@ impl<'c, M: Map> Write<'c, M> {
         Ok(Write { context, group, deadline, session, ticket, exchange, command, _admission: admission })
     }
 
+    /// Consoles call it `number`.
+    pub fn numbered(mut self, number: u32) -> Write<'c, M> {
+        self.exchange = self.exchange.numbered(number);
+        self
+    }
+
     /// Runs to an end or the deadline. May be called again after a [`WriteEnd::Response`], with the same number.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
-use super::{Backend, ListenerLimits, Phase, Shared, response_of};
-use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, RequestFrame};
+use super::{Backend, Label, ListenerLimits, Phase, Shared, response_of};
+use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, RequestFrame, number_of};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
 const READ_MIN_BYTES: usize = 16 << 10;
@@ -89,7 +89,7 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => return,
     };
     drop(guest);
-    let Welcomed { input, output, buffer, permit: _permit } = match greeted {
+    let Welcomed { input, output, buffer, permit: _permit, client } = match greeted {
         Ok(Some(greeted)) => greeted,
         Ok(None) => return,
         Err(error) => {
@@ -106,7 +106,7 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
         biased;
         _ = &mut writer => true,
         _ = phases.wait_for(|phase| *phase == Phase::Closing) => false,
-        ended = read_requests(&responder, input, buffer, limits) => {
+        ended = read_requests(&responder, input, buffer, limits, client) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ends");
             }
@@ -125,11 +125,12 @@ async fn read_requests<B: Backend>(
     mut input: impl AsyncRead + Unpin,
     mut buffer: BytesMut,
     limits: &ListenerLimits,
+    client: Option<u32>,
 ) -> io::Result<()> {
     // When the rest of the frame that stands first in the buffer must be there.
     let mut deadline = Instant::now() + limits.frame_timeout;
     loop {
-        let taken = take_requests(responder, &mut buffer, limits.request_max_bytes).await;
+        let taken = take_requests(responder, &mut buffer, limits.request_max_bytes, client).await;
         responder.backend.flush();
         if taken? {
             deadline = Instant::now() + limits.frame_timeout;
@@ -176,15 +177,17 @@ async fn take_requests<B: Backend>(
     responder: &Arc<Responder<B>>,
     buffer: &mut BytesMut,
     max_bytes: usize,
+    client: Option<u32>,
 ) -> io::Result<bool> {
     let mut any = false;
     while let Some(frame) = next_frame(buffer, max_bytes).map_err(io::Error::other)? {
         if frame.kind != KIND_REQUEST {
             return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
         }
-        let request = codec::decode(frame.payload).map_err(io::Error::other)?;
+        let request: RequestFrame = codec::decode(frame.payload).map_err(io::Error::other)?;
         let len = frame.len_bytes;
-        take_request(responder, request, len).await;
+        let label = client.map(|client| Label { client, number: number_of(request.id) });
+        take_request(responder, request, len, label).await;
         buffer.advance(len);
         any = true;
     }
@@ -198,12 +201,22 @@ fn room_for(buffer: &[u8]) -> usize {
     missing.clamp(READ_MIN_BYTES, READ_AHEAD_MAX_BYTES)
 }
 
-async fn take_request<B: Backend>(responder: &Arc<Responder<B>>, request: RequestFrame, len_bytes: usize) {
+async fn take_request<B: Backend>(
+    responder: &Arc<Responder<B>>,
+    request: RequestFrame,
+    len_bytes: usize,
+    label: Option<Label>,
+) {
     let harmless = matches!(request.ask, ClientRequest::Read { .. } | ClientRequest::Status | ClientRequest::Map);
     match responder.queue.admit(request.id, len_bytes, harmless) {
         Admission::Granted(tag) => {
             let reply = ReplyTo { tag, sink: Arc::clone(responder) as Arc<dyn ReplySink> };
-            if let Some(body) = responder.backend.ask(request.ask, request.epoch, reply) {
+            let RequestFrame { ask, epoch, .. } = request;
+            let answered = match label.filter(|label| label.number != 0) {
+                None => responder.backend.ask(ask, epoch, reply),
+                Some(label) => responder.backend.ask_labelled(label, ask, epoch, reply),
+            };
+            if let Some(body) = answered {
                 responder.queue.deliver(tag, body);
             }
         }

@@ -15,8 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::framing::next_frame;
 use super::{Backend, ConnectionPermit, Shared, TOO_MANY_CONNECTIONS};
 use crate::frames::{
-    Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_WELCOME, MAGIC, RangedHello,
-    RangedWelcome, Refusal, Welcome,
+    Hello, HelloFields, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_WELCOME, MAGIC,
+    RangedHello, RangedWelcome, Refusal, Welcome,
 };
 
 /// The longest [`Hello`], in bytes.
@@ -35,6 +35,8 @@ pub(super) struct Welcomed<'d, R> {
     /// What was read after the hello.
     pub(super) buffer: BytesMut,
     pub(super) permit: ConnectionPermit<'d>,
+    /// What it calls itself on consoles.
+    pub(super) client: Option<u32>,
 }
 
 /// Does our part of the handshake; `None` if the stranger was refused.
@@ -49,12 +51,12 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
     let Shared { backend, limits, .. } = shared;
     let mut buffer = BytesMut::with_capacity(HELLO_READ_BYTES);
     let verdict = tokio::time::timeout(limits.handshake_timeout, read_hello(&mut input, &mut buffer)).await??;
-    let admitted = verdict.and_then(|(hello, version)| {
+    let admitted = verdict.and_then(|(hello, range)| {
         check(&hello, &**backend)?;
         let permit = shared.permit().ok_or_else(|| TOO_MANY_CONNECTIONS.to_owned())?;
-        Ok((permit, version))
+        Ok((permit, range))
     });
-    let (permit, version) = match admitted {
+    let (permit, range) = match admitted {
         Ok(admitted) => admitted,
         Err(reason) => {
             tracing::debug!(%reason, "refused a connection");
@@ -63,16 +65,20 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
         }
     };
     let (cluster, epoch) = (backend.cluster(), backend.epoch());
-    let welcome = match version {
+    let welcome = match range {
         None => frame(KIND_WELCOME, &Welcome { cluster, epoch }),
-        Some(version) => frame(KIND_RANGED_WELCOME, &RangedWelcome { version, cluster, epoch, later: Bytes::new() }),
+        Some((version, _)) => {
+            frame(KIND_RANGED_WELCOME, &RangedWelcome { version, cluster, epoch, later: Bytes::new() })
+        }
     };
     write_bytes(&*output, &welcome, limits.handshake_timeout).await?;
-    Ok(Some(Welcomed { input, output, buffer, permit }))
+    let client = range.and_then(|(_, fields)| fields.client);
+    Ok(Some(Welcomed { input, output, buffer, permit, client }))
 }
 
-/// A hello, and the version that was agreed upon; none if it has no range, and is of the oldest version.
-type Heard = Result<(Hello, Option<u16>), String>;
+/// A hello, the version that was agreed upon, and what else it says; neither if it has no range, and is of the oldest
+/// version.
+type Heard = Result<(Hello, Option<(u16, HelloFields)>), String>;
 
 /// Reads the hello; the inner error is a reason to refuse.
 async fn read_hello(input: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<Heard> {
@@ -112,7 +118,8 @@ fn with_range(hello: RangedHello) -> Heard {
         return Err("another protocol".into());
     }
     let version = hello.agree()?;
-    Ok((Hello { magic, cluster, service }, Some(version)))
+    let fields = HelloFields::decode(&hello.later);
+    Ok((Hello { magic, cluster, service }, Some((version, fields))))
 }
 
 fn check<B: Backend>(hello: &Hello, backend: &B) -> Result<(), String> {

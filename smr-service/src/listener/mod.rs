@@ -62,6 +62,15 @@ const KEEPALIVE_PROBES_MAX: u32 = 3;
 /// The reason that a connection is turned away with for which there is no permit now.
 pub const TOO_MANY_CONNECTIONS: &str = "too many connections; try again later";
 
+/// What consoles call a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The client, by the name that it gave.
+    pub client: u32,
+    /// Its number of the request.
+    pub number: u32,
+}
+
 /// What a listener serves.
 pub trait Backend: Send + Sync + 'static {
     /// What clients are told about where the parts of the service are.
@@ -80,6 +89,17 @@ pub trait Backend: Send + Sync + 'static {
     /// thread, so it must not block. `epoch` is the one that the client routed by. What was taken over may wait for
     /// [`Backend::flush`].
     fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse<Self::Map>>;
+
+    /// The same, for a request that consoles have a name for.
+    fn ask_labelled(
+        &self,
+        _label: Label,
+        ask: ClientRequest,
+        epoch: u64,
+        reply: ReplyTo,
+    ) -> Option<ClientResponse<Self::Map>> {
+        self.ask(ask, epoch, reply)
+    }
 
     /// The requests that one read has brought were asked. Must not wait for anything either.
     fn flush(&self) {}
