@@ -99,6 +99,54 @@ fn launcher_killed_leaves_no_process_behind() {
     wait_for(TIMEOUT, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
 }
 
+/// The words are the launcher's: the client alone knows none of them.
+#[test]
+fn words_of_the_launcher_do_what_they_say_and_refuse_what_they_cannot() {
+    let script = [
+        ("PUT a 1", "PUT a not_found"),
+        ("kill m.0", "m.0 killed"),
+        ("kill m.0", "ERROR m.0 does not run"),
+        ("pause m.0", "ERROR m.0 does not run"),
+        ("restart m.0", "m.0 started"),
+        ("kill s9.9", "ERROR no node s9.9; there are m.0 to m.0, and s0.0 to s0.2"),
+        ("kill", "ERROR which node? for example s0.1"),
+        ("wipe s0.1", "ERROR s0.1 runs; kill it first"),
+        ("pause s0.2", "s0.2 paused"),
+        ("pause s0.2", "ERROR s0.2 is paused already"),
+        ("GET a", "GET a 1"),
+        ("resume s0.2", "s0.2 goes on"),
+        ("resume s0.2", "ERROR s0.2 is not paused"),
+        ("cut s0.0 s0.0", "ERROR s0.0 and s0.0 do not talk to each other"),
+        // No two of the three hear each other.
+        ("cut s0.0", "s0.0 is cut off from all other nodes"),
+        ("cut s0.1 s0.2", "s0.1 and s0.2 are cut off from each other"),
+        ("PUT b 1", "ERROR timeout"),
+        ("heal", "everything passes"),
+        ("PUT c 1", "PUT c not_found"),
+        ("kill s0.0 s0.1 s0.2", "s0.0 killed"),
+        ("", "s0.1 killed"),
+        ("", "s0.2 killed"),
+        ("wipe s0.1", "s0.1 has no data any more"),
+        ("wipe s0.1", "ERROR s0.1 has no data"),
+        ("restart s0.0 s0.2", "s0.0 started"),
+        ("", "s0.2 started"),
+        ("GET a", "GET a 1"),
+        ("STOP", "STOP"),
+    ];
+    let lines: String =
+        script.iter().filter(|(line, _)| !line.is_empty()).map(|(line, _)| format!("{line}\n")).collect();
+    let shape = ["--partitions", "1", "--manager_rf", "1"];
+    // Long enough for an election on a busy machine, and short enough to wait for it once in vain.
+    let output = run(&[&shape[..], &["--client_flag=--timeout_ms=10000"]].concat(), &lines);
+    let answers = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{answers}\n{said}");
+    assert_eq!(answers.lines().count(), script.len(), "{answers}\n{said}");
+    for ((line, answer), heard) in script.iter().zip(answers.lines()) {
+        assert!(heard.starts_with(answer), "{line}: {heard}, not {answer}\n{answers}");
+    }
+}
+
 /// How many processes have `text` in their command line, the launcher itself not counted.
 pub(crate) fn processes_naming(text: &str) -> usize {
     process_ids_naming(text).len()

@@ -160,6 +160,17 @@ fn tab_completes_words_and_groups_and_a_slip_is_named() {
     session.expect("Usage: transfer <GROUP> <REPLICA>");
     session.press("stat\t\r");
     session.expect("in service");
+    // The launcher's own words, too.
+    session.press("pau\ts0\t\r");
+    session.expect("s0.0 paused");
+    session.press("resu\t\t\r");
+    session.expect("s0.0 goes on");
+    session.press("kil s0.0\r");
+    session.expect("did you mean kill?");
+    session.press("help\r");
+    session.expect("wipe <node>...");
+    session.press("help wipe\r");
+    session.expect("newcomer");
     session.press("ST\t\r");
     assert_eq!(session.expect_end(), Some(0));
 }

@@ -7,31 +7,33 @@ use rustyline::validate::Validator;
 use rustyline::{Context, Helper};
 
 use crate::cli::command::{COMMAND_WORDS, LINE_WORDS};
+use crate::cli::host::{Host, word_of};
 
 /// A group's name, and how many replicas it has.
 pub(crate) type GroupSize = (String, usize);
 
 /// Completes lines. Groups are asked for when the first one is wanted.
-pub(crate) struct Completion<G> {
+pub(crate) struct Completion<'h, G> {
     groups: G,
+    host: Option<&'h dyn Host>,
 }
 
-impl<G: Fn() -> Vec<GroupSize>> Completion<G> {
-    pub(crate) fn new(groups: G) -> Completion<G> {
-        Completion { groups }
+impl<'h, G: Fn() -> Vec<GroupSize>> Completion<'h, G> {
+    pub(crate) fn new(groups: G, host: Option<&'h dyn Host>) -> Completion<'h, G> {
+        Completion { groups, host }
     }
 
     /// What can stand where `partial` stands, after the words `before`.
     fn candidates(&self, before: &[&str], partial: &str) -> Vec<String> {
         let words: Vec<String> = match before {
-            [] | ["help"] => first_words().map(str::to_owned).collect(),
+            [] | ["help"] => first_words(self.host).map(str::to_owned).collect(),
             ["transfer" | "readmit"] => (self.groups)().into_iter().map(|(name, _)| name).collect(),
             ["transfer" | "readmit", group] => {
                 let size = (self.groups)().into_iter().find(|(name, _)| name == group).map_or(0, |(_, size)| size);
                 (0..size).map(|replica| replica.to_string()).collect()
             }
             ["status"] | ["where", _] => vec!["--json".to_owned()],
-            _ => Vec::new(),
+            [first, ..] => word_of(self.host, first).map_or_else(Vec::new, |(host, _)| host.candidates(before)),
         };
         let (exact, others): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.starts_with(partial));
         if !exact.is_empty() {
@@ -43,7 +45,7 @@ impl<G: Fn() -> Vec<GroupSize>> Completion<G> {
     }
 }
 
-impl<G: Fn() -> Vec<GroupSize>> Completer for Completion<G> {
+impl<G: Fn() -> Vec<GroupSize>> Completer for Completion<'_, G> {
     type Candidate = String;
 
     fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
@@ -58,21 +60,22 @@ impl<G: Fn() -> Vec<GroupSize>> Completer for Completion<G> {
     }
 }
 
-impl<G: Fn() -> Vec<GroupSize>> Helper for Completion<G> {}
-impl<G: Fn() -> Vec<GroupSize>> Highlighter for Completion<G> {}
-impl<G: Fn() -> Vec<GroupSize>> Validator for Completion<G> {}
-impl<G: Fn() -> Vec<GroupSize>> Hinter for Completion<G> {
+impl<G: Fn() -> Vec<GroupSize>> Helper for Completion<'_, G> {}
+impl<G: Fn() -> Vec<GroupSize>> Highlighter for Completion<'_, G> {}
+impl<G: Fn() -> Vec<GroupSize>> Validator for Completion<'_, G> {}
+impl<G: Fn() -> Vec<GroupSize>> Hinter for Completion<'_, G> {
     type Hint = String;
 }
 
-fn first_words() -> impl Iterator<Item = &'static str> {
-    LINE_WORDS.into_iter().chain(COMMAND_WORDS)
+fn first_words(host: Option<&dyn Host>) -> impl Iterator<Item = &'static str> {
+    let more = host.into_iter().flat_map(|host| host.words().iter().map(|word| word.word));
+    LINE_WORDS.into_iter().chain(COMMAND_WORDS).chain(more)
 }
 
 /// The first word of a line that was probably meant by `unknown`, if it is like one.
-pub(crate) fn similar(unknown: &str) -> Option<&'static str> {
+pub(crate) fn similar(unknown: &str, host: Option<&dyn Host>) -> Option<&'static str> {
     let unknown = unknown.to_lowercase();
-    let scored = first_words().map(|word| (strsim::damerau_levenshtein(&unknown, &word.to_lowercase()), word));
+    let scored = first_words(host).map(|word| (strsim::damerau_levenshtein(&unknown, &word.to_lowercase()), word));
     // One letter in three may be wrong: SCAN is not like STOP.
     scored.filter(|(distance, word)| *distance <= word.len() / 3).min().map(|(_, word)| word)
 }
@@ -86,7 +89,7 @@ mod tests {
     fn complete(line: &str) -> (usize, Vec<String>) {
         let history = MemHistory::new();
         let groups = || vec![("m".to_owned(), 1), ("s0".to_owned(), 3), ("s1".to_owned(), 3)];
-        Completion::new(groups).complete(line, line.len(), &Context::new(&history)).unwrap()
+        Completion::new(groups, None).complete(line, line.len(), &Context::new(&history)).unwrap()
     }
 
     #[test]
@@ -109,10 +112,10 @@ mod tests {
         for (unknown, meant) in
             [("statsu", "status"), ("GTE", "GET"), ("putt", "PUT"), ("tansfer", "transfer"), ("DELTE", "DELETE")]
         {
-            assert_eq!(similar(unknown), Some(meant), "{unknown}");
+            assert_eq!(similar(unknown, None), Some(meant), "{unknown}");
         }
         for unknown in ["dance", "x", "ls", "keys", ""] {
-            assert_eq!(similar(unknown), None, "{unknown}");
+            assert_eq!(similar(unknown, None), None, "{unknown}");
         }
     }
 }

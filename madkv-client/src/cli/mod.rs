@@ -3,8 +3,10 @@
 pub mod args;
 pub mod command;
 mod completion;
+pub mod host;
 pub mod pipe;
 pub mod prompt;
+pub mod session;
 pub mod status_table;
 pub mod stop;
 

@@ -13,13 +13,20 @@ use smr_service::log_sink;
 use tokio::runtime::Runtime;
 
 use crate::Client;
+use crate::cli::host::{Host, word_of};
 use crate::cli::run_line;
 
 /// Answers lines until STOP or the end of input. Returns whether it was STOP.
 ///
 /// # Errors
 /// Those of `input` and `out`.
-pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &mut impl Write) -> io::Result<bool> {
+pub fn run(
+    runtime: &Runtime,
+    client: &Client,
+    host: Option<&dyn Host>,
+    input: &mut impl BufRead,
+    out: &mut impl Write,
+) -> io::Result<bool> {
     let mut buffer = Vec::new();
     loop {
         let line = match next_line(input, &mut buffer)? {
@@ -28,7 +35,11 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
             Next::Line => line::parse(&buffer),
         };
         match line {
-            Err(bad) => line::write_error(out, &bad)?,
+            Err(bad) => match host_answer(host, &buffer) {
+                Some(Ok(text)) => out.write_all(text.as_bytes())?,
+                Some(Err(why)) => line::write_error(out, &why)?,
+                None => line::write_error(out, &bad)?,
+            },
             Ok(line) => match runtime.block_on(run_line(client, line)) {
                 Ok(answer) => {
                     // What is traced about a request comes before its answer, if someone reads it.
@@ -44,6 +55,13 @@ pub fn run(runtime: &Runtime, client: &Client, input: &mut impl BufRead, out: &m
         }
         out.flush()?;
     }
+}
+
+/// What the host says to a line that begins with a word of its own.
+fn host_answer(host: Option<&dyn Host>, line: &[u8]) -> Option<Result<String, String>> {
+    let words: Vec<&str> = std::str::from_utf8(line).ok()?.split_ascii_whitespace().collect();
+    let (host, _) = word_of(host, words.first()?)?;
+    Some(host.execute(&words))
 }
 
 /// How long to wait before a stream is tried again that has nothing, or takes nothing, yet.

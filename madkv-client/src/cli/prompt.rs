@@ -13,11 +13,12 @@ use rustyline::{CompletionType, Config, Editor};
 use smr_service::process;
 use tokio::runtime::Runtime;
 
+use crate::Client;
 use crate::cli::command::{self, COMMAND_WORDS, execute};
 use crate::cli::completion::{Completion, similar};
+use crate::cli::host::{self, Host, word_of};
 use crate::cli::run_line;
 use crate::cli::stop::Stop;
-use crate::{Client, Error};
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
@@ -28,10 +29,10 @@ const GROUPS_WAIT: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// Those of the terminal.
-pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
+pub fn run(runtime: &Runtime, client: &Client, host: Option<&dyn Host>) -> io::Result<()> {
     let config = Config::builder().completion_type(CompletionType::List).build();
     let mut editor = Editor::with_history(config, MemHistory::new()).map_err(io::Error::other)?;
-    editor.set_helper(Some(Completion::new(|| runtime.block_on(client.groups(GROUPS_WAIT)))));
+    editor.set_helper(Some(Completion::new(|| runtime.block_on(client.groups(GROUPS_WAIT)), host)));
     let mut history = load_history();
     for line in &history {
         let _ = editor.add_history_entry(line); // a line that history refuses is just not there
@@ -58,7 +59,7 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
         }
         let _ = editor.add_history_entry(text);
         history.push(text.to_owned());
-        if answer(runtime, client, text, &mut out)? {
+        if answer(runtime, client, host, text, &mut out)? {
             break;
         }
     }
@@ -67,7 +68,13 @@ pub fn run(runtime: &Runtime, client: &Client) -> io::Result<()> {
 }
 
 /// Answers a line; returns whether it was STOP.
-fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) -> io::Result<bool> {
+fn answer(
+    runtime: &Runtime,
+    client: &Client,
+    host: Option<&dyn Host>,
+    text: &str,
+    out: &mut impl Write,
+) -> io::Result<bool> {
     let stopped = match line::parse(text.as_bytes()) {
         Ok(line) => match interruptible(runtime, run_line(client, line)) {
             Ok(answer) => {
@@ -80,7 +87,7 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
             }
         },
         Err(bad) => {
-            answer_command(runtime, client, text, bad, out)?;
+            answer_command(runtime, client, host, text, bad, out)?;
             false
         }
     };
@@ -92,14 +99,26 @@ fn answer(runtime: &Runtime, client: &Client, text: &str, out: &mut impl Write) 
 fn answer_command(
     runtime: &Runtime,
     client: &Client,
+    host: Option<&dyn Host>,
     text: &str,
     bad: BadLine,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let first = words.first().copied().unwrap_or_default();
+    if let Some((host, _)) = word_of(host, first) {
+        return match host.execute(&words) {
+            Ok(text) => out.write_all(text.as_bytes()),
+            Err(why) => line::write_error(out, &why),
+        };
+    }
+    if let ["help", about] = words[..]
+        && let Some((_, word)) = word_of(host, about)
+    {
+        return writeln!(out, "{}\n{}", word.usage, word.about);
+    }
     if !COMMAND_WORDS.contains(&first) {
-        return match (bad, similar(first)) {
+        return match (bad, similar(first, host)) {
             (BadLine::UnknownWord, Some(meant)) => {
                 line::write_error(out, &format!("unknown word; did you mean {meant}?"))
             }
@@ -109,7 +128,11 @@ fn answer_command(
     }
     match command::parse(&words) {
         Ok(command) => match interruptible(runtime, execute(client, &command, terminal_columns())) {
-            Ok(report) => out.write_all(report.text.as_bytes()),
+            Ok(report) => {
+                out.write_all(report.text.as_bytes())?;
+                let more = if words == ["help"] { host::help(host) } else { String::new() };
+                out.write_all(more.as_bytes())
+            }
             Err(error) => line::write_error(out, &error),
         },
         Err(Stop::Print(help)) => out.write_all(help.as_bytes()),
@@ -127,7 +150,7 @@ pub fn terminal_columns() -> Option<u16> {
 }
 
 /// Runs a call until it is done, or Ctrl-C: a cluster without a majority must not take the prompt away.
-fn interruptible<T>(runtime: &Runtime, call: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
+fn interruptible<T, E>(runtime: &Runtime, call: impl Future<Output = Result<T, E>>) -> Result<T, Failure<E>> {
     runtime.block_on(async {
         tokio::select! {
             done = call => done.map_err(Failure::Call),
@@ -138,9 +161,9 @@ fn interruptible<T>(runtime: &Runtime, call: impl Future<Output = Result<T, Erro
 
 /// Why a call gave no answer.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum Failure<E> {
     #[error(transparent)]
-    Call(Error),
+    Call(E),
     #[error("interrupted: a write may have happened")]
     Interrupted,
 }

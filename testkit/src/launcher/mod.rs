@@ -1,37 +1,45 @@
 //! `madkv-local`: a whole cluster on this machine in one command, and a client on it.
 //!
-//! Nothing but the client writes to stdout. Everything that was started has ended when the launcher ends, also on
+//! Nothing but the client writes to stdout. The client runs inside this process, and has words of the launcher's own
+//! (`kill`, `cut`, ...) for the processes that were started. Everything that was started has ended when the launcher ends, also on
 //! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a
 //! line, or stops waiting for an answer.
+
+mod words;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use madkv_client::cli::session;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use smr::storage::{LogEngine, SyncMode, probe_sync};
-use smr_service::process;
+use smr_service::{log_sink, process};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::cluster::{Cluster, Layout, NotReady, Shape};
+use crate::cluster::{AddressOverrides, Cluster, Layout, NotReady, Shape};
 use crate::ports::Ports;
 use crate::programs::{CLIENT, NoPrograms, Programs};
+use crate::wiring::Network;
+use words::Words;
 
+/// The most processes that have a proxy between them: each pair that talks takes a listener.
+const PROXIED_NODES_MAX: u16 = 30;
 /// How long the cluster may take until each group has a leader.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often to look for signals and for the client's end, in milliseconds.
+/// How often to look for signals, in milliseconds.
 const LOOK_AGAIN_MS: u64 = 5;
 /// How long to wait for readiness between two looks for signals, in milliseconds.
 const READY_SLICE_MS: u64 = 100;
+/// The flag of servers and clients that lets them print each message.
+const TRACE_MESSAGES: &str = "--trace_messages";
 /// What remembers a kept cluster's shape and ports.
 const LAYOUT_FILE: &str = "cluster.json";
 /// What a shell reports for a process that a signal ended, minus the signal's number.
@@ -63,9 +71,15 @@ pub struct Options {
     /// What keeps the logs: sled or segments
     #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
     pub log_engine: Option<LogEngine>,
-    /// A further flag for each server and manager, for example --node_flag=--trace_messages; may be given several times
+    /// A further flag for each server and manager, for example --node_flag=--reads=lease; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,
+    /// Let processes dial each other without the proxy between them that the words cut and heal need
+    #[arg(long)]
+    pub direct: bool,
+    /// Let servers and the client print each message and state: servers to their logs, the client here
+    #[arg(long = "trace_messages", alias = "trace-messages")]
+    pub trace_messages: bool,
     /// A further flag for the client; may be given several times
     #[arg(long = "client_flag", alias = "client-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub client_flags: Vec<OsString>,
@@ -104,18 +118,29 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     choose_log_engine(options.log_engine).map_err(NoCluster::Options)?;
     let mut flags = sync_flags(place.path());
     flags.extend(options.node_flags.iter().cloned());
-    let mut cluster = Cluster::with_layout(&programs, place.layout, place.path(), &flags)
+    let network = network(options, place.layout)?;
+    let overrides = network.as_ref().map_or_else(AddressOverrides::new, Network::overrides);
+    let mut cluster = Cluster::with_overrides(&programs, place.layout, place.path(), &flags, overrides)
         .map_err(trouble("cannot prepare the cluster"))?;
-    cluster.start_all().map_err(trouble("cannot start the cluster"))?;
-    let code = match wait_ready(&mut cluster, &interrupted)? {
-        Some(code) => code,
-        None => run_client(&cluster, options, &interrupted)?,
-    };
-    if place.is_kept() {
-        cluster.stop_all();
-        say(&format!("data and logs are kept in {}", place.path().display()));
+    if options.trace_messages {
+        cluster.add_server_flags(&[TRACE_MESSAGES.into()]);
     }
-    Ok(code)
+    cluster.start_all().map_err(trouble("cannot start the cluster"))?;
+    match wait_ready(&mut cluster, &interrupted)? {
+        Some(code) => {
+            Running::new(cluster, place).end();
+            Ok(code)
+        }
+        None => run_client(cluster, place, network, options, &interrupted),
+    }
+}
+
+/// The proxy between the processes, if there is to be one.
+fn network(options: &Options, layout: Layout) -> Result<Option<Network>, NoCluster> {
+    if options.direct || layout.shape.nodes_count() > PROXIED_NODES_MAX {
+        return Ok(None);
+    }
+    Network::between_nodes(layout, 0).map(Some).map_err(trouble("cannot start the proxy between the processes"))
 }
 
 fn say(line: &str) {
@@ -144,32 +169,71 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
     }
 }
 
-fn run_client(cluster: &Cluster, options: &Options, interrupted: &Interrupted) -> Result<u8, NoCluster> {
+/// A cluster that runs, and its place, until it is ended.
+struct Running {
+    cluster: Arc<Mutex<Option<Cluster>>>,
+    place: Mutex<Option<Place>>,
+}
+
+impl Running {
+    fn new(cluster: Cluster, place: Place) -> Running {
+        Running { cluster: Arc::new(Mutex::new(Some(cluster))), place: Mutex::new(Some(place)) }
+    }
+
+    /// Ends all processes, and removes the directory unless it is kept. Does nothing the second time.
+    fn end(&self) {
+        // Held to the end: whoever calls it again, and ends this process then, waits.
+        let mut running = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut cluster) = running.take() else { return };
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(place) = place.as_ref().filter(|place| place.is_kept()) {
+            // One that is paused would not hear that it is to end.
+            cluster.processes().for_each(|(_, process)| process.thaw());
+            cluster.stop_all();
+            say(&format!("data and logs are kept in {}", place.path().display()));
+        }
+        // Only what no one uses any more can be removed.
+        drop(cluster);
+        drop(place);
+    }
+}
+
+/// Runs the client in this process. A signal ends the cluster, and then the process.
+fn run_client(
+    cluster: Cluster,
+    place: Place,
+    network: Option<Network>,
+    options: &Options,
+    interrupted: &Interrupted,
+) -> Result<u8, NoCluster> {
+    let line = [CLIENT.into(), "--manager_addrs".into(), cluster.manager_addresses().into()];
+    let trace = options.trace_messages.then(|| TRACE_MESSAGES.into());
+    let line: Vec<OsString> = line.into_iter().chain(trace).chain(options.client_flags.iter().cloned()).collect();
+    let shape = cluster.layout().shape;
     let terminal = Terminal::remember();
     if terminal.is_some() {
         // It goes to all processes on the terminal, and means the request that the client waits for, not the cluster.
         interrupted.leave_ctrl_c_to_others();
     }
-    let mut client = Command::new(cluster.programs().path(CLIENT))
-        .arg("--manager_addrs")
-        .arg(cluster.manager_addresses())
-        .args(&options.client_flags)
-        .spawn()
-        .map_err(trouble("cannot start the client"))?;
-    let code = loop {
-        if let Some(status) = client.try_wait().map_err(trouble("cannot wait for the client"))? {
-            break code_of(status);
-        }
-        if let Some(signal) = interrupted.signal() {
-            end(&mut client);
-            break EXIT_CODE_SIGNAL + signal;
-        }
-        thread::sleep(Duration::from_millis(LOOK_AGAIN_MS));
-    };
-    if let Some(terminal) = terminal {
-        terminal.restore();
-    }
-    Ok(exit_code(code))
+    let running = Arc::new(Running::new(cluster, place));
+    let words = Words::new(&running.cluster, shape, network);
+    let (ended, interrupted) = (Arc::clone(&running), interrupted.clone());
+    thread::Builder::new()
+        .name("end".to_owned())
+        .spawn(move || {
+            let signal = interrupted.wait();
+            if let Some(terminal) = terminal {
+                terminal.restore();
+            }
+            ended.end();
+            log_sink::flush();
+            // The client may be waiting for a line, and nothing takes it from there.
+            std::process::exit(EXIT_CODE_SIGNAL + signal);
+        })
+        .map_err(trouble("cannot start a thread"))?;
+    let code = session::run(line, Some(&words));
+    running.end();
+    Ok(code)
 }
 
 /// The settings of the terminal on stdin. A client that is killed while someone edits a line leaves it without echo
@@ -185,16 +249,6 @@ impl Terminal {
         // If it is gone, no one misses its settings.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
     }
-}
-
-fn end(client: &mut Child) {
-    // If it has ended by itself there is nothing left to do.
-    let _ = client.kill();
-    let _ = client.wait();
-}
-
-fn code_of(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| EXIT_CODE_SIGNAL + status.signal().unwrap_or_default())
 }
 
 fn exit_code(code: i32) -> u8 {
@@ -384,6 +438,16 @@ impl Interrupted {
     /// From now on Ctrl-C (SIGINT) is for other processes on the same terminal.
     fn leave_ctrl_c_to_others(&self) {
         self.leaves_ctrl_c.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for a signal, and says which came.
+    fn wait(&self) -> i32 {
+        loop {
+            if let Some(signal) = self.signal() {
+                return signal;
+            }
+            thread::sleep(Duration::from_millis(LOOK_AGAIN_MS));
+        }
     }
 
     /// The signal that came, if one did.

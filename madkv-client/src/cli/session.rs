@@ -1,0 +1,92 @@
+//! A run of the command line. Parses, builds, runs, and gives the exit code: 0 well, 1 failed, 2 wrong arguments.
+
+use std::ffi::OsString;
+use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+
+use rustix::process::Signal;
+use smr_service::log_sink::{self, LineWriter};
+use smr_service::process;
+use tokio::runtime::Builder;
+
+use crate::cli::host::Host;
+use crate::cli::pipe::Waiting;
+use crate::cli::stop::Stop;
+use crate::cli::{args, command, connect, pipe, prompt};
+
+/// The program's name, in front of what it says on stderr.
+const PROGRAM: &str = "madkv-client";
+/// How much is read from a pipe at once, in bytes.
+const INPUT_CHUNK_BYTES: usize = 64 << 10;
+/// Exit code for a command line that makes no sense.
+const EXIT_USAGE: u8 = 2;
+/// Exit code for everything else that went wrong.
+const EXIT_FAILED: u8 = 1;
+
+/// Runs a command line, the program's name included, and returns the exit code.
+pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) -> u8 {
+    if let Err(fatal) = process::outlive_signals(&[Signal::XFSZ]) {
+        process::say(PROGRAM, &fatal.to_string());
+        return EXIT_FAILED;
+    }
+    let args = match args::parse(line) {
+        Ok(args) => args,
+        Err(Stop::Print(text)) => return code(print(&text)),
+        Err(Stop::Wrong(line)) => {
+            process::say(PROGRAM, &line);
+            return EXIT_USAGE;
+        }
+    };
+    // A host may have set one already.
+    let _ = tracing_subscriber::fmt()
+        .with_writer(LineWriter::default)
+        .with_max_level(tracing::Level::WARN)
+        .with_target(false)
+        .try_init();
+    // One thread: a lone request then crosses none.
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            process::say(PROGRAM, &format!("no runtime: {error}"));
+            return EXIT_FAILED;
+        }
+    };
+    let client = connect(&args);
+    if let Some(command) = &args.command {
+        return match runtime.block_on(command::execute(&client, command, prompt::terminal_columns())) {
+            Ok(report) if report.is_whole => code(print(&report.text)),
+            Ok(report) => {
+                code(print(&report.text));
+                EXIT_FAILED
+            }
+            Err(error) => {
+                log_sink::line(format!("ERROR {error}"));
+                EXIT_FAILED
+            }
+        };
+    }
+    if io::stdin().is_terminal() {
+        return code(prompt::run(&runtime, &client, host));
+    }
+    let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, Waiting(io::stdin().lock()));
+    let mut out = BufWriter::new(Waiting(io::stdout().lock()));
+    code(pipe::run(&runtime, &client, host, &mut input, &mut out).map(|_| ()))
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut out = Waiting(io::stdout().lock());
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn code(result: io::Result<()>) -> u8 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            // Whoever reads our answers may leave at any time; that needs no words.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                process::say(PROGRAM, &error.to_string());
+            }
+            EXIT_FAILED
+        }
+    }
+}
