@@ -69,24 +69,22 @@ impl Client {
         let deadline = self.deadline();
         let routes = self.shared.router.routes(deadline).await.map_err(|late| self.failure(late.into(), false))?;
         let partition = routes.map.partition_of(key);
-        let group = &routes.groups[partition];
-        let deadline = Instant::now() + STATUS_TIMEOUT;
-        let mut tasks = JoinSet::new();
-        for (replica, link) in group.links.iter().enumerate() {
-            let link = Arc::clone(link);
-            tasks.spawn(async move { (replica, ask_status(&link, deadline).await) });
-        }
-        // Asked and not believed: what was learnt earlier may be long past.
-        let answers = tasks.join_all().await.into_iter();
-        let leaders = answers.filter_map(|(replica, status)| {
-            let status = status.ok().filter(|status| status.role == Role::Leader)?;
-            (status.service_state == ServiceState::InService).then_some((status.term, replica))
-        });
-        let leader = leaders.max().map(|(_, replica)| {
-            // Below REPLICAS_MAX.
-            (replica as u16, group.links[replica].address().to_owned())
-        });
+        let leader = leader_of(&routes.groups[partition]).await;
         Ok(KeyPlace { slot: slot_of(key), partition, epoch: routes.map.epoch, leader })
+    }
+
+    /// Where the leader of a partition serves clients, if one says within a second that it leads.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn leader_of(&self, partition: usize) -> Option<String> {
+        let routes = self.shared.router.routes(self.deadline()).await.ok()?;
+        leader_of(routes.groups.get(partition)?).await.map(|(_, address)| address)
+    }
+
+    /// The map, of at least this epoch if a manager has that by now.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn map_of(&self, epoch: u64) -> Result<madkv_proto::map::ClusterMap, Error> {
+        let routes = self.shared.router.refreshed(epoch, self.deadline()).await;
+        routes.map(|routes| routes.map.clone()).map_err(|late| self.failure(late.into(), false))
     }
 
     /// Asks every replica how it is; each has a second to answer. Without a map only the managers are known.
@@ -168,6 +166,26 @@ impl Client {
         };
         Ok((Arc::clone(group), routes.map.epoch))
     }
+}
+
+/// Who leads a group: its number, and where it serves clients.
+async fn leader_of(group: &Group) -> Option<(u16, String)> {
+    let deadline = Instant::now() + STATUS_TIMEOUT;
+    let mut tasks = JoinSet::new();
+    for (replica, link) in group.links.iter().enumerate() {
+        let link = Arc::clone(link);
+        tasks.spawn(async move { (replica, ask_status(&link, deadline).await) });
+    }
+    // Asked and not believed: what was learnt earlier may be long past.
+    let answers = tasks.join_all().await.into_iter();
+    let leaders = answers.filter_map(|(replica, status)| {
+        let status = status.ok().filter(|status| status.role == Role::Leader)?;
+        (status.service_state == ServiceState::InService).then_some((status.term, replica))
+    });
+    leaders.max().map(|(_, replica)| {
+        // Below REPLICAS_MAX.
+        (replica as u16, group.links[replica].address().to_owned())
+    })
 }
 
 async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>, String> {

@@ -91,11 +91,19 @@ impl Dialled {
     /// If the connection breaks, or the answer does not come in time. What was asked may have been done all the same.
     /// [`io::ErrorKind::Unsupported`] if the other side's build does not know such a request; then it was not sent.
     pub async fn ask<M: Map>(&mut self, ask: ClientRequest) -> io::Result<ClientResponse<M>> {
+        self.ask_by(self.welcome.epoch, ask).await
+    }
+
+    /// The same, by a map of this epoch.
+    ///
+    /// # Errors
+    /// As of [`Dialled::ask`].
+    pub async fn ask_by<M: Map>(&mut self, epoch: u64, ask: ClientRequest) -> io::Result<ClientResponse<M>> {
         if ask.version() > self.version {
             return Err(io::Error::new(io::ErrorKind::Unsupported, needs_newer(ask.version(), self.version)));
         }
         self.asked += 1;
-        let request = RequestFrame { id: self.asked, epoch: self.welcome.epoch, ask };
+        let request = RequestFrame { id: self.asked, epoch, ask };
         self.send(KIND_REQUEST, &request).await?;
         self.more().await
     }

@@ -1,10 +1,13 @@
 //! What an operator can say, on the command line and at the prompt, and what comes of it.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind::DisplayHelp;
 use clap::{Parser, Subcommand};
 use smr_service::args::explain;
 
+use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
 use crate::cli::status_table;
 use crate::cli::stop::Stop;
 use crate::{Client, Error, KeyPlace};
@@ -54,10 +57,28 @@ pub enum CliCommand {
         #[arg(value_parser = replica_number)]
         replica: u16,
     },
+    /// Write all keys to a file, each partition as of one moment
+    ///
+    /// The file is compressed and checksummed. It is written beside first, then synced and renamed, and replaces no
+    /// other.
+    Backup {
+        /// The file
+        file: PathBuf,
+    },
+    /// Write all keys of a backup to the cluster, whatever shape it has
+    ///
+    /// All of the file is verified before anything is written.
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// Also into a cluster that has keys; those that the file has are overwritten
+        #[arg(long = "into_nonempty", alias = "into-nonempty")]
+        into_nonempty: bool,
+    },
 }
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 5] = ["help", "status", "where", "transfer", "readmit"];
+pub const COMMAND_WORDS: [&str; 7] = ["help", "status", "where", "transfer", "readmit", "backup", "restore"];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
 
@@ -73,6 +94,8 @@ status [--json]           partitions, replicas, roles, terms, indexes, lag
 where <key> [--json]      its slot, its partition, and who leads that
 transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
+backup <file>             write all keys to a file, each partition as of one moment
+restore <file>            write all keys of such a file to this cluster, which must have none
 help [<word>]             this, or more about one word
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
@@ -111,11 +134,22 @@ pub struct Report {
     pub is_whole: bool,
 }
 
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// A call of the client.
+    #[error(transparent)]
+    Client(#[from] Error),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+}
+
 /// Carries out a command. A table is at most `columns` wide, if that is given.
 ///
 /// # Errors
-/// See [`Error`].
-pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>) -> Result<Report, Error> {
+/// See [`CommandError`].
+pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>) -> Result<Report, CommandError> {
     let whole = |text: String| Report { text, is_whole: true };
     match command {
         CliCommand::Help { word } => Ok(whole(word.as_deref().map_or_else(|| HELP.to_owned(), help_about))),
@@ -130,10 +164,22 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             Ok(Report { text, is_whole: place.leader.is_some() })
         }
         CliCommand::Transfer { group, to } => {
-            client.transfer(group, *to).await.map(|()| whole(format!("{group}: leadership handed to replica {to}\n")))
+            client.transfer(group, *to).await?;
+            Ok(whole(format!("{group}: leadership handed to replica {to}\n")))
         }
         CliCommand::Readmit { group, replica } => {
-            client.readmit(group, *replica).await.map(|()| whole(format!("{group}: replica {replica} readmitted\n")))
+            client.readmit(group, *replica).await?;
+            Ok(whole(format!("{group}: replica {replica} readmitted\n")))
+        }
+        CliCommand::Backup { file } => {
+            let Saved { keys, partitions, epoch, len_bytes } = backup::save(client, file).await?;
+            let file = file.display();
+            Ok(whole(format!("{keys} keys of {partitions} partitions, epoch {epoch}: {len_bytes} bytes in {file}\n")))
+        }
+        CliCommand::Restore { file, into_nonempty } => {
+            let Loaded { keys, header } = backup::load(client, file, *into_nonempty).await?;
+            let Header { cluster, taken_at, .. } = header;
+            Ok(whole(format!("{keys} keys restored, of cluster {cluster} as of {taken_at}\n")))
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command-line client: the line protocol on pipes, a prompt on a terminal, and one-shot commands for operators.
 
 pub mod args;
+pub mod backup;
 pub mod command;
 mod completion;
 pub mod host;
