@@ -11,6 +11,36 @@ default:
 local *options:
     @cargo run --quiet --release --bin madkv-local -- "$@"
 
+# Show one thing that the cluster does, with real processes, and check it (`just demo --list` names the demonstrations).
+[positional-arguments]
+demo *names:
+    @cargo run --quiet --release --bin madkv-demo -- "$@"
+
+# Show all of them.
+demos:
+    @cargo run --quiet --release --bin madkv-demo -- --all
+
+# Open a cluster in panes of tmux, one for each process, with a prompt in the first (options as in `just local --help`).
+[positional-arguments]
+demo-tmux *options:
+    #!/bin/sh
+    set -eu
+    command -v tmux >/dev/null || { echo "just demo-tmux needs tmux, which is not installed" >&2; exit 1; }
+    cargo build --quiet --release --bins
+    programs="${CARGO_TARGET_DIR:-target}/release"
+    directory=$(mktemp -d "$programs/madkv-tmux-XXXXXX")
+    trap 'rm -rf "$directory"' EXIT
+    session="madkv-$$"
+    tmux new-session -d -s "$session" -x 220 -y 60 \
+        "$programs/madkv-local --partitions 1 --manager_rf 1 --trace_messages --directory $directory/cluster $*"
+    for node in m.0 s0.0 s0.1 s0.2; do
+        tmux split-window -d -t "$session" "tail -n +1 -F $directory/cluster/$node.log 2>/dev/null"
+        tmux select-layout -t "$session" tiled >/dev/null
+    done
+    tmux set-option -t "$session" pane-border-status top >/dev/null
+    tmux attach-session -t "$session"
+    tmux kill-session -t "$session" 2>/dev/null || true
+
 # Run all tests, end to end ones included.
 test:
     cargo test --workspace

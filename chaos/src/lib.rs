@@ -7,12 +7,14 @@
 //! - [`campaign`]: what `madkv-fuzz` does: the fuzzer alone, under the nemesis, or with a minority dead.
 //! - [`disk_faults`]: damaged, full and failing disks.
 //! - [`cli_transcript`]: what a command-line client prints while leaders die under it.
+//! - [`demo`]: what `madkv-demo` does: demonstrations that say what they do, and check it.
 //! - [`scenario`]: what `madkv-scenario` does: longer runs, each with one question.
 
 pub mod campaign;
 pub mod cli_transcript;
 pub mod client_sim;
 pub mod decoders;
+pub mod demo;
 pub mod disk_faults;
 pub mod fuzz;
 pub mod nemesis;

@@ -78,7 +78,8 @@ impl Load {
         Ok(Load::with(clients, plan))
     }
 
-    fn with(clients: Vec<LineClient>, plan: &Plan) -> Load {
+    /// The same, of clients that were started before.
+    pub fn with(clients: Vec<LineClient>, plan: &Plan) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
         let processes = clients.iter().map(|client| client.process().clone()).collect();

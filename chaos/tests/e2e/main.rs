@@ -9,6 +9,7 @@
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
+//! - [`demo`]: demonstrations that check themselves.
 //! - [`console`]: what `--trace_messages` prints on both sides.
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
@@ -21,6 +22,7 @@
 
 mod chaos;
 mod console;
+mod demo;
 mod directories;
 mod emptied;
 mod fuzz;

@@ -1,0 +1,232 @@
+//! What every demonstration stands on.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use madkv_testkit::cluster::{Cluster, Group, Node, Shape};
+use madkv_testkit::launcher::sync_flags;
+use madkv_testkit::line_client::LineClient;
+use madkv_testkit::load::{Load, Plan};
+use madkv_testkit::programs::{CLIENT, Programs};
+use madkv_testkit::wait::wait_for;
+use smr::status::ServiceState;
+use tempfile::TempDir;
+
+/// How a demonstration ends, or why it failed.
+pub(super) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How long anything may take that must happen in the end.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+/// For how long something that must not happen is watched.
+pub(super) const WATCH: Duration = Duration::from_millis(1500);
+/// Requests of all clients together between two faults.
+const BETWEEN: u64 = 300;
+/// How much of a line of a console is shown, in characters.
+const SHOWN_MAX: usize = 150;
+
+/// Says what is done.
+pub(super) fn tell(text: &str) {
+    println!("   {text}");
+}
+
+/// Says that something was just shown, and where the guide asks for it: `2 (11)` is step 11 of milestone 2.
+pub(super) fn shown(guide: &str, text: &str) {
+    if guide.is_empty() {
+        println!("ok {text}");
+    } else {
+        println!("ok {text}   [guide {guide}]");
+    }
+}
+
+/// Shows a line of someone's console.
+pub(super) fn show_line(whose: &str, line: &str) {
+    let end = line.char_indices().nth(SHOWN_MAX).map_or(line.len(), |(at, _)| at);
+    println!("     {whose:>4} | {}", &line[..end]);
+}
+
+/// A claim that must hold.
+pub(super) fn claim(holds: bool, what: impl FnOnce() -> String) -> Outcome<()> {
+    if holds { Ok(()) } else { Err(what().into()) }
+}
+
+/// A cluster whose consoles are read.
+pub(super) struct Stage {
+    cluster: Cluster,
+    directory: TempDir,
+}
+
+impl Stage {
+    /// A cluster of which nothing runs yet.
+    pub(super) fn empty(programs: &Programs, shape: Shape) -> Outcome<Stage> {
+        let directory = tempfile::Builder::new().prefix("madkv-demo-").tempdir_in(programs.directory())?;
+        let flags = sync_flags(directory.path());
+        let mut cluster = Cluster::on_free_ports(programs, shape, directory.path(), &flags)?;
+        cluster.add_server_flags(&["--trace_messages".into()]);
+        Ok(Stage { cluster, directory })
+    }
+
+    /// A cluster that is ready.
+    pub(super) fn ready(programs: &Programs, shape: Shape) -> Outcome<Stage> {
+        let mut stage = Stage::empty(programs, shape)?;
+        let Shape { server_rf, manager_rf, partitions } = shape;
+        tell(&format!("Starting managers, {manager_rf} in number, and {partitions} x {server_rf} servers."));
+        stage.start_all()?;
+        for (group, leader) in stage.wait_ready(TIMEOUT)? {
+            tell(&format!("{leader} leads {group}."));
+        }
+        Ok(stage)
+    }
+
+    /// Clients C1, C2, ... that write in a loop.
+    pub(super) fn loops(&self, clients: u32) -> Outcome<Load> {
+        let started: Outcome<Vec<LineClient>> = (1..=clients).map(|number| self.traced_client(number)).collect();
+        let load = Load::with(started?, &Plan { clients: clients as usize, keys: 40, prefix: "key".to_owned() });
+        tell(&format!("C1 to C{clients} write in a loop."));
+        Ok(load)
+    }
+
+    /// A client whose console is a file.
+    pub(super) fn traced_client(&self, number: u32) -> Outcome<LineClient> {
+        let program = self.programs().path(CLIENT);
+        let managers = self.manager_addresses();
+        let number = number.to_string();
+        // The shell becomes the client: only its stderr is another one.
+        let words = ["-c", "exec \"$@\" 2>>\"$0\"", &self.console_of(&number).display().to_string()];
+        let client = [&program.display().to_string(), "--manager_addrs", &managers, "--trace_messages", "--client_id"];
+        let line: Vec<String> = [&words[..], &client, &[&number]].concat().into_iter().map(str::to_owned).collect();
+        Ok(LineClient::start(Path::new("/bin/sh"), &line)?)
+    }
+
+    fn console_of(&self, client: &str) -> PathBuf {
+        self.directory.path().join(format!("C{client}.log"))
+    }
+
+    /// Waits for a line on a client's console, and shows it.
+    pub(super) fn client_says(&self, client: u32, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let path = self.console_of(&client.to_string());
+        let what = format!("a line on the console of C{client}");
+        let line = wait_for(TIMEOUT, &what, || {
+            let text = fs::read(&path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+            text.lines().find(|line| wanted(line)).map(str::to_owned)
+        })?;
+        show_line(&format!("C{client}"), &line);
+        Ok(line)
+    }
+
+    /// Waits for a line on a node's console, and shows it.
+    pub(super) fn says(&mut self, node: Node, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let what = format!("a line on the console of {node}");
+        let process = self.process(node);
+        let line =
+            wait_for(TIMEOUT, &what, || process.log_text().lines().find(|line| wanted(line)).map(str::to_owned))?;
+        show_line(&self.console_name(node), &line);
+        Ok(line)
+    }
+
+    /// What consoles call a node: S1, S2, ... for servers.
+    pub(super) fn console_name(&self, node: Node) -> String {
+        match node {
+            Node::Manager(_) => node.to_string(),
+            Node::Server { partition, replica } => {
+                format!("S{}", partition * self.layout().shape.server_rf + replica + 1)
+            }
+        }
+    }
+
+    /// How a node is called here: `s0.1 (S2)`.
+    pub(super) fn named(&self, node: Node) -> String {
+        match node {
+            Node::Manager(_) => node.to_string(),
+            Node::Server { .. } => format!("{node} ({})", self.console_name(node)),
+        }
+    }
+
+    /// The leader of a group.
+    pub(super) fn leader_of(&self, group: Group) -> Outcome<Node> {
+        Ok(self.wait_leader(group, TIMEOUT)?)
+    }
+
+    /// A follower of a group that runs.
+    pub(super) fn follower_of(&mut self, group: Group) -> Outcome<Node> {
+        let leader = self.leader_of(group)?;
+        let nodes: Vec<Node> = self.nodes_of(group).filter(|&node| node != leader).collect();
+        let running = nodes.into_iter().find(|&node| self.process(node).is_running());
+        running.ok_or_else(|| format!("{group} has no follower that runs").into())
+    }
+
+    /// Kills a node, and says so.
+    pub(super) fn kill(&mut self, node: Node) -> Outcome<()> {
+        tell(&format!("kill -9 {}", self.named(node)));
+        self.process(node).kill();
+        Ok(())
+    }
+
+    /// Starts a node again with its directory, and waits until it has all that its leader had.
+    pub(super) fn bring_back(&mut self, node: Node) -> Outcome<()> {
+        tell(&format!("starting {} again, with its directory", self.named(node)));
+        self.process(node).start()?;
+        // Others may be dead: it alone is waited for.
+        let leader = self.leader_of(node.group())?;
+        let target = wait_for(TIMEOUT, "the leader's status", || self.status(leader).ok())?.commit;
+        let is_whole = |node| {
+            let status = self.status(node).ok()?;
+            (status.service_state == ServiceState::InService && status.applied >= target).then_some(())
+        };
+        Ok(wait_for(TIMEOUT, &format!("{node} to serve, with entry {target:?}"), || is_whole(node))?)
+    }
+
+    /// The command-line client, with one command.
+    pub(super) fn operator(&self, words: &[&str]) -> Outcome<Output> {
+        tell(&format!("madkv-client {}", words.join(" ")));
+        self.quietly(words)
+    }
+
+    /// The same, for a command that is tried until it succeeds.
+    pub(super) fn quietly(&self, words: &[&str]) -> Outcome<Output> {
+        let managers = self.manager_addresses();
+        let line = [&["--manager_addrs", &managers], words].concat();
+        Ok(Command::new(self.programs().path(CLIENT)).args(line).stdin(Stdio::null()).output()?)
+    }
+
+    /// Gives each start of a node a further flag.
+    pub(super) fn add_flag(&mut self, node: Node, flag: &str) {
+        self.process(node).add_arguments(&[OsString::from(flag)]);
+    }
+}
+
+impl Deref for Stage {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for Stage {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
+
+/// Waits until the clients have been answered some hundred times more.
+pub(super) fn goes_on(load: &mut Load, guide: &str, what: &str) -> Outcome<()> {
+    load.wait_answers(BETWEEN, TIMEOUT)?;
+    shown(guide, &format!("{what}: {BETWEEN} more requests were answered"));
+    Ok(())
+}
+
+/// Ends the clients, and judges from their answers alone whether each write took effect exactly once.
+pub(super) fn judge(stage: &Stage, load: Load) -> Outcome<()> {
+    let history = load.finish()?;
+    history.check(stage)?;
+    let longest = history.swaps.iter().filter_map(|swap| Some(swap.answer.as_ref()?.0 - swap.started)).max();
+    let longest = longest.unwrap_or_default().as_millis();
+    let count = history.swaps.len();
+    shown("", &format!("all {count} writes took effect exactly once; the longest wait was {longest} ms"));
+    Ok(())
+}
