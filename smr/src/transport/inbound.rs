@@ -150,7 +150,7 @@ where
     let mut initialized = shared.initialized.subscribe();
     let mine = shared.myself();
     let limit = Duration::from_millis(shared.pace.handshake_max_ms);
-    let is_peer = |name| shared.peers.contains_key(&name);
+    let is_peer = |name| shared.peer(name).is_some();
     let heard = tokio::select! {
         heard = handshake::listen(&mut reader, &mut write, &mine.facts, is_peer, limit) => heard,
         () = guest.shown_out() => Err(HandshakeError::Failed("too many strangers".to_owned())),
@@ -203,7 +203,7 @@ where
             let ended = match handshake::welcome(&mut write, &mine, met.version, limit).await {
                 Ok(()) => {
                     shared.counters.accepted.add(1);
-                    if let Some(peer) = shared.peers.get(&node.name) {
+                    if let Some(peer) = shared.peer(node.name) {
                         peer.saw_alive();
                     }
                     reader.set_payload_max_bytes(FRAME_PAYLOAD_MAX_BYTES);

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -86,7 +86,8 @@ pub struct TransportConfig {
     pub commands: CommandVersions,
     /// Judges the starts that peers show.
     pub admission: Arc<dyn Admission>,
-    /// The other replicas' addresses, as `host:port`. This replica's own name is ignored.
+    /// The other replicas' addresses, as `host:port`, until [`Transport::set_addresses`] says more. This replica's own
+    /// name is ignored.
     pub peers: BTreeMap<ReplicaId, String>,
 }
 
@@ -240,7 +241,8 @@ struct Shared<M> {
     /// Tells each connection that the facts have changed under which it was made.
     initialized: watch::Sender<()>,
     admission: Arc<dyn Admission>,
-    peers: BTreeMap<ReplicaId, Arc<Peer<M>>>,
+    /// The other replicas, whose addresses may change, and which grow with the group.
+    peers: RwLock<BTreeMap<ReplicaId, Arc<Peer<M>>>>,
     registry: Registry,
     sink: Arc<dyn EventSink<M>>,
     snapshots: Arc<dyn SnapshotSink>,
@@ -288,7 +290,7 @@ where
             let _context = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let peers = config.peers.into_iter().filter(|(name, _)| *name != config.node.name);
+        let peers = config.peers;
         let shared = Arc::new(Shared {
             group: config.group.clone(),
             me: config.node,
@@ -303,7 +305,7 @@ where
             theirs: Mutex::default(),
             initialized: watch::Sender::new(()),
             admission: config.admission,
-            peers: peers.map(|(name, address)| (name, Arc::new(Peer::new(name, address)))).collect(),
+            peers: RwLock::default(),
             registry: Registry::default(),
             sink,
             snapshots,
@@ -316,24 +318,40 @@ where
         });
         let mut tasks = JoinSet::new();
         tasks.spawn_on(inbound::accept_forever(shared.clone(), listener), &runtime);
-        for peer in shared.peers.values() {
-            tasks.spawn_on(outbound::dial_forever(shared.clone(), peer.clone()), &runtime);
+        let transport = Transport { shared, runtime, tasks: Mutex::new(tasks) };
+        transport.set_addresses(&peers);
+        Ok(transport)
+    }
+
+    /// From now on these replicas are dialled at these addresses, and may dial; replicas that are not named stay what
+    /// they are. This replica's own name is ignored.
+    pub fn set_addresses(&self, addresses: &BTreeMap<ReplicaId, String>) {
+        let others = addresses.iter().filter(|(name, _)| **name != self.shared.me.name);
+        for (&name, address) in others.filter(|(_, address)| !address.is_empty()) {
+            if let Some(peer) = self.shared.peer(name) {
+                peer.move_to(address);
+                continue;
+            }
+            let peer = Arc::new(Peer::new(name, address.clone()));
+            self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&peer));
+            if !self.shared.stopped.load(Ordering::SeqCst) {
+                locked(&self.tasks).spawn_on(outbound::dial_forever(self.shared.clone(), peer), &self.runtime);
+            }
         }
-        Ok(Transport { shared, runtime, tasks: Mutex::new(tasks) })
     }
 
     /// Sends `message` to that very incarnation, or drops it. `size_bytes` is what it costs against the lane's bound;
     /// an estimate will do.
     pub fn send(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
         self.queue(to, message, lane, size_bytes);
-        if let Some(peer) = self.shared.peers.get(&to.name) {
+        if let Some(peer) = self.shared.peer(to.name) {
             peer.flush(&self.shared);
         }
     }
 
     /// Like [`Transport::send`], but the message may wait for [`Transport::flush`]: several then share a system call.
     pub fn queue(&self, to: NodeId, message: M, lane: Lane, size_bytes: usize) {
-        let pushed = match self.shared.peers.get(&to.name) {
+        let pushed = match self.shared.peer(to.name) {
             Some(peer) => peer.push(to.incarnation, message, lane, size_bytes),
             None => Pushed::Unconnected,
         };
@@ -347,7 +365,7 @@ where
     /// As [`Transport::queue`], for a message that depends on the version of the connection: one of [`PEER_VERSIONS`].
     /// Without a connection, or if that version has no such message, nothing is sent.
     pub fn queue_for(&self, to: NodeId, message: impl FnOnce(u16) -> Option<M>, lane: Lane, size_bytes: usize) {
-        let version = self.shared.peers.get(&to.name).and_then(|peer| peer.version());
+        let version = self.shared.peer(to.name).and_then(|peer| peer.version());
         match version.map(message) {
             // A connection that is made meanwhile in another version costs, at worst, this very connection.
             Some(Some(message)) => self.queue(to, message, lane, size_bytes),
@@ -358,7 +376,7 @@ where
 
     /// Lets everything leave that was queued.
     pub fn flush(&self) {
-        self.shared.peers.values().for_each(|peer| peer.flush(&self.shared));
+        self.shared.all_peers().values().for_each(|peer| peer.flush(&self.shared));
     }
 
     /// Starts to send a snapshot to that very incarnation, on a connection of its own that is dialled again if it
@@ -391,7 +409,14 @@ impl<M> Transport<M> {
 
     /// The incarnation of `name` that messages reach at this moment, if any.
     pub fn incarnation_of(&self, name: ReplicaId) -> Option<Incarnation> {
-        self.shared.peers.get(&name)?.incarnation()
+        self.shared.peer(name)?.incarnation()
+    }
+
+    /// Those who are connected at this moment: messages reach them.
+    pub fn connected(&self) -> Vec<NodeId> {
+        let reached =
+            |(&name, peer): (&ReplicaId, &Arc<Peer<M>>)| Some(NodeId { name, incarnation: peer.incarnation()? });
+        self.shared.all_peers().iter().filter_map(reached).collect()
     }
 
     /// The commands that the build of this node applies, by its last handshake; `None` if there was none since this
@@ -421,6 +446,14 @@ impl<M> Drop for Transport<M> {
 }
 
 impl<M> Shared<M> {
+    fn all_peers(&self) -> RwLockReadGuard<'_, BTreeMap<ReplicaId, Arc<Peer<M>>>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peer(&self, name: ReplicaId) -> Option<Arc<Peer<M>>> {
+        self.all_peers().get(&name).cloned()
+    }
+
     fn myself(&self) -> Myself {
         Myself { facts: locked(&self.facts).clone(), commands: self.commands }
     }

@@ -48,7 +48,8 @@ const STEADY_AFTER_MS: u64 = 1_000;
 /// One peer, seen from the sending side.
 pub(super) struct Peer<M> {
     pub(super) name: ReplicaId,
-    pub(super) address: String,
+    /// Where it is dialled next.
+    address: Mutex<String>,
     outbox: Mutex<Outbox<M>>,
     /// The connection's task sleeps until this: something waits.
     work: Notify,
@@ -119,7 +120,28 @@ impl<M> Peer<M> {
             urgent: Queue::new(URGENT_LANE_MAX_BYTES),
             bulk: Queue::new(BULK_LANE_MAX_BYTES),
         };
-        Peer { name, address, outbox: Mutex::new(outbox), work: Notify::new(), seen: Notify::new() }
+        Peer {
+            name,
+            address: Mutex::new(address),
+            outbox: Mutex::new(outbox),
+            work: Notify::new(),
+            seen: Notify::new(),
+        }
+    }
+
+    /// Where it is dialled.
+    pub(super) fn address(&self) -> String {
+        locked(&self.address).clone()
+    }
+
+    /// It is dialled there from now on. A connection that there is stays as long as it carries: who is at its other end
+    /// was compared.
+    pub(super) fn move_to(&self, address: &str) {
+        let mut known = locked(&self.address);
+        if *known != address {
+            address.clone_into(&mut known);
+            self.seen.notify_one();
+        }
     }
 
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
@@ -270,7 +292,8 @@ where
     loop {
         // Before the facts are read: a change of them is noticed.
         let mut initialized = shared.initialized.subscribe();
-        match dial(&shared, peer.name, &peer.address, Purpose::Messages).await {
+        let address = peer.address();
+        match dial(&shared, peer.name, &address, Purpose::Messages).await {
             Ok((stream, Met { node, version, .. })) => {
                 refused = None;
                 unreachable = false;
@@ -309,8 +332,8 @@ where
             }
             Err(HandshakeError::Failed(reason)) => {
                 if !unreachable {
-                    tracing::info!(group = %shared.group, me = %shared.me, peer = %peer.name, address = %peer.address,
-                        %reason, "not reachable, trying until it is");
+                    tracing::info!(group = %shared.group, me = %shared.me, peer = %peer.name, %address, %reason,
+                        "not reachable, trying until it is");
                     unreachable = true;
                 }
             }

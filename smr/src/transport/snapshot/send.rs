@@ -138,8 +138,8 @@ async fn attempt<M>(
     source: &mut Source,
     furthest: &mut u64,
 ) -> Result<(), Failure> {
-    let peer = shared.peers.get(&to.name).ok_or_else(|| Failure::Final("an unknown replica".to_owned()))?;
-    let dialled = dial(shared, to.name, &peer.address, Purpose::Snapshot).await;
+    let peer = shared.peer(to.name).ok_or_else(|| Failure::Final("an unknown replica".to_owned()))?;
+    let dialled = dial(shared, to.name, &peer.address(), Purpose::Snapshot).await;
     let (mut stream, met) = dialled.map_err(|error| match error {
         HandshakeError::Refused(reason) => Failure::Final(reason),
         // Said where messages are dialled for, too, and acted upon there.
