@@ -40,6 +40,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
         found_anew: plan.found_anew,
+        joins: false,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         reports: Arc::new(StderrReports),

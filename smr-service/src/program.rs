@@ -97,6 +97,7 @@ pub fn run<S: StateMachine>(name: &str, flags: ReplicaFlags, state: S) -> Result
         log_engine: flags.log_engine,
         allow_unsynced: flags.allow_unsynced,
         found_anew: flags.found_anew,
+        joins: false,
         reads,
         clock_drift_permille,
         reports: Arc::new(StderrReports),

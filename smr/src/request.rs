@@ -1,5 +1,6 @@
 //! What a listener may ask of a replica, and what it hears back.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -47,6 +48,12 @@ pub enum Request {
     Transfer {
         /// The new leader.
         to: ReplicaId,
+    },
+    /// Let these replicas be the group from now on, each reached by its peers at this address; an empty one says
+    /// nothing. Newcomers catch up first; whoever is not named leaves. With the same replicas only addresses change.
+    Scale {
+        /// By replica.
+        replicas: BTreeMap<ReplicaId, String>,
     },
     /// Put the present incarnation of this replica into the place of the one that the configuration names.
     Readmit {

@@ -75,8 +75,9 @@ pub struct CommandVersions {
 impl CommandVersions {
     /// What is known of a build whose handshake does not say it.
     pub const FIRST: CommandVersions = CommandVersions { library: 1, machine: 1 };
-    /// The newest kinds of entries and commands that this library applies. Raise it with each new kind.
-    pub const LIBRARY: u16 = 1;
+    /// The newest kinds of entries and commands that this library applies. Raise it with each new kind. 2: addresses of
+    /// replicas.
+    pub const LIBRARY: u16 = 2;
 
     /// What a replica applies whose state machine applies commands up to this version.
     pub const fn with_machine(machine: u16) -> CommandVersions {

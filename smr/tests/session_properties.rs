@@ -43,6 +43,7 @@ enum Seen {
     Expired,
     Gone,
     Refused,
+    Done,
 }
 
 fn seen(outcome: Outcome) -> Seen {
@@ -52,6 +53,7 @@ fn seen(outcome: Outcome) -> Seen {
         Outcome::SessionExpired => Seen::Expired,
         Outcome::AnswerGone => Seen::Gone,
         Outcome::Refused(_) => Seen::Refused,
+        Outcome::Done => Seen::Done,
         other => panic!("{other:?} from a session table"),
     }
 }
@@ -79,6 +81,8 @@ impl Model {
                 Seen::Opened(index)
             }
             SessionCommand::Idempotent { command } => Seen::Answer(run(command).into()),
+            // Sessions are none of its business.
+            SessionCommand::Addresses { .. } => Seen::Done,
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
                 let Some(session) = self.sessions.get_mut(&client.index) else { return Seen::Expired };
                 session.last_used = index;

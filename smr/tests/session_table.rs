@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use smr::entry::Index;
-use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX};
+use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX, ReplicaId};
 use smr::replica::Outcome;
 use smr::session::{
     ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionCommand, SessionLimits, SessionTable, UNUSED_SHARE,
@@ -344,6 +344,32 @@ fn restore_image_without_nonces_is_a_table_of_sessions_without_a_random_part() {
 // covers D16
 #[test]
 fn restore_table_of_a_newer_version_is_refused_with_both_versions() {
-    let error = SessionTable::restore(&mut &b"SES4whatever"[..]).unwrap_err().to_string();
-    assert_eq!(error, "no session table: it is of version 4, this build reads versions 1 to 3");
+    let error = SessionTable::restore(&mut &b"SES5whatever"[..]).unwrap_err().to_string();
+    assert_eq!(error, "no session table: it is of version 5, this build reads versions 1 to 4");
+}
+
+// covers D16 L20
+#[test]
+fn addresses_are_merged_and_part_of_an_image_only_where_there_are_some() {
+    let mut table = SessionTable::new();
+    let say = |table: &mut SessionTable, index: u64, addresses: &[(u16, &str)]| {
+        let addresses = addresses.iter().map(|(name, address)| (ReplicaId(*name), (*address).to_owned())).collect();
+        table.apply(Index(index), &SessionCommand::Addresses { addresses }, |_| panic!("nothing for the machine"))
+    };
+    let image = |table: &SessionTable| {
+        let mut bytes = Vec::new();
+        table.image().write(&mut bytes).unwrap();
+        bytes
+    };
+    assert_eq!(&image(&table)[..4], b"SES2", "as builds write it that know no addresses");
+    assert_eq!(say(&mut table, 3, &[(1, "a:1"), (2, "b:1")]), Outcome::Done);
+    assert_eq!(say(&mut table, 4, &[(2, ""), (3, "[::1]:9"), (1, "a:2")]), Outcome::Done);
+    let known = [(ReplicaId(1), "a:2".to_owned()), (ReplicaId(3), "[::1]:9".to_owned())].into();
+    assert_eq!(table.addresses(), &known);
+    let bytes = image(&table);
+    let restored = SessionTable::restore(&mut &bytes[..]).unwrap();
+    assert_eq!((restored.addresses(), restored.digest()), (&known, table.digest()));
+    for cut in 0..bytes.len() {
+        assert!(SessionTable::restore(&mut &bytes[..cut]).is_err(), "cut at {cut}");
+    }
 }

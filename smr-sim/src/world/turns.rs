@@ -252,6 +252,7 @@ impl<W: Workload> World<W> {
                         break;
                     }
                     Action::Stop(why) => self.watch.violate("L20 a command of this very build is unknown to it", why),
+                    Action::SetAddresses(_) | Action::Retired(_) => {}
                     Action::TakeSnapshot(image) => {
                         if image.meta.last.index < serving.engine().core().commit() {
                             self.watch.rare.saw(Rare::SnapshotBehindCommit);

@@ -16,7 +16,7 @@
 //! In each turn inputs come before timers: after a pause (SIGSTOP, a slow machine) what has arrived is older than what
 //! the clock says (fault catalogue E18).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::fatal::Lifeline;
-use crate::id::{NodeId, ReplicaId};
+use crate::id::NodeId;
 use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
+use crate::replica::handle::Facts;
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
 use crate::replica::outgoing::queue;
@@ -62,6 +63,7 @@ const DISK_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) turns: Turns<P, S>,
     pub(super) clock: Clock,
+    pub(super) facts: Arc<Facts>,
     pub(super) inbox: Arc<Inbox<P, S>>,
     pub(super) inputs: InputSender<P, S>,
     pub(super) disk: Sender<DiskJob<P::Message>>,
@@ -69,7 +71,6 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) snapshots: SnapshotFiles,
     /// Of the snapshots that are being sent: how often the receiver got further, and how much of that the core knows.
     pub(super) sending: BTreeMap<NodeId, (Arc<AtomicU64>, u64)>,
-    pub(super) replicas: BTreeSet<ReplicaId>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
     pub(super) scans: Scans,
@@ -254,11 +255,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Returns how many there were.
     fn take_requests(&mut self) -> usize {
         let (requests, now) = arrived(self.inbox.requests.try_iter(), REQUESTS_PER_TURN, || self.clock.now());
-        let (replicas, transport) = (&self.replicas, &self.transport);
-        let present = || {
-            let connected = |&name: &ReplicaId| Some(NodeId { name, incarnation: transport.incarnation_of(name)? });
-            replicas.iter().filter_map(connected).collect()
-        };
+        let transport = &self.transport;
+        let present = || transport.connected();
         let count = requests.len();
         self.turns.requests(now, requests.into_iter(), present);
         count
@@ -313,6 +311,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                         self.transport.queue(to, message, Lane::Urgent, REPLACED_MESSAGE_BYTES);
                         messages_leave = true;
                     }
+                    Action::Retired(since) => self.facts.present().retired = since,
+                    Action::SetAddresses(addresses) => self.transport.set_addresses(&addresses),
                     Action::SendSnapshot(to) => self.send_snapshot(to),
                     Action::AnswerParts { reply, parts } => self.scans.begin(reply, parts),
                     Action::Report(line) => self.reporter.line(&line),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use tokio::sync::oneshot;
 
-use crate::entry::GenesisHash;
+use crate::entry::{GenesisHash, Index};
 use crate::fatal::{Lifeline, ReplicaFailure};
 use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use crate::replica::engine::BUSY_RETRY_MS;
@@ -27,6 +27,8 @@ pub(super) struct Present {
     pub(super) start: StartTrail,
     /// Once it is initialized.
     pub(super) genesis: Option<GenesisHash>,
+    /// The entry by which the group went on without it, if it did.
+    pub(super) retired: Option<Index>,
 }
 
 impl Facts {
@@ -111,6 +113,13 @@ impl ReplicaHandle {
     /// The genesis of its group, once it is initialized.
     pub fn genesis(&self) -> Option<GenesisHash> {
         self.facts.present().genesis
+    }
+
+    /// The entry by which the group went on without this replica, if it did, as far as is applied here: an older
+    /// configuration may say so for a moment while a replica that starts catches up with its own log. It says nothing
+    /// and is asked nothing any more.
+    pub fn retired(&self) -> Option<Index> {
+        self.facts.present().retired
     }
 
     /// As [`Opened::exclude`](crate::replica::Opened::exclude), while the replica runs. It is done soon, and

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::entry::{GenesisHash, HardState, SnapshotMeta, Term};
+use crate::entry::{Entry, GenesisHash, HardState, Payload, SnapshotMeta, Term};
 use crate::fatal::Lifeline;
 use crate::id::{ClusterId, NodeId, ReplicaId, StartTrail};
 use crate::protocol::{Recovered, Time};
@@ -30,7 +30,7 @@ use crate::replica::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
 use crate::replica::turn_executor::TurnExecutor;
 use crate::replica::worker::Worker;
 use crate::report::Reporter;
-use crate::session::SessionTable;
+use crate::session::{Addresses, SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
 use crate::status::ServiceState;
@@ -103,6 +103,20 @@ pub(super) struct IncarnationRun<P: Kind, S: StateMachine> {
     genesis: Arc<OnceLock<GenesisHash>>,
 }
 
+/// Where the replicas of the group are reached, by all that is here: they have to be reached before it can be known what
+/// of the log is committed. Who answers there is compared.
+fn addresses_in(sessions: &SessionTable, entries: &[Entry]) -> Addresses {
+    let mut addresses = sessions.addresses().clone();
+    for entry in entries {
+        if let Payload::Command(bytes) = &entry.payload
+            && let Ok(SessionCommand::Addresses { addresses: newer }) = SessionCommand::decode(bytes)
+        {
+            addresses.extend(newer);
+        }
+    }
+    addresses
+}
+
 /// How an incarnation ended.
 enum End<P: Kind, S: StateMachine> {
     /// The replica was stopped.
@@ -150,7 +164,8 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let listener = options.listener.try_clone().map_err(cannot)?;
         let (runtime, sink) = (options.runtime.clone(), Arc::new(inputs.clone()));
         let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
-        *site.facts.present() = Present { incarnation: node.incarnation, start: store.start, genesis: initialized };
+        *site.facts.present() =
+            Present { incarnation: node.incarnation, start: store.start, genesis: initialized, retired: None };
         Ok(IncarnationRun {
             number,
             store,
@@ -235,7 +250,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             (None, _) => ServiceState::Uninitialized,
         };
         let group = &site.options.group;
-        let is_excluded = service_state != ServiceState::Uninitialized;
+        let is_excluded = service_state != ServiceState::Uninitialized || site.options.joins;
         let bootstrap = Bootstrap::new(Newcomer {
             node,
             cluster: site.cluster,
@@ -306,6 +321,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
                 (sessions, state, info.meta, info.len_bytes)
             }
         };
+        transport.set_addresses(&addresses_in(&sessions, &opened.entries));
         let clock = Clock::start();
         let snapshot = meta.last;
         // The genesis is of term 1, which no one campaigned in.
@@ -358,12 +374,12 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             sending: BTreeMap::new(),
             turns: Turns::new(engine, bootstrap_record, quarantine.is_some(), WRITES_UNDER_WAY_HIGH),
             clock,
+            facts: site.facts.clone(),
             inbox: site.inbox.clone(),
             inputs: inputs.clone(),
             disk: jobs,
             transport: transport.clone(),
             snapshots,
-            replicas: site.replicas.clone(),
             runtime: options.runtime.clone(),
             reporter: reporter.clone(),
             scans,

@@ -195,7 +195,7 @@ impl Opened {
         let (exclude, exclusions) = bounded(1);
         let facts = Arc::new(Facts {
             cluster: OnceLock::new(),
-            present: Mutex::new(Present { incarnation: node.incarnation, start: store.start, genesis }),
+            present: Mutex::new(Present { incarnation: node.incarnation, start: store.start, genesis, retired: None }),
         });
         let waiting_bytes = Arc::new(WaitingBytes::default());
         let inbox = Inbox { events: events_inbox, requests: requests_inbox, waiting_bytes: waiting_bytes.clone() };

@@ -31,6 +31,9 @@ pub struct ReplicaOptions {
     /// The operator's word that the group begins again: together with all other replicas of the group, if they were all
     /// told so and none of them has data, this one founds a group in place of the one that was there.
     pub found_anew: bool,
+    /// The group exists: this replica joins it, and never founds one, whatever it hears. Says nothing to a directory
+    /// that has data.
+    pub joins: bool,
     /// How reads are confirmed while this replica leads.
     pub reads: ReadMode,
     /// For leases: by how much the rates of two replicas' clocks may differ, per thousand.
@@ -58,6 +61,7 @@ impl ReplicaOptions {
             log_engine: storage::LogEngine::default(),
             allow_unsynced: false,
             found_anew: false,
+            joins: false,
             reads: ReadMode::Index,
             clock_drift_permille: CLOCK_DRIFT_PERMILLE,
             reports: Arc::new(TracingReports),

@@ -212,12 +212,15 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         present: impl Fn() -> Vec<NodeId>,
     ) {
         let mut reads = Vec::new();
+        if self.engine.looks_after_members() {
+            present().into_iter().for_each(|node| self.engine.met(now, node));
+        }
         for (request, reply) in requests {
             match request {
                 Request::OpenSession | Request::Write { .. } | Request::Idempotent { .. } => {
                     self.held.push((request, reply));
                 }
-                Request::Readmit { .. } => {
+                Request::Readmit { .. } | Request::Scale { .. } => {
                     present().into_iter().for_each(|node| self.engine.met(now, node));
                     reads.push((request, reply));
                 }

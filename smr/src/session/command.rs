@@ -4,14 +4,18 @@
 //! Open        4 | nonce u64
 //! Write       5 | index u64 | nonce u64 | number u64 | lowest unanswered u64 | command, the rest
 //! Idempotent  3 | command, the rest
+//! Addresses   6 | a map from replica numbers to addresses, as `codec` encodes it
 //! ```
 //! In logs of builds whose sessions had no random part, `Open` is a 1 alone, and `Write` a 2 without the nonce.
 //! Integers are little endian. Written by hand, because decoding runs once per entry on every replica and must not
 //! copy the command. The log's own framing gives the length and the checksum.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::id::ClientId;
+use crate::codec;
+use crate::id::{ClientId, ReplicaId};
 use crate::state_machine::StateMachine;
 
 const TAG_OPEN_PLAIN: u8 = 1;
@@ -19,6 +23,12 @@ const TAG_WRITE_PLAIN: u8 = 2;
 const TAG_IDEMPOTENT: u8 = 3;
 const TAG_OPEN: u8 = 4;
 const TAG_WRITE: u8 = 5;
+const TAG_ADDRESSES: u8 = 6;
+
+/// Addresses that one command may carry: more than a group has members.
+pub const ADDRESSES_MAX: usize = 64;
+/// The longest address, in bytes: a host name and a port.
+pub const ADDRESS_MAX_BYTES: usize = 300;
 
 const TAG_LEN_BYTES: usize = 1;
 const OPEN_LEN_BYTES: usize = TAG_LEN_BYTES + size_of::<u64>();
@@ -49,6 +59,12 @@ pub enum SessionCommand {
         /// For the state machine.
         command: Bytes,
     },
+    /// From now on these replicas of the group are reached at these addresses, as `host:port`; at an empty one no more.
+    /// Those that are not named stay where they are.
+    Addresses {
+        /// By replica.
+        addresses: BTreeMap<ReplicaId, String>,
+    },
 }
 
 /// Bytes in the log that this build does not understand. They are committed, so other replicas may well understand
@@ -75,7 +91,7 @@ impl SessionCommand {
     /// Whether it is taken while the disk is full: a session costs little, and without one no one could free anything.
     pub fn frees<S: StateMachine>(&self) -> bool {
         match self {
-            SessionCommand::Open { .. } => true,
+            SessionCommand::Open { .. } | SessionCommand::Addresses { .. } => true,
             SessionCommand::Write { command, .. } | SessionCommand::Idempotent { command } => S::frees(command),
         }
     }
@@ -85,13 +101,14 @@ impl SessionCommand {
     pub(crate) fn version(&self) -> u16 {
         match self {
             SessionCommand::Open { .. } | SessionCommand::Write { .. } | SessionCommand::Idempotent { .. } => 1,
+            SessionCommand::Addresses { .. } => 2,
         }
     }
 
     /// What is in it for the state machine.
     pub(crate) fn for_machine(&self) -> Option<&Bytes> {
         match self {
-            SessionCommand::Open { .. } => None,
+            SessionCommand::Open { .. } | SessionCommand::Addresses { .. } => None,
             SessionCommand::Write { command, .. } | SessionCommand::Idempotent { command } => Some(command),
         }
     }
@@ -120,6 +137,11 @@ impl SessionCommand {
                 bytes.put_u8(TAG_IDEMPOTENT);
                 bytes.put_slice(command);
                 bytes.freeze()
+            }
+            SessionCommand::Addresses { addresses } => {
+                let mut bytes = vec![TAG_ADDRESSES];
+                codec::encode_into(&mut bytes, addresses);
+                bytes.into()
             }
         }
     }
@@ -150,12 +172,21 @@ impl SessionCommand {
                 command: bytes.slice(WRITE_PLAIN_HEADER_LEN_BYTES..),
             }),
             TAG_IDEMPOTENT => Ok(SessionCommand::Idempotent { command: bytes.slice(TAG_LEN_BYTES..) }),
+            TAG_ADDRESSES => match codec::decode(&bytes[TAG_LEN_BYTES..]) {
+                Ok(addresses) if are_sensible(&addresses) => Ok(SessionCommand::Addresses { addresses }),
+                _ => Err(SessionCommandError::Malformed { tag, len_bytes: bytes.len() }),
+            },
             TAG_OPEN | TAG_WRITE | TAG_OPEN_PLAIN | TAG_WRITE_PLAIN => {
                 Err(SessionCommandError::Malformed { tag, len_bytes: bytes.len() })
             }
             tag => Err(SessionCommandError::Unknown { tag }),
         }
     }
+}
+
+/// Whether these addresses may be proposed: neither too many nor too long.
+pub fn are_sensible(addresses: &BTreeMap<ReplicaId, String>) -> bool {
+    addresses.len() <= ADDRESSES_MAX && addresses.values().all(|address| address.len() <= ADDRESS_MAX_BYTES)
 }
 
 /// The integer at `offset`, which lies inside: the caller has checked the length.
@@ -187,6 +218,10 @@ mod tests {
             },
             SessionCommand::Idempotent { command: Bytes::from_static(b"register") },
             SessionCommand::Idempotent { command: Bytes::new() },
+            SessionCommand::Addresses { addresses: BTreeMap::new() },
+            SessionCommand::Addresses {
+                addresses: [(ReplicaId(3), "[::1]:3703".to_owned()), (ReplicaId(4), String::new())].into(),
+            },
         ];
         for command in commands {
             let bytes = command.encode();

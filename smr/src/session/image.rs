@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! magic u32 | sessions_max u64 | answers_max_bytes u64 | applied u64
-//! versions of commands, in SES3: library u16 | machine u16
+//! versions of commands, in SES3 and SES4: library u16 | machine u16
+//! addresses, in SES4 u32
+//! each address, in order of replicas: replica u16 | length u32 | address
 //! sessions u32
 //! each session, in order of clients:
 //!     client: index u64, nonce u64 | last_used u64 | lowest u64 | executed, 16 words u64 | stored answers u32
@@ -10,7 +12,7 @@
 //!         number u64 | index u64 | hash of the command u64 | length u32 | answer
 //! ```
 //! SES3 is written once a command of a newer version than the first is applied, which only builds propose and apply
-//! that read it. Until then the bytes are those that builds without SES3 write. Little endian. Equal tables give equal
+//! that read it, and SES4 likewise once there are addresses. Until then the bytes are those that builds without them write. Little endian. Equal tables give equal
 //! bytes. The snapshot file around it has the checksums, so what fails to parse here is of another format, or a bug;
 //! still every length is checked before anything is allocated for it.
 
@@ -22,17 +24,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::OrdMap;
 
-use super::table::{Session, SessionTable, Stored, Window};
+use super::command::ADDRESS_MAX_BYTES;
+use super::table::{Addresses, Session, SessionTable, Stored, Window};
 use super::{REQUESTS_IN_FLIGHT_MAX, SessionLimits};
 use crate::codec::Hashing;
 use crate::entry::Index;
-use crate::id::ClientId;
+use crate::id::{ClientId, ReplicaId};
 use crate::version::CommandVersions;
 
 /// "SES" and the version of the format, a digit.
 const MAGIC: u32 = u32::from_le_bytes(*b"SES2");
 /// The same with versions of commands, if these are not the first.
 const MAGIC_VERSIONS: u32 = u32::from_le_bytes(*b"SES3");
+/// The same with addresses of replicas.
+const MAGIC_ADDRESSES: u32 = u32::from_le_bytes(*b"SES4");
 /// The same without nonces, as older builds wrote it.
 const MAGIC_PLAIN: u32 = u32::from_le_bytes(*b"SES1");
 
@@ -40,7 +45,7 @@ const MAGIC_PLAIN: u32 = u32::from_le_bytes(*b"SES1");
 fn not_read(magic: u32) -> String {
     match magic.to_le_bytes() {
         [b'S', b'E', b'S', version] if version.is_ascii_graphic() => {
-            format!("it is of version {}, this build reads versions 1 to 3", char::from(version))
+            format!("it is of version {}, this build reads versions 1 to 4", char::from(version))
         }
         _ => format!("starts with {magic:08x}"),
     }
@@ -52,6 +57,7 @@ pub struct SessionImage {
     pub(super) limits: SessionLimits,
     pub(super) applied: Index,
     pub(super) open_versions: CommandVersions,
+    pub(super) addresses: Arc<Addresses>,
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
 }
 
@@ -68,14 +74,26 @@ impl SessionImage {
     /// Those of `output`, handed through.
     pub fn write(&self, output: &mut dyn Write) -> io::Result<()> {
         let has_versions = self.open_versions != CommandVersions::FIRST;
-        let magic = if has_versions { MAGIC_VERSIONS } else { MAGIC };
+        let magic = match (has_versions, self.addresses.is_empty()) {
+            (_, false) => MAGIC_ADDRESSES,
+            (true, true) => MAGIC_VERSIONS,
+            (false, true) => MAGIC,
+        };
         output.write_all(&magic.to_le_bytes())?;
         write_u64(output, self.limits.sessions_max as u64)?;
         write_u64(output, self.limits.answers_max_bytes as u64)?;
         write_u64(output, self.applied.0)?;
-        if has_versions {
+        if magic != MAGIC {
             output.write_all(&self.open_versions.library.to_le_bytes())?;
             output.write_all(&self.open_versions.machine.to_le_bytes())?;
+        }
+        if magic == MAGIC_ADDRESSES {
+            write_u32(output, self.addresses.len())?;
+            for (name, address) in self.addresses.iter() {
+                output.write_all(&name.0.to_le_bytes())?;
+                write_u32(output, address.len())?;
+                output.write_all(address.as_bytes())?;
+            }
         }
         write_u32(output, self.sessions.len())?;
         for (client, session) in &self.sessions {
@@ -122,7 +140,7 @@ impl SessionTable {
     /// Those of `input`; `InvalidData` if the bytes are no table, or one with other limits.
     pub fn restore_with_limits(input: &mut dyn Read, limits: SessionLimits) -> io::Result<SessionTable> {
         let magic = read_u32(input)?;
-        check([MAGIC_PLAIN, MAGIC, MAGIC_VERSIONS].contains(&magic), || not_read(magic))?;
+        check([MAGIC_PLAIN, MAGIC, MAGIC_VERSIONS, MAGIC_ADDRESSES].contains(&magic), || not_read(magic))?;
         let (sessions_max, answers_max_bytes) = (read_u64(input)?, read_u64(input)?);
         check(
             sessions_max == limits.sessions_max as u64 && answers_max_bytes == limits.answers_max_bytes as u64,
@@ -134,13 +152,15 @@ impl SessionTable {
         )?;
         let applied = Index(read_u64(input)?);
         let mut open_versions = CommandVersions::FIRST;
-        if magic == MAGIC_VERSIONS {
+        if [MAGIC_VERSIONS, MAGIC_ADDRESSES].contains(&magic) {
             open_versions = CommandVersions { library: read_u16(input)?, machine: read_u16(input)? };
             let CommandVersions { library, machine } = open_versions;
-            check(library.min(machine) >= 1 && library.max(machine) > 1, || {
+            let says_something = library.max(machine) > 1 || magic == MAGIC_ADDRESSES;
+            check(library.min(machine) >= 1 && says_something, || {
                 format!("commands of version {library} of the library and {machine} of the state machine")
             })?;
         }
+        let addresses = if magic == MAGIC_ADDRESSES { read_addresses(input)? } else { Addresses::new() };
         let count = read_u32(input)?;
         check(u64::from(count) <= sessions_max, || format!("{count} sessions"))?;
 
@@ -159,8 +179,27 @@ impl SessionTable {
             check(index > last, || format!("session {index} behind session {last}"))?;
             sessions.insert(client, Arc::new(restored.session(client, input)?));
         }
-        Ok(SessionTable::from_parts(limits, applied, open_versions, sessions))
+        Ok(SessionTable::from_parts(limits, applied, open_versions, Arc::new(addresses), sessions))
     }
+}
+
+/// The addresses of an image that has some.
+fn read_addresses(input: &mut dyn Read) -> io::Result<Addresses> {
+    let count = read_u32(input)?;
+    // Whoever has left is in no later command, so there may be more than one command may name.
+    check((1..=u32::from(u16::MAX)).contains(&count), || format!("{count} addresses"))?;
+    let mut addresses = Addresses::new();
+    for _ in 0..count {
+        let name = ReplicaId(read_u16(input)?);
+        let len = read_u32(input)? as usize;
+        check((1..=ADDRESS_MAX_BYTES).contains(&len), || format!("an address of {len} bytes"))?;
+        let mut bytes = vec![0; len];
+        input.read_exact(&mut bytes)?;
+        let address = String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        check(addresses.last_key_value().is_none_or(|(last, _)| *last < name), || format!("{name} out of order"))?;
+        addresses.insert(name, address);
+    }
+    Ok(addresses)
 }
 
 /// What must hold across the sessions of a table that is being read.

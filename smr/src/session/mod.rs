@@ -46,9 +46,9 @@ mod image;
 mod table;
 
 use crate::id::REQUESTS_IN_FLIGHT_MAX;
-pub use command::{SessionCommand, SessionCommandError};
+pub use command::{ADDRESS_MAX_BYTES, ADDRESSES_MAX, SessionCommand, SessionCommandError, are_sensible};
 pub use image::SessionImage;
-pub use table::{SessionLimits, SessionTable};
+pub use table::{Addresses, SessionLimits, SessionTable};
 
 /// How much all stored answers together may take, in bytes, each counted with [`ANSWER_OVERHEAD_BYTES`]. Room for the
 /// answers of some hundred thousand small writes, or of 64 of the largest: many times what is under way at once.

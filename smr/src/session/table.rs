@@ -12,9 +12,12 @@ use super::{
     UNUSED_SHARE,
 };
 use crate::entry::Index;
-use crate::id::ClientId;
+use crate::id::{ClientId, ReplicaId};
 use crate::request::Outcome;
 use crate::version::CommandVersions;
+
+/// Where replicas are reached, as `host:port`.
+pub type Addresses = BTreeMap<ReplicaId, String>;
 
 /// The bounds of a table. They decide what is evicted, so they must be equal on all replicas of a group. Anything but
 /// the default is for tests and simulations.
@@ -55,7 +58,9 @@ pub struct SessionTable {
     pub(super) applied: Index,
     /// The highest versions of all commands that were applied.
     pub(super) open_versions: CommandVersions,
-    /// The only part that an image needs; the rest follows from it. Sessions are shared with images until they change.
+    /// Where replicas are reached, as far as commands said so.
+    pub(super) addresses: Arc<Addresses>,
+    /// The only other part that an image needs; the rest follows from it. Sessions are shared with images until they change.
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
     by_use: BTreeMap<Index, ClientId>,
     unused: BTreeSet<ClientId>,
@@ -188,6 +193,7 @@ impl SessionTable {
             limits,
             applied: Index::ZERO,
             open_versions: CommandVersions::FIRST,
+            addresses: Arc::default(),
             sessions: OrdMap::new(),
             by_use: BTreeMap::new(),
             unused: BTreeSet::new(),
@@ -201,9 +207,11 @@ impl SessionTable {
         limits: SessionLimits,
         applied: Index,
         open_versions: CommandVersions,
+        addresses: Arc<Addresses>,
         sessions: OrdMap<ClientId, Arc<Session>>,
     ) -> SessionTable {
-        let mut table = SessionTable { applied, open_versions, sessions, ..SessionTable::with_limits(limits) };
+        let mut table =
+            SessionTable { applied, open_versions, addresses, sessions, ..SessionTable::with_limits(limits) };
         for (client, session) in &table.sessions {
             table.by_use.insert(session.last_used, *client);
             if session.last_used.0 == client.index {
@@ -233,6 +241,17 @@ impl SessionTable {
         match command {
             SessionCommand::Open { nonce } => self.open(index, *nonce),
             SessionCommand::Idempotent { command } => Outcome::Answer(Bytes::from(run(command))),
+            SessionCommand::Addresses { addresses } => {
+                let known = Arc::make_mut(&mut self.addresses);
+                for (&name, address) in addresses {
+                    if address.is_empty() {
+                        known.remove(&name);
+                    } else {
+                        known.insert(name, address.clone());
+                    }
+                }
+                Outcome::Done
+            }
             SessionCommand::Write { client, number, lowest_unanswered, command } => {
                 self.write(index, *client, *number, *lowest_unanswered, command, run)
             }
@@ -258,7 +277,8 @@ impl SessionTable {
     /// A point-in-time copy, in constant time: it shares everything with the table until the table changes.
     pub fn image(&self) -> SessionImage {
         let SessionTable { limits, applied, open_versions, .. } = *self;
-        SessionImage { limits, applied, open_versions, sessions: self.sessions.clone() }
+        let (addresses, sessions) = (Arc::clone(&self.addresses), self.sessions.clone());
+        SessionImage { limits, applied, open_versions, addresses, sessions }
     }
 
     /// A hash over the whole table, equal on all replicas that applied the same entries (fault catalogue I7, L17).
@@ -270,6 +290,11 @@ impl SessionTable {
     /// The last entry with a command that was applied; 0 before the first.
     pub fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// Where the replicas of the group are reached, as far as commands said so.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// The highest versions of all commands applied since the first entry, snapshots included: what needs no more than

@@ -90,6 +90,7 @@ pub(crate) fn options(
         log_engine: smr::storage::LogEngine::Sled,
         allow_unsynced: true,
         found_anew: false,
+        joins: false,
         reads: ReadMode::Index,
         clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         reports: Arc::new(smr::report::TracingReports),

@@ -6,17 +6,19 @@
 //! [`Admin::next_tick`], and answered once.
 
 pub mod readmission;
+pub mod scaling;
 
 mod raft;
 
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, Protocol, Routing, Time};
 use crate::replica::ReplyTo;
+use crate::session::Addresses;
 
 pub use self::raft::RaftAdmin;
 
 /// What an operator asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRequest {
     /// That this replica lead.
     Transfer {
@@ -28,6 +30,11 @@ pub enum AdminRequest {
         /// The replica.
         name: ReplicaId,
     },
+    /// That these replicas be the group, and be reached at these addresses.
+    Scale {
+        /// By replica; an empty address says nothing.
+        replicas: Addresses,
+    },
 }
 
 /// What an [`Admin`] works with, in one call.
@@ -38,6 +45,12 @@ pub struct AdminContext<'a, P: Protocol> {
     pub core: &'a mut P,
     /// What the core asks for.
     pub effects: &'a mut Effects<P::Message>,
+    /// Where replicas are reached, by what is applied.
+    pub addresses: &'a Addresses,
+    /// Why no command may say anything of addresses, if a member's build does not apply that.
+    pub addresses_are_fixed: Option<String>,
+    /// What is to be proposed of addresses. Whether it is applied shows in `addresses`.
+    pub moves: &'a mut Option<Addresses>,
     /// For a person, one line each.
     pub lines: &'a mut Vec<String>,
 }

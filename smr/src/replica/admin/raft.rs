@@ -1,4 +1,4 @@
-//! What an operator asks of a Raft group: transfers of leadership, and readmissions.
+//! What an operator asks of a Raft group: transfers of leadership, readmissions, and other members.
 //!
 //! Only the leader knows of what is under way; if it loses its role the operator asks again, and the next leader goes
 //! on from the configuration in force.
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::readmission::{ConnectedPeers, READMISSION_UNDER_WAY, Readmission, Step};
+use super::scaling::{self, CHANGE_UNDER_WAY, Scaling};
 use super::{Admin, AdminContext, AdminRequest};
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
 use crate::raft::{Change, ChangeRefused, Control, TransferRefused};
 use crate::replica::{Outcome, ReplySink, ReplyTo};
+use crate::session::Addresses;
 
 /// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
 const TRANSFER_TIMEOUT_US: u64 = 5_000_000;
@@ -35,6 +37,7 @@ struct PendingTransfer {
 pub struct RaftAdmin {
     transfer: Option<PendingTransfer>,
     readmission: Option<(Readmission, ReplyTo)>,
+    scaling: Option<(Scaling, ReplyTo)>,
     connected_peers: ConnectedPeers,
     tick_at: Option<Time>,
 }
@@ -44,6 +47,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
         match request {
             AdminRequest::Transfer { to } => self.begin_transfer(context, to, reply),
             AdminRequest::Readmit { name } => self.begin_readmission(context, name, reply),
+            AdminRequest::Scale { replicas } => self.begin_scaling(context, replicas, reply),
         }
     }
 
@@ -57,7 +61,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
     }
 
     fn waiting(&self) -> usize {
-        usize::from(self.transfer.is_some()) + usize::from(self.readmission.is_some())
+        [self.transfer.is_some(), self.readmission.is_some(), self.scaling.is_some()].map(usize::from).iter().sum()
     }
 
     fn met(&mut self, now: Time, node: NodeId) {
@@ -89,6 +93,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
     fn stop(&mut self, lines: &mut Vec<String>) {
         self.end_transfer(Outcome::Unknown);
         self.end_readmission(Outcome::Unknown, lines);
+        self.end_scaling(Outcome::Unknown, lines);
     }
 }
 
@@ -120,6 +125,9 @@ impl RaftAdmin {
         if let Route::There(at) = writes {
             return reply.send(Outcome::NotLeader(NotHere { at, term }.into()));
         }
+        if self.scaling.is_some() {
+            return reply.send(Outcome::Refused(CHANGE_UNDER_WAY.to_owned()));
+        }
         let status = context.core.status();
         if let Some((readmission, _)) = &self.readmission {
             let Some(why) = readmission.gives_way(now, name, &status, &self.connected_peers) else {
@@ -134,6 +142,31 @@ impl RaftAdmin {
                 self.look_after(&mut context);
             }
             Err(outcome) => reply.send(outcome),
+        }
+    }
+
+    fn begin_scaling<P: Control>(&mut self, mut context: AdminContext<'_, P>, replicas: Addresses, reply: ReplyTo) {
+        let Routing { term, writes, .. } = context.core.routing();
+        if let Route::There(at) = writes {
+            return reply.send(Outcome::NotLeader(NotHere { at, term }.into()));
+        }
+        if self.scaling.is_some() || self.readmission.is_some() {
+            return reply.send(Outcome::Refused(CHANGE_UNDER_WAY.to_owned()));
+        }
+        match Scaling::start(context.now, replicas, &context.core.status()) {
+            Ok(scaling) => {
+                context.lines.push(format!("change to {} begins", scaling.describe()));
+                self.scaling = Some((scaling, reply));
+                self.look_after(&mut context);
+            }
+            Err(outcome) => reply.send(outcome),
+        }
+    }
+
+    fn end_scaling(&mut self, outcome: Outcome, lines: &mut Vec<String>) {
+        if let Some((scaling, reply)) = self.scaling.take() {
+            lines.push(format!("change to {} ended: {outcome:?}", scaling.describe()));
+            reply.send(outcome);
         }
     }
 
@@ -156,21 +189,43 @@ impl RaftAdmin {
         if let Some((readmission, _)) = &self.readmission {
             match readmission.next(now, &context.core.status()) {
                 Step::Wait => {}
-                Step::Change(change) => self.change(context, &change),
+                Step::Change(change) => {
+                    if let Err(why) = change_members(context, &change) {
+                        self.end_readmission(Outcome::Refused(why), context.lines);
+                    }
+                }
                 Step::End(outcome) => self.end_readmission(outcome, context.lines),
             }
         }
-        if self.transfer.is_some() || self.readmission.is_some() {
+        if let Some((scaling, _)) = &mut self.scaling {
+            match scaling.next(now, &context.core.status(), context.addresses, &self.connected_peers) {
+                scaling::Step::Wait => {}
+                scaling::Step::Propose(addresses) => match context.addresses_are_fixed.take() {
+                    None => *context.moves = Some(addresses),
+                    Some(why) => self.end_scaling(Outcome::Refused(why), context.lines),
+                },
+                scaling::Step::Change(change) => {
+                    if let Err(why) = change_members(context, &change) {
+                        self.end_scaling(Outcome::Refused(why), context.lines);
+                    }
+                }
+                scaling::Step::End(outcome) => self.end_scaling(outcome, context.lines),
+            }
+        }
+        if self.transfer.is_some() || self.readmission.is_some() || self.scaling.is_some() {
             self.schedule_tick(now);
         }
     }
+}
 
-    fn change<P: Control>(&mut self, context: &mut AdminContext<'_, P>, change: &Change) {
-        match context.core.change_members(context.now, change, context.effects) {
-            // Not yet: the next look tries again, until the readmission's own deadline.
-            Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_)) => {}
-            Err(ChangeRefused::Senseless(why)) => self.end_readmission(Outcome::Refused(why), context.lines),
-        }
+/// Begins a change, or lets it wait for the next look, until the deadline of what it belongs to.
+///
+/// # Errors
+/// Why it makes no sense.
+fn change_members<P: Control>(context: &mut AdminContext<'_, P>, change: &Change) -> Result<(), String> {
+    match context.core.change_members(context.now, change, context.effects) {
+        Ok(_) | Err(ChangeRefused::NotYet(_) | ChangeRefused::NotLeader(_)) => Ok(()),
+        Err(ChangeRefused::Senseless(why)) => Err(why),
     }
 }
 

@@ -40,7 +40,7 @@ impl ConnectedPeers {
         self.met.insert(node.name, (node.incarnation, now));
     }
 
-    fn present(&self, now: Time, name: ReplicaId) -> Option<NodeId> {
+    pub(super) fn present(&self, now: Time, name: ReplicaId) -> Option<NodeId> {
         let &(incarnation, at) = self.met.get(&name)?;
         (now.since_us(at) <= PRESENT_US).then_some(NodeId { name, incarnation })
     }

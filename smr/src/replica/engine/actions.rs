@@ -7,7 +7,7 @@ use crate::entry::{Index, SnapshotMeta};
 use crate::id::{Incarnation, NodeId};
 use crate::protocol::{Envelope, Protocol, Write};
 use crate::replica::ReplyTo;
-use crate::session::SessionTable;
+use crate::session::{Addresses, SessionTable};
 use crate::snapshot::ReceivedSnapshot;
 use crate::state_machine::{Image as _, StateMachine};
 use crate::status::StateDigest;
@@ -32,6 +32,10 @@ pub enum Action<P: Protocol, S: StateMachine> {
     SendDigest(NodeId, StateDigest),
     /// Tell this node that it is no member any more; it may not have heard of it. No one waits for this.
     SendReplaced(NodeId, Replaced),
+    /// The group goes on without this node since this entry, or with it again.
+    Retired(Option<Index>),
+    /// These replicas are reached at these addresses from now on; at an empty one no more.
+    SetAddresses(Addresses),
     /// Send the newest snapshot to this node, then call `Engine::snapshot_sent`.
     SendSnapshot(NodeId),
     /// Draw the parts of a long answer on a worker thread.

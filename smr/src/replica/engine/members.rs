@@ -37,8 +37,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub(super) fn members_changed(&mut self, carrier: Index, configuration: Configuration) {
         let was_member = self.members.1.is_member(self.node);
         self.members = (carrier, configuration);
+        let is_member = self.members.1.is_member(self.node);
         if was_member && let Some(replaced) = self.replaced(self.node) {
             self.replaced_by(replaced, "its own log");
+        } else if was_member != is_member {
+            self.actions.push(Action::Retired((!is_member).then_some(carrier)));
         }
     }
 

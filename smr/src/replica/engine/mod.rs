@@ -36,7 +36,7 @@ use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, Time, WriteId}
 use crate::replica::admin::{Admin, AdminContext};
 use crate::replica::engine::admission::Admission;
 use crate::replica::{Outcome, ReplyTo};
-use crate::session::SessionTable;
+use crate::session::{Addresses, SessionCommand, SessionTable};
 use crate::state_machine::StateMachine;
 use crate::status::{Advertised, ReplicaStatus, Role, ServiceState};
 use crate::version::CommandVersions;
@@ -272,6 +272,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.step(now, Input::Disconnected(node));
     }
 
+    /// Whether something that an operator asked for is under way: then it counts who is connected.
+    pub fn looks_after_members(&self) -> bool {
+        self.admin.waiting() > 0
+    }
+
     /// This incarnation was met; it may be no member.
     pub fn met(&mut self, now: Time, node: NodeId) {
         self.admin.met(now, node);
@@ -302,9 +307,24 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     fn with_admin<T>(&mut self, now: Time, act: impl FnOnce(&mut dyn Admin<P>, AdminContext<'_, P>) -> T) -> T {
         let (mut effects, mut lines) = (Effects::default(), Vec::new());
-        let core = &mut self.core;
-        let context = AdminContext { now, core, effects: &mut effects, lines: &mut lines };
+        let mut moves = None;
+        let addresses_are_fixed =
+            self.is_applied_everywhere(&SessionCommand::Addresses { addresses: Addresses::new() }).err();
+        let context = AdminContext {
+            now,
+            core: &mut self.core,
+            effects: &mut effects,
+            addresses: self.sessions.addresses(),
+            addresses_are_fixed,
+            moves: &mut moves,
+            lines: &mut lines,
+        };
         let answer = act(self.admin.as_mut(), context);
+        if let Some(addresses) = moves {
+            let command = SessionCommand::Addresses { addresses }.encode();
+            // Should it come to nothing, it is proposed again.
+            let _ = self.core.propose(now, vec![command], &mut effects);
+        }
         lines.into_iter().for_each(|line| self.report(line));
         self.absorb(effects);
         answer
@@ -405,6 +425,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 let state = &mut self.state;
                 command.map(|(command, versions)| {
                     self.sessions.open_versions_to(versions);
+                    if let SessionCommand::Addresses { addresses } = &command {
+                        self.actions.push(Action::SetAddresses(addresses.clone()));
+                    }
                     self.sessions.apply(index, &command, |command| state.apply(index, command))
                 })
             }

@@ -67,6 +67,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                     let request = AdminRequest::Transfer { to };
                     self.with_admin(now, |admin, context| admin.begin(context, request, reply));
                 }
+                Request::Scale { replicas } => {
+                    let request = AdminRequest::Scale { replicas };
+                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                }
                 Request::Readmit { name } => {
                     let request = AdminRequest::Readmit { name };
                     self.with_admin(now, |admin, context| admin.begin(context, request, reply));

@@ -103,6 +103,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             let state = std::mem::replace(&mut self.state, install.state);
             let sessions = std::mem::replace(&mut self.sessions, install.sessions);
             self.actions.push(Action::DropInBackground(Box::new((state, sessions))));
+            self.actions.push(Action::SetAddresses(self.sessions.addresses().clone()));
             self.applied = meta.last;
             self.snapshot = meta.last;
             self.snapshot_len_bytes = len_bytes;

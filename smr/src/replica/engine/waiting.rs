@@ -61,7 +61,7 @@ impl Numbered {
             SessionCommand::Write { client, number, command, .. } => {
                 Some(Numbered { client: *client, number: *number, command: command.clone() })
             }
-            SessionCommand::Open { .. } | SessionCommand::Idempotent { .. } => None,
+            SessionCommand::Open { .. } | SessionCommand::Idempotent { .. } | SessionCommand::Addresses { .. } => None,
         }
     }
 }
