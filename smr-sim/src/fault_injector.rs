@@ -1,10 +1,14 @@
 //! The faults of a run: what happens when, by the configuration of its seed ([`super::swarm_config`]).
 
+mod member_changes;
+
 use std::collections::BTreeMap;
 
 use smr::disk::Disk;
+use smr::entry::Configuration;
 use smr::id::{NodeId, ReplicaId, StartId};
 use smr::internals::admin::readmission::READMISSION_UNDER_WAY;
+use smr::internals::admin::scaling::CHANGE_UNDER_WAY;
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
 use smr::protocol::{Protocol, Time};
 use smr::replica::{Outcome, Request};
@@ -38,6 +42,8 @@ pub(super) struct FaultInjector {
     /// How many readmissions of each replica came to nothing.
     in_vain: Vec<u64>,
     founded: bool,
+    /// Whether replicas that the group goes on without are to be members again.
+    wants_all: bool,
     backups: Vec<Option<(VirtualDisk, NodeId, StartId)>>,
     /// What a siege has still to do, in any order.
     strokes: Vec<Stroke>,
@@ -102,11 +108,13 @@ const JOURNAL_TAIL_BYTES: usize = 250;
 impl FaultInjector {
     pub(super) fn new(seed: u64, config: SwarmConfig) -> FaultInjector {
         let mut rng = SimRng::new(seed, Purpose::Faults);
-        let backups = (0..config.shape.size).map(|_| None).collect();
-        let in_vain = vec![0; usize::from(config.shape.size)];
+        let replicas = usize::from(config.shape.size + config.shape.spares);
+        let backups = (0..replicas).map(|_| None).collect();
+        let in_vain = vec![0; replicas];
         let (next_at, heal_at, operator_at) = (Time(rng.below(3_000_000)), Time(u64::MAX), Time(0));
         let vain = BACKLOG_APPENDS_MAX * config.shape.settings.append_entries_max as u64;
         FaultInjector {
+            wants_all: !config.changes_members(),
             rng,
             config,
             next_at,
@@ -127,7 +135,8 @@ impl FaultInjector {
 
     /// Does what is due.
     pub(super) fn act<W: Workload>(&mut self, world: &mut World<W>) {
-        self.founded |= world.serving_replicas().len() == world.nodes.len();
+        let serves = |founder: u16| world.nodes[usize::from(founder)].serving().is_some();
+        self.founded = self.founded || (0..self.config.shape.size).all(serves);
         if self.heal_at <= world.now {
             self.heal_at = Time(u64::MAX);
             world.heal_cuts();
@@ -232,6 +241,11 @@ impl FaultInjector {
         }
     }
 
+    /// From now on all replicas are to be members.
+    pub(super) fn want_all(&mut self) {
+        self.wants_all = true;
+    }
+
     /// Readmits nodes that wait outside of a group that exists.
     pub(super) fn operate<W: Workload>(&mut self, world: &mut World<W>) {
         if world.now < self.operator_at {
@@ -243,8 +257,18 @@ impl FaultInjector {
             return;
         }
         let Some(leader) = world.leader() else { return };
-        // Whoever heals needs no one.
-        let needs_help = |replica: &usize| is_outside(world, leader, *replica) && !world.nodes[*replica].is_healing;
+        let wants_all = self.wants_all;
+        let is_scattered = || (0..world.nodes.len()).any(|replica| !is_named(world, leader, replica));
+        if wants_all && self.config.changes_members() && is_scattered() {
+            let all = world.nodes.iter().map(|node| node.id.name).collect();
+            return member_changes::ask_to_scale(world, leader, all);
+        }
+        // Whoever heals needs no one, and nor does whoever has left.
+        let needs_help = |replica: &usize| {
+            is_outside(world, leader, *replica)
+                && !world.nodes[*replica].is_healing
+                && (wants_all || is_named(world, leader, *replica))
+        };
         let outside: Vec<usize> = (0..world.nodes.len()).filter(needs_help).collect();
         // One that no one hears for good must not keep the operator from the others.
         self.note_refusals(world);
@@ -264,6 +288,7 @@ impl FaultInjector {
         for (tag, outcome) in heard {
             if let (Some(replica), Outcome::Refused(why)) = (self.asked.remove(tag), outcome)
                 && why != READMISSION_UNDER_WAY
+                && why != CHANGE_UNDER_WAY
             {
                 self.in_vain[replica] += 1;
             }
@@ -380,10 +405,16 @@ impl FaultInjector {
                 }
             }
             Kind::LoseDirectory => {
-                if self.may_spoil(world) {
+                let may = match self.config.changes_members() {
+                    true => self.founded && member_changes::may_lose(world, replica),
+                    false => self.may_spoil(world),
+                };
+                if may {
                     world.lose_directory(replica);
                 }
             }
+            Kind::Members if self.founded => member_changes::ask(world, &mut self.rng),
+            Kind::Members => {}
             Kind::Damage => self.damage(world, replica),
             Kind::LoseLog => self.lose_log(world, replica),
             Kind::SetBack => self.set_back(world, replica),
@@ -637,6 +668,14 @@ impl FaultInjector {
 /// Whether a node's device knows of a lease that it granted.
 fn has_granted<W: Workload>(world: &World<W>, replica: usize) -> bool {
     world.watch.ledger.page(world.nodes[replica].id).is_some_and(|page| page.hard_state.lease_us > 0)
+}
+
+/// Whether the leader's configuration has a voter of this replica, in whatever incarnation.
+fn is_named<W: Workload>(world: &World<W>, leader: usize, replica: usize) -> bool {
+    let named = |configuration: &Configuration| {
+        configuration.voters.iter().chain(&configuration.outgoing).any(|node| usize::from(node.name.0) == replica)
+    };
+    world.nodes[leader].serving().is_some_and(|serving| named(&serving.engine().core().status().configuration))
 }
 
 /// Whether the present node of a replica is no voter, as far as the leader knows.

@@ -50,6 +50,7 @@
 //! # A failure
 //! is a value: which property, in which step, the last lines of the trace, and the command that replays the seed.
 
+mod asking_admin;
 pub mod clients;
 pub mod clock;
 pub mod conformance;

@@ -146,6 +146,14 @@ situations! {
     AllEmptied,
     /// a group began again by the operator's word
     FoundedAnew,
+    /// a change of members was begun that no operator looks after
+    MembersChanged,
+    /// a change of members was refused: another one was under way, a learner lagged, or it made no sense (M2, M5)
+    ChangeRefused,
+    /// a leader gave up its role: the group had gone on without it (M4)
+    LeaderLeft,
+    /// a node learned by its own log that its group goes on without it
+    Retired,
     /// a node was readmitted to its replica
     Readmitted,
     /// a readmission was cut short and asked for again

@@ -131,7 +131,12 @@ impl RareWatch {
                     rare.saw(Rare::TermInJointPhase);
                 }
             }
-            (true, false) => self.leaders -= 1,
+            (true, false) => {
+                self.leaders -= 1;
+                if known.configurations.values().next_back().is_some_and(|last| !last.is_voter(node)) {
+                    rare.saw(Rare::LeaderLeft);
+                }
+            }
             _ => {}
         }
     }

@@ -205,7 +205,9 @@ fn calm<W: Workload>(world: &mut World<W>, injector: &mut FaultInjector, config:
     if world.watch.violation.is_some() {
         return;
     }
-    let broken = choose_broken(world);
+    // Who counts may still change.
+    let broken = if config.changes_members() { Vec::new() } else { choose_broken(world) };
+    injector.want_all();
     world.end_faults();
     world.watch.observe(&Observation::Calm);
     for replica in 0..world.nodes.len() {

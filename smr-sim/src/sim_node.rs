@@ -15,7 +15,6 @@ use smr::codec;
 use smr::disk::Disk;
 use smr::entry::{EntryId, GenesisHash, HardState, Term};
 use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
-use smr::internals::admin::RaftAdmin;
 use smr::internals::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
 use smr::internals::disk::{DiskBatch, DiskError, DiskJob};
 use smr::internals::engine::{
@@ -35,6 +34,7 @@ use smr::storage::{
     SeenStarts, Store, StoreOptions,
 };
 
+use crate::asking_admin::{AskingAdmin, MemberWishes};
 use crate::clock::Clock;
 use crate::journal::JOURNAL;
 use crate::probe::{Chained, Core};
@@ -56,8 +56,10 @@ pub type Replica<S> = ReplicaEngine<Core, Chained<S>>;
 /// What all nodes of a world have in common.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// How many replicas the group has.
+    /// How many replicas found the group.
     pub size: u16,
+    /// How many others may join it later.
+    pub spares: u16,
     /// Limits of the cores.
     pub settings: Settings,
     /// When snapshots are taken, by bytes in the log.
@@ -89,6 +91,7 @@ impl Shape {
     pub fn small(size: u16) -> Shape {
         Shape {
             size,
+            spares: 0,
             settings: Settings {
                 append_entries_max: 16,
                 log_retain_bytes: 1_000,
@@ -126,6 +129,7 @@ impl Shape {
         use smr::internals::engine::LOG_LIMITS;
         Shape {
             size,
+            spares: 0,
             settings: Settings::default(),
             snapshot_log_bytes: LOG_LIMITS.snapshot_bytes,
             log_max_bytes: LOG_LIMITS.max_bytes,
@@ -312,6 +316,8 @@ pub struct SimNode<S: StateMachine> {
     pub(super) turn_at: Time,
     /// Whether its command line has the operator's word that the group begins again.
     pub found_anew: bool,
+    /// Changes of members that its process is asked for.
+    pub(super) wishes: MemberWishes,
 }
 
 /// What became of a start.
@@ -362,6 +368,7 @@ impl<S: StateMachine> SimNode<S> {
             mailbox: Arc::default(),
             turn_at: Time(u64::MAX),
             found_anew: false,
+            wishes: MemberWishes::default(),
         }
     }
 
@@ -447,12 +454,15 @@ impl<S: StateMachine> SimNode<S> {
                     self.engine = world.shape.engine;
                     (self.start, self.seen_starts) = (opened.start, Some(opened.seen_starts.clone()));
                     self.process = if !opened.bootstrap.is_initialized() {
-                        let is_excluded = next_incarnation || opened.bootstrap != BootstrapState::Uninitialized;
+                        // Who joins later founds nothing.
+                        let joins = !world.replicas.contains(&self.id.name);
+                        let is_excluded =
+                            next_incarnation || opened.bootstrap != BootstrapState::Uninitialized || joins;
                         let bootstrap = Bootstrap::new(Newcomer {
                             node: self.id,
                             cluster: Some(CLUSTER),
                             group: group(),
-                            replicas: world.replicas.clone(),
+                            replicas: world.replicas.iter().copied().chain([self.id.name]).collect(),
                             claim: Claim { is_excluded, found_anew: self.found_anew && !next_incarnation },
                             is_recorded: world.is_recorded,
                         });
@@ -469,7 +479,7 @@ impl<S: StateMachine> SimNode<S> {
                             *opened,
                             snapshots,
                             next_incarnation,
-                            self.clock.at(now),
+                            (self.clock.at(now), &self.wishes),
                             rng,
                         )?))
                     };
@@ -555,7 +565,7 @@ impl<S: StateMachine> SimNode<S> {
             opened.entries = vec![founders.first_entry()];
         }
         opened.bootstrap = bootstrap;
-        match serve(world, opened, snapshots, next_incarnation, self.clock.at(now), rng) {
+        match serve(world, opened, snapshots, next_incarnation, (self.clock.at(now), &self.wishes), rng) {
             Ok(serving) => {
                 self.process = ProcessState::Serving(Box::new(serving));
                 Some(Start::Runs { notes: Vec::new(), quarantined: None })
@@ -586,6 +596,7 @@ impl<S: StateMachine> SimNode<S> {
         self.inbox.clear();
         self.inbox_most = 0;
         self.requests.clear();
+        self.wishes.clear();
         self.busy_until = Time(0);
         self.mailbox = Arc::default();
         self.paused_until = Time(0);
@@ -638,7 +649,7 @@ fn serve<S: StateMachine>(
     opened: OpenedStore,
     snapshots: SnapshotDir,
     next_incarnation: bool,
-    now: Time,
+    (now, wishes): (Time, &MemberWishes),
     rng: ChaCha8Rng,
 ) -> Result<Serving<S>, String> {
     let BootstrapState::Initialized { genesis, founders } = opened.bootstrap else {
@@ -669,7 +680,7 @@ fn serve<S: StateMachine>(
         healing: opened.healing.as_ref().map(Healing::describe),
         sync_mode: String::new(),
         core: Core::new(raft, recovered),
-        admin: Box::new(RaftAdmin::default()),
+        admin: Box::new(AskingAdmin::new(wishes.clone())),
         state,
         sessions,
         snapshot,

@@ -90,6 +90,8 @@ pub enum Kind {
     Ambush,
     /// A received snapshot is put in place only when a later leader has sent entries behind it (S2).
     LateInstall,
+    /// Replicas join, leave and take each other's place; several changes may be asked for at once (M1 to M5, M11).
+    Members,
     /// A node loses its log, whatever it has acknowledged, and heals while the leader changes and others are away
     /// (D18).
     LoseLog,
@@ -116,6 +118,11 @@ const RAREST_PERMILLE: u64 = 100;
 const LOSE_LOG_PERMILLE: u64 = 120;
 /// ... up to this many microseconds after each other.
 const LOSE_LOG_GAP_US: u64 = 1_500_000;
+
+/// In this many of a thousand runs members change ...
+const MEMBERS_PERMILLE: u64 = 150;
+/// ... up to this many microseconds after each other.
+const MEMBERS_GAP_US: u64 = 600_000;
 
 const KINDS: [(Kind, u64); 19] = [
     (Kind::Kill, 6),
@@ -264,6 +271,10 @@ impl SwarmConfig {
             config.gap_us = config.gap_us.min(LOSE_LOG_GAP_US);
         }
         config.log_periods = rng.pick(&[4, 4, 40]);
+        // Likewise.
+        if rng.chance(MEMBERS_PERMILLE) {
+            config.change_members(rng);
+        }
         config.fit();
         config
     }
@@ -274,6 +285,21 @@ impl SwarmConfig {
         // A group whose leaders are cut off one after the other gets copies of what clients want from each of them.
         let backlog_max = BACKLOG_APPENDS_MAX * self.pipeline_entries();
         self.shape.uncommitted_entries_max = UNCOMMITTED_ENTRIES_MAX.min(backlog_max);
+    }
+
+    /// Whether members come and go.
+    pub fn changes_members(&self) -> bool {
+        self.kinds.iter().any(|(kind, _)| *kind == Kind::Members)
+    }
+
+    /// Members come and go, some of them from outside of those who found the group. What may be lost at the same time
+    /// is judged for whole directories only (`fault_injector/member_changes.rs`).
+    fn change_members(&mut self, rng: &mut SimRng) {
+        self.kinds.retain(|(kind, _)| !matches!(kind, Kind::Damage | Kind::SetBack | Kind::LoseLog));
+        self.kinds.push((Kind::Members, 20));
+        self.gap_us = self.gap_us.min(MEMBERS_GAP_US);
+        self.shape.spares = rng.pick(&[0, 1, 2, 2]);
+        self.clocks.resize(self.clocks.len() + usize::from(self.shape.spares), Clock::TRUE);
     }
 
     /// As [`SwarmConfig::concentrate`], on one of [`RAREST`].

@@ -62,7 +62,7 @@ impl Property for EveryRequestAnswered {
                 let waiting = self.waiting.entry((*node, *tag)).or_default();
                 waiting.copies += 1;
                 // It has ten minutes, to carry snapshots.
-                waiting.has_no_deadline = matches!(request, Request::Readmit { .. });
+                waiting.has_no_deadline = matches!(request, Request::Readmit { .. } | Request::Scale { .. });
                 *self.open.entry(*node).or_default() += 1;
             }
             Observation::Answered { node, tag, outcome } => {

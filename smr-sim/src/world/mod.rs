@@ -263,15 +263,17 @@ impl<W: Workload> World<W>
 where
     W: Clone,
 {
-    /// Empty directories on all replicas, whose processes start at once and found their group.
+    /// Empty directories on all replicas, whose processes start at once and found their group. Spare ones wait to be
+    /// taken in.
     pub fn new(setting: Setting, workload: W) -> World<W> {
         let Setting { seed, shape, weather, pace, properties, text } = setting;
-        let size = shape.size;
+        let founders = shape.size;
+        let size = founders + shape.spares;
         let empty = {
             let workload = workload.clone();
             Box::new(move || workload.machine())
         };
-        let replicas = (0..size).map(ReplicaId).collect();
+        let replicas = (0..founders).map(ReplicaId).collect();
         let mut world = World {
             seed,
             now: Time(0),

@@ -3,6 +3,7 @@
 use smr::id::{ClientId, NodeId};
 use smr::internals::engine::BUSY_RETRY_MS;
 use smr::internals::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
+use smr::raft::Change;
 use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};
@@ -10,7 +11,7 @@ use crate::clients::{FLOOD, LISTENER, OPERATOR};
 use crate::network::CLIENTS;
 use crate::observation::Observation;
 use crate::rare::Rare;
-use crate::sim_node::ProcessState;
+use crate::sim_node::{ProcessState, Serving};
 use crate::workload::Workload;
 
 impl<W: Workload> World<W> {
@@ -32,6 +33,14 @@ impl<W: Workload> World<W> {
         }
         self.schedule(self.now, Event::Request { replica, tag, request });
         tag
+    }
+
+    /// A process is asked for other members, at once.
+    pub(crate) fn ask_for_members(&mut self, replica: usize, changes: Vec<Change>) {
+        if self.nodes[replica].serving().is_some() {
+            self.nodes[replica].wishes.ask(changes);
+            self.turn_soon(replica);
+        }
     }
 
     /// This many requests reach a process at once, which no one waits for: writes in a session that does not exist.
@@ -115,7 +124,8 @@ impl<W: Workload> World<W> {
         let machine = &mut self.nodes[replica];
         let now = machine.clock.at(self.now);
         let count = machine.requests.len().min(REQUESTS_PER_TURN);
-        if count == 0 && machine.serving().is_none_or(|serving| serving.turns.held() == 0) {
+        let idle = |serving: &Serving<W::Machine>| serving.turns.held() == 0 && !serving.engine().looks_after_members();
+        if count == 0 && machine.serving().is_none_or(idle) {
             return;
         }
         let node = machine.id;
@@ -123,8 +133,9 @@ impl<W: Workload> World<W> {
         for (tag, request) in &taken {
             self.watch.observe(&Observation::Asked { node, tag: *tag, request });
         }
-        let readmit = taken.iter().any(|(_, request)| matches!(request, Request::Readmit { .. }));
-        let present: Vec<NodeId> = match readmit {
+        let asks = |request: &Request| matches!(request, Request::Readmit { .. } | Request::Scale { .. });
+        let looks = self.nodes[replica].serving().is_some_and(|serving| serving.engine().looks_after_members());
+        let present: Vec<NodeId> = match looks || taken.iter().any(|(_, request)| asks(request)) {
             true => self.nodes.iter().filter(|machine| !machine.is_down()).map(|machine| machine.id).collect(),
             false => Vec::new(),
         };

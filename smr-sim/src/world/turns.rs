@@ -181,6 +181,7 @@ impl<W: Workload> World<W> {
             ProcessState::Serving(serving) => {
                 let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
+                machine.wishes.count(&mut self.watch.rare);
                 // One portion: what a machine has time for is a matter of luck, and here it has little.
                 let applied = serving.engine().applied().index;
                 serving.turns.work(|| false);
@@ -252,7 +253,12 @@ impl<W: Workload> World<W> {
                         break;
                     }
                     Action::Stop(why) => self.watch.violate("L20 a command of this very build is unknown to it", why),
-                    Action::SetAddresses(_) | Action::Retired(_) => {}
+                    Action::SetAddresses(_) => {}
+                    Action::Retired(since) => {
+                        if since.is_some() {
+                            self.watch.rare.saw(Rare::Retired);
+                        }
+                    }
                     Action::TakeSnapshot(image) => {
                         if image.meta.last.index < serving.engine().core().commit() {
                             self.watch.rare.saw(Rare::SnapshotBehindCommit);

@@ -1,0 +1,120 @@
+//! What operators ask of a node, as in service, and beside it changes of members that are asked of the core itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smr::id::NodeId;
+use smr::internals::admin::{Admin, AdminContext, AdminRequest, RaftAdmin};
+use smr::protocol::{Routing, Time};
+use smr::raft::{Change, ChangeRefused, Control};
+use smr::replica::ReplyTo;
+
+use crate::probe::Core;
+use crate::rare::{Rare, RareCounts};
+
+/// Changes that a process is asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MemberWishes(Arc<Mutex<Wishes>>);
+
+#[derive(Debug, Default)]
+struct Wishes {
+    waiting: Vec<Change>,
+    begun: u64,
+    refused: u64,
+}
+
+impl MemberWishes {
+    fn lock(&self) -> MutexGuard<'_, Wishes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn ask(&self, changes: Vec<Change>) {
+        self.lock().waiting.extend(changes);
+    }
+
+    pub(super) fn clear(&self) {
+        self.lock().waiting.clear();
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Counts what became of those that were looked at.
+    pub(super) fn count(&self, rare: &mut RareCounts) {
+        let (begun, refused) = {
+            let mut wishes = self.lock();
+            (std::mem::take(&mut wishes.begun), std::mem::take(&mut wishes.refused))
+        };
+        (0..begun).for_each(|_| rare.saw(Rare::MembersChanged));
+        (0..refused).for_each(|_| rare.saw(Rare::ChangeRefused));
+    }
+}
+
+/// The production code that carries out what operators ask, and beside it whoever asks the core.
+pub(super) struct AskingAdmin {
+    inner: RaftAdmin,
+    wishes: MemberWishes,
+}
+
+impl AskingAdmin {
+    pub(super) fn new(wishes: MemberWishes) -> AskingAdmin {
+        AskingAdmin { inner: RaftAdmin::default(), wishes }
+    }
+
+    fn inner(&self) -> &dyn Admin<Core> {
+        &self.inner
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn Admin<Core> {
+        &mut self.inner
+    }
+}
+
+impl Admin<Core> for AskingAdmin {
+    fn begin(&mut self, context: AdminContext<'_, Core>, request: AdminRequest, reply: ReplyTo) {
+        self.inner.begin(context, request, reply);
+    }
+
+    fn tick(&mut self, context: AdminContext<'_, Core>) {
+        let mut wishes = self.wishes.lock();
+        for change in std::mem::take(&mut wishes.waiting) {
+            match context.core.change_members(context.now, &change, context.effects) {
+                Ok(_) => wishes.begun += 1,
+                Err(ChangeRefused::NotYet(_) | ChangeRefused::Senseless(_)) => wishes.refused += 1,
+                Err(ChangeRefused::NotLeader(_)) => {}
+            }
+        }
+        drop(wishes);
+        if self.inner().next_tick().is_some_and(|at| at <= context.now) {
+            self.inner.tick(context);
+        }
+    }
+
+    fn next_tick(&self) -> Option<Time> {
+        if self.wishes.is_waiting() { Some(Time(0)) } else { self.inner().next_tick() }
+    }
+
+    fn waiting(&self) -> usize {
+        self.inner().waiting()
+    }
+
+    fn met(&mut self, now: Time, node: NodeId) {
+        self.inner_mut().met(now, node);
+    }
+
+    fn routing_changed(&mut self, routing: &Routing) {
+        self.inner_mut().routing_changed(routing);
+    }
+
+    fn transfer_failed(&mut self) {
+        self.inner_mut().transfer_failed();
+    }
+
+    fn hand_over(&mut self, context: AdminContext<'_, Core>) -> bool {
+        self.inner.hand_over(context)
+    }
+
+    fn stop(&mut self, lines: &mut Vec<String>) {
+        self.inner_mut().stop(lines);
+    }
+}
