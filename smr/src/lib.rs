@@ -73,6 +73,7 @@
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
 //! | `replica::engine` | core, sessions and state machine as one value, without threads | `core` |
 //! | [`panics`] | panics of foreign code that are expected | |
+//! | [`durations`] | how long things take, in a histogram without locks | `node` |
 //! | [`fatal`], [`report`] | how a replica ends that cannot go on, and what it says | `node` |
 //! | [`storage`] | hard state, watermark and log on disk; quarantine | `node`; sled with `sled` |
 //! | `transport` | connections between replicas | `node` |
@@ -107,6 +108,8 @@
 pub mod codec;
 #[cfg(feature = "core")]
 pub mod disk;
+#[cfg(feature = "node")]
+pub mod durations;
 pub mod entry;
 #[cfg(feature = "node")]
 pub mod fatal;

@@ -5,14 +5,16 @@
 //! the sync is not repeated (fault catalogue D6).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Index};
 use crate::protocol::{LogChange, Protocol, Write, WriteId};
 use crate::replica::inbox::{InputSender, NodeInput};
 use crate::replica::message::PeerMessage;
+use crate::replica::metrics::Meters;
 use crate::replica::outgoing::queue;
 use crate::snapshot::{ReceivedSnapshot, SnapshotError};
 use crate::state_machine::StateMachine;
@@ -49,8 +51,10 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
     jobs: &Receiver<DiskJob<P::Message>>,
     inputs: &InputSender<P, S>,
     transport: &Arc<Transport<PeerMessage<P::Message>>>,
+    meters: &Meters,
 ) -> Result<(), String> {
     let mut batch = DiskBatch::new(store);
+    meters.durable.store(batch.last().0, Ordering::Relaxed);
     let mut look_at = Instant::now();
     loop {
         let mut next = match jobs.recv_deadline(look_at) {
@@ -58,6 +62,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        let mut began: Option<Instant> = None;
         while let Some(job) = next.take() {
             if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
@@ -66,6 +71,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
                 let _ = done.send(quarantined);
                 return Ok(());
             }
+            began.get_or_insert_with(Instant::now);
             batch.take(job).map_err(|error| format!("disk failed: {error}"))?;
             if batch.has_room() {
                 next = jobs.try_recv().ok();
@@ -73,7 +79,9 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
         }
         let mut last: Option<WriteId> = None;
         let mut messages_leave = false;
-        for write in batch.flush().map_err(|error| format!("disk failed: {error}"))? {
+        let done = batch.flush().map_err(|error| format!("disk failed: {error}"))?;
+        began.into_iter().for_each(|began| meters.syncs.record(began.elapsed()));
+        for write in done {
             let (id, messages) = write.durable();
             for envelope in messages {
                 messages_leave |= queue::<P>(transport, envelope);
@@ -84,6 +92,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             transport.flush();
         }
         if let Some(id) = last {
+            meters.durable.store(batch.last().0, Ordering::Relaxed);
             if !inputs.send(NodeInput::Durable(id)) {
                 break;
             }
@@ -150,6 +159,11 @@ impl<M> DiskBatch<M> {
         self.store.into_quarantine(reason, now.as_secs()).map_err(|error| {
             format!("this node belongs into quarantine ({reason}), which cannot be written down: {error}")
         })
+    }
+
+    /// The last entry of the log; durable after a flush.
+    pub fn last(&self) -> Index {
+        self.store.last().index
     }
 
     /// Whether another job should share the next flush.

@@ -32,6 +32,7 @@ use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_
 use crate::replica::handle::Facts;
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
+use crate::replica::metrics::Meters;
 use crate::replica::outgoing::queue;
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Pacer, SnapshotFiles, Watched, drop_in_background};
@@ -77,6 +78,7 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) snapshot_worker: Worker,
     pub(super) digest_worker: Worker,
     pub(super) lifeline: Lifeline,
+    pub(super) meters: Arc<Meters>,
     /// When the replica thread looks again by itself.
     pub(super) next_wakeup: Time,
     /// Requests that the last turn found waiting or took in.
@@ -108,7 +110,9 @@ impl<P: Protocol, S: StateMachine> TakeTurns for Driver<P, S> {
             self.reporter.line("readmitted: the previous incarnation of this directory is closed for good");
         }
         self.work(now);
-        self.perform()
+        self.perform()?;
+        self.measure();
+        Ok(())
     }
 
     fn is_stopping(&self) -> bool {
@@ -173,7 +177,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 NodeInput::Durable(id) => self.turns.durable(now, id),
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Protocol(message) }) => {
                     // What is dropped is sent again.
-                    let _ = self.turns.receive(now, from, message);
+                    if !self.turns.receive(now, from, message) {
+                        self.meters.messages_refused.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Bootstrap(message) }) => {
                     if let Some(answer) = self.turns.answer_bootstrap(&message) {
@@ -238,6 +244,23 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             }
         }
         Ok(None)
+    }
+
+    /// Lets whoever watches see what the turn has left behind.
+    fn measure(&self) {
+        let (meters, engine) = (&self.meters, self.turns.engine());
+        let counts = engine.counts();
+        for (meter, value) in [
+            (&meters.snapshot_bytes, engine.snapshot_len_bytes()),
+            (&meters.disk_jobs_queued, self.disk.len() as u64),
+            (&meters.requests_waiting, self.turns.waiting() as u64),
+            (&meters.requests_held, self.turns.held() as u64),
+            (&meters.elections, counts.elections),
+            (&meters.elections_won, counts.elections_won),
+            (&meters.violations, counts.violations),
+        ] {
+            meter.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Tells the core which snapshots got further, and those who work at snapshots how full the log is.

@@ -11,6 +11,7 @@ use crate::entry::{GenesisHash, Index};
 use crate::fatal::{Lifeline, ReplicaFailure};
 use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use crate::replica::engine::BUSY_RETRY_MS;
+use crate::replica::metrics::{Meters, ReplicaMetrics};
 use crate::replica::turn_executor::ExecuteTurns;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit};
 use crate::storage::Witness;
@@ -84,6 +85,7 @@ pub struct ReplicaHandle {
     pub(super) disqualify: Arc<dyn Fn(String) -> bool + Send + Sync>,
     pub(super) facts: Arc<Facts>,
     pub(super) lifeline: Lifeline,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl ReplicaHandle {
@@ -139,6 +141,11 @@ impl ReplicaHandle {
     /// Says whether it was told.
     pub fn disqualify(&self, why: Disqualified, by: &str) -> bool {
         (self.disqualify)(why.said_by(by))
+    }
+
+    /// What its parts have counted. Waits for no one, and answers also while the replica hangs.
+    pub fn metrics(&self) -> ReplicaMetrics {
+        ReplicaMetrics { requests_queued: self.requests.len() as u64, ..self.meters.read() }
     }
 
     /// Waits until the replica has ended: in order, by [`ReplicaHandle::shutdown`], or because it could not go on. From

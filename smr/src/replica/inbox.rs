@@ -85,6 +85,11 @@ impl WaitingBytes {
         fits
     }
 
+    /// How many there are.
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn remove(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }

@@ -23,6 +23,7 @@ use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput};
 use crate::replica::incarnations::{now_unix_s, open_incarnations};
 use crate::replica::kind::Kind;
 use crate::replica::message::PeerMessage;
+use crate::replica::metrics::Meters;
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::scans::Scans;
 use crate::replica::snapshots::{Fullness, Intake, SnapshotFiles, Watched};
@@ -79,6 +80,7 @@ pub(super) struct Site<P: Kind, S: StateMachine> {
     pub(super) queue: Arc<RequestQueue>,
     pub(super) executor: Arc<TurnExecutor<Driver<P, S>>>,
     pub(super) lifeline: Lifeline,
+    pub(super) meters: Arc<Meters>,
 }
 
 impl<P: Kind, S: StateMachine> Site<P, S> {
@@ -166,17 +168,10 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let transport = Transport::start(config, listener, runtime, sink, Arc::new(intake)).map_err(cannot)?;
         *site.facts.present() =
             Present { incarnation: node.incarnation, start: store.start, genesis: initialized, retired: None };
-        Ok(IncarnationRun {
-            number,
-            store,
-            quarantine,
-            files,
-            state,
-            inputs,
-            transport: Arc::new(transport),
-            genesis,
-            site,
-        })
+        let transport = Arc::new(transport);
+        let watched = Arc::downgrade(&transport);
+        site.meters.watch_transport(move || watched.upgrade().map(|transport| transport.stats()));
+        Ok(IncarnationRun { number, store, quarantine, files, state, inputs, transport, genesis, site })
     }
 
     /// One incarnation after the other, to the orderly end.
@@ -359,9 +354,10 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let (jobs, jobs_inbox) = bounded::<DiskJob<P::Message>>(DISK_JOBS_MAX);
         let disk_thread = {
             let (inputs, transport, store) = (inputs.clone(), transport.clone(), opened.store);
+            let meters = site.meters.clone();
             lifeline
                 .spawn(format!("{} disk", reporter.who()), move || {
-                    disk::run::<P, S>(store, &jobs_inbox, &inputs, &transport)
+                    disk::run::<P, S>(store, &jobs_inbox, &inputs, &transport, &meters)
                 })
                 .map_err(|error| format!("no disk thread: {error}"))?
         };
@@ -386,6 +382,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             snapshot_worker,
             digest_worker,
             lifeline: lifeline.clone(),
+            meters: site.meters.clone(),
             next_wakeup: Time(0),
             concerned: 0,
             stopping: None,

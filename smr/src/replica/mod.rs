@@ -15,6 +15,7 @@
 //! | `disk` | everything durable, in order |
 //! | `inbox`, `driver`, `turn_executor` | the queues; a turn with them; which thread runs it |
 //! | `snapshots`, `scans`, `worker` | threads for what takes long |
+//! | [`metrics`](ReplicaMetrics) | what these parts count, for whoever watches |
 //!
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` names the one that is
 //! used.
@@ -48,6 +49,8 @@ mod kind;
 #[cfg(feature = "node")]
 pub(crate) mod message;
 #[cfg(feature = "node")]
+mod metrics;
+#[cfg(feature = "node")]
 mod opening;
 #[cfg(feature = "node")]
 mod options;
@@ -79,8 +82,13 @@ pub use configuration_source::*;
 #[cfg(feature = "node")]
 pub use handle::ReplicaHandle;
 #[cfg(feature = "node")]
+pub use metrics::ReplicaMetrics;
+#[cfg(feature = "node")]
 pub use opening::Opened;
 #[cfg(feature = "node")]
 pub use options::{ReplicaOptions, StartError};
 #[cfg(feature = "node")]
 pub use recovery::{RecoverOptions, Recovered, recover};
+
+#[cfg(feature = "node")]
+pub use crate::transport::TransportStats;

@@ -16,6 +16,7 @@ use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput, Wait
 use crate::replica::incarnation::{IncarnationRun, Site};
 use crate::replica::incarnations::{now_unix_s, open_incarnations};
 use crate::replica::kind;
+use crate::replica::metrics::Meters;
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::recovery::Unsettled;
 use crate::replica::turn::{EVENTS_MAX, REQUESTS_MAX};
@@ -200,6 +201,13 @@ impl Opened {
         let waiting_bytes = Arc::new(WaitingBytes::default());
         let inbox = Inbox { events: events_inbox, requests: requests_inbox, waiting_bytes: waiting_bytes.clone() };
         let inbox = Arc::new(inbox);
+        let meters = Arc::new(Meters::default());
+        {
+            let inbox = Arc::downgrade(&inbox);
+            let waiting = move || inbox.upgrade().map(|inbox| (inbox.events.len(), inbox.waiting_bytes.get()));
+            // Set once: these meters are new.
+            let _ = meters.inputs.set(Box::new(waiting));
+        }
         let executor: Arc<TurnExecutor<_>> = {
             // The queues close with the driver, so that whoever would tell it something learns that it has stopped.
             let inbox = Arc::downgrade(&inbox);
@@ -226,6 +234,7 @@ impl Opened {
             queue: queue.clone(),
             executor: executor.clone(),
             lifeline: lifeline.clone(),
+            meters: meters.clone(),
             options: Arc::new(options),
         };
         let replica = IncarnationRun::<kind::Only, S>::begin(site, 1, store, snapshots, quarantine, state)?;
@@ -252,6 +261,7 @@ impl Opened {
             }
         };
         let disqualify = Arc::new(disqualify);
-        Ok(ReplicaHandle { requests, queue, executor, stop: Arc::new(stop), exclude, disqualify, facts, lifeline })
+        let stop = Arc::new(stop);
+        Ok(ReplicaHandle { requests, queue, executor, stop, exclude, disqualify, facts, lifeline, meters })
     }
 }

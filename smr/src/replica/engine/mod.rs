@@ -91,8 +91,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     confirmed_reads: ConfirmedReads,
     reads_waiting: usize,
     admin: Box<dyn Admin<P>>,
-    /// Messages that no sound peer sends.
-    violations: u64,
+    counts: Counts,
     /// See [`EngineStart`].
     nonce_seed: u64,
     nonces_drawn: u64,
@@ -108,6 +107,28 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
     answers_bytes: usize,
+}
+
+/// What an engine counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// How often it became a candidate.
+    pub elections: u64,
+    /// How often it became the leader.
+    pub elections_won: u64,
+    /// Messages that no sound peer sends.
+    pub violations: u64,
+    /// The part that it played last.
+    role: Option<Role>,
+}
+
+impl Counts {
+    fn role_changed(&mut self, role: Role) {
+        if self.role.replace(role) != Some(role) {
+            self.elections += u64::from(role == Role::Candidate);
+            self.elections_won += u64::from(role == Role::Leader);
+        }
+    }
 }
 
 /// What an engine starts from.
@@ -177,7 +198,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             confirmed_reads: ConfirmedReads::default(),
             reads_waiting: 0,
             admin: start.admin,
-            violations: 0,
+            counts: Counts::default(),
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
             silent: false,
@@ -228,6 +249,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// The last entry under the newest snapshot.
     pub fn snapshot(&self) -> EntryId {
         self.snapshot
+    }
+
+    /// What it has counted.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The length of the newest snapshot's file, in bytes.
+    pub fn snapshot_len_bytes(&self) -> u64 {
+        self.snapshot_len_bytes
     }
 
     /// The session table, to look at.
@@ -451,6 +482,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         match event {
             Event::RoleChanged { role, term, leader } => {
                 self.routing_changed();
+                self.counts.role_changed(role);
                 let whom = match leader {
                     Some(leader) if role != Role::Leader => format!(", leader is {}", leader.name),
                     _ => String::new(),
@@ -473,10 +505,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
             Event::ProtocolViolation { from, what } => {
-                self.violations += 1;
+                self.counts.violations += 1;
                 // A peer with a bug may go on for ever; the lines about it become rare.
-                if self.violations.is_power_of_two() {
-                    let count = self.violations;
+                if self.counts.violations.is_power_of_two() {
+                    let count = self.counts.violations;
                     self.report(format!("dropped a message of replica {from}: {what} ({count} such messages so far)"));
                 }
             }
