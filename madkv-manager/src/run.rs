@@ -6,6 +6,7 @@ use smr::id::{GroupName, ReplicaId};
 use smr::replica::{Opened, ReplicaOptions};
 use smr_service::args::BadArgument;
 use smr_service::fatal::{StderrReports, end_with};
+use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals};
 use smr_service::recover::{self, RecoverFlags};
@@ -15,8 +16,8 @@ use crate::backend::ManagerBackend;
 use crate::heard::Heard;
 use crate::layout;
 use crate::lead;
-use crate::options::Options;
-use crate::state::ManagerState;
+use crate::options::{Options, PROGRAM, Plan};
+use crate::state::{ManagerState, Query, encode};
 
 /// The name of the managers' group.
 const GROUP: &str = "m";
@@ -29,6 +30,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let plan = options.check()?;
     let listener = process::bind("--man_listen", plan.man_listen)?;
     let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
+    let surface = plan.http_listen.map(|address| ReplicaSurface::open(PROGRAM, address, whom(&plan))).transpose()?;
     process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
     let mut opened = Opened::open(ReplicaOptions {
@@ -53,14 +55,34 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     end_with(runtime.handle(), replica.clone());
     let heard = Arc::new(Heard::default());
     let backend = Arc::new(ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard)));
-    let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())
+    let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
+    let listener = Listener::open_counted(runtime.handle(), listener, backend, limits, meter)
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
+    if let Some(surface) = surface {
+        surface.serves(Served {
+            replica: replica.clone(),
+            listener: listener.watch(),
+            probe: encode(&Query::Map),
+            complete: Box::new(|_| {}),
+        });
+    }
     runtime.spawn(lead::run(replica.clone(), heard, plan.trace_messages));
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(serve_until_signal(signals, listener, replica));
     runtime.shutdown_background();
     misfit.get().map_or(Ok(()), |misfit: &BadArgument| Err(Fatal::Usage(misfit.clone())))
+}
+
+/// This replica, as those who watch it know it.
+fn whom(plan: &Plan) -> Whom {
+    Whom {
+        group: GROUP.to_owned(),
+        replica: plan.replica,
+        address: plan.man_listen.to_string(),
+        directory: plan.directory.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
 }
 
 /// Makes a new directory of what verifies in an old one.

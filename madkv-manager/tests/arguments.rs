@@ -62,3 +62,9 @@ fn directory_that_is_a_file_one_line_and_exit_code_1() {
 fn help_publishes_the_limits_and_both_spellings_of_flags_are_accepted() {
     MANAGER.explains_itself();
 }
+
+// covers B9
+#[test]
+fn http_address_that_cannot_work_one_line() {
+    MANAGER.refuses_http_listen("--man_listen");
+}

@@ -132,6 +132,11 @@ impl<R: Submit> ServerBackend<R> {
         }
     }
 
+    /// Adds to the replica's description what is known here.
+    pub fn complete(&self, status: &mut ReplicaStatus) {
+        status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
+    }
+
     fn owned(&self) -> Owned {
         *self.owned.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,7 +181,7 @@ impl<R: Submit> Backend for ServerBackend<R> {
     }
 
     fn status(&self, mut status: Box<ReplicaStatus>) -> ClientResponse {
-        status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.complete(&mut status);
         ClientResponse::Status(status)
     }
 }

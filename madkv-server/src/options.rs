@@ -8,6 +8,7 @@ use madkv_proto::map::PARTITIONS_MAX;
 use smr::status::ReadMode;
 use smr::storage::LogEngine;
 use smr_service::args::{self, BadArgument};
+use smr_service::http::HttpFlags;
 use smr_service::read_flags::ReadFlags;
 use smr_service::recover;
 
@@ -55,6 +56,9 @@ pub struct Options {
     /// How reads are confirmed.
     #[command(flatten)]
     pub reads: ReadFlags,
+    /// Where it can be watched.
+    #[command(flatten)]
+    pub http: HttpFlags,
     /// Print each request, reply and state to stderr.
     #[arg(long = "trace_messages")]
     pub trace_messages: bool,
@@ -87,6 +91,8 @@ pub struct Plan {
     pub end_with_stdin: bool,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
     pub reads: (ReadMode, u64),
+    /// Where to answer HTTP, if anywhere.
+    pub http_listen: Option<SocketAddr>,
     /// See [`Options::trace_messages`].
     pub trace_messages: bool,
 }
@@ -115,6 +121,7 @@ impl Options {
         let api_listen = args::listen_address("--api_listen", &self.api_listen)?;
         let p2p_listen = args::listen_address("--p2p_listen", &self.p2p_listen)?;
         args::distinct(("--api_listen", api_listen), ("--p2p_listen", p2p_listen))?;
+        let http_listen = self.http.check(&[("--api_listen", api_listen), ("--p2p_listen", p2p_listen)])?;
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         Ok(Plan {
@@ -130,6 +137,7 @@ impl Options {
             found_anew: self.found_anew,
             end_with_stdin: self.end_with_stdin,
             reads: self.reads.check()?,
+            http_listen,
             trace_messages: self.trace_messages,
         })
     }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use madkv_proto::command::Query;
 use madkv_proto::map::ClusterMap;
 use smr::disk::RealDisk;
 use smr::entry::Incumbent;
@@ -13,6 +14,7 @@ use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
 use smr::storage::{Succession, Witness};
 use smr_service::fatal::{StderrReports, end_with};
+use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::process::{self, Fatal, Signals, jittered, say};
 use smr_service::recover::{self, RecoverFlags};
@@ -47,6 +49,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         let group_size = plan.peers.len() + 1;
         trace::enable(format!("S{}", usize::from(plan.partition) * group_size + usize::from(plan.replica) + 1));
     }
+    let surface = plan.http_listen.map(|address| ReplicaSurface::open(PROGRAM, address, whom(&plan))).transpose()?;
     process::check_directory(&plan.directory)?;
     let runtime = process::runtime()?;
     let mut opened = Opened::open(ReplicaOptions {
@@ -135,8 +138,18 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
     end_with(runtime.handle(), replica.clone());
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
-    let listener = Listener::open(runtime.handle(), api, Arc::clone(&backend), ListenerLimits::default())
+    let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
+    let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
+    if let Some(surface) = surface {
+        let completing = Arc::clone(&backend);
+        surface.serves(Served {
+            replica: replica.clone(),
+            listener: listener.watch(),
+            probe: Query::Get { key: b"" }.encode(),
+            complete: Box::new(move |status| completing.complete(status)),
+        });
+    }
     let watch = Watch {
         partition: plan.partition,
         replica: plan.replica,
@@ -150,6 +163,17 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     runtime.block_on(serve_until_signal(signals, listener, replica));
     runtime.shutdown_background();
     Ok(())
+}
+
+/// This replica, as those who watch it know it.
+fn whom(plan: &Plan) -> Whom {
+    Whom {
+        group: format!("s{}", plan.partition),
+        replica: plan.replica,
+        address: plan.api_listen.to_string(),
+        directory: plan.directory.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
 }
 
 /// What a manager says to a server that starts. One that has a map need not wait for any: but where one answers, it is

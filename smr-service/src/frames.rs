@@ -285,6 +285,44 @@ pub fn needs_newer(version: u16, agreed: u16) -> String {
     )
 }
 
+/// What kind of request it is, for those who count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// [`ClientRequest::OpenSession`].
+    OpenSession,
+    /// [`ClientRequest::Write`].
+    Write,
+    /// [`ClientRequest::Read`].
+    Read,
+    /// [`ClientRequest::Status`].
+    Status,
+    /// [`ClientRequest::Map`].
+    Map,
+    /// What operators and servers ask.
+    Other,
+}
+
+impl RequestKind {
+    /// Whether it changes nothing, so that `Busy` is a true answer even after it was carried out.
+    pub fn is_harmless(self) -> bool {
+        matches!(self, RequestKind::Read | RequestKind::Status | RequestKind::Map)
+    }
+}
+
+impl ClientRequest {
+    /// What kind of request this is.
+    pub fn kind(&self) -> RequestKind {
+        match self {
+            ClientRequest::OpenSession => RequestKind::OpenSession,
+            ClientRequest::Write { .. } => RequestKind::Write,
+            ClientRequest::Read { .. } => RequestKind::Read,
+            ClientRequest::Status => RequestKind::Status,
+            ClientRequest::Map => RequestKind::Map,
+            _ => RequestKind::Other,
+        }
+    }
+}
+
 /// A server, to the manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {

@@ -7,9 +7,11 @@
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
 //!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on.
+//! - With the feature `json`, [`status_json`]: what a replica says of itself, for programs.
 //! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
 //!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have; [`program`]: all
 //!   of this for a service that is one group, as `examples/counter.rs` shows.
+//! - With the feature `http`, [`http`]: what a process shows of itself to whoever watches it.
 
 // Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
@@ -22,6 +24,8 @@ pub mod dial;
 #[cfg(feature = "process")]
 pub mod fatal;
 pub mod frames;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod limits;
 #[cfg(feature = "serve")]
 pub mod listener;
@@ -37,3 +41,5 @@ pub mod read_flags;
 pub mod recover;
 #[cfg(feature = "serve")]
 pub mod serve;
+#[cfg(feature = "json")]
+pub mod status_json;

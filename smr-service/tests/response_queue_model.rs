@@ -18,7 +18,7 @@ mod scan;
 
 /// In place of those of `smr-service`.
 mod frames {
-    pub(crate) use smr_service::frames::{ClientResponse, Map, ResponseFrame};
+    pub(crate) use smr_service::frames::{ClientResponse, Map, RequestKind, ResponseFrame};
 }
 
 /// In place of the listener's.
@@ -75,7 +75,7 @@ use loom::sync::{Arc as LoomArc, Condvar, Mutex};
 use loom::thread;
 use queue::{Admission, Turn};
 use smr::wire::SharedOutput;
-use smr_service::frames::ClientResponse;
+use smr_service::frames::{ClientResponse, RequestKind};
 use smr_service::listener::ListenerLimits;
 
 /// How many times a thread may be interrupted where it need not wait.
@@ -172,7 +172,7 @@ fn explore(answers: &'static [u8], short_write: Option<usize>, asks: Asks) {
                 let tags: Vec<u64> = (0..*count)
                     .map(|_| {
                         id += 1;
-                        match queue.admit(id, 10, false) {
+                        match queue.admit(id, 10, RequestKind::Write, None) {
                             Admission::Granted(tag) => tag,
                             Admission::Denied => panic!("request {id} was denied"),
                         }

@@ -22,6 +22,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "connections to the listener that have not said who they are",
         &["service:limits.rs:STRANGERS_MAX", "service:limits.rs:HANDSHAKE_TIMEOUT_MS"],
     ),
+    ("HTTP connections", &["service:http/server.rs:CONNECTIONS_MAX", "service:http/server.rs:REQUEST_MAX_BYTES"]),
     ("listener → replica", &["replica/turn.rs:REQUESTS_MAX"]),
     (
         "writes waiting for their commit",

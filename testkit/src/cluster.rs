@@ -90,11 +90,15 @@ impl Layout {
     }
 
     fn address(self, node: Node, offset: u16) -> SocketAddr {
-        let number = match node {
+        (Ipv4Addr::LOCALHOST, self.first_port + 2 * self.number(node) + offset).into()
+    }
+
+    /// The place of a node among all of them.
+    fn number(self, node: Node) -> u16 {
+        match node {
             Node::Manager(replica) => replica,
             Node::Server { partition, replica } => self.shape.manager_rf + partition * self.shape.server_rf + replica,
-        };
-        (Ipv4Addr::LOCALHOST, self.first_port + 2 * number + offset).into()
+        }
     }
 }
 
@@ -204,6 +208,7 @@ pub struct Cluster {
     nodes: BTreeMap<Node, Process>,
     overrides: AddressOverrides,
     _ports: Option<Ports>,
+    http: Option<Ports>,
 }
 
 impl Cluster {
@@ -256,6 +261,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             overrides,
             _ports: None,
+            http: None,
         };
         for node in layout.shape.nodes() {
             let program = program_of(node);
@@ -399,6 +405,26 @@ impl Cluster {
     pub fn add_server_flags(&mut self, flags: &[OsString]) {
         let servers = self.nodes.iter_mut().filter(|(node, _)| matches!(node, Node::Server { .. }));
         servers.for_each(|(_, process)| process.add_arguments(flags));
+    }
+
+    /// Lets each node answer HTTP on a free port, from its next start on.
+    ///
+    /// # Errors
+    /// If there are no free ports.
+    pub fn listen_for_http(&mut self) -> io::Result<()> {
+        self.http = Some(Ports::claim(self.layout.shape.nodes_count())?);
+        for node in self.layout.shape.nodes() {
+            if let Some(address) = self.http_address(node) {
+                self.process(node).add_arguments(&["--http_listen".into(), address.to_string().into()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a node answers HTTP, if it does.
+    pub fn http_address(&self, node: Node) -> Option<SocketAddr> {
+        let port = self.http.as_ref()?.first() + self.layout.number(node);
+        Some((Ipv4Addr::LOCALHOST, port).into())
     }
 
     /// The numbers of all processes that run.

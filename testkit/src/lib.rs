@@ -11,6 +11,7 @@
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.
 //! - [`swaps`]: was each write applied exactly once, judged from the clients' answers alone.
 //! - [`linearize`]: could a correct store have given a history; and if not, the smallest part of it that shows it.
+//! - [`scrape`]: what a process shows over HTTP, and a strict reader of its metrics.
 //! - [`measure`]: latencies, and what processes cost. [`progress`]: what is seen of a run that lasts.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 
@@ -31,6 +32,7 @@ pub mod process;
 pub mod programs;
 pub mod progress;
 pub mod proxy;
+pub mod scrape;
 pub mod swaps;
 pub mod wait;
 pub mod wiring;

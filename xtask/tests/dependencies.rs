@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 /// The most crates that whoever embeds the client library builds, those of this workspace included.
 const CLIENT_CRATES_MAX: usize = 45;
 
+/// What only those need who can be watched.
+const HTTP: [&str; 3] = ["axum", "hyper", "prometheus-client"];
+
 /// The crates of the workspace, by their directories, from the bottom up: each depends on those before it only.
 const CRATES: [(&str, &str); 11] = [
     ("smr", "smr"),
@@ -88,6 +91,7 @@ fn client_library_is_small_and_has_no_engine_of_any_kind() {
     let crates = tree(&["madkv-client"]);
     assert!(crates.len() <= CLIENT_CRATES_MAX, "{} crates: {crates:#?}", crates.len());
     assert_without(&crates, &["sled", "imbl", "crossbeam-channel", "clap", "rustyline", "tracing-subscriber"]);
+    assert_without(&crates, &HTTP);
     // The session table, the engine and the transport are in smr, behind other features.
     let smr = crates.iter().find(|line| line.starts_with("smr v")).expect("the client rests on smr");
     assert_eq!(smr.rsplit_once('|').map(|(_, features)| features), Some("wire"));
@@ -95,7 +99,9 @@ fn client_library_is_small_and_has_no_engine_of_any_kind() {
 
 #[test]
 fn command_line_client_has_no_log_engine_and_no_state_machine() {
-    assert_without(&tree(&["madkv-client", "--features", "cli"]), &["sled", "imbl", "crossbeam-channel"]);
+    let crates = tree(&["madkv-client", "--features", "cli"]);
+    assert_without(&crates, &["sled", "imbl", "crossbeam-channel"]);
+    assert_without(&crates, &HTTP);
 }
 
 #[test]

@@ -47,6 +47,9 @@ fn readme_script_through_launcher_prints_exactly_the_contracts_lines() {
     for group in ["manager", "partition 0", "partition 1"] {
         assert!(said.contains(&format!("leads {group}")), "{said}");
     }
+    for node in ["m.0", "m.2", "s0.0", "s1.2"] {
+        assert!(said.contains(&format!("{node} shows what it does at http://127.0.0.1:")), "{said}");
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@
 //! - [`console`]: what `--trace_messages` prints on both sides.
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`launched`]: the launcher, as README shows it.
+//! - [`watched`]: what processes show over HTTP.
 //!
 //! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be
 //! busy. How fast things are is measured by the scenarios (`madkv-scenario`), not here. A test that fails prints the
@@ -34,3 +35,4 @@ mod network;
 mod prompt;
 mod recovered;
 mod scene;
+mod watched;

@@ -6,6 +6,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
+use smr_service::status_json::{self, Whose};
 
 use crate::{ClusterStatus, NodeReport};
 
@@ -141,54 +142,11 @@ pub fn json(status: &ClusterStatus) -> String {
 }
 
 fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
-    let mut object = json!({
-        "node": format!("{}.{}", node.group, node.replica),
-        "group": node.group,
-        "replica": node.replica,
-        "address": node.address,
-    });
-    let more = match &node.status {
-        Err(why) => json!({ "state": "unreachable", "reason": why }),
-        Ok(status) => {
-            let (state, reason) = match &status.service_state {
-                ServiceState::InService => ("in_service", None),
-                ServiceState::Uninitialized => ("uninitialized", None),
-                ServiceState::Quarantined { reason } => ("quarantined", Some(reason)),
-            };
-            let (advertised, advertised_reason) = match &status.advertised {
-                Advertised::Unknown => ("unknown", None),
-                Advertised::Reached => ("reached", None),
-                Advertised::Unreached { why, .. } => ("unreached", Some(why)),
-            };
-            let commit = commits.get(&node.group).copied().unwrap_or(0);
-            json!({
-                "state": state,
-                "reason": reason,
-                "role": status.role.to_string(),
-                "term": status.term.0,
-                "leader": status.leader.map(|leader| leader.name.0),
-                "incarnation": status.node.incarnation.to_string(),
-                "snapshot": status.snapshot.index.0,
-                "last": status.last.index.0,
-                "commit": status.commit.0,
-                "applied": status.applied.0,
-                "digest": status.digest.map(|digest| json!({ "index": digest.index.0, "hash": format!("{:016x}", digest.hash) })),
-                "lag": commit.saturating_sub(status.applied.0),
-                "log_bytes": status.log_bytes,
-                "sessions": status.sessions,
-                "sync_mode": status.sync_mode,
-                "advertised": advertised,
-                "advertised_reason": advertised_reason,
-                "reads": status.reads.to_string(),
-                "voters": status.voters.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "learners": status.learners.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            })
-        }
-    };
-    if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
-        object.extend(more);
-    }
-    object
+    let whose = Whose { group: &node.group, replica: node.replica, address: &node.address };
+    Value::Object(match &node.status {
+        Err(why) => status_json::unreachable(whose, why),
+        Ok(status) => status_json::described(whose, status, commits.get(&node.group).copied().unwrap_or(0)),
+    })
 }
 
 #[cfg(test)]

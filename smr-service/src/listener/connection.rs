@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant as Moment};
 
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, HEADER_LEN_BYTES};
@@ -21,8 +21,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::handshake::{self, Welcomed};
 use super::queue::{Admission, Queue, Turn};
-use super::{Backend, Label, ListenerLimits, Phase, Shared, response_of};
-use crate::frames::{ClientRequest, ClientResponse, KIND_REQUEST, RequestFrame, number_of};
+use super::{Backend, Label, ListenerLimits, Phase, RequestMeter, Shared, response_of};
+use crate::frames::{ClientResponse, KIND_REQUEST, RequestFrame, number_of};
 
 /// The least room that a read is given, in bytes: some tens of small requests.
 const READ_MIN_BYTES: usize = 16 << 10;
@@ -40,15 +40,31 @@ const ROOM_LOOK_MS: u64 = 10;
 struct Responder<B: Backend> {
     backend: Arc<B>,
     queue: Queue<B::Map>,
+    meter: Option<Arc<RequestMeter>>,
+}
+
+impl<B: Backend> Responder<B> {
+    /// Counts an answer that is about to be delivered.
+    fn count(&self, tag: u64, response: &ClientResponse<B::Map>) {
+        if let Some(meter) = &self.meter
+            && let Some((kind, is_long, began)) = self.queue.under_way(tag)
+        {
+            meter.ended(kind, is_long, response, began.elapsed());
+        }
+    }
 }
 
 impl<B: Backend> ReplySink for Responder<B> {
     fn deliver(&self, tag: u64, outcome: Outcome) {
-        self.queue.deliver(tag, response_of(&*self.backend, outcome));
+        let response = response_of(&*self.backend, outcome);
+        self.count(tag, &response);
+        self.queue.deliver(tag, response);
     }
 
     fn deliver_now(&self, tag: u64, outcome: Outcome) {
-        self.queue.deliver_now(tag, response_of(&*self.backend, outcome));
+        let response = response_of(&*self.backend, outcome);
+        self.count(tag, &response);
+        self.queue.deliver_now(tag, response);
     }
 
     fn has_room(&self) -> bool {
@@ -98,7 +114,8 @@ pub(super) async fn serve<B: Backend, R: AsyncRead + Unpin>(
         }
     };
     let queue = Queue::new(limits, Arc::clone(&shared.held));
-    let responder = Arc::new(Responder { backend: Arc::clone(&shared.backend), queue });
+    let (backend, meter) = (Arc::clone(&shared.backend), shared.meter.clone());
+    let responder = Arc::new(Responder { backend, queue, meter });
     let mut writer = tokio::spawn(write_responses(Arc::clone(&responder), output, limits.write_timeout));
     // The reader comes last: a client that never pauses uses up all that a task may do at a time, and nothing after
     // would get its turn.
@@ -180,6 +197,8 @@ async fn take_requests<B: Backend>(
     client: Option<u32>,
 ) -> io::Result<bool> {
     let mut any = false;
+    // All of them came with one read.
+    let began = responder.meter.as_ref().map(|_| Moment::now());
     while let Some(frame) = next_frame(buffer, max_bytes).map_err(io::Error::other)? {
         if frame.kind != KIND_REQUEST {
             return Err(io::Error::other(format!("a frame of kind {:#06x} is no request", frame.kind)));
@@ -187,7 +206,7 @@ async fn take_requests<B: Backend>(
         let request: RequestFrame = codec::decode(frame.payload).map_err(io::Error::other)?;
         let len = frame.len_bytes;
         let label = client.map(|client| Label { client, number: number_of(request.id) });
-        take_request(responder, request, len, label).await;
+        take_request(responder, request, len, label, began).await;
         buffer.advance(len);
         any = true;
     }
@@ -206,9 +225,10 @@ async fn take_request<B: Backend>(
     request: RequestFrame,
     len_bytes: usize,
     label: Option<Label>,
+    began: Option<Moment>,
 ) {
-    let harmless = matches!(request.ask, ClientRequest::Read { .. } | ClientRequest::Status | ClientRequest::Map);
-    match responder.queue.admit(request.id, len_bytes, harmless) {
+    let kind = request.ask.kind();
+    match responder.queue.admit(request.id, len_bytes, kind, began) {
         Admission::Granted(tag) => {
             let reply = ReplyTo { tag, sink: Arc::clone(responder) as Arc<dyn ReplySink> };
             let RequestFrame { ask, epoch, .. } = request;
@@ -217,11 +237,13 @@ async fn take_request<B: Backend>(
                 Some(label) => responder.backend.ask_labelled(label, ask, epoch, reply),
             };
             if let Some(body) = answered {
+                responder.count(tag, &body);
                 responder.queue.deliver(tag, body);
             }
         }
         // A client that keeps asking without listening is not read any further.
         Admission::Denied => {
+            responder.meter.iter().for_each(|meter| meter.denied(kind));
             responder.backend.flush();
             responder.queue.tell(request.id, ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS }).await;
         }

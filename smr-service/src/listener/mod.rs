@@ -19,6 +19,7 @@
 mod connection;
 mod framing;
 mod handshake;
+mod meter;
 mod pool;
 mod queue;
 #[cfg(test)]
@@ -46,6 +47,8 @@ use tokio::sync::{mpsc, watch};
 use crate::frames::{ClientRequest, ClientResponse, Map, Service};
 use crate::limits;
 use crate::process::descriptor_limit;
+
+pub use self::meter::{RequestCounts, RequestMeter};
 
 /// How long accepting pauses when it failed, in milliseconds: without file descriptors the next call would fail as
 /// well.
@@ -189,15 +192,36 @@ struct Shared<B> {
     backend: Arc<B>,
     limits: ListenerLimits,
     lobby: Arc<Lobby>,
-    connections: AtomicUsize,
+    connections: Arc<AtomicUsize>,
     /// Bytes that all connections hold, see [`ListenerLimits::total_max_bytes`].
     held: Arc<pool::Held>,
+    meter: Option<Arc<RequestMeter>>,
 }
 
 impl<B> Shared<B> {
-    fn new(backend: Arc<B>, limits: ListenerLimits) -> Shared<B> {
+    fn new(backend: Arc<B>, limits: ListenerLimits, meter: Option<Arc<RequestMeter>>) -> Shared<B> {
         let lobby = Lobby::new(limits.strangers_max);
-        Shared { backend, limits, lobby, connections: AtomicUsize::new(0), held: Arc::default() }
+        Shared { backend, limits, lobby, connections: Arc::default(), held: Arc::default(), meter }
+    }
+}
+
+/// Looks at a listener, from anywhere and for as long as one likes.
+#[derive(Clone)]
+pub struct ListenerWatch {
+    lobby: Arc<Lobby>,
+    connections: Arc<AtomicUsize>,
+    held: Arc<pool::Held>,
+}
+
+impl ListenerWatch {
+    /// How many connections there are, those of strangers included.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed) + self.lobby.len()
+    }
+
+    /// How many bytes of requests and answers the connections hold.
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes()
     }
 }
 
@@ -228,13 +252,27 @@ impl<B: Backend> Listener<B> {
         backend: Arc<B>,
         limits: ListenerLimits,
     ) -> io::Result<Listener<B>> {
+        Listener::open_counted(runtime, listener, backend, limits, None)
+    }
+
+    /// The same; requests are counted in `meter`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Listener::open`].
+    pub fn open_counted(
+        runtime: &Handle,
+        listener: std::net::TcpListener,
+        backend: Arc<B>,
+        limits: ListenerLimits,
+        meter: Option<Arc<RequestMeter>>,
+    ) -> io::Result<Listener<B>> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let listener = {
             let _inside = runtime.enter();
             TcpListener::from_std(listener)?
         };
-        let shared = Arc::new(Shared::new(backend, limits));
+        let shared = Arc::new(Shared::new(backend, limits, meter));
         let (phase, phases) = watch::channel(Phase::Accepting);
         let (alive, finished) = mpsc::channel(1);
         runtime.spawn(accept(Arc::clone(&shared), listener, phases, alive));
@@ -248,12 +286,18 @@ impl<B: Backend> Listener<B> {
 
     /// How many connections there are, those of strangers included.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed) + self.shared.lobby.len()
+        self.watch().connections()
     }
 
     /// How many bytes of requests and answers the connections hold.
     pub fn held_bytes(&self) -> usize {
         self.shared.held.bytes()
+    }
+
+    /// Looks at it without holding it.
+    pub fn watch(&self) -> ListenerWatch {
+        let Shared { lobby, connections, held, .. } = &*self.shared;
+        ListenerWatch { lobby: Arc::clone(lobby), connections: Arc::clone(connections), held: Arc::clone(held) }
     }
 
     /// Takes no new connections; those that exist go on.
@@ -320,7 +364,7 @@ pub struct Acceptor<B> {
 impl<B: Backend> Acceptor<B> {
     /// For connections to `backend`.
     pub fn new(backend: Arc<B>, limits: ListenerLimits) -> Acceptor<B> {
-        Acceptor { shared: Arc::new(Shared::new(backend, limits)), phase: watch::Sender::new(Phase::Accepting) }
+        Acceptor { shared: Arc::new(Shared::new(backend, limits, None)), phase: watch::Sender::new(Phase::Accepting) }
     }
 
     /// Serves a connection until it ends, as a listener does.

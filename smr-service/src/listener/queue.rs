@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant as Moment;
 
 use bytes::Bytes;
 use smr::wire::SharedOutput;
@@ -18,7 +19,7 @@ use super::framing::{RETRY_AFTER_MS, encode};
 use super::pool::{Held, Share};
 use super::scan::{Scan, ScanPace};
 use super::sync::{Mutex, MutexGuard, Notify};
-use crate::frames::{ClientResponse, Map, ResponseFrame};
+use crate::frames::{ClientResponse, Map, RequestKind, ResponseFrame};
 
 /// The writer takes responses until it has this much, in bytes.
 const WRITE_AIM_BYTES: usize = 256 << 10;
@@ -107,8 +108,9 @@ struct Slot {
     /// The client's number for it.
     id: u64,
     cost_bytes: usize,
-    /// It changes nothing, so `Busy` is a true answer even after it was carried out.
-    harmless: bool,
+    kind: RequestKind,
+    /// When it was read, if someone wants to know.
+    began: Option<Moment>,
     /// What is kept free for its answer.
     reserved_bytes: usize,
     /// For a long answer: how it gets on.
@@ -182,8 +184,9 @@ impl<M: Map> Queue<M> {
         state.counted_bytes = now;
     }
 
-    /// Asks for a request of `cost_bytes` to go on. A lone request may be larger than the connection's limit.
-    pub(super) fn admit(&self, id: u64, cost_bytes: usize, harmless: bool) -> Admission {
+    /// Asks for a request of `cost_bytes` to go on, which was read when it `began`, if someone counts. A lone request may
+    /// be larger than the connection's limit.
+    pub(super) fn admit(&self, id: u64, cost_bytes: usize, kind: RequestKind, began: Option<Moment>) -> Admission {
         let mut state = self.lock();
         let lone = state.in_flight() == 0 && state.answers_bytes() == 0;
         let within = state.in_flight() + state.ready.len() < self.requests_max
@@ -192,7 +195,7 @@ impl<M: Map> Queue<M> {
             return Admission::Denied;
         }
         state.in_flight_bytes += cost_bytes;
-        let slot = Some(Slot { id, cost_bytes, harmless, reserved_bytes: 0, scan: None });
+        let slot = Some(Slot { id, cost_bytes, kind, began, reserved_bytes: 0, scan: None });
         let tag = match state.free.pop() {
             Some(tag) => {
                 state.slots[tag] = slot;
@@ -205,6 +208,14 @@ impl<M: Map> Queue<M> {
         };
         self.count(&mut state);
         Admission::Granted(tag as u64)
+    }
+
+    /// What kind of request it is that is under way, whether its answer comes in parts, and when it began, if someone
+    /// counts.
+    pub(super) fn under_way(&self, tag: u64) -> Option<(RequestKind, bool, Moment)> {
+        let mut state = self.lock();
+        let slot = state.slot(tag)?;
+        Some((slot.kind, slot.scan.is_some(), slot.began?))
     }
 
     /// Takes what became of an admitted request. Never blocks.
@@ -225,7 +236,7 @@ impl<M: Map> Queue<M> {
         // The last part of a long answer was given its room as the others were.
         let kept = if slot.scan.is_some() { usize::MAX } else { kept };
         let fits = weight <= slot.reserved_bytes || (within && (weight <= kept || self.fits(&state, weight)));
-        match (fits, slot.harmless) {
+        match (fits, slot.kind.is_harmless()) {
             (true, _) => self.push(&mut state, ResponseFrame { id: slot.id, body }),
             (false, true) => {
                 let body = ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS };

@@ -14,7 +14,7 @@ use super::ListenerLimits;
 use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::pool::{Held, Share};
 use super::queue::{Admission, RESPONSE_OVERHEAD_BYTES, Turn};
-use crate::frames::ClientResponse;
+use crate::frames::{ClientResponse, RequestKind};
 
 type Queue = super::queue::Queue<()>;
 type ResponseFrame = crate::frames::ResponseFrame<()>;
@@ -34,7 +34,8 @@ fn queue() -> Queue {
 }
 
 fn granted(queue: &Queue, id: u64, cost_bytes: usize, harmless: bool) -> u64 {
-    match queue.admit(id, cost_bytes, harmless) {
+    let kind = if harmless { RequestKind::Read } else { RequestKind::Write };
+    match queue.admit(id, cost_bytes, kind, None) {
         Admission::Granted(tag) => tag,
         Admission::Denied => panic!("request {id} was denied"),
     }
@@ -62,11 +63,15 @@ fn admit_beyond_requests_or_bytes_is_denied() {
     for id in 0..4 {
         granted(&queue, id, 10, true);
     }
-    assert_eq!(queue.admit(4, 10, true), Admission::Denied, "four are under way");
+    assert_eq!(queue.admit(4, 10, RequestKind::Read, None), Admission::Denied, "four are under way");
     queue.deliver(0, ClientResponse::Done);
-    assert_eq!(queue.admit(4, 10, true), Admission::Denied, "three are under way, one waits to be written");
+    assert_eq!(
+        queue.admit(4, 10, RequestKind::Read, None),
+        Admission::Denied,
+        "three are under way, one waits to be written"
+    );
     assert_eq!(taken(&queue).len(), 1);
-    assert_eq!(queue.admit(4, 980, true), Admission::Denied, "too many bytes");
+    assert_eq!(queue.admit(4, 980, RequestKind::Read, None), Admission::Denied, "too many bytes");
     granted(&queue, 4, 970, true);
 }
 
@@ -74,7 +79,7 @@ fn admit_beyond_requests_or_bytes_is_denied() {
 fn admit_lone_request_beyond_the_byte_limit_is_granted() {
     let queue = queue();
     granted(&queue, 1, 5000, false);
-    assert_eq!(queue.admit(2, 1, false), Admission::Denied);
+    assert_eq!(queue.admit(2, 1, RequestKind::Write, None), Admission::Denied);
 }
 
 #[test]
@@ -297,7 +302,7 @@ fn many_that_do_not_read_leave_room_for_one_that_asks_for_little() {
     let (mut answered, mut most) = (0u64, 0);
     for (number, queue) in hostile.iter().enumerate() {
         for id in 0..500 {
-            let Admission::Granted(tag) = queue.admit(id, 40, true) else { break };
+            let Admission::Granted(tag) = queue.admit(id, 40, RequestKind::Read, None) else { break };
             if !queue.has_room() || !queue.reserve(tag, value.len()) {
                 queue.deliver(tag, ClientResponse::Busy { retry_after_ms: 1 });
                 continue;

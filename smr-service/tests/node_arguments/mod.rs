@@ -89,6 +89,24 @@ impl Program {
         }
     }
 
+    /// An address for HTTP that is none, that another listener has, or that someone else has.
+    pub(crate) fn refuses_http_listen(&self, listens: &str) {
+        let with = |value: &str| {
+            let mut line = self.with(listens, "127.0.0.1:45671");
+            line.extend(["--http_listen".to_owned(), value.to_owned()]);
+            line
+        };
+        for wrong in ["", "9100", "localhost:9100", "127.0.0.1:99999", "[::1]"] {
+            self.expect_line(&with(wrong), 2, "--http_listen");
+        }
+        self.expect_line(&with("0.0.0.0:45671"), 2, "both");
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let mut line = self.with(listens, "127.0.0.1:0");
+        line.extend(["--http_listen".to_owned(), address.clone()]);
+        self.expect_line(&line, 1, &address);
+    }
+
     /// A directory that is a file, or below one.
     pub(crate) fn refuses_file_as_directory(&self) {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -125,6 +125,9 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     if options.trace_messages {
         cluster.add_server_flags(&[TRACE_MESSAGES.into()]);
     }
+    if !says_where_http_is(&options.node_flags) {
+        cluster.listen_for_http().map_err(trouble("cannot find free ports"))?;
+    }
     cluster.start_all().map_err(trouble("cannot start the cluster"))?;
     match wait_ready(&mut cluster, &interrupted)? {
         Some(code) => {
@@ -143,6 +146,11 @@ fn network(options: &Options, layout: Layout) -> Result<Option<Network>, NoClust
     Network::between_nodes(layout, 0).map(Some).map_err(trouble("cannot start the proxy between the processes"))
 }
 
+/// Whether the flags for nodes have one of their own for HTTP.
+fn says_where_http_is(flags: &[OsString]) -> bool {
+    flags.iter().any(|flag| flag.to_string_lossy().replace('-', "_").starts_with("__http_listen"))
+}
+
 fn say(line: &str) {
     process::say("madkv-local", line);
 }
@@ -155,6 +163,10 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
             Ok(leaders) => {
                 let nodes = cluster.layout().shape.nodes_count();
                 say(&format!("{nodes} processes run, managers at {}", cluster.manager_addresses()));
+                let addressed = cluster.layout().shape.nodes();
+                for (node, address) in addressed.filter_map(|node| Some((node, cluster.http_address(node)?))) {
+                    say(&format!("{node} shows what it does at http://{address}/"));
+                }
                 for (group, leader) in leaders {
                     say(&format!("{leader} leads {group} ({})", cluster.client_address(leader)));
                 }
