@@ -6,7 +6,8 @@
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
-//!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on.
+//!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on;
+//!   [`notify`]: what a service manager is told.
 //! - With the feature `json`, [`status_json`]: what a replica says of itself, for programs.
 //! - With the feature `serve`, [`listener`]: how a replica's process accepts connections and answers frames on them;
 //!   [`serve`]: how it ends; [`read_flags`] and [`recover`]: flags, and a word, that all of them have; [`program`]: all
@@ -31,6 +32,8 @@ pub mod limits;
 pub mod listener;
 #[cfg(feature = "process")]
 pub mod log_sink;
+#[cfg(feature = "process")]
+pub mod notify;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "serve")]

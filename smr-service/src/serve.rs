@@ -7,6 +7,7 @@ use smr::replica::ReplicaHandle;
 use crate::args::BadArgument;
 use crate::listener::{Backend, Listener};
 use crate::log_sink;
+use crate::notify;
 use crate::process::{Fatal, Signals};
 
 /// Exit code after a second signal.
@@ -28,7 +29,9 @@ impl From<smr::replica::StartError> for Fatal {
 /// Serves at `listener` until a signal comes, then ends in order: no new connections, leadership handed over, what is
 /// under way answered, connections closed. A second signal ends the process at once.
 pub async fn serve_until_signal<B: Backend>(mut signals: Signals, listener: Listener<B>, replica: ReplicaHandle) {
+    notify::ready();
     signals.next().await;
+    notify::stopping();
     tokio::spawn(async move {
         signals.next().await;
         log_sink::exit(EXIT_INTERRUPTED);
