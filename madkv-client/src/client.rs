@@ -306,7 +306,7 @@ enum Read {
     },
 }
 
-fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<(), Error> {
+pub(crate) fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<(), Error> {
     if size_bytes > limit_bytes { Err(Error::TooLarge { what, size_bytes, limit_bytes }) } else { Ok(()) }
 }
 

@@ -33,11 +33,13 @@ mod error;
 pub mod limits;
 mod router;
 mod scan;
+mod why;
 
 pub use admin::{ClusterStatus, KeyPlace, NodeReport};
 pub use client::{Client, Options};
 pub use error::Error;
 pub use smr_service::client::{Dial, Input, Network, Output, Trace, World};
+pub use why::{Holder, Stretch, Waterfall};
 
 use madkv_proto::map::ClusterMap;
 

@@ -8,6 +8,7 @@
 //! - [`settings`]: the settings that change while everything runs.
 //! - [`frames`]: those of [`smr_service::frames`], with this map in them.
 //! - [`mod@line`]: the line protocol.
+//! - [`why`]: what a client asks that wants to know where the time of a write went.
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
 
@@ -22,3 +23,4 @@ pub mod line;
 pub mod map;
 pub mod settings;
 pub mod slots;
+pub mod why;

@@ -14,6 +14,7 @@ use smr::status::{Advertised, ReplicaStatus};
 use smr_service::listener::{Backend, Label};
 
 use crate::trace::{self, Tracer};
+use crate::why::{self, Asked};
 
 /// What this partition owns, by the newest map known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,15 @@ impl<R: Submit> ServerBackend<R> {
     }
 
     fn ask_quietly(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
+        let (ask, reply) = match why::unpacked(ask) {
+            Ok(Asked::Plain(ask)) => (ask, reply),
+            Ok(Asked::Timed(ask)) => (ask, why::timed(reply)),
+            Ok(Asked::Timings(which)) => {
+                self.replica.queue(Request::Timings(which), reply);
+                return None;
+            }
+            Err(body) => return Some(body),
+        };
         match admit(ask, epoch, &self.owned()) {
             Ok(request) => {
                 self.replica.queue(request, reply);

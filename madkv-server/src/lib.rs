@@ -5,7 +5,7 @@
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
-//! - [`trace`]: the messages of `--trace_messages`.
+//! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
 //! - [`mod@run`]: from start to end.
 
 // Lines for a person go through the log sink: these panic if no one takes them.
@@ -20,6 +20,7 @@ mod packed;
 pub mod register;
 pub mod run;
 pub mod trace;
+pub mod why;
 
 pub use options::Options;
 pub use run::{recover, run};

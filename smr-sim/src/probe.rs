@@ -9,7 +9,7 @@ use std::io;
 use bytes::Bytes;
 use smr::codec;
 use smr::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta};
-use smr::id::ReplicaId;
+use smr::id::{NodeId, ReplicaId};
 use smr::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, Protocol, ReadOutcome, ReadToken, Recovered,
     Routing, Superseded, Time,
@@ -182,6 +182,14 @@ impl Protocol for Core {
 
     fn commit(&self) -> Index {
         self.raft.commit()
+    }
+
+    fn held_by(&self, member: NodeId) -> Option<Index> {
+        self.raft.held_by(member)
+    }
+
+    fn entry_at(&self, index: Index) -> Option<EntryId> {
+        self.raft.entry_at(index)
     }
 
     fn log_load(&self) -> LogLoad {

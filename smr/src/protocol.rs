@@ -167,6 +167,17 @@ pub trait Protocol: Send + 'static {
         self.status().commit
     }
 
+    /// Up to where another member has the log on its device, for a node that orders writes and knows. Called for each
+    /// message.
+    fn held_by(&self, _member: NodeId) -> Option<Index> {
+        None
+    }
+
+    /// The entry at `index`, if the log has it.
+    fn entry_at(&self, _index: Index) -> Option<EntryId> {
+        None
+    }
+
     /// About how many bytes a message takes on the wire; queues are bounded by it.
     fn message_size_bytes(message: &Self::Message) -> usize;
 

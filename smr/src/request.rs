@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::entry::Term;
 use crate::id::{ClientId, ReplicaId};
 use crate::protocol::NotHere;
-use crate::status::ReplicaStatus;
+use crate::status::{ReplicaStatus, TimedEntry};
 
 /// What can be asked of a replica. Each request gets exactly one [`Outcome`] through its [`ReplyTo`].
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub enum Request {
     },
     /// Describe the replica.
     Status,
+    /// When an entry got how far here. The answer is an `Option<EntryTimings>`, encoded by [`crate::codec`].
+    Timings(TimedEntry),
     /// Hand leadership to another replica.
     Transfer {
         /// The new leader.

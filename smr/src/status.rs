@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec;
 use crate::entry::{EntryId, Index, Term};
-use crate::id::{GroupName, NodeId};
+use crate::id::{ClientId, GroupName, NodeId};
 
 /// A replica, described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,40 @@ pub struct ReplicaStatus {
     pub peers: Vec<(NodeId, Index)>,
     /// Whether clients find it. The replica itself cannot know; whoever serves it to clients fills this in.
     pub advertised: Advertised,
+}
+
+/// An entry whose way is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TimedEntry {
+    /// The one with this id.
+    Entry(EntryId),
+    /// The one that carries this write of a session. Known where it was proposed.
+    Write {
+        /// The session.
+        client: ClientId,
+        /// The request's number in it.
+        number: u64,
+    },
+}
+
+/// When an entry got how far at one replica, in microseconds of that replica's own clock: only differences between
+/// times of one replica mean something. `None`: not yet, or too long ago to be known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryTimings {
+    /// The replica.
+    pub node: NodeId,
+    /// The entry.
+    pub entry: EntryId,
+    /// When it was appended to the log in memory, and went to the disk, and from a leader to the other members.
+    pub appended_us: Option<u64>,
+    /// When it was on this replica's device.
+    pub durable_us: Option<u64>,
+    /// When this replica knew that it is committed.
+    pub committed_us: Option<u64>,
+    /// When it was applied.
+    pub applied_us: Option<u64>,
+    /// For a leader: when it heard that another member has it on its device.
+    pub held_by: Vec<(NodeId, u64)>,
 }
 
 /// Whether clients find a replica at the address that they are given for it, as far as the replica's own process can

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smr::id::ClientId;
 use tokio::time::Instant;
 
 use crate::client::exchange::{Exchange, Failure, Final};
@@ -73,13 +74,26 @@ impl<'c, M: Map> Write<'c, M> {
     /// # Errors
     /// If the deadline has passed; [`Write::may_have_happened`] says what that means.
     pub async fn run(&mut self, epoch: u64) -> Result<WriteEnd<M>, TimedOut> {
-        let (session, ticket, command) = (&self.session, &self.ticket, &self.command);
-        let ask = || ClientRequest::Write {
-            client: session.client,
-            number: ticket.number(),
-            lowest_unanswered: session.lowest_unanswered(),
-            command: command.clone(),
+        let as_write = |client, number, lowest_unanswered, command| ClientRequest::Write {
+            client,
+            number,
+            lowest_unanswered,
+            command,
         };
+        self.run_as(epoch, &as_write).await
+    }
+
+    /// As [`Write::run`], with another frame around session, number, lowest unanswered number and command.
+    ///
+    /// # Errors
+    /// If the deadline has passed.
+    pub async fn run_as(
+        &mut self,
+        epoch: u64,
+        frame: &(dyn Fn(ClientId, u64, u64, Bytes) -> ClientRequest + Sync),
+    ) -> Result<WriteEnd<M>, TimedOut> {
+        let (session, ticket, command) = (&self.session, &self.ticket, &self.command);
+        let ask = || frame(session.client, ticket.number(), session.lowest_unanswered(), command.clone());
         match self.exchange.run(epoch, &ask).await? {
             Final::Answer(parts) => Ok(match <[Bytes; 1]>::try_from(parts) {
                 Ok([answer]) => WriteEnd::Answer(answer),
@@ -98,6 +112,11 @@ impl<'c, M: Map> Write<'c, M> {
             Final::Response(ClientResponse::AnswerGone) => Ok(WriteEnd::Evicted { what: "answer evicted" }),
             Final::Response(other) => Ok(WriteEnd::Response(other)),
         }
+    }
+
+    /// Its session, and its number there.
+    pub fn name(&self) -> (ClientId, u64) {
+        (self.session.client, self.ticket.number())
     }
 
     /// Whether some copy may have been applied, or may yet be.

@@ -612,6 +612,15 @@ impl Protocol for Raft {
         self.commit
     }
 
+    fn held_by(&self, member: NodeId) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.peers.get(&member).map(|progress| progress.match_index)
+    }
+
+    fn entry_at(&self, index: Index) -> Option<EntryId> {
+        self.log.id_at(index)
+    }
+
     fn log_load(&self) -> LogLoad {
         self.describe_log()
     }

@@ -21,6 +21,7 @@ mod limits;
 mod members;
 mod requests;
 mod snapshots;
+mod timings;
 pub(in crate::replica) mod versions;
 mod waiting;
 
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use self::audit::Audit;
 use self::backlog::ConfirmedReads;
 use self::requests::PendingRead;
+use self::timings::Timings;
 use self::waiting::WaitingWrites;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::{GroupName, NodeId, ReplicaId};
@@ -38,7 +40,7 @@ use crate::replica::engine::admission::Admission;
 use crate::replica::{Outcome, ReplyTo};
 use crate::session::{Addresses, SessionCommand, SessionTable};
 use crate::state_machine::StateMachine;
-use crate::status::{Advertised, ReplicaStatus, Role, ServiceState};
+use crate::status::{Advertised, EntryTimings, ReplicaStatus, Role, ServiceState, TimedEntry};
 use crate::version::CommandVersions;
 
 pub use self::actions::{Action, Install, Replaced, SnapshotImage};
@@ -103,6 +105,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     disk_is_full: bool,
     /// There was no room for the latest snapshot: when to try again.
     snapshot_waits_for_room: Option<Time>,
+    timings: Timings,
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
@@ -205,6 +208,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             applied_by: BTreeMap::new(),
             disk_is_full: false,
             snapshot_waits_for_room: None,
+            timings: Timings::default(),
             actions: Vec::new(),
             answers: Vec::new(),
             answers_bytes: 0,
@@ -213,6 +217,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// What is to be done since the last call, in order. The answers of the turn leave here.
     pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
+        self.timings.turn_ends(self.core.commit(), self.applied.index);
         self.answers_bytes = 0;
         let few = self.answers.len() <= ANSWERS_NOW_MAX;
         for (reply, outcome) in self.answers.drain(..) {
@@ -291,10 +296,17 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.actions.push(Action::SendReplaced(from, replaced));
         }
         self.step(now, Input::Receive { from, message });
+        if self.takes_writes
+            && let Some(through) = self.core.held_by(from)
+        {
+            self.timings.held(from, through);
+        }
     }
 
     /// The writes up to this one have reached the device.
     pub fn durable(&mut self, now: Time, id: WriteId) {
+        self.timings.is_now(now);
+        self.timings.durable(id);
         self.step(now, Input::Durable(id));
     }
 
@@ -390,6 +402,16 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
+    /// When an entry got how far here, by this replica's own clock. A write of a session is known by its number where
+    /// it was proposed; `None` if it was not, or too long ago.
+    pub fn timings(&self, which: TimedEntry) -> Option<EntryTimings> {
+        let entry = match which {
+            TimedEntry::Entry(entry) => entry,
+            TimedEntry::Write { client, number } => self.core.entry_at(self.timings.place(client, number)?)?,
+        };
+        (self.core.entry_at(entry.index) == Some(entry)).then(|| self.timings.of(self.node, entry))
+    }
+
     /// What was damaged, while the core is silent because of that.
     pub fn healing(&self) -> Option<&str> {
         self.healing.as_deref()
@@ -413,6 +435,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.silent {
             return;
         }
+        self.timings.is_now(now);
         let effects = self.core.step(now, input);
         self.absorb(effects);
     }
@@ -425,6 +448,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return self.note(event);
         }
         self.actions.extend(effects.messages.into_iter().map(Action::Send));
+        effects.writes.iter().for_each(|write| self.timings.issued(write));
         self.actions.extend(effects.writes.into_iter().map(Action::Write));
         self.actions.extend(effects.snapshots_wanted.into_iter().map(Action::SendSnapshot));
         for read in effects.reads {
@@ -519,6 +543,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let routing = self.core.routing();
         let took_writes = std::mem::replace(&mut self.takes_writes, routing.writes.is_here());
         let took_reads = std::mem::replace(&mut self.takes_reads, routing.reads.is_here());
+        if took_writes != self.takes_writes {
+            self.timings.forget_others();
+        }
         if took_writes && !self.takes_writes {
             // Others may commit what this node proposed, or not. What is committed has its answer when it is applied.
             self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);

@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::limits::{BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX};
 use super::waiting::Batch;
 use super::{Action, Engine};
+use crate::codec;
 use crate::entry::Index;
 use crate::protocol::{Effects, NotHere, Protocol, ReadOutcome, ReadToken, Route, Time};
 use crate::replica::admin::AdminRequest;
@@ -63,6 +64,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 Request::LocalRead { query } if self.has_answers_left() => self.answer(PendingRead { query, reply }),
                 Request::LocalRead { .. } => reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS }),
                 Request::Status => reply.send(Outcome::Status(Box::new(self.status()))),
+                Request::Timings(which) => {
+                    let timings = self.timings(which);
+                    reply.send(Outcome::Answer(codec::encode(&timings).into()));
+                }
                 Request::Transfer { to } => {
                     let request = AdminRequest::Transfer { to };
                     self.with_admin(now, |admin, context| admin.begin(context, request, reply));
@@ -161,8 +166,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         let mut effects = Effects::default();
+        self.timings.is_now(now);
         match self.core.propose(now, commands, &mut effects) {
-            Ok(first) => self.waiting.proposed(first, batch),
+            Ok(first) => {
+                for (behind, (client, number)) in batch.names() {
+                    self.timings.name(client, number, Index(first.index.0 + behind));
+                }
+                self.waiting.proposed(first, batch);
+            }
             Err(not_here) => batch.refuse(&Outcome::NotLeader(not_here.into())),
         }
         self.absorb(effects);

@@ -35,6 +35,12 @@ impl Batch {
         self.writes.len()
     }
 
+    /// The writes of sessions among them, by their place in the batch.
+    pub(super) fn names(&self) -> impl Iterator<Item = (u64, (ClientId, u64))> {
+        let numbered = self.writes.iter().map(|(numbered, _, _)| numbered.as_ref());
+        (0..).zip(numbered).filter_map(|(place, write)| write.map(|write| (place, (write.client, write.number))))
+    }
+
     /// The commands, for the core; what waits for them stays.
     pub(super) fn take_commands(&mut self) -> Vec<Bytes> {
         std::mem::take(&mut self.commands)

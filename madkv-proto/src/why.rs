@@ -1,0 +1,74 @@
+//! Where the time of one write goes: what a client asks servers that wants to know, as the body of
+//! [`ClientRequest::Control`](crate::frames::ClientRequest::Control), and the answers.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use smr::codec;
+use smr::id::ClientId;
+use smr::status::{EntryTimings, TimedEntry};
+
+/// A question to a server. Grows at its end only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhyRequest {
+    /// Apply a command as [`ClientRequest::Write`](crate::frames::ClientRequest::Write) does, and say how long it was
+    /// here. Answered with a [`TimedAnswer`].
+    TimedWrite {
+        /// The session.
+        client: ClientId,
+        /// The request's number in it.
+        number: u64,
+        /// The lowest number whose answer the client still waits for.
+        lowest_unanswered: u64,
+        /// The command.
+        command: Bytes,
+    },
+    /// When an entry got how far here. Answered with an `Option<EntryTimings>`.
+    Timings(TimedEntry),
+}
+
+/// The answer to a write, and how long it was at the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimedAnswer {
+    /// The state machine's answer.
+    pub answer: Bytes,
+    /// From the arrival of the request at the server to its answer, in microseconds.
+    pub at_server_us: u64,
+}
+
+impl WhyRequest {
+    /// As bytes.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self).into()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// Why they are no question that this build knows.
+    pub fn decode(bytes: &[u8]) -> Result<WhyRequest, String> {
+        codec::decode(bytes).map_err(|error| format!("no question to a server that this build knows: {error}"))
+    }
+}
+
+impl TimedAnswer {
+    /// As bytes.
+    pub fn encode(&self) -> Bytes {
+        codec::encode(self).into()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// If they are none.
+    pub fn decode(bytes: &[u8]) -> Result<TimedAnswer, String> {
+        codec::decode(bytes).map_err(|error| format!("no timed answer: {error}"))
+    }
+}
+
+/// What a server knows of an entry, from bytes; `None` if it does not know it.
+///
+/// # Errors
+/// If they are something else.
+pub fn decode_timings(bytes: &[u8]) -> Result<Option<EntryTimings>, String> {
+    codec::decode(bytes).map_err(|error| format!("no timings: {error}"))
+}
