@@ -12,6 +12,7 @@
 //! - [`demo`]: demonstrations that check themselves.
 //! - [`console`]: what `--trace_messages` prints on both sides.
 //! - [`chaos`]: a seeded schedule of faults.
+//! - [`why`]: one write's way, as the client tells it.
 //! - [`launched`]: the launcher, as README shows it.
 //! - [`watched`]: what processes show over HTTP.
 //!
@@ -36,3 +37,4 @@ mod prompt;
 mod recovered;
 mod scene;
 mod watched;
+mod why;

@@ -90,6 +90,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     if raw.json {
         match &mut command {
             Some(CliCommand::Status { json } | CliCommand::Where { json, .. }) => *json = true,
+            Some(CliCommand::Why { line }) => line.push("--json".to_owned()),
             _ => return Err(Stop::Wrong("--json goes with the commands status and where".into())),
         }
     }

@@ -10,6 +10,7 @@ use smr_service::args::explain;
 use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
 use crate::cli::status_table;
 use crate::cli::stop::Stop;
+use crate::cli::why_text;
 use crate::{Client, Error, KeyPlace};
 
 /// An operator's command.
@@ -40,6 +41,14 @@ pub enum CliCommand {
         /// JSON instead of a line
         #[arg(long)]
         json: bool,
+    },
+    /// Carry out a write, and tell where its time went: queue, syncs, network, apply
+    ///
+    /// For example: why PUT k v. The replicas of the group are asked when they had the entry; no clocks are compared.
+    Why {
+        /// PUT <key> <value>, SWAP <key> <value> or DELETE <key>
+        #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
+        line: Vec<String>,
     },
     /// Hand the leadership of a group to another of its replicas
     Transfer {
@@ -78,7 +87,8 @@ pub enum CliCommand {
 }
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 7] = ["help", "status", "where", "transfer", "readmit", "backup", "restore"];
+pub const COMMAND_WORDS: [&str; 8] =
+    ["help", "status", "where", "why", "transfer", "readmit", "backup", "restore"];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
 
@@ -92,6 +102,7 @@ SCAN <from> <to>          all keys from..to, both included, sorted by bytes
 STOP                      leave
 status [--json]           partitions, replicas, roles, terms, indexes, lag
 where <key> [--json]      its slot, its partition, and who leads that
+why PUT <key> <value>     carry it out, and tell where its time went (also SWAP, DELETE)
 transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
 backup <file>             write all keys to a file, each partition as of one moment
@@ -163,6 +174,10 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             let text = if *json { place_json(key, &place) } else { place_line(key, &place) };
             Ok(Report { text, is_whole: place.leader.is_some() })
         }
+        CliCommand::Why { line } => {
+            let (line, as_json) = without_json(line);
+            why_text::why(client, &line, as_json).await.map(whole)
+        }
         CliCommand::Transfer { group, to } => {
             client.transfer(group, *to).await?;
             Ok(whole(format!("{group}: leadership handed to replica {to}\n")))
@@ -182,6 +197,17 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             Ok(whole(format!("{keys} keys restored, of cluster {cluster} as of {taken_at}\n")))
         }
     }
+}
+
+/// The words of a line, and whether `--json` stood before or behind them.
+fn without_json(words: &[String]) -> (String, bool) {
+    let flag = "--json";
+    let inner = match words {
+        [first, rest @ ..] if first == flag => rest,
+        [rest @ .., last] if last == flag => rest,
+        all => all,
+    };
+    (inner.join(" "), inner.len() < words.len())
 }
 
 /// The help of one command, or its line of [`HELP`] for a request of the line protocol.
@@ -220,6 +246,10 @@ mod tests {
 
     use super::*;
 
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
     #[test]
     fn parse_commands_of_the_prompt_recognized() {
         let command = |line: &str| parse(&line.split(' ').collect::<Vec<_>>());
@@ -227,6 +257,9 @@ mod tests {
         assert_eq!(command("status --json"), Ok(CliCommand::Status { json: true }));
         assert_eq!(command("where k --json"), Ok(CliCommand::Where { key: "k".into(), json: true }));
         assert_eq!(command("where -k"), Ok(CliCommand::Where { key: "-k".into(), json: false }));
+        assert_eq!(command("why PUT k -v"), Ok(CliCommand::Why { line: words(&["PUT", "k", "-v"]) }));
+        assert_eq!(without_json(&words(&["PUT", "k", "v", "--json"])), ("PUT k v".to_owned(), true));
+        assert_eq!(without_json(&words(&["PUT", "k", "v"])), ("PUT k v".to_owned(), false));
         assert_eq!(command("transfer s0 2"), Ok(CliCommand::Transfer { group: "s0".into(), to: 2 }));
         assert_eq!(command("readmit m 1"), Ok(CliCommand::Readmit { group: "m".into(), replica: 1 }));
         assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));

@@ -32,6 +32,7 @@ impl<'h, G: Fn() -> Vec<GroupSize>> Completion<'h, G> {
                 let size = (self.groups)().into_iter().find(|(name, _)| name == group).map_or(0, |(_, size)| size);
                 (0..size).map(|replica| replica.to_string()).collect()
             }
+            ["why"] => ["PUT", "SWAP", "DELETE"].map(str::to_owned).to_vec(),
             ["status"] | ["where", _] => vec!["--json".to_owned()],
             [first, ..] => word_of(self.host, first).map_or_else(Vec::new, |(host, _)| host.candidates(before)),
         };

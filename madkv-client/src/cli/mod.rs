@@ -10,6 +10,7 @@ pub mod prompt;
 pub mod session;
 pub mod status_table;
 pub mod stop;
+mod why_text;
 
 use std::sync::Arc;
 
