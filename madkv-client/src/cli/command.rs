@@ -87,8 +87,7 @@ pub enum CliCommand {
 }
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 8] =
-    ["help", "status", "where", "why", "transfer", "readmit", "backup", "restore"];
+pub const COMMAND_WORDS: [&str; 8] = ["help", "status", "where", "why", "transfer", "readmit", "backup", "restore"];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
 

@@ -320,7 +320,7 @@ fn litter(directory: &Path) {
     for name in ["lost+found", ".snapshot"] {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
-    for name in [".DS_Store", ".nfs0000000001", "core.1234", "notes.txt~", "1.segment", "db.bak"] {
+    for name in [".DS_Store", ".nfs0000000001", "core.1234", "notes.txt~", "1.segment", "77.segment", "db.bak"] {
         fs::write(directory.join(name), "rubbish").unwrap();
     }
 }
