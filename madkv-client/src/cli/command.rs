@@ -175,7 +175,7 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
         }
         CliCommand::Why { line } => {
             let (line, as_json) = without_json(line);
-            why_text::why(client, &line, as_json).await.map(whole)
+            Ok(whole(why_text::why(client, &line, as_json).await?))
         }
         CliCommand::Transfer { group, to } => {
             client.transfer(group, *to).await?;
