@@ -9,6 +9,7 @@
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
+//! - [`backup`]: all keys into a file, and back, into another cluster.
 //! - [`demo`]: demonstrations that check themselves.
 //! - [`console`]: what `--trace_messages` prints on both sides.
 //! - [`chaos`]: a seeded schedule of faults.
@@ -22,6 +23,7 @@
 
 #![cfg(test)]
 
+mod backup;
 mod chaos;
 mod console;
 mod demo;
