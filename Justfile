@@ -34,9 +34,11 @@ demo-tmux *options:
     tmux new-session -d -s "$session" -x 220 -y 60 \
         "$programs/madkv-local --partitions 1 --manager_rf 1 --trace_messages --directory $directory/cluster $*"
     for node in m.0 s0.0 s0.1 s0.2; do
-        tmux split-window -d -t "$session" "tail -n +1 -F $directory/cluster/$node.log 2>/dev/null"
+        pane=$(tmux split-window -d -P -F '#{pane_id}' -t "$session" "tail -n +1 -F $directory/cluster/$node.log 2>/dev/null")
+        tmux select-pane -t "$pane" -T "$node"
         tmux select-layout -t "$session" tiled >/dev/null
     done
+    tmux select-pane -t "$session.0" -T "clients"
     tmux set-option -t "$session" pane-border-status top >/dev/null
     tmux attach-session -t "$session"
     tmux kill-session -t "$session" 2>/dev/null || true

@@ -10,7 +10,7 @@ use rustix::termios::tcgetwinsize;
 use rustyline::error::ReadlineError;
 use rustyline::history::MemHistory;
 use rustyline::{CompletionType, Config, Editor};
-use smr_service::process;
+use smr_service::{log_sink, process};
 use tokio::runtime::Runtime;
 
 use crate::Client;
@@ -78,6 +78,8 @@ fn answer(
     let stopped = match line::parse(text.as_bytes()) {
         Ok(line) => match interruptible(runtime, run_line(client, line)) {
             Ok(answer) => {
+                // What is traced about a request comes before its answer.
+                log_sink::flush();
                 line::write_answer(out, line, &answer)?;
                 answer == Answer::Stopped
             }
