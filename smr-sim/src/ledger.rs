@@ -308,7 +308,7 @@ impl Ledger {
             page.former.push(std::mem::take(&mut page.durable));
         }
         page.pending.clear();
-        page.hard_state = recovered.hard_state;
+        page.hard_state = recovered.hard_state();
         page.snapshot = recovered.snapshot.last;
         page.serves = true;
         page.durable = log.clone();
@@ -363,7 +363,7 @@ impl Ledger {
     /// What is missing.
     pub fn compare_hard_state(&self, node: NodeId, recovered: &Recovered) -> Result<(), String> {
         let Some(page) = self.pages.get(&node) else { return Ok(()) };
-        let (saved, mut found) = (page.hard_state, recovered.hard_state);
+        let (saved, mut found) = (page.hard_state, recovered.hard_state());
         if found.term == Term::ZERO {
             // A node that was just taken in has promised nothing yet, and begins in term 1.
             found.term = Term(1);

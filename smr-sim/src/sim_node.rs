@@ -515,7 +515,7 @@ impl<S: StateMachine> SimNode<S> {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
                     let (hard_state, entries) = (opened.hard_state, opened.entries);
-                    return Ok(Recovered { hard_state, snapshot, entries, heals_past });
+                    return Ok(Recovered { stored: hard_state.into(), snapshot, entries, heals_past });
                 }
                 (OpenOutcome::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
                 (OpenOutcome::Quarantined(quarantined), _) => {
@@ -671,7 +671,7 @@ fn serve<S: StateMachine>(
         opened.hard_state
     };
     let heals_past = opened.healing.as_ref().map(|healing| healing.past);
-    let recovered = Recovered { hard_state, snapshot: meta, entries: opened.entries, heals_past };
+    let recovered = Recovered { stored: hard_state.into(), snapshot: meta, entries: opened.entries, heals_past };
     let nonce_seed = rng.clone().next_u64();
     let raft = Raft::new(world.shape.settings.clone(), opened.identity.node, recovered.clone(), rng, now);
     let engine = Replica::new(EngineStart {

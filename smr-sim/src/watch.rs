@@ -109,7 +109,7 @@ fn words(observation: &Observation<'_>) -> [u64; 5] {
     match observation {
         H::Started { node, recovered, forgot } => {
             let last = recovered.entries.last().map_or(EntryId::ZERO, |entry| entry.id);
-            [1, node.incarnation.0, recovered.hard_state.term.0, id(last), u64::from(*forgot)]
+            [1, node.incarnation.0, recovered.hard_state().term.0, id(last), u64::from(*forgot)]
         }
         H::Waits { node } => [2, node.incarnation.0, 0, 0, 0],
         H::Ended { node, end } => {

@@ -60,13 +60,14 @@
 //! # How it is built, bottom up
 //! | module | what it knows | feature |
 //! |---|---|---|
-//! | [`id`], [`entry`], [`status`] | the vocabulary: nodes, terms, entries, genesis; what a replica says of itself | |
+//! | [`id`], [`entry`], [`epoch`], [`status`] | the vocabulary: nodes, terms, entries, genesis, epochs; what a replica says of itself | |
 //! | [`version`] | ranges of versions, and what two sides have in common | |
 //! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
 //! | [`wire`] | frames over sockets | `wire` |
 //! | [`lobby`] | connections of which no one knows yet who is there: how many, and who must go | `wire` |
 //! | [`reach`] | from `host:port` to a connection: lookups, and all addresses of a name | `wire` |
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties | `core` |
+//! | `core_kit` | what the cores share: log in memory, outbox, window | `core` |
 //! | [`raft`] | the first core behind the seam; pure | `core` |
 //! | [`disk`] | the file system, as storage and snapshots see it | `core`; the real one with `node` |
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
@@ -91,7 +92,7 @@
 //! | Raft §5.2, thesis §9.6 | elections, pre-vote | `raft::candidate`, `raft::follower` |
 //! | Raft §5.3, §5.4 | replication, matching, commitment | `raft::leader`, `raft::follower`, `raft::progress` |
 //! | Raft §6, thesis §4 | joint configurations, learners | `raft::membership`, `replica::admin` |
-//! | Raft §7 | snapshots, compaction | `raft::log`, [`snapshot`] |
+//! | Raft §7 | snapshots, compaction | `core_kit::log`, [`snapshot`] |
 //! | Raft §8, thesis §6.3 | sessions | [`session`] |
 //! | Raft §8, thesis §6.4 | reads without the log | `raft::read`, `raft::lease`, `replica::engine` |
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
@@ -107,10 +108,13 @@
 
 pub mod codec;
 #[cfg(feature = "core")]
+pub(crate) mod core_kit;
+#[cfg(feature = "core")]
 pub mod disk;
 #[cfg(feature = "node")]
 pub mod durations;
 pub mod entry;
+pub mod epoch;
 #[cfg(feature = "node")]
 pub mod fatal;
 pub mod id;

@@ -36,6 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::entry::{Configuration, Entry, EntryId, HardState, Index, SnapshotMeta, Term};
+use crate::epoch::EpochConfiguration;
 use crate::id::{NodeId, ReplicaId};
 
 use crate::status::{ReadMode, Role};
@@ -66,8 +67,8 @@ impl fmt::Debug for Time {
 /// What a node brought back from its disk, for a core to start from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Its term, vote and leases.
-    pub hard_state: HardState,
+    /// What it promised.
+    pub stored: StoredState,
     /// Its snapshot; the default one for none.
     pub snapshot: SnapshotMeta,
     /// The entries right behind the snapshot, without a hole. Older ones in front of them are ignored.
@@ -75,6 +76,51 @@ pub struct Recovered {
     /// Entries are missing that it may have acknowledged: it is silent until it has more than up to this index, at
     /// least.
     pub heals_past: Option<Index>,
+}
+
+impl Recovered {
+    /// What it promised, of a Raft node.
+    ///
+    /// # Panics
+    /// If the node is of another kind.
+    pub fn hard_state(&self) -> HardState {
+        self.stored.hard_state()
+    }
+}
+
+/// What a node promised, durable before anything that rests on it leaves: one record, in the form of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredState {
+    /// Of Raft: term, vote and leases.
+    Raft(HardState),
+    /// Of the kinds under a configuration service: the configuration of the epoch that the node acts in, whole; `None`
+    /// before the first.
+    Configured(Option<EpochConfiguration>),
+}
+
+impl StoredState {
+    /// Term, vote and leases.
+    ///
+    /// # Panics
+    /// If it is of another kind.
+    pub fn hard_state(&self) -> HardState {
+        match self {
+            StoredState::Raft(hard_state) => *hard_state,
+            StoredState::Configured(_) => panic!("{self:?} is no term and vote"),
+        }
+    }
+}
+
+impl Default for StoredState {
+    fn default() -> StoredState {
+        StoredState::Raft(HardState::default())
+    }
+}
+
+impl From<HardState> for StoredState {
+    fn from(hard_state: HardState) -> StoredState {
+        StoredState::Raft(hard_state)
+    }
 }
 
 /// A replication protocol's core.
@@ -220,6 +266,26 @@ pub enum Input<M> {
     },
     /// The transfer of a snapshot to this node, or what is made of it there, got further.
     SnapshotProgress(NodeId),
+    /// The configuration service decided on a configuration. Only for kinds that have such a service; Raft does not
+    /// listen.
+    Configured(EpochConfiguration),
+    /// The configuration service granted what a [`Report::LeaseWanted`] asked for.
+    LeaseGranted {
+        /// From the request.
+        epoch: Term,
+        /// From the request.
+        asked_at: Time,
+        /// How long, in microseconds from the request on.
+        length_us: u64,
+    },
+    /// The configuration service wants this node, a complete member of this epoch, to bring this newcomer up to date
+    /// outside of the configuration; or no one any more.
+    Join {
+        /// The epoch for which that was said.
+        epoch: Term,
+        /// The newcomer.
+        newcomer: Option<NodeId>,
+    },
 }
 
 /// Names a read, or a batch of reads, across [`Protocol::read`] and [`Effects::reads`]. Chosen by the driver,
@@ -253,17 +319,20 @@ pub struct Effects<M> {
     pub snapshots_wanted: Vec<NodeId>,
     /// What has changed, for logs and for whoever waits.
     pub events: Vec<Event>,
+    /// For the configuration service. Each may be repeated, and lost: what still holds is said again.
+    pub reports: Vec<Report>,
 }
 
 impl<M> Effects<M> {
     /// Adds what another call asks for, after this.
     pub fn extend(&mut self, later: Effects<M>) {
-        let Effects { messages, writes, reads, snapshots_wanted, events } = later;
+        let Effects { messages, writes, reads, snapshots_wanted, events, reports } = later;
         append(&mut self.messages, messages);
         append(&mut self.writes, writes);
         append(&mut self.reads, reads);
         append(&mut self.snapshots_wanted, snapshots_wanted);
         append(&mut self.events, events);
+        append(&mut self.reports, reports);
     }
 }
 
@@ -284,6 +353,7 @@ impl<M> Default for Effects<M> {
             reads: Vec::new(),
             snapshots_wanted: Vec::new(),
             events: Vec::new(),
+            reports: Vec::new(),
         }
     }
 }
@@ -292,7 +362,7 @@ impl<M> Default for Effects<M> {
 #[derive(Debug)]
 pub struct Write<M> {
     id: WriteId,
-    hard_state: Option<HardState>,
+    hard_state: Option<StoredState>,
     log: Vec<LogChange>,
     then: Vec<Envelope<M>>,
 }
@@ -300,7 +370,7 @@ pub struct Write<M> {
 impl<M> Write<M> {
     /// A write with the given parts. An empty one (no hard state, no log change) only waits its turn: its messages rest
     /// on what stands before it in the queue.
-    pub fn new(id: WriteId, hard_state: Option<HardState>, log: Vec<LogChange>, then: Vec<Envelope<M>>) -> Write<M> {
+    pub fn new(id: WriteId, hard_state: Option<StoredState>, log: Vec<LogChange>, then: Vec<Envelope<M>>) -> Write<M> {
         Write { id, hard_state, log, then }
     }
 
@@ -310,8 +380,16 @@ impl<M> Write<M> {
     }
 
     /// The hard state to be made durable, before the log changes.
+    pub fn stored_state(&self) -> Option<&StoredState> {
+        self.hard_state.as_ref()
+    }
+
+    /// The same, of a Raft core.
+    ///
+    /// # Panics
+    /// If the core is of another kind.
     pub fn hard_state(&self) -> Option<HardState> {
-        self.hard_state
+        self.hard_state.as_ref().map(StoredState::hard_state)
     }
 
     /// The changes of the log, to be made in this order.
@@ -463,6 +541,13 @@ pub enum Event {
         /// Up to where its log had to be brought.
         through: Index,
     },
+    /// In a `passive` group, the primary's backups should be brought up to date with its state.
+    CheckpointDue {
+        /// The epoch.
+        epoch: Term,
+        /// Up to here: the last entry that is committed.
+        end: EntryId,
+    },
     /// What a member says and what this node knows cannot both be, unless some directory has lost what was durable
     /// there: two leaders of one term, two entries under one id, a leader without an entry that is committed. Going on
     /// would destroy what is left, so this node must keep what it has, and not take part any longer.
@@ -476,6 +561,46 @@ pub enum Event {
         from: NodeId,
         /// What is wrong with it.
         what: String,
+    },
+}
+
+/// What a member says to its group's configuration service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// The first entry of this epoch is committed: every member of it holds all that was ever committed.
+    Activated {
+        /// The epoch.
+        epoch: Term,
+    },
+    /// A member of this epoch does not answer, or does not acknowledge, for so long that it counts as gone.
+    Blocked {
+        /// The epoch.
+        epoch: Term,
+        /// That member.
+        by: NodeId,
+        /// The end of the log of the node that says so: among complete ones, the highest is to be first.
+        last: EntryId,
+    },
+    /// The newcomer lacks no more than was written a moment ago: it may be made a member.
+    CaughtUp {
+        /// From [`Input::Join`].
+        epoch: Term,
+        /// The newcomer.
+        newcomer: NodeId,
+    },
+    /// A lease is wanted, to be answered with [`Input::LeaseGranted`].
+    LeaseWanted {
+        /// The epoch in which this member acts.
+        epoch: Term,
+        /// Now.
+        asked_at: Time,
+    },
+    /// The first of this epoch has restarted: it orders nothing before the next one.
+    FirstRestarted {
+        /// The epoch.
+        epoch: Term,
+        /// The end of its log.
+        last: EntryId,
     },
 }
 

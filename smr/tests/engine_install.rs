@@ -77,7 +77,7 @@ fn received(meta: &SnapshotMeta) -> (tempfile::TempDir, ReceivedSnapshot) {
 /// An empty replica of term 3.
 fn engine(state: Nothing) -> Engine<Raft, Nothing> {
     let hard_state = HardState { term: Term(3), vote: None, lease_us: 0 };
-    let recovered = Recovered { hard_state, ..Recovered::default() };
+    let recovered = Recovered { stored: hard_state.into(), ..Recovered::default() };
     let core = Raft::new(Settings::default(), NodeId::new(0, 10), recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     Engine::new(EngineStart {
         group: group(),

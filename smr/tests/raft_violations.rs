@@ -33,7 +33,7 @@ impl Subject {
         let entry = |index, term| Entry { id: EntryId::new(index, term), payload: Payload::Command(Bytes::from("c")) };
         let entries = [genesis, entry(2, 1), entry(3, 2), entry(4, 2), entry(5, 4)];
         let recovered = Recovered {
-            hard_state: HardState { term: Term(4), vote: None, lease_us: 0 },
+            stored: HardState { term: Term(4), vote: None, lease_us: 0 }.into(),
             snapshot: SnapshotMeta::default(),
             entries: entries.to_vec(),
             ..Recovered::default()

@@ -41,7 +41,7 @@ impl Cores {
             Entry { id: EntryId::new(1, 1), payload: Payload::Configuration(Configuration::of(members.clone())) };
         let nodes = members.iter().map(|&member| {
             let recovered = Recovered {
-                hard_state: HardState { term: Term(1), ..HardState::default() },
+                stored: HardState { term: Term(1), ..HardState::default() }.into(),
                 entries: vec![genesis.clone()],
                 ..Recovered::default()
             };

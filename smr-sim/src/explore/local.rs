@@ -155,7 +155,7 @@ impl Local {
         let log_retain_held_bytes = Settings::default().log_retain_bytes;
         let settings = Settings { inflight_appends_max: 1, log_retain_held_bytes, ..Settings::default() };
         let recovered =
-            Recovered { hard_state: disk.hard_state, entries: disk.entries.clone(), ..Recovered::default() };
+            Recovered { stored: disk.hard_state.into(), entries: disk.entries.clone(), ..Recovered::default() };
         let mut raft = Raft::new(settings, node, recovered, ChaCha8Rng::seed_from_u64(0), Time(0));
         raft.forget_time_and_chance();
         invariants::check(&raft);

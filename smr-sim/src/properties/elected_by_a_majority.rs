@@ -34,7 +34,7 @@ impl Property for ElectedByAMajority {
     fn on(&mut self, observation: &Observation<'_>, ledger: &Ledger) -> Result<(), String> {
         match observation {
             // A write may have reached the device without anyone hearing of it.
-            Observation::Started { node, recovered, .. } => self.note(*node, recovered.hard_state),
+            Observation::Started { node, recovered, .. } => self.note(*node, recovered.hard_state()),
             Observation::WriteDurable { node, write } => {
                 if let Some(hard_state) = write.hard_state() {
                     self.note(*node, hard_state);

@@ -51,7 +51,7 @@ impl Property for LeaderAppendOnly {
                 Ok(())
             }
             Observation::Started { node, recovered, .. } => {
-                self.enters(*node, recovered.hard_state.term);
+                self.enters(*node, recovered.hard_state().term);
                 Ok(())
             }
             Observation::RoleChanged { node, role, term, .. } => {

@@ -45,7 +45,7 @@ impl Property for Monotone {
     fn on(&mut self, observation: &Observation<'_>, _ledger: &Ledger) -> Result<(), String> {
         match observation {
             Observation::Started { node, recovered, forgot } => {
-                let (term, begin) = (recovered.hard_state.term, recovered.snapshot.last.index);
+                let (term, begin) = (recovered.hard_state().term, recovered.snapshot.last.index);
                 let known = self.known.entry(*node).or_default();
                 if !forgot && term < known.durable_term {
                     return Err(format!("{node} is back in {term:?}, and had {:?} on its device", known.durable_term));

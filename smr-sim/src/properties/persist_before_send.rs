@@ -156,7 +156,7 @@ mod tests {
     fn disk_that_lacks_what_the_books_have_is_rejected() {
         let found = |log: &[smr::entry::Entry], term, vote| {
             let hard_state = smr::entry::HardState { term: smr::entry::Term(term), vote, lease_us: 0 };
-            smr::protocol::Recovered { hard_state, entries: log.to_vec(), ..Default::default() }
+            smr::protocol::Recovered { stored: hard_state.into(), entries: log.to_vec(), ..Default::default() }
         };
         let both = [noop(1, 1), noop(2, 2)];
         play().starts(A, &found(&both, 2, Some(B))).unwrap();

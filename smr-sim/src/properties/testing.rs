@@ -106,13 +106,19 @@ impl<P: Property> Play<P> {
         let id = WriteId(self.next);
         self.next += 1;
         self.pending.entry(node).or_default().push((id, hard_state, log.clone()));
-        self.feed(&Observation::WriteIssued { node, write: &Write::new(id, hard_state, log, Vec::new()) })
+        self.feed(&Observation::WriteIssued {
+            node,
+            write: &Write::new(id, hard_state.map(Into::into), log, Vec::new()),
+        })
     }
 
     /// All its writes reach the device.
     pub(super) fn completes(&mut self, node: NodeId) -> Result<(), String> {
         for (id, hard_state, log) in self.pending.remove(&node).unwrap_or_default() {
-            self.feed(&Observation::WriteDurable { node, write: &Write::new(id, hard_state, log, Vec::new()) })?;
+            self.feed(&Observation::WriteDurable {
+                node,
+                write: &Write::new(id, hard_state.map(Into::into), log, Vec::new()),
+            })?;
         }
         Ok(())
     }

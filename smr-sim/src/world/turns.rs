@@ -382,7 +382,10 @@ impl<W: Workload> World<W> {
                 }
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
-                CoreEvent::Forgot { .. } | CoreEvent::LossProven { .. } | CoreEvent::Healed { .. } => {}
+                CoreEvent::CheckpointDue { .. }
+                | CoreEvent::Forgot { .. }
+                | CoreEvent::LossProven { .. }
+                | CoreEvent::Healed { .. } => {}
                 CoreEvent::ProtocolViolation { from, what } => {
                     let why = format!("{node} dropped a message of {from}: {what}");
                     // Old messages of the same incarnation are sound; no one here violates the protocol.

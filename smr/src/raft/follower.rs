@@ -113,11 +113,12 @@ impl Raft {
         // What is committed here is in every later leader's log (§5.4), so the logs agree at least up to there, and the
         // append may begin (or even end) under our commit index, or under our snapshot (L9).
         if previous.index > self.commit && !self.log.has(previous) {
-            let hint = self.agreement_hint(previous);
+            let hint = self.log.agreement_hint(previous, self.committed_id());
             self.out.send(from, self.hard_state.term, Body::AppendRejected { previous: previous.index, hint });
             return;
         }
-        if let Some(what) = self.contradiction(from, previous, &entries) {
+        let leader = format!("leader {from}");
+        if let Some(what) = self.log.contradiction(&leader, previous, &entries, self.commit) {
             self.contradicted(from, what);
             return;
         }
@@ -135,14 +136,9 @@ impl Raft {
 
     /// Adds what is new; removes what contradicts it. A late, shorter append contradicts nothing (L4).
     fn take_entries(&mut self, entries: Vec<Entry>) {
-        let mut fresh = Vec::new();
-        for entry in entries {
-            if !fresh.is_empty() || entry.id.index > self.log.last().index {
-                fresh.push(entry);
-            } else if entry.id.index > self.commit && !self.log.has(entry.id) {
-                self.remove_from(entry.id.index);
-                fresh.push(entry);
-            }
+        let (differs_from, fresh) = self.log.news(entries, self.commit);
+        if let Some(index) = differs_from {
+            self.remove_from(index);
         }
         if fresh.is_empty() {
             return;
@@ -167,34 +163,6 @@ impl Raft {
         self.configurations.truncate_from(index);
         self.out.cap_durable(index);
         self.out.change(LogChange::RemoveFrom(index));
-    }
-
-    /// What in an append cannot be, if no directory has lost anything: a leader has all that is committed (§5.4), and
-    /// an entry's id names one entry. Entries that were sent twice are compared; what is new costs nothing.
-    fn contradiction(&self, from: NodeId, previous: EntryId, entries: &[Entry]) -> Option<String> {
-        let uncommitted = |id: EntryId| {
-            let own = self.log.id_at(id.index).filter(|own| id.index <= self.commit && *own != id)?;
-            Some(format!("leader {from} has entry {id} where {own} is committed"))
-        };
-        uncommitted(previous).or_else(|| {
-            entries.iter().map_while(|entry| Some((entry, self.log.get(entry.id.index)?))).find_map(|(entry, own)| {
-                uncommitted(entry.id).or_else(|| {
-                    let differs = own.id == entry.id && own.payload != entry.payload;
-                    differs
-                        .then(|| format!("entry {} of leader {from} is another one than that of this replica", own.id))
-                })
-            })
-        })
-    }
-
-    /// The last entry at which the leader's log may agree with ours if ours has no `previous`: the last one whose term
-    /// is not above `previous`'s. Between them, the two sides skip a whole term with each question (L10).
-    fn agreement_hint(&self, previous: EntryId) -> EntryId {
-        let committed = self.committed_id();
-        match self.log.back_up(previous.index.previous().min(self.log.last().index), previous.term) {
-            Some(hint) if hint.index > committed.index => hint,
-            _ => committed,
-        }
     }
 
     /// The leader of this term says that `last` is committed, and names only what this node acknowledged to it in this

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::core_kit::matching::validate_append;
 use crate::entry::{Entry, EntryId, Index, Term};
 use crate::id::NodeId;
 
@@ -209,20 +210,6 @@ impl Message {
         }
         Ok(())
     }
-}
-
-fn validate_append(term: Term, previous: EntryId, entries: &[Entry]) -> Result<(), String> {
-    let mut before = previous;
-    for entry in entries {
-        if before.index.0.checked_add(1) != Some(entry.id.index.0) {
-            return Err(format!("entry {} does not follow {before}", entry.id));
-        }
-        if entry.id.term < before.term || entry.id.term > term || entry.id.term == Term::ZERO {
-            return Err(format!("entry {} after {before} in {term:?}", entry.id));
-        }
-        before = entry.id;
-    }
-    Ok(())
 }
 
 /// A message and its receiver, as cores hand them out.

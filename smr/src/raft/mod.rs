@@ -33,7 +33,7 @@
 //! | `Healing` | member that lost entries → leader | `HealingHeard` | the term |
 //! | `AppendStored` | member that lost entries → leader | | the entries, and all writes before them |
 //!
-//! "Rests on": what must be durable before the message leaves. [`output`] enforces it for everyone.
+//! "Rests on": what must be durable before the message leaves. `core_kit::outbox` enforces it for everyone.
 //!
 //! # The paper, and where it is
 //! | section | what | where |
@@ -44,13 +44,13 @@
 //! | §5.4.1 | who may be elected | [`voter`] |
 //! | §5.4.2 | commit only by the own term | [`leader`] |
 //! | §6 | membership, joint | [`membership`], [`leader`] |
-//! | §7 | snapshots | [`snapshot`], [`log`] |
+//! | §7 | snapshots | [`snapshot`], `core_kit::log` |
 //! | §8 | first entry of a term | [`leader`] |
 //! | thesis §3.10 | transfer of leadership | [`leader`] |
 //! | thesis §4.2.3, §6.2, §9.6 | disruptive servers, check-quorum, pre-vote | [`voter`], [`leader`], [`candidate`] |
 //! | thesis §6.4 | reads without the log | [`read`] |
 //! | thesis §6.4.1 | leases for reads | [`lease`] |
-//! | thesis §10.2 | parallel disk writes, pipelines | [`output`], [`progress`] |
+//! | thesis §10.2 | parallel disk writes, pipelines | `core_kit::outbox`, [`progress`] |
 //! | (ours) | damage that heals | [`healing`] |
 //!
 //! # Left out
@@ -72,7 +72,6 @@ mod follower;
 mod healing;
 mod leader;
 mod lease;
-mod log;
 mod membership;
 mod output;
 mod progress;
@@ -91,12 +90,12 @@ use self::disk_lag::DiskLag;
 use self::healing::Healing;
 use self::leader::LeadershipTransfer;
 use self::lease::LeaseState;
-use self::log::Log;
 use self::membership::Configurations;
 use self::message::Body;
-use self::output::Outbox;
 use self::progress::{Pace, Progress};
 use self::read::Reads;
+use crate::core_kit::log::Log;
+use crate::core_kit::outbox::Outbox;
 use crate::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use crate::id::NodeId;
 use crate::protocol::{
@@ -133,7 +132,7 @@ pub struct Raft {
     bound_until: Time,
     /// It lacks entries that it may have acknowledged, and is silent.
     healing: Option<Healing>,
-    out: Outbox,
+    out: Outbox<Message>,
 }
 
 /// The part that a node plays. Whether a follower votes is not part of it: that is what the configuration says, and
@@ -217,10 +216,12 @@ impl Raft {
     /// A node as it comes back from its disk, or starts for the first time.
     ///
     /// # Panics
-    /// If the settings are invalid, or the recovered log has a hole: its storage must have checked that.
+    /// If the settings are invalid, or the recovered log has a hole or is of another kind: its storage must have
+    /// checked that.
     pub fn new(settings: Settings, node: NodeId, recovered: Recovered, rng: ChaCha8Rng, now: Time) -> Raft {
         settings.validate().unwrap_or_else(|error| panic!("{error}"));
-        let Recovered { mut hard_state, snapshot, entries, heals_past } = recovered;
+        let Recovered { stored, snapshot, entries, heals_past } = recovered;
+        let mut hard_state = stored.hard_state();
         let mut log = Log::new(snapshot.last);
         let mut configurations = Configurations::new(&snapshot);
         for entry in entries.into_iter().filter(|entry| entry.id.index > snapshot.last.index) {
@@ -509,6 +510,8 @@ impl Raft {
             Input::SnapshotTaken(last) => self.snapshot_taken(last),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
             Input::SnapshotProgress(to) => self.snapshot_progress(to),
+            // Its members agree by themselves on who they are.
+            Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => {}
         }
     }
 }
@@ -592,16 +595,7 @@ impl Protocol for Raft {
     }
 
     fn committed_from(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {
-        let count = (self.commit.0 + 1).saturating_sub(from.0);
-        if count == 0 {
-            return Vec::new();
-        }
-        assert!(
-            from > self.log.start().index,
-            "entries from {from} on are needed, the log starts at {}",
-            self.log.start()
-        );
-        self.log.batch(from, entries_max.min(usize::try_from(count).unwrap_or(usize::MAX)), bytes_max).0
+        self.log.committed_from(from, self.commit, entries_max, bytes_max)
     }
 
     fn log_bytes(&self) -> usize {

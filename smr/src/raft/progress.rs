@@ -1,9 +1,8 @@
 //! What a leader knows of one other member, and how much it may send there.
 
-use std::collections::VecDeque;
-
-use super::log::Log;
 use super::settings::Settings;
+use crate::core_kit::inflight::Inflight;
+use crate::core_kit::log::Log;
 use crate::entry::{EntryId, Index};
 use crate::protocol::Time;
 
@@ -19,11 +18,6 @@ pub(super) struct Progress {
     pub(super) pace: Pace,
     /// What is on its way.
     pub(super) inflight: Inflight,
-    /// How many appends may be on their way: 1 after a probe, and one more with each acknowledgement of something new,
-    /// as TCP's slow start does it. The limit in the settings is for the steady state. A pipeline at full width right
-    /// after a probe would multiply where messages overtake each other: each rejection of one that came too early
-    /// restarts it.
-    window: usize,
     /// When this leader began to count on the member: for the quorum check before the first sign of life.
     pub(super) since: Time,
     /// The last sign of life in this term.
@@ -102,7 +96,6 @@ impl Progress {
             next_index: last.next(),
             pace: Pace::Probe { asked: false },
             inflight: Inflight::default(),
-            window: 1,
             since: now,
             heard_at: None,
             confirmed_round: 0,
@@ -238,18 +231,13 @@ impl Progress {
     pub(super) fn probe_from(&mut self, next: Index) {
         self.pace = Pace::Probe { asked: false };
         self.next_index = next.max(self.match_index.next());
-        self.restart_pipeline();
-    }
-
-    fn restart_pipeline(&mut self) {
-        self.inflight.clear();
-        self.window = 1;
+        self.inflight.restart();
     }
 
     /// A snapshot has to come first.
     pub(super) fn want_snapshot(&mut self, newest: Index) {
         self.pace = Pace::Snapshot(SnapshotTransfer::Wanted { newest });
-        self.restart_pipeline();
+        self.inflight.restart();
     }
 
     /// The member, which votes or not, has `last`, durably. Notes how level it is with `log`.
@@ -270,7 +258,7 @@ impl Progress {
         // The question is still open: this answers an append that was sent before it.
         let answers_probe = last.next() >= self.next_index;
         if last > self.match_index {
-            self.window = self.window.saturating_add(1);
+            self.inflight.widen();
         }
         self.match_index = self.match_index.max(last);
         self.next_index = self.next_index.max(self.match_index.next());
@@ -312,74 +300,13 @@ impl Progress {
 
     /// Whether the pipeline has room.
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        self.inflight.appends.len() < self.window.min(settings.inflight_appends_max)
-            && self.inflight.bytes < settings.inflight_bytes_max
-    }
-}
-
-/// The appends on their way to a member, oldest first. Acknowledgements are cumulative.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Inflight {
-    appends: VecDeque<(Index, usize)>,
-    bytes: usize,
-}
-
-impl Inflight {
-    /// An append that ends with `last` was sent.
-    pub(super) fn add(&mut self, last: Index, bytes: usize) {
-        self.appends.push_back((last, bytes));
-        self.bytes += bytes;
-    }
-
-    /// Everything up to `last` arrived.
-    pub(super) fn free_through(&mut self, last: Index) {
-        while let Some((_, bytes)) = self.appends.pop_front_if(|(end, _)| *end <= last) {
-            self.bytes -= bytes;
-        }
-    }
-
-    /// Where the oldest append on its way ends.
-    pub(super) fn oldest(&self) -> Option<Index> {
-        self.appends.front().map(|(last, _)| *last)
-    }
-
-    /// Whether nothing is on its way.
-    pub(super) fn is_empty(&self) -> bool {
-        self.appends.is_empty()
-    }
-
-    /// How many appends are on their way.
-    pub(super) fn len(&self) -> usize {
-        self.appends.len()
-    }
-
-    fn clear(&mut self) {
-        self.appends.clear();
-        self.bytes = 0;
+        self.inflight.has_room(settings.inflight_appends_max, settings.inflight_bytes_max)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn inflight_acknowledged_frees_cumulatively() {
-        let mut progress = Progress::new(Index::ZERO, Time(0));
-        let settings = Settings { inflight_appends_max: 3, inflight_bytes_max: 100, ..Settings::default() };
-        progress.window = 100;
-        for last in [2, 4, 6] {
-            assert!(progress.has_room(&settings));
-            progress.inflight.add(Index(last), 10);
-        }
-        assert!(!progress.has_room(&settings), "three appends");
-        progress.inflight.free_through(Index(5));
-        assert_eq!((progress.inflight.len(), progress.inflight.bytes), (1, 10));
-        progress.inflight.add(Index(7), 90);
-        assert!(!progress.has_room(&settings), "a hundred bytes");
-        progress.inflight.free_through(Index(7));
-        assert!(progress.inflight.is_empty() && progress.inflight.bytes == 0);
-    }
 
     // covers I17: what was sent before the question is no answer to it, and the pipeline after a probe begins narrow.
     // Otherwise appends that overtake each other cause a full pipeline each.

@@ -1,11 +1,11 @@
 //! What a leader sends to each follower, and what the answers tell it (§5.3).
 
-use super::log::Log;
-use super::message::{Body, Lease};
-use super::output::Outbox;
+use super::message::{Body, Lease, Message};
 use super::progress::{Pace, Progress, SnapshotTransfer};
 use super::settings::Settings;
 use super::{Leader, Raft, Role};
+use crate::core_kit::log::Log;
+use crate::core_kit::outbox::Outbox;
 use crate::entry::{EntryId, Index, Term};
 use crate::id::NodeId;
 use crate::protocol::Time;
@@ -26,7 +26,7 @@ struct View<'a> {
 
 impl View<'_> {
     /// Sends as much as the member may be sent.
-    fn send_appends(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+    fn send_appends(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox<Message>) {
         if !self.reach(to, progress, out) {
             return;
         }
@@ -48,7 +48,7 @@ impl View<'_> {
     }
 
     /// Sends the batch that starts at the member's next index, and returns where it ends.
-    fn send_append(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) -> Option<Index> {
+    fn send_append(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox<Message>) -> Option<Index> {
         let (entries, bytes) =
             self.log.batch(progress.next_index, self.settings.append_entries_max, self.settings.append_bytes_max);
         let last = entries.last().map(|entry| entry.id.index);
@@ -62,7 +62,7 @@ impl View<'_> {
     }
 
     /// Asks, without entries, whether the member's log reaches to its next index.
-    fn send_probe(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+    fn send_probe(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox<Message>) {
         if self.reach(to, progress, out) {
             let previous = self.previous(progress);
             out.send(to, self.term, Body::Append { previous, entries: Vec::new(), commit: self.commit });
@@ -80,7 +80,7 @@ impl View<'_> {
     ///
     /// Only for a member that has answered in this term. Its term is then durably at least ours, so it takes no entry
     /// any more from a deposed leader, whose log the snapshot could contradict. A silent one is asked further up.
-    fn reach(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) -> bool {
+    fn reach(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox<Message>) -> bool {
         if matches!(progress.pace, Pace::Snapshot(_)) {
             return false;
         }
@@ -97,7 +97,7 @@ impl View<'_> {
     }
 
     /// What goes out with each heartbeat besides it: questions that were not answered are asked again.
-    fn remind(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox) {
+    fn remind(&self, to: NodeId, progress: &mut Progress, out: &mut Outbox<Message>) {
         let oldest = progress.inflight.oldest();
         let stuck = oldest.is_some() && oldest == progress.overdue;
         progress.overdue = oldest;
@@ -132,7 +132,7 @@ impl View<'_> {
 
 impl Raft {
     /// The leader, what it sees, and where its messages go; `None` for everyone else.
-    fn leading(&mut self) -> Option<(&mut Leader, View<'_>, &mut Outbox)> {
+    fn leading(&mut self) -> Option<(&mut Leader, View<'_>, &mut Outbox<Message>)> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let view = View {
             term: self.hard_state.term,

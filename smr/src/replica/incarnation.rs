@@ -328,7 +328,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let sync_mode = opened.durability();
         let healing = opened.healing;
         let heals_past = healing.as_ref().map(|healing| healing.past);
-        let recovered = Recovered { hard_state, snapshot: meta, entries: opened.entries, heals_past };
+        let recovered = Recovered { stored: hard_state.into(), snapshot: meta, entries: opened.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
         let service_state = match quarantine.clone() {
             Some(reason) => ServiceState::Quarantined { reason },

@@ -235,7 +235,7 @@ fn snapshot_of_a_later_term_than_the_hard_state_on_disk_is_no_riddle() {
         configuration_index: Index(1),
     };
     let hard_state = HardState { term: Term(3), vote: Some(NodeId::new(1, 1)), lease_us: 0 };
-    let recovered = Recovered { hard_state, snapshot, ..Recovered::default() };
+    let recovered = Recovered { stored: hard_state.into(), snapshot, ..Recovered::default() };
     let mut core = Raft::new(Settings::default(), node, recovered, ChaCha8Rng::seed_from_u64(1), Time(0));
     assert_eq!(core.status().term, Term(4));
     // The vote was given in an earlier term, so it binds no one in this one, and a new one is written down.

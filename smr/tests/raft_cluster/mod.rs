@@ -53,7 +53,7 @@ impl Disk {
     fn recovered(&self) -> Recovered {
         let entries = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.last.index).cloned().collect();
         let (snapshot, heals_past) = (self.snapshot.clone(), self.heals_past);
-        Recovered { hard_state: self.hard_state, snapshot, entries, heals_past }
+        Recovered { stored: self.hard_state.into(), snapshot, entries, heals_past }
     }
 }
 

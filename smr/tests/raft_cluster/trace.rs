@@ -119,6 +119,7 @@ fn input(id: &str, input: &Input<Message>) -> Option<String> {
         Input::SnapshotTaken(last) => format!("{id} has taken snapshot {last}"),
         Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
         Input::SnapshotProgress(to) => format!("{id} hears that the snapshot for {} gets further", name(*to)),
+        Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => return None,
         Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
     })
 }
@@ -182,6 +183,7 @@ pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
             Event::Healed { through } => format!("has healed, up to {through}"),
+            Event::CheckpointDue { end, .. } => format!("has a checkpoint due, up to {end}"),
             Event::LossProven { what } => format!("has proof of a loss: {what}"),
             Event::ProtocolViolation { from, what } => format!("drops a violation of {}: {what}", name(*from)),
         });

@@ -527,6 +527,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.report(format!("has healed: everything up to entry {through} is here"));
                 self.actions.push(Action::Healed);
             }
+            // No replica is built for a kind that has backups, so far.
+            Event::CheckpointDue { .. } => {}
             Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
             Event::ProtocolViolation { from, what } => {
                 self.counts.violations += 1;

@@ -12,7 +12,7 @@ use crate::entry::{Entry, EntryId, Index, Term};
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     start: EntryId,
     snapshot: EntryId,
     /// The last index under the snapshot before the newest one.
@@ -31,65 +31,65 @@ struct Held {
 
 impl Log {
     /// A log that starts with a snapshot (or with nothing, at [`EntryId::ZERO`]).
-    pub(super) fn new(snapshot: EntryId) -> Log {
+    pub(crate) fn new(snapshot: EntryId) -> Log {
         let snapshot_before = snapshot.index;
         Log { start: snapshot, snapshot, snapshot_before, entries: VecDeque::new(), bytes_to_start: 0 }
     }
 
     /// The entry that the log starts after.
-    pub(super) fn start(&self) -> EntryId {
+    pub(crate) fn start(&self) -> EntryId {
         self.start
     }
 
     /// The last entry under the newest snapshot.
-    pub(super) fn snapshot(&self) -> EntryId {
+    pub(crate) fn snapshot(&self) -> EntryId {
         self.snapshot
     }
 
     /// The last entry; the start if there is none after it.
-    pub(super) fn last(&self) -> EntryId {
+    pub(crate) fn last(&self) -> EntryId {
         self.entries.back().map_or(self.start, |held| held.entry.id)
     }
 
     /// The last index under the snapshot before the newest one: what follows it was written in the newest one's period.
-    pub(super) fn snapshot_before(&self) -> Index {
+    pub(crate) fn snapshot_before(&self) -> Index {
         self.snapshot_before
     }
 
     /// The size of all entries after the start.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.bytes_after(self.start.index)
     }
 
     /// The size of all entries after `index`; of all there are if the log starts after that.
-    pub(super) fn bytes_after(&self, index: Index) -> usize {
+    pub(crate) fn bytes_after(&self, index: Index) -> usize {
         (self.position_bytes(self.last().index) - self.position_bytes(index)) as usize
     }
 
     /// How many bytes of entries had been appended up to `index`, counted since this log was made. Never falls along
     /// the log.
-    pub(super) fn position_bytes(&self, index: Index) -> u64 {
+    pub(crate) fn position_bytes(&self, index: Index) -> u64 {
         let held = self.position(index).and_then(|position| self.entries.get(position).or(self.entries.back()));
         held.map_or(self.bytes_to_start, |held| held.bytes_to_here)
     }
 
     /// The entry at `index`, if it is behind the start and exists.
-    pub(super) fn get(&self, index: Index) -> Option<&Entry> {
+    pub(crate) fn get(&self, index: Index) -> Option<&Entry> {
         self.position(index).and_then(|position| self.entries.get(position)).map(|held| &held.entry)
     }
 
     /// What stands at `index`: an entry, or the start.
-    pub(super) fn id_at(&self, index: Index) -> Option<EntryId> {
+    pub(crate) fn id_at(&self, index: Index) -> Option<EntryId> {
         if index == self.start.index { Some(self.start) } else { self.get(index).map(|entry| entry.id) }
     }
 
     /// Whether the log has this very entry (or starts after it).
-    pub(super) fn has(&self, id: EntryId) -> bool {
+    pub(crate) fn has(&self, id: EntryId) -> bool {
         self.id_at(id.index) == Some(id)
     }
 
     /// The entries from one index to another, both included. Both must be in the log.
-    pub(super) fn range(&self, from: Index, to: Index) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn range(&self, from: Index, to: Index) -> impl Iterator<Item = &Entry> {
         let stretch = if from > to {
             self.entries.range(0..0)
         } else {
@@ -102,7 +102,7 @@ impl Log {
     }
 
     /// The entries from `from` on: at most `count_max`, and at most `bytes_max` bytes unless the first alone is larger.
-    pub(super) fn batch(&self, from: Index, count_max: usize, bytes_max: usize) -> (Vec<Entry>, usize) {
+    pub(crate) fn batch(&self, from: Index, count_max: usize, bytes_max: usize) -> (Vec<Entry>, usize) {
         let mut batch = Vec::new();
         let mut bytes = 0;
         if let Some(position) = self.position(from).filter(|position| *position < self.entries.len()) {
@@ -118,11 +118,24 @@ impl Log {
         (batch, bytes)
     }
 
+    /// The committed entries from `from` on, with the limits of [`Log::batch`].
+    ///
+    /// # Panics
+    /// If the log was cut at or above `from`.
+    pub(crate) fn committed_from(&self, from: Index, commit: Index, count_max: usize, bytes_max: usize) -> Vec<Entry> {
+        let count = (commit.0 + 1).saturating_sub(from.0);
+        if count == 0 {
+            return Vec::new();
+        }
+        assert!(from > self.start.index, "entries from {from} on are needed, the log starts at {}", self.start);
+        self.batch(from, count_max.min(usize::try_from(count).unwrap_or(usize::MAX)), bytes_max).0
+    }
+
     /// Adds an entry at the end.
     ///
     /// # Panics
     /// If it does not follow the last one, or its term falls.
-    pub(super) fn append(&mut self, entry: Entry) {
+    pub(crate) fn append(&mut self, entry: Entry) {
         let last = self.last();
         assert!(entry.id.index == last.index.next(), "entry {} appended after {last}", entry.id);
         assert!(entry.id.term >= last.term, "entry {} appended after {last}: terms fall", entry.id);
@@ -134,7 +147,7 @@ impl Log {
     ///
     /// # Panics
     /// If that reaches under the start.
-    pub(super) fn truncate_from(&mut self, index: Index) {
+    pub(crate) fn truncate_from(&mut self, index: Index) {
         let Some(position) = self.position(index) else {
             panic!("removing entries from {index}, but the log starts after {}", self.start);
         };
@@ -145,7 +158,7 @@ impl Log {
     ///
     /// # Panics
     /// If the log has another entry there, or none.
-    pub(super) fn set_snapshot(&mut self, last: EntryId) {
+    pub(crate) fn set_snapshot(&mut self, last: EntryId) {
         assert!(self.has(last), "snapshot {last} of a log from {} to {}", self.start, self.last());
         assert!(last.index >= self.snapshot.index, "snapshot {last} is older than {}", self.snapshot);
         self.snapshot_before = self.snapshot.index;
@@ -153,7 +166,7 @@ impl Log {
     }
 
     /// Where to cut so that the entries between the cut and the snapshot have at most `retain_bytes`.
-    pub(super) fn cut_for(&self, retain_bytes: usize) -> Index {
+    pub(crate) fn cut_for(&self, retain_bytes: usize) -> Index {
         let snapshot_at = self.position_bytes(self.snapshot.index);
         if snapshot_at - self.bytes_to_start <= retain_bytes as u64 {
             return self.start.index;
@@ -164,7 +177,7 @@ impl Log {
     }
 
     /// Removes all entries up to and including `index`, which lies at or under the snapshot.
-    pub(super) fn compact(&mut self, index: Index) {
+    pub(crate) fn compact(&mut self, index: Index) {
         assert!(index <= self.snapshot.index, "cutting the log at {index} above the snapshot {}", self.snapshot);
         while self.start.index < index {
             let Some(held) = self.entries.pop_front() else {
@@ -176,7 +189,7 @@ impl Log {
     }
 
     /// The log becomes a foreign snapshot, and what stands after it if the log has the snapshot's last entry (§7).
-    pub(super) fn install(&mut self, last: EntryId) {
+    pub(crate) fn install(&mut self, last: EntryId) {
         assert!(last.index > self.snapshot.index, "snapshot {last} installed over {}", self.snapshot);
         if self.has(last) {
             (self.snapshot, self.snapshot_before) = (last, last.index);
@@ -188,7 +201,7 @@ impl Log {
 
     /// The last entry at or below `at_most` whose term is at most `term`: where another log that has `term` there may
     /// still agree with this one. `None` if that lies under the start.
-    pub(super) fn back_up(&self, at_most: Index, term: Term) -> Option<EntryId> {
+    pub(crate) fn back_up(&self, at_most: Index, term: Term) -> Option<EntryId> {
         if at_most < self.start.index || self.start.term > term {
             return None;
         }
@@ -198,7 +211,7 @@ impl Log {
     }
 
     /// Asserts the invariants of the whole log. Slow; for tests.
-    pub(super) fn assert_shape(&self) {
+    pub(crate) fn assert_shape(&self) {
         assert!(self.start.index <= self.snapshot.index, "start {} above snapshot {}", self.start, self.snapshot);
         let mut before = self.start;
         let mut bytes = self.bytes_to_start;
