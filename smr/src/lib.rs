@@ -69,6 +69,7 @@
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties | `core` |
 //! | `core_kit` | what the cores share: log in memory, outbox, window | `core` |
 //! | [`raft`] | the first core behind the seam; pure | `core` |
+//! | [`configured`] | the second: chain, active and passive replication under a configuration service; pure, not wired yet | `core` |
 //! | [`disk`] | the file system, as storage and snapshots see it | `core`; the real one with `node` |
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
@@ -98,7 +99,8 @@
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
-//! Automatic readmission and other protocols. Byzantine faults are out of scope: peers may be slow, dead or outdated,
+//! Automatic readmission. Replicas of other protocols than Raft: their core is there ([`configured`]), and nothing that
+//! drives it. Byzantine faults are out of scope: peers may be slow, dead or outdated,
 //! but do not lie.
 
 // A library prints nothing: what it says goes to the host's sink.
@@ -107,6 +109,8 @@
 #![cfg_attr(not(feature = "node"), allow(dead_code))]
 
 pub mod codec;
+#[cfg(feature = "core")]
+pub mod configured;
 #[cfg(feature = "core")]
 pub(crate) mod core_kit;
 #[cfg(feature = "core")]

@@ -1,0 +1,79 @@
+//! Checkpoints of `passive`: how far a primary has brought its backups' state.
+//!
+//! Backups store every entry, durably, and apply none. So nothing is lost with a primary, but its successor would have
+//! to apply all that it stored. Now and then the primary sends what has changed in its state, and backups take that
+//! over in memory. A checkpoint replaces no file and cuts no log: durability is the log's.
+//!
+//! What is in a checkpoint, and how it travels, is the engine's. This core says when one is due
+//! ([`Event::CheckpointDue`]) and whether one that arrived fits ([`Configured::checkpoint_fit`]): each is named by the
+//! entry that it starts from, the base, and the one that it ends with.
+
+use super::Configured;
+use crate::entry::{EntryId, Index, Term};
+use crate::epoch::EpochKind;
+use crate::protocol::{Event, Time};
+
+/// When the next checkpoint is due.
+#[derive(Clone, Debug)]
+pub(super) struct Checkpoints {
+    due_at: Time,
+    /// Where the last one ended, in this epoch.
+    ended_with: Index,
+}
+
+/// What a backup does with a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointFit {
+    /// Takes it over: its state is at the base.
+    Apply,
+    /// Applies its own log up to the base first.
+    ReplayTo(EntryId),
+    /// Cannot use it, and asks for a whole image.
+    WholeWanted,
+    /// Drops it: it is of another epoch, or not newer than the state, or its end is not in this log yet.
+    Drop,
+}
+
+impl Checkpoints {
+    pub(super) fn new(now: Time) -> Checkpoints {
+        Checkpoints { due_at: now, ended_with: Index::ZERO }
+    }
+
+    pub(super) fn begin_epoch(&mut self, now: Time) {
+        *self = Checkpoints::new(now);
+    }
+}
+
+impl Configured {
+    /// The primary looks whether its backups have too much to replay.
+    pub(super) fn take_checkpoint_if_due(&mut self) {
+        let behind = self.commit.0.saturating_sub(self.checkpoints.ended_with.0);
+        if self.settings.kind != EpochKind::Passive || !self.orders() || self.peers.is_empty() || behind == 0 {
+            return;
+        }
+        let is_much = behind >= self.settings.checkpoint_entries_max
+            || self.log.bytes_after(self.checkpoints.ended_with) - self.log.bytes_after(self.commit)
+                >= self.settings.checkpoint_bytes_max;
+        if self.now >= self.checkpoints.due_at || is_much {
+            let end = self.committed_id();
+            let due_at = self.now.plus_us(self.settings.checkpoint_us);
+            self.checkpoints = Checkpoints { due_at, ended_with: end.index };
+            self.out.effects.events.push(Event::CheckpointDue { epoch: self.epoch(), end });
+        }
+    }
+
+    /// What this node, whose state is at `applied`, does with a checkpoint of a primary of `epoch`.
+    pub fn checkpoint_fit(&self, epoch: Term, base: EntryId, end: EntryId, applied: EntryId) -> CheckpointFit {
+        let is_backup = self.membership().is_some() && !self.is_first();
+        if epoch != self.epoch() || !is_backup || end.index <= applied.index || !self.log.has(end) {
+            return CheckpointFit::Drop;
+        }
+        if base == applied {
+            CheckpointFit::Apply
+        } else if base.index > applied.index && self.log.has(base) && self.log.start().index <= applied.index {
+            CheckpointFit::ReplayTo(base)
+        } else {
+            CheckpointFit::WholeWanted
+        }
+    }
+}
