@@ -28,6 +28,10 @@ pub enum Harness {
     Storage,
     /// The golden scripts of the core, `smr/tests/scripts`: one rule each, without seeds.
     Scripts,
+    /// The random walks of groups under a configuration service, `smr/tests/configured_random.rs`, one seed at a time.
+    Configured,
+    /// The golden scripts of that core, `smr/tests/configured_scripts`, without seeds.
+    ConfiguredScripts,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
     /// The duties of a replica's logic towards any core, `smr/tests/engine_duties`, without seeds.
@@ -57,12 +61,14 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 9] = [
+    const ALL: [Harness; 11] = [
         Harness::Sim,
         Harness::Library,
         Harness::EngineCluster,
         Harness::Storage,
         Harness::Scripts,
+        Harness::Configured,
+        Harness::ConfiguredScripts,
         Harness::EngineInstall,
         Harness::EngineDuties,
         Harness::Listener,
@@ -76,6 +82,8 @@ impl Harness {
             Harness::EngineCluster => "engine_cluster",
             Harness::Storage => "storage",
             Harness::Scripts => "scripts",
+            Harness::Configured => "configured",
+            Harness::ConfiguredScripts => "configured_scripts",
             Harness::EngineInstall => "engine_install",
             Harness::EngineDuties => "engine_duties",
             Harness::Listener => "listener",
@@ -94,6 +102,8 @@ impl Harness {
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
+            Harness::Configured => &["test", "--package", "smr", "--test", "configured_random", "--no-run"],
+            Harness::ConfiguredScripts => &["test", "--package", "smr", "--test", "configured_scripts", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
             Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
             Harness::Listener => &["test", "--package", "smr-service", "--lib", "--no-run"],
@@ -197,9 +207,13 @@ impl Built {
                     (None, said) => complaint(&said).unwrap_or(Run::Silent { tried: format!("{} s", time.as_secs()) }),
                 })
             }
-            Harness::EngineCluster => {
+            Harness::EngineCluster | Harness::Configured => {
                 for seed in 0..seeds {
                     let mut command = Command::new(&self.programs[0]);
+                    // Of the walks, those with a sound service.
+                    if self.harness == Harness::Configured {
+                        command.arg("walks_keep_every_invariant");
+                    }
                     command.arg("--quiet").env("SEEDS", format!("{seed}..{}", seed + 1));
                     match wait(&mut command, tree, &words, deadline)? {
                         (None, _) => return Ok(Run::Silent { tried: format!("{seed} seeds, {} s", time.as_secs()) }),
@@ -211,6 +225,7 @@ impl Built {
             }
             Harness::Storage
             | Harness::Scripts
+            | Harness::ConfiguredScripts
             | Harness::EngineInstall
             | Harness::EngineDuties
             | Harness::Listener
