@@ -41,6 +41,11 @@ pub mod turn {
     pub use crate::replica::turn::*;
 }
 
+/// Of the core under a configuration service.
+pub mod configured {
+    pub use crate::configured::canonical::{NOW, end_lease, entries, forget_time, join_latest_write};
+}
+
 /// Of the Raft core.
 pub mod raft {
     pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_hard_state};

@@ -70,6 +70,7 @@ pub mod invariants;
 pub mod message;
 
 mod append;
+pub(crate) mod canonical;
 mod enter;
 mod join;
 mod lease;
@@ -463,7 +464,7 @@ impl Protocol for Configured {
     }
 
     fn applies(&self) -> bool {
-        // An outsider that is caught up does, or it would have to begin with everything at once.
+        // A backup keeps what it stores until it is first.
         self.settings.kind.all_apply() || self.is_first()
     }
 

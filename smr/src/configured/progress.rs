@@ -132,6 +132,11 @@ impl Progress {
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
         self.inflight.has_room(settings.inflight_appends_max, settings.inflight_bytes_max)
     }
+
+    /// For exploration, see [`super::canonical`].
+    pub(super) fn forget_time(&mut self, now: Time) {
+        (self.owes_since, self.level_at, self.round) = (None, None, (Index::ZERO, now));
+    }
 }
 
 #[cfg(test)]
