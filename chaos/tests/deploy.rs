@@ -161,6 +161,10 @@ fn metrics_in_dashboard_and_alerts_are_those_of_real_processes() {
         assert!(operations.contains(&format!("`{name}`")), "docs/OPERATIONS.md says nothing of {name}");
         expressions.push(rule["expr"].as_str().unwrap());
     }
+    for name in &there {
+        let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        assert!(operations.contains(&format!("`{family}`")), "docs/OPERATIONS.md says nothing of {family}");
+    }
     for expression in expressions {
         // Prometheus itself has `up`.
         let named: Vec<&str> = metrics_in(expression).collect();
