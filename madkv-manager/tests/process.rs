@@ -7,7 +7,7 @@ mod support;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
@@ -143,4 +143,22 @@ async fn manager_without_quorum_and_map_says_that_it_has_none() {
     })
     .await;
     assert!(matches!(body, ClientResponse::NoMap | ClientResponse::OutOfService(_)), "{body:?}");
+}
+
+#[test]
+fn service_manager_hears_of_the_start_and_of_the_end() {
+    let site = Site::new();
+    let socket = site.directory.path().join("notify");
+    let listener = UnixDatagram::bind(&socket).unwrap();
+    listener.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let heard = || {
+        let mut bytes = [0; 64];
+        let len = listener.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    };
+    let mut manager = Process::start_under(&site.line(1, "127.0.0.1:11"), &socket);
+    assert_eq!(heard(), "READY=1");
+    manager.signal(Signal::TERM);
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(manager.expect_end(ORDERLY_END), Some(0));
 }

@@ -43,6 +43,15 @@ impl Process {
         Process { child, lines, seen: Vec::new() }
     }
 
+    /// Starts a command line under a service manager that listens at `socket`.
+    #[allow(dead_code, reason = "not every test has one")]
+    pub(crate) fn start_under(line: &[String], socket: &std::path::Path) -> Process {
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).env("NOTIFY_SOCKET", socket);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Process { child: command.spawn().unwrap(), lines: channel().1, seen: Vec::new() }
+    }
+
     /// Starts a command line, whose stderr belongs to the caller.
     pub(crate) fn start_into(line: &[String], stderr: Stdio) -> Process {
         let mut command = Command::new(&line[0]);

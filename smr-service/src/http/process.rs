@@ -26,6 +26,15 @@ pub(super) fn add(families: &mut Families, started: SystemTime) {
         }
         field_of(&status, "Threads:").into_iter().for_each(|count| families.gauge("process_threads", "Threads", count));
     }
+    // Readable by the process itself, whoever it runs as; containers may hide it.
+    if let Ok(io) = fs::read_to_string("/proc/self/io") {
+        for (name, help, field) in [
+            ("process_disk_read_bytes", "Read from disks", "read_bytes:"),
+            ("process_disk_written_bytes", "Written to disks", "write_bytes:"),
+        ] {
+            field_of(&io, field).into_iter().for_each(|bytes| families.counter(name, help, bytes));
+        }
+    }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
         families.gauge("process_open_fds", "Open file descriptors", open.count() as u64);
     }
@@ -33,7 +42,7 @@ pub(super) fn add(families: &mut Families, started: SystemTime) {
     most.into_iter().for_each(|most| families.gauge("process_max_fds", "File descriptors that it may have", most));
 }
 
-/// The number behind a name in `/proc/<pid>/status`.
+/// The number after a name in `/proc/<pid>/status` and its like.
 fn field_of(status: &str, field: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
 }
