@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use madkv_proto::control::Membership;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::slots::slot_of;
 use smr::id::ClusterId;
@@ -25,6 +26,8 @@ pub struct ClusterStatus {
     pub epoch: u64,
     /// All replicas: managers first, then by partition and replica.
     pub nodes: Vec<NodeReport>,
+    /// Hosts and members as the managers count them; `None` if they did not say within a second.
+    pub membership: Option<Membership>,
 }
 
 /// What one replica says of itself.
@@ -102,7 +105,7 @@ impl Client {
                 tasks.spawn(async move { (place, replica, ask_status(&link, deadline).await) });
             }
         }
-        let mut answers = tasks.join_all().await;
+        let (membership, mut answers) = tokio::join!(self.membership_until(Some(deadline)), tasks.join_all());
         answers.sort_by_key(|(place, replica, _)| (*place, *replica));
         let nodes = answers.into_iter().map(|(place, replica, status)| NodeReport {
             group: groups[place].name.clone(),
@@ -114,6 +117,7 @@ impl Client {
             cluster: routes.as_ref().map(|routes| routes.map.cluster),
             epoch: routes.as_ref().map_or(0, |routes| routes.map.epoch),
             nodes: nodes.collect(),
+            membership: membership.ok(),
         }
     }
 

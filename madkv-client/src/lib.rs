@@ -29,6 +29,7 @@ mod admin;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod client;
+mod control;
 mod error;
 pub mod limits;
 mod router;

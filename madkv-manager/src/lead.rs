@@ -131,7 +131,7 @@ impl Lead {
             }
             for who in ["GFD", "RM"] {
                 let line = members_line(who, map, partition, &group.members);
-                log_sink::line(format!("[{}] {line}", log_sink::timestamp()));
+                log_sink::message(format_args!("{line}"));
             }
             self.printed.insert(partition, group.members.clone());
         }

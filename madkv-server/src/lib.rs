@@ -5,6 +5,7 @@
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
+//! - [`settings`]: what operators change while everything runs.
 //! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
 //! - [`mod@run`]: from start to end.
 
@@ -19,6 +20,7 @@ pub mod options;
 mod packed;
 pub mod register;
 pub mod run;
+pub mod settings;
 pub mod trace;
 pub mod why;
 

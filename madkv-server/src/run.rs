@@ -26,6 +26,7 @@ use crate::backend::ServerBackend;
 use crate::map::Map;
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
+use crate::settings::Follower;
 use crate::trace;
 
 /// How often a running server looks whether the manager should hear something new, in milliseconds.
@@ -159,6 +160,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         backend: Arc::clone(&backend),
     };
     runtime.spawn(watch.run());
+    let first = usize::from(plan.partition) + usize::from(plan.replica);
+    let follower = Follower { managers: plan.managers.clone(), cluster: map.cluster, first };
+    runtime.spawn(follower.run(replica.clone()));
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
     runtime.block_on(serve_until_signal(signals, listener, replica));
     runtime.shutdown_background();

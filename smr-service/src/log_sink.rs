@@ -46,6 +46,40 @@ pub fn message(text: std::fmt::Arguments<'_>) {
     line(format!("[{}] {text}", timestamp()));
 }
 
+/// Another time, as [`timestamp`] writes the present one.
+pub fn time_text(time: std::time::SystemTime) -> String {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date_of(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
+}
+
+/// Year, month and day that lie this many days after 1 January 1970.
+fn date_of(days: u64) -> (u64, u64, u64) {
+    let is_leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
+    // Whole spans of 400 years at once: they are equally long.
+    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
+    loop {
+        let len = if is_leap(year) { 366 } else { 365 };
+        if left < len {
+            break;
+        }
+        left -= len;
+        year += 1;
+    }
+    let february = if is_leap(year) { 29 } else { 28 };
+    let mut month = 1;
+    for len in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if left < len {
+            break;
+        }
+        left -= len;
+        month += 1;
+    }
+    (year, month, left + 1)
+}
+
 /// Puts one line into the queue for stderr. Never waits for whoever reads it.
 pub fn line(text: impl Into<String>) {
     stderr().push(text.into());
@@ -398,6 +432,16 @@ mod tests {
         let shape: String = first.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
         assert_eq!(shape, "0000-00-00T00:00:00.000000Z");
         assert!(first <= second, "{first} {second}");
+    }
+
+    #[test]
+    fn time_text_of_now_is_that_of_the_timestamp_and_days_are_those_of_the_calendar() {
+        let (before, now, after) = (timestamp(), time_text(std::time::SystemTime::now()), timestamp());
+        assert!(before <= now && now <= after, "{before} {now} {after}");
+        for (days, date) in [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (789, (1972, 2, 29)), (19_675, (2023, 11, 14))] {
+            assert_eq!(date_of(days), date);
+        }
+        assert_eq!((date_of(47_540), date_of(47_541)), ((2100, 2, 28), (2100, 3, 1)), "no leap year");
     }
 
     // covers B20

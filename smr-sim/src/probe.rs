@@ -15,7 +15,7 @@ use smr::protocol::{
     Routing, Superseded, Time,
 };
 use smr::raft::message::Body;
-use smr::raft::{Change, ChangeRefused, Control, Message, Raft, TransferRefused, invariants};
+use smr::raft::{BadSettings, Change, ChangeRefused, Control, Message, Raft, TransferRefused, invariants};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{ReadMode, Role};
 
@@ -85,6 +85,10 @@ impl Core {
 }
 
 impl Control for Core {
+    fn set_election_timeout(&mut self, us: u64) -> Result<(), BadSettings> {
+        self.raft.set_election_timeout(us)
+    }
+
     fn change_members(
         &mut self,
         now: Time,

@@ -89,9 +89,15 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     };
     if raw.json {
         match &mut command {
-            Some(CliCommand::Status { json } | CliCommand::Where { json, .. }) => *json = true,
+            Some(
+                CliCommand::Status { json }
+                | CliCommand::Where { json, .. }
+                | CliCommand::Get { json, .. }
+                | CliCommand::Set { json, .. }
+                | CliCommand::Events { json, .. },
+            ) => *json = true,
             Some(CliCommand::Why { line }) => line.push("--json".to_owned()),
-            _ => return Err(Stop::Wrong("--json goes with the commands status and where".into())),
+            _ => return Err(Stop::Wrong("--json goes with the commands status, where, get, set and events".into())),
         }
     }
     Ok(Args {
@@ -164,6 +170,10 @@ mod tests {
         assert_eq!(command("where -- --a-b"), Some(CliCommand::Where { key: "--a-b".into(), json: false }));
         assert_eq!(command("transfer s0 2"), Some(CliCommand::Transfer { group: "s0".into(), to: 2 }));
         assert_eq!(command("readmit m 1"), Some(CliCommand::Readmit { group: "m".into(), replica: 1 }));
+        assert_eq!(command("get"), Some(CliCommand::Get { setting: None, json: false }));
+        let set = CliCommand::Set { setting: "election_timeout".into(), value: "-5".into(), json: true };
+        assert_eq!(command("--json set election_timeout -5"), Some(set));
+        assert_eq!(command("events --follow"), Some(CliCommand::Events { follow: true, json: false }));
         assert_eq!(command("help"), Some(CliCommand::Help { word: None }));
         assert_eq!(command(""), None);
         let before = parse_words("--manager-addrs a:1 --timeout_ms 5 status").unwrap();

@@ -1,16 +1,18 @@
 //! What an operator can say, on the command line and at the prompt, and what comes of it.
 
+use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind::DisplayHelp;
 use clap::{Parser, Subcommand};
+use madkv_proto::settings::unknown;
 use smr_service::args::explain;
 
 use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
-use crate::cli::status_table;
 use crate::cli::stop::Stop;
-use crate::cli::why_text;
+use crate::cli::{control_table, status_table, why_text};
 use crate::{Client, Error, KeyPlace};
 
 /// An operator's command.
@@ -50,6 +52,39 @@ pub enum CliCommand {
         #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
         line: Vec<String>,
     },
+    /// The settings that can be changed while everything runs
+    Get {
+        /// Only this one
+        setting: Option<String>,
+        /// JSON instead of lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change a setting, for all processes that it concerns
+    ///
+    /// It is in force within two intervals of gfd_heartbeat_freq. A value is a whole number, in the unit that `get`
+    /// shows.
+    Set {
+        /// Its name
+        setting: String,
+        /// Its new value
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// JSON instead of a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// What the managers have decided, and why
+    ///
+    /// Members that come and go, hosts that fail, repairs, settings that were changed: the last 1,000 events.
+    Events {
+        /// Go on with each new one, until Ctrl-C
+        #[arg(long)]
+        follow: bool,
+        /// A JSON object for each instead of a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Hand the leadership of a group to another of its replicas
     Transfer {
         /// m, s0, s1, ...
@@ -87,9 +122,13 @@ pub enum CliCommand {
 }
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 8] = ["help", "status", "where", "why", "transfer", "readmit", "backup", "restore"];
+pub const COMMAND_WORDS: [&str; 11] =
+    ["help", "status", "where", "why", "get", "set", "events", "transfer", "readmit", "backup", "restore"];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
+
+/// How long the one who follows events waits before asking for more.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// What `help` says.
 pub const HELP: &str = "\
@@ -102,6 +141,9 @@ STOP                      leave
 status [--json]           partitions, replicas, roles, terms, indexes, lag
 where <key> [--json]      its slot, its partition, and who leads that
 why PUT <key> <value>     carry it out, and tell where its time went (also SWAP, DELETE)
+get [<setting>] [--json]  the settings that can be changed while everything runs
+set <setting> <value>     change one
+events [--json]           what the managers have decided, and why
 transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
 backup <file>             write all keys to a file, each partition as of one moment
@@ -177,6 +219,33 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             let (line, as_json) = without_json(line);
             Ok(whole(why_text::why(client, &line, as_json).await?))
         }
+        CliCommand::Get { setting, json } => {
+            let settings = client.settings().await?;
+            let chosen = control_table::chosen(&settings, setting.as_deref());
+            if let (Some(name), true) = (setting, chosen.is_empty()) {
+                return Err(Error::Refused { reason: unknown(name), may_have_happened: false }.into());
+            }
+            let lines = control_table::settings_lines(&chosen);
+            Ok(whole(if *json { control_table::settings_json(settings.version, &chosen) } else { lines }))
+        }
+        CliCommand::Set { setting, value, json } => {
+            client.set(setting, value).await?;
+            Ok(whole(if *json {
+                format!("{}\n", serde_json::json!({ "setting": setting, "value": value.parse::<u64>().ok() }))
+            } else {
+                format!("{setting} is {value} now\n")
+            }))
+        }
+        CliCommand::Events { follow: true, .. } => {
+            let reason = "events --follow goes on for ever: say it on the command line".to_owned();
+            Err(Error::Refused { reason, may_have_happened: false }.into())
+        }
+        CliCommand::Events { follow: false, json } => {
+            let mut text = String::new();
+            let mut after = 0;
+            while events_after(client, &mut after, *json, &mut text).await? {}
+            Ok(whole(text))
+        }
         CliCommand::Transfer { group, to } => {
             client.transfer(group, *to).await?;
             Ok(whole(format!("{group}: leadership handed to replica {to}\n")))
@@ -207,6 +276,41 @@ fn without_json(words: &[String]) -> (String, bool) {
         all => all,
     };
     (inner.join(" "), inner.len() < words.len())
+}
+
+/// Prints events as they come, until `print` fails.
+///
+/// # Errors
+/// Why no more events come; see [`Error`].
+pub async fn follow_events(
+    client: &Client,
+    json: bool,
+    mut print: impl FnMut(&str) -> io::Result<()>,
+) -> Result<io::Error, Error> {
+    let mut after = 0;
+    loop {
+        let mut text = String::new();
+        let more = events_after(client, &mut after, json, &mut text).await?;
+        if !text.is_empty()
+            && let Err(error) = print(&text)
+        {
+            return Ok(error);
+        }
+        if !more {
+            tokio::time::sleep(FOLLOW_PAUSE).await;
+        }
+    }
+}
+
+/// Appends the next events after number `after`, which then is that of the last. Returns whether there may be more.
+async fn events_after(client: &Client, after: &mut u64, json: bool, text: &mut String) -> Result<bool, Error> {
+    let events = client.events(*after, u32::MAX).await?;
+    text.push_str(&control_table::gone(*after, events.oldest, json));
+    for event in &events.events {
+        text.push_str(&if json { control_table::event_json(event) } else { control_table::event_line(event) });
+        *after = event.number;
+    }
+    Ok(!events.events.is_empty() && *after < events.newest)
 }
 
 /// The help of one command, or its line of [`HELP`] for a request of the line protocol.
@@ -261,6 +365,12 @@ mod tests {
         assert_eq!(without_json(&words(&["PUT", "k", "v"])), ("PUT k v".to_owned(), false));
         assert_eq!(command("transfer s0 2"), Ok(CliCommand::Transfer { group: "s0".into(), to: 2 }));
         assert_eq!(command("readmit m 1"), Ok(CliCommand::Readmit { group: "m".into(), replica: 1 }));
+        assert_eq!(
+            command("get lfd_heartbeat_freq"),
+            Ok(CliCommand::Get { setting: Some("lfd_heartbeat_freq".into()), json: false })
+        );
+        let set = CliCommand::Set { setting: "snapshot_freq".into(), value: "0".into(), json: false };
+        assert_eq!(command("set snapshot_freq 0"), Ok(set));
         assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));
         for (line, part) in [
             ("transfer s0 one", "a replica is a number"),

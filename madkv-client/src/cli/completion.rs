@@ -1,5 +1,6 @@
 //! What the Tab key adds to a line of the prompt: words, groups and replicas; and which word an unknown one is like.
 
+use madkv_proto::settings::DEFINITIONS;
 use rustyline::completion::Completer;
 use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
@@ -33,7 +34,8 @@ impl<'h, G: Fn() -> Vec<GroupSize>> Completion<'h, G> {
                 (0..size).map(|replica| replica.to_string()).collect()
             }
             ["why"] => ["PUT", "SWAP", "DELETE"].map(str::to_owned).to_vec(),
-            ["status"] | ["where", _] => vec!["--json".to_owned()],
+            ["get" | "set"] => DEFINITIONS.iter().map(|definition| definition.name.to_owned()).collect(),
+            ["status"] | ["events"] | ["where" | "get", _] | ["set", _, _] => vec!["--json".to_owned()],
             [first, ..] => word_of(self.host, first).map_or_else(Vec::new, |(host, _)| host.candidates(before)),
         };
         let (exact, others): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.starts_with(partial));
@@ -105,6 +107,7 @@ mod tests {
         assert_eq!(complete("transfer s0 "), (12, ["0", "1", "2"].map(str::to_owned).to_vec()));
         assert_eq!(complete("transfer s9 "), (12, vec![]));
         assert_eq!(complete("status -"), (7, vec!["--json ".to_owned()]));
+        assert_eq!(complete("set sn"), (4, vec!["snapshot_freq ".to_owned()]));
         assert_eq!(complete("PUT k"), (4, vec![]));
     }
 

@@ -4,6 +4,7 @@ pub mod args;
 pub mod backup;
 pub mod command;
 mod completion;
+pub mod control_table;
 pub mod host;
 pub mod pipe;
 pub mod prompt;

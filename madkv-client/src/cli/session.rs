@@ -8,6 +8,7 @@ use smr_service::log_sink::{self, LineWriter};
 use smr_service::process;
 use tokio::runtime::Builder;
 
+use crate::cli::command::CliCommand;
 use crate::cli::host::Host;
 use crate::cli::pipe::Waiting;
 use crate::cli::stop::Stop;
@@ -51,6 +52,15 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
         }
     };
     let client = connect(&args);
+    if let Some(CliCommand::Events { follow: true, json }) = &args.command {
+        return match runtime.block_on(command::follow_events(&client, *json, print)) {
+            Ok(error) => code(Err(error)),
+            Err(error) => {
+                log_sink::line(format!("ERROR {error}"));
+                EXIT_FAILED
+            }
+        };
+    }
     if let Some(command) = &args.command {
         return match runtime.block_on(command::execute(&client, command, prompt::terminal_columns())) {
             Ok(report) if report.is_whole => code(print(&report.text)),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
+use madkv_proto::control::{GroupMembers, Host};
 use serde_json::{Value, json};
 use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
 use smr_service::status_json::{self, Whose};
@@ -136,9 +137,40 @@ fn highest_commits(status: &ClusterStatus) -> BTreeMap<String, u64> {
 /// One JSON object, on one line.
 pub fn json(status: &ClusterStatus) -> String {
     let commits = highest_commits(status);
-    let nodes: Vec<Value> = status.nodes.iter().map(|node| node_json(node, &commits)).collect();
+    let with_host = |node: &NodeReport| {
+        let mut object = node_json(node, &commits);
+        let watched = watched(status, node);
+        object["host"] = json!(watched.map(|(_, host)| host));
+        object["member"] = json!(watched.map(|(member, _)| member));
+        object
+    };
+    let nodes: Vec<Value> = status.nodes.iter().map(with_host).collect();
     let cluster = status.cluster.map(|cluster| cluster.to_string());
-    format!("{}\n", json!({ "cluster": cluster, "epoch": status.epoch, "nodes": nodes }))
+    let hosts = status.membership.as_ref().map(|membership| membership.hosts.iter().map(host_json).collect::<Vec<_>>());
+    let groups =
+        status.membership.as_ref().map(|membership| membership.groups.iter().map(group_json).collect::<Vec<_>>());
+    format!(
+        "{}\n",
+        json!({ "cluster": cluster, "epoch": status.epoch, "nodes": nodes, "hosts": hosts, "groups": groups })
+    )
+}
+
+/// Whether a replica is a member of its group, and its host, if an agent has told of it.
+fn watched<'s>(status: &'s ClusterStatus, node: &NodeReport) -> Option<(bool, &'s str)> {
+    let groups = &status.membership.as_ref()?.groups;
+    let group = groups.iter().find(|group| format!("s{}", group.partition) == node.group)?;
+    let watched = group.replicas.iter().find(|watched| watched.report.replica == node.replica)?;
+    Some((group.members.contains(&node.replica), &watched.host))
+}
+
+fn host_json(host: &Host) -> Value {
+    let Host { name, agent, address, has_failed } = host;
+    json!({ "host": name, "agent": agent, "address": address, "has_failed": has_failed })
+}
+
+fn group_json(group: &GroupMembers) -> Value {
+    let GroupMembers { partition, members, member_count, .. } = group;
+    json!({ "group": format!("s{partition}"), "members": members, "member_count": member_count })
 }
 
 fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
@@ -151,6 +183,7 @@ fn node_json(node: &NodeReport, commits: &BTreeMap<String, u64>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use madkv_proto::control::{Condition, Membership, ReplicaReport, Service, WatchedReplica};
     use smr::entry::{EntryId, Index, Term};
     use smr::id::{ClusterId, NodeId};
     use smr::status::{Role, StateDigest};
@@ -188,6 +221,15 @@ mod tests {
             advertised: Advertised::Unreached { address: "127.0.0.1:3778".into(), why: "connection refused".into() },
             ..leader.clone()
         };
+        let leads = ReplicaReport {
+            partition: 0,
+            replica: 0,
+            incarnation: Some(leader.node.incarnation),
+            condition: Condition::Alive { service: Service::InService },
+            launches: 1,
+            order: 0,
+            detail: String::new(),
+        };
         let report = |replica: u16, status| NodeReport {
             group: "s0".into(),
             replica,
@@ -202,6 +244,15 @@ mod tests {
                 report(1, Ok(Box::new(follower))),
                 report(2, Err("connection refused".into())),
             ],
+            membership: Some(Membership {
+                hosts: vec![Host { name: "a".into(), agent: 1, address: "a:1".into(), has_failed: false }],
+                groups: vec![GroupMembers {
+                    partition: 0,
+                    members: vec![0],
+                    member_count: 1,
+                    replicas: vec![WatchedReplica { host: "a".into(), report: leads }],
+                }],
+            }),
         }
     }
 
@@ -252,5 +303,9 @@ left out: sessions, log bytes, applied (--json has all)
         assert_eq!([&value["nodes"][0]["advertised"], &value["nodes"][1]["advertised"]], ["unknown", "unreached"]);
         assert_eq!(value["nodes"][1]["advertised_reason"], "connection refused");
         assert_eq!(value["nodes"][2]["state"], "unreachable");
+        assert_eq!([&value["nodes"][0]["host"], &value["nodes"][0]["member"]], [&json!("a"), &json!(true)]);
+        assert_eq!(value["nodes"][1]["member"], Value::Null);
+        assert_eq!(value["groups"][0], json!({ "group": "s0", "members": [0], "member_count": 1 }));
+        assert_eq!(value["hosts"][0]["has_failed"], false);
     }
 }

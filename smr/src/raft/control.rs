@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Message, Raft};
+use super::{BadSettings, Message, Raft};
 use crate::entry::EntryId;
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, NotHere, Protocol, Time};
@@ -57,6 +57,14 @@ pub enum TransferRefused {
 
 /// Raft, as an operator sees it. A trait, so that what notes all that goes through a core can stand in front of it.
 pub trait Control: Protocol {
+    /// Uses another election timeout from now on, in microseconds, and what follows from it
+    /// ([`Settings::with_election_timeout_us`](super::Settings::with_election_timeout_us)). What was promised stays: a
+    /// lease that was granted binds its voter as long as it was granted for.
+    ///
+    /// # Errors
+    /// If no core can work with it. Nothing has changed.
+    fn set_election_timeout(&mut self, us: u64) -> Result<(), BadSettings>;
+
     /// Begins to change who is a member, and returns the entry that says so.
     ///
     /// # Errors
@@ -81,6 +89,16 @@ pub trait Control: Protocol {
 }
 
 impl Control for Raft {
+    fn set_election_timeout(&mut self, us: u64) -> Result<(), BadSettings> {
+        let settings = self.settings.clone().with_election_timeout_us(us);
+        settings.validate()?;
+        if settings != self.settings {
+            self.settings = settings;
+            self.timeout_us = self.draw_timeout_us();
+        }
+        Ok(())
+    }
+
     fn change_members(
         &mut self,
         now: Time,

@@ -110,6 +110,20 @@ pub const MEMBERS_MAX: usize = 32;
 pub struct BadSettings(&'static str);
 
 impl Settings {
+    /// The same with another election timeout, and with what follows from it in [`Settings::default`]: no more than a
+    /// sixth of it between two heartbeats, a disk stall twice as long, and no lease that is longer.
+    #[must_use]
+    pub fn with_election_timeout_us(self, us: u64) -> Settings {
+        let base = Settings::default();
+        Settings {
+            heartbeat_us: base.heartbeat_us.min(us / 6),
+            election_timeout_us: us,
+            disk_stall_us: us.saturating_mul(2),
+            lease_us: base.lease_us.min(us),
+            ..self
+        }
+    }
+
     /// Checks what the settings must have to do with each other.
     ///
     /// # Errors
@@ -154,6 +168,18 @@ mod tests {
     #[test]
     fn settings_default_is_valid() {
         assert_eq!(Settings::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn settings_with_another_election_timeout_are_valid_and_the_default_with_its_own() {
+        let default = Settings::default();
+        assert_eq!(default.clone().with_election_timeout_us(default.election_timeout_us), default);
+        for ms in [300, 600, 1_000, 30_000] {
+            let other = default.clone().with_election_timeout_us(ms * 1000);
+            assert_eq!(other.validate(), Ok(()), "{ms} ms");
+            assert_eq!(other.with_election_timeout_us(default.election_timeout_us), default, "{ms} ms and back");
+        }
+        assert!(default.with_election_timeout_us(1_000).validate().is_err());
     }
 
     #[test]

@@ -240,6 +240,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 NodeInput::SnapshotBuilt(install, len_bytes) => {
                     self.turns.engine_mut().install(now, *install, len_bytes);
                 }
+                NodeInput::Tuned(tuning) => self.turns.engine_mut().tune(now, &tuning),
                 NodeInput::Shutdown(done) => return Ok(Some(done)),
             }
         }

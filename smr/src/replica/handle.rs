@@ -13,13 +13,15 @@ use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use crate::replica::engine::BUSY_RETRY_MS;
 use crate::replica::metrics::{Meters, ReplicaMetrics};
 use crate::replica::turn_executor::ExecuteTurns;
-use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit};
+use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit, Tuning};
 use crate::storage::Witness;
 
 /// What the handle may be asked without a trip through the replica thread.
 pub(super) struct Facts {
     pub(super) cluster: OnceLock<ClusterId>,
     pub(super) present: Mutex<Present>,
+    /// What each incarnation begins with.
+    pub(super) tuning: Mutex<Tuning>,
 }
 
 /// The present incarnation.
@@ -35,6 +37,10 @@ pub(super) struct Present {
 impl Facts {
     pub(super) fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tuning(&self) -> MutexGuard<'_, Tuning> {
+        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,6 +89,7 @@ pub struct ReplicaHandle {
     pub(super) stop: Arc<dyn Fn() + Send + Sync>,
     pub(super) exclude: Sender<Witness>,
     pub(super) disqualify: Arc<dyn Fn(String) -> bool + Send + Sync>,
+    pub(super) tune: Arc<dyn Fn(Tuning) -> bool + Send + Sync>,
     pub(super) facts: Arc<Facts>,
     pub(super) lifeline: Lifeline,
     pub(super) meters: Arc<Meters>,
@@ -146,6 +153,17 @@ impl ReplicaHandle {
     /// What its parts have counted. Waits for no one, and answers also while the replica hangs.
     pub fn metrics(&self) -> ReplicaMetrics {
         ReplicaMetrics { requests_queued: self.requests.len() as u64, ..self.meters.read() }
+    }
+
+    /// Goes by other limits from now on, also in later incarnations of the directory in this process. The same again
+    /// costs nothing. Says whether the replica was told; one that has ended, or is too busy, was not.
+    pub fn tune(&self, tuning: Tuning) -> bool {
+        let before = std::mem::replace(&mut *self.facts.tuning(), tuning);
+        let told = before == tuning || (self.tune)(tuning);
+        if !told {
+            *self.facts.tuning() = before;
+        }
+        told
     }
 
     /// Waits until the replica has ended: in order, by [`ReplicaHandle::shutdown`], or because it could not go on. From

@@ -15,7 +15,7 @@ use crate::replica::engine::Install;
 use crate::replica::message::PeerMessage;
 use crate::replica::turn::EVENTS_MAX_BYTES;
 use crate::replica::turn_executor::ExecuteTurns;
-use crate::replica::{ReplyTo, Request};
+use crate::replica::{ReplyTo, Request, Tuning};
 use crate::state_machine::StateMachine;
 use crate::status::StateDigest;
 use crate::transport::{EventSink, TransportEvent};
@@ -48,6 +48,8 @@ pub(super) enum NodeInput<P: Protocol, S> {
     SnapshotBuilt(Box<Install<S>>, u64),
     /// Someone outside of the group says why this replica must not take part any longer.
     Disqualified(String),
+    /// The host tunes the replica.
+    Tuned(Tuning),
     /// Stop in an orderly way, then say so.
     Shutdown(Sender<()>),
 }

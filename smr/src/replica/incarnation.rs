@@ -351,6 +351,8 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             nonce_seed: rand::random(),
             portion: Portion::default(),
         });
+        let mut engine = engine;
+        engine.tune(clock.now(), &site.facts.tuning());
         let (jobs, jobs_inbox) = bounded::<DiskJob<P::Message>>(DISK_JOBS_MAX);
         let disk_thread = {
             let (inputs, transport, store) = (inputs.clone(), transport.clone(), opened.store);

@@ -13,6 +13,7 @@
 //! | `admin` | what operators ask for: transfers of leadership, readmissions |
 //! | `turn` | what is decided between two looks at the queues: what waits, what is dropped, when time passes |
 //! | `disk` | everything durable, in order |
+//! | [`tuning`](Tuning) | what can be changed while a replica runs |
 //! | `inbox`, `driver`, `turn_executor` | the queues; a turn with them; which thread runs it |
 //! | `snapshots`, `scans`, `worker` | threads for what takes long |
 //! | [`metrics`](ReplicaMetrics) | what these parts count, for whoever watches |
@@ -64,6 +65,7 @@ mod scans;
 mod snapshots;
 #[cfg(feature = "node")]
 mod sync;
+mod tuning;
 #[cfg(feature = "node")]
 pub(crate) mod turn;
 #[cfg(feature = "node")]
@@ -89,6 +91,7 @@ pub use opening::Opened;
 pub use options::{ReplicaOptions, StartError};
 #[cfg(feature = "node")]
 pub use recovery::{RecoverOptions, Recovered, recover};
+pub use tuning::Tuning;
 
 #[cfg(feature = "node")]
 pub use crate::transport::TransportStats;

@@ -28,6 +28,8 @@ use crate::storage::{BootstrapState, ExpectedIdentity, OpenedStore, ReplicaDirec
 
 /// How long [`ReplicaHandle::shutdown`] waits for the replica thread.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a replica that is tuned may take to hear of it.
+const TUNE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A replica whose directory is open and locked, but which does not run yet. In between, a server registers with the
 /// manager under the incarnation that it found or made.
@@ -197,6 +199,7 @@ impl Opened {
         let facts = Arc::new(Facts {
             cluster: OnceLock::new(),
             present: Mutex::new(Present { incarnation: node.incarnation, start: store.start, genesis, retired: None }),
+            tuning: Mutex::default(),
         });
         let waiting_bytes = Arc::new(WaitingBytes::default());
         let inbox = Inbox { events: events_inbox, requests: requests_inbox, waiting_bytes: waiting_bytes.clone() };
@@ -253,6 +256,10 @@ impl Opened {
             let inputs = inputs.clone();
             move |reason| inputs.tell_within(NodeInput::Disqualified(reason), SHUTDOWN_TIMEOUT)
         };
+        let tune = {
+            let inputs = inputs.clone();
+            Arc::new(move |tuning| inputs.tell_within(NodeInput::Tuned(tuning), TUNE_TIMEOUT))
+        };
         let stop = move || {
             let (done, stopped) = bounded(1);
             if inputs.tell_within(NodeInput::Shutdown(done), SHUTDOWN_TIMEOUT) {
@@ -262,6 +269,6 @@ impl Opened {
         };
         let disqualify = Arc::new(disqualify);
         let stop = Arc::new(stop);
-        Ok(ReplicaHandle { requests, queue, executor, stop, exclude, disqualify, facts, lifeline, meters })
+        Ok(ReplicaHandle { requests, queue, executor, stop, exclude, disqualify, tune, facts, lifeline, meters })
     }
 }

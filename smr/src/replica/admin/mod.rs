@@ -12,7 +12,7 @@ mod raft;
 
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, Protocol, Routing, Time};
-use crate::replica::ReplyTo;
+use crate::replica::{ReplyTo, Tuning};
 use crate::session::Addresses;
 
 pub use self::raft::RaftAdmin;
@@ -65,6 +65,11 @@ pub trait Admin<P: Protocol>: Send {
 
     /// When [`Admin::tick`] is due.
     fn next_tick(&self) -> Option<Time>;
+
+    /// The host tunes the replica. Kinds of groups without elections have nothing to do.
+    fn tune(&mut self, context: AdminContext<'_, P>, tuning: &Tuning) {
+        let _ = (context, tuning);
+    }
 
     /// How many requests wait for their answer.
     fn waiting(&self) -> usize;

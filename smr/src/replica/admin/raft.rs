@@ -13,7 +13,7 @@ use super::{Admin, AdminContext, AdminRequest};
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
 use crate::raft::{Change, ChangeRefused, Control, TransferRefused};
-use crate::replica::{Outcome, ReplySink, ReplyTo};
+use crate::replica::{Outcome, ReplySink, ReplyTo, Tuning};
 use crate::session::Addresses;
 
 /// How long the operator waits for a transfer of leadership before it counts as failed, in microseconds.
@@ -58,6 +58,15 @@ impl<P: Control> Admin<P> for RaftAdmin {
 
     fn next_tick(&self) -> Option<Time> {
         self.tick_at
+    }
+
+    fn tune(&mut self, context: AdminContext<'_, P>, tuning: &Tuning) {
+        let us = tuning.election_timeout_ms.saturating_mul(1000);
+        if let Err(error) = context.core.set_election_timeout(us) {
+            context
+                .lines
+                .push(format!("an election timeout of {} ms is not used: {error}", tuning.election_timeout_ms));
+        }
     }
 
     fn waiting(&self) -> usize {

@@ -73,6 +73,15 @@ pub struct LogLimits {
 pub const SNAPSHOT_LOG_SMALL_BYTES: usize = 64 << 20;
 
 impl LogLimits {
+    /// [`LogLimits::snapshot_bytes`] in service, with another upper bound if that is not 0.
+    pub(super) fn snapshot_bytes_up_to(max_bytes: u64) -> RangeInclusive<usize> {
+        let max_bytes = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        match max_bytes {
+            0 => LOG_LIMITS.snapshot_bytes,
+            max => SNAPSHOT_LOG_MIN_BYTES.min(max)..=SNAPSHOT_LOG_MAX_BYTES.min(max),
+        }
+    }
+
     /// After how many bytes of log a snapshot is taken if the last one was that long. What is written to snapshots is
     /// proportional to what is written, however large the state, as long as the upper bound allows it.
     pub(super) fn snapshot_after(&self, snapshot_len_bytes: u64) -> usize {

@@ -35,6 +35,7 @@ use self::waiting::WaitingWrites;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, Time, WriteId};
+use crate::replica::Tuning;
 use crate::replica::admin::{Admin, AdminContext};
 use crate::replica::engine::admission::Admission;
 use crate::replica::{Outcome, ReplyTo};
@@ -346,6 +347,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     #[must_use]
     pub fn hand_over(&mut self, now: Time) -> bool {
         self.with_admin(now, |admin, context| admin.hand_over(context))
+    }
+
+    /// Goes by other limits from now on.
+    pub fn tune(&mut self, now: Time, tuning: &Tuning) {
+        self.log_limits.snapshot_bytes = LogLimits::snapshot_bytes_up_to(tuning.snapshot_log_max_bytes);
+        self.with_admin(now, |admin, context| admin.tune(context, tuning));
     }
 
     fn with_admin<T>(&mut self, now: Time, act: impl FnOnce(&mut dyn Admin<P>, AdminContext<'_, P>) -> T) -> T {
