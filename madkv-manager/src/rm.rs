@@ -7,6 +7,7 @@
 //! |------------------------------------------------|---------------------------------------------|------------------|
 //! | in service, starting, not initialized yet      |                                             | nothing          |
 //! | on a host that has failed                      |                                             | nothing          |
+//! | ended in order                                 |                                             | nothing          |
 //! | dead, or hung                                  | its agent relaunches and has not for a while | relaunch        |
 //! | dead, or hung, or backing off                  | its agent does not relaunch                 | a person         |
 //! | backing off                                    | launched in vain again and again            | fresh directory  |
@@ -77,7 +78,9 @@ impl Phase {
         match condition {
             Condition::Alive { service: Service::Quarantined { .. } } => Phase::Quarantined,
             Condition::Alive { .. } => Phase::Fine,
-            Condition::Starting | Condition::Dead { .. } | Condition::BackingOff { .. } => Phase::Down,
+            Condition::Starting | Condition::Dead { .. } | Condition::BackingOff { .. } | Condition::Stopped => {
+                Phase::Down
+            }
             Condition::Hung => Phase::Hung,
         }
     }
@@ -162,6 +165,8 @@ fn need(sight: &Sight<'_>, seen: &Seen<'_>) -> Need {
             Need::Nothing
         }
         Condition::Alive { service: Service::Quarantined { reason, .. } } => quarantined(sight, seen, reason),
+        // Planned: no one is surprised by it, and it is no one's to undo.
+        Condition::Stopped => Need::Nothing,
         condition if !seen.relaunches => {
             if seen.for_ms < DOWN_MS {
                 return Need::Nothing;

@@ -141,6 +141,8 @@ pub enum Condition {
         /// How it ended last; at most [`DETAIL_MAX_BYTES`].
         reason: String,
     },
+    /// It was ended in order, by a person or by an order, and stays so until a person starts it again. No one else does.
+    Stopped,
 }
 
 /// What a live replica says of itself.
@@ -392,7 +394,7 @@ impl Condition {
             Condition::Dead { reason }
             | Condition::BackingOff { reason }
             | Condition::Alive { service: Service::Quarantined { reason, .. } } => reason,
-            Condition::Starting | Condition::Hung | Condition::Alive { .. } => "",
+            Condition::Starting | Condition::Hung | Condition::Alive { .. } | Condition::Stopped => "",
         }
     }
 }

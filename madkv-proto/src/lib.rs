@@ -6,6 +6,7 @@
 //! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
 //! - [`control`]: what agents, servers and operators say to a manager beside the map.
 //! - [`settings`]: the settings that change while everything runs.
+//! - [`agent`]: what a replica and the agent of its host say to each other.
 //! - [`frames`]: those of [`smr_service::frames`], with this map in them.
 //! - [`mod@line`]: the line protocol.
 //! - [`why`]: what a client asks that wants to know where the time of a write went.
@@ -15,6 +16,7 @@
 // Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
+pub mod agent;
 pub mod command;
 pub mod control;
 pub mod frames;

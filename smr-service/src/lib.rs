@@ -6,6 +6,7 @@
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
+//!   [`proc_stat`]: what the kernel says of a process;
 //!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on;
 //!   [`notify`]: what a service manager is told.
 //! - With the feature `json`, [`status_json`]: what a replica says of itself, for programs.
@@ -34,6 +35,8 @@ pub mod listener;
 pub mod log_sink;
 #[cfg(feature = "process")]
 pub mod notify;
+#[cfg(feature = "process")]
+pub mod proc_stat;
 #[cfg(feature = "process")]
 pub mod process;
 #[cfg(feature = "serve")]

@@ -120,6 +120,10 @@ pub enum ServiceState {
     },
 }
 
+/// In the reason for a quarantine: what follows is proof that some replica of the group has lost something that was
+/// durable. The data of each of them may be the only copy of it.
+pub const LOSS_PROVEN: &str = "proof of a loss: ";
+
 /// The part that a node plays. Protocols map their own roles onto these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {

@@ -84,6 +84,7 @@ fn described(condition: &Condition) -> String {
         Condition::Hung => "hung: it does not answer heartbeats".to_owned(),
         Condition::Dead { reason } => format!("dead: {reason}"),
         Condition::BackingOff { reason } => format!("dead, and launched again only after a pause: {reason}"),
+        Condition::Stopped => "ended in order, until someone starts it".to_owned(),
     }
 }
 
@@ -97,6 +98,7 @@ fn same_kind(one: &Condition, other: &Condition) -> bool {
         Condition::Hung => 4,
         Condition::Dead { .. } => 5,
         Condition::BackingOff { .. } => 6,
+        Condition::Stopped => 7,
     };
     kind(one) == kind(other)
 }

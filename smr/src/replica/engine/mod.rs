@@ -536,7 +536,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             // No replica is built for a kind that has backups, so far.
             Event::CheckpointDue { .. } => {}
-            Event::LossProven { what } => self.quarantine(format!("proof of a loss: {what}")),
+            Event::LossProven { what } => self.quarantine(format!("{}{what}", crate::status::LOSS_PROVEN)),
             Event::ProtocolViolation { from, what } => {
                 self.counts.violations += 1;
                 // A peer with a bug may go on for ever; the lines about it become rare.
