@@ -5,6 +5,7 @@
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
+//! - `agent_link`: what the agent of this host hears of it.
 //! - [`settings`]: what operators change while everything runs.
 //! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
 //! - [`mod@run`]: from start to end.
@@ -13,6 +14,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
 mod advertised;
+mod agent_link;
 pub mod assignment;
 pub mod backend;
 pub mod map;

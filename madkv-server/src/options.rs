@@ -53,6 +53,9 @@ pub struct Options {
     /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.
     #[arg(long = "end_with_stdin")]
     pub end_with_stdin: bool,
+    /// Where the agent of this host listens for its replicas; without it no agent watches this one.
+    #[arg(long = "agent", value_name = "ADDR")]
+    pub agent: Option<String>,
     /// How reads are confirmed.
     #[command(flatten)]
     pub reads: ReadFlags,
@@ -89,6 +92,8 @@ pub struct Plan {
     pub found_anew: bool,
     /// See [`Options::end_with_stdin`].
     pub end_with_stdin: bool,
+    /// See [`Options::agent`].
+    pub agent: Option<String>,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
     pub reads: (ReadMode, u64),
     /// Where to answer HTTP, if anywhere.
@@ -101,6 +106,12 @@ impl Plan {
     /// How this replica is called, for example `s0.2`.
     pub fn node(&self) -> String {
         format!("s{}.{}", self.partition, self.replica)
+    }
+
+    /// Its number on consoles, S*k*: by partition first, then by replica, from 1.
+    pub fn console_number(&self) -> u32 {
+        let group_size = self.peers.len() as u32 + 1; // at most REPLICAS_MAX
+        u32::from(self.partition) * group_size + u32::from(self.replica) + 1
     }
 }
 
@@ -124,6 +135,7 @@ impl Options {
         let http_listen = self.http.check(&[("--api_listen", api_listen), ("--p2p_listen", p2p_listen)])?;
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
+        self.agent.as_deref().map_or(Ok(()), |agent| args::check_address("--agent", agent))?;
         Ok(Plan {
             partition: self.partition_id,
             replica: self.replica_id,
@@ -136,6 +148,7 @@ impl Options {
             allow_unsynced: self.allow_unsynced,
             found_anew: self.found_anew,
             end_with_stdin: self.end_with_stdin,
+            agent: self.agent,
             reads: self.reads.check()?,
             http_listen,
             trace_messages: self.trace_messages,

@@ -21,6 +21,7 @@ use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
 
 use crate::advertised::Watch;
+use crate::agent_link::AgentLink;
 use crate::assignment;
 use crate::backend::ServerBackend;
 use crate::map::Map;
@@ -47,8 +48,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let api = process::bind("--api_listen", plan.api_listen)?;
     let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
     if plan.trace_messages {
-        let group_size = plan.peers.len() + 1;
-        trace::enable(format!("S{}", usize::from(plan.partition) * group_size + usize::from(plan.replica) + 1));
+        trace::enable(format!("S{}", plan.console_number()));
     }
     let surface = plan.http_listen.map(|address| ReplicaSurface::open(PROGRAM, address, whom(&plan))).transpose()?;
     process::check_directory(&plan.directory)?;
@@ -70,6 +70,10 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     })?;
     let mut signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
 
+    let agent = {
+        let _inside = runtime.enter();
+        AgentLink::start(&plan, opened.incarnation())
+    };
     let mut registrar = Registrar {
         managers: plan.managers.clone(),
         cluster: opened.cluster(),
@@ -138,6 +142,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
     let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
     end_with(runtime.handle(), replica.clone());
+    if let Some(agent) = &agent {
+        agent.answers_for(replica.clone());
+    }
     let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
@@ -165,6 +172,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     runtime.spawn(follower.run(replica.clone()));
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
     runtime.block_on(serve_until_signal(signals, listener, replica));
+    if let Some(agent) = agent {
+        runtime.block_on(agent.farewell());
+    }
     runtime.shutdown_background();
     Ok(())
 }

@@ -29,6 +29,13 @@ pub fn enable(name: String) {
     let _ = TRACER.set(Tracer { name, notes: Mutex::default(), last_note: AtomicU64::new(0) });
 }
 
+/// A heartbeat came from the agent of this host, and is about to be answered.
+pub(crate) fn heartbeat(count: u64, console: u32, agent: u16) {
+    if tracer().is_some() {
+        log_sink::message(format_args!("[{count}] S{console} receives heartbeat from LFD{agent}"));
+    }
+}
+
 /// Prints messages.
 pub struct Tracer {
     name: String,
