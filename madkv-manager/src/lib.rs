@@ -7,10 +7,12 @@
 //! - [`lead`], [`heard`]: what the manager that leads does besides: the global fault detector, and what follows.
 //! - [`rm`], [`readmit`]: the replication manager: what is to be done for a replica that has failed, and doing it.
 //! - [`mod@run`]: from start to end.
+//! - [`agent`]: another program, the agent of a host (`madkv-agent`).
 
 // Lines for a person go through the log sink: these panic if no one takes them.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
 
+pub mod agent;
 pub mod backend;
 pub mod heard;
 pub mod layout;
