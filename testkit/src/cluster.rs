@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use smr::status::{ReplicaStatus, Role, ServiceState};
 
+use crate::agents::{AgentPlan, Agents, end_all_of, running_with};
 use crate::ask::ask;
 use crate::line_client::LineClient;
 use crate::ports::Ports;
@@ -207,6 +209,7 @@ pub struct Cluster {
     programs: Programs,
     nodes: BTreeMap<Node, Process>,
     overrides: AddressOverrides,
+    agents: Option<Agents>,
     _ports: Option<Ports>,
     http: Option<Ports>,
 }
@@ -260,6 +263,7 @@ impl Cluster {
             programs: programs.clone(),
             nodes: BTreeMap::new(),
             overrides,
+            agents: None,
             _ports: None,
             http: None,
         };
@@ -432,22 +436,62 @@ impl Cluster {
         self.nodes.values().filter_map(Process::pid).collect()
     }
 
+    /// Gives each host an agent, and each server the agent of its host. Before anything is started.
+    ///
+    /// # Errors
+    /// If there are no free ports.
+    pub fn watch_by_agents(&mut self, plan: &AgentPlan) -> io::Result<()> {
+        let agents = Agents::new(plan, &self.programs, &self.directory, &self.manager_addresses())?;
+        for (node, process) in &mut self.nodes {
+            if let Node::Server { replica, .. } = node {
+                let host = agents.host_of(*replica);
+                process.add_arguments(&["--agent".into(), agents.address(host).to_string().into()]);
+            }
+        }
+        self.agents = Some(agents);
+        Ok(())
+    }
+
+    /// The agents of the hosts, if there are any.
+    pub fn agents(&mut self) -> Option<&mut Agents> {
+        self.agents.as_mut()
+    }
+
+    /// The number of the process that is a node at this moment, whoever launched it.
+    pub fn pid_of(&self, node: Node) -> Option<u32> {
+        running_with(self.backer_path(node).as_os_str(), &[program_of(node)]).pop()
+    }
+
     /// Starts all that does not run.
     ///
     /// # Errors
     /// If a process cannot be created.
     pub fn start_all(&mut self) -> io::Result<()> {
+        if let Some(agents) = &mut self.agents {
+            agents.start_all()?;
+        }
         self.nodes.values_mut().try_for_each(Process::start)
     }
 
     /// Kills everything at the same instant, then waits until it is gone.
     pub fn kill_all(&mut self) {
+        if let Some(agents) = &mut self.agents {
+            // First, for they launch what has ended.
+            agents.kill_all();
+        }
         self.nodes.values_mut().for_each(Process::send_kill);
         self.nodes.values_mut().for_each(Process::kill);
+        if self.agents.is_some() {
+            end_all_of(&self.directory, Signal::KILL);
+        }
     }
 
     /// Asks everything to end, and kills what does not within a few seconds.
     pub fn stop_all(&mut self) {
+        if let Some(agents) = &mut self.agents {
+            agents.kill_all();
+            end_all_of(&self.directory, Signal::TERM);
+        }
         self.nodes.values_mut().for_each(Process::send_terminate);
         let start = Instant::now();
         for process in self.nodes.values_mut() {

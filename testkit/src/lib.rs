@@ -3,8 +3,8 @@
 //!
 //! - [`programs`]: where the executables are, and how to build them. [`ports`]: loopback ports that no one else takes.
 //! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`mount`]: a file system in a file.
-//! - [`cluster`]: all processes of a cluster, and who leads where. [`place`]: where it lives. [`ask`]: one question to
-//!   one replica. [`launcher`]: what `madkv-local` does.
+//! - [`cluster`]: all processes of a cluster, and who leads where. [`agents`]: those of its hosts. [`place`]: where it
+//!   lives. [`ask`]: one question to one replica. [`launcher`]: what `madkv-local` does.
 //! - [`proxy`]: links that hold, delay, cut, flap and replay. [`wiring`]: a cluster whose connections go over such links.
 //! - [`line_client`]: the command-line client, driven through its pipes. [`caller`]: that one, or the library.
 //! - [`load`]: clients that swap and keep a history for [`swaps`]. [`failover`]: how long one waits for a new leader.
@@ -15,6 +15,7 @@
 //! - [`measure`]: latencies, and what processes cost. [`progress`]: what is seen of a run that lasts.
 //! - [`wait`]: waiting for a condition, with a deadline. Nothing here sleeps for luck.
 
+pub mod agents;
 pub mod ask;
 pub mod caller;
 pub mod cluster;

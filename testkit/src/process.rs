@@ -5,10 +5,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -28,6 +29,7 @@ pub struct Process {
     arguments: Vec<OsString>,
     log: PathBuf,
     has_stdin: bool,
+    shared_stdin: Option<Arc<PipeReader>>,
     child: Option<Child>,
     ended: Option<ExitStatus>,
 }
@@ -35,12 +37,18 @@ pub struct Process {
 impl Process {
     /// A process that is not running yet; `log` will take its stdout and stderr.
     pub fn new(program: PathBuf, arguments: Vec<OsString>, log: PathBuf) -> Process {
-        Process { program, arguments, log, has_stdin: false, child: None, ended: None }
+        Process { program, arguments, log, has_stdin: false, shared_stdin: None, child: None, ended: None }
     }
 
     /// With a stdin on which nothing ever comes, and which ends with this process, however that ends.
     pub fn with_stdin(mut self) -> Process {
         self.has_stdin = true;
+        self
+    }
+
+    /// With a stdin that it shares with others, and which ends when all who can write to it are gone.
+    pub fn with_shared_stdin(mut self, stdin: Arc<PipeReader>) -> Process {
+        self.shared_stdin = Some(stdin);
         self
     }
 
@@ -79,13 +87,13 @@ impl Process {
             return Ok(());
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let child = command
-            .args(&self.arguments)
-            .stdin(if self.has_stdin { Stdio::piped() } else { Stdio::null() })
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()?;
+        let stdin = match &self.shared_stdin {
+            Some(shared) => shared.try_clone()?.into(),
+            None if self.has_stdin => Stdio::piped(),
+            None => Stdio::null(),
+        };
+        let child =
+            command.args(&self.arguments).stdin(stdin).stdout(log.try_clone()?).stderr(log).process_group(0).spawn()?;
         self.child = Some(child);
         self.ended = None;
         Ok(())

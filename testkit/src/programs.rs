@@ -10,6 +10,8 @@ use std::process::{Command, Stdio};
 pub const MANAGER: &str = "madkv-manager";
 /// The server's executable.
 pub const SERVER: &str = "madkv-server";
+/// The executable of a host's agent.
+pub const AGENT: &str = "madkv-agent";
 /// The client's executable.
 pub const CLIENT: &str = "madkv-client";
 /// The launcher's executable.
@@ -55,7 +57,7 @@ impl Programs {
     /// # Errors
     /// As [`Programs::beside_this_one`].
     pub fn of_a_cluster() -> Result<Programs, NoPrograms> {
-        Programs::beside(&[LAUNCHER, MANAGER, SERVER, CLIENT].map(|name| ["--bin", name]).concat())
+        Programs::beside(&[LAUNCHER, MANAGER, AGENT, SERVER, CLIENT].map(|name| ["--bin", name]).concat())
     }
 
     fn beside(what: &[&str]) -> Result<Programs, NoPrograms> {

@@ -215,14 +215,16 @@ fn kill_ends_our_executables_only_also_replaced_ones() {
     let scene = r#"
         set -eu
         cp "$(command -v sleep)" "$1/madkv-server"; cp "$1/madkv-server" "$1/madkv-client"; cp "$1/madkv-server" "$1/madkv-servers"
+        cp "$1/madkv-server" "$1/madkv-agent"
         "$1/madkv-server" 600 & server=$!
+        "$1/madkv-agent" 600 & agent=$!
         "$1/madkv-client" 600 & client=$!
         "$1/madkv-servers" 600 & other=$!
         sh -c 'sleep 600; :' "$1/madkv-server" & editor=$!
         rm "$1/madkv-client"
         ! kill -0 "$server" && exit 10
         "$2" p3::kill || exit 11
-        for gone in $server $client; do [ -z "$(readlink "/proc/$gone/exe")" ] || exit 12; done
+        for gone in $server $client $agent; do [ -z "$(readlink "/proc/$gone/exe")" ] || exit 12; done
         for alive in $other $editor; do kill -0 "$alive" || exit 13; done
         "$2" p3::kill || exit 14
     "#;

@@ -24,6 +24,7 @@ use smr_service::{log_sink, process};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::agents::AgentPlan;
 use crate::cluster::{AddressOverrides, Cluster, Layout, NotReady, Shape};
 use crate::ports::Ports;
 use crate::programs::{CLIENT, NoPrograms, Programs};
@@ -71,6 +72,10 @@ pub struct Options {
     /// What keeps the logs: sled or segments
     #[arg(long = "log_engine", alias = "log-engine", value_name = "ENGINE")]
     pub log_engine: Option<LogEngine>,
+    /// Watch the servers by agents, one for each replica of a partition as if that were a host of its own; what is
+    /// killed or hangs is launched again
+    #[arg(long)]
+    pub agents: bool,
     /// A further flag for each server and manager, for example --node_flag=--reads=lease; may be given several times
     #[arg(long = "node_flag", alias = "node-flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub node_flags: Vec<OsString>,
@@ -128,6 +133,12 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     if !says_where_http_is(&options.node_flags) {
         cluster.listen_for_http().map_err(trouble("cannot find free ports"))?;
     }
+    if options.agents {
+        let hosts = cluster.layout().shape.server_rf;
+        let flags = if options.trace_messages { vec![TRACE_MESSAGES.into()] } else { Vec::new() };
+        let plan = AgentPlan { flags, ..AgentPlan::for_hosts(hosts) };
+        cluster.watch_by_agents(&plan).map_err(trouble("cannot prepare the agents"))?;
+    }
     cluster.start_all().map_err(trouble("cannot start the cluster"))?;
     match wait_ready(&mut cluster, &interrupted)? {
         Some(code) => {
@@ -166,6 +177,9 @@ fn wait_ready(cluster: &mut Cluster, interrupted: &Interrupted) -> Result<Option
                 let addressed = cluster.layout().shape.nodes();
                 for (node, address) in addressed.filter_map(|node| Some((node, cluster.http_address(node)?))) {
                     say(&format!("{node} shows what it does at http://{address}/"));
+                }
+                if let Some(agents) = cluster.agents() {
+                    say(&format!("{} agents watch the servers", agents.count()));
                 }
                 for (group, leader) in leaders {
                     say(&format!("{leader} leads {group} ({})", cluster.client_address(leader)));
