@@ -93,6 +93,33 @@ fn launcher_interrupted_ends_everything_it_started() {
 }
 
 #[test]
+fn launcher_with_agents_launches_again_what_is_killed_and_leaves_no_process_behind() {
+    for killed in [true, false] {
+        let directory = fresh_directory();
+        let place = directory.path().join("kept").display().to_string();
+        let shape = ["--partitions", "1", "--manager_rf", "1", "--agents", "--node_flag=--trace_messages"];
+        let mut child = launch(&[&["--directory", &place], &shape[..]].concat());
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("leads partition 0")));
+        let backer = format!("{place}/backer.s0.1\0");
+        let servers = || process_ids_naming(&backer);
+        let old = wait_for(TIMEOUT, "a server", || servers().pop()).unwrap();
+        let agent_log = || fs::read_to_string(directory.path().join("kept/agent.2.log")).unwrap_or_default();
+        wait_for(TIMEOUT, "its agent", || agent_log().contains("add replica S2").then_some(())).unwrap();
+        kill_process(Pid::from_raw(old).unwrap(), Signal::KILL).unwrap();
+        wait_for(TIMEOUT, "another one", || servers().iter().any(|&pid| pid != old).then_some(()))
+            .unwrap_or_else(|error| panic!("{error}: {}", agent_log()));
+        if killed {
+            child.kill().unwrap();
+        } else {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        }
+        child.wait().unwrap();
+        wait_for(TIMEOUT, "the end of all that it started", || (processes_naming(&place) == 0).then_some(())).unwrap();
+    }
+}
+
+#[test]
 fn launcher_killed_leaves_no_process_behind() {
     let directory = fresh_directory();
     let place = directory.path().join("kept").display().to_string();

@@ -8,6 +8,7 @@
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
+//! - [`agents`]: hosts with agents, which launch again what has ended or hangs.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
 //! - [`backup`]: all keys into a file, and back, into another cluster.
 //! - [`demo`]: demonstrations that check themselves.
@@ -23,6 +24,7 @@
 
 #![cfg(test)]
 
+mod agents;
 mod backup;
 mod chaos;
 mod console;
