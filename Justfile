@@ -135,6 +135,11 @@ bounded overwrites="1000000" value_bytes="1000":
 rolling rounds="100":
     cargo run --quiet --release --bin madkv-scenario -- rolling --rounds {{rounds}}
 
+# Hurt a cluster whose hosts have agents, fault after fault; check that full redundancy returns by itself and soon enough each time (see `madkv-scenario self-repair --help`).
+[positional-arguments]
+self-repair *options:
+    cargo run --quiet --release --bin madkv-scenario -- self-repair "$@"
+
 # Roll a cluster under load from an older build (its commit; by default `before-house`, see CHANGELOG) to this one, with both log engines; check that nothing is lost.
 upgrade from="d89e3b3":
     #!/usr/bin/env bash

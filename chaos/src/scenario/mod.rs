@@ -15,6 +15,7 @@ mod failover;
 mod kill_all;
 mod power_cuts;
 mod rolling;
+mod self_repair;
 mod shapes;
 mod snapshots;
 mod speed;
@@ -206,6 +207,37 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
+    /// Random faults in a cluster whose hosts have agents: full redundancy returns by itself after each of them, soon
+    /// enough, and what clients hear is linearizable
+    SelfRepair {
+        /// Faults
+        #[arg(long, default_value_t = 200)]
+        faults: u64,
+        /// Kinds of faults
+        #[arg(long, value_delimiter = ',', default_value = "kill,stop,empty,agent,manager")]
+        kinds: Vec<self_repair::Kind>,
+        /// Draws the faults
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Keys of the state
+        #[arg(long, default_value_t = 100_000)]
+        keys: u64,
+        /// Clients in a loop
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        clients: u32,
+        /// Hosts, each with an agent; the replicas of a partition are spread over them
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+        hosts: u16,
+        /// Milliseconds from one heartbeat of an agent to the next
+        #[arg(long = "heartbeat_freq", alias = "heartbeat-freq", default_value_t = 500)]
+        heartbeat_freq: u64,
+        /// Begin no fault after this many minutes
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// The directory to work in.
@@ -262,6 +294,19 @@ pub fn run(options: &Options) -> Outcome {
         Scenario::DiskFull { place } => disk_full::run(place),
         Scenario::DiskErrors { places, place } => disk_errors::run(*places, place),
         Scenario::Upgrade { older, seed, place } => upgrade::run(older, *seed, place),
+        Scenario::SelfRepair { faults, kinds, seed, keys, clients, hosts, heartbeat_freq, minutes, place } => {
+            let plan = self_repair::Plan {
+                faults: *faults,
+                kinds: kinds.clone(),
+                seed: *seed,
+                keys: *keys,
+                clients: *clients,
+                hosts: *hosts,
+                heartbeat_freq_ms: *heartbeat_freq,
+                limit: Duration::from_secs(minutes * 60),
+            };
+            self_repair::run(&plan, place)
+        }
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
 }
@@ -348,6 +393,7 @@ mod tests {
             "shapes",
             "rolling",
             "transcript",
+            "self-repair",
         ] {
             Options::try_parse_from(["madkv-scenario", scenario]).unwrap();
         }
