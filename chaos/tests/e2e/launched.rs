@@ -97,7 +97,7 @@ fn launcher_with_agents_launches_again_what_is_killed_and_leaves_no_process_behi
     for killed in [true, false] {
         let directory = fresh_directory();
         let place = directory.path().join("kept").display().to_string();
-        let shape = ["--partitions", "1", "--manager_rf", "1", "--agents", "--node_flag=--trace_messages"];
+        let shape = ["--partitions", "1", "--manager_rf", "1", "--agents", "--trace_messages"];
         let mut child = launch(&[&["--directory", &place], &shape[..]].concat());
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         assert!(said.any(|line| line.unwrap().contains("leads partition 0")));
