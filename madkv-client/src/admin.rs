@@ -99,8 +99,9 @@ impl Client {
         groups.extend(routes.iter().flat_map(|routes| routes.groups.iter().cloned()));
         let deadline = Instant::now() + STATUS_TIMEOUT;
         let mut tasks = JoinSet::new();
-        for (place, group) in groups.iter().enumerate() {
-            for (replica, link) in group.links.iter().enumerate() {
+        let links: Vec<_> = groups.iter().map(|group| group.links()).collect();
+        for (place, links) in links.iter().enumerate() {
+            for (replica, link) in links.iter().enumerate() {
                 let link = Arc::clone(link);
                 tasks.spawn(async move { (place, replica, ask_status(&link, deadline).await) });
             }
@@ -110,7 +111,7 @@ impl Client {
         let nodes = answers.into_iter().map(|(place, replica, status)| NodeReport {
             group: groups[place].name.clone(),
             replica: replica as u16, // below REPLICAS_MAX
-            address: groups[place].links[replica].address().to_owned(),
+            address: links[place][replica].address().to_owned(),
             status,
         });
         ClusterStatus {
@@ -126,7 +127,11 @@ impl Client {
         let router = &self.shared.router;
         let routes = router.routes(Some(Instant::now() + wait)).await.ok();
         let partitions = routes.iter().flat_map(|routes| &routes.groups);
-        [&router.managers].into_iter().chain(partitions).map(|group| (group.name.clone(), group.links.len())).collect()
+        [&router.managers]
+            .into_iter()
+            .chain(partitions)
+            .map(|group| (group.name.clone(), group.links().len()))
+            .collect()
     }
 
     /// Hands the leadership of `group` (`m`, `s0`, ...) to its replica number `to`.
@@ -176,7 +181,8 @@ impl Client {
 async fn leader_of(group: &Group) -> Option<(u16, String)> {
     let deadline = Instant::now() + STATUS_TIMEOUT;
     let mut tasks = JoinSet::new();
-    for (replica, link) in group.links.iter().enumerate() {
+    let links = group.links();
+    for (replica, link) in links.iter().enumerate() {
         let link = Arc::clone(link);
         tasks.spawn(async move { (replica, ask_status(&link, deadline).await) });
     }
@@ -188,7 +194,7 @@ async fn leader_of(group: &Group) -> Option<(u16, String)> {
     });
     leaders.max().map(|(_, replica)| {
         // Below REPLICAS_MAX.
-        (replica as u16, group.links[replica].address().to_owned())
+        (replica as u16, links[replica].address().to_owned())
     })
 }
 

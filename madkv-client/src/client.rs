@@ -49,7 +49,7 @@ pub struct Client {
 
 pub(crate) struct Shared {
     pub(crate) context: Arc<Context>,
-    pub(crate) router: Router,
+    pub(crate) router: Arc<Router>,
     timeout: Option<Duration>,
 }
 

@@ -84,7 +84,11 @@ impl Client {
         }
     }
 
-    async fn control(&self, request: &ControlRequest, deadline: Option<Instant>) -> Result<ControlReply, Error> {
+    pub(crate) async fn control(
+        &self,
+        request: &ControlRequest,
+        deadline: Option<Instant>,
+    ) -> Result<ControlReply, Error> {
         let bytes = request.encode();
         let managers = &self.shared.router.managers;
         let mut exchange = Exchange::new(&self.shared.context, managers, deadline);

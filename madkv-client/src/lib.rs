@@ -32,6 +32,7 @@ mod client;
 mod control;
 mod error;
 pub mod limits;
+mod members;
 mod router;
 mod scan;
 mod why;

@@ -11,4 +11,9 @@ pub const MANAGER_HEDGE: Duration = Duration::from_millis(100);
 /// The shortest and longest pause between rounds over all managers.
 pub const MANAGER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
 
+/// The shortest and longest pause before a client that has a map looks for a newer one.
+pub const MAP_LOOK: (Duration, Duration) = (Duration::from_millis(800), Duration::from_millis(1_200));
+/// The pause before an operator's client looks again whether a change of a group has ended.
+pub const CHANGE_LOOK: Duration = Duration::from_millis(100);
+
 const _: () = assert!(KEY_MAX_BYTES + VALUE_MAX_BYTES < GROUP_IN_FLIGHT_MAX_BYTES);

@@ -4,7 +4,7 @@
 //! next. The epoch never goes down: an older map, or one of another cluster, is thrown away (fault catalogue G2, B4).
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
@@ -13,7 +13,7 @@ use smr_service::client::{Context, CopyEvent, Event, TimedOut, before, lock, tro
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE};
+use crate::limits::{MANAGER_HEDGE, MANAGER_PAUSE, MAP_LOOK};
 use crate::{Group, Posted};
 
 /// One version of the map, ready for use.
@@ -36,6 +36,9 @@ pub(crate) struct Router {
     /// The manager that answered last.
     preferred: AtomicUsize,
     complained: AtomicBool,
+    /// Set once someone looks for newer maps.
+    follows: AtomicBool,
+    me: Weak<Router>,
 }
 
 impl Routes {
@@ -47,15 +50,16 @@ impl Routes {
     fn build(context: &Arc<Context>, map: ClusterMap, former: Option<&Routes>) -> Result<Routes, String> {
         let slots = slot_table(&map)?;
         let groups = map.partitions.iter().enumerate().map(|(number, partition)| {
-            // Sessions, beliefs and connections outlive a map that leaves their group where it was.
-            let kept =
-                former.and_then(|former| former.groups.get(number)).filter(|group| group.is_at(&partition.servers));
+            // Sessions, beliefs and what is under way belong to the partition, wherever its replicas are.
+            let kept = former.and_then(|former| former.groups.get(number));
             let new = || {
                 let service = Service::Server { partition: number as u16 }; // at most PARTITIONS_MAX
                 let first = number * partition.servers.len() + 1;
                 Arc::new(Group::new(context, format!("s{number}"), service, first, &partition.servers))
             };
-            kept.map_or_else(new, Arc::clone)
+            let group = kept.map_or_else(new, Arc::clone);
+            group.move_to(&partition.servers);
+            group
         });
         let groups = groups.collect();
         Ok(Routes { map, groups, slots })
@@ -88,15 +92,17 @@ fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
 }
 
 impl Router {
-    pub(crate) fn new(context: &Arc<Context>, managers: &[String]) -> Router {
-        Router {
+    pub(crate) fn new(context: &Arc<Context>, managers: &[String]) -> Arc<Router> {
+        Arc::new_cyclic(|me| Router {
             context: Arc::clone(context),
             managers: Arc::new(Group::new(context, "m".to_owned(), Service::Manager, 1, managers)),
             current: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
             preferred: AtomicUsize::new(context.jitter.pick(managers.len())),
             complained: AtomicBool::new(false),
-        }
+            follows: AtomicBool::new(false),
+            me: me.clone(),
+        })
     }
 
     /// The map; fetches the first one.
@@ -104,7 +110,28 @@ impl Router {
         if let Some(routes) = self.current() {
             return Ok(routes);
         }
+        // A simulated client does without: its world has an end.
+        if self.context.network.is_none() && !self.follows.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Router::keep_fresh(self.me.clone()));
+        }
         before(deadline, self.fetch_first()).await
+    }
+
+    /// Looks for a newer map now and then, as long as anyone has the router: replicas may have moved, or all of a group
+    /// been replaced while this client had nothing to ask.
+    pub(crate) async fn keep_fresh(router: Weak<Router>) {
+        loop {
+            let Some(pause) = router.upgrade().map(|router| router.context.jitter.between(MAP_LOOK.0, MAP_LOOK.1))
+            else {
+                return;
+            };
+            tokio::time::sleep(pause).await;
+            let Some(router) = router.upgrade() else { return };
+            if router.current().is_some() {
+                let _fetching = router.fetching.lock().await;
+                router.ask_round(0).await;
+            }
+        }
     }
 
     /// A map of at least `epoch`, if a manager has it by now; otherwise the newest known. Asks each manager once at
@@ -134,7 +161,7 @@ impl Router {
                 continue;
             }
             if !self.complained.swap(true, Ordering::Relaxed) {
-                let why = troubles(&self.managers.links).unwrap_or_else(|| "none has a map".to_owned());
+                let why = troubles(&self.managers.links()).unwrap_or_else(|| "none has a map".to_owned());
                 tracing::warn!("no manager gives a map yet, trying on ({why})");
             }
             tokio::time::sleep(self.context.jitter.growing(round, MANAGER_PAUSE)).await;
@@ -145,11 +172,13 @@ impl Router {
     /// Asks the managers in turn, until one gave a map of at least `epoch`. Returns whether one did.
     async fn ask_round(&self, epoch: u64) -> bool {
         let (sender, mut events) = mpsc::unbounded_channel();
-        let count = self.managers.links.len();
+        let count = self.managers.links().len();
         let preferred = self.preferred.load(Ordering::Relaxed);
         let mut questions: Vec<Option<Posted>> = (0..count).map(|_| None).collect();
         for manager in (0..count).map(|step| (preferred + step) % count) {
-            let Some(connection) = self.managers.links[manager].connection() else { continue };
+            let Some(connection) = self.managers.link(manager as u16).and_then(|link| link.connection()) else {
+                continue;
+            };
             questions[manager] = connection.post(ClientRequest::Map, 0, &sender, manager as u32);
             let hedge_at = Instant::now() + MANAGER_HEDGE;
             while questions.iter().any(Option::is_some) {
@@ -213,7 +242,7 @@ mod tests {
         ClusterMap { cluster: ClusterId(7), epoch, partitions: partitions.collect() }
     }
 
-    fn router() -> Router {
+    fn router() -> Arc<Router> {
         let context = Context {
             cluster: Default::default(),
             jitter: Jitter::new(None),

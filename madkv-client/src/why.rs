@@ -178,7 +178,8 @@ impl Client {
 async fn ask_followers(group: &Arc<Group>, leader: &EntryTimings) -> Vec<(u16, Result<EntryTimings, String>)> {
     let deadline = Instant::now() + FOLLOWERS_TIMEOUT;
     let mut answers = Vec::new();
-    for (replica, link) in (0u16..).zip(&group.links) {
+    let links = group.links();
+    for (replica, link) in (0u16..).zip(links.iter()) {
         if replica != leader.node.name.0 {
             answers.push((replica, ask_timings(link, TimedEntry::Entry(leader.entry), deadline).await));
         }

@@ -151,6 +151,16 @@ fn control(request: &[u8]) -> Result<Asked, String> {
             Request::Idempotent { command: encode(&Command::Set { name, value, version, at_unix_ms: now_unix_ms() }) }
         }
         ControlRequest::Events { after, limit } => Request::Read { query: encode(&Query::Events { after, limit }) },
+        ControlRequest::Announce(announcement) => {
+            Request::Idempotent { command: encode(&Command::Announce { announcement, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::Scale { partition, replicas } => {
+            Request::Idempotent { command: encode(&Command::Scale { partition, replicas, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::Relocate(announcement) => {
+            Request::Idempotent { command: encode(&Command::Relocate { announcement, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::Change { partition } => Request::Read { query: encode(&Query::Change { partition }) },
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
     }))
 }

@@ -6,6 +6,7 @@
 //! - [`layout`]: the cluster's layout, proposed once.
 //! - [`lead`], [`heard`]: what the manager that leads does besides: the global fault detector, and what follows.
 //! - [`rm`], [`readmit`]: the replication manager: what is to be done for a replica that has failed, and doing it.
+//! - [`scale`]: sees to changes of groups that operators want.
 //! - [`mod@run`]: from start to end.
 //! - [`agent`]: another program, the agent of a host (`madkv-agent`).
 
@@ -21,6 +22,7 @@ pub mod options;
 pub mod readmit;
 pub mod rm;
 pub mod run;
+pub mod scale;
 pub mod state;
 
 pub use options::Options;

@@ -17,6 +17,7 @@ use crate::heard::Heard;
 use crate::layout;
 use crate::lead;
 use crate::options::{Options, PROGRAM, Plan};
+use crate::scale;
 use crate::state::{ManagerState, Query, encode};
 
 /// The name of the managers' group.
@@ -67,6 +68,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         });
     }
     runtime.spawn(lead::run(replica.clone(), heard, plan.trace_messages));
+    runtime.spawn(scale::run(replica.clone()));
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(serve_until_signal(signals, listener, replica));

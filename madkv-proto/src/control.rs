@@ -60,6 +60,45 @@ pub enum ControlRequest {
     },
     /// Hosts, and the members of each group.
     Membership,
+    /// A server says where it is. One that is in no map waits to be wanted; one that the map has elsewhere is moved.
+    Announce(Announcement),
+    /// An operator wants this many replicas in a partition's group. Answered with [`ControlReply::Change`], as all that
+    /// follow.
+    Scale {
+        /// The partition.
+        partition: u16,
+        /// How many replicas.
+        replicas: u16,
+    },
+    /// An operator has moved a replica, or is about to.
+    Relocate(Announcement),
+    /// How the changes of a partition's group are.
+    Change {
+        /// The partition.
+        partition: u16,
+    },
+}
+
+/// Where a replica is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Its partition.
+    pub partition: u16,
+    /// Its number in the partition.
+    pub replica: u16,
+    /// `host:port` where it serves clients.
+    pub api_address: String,
+    /// `host:port` where its peers reach it.
+    pub p2p_address: String,
+}
+
+/// How the changes of a partition's group are. They are numbered by the events that say so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// The one that is under way.
+    pub open: Option<u64>,
+    /// The last one that ended, and why it came to nothing, if it did.
+    pub ended: Option<(u64, Option<String>)>,
 }
 
 /// An answer to a [`ControlRequest`].
@@ -77,6 +116,8 @@ pub enum ControlReply {
     Done,
     /// Not done, for this reason; nothing has changed.
     Refused(String),
+    /// How the changes of a group are.
+    Change(ChangeReport),
 }
 
 /// How a host is, by its agent.

@@ -105,6 +105,10 @@ impl<R: Submit> ServerBackend<R> {
                 self.replica.queue(Request::Timings(which), reply);
                 return None;
             }
+            Ok(Asked::Scale(replicas)) => {
+                self.replica.queue(Request::Scale { replicas }, reply);
+                return None;
+            }
             Err(body) => return Some(body),
         };
         match admit(ask, epoch, &self.owned()) {

@@ -17,6 +17,7 @@ mod advertised;
 mod agent_link;
 pub mod assignment;
 pub mod backend;
+mod joining;
 pub mod map;
 pub mod options;
 mod packed;

@@ -50,6 +50,14 @@ pub struct Options {
     /// once all its replicas were started with this and none of them has data; ignored where there is data.
     #[arg(long = "found_anew")]
     pub found_anew: bool,
+    /// Join a group that exists: found none, and wait until an operator takes this replica in (madkv-client scale).
+    /// Needs --advertise. Says nothing to a directory that has data.
+    #[arg(long = "join")]
+    pub join: bool,
+    /// Where this replica is: for clients, and for its peers, as host:port,host:port. Where the map has it elsewhere,
+    /// the map and its peers learn it.
+    #[arg(long = "advertise")]
+    pub advertise: Option<String>,
     /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.
     #[arg(long = "end_with_stdin")]
     pub end_with_stdin: bool,
@@ -90,6 +98,10 @@ pub struct Plan {
     pub allow_unsynced: bool,
     /// See [`Options::found_anew`].
     pub found_anew: bool,
+    /// See [`Options::join`].
+    pub join: bool,
+    /// See [`Options::advertise`]: for clients, and for peers.
+    pub advertise: Option<(String, String)>,
     /// See [`Options::end_with_stdin`].
     pub end_with_stdin: bool,
     /// See [`Options::agent`].
@@ -134,7 +146,20 @@ impl Options {
         args::distinct(("--api_listen", api_listen), ("--p2p_listen", p2p_listen))?;
         let http_listen = self.http.check(&[("--api_listen", api_listen), ("--p2p_listen", p2p_listen)])?;
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
-        let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
+        let peers = match self.join {
+            true => args::peers_of_joiner(self.replica_id, &peers)?,
+            false => args::peers_by_id(self.replica_id, p2p_listen, &peers)?,
+        };
+        let advertise = match self.advertise.as_deref().map(|text| args::addresses("--advertise", text)).transpose()? {
+            None => None,
+            Some(addresses) => match <[String; 2]>::try_from(addresses) {
+                Ok([api, p2p]) => Some((api, p2p)),
+                Err(_) => return Err(BadArgument("--advertise: two addresses are needed, ADDR,P2P_ADDR".into())),
+            },
+        };
+        if self.join && advertise.is_none() {
+            return Err(BadArgument("--join: needs --advertise, or no one could find this replica".into()));
+        }
         self.agent.as_deref().map_or(Ok(()), |agent| args::check_address("--agent", agent))?;
         Ok(Plan {
             partition: self.partition_id,
@@ -147,6 +172,8 @@ impl Options {
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
             found_anew: self.found_anew,
+            join: self.join,
+            advertise,
             end_with_stdin: self.end_with_stdin,
             agent: self.agent,
             reads: self.reads.check()?,

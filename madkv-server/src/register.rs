@@ -7,6 +7,7 @@
 use std::io;
 use std::time::Duration;
 
+use madkv_proto::control::{Announcement, ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
@@ -176,6 +177,53 @@ impl Registrar {
             Ok(ClientResponse::GenesisRefused { incumbent, genesis }) => GenesisAnswer::Refused { incumbent, genesis },
             Ok(ClientResponse::Refused(reason)) | Err(reason) => GenesisAnswer::NotYet(reason),
             Ok(other) => GenesisAnswer::NotYet(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// Tells a manager where a replica is.
+    ///
+    /// # Errors
+    /// Why none of them has taken that.
+    pub async fn announce(&self, announcement: &Announcement) -> Result<(), String> {
+        let request = ControlRequest::Announce(announcement.clone()).encode();
+        match self.round_of(&ClientRequest::Control(request)).await? {
+            ClientResponse::Answer(answer) => match ControlReply::decode(&answer)? {
+                ControlReply::Done | ControlReply::Change(_) => Ok(()),
+                ControlReply::Refused(why) => Err(why),
+                other => Err(format!("unexpected answer {other:?}")),
+            },
+            ClientResponse::Refused(why) => Err(why),
+            other => Err(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// The map that a manager has.
+    ///
+    /// # Errors
+    /// Why none of them gave one.
+    pub async fn map(&self) -> Result<ClusterMap, String> {
+        match self.round_of(&ClientRequest::Map).await? {
+            ClientResponse::Map(map) => Ok(*map),
+            other => Err(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// The map; asks until a manager gives one. `complain` hears once why it takes time.
+    pub async fn until_map(&self, complain: impl FnOnce(&str)) -> ClusterMap {
+        let mut complain = Some(complain);
+        let mut pause_ms = PAUSE_MIN_MS;
+        loop {
+            match self.map().await {
+                Ok(map) => return map,
+                Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
+                    if let Some(complain) = complain.take() {
+                        complain(&reason);
+                    }
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 

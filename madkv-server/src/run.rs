@@ -24,6 +24,7 @@ use crate::advertised::Watch;
 use crate::agent_link::AgentLink;
 use crate::assignment;
 use crate::backend::ServerBackend;
+use crate::joining::{MapFollower, follow};
 use crate::map::Map;
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
@@ -62,7 +63,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         log_engine: plan.log_engine,
         allow_unsynced: plan.allow_unsynced,
         found_anew: plan.found_anew,
-        joins: false,
+        joins: plan.join,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         reports: Arc::new(StderrReports),
@@ -103,14 +104,15 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     }
     let remembered = remembered(&plan);
     let member = opened.genesis();
+    let joins = plan.join && member.is_none();
     let verdict = runtime.block_on(async {
         tokio::select! {
-            verdict = first_verdict(&registrar, member, remembered.is_some()) => Some(verdict),
+            verdict = first_verdict(&registrar, member, remembered.is_some(), joins) => Some(verdict),
             () = signals.next() => None,
         }
     });
     let Some(verdict) = verdict else { return Ok(()) };
-    let mut registered_as = verdict.is_some().then_some((registrar.incarnation, registrar.start, member));
+    let mut registered_as = (verdict.is_some() && !joins).then_some((registrar.incarnation, registrar.start, member));
     if let Some(Verdict::Occupied { .. }) = verdict {
         // Durable before the map is: the next start may not ask again.
         opened.exclude(Witness::Recorder)?;
@@ -170,6 +172,13 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let first = usize::from(plan.partition) + usize::from(plan.replica);
     let follower = Follower { managers: plan.managers.clone(), cluster: map.cluster, first };
     runtime.spawn(follower.run(replica.clone()));
+    let map_follower = MapFollower {
+        registrar: registrar.clone(),
+        plan: plan.clone(),
+        replica: replica.clone(),
+        backend: Arc::clone(&backend),
+    };
+    runtime.spawn(follow(map_follower));
     runtime.spawn(keep_registered(registrar, plan, replica.clone(), backend, registered_as));
     runtime.block_on(serve_until_signal(signals, listener, replica));
     if let Some(agent) = agent {
@@ -192,7 +201,11 @@ fn whom(plan: &Plan) -> Whom {
 
 /// What a manager says to a server that starts. One that has a map need not wait for any: but where one answers, it is
 /// heard before the first word to a peer, for it may know that this directory was set back.
-async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool) -> Option<Verdict> {
+async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool, joins: bool) -> Option<Verdict> {
+    if joins {
+        // It has no place yet, and asks for none: an operator gives it one.
+        return Some(Verdict::Registered(registrar.until_map(complain).await));
+    }
     if has_map {
         let limit = Duration::from_millis(FIRST_ANSWER_MAX_MS);
         return tokio::time::timeout(limit, registrar.one_round(member)).await.ok()?.ok();
@@ -274,7 +287,8 @@ fn check_replica(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
         return Err(Fatal::Failed(format!("--partition_id: {}; the cluster has {count} partitions", plan.partition)));
     };
     let (size, given) = (partition.servers.len(), plan.peers.len() + 1);
-    if size != given {
+    // Where members have changed, flags are of another time.
+    if size != given && map.epoch == 1 && !plan.join {
         let what =
             format!("--peer_addrs: {} others make a group of {given}; the cluster has groups of {size}", given - 1);
         return Err(Fatal::Failed(what));
@@ -296,7 +310,9 @@ async fn keep_registered(
     loop {
         let (incarnation, start) = replica.start();
         let present = (incarnation, start, replica.genesis());
-        if registered_as != Some(present) {
+        // One that joins has a place only when the map has it.
+        let has_place = backend.servers().len() > usize::from(plan.replica);
+        if registered_as != Some(present) && has_place {
             let registrar = Registrar { incarnation, start, ..registrar.clone() };
             match registrar.one_round(present.2).await {
                 Ok(Verdict::Disqualified { why, .. }) => {

@@ -1,5 +1,6 @@
-//! Answers a client that wants to know where the time of a write goes.
+//! What is asked of a server beside requests of clients: where the time of a write goes, and other replicas.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -7,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::why::{TimedAnswer, WhyRequest};
+use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr::status::TimedEntry;
 
@@ -18,6 +20,8 @@ pub enum Asked {
     Timed(ClientRequest),
     /// When an entry got how far.
     Timings(TimedEntry),
+    /// Other replicas, with the addresses of some.
+    Scale(BTreeMap<ReplicaId, String>),
 }
 
 /// Unpacks a request.
@@ -31,6 +35,9 @@ pub fn unpacked(ask: ClientRequest) -> Result<Asked, ClientResponse> {
             Ok(Asked::Timed(ClientRequest::Write { client, number, lowest_unanswered, command }))
         }
         WhyRequest::Timings(which) => Ok(Asked::Timings(which)),
+        WhyRequest::Scale { replicas } => {
+            Ok(Asked::Scale(replicas.into_iter().map(|(name, address)| (ReplicaId(name), address)).collect()))
+        }
     }
 }
 

@@ -155,6 +155,23 @@ pub fn peers_by_id(replica: u16, own_listen: SocketAddr, peers: &[String]) -> Re
     Ok(others.zip(peers.iter().cloned()).collect())
 }
 
+/// As [`peers_by_id`], for a replica that joins a group of a size that the command line need not know: those that it
+/// can ask, in replica order.
+///
+/// # Errors
+/// If there are none, or too many.
+pub fn peers_of_joiner(replica: u16, peers: &[String]) -> Result<Vec<(u16, String)>, BadArgument> {
+    if peers.is_empty() || peers.len() >= REPLICAS_MAX || usize::from(replica) >= REPLICAS_MAX {
+        return Err(BadArgument(format!(
+            "--peer_addrs: {} others; 1 to {} are possible",
+            peers.len(),
+            REPLICAS_MAX - 1
+        )));
+    }
+    let others = (0..=u16::MAX).filter(|&other| other != replica);
+    Ok(others.zip(peers.iter().cloned()).collect())
+}
+
 /// Whether dialling `peer` certainly reaches the listener itself.
 fn is_own(listen: SocketAddr, peer: &str) -> bool {
     let Ok(peer) = peer.replace("localhost", "127.0.0.1").parse::<SocketAddr>() else { return false };

@@ -36,6 +36,7 @@ mod inputs;
 mod kills;
 mod launched;
 mod managers;
+mod members;
 mod network;
 mod prompt;
 mod recovered;

@@ -119,11 +119,34 @@ pub enum CliCommand {
         #[arg(long = "into_nonempty", alias = "into-nonempty")]
         into_nonempty: bool,
     },
+    /// Let a partition have another number of replicas, while it serves
+    ///
+    /// Newcomers have to be started before, with --join and --advertise. Those with the highest numbers leave first.
+    Scale {
+        /// s0, s1, ...
+        #[arg(value_parser = partition)]
+        group: u16,
+        /// How many: 1, 3, 5, 7 or 9
+        #[arg(value_parser = replica_number)]
+        replicas: u16,
+    },
+    /// Make known where a replica is, after it has moved or before
+    Move {
+        /// s0.0, s0.1, ...
+        #[arg(value_parser = place)]
+        replica: (u16, u16),
+        /// Where it serves clients, as host:port
+        address: String,
+        /// Where its peers reach it, as host:port
+        p2p_address: String,
+    },
 }
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 11] =
-    ["help", "status", "where", "why", "get", "set", "events", "transfer", "readmit", "backup", "restore"];
+pub const COMMAND_WORDS: [&str; 13] = [
+    "help", "status", "where", "why", "get", "set", "events", "transfer", "readmit", "backup", "restore", "scale",
+    "move",
+];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
 
@@ -148,6 +171,8 @@ transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
 backup <file>             write all keys to a file, each partition as of one moment
 restore <file>            write all keys of such a file to this cluster, which must have none
+scale <group> <n>         let partition s0, s1, ... have n replicas
+move <replica> <addr> <p2p>  where s0.0, s0.1, ... is now, for clients and for its peers
 help [<word>]             this, or more about one word
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
@@ -162,6 +187,16 @@ struct PromptLine {
 
 fn replica_number(text: &str) -> Result<u16, String> {
     text.parse().map_err(|_| "a replica is a number".to_owned())
+}
+
+fn partition(text: &str) -> Result<u16, String> {
+    let number = text.strip_prefix('s').and_then(|number| number.parse().ok());
+    number.ok_or_else(|| "a partition is s0, s1, ...".to_owned())
+}
+
+fn place(text: &str) -> Result<(u16, u16), String> {
+    let parts = text.split_once('.').and_then(|(group, replica)| Some((partition(group).ok()?, replica.parse().ok()?)));
+    parts.ok_or_else(|| "a replica is s0.0, s0.1, ...".to_owned())
 }
 
 /// The command in the words of a line.
@@ -249,6 +284,14 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
         CliCommand::Transfer { group, to } => {
             client.transfer(group, *to).await?;
             Ok(whole(format!("{group}: leadership handed to replica {to}\n")))
+        }
+        CliCommand::Scale { group, replicas } => {
+            client.scale(*group, *replicas).await?;
+            Ok(whole(format!("s{group}: {replicas} replicas\n")))
+        }
+        CliCommand::Move { replica: (group, replica), address, p2p_address } => {
+            client.relocate((*group, *replica), address, p2p_address).await?;
+            Ok(whole(format!("s{group}.{replica}: at {address}, for its peers at {p2p_address}\n")))
         }
         CliCommand::Readmit { group, replica } => {
             client.readmit(group, *replica).await?;
@@ -371,10 +414,15 @@ mod tests {
         );
         let set = CliCommand::Set { setting: "snapshot_freq".into(), value: "0".into(), json: false };
         assert_eq!(command("set snapshot_freq 0"), Ok(set));
+        assert_eq!(command("scale s0 5"), Ok(CliCommand::Scale { group: 0, replicas: 5 }));
+        let moved = CliCommand::Move { replica: (1, 2), address: "h:1".into(), p2p_address: "h:2".into() };
+        assert_eq!(command("move s1.2 h:1 h:2"), Ok(moved));
         assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));
         for (line, part) in [
             ("transfer s0 one", "a replica is a number"),
             ("transfer s0", "<REPLICA>"),
+            ("scale m 3", "a partition is s0"),
+            ("move s0 h:1 h:2", "a replica is s0.0"),
             ("status --jsn", "did you mean '--json'?"),
             ("help transfr", "did you mean 'transfer'?"),
         ] {

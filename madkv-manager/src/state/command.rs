@@ -1,7 +1,7 @@
 //! What is proposed to the managers' state and asked of it, and what it answers.
 
 use bytes::Bytes;
-use madkv_proto::control::{AgentReport, ControlReply};
+use madkv_proto::control::{AgentReport, Announcement, ControlReply};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use smr::codec;
 use smr::entry::{Genesis, GenesisRequest, Incumbent};
 use smr::id::{ClusterId, Disqualified, Incarnation};
 
+use super::members::Wanted;
 use super::repairs::Decision;
 use super::view::View;
 
@@ -76,12 +77,46 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// A server says where it is.
+    Announce {
+        /// What it says.
+        announcement: Announcement,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// An operator wants this many replicas.
+    Scale {
+        /// The partition.
+        partition: u16,
+        /// How many.
+        replicas: u16,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// An operator moves a replica.
+    Relocate {
+        /// Where to.
+        announcement: Announcement,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// A change of a group has ended.
+    ChangeEnded {
+        /// The partition.
+        partition: u16,
+        /// The number of the change.
+        id: u64,
+        /// Why it came to nothing, if it did.
+        refused: Option<String>,
+        /// As above.
+        at_unix_ms: u64,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
 const COMMAND_KINDS_OF_VERSION_1: u32 = 4;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 8;
+const COMMAND_KINDS: u32 = 12;
 
 /// The version in which the kind of a command came: the number that it begins with.
 pub(super) fn version(command: &[u8]) -> Option<u16> {
@@ -112,6 +147,13 @@ pub enum Query {
     Membership,
     /// Everything that detector and replication manager look at.
     View,
+    /// All changes of groups that are open.
+    Changes,
+    /// How the changes of one group are.
+    Change {
+        /// Its partition.
+        partition: u16,
+    },
 }
 
 /// An answer to either.
@@ -156,6 +198,8 @@ pub enum Reply {
     ReportDiffers,
     /// What detector and replication manager look at.
     View(Box<View>),
+    /// All changes of groups that are open, by partition.
+    Changes(Vec<(u16, Wanted)>),
 }
 
 impl Reply {
@@ -181,7 +225,7 @@ impl Reply {
             Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
             Reply::Control(reply) => ClientResponse::Answer(reply.encode()),
             // These stay inside of the manager.
-            Reply::ReportDiffers | Reply::View(_) => ClientResponse::Unknown,
+            Reply::ReportDiffers | Reply::View(_) | Reply::Changes(_) => ClientResponse::Unknown,
         }
     }
 }

@@ -38,6 +38,8 @@ const _: () = assert!(
         + HOST_REPLICAS_MAX * (REPLICA_MAX_BYTES + WAITING_MAX_BYTES)
         + HOSTS_MAX * HOST_MAX_BYTES
         + EVENTS_KEPT_MAX * EVENT_MAX_BYTES
+        // What was announced and what is wanted, for clients and for peers.
+        + HOST_REPLICAS_MAX * (4 * ADDRESS_MAX_BYTES + 256)
         < IMAGE_2_MAX_BYTES as usize
 );
 

@@ -8,6 +8,7 @@
 //! - [`registrations`]: the layout, which group a partition has, and who becomes a replica.
 //! - [`watch`]: hosts, and how their replicas are; who is a member of its group.
 //! - [`repairs`]: what is being done for replicas that have failed.
+//! - [`members`]: which replicas each group is to have, and where.
 //! - [`settings`], [`events`]: what operators have changed, and what was decided.
 //! - [`view`]: all of that, for the tasks of the manager that leads.
 //! - [`image`]: the state as bytes.
@@ -15,6 +16,7 @@
 mod command;
 mod events;
 mod image;
+mod members;
 mod registrations;
 mod repairs;
 mod settings;
@@ -25,7 +27,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use madkv_proto::control::ControlReply;
+use madkv_proto::control::{Announcement, ControlReply};
 use madkv_proto::frames::Registration;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
@@ -37,10 +39,12 @@ use smr::state_machine::{Answer, StateMachine};
 pub use command::{Command, Query, Reply, encode};
 
 pub use events::EVENTS_KEPT_MAX;
+pub use members::Wanted;
 pub use repairs::{Decision, GroupRepairs, Repair, Stage, Verdict};
 pub use view::{GroupView, HostView, ReplicaView, View};
 
 use events::EventLog;
+use members::Members;
 use registrations::{Founded, ReplicaRecord};
 use settings::SettingsRecord;
 use watch::{HostRecord, ReplicaWatch};
@@ -67,6 +71,7 @@ struct Control {
     repairs: BTreeMap<u16, GroupRepairs>,
     settings: SettingsRecord,
     events: EventLog,
+    members: Members,
 }
 
 /// How a replica is called on consoles: S1, S2, ..., by partition first, in the order of the map.
@@ -107,6 +112,17 @@ impl ManagerState {
                 Reply::Control(self.set(&name, value, version, at_unix_ms))
             }
             Command::Decide { decision, at_unix_ms } => Reply::Control(self.decide(&decision, at_unix_ms)),
+            Command::Announce { announcement, at_unix_ms } => Reply::Control(self.announce(announcement, at_unix_ms)),
+            Command::Scale { partition, replicas, at_unix_ms } => {
+                Reply::Control(self.scale(partition, replicas, at_unix_ms))
+            }
+            Command::Relocate { announcement, at_unix_ms } => {
+                let Announcement { partition, replica, api_address, p2p_address } = announcement;
+                Reply::Control(self.relocate((partition, replica), api_address, p2p_address, at_unix_ms))
+            }
+            Command::ChangeEnded { partition, id, refused, at_unix_ms } => {
+                Reply::Control(self.change_ended(partition, id, refused, at_unix_ms))
+            }
         }
     }
 
@@ -124,6 +140,8 @@ impl ManagerState {
             Query::Events { after, limit } => Reply::Control(ControlReply::Events(control.events.after(after, limit))),
             Query::Membership => Reply::Control(ControlReply::Membership(self.membership())),
             Query::View => Reply::View(Box::new(self.view())),
+            Query::Changes => Reply::Changes(self.open_changes()),
+            Query::Change { partition } => Reply::Control(self.change_of(partition)),
         }
     }
 }

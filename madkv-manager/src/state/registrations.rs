@@ -109,7 +109,8 @@ impl ManagerState {
         let Some(map) = self.contents.map.clone() else { return Err(Reply::NoMap) };
         let servers = map.partitions.get(usize::from(partition)).map_or(0, |partition| partition.servers.len());
         if usize::from(replica) >= servers {
-            return Err(Reply::Refused(format!("the cluster has no s{partition}.{replica}")));
+            let since = if map.epoch > 1 { " any more: if it was there, its group goes on without it" } else { "" };
+            return Err(Reply::Refused(format!("the cluster has no s{partition}.{replica}{since}")));
         }
         Ok(map)
     }

@@ -37,14 +37,16 @@ impl<M: Map> Group<M> {
 async fn find<M: Map>(group: Arc<Group<M>>, context: Arc<Context>) {
     let (sender, mut events) = mpsc::unbounded_channel();
     // At most one question is out at each replica: a hung one does not collect them.
-    let mut questions: Vec<Option<Posted<M>>> = group.links.iter().map(|_| None).collect();
+    let mut questions: Vec<Option<Posted<M>>> = Vec::new();
     let started = Instant::now();
     let mut complained = false;
     for round in 0u32.. {
         if group.stop_finding() {
             break;
         }
-        for (replica, link) in group.links.iter().enumerate() {
+        let links = group.links();
+        questions.resize_with(links.len(), || None);
+        for (replica, link) in links.iter().enumerate() {
             if questions[replica].is_none() {
                 questions[replica] = link
                     .connection()
@@ -105,6 +107,6 @@ async fn hear<M: Map>(
 }
 
 fn complain<M: Map>(group: &Group<M>) {
-    let why = troubles(&group.links).unwrap_or_else(|| "no replica says that it leads".to_owned());
+    let why = troubles(&group.links()).unwrap_or_else(|| "no replica says that it leads".to_owned());
     tracing::warn!("{}: no leader answers yet, trying on ({why})", group.name);
 }

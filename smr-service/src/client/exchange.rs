@@ -166,7 +166,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     }
 
     fn post(&mut self, replica: u16, epoch: u64, ask: ClientRequest) -> bool {
-        let Some(link) = self.group.links.get(usize::from(replica)) else { return false };
+        let Some(link) = self.group.link(replica) else { return false };
         let number = self.next_copy;
         let post =
             |connection: Arc<Connection<M>>| connection.post_numbered(ask, epoch, &self.sender, number, self.number);
@@ -210,7 +210,7 @@ impl<'c, M: Map> Exchange<'c, M> {
                 return Some(Final::Answer(copy.parts));
             }
             ClientResponse::NotLeader { leader, term } => {
-                let leader = leader.filter(|leader| usize::from(*leader) < self.group.links.len());
+                let leader = leader.filter(|leader| usize::from(*leader) < self.group.links().len());
                 self.group.learn(|cache| cache.redirected(replica, leader, term));
                 self.step_back("not the leader");
             }
@@ -270,7 +270,7 @@ impl<'c, M: Map> Exchange<'c, M> {
         if self.number == 0 {
             return;
         }
-        if let (Some(trace), Some(link)) = (&self.context.trace, self.group.links.get(usize::from(replica))) {
+        if let (Some(trace), Some(link)) = (&self.context.trace, self.group.link(replica)) {
             tell(&**trace, link.number(), self.number);
         }
     }

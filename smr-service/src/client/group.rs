@@ -1,7 +1,7 @@
 //! A group as a client sees it: the links to its replicas, what it has heard of its leader, its session, and what is
 //! under way in it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
@@ -19,8 +19,12 @@ use crate::frames::{Map, Service};
 pub struct Group<M: Map> {
     /// `s0`, `s1`, ..., `m`.
     pub name: String,
-    /// The replicas, by number.
-    pub links: Vec<Arc<Link<M>>>,
+    context: Arc<Context>,
+    service: Service,
+    /// What the first replica is called in traces; the others count on from it.
+    first: usize,
+    /// The replicas, by number. They may move, and others join; sessions and what is under way go on.
+    links: RwLock<Arc<[Arc<Link<M>>]>>,
     state: Mutex<State>,
     /// The believed leader has changed; whoever waits for a leader looks again, in the order of coming.
     changed: Notify,
@@ -50,25 +54,46 @@ pub struct Admission<'g> {
 impl<M: Map> Group<M> {
     /// The group called `name`, whose replicas listen at `addresses` and count from `first` in traces.
     pub fn new(context: &Arc<Context>, name: String, service: Service, first: usize, addresses: &[String]) -> Group<M> {
-        let links = addresses.iter().enumerate().map(|(replica, address)| {
-            Arc::new(Link::new(Arc::clone(context), address.clone(), service, first + replica))
-        });
-        Group {
+        let group = Group {
             name,
-            links: links.collect(),
+            context: Arc::clone(context),
+            service,
+            first,
+            links: RwLock::new(Arc::new([])),
             state: Mutex::default(),
             changed: Notify::new(),
             session: Mutex::default(),
             session_opening: tokio::sync::Mutex::default(),
             requests: Semaphore::new(GROUP_REQUESTS_MAX),
             bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
-        }
+        };
+        group.move_to(addresses);
+        group
     }
 
-    /// Whether the replicas listen where they listened in `other`.
-    pub fn is_at(&self, addresses: &[String]) -> bool {
-        self.links.len() == addresses.len()
-            && self.links.iter().zip(addresses).all(|(link, address)| is_same(link.address(), address))
+    /// The replicas, by number.
+    pub fn links(&self) -> Arc<[Arc<Link<M>>]> {
+        Arc::clone(&self.links.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The link to a replica, if there is one.
+    pub fn link(&self, replica: u16) -> Option<Arc<Link<M>>> {
+        self.links().get(usize::from(replica)).cloned()
+    }
+
+    /// The replicas listen there from now on. Links to those that stay where they are stay, and so do sessions: they
+    /// belong to the group, wherever it is.
+    pub fn move_to(&self, addresses: &[String]) {
+        let before = self.links();
+        let stays = |replica: usize, address: &String| {
+            before.get(replica).filter(|link| is_same(link.address(), address)).map(Arc::clone)
+        };
+        let new = |replica: usize, address: &String| {
+            Arc::new(Link::new(Arc::clone(&self.context), address.clone(), self.service, self.first + replica))
+        };
+        let links = addresses.iter().enumerate();
+        let links = links.map(|(replica, address)| stays(replica, address).unwrap_or_else(|| new(replica, address)));
+        *self.links.write().unwrap_or_else(PoisonError::into_inner) = links.collect();
     }
 
     /// Waits until the group has room for a request of `len_bytes`.

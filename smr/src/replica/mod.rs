@@ -77,6 +77,7 @@ mod worker;
 
 pub use crate::request::*;
 pub use admin::readmission::MEMBER_ALREADY;
+pub use admin::scaling::CHANGE_UNDER_WAY;
 #[cfg(feature = "node")]
 pub use client::{CLIENT_TIMEOUT, Client, ClientError, PARTS_MAX_BYTES, TRY_TIMEOUT};
 #[cfg(feature = "node")]

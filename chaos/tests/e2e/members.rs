@@ -1,0 +1,105 @@
+//! A partition grows, moves and shrinks under load: no request fails, and each swap takes effect exactly once.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Output};
+
+use madkv_testkit::cluster::{Group, Node};
+use madkv_testkit::launcher::sync_flags;
+use madkv_testkit::ports::Ports;
+use madkv_testkit::process::Process;
+use madkv_testkit::programs::{CLIENT, SERVER};
+use madkv_testkit::wait::wait_for;
+
+use crate::scene::{ONLY, SMALL, Scene, TIMEOUT};
+
+fn operator(scene: &Scene, words: &[&str]) -> Output {
+    let mut client = Command::new(scene.programs().path(CLIENT));
+    client.args(["--manager_addrs", &scene.manager_addresses(), "--timeout_ms", "60000"]).args(words);
+    client.output().unwrap()
+}
+
+fn done(scene: &Scene, words: &[&str]) {
+    let output = operator(scene, words);
+    assert!(output.status.success(), "{words:?}: {output:?}");
+}
+
+fn refused(scene: &Scene, words: &[&str], why: &str) {
+    let output = operator(scene, words);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(1) && said.contains(why), "{words:?}: {output:?}");
+}
+
+/// A replica that no map has yet, or one on other ports than at first.
+fn newcomer(scene: &Scene, replica: u16, api: SocketAddr, p2p: SocketAddr, directory: &str) -> Process {
+    let peers = (0..3)
+        .filter(|other| *other != replica)
+        .map(|replica| scene.peer_address(Node::Server { partition: 0, replica }).to_string());
+    let mut arguments: Vec<OsString> = [
+        "--partition_id",
+        "0",
+        "--replica_id",
+        &replica.to_string(),
+        "--manager_addrs",
+        &scene.manager_addresses(),
+        "--api_listen",
+        &api.to_string(),
+        "--p2p_listen",
+        &p2p.to_string(),
+        "--peer_addrs",
+        &peers.collect::<Vec<_>>().join(","),
+        "--join",
+        "--advertise",
+        &format!("{api},{p2p}"),
+        "--backer_path",
+    ]
+    .map(Into::into)
+    .into();
+    arguments.push(scene.directory().join(directory).into());
+    arguments.extend(sync_flags(scene.directory()));
+    let log = scene.directory().join(format!("{directory}.log"));
+    let mut process = Process::new(scene.programs().path(SERVER), arguments, log);
+    process.start().unwrap();
+    process
+}
+
+fn voters(scene: &Scene) -> usize {
+    scene.leader(ONLY).and_then(|leader| scene.status(leader).ok()).map_or(0, |status| status.voters.len())
+}
+
+// covers M2 M4 M5 G2
+#[test]
+fn partition_goes_from_three_to_five_and_back_under_load_and_no_request_fails() {
+    let scene = Scene::new(SMALL);
+    let ports = Ports::claim(4).unwrap();
+    let port = |offset: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.first() + offset));
+    let mut load = scene.load();
+    load.wait_answers(50, TIMEOUT).unwrap();
+
+    refused(&scene, &["scale", "s0", "0"], "last replica");
+    refused(&scene, &["scale", "s0", "4"], "1, 3, 5, 7 and 9");
+    refused(&scene, &["scale", "s1", "3"], "no s1");
+    refused(&scene, &["scale", "s0", "5"], "start it with --join");
+    assert_eq!(scene.leader_of(ONLY).group(), Group::Partition(0));
+
+    let mut fourth = newcomer(&scene, 3, port(0), port(1), "fourth");
+    let mut fifth = newcomer(&scene, 4, port(2), port(3), "fifth");
+    wait_for(TIMEOUT, "both to be known", || operator(&scene, &["scale", "s0", "5"]).status.success().then_some(()))
+        .unwrap();
+    done(&scene, &["scale", "s0", "5"]);
+    load.wait_answers(200, TIMEOUT).unwrap();
+    let table = operator(&scene, &["status", "--json"]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains(&port(0).to_string()) && table.contains(&port(2).to_string()), "{table}");
+
+    done(&scene, &["scale", "s0", "3"]);
+    load.wait_answers(200, TIMEOUT).unwrap();
+    wait_for(TIMEOUT, "three voters", || (voters(&scene) == 3).then_some(())).unwrap();
+    for leaver in [&mut fourth, &mut fifth] {
+        let status = leaver.wait_end(TIMEOUT).unwrap();
+        assert!(status.success() && leaver.log_text().contains("is retired"), "{status}: {}", leaver.log_text());
+    }
+    let history = load.finish().unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
+    history.check(&scene).unwrap();
+}

@@ -1,0 +1,49 @@
+//! Calls for operators: how many replicas a partition has, and where they are.
+
+use madkv_proto::control::{Announcement, ChangeReport, ControlReply, ControlRequest};
+use tokio::time::Instant;
+
+use crate::limits::CHANGE_LOOK;
+use crate::{Client, Error};
+
+impl Client {
+    /// Lets partition `partition` have this many replicas, while it serves, and waits until it has. Newcomers have to
+    /// be started before (`--join`).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason; nothing has changed then. See [`Error`].
+    pub async fn scale(&self, partition: u16, replicas: u16) -> Result<(), Error> {
+        self.change(partition, &ControlRequest::Scale { partition, replicas }).await
+    }
+
+    /// Makes known where a replica is, for clients and for its peers, and waits until its group and the map know it.
+    ///
+    /// # Errors
+    /// As [`Client::scale`].
+    pub async fn relocate(&self, place: (u16, u16), api_address: &str, p2p_address: &str) -> Result<(), Error> {
+        let (api_address, p2p_address) = (api_address.to_owned(), p2p_address.to_owned());
+        let announcement = Announcement { partition: place.0, replica: place.1, api_address, p2p_address };
+        self.change(place.0, &ControlRequest::Relocate(announcement)).await
+    }
+
+    async fn change(&self, partition: u16, request: &ControlRequest) -> Result<(), Error> {
+        let deadline = self.deadline();
+        let mut report = self.reported(request, deadline).await?;
+        let Some(id) = report.open else { return Ok(()) };
+        while report.open == Some(id) {
+            tokio::time::sleep(CHANGE_LOOK).await;
+            report = self.reported(&ControlRequest::Change { partition }, deadline).await?;
+        }
+        match report.ended {
+            Some((ended, Some(reason))) if ended == id => Err(Error::Refused { reason, may_have_happened: false }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn reported(&self, request: &ControlRequest, deadline: Option<Instant>) -> Result<ChangeReport, Error> {
+        match self.control(request, deadline).await? {
+            ControlReply::Change(report) => Ok(report),
+            other => Err(Error::BadAnswer { what: format!("{other:?}") }),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What operators want of a group's replicas, in the manager's state machine.
+
+#![cfg(test)]
+
+use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
+use madkv_proto::control::{Announcement, ChangeReport, ControlReply};
+use madkv_proto::map::ClusterMap;
+use smr::entry::Index;
+use smr::id::ClusterId;
+use smr::state_machine::{Answer, Image, StateMachine};
+
+const AT: u64 = 1_700_000_000_000;
+
+fn apply(state: &mut ManagerState, command: &Command) -> Reply {
+    Reply::decode(&state.apply(Index(1), &encode(command)))
+}
+
+/// Two partitions of three servers.
+fn laid_out() -> ManagerState {
+    let mut state = ManagerState::default();
+    let servers = (0..6).map(|number| format!("h:{}", 3777 + number)).collect();
+    let layout = Command::Layout { cluster: ClusterId(4), server_rf: 3, servers };
+    assert!(matches!(apply(&mut state, &layout), Reply::Map(_)));
+    state
+}
+
+fn map(state: &ManagerState) -> ClusterMap {
+    match state.query(&encode(&Query::Map)) {
+        Answer::Now(answer) => match Reply::decode(&answer) {
+            Reply::Map(map) => map,
+            other => panic!("{other:?}"),
+        },
+        Answer::Parts(_) => panic!("a map in parts"),
+    }
+}
+
+fn changed(reply: Reply) -> Result<ChangeReport, String> {
+    match reply {
+        Reply::Control(ControlReply::Change(report)) => Ok(report),
+        Reply::Control(ControlReply::Refused(why)) => Err(why),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn scale(state: &mut ManagerState, partition: u16, replicas: u16) -> Result<ChangeReport, String> {
+    changed(apply(state, &Command::Scale { partition, replicas, at_unix_ms: AT }))
+}
+
+fn place(replica: u16, api: &str, p2p: &str) -> Announcement {
+    Announcement { partition: 0, replica, api_address: api.to_owned(), p2p_address: p2p.to_owned() }
+}
+
+fn announce(state: &mut ManagerState, announcement: Announcement) -> Reply {
+    apply(state, &Command::Announce { announcement, at_unix_ms: AT })
+}
+
+fn ended(state: &mut ManagerState, id: u64, refused: Option<&str>) -> Result<ChangeReport, String> {
+    let refused = refused.map(str::to_owned);
+    changed(apply(state, &Command::ChangeEnded { partition: 0, id, refused, at_unix_ms: AT }))
+}
+
+// covers G1 G2 M2
+#[test]
+fn scale_is_refused_with_the_reason_or_open_until_the_group_has_gone_over_and_then_there_is_a_map() {
+    let mut state = laid_out();
+    let refused = |state: &mut ManagerState, partition, replicas| scale(state, partition, replicas).unwrap_err();
+    assert!(refused(&mut state, 0, 0).contains("last replica"));
+    assert!(refused(&mut state, 0, 4).contains("1, 3, 5, 7 and 9"));
+    assert!(refused(&mut state, 9, 3).contains("no s9"));
+    assert!(refused(&mut state, 0, 5).contains("no one has said where s0.3 is"));
+    assert_eq!(scale(&mut state, 0, 3).unwrap().open, None, "it has three");
+
+    for (replica, api) in [(3, "n:1"), (4, "n:2")] {
+        assert_eq!(announce(&mut state, place(replica, api, "n:9")), Reply::Control(ControlReply::Done));
+    }
+    let id = scale(&mut state, 0, 5).unwrap().open.unwrap();
+    assert_eq!(scale(&mut state, 0, 5).unwrap().open, Some(id), "asked for again");
+    assert!(refused(&mut state, 0, 1).contains("another change of s0 is under way"));
+    assert!(scale(&mut state, 1, 1).unwrap().open.is_some(), "other groups are not concerned");
+    assert_eq!(map(&state).epoch, 1);
+
+    // An image on the way loses nothing.
+    let mut image = Vec::new();
+    state.image().write(&mut image).unwrap();
+    let mut state = ManagerState::restore(&mut &image[..]).unwrap();
+    assert!(ended(&mut state, id + 7, None).is_err(), "another one");
+    assert_eq!(ended(&mut state, id, None).unwrap(), ChangeReport { open: None, ended: Some((id, None)) });
+    assert!(ended(&mut state, id, None).is_err(), "once");
+    assert_eq!((map(&state).epoch, map(&state).partitions[0].servers.len()), (2, 5));
+    assert_eq!(map(&state).partitions[0].servers[3..], ["n:1", "n:2"]);
+
+    let id = scale(&mut state, 0, 1).unwrap().open.unwrap();
+    let why = "only 0 of the 1 replicas";
+    assert_eq!(ended(&mut state, id, Some(why)).unwrap().ended, Some((id, Some(why.to_owned()))));
+    assert_eq!((map(&state).epoch, map(&state).partitions[0].servers.len()), (2, 5), "nothing has changed");
+    let id = scale(&mut state, 0, 3).unwrap().open.unwrap();
+    ended(&mut state, id, None).unwrap();
+    assert!(refused(&mut state, 0, 5).contains("s0.3"), "who left has to say again where it is");
+}
+
+// covers G2 G3
+#[test]
+fn move_to_an_address_of_another_is_refused_and_to_a_free_one_publishes_it() {
+    let mut state = laid_out();
+    let relocate = |state: &mut ManagerState, announcement| {
+        changed(apply(state, &Command::Relocate { announcement, at_unix_ms: AT }))
+    };
+    assert!(relocate(&mut state, place(7, "n:1", "n:2")).unwrap_err().contains("no s0.7"));
+    assert!(relocate(&mut state, place(1, "h:3779", "n:2")).unwrap_err().contains("s0.2"));
+    assert!(relocate(&mut state, place(1, "h:3781", "n:2")).unwrap_err().contains("s1.1"));
+    assert!(relocate(&mut state, place(1, "nowhere", "n:2")).unwrap_err().contains("host:port"));
+    let id = relocate(&mut state, place(1, "n:1", "n:2")).unwrap().open.unwrap();
+    ended(&mut state, id, None).unwrap();
+    assert_eq!(map(&state).partitions[0].servers, ["h:3777", "n:1", "h:3779"]);
+    // The replica itself may have said so, too.
+    assert_eq!(announce(&mut state, place(1, "n:1", "n:2")), Reply::Control(ControlReply::Done));
+    assert!(changed(announce(&mut state, place(1, "n:1", "n:3"))).unwrap().open.is_some(), "for its peers only");
+}

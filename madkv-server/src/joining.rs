@@ -1,0 +1,90 @@
+//! What a server follows while it runs: the cluster map, whether its group goes on without it, and, where `--advertise`
+//! says where it is, that the managers know.
+//!
+//! A server with `--join` is in no map at first. It says where it is, waits, and is taken in when an operator wants it
+//! (`madkv-client scale`); then the map has it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use madkv_proto::control::Announcement;
+use madkv_proto::map::ClusterMap;
+use smr::disk::RealDisk;
+use smr::replica::ReplicaHandle;
+use smr_service::process::{jittered, say};
+
+use crate::assignment;
+use crate::backend::ServerBackend;
+use crate::options::{PROGRAM, Plan};
+use crate::register::Registrar;
+
+/// How often a server looks for a newer map, in milliseconds.
+const LOOK_MS: u64 = 1_000;
+/// Looks in a row by which a group goes on without this replica before it ends: while its log is applied after a start,
+/// an older configuration may say so for a moment.
+const RETIRED_LOOKS: u32 = 2;
+/// Exit code of a server whose group goes on without it: its work is done, and no one should start it again.
+const EXIT_RETIRED: i32 = 0;
+
+/// What [`follow`] works with.
+pub(crate) struct MapFollower {
+    pub(crate) registrar: Registrar,
+    pub(crate) plan: Plan,
+    pub(crate) replica: ReplicaHandle,
+    pub(crate) backend: Arc<ServerBackend>,
+}
+
+impl Plan {
+    /// What it has to say of where it is, if it has.
+    pub(crate) fn announcement(&self) -> Option<Announcement> {
+        let (api_address, p2p_address) = self.advertise.clone()?;
+        Some(Announcement { partition: self.partition, replica: self.replica, api_address, p2p_address })
+    }
+}
+
+/// Follows as long as the process lives.
+pub(crate) async fn follow(MapFollower { registrar, plan, replica, backend }: MapFollower) {
+    let mut to_announce = plan.announcement();
+    let mut complained = false;
+    let mut retired_looks = 0;
+    loop {
+        if let Some(announcement) = &to_announce {
+            match registrar.announce(announcement).await {
+                Ok(()) => to_announce = None,
+                Err(why) if !complained => {
+                    complained = true;
+                    say(PROGRAM, &format!("--advertise: not yet: {why}"));
+                }
+                Err(_) => {}
+            }
+        }
+        if let Ok(map) = registrar.map().await {
+            take(&map, &plan, &backend);
+        }
+        retired_looks = if replica.retired().is_some() { retired_looks + 1 } else { 0 };
+        if retired_looks >= RETIRED_LOOKS {
+            say(PROGRAM, &retired(&plan));
+            let _ = tokio::task::spawn_blocking(move || replica.shutdown()).await;
+            smr_service::log_sink::exit(EXIT_RETIRED);
+        }
+        tokio::time::sleep(jittered(Duration::from_millis(LOOK_MS))).await;
+    }
+}
+
+/// What a server says whose group goes on without it.
+pub(crate) fn retired(plan: &Plan) -> String {
+    format!(
+        "{} is retired: its group goes on without it. The directory {} is needed no more; to join again, start with \
+         --join on an empty one",
+        plan.node(),
+        plan.directory.display()
+    )
+}
+
+fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
+    if backend.adopt(map)
+        && let Err(error) = assignment::save(&RealDisk, &plan.directory, map)
+    {
+        say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
+    }
+}
