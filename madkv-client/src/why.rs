@@ -68,17 +68,20 @@ pub struct Holder {
 }
 
 impl Waterfall {
-    /// The stretches, in order. Their sum is [`Waterfall::total_us`], unless the leader no longer knows some moment.
+    /// The stretches, in order. Their sum is [`Waterfall::total_us`].
     pub fn stretches(&self) -> Vec<Stretch> {
+        let stretch = |what, us| Stretch { what, us };
         let EntryTimings { appended_us, committed_us, applied_us, .. } = self.leader;
         let between = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?));
-        let quorum = between(appended_us, committed_us).unwrap_or_default();
-        let apply = between(committed_us, applied_us).unwrap_or_default();
-        let waits = self.at_server_us.saturating_sub(quorum + apply);
-        let here = waits + quorum + apply;
-        let stretch = |what, us| Stretch { what, us };
+        let known = between(appended_us, committed_us).zip(between(committed_us, applied_us));
+        // The copy that was answered may have come when an earlier one was on its way already.
+        let fits = |(quorum, apply): &(u64, u64)| quorum + apply <= self.at_server_us;
+        let (Some((quorum, apply)), true) = (known.filter(fits), self.at_server_us <= self.total_us) else {
+            return vec![stretch("unknown: it was sent again, or this is too long ago", self.total_us)];
+        };
+        let waits = self.at_server_us - quorum - apply;
         vec![
-            stretch("client and network, both ways", self.total_us.saturating_sub(here)),
+            stretch("client and network, both ways", self.total_us - self.at_server_us),
             stretch("waits at the leader, before and after", waits),
             stretch("until a majority has it on its devices", quorum),
             stretch("apply", apply),
@@ -108,10 +111,12 @@ impl Waterfall {
             Holder { replica: *replica, held_after_us, sync_us, hop_us, completes_quorum: false, trouble }
         });
         let mut holders: Vec<Holder> = [leader].into_iter().chain(others).collect();
+        let voters = &self.leader.voters;
+        let votes = |holder: &&Holder| voters.iter().any(|voter| voter.name.0 == holder.replica);
         let mut held: Vec<(u64, u16)> =
-            holders.iter().filter_map(|holder| Some((holder.held_after_us?, holder.replica))).collect();
+            holders.iter().filter(votes).filter_map(|holder| Some((holder.held_after_us?, holder.replica))).collect();
         held.sort_unstable();
-        if let Some((_, last)) = held.get(holders.len() / 2) {
+        if let Some((_, last)) = held.get(voters.len() / 2) {
             holders.iter_mut().for_each(|holder| holder.completes_quorum = holder.replica == *last);
         }
         holders
@@ -217,7 +222,9 @@ mod tests {
         let [appended_us, durable_us, committed_us, applied_us] = moments;
         let held_by = held_by.iter().map(|(name, at)| (NodeId::new(*name, 1), *at)).collect();
         let node = NodeId::new(name, 1);
-        EntryTimings { node, entry: EntryId::new(9, 2), appended_us, durable_us, committed_us, applied_us, held_by }
+        let voters = (0..3).map(|name| NodeId::new(name, 1)).collect();
+        let entry = EntryId::new(9, 2);
+        EntryTimings { node, entry, voters, appended_us, durable_us, committed_us, applied_us, held_by }
     }
 
     fn waterfall() -> Waterfall {
@@ -240,6 +247,15 @@ mod tests {
         let us: Vec<u64> = stretches.iter().map(|stretch| stretch.us).collect();
         assert_eq!(us, [300, 90, 900, 10]);
         assert_eq!(us.iter().sum::<u64>(), waterfall().total_us);
+    }
+
+    #[test]
+    fn stretches_of_a_repeat_are_unknown_and_still_make_up_the_whole() {
+        for at_server_us in [100, 5_000] {
+            let stretches = Waterfall { at_server_us, ..waterfall() }.stretches();
+            assert_eq!(stretches.len(), 1);
+            assert_eq!((stretches[0].us, &stretches[0].what[..7]), (1_300, "unknown"));
+        }
     }
 
     #[test]

@@ -84,6 +84,8 @@ pub struct EntryTimings {
     pub committed_us: Option<u64>,
     /// When it was applied.
     pub applied_us: Option<u64>,
+    /// The voters; empty while they change, when there is not one majority.
+    pub voters: Vec<NodeId>,
     /// For a leader: when it heard that another member has it on its device.
     pub held_by: Vec<(NodeId, u64)>,
 }

@@ -122,6 +122,7 @@ mod tests {
         let timings = |name, durable| EntryTimings {
             node: NodeId::new(name, 1),
             entry: EntryId::new(9, 2),
+            voters: (0..3).map(|name| NodeId::new(name, 1)).collect(),
             appended_us: Some(1_000),
             durable_us: Some(durable),
             committed_us: Some(1_900),

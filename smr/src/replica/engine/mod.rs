@@ -414,9 +414,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     pub fn timings(&self, which: TimedEntry) -> Option<EntryTimings> {
         let entry = match which {
             TimedEntry::Entry(entry) => entry,
-            TimedEntry::Write { client, number } => self.core.entry_at(self.timings.place(client, number)?)?,
+            TimedEntry::Write { client, number } => self.timings.entry_of(client, number)?,
         };
-        (self.core.entry_at(entry.index) == Some(entry)).then(|| self.timings.of(self.node, entry))
+        let (_, members) = &self.members;
+        let voters = if members.is_joint() { Vec::new() } else { members.voters.iter().copied().collect() };
+        (self.core.entry_at(entry.index) == Some(entry)).then(|| self.timings.of(self.node, entry, voters))
     }
 
     /// What was damaged, while the core is silent because of that.

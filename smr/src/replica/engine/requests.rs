@@ -7,7 +7,7 @@ use super::limits::{BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_W
 use super::waiting::Batch;
 use super::{Action, Engine};
 use crate::codec;
-use crate::entry::Index;
+use crate::entry::{EntryId, Index};
 use crate::protocol::{Effects, NotHere, Protocol, ReadOutcome, ReadToken, Route, Time};
 use crate::replica::admin::AdminRequest;
 use crate::replica::{NotLeader, Outcome, ReplyTo, Request};
@@ -170,7 +170,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         match self.core.propose(now, commands, &mut effects) {
             Ok(first) => {
                 for (behind, (client, number)) in batch.names() {
-                    self.timings.name(client, number, Index(first.index.0 + behind));
+                    let entry = EntryId { index: Index(first.index.0 + behind), term: first.term };
+                    self.timings.name(client, number, entry);
                 }
                 self.waiting.proposed(first, batch);
             }

@@ -21,31 +21,36 @@ const MEMBERS_MAX: usize = 32;
 
 /// From a time on everything up to an index had got so far.
 #[derive(Default)]
-struct Marks(VecDeque<(Index, Time)>);
+struct Marks {
+    marks: VecDeque<(Index, Time)>,
+    /// Marks fell out of the ring: what lies before the first one that is left is unknown.
+    has_dropped: bool,
+}
 
 impl Marks {
     fn add(&mut self, through: Index, at: Time) {
-        if self.0.back().is_some_and(|(last, _)| through <= *last) {
+        if self.marks.back().is_some_and(|(last, _)| through <= *last) {
             return;
         }
-        if self.0.len() == MARKS_MAX {
-            self.0.pop_front();
+        if self.marks.len() == MARKS_MAX {
+            self.marks.pop_front();
+            self.has_dropped = true;
         }
-        self.0.push_back((through, at));
+        self.marks.push_back((through, at));
     }
 
     /// Entries from `index` on were removed, and others come in their place.
     fn cut(&mut self, index: Index) {
-        while self.0.back().is_some_and(|(last, _)| *last >= index) {
-            self.0.pop_back();
+        while self.marks.back().is_some_and(|(last, _)| *last >= index) {
+            self.marks.pop_back();
         }
     }
 
     /// When `index` had got so far; `None` if it has not, or if that was too long ago to be known.
     fn of(&self, index: Index) -> Option<u64> {
-        let at = self.0.partition_point(|(through, _)| *through < index);
-        let is_known = at > 0 || self.0.len() < MARKS_MAX;
-        self.0.get(at).filter(|_| is_known).map(|(_, time)| time.0)
+        let at = self.marks.partition_point(|(through, _)| *through < index);
+        let is_known = at > 0 || !self.has_dropped;
+        self.marks.get(at).filter(|_| is_known).map(|(_, time)| time.0)
     }
 }
 
@@ -54,7 +59,7 @@ impl Marks {
 pub(super) struct Timings {
     /// The time of what happens in this turn.
     now: Time,
-    names: VecDeque<(ClientId, u64, Index)>,
+    names: VecDeque<(ClientId, u64, EntryId)>,
     appended: Marks,
     /// Writes under way: the last entry of each.
     under_way: VecDeque<(WriteId, Index)>,
@@ -70,18 +75,18 @@ impl Timings {
         self.now = self.now.max(now);
     }
 
-    /// A write of a session was proposed, and stands here.
-    pub(super) fn name(&mut self, client: ClientId, number: u64, index: Index) {
+    /// A write of a session was proposed as this entry.
+    pub(super) fn name(&mut self, client: ClientId, number: u64, entry: EntryId) {
         if self.names.len() == NAMES_MAX {
             self.names.pop_front();
         }
-        self.names.push_back((client, number, index));
+        self.names.push_back((client, number, entry));
     }
 
-    /// Where a write of a session stands, if it was proposed here lately.
-    pub(super) fn place(&self, client: ClientId, number: u64) -> Option<Index> {
+    /// As which entry a write of a session was proposed here lately. Another leader may have removed that since.
+    pub(super) fn entry_of(&self, client: ClientId, number: u64) -> Option<EntryId> {
         let named = self.names.iter().rev().find(|name| (name.0, name.1) == (client, number));
-        named.map(|(_, _, index)| *index)
+        named.map(|(_, _, entry)| *entry)
     }
 
     /// A write goes to the disk.
@@ -135,11 +140,12 @@ impl Timings {
     }
 
     /// What is known of an entry.
-    pub(super) fn of(&self, node: NodeId, entry: EntryId) -> EntryTimings {
+    pub(super) fn of(&self, node: NodeId, entry: EntryId, voters: Vec<NodeId>) -> EntryTimings {
         let index = entry.index;
         EntryTimings {
             node,
             entry,
+            voters,
             appended_us: self.appended.of(index),
             durable_us: self.durable.of(index),
             committed_us: self.committed.of(index),
@@ -171,7 +177,7 @@ mod tests {
         let mut timings = Timings::default();
         timings.is_now(Time(10));
         timings.issued(&write(1, vec![append(1, 3)]));
-        timings.name(ClientId::at(7), 1, Index(2));
+        timings.name(ClientId::at(7), 1, EntryId::new(2, 1));
         timings.is_now(Time(20));
         timings.issued(&write(2, vec![append(4, 4)]));
         timings.durable(WriteId(1));
@@ -181,7 +187,7 @@ mod tests {
         timings.turn_ends(Index(2), Index(1));
         timings.is_now(Time(40));
         timings.turn_ends(Index(3), Index(3));
-        let of = |index| timings.of(ME, EntryId::new(index, 1));
+        let of = |index| timings.of(ME, EntryId::new(index, 1), Vec::new());
         let second = of(2);
         assert_eq!((second.appended_us, second.durable_us), (Some(10), Some(20)));
         assert_eq!((second.committed_us, second.applied_us), (Some(30), Some(40)));
@@ -189,8 +195,8 @@ mod tests {
         let fourth = of(4);
         assert_eq!((fourth.appended_us, fourth.durable_us, fourth.committed_us), (Some(20), None, None));
         assert_eq!(fourth.held_by, [(OTHER, 30)]);
-        assert_eq!(timings.place(ClientId::at(7), 1), Some(Index(2)));
-        assert_eq!(timings.place(ClientId::at(7), 2), None);
+        assert_eq!(timings.entry_of(ClientId::at(7), 1), Some(EntryId::new(2, 1)));
+        assert_eq!(timings.entry_of(ClientId::at(7), 2), None);
     }
 
     #[test]
@@ -201,7 +207,7 @@ mod tests {
         timings.durable(WriteId(1));
         timings.is_now(Time(50));
         timings.issued(&write(2, vec![LogChange::RemoveFrom(Index(4)), append(4, 4)]));
-        let fourth = timings.of(ME, EntryId::new(4, 1));
+        let fourth = timings.of(ME, EntryId::new(4, 1), Vec::new());
         assert_eq!((fourth.appended_us, fourth.durable_us), (Some(50), None));
     }
 
@@ -213,6 +219,8 @@ mod tests {
         }
         assert_eq!(marks.of(Index(5)), None);
         assert_eq!(marks.of(Index(500)), Some(500));
-        assert_eq!(marks.0.len(), MARKS_MAX);
+        assert_eq!(marks.marks.len(), MARKS_MAX);
+        marks.cut(Index(600));
+        assert_eq!((marks.of(Index(5)), marks.of(Index(599))), (None, Some(599)), "a shorter ring knows no more");
     }
 }
