@@ -48,7 +48,7 @@ pub enum CliCommand {
     ///
     /// For example: why PUT k v. The replicas of the group are asked when they had the entry; no clocks are compared.
     Why {
-        /// PUT <key> <value>, SWAP <key> <value> or DELETE <key>
+        /// PUT KEY VALUE, SWAP KEY VALUE or DELETE KEY
         #[arg(required = true, num_args = 1.., allow_hyphen_values = true)]
         line: Vec<String>,
     },
