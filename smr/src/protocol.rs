@@ -208,6 +208,12 @@ pub trait Protocol: Send + 'static {
         status.last.index.0.saturating_sub(status.commit.0)
     }
 
+    /// When this node last heard its leader, and the highest commit index that this one has named; `None` for whoever
+    /// follows no one, and of a protocol that does not keep it. Only those who watch ask for it.
+    fn leader_heard(&self) -> Option<(Time, Index)> {
+        None
+    }
+
     /// The last entry that is known to be committed. Called after each batch.
     fn commit(&self) -> Index {
         self.status().commit

@@ -72,8 +72,9 @@ impl Canonical for Raft {
         *timeout_us = settings.election_timeout_us;
         *pre_vote_backoff = None;
         *bound_until = BEFORE;
-        let Leadership { node, heard_at, lost_at, believed } = leader;
-        (*heard_at, *lost_at, *believed) = (None, None, node.is_some());
+        let Leadership { node, heard_at, lost_at, commit, believed } = leader;
+        // What it named is only for those who watch.
+        (*heard_at, *lost_at, *commit, *believed) = (None, None, Index::ZERO, node.is_some());
         let written = out.forget_time(NOW);
         match role {
             Role::Follower(Follower { election_at, campaign_at }) => (*election_at, *campaign_at) = (BEFORE, None),
@@ -121,7 +122,7 @@ impl Canonical for Raft {
             commit: _,
             held_by_all: _,
             role,
-            leader: Leadership { node: followed, heard_at: _, lost_at: _, believed: _ },
+            leader: Leadership { node: followed, heard_at: _, lost_at: _, commit: _, believed: _ },
             timeout_us: _,
             pre_vote_backoff,
             bound_until: _,

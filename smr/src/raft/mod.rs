@@ -199,6 +199,8 @@ struct Leadership {
     heard_at: Option<Time>,
     /// When its connection broke, if nothing was heard since.
     lost_at: Option<Time>,
+    /// The highest commit index that it has named. It may be higher than that of this node, which lacks entries then.
+    commit: Index,
     /// Whether clients may still be sent there: not once this node lost the connection, campaigned, or stepped down.
     believed: bool,
 }
@@ -327,6 +329,12 @@ impl Raft {
             let other = self.leader.node.map_or_else(|| "unknown".to_owned(), |leader| leader.to_string());
             self.contradicted(from, format!("term {term} has two leaders, {other} and {from}"));
             return;
+        }
+        if let Body::Append { commit, .. }
+        | Body::Heartbeat { commit: EntryId { index: commit, .. }, .. }
+        | Body::Commit { last: EntryId { index: commit, .. } } = &body
+        {
+            self.leader.commit = self.leader.commit.max(*commit);
         }
         match body {
             Body::Append { previous, entries, commit } => self.receive_append(from, previous, entries, commit),
@@ -604,6 +612,10 @@ impl Protocol for Raft {
 
     fn commit(&self) -> Index {
         self.commit
+    }
+
+    fn leader_heard(&self) -> Option<(Time, Index)> {
+        Some((self.leader.heard_at?, self.leader.commit))
     }
 
     fn held_by(&self, member: NodeId) -> Option<Index> {

@@ -54,6 +54,8 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
     meters: &Meters,
 ) -> Result<(), String> {
     let mut batch = DiskBatch::new(store);
+    // One that went into quarantine may have left it.
+    meters.sync_began.clear();
     meters.durable.store(batch.last().0, Ordering::Relaxed);
     let mut look_at = Instant::now();
     loop {
@@ -63,6 +65,7 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
             Err(RecvTimeoutError::Disconnected) => break,
         };
         let mut began: Option<Instant> = None;
+        let mut writes = false;
         while let Some(job) = next.take() {
             if let DiskJob::Quarantine(reason, done) = job {
                 // What waits for a sync is never sent.
@@ -71,7 +74,11 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
                 let _ = done.send(quarantined);
                 return Ok(());
             }
-            began.get_or_insert_with(Instant::now);
+            if began.is_none() {
+                began = Some(Instant::now());
+                meters.sync_began.was(Duration::ZERO);
+            }
+            writes |= matches!(&job, DiskJob::Write(write) if write.hard_state().is_some() || !write.log().is_empty());
             batch.take(job).map_err(|error| format!("disk failed: {error}"))?;
             if batch.has_room() {
                 next = jobs.try_recv().ok();
@@ -80,7 +87,9 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
         let mut last: Option<WriteId> = None;
         let mut messages_leave = false;
         let done = batch.flush().map_err(|error| format!("disk failed: {error}"))?;
-        began.into_iter().for_each(|began| meters.syncs.record(began.elapsed()));
+        meters.sync_began.clear();
+        // What has nothing to sync would make the disk look fast.
+        began.filter(|_| writes).into_iter().for_each(|began| meters.syncs.record(began.elapsed()));
         for write in done {
             let (id, messages) = write.durable();
             for envelope in messages {

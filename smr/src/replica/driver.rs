@@ -23,12 +23,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::entry::Index;
 use crate::fatal::Lifeline;
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
+use crate::replica::engine::{Action, Counts, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::handle::Facts;
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
@@ -59,6 +60,28 @@ const HANDOVER: Duration = Duration::from_millis(1500);
 const SUCCESSOR: Duration = Duration::from_millis(100);
 /// How long it then waits for the disk.
 const DISK_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// A commit index that the leader has named, and when: how far a follower has got is only known by what it was told,
+/// and under load it is never quite there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Behind {
+    told: Option<(Time, Index)>,
+}
+
+impl Behind {
+    /// The leader, last heard `at`, has named `commit` as its highest one; everything up to `applied` is applied. If
+    /// that is as far as what it was held against: when the leader said so.
+    fn reached(&mut self, applied: Index, at: Time, commit: Index) -> Option<Time> {
+        // Nothing is said by zero: a leader that does not know yet what this node has says it too.
+        let told = self.told.or((commit > Index::ZERO).then_some((at, commit)));
+        let reached = told.filter(|(_, index)| applied >= *index);
+        self.told = if reached.is_some() { None } else { told };
+        // What it says now may be reached as well.
+        let present = reached.filter(|_| applied >= commit).map(|_| at);
+        present.or(reached.map(|(told_at, _)| told_at))
+    }
+}
+
 /// A replica in service: what its turns are made of. Whoever has the [executor](crate::replica::turn_executor) runs
 /// them.
 pub(super) struct Driver<P: Protocol, S: StateMachine> {
@@ -79,6 +102,9 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) digest_worker: Worker,
     pub(super) lifeline: Lifeline,
     pub(super) meters: Arc<Meters>,
+    /// What the meters have of the engine's counts: another incarnation's begin anew, those of the process go on.
+    pub(super) counted: Counts,
+    pub(super) behind: Behind,
     /// When the replica thread looks again by itself.
     pub(super) next_wakeup: Time,
     /// Requests that the last turn found waiting or took in.
@@ -111,7 +137,7 @@ impl<P: Protocol, S: StateMachine> TakeTurns for Driver<P, S> {
         }
         self.work(now);
         self.perform()?;
-        self.measure();
+        self.measure(now);
         Ok(())
     }
 
@@ -238,6 +264,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.turns.engine_mut().snapshot_lost();
                 }
                 NodeInput::SnapshotBuilt(install, len_bytes) => {
+                    self.meters.intake.clear();
                     self.turns.engine_mut().install(now, *install, len_bytes);
                 }
                 NodeInput::Tuned(tuning) => self.turns.engine_mut().tune(now, &tuning),
@@ -248,20 +275,40 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     }
 
     /// Lets whoever watches see what the turn has left behind.
-    fn measure(&self) {
+    fn measure(&mut self, now: Time) {
         let (meters, engine) = (&self.meters, self.turns.engine());
-        let counts = engine.counts();
+        let (counts, applied) = (engine.counts(), engine.applied().index);
+        let new = counts.since(&self.counted);
+        for (meter, more) in [&meters.elections, &meters.elections_won, &meters.violations].into_iter().zip(new) {
+            if more > 0 {
+                meter.fetch_add(more, Ordering::Relaxed);
+            }
+        }
         for (meter, value) in [
             (&meters.snapshot_bytes, engine.snapshot_len_bytes()),
             (&meters.disk_jobs_queued, self.disk.len() as u64),
             (&meters.requests_waiting, self.turns.waiting() as u64),
             (&meters.requests_held, self.turns.held() as u64),
-            (&meters.elections, counts.elections),
-            (&meters.elections_won, counts.elections_won),
-            (&meters.violations, counts.violations),
+            (&meters.applied, applied.0),
         ] {
             meter.store(value, Ordering::Relaxed);
         }
+        match engine.core().leader_heard() {
+            Some((at, commit)) => {
+                meters.leader_commit.store(commit.0, Ordering::Relaxed);
+                meters.leader_heard.was(Duration::from_micros(now.since_us(at)));
+                if let Some(told_at) = self.behind.reached(applied, at, commit) {
+                    meters.caught_up.was(Duration::from_micros(now.since_us(told_at)));
+                }
+            }
+            None => {
+                meters.leader_heard.clear();
+                meters.caught_up.clear();
+                self.behind = Behind::default();
+            }
+        }
+        meters.turn_ended.was(Duration::ZERO);
+        self.counted = counts;
     }
 
     /// Tells the core which snapshots got further, and those who work at snapshots how full the log is.
@@ -477,5 +524,22 @@ pub(super) fn join_disk(thread: std::thread::JoinHandle<()>) {
     let until = Instant::now() + DISK_SHUTDOWN_TIMEOUT;
     while !thread.is_finished() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_is_reached_by_what_was_told_and_as_of_then() {
+        let mut behind = Behind::default();
+        assert_eq!(behind.reached(Index(0), Time(1), Index(0)), None, "zero says nothing");
+        assert_eq!(behind.reached(Index(3), Time(2), Index(10)), None);
+        // The leader goes on, and is heard all the time; what counts is what it said first.
+        assert_eq!(behind.reached(Index(9), Time(7), Index(90)), None);
+        assert_eq!(behind.reached(Index(10), Time(8), Index(99)), Some(Time(2)));
+        assert_eq!(behind.reached(Index(50), Time(9), Index(100)), None);
+        assert_eq!(behind.reached(Index(100), Time(10), Index(100)), Some(Time(10)), "and now it has everything");
     }
 }

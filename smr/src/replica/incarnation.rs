@@ -16,8 +16,10 @@ use crate::replica::bootstrap_wait::{BootstrapWait, Departure};
 use crate::replica::clock::Clock;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::{self, DiskJob};
-use crate::replica::driver::{DISK_JOBS_MAX, Driver, join_disk};
-use crate::replica::engine::{DIGEST_EVERY_ENTRIES, Engine, EngineStart, LOG_LIMITS, Portion, UNCOMMITTED_ENTRIES_MAX};
+use crate::replica::driver::{Behind, DISK_JOBS_MAX, Driver, join_disk};
+use crate::replica::engine::{
+    Counts, DIGEST_EVERY_ENTRIES, Engine, EngineStart, LOG_LIMITS, Portion, UNCOMMITTED_ENTRIES_MAX,
+};
 use crate::replica::handle::{Facts, Present, RequestQueue};
 use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput};
 use crate::replica::incarnations::{now_unix_s, open_incarnations};
@@ -146,7 +148,8 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let files = SnapshotFiles { dir: snapshots, fullness: Fullness::default() };
         let inputs = site.inputs.of_incarnation(number);
         let genesis = Arc::new(OnceLock::new());
-        let intake = Intake::<P, S>::new(files.clone(), genesis.clone(), inputs.clone(), site.watched());
+        let intake =
+            Intake::<P, S>::new(files.clone(), genesis.clone(), inputs.clone(), site.watched(), site.meters.clone());
         let config = TransportConfig {
             group: options.group.clone(),
             node,
@@ -385,6 +388,8 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             digest_worker,
             lifeline: lifeline.clone(),
             meters: site.meters.clone(),
+            counted: Counts::default(),
+            behind: Behind::default(),
             next_wakeup: Time(0),
             concerned: 0,
             stopping: None,

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::durations::{DurationCounts, Durations};
 use crate::entry::Index;
@@ -18,6 +19,20 @@ pub struct ReplicaMetrics {
     pub transport: Option<TransportStats>,
     /// How long each sync of the disk took, with the writes before it.
     pub syncs: DurationCounts,
+    /// For how long the disk has been at work on what it took up last; zero while it has nothing to do.
+    pub sync_under_way: Duration,
+    /// How long ago its last turn ended; `None` before the first one.
+    pub since_turn: Option<Duration>,
+    /// The last entry that it had applied then.
+    pub applied: Index,
+    /// How long ago its leader was last heard; `None` if it follows no one.
+    pub since_leader: Option<Duration>,
+    /// The highest commit index that this leader has named.
+    pub leader_commit: Index,
+    /// How long ago the leader named a commit index up to which it has applied everything by now.
+    pub since_caught_up: Option<Duration>,
+    /// How long ago a snapshot from another replica got further, if it is not in place yet.
+    pub since_intake: Option<Duration>,
     /// The last entry that has reached the replica's own device.
     pub durable: Index,
     /// Length of the newest snapshot's file, in bytes; 0 without one.
@@ -34,9 +49,9 @@ pub struct ReplicaMetrics {
     pub requests_waiting: u64,
     /// Of these, writes that wait for the disk or for those before them.
     pub requests_held: u64,
-    /// How often it became a candidate.
+    /// In how many terms it was a candidate.
     pub elections: u64,
-    /// How often it became the leader.
+    /// In how many terms it became the leader.
     pub elections_won: u64,
     /// Messages that were dropped because too many writes were under way.
     pub messages_refused: u64,
@@ -46,10 +61,54 @@ pub struct ReplicaMetrics {
 
 type Read<T> = dyn Fn() -> Option<T> + Send + Sync;
 
+/// A moment that one thread notes and others look at, or none.
+#[derive(Debug)]
+pub(super) struct Moment {
+    origin: Instant,
+    /// In microseconds after `origin`, and one more; 0 for none.
+    at: AtomicU64,
+}
+
+impl Default for Moment {
+    fn default() -> Moment {
+        Moment { origin: Instant::now(), at: AtomicU64::new(0) }
+    }
+}
+
+impl Moment {
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    /// It is this long ago now; not before the process began.
+    pub(super) fn was(&self, ago: Duration) {
+        let ago = u64::try_from(ago.as_micros()).unwrap_or(u64::MAX);
+        self.at.store(self.now().saturating_sub(ago).max(1), Ordering::Relaxed);
+    }
+
+    /// There is none.
+    pub(super) fn clear(&self) {
+        self.at.store(0, Ordering::Relaxed);
+    }
+
+    /// How long ago it is.
+    pub(super) fn ago(&self) -> Option<Duration> {
+        let at = self.at.load(Ordering::Relaxed);
+        (at != 0).then(|| Duration::from_micros(self.now().saturating_sub(at)))
+    }
+}
+
 /// Where the parts count.
 #[derive(Default)]
 pub(super) struct Meters {
     pub(super) syncs: Durations,
+    pub(super) sync_began: Moment,
+    pub(super) turn_ended: Moment,
+    pub(super) applied: AtomicU64,
+    pub(super) leader_heard: Moment,
+    pub(super) leader_commit: AtomicU64,
+    pub(super) caught_up: Moment,
+    pub(super) intake: Moment,
     pub(super) durable: AtomicU64,
     pub(super) snapshot_bytes: AtomicU64,
     pub(super) disk_jobs_queued: AtomicU64,
@@ -74,6 +133,13 @@ impl Meters {
         ReplicaMetrics {
             transport: transport.and_then(|read| read()),
             syncs: self.syncs.read(),
+            sync_under_way: self.sync_began.ago().unwrap_or_default(),
+            since_turn: self.turn_ended.ago(),
+            applied: Index(of(&self.applied)),
+            since_leader: self.leader_heard.ago(),
+            leader_commit: Index(of(&self.leader_commit)),
+            since_caught_up: self.caught_up.ago(),
+            since_intake: self.intake.ago(),
             durable: Index(of(&self.durable)),
             snapshot_bytes: of(&self.snapshot_bytes),
             requests_queued: 0,
@@ -92,5 +158,23 @@ impl Meters {
     /// From now on the transport's counts come from there.
     pub(super) fn watch_transport(&self, read: impl Fn() -> Option<TransportStats> + Send + Sync + 'static) {
         *self.transport.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(read));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moment_is_as_long_ago_as_was_said_until_it_is_cleared() {
+        let moment = Moment::default();
+        assert_eq!(moment.ago(), None);
+        moment.was(Duration::ZERO);
+        assert!(moment.ago().is_some(), "also one at the very beginning");
+        std::thread::sleep(Duration::from_millis(3));
+        moment.was(Duration::from_millis(2));
+        assert!(moment.ago().unwrap() >= Duration::from_millis(2));
+        moment.clear();
+        assert_eq!(moment.ago(), None);
     }
 }

@@ -16,6 +16,7 @@ use crate::id::NodeId;
 use crate::protocol::Protocol;
 use crate::replica::engine::{Install, SnapshotImage};
 use crate::replica::inbox::{InputSender, NodeInput};
+use crate::replica::metrics::Meters;
 
 use crate::report::Reporter;
 use crate::session::SessionTable;
@@ -327,6 +328,7 @@ pub(super) struct Intake<P: Protocol, S: StateMachine> {
     genesis: Arc<OnceLock<GenesisHash>>,
     inputs: InputSender<P, S>,
     watched: Watched,
+    meters: Arc<Meters>,
     incoming: Mutex<Option<Incoming>>,
 }
 
@@ -336,8 +338,9 @@ impl<P: Protocol, S: StateMachine> Intake<P, S> {
         genesis: Arc<OnceLock<GenesisHash>>,
         inputs: InputSender<P, S>,
         watched: Watched,
+        meters: Arc<Meters>,
     ) -> Intake<P, S> {
-        Intake { files, genesis, inputs, watched, incoming: Mutex::new(None) }
+        Intake { files, genesis, inputs, watched, meters, incoming: Mutex::new(None) }
     }
 
     /// What the sender hears of an error. If the disk failed the replica ends.
@@ -367,12 +370,14 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
         let incoming = incoming.map_err(|error| NotBegun::Refused(self.refusal(error).to_string()))?;
         let offset = incoming.offset();
         *current = Some(incoming);
+        self.meters.intake.was(Duration::ZERO);
         Ok(offset)
     }
 
     fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let incoming = current.as_mut().ok_or_else(|| io::Error::other("no snapshot is under way"))?;
+        self.meters.intake.was(Duration::ZERO);
         incoming.append(offset, bytes).map_err(|error| io::Error::other(self.refusal(error)))
     }
 

@@ -32,7 +32,7 @@ use self::backlog::ConfirmedReads;
 use self::requests::PendingRead;
 use self::timings::Timings;
 use self::waiting::WaitingWrites;
-use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
+use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
 use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, Time, WriteId};
 use crate::replica::Tuning;
@@ -116,22 +116,40 @@ pub struct Engine<P: Protocol, S: StateMachine> {
 /// What an engine counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// How often it became a candidate.
+    /// In how many terms it was a candidate. To ask whether to ask for votes (the pre-vote) begins no term.
     pub elections: u64,
-    /// How often it became the leader.
+    /// In how many terms it became the leader.
     pub elections_won: u64,
     /// Messages that no sound peer sends.
     pub violations: u64,
-    /// The part that it played last.
-    role: Option<Role>,
+    /// The term in which it was seen last.
+    term: Option<Term>,
+    /// The last term in which it stood for election, and the last one that it led.
+    stood_in: Option<Term>,
+    led: Option<Term>,
 }
 
 impl Counts {
-    fn role_changed(&mut self, role: Role) {
-        if self.role.replace(role) != Some(role) {
-            self.elections += u64::from(role == Role::Candidate);
-            self.elections_won += u64::from(role == Role::Leader);
+    /// Whoever is seen as a candidate when a term begins has begun it; so has its leader, who may have been elected
+    /// within one step. In the term in which it was before, a candidate only asks whether to ask.
+    fn role_changed(&mut self, role: Role, term: Term) {
+        let begins = self.term.replace(term).is_some_and(|before| before < term);
+        let stands = role == Role::Leader || (role == Role::Candidate && begins);
+        if stands && self.stood_in.replace(term) != Some(term) {
+            self.elections += 1;
         }
+        if role == Role::Leader && self.led.replace(term) != Some(term) {
+            self.elections_won += 1;
+        }
+    }
+
+    /// What was counted since `before`, which was this at that time.
+    pub fn since(&self, before: &Counts) -> [u64; 3] {
+        [
+            self.elections - before.elections,
+            self.elections_won - before.elections_won,
+            self.violations - before.violations,
+        ]
     }
 }
 
@@ -515,7 +533,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         match event {
             Event::RoleChanged { role, term, leader } => {
                 self.routing_changed();
-                self.counts.role_changed(role);
+                self.counts.role_changed(role, term);
                 let whom = match leader {
                     Some(leader) if role != Role::Leader => format!(", leader is {}", leader.name),
                     _ => String::new(),
@@ -569,5 +587,31 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     fn report(&mut self, line: String) {
         self.actions.push(Action::Report(line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_each_candidacy_and_leadership_once_for_each_term() {
+        let mut counts = Counts::default();
+        let mut after = |role, term| {
+            counts.role_changed(role, Term(term));
+            (counts.elections, counts.elections_won)
+        };
+        assert_eq!(after(Role::Follower, 4), (0, 0));
+        // It asks whether to ask, and then asks.
+        assert_eq!(after(Role::Candidate, 4), (0, 0));
+        assert_eq!(after(Role::Candidate, 5), (1, 0));
+        // Votes were split: it tries again without having been anything else meanwhile.
+        assert_eq!(after(Role::Candidate, 6), (2, 0));
+        assert_eq!(after(Role::Leader, 6), (2, 1));
+        // Nothing is new but whom it believes in.
+        assert_eq!(after(Role::Leader, 6), (2, 1));
+        // Elected within one step, by its own vote.
+        assert_eq!(after(Role::Leader, 8), (3, 2));
+        assert_eq!(after(Role::Follower, 9), (3, 2));
     }
 }
