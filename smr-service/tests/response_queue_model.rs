@@ -179,7 +179,11 @@ fn explore(answers: &'static [u8], short_write: Option<usize>, asks: Asks) {
                     })
                     .collect();
                 let queue = LoomArc::clone(&queue);
-                thread::spawn(move || tags.into_iter().for_each(|tag| queue.deliver_now(tag, ClientResponse::Done)))
+                thread::spawn(move || {
+                    tags.into_iter().for_each(|tag| {
+                        queue.deliver_now(tag, ClientResponse::Done);
+                    })
+                })
             })
             .collect();
         if asks == Asks::UntilItIsAnswered {

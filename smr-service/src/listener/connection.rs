@@ -20,7 +20,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::handshake::{self, Welcomed};
-use super::queue::{Admission, Queue, Turn};
+use super::meter::OutcomeName;
+use super::queue::{Admission, Ended, Queue, Told, Turn};
 use super::{Backend, Label, ListenerLimits, Phase, RequestMeter, Shared, response_of};
 use crate::frames::{ClientResponse, KIND_REQUEST, RequestFrame, number_of};
 
@@ -44,12 +45,18 @@ struct Responder<B: Backend> {
 }
 
 impl<B: Backend> Responder<B> {
-    /// Counts an answer that is about to be delivered.
-    fn count(&self, tag: u64, response: &ClientResponse<B::Map>) {
-        if let Some(meter) = &self.meter
-            && let Some((kind, is_long, began)) = self.queue.under_way(tag)
+    /// Hands an answer over to `deliver`, and counts what the client was really told.
+    fn answer(&self, response: ClientResponse<B::Map>, deliver: impl FnOnce(ClientResponse<B::Map>) -> Option<Ended>) {
+        let answer = OutcomeName::of(&response);
+        if let Some(ended) = deliver(response)
+            && let (Some(meter), Some(began)) = (&self.meter, ended.began)
         {
-            meter.ended(kind, is_long, response, began.elapsed());
+            let outcome = match ended.told {
+                Told::Answer => answer,
+                Told::Busy => OutcomeName::BUSY,
+                Told::Nothing => OutcomeName::DROPPED,
+            };
+            meter.ended(ended.kind, ended.is_long, outcome, began.elapsed());
         }
     }
 }
@@ -57,14 +64,12 @@ impl<B: Backend> Responder<B> {
 impl<B: Backend> ReplySink for Responder<B> {
     fn deliver(&self, tag: u64, outcome: Outcome) {
         let response = response_of(&*self.backend, outcome);
-        self.count(tag, &response);
-        self.queue.deliver(tag, response);
+        self.answer(response, |response| self.queue.deliver(tag, response));
     }
 
     fn deliver_now(&self, tag: u64, outcome: Outcome) {
         let response = response_of(&*self.backend, outcome);
-        self.count(tag, &response);
-        self.queue.deliver_now(tag, response);
+        self.answer(response, |response| self.queue.deliver_now(tag, response));
     }
 
     fn has_room(&self) -> bool {
@@ -237,8 +242,7 @@ async fn take_request<B: Backend>(
                 Some(label) => responder.backend.ask_labelled(label, ask, epoch, reply),
             };
             if let Some(body) = answered {
-                responder.count(tag, &body);
-                responder.queue.deliver(tag, body);
+                responder.answer(body, |body| responder.queue.deliver(tag, body));
             }
         }
         // A client that keeps asking without listening is not read any further.

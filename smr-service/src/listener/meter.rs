@@ -8,7 +8,7 @@ use smr::durations::{DurationCounts, Durations};
 use crate::frames::{ClientResponse, RequestKind};
 
 /// The kinds of answers, as they are called in metrics.
-const OUTCOMES: [&str; 14] = [
+const OUTCOMES: [&str; 15] = [
     "ok",
     "not_leader",
     "wrong_partition",
@@ -23,6 +23,8 @@ const OUTCOMES: [&str; 14] = [
     "no_map",
     "occupied",
     "disqualified",
+    // There was an answer, and no connection any more to say it to.
+    "dropped",
 ];
 
 /// What each kind of request is called, in the order of [`RequestKind`]; a read whose answer comes in parts is a long one.
@@ -54,16 +56,15 @@ pub struct RequestCounts {
 
 impl RequestMeter {
     /// A request has ended, after this long.
-    pub(super) fn ended<M>(&self, kind: RequestKind, is_long: bool, response: &ClientResponse<M>, took: Duration) {
+    pub(super) fn ended(&self, kind: RequestKind, is_long: bool, outcome: OutcomeName, took: Duration) {
         let of_kind = &self.kinds[if is_long { LONG_READ } else { kind as usize }];
-        of_kind.outcomes[outcome_of(response)].fetch_add(1, Ordering::Relaxed);
+        of_kind.outcomes[outcome.0].fetch_add(1, Ordering::Relaxed);
         of_kind.durations.record(took);
     }
 
     /// A request was not admitted.
     pub(super) fn denied(&self, kind: RequestKind) {
-        const BUSY: usize = 3;
-        self.kinds[kind as usize].outcomes[BUSY].fetch_add(1, Ordering::Relaxed);
+        self.kinds[kind as usize].outcomes[OutcomeName::BUSY.0].fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was counted so far, by kind.
@@ -82,7 +83,20 @@ impl RequestMeter {
     }
 }
 
-/// The place in [`OUTCOMES`].
+/// What an outcome is called: its place in [`OUTCOMES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OutcomeName(usize);
+
+impl OutcomeName {
+    pub(super) const BUSY: OutcomeName = OutcomeName(3);
+    pub(super) const DROPPED: OutcomeName = OutcomeName(14);
+
+    /// The one that a client hears.
+    pub(super) fn of<M>(response: &ClientResponse<M>) -> OutcomeName {
+        OutcomeName(outcome_of(response))
+    }
+}
+
 fn outcome_of<M>(response: &ClientResponse<M>) -> usize {
     match response {
         ClientResponse::NotLeader { .. } => 1,
@@ -112,10 +126,10 @@ mod tests {
     fn ended_and_denied_are_counted_by_kind_and_outcome() {
         let meter = RequestMeter::default();
         let took = Duration::from_millis(1);
-        let ok = ClientResponse::<()>::Answer(Bytes::new());
-        meter.ended(RequestKind::Write, false, &ok, took);
-        meter.ended(RequestKind::Read, true, &ok, took);
-        meter.ended(RequestKind::Read, false, &ClientResponse::<()>::DiskFull, took);
+        let ok = OutcomeName::of(&ClientResponse::<()>::Answer(Bytes::new()));
+        meter.ended(RequestKind::Write, false, ok, took);
+        meter.ended(RequestKind::Read, true, ok, took);
+        meter.ended(RequestKind::Read, false, OutcomeName::of(&ClientResponse::<()>::DiskFull), took);
         meter.denied(RequestKind::Read);
         let read = meter.read();
         let count = |kind: &str, outcome: &str| {
@@ -142,6 +156,7 @@ mod tests {
             assert_eq!(KINDS[kind as usize], name);
         }
         assert_eq!(OUTCOMES[outcome_of(&ClientResponse::<()>::Busy { retry_after_ms: 1 })], "busy");
+        assert_eq!((OUTCOMES[OutcomeName::BUSY.0], OUTCOMES[OutcomeName::DROPPED.0]), ("busy", "dropped"));
         assert_eq!(OUTCOMES[outcome_of(&ClientResponse::<()>::OutOfService(String::new()))], "out_of_service");
         assert_eq!(OUTCOMES[outcome_of(&ClientResponse::<()>::NoMap)], "no_map");
         assert_eq!(OUTCOMES[outcome_of(&ClientResponse::<()>::DiskFull)], "disk_full");

@@ -55,6 +55,28 @@ pub(super) enum Turn {
     End,
 }
 
+/// An admitted request that has ended, and what its connection was told.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) kind: RequestKind,
+    /// The answer came in parts.
+    pub(super) is_long: bool,
+    /// When it was read, if someone wants to know.
+    pub(super) began: Option<Moment>,
+    pub(super) told: Told,
+}
+
+/// What a connection was told of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The answer.
+    Answer,
+    /// `Busy`: there was no room for the answer.
+    Busy,
+    /// Nothing: the connection has ended, now or before.
+    Nothing,
+}
+
 /// See the module.
 pub(super) struct Queue<M: Map> {
     state: Mutex<State<M>>,
@@ -210,21 +232,14 @@ impl<M: Map> Queue<M> {
         Admission::Granted(tag as u64)
     }
 
-    /// What kind of request it is that is under way, whether its answer comes in parts, and when it began, if someone
-    /// counts.
-    pub(super) fn under_way(&self, tag: u64) -> Option<(RequestKind, bool, Moment)> {
-        let mut state = self.lock();
-        let slot = state.slot(tag)?;
-        Some((slot.kind, slot.scan.is_some(), slot.began?))
-    }
-
-    /// Takes what became of an admitted request. Never blocks.
-    pub(super) fn deliver(&self, tag: u64, body: ClientResponse<M>) {
+    /// Takes what became of an admitted request, and returns what its client hears of it; `None` if there is no such
+    /// request. Never blocks.
+    pub(super) fn deliver(&self, tag: u64, body: ClientResponse<M>) -> Option<Ended> {
         let mut state = self.lock();
         let slot = usize::try_from(tag).ok().and_then(|tag| state.slots.get_mut(tag)?.take());
         let Some(slot) = slot else {
             tracing::error!(tag, "an answer to no request");
-            return;
+            return None;
         };
         state.free.push(tag as usize);
         state.scans -= usize::from(slot.scan.is_some());
@@ -236,16 +251,25 @@ impl<M: Map> Queue<M> {
         // The last part of a long answer was given its room as the others were.
         let kept = if slot.scan.is_some() { usize::MAX } else { kept };
         let fits = weight <= slot.reserved_bytes || (within && (weight <= kept || self.fits(&state, weight)));
-        match (fits, slot.kind.is_harmless()) {
-            (true, _) => self.push(&mut state, ResponseFrame { id: slot.id, body }),
+        let told = match (fits, slot.kind.is_harmless()) {
+            (true, _) => {
+                self.push(&mut state, ResponseFrame { id: slot.id, body });
+                Told::Answer
+            }
             (false, true) => {
                 let body = ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS };
                 self.push(&mut state, ResponseFrame { id: slot.id, body });
+                Told::Busy
             }
             // It happened, and there is no room to say so: the client asks again on another connection, and the replica
             // knows.
-            (false, false) => self.shut(&mut state),
-        }
+            (false, false) => {
+                self.shut(&mut state);
+                Told::Nothing
+            }
+        };
+        let told = if state.open { told } else { Told::Nothing };
+        Some(Ended { kind: slot.kind, is_long: slot.scan.is_some(), began: slot.began, told })
     }
 
     /// Whether there is any room for an answer, and someone who takes it.
@@ -282,12 +306,12 @@ impl<M: Map> Queue<M> {
     }
 
     /// Like [`Queue::deliver`], and writes it at once if nothing else is being written.
-    pub(super) fn deliver_now(&self, tag: u64, body: ClientResponse<M>) {
+    pub(super) fn deliver_now(&self, tag: u64, body: ClientResponse<M>) -> Option<Ended> {
         // The writer finds what is ready by itself, if it is at work.
         let waits = std::mem::take(&mut self.lock().writer_waits);
-        self.deliver(tag, body);
+        let ended = self.deliver(tag, body);
         if !waits {
-            return;
+            return ended;
         }
         // The writer waits for a word, and until it gets one no one else writes.
         let mut state = self.lock();
@@ -307,10 +331,11 @@ impl<M: Map> Queue<M> {
             if state.begun.is_empty() && state.asking {
                 state.writer_waits = true;
                 self.wake_those_who_need_room(&mut state);
-                return;
+                return ended;
             }
         }
         self.writer.notify_one();
+        ended
     }
 
     /// The answer to an admitted request will be a long one. False if the connection has too many of these under way.

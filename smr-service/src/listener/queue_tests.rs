@@ -13,7 +13,7 @@ use smr::wire::SharedOutput;
 use super::ListenerLimits;
 use super::framing::{RETRY_AFTER_MS, next_frame};
 use super::pool::{Held, Share};
-use super::queue::{Admission, RESPONSE_OVERHEAD_BYTES, Turn};
+use super::queue::{Admission, RESPONSE_OVERHEAD_BYTES, Told, Turn};
 use crate::frames::{ClientResponse, RequestKind};
 
 type Queue = super::queue::Queue<()>;
@@ -101,14 +101,18 @@ fn deliver_beyond_answer_bytes_reads_are_busy_and_a_write_ends_the_connection() 
     let queue = queue();
     let large = || ClientResponse::Answer(Bytes::from(vec![0; 1500]));
     let tags: Vec<u64> = (0..3).map(|id| granted(&queue, id, 1, id != 2)).collect();
-    queue.deliver(tags[0], large());
-    queue.deliver(tags[1], large());
+    let told = |tag, body| queue.deliver(tag, body).map(|ended| ended.told);
+    assert_eq!(told(tags[0], large()), Some(Told::Answer));
+    assert_eq!(told(tags[1], large()), Some(Told::Busy), "what is counted is what was said");
+    assert_eq!(told(tags[1], large()), None, "it has ended");
     let bodies: Vec<ClientResponse<()>> = taken(&queue).into_iter().map(|response| response.body).collect();
     assert_eq!(bodies, [large(), ClientResponse::Busy { retry_after_ms: RETRY_AFTER_MS }]);
 
     let other = granted(&queue, 3, 1, true);
-    queue.deliver(other, large());
-    queue.deliver(tags[2], large());
+    let late = granted(&queue, 4, 1, true);
+    assert_eq!(told(other, large()), Some(Told::Busy), "the first one is being written");
+    assert_eq!(told(tags[2], large()), Some(Told::Nothing), "the write ends the connection");
+    assert_eq!(told(late, ClientResponse::Done), Some(Told::Nothing), "no one hears it");
     assert_eq!(queue.take(&mut Vec::new()), Turn::End);
 }
 
