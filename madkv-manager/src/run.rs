@@ -8,6 +8,7 @@ use smr_service::args::BadArgument;
 use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
+use smr_service::notify;
 use smr_service::process::{self, Fatal, Signals};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -50,6 +51,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         runtime: runtime.handle().clone(),
     })?;
     let signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
+    notify::ready();
+    notify::status("starts");
     // The managers' genesis makes the cluster id, and no one else records it; the operator's word is enough.
     opened.settle()?;
     let replica = opened.run(None, None, ManagerState::default())?;
@@ -64,6 +67,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
             replica: replica.clone(),
             listener: listener.watch(),
             probe: encode(&Query::Map),
+            advertised: Box::new(|| None),
             complete: Box::new(|_| {}),
         });
     }

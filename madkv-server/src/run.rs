@@ -16,6 +16,7 @@ use smr::storage::{Succession, Witness};
 use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
+use smr_service::notify;
 use smr_service::process::{self, Fatal, Signals, jittered, say};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -70,6 +71,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         runtime: runtime.handle().clone(),
     })?;
     let mut signals = runtime.block_on(async { Signals::listen(plan.end_with_stdin) })?;
+    notify::ready();
+    notify::status("waits for others");
 
     let agent = {
         let _inside = runtime.enter();
@@ -92,7 +95,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     if let Some(succession) = opened.succession().cloned() {
         let recorded = runtime.block_on(async {
             tokio::select! {
-                recorded = registrar.until_recorded(&succession, complain) => Some(recorded),
+                recorded = registrar.until_recorded(&succession, waits) => Some(recorded),
                 () = signals.next() => None,
             }
         });
@@ -152,11 +155,12 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
     if let Some(surface) = surface {
-        let completing = Arc::clone(&backend);
+        let (completing, advertising, replica_id) = (Arc::clone(&backend), Arc::clone(&backend), plan.replica);
         surface.serves(Served {
             replica: replica.clone(),
             listener: listener.watch(),
             probe: Query::Get { key: b"" }.encode(),
+            advertised: Box::new(move || advertising.servers().get(usize::from(replica_id)).cloned()),
             complete: Box::new(move |status| completing.complete(status)),
         });
     }
@@ -210,7 +214,7 @@ async fn first_verdict(registrar: &Registrar, member: Membership, has_map: bool,
         let limit = Duration::from_millis(FIRST_ANSWER_MAX_MS);
         return tokio::time::timeout(limit, registrar.one_round(member)).await.ok()?.ok();
     }
-    Some(registrar.until_answered(member, complain).await)
+    Some(registrar.until_answered(member, waits).await)
 }
 
 fn superseded(plan: &Plan, succession: &Succession, incumbent: Incumbent) -> String {
@@ -248,6 +252,12 @@ fn remembered(plan: &Plan) -> Option<ClusterMap> {
         say(PROGRAM, &format!("{error}; asking the managers again"));
         None
     })
+}
+
+/// While nothing is served yet.
+fn waits(reason: &str) {
+    notify::status(&format!("waits for a manager ({reason})"));
+    complain(reason);
 }
 
 fn complain(reason: &str) {

@@ -701,3 +701,67 @@ async fn clients_that_ask_for_much_and_do_not_read_cost_no_more_than_the_bound_a
     assert_eq!((after.term, after.role), (before.term, Role::Leader), "the leader was deposed");
     drop(crowd);
 }
+
+/// A page of a process, once it has the code.
+async fn page(address: &str, path: &str, code: u16) -> String {
+    eventually("a page", || async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes()).await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        text.starts_with(&format!("HTTP/1.1 {code} ")).then_some(text)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn status_page_names_the_address_that_clients_are_given() {
+    let mut site = Site::new();
+    let http = free_address();
+    // As in a container: on all addresses, none of which is one to dial.
+    site.api = format!("0.0.0.0:{}", site.api.rsplit_once(':').unwrap().1);
+    let _manager = Manager::start(&site.manager, registered());
+    let mut line = site.line();
+    line.extend(["--http_listen".to_owned(), http.clone()]);
+    let _server = Process::start(&line);
+    page(&http, "/readyz", 200).await;
+    let status = page(&http, "/status", 200).await;
+    assert!(status.contains("\"address\":\"127.0.0.1:3777\""), "{status}");
+}
+
+#[tokio::test]
+async fn service_manager_is_not_kept_waiting_by_a_server_that_waits_for_a_manager() {
+    let site = Site::new();
+    let http = free_address();
+    let socket = site.directory.path().join("notify");
+    let listener = tokio::net::UnixDatagram::bind(&socket).unwrap();
+    let heard = async || {
+        let mut bytes = [0; 512];
+        let len = tokio::time::timeout(TIMEOUT, listener.recv(&mut bytes)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    };
+    let mut line = vec!["/usr/bin/env".to_owned(), format!("NOTIFY_SOCKET={}", socket.display())];
+    line.extend(site.line());
+    line.extend(["--http_listen".to_owned(), http.clone()]);
+    let server = Process::start(&line);
+    assert_eq!(heard().await, "READY=1", "no boot waits for it");
+    assert_eq!(heard().await, "STATUS=waits for others");
+    let waits = heard().await;
+    assert!(waits.starts_with("STATUS=waits for a manager ("), "{waits}");
+    // No one may take it for a replica that hangs, nor for one that serves.
+    let numbers = page(&http, "/metrics", 200).await;
+    let starting = numbers.lines().find(|line| line.starts_with("smr_starting{"));
+    assert!(starting.is_some_and(|line| line.ends_with(" 1")), "{numbers}");
+    page(&http, "/readyz", 503).await;
+
+    let _manager = Manager::start(&site.manager, registered());
+    assert_eq!(heard().await, "STATUS=listens for clients");
+    page(&http, "/readyz", 200).await;
+    let numbers = page(&http, "/metrics", 200).await;
+    let starting = numbers.lines().find(|line| line.starts_with("smr_starting{"));
+    assert!(starting.is_some_and(|line| line.ends_with(" 0")), "{numbers}");
+    // All outcomes are there before the first of them, or its increase would not be seen.
+    assert!(numbers.contains("outcome=\"disk_full\"") && numbers.contains("outcome=\"dropped\""), "{numbers}");
+    server.signal(Signal::TERM);
+    assert_eq!(heard().await, "STOPPING=1");
+}

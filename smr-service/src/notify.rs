@@ -13,9 +13,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// Where the service manager listens.
 const SOCKET: &str = "NOTIFY_SOCKET";
 
-/// The process serves from now on.
+/// The process has what it needs of this host: its ports, its directory. It may wait for others yet, and a boot must
+/// not wait for these; whether it serves is known from elsewhere (`/readyz`).
 pub fn ready() {
     tell("READY=1");
+}
+
+/// What the process is at, in one line.
+pub fn status(what: &str) {
+    tell(&format!("STATUS={}", what.replace('\n', " ")));
 }
 
 /// The process has begun to end.

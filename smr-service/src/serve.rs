@@ -29,7 +29,7 @@ impl From<smr::replica::StartError> for Fatal {
 /// Serves at `listener` until a signal comes, then ends in order: no new connections, leadership handed over, what is
 /// under way answered, connections closed. A second signal ends the process at once.
 pub async fn serve_until_signal<B: Backend>(mut signals: Signals, listener: Listener<B>, replica: ReplicaHandle) {
-    notify::ready();
+    notify::status("listens for clients");
     signals.next().await;
     notify::stopping();
     tokio::spawn(async move {

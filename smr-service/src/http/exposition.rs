@@ -14,14 +14,14 @@ pub type Labels = Vec<(&'static str, String)>;
 
 /// The metrics of one scrape. Each name is used once; those of counters end with `_total` in the text, which is not
 /// part of the name here. Names end with their unit where there is one: `_bytes`, `_seconds`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Families {
     /// Stand at each sample.
     labels: Labels,
     families: Vec<Family>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Family {
     name: &'static str,
     help: &'static str,
@@ -29,7 +29,7 @@ struct Family {
     samples: Vec<(Labels, Sample)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Sample {
     Count(u64),
     Number(f64),
@@ -40,6 +40,11 @@ impl Families {
     /// None yet; `labels` will stand at each sample.
     pub fn new(labels: Labels) -> Families {
         Families { labels, families: Vec::new() }
+    }
+
+    /// Adds those of `others`, whose own labels are left out.
+    pub fn append(&mut self, others: &Families) {
+        others.families.iter().cloned().for_each(|family| self.families.push(family));
     }
 
     /// A number that goes up and down.

@@ -18,6 +18,7 @@
 
 mod exposition;
 mod flags;
+mod host;
 mod process;
 mod replica;
 mod server;
@@ -25,7 +26,8 @@ mod server;
 pub use self::exposition::{Families, Labels};
 pub use self::flags::HttpFlags;
 pub use self::replica::{
-    LIVE_WITHIN, PROBE_FRESH, PROBE_TIMEOUT, ReplicaSurface, STATUS_FRESH, STATUS_TIMEOUT, Served, Whom,
+    CAUGHT_UP_WITHIN, DISK_WITHIN, INTAKE_WITHIN, LIVE_WITHIN, PROBE_FRESH, PROBE_TIMEOUT, REFUSAL_FRESH,
+    ReplicaSurface, STATUS_FRESH, STATUS_TIMEOUT, Served, Whom,
 };
 pub use self::server::{
     CONNECTION_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_S, HEADER_TIMEOUT, HEADERS_MAX, HttpListener, REQUEST_MAX_BYTES,

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::statvfs;
 use serde_json::Value;
 use smr::replica::{Outcome, ReplicaHandle, ReplicaMetrics, Request};
 use smr::status::{Advertised, ReplicaStatus, Role, ServiceState};
 use tokio::time::timeout;
 
-use super::{Families, HttpListener, Labels, Page, Surface, process};
+use super::host::Host;
+use super::{Families, HttpListener, Labels, Page, Surface};
 use crate::listener::{ListenerWatch, RequestMeter};
 use crate::process::{Fatal, bind, say};
 use crate::status_json::{self, Whose};
@@ -21,13 +21,22 @@ use crate::status_json::{self, Whose};
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// What it said of itself counts this long: whoever asks more often costs it nothing more.
 pub const STATUS_FRESH: Duration = Duration::from_millis(50);
-/// A replica that has not described itself for this long since it was first asked in vain is not live.
+/// A replica that has neither described itself nor done anything for this long since it was first asked in vain is not
+/// live.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 /// How long a probe may take: a read that a leader asks itself.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A probe that went through counts this long. So a replica is ready if a read went through within this time, or goes
 /// through within [`PROBE_TIMEOUT`] from now on.
 pub const PROBE_FRESH: Duration = Duration::from_secs(1);
+/// A probe that failed counts this long, whoever asks meanwhile.
+pub const REFUSAL_FRESH: Duration = Duration::from_millis(250);
+/// A follower is ready if, this long ago or later, its leader named a commit index that it has reached by now.
+pub const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(3);
+/// A replica whose disk has been at work on one batch for this long is not ready.
+pub const DISK_WITHIN: Duration = Duration::from_secs(5);
+/// A follower that takes in a snapshot is not ready; one that has not got further for this long was given up.
+pub const INTAKE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Which replica it is, and where.
 #[derive(Clone, Debug)]
@@ -36,7 +45,7 @@ pub struct Whom {
     pub group: String,
     /// Its number in the group.
     pub replica: u16,
-    /// Where it listens for clients.
+    /// Where it listens for clients. Shown until it knows by which address they reach it.
     pub address: String,
     /// Its directory.
     pub directory: PathBuf,
@@ -52,6 +61,8 @@ pub struct Served {
     pub listener: ListenerWatch,
     /// A query that costs little, for probes.
     pub probe: Bytes,
+    /// The address by which clients reach it, once that is known.
+    pub advertised: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// Adds to its description what the replica itself cannot know.
     pub complete: Box<dyn Fn(&mut ReplicaStatus) + Send + Sync>,
 }
@@ -63,27 +74,31 @@ pub struct ReplicaSurface(Arc<Shared>);
 
 struct Shared {
     whom: Whom,
-    started: SystemTime,
     requests: Arc<RequestMeter>,
     served: OnceLock<Served>,
     seen: tokio::sync::Mutex<Option<Seen>>,
     /// When the replica was first asked in vain, since it last answered.
     silent_since: Mutex<Option<Instant>>,
-    /// When a probe last went through; one at a time is under way.
-    proven: tokio::sync::Mutex<Option<Instant>>,
+    /// What came of the last probe, and when; one at a time is under way.
+    proven: tokio::sync::Mutex<Option<(Instant, Result<(), String>)>>,
+    host: Host,
 }
 
+#[derive(Clone)]
 struct Seen {
     at: Instant,
     what: Result<Arc<ReplicaStatus>, String>,
+    /// It is at work, whatever it says.
+    is_at_work: bool,
 }
 
 impl ReplicaSurface {
     /// Of a process that starts.
     pub fn new(whom: Whom) -> ReplicaSurface {
+        let host = Host::new(whom.directory.clone(), SystemTime::now());
         ReplicaSurface(Arc::new(Shared {
             whom,
-            started: SystemTime::now(),
+            host,
             requests: Arc::default(),
             served: OnceLock::new(),
             seen: tokio::sync::Mutex::default(),
@@ -130,7 +145,8 @@ impl Surface for ReplicaSurface {
     fn status(&self) -> Page<Result<Value, Value>> {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
-            let Whom { group, replica, address, .. } = &shared.whom;
+            let Whom { group, replica, .. } = &shared.whom;
+            let address = &shared.address();
             let whose = Whose { group, replica: *replica, address };
             match shared.status().await {
                 Ok(status) => Ok(Value::Object(status_json::described(whose, &status, status.commit.0))),
@@ -146,17 +162,27 @@ impl Surface for ReplicaSurface {
 }
 
 impl Shared {
+    /// Where clients reach the replica: where it listens may be an address of which no one is told.
+    fn address(&self) -> String {
+        let advertised = self.served.get().and_then(|served| (served.advertised)());
+        advertised.unwrap_or_else(|| self.whom.address.clone())
+    }
+
     /// What the replica says of itself, or why it says nothing.
     async fn status(&self) -> Result<Arc<ReplicaStatus>, String> {
         let served = self.served.get().ok_or_else(|| "starting".to_owned())?;
+        self.see(served).await.what
+    }
+
+    async fn see(&self, served: &Served) -> Seen {
         let mut seen = self.seen.lock().await;
-        if let Some(Seen { at, what }) = &*seen
-            && at.elapsed() < STATUS_FRESH
-        {
-            return what.clone();
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.at.elapsed() < STATUS_FRESH) {
+            return seen.clone();
         }
         let asked_at = Instant::now();
-        let what = match timeout(STATUS_TIMEOUT, served.replica.ask(Request::Status)).await {
+        let asked = timeout(STATUS_TIMEOUT, served.replica.ask(Request::Status)).await;
+        let is_at_work = is_at_work(asked.as_ref().ok(), served.replica.metrics().since_turn);
+        let what = match asked {
             Ok(Some(Outcome::Status(mut status))) => {
                 (served.complete)(&mut status);
                 Ok(Arc::from(status))
@@ -168,25 +194,27 @@ impl Shared {
         };
         {
             let mut silent_since = locked(&self.silent_since);
-            *silent_since = if what.is_ok() { None } else { silent_since.or(Some(asked_at)) };
+            *silent_since = if is_at_work { None } else { silent_since.or(Some(asked_at)) };
         }
-        *seen = Some(Seen { at: Instant::now(), what: what.clone() });
-        what
+        let present = Seen { at: Instant::now(), what, is_at_work };
+        *seen = Some(present.clone());
+        present
     }
 
     async fn live(&self) -> Result<(), String> {
-        if self.served.get().is_none() || self.status().await.is_ok() {
+        let Some(served) = self.served.get() else { return Ok(()) };
+        if self.see(served).await.is_at_work {
             return Ok(());
         }
         let silent = locked(&self.silent_since).map_or(Duration::ZERO, |since| since.elapsed());
         if silent < LIVE_WITHIN {
             return Ok(());
         }
-        Err(format!("the replica has not answered for {} s", silent.as_secs()))
+        Err(format!("the replica has neither answered nor done anything for {} s", silent.as_secs()))
     }
 
-    /// A leader proves itself by a read. A follower takes its leader's word: that one falls silent within two election
-    /// timeouts if it has no quorum, and then this one believes in no leader.
+    /// A leader proves itself by a read; a follower by what its leader says, which falls silent within two election
+    /// timeouts if it has no quorum.
     async fn ready(&self) -> Result<(), String> {
         let status = self.status().await?;
         match &status.service_state {
@@ -194,31 +222,29 @@ impl Shared {
             ServiceState::Uninitialized => return Err("waits for its group to be founded".to_owned()),
             ServiceState::Quarantined { reason } => return Err(format!("quarantined: {reason}")),
         }
+        let Some(served) = self.served.get() else { return Err("starting".to_owned()) };
+        let metrics = served.replica.metrics();
+        if metrics.sync_under_way >= DISK_WITHIN {
+            return Err(format!("its disk has been at work on one batch for {} s", metrics.sync_under_way.as_secs()));
+        }
         match (status.role, status.leader) {
-            (Role::Leader, _) => self.prove().await,
-            (Role::Follower, Some(_)) => Ok(()),
+            (Role::Leader, _) => self.prove(served).await,
+            (Role::Follower, Some(_)) => follows(&metrics),
             (Role::Learner, _) => Err("has no vote yet".to_owned()),
             (Role::Candidate | Role::Follower, _) => Err("knows no leader".to_owned()),
         }
     }
 
-    async fn prove(&self) -> Result<(), String> {
-        let Some(served) = self.served.get() else { return Err("starting".to_owned()) };
+    async fn prove(&self, served: &Served) -> Result<(), String> {
         let mut proven = self.proven.lock().await;
-        if proven.is_some_and(|at| at.elapsed() < PROBE_FRESH) {
-            return Ok(());
+        if let Some((at, verdict)) = &*proven
+            && at.elapsed() < if verdict.is_ok() { PROBE_FRESH } else { REFUSAL_FRESH }
+        {
+            return verdict.clone();
         }
-        let read = served.replica.ask(Request::Read { query: served.probe.clone() });
-        match timeout(PROBE_TIMEOUT, read).await {
-            Ok(Some(Outcome::Answer(_))) => {
-                *proven = Some(Instant::now());
-                Ok(())
-            }
-            Ok(Some(Outcome::NotLeader(_))) => Err("has just lost its leadership".to_owned()),
-            Ok(Some(outcome)) => Err(format!("a read did not go through: {outcome:?}")),
-            Ok(None) => Err("a read did not go through: the replica ends".to_owned()),
-            Err(_) => Err(format!("a read did not go through within {} s", PROBE_TIMEOUT.as_secs())),
-        }
+        let verdict = probe(served).await;
+        *proven = Some((Instant::now(), verdict.clone()));
+        verdict
     }
 
     async fn metrics(&self) -> Families {
@@ -226,13 +252,19 @@ impl Shared {
         let mut families = Families::new(vec![("group", group.clone()), ("replica", replica.to_string())]);
         let version = vec![("version", (*version).to_owned())];
         families.gauges("smr_build", "The version of the program; always 1", [(version, 1)]);
-        let status = self.status().await;
-        let what = "Whether it has described itself for this scrape; if not, what follows from that is left out";
-        families.gauge("smr_answers", what, u64::from(status.is_ok()));
-        if let Ok(status) = &status {
+        let served = self.served.get();
+        let what = "Whether the process waits for something before its replica begins, a manager for example";
+        families.gauge("smr_starting", what, u64::from(served.is_none()));
+        let seen = match served {
+            Some(served) => Some(self.see(served).await),
+            None => None,
+        };
+        let what = "Whether the replica is at work; what it says of itself is left out if it has not said it in time";
+        families.gauge("smr_answers", what, u64::from(seen.as_ref().is_some_and(|seen| seen.is_at_work)));
+        if let Some(Seen { what: Ok(status), .. }) = &seen {
             add_status(&mut families, status);
         }
-        if let Some(served) = self.served.get() {
+        if let Some(served) = served {
             add_parts(&mut families, &served.replica.metrics());
             let what = "Connections of clients, those included that have not said who they are";
             families.gauge("smr_client_connections", what, served.listener.connections() as u64);
@@ -240,21 +272,15 @@ impl Shared {
             families.gauge("smr_client_bytes", what, served.listener.held_bytes() as u64);
         }
         self.add_requests(&mut families);
-        if let Ok(room) = statvfs(&self.whom.directory) {
-            let what = "Room that is left on the disk of its directory";
-            families.gauge("smr_disk_free_bytes", what, room.f_bavail.saturating_mul(room.f_frsize));
-            families.gauge("smr_disk_size_bytes", "Size of that disk", room.f_blocks.saturating_mul(room.f_frsize));
-        }
-        process::add(&mut families, self.started);
+        families.append(&self.host.present().await);
         families
     }
 
     fn add_requests(&self, families: &mut Families) {
         let counts = self.requests.read();
+        // All of them from the beginning: an increase is only seen of what was there before.
         let outcomes = counts.iter().flat_map(|counts| {
-            // Those that never came are noise, but each kind is there from the beginning.
-            let that_came = counts.outcomes.iter().filter(|(outcome, count)| *count > 0 || *outcome == "ok");
-            that_came.map(|(outcome, count)| {
+            counts.outcomes.iter().map(|(outcome, count)| {
                 (vec![("kind", counts.kind.to_owned()), ("outcome", (*outcome).to_owned())], *count)
             })
         });
@@ -262,6 +288,43 @@ impl Shared {
         let what = "From when a request was read to when its answer waits to be written";
         let durations = counts.iter().map(|counts| (vec![("kind", counts.kind.to_owned())], counts.durations));
         families.durations("smr_request_duration_seconds", what, durations);
+    }
+}
+
+/// Whether a replica is at work that was asked for its description: it has answered, or too many ask and its turns go
+/// on. One whose queue is full because it hangs says `Busy`, too.
+fn is_at_work(answer: Option<&Option<Outcome>>, since_turn: Option<Duration>) -> bool {
+    match answer {
+        Some(Some(Outcome::Status(_) | Outcome::OutOfService(_))) => true,
+        Some(Some(Outcome::Busy { .. })) | None => since_turn.is_some_and(|since| since < LIVE_WITHIN),
+        Some(_) => false,
+    }
+}
+
+/// Whether a follower keeps up with its leader, or why not.
+fn follows(metrics: &ReplicaMetrics) -> Result<(), String> {
+    if metrics.since_intake.is_some_and(|since| since < INTAKE_WITHIN) {
+        return Err("takes in a snapshot".to_owned());
+    }
+    if metrics.since_caught_up.is_some_and(|since| since < CAUGHT_UP_WITHIN) {
+        return Ok(());
+    }
+    let lag = metrics.leader_commit.0.saturating_sub(metrics.applied.0);
+    match metrics.since_leader {
+        Some(since) if since >= CAUGHT_UP_WITHIN => Err(format!("has not heard its leader for {} s", since.as_secs())),
+        Some(_) if lag > 0 => Err(format!("lacks {lag} entries, and has for {} s", CAUGHT_UP_WITHIN.as_secs())),
+        _ => Err("has not yet heard how far its group is".to_owned()),
+    }
+}
+
+async fn probe(served: &Served) -> Result<(), String> {
+    let read = served.replica.ask(Request::Read { query: served.probe.clone() });
+    match timeout(PROBE_TIMEOUT, read).await {
+        Ok(Some(Outcome::Answer(_))) => Ok(()),
+        Ok(Some(Outcome::NotLeader(_))) => Err("has just lost its leadership".to_owned()),
+        Ok(Some(outcome)) => Err(format!("a read did not go through: {outcome:?}")),
+        Ok(None) => Err("a read did not go through: the replica ends".to_owned()),
+        Err(_) => Err(format!("a read did not go through within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
@@ -308,6 +371,8 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
     families.gauge("smr_snapshot_bytes", "Its newest snapshot", metrics.snapshot_bytes);
     let what = "How long making a batch of writes durable takes";
     families.durations("smr_sync_duration_seconds", what, [(Labels::new(), metrics.syncs)]);
+    let what = "For how long the disk has been at work on its present batch; 0 while it has none";
+    families.gauge_f64("smr_sync_under_way_seconds", what, metrics.sync_under_way.as_secs_f64());
     let queue = |name: &str, depth| (vec![("queue", name.to_owned())], depth);
     families.gauges(
         "smr_queue_depth",
@@ -322,8 +387,8 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
     );
     let what = "Bytes of messages from other replicas that wait to be taken in";
     families.gauge("smr_inputs_queued_bytes", what, metrics.inputs_queued_bytes);
-    families.counter("smr_elections", "How often it became a candidate", metrics.elections);
-    families.counter("smr_elections_won", "How often it became the leader", metrics.elections_won);
+    families.counter("smr_elections", "In how many terms it was a candidate", metrics.elections);
+    families.counter("smr_elections_won", "In how many terms it became the leader", metrics.elections_won);
     families.counter("smr_violations", "Messages that no sound replica sends", metrics.violations);
     let Some(transport) = &metrics.transport else { return };
     let reason = |name: &str, count| (vec![("reason", name.to_owned())], count);
@@ -368,4 +433,45 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use smr::entry::Index;
+
+    use super::*;
+
+    const SHORT: Option<Duration> = Some(Duration::from_millis(100));
+
+    fn metrics(applied: u64, commit: u64, since_caught_up: Option<Duration>) -> ReplicaMetrics {
+        let (applied, leader_commit) = (Index(applied), Index(commit));
+        ReplicaMetrics { applied, leader_commit, since_caught_up, since_leader: SHORT, ..ReplicaMetrics::default() }
+    }
+
+    #[test]
+    fn follower_is_ready_only_if_it_has_lately_reached_what_its_leader_said() {
+        assert_eq!(follows(&metrics(90, 100, SHORT)), Ok(()), "under load it is never quite there");
+        let late = Some(CAUGHT_UP_WITHIN);
+        assert!(follows(&metrics(90, 100, late)).unwrap_err().starts_with("lacks 10 entries"));
+        assert!(follows(&metrics(0, 100_000, None)).unwrap_err().starts_with("lacks 100000 entries"));
+        assert!(follows(&metrics(0, 0, None)).unwrap_err().contains("how far"));
+        let silent = ReplicaMetrics { since_leader: late, ..metrics(100, 100, late) };
+        assert!(follows(&silent).unwrap_err().contains("has not heard its leader"));
+        let installs = ReplicaMetrics { since_intake: SHORT, ..metrics(100, 100, SHORT) };
+        assert!(follows(&installs).unwrap_err().contains("snapshot"));
+        let given_up = ReplicaMetrics { since_intake: Some(INTAKE_WITHIN), ..metrics(100, 100, SHORT) };
+        assert_eq!(follows(&given_up), Ok(()));
+    }
+
+    #[test]
+    fn busy_or_late_is_at_work_as_long_as_turns_go_on() {
+        let busy = Some(Outcome::Busy { retry_after_ms: 1 });
+        for answer in [Some(&busy), None] {
+            assert!(is_at_work(answer, SHORT));
+            assert!(!is_at_work(answer, Some(LIVE_WITHIN)), "its queue is full because it hangs");
+            assert!(!is_at_work(answer, None));
+        }
+        assert!(is_at_work(Some(&Some(Outcome::OutOfService("ends".to_owned()))), None));
+        assert!(!is_at_work(Some(&None), SHORT), "it has ended");
+    }
 }
