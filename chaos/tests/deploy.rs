@@ -19,6 +19,8 @@ use serde_json::Value;
 use yaml_rust2::{Yaml, YamlLoader};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Labels that Prometheus itself adds.
+const OF_PROMETHEUS: [&str; 2] = ["job", "instance"];
 /// Paths that a process answers.
 const PATHS: [&str; 4] = ["/metrics", "/livez", "/readyz", "/status"];
 
@@ -114,6 +116,46 @@ fn metrics_in(expression: &str) -> impl Iterator<Item = &str> {
         .filter(|word| word.starts_with("smr_") || word.starts_with("process_"))
 }
 
+/// The conditions on labels in an expression: the metric, the label, and the values of which one is wanted.
+fn conditions(expression: &str) -> Vec<(String, String, Vec<String>)> {
+    let mut found = Vec::new();
+    for (position, _) in expression.match_indices('{') {
+        let metric = metrics_in(&expression[..position]).last().unwrap_or("").to_owned();
+        let metric = if expression[..position].ends_with(&metric) { metric } else { String::new() };
+        let inside = &expression[position + 1..position + expression[position..].find('}').unwrap()];
+        for condition in inside.split(',') {
+            let end = condition.find(['=', '!']).unwrap_or_else(|| panic!("{expression}: {condition:?}"));
+            let (label, value) = condition.split_at(end);
+            let value = value.trim_start_matches(['=', '!', '~']).trim_matches('"');
+            let values = value.split('|').filter(|value| !value.starts_with('$')).map(str::to_owned).collect();
+            found.push((metric.clone(), label.trim().to_owned(), values));
+        }
+    }
+    found
+}
+
+/// The labels that an expression groups by.
+fn grouped_by(expression: &str) -> impl Iterator<Item = &str> {
+    let lists = ["by (", "without (", "on ("].into_iter().flat_map(|word| expression.split(word).skip(1));
+    lists.flat_map(|rest| rest.split(')').next().unwrap_or("").split(',')).map(str::trim)
+}
+
+#[test]
+fn conditions_and_groups_of_an_expression_are_found() {
+    let expression = r#"sum by (group, le) (rate(smr_a_bucket{kind="write",outcome!="ok"}[5m])) / smr_b{c=~"d|e"}"#;
+    let owned = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+    let condition = |metric: &str, label: &str, values| (metric.to_owned(), label.to_owned(), owned(values));
+    assert_eq!(
+        conditions(expression),
+        [
+            condition("smr_a_bucket", "kind", &["write"]),
+            condition("smr_a_bucket", "outcome", &["ok"]),
+            condition("smr_b", "c", &["d", "e"])
+        ]
+    );
+    assert_eq!(grouped_by(expression).collect::<Vec<_>>(), ["group", "le"]);
+}
+
 fn strings<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
@@ -139,9 +181,12 @@ fn metrics_in_dashboard_and_alerts_are_those_of_real_processes() {
     cluster.start_all().unwrap();
     cluster.wait_ready(TIMEOUT).unwrap();
     let mut there = BTreeSet::new();
+    let mut samples = Vec::new();
     for node in shape.nodes() {
         let address = cluster.http_address(node).unwrap();
-        there.extend(Scrape::of(address).unwrap().names());
+        let scrape = Scrape::of(address).unwrap();
+        there.extend(scrape.names());
+        samples.extend(scrape.samples);
         for path in PATHS {
             assert_ne!(get(address, path).unwrap().code, 404, "{path}");
         }
@@ -168,9 +213,24 @@ fn metrics_in_dashboard_and_alerts_are_those_of_real_processes() {
     for expression in expressions {
         // Prometheus itself has `up`.
         let named: Vec<&str> = metrics_in(expression).collect();
-        assert!(!named.is_empty() || expression.starts_with("up{"), "{expression}");
+        assert!(!named.is_empty() || expression.contains("up{"), "{expression}");
         for name in named {
             assert!(there.contains(name), "{expression}: no process has {name}, but {there:#?}");
+        }
+        for (metric, label, values) in
+            conditions(expression).iter().filter(|(_, label, _)| !OF_PROMETHEUS.contains(&label.as_str()))
+        {
+            let has = |value: &str| {
+                let fits = |name: &str| metric.is_empty() || name == metric;
+                samples
+                    .iter()
+                    .any(|sample| fits(&sample.name) && sample.labels.get(label).is_some_and(|has| has == value))
+            };
+            let missing: Vec<_> = values.iter().filter(|value| !has(value)).collect();
+            assert!(missing.is_empty(), "{expression}: nothing has {label} {missing:?}");
+        }
+        for label in grouped_by(expression).filter(|label| !OF_PROMETHEUS.contains(label)) {
+            assert!(samples.iter().any(|sample| sample.labels.contains_key(label)), "{expression}: no one has {label}");
         }
     }
 }
@@ -198,7 +258,12 @@ fn systemd_units_name_programs_flags_and_settings_that_there_are() {
         {
             assert_eq!(value(name), expected, "{unit}: {name}");
         }
-        assert_eq!(value("TimeoutStartSec"), "infinity", "a server may have to wait for a manager");
+        assert_eq!(value("TimeoutStartSec"), "infinity", "a large directory takes a while to open");
+        let user = value("User");
+        assert!(read("systemd/madkv.sysusers").lines().any(|line| line.starts_with(&format!("u {user} "))), "{user}");
+        // As the containers: a directory keeps the engine that it was made with.
+        assert!(read(settings).contains("MORE_FLAGS=--log_engine segments\n"), "{settings}");
+        assert!(read("container/compose.yaml").contains("--log_engine=segments"));
 
         let name_of = |line: &str| line.split_once('=').map(|(name, _)| name.to_owned());
         let example = read(settings);
@@ -242,6 +307,14 @@ fn containers_run_programs_of_the_image_at_ports_that_are_published() {
     let compose = &yaml(file)[0];
     let services = compose["services"].as_hash().unwrap();
     let names: BTreeSet<&str> = services.keys().map(|name| name.as_str().unwrap()).collect();
+    let lines: BTreeMap<&str, Line> = services
+        .iter()
+        .map(|(name, service)| {
+            let words = service["command"].as_vec().unwrap().iter().map(|word| word.as_str().unwrap().to_owned());
+            let name = name.as_str().unwrap();
+            (name, Line::of(&format!("{file}, {name}"), &words.collect::<Vec<_>>()))
+        })
+        .collect();
     let mut ports = BTreeSet::new();
     let (mut managers, mut servers) = (0, 0);
     for (name, service) in services {
@@ -254,8 +327,19 @@ fn containers_run_programs_of_the_image_at_ports_that_are_published() {
         // Whom it dials are services of this file.
         for (flag, value) in line.flags.iter().filter(|(flag, _)| flag.ends_with("_addrs")) {
             for address in value.split(',') {
-                let (host, _) = address.rsplit_once(':').unwrap();
+                let (host, port) = address.rsplit_once(':').unwrap();
                 assert!(names.contains(host), "{name}: {flag} {address}");
+                // Whoever is dialled listens there, for this.
+                let dialled = match flag.as_str() {
+                    "--peer_addrs" => "peers",
+                    "--manager_addrs" | "--server_addrs" => "clients",
+                    flag => panic!("{name}: what is dialled by {flag}?"),
+                };
+                let listens = lines[host].ports()[dialled];
+                assert_eq!(port, listens.to_string(), "{name}: {flag} {address}, {host} listens at {listens}");
+                let is_manager = lines[host].program == MANAGER;
+                let expected = flag == "--manager_addrs" || (flag == "--peer_addrs" && line.program == MANAGER);
+                assert_eq!(is_manager, expected, "{name}: {flag} {address}");
             }
         }
         if line.program != MANAGER && line.program != SERVER {
