@@ -1,4 +1,5 @@
-//! A run of the command line. Parses, builds, runs, and gives the exit code: 0 well, 1 failed, 2 wrong arguments.
+//! A run of the command line. Parses, builds, runs, and gives the exit code: 0 well, 1 failed, 2 wrong arguments,
+//! 128 and its number after a signal.
 
 use std::ffi::OsString;
 use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
@@ -7,6 +8,7 @@ use rustix::process::Signal;
 use smr_service::log_sink::{self, LineWriter};
 use smr_service::process;
 use tokio::runtime::Builder;
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::cli::command::CliCommand;
 use crate::cli::host::Host;
@@ -22,6 +24,8 @@ const INPUT_CHUNK_BYTES: usize = 64 << 10;
 const EXIT_USAGE: u8 = 2;
 /// Exit code for everything else that went wrong.
 const EXIT_FAILED: u8 = 1;
+/// Exit code for an end by a signal, whose number is added: what a shell says of programs that it ends.
+const EXIT_SIGNAL: u8 = 128;
 
 /// Runs a command line, the program's name included, and returns the exit code.
 pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) -> u8 {
@@ -62,13 +66,26 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
         };
     }
     if let Some(command) = &args.command {
-        return match runtime.block_on(command::execute(&client, command, prompt::terminal_columns())) {
-            Ok(report) if report.is_whole => code(print(&report.text)),
-            Ok(report) => {
+        let ended = runtime.block_on(async {
+            // Before it begins: what was begun is undone then, or told.
+            let mut signals = Signals::listen()?;
+            tokio::select! {
+                ended = command::execute(&client, command, prompt::terminal_columns()) => Ok(Ok(ended)),
+                signal = signals.next() => Ok(Err(signal)),
+            }
+        });
+        return match ended {
+            Err(error) => code(Err(error)),
+            Ok(Err(signal)) => {
+                process::say(PROGRAM, "interrupted");
+                EXIT_SIGNAL + signal
+            }
+            Ok(Ok(Ok(report))) if report.is_whole => code(print(&report.text)),
+            Ok(Ok(Ok(report))) => {
                 code(print(&report.text));
                 EXIT_FAILED
             }
-            Err(error) => {
+            Ok(Ok(Err(error))) => {
                 log_sink::line(format!("ERROR {error}"));
                 EXIT_FAILED
             }
@@ -80,6 +97,27 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
     let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, Waiting(io::stdin().lock()));
     let mut out = BufWriter::new(Waiting(io::stdout().lock()));
     code(pipe::run(&runtime, &client, host, &mut input, &mut out).map(|_| ()))
+}
+
+/// The signals by which a person or a supervisor ends a command.
+struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(unix::signal);
+        Ok(Signals { interrupt: interrupt?, terminate: terminate? })
+    }
+
+    /// The number of the next one.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT.as_raw() as u8, // 2
+            _ = self.terminate.recv() => Signal::TERM.as_raw() as u8, // 15
+        }
+    }
 }
 
 fn print(text: &str) -> io::Result<()> {

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::path::Path;
 
-use tokio::task::JoinSet;
+use smr_service::log_sink;
+use tokio::task::{JoinSet, yield_now};
 
 use super::BackupError;
 use super::format::{Block, Header, Reader};
@@ -37,6 +38,8 @@ pub async fn load(client: &Client, path: &Path, into_nonempty: bool) -> Result<L
         if let Block::End(keys) = reader.next()? {
             break keys;
         }
+        // Whoever waits for a signal has a turn.
+        yield_now().await;
     };
     if !into_nonempty && has_keys(client).await? {
         return Err(BackupError::NotEmpty);
@@ -45,8 +48,10 @@ pub async fn load(client: &Client, path: &Path, into_nonempty: bool) -> Result<L
     // It is verified once more on the way: it may have been changed meanwhile.
     let mut reader = Reader::open(BufReader::new(&file))?;
     let header = reader.header().clone();
-    let mut writes = Writes { client, tasks: JoinSet::new(), under_way_bytes: 0, written: 0 };
-    match write_all(&mut reader, &mut writes).await {
+    let mut writes = Writes { client, tasks: JoinSet::new(), under_way_bytes: 0, written: 0, keys, is_over: false };
+    let ended = write_all(&mut reader, &mut writes).await;
+    writes.is_over = true;
+    match ended {
         Ok(()) => Ok(Loaded { keys: writes.written, header }),
         Err(error) => Err(BackupError::Partly { written: writes.written, keys, error: Box::new(error) }),
     }
@@ -59,6 +64,7 @@ async fn write_all(reader: &mut Reader<BufReader<&File>>, writes: &mut Writes<'_
                 for (key, value) in records {
                     writes.begin(key, value).await?;
                 }
+                yield_now().await;
             }
             Block::PartitionEnd => {}
             Block::End(_) => return writes.finish().await,
@@ -67,24 +73,27 @@ async fn write_all(reader: &mut Reader<BufReader<&File>>, writes: &mut Writes<'_
 }
 
 /// Whether any partition has a key.
-async fn has_keys(client: &Client) -> Result<bool, Error> {
-    let mut map = client.map_of(0).await?;
+async fn has_keys(client: &Client) -> Result<bool, BackupError> {
+    let mut patience = Patience::of(client);
+    let mut map = patience.map(client, 0).await?;
     let mut partition = 0;
-    let patience = Patience::of(client);
     while partition < map.partitions.len() {
         let first = match PartitionScan::begin(client, &map, partition).await {
             Ok(mut scan) => scan.next().await,
             Err(not_yet) => Err(not_yet),
         };
         match first {
-            Ok(None) => partition += 1,
-            Ok(Some(records)) if records.is_empty() => partition += 1,
-            Ok(Some(_)) => return Ok(true),
+            Ok(Some(records)) if !records.is_empty() => return Ok(true),
+            Ok(_) => {
+                partition += 1;
+                patience.complete(partition);
+            }
             Err(NotYet::Moved(epoch)) => {
-                map = client.map_of(epoch).await?;
+                map = patience.newer_map(client, epoch).await?;
                 partition = 0;
             }
             Err(NotYet::Again(why)) => patience.pause(&why).await?,
+            Err(NotYet::Never(error)) => return Err(error.into()),
         }
     }
     Ok(false)
@@ -96,6 +105,19 @@ struct Writes<'c> {
     tasks: JoinSet<Result<usize, Error>>,
     under_way_bytes: usize,
     written: u64,
+    /// How many the file has.
+    keys: u64,
+    /// The result says what was written.
+    is_over: bool,
+}
+
+impl Drop for Writes<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let Writes { written, keys, .. } = self;
+            log_sink::line(format!("{written} of {keys} keys are certain; run it again with --into_nonempty"));
+        }
+    }
 }
 
 impl Writes<'_> {

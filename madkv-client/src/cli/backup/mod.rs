@@ -10,6 +10,7 @@ mod save;
 mod scan;
 
 use std::io;
+use std::time::Duration;
 
 pub use format::Header;
 pub use load::{Loaded, load};
@@ -23,6 +24,14 @@ pub enum BackupError {
     /// The cluster.
     #[error(transparent)]
     Cluster(#[from] Error),
+    /// Nothing went on for as long as a call of the client may take.
+    #[error("timeout after {} ms without progress: {why}", after.as_millis())]
+    Late {
+        /// The time given.
+        after: Duration,
+        /// Why the last attempt failed.
+        why: String,
+    },
     /// The file does not verify.
     #[error("the file is refused: {0}")]
     Damaged(String),
@@ -32,6 +41,9 @@ pub enum BackupError {
     /// The file cannot be written.
     #[error("the file cannot be written: {0}")]
     Write(io::Error),
+    /// The file is there and complete, but after a power cut its name may not be.
+    #[error("the backup is there, but its directory cannot be synced: {0}")]
+    NotSynced(io::Error),
     /// There is a file already.
     #[error("there is such a file already; a backup replaces none")]
     Exists,

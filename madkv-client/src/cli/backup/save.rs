@@ -1,18 +1,23 @@
 //! Writes a backup.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use madkv_proto::map::ClusterMap;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use smr_service::log_sink;
-use tokio::time::sleep;
 
 use super::BackupError;
 use super::format::{Header, Writer};
-use super::scan::{NotYet, PartitionScan, Patience, RETRY_PAUSE};
+use super::scan::{NotYet, PartitionScan, Patience};
 use crate::Client;
+
+/// Who may read a backup: its owner.
+const FILE_MODE: u32 = 0o600;
 
 /// A backup that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +33,8 @@ pub struct Saved {
 }
 
 /// Writes all keys of the cluster to `path`: beside it first, then synced and renamed, so that there is the whole
-/// backup or none. Goes on until it succeeds, or until nothing has come for as long as the client's timeout.
+/// backup or none. Goes on until it succeeds, or until an attempt fails and no further partition has been completed for
+/// as long as the client's timeout.
 ///
 /// # Errors
 /// Those of the file, or of the client.
@@ -43,19 +49,22 @@ pub async fn save(client: &Client, path: &Path) -> Result<Saved, BackupError> {
 }
 
 async fn save_to(client: &Client, mut file: &File) -> Result<Saved, BackupError> {
-    let mut map = client.map_of(0).await?;
+    let mut patience = Patience::of(client);
+    let mut map = patience.map(client, 0).await?;
     'epoch: loop {
         file.set_len(0).map_err(BackupError::Write)?;
         file.rewind().map_err(BackupError::Write)?;
         let header = header_of(&map);
         let mut writer = Writer::begin(BufWriter::new(file), &header).map_err(BackupError::Write)?;
         for partition in 0..map.partitions.len() {
-            match save_partition(client, &map, partition, &mut writer).await? {
-                None => writer.end_partition().map_err(BackupError::Write)?,
+            match save_partition(client, &map, partition, &mut writer, &mut patience).await? {
+                None => {
+                    writer.end_partition().map_err(BackupError::Write)?;
+                    patience.complete(partition + 1);
+                }
                 // Keys may have moved from a partition that is still to come to one that is already written.
                 Some(epoch) => {
-                    sleep(RETRY_PAUSE).await;
-                    map = client.map_of(epoch).await?;
+                    map = patience.newer_map(client, epoch).await?;
                     continue 'epoch;
                 }
             }
@@ -82,13 +91,14 @@ async fn save_partition(
     map: &ClusterMap,
     partition: usize,
     writer: &mut Writer<BufWriter<&File>>,
+    patience: &mut Patience,
 ) -> Result<Option<u64>, BackupError> {
     let begin = writer.place();
-    let mut patience = Patience::of(client);
     loop {
-        let why = match copy(client, map, partition, writer, &mut patience).await? {
+        let why = match copy(client, map, partition, writer).await? {
             Ok(()) => return Ok(None),
             Err(NotYet::Moved(epoch)) => return Ok(Some(epoch)),
+            Err(NotYet::Never(error)) => return Err(error.into()),
             Err(NotYet::Again(why)) => why,
         };
         patience.pause(&why).await?;
@@ -106,7 +116,6 @@ async fn copy(
     map: &ClusterMap,
     partition: usize,
     writer: &mut Writer<BufWriter<&File>>,
-    patience: &mut Patience<'_>,
 ) -> Result<Result<(), NotYet>, BackupError> {
     let mut scan = match PartitionScan::begin(client, map, partition).await {
         Ok(scan) => scan,
@@ -118,7 +127,6 @@ async fn copy(
             Ok(None) => return Ok(Ok(())),
             Err(not_yet) => return Ok(Err(not_yet)),
         };
-        patience.heard();
         for (key, value) in records {
             writer.record(&key, &value).map_err(BackupError::Write)?;
         }
@@ -140,24 +148,57 @@ impl Beside {
         beside.push(name);
         beside.push(format!(".{}", std::process::id()));
         let path = path.with_file_name(beside);
-        let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(BackupError::Write)?;
+        // All that the cluster knows goes into it.
+        let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
+        let file = file.map_err(BackupError::Write)?;
         Ok(Beside { path, file })
     }
 
     fn publish(self, path: &Path) -> Result<(), BackupError> {
         self.file.sync_all().map_err(BackupError::Write)?;
-        if path.symlink_metadata().is_ok() {
-            return Err(BackupError::Exists);
+        match self.take_place(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(BackupError::Exists),
+            taken => taken.map_err(BackupError::Write)?,
         }
-        std::fs::rename(&self.path, path).map_err(BackupError::Write)?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(BackupError::Write)
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(BackupError::NotSynced)
+    }
+
+    /// Gives it its name in one step, which fails if there is such a file by now.
+    fn take_place(&self, path: &Path) -> io::Result<()> {
+        match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
+            // Not every file system can: a second name is refused as well if there is one. The first is removed later.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => fs::hard_link(&self.path, path),
+            renamed => Ok(renamed?),
+        }
     }
 }
 
 impl Drop for Beside {
     fn drop(&mut self) {
         // After the rename it is not there any more.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn file_that_came_meanwhile_is_not_replaced_and_a_published_one_is_its_owners() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("backup");
+        let beside = Beside::create(&path).unwrap();
+        fs::write(&path, "another").unwrap();
+        assert!(matches!(beside.publish(&path), Err(BackupError::Exists)));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+        fs::remove_file(&path).unwrap();
+        Beside::create(&path).unwrap().publish(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, FILE_MODE);
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["backup"]);
     }
 }
