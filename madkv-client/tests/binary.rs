@@ -8,10 +8,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fake::Cluster;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_madkv-client"));
@@ -336,4 +340,103 @@ async fn arguments_wrong_one_line_exit_2() {
         assert!(output.stdout.is_empty());
         assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1, "{args:?}");
     }
+}
+
+/// Answers each read of the first partition with this.
+fn answer_reads(cluster: &Cluster, response: impl Fn() -> ClientResponse + Send + 'static) {
+    cluster.rule(0, 0, move |_, ask| matches!(ask, ClientRequest::Read { .. }).then(|| response().into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_and_restore_that_cannot_go_on_end_and_say_why() {
+    let cluster = Cluster::start_on_sockets(2, 1).await;
+    cluster.group(1).data.insert(b"k".to_vec(), b"v".to_vec());
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let ask = async |timeout: &str, words: [&str; 2]| {
+        let line = managers(&cluster).into_iter().chain([timeout.to_owned()]).chain(words.map(str::to_owned));
+        run(line.collect(), Vec::new()).await
+    };
+    let patient = "--timeout_ms=600000";
+    assert!(ask(patient, ["backup", &path("made")]).await.status.success());
+    for (response, timeout, part) in [
+        (ClientResponse::Refused("never".to_owned()), patient, "never"),
+        (ClientResponse::Answer(bytes::Bytes::from_static(b"nonsense")), patient, "senseless"),
+        (ClientResponse::WrongPartition { epoch: 1 }, "--timeout_ms=300", "slots have moved"),
+        (ClientResponse::Busy { retry_after_ms: 1 }, "--timeout_ms=300", "is busy"),
+    ] {
+        answer_reads(&cluster, move || response.clone());
+        for words in [["backup", &path("other")], ["restore", &path("made")]] {
+            let output = ask(timeout, words).await;
+            let why = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{words:?}: {why}");
+            assert!(why.contains(part) && why.lines().count() == 1, "{part}: {why}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["made"], "nothing is left of what failed");
+}
+
+/// Sends a signal once a line has come from stderr; returns the exit code and what was said after that line.
+fn interrupt(args: &[&str], first_line: &str, until: impl FnOnce(), signal: Signal) -> (Option<i32>, String) {
+    let mut child = Running(program(args).spawn().unwrap());
+    let mut said = BufReader::new(child.0.stderr.take().unwrap());
+    let mut line = String::new();
+    if !first_line.is_empty() {
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains(first_line), "{line}");
+    }
+    until();
+    kill_process(Pid::from_child(&child.0), signal).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    (child.0.wait().unwrap().code(), rest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_and_restore_that_are_interrupted_leave_no_file_and_say_what_is_certain() {
+    let cluster = Cluster::start_on_sockets(1, 1).await;
+    for key in [b"a", b"b", b"c"] {
+        cluster.group(0).data.insert(key.to_vec(), b"v".to_vec());
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (made, unmade) = (path("made"), path("unmade"));
+    let addresses = cluster.manager_addrs().join(",");
+    let output = run([&managers(&cluster)[..], &["backup".to_owned(), made.clone()]].concat(), Vec::new()).await;
+    assert!(output.status.success(), "{output:?}");
+
+    answer_reads(&cluster, || ClientResponse::Busy { retry_after_ms: 1 });
+    let line = ["--manager_addrs", &addresses, "backup", &unmade].map(str::to_owned);
+    let ended = tokio::task::spawn_blocking(move || {
+        let line = line.each_ref().map(String::as_str);
+        interrupt(&line, "waiting: the leader is busy", || (), Signal::TERM)
+    });
+    let (code, said) = ended.await.unwrap();
+    assert_eq!((code, said.as_str()), (Some(128 + 15), "madkv-client: interrupted\n"), "each reason is said once");
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["made"]);
+
+    // The first write is answered, and no other one.
+    let writes = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&writes);
+    cluster.rule(0, 0, move |_, ask| {
+        let is_write = matches!(ask, ClientRequest::Write { .. });
+        (is_write && seen.fetch_add(1, Ordering::SeqCst) > 0).then_some(fake::Act::Silent)
+    });
+    let line = ["--manager_addrs", &addresses, "restore", &made, "--into_nonempty"].map(str::to_owned);
+    let ended = tokio::task::spawn_blocking(move || {
+        let line = line.each_ref().map(String::as_str);
+        let all_sent = || {
+            while writes.load(Ordering::SeqCst) < 3 {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            // The first one's answer was sent before the second one was read.
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        interrupt(&line, "", all_sent, Signal::INT)
+    });
+    let (code, said) = ended.await.unwrap();
+    assert_eq!(code, Some(128 + 2), "{said}");
+    assert!(said.contains("1 of 3 keys are certain"), "{said}");
 }
