@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use madkv_client::cli::host::{Host, HostWord};
@@ -90,42 +89,78 @@ impl Words {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something to each of some nodes, if `refusal` has no objection to any of them: all or none. What fails
+    /// nevertheless says what was done before it.
+    fn each(
+        &self,
+        names: &[&str],
+        refusal: impl Fn(&Words, Node) -> Option<String>,
+        act: impl Fn(&Words, Node) -> Result<String, String>,
+    ) -> Result<String, String> {
+        let mut nodes = self.nodes(names)?;
+        let mut seen = BTreeSet::new();
+        nodes.retain(|&node| seen.insert(node));
+        if let Some(why) = nodes.iter().find_map(|&node| refusal(self, node)) {
+            return Err(if nodes.len() == 1 { why } else { format!("{why}; nothing was done") });
+        }
+        let mut done = Vec::new();
+        for node in nodes {
+            match act(self, node) {
+                Ok(text) => done.push(text),
+                Err(why) if done.is_empty() => return Err(why),
+                Err(why) => return Err(format!("{why}; before that: {}", done.join(", "))),
+            }
+        }
+        Ok(done.into_iter().map(|text| text + "\n").collect())
+    }
+
+    fn runs(&self, node: Node) -> bool {
+        self.with_cluster(|cluster| Ok(cluster.process(node).is_running())).unwrap_or(false)
+    }
+
+    fn not_running(&self, node: Node) -> Option<String> {
+        (!self.runs(node)).then(|| format!("{node} does not run"))
+    }
+
+    fn not_to_pause(&self, node: Node) -> Option<String> {
+        if self.paused().contains(&node) { Some(format!("{node} is paused already")) } else { self.not_running(node) }
+    }
+
+    fn not_paused(&self, node: Node) -> Option<String> {
+        (!self.paused().contains(&node)).then(|| format!("{node} is not paused"))
+    }
+
+    fn not_to_wipe(&self, node: Node) -> Option<String> {
+        if self.runs(node) {
+            return Some(format!("{node} runs; kill it first"));
+        }
+        let directory = self.with_cluster(|cluster| Ok(cluster.backer_path(node)));
+        directory.is_ok_and(|directory| !directory.exists()).then(|| format!("{node} has no data"))
+    }
+
     fn kill(&self, node: Node) -> Result<String, String> {
         self.with_cluster(|cluster| {
-            let process = cluster.process(node);
-            if !process.is_running() {
-                return Err(format!("{node} does not run"));
-            }
-            process.kill();
+            cluster.process(node).kill();
             Ok(())
         })?;
         self.paused().remove(&node);
-        Ok(format!("{node} killed\n"))
+        Ok(format!("{node} killed"))
     }
 
     fn pause(&self, node: Node) -> Result<String, String> {
-        if self.paused().contains(&node) {
-            return Err(format!("{node} is paused already"));
-        }
         self.with_cluster(|cluster| {
-            let process = cluster.process(node);
-            if !process.is_running() {
-                return Err(format!("{node} does not run"));
-            }
-            process.freeze();
+            cluster.process(node).freeze();
             Ok(())
         })?;
         self.paused().insert(node);
-        Ok(format!("{node} paused\n"))
+        Ok(format!("{node} paused"))
     }
 
     fn resume(&self, node: Node) -> Result<String, String> {
-        if !self.paused().remove(&node) {
-            return Err(format!("{node} is not paused"));
-        }
+        self.paused().remove(&node);
         self.with_cluster(|cluster| {
             cluster.process(node).thaw();
-            Ok(format!("{node} goes on\n"))
+            Ok(format!("{node} goes on"))
         })
     }
 
@@ -135,19 +170,15 @@ impl Words {
             let process = cluster.process(node);
             process.kill();
             process.start().map_err(|error| format!("{node} cannot be started: {error}"))?;
-            Ok(format!("{node} started\n"))
+            Ok(format!("{node} started"))
         })
     }
 
     fn wipe(&self, node: Node) -> Result<String, String> {
         self.with_cluster(|cluster| {
-            if cluster.process(node).is_running() {
-                return Err(format!("{node} runs; kill it first"));
-            }
             let directory = cluster.backer_path(node);
             match fs::remove_dir_all(&directory) {
-                Ok(()) => Ok(format!("{node} has no data any more\n")),
-                Err(error) if error.kind() == ErrorKind::NotFound => Err(format!("{node} has no data")),
+                Ok(()) => Ok(format!("{node} has no data any more")),
                 Err(error) => Err(format!("{}: {error}", directory.display())),
             }
         })
@@ -201,7 +232,7 @@ impl Words {
     /// Nodes that a word can be said about now.
     fn likely(&self, word: &str) -> Vec<Node> {
         let nodes = self.shape.nodes();
-        let running = |node: Node| self.with_cluster(|cluster| Ok(cluster.process(node).is_running())).unwrap_or(false);
+        let running = |node: Node| self.runs(node);
         match word {
             "kill" => nodes.filter(|&node| running(node)).collect(),
             "pause" => nodes.filter(|&node| running(node) && !self.paused().contains(&node)).collect(),
@@ -228,15 +259,12 @@ impl Host for Words {
 
     fn execute(&self, words: &[&str]) -> Result<String, String> {
         let Some((word, names)) = words.split_first() else { return Err("no word".to_owned()) };
-        let each = |act: &dyn Fn(Node) -> Result<String, String>| -> Result<String, String> {
-            self.nodes(names)?.into_iter().map(act).collect()
-        };
         match *word {
-            "kill" => each(&|node| self.kill(node)),
-            "pause" => each(&|node| self.pause(node)),
-            "resume" => each(&|node| self.resume(node)),
-            "restart" => each(&|node| self.restart(node)),
-            "wipe" => each(&|node| self.wipe(node)),
+            "kill" => self.each(names, Words::not_running, Words::kill),
+            "pause" => self.each(names, Words::not_to_pause, Words::pause),
+            "resume" => self.each(names, Words::not_paused, Words::resume),
+            "restart" => self.each(names, |_, _| None, Words::restart),
+            "wipe" => self.each(names, Words::not_to_wipe, Words::wipe),
             "cut" => self.cut(names),
             "heal" => self.heal(names),
             other => Err(format!("{other} is no word of the launcher")),
