@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_proto::command::Query;
 use madkv_proto::map::ClusterMap;
 use smr::disk::RealDisk;
 use smr::entry::Incumbent;
@@ -26,7 +25,7 @@ use crate::agent_link::AgentLink;
 use crate::assignment;
 use crate::backend::ServerBackend;
 use crate::joining::{MapFollower, follow};
-use crate::map::Map;
+use crate::map::{self, Map};
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
 use crate::settings::Follower;
@@ -159,7 +158,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         surface.serves(Served {
             replica: replica.clone(),
             listener: listener.watch(),
-            probe: Query::Get { key: b"" }.encode(),
+            probe: map::probe(),
             advertised: Box::new(move || advertising.servers().get(usize::from(replica_id)).cloned()),
             complete: Box::new(move |status| completing.complete(status)),
         });

@@ -77,6 +77,11 @@ impl Tracer {
         log_sink::message(format_args!("Sending <{request}, reply>: {why}"));
     }
 
+    /// Whether a client has asked for this, and waits.
+    pub fn knows(&self, bytes: &[u8]) -> bool {
+        self.notes().iter().any(|note| note.bytes == bytes)
+    }
+
     /// A command or query is about to be processed, in this state. Returns what to call it; `otherwise` is for one that
     /// came from another replica.
     pub fn before(&self, state: &str, bytes: &[u8], otherwise: impl FnOnce() -> String) -> String {
