@@ -1,9 +1,12 @@
 //! Backups, and a group that has lost its majority for good.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use madkv_testkit::cluster::{Group, Node, Shape};
+use madkv_testkit::line_client::LineClient;
 use madkv_testkit::programs::{Programs, SERVER};
 use madkv_testkit::wait::wait_for;
 use smr::status::ServiceState;
@@ -21,13 +24,27 @@ pub(super) fn backup(programs: &Programs) -> Outcome<()> {
         client.ask(&format!("PUT kept{number:04} value{number}"), TIMEOUT)?;
     }
     tell(&format!("{KEYS} keys are there."));
+    // For each partition a pair of keys that a client writes in turns, the first one first. As of one moment the first
+    // one has the number of the second or the next, never less, and never two more.
+    let pairs = pairs(&stage)?;
+    let mut steps = stage.traced_client(8)?;
+    for key in pairs.iter().flatten() {
+        steps.ask(&format!("PUT {key} 0"), TIMEOUT)?;
+    }
     let mut load = stage.loops(3)?;
     goes_on(&mut load, "", "meanwhile")?;
     let file = stage.directory().join("backup").display().to_string();
-    let made = stage.operator(&["backup", &file])?;
+    let is_over = AtomicBool::new(false);
+    let (made, rounds) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| step(&mut steps, &pairs, &is_over));
+        let made = stage.operator(&["backup", &file]);
+        is_over.store(true, Ordering::SeqCst);
+        let rounds = writer.join().map_err(|_| "the client that writes pairs has failed")?;
+        Outcome::Ok((made?, rounds?))
+    })?;
     claim(made.status.success(), || String::from_utf8_lossy(&made.stderr).into_owned())?;
     show_line("", String::from_utf8_lossy(&made.stdout).trim());
-    shown("", "a backup was made while the clients wrote; each partition as of one moment");
+    shown("", "a backup was made while the clients wrote");
     judge(&stage, load)?;
 
     let other = Stage::ready(programs, Shape { server_rf: 1, manager_rf: 1, partitions: 3 })?;
@@ -53,12 +70,53 @@ pub(super) fn backup(programs: &Programs) -> Outcome<()> {
         claim(value == Some(format!("value{number}")), || format!("kept{number:04} has {value:?}"))?;
     }
     shown("", &format!("all {KEYS} keys are in the other cluster"));
+    for [ahead, behind] in &pairs {
+        let mut number = |key: &str| -> Outcome<u64> {
+            Ok(there.get(key, TIMEOUT)?.ok_or_else(|| format!("{key} is not there"))?.parse()?)
+        };
+        let (a, b) = (number(ahead)?, number(behind)?);
+        claim(a == b || a == b + 1, || format!("no one moment: {ahead} has {a}, {behind} has {b}"))?;
+        tell(&format!("{ahead} has {a}, {behind} has {b}, of {rounds} rounds"));
+    }
+    shown("", "each partition is as of one moment: of two keys written in turns, neither is out of step");
     let again = other.operator(&["restore", &file])?;
     let why = String::from_utf8_lossy(&again.stderr).into_owned();
     show_line("", why.trim());
     claim(again.status.code() == Some(1) && why.contains("has keys"), || format!("not refused: {why}"))?;
     shown("", "a cluster that has keys is not written to unasked");
     Ok(())
+}
+
+/// For each partition two of its keys, in the order in which a scan meets them. The one that is written first is met
+/// first, so that a scan that is of no one moment can find the other one ahead of it.
+fn pairs(stage: &Stage) -> Outcome<Vec<[String; 2]>> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for number in 0..32 {
+        // Far apart in the order of keys, and with the others between them.
+        let key = if number % 2 == 0 { format!("a-pair{number}") } else { format!("z-pair{number}") };
+        let place = stage.quietly(&["where", &key])?;
+        let place = String::from_utf8_lossy(&place.stdout).into_owned();
+        let partition = place.split(", ").nth(1).ok_or_else(|| format!("where {key}: {place}"))?;
+        found.entry(partition.to_owned()).or_default().push(key);
+    }
+    let pair = |keys: &Vec<String>| {
+        let of = |letter| keys.iter().find(|key| key.starts_with(letter)).cloned();
+        Some([of('a')?, of('z')?])
+    };
+    let pairs: Option<Vec<[String; 2]>> = found.values().map(pair).collect();
+    Ok(pairs.filter(|pairs| pairs.len() == 2).ok_or_else(|| format!("no pairs in {found:?}"))?)
+}
+
+/// Writes 1, 2, ... to all pairs; returns how far it came.
+fn step(client: &mut LineClient, pairs: &[[String; 2]], is_over: &AtomicBool) -> Outcome<u64> {
+    let mut round = 0;
+    while !is_over.load(Ordering::SeqCst) {
+        round += 1;
+        for key in pairs.iter().flatten() {
+            client.ask(&format!("PUT {key} {round}"), TIMEOUT)?;
+        }
+    }
+    Ok(round)
 }
 
 pub(super) fn recover(programs: &Programs) -> Outcome<()> {

@@ -1,5 +1,5 @@
 //! `madkv-demo`: demonstrations with real processes. Each says in plain English what it does, shows what the consoles
-//! say, and checks what it claims: the exit code is non-zero if something did not happen. Where the project guide for
+//! say, and checks what it claims: the exit code is 1 if something did not happen, 77 if something was skipped. Where the project guide for
 //! student projects has a step for what was just shown, the step's number stands beside it.
 //!
 //! | module | what it has |
@@ -17,7 +17,7 @@ use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::programs::Programs;
 use smr::storage::LogEngine;
 
-use stage::Outcome;
+use stage::{NotHere, Outcome};
 
 /// A demonstration.
 struct Demo {
@@ -91,35 +91,64 @@ pub struct Options {
     pub log_engine: Option<LogEngine>,
 }
 
-/// Runs what the options say. Returns whether all that was claimed happened.
+/// How all that was chosen ended: the worst of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ended {
+    /// All that was claimed happened.
+    Well,
+    /// Some demonstration was skipped, for what it needs is not here; none failed.
+    Skipped,
+    /// Something did not happen.
+    Failed,
+}
+
+/// Runs what the options say.
 ///
 /// # Errors
 /// If the options make no sense.
-pub fn run(options: &Options) -> Result<bool, String> {
+pub fn run(options: &Options) -> Result<Ended, String> {
     if options.list {
         for Demo { name, about, .. } in &DEMOS {
             println!("{name:<15}{about}");
         }
-        return Ok(true);
+        return Ok(Ended::Well);
     }
     let chosen = choose(options)?;
     choose_log_engine(options.log_engine)?;
     let programs = Programs::beside_this_one().map_err(|error| error.to_string())?;
-    let mut failed = Vec::new();
-    for demo in chosen {
-        println!("\n== {}: {}", demo.name, demo.about);
-        match (demo.run)(&programs) {
-            Ok(()) => println!("== {}: everything happened as claimed", demo.name),
-            Err(error) => {
-                println!("== {}: FAILED: {error}", demo.name);
-                failed.push(demo.name);
-            }
+    let runs: Vec<(&str, Ended)> = chosen
+        .into_iter()
+        .map(|demo| {
+            println!("\n== {}: {}", demo.name, demo.about);
+            let (ended, line) = judged((demo.run)(&programs));
+            println!("== {}: {line}", demo.name);
+            (demo.name, ended)
+        })
+        .collect();
+    let (ended, summary) = summed_up(&runs);
+    print!("{summary}");
+    Ok(ended)
+}
+
+/// What a demonstration's outcome is, and the line that says so.
+fn judged(outcome: Outcome<()>) -> (Ended, String) {
+    match outcome {
+        Ok(()) => (Ended::Well, "everything happened as claimed".to_owned()),
+        Err(error) if error.is::<NotHere>() => (Ended::Skipped, format!("SKIPPED: {error}")),
+        Err(error) => (Ended::Failed, format!("FAILED: {error}")),
+    }
+}
+
+/// The worst of some demonstrations, and the lines that name those that did not end well.
+fn summed_up(runs: &[(&str, Ended)]) -> (Ended, String) {
+    let mut summary = String::new();
+    for (bad, word) in [(Ended::Skipped, "skipped"), (Ended::Failed, "failed")] {
+        let names: Vec<&str> = runs.iter().filter(|(_, ended)| *ended == bad).map(|(name, _)| *name).collect();
+        if !names.is_empty() {
+            summary += &format!("\n{word}: {}\n", names.join(", "));
         }
     }
-    if !failed.is_empty() {
-        println!("\nfailed: {}", failed.join(", "));
-    }
-    Ok(failed.is_empty())
+    (runs.iter().map(|(_, ended)| *ended).max().unwrap_or(Ended::Well), summary)
 }
 
 fn choose(options: &Options) -> Result<Vec<&'static Demo>, String> {
@@ -143,6 +172,17 @@ mod tests {
     fn names(line: &[&str]) -> Result<Vec<&'static str>, String> {
         let options = Options::try_parse_from([&["madkv-demo"], line].concat()).map_err(|error| error.to_string())?;
         Ok(choose(&options)?.into_iter().map(|demo| demo.name).collect())
+    }
+
+    #[test]
+    fn skipped_demonstration_is_named_and_is_no_success() {
+        let (ended, line) = judged(Err(NotHere("no strace".to_owned()).into()));
+        assert_eq!((ended, line.as_str()), (Ended::Skipped, "SKIPPED: no strace"));
+        assert_eq!(judged(Err("no".into())).0, Ended::Failed);
+        let runs = [("one", Ended::Well), ("two", Ended::Skipped), ("three", Ended::Failed)];
+        assert_eq!(summed_up(&runs[..1]), (Ended::Well, String::new()));
+        assert_eq!(summed_up(&runs[..2]), (Ended::Skipped, "\nskipped: two\n".to_owned()));
+        assert_eq!(summed_up(&runs), (Ended::Failed, "\nskipped: two\n\nfailed: three\n".to_owned()));
     }
 
     #[test]

@@ -14,11 +14,16 @@ use madkv_testkit::line_client::LineClient;
 use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::programs::{CLIENT, Programs};
 use madkv_testkit::wait::wait_for;
-use smr::status::ServiceState;
+use smr::status::{Role, ServiceState};
 use tempfile::TempDir;
 
 /// How a demonstration ends, or why it failed.
 pub(super) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// What a demonstration needs is not here: nothing was shown, and nothing failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotHere(pub(super) String);
 
 /// How long anything may take that must happen in the end.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,6 +31,10 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const WATCH: Duration = Duration::from_millis(1500);
 /// Requests of all clients together between two faults.
 const BETWEEN: u64 = 300;
+/// The number of the first client in a loop; those with lower ones are sent lines by hand.
+const LOOPS_FIRST: u32 = 11;
+/// What a console says of the replica that it belongs to, before the number of the term.
+const LEADS: &str = "is leader in term ";
 /// How much of a line of a console is shown, in characters.
 const SHOWN_MAX: usize = 150;
 
@@ -82,11 +91,12 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Clients C1, C2, ... that write in a loop.
+    /// Clients C11, C12, ... that write in a loop. A name is one client's: each counts its requests from 1.
     pub(super) fn loops(&self, clients: u32) -> Outcome<Load> {
-        let started: Outcome<Vec<LineClient>> = (1..=clients).map(|number| self.traced_client(number)).collect();
+        let numbers = LOOPS_FIRST..LOOPS_FIRST + clients;
+        let started: Outcome<Vec<LineClient>> = numbers.map(|number| self.traced_client(number)).collect();
         let load = Load::with(started?, &Plan { clients: clients as usize, keys: 40, prefix: "key".to_owned() });
-        tell(&format!("C1 to C{clients} write in a loop."));
+        tell(&format!("C{LOOPS_FIRST} to C{} write in a loop.", LOOPS_FIRST + clients - 1));
         Ok(load)
     }
 
@@ -126,6 +136,29 @@ impl Stage {
             wait_for(TIMEOUT, &what, || process.log_text().lines().find(|line| wanted(line)).map(str::to_owned))?;
         show_line(&self.console_name(node), &line);
         Ok(line)
+    }
+
+    /// The term in which a node leads by its own account.
+    pub(super) fn term_of(&self, leader: Node) -> Outcome<u64> {
+        Ok(wait_for(TIMEOUT, &format!("the status of {leader}"), || self.status(leader).ok())?.term.0)
+    }
+
+    /// Waits until a node's console says that it leads in a later term than `term`, and shows the line.
+    pub(super) fn says_that_it_leads_after(&mut self, node: Node, term: u64) -> Outcome<()> {
+        self.says(node, |line| led_term(line).is_some_and(|led| led > term)).map(|_| ())
+    }
+
+    /// Claims that a node that runs follows, and whom.
+    pub(super) fn follows(&self, node: Node) -> Outcome<Node> {
+        let leader = wait_for(TIMEOUT, &format!("{node} to follow"), || {
+            let status = self.status(node).ok()?;
+            let follows = status.role == Role::Follower && status.service_state == ServiceState::InService;
+            status.leader.filter(|_| follows)
+        })?;
+        let found = self.nodes_of(node.group()).find(|other| other.replica() == leader.name.0);
+        let leader = found.ok_or_else(|| format!("{node} follows {leader}, which is not in its group"))?;
+        claim(leader != node, || format!("{node} follows itself"))?;
+        Ok(leader)
     }
 
     /// What consoles call a node: S1, S2, ... for servers.
@@ -213,6 +246,13 @@ impl DerefMut for Stage {
     }
 }
 
+/// The term in which the replica leads that wrote this line of a console.
+fn led_term(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(LEADS)?;
+    let digits = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
 /// Waits until the clients have been answered some hundred times more.
 pub(super) fn goes_on(load: &mut Load, guide: &str, what: &str) -> Outcome<()> {
     load.wait_answers(BETWEEN, TIMEOUT)?;
@@ -229,4 +269,16 @@ pub(super) fn judge(stage: &Stage, load: Load) -> Outcome<()> {
     let count = history.swaps.len();
     shown("", &format!("all {count} writes took effect exactly once; the longest wait was {longest} ms"));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::led_term;
+
+    #[test]
+    fn led_term_is_the_number_behind_the_words() {
+        assert_eq!(led_term("s0: replica 2 is leader in term 17, for whom 3 voted"), Some(17));
+        assert_eq!(led_term("replica 2 is leader in term 4"), Some(4));
+        assert_eq!(led_term("replica 2 is follower in term 17"), None);
+    }
 }
