@@ -20,28 +20,47 @@ demo *names:
 demos:
     @cargo run --quiet --release --bin madkv-demo -- --all
 
-# Open a cluster in panes of tmux, one for each process, with a prompt in the first (options as in `just local --help`).
+# Open a cluster in panes of tmux, one for each process, with a prompt in the first (options as in `just local --help`; it has one partition of three and one manager).
 [positional-arguments]
 demo-tmux *options:
     #!/bin/sh
     set -eu
     command -v tmux >/dev/null || { echo "just demo-tmux needs tmux, which is not installed" >&2; exit 1; }
+    for option in "$@"; do
+        case "$option" in
+            --partitions* | --manager* | --server* | --directory* | --trace*)
+                echo "just demo-tmux sets $option itself: there is a pane for each of its processes" >&2; exit 2 ;;
+        esac
+    done
     cargo build --quiet --release --bins
     programs="${CARGO_TARGET_DIR:-target}/release"
     directory=$(mktemp -d "$programs/madkv-tmux-XXXXXX")
-    trap 'rm -rf "$directory"' EXIT
     session="madkv-$$"
-    tmux new-session -d -s "$session" -x 220 -y 60 \
-        "$programs/madkv-local --partitions 1 --manager_rf 1 --trace_messages --directory $directory/cluster $*"
+    # The launcher first: it ends its processes, which write to the directory until then.
+    end() {
+        launcher=$(tmux display-message -p -t "$clients" '#{pane_pid}' 2>/dev/null || true)
+        [ -z "$launcher" ] || kill -TERM "$launcher" 2>/dev/null || true
+        for _ in $(seq 100); do
+            [ -n "$launcher" ] && kill -0 "$launcher" 2>/dev/null || break
+            sleep 0.1
+        done
+        tmux kill-session -t "$session" 2>/dev/null || true
+        rm -rf "$directory"
+    }
+    clients=
+    trap end EXIT
+    # tmux starts a command of several words as it is, without a shell.
+    clients=$(tmux new-session -d -P -F '#{pane_id}' -s "$session" -x 220 -y 60 -- \
+        "$programs/madkv-local" --partitions 1 --manager_rf 1 --trace_messages --directory "$directory/cluster" "$@")
     for node in m.0 s0.0 s0.1 s0.2; do
-        pane=$(tmux split-window -d -P -F '#{pane_id}' -t "$session" "tail -n +1 -F $directory/cluster/$node.log 2>/dev/null")
+        pane=$(tmux split-window -d -P -F '#{pane_id}' -t "$session" -- \
+            sh -c 'exec tail -n +1 -F "$1" 2>/dev/null' sh "$directory/cluster/$node.log")
         tmux select-pane -t "$pane" -T "$node"
         tmux select-layout -t "$session" tiled >/dev/null
     done
-    tmux select-pane -t "$session.0" -T "clients"
+    tmux select-pane -t "$clients" -T "clients"
     tmux set-option -t "$session" pane-border-status top >/dev/null
     tmux attach-session -t "$session"
-    tmux kill-session -t "$session" 2>/dev/null || true
 
 # Run all tests, end to end ones included.
 test:
