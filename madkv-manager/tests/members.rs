@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
+use madkv_manager::state::{Command, Decision, ManagerState, Query, Reply, Stage, Verdict, encode};
 use madkv_proto::control::{Announcement, ChangeReport, ControlReply};
 use madkv_proto::map::ClusterMap;
 use smr::entry::Index;
@@ -57,6 +57,39 @@ fn announce(state: &mut ManagerState, announcement: Announcement) -> Reply {
 fn ended(state: &mut ManagerState, id: u64, refused: Option<&str>) -> Result<ChangeReport, String> {
     let refused = refused.map(str::to_owned);
     changed(apply(state, &Command::ChangeEnded { partition: 0, id, refused, at_unix_ms: AT }))
+}
+
+/// Decides about a replica of partition 0, after the group's latest decision, and says whether that counted.
+fn decide(state: &mut ManagerState, replica: u16, verdict: Verdict) -> Result<(), String> {
+    let after = match state.query(&encode(&Query::View)) {
+        Answer::Now(answer) => match Reply::decode(&answer) {
+            Reply::View(view) => view.groups[0].repairs.last,
+            other => panic!("{other:?}"),
+        },
+        Answer::Parts(_) => panic!("a view in parts"),
+    };
+    let decision = Decision { partition: 0, after, replica, verdict, reason: "because".into() };
+    match apply(state, &Command::Decide { decision, at_unix_ms: AT }) {
+        Reply::Control(ControlReply::Done) => Ok(()),
+        Reply::Control(ControlReply::Refused(why)) => Err(why),
+        other => panic!("{other:?}"),
+    }
+}
+
+// covers M2
+#[test]
+fn change_and_repair_that_exchange_members_exclude_each_other_and_a_leavers_repair_ends() {
+    let mut state = laid_out();
+    decide(&mut state, 2, Verdict::Repair(Stage::FreshDirectory)).unwrap();
+    assert!(scale(&mut state, 0, 1).unwrap_err().contains("s0.2 is being repaired"));
+    decide(&mut state, 2, Verdict::Done).unwrap();
+    // What is only launched again stays who it is.
+    decide(&mut state, 2, Verdict::Repair(Stage::Relaunch)).unwrap();
+    let id = scale(&mut state, 0, 1).unwrap().open.unwrap();
+    assert!(decide(&mut state, 2, Verdict::Repair(Stage::FreshDirectory)).unwrap_err().contains("being changed"));
+    ended(&mut state, id, None).unwrap();
+    decide(&mut state, 0, Verdict::Repair(Stage::Relaunch))
+        .expect("the repair of one that is gone keeps no one waiting");
 }
 
 // covers G1 G2 M2

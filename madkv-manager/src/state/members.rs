@@ -52,6 +52,11 @@ fn group(partition: u16) -> String {
 }
 
 impl ManagerState {
+    /// Whether a change of a partition's members is open.
+    pub(super) fn is_changing(&self, partition: u16) -> bool {
+        self.contents.control.members.changes.get(&partition).is_some_and(|changes| changes.open.is_some())
+    }
+
     /// All changes that are open, by partition.
     pub(super) fn open_changes(&self) -> Vec<(u16, Wanted)> {
         let changes = &self.contents.control.members.changes;
@@ -192,6 +197,13 @@ impl ManagerState {
         contents.records.retain(|place, _| !left(place));
         contents.control.replicas.retain(|place, _| !left(place));
         contents.control.members.announced.retain(|place, _| !left(place));
+        if let Some(repairs) = contents.control.repairs.get_mut(&partition) {
+            // Or the repair of one that is gone would stay open, and keep all others of the group waiting.
+            let gone = |replica: &u16| left(&(partition, *replica));
+            repairs.open = repairs.open.take().filter(|open| !gone(&open.replica));
+            repairs.waiting.retain(|replica, _| !gone(replica));
+            repairs.abandoned.retain(|replica, _| !gone(replica));
+        }
         part.servers = servers;
         map.epoch += 1;
     }
@@ -204,6 +216,12 @@ impl ManagerState {
                 true => self.change_of(partition),
                 false => ControlReply::Refused(format!("another change of {} is under way", group(partition))),
             };
+        }
+        // Both exchange members, and each counts on the others being what they are.
+        let repairs = self.contents.control.repairs.get(&partition).and_then(|repairs| repairs.open.as_ref());
+        if let Some(open) = repairs.filter(|open| open.stage.exchanges_a_member()) {
+            let what = format!("{}.{} is being repaired; try again", group(partition), open.replica);
+            return ControlReply::Refused(what);
         }
         let is_there = self.servers(partition).as_ref() == Ok(&wanted.servers);
         if is_there && wanted.peers.iter().all(String::is_empty) {

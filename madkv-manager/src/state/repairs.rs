@@ -24,6 +24,11 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Whether it ends with another incarnation in the group, or begins that.
+    pub(super) fn exchanges_a_member(self) -> bool {
+        matches!(self, Stage::FreshDirectory | Stage::Readmit)
+    }
+
     /// What its agent is told.
     pub(super) fn order(self) -> Option<OrderKind> {
         match self {
@@ -113,6 +118,9 @@ impl ManagerState {
             (Verdict::Repair(_), Some(open)) if open.replica != replica => {
                 let what = format!("s{partition}: s{partition}.{} is being repaired", open.replica);
                 return ControlReply::Refused(what);
+            }
+            (Verdict::Repair(stage), _) if stage.exchanges_a_member() && self.is_changing(partition) => {
+                return ControlReply::Refused(format!("s{partition}: its members are being changed"));
             }
             (Verdict::Done | Verdict::Abandon, _) if !is_open => {
                 return ControlReply::Refused(format!("s{partition}.{replica} is not being repaired"));

@@ -159,6 +159,13 @@ impl RaftAdmin {
         if let Route::There(at) = writes {
             return reply.send(Outcome::NotLeader(NotHere { at, term }.into()));
         }
+        if let Some((scaling, waiting)) = &mut self.scaling
+            && scaling.is_for(&replicas)
+        {
+            // Whoever asks for the same again has given up on the first question: the outcome goes to the newest one.
+            let before = std::mem::replace(waiting, reply);
+            return before.send(Outcome::Refused(CHANGE_UNDER_WAY.to_owned()));
+        }
         if self.scaling.is_some() || self.readmission.is_some() {
             return reply.send(Outcome::Refused(CHANGE_UNDER_WAY.to_owned()));
         }

@@ -145,6 +145,11 @@ impl Scaling {
         Step::Change(Change::Voters(target))
     }
 
+    /// Whether this is what is under way.
+    pub fn is_for(&self, replicas: &BTreeMap<ReplicaId, String>) -> bool {
+        self.wanted == *replicas
+    }
+
     /// Who is to belong to the group, for reports.
     pub fn describe(&self) -> String {
         let names: Vec<String> = self.wanted.keys().map(ToString::to_string).collect();
