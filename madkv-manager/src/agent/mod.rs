@@ -26,4 +26,4 @@ mod supervisor_tests;
 
 pub use options::Options;
 pub use run::run;
-pub use supervisor::{END_MAX_MS, HUNG_AFTER_INTERVALS, RETURN_MIN_MS};
+pub use supervisor::{ANSWER_AGE_MAX_MS, END_MAX_MS, HUNG_AFTER_INTERVALS, RETURN_MIN_MS, START_MAX_MS};

@@ -57,7 +57,8 @@ pub(super) enum Phase {
     Stopped,
 }
 
-/// What follows when the process of a replica is gone.
+/// What follows when the process of a replica is gone; while it is being launched, what the managers have ordered
+/// meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
     /// It ended by itself: how it ended decides.
@@ -93,6 +94,8 @@ pub(super) struct Replica {
     pub(super) said_farewell: bool,
     /// What it said of itself last.
     pub(super) service: Option<Service>,
+    /// When it last said that it is in service.
+    pub(super) in_service_at: Option<Instant>,
     /// Whether it counts as a member: from its first answer until it is dead or hung.
     pub(super) is_added: bool,
     /// Whether it may be killed if it does not answer: not before it is known to have this agent's address.
@@ -127,6 +130,7 @@ impl Replica {
             then: Then::Judge,
             said_farewell: false,
             service: None,
+            in_service_at: None,
             is_added: false,
             may_be_replaced: true,
             heard: now,
@@ -145,6 +149,20 @@ impl Replica {
             self.order = order;
             self.detail = bounded(detail, DETAIL_MAX_BYTES).to_owned();
         }
+    }
+
+    /// Its launch has come to its end. Returns what was ordered meanwhile, if that is still to be done.
+    pub(super) fn launch_is_over(&mut self) -> Then {
+        let then = std::mem::replace(&mut self.then, Then::Judge);
+        if then != Then::Retire {
+            self.order_is_over("");
+        }
+        then
+    }
+
+    /// Whether someone uses its directory, or has served from it since then: it must not be taken away.
+    pub(super) fn uses_directory_since(&self, then: Instant) -> bool {
+        self.process.is_some() || self.phase == Phase::Launching || self.in_service_at.is_some_and(|at| at >= then)
     }
 
     /// For the managers.

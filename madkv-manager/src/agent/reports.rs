@@ -49,12 +49,12 @@ pub(super) struct Reporter {
     pub(super) relaunches: bool,
 }
 
-/// Reports whatever `replicas` holds, for as long as the process lives.
+/// Reports whatever `replicas` holds, for as long as the process lives. Passes on each answer with the time of its report.
 pub(super) async fn report<M: Managers>(
     reporter: Reporter,
     mut managers: M,
     mut replicas: watch::Receiver<Option<Vec<ReplicaReport>>>,
-    orders: mpsc::Sender<AgentOrders>,
+    orders: mpsc::Sender<(Instant, AgentOrders)>,
 ) {
     let mut number = 0;
     let mut last: Option<Vec<ReplicaReport>> = None;
@@ -66,6 +66,8 @@ pub(super) async fn report<M: Managers>(
             changed = replicas.changed() => if changed.is_err() { return },
             () = sleep_until(due) => {}
         }
+        // Before it is looked: whatever happens from here on is in no report before the next.
+        let asked = Instant::now();
         let Some(present) = replicas.borrow_and_update().clone() else {
             due = Instant::now() + freq;
             continue;
@@ -83,7 +85,7 @@ pub(super) async fn report<M: Managers>(
                 let wanted = answer.gfd_heartbeat_freq_ms.clamp(FREQ_MIN_MS, FREQ_MAX_MS);
                 freq = Duration::from_millis(wanted);
                 due = Instant::now() + freq;
-                if orders.send(answer).await.is_err() {
+                if orders.send((asked, answer)).await.is_err() {
                     return;
                 }
             }

@@ -97,7 +97,7 @@ struct Agent {
     inputs: mpsc::Receiver<Input>,
     input: mpsc::Sender<Input>,
     at_port: mpsc::Receiver<(ConnectionId, FromReplica)>,
-    orders: mpsc::Receiver<AgentOrders>,
+    orders: mpsc::Receiver<(Instant, AgentOrders)>,
     reports: watch::Sender<Option<Vec<ReplicaReport>>>,
     known: watch::Sender<Arc<Known>>,
     traces: bool,
@@ -158,7 +158,7 @@ impl Agent {
                 biased;
                 Some((connection, word)) = self.at_port.recv() => self.heard(connection, word),
                 Some(input) = self.inputs.recv() => self.happened(input),
-                Some(orders) = self.orders.recv() => self.supervisor.ordered(orders, Instant::now()),
+                Some((asked, orders)) = self.orders.recv() => self.supervisor.ordered(orders, asked, Instant::now()),
                 () = sleep_until(self.supervisor.next_wakeup()) => self.supervisor.tick(Instant::now()),
             }
         }

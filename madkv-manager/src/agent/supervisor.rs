@@ -10,13 +10,16 @@
 //!   waited for. So no directory ever has two processes that want it because of an agent.
 //! - A replica that ended because someone asked it to (it says so, or exits with 0) stays ended until someone starts it:
 //!   neither this agent nor the managers launch it again.
-//! - An order of the managers is carried out once.
+//! - An order of the managers is carried out once. One that takes a replica's directory is carried out only while no one
+//!   uses that directory, and only if the replica was not in service since the report that the order answers: what the
+//!   managers knew then may be wrong by now. What is not carried out comes again if they still want it.
+//! - A process that was launched has [`START_MAX_MS`] to register, then it is killed like one that hangs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use madkv_proto::agent::{HeartbeatAnswer, LaunchCommand, ProcessId, ReplicaRegistration};
-use madkv_proto::control::{AgentOrders, Order, OrderKind, ReplicaReport};
+use madkv_proto::control::{AgentOrders, Order, OrderKind, ReplicaReport, Service};
 use tokio::time::Instant;
 
 use super::known::{Known, KnownReplica};
@@ -31,6 +34,11 @@ pub const RETURN_MIN_MS: u64 = 3_000;
 /// How long a replica that is told to end in order may take before it is killed, in milliseconds: the contract's 5 s,
 /// twice.
 pub const END_MAX_MS: u64 = 10_000;
+/// How long a replica that was launched may take until it registers, in milliseconds. It does so before it heals or
+/// catches up, which may take much longer.
+pub const START_MAX_MS: u64 = 30_000;
+/// How long after a report an answer to it still counts, in milliseconds: an older one tells of a world that is gone.
+pub const ANSWER_AGE_MAX_MS: u64 = 1_000;
 
 /// Something to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,12 +220,15 @@ impl Supervisor {
         replica.said_farewell = false;
         replica.may_be_replaced = true;
         replica.heard = now;
-        replica.order_is_over("");
+        let then = replica.launch_is_over();
         if is_visible && is_new {
             self.effects.push(Effect::Watch(process));
         }
         self.effects.push(Effect::Remember);
         self.beat(name);
+        if then == Then::Retire {
+            self.end(name, process, then, now);
+        }
         Ok(())
     }
 
@@ -230,6 +241,9 @@ impl Supervisor {
         let is_other = replica.incarnation != Some(answer.incarnation);
         replica.incarnation = Some(answer.incarnation);
         replica.service = answer.service;
+        if replica.service == Some(Service::InService) {
+            replica.in_service_at = Some(now);
+        }
         if replica.service.is_some() {
             replica.backoff.is_well(now);
         }
@@ -249,6 +263,11 @@ impl Supervisor {
     /// A replica says that it ends because it was asked to.
     pub(super) fn farewell(&mut self, connection: ConnectionId) {
         if let Some(replica) = self.replica_at(connection) {
+            if replica.phase == Phase::Ending && matches!(replica.then, Then::Launch { .. }) {
+                // It was this agent that asked, in order to launch it again; the agent that comes after this one must
+                // not take that for the wish of a person.
+                return;
+            }
             replica.said_farewell = true;
             self.effects.push(Effect::Remember);
         }
@@ -299,9 +318,12 @@ impl Supervisor {
             replica.is_visible = true;
             replica.phase = Phase::Starting;
             replica.heard = now;
-            replica.order_is_over("");
+            let then = replica.launch_is_over();
             self.effects.push(Effect::Watch(process));
             self.effects.push(Effect::Remember);
+            if then == Then::Retire {
+                self.end(name, process, then, now);
+            }
         }
     }
 
@@ -309,19 +331,29 @@ impl Supervisor {
     pub(super) fn launch_failed(&mut self, name: Name, why: &str, now: Instant) {
         let Some(replica) = self.replicas.get_mut(&name) else { return };
         if replica.phase == Phase::Launching {
-            replica.order_is_over(why);
             self.effects.push(Effect::Say(format!("{name} cannot be launched: {why}")));
-            self.ended(name, why, now);
+            if std::mem::replace(&mut replica.then, Then::Judge) == Then::Retire {
+                replica.phase = Phase::Stopped;
+                replica.order_is_over("");
+                self.effects.push(Effect::Remember);
+            } else {
+                replica.order_is_over(why);
+                self.ended(name, why, now);
+            }
         }
     }
 
-    /// The managers have answered a report.
-    pub(super) fn ordered(&mut self, orders: AgentOrders, now: Instant) {
+    /// The managers have answered a report that was made at `asked`.
+    pub(super) fn ordered(&mut self, orders: AgentOrders, asked: Instant, now: Instant) {
+        if now.duration_since(asked) > Duration::from_millis(ANSWER_AGE_MAX_MS) {
+            // What still is wanted comes again with the next answer.
+            return;
+        }
         self.managers_relaunch = orders.relaunch;
         let freq_ms = orders.lfd_heartbeat_freq_ms.clamp(HEARTBEAT_FREQ_MIN_MS, HEARTBEAT_FREQ_MAX_MS);
         self.set_freq(Duration::from_millis(freq_ms), now);
         for order in orders.orders {
-            self.carry_out(order, now);
+            self.carry_out(order, asked, now);
         }
     }
 
@@ -337,7 +369,7 @@ impl Supervisor {
         }
     }
 
-    fn carry_out(&mut self, order: Order, now: Instant) {
+    fn carry_out(&mut self, order: Order, asked: Instant, now: Instant) {
         let Order { id, partition, replica, what } = order;
         let name = Name { partition, replica };
         let may_launch = self.setup.relaunch;
@@ -345,17 +377,21 @@ impl Supervisor {
         if id <= replica.order || replica.order_under_way.is_some_and(|under_way| id <= under_way) {
             return;
         }
-        replica.order_under_way = Some(id);
+        let before = replica.order_under_way.replace(id);
         if what != OrderKind::Retire && !may_launch {
             replica.order_is_over("this agent launches nothing: --relaunch no");
             return;
         }
         let is_stopped = replica.phase == Phase::Stopped || replica.said_farewell;
+        if is_stopped && matches!(what, OrderKind::Relaunch | OrderKind::FreshDirectory) {
+            replica.order_is_over("it was ended in order, and waits for the one who did that");
+            return;
+        }
+        if matches!(what, OrderKind::FreshDirectory | OrderKind::Place(_)) && replica.uses_directory_since(asked) {
+            replica.order_under_way = before;
+            return;
+        }
         let then = match what {
-            OrderKind::Relaunch | OrderKind::FreshDirectory if is_stopped => {
-                replica.order_is_over("it was ended in order, and waits for the one who did that");
-                return;
-            }
             OrderKind::Relaunch => Then::Launch { fresh: false },
             OrderKind::FreshDirectory => Then::Launch { fresh: true },
             OrderKind::Retire => Then::Retire,
@@ -371,23 +407,28 @@ impl Supervisor {
         };
         self.effects.push(Effect::Say(format!("the managers want {name} {} (event {id})", words(then))));
         match (replica.process, then) {
-            (Some(process), _) => {
-                let is_hung = matches!(replica.phase, Phase::Hung | Phase::Ending);
-                replica.then = then;
-                replica.phase = Phase::Ending;
-                if is_hung {
-                    self.effects.push(Effect::Kill(process));
-                } else {
-                    replica.killed_at = Some(now + Duration::from_millis(END_MAX_MS));
-                    self.effects.push(Effect::Terminate(process));
-                }
-            }
+            // It has no process that is known, and will have one soon: what came of the launch is waited for.
+            _ if replica.phase == Phase::Launching => replica.then = then,
+            (Some(process), _) => self.end(name, process, then, now),
             (None, Then::Launch { fresh }) => self.launch(name, fresh),
             (None, _) => {
                 replica.phase = Phase::Stopped;
                 replica.order_is_over("");
                 self.effects.push(Effect::Remember);
             }
+        }
+    }
+
+    /// Ends a replica's process for an order.
+    fn end(&mut self, name: Name, process: ProcessId, then: Then, now: Instant) {
+        let Some(replica) = self.replicas.get_mut(&name) else { return };
+        let is_hung = matches!(replica.phase, Phase::Hung | Phase::Ending);
+        (replica.phase, replica.then) = (Phase::Ending, then);
+        if is_hung {
+            self.effects.push(Effect::Kill(process));
+        } else {
+            replica.killed_at = Some(now + Duration::from_millis(END_MAX_MS));
+            self.effects.push(Effect::Terminate(process));
         }
     }
 
@@ -419,8 +460,9 @@ impl Supervisor {
             Phase::Running => Some(replica.heard + hung),
             Phase::Returning => Some(replica.heard + hung.max(Duration::from_millis(RETURN_MIN_MS))),
             Phase::BackingOff { until, .. } => Some(*until),
+            Phase::Starting => Some(replica.heard + Duration::from_millis(START_MAX_MS)),
             Phase::Ending => replica.killed_at,
-            Phase::Launching | Phase::Starting | Phase::Hung | Phase::Dead { .. } | Phase::Stopped => None,
+            Phase::Launching | Phase::Hung | Phase::Dead { .. } | Phase::Stopped => None,
         }
     }
 
@@ -428,7 +470,7 @@ impl Supervisor {
         let relaunches = self.relaunches();
         let Some(replica) = self.replicas.get_mut(&name) else { return };
         match replica.phase {
-            Phase::Running | Phase::Returning => {
+            Phase::Running | Phase::Returning | Phase::Starting => {
                 let process = replica.process.filter(|_| replica.is_visible);
                 if let Some(connection) = replica.connection.filter(|_| process.is_none()) {
                     // Its connection is all that there is of it here.
@@ -457,7 +499,7 @@ impl Supervisor {
                     self.effects.push(Effect::Kill(process));
                 }
             }
-            Phase::Launching | Phase::Starting | Phase::Hung | Phase::Dead { .. } | Phase::Stopped => {}
+            Phase::Launching | Phase::Hung | Phase::Dead { .. } | Phase::Stopped => {}
         }
     }
 

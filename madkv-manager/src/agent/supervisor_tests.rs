@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::backoff::{PAUSE_MIN_MS, QUIET_MS};
 use super::placement::Placement;
 use super::replica::Name;
-use super::supervisor::{END_MAX_MS, Effect, HUNG_AFTER_INTERVALS, RETURN_MIN_MS, Setup, Supervisor};
+use super::supervisor::{
+    ANSWER_AGE_MAX_MS, END_MAX_MS, Effect, HUNG_AFTER_INTERVALS, RETURN_MIN_MS, START_MAX_MS, Setup, Supervisor,
+};
 
 const FREQ: Duration = Duration::from_millis(100);
 const NAME: Name = Name { partition: 0, replica: 0 };
@@ -82,8 +84,13 @@ impl Rig {
     }
 
     fn order(&mut self, id: u64, what: OrderKind) {
+        self.order_after(id, what, self.now);
+    }
+
+    /// An order in the answer to a report of that time.
+    fn order_after(&mut self, id: u64, what: OrderKind, asked: Instant) {
         let orders = vec![Order { id, partition: 0, replica: 0, what }];
-        self.supervisor.ordered(AgentOrders { orders, ..calm() }, self.now);
+        self.supervisor.ordered(AgentOrders { orders, ..calm() }, asked, self.now);
     }
 
     fn report(&self) -> ReplicaReport {
@@ -287,7 +294,7 @@ fn managers_can_switch_relaunching_off_and_on() {
     let mut rig = Rig::new(true);
     rig.register(1, NAME, 10).unwrap();
     rig.answer(1);
-    rig.supervisor.ordered(AgentOrders { relaunch: false, ..calm() }, rig.now);
+    rig.supervisor.ordered(AgentOrders { relaunch: false, ..calm() }, rig.now, rig.now);
     rig.gone(10);
     assert_eq!(launches(&rig.effects()), [] as [bool; 0]);
     rig.order(1, OrderKind::Relaunch);
@@ -300,8 +307,8 @@ fn order_is_carried_out_once_and_after_the_old_process_is_gone() {
     rig.register(1, NAME, 10).unwrap();
     rig.answer(1);
     rig.effects();
-    rig.order(7, OrderKind::FreshDirectory);
-    rig.order(7, OrderKind::FreshDirectory);
+    rig.order(7, OrderKind::Relaunch);
+    rig.order(7, OrderKind::Relaunch);
     let effects = rig.effects();
     let ends = effects.iter().filter(|effect| **effect == Effect::Terminate(process(10))).count();
     assert_eq!((ends, launches(&effects).len()), (1, 0));
@@ -310,11 +317,11 @@ fn order_is_carried_out_once_and_after_the_old_process_is_gone() {
     assert_eq!(kills(&effects), [10], "it did not end");
     // Its farewell and its code are its answer to the order, and no one's wish that it stays away.
     rig.supervisor.gone(process(10), "it exited with 0", true, rig.now);
-    assert_eq!(launches(&rig.effects()), [true]);
+    assert_eq!(launches(&rig.effects()), [false]);
     rig.supervisor.launched(NAME, process(11), rig.now);
     assert_eq!(rig.report().order, 7);
     rig.register(2, NAME, 11).unwrap();
-    rig.order(7, OrderKind::FreshDirectory);
+    rig.order(7, OrderKind::Relaunch);
     rig.order(6, OrderKind::Retire);
     let effects = rig.effects();
     assert!(
@@ -348,11 +355,11 @@ fn order_for_a_replica_that_never_ran_here_is_refused_unless_it_says_how() {
         p2p_address: "127.0.0.1:2".to_owned(),
         peers: vec!["127.0.0.1:3".to_owned(), "127.0.0.1:4".to_owned()],
     };
-    rig.order(2, OrderKind::Place(launch.clone()));
-    assert_eq!(launches(&rig.effects()), [true]);
-    rig.order(3, OrderKind::Place(Launch { api_address: "nonsense".to_owned(), ..launch }));
-    assert_eq!(rig.report().order, 3);
+    rig.order(2, OrderKind::Place(Launch { api_address: "nonsense".to_owned(), ..launch.clone() }));
+    assert_eq!(rig.report().order, 2);
     assert!(rig.report().detail.contains("nonsense"), "{}", rig.report().detail);
+    rig.order(3, OrderKind::Place(launch));
+    assert_eq!(launches(&rig.effects()), [true]);
 }
 
 #[test]
@@ -361,15 +368,15 @@ fn heartbeat_freq_of_the_managers_counts_from_the_next_heartbeat_on_and_hangs_no
     rig.register(1, NAME, 10).unwrap();
     rig.pass_well(FREQ);
     let beats = |effects: &[Effect]| effects.iter().filter(|one| matches!(one, Effect::Heartbeat { .. })).count();
-    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 1_000, ..calm() }, rig.now);
+    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 1_000, ..calm() }, rig.now, rig.now);
     rig.pass_well(Duration::from_millis(2_900));
     // Faster than the last answer is old.
-    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 20, ..calm() }, rig.now);
+    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 20, ..calm() }, rig.now, rig.now);
     rig.effects();
     let effects = rig.pass(Duration::from_millis(60));
     assert_eq!((beats(&effects), kills(&effects).len()), (3, 0));
     rig.answer(1);
-    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 0, ..calm() }, rig.now);
+    rig.supervisor.ordered(AgentOrders { lfd_heartbeat_freq_ms: 0, ..calm() }, rig.now, rig.now);
     rig.pass_well(Duration::from_millis(100));
     assert!(matches!(rig.condition(), Condition::Alive { .. }), "bounded");
 }
@@ -441,4 +448,101 @@ fn registered_process_wins_over_one_that_was_launched_and_is_not_there_yet() {
     rig.gone(11);
     assert_eq!(launches(&rig.effects()), [] as [bool; 0]);
     assert!(matches!(rig.condition(), Condition::Alive { .. }));
+}
+
+#[test]
+fn directory_in_use_or_served_from_since_the_report_is_not_taken() {
+    let mut rig = Rig::new(true);
+    rig.register(1, NAME, 10).unwrap();
+    rig.gone(10);
+    rig.effects();
+    let asked = rig.now;
+    rig.order(5, OrderKind::FreshDirectory);
+    assert_eq!((launches(&rig.effects()).len(), rig.report().order), (0, 0), "it is being launched");
+    rig.supervisor.launched(NAME, process(11), rig.now);
+    rig.order(5, OrderKind::FreshDirectory);
+    rig.register(2, NAME, 11).unwrap();
+    rig.order(5, OrderKind::FreshDirectory);
+    rig.now += FREQ;
+    rig.answer(2);
+    rig.order(5, OrderKind::FreshDirectory);
+    let ends = |effect: &Effect| matches!(effect, Effect::Terminate(_) | Effect::Kill(_) | Effect::Launch { .. });
+    assert!(!rig.effects().iter().any(ends), "it runs");
+    rig.gone(11);
+    rig.order_after(5, OrderKind::FreshDirectory, asked);
+    assert_eq!(launches(&rig.effects()), [] as [bool; 0], "the managers did not know that it was in service");
+    assert!(matches!(rig.condition(), Condition::BackingOff { .. }));
+    rig.now += Duration::from_millis(1);
+    let asked = rig.now;
+    rig.now += Duration::from_millis(ANSWER_AGE_MAX_MS + 1);
+    rig.order_after(5, OrderKind::FreshDirectory, asked);
+    assert_eq!(launches(&rig.effects()), [] as [bool; 0], "an old answer");
+    assert_eq!(rig.report().order, 0);
+    rig.order(5, OrderKind::FreshDirectory);
+    assert_eq!(launches(&rig.effects()), [true]);
+    rig.supervisor.launched(NAME, process(12), rig.now);
+    assert_eq!(rig.report().order, 5);
+}
+
+#[test]
+fn order_while_a_replica_is_launched_launches_no_second_one() {
+    let launching = || {
+        let mut rig = Rig::new(true);
+        rig.register(1, NAME, 10).unwrap();
+        rig.gone(10);
+        assert_eq!(launches(&rig.effects()), [false]);
+        rig
+    };
+    let mut rig = launching();
+    rig.order(1, OrderKind::Relaunch);
+    assert_eq!((launches(&rig.effects()).len(), rig.report().order), (0, 0));
+    rig.supervisor.launched(NAME, process(11), rig.now);
+    assert_eq!((launches(&rig.effects()).len(), rig.report().order), (0, 1));
+
+    let mut rig = launching();
+    rig.order(1, OrderKind::Retire);
+    assert_eq!((rig.report().order, rig.condition()), (0, Condition::Starting), "its process is not known yet");
+    rig.supervisor.launched(NAME, process(11), rig.now);
+    assert!(rig.effects().contains(&Effect::Terminate(process(11))));
+    rig.supervisor.gone(process(11), "it exited with 0", true, rig.now);
+    assert_eq!((rig.report().order, rig.condition()), (1, Condition::Stopped));
+
+    let mut rig = launching();
+    rig.order(1, OrderKind::Retire);
+    rig.supervisor.launch_failed(NAME, "no such file", rig.now);
+    assert_eq!((launches(&rig.effects()).len(), rig.report().order, rig.condition()), (0, 1, Condition::Stopped));
+
+    let mut rig = launching();
+    rig.order(1, OrderKind::Retire);
+    rig.register(2, NAME, 77).unwrap();
+    assert!(rig.effects().contains(&Effect::Terminate(process(77))), "a person was faster");
+}
+
+#[test]
+fn farewell_to_the_agent_that_relaunches_it_is_no_orderly_end() {
+    let mut rig = Rig::new(true);
+    rig.register(1, NAME, 10).unwrap();
+    rig.order(1, OrderKind::Relaunch);
+    rig.supervisor.farewell(1);
+    // The agent is killed here.
+    let known = rig.supervisor.known();
+    let mut next = Rig::new(true);
+    next.supervisor.adopt(known, |_| false, next.now);
+    assert_eq!(launches(&next.effects()), [false]);
+}
+
+#[test]
+fn launched_replica_that_never_registers_is_killed_awaited_and_launched_again() {
+    let mut rig = Rig::new(true);
+    rig.register(1, NAME, 10).unwrap();
+    rig.gone(10);
+    rig.supervisor.launched(NAME, process(11), rig.now);
+    rig.effects();
+    assert_eq!(kills(&rig.pass(Duration::from_millis(START_MAX_MS - 1))), [] as [u32; 0]);
+    let effects = rig.pass(Duration::from_millis(1));
+    assert_eq!((kills(&effects), launches(&effects).len()), (vec![11], 0));
+    assert_eq!(rig.condition(), Condition::Hung);
+    rig.gone(11);
+    assert!(matches!(rig.condition(), Condition::BackingOff { .. }));
+    assert_eq!(launches(&rig.pass(Duration::from_millis(PAUSE_MIN_MS))), [false]);
 }
