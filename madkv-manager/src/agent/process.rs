@@ -13,10 +13,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use madkv_proto::agent::{LaunchCommand, ProcessId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use smr::disk::{Disk, DiskLock, RealDisk};
 use smr_service::proc_stat;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -27,6 +28,12 @@ const END_WITH_STDIN: &[u8] = b"end_with_stdin";
 const FOUND_ANEW: &[u8] = b"found_anew";
 /// How many names are tried for a directory that is set aside.
 const ASIDE_NAMES_MAX: u32 = 1_000;
+/// The file in a replica's directory that is locked by whoever uses that, beside the directory itself.
+const LOCK_FILE: &str = "lock";
+/// How often the lock of a directory is tried: a process that has just ended may hold it for a moment.
+const LOCK_TRIES: u32 = 50;
+/// The pause between two tries, in milliseconds.
+const LOCK_PAUSE_MS: u64 = 10;
 
 /// Whether this very process runs.
 pub(super) fn is_alive(process: ProcessId) -> bool {
@@ -220,11 +227,41 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// Gives a directory another name, beside it. Returns that; `None` if there is no such directory.
+/// Locks a replica's directory as the replica itself does, so that none uses it while the result lives.
+fn lock(directory: &Path) -> io::Result<Vec<DiskLock>> {
+    let file = directory.join(LOCK_FILE);
+    let mut locks = Vec::new();
+    if RealDisk.exists(&file)? {
+        locks.push(lock_patiently(|| RealDisk.lock(&file))?);
+    }
+    match lock_patiently(|| RealDisk.lock_dir(directory)) {
+        Ok(lock) => locks.push(lock),
+        // Some file systems lock no directory, and a replica there goes by the file alone.
+        Err(error) if error.kind() != ErrorKind::WouldBlock && !locks.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(locks)
+}
+
+fn lock_patiently(attempt: impl Fn() -> io::Result<DiskLock>) -> io::Result<DiskLock> {
+    for _ in 0..LOCK_TRIES {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(LOCK_PAUSE_MS));
+            }
+            other => return other,
+        }
+    }
+    Err(io::Error::new(ErrorKind::WouldBlock, "another process uses it"))
+}
+
+/// Gives a directory that no one uses another name, beside it. Returns that; `None` if there is no such directory.
 fn set_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     if let Err(error) = fs::symlink_metadata(directory) {
         return if error.kind() == ErrorKind::NotFound { Ok(None) } else { Err(error) };
     }
+    // Until it has its new name: a replica that runs would go on in there, while another one begins under the old name.
+    let _locks = lock(directory)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for number in 0..ASIDE_NAMES_MAX {
         let mut name = directory.as_os_str().to_owned();
@@ -327,6 +364,27 @@ mod tests {
         let (process, aside) = processes.launch(&command("exit 0", &directory), true).unwrap();
         processes.gone(process).await;
         assert_eq!(aside, None, "there was none");
+    }
+
+    #[test]
+    fn directory_that_a_replica_uses_is_not_set_aside() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("backer");
+        fs::create_dir(&directory).unwrap();
+        let processes = Processes::new(false);
+        let file = directory.join(LOCK_FILE);
+        // As the replica takes it, and as one does where directories cannot be locked.
+        let takes: [&dyn Fn() -> DiskLock; 2] =
+            [&|| RealDisk.lock_dir(&directory).unwrap(), &|| RealDisk.lock(&file).unwrap()];
+        for take in takes {
+            let _held = take();
+            let why = processes.launch(&command("exit 0", &directory), true).unwrap_err();
+            assert!(why.contains("another process uses it"), "{why}");
+            assert!(directory.exists());
+        }
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+        let aside = set_aside(&directory).unwrap().unwrap();
+        assert!(aside.exists() && !directory.exists(), "no one uses it any more");
     }
 
     #[test]
