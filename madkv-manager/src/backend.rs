@@ -94,9 +94,9 @@ async fn take_report(replica: &ReplicaHandle, heard: &Heard, report: AgentReport
         outcome = replica.ask(Request::Idempotent { command }).await.unwrap_or_else(stopping);
     }
     if let Outcome::Answer(answer) = &outcome
-        && let Reply::Control(ControlReply::Orders(_)) = Reply::decode(answer)
+        && let Reply::Control(ControlReply::Orders(orders)) = Reply::decode(answer)
     {
-        heard.note(agent);
+        heard.note(agent, orders.gfd_heartbeat_freq_ms);
     }
     outcome
 }

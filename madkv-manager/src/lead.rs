@@ -16,7 +16,7 @@ use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Role, ServiceState};
 use smr_service::log_sink;
 
-use crate::heard::Heard;
+use crate::heard::{Heard, Records, Sign};
 use crate::readmit::Readmissions;
 use crate::rm::{self, Phase, Seen, Sight};
 use crate::state::{Command, Decision, HostView, Place, Query, Reply, Stage, View, console_name, encode};
@@ -101,6 +101,8 @@ struct Lead {
     term: u64,
     /// No one is accused of silence before this.
     accused_from: Instant,
+    /// What was recorded of the hosts.
+    records: Records,
     /// How long each replica has been seen as it is.
     phases: BTreeMap<Place, (Phase, Instant)>,
     /// Since when each group's open repair has been seen at its decision.
@@ -115,6 +117,7 @@ impl Lead {
         Lead {
             term,
             accused_from: Instant::now(),
+            records: Records::default(),
             phases: BTreeMap::new(),
             stages: BTreeMap::new(),
             readmissions: Readmissions::default(),
@@ -140,12 +143,14 @@ impl Lead {
     async fn judge_hosts(&mut self, replica: &ReplicaHandle, heard: &Heard, view: &View) {
         let agents: BTreeSet<u16> = view.hosts.iter().map(|host| host.agent).collect();
         heard.keep(|agent| agents.contains(&agent));
+        self.records.keep(|agent| agents.contains(&agent));
         let default = definition(GFD_HEARTBEAT_FREQ).map_or(0, |definition| definition.default);
-        let limit_ms = silence_limit_ms(view.settings.get(GFD_HEARTBEAT_FREQ).unwrap_or(default));
+        let freq_ms = view.settings.get(GFD_HEARTBEAT_FREQ).unwrap_or(default);
+        let now = Instant::now();
         for &HostView { agent, last, has_failed, .. } in &view.hosts {
-            let heard_at = heard.at(agent).map_or(self.accused_from, |at| at.max(self.accused_from));
-            let silent_ms = millis(heard_at.elapsed());
-            if !has_failed && silent_ms > limit_ms {
+            let recorded = self.records.unchanged_since(agent, last, has_failed, now).max(self.accused_from);
+            let silence = silence(heard.last(agent), recorded, freq_ms, now);
+            if let Some(silent_ms) = silence.filter(|_| !has_failed) {
                 propose(replica, &Command::HostSilent { agent, last, silent_ms, at_unix_ms: now_unix_ms() }).await;
             }
         }
@@ -204,6 +209,16 @@ impl Lead {
     }
 }
 
+/// For how long an agent has been silent, in milliseconds, if that is too long. It was heard then and told something, and
+/// there was no reason to accuse it before `since`.
+fn silence(heard: Option<Sign>, since: Instant, freq_ms: u64, now: Instant) -> Option<u64> {
+    let heard_at = heard.map_or(since, |sign| sign.at.max(since));
+    // It goes by what it was told last, and may have been told the present interval meanwhile: the longer one counts.
+    let freq_ms = heard.map_or(freq_ms, |sign| sign.told_ms.max(freq_ms));
+    let silent_ms = millis(now.saturating_duration_since(heard_at));
+    (silent_ms > silence_limit_ms(freq_ms)).then_some(silent_ms)
+}
+
 /// After how much silence an agent's host has failed, in milliseconds.
 fn silence_limit_ms(gfd_heartbeat_freq_ms: u64) -> u64 {
     gfd_heartbeat_freq_ms.saturating_mul(SILENT_INTERVALS).max(SILENT_MIN_MS)
@@ -229,6 +244,19 @@ mod tests {
     use smr::id::ClusterId;
 
     use super::*;
+
+    #[test]
+    fn shorter_interval_fails_no_agent_that_was_told_a_longer_one() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let heard = |told_ms| Some(Sign { at: start, told_ms });
+        assert_eq!(silence(heard(10_000), start, 100, at(9_900)), None, "it is not to report yet");
+        assert_eq!(silence(heard(10_000), start, 100, at(60_001)), Some(60_001));
+        assert_eq!(silence(heard(100), start, 10_000, at(9_900)), None, "the longer one counts at once");
+        assert_eq!(silence(heard(100), start, 100, at(SILENT_MIN_MS + 1)), Some(SILENT_MIN_MS + 1));
+        assert_eq!(silence(heard(100), at(1_000), 100, at(SILENT_MIN_MS + 1)), None, "accused later");
+        assert_eq!(silence(None, start, 100, at(SILENT_MIN_MS)), None);
+    }
 
     #[test]
     fn members_lines_are_those_of_the_contract() {
