@@ -19,8 +19,6 @@ use super::options::PROGRAM;
 const ANSWER_TIMEOUT_MS: u64 = 500;
 /// The pause after no manager took a report, in milliseconds.
 const AGAIN_MS: u64 = 100;
-/// How often the managers hear from this host until they say how often they want to, in milliseconds.
-const FIRST_FREQ_MS: u64 = 500;
 /// The shortest time between two reports that the managers may want, in milliseconds.
 const FREQ_MIN_MS: u64 = 10;
 /// The longest one, in milliseconds.
@@ -53,12 +51,11 @@ pub(super) struct Reporter {
 pub(super) async fn report<M: Managers>(
     reporter: Reporter,
     mut managers: M,
-    mut replicas: watch::Receiver<Option<Vec<ReplicaReport>>>,
+    mut replicas: watch::Receiver<Vec<ReplicaReport>>,
     orders: mpsc::Sender<(Instant, AgentOrders)>,
 ) {
     let mut number = 0;
     let mut last: Option<Vec<ReplicaReport>> = None;
-    let mut freq = Duration::from_millis(FIRST_FREQ_MS);
     let mut due = Instant::now();
     let mut complained = false;
     loop {
@@ -68,10 +65,7 @@ pub(super) async fn report<M: Managers>(
         }
         // Before it is looked: whatever happens from here on is in no report before the next.
         let asked = Instant::now();
-        let Some(present) = replicas.borrow_and_update().clone() else {
-            due = Instant::now() + freq;
-            continue;
-        };
+        let present = replicas.borrow_and_update().clone();
         if Instant::now() < due && last.as_ref() == Some(&present) {
             continue;
         }
@@ -83,8 +77,7 @@ pub(super) async fn report<M: Managers>(
                 complained = false;
                 last = Some(present);
                 let wanted = answer.gfd_heartbeat_freq_ms.clamp(FREQ_MIN_MS, FREQ_MAX_MS);
-                freq = Duration::from_millis(wanted);
-                due = Instant::now() + freq;
+                due = Instant::now() + Duration::from_millis(wanted);
                 if orders.send((asked, answer)).await.is_err() {
                     return;
                 }

@@ -98,7 +98,7 @@ struct Agent {
     input: mpsc::Sender<Input>,
     at_port: mpsc::Receiver<(ConnectionId, FromReplica)>,
     orders: mpsc::Receiver<(Instant, AgentOrders)>,
-    reports: watch::Sender<Option<Vec<ReplicaReport>>>,
+    reports: watch::Sender<Vec<ReplicaReport>>,
     known: watch::Sender<Arc<Known>>,
     traces: bool,
 }

@@ -127,11 +127,10 @@ impl Supervisor {
         deadlines.fold(self.next_beat, Instant::min)
     }
 
-    /// How the replicas are, for the managers; `None` while it is still to be seen who of those that ran before this
-    /// agent returns.
-    pub(super) fn report(&self) -> Option<Vec<ReplicaReport>> {
-        let returning = self.replicas.values().any(|replica| replica.phase == Phase::Returning);
-        (!returning).then(|| self.replicas.values().map(Replica::report).collect())
+    /// How the replicas are, for the managers. One that ran before this agent did and has not dialled it yet is starting,
+    /// as far as anyone can tell: this host is not silent until all have returned, or the managers would fail it.
+    pub(super) fn report(&self) -> Vec<ReplicaReport> {
+        self.replicas.values().map(Replica::report).collect()
     }
 
     /// What an agent that comes after this one has to know.
