@@ -26,4 +26,5 @@ mod supervisor_tests;
 
 pub use options::Options;
 pub use run::run;
-pub use supervisor::{ANSWER_AGE_MAX_MS, END_MAX_MS, HUNG_AFTER_INTERVALS, RETURN_MIN_MS, START_MAX_MS};
+pub use supervisor::{ANSWER_AGE_MAX_MS, END_MAX_MS, HUNG_AFTER_INTERVALS, RETURN_MIN_MS};
+pub use supervisor::{START_DOUBLINGS_MAX, START_MAX_MS};

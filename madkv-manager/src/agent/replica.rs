@@ -107,6 +107,8 @@ pub(super) struct Replica {
     pub(super) killed_at: Option<Instant>,
     pub(super) backoff: Backoff,
     pub(super) launches: u32,
+    /// Launches in a row that did not come as far as registering in time.
+    pub(super) slow_starts: u32,
     /// The last order that was carried out, or tried.
     pub(super) order: u64,
     /// The order that is being carried out.
@@ -137,6 +139,7 @@ impl Replica {
             killed_at: None,
             backoff: Backoff::default(),
             launches: 0,
+            slow_starts: 0,
             order: 0,
             order_under_way: None,
             detail: String::new(),

@@ -13,7 +13,8 @@
 //! - An order of the managers is carried out once. One that takes a replica's directory is carried out only while no one
 //!   uses that directory, and only if the replica was not in service since the report that the order answers: what the
 //!   managers knew then may be wrong by now. What is not carried out comes again if they still want it.
-//! - A process that was launched has [`START_MAX_MS`] to register, then it is killed like one that hangs.
+//! - A process that was launched has [`START_MAX_MS`] to register, then it is killed like one that hangs; the next one
+//!   has longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,8 +36,10 @@ pub const RETURN_MIN_MS: u64 = 3_000;
 /// twice.
 pub const END_MAX_MS: u64 = 10_000;
 /// How long a replica that was launched may take until it registers, in milliseconds. It does so before it heals or
-/// catches up, which may take much longer.
+/// catches up, but after it has read its directory: so each time that this was not enough doubles it.
 pub const START_MAX_MS: u64 = 30_000;
+/// How often that is doubled at most.
+pub const START_DOUBLINGS_MAX: u32 = 5;
 /// How long after a report an answer to it still counts, in milliseconds: an older one tells of a world that is gone.
 pub const ANSWER_AGE_MAX_MS: u64 = 1_000;
 
@@ -218,6 +221,7 @@ impl Supervisor {
         replica.phase = Phase::Running;
         replica.said_farewell = false;
         replica.may_be_replaced = true;
+        replica.slow_starts = 0;
         replica.heard = now;
         let then = replica.launch_is_over();
         if is_visible && is_new {
@@ -459,7 +463,7 @@ impl Supervisor {
             Phase::Running => Some(replica.heard + hung),
             Phase::Returning => Some(replica.heard + hung.max(Duration::from_millis(RETURN_MIN_MS))),
             Phase::BackingOff { until, .. } => Some(*until),
-            Phase::Starting => Some(replica.heard + Duration::from_millis(START_MAX_MS)),
+            Phase::Starting => Some(replica.heard + start_max(replica.slow_starts)),
             Phase::Ending => replica.killed_at,
             Phase::Launching | Phase::Hung | Phase::Dead { .. } | Phase::Stopped => None,
         }
@@ -470,6 +474,9 @@ impl Supervisor {
         let Some(replica) = self.replicas.get_mut(&name) else { return };
         match replica.phase {
             Phase::Running | Phase::Returning | Phase::Starting => {
+                if replica.phase == Phase::Starting {
+                    replica.slow_starts = replica.slow_starts.saturating_add(1);
+                }
                 let process = replica.process.filter(|_| replica.is_visible);
                 if let Some(connection) = replica.connection.filter(|_| process.is_none()) {
                     // Its connection is all that there is of it here.
@@ -573,6 +580,11 @@ impl Supervisor {
     fn replica_at(&mut self, connection: ConnectionId) -> Option<&mut Replica> {
         self.replicas.values_mut().find(|replica| replica.connection == Some(connection))
     }
+}
+
+/// How long a launched replica has to register after so many in a row that took too long.
+fn start_max(slow_starts: u32) -> Duration {
+    Duration::from_millis(START_MAX_MS << slow_starts.min(START_DOUBLINGS_MAX))
 }
 
 fn words(then: Then) -> &'static str {

@@ -545,4 +545,10 @@ fn launched_replica_that_never_registers_is_killed_awaited_and_launched_again() 
     rig.gone(11);
     assert!(matches!(rig.condition(), Condition::BackingOff { .. }));
     assert_eq!(launches(&rig.pass(Duration::from_millis(PAUSE_MIN_MS))), [false]);
+    rig.supervisor.launched(NAME, process(12), rig.now);
+    // It may be reading a large directory: killed after the same time again and again, it would never be through.
+    assert_eq!(kills(&rig.pass(Duration::from_millis(2 * START_MAX_MS - 1))), [] as [u32; 0]);
+    rig.register(2, NAME, 12).unwrap();
+    rig.pass_well(Duration::from_millis(START_MAX_MS));
+    assert!(matches!(rig.condition(), Condition::Alive { .. }), "who is registered is not starting");
 }
