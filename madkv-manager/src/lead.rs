@@ -209,8 +209,8 @@ impl Lead {
     }
 }
 
-/// For how long an agent has been silent, in milliseconds, if that is too long. It was heard then and told something, and
-/// there was no reason to accuse it before `since`.
+/// For how long an agent has been silent, in milliseconds, if that is too long: since it was heard, or since `since` if
+/// that was later.
 fn silence(heard: Option<Sign>, since: Instant, freq_ms: u64, now: Instant) -> Option<u64> {
     let heard_at = heard.map_or(since, |sign| sign.at.max(since));
     // It goes by what it was told last, and may have been told the present interval meanwhile: the longer one counts.

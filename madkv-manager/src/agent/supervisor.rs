@@ -10,8 +10,8 @@
 //!   waited for. So no directory ever has two processes that want it because of an agent.
 //! - A replica that ended because someone asked it to (it says so, or exits with 0) stays ended until someone starts it:
 //!   neither this agent nor the managers launch it again.
-//! - An order of the managers is carried out once. One that takes a replica's directory is carried out only while no one
-//!   uses that directory, and only if the replica was not in service since the report that the order answers: what the
+//! - An order of the managers is carried out once. One that takes a replica's directory is carried out only while no
+//!   one uses that, and only if the replica was not in service since the report that the order answers: what the
 //!   managers knew then may be wrong by now. What is not carried out comes again if they still want it.
 //! - A process that was launched has [`START_MAX_MS`] to register, then it is killed like one that hangs; the next one
 //!   has longer.
