@@ -6,7 +6,7 @@
 //!     --peer_addrs 127.0.0.1:4101,127.0.0.1:4102 --backer_path ./counter.0
 //! ```
 //! and then `counter add --replicas 127.0.0.1:4000,127.0.0.1:4001,127.0.0.1:4002 5`, or `counter get --replicas ...`.
-//! (`counter` stands for `cargo run -p smr-service --example counter --`.)
+//! (`counter` stands for `cargo run -p smr-service --example counter-service --`.)
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;

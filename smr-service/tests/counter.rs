@@ -24,9 +24,9 @@ fn program() -> &'static Path {
         let built = test.parent().and_then(|deps| deps.parent()).unwrap();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--package", "smr-service", "--example", "counter"]);
+        build.args(["build", "--quiet", "--locked", "--package", "smr-service", "--example", "counter-service"]);
         assert!(build.arg("--target-dir").arg(built.parent().unwrap()).status().unwrap().success());
-        built.join("examples/counter")
+        built.join("examples/counter-service")
     })
 }
 
