@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use madkv_manager::state::{Command, Decision, ManagerState, Query, Reply, Verdict, encode};
+use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
@@ -444,13 +444,12 @@ fn command_kinds_of_this_build_are_of_version_1_and_2_and_others_unknown() {
     for kind in 0..4u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
     }
-    for kind in 4..8u32 {
+    for kind in 4..12u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(2), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&8u32.to_le_bytes()), None);
-    let decision = Decision { partition: 0, after: 0, replica: 0, verdict: Verdict::Wait, reason: String::new() };
-    let last = encode(&Command::Decide { decision, at_unix_ms: 1 });
-    assert_eq!(last[..4], 7u32.to_le_bytes(), "the last kind");
+    assert_eq!(ManagerState::command_version(&12u32.to_le_bytes()), None);
+    let last = encode(&Command::ChangeEnded { partition: 0, id: 1, refused: None, at_unix_ms: 1 });
+    assert_eq!(last[..4], 11u32.to_le_bytes(), "the last kind");
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");
