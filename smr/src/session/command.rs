@@ -242,7 +242,8 @@ mod tests {
         let decode = |bytes: &[u8]| SessionCommand::decode(&Bytes::copy_from_slice(bytes));
         assert_eq!(decode(&[]), Err(Malformed { tag: 0, len_bytes: 0 }));
         assert_eq!(decode(&[0]), Err(Unknown { tag: 0 }));
-        assert_eq!(decode(&[6, 1, 2, 3]), Err(Unknown { tag: 6 }));
+        assert_eq!(decode(&[7, 1, 2, 3]), Err(Unknown { tag: 7 }));
+        assert_eq!(decode(&[6, 1, 2, 3]), Err(Malformed { tag: 6, len_bytes: 4 }));
         assert_eq!(decode(&[1, 0]), Err(Malformed { tag: 1, len_bytes: 2 }));
         let whole =
             SessionCommand::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command: Bytes::new() }
