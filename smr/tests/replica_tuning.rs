@@ -44,5 +44,8 @@ fn snapshots_follow_the_bound_that_is_set_while_it_runs() {
     assert!(replica.tune(Tuning { election_timeout_ms: 5_000, ..tuning }));
     write();
     replica.shutdown();
-    assert!(!replica.tune(Tuning::default()), "no one hears it any more");
+    // Its last thread may still be on its way out.
+    let tunings = [BOUND + 1, BOUND].into_iter().cycle();
+    let mut tunings = tunings.map(|bound| Tuning { snapshot_log_max_bytes: bound, ..tuning });
+    wait_until("that no one hears it any more", || (!replica.tune(tunings.next()?)).then_some(()));
 }
