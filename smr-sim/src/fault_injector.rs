@@ -259,7 +259,12 @@ impl FaultInjector {
         let Some(leader) = world.leader() else { return };
         let wants_all = self.wants_all;
         let is_scattered = || (0..world.nodes.len()).any(|replica| !is_named(world, leader, replica));
-        if wants_all && self.config.changes_members() && is_scattered() {
+        // Members that are gone for good come first: of them no one knows what they apply, so a change is refused.
+        let is_replaced = |replica: usize| {
+            is_named(world, leader, replica) && is_outside(world, leader, replica) && !world.nodes[replica].is_healing
+        };
+        let any_replaced = (0..world.nodes.len()).any(is_replaced);
+        if wants_all && self.config.changes_members() && !any_replaced && is_scattered() {
             let all = world.nodes.iter().map(|node| node.id.name).collect();
             return member_changes::ask_to_scale(world, leader, all);
         }
