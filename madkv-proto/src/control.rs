@@ -210,7 +210,7 @@ pub struct AgentOrders {
     pub lfd_heartbeat_freq_ms: u64,
     /// How often the agent reports, in milliseconds.
     pub gfd_heartbeat_freq_ms: u64,
-    /// Whether the manager wishes that agents relaunch by themselves what has ended. An agent with `--relaunch no` does
+    /// Whether the manager wants agents to relaunch by themselves what has ended. An agent with `--relaunch no` does
     /// not in any case.
     pub relaunch: bool,
     /// What is to be done, at most one order for each replica of the host. An order comes with each answer until a

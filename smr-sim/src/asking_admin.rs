@@ -13,17 +13,17 @@ use crate::rare::{Rare, RareCounts};
 
 /// Changes that a process is asked for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct MemberWishes(Arc<Mutex<Wishes>>);
+pub(super) struct RequestedChanges(Arc<Mutex<ChangeQueue>>);
 
 #[derive(Debug, Default)]
-struct Wishes {
+struct ChangeQueue {
     waiting: Vec<Change>,
     begun: u64,
     refused: u64,
 }
 
-impl MemberWishes {
-    fn lock(&self) -> MutexGuard<'_, Wishes> {
+impl RequestedChanges {
+    fn lock(&self) -> MutexGuard<'_, ChangeQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -42,8 +42,8 @@ impl MemberWishes {
     /// Counts what became of those that were looked at.
     pub(super) fn count(&self, rare: &mut RareCounts) {
         let (begun, refused) = {
-            let mut wishes = self.lock();
-            (std::mem::take(&mut wishes.begun), std::mem::take(&mut wishes.refused))
+            let mut requested_changes = self.lock();
+            (std::mem::take(&mut requested_changes.begun), std::mem::take(&mut requested_changes.refused))
         };
         (0..begun).for_each(|_| rare.saw(Rare::MembersChanged));
         (0..refused).for_each(|_| rare.saw(Rare::ChangeRefused));
@@ -53,12 +53,12 @@ impl MemberWishes {
 /// The production code that carries out what operators ask, and beside it whoever asks the core.
 pub(super) struct AskingAdmin {
     inner: RaftAdmin,
-    wishes: MemberWishes,
+    requested_changes: RequestedChanges,
 }
 
 impl AskingAdmin {
-    pub(super) fn new(wishes: MemberWishes) -> AskingAdmin {
-        AskingAdmin { inner: RaftAdmin::default(), wishes }
+    pub(super) fn new(requested_changes: RequestedChanges) -> AskingAdmin {
+        AskingAdmin { inner: RaftAdmin::default(), requested_changes }
     }
 
     fn inner(&self) -> &dyn Admin<Core> {
@@ -76,22 +76,22 @@ impl Admin<Core> for AskingAdmin {
     }
 
     fn tick(&mut self, context: AdminContext<'_, Core>) {
-        let mut wishes = self.wishes.lock();
-        for change in std::mem::take(&mut wishes.waiting) {
+        let mut requested_changes = self.requested_changes.lock();
+        for change in std::mem::take(&mut requested_changes.waiting) {
             match context.core.change_members(context.now, &change, context.effects) {
-                Ok(_) => wishes.begun += 1,
-                Err(ChangeRefused::NotYet(_) | ChangeRefused::Senseless(_)) => wishes.refused += 1,
+                Ok(_) => requested_changes.begun += 1,
+                Err(ChangeRefused::NotYet(_) | ChangeRefused::Senseless(_)) => requested_changes.refused += 1,
                 Err(ChangeRefused::NotLeader(_)) => {}
             }
         }
-        drop(wishes);
+        drop(requested_changes);
         if self.inner().next_tick().is_some_and(|at| at <= context.now) {
             self.inner.tick(context);
         }
     }
 
     fn next_tick(&self) -> Option<Time> {
-        if self.wishes.is_waiting() { Some(Time(0)) } else { self.inner().next_tick() }
+        if self.requested_changes.is_waiting() { Some(Time(0)) } else { self.inner().next_tick() }
     }
 
     fn waiting(&self) -> usize {

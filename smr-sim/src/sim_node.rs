@@ -34,7 +34,7 @@ use smr::storage::{
     SeenStarts, Store, StoreOptions,
 };
 
-use crate::asking_admin::{AskingAdmin, MemberWishes};
+use crate::asking_admin::{AskingAdmin, RequestedChanges};
 use crate::clock::Clock;
 use crate::journal::JOURNAL;
 use crate::probe::{Chained, Core};
@@ -317,7 +317,7 @@ pub struct SimNode<S: StateMachine> {
     /// Whether its command line has the operator's word that the group begins again.
     pub found_anew: bool,
     /// Changes of members that its process is asked for.
-    pub(super) wishes: MemberWishes,
+    pub(super) requested_changes: RequestedChanges,
 }
 
 /// What became of a start.
@@ -368,7 +368,7 @@ impl<S: StateMachine> SimNode<S> {
             mailbox: Arc::default(),
             turn_at: Time(u64::MAX),
             found_anew: false,
-            wishes: MemberWishes::default(),
+            requested_changes: RequestedChanges::default(),
         }
     }
 
@@ -479,7 +479,7 @@ impl<S: StateMachine> SimNode<S> {
                             *opened,
                             snapshots,
                             next_incarnation,
-                            (self.clock.at(now), &self.wishes),
+                            (self.clock.at(now), &self.requested_changes),
                             rng,
                         )?))
                     };
@@ -565,7 +565,7 @@ impl<S: StateMachine> SimNode<S> {
             opened.entries = vec![founders.first_entry()];
         }
         opened.bootstrap = bootstrap;
-        match serve(world, opened, snapshots, next_incarnation, (self.clock.at(now), &self.wishes), rng) {
+        match serve(world, opened, snapshots, next_incarnation, (self.clock.at(now), &self.requested_changes), rng) {
             Ok(serving) => {
                 self.process = ProcessState::Serving(Box::new(serving));
                 Some(Start::Runs { notes: Vec::new(), quarantined: None })
@@ -596,7 +596,7 @@ impl<S: StateMachine> SimNode<S> {
         self.inbox.clear();
         self.inbox_most = 0;
         self.requests.clear();
-        self.wishes.clear();
+        self.requested_changes.clear();
         self.busy_until = Time(0);
         self.mailbox = Arc::default();
         self.paused_until = Time(0);
@@ -649,7 +649,7 @@ fn serve<S: StateMachine>(
     opened: OpenedStore,
     snapshots: SnapshotDir,
     next_incarnation: bool,
-    (now, wishes): (Time, &MemberWishes),
+    (now, requested_changes): (Time, &RequestedChanges),
     rng: ChaCha8Rng,
 ) -> Result<Serving<S>, String> {
     let BootstrapState::Initialized { genesis, founders } = opened.bootstrap else {
@@ -680,7 +680,7 @@ fn serve<S: StateMachine>(
         healing: opened.healing.as_ref().map(Healing::describe),
         sync_mode: String::new(),
         core: Core::new(raft, recovered),
-        admin: Box::new(AskingAdmin::new(wishes.clone())),
+        admin: Box::new(AskingAdmin::new(requested_changes.clone())),
         state,
         sessions,
         snapshot,

@@ -582,7 +582,7 @@ impl Supervisor {
     }
 }
 
-/// How long a launched replica has to register after so many in a row that took too long.
+/// How long a launched replica has to register after this many in a row that took too long.
 fn start_max(slow_starts: u32) -> Duration {
     Duration::from_millis(START_MAX_MS << slow_starts.min(START_DOUBLINGS_MAX))
 }

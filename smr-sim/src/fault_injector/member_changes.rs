@@ -94,7 +94,7 @@ pub(super) fn may_lose<W: Workload>(world: &World<W>, victim: usize) -> bool {
     let configuration = &lead.configuration;
     let is_settled = !configuration.is_joint()
         && lead.configuration_index <= lead.commit
-        && !world.nodes.iter().any(|node| node.wishes.is_waiting() || changes_members(node));
+        && !world.nodes.iter().any(|node| node.requested_changes.is_waiting() || changes_members(node));
     let agrees = |member: &NodeId| {
         let replica = usize::from(member.name.0);
         world.nodes[replica].id != *member

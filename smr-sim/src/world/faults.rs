@@ -302,7 +302,7 @@ impl<W: Workload> World<W> {
             self.nodes[replica].full_until = Time(0);
             self.nodes[replica].disk_slow_until = Time(0);
             self.nodes[replica].start_trouble = None;
-            self.nodes[replica].wishes.clear();
+            self.nodes[replica].requested_changes.clear();
             self.nodes[replica].disk.clear_faults();
             self.room_changes(replica, false);
             self.mend_disk(replica);

@@ -38,7 +38,7 @@ impl<W: Workload> World<W> {
     /// A process is asked for other members, at once.
     pub(crate) fn ask_for_members(&mut self, replica: usize, changes: Vec<Change>) {
         if self.nodes[replica].serving().is_some() {
-            self.nodes[replica].wishes.ask(changes);
+            self.nodes[replica].requested_changes.ask(changes);
             self.turn_soon(replica);
         }
     }

@@ -181,7 +181,7 @@ impl<W: Workload> World<W> {
             ProcessState::Serving(serving) => {
                 let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
-                machine.wishes.count(&mut self.watch.rare);
+                machine.requested_changes.count(&mut self.watch.rare);
                 // One portion: what a machine has time for is a matter of luck, and here it has little.
                 let applied = serving.engine().applied().index;
                 serving.turns.work(|| false);

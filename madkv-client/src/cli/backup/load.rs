@@ -9,7 +9,7 @@ use tokio::task::{JoinSet, yield_now};
 
 use super::BackupError;
 use super::format::{Block, Header, Reader};
-use super::scan::{NotYet, PartitionScan, Patience};
+use super::scan::{NotYet, PartitionScan, RetryBudget};
 use crate::{Client, Error};
 
 /// Keys that are being written at a time.
@@ -74,8 +74,8 @@ async fn write_all(reader: &mut Reader<BufReader<&File>>, writes: &mut Writes<'_
 
 /// Whether any partition has a key.
 async fn has_keys(client: &Client) -> Result<bool, BackupError> {
-    let mut patience = Patience::of(client);
-    let mut map = patience.map(client, 0).await?;
+    let mut retry_budget = RetryBudget::of(client);
+    let mut map = retry_budget.map(client, 0).await?;
     let mut partition = 0;
     while partition < map.partitions.len() {
         let first = match PartitionScan::begin(client, &map, partition).await {
@@ -86,13 +86,13 @@ async fn has_keys(client: &Client) -> Result<bool, BackupError> {
             Ok(Some(records)) if !records.is_empty() => return Ok(true),
             Ok(_) => {
                 partition += 1;
-                patience.complete(partition);
+                retry_budget.complete(partition);
             }
             Err(NotYet::Moved(epoch)) => {
-                map = patience.newer_map(client, epoch).await?;
+                map = retry_budget.newer_map(client, epoch).await?;
                 partition = 0;
             }
-            Err(NotYet::Again(why)) => patience.pause(&why).await?,
+            Err(NotYet::Again(why)) => retry_budget.pause(&why).await?,
             Err(NotYet::Never(error)) => return Err(error.into()),
         }
     }

@@ -13,7 +13,7 @@ use smr_service::log_sink;
 
 use super::BackupError;
 use super::format::{Header, Writer};
-use super::scan::{NotYet, PartitionScan, Patience};
+use super::scan::{NotYet, PartitionScan, RetryBudget};
 use crate::Client;
 
 /// Who may read a backup: its owner.
@@ -49,22 +49,22 @@ pub async fn save(client: &Client, path: &Path) -> Result<Saved, BackupError> {
 }
 
 async fn save_to(client: &Client, mut file: &File) -> Result<Saved, BackupError> {
-    let mut patience = Patience::of(client);
-    let mut map = patience.map(client, 0).await?;
+    let mut retry_budget = RetryBudget::of(client);
+    let mut map = retry_budget.map(client, 0).await?;
     'epoch: loop {
         file.set_len(0).map_err(BackupError::Write)?;
         file.rewind().map_err(BackupError::Write)?;
         let header = header_of(&map);
         let mut writer = Writer::begin(BufWriter::new(file), &header).map_err(BackupError::Write)?;
         for partition in 0..map.partitions.len() {
-            match save_partition(client, &map, partition, &mut writer, &mut patience).await? {
+            match save_partition(client, &map, partition, &mut writer, &mut retry_budget).await? {
                 None => {
                     writer.end_partition().map_err(BackupError::Write)?;
-                    patience.complete(partition + 1);
+                    retry_budget.complete(partition + 1);
                 }
                 // Keys may have moved from a partition that is still to come to one that is already written.
                 Some(epoch) => {
-                    map = patience.newer_map(client, epoch).await?;
+                    map = retry_budget.newer_map(client, epoch).await?;
                     continue 'epoch;
                 }
             }
@@ -91,7 +91,7 @@ async fn save_partition(
     map: &ClusterMap,
     partition: usize,
     writer: &mut Writer<BufWriter<&File>>,
-    patience: &mut Patience,
+    retry_budget: &mut RetryBudget,
 ) -> Result<Option<u64>, BackupError> {
     let begin = writer.place();
     loop {
@@ -101,7 +101,7 @@ async fn save_partition(
             Err(NotYet::Never(error)) => return Err(error.into()),
             Err(NotYet::Again(why)) => why,
         };
-        patience.pause(&why).await?;
+        retry_budget.pause(&why).await?;
         // Another answer is of another moment.
         let out = writer.back_to(begin).map_err(BackupError::Write)?;
         let file = out.get_mut();

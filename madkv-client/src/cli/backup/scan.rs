@@ -112,7 +112,7 @@ impl PartitionScan {
 
 /// When to give up. There is one for a whole backup: what breaks again and again at the same place uses it up, however
 /// much comes before that place.
-pub(super) struct Patience {
+pub(super) struct RetryBudget {
     /// How long a wait may take, if that is bounded.
     allowed: Option<Duration>,
     since: Instant,
@@ -122,10 +122,10 @@ pub(super) struct Patience {
     said: Vec<String>,
 }
 
-impl Patience {
+impl RetryBudget {
     /// It begins now.
-    pub(super) fn of(client: &Client) -> Patience {
-        Patience { allowed: client.call_timeout(), since: Instant::now(), most_complete: 0, said: Vec::new() }
+    pub(super) fn of(client: &Client) -> RetryBudget {
+        RetryBudget { allowed: client.call_timeout(), since: Instant::now(), most_complete: 0, said: Vec::new() }
     }
 
     /// This many partitions are complete. It begins anew if that is more than ever before.
@@ -183,27 +183,27 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn patience(allowed_ms: u64) -> Patience {
+    fn retry_budget(allowed_ms: u64) -> RetryBudget {
         let allowed = Some(Duration::from_millis(allowed_ms));
-        Patience { allowed, since: Instant::now(), most_complete: 0, said: Vec::new() }
+        RetryBudget { allowed, since: Instant::now(), most_complete: 0, said: Vec::new() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn patience_is_renewed_by_further_partitions_and_by_nothing_else() {
-        let mut patience = patience(1_000);
+        let mut retry_budget = retry_budget(1_000);
         // The first partition is complete each time; the second breaks.
         let mut attempts = 0;
         let late = loop {
-            patience.complete(1);
-            match patience.pause("it breaks").await {
+            retry_budget.complete(1);
+            match retry_budget.pause("it breaks").await {
                 Ok(()) => attempts += 1,
                 Err(late) => break late,
             }
             assert!(attempts <= 11, "it never ends");
         };
         assert!(late.to_string().contains("it breaks"), "{late}");
-        patience.complete(2);
-        assert!(patience.pause("it breaks").await.is_ok());
+        retry_budget.complete(2);
+        assert!(retry_budget.pause("it breaks").await.is_ok());
     }
 
     #[test]
