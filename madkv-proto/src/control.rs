@@ -182,7 +182,8 @@ pub enum Condition {
         /// How it ended last; at most [`DETAIL_MAX_BYTES`].
         reason: String,
     },
-    /// It was ended in order, by a person or by an order, and stays so until a person starts it again. No one else does.
+    /// It was ended in order, by a person or by an order, and stays so until a person starts it again. No one else
+    /// does.
     Stopped,
 }
 

@@ -85,8 +85,8 @@ impl RangedHello {
     }
 }
 
-/// What a hello says besides: a tag of one byte, the length of the value in one byte, the value; again and again. Whoever
-/// does not know a tag passes over it.
+/// What a hello says besides: a tag of one byte, the length of the value in one byte, the value; again and again.
+/// Whoever does not know a tag passes over it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HelloFields {
     /// What the client calls itself on consoles: `C7` is 7. Then the ids of its requests carry their numbers, see

@@ -1,8 +1,8 @@
 //! The configuration of a group whose members are decided elsewhere: by a configuration service, one epoch after
 //! another.
 //!
-//! Raft's members agree on themselves ([`crate::entry::Configuration`]). The other kinds keep *every* member in step and
-//! let the service change who that is.
+//! Raft's members agree on themselves ([`crate::entry::Configuration`]). The other kinds keep *every* member in step
+//! and let the service change who that is.
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
 //! *Every* order of events in a small configured group, up to bounds that are completed here, each time.
 //!
-//! Real cores, each with a disk, and a service with a plan of epochs: a join and a removal among them. Then anything may
-//! happen in any order: the service decides, a node hears of a decision, a message arrives, a write completes, a node
-//! crashes and comes back with any part of what it had not synced, a client proposes or reads, a lease is granted or
-//! runs out. Breadth first, so the history that breaks an invariant is a shortest one.
+//! Real cores, each with a disk, and a service with a plan of epochs: a join and a removal among them. Then anything
+//! may happen in any order: the service decides, a node hears of a decision, a message arrives, a write completes, a
+//! node crashes and comes back with any part of what it had not synced, a client proposes or reads, a lease is granted
+//! or runs out. Breadth first, so the history that breaks an invariant is a shortest one.
 //!
 //! # What a state is
 //! Time is no part of it ([`smr::internals::configured`]), and timers do not fire: all they do is repeat what was lost.
@@ -11,8 +11,8 @@
 //! depends on the node alone, so each (node, event) is computed once, by the real core, and a state is a few numbers.
 //!
 //! # Bounds
-//! Those of the tests below; each completes in seconds on an idle machine. `explore_what_is_asked_for` goes further, for
-//! as long as told; what it completed is in `docs/TESTING.md`.
+//! Those of the tests below; each completes in seconds on an idle machine. `explore_what_is_asked_for` goes further,
+//! for as long as told; what it completed is in `docs/TESTING.md`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

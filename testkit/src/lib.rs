@@ -5,7 +5,8 @@
 //! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`mount`]: a file system in a file.
 //! - [`cluster`]: all processes of a cluster, and who leads where. [`agents`]: those of its hosts. [`place`]: where it
 //!   lives. [`ask`]: one question to one replica. [`launcher`]: what `madkv-local` does.
-//! - [`proxy`]: links that hold, delay, cut, flap and replay. [`wiring`]: a cluster whose connections go over such links.
+//! - [`proxy`]: links that hold, delay, cut, flap and replay. [`wiring`]: a cluster whose connections go over such
+//!   links.
 //! - [`line_client`]: the command-line client, driven through its pipes. [`caller`]: that one, or the library.
 //! - [`load`]: clients that swap and keep a history for [`swaps`]. [`failover`]: how long one waits for a new leader.
 //! - [`history`]: what clients asked and heard, of all five operations; as a file that can be checked again.

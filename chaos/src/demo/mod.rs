@@ -1,6 +1,6 @@
 //! `madkv-demo`: demonstrations with real processes. Each says in plain English what it does, shows what the consoles
-//! say, and checks what it claims: the exit code is 1 if something did not happen, 77 if something was skipped. Where the project guide for
-//! student projects has a step for what was just shown, the step's number stands beside it.
+//! say, and checks what it claims: the exit code is 1 if something did not happen, 77 if something was skipped. Where
+//! the project guide for student projects has a step for what was just shown, the step's number stands beside it.
 //!
 //! | module | what it has |
 //! |---|---|

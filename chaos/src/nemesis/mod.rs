@@ -1,4 +1,5 @@
-//! The nemesis: a cluster of real processes on a bad network ([`madkv_testkit::wiring`]), and a seeded schedule of faults.
+//! The nemesis: a cluster of real processes on a bad network ([`madkv_testkit::wiring`]), and a seeded schedule of
+//! faults.
 //!
 //! - [`plan`]: the schedule of a seed. [`faults`]: what each fault does. [`injector`]: carries the schedule out.
 //! - [`world`]: what the faults hit, and the book of who is hurt.

@@ -1,7 +1,8 @@
 //! What an agent remembers of its replicas, for the one that comes after it.
 //!
-//! The file `replicas` in the agent's directory is one frame of [`smr::codec`]. It is written beside, synced and renamed,
-//! so a crash leaves the old one or the new one. It names the boot of the host: process numbers mean nothing in another.
+//! The file `replicas` in the agent's directory is one frame of [`smr::codec`]. It is written beside, synced and
+//! renamed, so a crash leaves the old one or the new one. It names the boot of the host: process numbers mean nothing
+//! in another.
 
 use std::io;
 use std::path::Path;

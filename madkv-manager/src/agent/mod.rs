@@ -8,8 +8,8 @@
 //! - `known`: what the agent that comes after this one has to know.
 //! - `run`: from start to end.
 //!
-//! Nothing depends on an agent's life: replicas are no part of it, and go on when it ends. The next one finds them again,
-//! for they dial it.
+//! Nothing depends on an agent's life: replicas are no part of it, and go on when it ends. The next one finds them
+//! again, for they dial it.
 
 pub mod backoff;
 mod known;

@@ -40,8 +40,8 @@ pub struct Options {
     /// take over get their directories in it.
     #[arg(long = "directory", value_name = "DIR")]
     pub directory: PathBuf,
-    /// Milliseconds from one heartbeat of a replica to the next; the managers' setting lfd_heartbeat_freq counts instead
-    /// once they are heard.
+    /// Milliseconds from one heartbeat of a replica to the next; the managers' setting lfd_heartbeat_freq counts
+    /// instead once they are heard.
     #[arg(long = "heartbeat_freq", value_name = "MS", default_value_t = HEARTBEAT_FREQ_MS, allow_negative_numbers = true)]
     pub heartbeat_freq: u64,
     /// Whether to launch again what has ended or hangs, or to leave that to others.

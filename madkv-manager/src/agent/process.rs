@@ -1,7 +1,8 @@
 //! Processes of replicas: seen, ended and launched.
 //!
-//! A process is named by its number and the moment of its start, and held by a descriptor of the kernel (pidfd) that was
-//! opened while both fitted. Signals go through that, so they never reach another process that has the number by now.
+//! A process is named by its number and the moment of its start, and held by a descriptor of the kernel (pidfd) that
+//! was opened while both fitted. Signals go through that, so they never reach another process that has the number by
+//! now.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

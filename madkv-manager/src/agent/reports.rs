@@ -47,7 +47,8 @@ pub(super) struct Reporter {
     pub(super) relaunches: bool,
 }
 
-/// Reports whatever `replicas` holds, for as long as the process lives. Each answer goes on with the time of its report.
+/// Reports whatever `replicas` holds, for as long as the process lives. Each answer goes on with the time of its
+/// report.
 pub(super) async fn report<M: Managers>(
     reporter: Reporter,
     mut managers: M,

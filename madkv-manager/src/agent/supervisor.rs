@@ -2,14 +2,14 @@
 //! what happened with the time of it, and returns what is to be done.
 //!
 //! # Rules
-//! - A replica is *dead* once its process is gone; that alone. A connection that breaks is no news but that it has to be
-//!   dialled again.
+//! - A replica is *dead* once its process is gone; that alone. A connection that breaks is no news but that it has to
+//!   be dialled again.
 //! - It *hangs* if it has answered nothing for [`HUNG_AFTER_INTERVALS`] intervals and a half. Time in which this agent
 //!   itself was held up does not count.
 //! - Nothing is launched while a process of the replica may still be there: whoever hangs is killed first, and its end
 //!   waited for. So no directory ever has two processes that want it because of an agent.
-//! - A replica that ended because someone asked it to (it says so, or exits with 0) stays ended until someone starts it:
-//!   neither this agent nor the managers launch it again.
+//! - A replica that ended because someone asked it to (it says so, or exits with 0) stays ended until someone starts
+//!   it: neither this agent nor the managers launch it again.
 //! - An order of the managers is carried out once. One that takes a replica's directory is carried out only while no
 //!   one uses that, and only if the replica was not in service since the report that the order answers: what the
 //!   managers knew then may be wrong by now. What is not carried out comes again if they still want it.
@@ -28,7 +28,8 @@ use super::options::{HEARTBEAT_FREQ_MAX_MS, HEARTBEAT_FREQ_MIN_MS};
 use super::placement::Placement;
 use super::replica::{ConnectionId, Name, Phase, Replica, Then};
 
-/// After how many intervals without an answer, and a half, a replica hangs: three heartbeats in a row were not answered.
+/// After how many intervals without an answer, and a half, a replica hangs: three heartbeats in a row were not
+/// answered.
 pub const HUNG_AFTER_INTERVALS: u32 = 3;
 /// How long a replica that ran before this agent did may take to dial it at least, in milliseconds.
 pub const RETURN_MIN_MS: u64 = 3_000;
@@ -130,8 +131,9 @@ impl Supervisor {
         deadlines.fold(self.next_beat, Instant::min)
     }
 
-    /// How the replicas are, for the managers. One that ran before this agent did and has not dialled it yet is starting,
-    /// as far as anyone can tell: this host is not silent until all have returned, or the managers would fail it.
+    /// How the replicas are, for the managers. One that ran before this agent did and has not dialled it yet is
+    /// starting, as far as anyone can tell: this host is not silent until all have returned, or the managers would
+    /// fail it.
     pub(super) fn report(&self) -> Vec<ReplicaReport> {
         self.replicas.values().map(Replica::report).collect()
     }

@@ -167,7 +167,8 @@ impl StateMachine for ManagerState {
         codec::encode(&reply)
     }
 
-    /// How large this state can become is given by the layout and by constants; servers that start must be able to register.
+    /// How large this state can become is given by the layout and by constants; servers that start must be able to
+    /// register.
     fn frees(_command: &[u8]) -> bool {
         true
     }

@@ -27,7 +27,8 @@ const OUTCOMES: [&str; 15] = [
     "dropped",
 ];
 
-/// What each kind of request is called, in the order of [`RequestKind`]; a read whose answer comes in parts is a long one.
+/// What each kind of request is called, in the order of [`RequestKind`]; a read whose answer comes in parts is a long
+/// one.
 const KINDS: [&str; 6] = ["open_session", "write", "read", "status", "map", "other"];
 const LONG_READ: usize = KINDS.len();
 

@@ -206,8 +206,8 @@ impl<M: Map> Queue<M> {
         state.counted_bytes = now;
     }
 
-    /// Asks for a request of `cost_bytes` to go on, which was read when it `began`, if someone counts. A lone request may
-    /// be larger than the connection's limit.
+    /// Asks for a request of `cost_bytes` to go on, which was read when it `began`, if someone counts. A lone request
+    /// may be larger than the connection's limit.
     pub(super) fn admit(&self, id: u64, cost_bytes: usize, kind: RequestKind, began: Option<Moment>) -> Admission {
         let mut state = self.lock();
         let lone = state.in_flight() == 0 && state.answers_bytes() == 0;

@@ -2,8 +2,8 @@
 //! are. A pure function of what happened, like [`crate::raft`].
 //!
 //! Raft needs a majority of its own members to decide anything, also who they are. Here the members of an *epoch* are
-//! given ([`EpochConfiguration`]); what is committed is on the disks of *all* of them, so one that is left holds it all:
-//! f + 1 replicas survive f failures. Who is gone is for the service to say, which is a Raft group of its own.
+//! given ([`EpochConfiguration`]); what is committed is on the disks of *all* of them, so one that is left holds it
+//! all: f + 1 replicas survive f failures. Who is gone is for the service to say, which is a Raft group of its own.
 //!
 //! # Kinds
 //! | kind | order | way of a write | commits when | applies | answers | reads |
@@ -26,8 +26,8 @@
 //!   the first messages of its epoch. [`enter`]
 //! - *First entry*: an epoch begins with a no-op of its first member. Acknowledgements count in their epoch alone.
 //!   [`order`]
-//! - *Complete*: a member is, in an epoch, once the no-op of that epoch is durable in its log. Then every entry that was
-//!   committed before is in its log. Only then it answers reads, or hands the log on to others.
+//! - *Complete*: a member is, in an epoch, once the no-op of that epoch is durable in its log. Then every entry that
+//!   was committed before is in its log. Only then it answers reads, or hands the log on to others.
 //! - *Restart*: a process orders nothing in an epoch that it did not enter in this start: what it lost it would order
 //!   again under the same names. It waits for the next epoch; any other member goes on. [`order`]
 //! - *Cutting*: the first's log wins; whoever differs cuts, but never below a commit index that it knows: then someone
@@ -41,9 +41,9 @@
 //! # What the service has to do
 //! Decide on epochs by compare-and-set; name as first a member that is complete by its record; that record shrinks with
 //! each removal and grows by [`Report::Activated`] of the present epoch only; add one newcomer at a time, as
-//! `incomplete`, at the end; grant a lease only to a member that is complete and belongs to every configuration from the
-//! epoch it names to the present one; let the last grant to a member pass before it decides on a configuration without
-//! it. A model of it is in `smr/tests/configured_cluster`.
+//! `incomplete`, at the end; grant a lease only to a member that is complete and belongs to every configuration from
+//! the epoch it names to the present one; let the last grant to a member pass before it decides on a configuration
+//! without it. A model of it is in `smr/tests/configured_cluster`.
 //!
 //! # Messages
 //! | message | from → to | answer | rests on |

@@ -107,8 +107,8 @@ pub(super) struct IncarnationRun<P: Kind, S: StateMachine> {
     genesis: Arc<OnceLock<GenesisHash>>,
 }
 
-/// Where the replicas of the group are reached, by all that is here: they have to be reached before it can be known what
-/// of the log is committed. Who answers there is compared.
+/// Where the replicas of the group are reached, by all that is here: they have to be reached before it can be known
+/// what of the log is committed. Who answers there is compared.
 fn addresses_in(sessions: &SessionTable, entries: &[Entry]) -> Addresses {
     let mut addresses = sessions.addresses().clone();
     for entry in entries {

@@ -12,9 +12,9 @@
 //!         number u64 | index u64 | hash of the command u64 | length u32 | answer
 //! ```
 //! SES3 is written once a command of a newer version than the first is applied, which only builds propose and apply
-//! that read it, and SES4 likewise once there are addresses. Until then the bytes are those that builds without them write. Little endian. Equal tables give equal
-//! bytes. The snapshot file around it has the checksums, so what fails to parse here is of another format, or a bug;
-//! still every length is checked before anything is allocated for it.
+//! that read it, and SES4 likewise once there are addresses. Until then the bytes are those that builds without them
+//! write. Little endian. Equal tables give equal bytes. The snapshot file around it has the checksums, so what fails
+//! to parse here is of another format, or a bug; still every length is checked before anything is allocated for it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;

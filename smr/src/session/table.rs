@@ -60,7 +60,8 @@ pub struct SessionTable {
     pub(super) open_versions: CommandVersions,
     /// Where replicas are reached, as far as commands said so.
     pub(super) addresses: Arc<Addresses>,
-    /// The only other part that an image needs; the rest follows from it. Sessions are shared with images until they change.
+    /// The only other part that an image needs; the rest follows from it. Sessions are shared with images until they
+    /// change.
     pub(super) sessions: OrdMap<ClientId, Arc<Session>>,
     by_use: BTreeMap<Index, ClientId>,
     unused: BTreeSet<ClientId>,

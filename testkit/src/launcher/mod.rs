@@ -1,9 +1,9 @@
 //! `madkv-local`: a whole cluster on this machine in one command, and a client on it.
 //!
 //! Nothing but the client writes to stdout. The client runs inside this process, and has words of the launcher's own
-//! (`kill`, `cut`, ...) for the processes that were started. Everything that was started has ended when the launcher ends, also on
-//! Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it takes back a
-//! line, or stops waiting for an answer.
+//! (`kill`, `cut`, ...) for the processes that were started. Everything that was started has ended when the launcher
+//! ends, also on Ctrl-C, SIGTERM and SIGHUP. While a client's prompt is on the terminal, Ctrl-C is for that client: it
+//! takes back a line, or stops waiting for an answer.
 
 mod words;
 

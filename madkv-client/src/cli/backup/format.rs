@@ -5,8 +5,8 @@
 //! ```
 //! The first block is the [`Header`], in JSON, so that a person can read what a file is; then come the records of each
 //! partition in blocks of their own, compressed with zstd, and an end for each partition; the last block is the end of
-//! the file. A checksum covers its block's place in the file, too: blocks that were exchanged, doubled or dropped do not
-//! verify. Neither side ever holds more than a block.
+//! the file. A checksum covers its block's place in the file, too: blocks that were exchanged, doubled or dropped do
+//! not verify. Neither side ever holds more than a block.
 
 use std::io::{self, Read, Write};
 
