@@ -351,8 +351,10 @@ impl BadDiskGroup {
     }
 }
 
-/// The last line that names something below `path`.
+/// The line that names something below `path` as the reason for the process's end, or else the last line that names such
+/// a thing: until the process is gone its other threads go on, and may say theirs behind it.
 fn last_line(log: &str, path: &Path) -> Option<String> {
     let path = path.display().to_string();
-    log.lines().rev().find(|line| line.contains(&path)).map(str::to_owned)
+    let naming = || log.lines().rev().filter(|line| line.contains(&path));
+    naming().find(|line| line.contains("this process ends")).or_else(|| naming().next()).map(str::to_owned)
 }

@@ -459,8 +459,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             match files.open_newest(Watched { reporter: reporter.clone(), lifeline }, lost, advances) {
                 Ok(Some(source)) => return transport.send_snapshot(to, Box::new(source)),
                 Ok(None) => {}
-                // A newer one took its place between looking and opening.
-                Err(SnapshotError::Disk { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+                // A newer one took its place between looking and opening; or the disk failed, and the replica ends with
+                // that as its reason: a line behind it would hide it.
+                Err(SnapshotError::Disk { .. }) => {}
                 Err(error) => reporter.line(&format!("a snapshot for replica {to} cannot be sent: {error}")),
             }
             let _ = inputs.tell(NodeInput::Peer(TransportEvent::SnapshotSent { to, last: None }));
