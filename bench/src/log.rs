@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smr::disk::RealDisk;
 use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
-use smr::protocol::LogChange;
-use smr::storage::segments::SEGMENT_BYTES;
-use smr::storage::{BootstrapState, ExpectedIdentity, LogEngine, OpenOutcome, ReplicaDirectory, Store, StoreOptions};
+use smr::internals::disk::RealDisk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::segments::SEGMENT_BYTES;
+use smr::internals::storage::{
+    BootstrapState, ExpectedIdentity, LogEngine, OpenOutcome, ReplicaDirectory, Store, StoreOptions,
+};
 
 use madkv_testkit::launcher::LOG_ENGINE_VARIABLE;
 use madkv_testkit::measure::{Latencies, Trouble, Usage};

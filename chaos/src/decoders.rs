@@ -17,22 +17,22 @@ use madkv_proto::map::ClusterMap;
 use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
-use smr::disk::{Disk, read_file};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::internals::bootstrap::{BootstrapMessage, Claim};
+use smr::internals::disk::{Disk, read_file};
 use smr::internals::message::PeerMessage;
-use smr::protocol::LogChange;
-use smr::raft::Message;
-use smr::raft::message::Body as Said;
-use smr::session::{SessionCommand, SessionTable};
-use smr::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
-use smr::state_machine::{Answer, Image, StateMachine};
-use smr::storage::record_log::RecordLog;
-use smr::storage::{
+use smr::internals::protocol::LogChange;
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body as Said;
+use smr::internals::session::{SessionCommand, SessionTable};
+use smr::internals::snapshot::{SnapshotDir, SnapshotInfo, SnapshotOffer};
+use smr::internals::storage::record_log::RecordLog;
+use smr::internals::storage::{
     BootstrapState, ByteMap, ExpectedIdentity, KEY_LEN_BYTES, Key, LoadError, LogStore, OpenOutcome, ReplicaDirectory,
     StorageError, Store, StoreOptions,
 };
+use smr::state_machine::{Answer, Image, StateMachine};
 use smr::wire::FrameReader;
 use smr_service::args;
 use smr_sim::journal;
@@ -400,7 +400,7 @@ fn snapshot_transfer(bytes: &[u8]) {
         }
         offset += piece.len() as u64;
     }
-    if let Ok(adopted) = incoming.finish().and_then(smr::snapshot::ReceivedSnapshot::adopt) {
+    if let Ok(adopted) = incoming.finish().and_then(smr::internals::snapshot::ReceivedSnapshot::adopt) {
         assert_eq!(adopted, info);
     }
 }

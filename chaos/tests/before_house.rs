@@ -37,12 +37,12 @@ use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::{GenesisHash, Payload};
 use smr::id::{ClusterId, GroupName, NodeId, ReplicaId, StartTrail};
 use smr::internals::message::PeerMessage;
+use smr::internals::raft::Message;
+use smr::internals::session::{SessionCommand, SessionTable};
+use smr::internals::storage::ExpectedIdentity;
 use smr::internals::transport::{AdmitAll, NoSnapshots, Transport, TransportConfig, TransportEvent};
-use smr::raft::Message;
 use smr::replica::ReplyTo;
-use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, StateMachine};
-use smr::storage::ExpectedIdentity;
 use smr::version::CommandVersions;
 use smr_service::listener::{Backend, Listener, ListenerLimits};
 

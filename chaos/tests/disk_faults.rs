@@ -15,7 +15,7 @@ use madkv_chaos::disk_faults::judge::{Panics, Verdict};
 use madkv_chaos::disk_faults::matrix::{Matrix, damages, open_copies};
 use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::programs::Programs;
-use smr::storage::LogEngine;
+use smr::LogEngine;
 use tempfile::TempDir;
 
 /// Flipped bits for each file.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use madkv_proto::limits;
 use madkv_proto::map::check_layout;
+use smr::LogEngine;
 use smr::status::ReadMode;
-use smr::storage::LogEngine;
 use smr_service::args::{self, BadArgument};
 use smr_service::http::HttpFlags;
 use smr_service::read_flags::ReadFlags;

@@ -19,7 +19,7 @@ use madkv_proto::agent::{
 use madkv_proto::control::{DETAIL_MAX_BYTES, Service, bounded};
 use smr::codec;
 use smr::id::Incarnation;
-use smr::reach;
+use smr::internals::reach;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{LOSS_PROVEN, ServiceState};
 use smr::wire::{FrameReader, WireError, write_all};

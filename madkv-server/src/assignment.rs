@@ -9,7 +9,7 @@ use std::path::Path;
 
 use madkv_proto::map::ClusterMap;
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
-use smr::disk::{Disk, read_file};
+use smr::internals::disk::{Disk, read_file};
 
 /// The file's name.
 const FILE: &str = "assignment";
@@ -62,8 +62,8 @@ pub fn save(disk: &dyn Disk, directory: &Path, map: &ClusterMap) -> io::Result<(
 
 #[cfg(test)]
 mod tests {
-    use smr::disk::RealDisk;
     use smr::id::ClusterId;
+    use smr::internals::disk::RealDisk;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use madkv_proto::control::Announcement;
 use madkv_proto::map::ClusterMap;
-use smr::disk::RealDisk;
+use smr::internals::disk::RealDisk;
 use smr::replica::ReplicaHandle;
 use smr_service::process::{jittered, say};
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use madkv_proto::map::ClusterMap;
-use smr::disk::RealDisk;
 use smr::entry::Incumbent;
 use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
+use smr::internals::disk::RealDisk;
+use smr::internals::storage::{Succession, Witness};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
-use smr::storage::{Succession, Witness};
 use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::id::ClusterId;
-use smr::reach;
+use smr::internals::reach;
 use smr::wire::{Frame, WireError, read_frame};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;

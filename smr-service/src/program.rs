@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smr::LogEngine;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions, ReplyTo, Request, Submit};
 use smr::state_machine::StateMachine;
-use smr::storage::LogEngine;
 
 use crate::args::{self, BadArgument};
 use crate::fatal::{StderrReports, end_with};

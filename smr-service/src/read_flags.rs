@@ -1,6 +1,6 @@
 //! The flags that say how a replica confirms reads.
 
-use smr::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
+use smr::internals::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
 use smr::status::ReadMode;
 
 use crate::args::BadArgument;

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use smr::LogEngine;
 use smr::id::{ClusterId, GroupName, ReplicaId};
 use smr::replica::{RecoverOptions, recover as recover_replica};
 use smr::state_machine::StateMachine;
-use smr::storage::LogEngine;
 
 use crate::process::Fatal;
 

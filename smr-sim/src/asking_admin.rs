@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smr::id::NodeId;
 use smr::internals::admin::{Admin, AdminContext, AdminRequest, RaftAdmin};
-use smr::protocol::{Routing, Time};
-use smr::raft::{Change, ChangeRefused, Control};
+use smr::internals::protocol::{Routing, Time};
+use smr::internals::raft::{Change, ChangeRefused, Control};
 use smr::replica::ReplyTo;
 
 use crate::probe::Core;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use smr::entry::Term;
 use smr::id::ClientId;
 use smr::internals::engine::BEFORE_UPGRADE;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
+use smr::internals::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 use smr::replica::{NotLeader, Outcome, Request};
-use smr::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
 
 use crate::rare::{Rare, RareCounts};
 use crate::sim_rng::{Purpose, SimRng};

@@ -2,7 +2,7 @@
 //!
 //! Cores only ever see their machine's clock. The world keeps the true time, which no node knows.
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

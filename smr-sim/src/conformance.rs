@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use smr::entry::{Entry, EntryId, Index, Payload, Term};
+use smr::internals::storage::LogStore;
 use smr::internals::storage::RECORD_MAX_BYTES;
-use smr::storage::LogStore;
 
 use crate::memory::MemoryLog;
 

@@ -4,17 +4,17 @@ mod member_changes;
 
 use std::collections::BTreeMap;
 
-use smr::disk::Disk;
+use smr::LogEngine;
 use smr::entry::Configuration;
 use smr::id::{NodeId, ReplicaId, StartId};
 use smr::internals::admin::readmission::READMISSION_UNDER_WAY;
 use smr::internals::admin::scaling::CHANGE_UNDER_WAY;
+use smr::internals::disk::Disk;
+use smr::internals::protocol::{Protocol, Time};
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES};
-use smr::protocol::{Protocol, Time};
 use smr::replica::{Outcome, Request};
 use smr::state_machine::StateMachine;
 use smr::status::ReadMode;
-use smr::storage::LogEngine;
 
 use crate::network::CLIENTS;
 use crate::rare::Rare;

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smr::codec;
-use smr::disk::{Disk, DiskFile, read_file};
-use smr::storage::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, LogEngine, MapEngine, StorageError};
+use smr::internals::disk::{Disk, DiskFile, read_file};
+use smr::internals::storage::{ByteMap, Damage, KEY_LEN_BYTES, Key, LoadError, LogEngine, MapEngine, StorageError};
 
 const FILE: &str = "journal";
 const MAGIC: [u8; 8] = *b"SMRJRNL1";

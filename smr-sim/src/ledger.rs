@@ -14,7 +14,7 @@ use std::sync::Arc;
 use smr::codec;
 use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, Term};
 use smr::id::NodeId;
-use smr::protocol::{LogChange, Recovered, WriteId};
+use smr::internals::protocol::{LogChange, Recovered, WriteId};
 
 use crate::observation::{Observation, Spoiled};
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smr::codec;
 use smr::entry::{Entry, EntryId, Index, Term};
 use smr::internals::storage::fingerprint;
-use smr::storage::{ByteMap, Key, LoadError, LogStore, StorageError};
+use smr::internals::storage::{ByteMap, Key, LoadError, LogStore, StorageError};
 
 /// A log that forgets everything with the process.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use smr::entry::Term;
 use smr::id::{NodeId, StartId};
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 
 use crate::sim_rng::{Purpose, SimRng};
 

@@ -2,8 +2,8 @@
 
 use smr::entry::{Entry, EntryId, Genesis, GenesisHash, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Recovered, Write};
-use smr::raft::Message;
+use smr::internals::protocol::{Recovered, Write};
+use smr::internals::raft::Message;
 use smr::replica::{Outcome, Request};
 use smr::status::Role;
 

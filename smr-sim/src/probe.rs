@@ -10,12 +10,12 @@ use bytes::Bytes;
 use smr::codec;
 use smr::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta};
 use smr::id::{NodeId, ReplicaId};
-use smr::protocol::{
+use smr::internals::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, Protocol, ReadOutcome, ReadToken, Recovered,
     Routing, Superseded, Time,
 };
-use smr::raft::message::Body;
-use smr::raft::{BadSettings, Change, ChangeRefused, Control, Message, Raft, TransferRefused, invariants};
+use smr::internals::raft::message::Body;
+use smr::internals::raft::{BadSettings, Change, ChangeRefused, Control, Message, Raft, TransferRefused, invariants};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{ReadMode, Role};
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
 use smr::id::{ClientId, NodeId};
-use smr::protocol::LogChange;
-use smr::raft::message::Body;
+use smr::internals::protocol::LogChange;
+use smr::internals::raft::message::Body;
+use smr::internals::session::SessionCommand;
 use smr::replica::{Outcome, Request};
-use smr::session::SessionCommand;
 use smr::status::Role;
 
 use crate::observation::{End, Observation, Spoiled};

@@ -9,7 +9,7 @@ use std::io;
 
 use smr::codec;
 use smr::entry::Index;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::state_machine::{Answer, Image, StateMachine};
 
 use crate::sim_rng::SimRng;

@@ -5,8 +5,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use smr::protocol::{Protocol, Time};
-use smr::session::UNUSED_SHARE;
+use smr::internals::protocol::{Protocol, Time};
+use smr::internals::session::UNUSED_SHARE;
 
 use crate::clients::Pace;
 use crate::fault_injector::{FaultInjector, is_outside};

@@ -12,27 +12,27 @@ use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use smr::codec;
-use smr::disk::Disk;
 use smr::entry::{EntryId, GenesisHash, HardState, Term};
 use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
 use smr::internals::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
-use smr::internals::disk::{DiskBatch, DiskError, DiskJob};
+use smr::internals::disk::Disk;
+use smr::internals::disk_jobs::{DiskBatch, DiskError, DiskJob};
 use smr::internals::engine::{
     Engine as ReplicaEngine, EngineStart, Install, LogLimits, Portion, SnapshotImage, UNCOMMITTED_ENTRIES_MAX,
 };
+use smr::internals::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
+use smr::internals::raft::{Message, Raft, Settings};
+use smr::internals::session::{SessionLimits, SessionTable};
+use smr::internals::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
 use smr::internals::storage::peek_watermark;
-use smr::internals::turn::{BootstrapRecord, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
-use smr::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write, WriteId};
-use smr::raft::{Message, Raft, Settings};
-use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
-use smr::session::{SessionLimits, SessionTable};
-use smr::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
-use smr::state_machine::StateMachine;
-use smr::status::{ServiceState, StateDigest};
-use smr::storage::{
+use smr::internals::storage::{
     BootstrapState, ExpectedIdentity, Healing, LogEngine, OpenError, OpenOutcome, OpenedStore, ReplicaDirectory,
     SeenStarts, Store, StoreOptions,
 };
+use smr::internals::turn::{BootstrapRecord, EVENTS_MAX, Turns, WRITES_UNDER_WAY_HIGH};
+use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
+use smr::state_machine::StateMachine;
+use smr::status::{ServiceState, StateDigest};
 
 use crate::asking_admin::{AskingAdmin, RequestedChanges};
 use crate::clock::Clock;

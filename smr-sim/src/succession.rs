@@ -2,7 +2,7 @@
 //! crashes soon after, while what it has appended is on some disks and not on others. Logs of many terms overlap
 //! (Figure 8 of the Raft paper).
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 
 use crate::rare::Rare;
 use crate::sim_rng::SimRng;

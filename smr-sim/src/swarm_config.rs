@@ -4,9 +4,9 @@
 //! most of them hide each other. So each kind is off in about half of the runs, and some runs are long and nearly
 //! quiet. One run in four is concentrated on one thing that hardly ever happens by itself.
 
+use smr::LogEngine;
 use smr::internals::engine::{Portion, UNCOMMITTED_ENTRIES_MAX};
 use smr::status::ReadMode;
-use smr::storage::LogEngine;
 
 use crate::clients::Pace;
 use crate::clock::Clock;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 
 /// Lines kept for a failure.
 pub const TAIL_LINES: usize = 400;

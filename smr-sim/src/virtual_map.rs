@@ -19,9 +19,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smr::disk::Disk;
+use smr::internals::disk::Disk;
 use smr::internals::storage::RECORD_MAX_BYTES;
-use smr::storage::{ByteMap, Damage, Key, LoadError, LogEngine, MapEngine, StorageError};
+use smr::internals::storage::{ByteMap, Damage, Key, LoadError, LogEngine, MapEngine, StorageError};
 
 use crate::virtual_disk::map_state::{MapState, flipped};
 use crate::virtual_disk::{Inode, MapDamage, ReadFault, VirtualDisk};

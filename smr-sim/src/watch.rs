@@ -2,8 +2,8 @@
 
 use smr::codec;
 use smr::entry::{EntryId, Index};
-use smr::protocol::Time;
-use smr::raft::message::{Body, Lease};
+use smr::internals::protocol::Time;
+use smr::internals::raft::message::{Body, Lease};
 use smr::replica::Outcome;
 use smr::status::Role;
 

@@ -3,7 +3,7 @@
 //! A [`Workload`] names the state machine, invents operations, and judges the history of one run: all operations as
 //! clients saw them, with the times of their beginning and end. [`Registers`] is the one that our own tests use.
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::state_machine::StateMachine;
 
 use crate::sim_rng::SimRng;

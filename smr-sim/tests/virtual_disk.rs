@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use smr::disk::{Disk, read_file};
+use smr::internals::disk::{Disk, read_file};
 use smr_sim::virtual_disk::{Fault, Loss, SECTOR_BYTES, VirtualDisk};
 
 const FILE: &str = "/d/file";

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use smr::disk::Disk;
-use smr::storage::{ByteMap, Key, LoadError};
+use smr::internals::disk::Disk;
+use smr::internals::storage::{ByteMap, Key, LoadError};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 const MAP: &str = "/d/map";
@@ -73,7 +73,7 @@ fn kill_keeps_files_whole() {
     file.write_at(b"unsynced", 0).unwrap();
     for seed in 0..20 {
         let after = disk.after_crash(Loss::Killed(seed));
-        assert_eq!(smr::disk::read_file(&after, Path::new("/d/file"), 100).unwrap(), b"unsynced");
+        assert_eq!(smr::internals::disk::read_file(&after, Path::new("/d/file"), 100).unwrap(), b"unsynced");
     }
 }
 

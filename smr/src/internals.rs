@@ -2,6 +2,7 @@
 //! changes or goes without notice.
 
 /// What operators ask for.
+#[cfg(feature = "core")]
 pub mod admin {
     pub use crate::replica::admin::*;
 }
@@ -12,13 +13,20 @@ pub mod bootstrap {
     pub use crate::replica::bootstrap::*;
 }
 
+/// The file system, as storage and snapshots see it.
+#[cfg(feature = "core")]
+pub mod disk {
+    pub use crate::disk::*;
+}
+
 /// The disk thread's work.
 #[cfg(feature = "node")]
-pub mod disk {
+pub mod disk_jobs {
     pub use crate::replica::disk::*;
 }
 
 /// Core, sessions and state machine as one value.
+#[cfg(feature = "core")]
 pub mod engine {
     pub use crate::replica::engine::*;
 }
@@ -41,19 +49,57 @@ pub mod turn {
     pub use crate::replica::turn::*;
 }
 
-/// Of the core under a configuration service.
+/// The core under a configuration service.
+#[cfg(feature = "core")]
 pub mod configured {
+    pub use crate::configured::*;
+
     pub use crate::configured::canonical::{NOW, end_lease, entries, forget_time, join_latest_write};
 }
 
-/// Of the Raft core.
+/// The Raft core.
+#[cfg(feature = "core")]
 pub mod raft {
+    pub use crate::raft::*;
+
     pub use crate::raft::canonical::{Canonical, LATER, NOW, renamed_hard_state};
 }
 
-/// Of the storage layer.
+/// The seam: what a protocol core takes and gives, and its driver's duties.
+#[cfg(feature = "core")]
+pub mod protocol {
+    pub use crate::protocol::*;
+}
+
+/// The replicated table that makes writes exactly-once.
+#[cfg(feature = "core")]
+pub mod session {
+    pub use crate::session::*;
+}
+
+/// Snapshot files and their transfer in pieces.
+#[cfg(feature = "core")]
+pub mod snapshot {
+    pub use crate::snapshot::*;
+}
+
+/// Connections of which no one knows yet who is there.
+#[cfg(feature = "wire")]
+pub mod lobby {
+    pub use crate::lobby::*;
+}
+
+/// From `host:port` to a connection.
+#[cfg(feature = "wire")]
+pub mod reach {
+    pub use crate::reach::*;
+}
+
+/// Hard state, watermark and log on disk; quarantine.
 #[cfg(feature = "node")]
 pub mod storage {
+    pub use crate::storage::*;
+
     use std::io;
     use std::path::Path;
     use std::sync::Arc;
@@ -65,7 +111,7 @@ pub mod storage {
     use crate::storage::segments::SegmentLog;
     use crate::storage::slots::{self, Found, Slots};
     use crate::storage::watermark::WatermarkFile;
-    use crate::storage::{ByteMap, LoadError, LogStore, OpenError, SeenStarts, StorageError, sled};
+    use crate::storage::sled;
 
     pub use crate::storage::record::{RECORD_MAX_BYTES, fingerprint, key};
     pub use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};

@@ -110,11 +110,11 @@
 
 pub mod codec;
 #[cfg(feature = "core")]
-pub mod configured;
+pub(crate) mod configured;
 #[cfg(feature = "core")]
 pub(crate) mod core_kit;
 #[cfg(feature = "core")]
-pub mod disk;
+pub(crate) mod disk;
 #[cfg(feature = "node")]
 pub mod durations;
 pub mod entry;
@@ -122,18 +122,17 @@ pub mod epoch;
 #[cfg(feature = "node")]
 pub mod fatal;
 pub mod id;
-#[cfg(feature = "core")]
 #[doc(hidden)]
 pub mod internals;
 #[cfg(feature = "wire")]
-pub mod lobby;
+pub(crate) mod lobby;
 pub mod panics;
 #[cfg(feature = "core")]
-pub mod protocol;
+pub(crate) mod protocol;
 #[cfg(feature = "core")]
-pub mod raft;
+pub(crate) mod raft;
 #[cfg(feature = "wire")]
-pub mod reach;
+pub(crate) mod reach;
 #[cfg(feature = "core")]
 pub mod replica;
 #[cfg(feature = "node")]
@@ -141,14 +140,14 @@ pub mod report;
 #[cfg(feature = "core")]
 mod request;
 #[cfg(feature = "core")]
-pub mod session;
+pub(crate) mod session;
 #[cfg(feature = "core")]
-pub mod snapshot;
+pub(crate) mod snapshot;
 #[cfg(feature = "core")]
 pub mod state_machine;
 pub mod status;
 #[cfg(feature = "node")]
-pub mod storage;
+pub(crate) mod storage;
 #[cfg(feature = "node")]
 mod transport;
 pub mod version;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use smr::codec::{self, CodecError, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, GenesisHash, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{ClusterId, GroupName, NodeId};
-use smr::snapshot::SnapshotOffer;
+use smr::internals::snapshot::SnapshotOffer;
 
 use memory_limit::limit_memory;
 

@@ -21,13 +21,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::configured::message::Body;
-use smr::configured::{Configured, LEASE_MAX_US, Message, Settings, invariants};
 use smr::entry::{Entry, EntryId, Index, Term};
 use smr::epoch::{EpochConfiguration, EpochKind};
 use smr::id::NodeId;
+use smr::internals::configured::message::Body;
+use smr::internals::configured::{Configured, LEASE_MAX_US, Message, Settings, invariants};
 use smr::internals::configured::{NOW, end_lease, entries, forget_time, join_latest_write};
-use smr::protocol::{
+use smr::internals::protocol::{
     Effects, Event, Input, LogChange, Protocol, ReadOutcome, ReadToken, Recovered, Report, StoredState, Time, Write,
     WriteId,
 };

@@ -15,11 +15,11 @@ use configured_cluster::service::Fault;
 use configured_cluster::{Answer, Cluster, Disk, Outputs};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use smr::configured::{Settings, invariants};
 use smr::entry::{EntryId, SnapshotMeta, Term};
 use smr::epoch::EpochKind;
 use smr::id::NodeId;
-use smr::protocol::{Input, Protocol};
+use smr::internals::configured::{Settings, invariants};
+use smr::internals::protocol::{Input, Protocol};
 use smr::status::ReadMode;
 use smr_sim::clock::Clock;
 
@@ -39,7 +39,7 @@ struct Walk {
     cluster: Cluster,
     rng: ChaCha8Rng,
     /// Leases on their way from the service.
-    grants: Vec<(NodeId, Input<smr::configured::Message>)>,
+    grants: Vec<(NodeId, Input<smr::internals::configured::Message>)>,
     /// Cut off from everyone but, at times, the service.
     isolated: Option<NodeId>,
     /// How much goes well between two events: 0 nothing, 1 a little, 2 most.
@@ -130,7 +130,7 @@ impl Walk {
         }
     }
 
-    fn step(&mut self, id: NodeId, input: Input<smr::configured::Message>) {
+    fn step(&mut self, id: NodeId, input: Input<smr::internals::configured::Message>) {
         let outputs = self.cluster.step(id, input);
         self.note(id, outputs);
     }

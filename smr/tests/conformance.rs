@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, Index};
+use smr::internals::disk::{Disk, RealDisk};
+use smr::internals::storage::record_log::{COMPACT_SLICE_RECORDS_MAX, RecordLog};
+use smr::internals::storage::{ByteMap, LogStore};
 use smr::internals::storage::{RECORD_MAX_BYTES, open_segments, open_sled};
-use smr::storage::record_log::{COMPACT_SLICE_RECORDS_MAX, RecordLog};
-use smr::storage::{ByteMap, LogStore};
 use smr_sim::conformance::{CASES, LogUnderTest, Step, batch, play};
 use smr_sim::journal::JournalMap;
 use smr_sim::memory::{MemoryLog, MemoryMap};

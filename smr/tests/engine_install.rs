@@ -9,17 +9,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::NodeId;
 use smr::internals::admin::RaftAdmin;
+use smr::internals::disk::{Disk, RealDisk};
 use smr::internals::engine::{
     Action, Engine, EngineStart, Install, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX,
 };
-use smr::protocol::{LogChange, Protocol as _, Recovered, Time};
-use smr::raft::{Raft, Settings};
-use smr::session::SessionTable;
-use smr::snapshot::ReceivedSnapshot;
+use smr::internals::protocol::{LogChange, Protocol as _, Recovered, Time};
+use smr::internals::raft::{Raft, Settings};
+use smr::internals::session::SessionTable;
+use smr::internals::snapshot::ReceivedSnapshot;
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::ServiceState;
 use snapshot_support::*;

@@ -11,9 +11,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Entry, EntryId, Genesis, HardState, Payload, SnapshotMeta, Term};
 use smr::id::{NodeId, ReplicaId};
-use smr::protocol::{Input, Protocol, Time};
-use smr::raft::message::Body;
-use smr::raft::{Change, Settings};
+use smr::internals::protocol::{Input, Protocol, Time};
+use smr::internals::raft::message::Body;
+use smr::internals::raft::{Change, Settings};
 use smr::status::{ReadMode, Role};
 
 /// How many histories, and how many events each.

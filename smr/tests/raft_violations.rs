@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Effects, Event, Input, Protocol, Recovered, Time, WriteId};
-use smr::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
-use smr::raft::{LEASE_MAX_US, Message, Raft, Settings, invariants};
+use smr::internals::protocol::{Effects, Event, Input, Protocol, Recovered, Time, WriteId};
+use smr::internals::raft::message::{Body, INDEX_LIMIT, Lease, TERM_LIMIT};
+use smr::internals::raft::{LEASE_MAX_US, Message, Raft, Settings, invariants};
 use smr::status::Role;
 
 const CORES: u64 = 150;

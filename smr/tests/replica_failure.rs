@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use smr::LogEngine;
 use smr::entry::Index;
 use smr::fatal::ReplicaFailure;
 use smr::id::ClusterId;
 use smr::replica::{Opened, Outcome, RecoverOptions, ReplicaHandle, ReplicaOptions, Request, recover};
 use smr::report::ReportSink;
 use smr::state_machine::{Answer, StateMachine};
-use smr::storage::LogEngine;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -11,13 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smr::disk::RealDisk;
 use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
 use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
+use smr::internals::disk::RealDisk;
+use smr::internals::snapshot::SnapshotDir;
+use smr::internals::storage::{
+    self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions,
+};
 use smr::replica::{Opened, Outcome, ReplicaHandle, ReplicaOptions, Request};
-use smr::snapshot::SnapshotDir;
 use smr::status::ServiceState;
-use smr::storage::{self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};

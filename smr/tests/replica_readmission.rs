@@ -8,12 +8,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use smr::disk::RealDisk;
 use smr::entry::Genesis;
 use smr::id::{Incarnation, NodeId, ReplicaId};
+use smr::internals::disk::RealDisk;
+use smr::internals::storage::{
+    self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions,
+};
 use smr::replica::{Opened, Outcome, ReplicaHandle, Request};
 use smr::status::ServiceState;
-use smr::storage::{self, BootstrapState, ExpectedIdentity, LogEngine, ReplicaDirectory, Store, StoreOptions};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
 

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use smr::entry::Index;
 use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX};
+use smr::internals::session::{ANSWER_OVERHEAD_BYTES, SessionCommand, SessionImage, SessionLimits, SessionTable};
 use smr::replica::Outcome;
-use smr::session::{ANSWER_OVERHEAD_BYTES, SessionCommand, SessionImage, SessionLimits, SessionTable};
 
 /// Small, so that eviction is common: room for three sessions and about five answers.
 const LIMITS: SessionLimits = SessionLimits { sessions_max: 3, answers_max_bytes: 5 * (ANSWER_OVERHEAD_BYTES + 24) };

@@ -7,10 +7,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX, ReplicaId};
-use smr::replica::Outcome;
-use smr::session::{
+use smr::internals::session::{
     ANSWER_OVERHEAD_BYTES, ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionCommand, SessionLimits, SessionTable, UNUSED_SHARE,
 };
+use smr::replica::Outcome;
 
 /// A table that applies entry after entry to a state machine that counts.
 struct Replica {

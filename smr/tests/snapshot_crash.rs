@@ -6,7 +6,7 @@ mod snapshot_support;
 
 use std::path::Path;
 
-use smr::snapshot::{ReceivedSnapshot, SnapshotDir, SnapshotError, SnapshotInfo};
+use smr::internals::snapshot::{ReceivedSnapshot, SnapshotDir, SnapshotError, SnapshotInfo};
 use snapshot_support::*;
 
 const DIRECTORY: &str = "/replica/snapshots";

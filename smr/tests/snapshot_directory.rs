@@ -9,9 +9,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use smr::disk::{Disk, RealDisk};
 use smr::entry::{EntryId, GenesisHash};
-use smr::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, SnapshotDir, SnapshotError};
+use smr::internals::disk::{Disk, RealDisk};
+use smr::internals::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, SnapshotDir, SnapshotError};
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use snapshot_support::*;
 

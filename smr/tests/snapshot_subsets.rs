@@ -8,9 +8,9 @@ use std::path::Path;
 
 use std::sync::Arc;
 
-use smr::disk::Disk;
 use smr::entry::{EntryId, GenesisHash, SnapshotMeta};
-use smr::snapshot::{ReceivedSnapshot, SnapshotDir, SnapshotError, SnapshotInfo};
+use smr::internals::disk::Disk;
+use smr::internals::snapshot::{ReceivedSnapshot, SnapshotDir, SnapshotError, SnapshotInfo};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 const DIRECTORY: &str = "/replica/snapshots";

@@ -8,9 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use smr::disk::{Disk, RealDisk};
 use smr::entry::EntryId;
-use smr::snapshot::{CHUNK_PAYLOAD_MAX_BYTES, Incoming, SNAPSHOT_MAX_BYTES, SnapshotDir, SnapshotError, SnapshotInfo};
+use smr::internals::disk::{Disk, RealDisk};
+use smr::internals::snapshot::{
+    CHUNK_PAYLOAD_MAX_BYTES, Incoming, SNAPSHOT_MAX_BYTES, SnapshotDir, SnapshotError, SnapshotInfo,
+};
 use snapshot_support::*;
 
 /// A sender with one snapshot, and a receiver with none.
@@ -71,10 +73,10 @@ const _: () = {
     const fn may_be_shared<T: Send + Sync>() {}
     may_be_shared::<SnapshotDir>();
     may_change_threads::<Incoming>();
-    may_change_threads::<smr::snapshot::ReceivedSnapshot>();
-    may_change_threads::<smr::snapshot::SendingFile>();
-    may_change_threads::<smr::snapshot::SnapshotReader>();
-    may_change_threads::<smr::session::SessionImage>();
+    may_change_threads::<smr::internals::snapshot::ReceivedSnapshot>();
+    may_change_threads::<smr::internals::snapshot::SendingFile>();
+    may_change_threads::<smr::internals::snapshot::SnapshotReader>();
+    may_change_threads::<smr::internals::session::SessionImage>();
 };
 
 #[test]
@@ -346,5 +348,5 @@ fn offer_of_a_senseless_length_is_refused_and_allocates_nothing() {
 fn offer_survives_the_wire() {
     let offer = Pair::new().info.offer();
     let bytes = smr::codec::encode(&offer);
-    assert_eq!(smr::codec::decode::<smr::snapshot::SnapshotOffer>(&bytes).unwrap(), offer);
+    assert_eq!(smr::codec::decode::<smr::internals::snapshot::SnapshotOffer>(&bytes).unwrap(), offer);
 }

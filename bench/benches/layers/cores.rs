@@ -10,8 +10,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use smr::entry::{Configuration, Entry, EntryId, HardState, Payload, Term};
 use smr::id::NodeId;
-use smr::protocol::{Effects, Input, LogChange, Protocol, Recovered, Time};
-use smr::raft::{Message, Raft, Settings};
+use smr::internals::protocol::{Effects, Input, LogChange, Protocol, Recovered, Time};
+use smr::internals::raft::{Message, Raft, Settings};
 use smr::status::Role;
 
 /// Size of a command, in bytes.
@@ -137,7 +137,7 @@ impl Cores {
         }
     }
 
-    fn send(&mut self, node: usize, envelopes: Vec<smr::protocol::Envelope<Message>>) {
+    fn send(&mut self, node: usize, envelopes: Vec<smr::internals::protocol::Envelope<Message>>) {
         self.wire.extend(envelopes.into_iter().map(|envelope| (node, envelope.to, envelope.message)));
     }
 

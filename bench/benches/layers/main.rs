@@ -18,10 +18,10 @@ use madkv_proto::frames::{ClientRequest, ClientResponse, KIND_REQUEST, KIND_RESP
 use madkv_server::map::Map;
 use rustix::time::{ClockId, clock_gettime};
 use smr::codec::{FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES, decode, frame};
-use smr::disk::RealDisk;
 use smr::entry::{Configuration, EntryId, GenesisHash, Index, SnapshotMeta};
 use smr::id::NodeId;
-use smr::snapshot::SnapshotDir;
+use smr::internals::disk::RealDisk;
+use smr::internals::snapshot::SnapshotDir;
 use smr::state_machine::{Image, StateMachine};
 
 use cores::{COMMAND_BYTES, Cores, commands};

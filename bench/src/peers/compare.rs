@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use madkv_proto::limits::VALUE_MAX_BYTES;
-use smr::storage::LogEngine;
+use smr::LogEngine;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 

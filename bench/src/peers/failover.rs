@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use smr::storage::LogEngine;
+use smr::LogEngine;
 
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use madkv_testkit::cluster::Shape;

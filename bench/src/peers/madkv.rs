@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use smr::storage::LogEngine;
+use smr::LogEngine;
 
 use crate::peers::Connection;
 use madkv_testkit::cluster::{Cluster, Group, Shape};

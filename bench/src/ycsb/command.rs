@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use madkv_client::ClusterStatus;
 use madkv_proto::limits::VALUE_MAX_BYTES;
-use smr::storage::LogEngine;
+use smr::LogEngine;
 use tempfile::TempDir;
 
 use crate::peers::madkv::{MadKv, Wanted, cores};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use madkv_client::{Client, Error, Options, World};
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::task::JoinHandle;
 

@@ -2,7 +2,7 @@
 //!
 //! tokio's timers are as fine as a millisecond, so what the world does within one happens at its end, in order.
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use tokio::time::Instant;
 
 /// Virtual time since the start of the run.

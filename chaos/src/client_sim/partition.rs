@@ -10,7 +10,7 @@ use madkv_server::backend::ServerBackend;
 use madkv_server::map::Map;
 use smr::entry::Term;
 use smr::id::ReplicaId;
-use smr::protocol::{Protocol, Time};
+use smr::internals::protocol::{Protocol, Time};
 use smr::replica::{NotLeader, Outcome, ReplyTo, Request, Submit};
 use smr_service::listener::{Acceptor, ListenerLimits};
 use smr_sim::sim_rng::SimRng;

@@ -11,7 +11,7 @@ use madkv_proto::frames::{
     ClientRequest, ClientResponse, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, RequestFrame, ResponseFrame,
 };
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES, FrameHeader, HEADER_LEN_BYTES};
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::status::Role;
 
 use super::endpoint::{Endpoint, Host, MANAGERS, Way};

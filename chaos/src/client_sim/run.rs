@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use smr::id::ReplicaId;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
+use smr::internals::session::SessionLimits;
 use smr::replica::Request;
-use smr::session::SessionLimits;
 use smr_service::listener::{Acceptor, ListenerLimits};
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::properties;

@@ -2,7 +2,7 @@
 //! most things are off in most runs, and then one of them is frequent).
 
 use bytes::Bytes;
-use smr::session::SessionLimits;
+use smr::internals::session::SessionLimits;
 use smr_service::listener::ListenerLimits;
 use smr_sim::network::Weather as PeerWeather;
 use smr_sim::sim_rng::{Purpose, SimRng};

@@ -15,7 +15,7 @@ mod stage;
 use clap::Parser;
 use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::programs::Programs;
-use smr::storage::LogEngine;
+use smr::LogEngine;
 
 use stage::{NotHere, Outcome};
 

@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use smr::internals::storage::ExpectedIdentity;
 use smr::status::ServiceState;
-use smr::storage::ExpectedIdentity;
 
 use super::Cut;
 use super::damage::{Damage, copy_directory};

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use smr::LogEngine;
 use smr::status::ServiceState;
-use smr::storage::LogEngine;
 use smr_service::fatal::EXIT_FATAL;
 
 use super::injector::{self, Injector, Tampering, starter, tampered};

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
-use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, HardState};
 use smr::id::Incarnation;
-use smr::snapshot::{SnapshotDir, SnapshotError};
-use smr::storage::{
+use smr::internals::disk::{Disk, RealDisk};
+use smr::internals::snapshot::{SnapshotDir, SnapshotError};
+use smr::internals::storage::{
     BootstrapState, ExpectedIdentity, Identity, LogEngine, OpenError, OpenOutcome, ReplicaDirectory, Store,
     StoreOptions,
 };

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::fs::{IFlags, ioctl_getflags};
 use rustix::process::{Pid, Signal, kill_process};
-use smr::storage::LogEngine;
+use smr::LogEngine;
 
 use crate::scenario::{FIRST, Place, Stage, TIMEOUT};
 use madkv_testkit::cluster::{Cluster, Node};

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use madkv_testkit::place::{Outcome, fresh_directory};
-use smr::storage::LogEngine;
+use smr::LogEngine;
 use tempfile::TempDir;
 
 use madkv_testkit::cluster::{Cluster, Group, Shape};

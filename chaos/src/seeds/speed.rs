@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr_sim::clients::Pace;
 use smr_sim::workload::Registers;
 use smr_sim::world::{Setting, World};

@@ -10,8 +10,8 @@ use std::path::Path;
 use madkv_proto::agent::{LaunchCommand, ProcessId};
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
-use smr::disk::{Disk, read_file};
 use smr::id::Incarnation;
+use smr::internals::disk::{Disk, read_file};
 
 use super::replica::Name;
 
@@ -114,7 +114,7 @@ pub(super) fn save(disk: &dyn Disk, directory: &Path, known: &Known) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use smr::disk::RealDisk;
+    use smr::internals::disk::RealDisk;
 
     use super::*;
 

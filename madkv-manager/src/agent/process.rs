@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use madkv_proto::agent::{LaunchCommand, ProcessId};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use smr::disk::{Disk, DiskLock, RealDisk};
+use smr::internals::disk::{Disk, DiskLock, RealDisk};
 use smr_service::proc_stat;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use madkv_proto::agent::ProcessId;
 use madkv_proto::control::{AgentOrders, ReplicaReport};
 use rustix::process::Signal;
-use smr::disk::RealDisk;
+use smr::internals::disk::RealDisk;
 use smr_service::log_sink;
 use smr_service::process::{self, Fatal, Signals, say};
 use tokio::sync::{mpsc, watch};

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
-use smr::reach;
+use smr::internals::reach;
 use smr::wire::{self, Frame, FrameReader, WireError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc};

@@ -14,14 +14,14 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use smr::lobby::{Guest, Lobby};
+use smr::internals::lobby::{Guest, Lobby};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Surface;
 use crate::process::Fatal;
 
-/// Connections at one time. One more takes the place of another: see [`smr::lobby`].
+/// Connections at one time. One more takes the place of another: see [`smr::internals::lobby`].
 pub const CONNECTIONS_MAX: usize = 64;
 /// Connections that are accepted in a second, on average; more of them wait in the kernel. So a flood takes a few
 /// hundredths of a processor at most.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant as Moment};
 
 use bytes::{Buf, Bytes, BytesMut};
 use smr::codec::{self, HEADER_LEN_BYTES};
-use smr::lobby::Guest;
+use smr::internals::lobby::Guest;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr::wire::{SharedOutput, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};

@@ -12,7 +12,7 @@ use smr::codec;
 use smr::entry::{Configuration, EntryId, Index, SnapshotMeta};
 use smr::id::{ClientId, NodeId};
 use smr::internals::engine::SnapshotImage;
-use smr::session::{SessionCommand, SessionTable};
+use smr::internals::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Image, StateMachine};
 use smr::status::StateDigest;
 use smr::version::ImageVersions;

@@ -9,10 +9,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Entry, EntryId, HardState, Term};
 use smr::id::NodeId;
+use smr::internals::protocol::{self, Envelope, Event, Input, LogChange, Protocol, Recovered, Time, WriteId};
+use smr::internals::raft::message::Body;
 use smr::internals::raft::{Canonical, LATER, NOW, renamed_hard_state};
-use smr::protocol::{self, Envelope, Event, Input, LogChange, Protocol, Recovered, Time, WriteId};
-use smr::raft::message::Body;
-use smr::raft::{Message, Raft, Settings, invariants};
+use smr::internals::raft::{Message, Raft, Settings, invariants};
 use smr::status::Role;
 
 /// What is on a node's disk.

@@ -1,6 +1,6 @@
 //! Bounded exhaustive exploration of the real Raft core: *every* order of events, up to named bounds.
 //!
-//! A simulator samples long histories; this looks at all short ones. Three nodes, each the production [`smr::raft`]
+//! A simulator samples long histories; this looks at all short ones. Three nodes, each the production [`smr::internals::raft`]
 //! core with a disk, start as founding members and then anything may happen in any order: a message arrives, gets lost
 //! or arrives twice, a write completes, a node crashes and comes back with any part of what it had not synced, a timer
 //! fires, a client proposes. Breadth first, so the history that breaks an invariant is a shortest one.
@@ -10,7 +10,7 @@
 //! |---|---|
 //! | I1 | a term has one leader, over the whole history |
 //! | I2 | the hard state on disk is never taken back; no vote leaves before it is there (which together are I2) |
-//! | I3, I4, I10 | [`smr::raft::invariants`], before and after each step |
+//! | I3, I4, I10 | [`smr::internals::raft::invariants`], before and after each step |
 //! | I5 | all logs, in memory and on disk, match pairwise, payloads included |
 //! | I6 | a leader has everything that was committed in an earlier term |
 //! | I7, I9 | no one commits another entry where one was committed, nor leaves a gap |
@@ -25,7 +25,7 @@
 //! that someone *refuses* by the clock. A voter that heard its leader within T ignores the candidate (E12), which is
 //! what the loss of the question does; a node whose timer is not due does nothing; one whose disk is slow does not
 //! campaign. A leader's timer has both outcomes, with followers heard and unheard. The connection that breaks
-//! ([`smr::protocol::Input::Disconnected`]) only makes timers due.
+//! ([`smr::internals::protocol::Input::Disconnected`]) only makes timers due.
 //!
 //! States that differ only by an exchange of the nodes' names are one. No rule of the core that can be met here depends
 //! on the order of names.

@@ -6,10 +6,10 @@ use std::fmt::{self, Write as _};
 
 use smr::entry::{Entry, EntryId, Index, Term};
 use smr::id::NodeId;
+use smr::internals::protocol::Protocol;
 use smr::internals::raft::Canonical;
-use smr::protocol::Protocol;
-use smr::raft::Message;
-use smr::raft::message::Body;
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body;
 use smr::status::Role;
 use xxhash_rust::xxh3::Xxh3;
 

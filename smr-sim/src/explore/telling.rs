@@ -2,8 +2,8 @@
 
 use smr::entry::HardState;
 use smr::internals::raft::Canonical;
-use smr::raft::Message;
-use smr::raft::message::Body;
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body;
 
 use super::group::{Group, Move};
 use super::local::LocalEvent;

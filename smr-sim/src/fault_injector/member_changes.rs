@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use smr::entry::Configuration;
 use smr::id::{NodeId, ReplicaId};
-use smr::protocol::{CoreStatus, Protocol};
-use smr::raft::Change;
+use smr::internals::protocol::{CoreStatus, Protocol};
+use smr::internals::raft::Change;
 use smr::replica::Request;
 use smr::state_machine::StateMachine;
 use smr::status::Role;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use smr::id::NodeId;
 use smr::internals::engine::{LOG_MAX_BYTES, READS_WAITING_MAX, WRITES_WAITING_MAX, WRITES_WAITING_MAX_BYTES};
-use smr::raft::invariants::{self, Load};
-use smr::raft::{MEMBERS_MAX, Settings};
+use smr::internals::raft::invariants::{self, Load};
+use smr::internals::raft::{MEMBERS_MAX, Settings};
 
 use super::{NodeView, Property, View};
 use crate::ledger::Ledger;
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::properties::testing::{A, B, Play};
     use smr::entry::Term;
-    use smr::raft::Message;
+    use smr::internals::raft::Message;
 
     // covers I17
     #[test]
@@ -161,7 +161,7 @@ mod tests {
     // covers I17 D12
     #[test]
     fn message_taken_in_with_too_many_writes_under_way_is_rejected_and_not_after_they_are_durable() {
-        let body = smr::raft::message::Body::StaleTerm;
+        let body = smr::internals::raft::message::Body::StaleTerm;
         let message = Message { term: Term(1), body };
         let receives = |play: &mut Play<Bounds>| {
             play.feed(&Observation::Received { from: B, to: A, message: &message }).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         assert!(few_outputs(3, 3 * 2 * 5 + 1, 2, 1).is_err());
         let mut play = Play::new(Bounds::default());
         for _ in 0..1_000 {
-            play.sends(A, B, 1, smr::raft::message::Body::StaleTerm).unwrap();
+            play.sends(A, B, 1, smr::internals::raft::message::Body::StaleTerm).unwrap();
         }
         assert!(play.step().is_err());
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
+use smr::internals::protocol::LogChange;
 
 use super::{Property, majority};
 use crate::ledger::Ledger;

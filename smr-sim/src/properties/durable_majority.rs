@@ -69,7 +69,7 @@ impl Property for DurableMajority {
 mod tests {
     use super::*;
     use crate::properties::testing::{A, B, C, D, Play, append, members, noop};
-    use smr::protocol::LogChange;
+    use smr::internals::protocol::LogChange;
 
     fn founded() -> Play<DurableMajority> {
         let mut play = Play::new(DurableMajority::default());

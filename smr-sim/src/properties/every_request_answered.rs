@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use smr::id::NodeId;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::replica::Request;
 
 use super::{Property, View};

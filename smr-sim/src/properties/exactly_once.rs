@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use smr::codec;
 use smr::entry::{Index, Payload};
 use smr::id::{ClientId, NodeId};
+use smr::internals::session::SessionCommand;
 use smr::replica::{Outcome, Request};
-use smr::session::SessionCommand;
 
 use super::Property;
 use crate::ledger::Ledger;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use smr::entry::{EntryId, Term};
 use smr::id::NodeId;
-use smr::protocol::Protocol;
-use smr::raft::invariants;
-use smr::raft::message::Body;
+use smr::internals::protocol::Protocol;
+use smr::internals::raft::invariants;
+use smr::internals::raft::message::Body;
 
 use super::{Property, View};
 use crate::ledger::Ledger;
@@ -74,14 +74,15 @@ impl Property for ForgettingIsNoticed {
 mod tests {
     use super::*;
     use crate::properties::testing::{A, B, append, noop};
-    use smr::raft::Message;
+    use smr::internals::raft::Message;
 
     // covers M8
     #[test]
     fn node_in_service_without_an_entry_that_its_leader_calls_committed_is_rejected() {
         let mut ledger = Ledger::default();
         let changes = vec![append(&[noop(1, 1), noop(2, 2)])];
-        let write = smr::protocol::Write::new(smr::protocol::WriteId(1), None, changes, Vec::new());
+        let write =
+            smr::internals::protocol::Write::new(smr::internals::protocol::WriteId(1), None, changes, Vec::new());
         ledger.note(&Observation::WriteIssued { node: A, write: &write });
         let mut property = ForgettingIsNoticed::default();
         let mut tell = |index: u64, term: u64| {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Index, Term};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
+use smr::internals::protocol::LogChange;
 use smr::status::Role;
 
 use super::{Property, View};

@@ -5,8 +5,8 @@
 
 use smr::entry::Term;
 use smr::id::NodeId;
-use smr::protocol::Protocol;
-use smr::raft::invariants;
+use smr::internals::protocol::Protocol;
+use smr::internals::raft::invariants;
 use smr::status::Role;
 
 use super::{NodeView, Property, View};
@@ -69,9 +69,9 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
     use smr::entry::{Configuration, Entry, EntryId, Payload};
-    use smr::protocol::{Input, Recovered, Time};
-    use smr::raft::{Raft, Settings};
-    use smr::session::SessionTable;
+    use smr::internals::protocol::{Input, Recovered, Time};
+    use smr::internals::raft::{Raft, Settings};
+    use smr::internals::session::SessionTable;
     use smr::status::ReadMode;
 
     struct One {

@@ -38,9 +38,9 @@ use std::collections::BTreeSet;
 
 use smr::entry::{Configuration, EntryId};
 use smr::id::NodeId;
-use smr::protocol::{Recovered, Time};
-use smr::raft::Raft;
-use smr::session::SessionTable;
+use smr::internals::protocol::{Recovered, Time};
+use smr::internals::raft::Raft;
+use smr::internals::session::SessionTable;
 
 use crate::clock::Clock;
 use crate::ledger::Ledger;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Index, Term};
 use smr::id::NodeId;
-use smr::raft::invariants;
+use smr::internals::raft::invariants;
 
 use super::{Property, View};
 use crate::ledger::Ledger;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::Term;
 use smr::id::NodeId;
-use smr::raft::message::Body;
+use smr::internals::raft::message::Body;
 use smr::status::Role;
 
 use super::Property;

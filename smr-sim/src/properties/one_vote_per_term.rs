@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use smr::entry::Term;
 use smr::id::NodeId;
-use smr::raft::message::Body;
+use smr::internals::raft::message::Body;
 
 use super::Property;
 use crate::ledger::Ledger;

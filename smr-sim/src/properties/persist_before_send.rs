@@ -6,7 +6,7 @@
 
 use smr::entry::{EntryId, Index};
 use smr::id::NodeId;
-use smr::raft::message::{Body, Message};
+use smr::internals::raft::message::{Body, Message};
 
 use super::{Property, View};
 use crate::ledger::{Ledger, Page};
@@ -95,7 +95,7 @@ fn has(page: &Page, last: EntryId) -> bool {
 mod tests {
     use super::*;
     use crate::properties::testing::{A, B, C, Play, append, noop};
-    use smr::raft::message::Lease;
+    use smr::internals::raft::message::Lease;
 
     fn play() -> Play<PersistBeforeSend> {
         let mut play = Play::new(PersistBeforeSend::default());
@@ -156,7 +156,11 @@ mod tests {
     fn disk_that_lacks_what_the_books_have_is_rejected() {
         let found = |log: &[smr::entry::Entry], term, vote| {
             let hard_state = smr::entry::HardState { term: smr::entry::Term(term), vote, lease_us: 0 };
-            smr::protocol::Recovered { stored: hard_state.into(), entries: log.to_vec(), ..Default::default() }
+            smr::internals::protocol::Recovered {
+                stored: hard_state.into(),
+                entries: log.to_vec(),
+                ..Default::default()
+            }
         };
         let both = [noop(1, 1), noop(2, 2)];
         play().starts(A, &found(&both, 2, Some(B))).unwrap();
@@ -168,7 +172,7 @@ mod tests {
         // A truncation under way may have happened; nothing below it may be gone.
         let cut = || {
             let mut play = play();
-            play.issues(A, None, vec![smr::protocol::LogChange::RemoveFrom(Index(2))]).unwrap();
+            play.issues(A, None, vec![smr::internals::protocol::LogChange::RemoveFrom(Index(2))]).unwrap();
             play
         };
         cut().starts(A, &found(&both[..1], 2, Some(B))).unwrap();

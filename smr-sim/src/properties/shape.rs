@@ -4,7 +4,7 @@
 
 use smr::entry::EntryId;
 use smr::id::NodeId;
-use smr::raft::invariants;
+use smr::internals::raft::invariants;
 
 use super::{Property, View};
 use crate::ledger::Ledger;

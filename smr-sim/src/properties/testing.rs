@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use smr::entry::{Configuration, Entry, EntryId, HardState, Payload, SnapshotMeta, Term};
 use smr::id::{ClientId, NodeId};
-use smr::protocol::{LogChange, Recovered, Time, Write, WriteId};
-use smr::raft::Message;
-use smr::raft::message::Body;
+use smr::internals::protocol::{LogChange, Recovered, Time, Write, WriteId};
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body;
+use smr::internals::session::SessionCommand;
 use smr::replica::{Outcome, Request};
-use smr::session::SessionCommand;
 use smr::status::Role;
 
 use super::{NodeView, Property, SimNodes, View};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use smr::disk::{Disk, DiskFile, DiskLock, Room};
+use smr::internals::disk::{Disk, DiskFile, DiskLock, Room};
 
 use super::file::{File, VirtualFile};
 use super::names::names;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::MutexGuard;
 
-use smr::disk::DiskFile;
+use smr::internals::disk::DiskFile;
 
 use super::{Inode, ReadFault, State, VirtualDisk};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use smr::storage::Key;
+use smr::internals::storage::Key;
 
 /// How many flushed writes can still be taken back by damage.
 const HISTORY_WRITES_MAX: usize = 4096;

@@ -26,7 +26,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smr::disk::Disk as _;
+use smr::internals::disk::Disk as _;
 
 pub use crash::{Loss, SECTOR_BYTES};
 use file::File;

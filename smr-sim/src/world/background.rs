@@ -1,8 +1,8 @@
 //! What goes on beside a replica's thread: the disk, snapshots that are written, carried over and built.
 
 use smr::id::NodeId;
-use smr::protocol::Envelope;
-use smr::snapshot::SendingFile;
+use smr::internals::protocol::Envelope;
+use smr::internals::snapshot::SendingFile;
 
 use super::{Event, SnapshotTransfer, World};
 use crate::observation::Observation;

@@ -4,8 +4,8 @@ use smr::codec;
 use smr::entry::Term;
 use smr::id::{Disqualified, NodeId, StartId};
 use smr::internals::message::PeerMessage;
-use smr::raft::Message;
-use smr::raft::message::Body;
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body;
 
 use super::{Event, World};
 use crate::network::Frame;

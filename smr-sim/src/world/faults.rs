@@ -3,11 +3,11 @@
 use std::io;
 use std::path::Path;
 
-use smr::disk::Disk;
 use smr::entry::EntryId;
 use smr::id::{Incarnation, NodeId, StartId};
-use smr::protocol::{Protocol, Time};
-use smr::raft::invariants;
+use smr::internals::disk::Disk;
+use smr::internals::protocol::{Protocol, Time};
+use smr::internals::raft::invariants;
 
 use super::{Event, World};
 use crate::network::Weather;

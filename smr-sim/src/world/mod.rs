@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use smr::codec;
 use smr::entry::{EntryId, GenesisRequest};
 use smr::id::{Disqualified, NodeId, ReplicaId, StartId, StartTrail};
-use smr::protocol::{Protocol, Recovered, Time};
+use smr::internals::protocol::{Protocol, Recovered, Time};
+use smr::internals::snapshot::SendingFile;
 use smr::replica::{GenesisAnswer, Outcome, Request};
-use smr::snapshot::SendingFile;
 use smr::state_machine::{Image, StateMachine};
 use smr::status::Role;
 

@@ -6,7 +6,7 @@ use smr::entry::{EntryId, Genesis};
 use smr::id::NodeId;
 use smr::internals::bootstrap::{BootstrapMessage, Verdict};
 use smr::internals::message::PeerMessage;
-use smr::protocol::Protocol;
+use smr::internals::protocol::Protocol;
 use smr::status::Role;
 
 use super::{Event, World};
@@ -239,7 +239,7 @@ impl<W: Workload> World<W> {
 
     /// What a crash interrupts.
     fn note_crash(&mut self, replica: usize) {
-        use smr::raft::message::Body;
+        use smr::internals::raft::message::Body;
         let Some(serving) = self.nodes[replica].serving() else { return };
         let rare = &mut self.watch.rare;
         let core = serving.engine().core();

@@ -2,8 +2,8 @@
 
 use smr::id::{ClientId, NodeId};
 use smr::internals::engine::BUSY_RETRY_MS;
+use smr::internals::raft::Change;
 use smr::internals::turn::{REQUESTS_MAX, REQUESTS_PER_TURN};
-use smr::raft::Change;
 use smr::replica::{Outcome, ReplyTo, Request};
 
 use super::{Event, World};

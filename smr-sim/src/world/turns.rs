@@ -1,16 +1,16 @@
 //! What a replica's thread does: it takes in what has arrived, and carries out what the engine asks for.
 
 use smr::codec;
-use smr::internals::disk::DiskJob;
+use smr::internals::disk_jobs::DiskJob;
 use smr::internals::engine::{Action, Replaced};
 use smr::internals::message::PeerMessage;
+use smr::internals::protocol::{Envelope, Event as CoreEvent, Protocol, Time};
+use smr::internals::raft::Message;
+use smr::internals::raft::message::Body;
+use smr::internals::snapshot::SnapshotError;
 use smr::internals::transport::EVENT_RETRY_MS;
 use smr::internals::turn::EVENTS_PER_TURN;
-use smr::protocol::{Envelope, Event as CoreEvent, Protocol, Time};
-use smr::raft::Message;
-use smr::raft::message::Body;
 use smr::replica::Outcome;
-use smr::snapshot::SnapshotError;
 use smr::state_machine::StateMachine;
 use smr::status::{Role, StateDigest};
 use smr::version::CommandVersions;

@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::configured::message::Body;
-use smr::configured::{Configured, Message, Settings, invariants};
 use smr::entry::{Entry, EntryId, Index, SnapshotMeta, Term};
 use smr::epoch::EpochConfiguration;
 use smr::id::NodeId;
-use smr::protocol::{
+use smr::internals::configured::message::Body;
+use smr::internals::configured::{Configured, Message, Settings, invariants};
+use smr::internals::protocol::{
     Effects, Envelope, Event, Input, LogChange, NotHere, Protocol, ReadOutcome, ReadToken, Recovered, Report,
     StoredState, Superseded, Time, Write, WriteId,
 };

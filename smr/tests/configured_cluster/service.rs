@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use smr::configured::LEASE_MAX_US;
 use smr::entry::Term;
 use smr::epoch::{EpochConfiguration, EpochKind};
 use smr::id::NodeId;
-use smr::protocol::Time;
+use smr::internals::configured::LEASE_MAX_US;
+use smr::internals::protocol::Time;
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What happened, in words that can be read without the code.
 
-use smr::configured::message::Body;
-use smr::configured::{Configured, Message, invariants};
 use smr::entry::{Entry, EntryId, Payload};
 use smr::epoch::EpochConfiguration;
 use smr::id::NodeId;
-use smr::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Report, StoredState, Write};
+use smr::internals::configured::message::Body;
+use smr::internals::configured::{Configured, Message, invariants};
+use smr::internals::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Report, StoredState, Write};
 
 use super::{Answer, Call, Disk, Outputs};
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
-use smr::configured::checkpoint::CheckpointFit;
-use smr::configured::message::Body;
-use smr::configured::{Message, Settings};
 use smr::entry::{Entry, EntryId, Index, Payload, SnapshotMeta, Term};
 use smr::epoch::{EpochConfiguration, EpochKind};
 use smr::id::NodeId;
-use smr::protocol::{Input, Protocol, Route};
+use smr::internals::configured::checkpoint::CheckpointFit;
+use smr::internals::configured::message::Body;
+use smr::internals::configured::{Message, Settings};
+use smr::internals::protocol::{Input, Protocol, Route};
 use smr::status::ReadMode;
 use smr_sim::clock::Clock;
 

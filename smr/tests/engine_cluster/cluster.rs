@@ -5,7 +5,7 @@ use std::ops::{AddAssign, Deref, DerefMut};
 use std::sync::{Arc, Mutex};
 
 use smr::entry::Term;
-use smr::protocol::{CoreStatus, Protocol};
+use smr::internals::protocol::{CoreStatus, Protocol};
 use smr::status::Role;
 use smr_sim::clients::Pace;
 use smr_sim::ledger::Ledger;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smr::LogEngine;
 use smr::entry::Index;
-use smr::storage::LogEngine;
 use smr_sim::journal::JOURNAL;
 use smr_sim::ledger::Ledger;
 use smr_sim::observation::Observation;

@@ -2,12 +2,12 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use smr::disk::Disk;
 use smr::entry::{Configuration, EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::{Input, Protocol, Recovered, Time};
-use smr::raft::message::{Body, Message};
-use smr::raft::{Raft, Settings};
+use smr::internals::disk::Disk;
+use smr::internals::protocol::{Input, Protocol, Recovered, Time};
+use smr::internals::raft::message::{Body, Message};
+use smr::internals::raft::{Raft, Settings};
 use smr_sim::sim_node::{Shape, path};
 
 use crate::cluster::{Cluster, Counts, Group, status, term};

@@ -1,6 +1,6 @@
 //! Disks that hang, and processes that are stopped.
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr_sim::rare::Rare;
 use smr_sim::sim_node::Shape;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use smr::entry::Index;
 use smr::internals::engine::{ANSWERS_PER_TURN_MAX_BYTES, BUSY_RETRY_MS};
-use smr::protocol::{Effects, ReadOutcome, Time, WriteId};
+use smr::internals::protocol::{Effects, ReadOutcome, Time, WriteId};
 use smr::replica::{Outcome, Request};
 
 use crate::stage::*;

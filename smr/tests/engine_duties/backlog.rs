@@ -6,10 +6,10 @@ use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload};
 use smr::id::NodeId;
 use smr::internals::engine::Action;
+use smr::internals::protocol::{Effects, Envelope, Protocol, ReadOutcome, Time, WriteId};
+use smr::internals::session::SessionCommand;
 use smr::internals::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
-use smr::protocol::{Effects, Envelope, Protocol, ReadOutcome, Time, WriteId};
 use smr::replica::{Outcome, ReplySink, ReplyTo};
-use smr::session::SessionCommand;
 
 use crate::stage::*;
 

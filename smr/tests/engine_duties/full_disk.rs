@@ -1,7 +1,7 @@
 //! A disk without room: what would make it fuller is refused, and tried again.
 
 use smr::internals::engine::Action;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::replica::Outcome;
 
 use crate::stage::*;

@@ -3,9 +3,9 @@
 use smr::entry::{Index, Term};
 use smr::id::ClientId;
 use smr::internals::engine::BUSY_RETRY_MS;
-use smr::protocol::{Effects, Event, Protocol, ReadOutcome, Route, Routing};
+use smr::internals::protocol::{Effects, Event, Protocol, ReadOutcome, Route, Routing};
+use smr::internals::session::SessionCommand;
 use smr::replica::{NotLeader, Outcome, Request};
-use smr::session::SessionCommand;
 use smr::status::Role;
 
 use crate::stage::*;

@@ -9,12 +9,12 @@ use smr::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta, Te
 use smr::id::{ClientId, NodeId};
 use smr::internals::admin::{Admin, AdminContext, AdminRequest};
 use smr::internals::engine::{Engine, EngineStart, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX};
-use smr::protocol::{
+use smr::internals::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, NotHere, Protocol, ReadToken, Route, Routing, Superseded, Time,
     WriteId,
 };
+use smr::internals::session::{SessionCommand, SessionTable};
 use smr::replica::{Outcome, ReplySink, ReplyTo, Request};
-use smr::session::{SessionCommand, SessionTable};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{Role, ServiceState};
 

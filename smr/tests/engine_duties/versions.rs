@@ -4,9 +4,9 @@ use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::NodeId;
 use smr::internals::engine::Action;
-use smr::protocol::Protocol;
+use smr::internals::protocol::Protocol;
+use smr::internals::session::{SessionCommand, SessionTable};
 use smr::replica::Outcome;
-use smr::session::{SessionCommand, SessionTable};
 use smr::version::CommandVersions;
 
 use crate::stage::*;

@@ -13,12 +13,12 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::{NodeId, ReplicaId};
-use smr::protocol::{
+use smr::internals::protocol::{
     Effects, Envelope, Event, Input, LogChange, NotHere, Protocol, ReadOutcome, ReadToken, Recovered, Superseded, Time,
     Write,
 };
-use smr::raft::message::Body;
-use smr::raft::{Change, ChangeRefused, Control, Message, Raft, Settings, TransferRefused, invariants};
+use smr::internals::raft::message::Body;
+use smr::internals::raft::{Change, ChangeRefused, Control, Message, Raft, Settings, TransferRefused, invariants};
 use smr::status::Role;
 use smr_sim::clock::Clock;
 
@@ -520,7 +520,7 @@ impl Cluster {
     }
 
     /// The oldest write of a node reaches its disk, and the messages inside leave. Tell the core with `acknowledge`.
-    fn sync_one(&mut self, id: NodeId) -> Option<smr::protocol::WriteId> {
+    fn sync_one(&mut self, id: NodeId) -> Option<smr::internals::protocol::WriteId> {
         let node = self.node_mut(id);
         let write = node.writes.pop_front()?;
         node.disk.apply(write.hard_state(), write.log());

@@ -2,9 +2,9 @@
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use smr::id::NodeId;
-use smr::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Write};
-use smr::raft::message::{Body, Lease};
-use smr::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariants};
+use smr::internals::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Write};
+use smr::internals::raft::message::{Body, Lease};
+use smr::internals::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariants};
 
 use super::{Answer, Call, Disk, Outputs};
 

@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, HardState, Index, Payload, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::Input;
-use smr::raft::message::{Body, Lease};
-use smr::raft::{Change, Message, Settings};
+use smr::internals::protocol::Input;
+use smr::internals::raft::message::{Body, Lease};
+use smr::internals::raft::{Change, Message, Settings};
 use smr::status::{ReadMode, Role};
 
 use crate::raft_cluster::{Call, Cluster, Disk, Flying, Outputs, trace};

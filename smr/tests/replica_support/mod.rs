@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use smr::entry::Index;
 use smr::id::ReplicaId;
-use smr::raft::CLOCK_DRIFT_PERMILLE;
+use smr::internals::raft::CLOCK_DRIFT_PERMILLE;
 use smr::replica::{Outcome, ReplicaHandle, ReplicaOptions, ReplySink, ReplyTo, Request};
 use smr::state_machine::{Answer, Image, StateMachine};
 use smr::status::{ReadMode, ReplicaStatus};
@@ -87,7 +87,7 @@ pub(crate) fn options(
         peers,
         listener,
         directory: directory.to_owned(),
-        log_engine: smr::storage::LogEngine::Sled,
+        log_engine: smr::LogEngine::Sled,
         allow_unsynced: true,
         found_anew: false,
         joins: false,

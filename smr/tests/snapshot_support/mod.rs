@@ -7,10 +7,10 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use smr::disk::{Disk, DiskFile};
 use smr::entry::{Configuration, EntryId, GenesisHash, Index, SnapshotMeta};
 use smr::id::{GroupName, NodeId};
-use smr::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo};
+use smr::internals::disk::{Disk, DiskFile};
+use smr::internals::snapshot::{Incoming, SendingFile, SnapshotDir, SnapshotError, SnapshotInfo};
 
 pub(crate) const GENESIS: GenesisHash = GenesisHash(0xfeed);
 

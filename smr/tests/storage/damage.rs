@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use smr::entry::{Entry, HardState, Term};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
-use smr::storage::{OpenOutcome, probe_sync};
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{OpenOutcome, probe_sync};
 
 use crate::support::*;
 
@@ -229,8 +229,10 @@ fn log_or_watermark_of_another_node_is_quarantined() {
         other.options.incarnation_if_new = NodeId::new(0, 0xb).incarnation;
         let mut store = other.reopen().store().store;
         let genesis = smr::entry::Genesis { members: [NodeId::new(0, 0xb)].into(), ..genesis() };
-        let bootstrap =
-            smr::storage::BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+        let bootstrap = smr::internals::storage::BootstrapState::Initialized {
+            genesis: genesis.hash(),
+            founders: Some(genesis.clone()),
+        };
         store.initialize(bootstrap, genesis.cluster_id()).unwrap();
         drop(store);
         let (from, to) = (other.path.join(part), bench.path.join(part));

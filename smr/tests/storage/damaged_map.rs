@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use smr::entry::Index;
-use smr::protocol::LogChange;
-use smr::storage::{OpenError, OpenOutcome, Store};
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{OpenError, OpenOutcome, Store};
 use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 use smr_sim::virtual_map::SIMULATED;

@@ -16,7 +16,7 @@ mod support;
 mod over_journal {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::LogEngine = smr_sim::journal::JOURNAL;
+    const ENGINE: smr::LogEngine = smr_sim::journal::JOURNAL;
     /// Where its bytes are, and what its errors name.
     const LOG: &str = "/data/node/log/journal";
 }
@@ -26,7 +26,7 @@ mod over_journal {
 mod over_map {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::LogEngine = smr_sim::virtual_map::SIMULATED;
+    const ENGINE: smr::LogEngine = smr_sim::virtual_map::SIMULATED;
     const LOG: &str = "/data/node/log";
 }
 
@@ -35,6 +35,6 @@ mod over_map {
 mod over_segments {
     #[path = "crash/mod.rs"]
     mod crash;
-    const ENGINE: smr::storage::LogEngine = smr::storage::LogEngine::Segments;
+    const ENGINE: smr::LogEngine = smr::LogEngine::Segments;
     const LOG: &str = "/data/node/log/00000001.segment";
 }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use smr::entry::{Entry, EntryId, Index};
-use smr::storage::record_log::{RecordLog, Recovered};
-use smr::storage::watermark::SyncedWatermark;
-use smr::storage::{Key, LoadError, LogStore};
+use smr::internals::storage::record_log::{RecordLog, Recovered};
+use smr::internals::storage::watermark::SyncedWatermark;
+use smr::internals::storage::{Key, LoadError, LogStore};
 use smr_sim::memory::MemoryMap;
 
 use crate::support::*;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use smr::codec;
-use smr::disk::{Disk, read_file};
+use smr::internals::disk::{Disk, read_file};
 use smr::internals::storage::{SLOT_BYTES, SLOT_STRIDE_BYTES, SlotFile};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 

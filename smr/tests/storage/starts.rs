@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use smr::disk::Disk;
 use smr::id::{Disqualified, NodeId, StartTrail};
+use smr::internals::disk::Disk;
+use smr::internals::storage::SeenStarts;
 use smr::internals::storage::{STARTS_MAX, open_seen_starts};
-use smr::storage::SeenStarts;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 const A: NodeId = NodeId::new(1, 11);

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smr::disk::RealDisk;
 use smr::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
 use smr::id::{ClusterId, Disqualified, NodeId, ReplicaId, StartTrail};
-use smr::protocol::LogChange;
-use smr::storage::{
+use smr::internals::disk::RealDisk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{
     BootstrapState, ExpectedIdentity, LogEngine, OpenError, ReplicaDirectory, StoreOptions, SyncMode, Witness,
     probe_sync,
 };

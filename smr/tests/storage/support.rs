@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smr::disk::{Disk, RealDisk};
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
 use smr::id::{Incarnation, NodeId, ReplicaId};
-use smr::storage::{
+use smr::internals::disk::{Disk, RealDisk};
+use smr::internals::storage::{
     BootstrapState, ExpectedIdentity, LogEngine, OpenError, OpenOutcome, OpenedStore, Quarantined, ReplicaDirectory,
     Store, StoreOptions,
 };

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use madkv_client::cli::session;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
-use smr::storage::{LogEngine, SyncMode, probe_sync};
+use smr::internals::storage::{LogEngine, SyncMode, probe_sync};
 use smr_service::{log_sink, process};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};

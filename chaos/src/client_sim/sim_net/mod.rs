@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use madkv_client::Network;
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr::wire::SharedOutput;
 use tokio::sync::Notify;
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
-use smr::protocol::Time;
+use smr::internals::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::sync::oneshot;
 

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use smr::entry::{Entry, HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
-use smr::storage::{LogEngine, OpenError, OpenOutcome};
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{LogEngine, OpenError, OpenOutcome};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 use smr_sim::virtual_map::SIMULATED;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
-use smr::storage::{BootstrapState, OpenError};
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{BootstrapState, OpenError};
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use super::super::ENGINE;

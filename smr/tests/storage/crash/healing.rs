@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::path::Path;
 
 use smr::entry::{Entry, HardState, Index, Term};
-use smr::protocol::LogChange;
-use smr::storage::OpenedStore;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::OpenedStore;
 use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 use smr_sim::virtual_map::SIMULATED;
@@ -82,7 +82,7 @@ fn watermark_alone_damaged_costs_no_entry_and_the_log_is_still_to_be_passed() {
     let (disk, entries) = written();
     disk.damage(Path::new("/data/node/mark"), Vec::clear).unwrap();
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
-    let smr::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
+    let smr::internals::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
     assert_eq!(opened.entries, entries);
     assert_eq!(opened.healing.unwrap().past, Index(31));
 }
@@ -95,7 +95,7 @@ fn damaged_again_while_healing_keeps_as_far_to_go() {
     drop(heals(&disk, "first"));
     disk.damage(Path::new(LOG), Vec::clear).ok();
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
-    let smr::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
+    let smr::internals::storage::OpenOutcome::Store(opened) = opened else { panic!("quarantined") };
     assert_eq!(opened.healing.unwrap().past, Index(31));
 }
 
@@ -113,10 +113,10 @@ fn power_cut_while_healing_ends_leaves_it_silent_or_sound_and_whole() {
             let mut store = Bench::with(ENGINE, disk.clone()).open()?.heals().0.store;
             store.apply(&LogChange::Append(entries[usize::try_from(store.last().index.0).unwrap()..].to_vec()))?;
             store.end_healing()?;
-            Ok::<_, smr::storage::OpenError>(())
+            Ok::<_, smr::internals::storage::OpenError>(())
         },
         |result, disk, at| match Bench::with(ENGINE, disk.clone()).reopen() {
-            smr::storage::OpenOutcome::Store(opened) if opened.healing.is_some() => {
+            smr::internals::storage::OpenOutcome::Store(opened) if opened.healing.is_some() => {
                 assert!(result.is_err(), "{at}");
                 silent.set(silent.get() + 1);
             }

@@ -3,11 +3,11 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use smr::disk::Disk;
 use smr::entry::{HardState, SnapshotMeta, Term};
 use smr::id::NodeId;
-use smr::protocol::LogChange;
-use smr::storage::{BootstrapState, OpenError, OpenOutcome, Store};
+use smr::internals::disk::Disk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{BootstrapState, OpenError, OpenOutcome, Store};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use smr::entry::{Entry, Index, SnapshotMeta};
-use smr::protocol::LogChange;
+use smr::internals::protocol::LogChange;
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::super::ENGINE;
@@ -210,7 +210,7 @@ fn images_of_power_cuts_hold_what_was_confirmed() {
         let mut left = copy.after_crash(Loss::Seeded(image));
         for again in 0..image % 3 {
             left.fault_at(left.operations() + again * 2 + image % 5, Fault::PowerOff);
-            let options = smr::storage::StoreOptions {
+            let options = smr::internals::storage::StoreOptions {
                 snapshot: model.snapshot.clone(),
                 ..Bench::with(ENGINE, left.clone()).options.clone()
             };

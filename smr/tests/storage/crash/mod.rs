@@ -11,7 +11,7 @@ mod watermark;
 use std::path::Path;
 
 use smr::entry::SnapshotMeta;
-use smr::storage::{OpenOutcome, StorageError};
+use smr::internals::storage::{OpenOutcome, StorageError};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{ENGINE, LOG};
@@ -63,9 +63,9 @@ fn cut_everywhere_with<T>(
     panic!("the work does not end");
 }
 
-fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::storage::OpenedStore> {
+fn open(disk: VirtualDisk, snapshot: &SnapshotMeta, at: &str) -> Box<smr::internals::storage::OpenedStore> {
     let bench = Bench::with(ENGINE, disk);
-    let options = smr::storage::StoreOptions { snapshot: snapshot.clone(), ..bench.options.clone() };
+    let options = smr::internals::storage::StoreOptions { snapshot: snapshot.clone(), ..bench.options.clone() };
     match bench.open_with(&options).unwrap_or_else(|error| panic!("{at}: {error}")) {
         OpenOutcome::Store(opened) => {
             assert_eq!(opened.healing, None, "{at}");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use smr::disk::Disk;
-use smr::protocol::LogChange;
-use smr::storage::LogEngine;
+use smr::LogEngine;
+use smr::internals::disk::Disk;
+use smr::internals::protocol::LogChange;
 use smr_sim::virtual_disk::MapDamage;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 use smr_sim::virtual_map::SIMULATED;
@@ -39,7 +39,7 @@ fn cut_segments(disk: &VirtualDisk, mut frames: usize) {
 fn watermark_unsynced_falls_back_by_a_bounded_number_of_syncs() {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
-    let count = u64::from(smr::storage::watermark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
+    let count = u64::from(smr::internals::storage::watermark::SYNC_EVERY_WRITES_MAX) * 2 + 40;
     for index in 2..2 + count {
         store.apply(&LogChange::Append(batch(index, 1, 1, 44))).unwrap();
         store.sync().unwrap();

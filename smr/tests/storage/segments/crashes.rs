@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use smr::entry::{Entry, Index};
-use smr::protocol::LogChange;
-use smr::storage::{OpenOutcome, StoreOptions};
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{OpenOutcome, StoreOptions};
 use smr_sim::virtual_disk::{Fault, Loss, VirtualDisk};
 
 use super::{FRAME_BYTES, LOG, append, bench, content, filled, founded, segments, used};

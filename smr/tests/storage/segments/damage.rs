@@ -4,10 +4,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use smr::codec;
-use smr::disk::Disk;
 use smr::entry::{Entry, Index};
-use smr::protocol::LogChange;
-use smr::storage::{OpenError, OpenOutcome};
+use smr::internals::disk::Disk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{OpenError, OpenOutcome};
 use smr_sim::virtual_disk::{Loss, ReadFault, VirtualDisk};
 
 use super::{LOG, append, bench, content, founded, sample, segments, used};
@@ -284,8 +284,10 @@ fn segments_of_another_incarnation_are_quarantined() {
     stranger.options.incarnation_if_new = smr::id::Incarnation(0xb);
     let mut store = stranger.reopen().store().store;
     let genesis = smr::entry::Genesis { members: [smr::id::NodeId::new(0, 0xb)].into(), ..genesis() };
-    let bootstrap =
-        smr::storage::BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis.clone()) };
+    let bootstrap = smr::internals::storage::BootstrapState::Initialized {
+        genesis: genesis.hash(),
+        founders: Some(genesis.clone()),
+    };
     store.initialize(bootstrap, genesis.cluster_id()).unwrap();
     drop(store);
     let file = segments(&disk)[0].clone();

@@ -7,10 +7,10 @@ mod writing;
 
 use std::path::{Path, PathBuf};
 
-use smr::disk::Disk;
 use smr::entry::{Entry, Index};
-use smr::protocol::LogChange;
-use smr::storage::{LogEngine, Store};
+use smr::internals::disk::Disk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{LogEngine, Store};
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
 use crate::support::*;
@@ -40,7 +40,7 @@ fn segments(disk: &VirtualDisk) -> Vec<PathBuf> {
 }
 
 fn content(disk: &VirtualDisk, path: &Path) -> Vec<u8> {
-    smr::disk::read_file(disk, path, 1 << 20).unwrap()
+    smr::internals::disk::read_file(disk, path, 1 << 20).unwrap()
 }
 
 /// A log over some segments, with a conflict, a record in pieces and a prefix that is gone, and one segment prepared.

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use smr::disk::Disk;
 use smr::entry::Index;
-use smr::protocol::LogChange;
-use smr::storage::{LogEngine, OpenError, OpenOutcome, StoreOptions, SyncMode};
+use smr::internals::disk::Disk;
+use smr::internals::protocol::LogChange;
+use smr::internals::storage::{LogEngine, OpenError, OpenOutcome, StoreOptions, SyncMode};
 use smr_sim::virtual_disk::Loss;
 
 use super::{LOG, append, bench, content, filled, founded, segments};
