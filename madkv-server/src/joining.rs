@@ -63,12 +63,27 @@ pub(crate) async fn follow(MapFollower { registrar, plan, replica, backend }: Ma
         }
         retired_looks = if replica.retired().is_some() { retired_looks + 1 } else { 0 };
         if retired_looks >= RETIRED_LOOKS {
-            say(PROGRAM, &retired(&plan));
-            let _ = tokio::task::spawn_blocking(move || replica.shutdown()).await;
-            smr_service::log_sink::exit(EXIT_RETIRED);
+            return retire(&plan, replica).await;
         }
         tokio::time::sleep(jittered(Duration::from_millis(LOOK_MS))).await;
     }
+}
+
+/// Ends a server whose group goes on without it.
+pub(crate) async fn retire(plan: &Plan, replica: ReplicaHandle) {
+    say(PROGRAM, &retired(plan));
+    let _ = tokio::task::spawn_blocking(move || replica.shutdown()).await;
+    smr_service::log_sink::exit(EXIT_RETIRED);
+}
+
+/// Whether a server that had a place has none any more. The managers may know before its peers have told it: they hear
+/// of a removal when it is done, and it is not asked any more by then.
+pub(crate) async fn has_lost_place(registrar: &Registrar, plan: &Plan) -> bool {
+    let lacks = |map: &ClusterMap| {
+        let servers = map.partitions.get(usize::from(plan.partition)).map(|partition| partition.servers.len());
+        Some(map.cluster) == registrar.cluster && servers.is_some_and(|servers| servers <= usize::from(plan.replica))
+    };
+    registrar.map().await.is_ok_and(|map| lacks(&map))
 }
 
 /// What a server says whose group goes on without it.

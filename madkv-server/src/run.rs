@@ -24,7 +24,7 @@ use crate::advertised::Watch;
 use crate::agent_link::AgentLink;
 use crate::assignment;
 use crate::backend::ServerBackend;
-use crate::joining::{MapFollower, follow};
+use crate::joining::{MapFollower, follow, has_lost_place, retire, retired};
 use crate::map::{self, Map};
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
@@ -114,6 +114,12 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         }
     });
     let Some(verdict) = verdict else { return Ok(()) };
+    if let (Some(Verdict::Refused(_)), Some(_)) = (&verdict, &remembered)
+        && runtime.block_on(has_lost_place(&registrar, &plan))
+    {
+        say(PROGRAM, &retired(&plan));
+        return Ok(());
+    }
     let mut registered_as = (verdict.is_some() && !joins).then_some((registrar.incarnation, registrar.start, member));
     if let Some(Verdict::Occupied { .. }) = verdict {
         // Durable before the map is: the next start may not ask again.
@@ -332,8 +338,12 @@ async fn keep_registered(
                 }
                 Ok(verdict) => {
                     registered_as = Some(present);
-                    if let Verdict::Occupied { .. } = verdict {
-                        replica.exclude(Witness::Recorder);
+                    match verdict {
+                        Verdict::Occupied { .. } => replica.exclude(Witness::Recorder),
+                        Verdict::Refused(_) if has_lost_place(&registrar, &plan).await => {
+                            return retire(&plan, replica).await;
+                        }
+                        _ => {}
                     }
                     if let Err(fatal) = note(verdict, &registrar, &plan, &backend) {
                         say(PROGRAM, &fatal.to_string());

@@ -109,9 +109,9 @@ pub mod storage {
     use crate::storage::open_error::Trouble;
     use crate::storage::record_log::Recovered;
     use crate::storage::segments::SegmentLog;
+    use crate::storage::sled;
     use crate::storage::slots::{self, Found, Slots};
     use crate::storage::watermark::WatermarkFile;
-    use crate::storage::sled;
 
     pub use crate::storage::record::{RECORD_MAX_BYTES, fingerprint, key};
     pub use crate::storage::slots::{SLOT_BYTES, SLOT_STRIDE_BYTES};

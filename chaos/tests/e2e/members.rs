@@ -99,6 +99,14 @@ fn partition_goes_from_three_to_five_and_back_under_load_and_no_request_fails() 
         let status = leaver.wait_end(TIMEOUT).unwrap();
         assert!(status.success() && leaver.log_text().contains("is retired"), "{status}: {}", leaver.log_text());
     }
+    // One that is started again hears it from the managers: its peers have forgotten it.
+    fourth.start().unwrap();
+    let status = fourth.wait_end(TIMEOUT).unwrap();
+    assert!(
+        status.success() && fourth.log_text().matches("is retired").count() >= 2,
+        "{status}: {}",
+        fourth.log_text()
+    );
     let history = load.finish().unwrap();
     scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
     history.check(&scene).unwrap();
