@@ -87,7 +87,8 @@ while read -r verb key value; do
         SCAN)
             echo "SCAN $key $value BEGIN"
             for file in user*; do
-                if expr "x$file" ">=" "x$key" "&" "x$file" "<=" "x$value" > /dev/null; then echo "  $file $(cat "$file")"; fi
+                if expr "x$file" ">=" "x$key" "&" "x$file" "<=" "x$value" > /dev/null; then
+                    echo "  $file $(cat "$file")"; fi
             done
             echo "SCAN END" ;;
     esac

@@ -214,8 +214,8 @@ fn renew(sight: &Sight<'_>, seen: &Seen<'_>, stage: Stage, why: String) -> Need 
 fn forbids(sight: &Sight<'_>, seen: &Seen<'_>) -> Option<String> {
     if seen.replica.loss_proven {
         return Some(
-            "its quarantine is proof that something durable was lost, and its data may be the only copy of that: compare \
-             the group's directories, then readmit the replica or recover the group"
+            "its quarantine is proof that something durable was lost, and its data may be the only copy of that: \
+             compare the group's directories, then readmit the replica or recover the group"
                 .to_owned(),
         );
     }

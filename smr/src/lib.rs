@@ -60,7 +60,7 @@
 //! # How it is built, bottom up
 //! | module | what it knows | feature |
 //! |---|---|---|
-//! | [`id`], [`entry`], [`epoch`], [`status`] | the vocabulary: nodes, terms, entries, genesis, epochs; what a replica says of itself | |
+//! | [`id`], [`entry`], [`epoch`], [`status`] | nodes, terms, entries, epochs; what a replica says of itself | |
 //! | [`version`] | ranges of versions, and what two sides have in common | |
 //! | [`codec`] | bytes: frames, versions, checksums; the one place that names bincode | |
 //! | [`wire`] | frames over sockets | `wire` |

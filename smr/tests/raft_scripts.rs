@@ -23,8 +23,9 @@
 //! cut A B | cut A -> B | isolate A | heal
 //! sync A [count] | slow A | fast A  complete writes by hand; the disk of a slow node writes only by hand
 //! crash A [survive=n] | restart A   n writes reached the disk, and no one was told
-//! carry A B | fail A B              the snapshot that A was asked for arrives at B, or does not; `carry A B late` keeps
-//!                                   a copy: `carry late B`; `carry A B broken`: it arrives, but A hears that it did not
+//! carry A B | fail A B              the snapshot that A was asked for arrives at B, or does not; `carry A B late`
+//!                                   keeps a copy: `carry late B`; `carry A B broken`: it arrives, but A hears that it
+//!                                   did not
 //! change A add D | remove D | replace B by D | voters A,B,C
 //! inject A -> B t3 Kind [args]      a message out of nowhere; `current`: an answer to B's pre-votes on the wire
 //! state                             everyone's state

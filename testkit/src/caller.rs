@@ -306,8 +306,9 @@ mod tests {
         let get = Action::Get { key: "k".into() };
         let scan = Action::Scan { from: "a".into(), to: "z".into() };
         let swap = Action::Swap { key: "k".into(), value: "v".into() };
-        let script = "read l; echo '[t] Retrying C1: silent' >&2; echo 'GET k v'; read l; echo 'SCAN a z BEGIN'; echo '  k v'; \
-                      echo 'SCAN END'; read l; echo 'ERROR timeout after 5 ms: the write may have happened'; \
+        let script = "read l; echo '[t] Retrying C1: silent' >&2; echo 'GET k v'; read l; echo 'SCAN a z BEGIN'; \
+                      echo '  k v'; echo 'SCAN END'; read l; \
+                      echo 'ERROR timeout after 5 ms: the write may have happened'; \
                       read l; echo 'ERROR timeout after 5 ms: nothing was changed'; read l; echo 'WHAT'; read l";
         let mut program = caller(script);
         assert_eq!(program.call(&get), Heard::Answer(Answer::Value(Some("v".into()))));

@@ -134,7 +134,8 @@ fn top_modules_of_each_crate_import_each_other_in_one_direction() {
 
 #[test]
 fn circle_is_found_through_braces_and_not_in_comments_or_tests() {
-    let code = "use crate::{b::{self, X}, c};\n// use crate::d;\nfn f() { crate::e::g() }\n#[cfg(test)]\nmod tests { use crate::z; }";
+    let code = "use crate::{b::{self, X}, c};\n// use crate::d;\nfn f() { crate::e::g() }\n\
+        #[cfg(test)]\nmod tests { use crate::z; }";
     let named: Vec<String> = named_in(&code_of(code)).into_iter().collect();
     assert_eq!(named, ["b", "c", "e"]);
     let graph = |edges: &[(&str, &str)]| {

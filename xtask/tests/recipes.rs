@@ -214,7 +214,8 @@ fn kill_ends_our_executables_only_also_replaced_ones() {
     }
     let scene = r#"
         set -eu
-        cp "$(command -v sleep)" "$1/madkv-server"; cp "$1/madkv-server" "$1/madkv-client"; cp "$1/madkv-server" "$1/madkv-servers"
+        cp "$(command -v sleep)" "$1/madkv-server"; cp "$1/madkv-server" "$1/madkv-client"
+        cp "$1/madkv-server" "$1/madkv-servers"
         cp "$1/madkv-server" "$1/madkv-agent"
         "$1/madkv-server" 600 & server=$!
         "$1/madkv-agent" 600 & agent=$!

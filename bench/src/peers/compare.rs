@@ -47,7 +47,11 @@ pub struct Options {
     #[arg(long = "measure", value_enum, value_delimiter = ',')]
     pub measures: Vec<Measure>,
     /// Clients, each with one request under way at a time
-    #[arg(long, default_value_t = 64, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    #[arg(
+        long,
+        default_value_t = 64,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000)
+    )]
     pub clients: usize,
     /// Length of each measurement, in seconds
     #[arg(long, default_value_t = 3.0, value_parser = positive)]

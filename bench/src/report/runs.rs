@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn fuzzed_log_without_a_verdict_is_none() {
-        let log = "5 processes on 5 keys\n123 operations in 30.0 s, 4 per second\nlinearizable: 5 keys, 9 looked at\nPASSED\n";
+        let log = "5 processes on 5 keys\n123 operations in 30.0 s, 4 per second\n\
+            linearizable: 5 keys, 9 looked at\nPASSED\n";
         let fuzzed = Fuzzed::parse(log).unwrap();
         assert!(fuzzed.passed);
         assert_eq!(fuzzed.lines.len(), 2);

@@ -178,7 +178,8 @@ mod tests {
     use tempfile::TempDir;
 
     /// What the basic binding of YCSB 0.17 prints.
-    const RECORDED: &str = "/usr/bin/java  -classpath /y/conf:/y/lib/core-0.17.0.jar site.ycsb.Client -t -db site.ycsb.BasicDB\n\
+    const RECORDED: &str = "/usr/bin/java  -classpath /y/conf:/y/lib/core-0.17.0.jar \
+        site.ycsb.Client -t -db site.ycsb.BasicDB\n\
         ***************** properties *****************\n\
         \"recordcount\"=\"10\"\n\
         \"workload\"=\"site.ycsb.workloads.CoreWorkload\"\n\

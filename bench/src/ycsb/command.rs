@@ -49,7 +49,12 @@ pub struct Options {
     #[arg(long, value_enum, ignore_case = true, default_value_t = Workload::A)]
     pub workload: Workload,
     /// How many clients
-    #[arg(long = "nclis", alias = "client_count", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(
+        long = "nclis",
+        alias = "client_count",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=1000)
+    )]
     pub client_count: u64,
     /// Managers of a running service, as host:port, separated by commas; without them a cluster is started for the run
     #[arg(long, alias = "manager_addrs")]
@@ -100,7 +105,12 @@ pub struct Options {
     #[arg(long, value_enum)]
     pub distribution: Option<Distribution>,
     /// Scans ask for 1 to this many records, each as often
-    #[arg(long = "scan_max", alias = "scan-max", default_value_t = SCAN_MAX_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX))]
+    #[arg(
+        long = "scan_max",
+        alias = "scan-max",
+        default_value_t = SCAN_MAX_DEFAULT,
+        value_parser = clap::value_parser!(u64).range(1..=RECORDS_MAX)
+    )]
     pub scan_max: u64,
     /// An open loop: this many operations per second begin, whether others are answered or not; each client has one
     /// under way at a time, and what begins late is late from its own turn on

@@ -77,7 +77,12 @@ pub struct Arguments {
     #[arg(long, alias = "manager_addrs", default_value = "127.0.0.1:3666,127.0.0.1:3667,127.0.0.1:3668")]
     pub managers: String,
     /// How many clients
-    #[arg(long = "nclis", alias = "client_count", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(
+        long = "nclis",
+        alias = "client_count",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     pub client_count: u32,
     /// The real program over pipes, or the library
     #[arg(long, value_enum, default_value_t = Clients::Program)]

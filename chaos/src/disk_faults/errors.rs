@@ -351,8 +351,8 @@ impl BadDiskGroup {
     }
 }
 
-/// The line that names something below `path` as the reason for the process's end, or else the last line that names such
-/// a thing: until the process is gone its other threads go on, and may say theirs behind it.
+/// The line that names something below `path` as the reason for the process's end, or else the last line that names
+/// such a thing: until the process is gone its other threads go on, and may say theirs behind it.
 fn last_line(log: &str, path: &Path) -> Option<String> {
     let path = path.display().to_string();
     let naming = || log.lines().rev().filter(|line| line.contains(&path));

@@ -262,7 +262,8 @@ mod tests {
 cluster 00000000000000000000000000000001, map epoch 1
 node  address         role      term  leader  commit  applied  lag  log bytes  sessions  state
 s0.0  127.0.0.1:3777  leader       3  s0.0       120      120    0       4096         2  in service, synced
-s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases, does not answer at 127.0.0.1:3778: connection refused
+s0.1  127.0.0.1:3778  follower     3  s0.0       110      100   20       4096         2  in service, synced, leases, \
+does not answer at 127.0.0.1:3778: connection refused
 s0.2  127.0.0.1:3779  -            -  -            -        -    -          -         -  unreachable: connection refused
 ";
         assert_eq!(table(&sample(), None), expected);

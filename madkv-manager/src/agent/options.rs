@@ -42,7 +42,12 @@ pub struct Options {
     pub directory: PathBuf,
     /// Milliseconds from one heartbeat of a replica to the next; the managers' setting lfd_heartbeat_freq counts
     /// instead once they are heard.
-    #[arg(long = "heartbeat_freq", value_name = "MS", default_value_t = HEARTBEAT_FREQ_MS, allow_negative_numbers = true)]
+    #[arg(
+        long = "heartbeat_freq",
+        value_name = "MS",
+        default_value_t = HEARTBEAT_FREQ_MS,
+        allow_negative_numbers = true
+    )]
     pub heartbeat_freq: u64,
     /// Whether to launch again what has ended or hangs, or to leave that to others.
     #[arg(long = "relaunch", value_name = "yes|no", default_value = "yes")]

@@ -14,7 +14,8 @@
 //! Nothing to the replica: no path changes anything. The listener has a thread of its own, so whoever keeps it busy
 //! keeps other watchers waiting and no one else. Connections, their length in time, their rate and the size of a
 //! request are bounded ([`CONNECTIONS_MAX`], [`CONNECTION_MAX`], [`CONNECTIONS_PER_S`], [`REQUEST_MAX_BYTES`]); each
-//! serves one request. Of the host with most connections the oldest goes when there are too many, as in [`smr::internals::lobby`].
+//! serves one request. Of the host with most connections the oldest goes when there are too many, as in
+//! [`smr::internals::lobby`].
 
 mod exposition;
 mod flags;

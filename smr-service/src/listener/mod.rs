@@ -123,7 +123,8 @@ pub trait Backend: Send + Sync + 'static {
 pub struct ListenerLimits {
     /// Connections at one time, without those that have not said yet who they are.
     pub connections_max: usize,
-    /// Connections that have not said yet who they are. One more takes the place of another: see [`smr::internals::lobby`].
+    /// Connections that have not said yet who they are. One more takes the place of another: see
+    /// [`smr::internals::lobby`].
     pub strangers_max: usize,
     /// Requests of one connection that are under way, or answered and not yet written.
     pub requests_max: usize,

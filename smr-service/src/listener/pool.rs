@@ -46,7 +46,8 @@ impl Share {
         Share { held, own_bytes, pool_max_bytes }
     }
 
-    /// Whether a connection that holds `mine` bytes, of which a frame that is being read has `reading`, may hold `more`.
+    /// Whether a connection that holds `mine` bytes, of which a frame that is being read has `reading`, may
+    /// hold `more`.
     pub(super) fn fits(&self, mine: usize, reading: usize, more: usize) -> bool {
         let beyond = (mine + more).saturating_sub(self.own_bytes);
         let used = self.held.pool_bytes.load(Ordering::Relaxed);

@@ -1,9 +1,10 @@
 //! Bounded exhaustive exploration of the real Raft core: *every* order of events, up to named bounds.
 //!
-//! A simulator samples long histories; this looks at all short ones. Three nodes, each the production [`smr::internals::raft`]
-//! core with a disk, start as founding members and then anything may happen in any order: a message arrives, gets lost
-//! or arrives twice, a write completes, a node crashes and comes back with any part of what it had not synced, a timer
-//! fires, a client proposes. Breadth first, so the history that breaks an invariant is a shortest one.
+//! A simulator samples long histories; this looks at all short ones. Three nodes, each the production
+//! [`smr::internals::raft`] core with a disk, start as founding members and then anything may happen in any order: a
+//! message arrives, gets lost or arrives twice, a write completes, a node crashes and comes back with any part of what
+//! it had not synced, a timer fires, a client proposes. Breadth first, so the history that breaks an invariant is a
+//! shortest one.
 //!
 //! # What is checked
 //! | | in each state or step |

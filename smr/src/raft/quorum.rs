@@ -104,7 +104,8 @@ mod tests {
         ) {
             let configuration =
                 Configuration { voters: set(voters), outgoing: set(outgoing), learners: BTreeSet::new() };
-            let values: BTreeMap<_, _> = values.into_iter().map(|(name, value)| (NodeId::new(name, 1), value)).collect();
+            let values: BTreeMap<_, _> =
+                values.into_iter().map(|(name, value)| (NodeId::new(name, 1), value)).collect();
             let fast = reached(&configuration, |node| values.get(&node).copied().unwrap_or(0));
             prop_assert_eq!(fast, reached_naive(&configuration, &values));
         }

@@ -82,8 +82,8 @@ pub fn recover<S: StateMachine>(
         (Some((group, _)), _) => group.clone(),
         (None, Some(snapshot)) => snapshot.group.clone(),
         (None, None) => {
-            let what = "neither term and vote nor a snapshot can be read, so whose log that is remains unknown: start its replica \
-                        there once, which notes that, and stop it";
+            let what = "neither term and vote nor a snapshot can be read, so whose log that is remains unknown: \
+                        start its replica there once, which notes that, and stop it";
             return Err(StartError::new(format!("--from: {place}: {what}")));
         }
     };

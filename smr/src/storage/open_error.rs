@@ -41,7 +41,10 @@ pub enum OpenError {
         supported: u16,
     },
     /// Another engine has written its log.
-    #[error("{}: its log was written by the log engine {found}; --log_engine {asked} cannot read it", .directory.display())]
+    #[error(
+        "{}: its log was written by the log engine {found}; --log_engine {asked} cannot read it",
+        .directory.display()
+    )]
     OtherEngine {
         /// The directory.
         directory: PathBuf,

@@ -312,7 +312,8 @@ where
                     }
                 }
                 shared.counters.dropped_unconnected.add(peer.disconnect() as u64);
-                tracing::info!(group = %shared.group, me = %shared.me, peer = %node, reason = %ended, "connection lost");
+                let (group, me) = (&shared.group, &shared.me);
+                tracing::info!(%group, %me, peer = %node, reason = %ended, "connection lost");
                 if began.elapsed() >= Duration::from_millis(STEADY_AFTER_MS) {
                     backoff.reset();
                 }

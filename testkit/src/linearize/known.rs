@@ -133,7 +133,8 @@ fn check_scan_of_one_partition_at_two_moments_is_found() {
     let lines = "0 1 2 PUT a 1 -> not_found\n0 3 4 PUT b 1 -> not_found\n9 0 9 SCAN a z -> records b 1";
     assert_eq!(finders(&format!("partitions 1\n{lines}")), ["moments"]);
     assert!(judge(lines).passed(), "with an unknown number of partitions nothing can be said");
-    let later = "0 1 2 PUT a 1 -> not_found\n0 3 4 PUT a 2 -> found\n0 5 6 PUT b 1 -> not_found\n9 0 9 SCAN a z -> records a 1 b 1";
+    let later = "0 1 2 PUT a 1 -> not_found\n0 3 4 PUT a 2 -> found\n0 5 6 PUT b 1 -> not_found\n\
+        9 0 9 SCAN a z -> records a 1 b 1";
     assert_eq!(finders(&format!("partitions 1\n{later}")), ["moments"]);
 }
 

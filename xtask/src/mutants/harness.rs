@@ -304,7 +304,9 @@ mod tests {
 
     #[test]
     fn executable_and_panic_are_found_in_what_was_said() {
-        let words = "   Compiling smr\n  Executable tests/engine_cluster/main.rs (target/debug/deps/engine_cluster-1)\n  Executable unittests src/lib.rs (target/debug/deps/x-2)\n";
+        let words = "   Compiling smr\n  \
+            Executable tests/engine_cluster/main.rs (target/debug/deps/engine_cluster-1)\n  \
+            Executable unittests src/lib.rs (target/debug/deps/x-2)\n";
         assert_eq!(
             executables(words),
             ["target/debug/deps/engine_cluster-1", "target/debug/deps/x-2"].map(PathBuf::from)

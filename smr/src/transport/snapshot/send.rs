@@ -120,7 +120,8 @@ async fn attempt_until_done<M>(
                     backoff.reset();
                 }
                 failed += 1;
-                tracing::debug!(group = %shared.group, me = %shared.me, peer = %to, %reason, furthest, "transfer broken");
+                let (group, me) = (&shared.group, &shared.me);
+                tracing::debug!(%group, %me, peer = %to, %reason, furthest, "transfer broken");
                 if failed >= ATTEMPTS_MAX {
                     return Err(format!("{failed} attempts without progress, the last one: {reason}"));
                 }
