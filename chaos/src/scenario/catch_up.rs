@@ -125,7 +125,25 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
         verdict(longest <= WAIT_TARGET)
     );
     println!("{elected} elections (target 0: {})", verdict(elected == 0));
+    if elected > 0 {
+        tell_roles(&mut stage.cluster, term.0);
+    }
     stage.done()
+}
+
+/// Says who came to lead after that term and why, in the replicas' own words.
+fn tell_roles(cluster: &mut Cluster, term: u64) {
+    let nodes: Vec<Node> = cluster.nodes_of(FIRST).collect();
+    for node in nodes {
+        let log = cluster.process(node).log_text();
+        let is_later = |line: &str| {
+            let words = line.split_once("in term ").map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default());
+            words.is_some_and(|number| number.parse::<u64>().is_ok_and(|number| number > term))
+        };
+        for line in log.lines().filter(|line| is_later(line) || line.contains("hands over")) {
+            println!("    {line}");
+        }
+    }
 }
 
 /// Waits until the follower has what the leader had a moment before; the most entries that it lacked.
