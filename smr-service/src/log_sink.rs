@@ -13,10 +13,9 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use jiff::Timestamp;
 
 /// Lines that wait to be written.
 pub const LINES_MAX: usize = 16 << 10;
@@ -32,13 +31,9 @@ const TELL_PAUSE: Duration = Duration::from_secs(2);
 /// How long the end of a process may take for lines that are not written yet.
 const FLUSH_MAX: Duration = Duration::from_millis(500);
 
-/// The time now, in UTC, as `2026-01-31T12:34:56.789012Z` (RFC 3339): as structured logs have it, whose formatter this
-/// is.
+/// The time now, in UTC, as `2026-01-31T12:34:56.789012Z` (RFC 3339): as structured logs have it.
 pub fn timestamp() -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
-    text
+    time_text(SystemTime::now())
 }
 
 /// One line of a message console, with its time in front: RFC 3339, UTC. As [`line()`].
@@ -46,38 +41,10 @@ pub fn message(text: std::fmt::Arguments<'_>) {
     line(format!("[{}] {text}", timestamp()));
 }
 
-/// Another time, as [`timestamp`] writes the present one.
-pub fn time_text(time: std::time::SystemTime) -> String {
-    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date_of(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
-}
-
-/// Year, month and day that lie this many days after 1 January 1970.
-fn date_of(days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
-    // Whole spans of 400 years at once: they are equally long.
-    let (mut year, mut left) = (1970 + days / 146_097 * 400, days % 146_097);
-    loop {
-        let len = if is_leap(year) { 366 } else { 365 };
-        if left < len {
-            break;
-        }
-        left -= len;
-        year += 1;
-    }
-    let february = if is_leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for len in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if left < len {
-            break;
-        }
-        left -= len;
-        month += 1;
-    }
-    (year, month, left + 1)
+/// Another time, as [`timestamp`] writes the present one. A time that no calendar has is the nearest that one has.
+pub fn time_text(time: SystemTime) -> String {
+    let farthest = if time < UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::try_from(time).unwrap_or(farthest).strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
 /// Puts one line into the queue for stderr. Never waits for whoever reads it.
@@ -388,6 +355,9 @@ fn write_whole(output: &mut dyn Write, bytes: &[u8]) -> Result<(), usize> {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::fmt::format::Writer;
+    use tracing_subscriber::fmt::time::FormatTime;
+
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
@@ -435,13 +405,19 @@ mod tests {
     }
 
     #[test]
-    fn time_text_of_now_is_that_of_the_timestamp_and_days_are_those_of_the_calendar() {
-        let (before, now, after) = (timestamp(), time_text(std::time::SystemTime::now()), timestamp());
-        assert!(before <= now && now <= after, "{before} {now} {after}");
-        for (days, date) in [(0, (1970, 1, 1)), (59, (1970, 3, 1)), (789, (1972, 2, 29)), (19_675, (2023, 11, 14))] {
-            assert_eq!(date_of(days), date);
-        }
-        assert_eq!((date_of(47_540), date_of(47_541)), ((2100, 2, 28), (2100, 3, 1)), "no leap year");
+    fn time_text_is_as_structured_logs_have_it_and_whole_for_any_time() {
+        let mut logged = String::new();
+        let (before, after);
+        before = timestamp();
+        tracing_subscriber::fmt::time::SystemTime.format_time(&mut Writer::new(&mut logged)).unwrap();
+        after = timestamp();
+        assert!(before <= logged && logged <= after, "{before} {logged} {after}");
+
+        let at = |seconds| time_text(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(at(47_541 * 86_400 - 1), "2100-02-28T23:59:59.000000Z");
+        assert_eq!(at(47_541 * 86_400), "2100-03-01T00:00:00.000000Z", "no leap year");
+        assert!(at(i64::MAX as u64).starts_with("9999-12-30T"), "{}", at(i64::MAX as u64));
+        assert_eq!(time_text(UNIX_EPOCH - Duration::from_millis(1)), "1969-12-31T23:59:59.999000Z");
     }
 
     // covers B20
