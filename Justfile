@@ -62,6 +62,16 @@ demo-tmux *options:
     tmux set-option -t "$session" pane-border-status top >/dev/null
     tmux attach-session -t "$session"
 
+# Show robot factories with real processes: which produces, who dies, who is repaired; it checks itself (`docs/FACTORY.md`).
+factory-demo:
+    @cargo build --quiet --release --workspace --bin factory-server --bin factory-client
+    @cargo run --quiet --release --example factory-demo
+
+# Measure robot factories, orders with 1 to 3 servers and reads with 1 and 2, and draw pictures in report/.
+factory-bench seconds="10":
+    @cargo build --quiet --release --workspace --bin factory-server --bin factory-client --bin madkv-bench
+    @"${CARGO_TARGET_DIR:-target}/release/madkv-bench" factory --seconds {{seconds}}
+
 # Run all tests, end to end ones included.
 test:
     cargo test --workspace

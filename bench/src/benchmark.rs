@@ -5,12 +5,14 @@
 //! - `compare`: the same load on MadKV, etcd and Redis, in turns.
 //! - `failover`: how long a client waits when its leader is killed or hangs; etcd's too if wanted.
 //! - `log`: the log engines alone against a bare file.
+//! - `factory`: orders and reads of the robot factories, as pictures.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::factory;
 use crate::log;
 use crate::peers::{compare, failover};
 use crate::report;
@@ -39,6 +41,8 @@ pub enum CliCommand {
     Compare(Box<compare::Options>),
     /// Kill the leader under a running client (kill -9, then SIGSTOP); the distribution of the client's pause
     Failover(failover::Options),
+    /// Orders with one to three robot factories, and reads with one and two, as pictures
+    Factory(factory::Options),
     /// Both log engines alone, append and flush, against a bare preallocated file, in turns
     Log {
         /// Where to write; what is made there is removed
@@ -61,6 +65,7 @@ pub fn run(options: &Options) -> Result<bool, Trouble> {
         CliCommand::Report(options) => report::run(options).map(|()| true),
         CliCommand::Compare(options) => compare::run(options).map(|()| true),
         CliCommand::Failover(options) => failover::run(options).map(|()| true),
+        CliCommand::Factory(options) => factory::run(options).map(|()| true),
         CliCommand::Log { directory, seconds } => log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! - [`ycsb`]: YCSB's core workloads. [`peers`]: other stores, side by side with MadKV. [`log`]: the log engines alone.
 //!   The other layers alone are `benches/layers`.
+//! - [`factory`]: the robot factories of `services/factory`.
 //! - [`report`]: the runs that are kept, as Markdown with plots.
 //! - [`benchmark`]: what `madkv-bench` does.
 
 pub mod benchmark;
+pub mod factory;
 pub mod log;
 pub mod peers;
 pub mod report;

@@ -14,7 +14,7 @@ const CLIENT_CRATES_MAX: usize = 45;
 const HTTP: [&str; 3] = ["axum", "hyper", "prometheus-client"];
 
 /// The crates of the workspace, by their directories, from the bottom up: each depends on those before it only.
-const CRATES: [(&str, &str); 11] = [
+const CRATES: [(&str, &str); 12] = [
     ("smr", "smr"),
     ("smr-sim", "smr-sim"),
     ("smr-service", "smr-service"),
@@ -22,6 +22,7 @@ const CRATES: [(&str, &str); 11] = [
     ("madkv-client", "madkv-client"),
     ("madkv-server", "madkv-server"),
     ("madkv-manager", "madkv-manager"),
+    ("services/factory", "factory"),
     ("testkit", "madkv-testkit"),
     ("chaos", "madkv-chaos"),
     ("bench", "madkv-bench"),
@@ -80,7 +81,7 @@ fn crates_depend_on_those_below_them_only() {
 
 #[test]
 fn programs_that_serve_contain_no_simulator_and_no_tests() {
-    for name in ["madkv-server", "madkv-manager", "madkv-client"] {
+    for name in ["madkv-server", "madkv-manager", "madkv-client", "factory"] {
         let crates = tree(&[name, "--all-features"]);
         assert_without(&crates, &["smr-sim", "madkv-testkit", "madkv-chaos", "proptest", "tempfile"]);
     }
@@ -101,6 +102,13 @@ fn client_library_is_small_and_has_no_engine_of_any_kind() {
 fn command_line_client_has_no_log_engine_and_no_state_machine() {
     let crates = tree(&["madkv-client", "--features", "cli"]);
     assert_without(&crates, &["sled", "imbl", "crossbeam-channel"]);
+    assert_without(&crates, &HTTP);
+}
+
+#[test]
+fn factory_has_no_log_engine_and_no_key_value_store() {
+    let crates = tree(&["factory"]);
+    assert_without(&crates, &["sled", "madkv-proto", "madkv-client", "madkv-server", "madkv-manager"]);
     assert_without(&crates, &HTTP);
 }
 

@@ -7,7 +7,7 @@
 mod comments;
 pub mod matrix;
 mod page;
-mod plot;
+pub(crate) mod plot;
 pub mod runs;
 
 use std::fs;

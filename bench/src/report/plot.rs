@@ -18,23 +18,23 @@ const COLOURS: [&str; 6] = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9
 
 /// What to draw.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Bars {
-    pub(super) title: String,
+pub(crate) struct Bars {
+    pub(crate) title: String,
     /// What the scale shows, with its unit.
-    pub(super) scale: String,
+    pub(crate) scale: String,
     /// Below each group.
-    pub(super) groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
     /// Each with a value for each group, where there is one.
-    pub(super) series: Vec<(String, Vec<Option<f64>>)>,
+    pub(crate) series: Vec<(String, Vec<Option<f64>>)>,
 }
 
 impl Bars {
     /// Whether there is anything to see.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.series.iter().all(|(_, values)| values.iter().all(Option::is_none))
     }
 
-    pub(super) fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         let mut svg = String::new();
         // Writing to a string cannot fail.
         let _ = self.write(&mut svg);
@@ -141,7 +141,7 @@ fn step(greatest: f64) -> f64 {
 }
 
 /// Three digits are enough to read.
-pub(super) fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
         10_000.0.. => format!("{:.1}k", value / 1e3),
