@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smr::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta};
+use smr::epoch::GroupKind;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::internals::disk::RealDisk;
 use smr::internals::protocol::LogChange;
@@ -60,6 +61,7 @@ impl Log {
         let expected = ExpectedIdentity { group: "s0".parse()?, name: node.name, cluster: None };
         let options = StoreOptions {
             snapshot: SnapshotMeta::default(),
+            kind: GroupKind::Raft,
             incarnation_if_new: node.incarnation,
             engine,
             allow_unsynced: true,

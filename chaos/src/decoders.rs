@@ -18,6 +18,7 @@ use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use smr::entry::{Configuration, Entry, EntryId, Genesis, HardState, Index, Payload, SnapshotMeta, Term};
+use smr::epoch::GroupKind;
 use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::internals::bootstrap::{BootstrapMessage, Claim};
 use smr::internals::disk::{Disk, read_file};
@@ -196,6 +197,7 @@ fn open(disk: &VirtualDisk) -> Option<OpenOutcome> {
     let directory = ReplicaDirectory::open(Arc::new(disk.clone()), Path::new(ROOT), expected).ok()?;
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: Incarnation(0xa),
         engine: journal::JOURNAL,
         allow_unsynced: true,
@@ -213,7 +215,7 @@ fn founder() -> VirtualDisk {
     let bootstrap = BootstrapState::Initialized { genesis: genesis().hash(), founders: Some(genesis()) };
     let fatal = |error: StorageError| panic!("{error}");
     store.initialize(bootstrap, genesis().cluster_id()).unwrap_or_else(fatal);
-    store.save_hard_state(HardState { term: Term(2), vote: Some(ME), lease_us: 0 }).unwrap_or_else(fatal);
+    store.save(&HardState { term: Term(2), vote: Some(ME), lease_us: 0 }.into()).unwrap_or_else(fatal);
     store.apply(&LogChange::Append(entries())).unwrap_or_else(fatal);
     store.sync().unwrap_or_else(fatal);
     drop(store);
@@ -233,7 +235,7 @@ fn open_with(file: &str, bytes: &[u8]) {
     let disk = founder();
     put(&disk, &Path::new(ROOT).join(file), bytes).unwrap_or_else(|error| panic!("{error}"));
     if let Some(OpenOutcome::Store(opened)) = open(&disk) {
-        assert_eq!(opened.hard_state, HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
+        assert_eq!(opened.hard_state(), HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
         // One that heals knows that it lacks some.
         if opened.healing.is_none() {
             assert_eq!(opened.entries.len(), 1 + entries().len(), "entries are missing");

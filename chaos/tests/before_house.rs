@@ -183,6 +183,7 @@ fn transport(facts: Facts, peer: ReplicaId, address: String) -> (Transport<PeerM
         cluster: facts.cluster,
         genesis: facts.genesis,
         start: facts.start,
+        kind: smr::epoch::GroupKind::Raft,
         commands: CommandVersions::FIRST,
         admission: Arc::new(AdmitAll),
         peers: [(peer, address)].into(),

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use smr::epoch::GroupKind;
 use smr::id::{GroupName, ReplicaId};
 use smr::replica::{Opened, ReplicaOptions};
 use smr_service::args::BadArgument;
@@ -45,6 +46,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         allow_unsynced: plan.allow_unsynced,
         found_anew: plan.found_anew,
         joins: false,
+        kind: GroupKind::Raft,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         reports: Arc::new(StderrReports),

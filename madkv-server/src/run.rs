@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use madkv_proto::map::ClusterMap;
 use smr::entry::Incumbent;
+use smr::epoch::GroupKind;
 use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
 use smr::internals::disk::RealDisk;
 use smr::internals::storage::{Succession, Witness};
@@ -64,6 +65,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         allow_unsynced: plan.allow_unsynced,
         found_anew: plan.found_anew,
         joins: plan.join,
+        kind: GroupKind::Raft,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         reports: Arc::new(StderrReports),

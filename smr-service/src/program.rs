@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions, ReplyTo, Request, Submit};
 use smr::state_machine::StateMachine;
@@ -98,6 +99,7 @@ pub fn run<S: StateMachine>(name: &str, flags: ReplicaFlags, state: S) -> Result
         allow_unsynced: flags.allow_unsynced,
         found_anew: flags.found_anew,
         joins: false,
+        kind: GroupKind::Raft,
         reads,
         clock_drift_permille,
         reports: Arc::new(StderrReports),

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use smr::codec;
 use smr::entry::{EntryId, GenesisHash, HardState, Term};
+use smr::epoch::GroupKind;
 use smr::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartId, StartTrail};
 use smr::internals::bootstrap::{Bootstrap, Claim, Newcomer, Verdict};
 use smr::internals::disk::Disk;
@@ -514,7 +515,7 @@ impl<S: StateMachine> SimNode<S> {
                 (OpenOutcome::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
-                    let (hard_state, entries) = (opened.hard_state, opened.entries);
+                    let (hard_state, entries) = (opened.stored.hard_state(), opened.entries);
                     return Ok(Recovered { stored: hard_state.into(), snapshot, entries, heals_past });
                 }
                 (OpenOutcome::Store(opened), _) => return Err(format!("it would be {}", opened.identity.node)),
@@ -560,7 +561,7 @@ impl<S: StateMachine> SimNode<S> {
         if let Err(error) = opened.store.initialize(bootstrap.clone(), cluster) {
             return Some(Start::Failed(error.to_string()));
         }
-        opened.hard_state = opened.store.hard_state();
+        opened.stored = opened.store.stored().clone();
         if let BootstrapState::Initialized { founders: Some(founders), .. } = &bootstrap {
             opened.entries = vec![founders.first_entry()];
         }
@@ -634,6 +635,7 @@ fn open_incarnation(
     }
     let options = StoreOptions {
         snapshot: found.as_ref().and_then(|(_, newest)| newest.clone()).map(|info| info.meta).unwrap_or_default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: incarnation,
         engine,
         allow_unsynced: true,
@@ -665,10 +667,10 @@ fn serve<S: StateMachine>(
     };
     let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
     let snapshot = meta.last;
-    let hard_state = if opened.hard_state.term == Term::ZERO {
+    let hard_state = if opened.stored.hard_state().term == Term::ZERO {
         HardState { term: Term(1), ..HardState::default() }
     } else {
-        opened.hard_state
+        opened.stored.hard_state()
     };
     let heals_past = opened.healing.as_ref().map(|healing| healing.past);
     let recovered = Recovered { stored: hard_state.into(), snapshot: meta, entries: opened.entries, heals_past };

@@ -5,6 +5,7 @@
 //! and let the service change who that is.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub const EPOCH_LIMIT: Term = Term(u64::MAX / 2);
 /// A way to keep all members in step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EpochKind {
-    /// Chain replication: writes enter at the head, are committed and answered by the tail, reads go to any member.
+    /// Chain replication: writes enter at the head, are committed by the tail, reads go to any member.
     Chain,
     /// Active replication: clients send to all, the first member orders, all answer.
     Active,
@@ -46,6 +47,57 @@ impl fmt::Display for EpochKind {
             EpochKind::Active => "active",
             EpochKind::Passive => "passive",
         })
+    }
+}
+
+/// How a group is kept in step. Chosen when the group is laid out, and the same for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum GroupKind {
+    /// By a majority of members that agree on themselves.
+    #[default]
+    Raft,
+    /// By all members of an epoch, which a configuration service decides on.
+    Epochs(EpochKind),
+}
+
+impl GroupKind {
+    /// All of them, in the order in which they are listed for a person.
+    pub const ALL: [GroupKind; 4] = [
+        GroupKind::Raft,
+        GroupKind::Epochs(EpochKind::Chain),
+        GroupKind::Epochs(EpochKind::Active),
+        GroupKind::Epochs(EpochKind::Passive),
+    ];
+
+    /// The kind of its epochs, if it has any.
+    pub fn epochs(self) -> Option<EpochKind> {
+        match self {
+            GroupKind::Raft => None,
+            GroupKind::Epochs(kind) => Some(kind),
+        }
+    }
+}
+
+impl fmt::Display for GroupKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            GroupKind::Raft => f.write_str("raft"),
+            GroupKind::Epochs(kind) => kind.fmt(f),
+        }
+    }
+}
+
+/// No kind of group has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no kind of group: raft, chain, active or passive")]
+pub struct UnknownKind(String);
+
+impl FromStr for GroupKind {
+    type Err = UnknownKind;
+
+    fn from_str(name: &str) -> Result<GroupKind, UnknownKind> {
+        let known = GroupKind::ALL.into_iter().find(|kind| kind.to_string() == name);
+        known.ok_or_else(|| UnknownKind(name.to_owned()))
     }
 }
 
@@ -157,6 +209,15 @@ mod tests {
         for configuration in unsound {
             assert!(configuration.validate().is_err(), "{configuration}");
         }
+    }
+
+    #[test]
+    fn kinds_are_read_back_from_their_names_and_others_refused() {
+        for kind in GroupKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        let error = "Chain".parse::<GroupKind>().unwrap_err();
+        assert_eq!(error.to_string(), "\"Chain\" is no kind of group: raft, chain, active or passive");
     }
 
     #[test]

@@ -69,7 +69,8 @@
 //! | [`protocol`] | the seam: what a protocol core takes and gives, and its driver's duties | `core` |
 //! | `core_kit` | what the cores share: log in memory, outbox, window | `core` |
 //! | [`raft`] | the first core behind the seam; pure | `core` |
-//! | [`configured`] | the second: chain, active and passive replication under a configuration service; pure, not wired yet | `core` |
+//! | [`configured`] | the second: chain, active and passive replication under a configuration service; pure | `core` |
+//! | [`epoch_service`] | what such a service records, decides and answers; pure | `core` |
 //! | [`disk`] | the file system, as storage and snapshots see it | `core`; the real one with `node` |
 //! | [`session`] | the replicated table that makes writes exactly-once | `core` |
 //! | [`snapshot`] | snapshot files and their transfer in pieces, on any [`disk::Disk`] | `core` |
@@ -99,9 +100,8 @@
 //! | thesis §3.10 | leadership transfer | `raft::leader` |
 //!
 //! # What is left out, so far
-//! Automatic readmission. Replicas of other protocols than Raft: their core is there ([`configured`]), and nothing that
-//! drives it. Byzantine faults are out of scope: peers may be slow, dead or outdated,
-//! but do not lie.
+//! Automatic readmission in Raft groups. Replicas of kind `passive`: their core is there ([`configured`]), and they are
+//! refused at the start. Byzantine faults are out of scope: peers may be slow, dead or outdated, but do not lie.
 
 // A library prints nothing: what it says goes to the host's sink.
 #![cfg_attr(not(test), warn(clippy::print_stderr, clippy::print_stdout))]
@@ -119,6 +119,8 @@ pub(crate) mod disk;
 pub mod durations;
 pub mod entry;
 pub mod epoch;
+#[cfg(feature = "core")]
+pub mod epoch_service;
 #[cfg(feature = "node")]
 pub mod fatal;
 pub mod id;

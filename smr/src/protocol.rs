@@ -32,8 +32,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Configuration, Entry, EntryId, HardState, Index, SnapshotMeta, Term};
 use crate::epoch::EpochConfiguration;
@@ -42,7 +42,7 @@ use crate::id::{NodeId, ReplicaId};
 use crate::status::{ReadMode, Role};
 
 /// Monotonic time in microseconds since an origin of the driver's choice.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Time(pub u64);
 
 impl Time {
@@ -172,6 +172,11 @@ pub trait Protocol: Send + 'static {
     /// Whether this node applies what is committed now. One that does not keeps the log and answers nothing.
     fn applies(&self) -> bool {
         true
+    }
+
+    /// Whether a configuration service decides who the members are: then it is told what happens, and asked.
+    fn has_service(&self) -> bool {
+        false
     }
 
     /// When [`Input::Tick`] is due next.
@@ -571,7 +576,7 @@ pub enum Event {
 }
 
 /// What a member says to its group's configuration service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
     /// The first entry of this epoch is committed: every member of it holds all that was ever committed.
     Activated {
@@ -608,6 +613,21 @@ pub enum Report {
         /// The end of its log.
         last: EntryId,
     },
+}
+
+impl Report {
+    /// Whether the service should hear it at once, and not with the next heartbeat.
+    pub fn is_urgent(&self) -> bool {
+        !matches!(self, Report::LeaseWanted { .. })
+    }
+
+    /// Whether the later one of the two says all that the other one says.
+    pub fn is_about_the_same(&self, other: &Report) -> bool {
+        match (self, other) {
+            (Report::Blocked { by, .. }, Report::Blocked { by: other, .. }) => by == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// What a core knows of itself.

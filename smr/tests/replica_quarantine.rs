@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
+use smr::epoch::GroupKind;
 use smr::id::{Disqualified, Incarnation, NodeId, ReplicaId};
 use smr::internals::disk::RealDisk;
 use smr::internals::snapshot::SnapshotDir;
@@ -34,6 +35,7 @@ fn found(directory: &Path, name: u16, size: u16) {
     let expected = ExpectedIdentity { group: "g".parse().unwrap(), name: ReplicaId(name), cluster: None };
     let options = StoreOptions {
         snapshot: SnapshotMeta::default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: Incarnation(u64::from(name) + 10),
         engine: LogEngine::Segments,
         allow_unsynced: true,

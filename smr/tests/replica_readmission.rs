@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use smr::entry::Genesis;
+use smr::epoch::GroupKind;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::internals::disk::RealDisk;
 use smr::internals::storage::{
@@ -32,6 +33,7 @@ fn found(directory: &Path, name: u16) {
     let expected = ExpectedIdentity { group: "g".parse().unwrap(), name: ReplicaId(name), cluster: None };
     let options = StoreOptions {
         snapshot: Default::default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: Incarnation(u64::from(name) + 10),
         engine: LogEngine::Sled,
         allow_unsynced: true,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use smr::entry::{Entry, EntryId, HardState};
+use smr::epoch::GroupKind;
 use smr::id::Incarnation;
 use smr::internals::disk::{Disk, RealDisk};
 use smr::internals::snapshot::{SnapshotDir, SnapshotError};
@@ -97,6 +98,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
     let end = snapshot.last;
     let options = StoreOptions {
         snapshot,
+        kind: GroupKind::Raft,
         incarnation_if_new: Incarnation(0xdead),
         engine: engine_of(path),
         allow_unsynced: true,
@@ -108,7 +110,7 @@ pub fn open(path: &Path, expected: &ExpectedIdentity) -> Result<Found, Box<dyn E
             let held = Box::new(Held {
                 identity: opened.identity,
                 bootstrap: opened.bootstrap,
-                hard_state: opened.hard_state,
+                hard_state: opened.stored.hard_state(),
                 snapshot: end,
                 entries: opened.entries,
             });

@@ -298,6 +298,7 @@ impl<W: Workload> World<W> {
                         let run = self.nodes[replica].run;
                         self.schedule(at, Event::Transferred(Box::new(SnapshotTransfer { from, run, to, file })));
                     }
+                    Action::Exchange(report) => panic!("{from}, of a Raft group, says {report:?} to no service"),
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
                     Action::DropInBackground(_) | Action::Report(_) => {}
                 }

@@ -8,7 +8,7 @@
 //! # Kinds
 //! | kind | order | way of a write | commits when | applies | answers | reads |
 //! |---|---|---|---|---|---|---|
-//! | `chain` | head | from member to member | the tail knows that it and all before it have it durable | all | tail | any member |
+//! | `chain` | head | from member to member | the tail knows that it and all before it have it durable | all | head | any member |
 //! | `active` | first member | from the first to all | all have acknowledged it in this epoch | all | all | any member |
 //! | `passive` | first member (primary) | as above | as above | primary | primary | primary |
 //!
@@ -97,7 +97,7 @@ use self::read::Reads;
 use crate::core_kit::log::Log;
 use crate::core_kit::outbox::Outbox;
 use crate::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta, Term};
-use crate::epoch::EpochConfiguration;
+use crate::epoch::{EpochConfiguration, EpochKind};
 use crate::id::NodeId;
 use crate::protocol::{
     CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, PeerStatus, Protocol, ReadToken, Recovered,
@@ -334,6 +334,18 @@ impl Configured {
         })
     }
 
+    /// The members in the words of those who show a group. Who has not shown yet that it has everything learns, and so
+    /// does who is brought up to date here.
+    fn shown_members(&self) -> Configuration {
+        let Some(known) = &self.configuration else { return Configuration::default() };
+        // Once the first entry of the epoch is committed, all of them have everything.
+        let is_activated = self.noop_index().is_some_and(|noop| noop <= self.commit);
+        let incomplete = known.incomplete.filter(|_| !is_activated);
+        let voters = known.members.iter().filter(|member| incomplete != Some(**member)).copied().collect();
+        let newcomer = self.newcomer.map(|newcomer| newcomer.node);
+        Configuration { voters, outgoing: BTreeSet::new(), learners: incomplete.into_iter().chain(newcomer).collect() }
+    }
+
     /// The limits and intervals that it runs with.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -454,13 +466,16 @@ impl Protocol for Configured {
         let there = |node: Option<NodeId>| Route::There(node.map(|node| node.name));
         let first = if self.orders() { Route::Here } else { there(self.visible_first()) };
         let answers = match &self.configuration {
-            // Until it is in step, a newcomer may not even have the session of who asks.
-            Some(known) if self.is_chain() && known.last() != self.node => there(Some(known.last())),
-            Some(known) if !self.settings.kind.all_apply() && known.first() != self.node => first,
+            // In a chain the tail knows first what is committed. But it knows nothing of who asked; the head does.
+            Some(known) if self.settings.kind != EpochKind::Active && known.first() != self.node => first,
             _ => Route::Here,
         };
         let reads = if self.serves_reads() { Route::Here } else { there(self.visible_first()) };
         Routing { term: self.epoch(), writes: first, reads, answers }
+    }
+
+    fn has_service(&self) -> bool {
+        true
     }
 
     fn applies(&self) -> bool {
@@ -489,7 +504,7 @@ impl Protocol for Configured {
             commit: self.commit,
             durable: self.out.durable(),
             log_bytes: self.log.size_bytes(),
-            configuration: self.configuration.as_ref().map_or_else(Configuration::default, as_voters),
+            configuration: self.shown_members(),
             configuration_index: Index::ZERO,
             reads: self.settings.reads,
             peers: peers.collect(),
@@ -544,10 +559,4 @@ impl Protocol for Configured {
         // Not in the log: a snapshot of these kinds names none.
         (Configuration::default(), Index::ZERO)
     }
-}
-
-/// The members in the words of those who show a group: a newcomer learns.
-fn as_voters(known: &EpochConfiguration) -> Configuration {
-    let voters = known.members.iter().filter(|member| known.incomplete != Some(**member)).copied().collect();
-    Configuration { voters, outgoing: BTreeSet::new(), learners: known.incomplete.into_iter().collect() }
 }

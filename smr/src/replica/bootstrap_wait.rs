@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Select, Sender, bounded};
 
 use crate::entry::{EntryId, GenesisRequest, Index, Term};
+use crate::epoch_service::MemberReport;
 use crate::fatal::Lifeline;
 use crate::id::{GroupName, NodeId, ReplicaId};
 use crate::protocol::Protocol;
@@ -58,6 +59,8 @@ pub(super) struct BootstrapWait<'a, P: Protocol, S> {
     pub(super) source: Option<&'a Arc<dyn ConfigurationSource>>,
     /// Who says that the group exists without this replica, besides peers.
     pub(super) exclusions: &'a Receiver<Witness>,
+    /// Whether the source decides who the members are: then it is told who waits.
+    pub(super) has_service: bool,
     pub(super) lifeline: &'a Lifeline,
 }
 
@@ -133,6 +136,7 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
             if now >= next_call {
                 next_call = now + BOOTSTRAP_INTERVAL;
                 self.call(&bootstrap);
+                self.ask_to_join();
             }
             self.wait_until(next_call, &asking);
             while let Ok((request, reply)) = self.inbox.requests.try_recv() {
@@ -142,6 +146,16 @@ impl<P: Protocol, S> BootstrapWait<'_, P, S> {
                 Ok(verdict) => verdict,
                 Err(departure) => return Ok(departure),
             };
+        }
+    }
+
+    /// Says to the configuration service that this node is there. Nothing follows from the answer: whoever brings it up
+    /// to date calls.
+    fn ask_to_join(&self) {
+        let waits = matches!(self.service_state, ServiceState::Quarantined { .. });
+        if let Some(source) = self.source.filter(|_| self.has_service && waits) {
+            let report = MemberReport { node: self.node, epoch: Term::ZERO, last: EntryId::ZERO, reports: Vec::new() };
+            source.exchange(report, Box::new(|_| {}));
         }
     }
 

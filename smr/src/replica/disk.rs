@@ -78,7 +78,8 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
                 began = Some(Instant::now());
                 meters.sync_began.was(Duration::ZERO);
             }
-            writes |= matches!(&job, DiskJob::Write(write) if write.hard_state().is_some() || !write.log().is_empty());
+            writes |=
+                matches!(&job, DiskJob::Write(write) if write.stored_state().is_some() || !write.log().is_empty());
             batch.take(job).map_err(|error| format!("disk failed: {error}"))?;
             if batch.has_room() {
                 next = jobs.try_recv().ok();
@@ -188,8 +189,8 @@ impl<M> DiskBatch<M> {
         self.jobs += 1;
         match job {
             DiskJob::Write(write) => {
-                if let Some(hard_state) = write.hard_state() {
-                    self.store.save_hard_state(hard_state)?;
+                if let Some(stored) = write.stored_state() {
+                    self.store.save(stored)?;
                 }
                 for change in write.log() {
                     if let LogChange::Append(entries) = change {

@@ -24,10 +24,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::entry::Index;
+use crate::epoch_service::{MemberReport, ServiceWord};
 use crate::fatal::Lifeline;
 use crate::id::NodeId;
 use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
+use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::DiskJob;
 use crate::replica::engine::{Action, Counts, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::handle::Facts;
@@ -58,6 +60,8 @@ const BUSY_REQUESTS: usize = 2;
 const HANDOVER: Duration = Duration::from_millis(1500);
 /// How long it waits to hear of the new leader once it has stepped down, to name it to those who wait.
 const SUCCESSOR: Duration = Duration::from_millis(100);
+/// How long the word of the configuration service waits for room.
+const SERVICE_WORD_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long it then waits for the disk.
 const DISK_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -97,6 +101,8 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) sending: BTreeMap<NodeId, (Arc<AtomicU64>, u64)>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) reporter: Reporter,
+    /// Who decides on members, if someone does.
+    pub(super) source: Option<Arc<dyn ConfigurationSource>>,
     pub(super) scans: Scans,
     pub(super) snapshot_worker: Worker,
     pub(super) digest_worker: Worker,
@@ -267,6 +273,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     self.meters.intake.clear();
                     self.turns.engine_mut().install(now, *install, len_bytes);
                 }
+                NodeInput::Service(word) => self.turns.engine_mut().service_says(now, word.map(|word| *word)),
                 NodeInput::Tuned(tuning) => self.turns.engine_mut().tune(now, &tuning),
                 NodeInput::Shutdown(done) => return Ok(Some(done)),
             }
@@ -386,6 +393,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::SetAddresses(addresses) => self.transport.set_addresses(&addresses),
                     Action::SendSnapshot(to) => self.send_snapshot(to),
                     Action::AnswerParts { reply, parts } => self.scans.begin(reply, parts),
+                    Action::Exchange(report) => self.exchange(report),
                     Action::Report(line) => self.reporter.line(&line),
                 }
             }
@@ -440,6 +448,18 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             let _ = inputs.tell(NodeInput::DigestTaken(digest));
             Ok(())
         });
+    }
+
+    /// Talks to the configuration service. An answer that finds no room is as good as none.
+    fn exchange(&self, report: MemberReport) {
+        let Some(source) = &self.source else {
+            panic!("{} has no configuration service, and says {report:?}", report.node)
+        };
+        let inputs = self.inputs.clone();
+        let reply = move |word: Option<ServiceWord>| {
+            let _ = inputs.tell_within(NodeInput::Service(word.map(Box::new)), SERVICE_WORD_TIMEOUT);
+        };
+        source.exchange(report, Box::new(reply));
     }
 
     /// Opening the file may take the disk's time, so it happens elsewhere.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use crate::entry::EntryId;
+use crate::epoch_service::ServiceWord;
 use crate::protocol::{Protocol, WriteId};
 use crate::replica::engine::Install;
 use crate::replica::message::PeerMessage;
@@ -48,6 +49,8 @@ pub(super) enum NodeInput<P: Protocol, S> {
     SnapshotBuilt(Box<Install<S>>, u64),
     /// Someone outside of the group says why this replica must not take part any longer.
     Disqualified(String),
+    /// The configuration service has answered, or no one could speak for it.
+    Service(Option<Box<ServiceWord>>),
     /// The host tunes the replica.
     Tuned(Tuning),
     /// Stop in an orderly way, then say so.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::entry::{Entry, GenesisHash, HardState, Payload, SnapshotMeta, Term};
+use crate::entry::{Entry, GenesisHash, Payload, SnapshotMeta};
 use crate::fatal::Lifeline;
 use crate::id::{ClusterId, NodeId, ReplicaId, StartTrail};
 use crate::protocol::{Recovered, Time};
@@ -37,6 +37,7 @@ use crate::session::{Addresses, SessionCommand, SessionTable};
 use crate::snapshot::SnapshotDir;
 use crate::state_machine::StateMachine;
 use crate::status::ServiceState;
+use crate::storage::store::first_entry;
 use crate::storage::{BootstrapState, Healing, OpenedStore, Quarantined, SeenStarts, Witness};
 use crate::transport::{Admission, NotAdmitted, Transport, TransportConfig};
 use crate::version::CommandVersions;
@@ -156,6 +157,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             cluster: store.identity.cluster.or(site.cluster),
             genesis: initialized,
             start: store.start,
+            kind: options.kind,
             commands: CommandVersions::with_machine(S::COMMANDS_VERSION),
             admission: Arc::new(Gate {
                 seen: store.seen_starts.clone(),
@@ -271,6 +273,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             store: &mut self.store.store,
             source: site.source.as_ref(),
             exclusions: &site.exclusions,
+            has_service: site.options.kind.epochs().is_some(),
             lifeline: &site.lifeline,
         };
         let departure = wait.wait(bootstrap)?;
@@ -292,9 +295,9 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let store = &mut self.store.store;
         store.initialize(bootstrap.clone(), cluster).map_err(|error| format!("disk failed: {error}"))?;
         self.store.identity = store.identity().clone();
-        self.store.hard_state = store.hard_state();
+        self.store.stored = store.stored().clone();
         if let BootstrapState::Initialized { founders: Some(founders), .. } = &bootstrap {
-            self.store.entries = vec![founders.first_entry()];
+            self.store.entries = vec![first_entry(store.kind(), founders)];
         }
         self.store.bootstrap = bootstrap;
         Ok(departure)
@@ -322,16 +325,10 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         transport.set_addresses(&addresses_in(&sessions, &opened.entries));
         let clock = Clock::start();
         let snapshot = meta.last;
-        // The genesis is of term 1, which no one campaigned in.
-        let hard_state = if opened.hard_state.term == Term::ZERO {
-            HardState { term: Term(1), ..HardState::default() }
-        } else {
-            opened.hard_state
-        };
         let sync_mode = opened.durability();
         let healing = opened.healing;
         let heals_past = healing.as_ref().map(|healing| healing.past);
-        let recovered = Recovered { stored: hard_state.into(), snapshot: meta, entries: opened.entries, heals_past };
+        let recovered = Recovered { stored: opened.stored, snapshot: meta, entries: opened.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
         let service_state = match quarantine.clone() {
             Some(reason) => ServiceState::Quarantined { reason },
@@ -383,6 +380,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             snapshots,
             runtime: options.runtime.clone(),
             reporter: reporter.clone(),
+            source: site.source.clone(),
             scans,
             snapshot_worker,
             digest_worker,

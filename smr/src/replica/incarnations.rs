@@ -80,6 +80,7 @@ fn open_incarnation(
         directory,
         &StoreOptions {
             snapshot,
+            kind: options.kind,
             incarnation_if_new: Incarnation(rand::random::<u64>().max(1)),
             engine: options.log_engine,
             allow_unsynced: options.allow_unsynced,

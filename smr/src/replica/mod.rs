@@ -18,8 +18,8 @@
 //! | `snapshots`, `scans`, `worker` | threads for what takes long |
 //! | [`metrics`](ReplicaMetrics) | what these parts count, for whoever watches |
 //!
-//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` names the one that is
-//! used.
+//! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` and `opening` name those
+//! that are used.
 
 pub(crate) mod admin;
 #[cfg(feature = "node")]

@@ -6,16 +6,19 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use crate::configured::Configured;
 use crate::disk::{Disk, RealDisk};
 use crate::entry::GenesisHash;
+use crate::epoch::GroupKind;
 use crate::fatal::Lifeline;
 use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
+use crate::raft::Raft;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::handle::{Facts, Present, ReplicaHandle, RequestQueue};
 use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput, WaitingBytes};
 use crate::replica::incarnation::{IncarnationRun, Site};
 use crate::replica::incarnations::{now_unix_s, open_incarnations};
-use crate::replica::kind;
+use crate::replica::kind::Kind;
 use crate::replica::metrics::Meters;
 use crate::replica::options::{ReplicaOptions, StartError};
 use crate::replica::recovery::Unsettled;
@@ -174,8 +177,26 @@ impl Opened {
     /// of it. A replica that cannot go on says so by [`ReplicaHandle::ended`].
     ///
     /// # Errors
-    /// If `cluster` is not the recorded one, or threads or sockets cannot be made.
+    /// If `cluster` is not the recorded one, the group is of a kind that needs a configuration service and there is no
+    /// `source`, or threads or sockets cannot be made.
     pub fn run<S: StateMachine>(
+        self,
+        cluster: Option<ClusterId>,
+        source: Option<Arc<dyn ConfigurationSource>>,
+        state: S,
+    ) -> Result<ReplicaHandle, StartError> {
+        let GroupKind::Epochs(kind) = self.options.kind else { return self.run_as::<Raft, S>(cluster, source, state) };
+        if !kind.all_apply() {
+            // Backups that do not apply need checkpoints, or their logs grow for ever.
+            return Err(StartError::new(format!("groups of kind {kind} cannot be served by this build")));
+        }
+        if source.is_none() {
+            return Err(StartError::new(format!("a group of kind {kind} needs a configuration service")));
+        }
+        self.run_as::<Configured, S>(cluster, source, state)
+    }
+
+    fn run_as<P: Kind, S: StateMachine>(
         self,
         cluster: Option<ClusterId>,
         source: Option<Arc<dyn ConfigurationSource>>,
@@ -240,7 +261,7 @@ impl Opened {
             meters: meters.clone(),
             options: Arc::new(options),
         };
-        let replica = IncarnationRun::<kind::Only, S>::begin(site, 1, store, snapshots, quarantine, state)?;
+        let replica = IncarnationRun::<P, S>::begin(site, 1, store, snapshots, quarantine, state)?;
         let (closing, stopping) = (queue.clone(), lifeline.clone());
         let run = move || {
             // However it ends: whoever asks from then on is refused.

@@ -5,11 +5,12 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::epoch::GroupKind;
 use crate::id::{GroupName, ReplicaId};
 use crate::raft::CLOCK_DRIFT_PERMILLE;
 use crate::report::{ReportSink, TracingReports};
 use crate::status::ReadMode;
-use crate::storage;
+use crate::storage::{self, OpenError};
 
 /// What a replica needs to know to start.
 pub struct ReplicaOptions {
@@ -34,6 +35,8 @@ pub struct ReplicaOptions {
     /// The group exists: this replica joins it, and never founds one, whatever it hears. Says nothing to a directory
     /// that has data.
     pub joins: bool,
+    /// The kind of its group. A directory keeps the one that it was made for.
+    pub kind: GroupKind,
     /// How reads are confirmed while this replica leads.
     pub reads: ReadMode,
     /// For leases: by how much the rates of two replicas' clocks may differ, per thousand.
@@ -62,6 +65,7 @@ impl ReplicaOptions {
             allow_unsynced: false,
             found_anew: false,
             joins: false,
+            kind: GroupKind::Raft,
             reads: ReadMode::Index,
             clock_drift_permille: CLOCK_DRIFT_PERMILLE,
             reports: Arc::new(TracingReports),
@@ -90,9 +94,12 @@ impl StartError {
     }
 }
 
-impl From<storage::OpenError> for StartError {
-    fn from(error: storage::OpenError) -> StartError {
-        StartError { what: error.to_string(), is_usage: matches!(error, storage::OpenError::OtherEngine { .. }) }
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> StartError {
+        StartError {
+            what: error.to_string(),
+            is_usage: matches!(error, OpenError::OtherEngine { .. } | OpenError::OtherKind { .. }),
+        }
     }
 }
 

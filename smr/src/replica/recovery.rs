@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::disk::{Disk, RealDisk};
 use crate::entry::{Configuration, Entry, Genesis, GenesisHash, Index, Payload, SnapshotMeta};
+use crate::epoch::GroupKind;
 use crate::id::{ClusterId, GroupName, Incarnation, NodeId, ReplicaId};
 use crate::replica::StartError;
 use crate::replica::engine::versions;
@@ -126,6 +127,7 @@ pub fn recover<S: StateMachine>(
     };
     let store = StoreOptions {
         snapshot: SnapshotMeta::default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: node.incarnation,
         engine: log_engine,
         allow_unsynced: options.allow_unsynced,

@@ -81,7 +81,7 @@ pub(crate) mod sled;
 pub(crate) mod sled;
 pub(crate) mod slots;
 pub(crate) mod starts;
-mod store;
+pub(crate) mod store;
 pub mod watermark;
 
 use crate::disk;

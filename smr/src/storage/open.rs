@@ -25,7 +25,9 @@ use super::watermark::{FoundWatermark, SyncedWatermark, WATERMARK, WatermarkFile
 use super::{ByteMap, Damage, Identity, LoadError, LogStore, StorageError, sled};
 use crate::disk::sync_mode::SyncMode;
 use crate::entry::{Entry, EntryId, HardState, Index, SnapshotMeta};
+use crate::epoch::GroupKind;
 use crate::id::{Incarnation, NodeId, StartTrail};
+use crate::protocol::StoredState;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct StoreOptions {
     /// The newest valid snapshot in [`ReplicaDirectory::snapshots`] that is of [`ReplicaDirectory::genesis`], or the
     /// default for none: a log that does not fit it is emptied. Ignored for an uninitialized node.
     pub snapshot: SnapshotMeta,
+    /// The kind of the group. A directory keeps the one that it was made for.
+    pub kind: GroupKind,
     /// The incarnation of a directory that is made now. Random and never used before.
     pub incarnation_if_new: Incarnation,
     /// The engine. A directory keeps the one it was made with.
@@ -61,8 +65,8 @@ pub struct OpenedStore {
     pub identity: Identity,
     /// Whether the node counts.
     pub bootstrap: BootstrapState,
-    /// Term and vote.
-    pub hard_state: HardState,
+    /// What the node promised.
+    pub stored: StoredState,
     /// This start, counted durably.
     pub start: StartTrail,
     /// The newest starts of others that were seen from here.
@@ -80,6 +84,14 @@ pub struct OpenedStore {
 }
 
 impl OpenedStore {
+    /// Term and vote, of a node of a Raft group.
+    ///
+    /// # Panics
+    /// If the group is of another kind.
+    pub fn hard_state(&self) -> HardState {
+        self.stored.hard_state()
+    }
+
     /// How writes reach the device, and through what, for an operator: for example `synced, log in sled`.
     pub fn durability(&self) -> String {
         format!("{}, log in {}", self.sync_mode, self.engine)
@@ -109,7 +121,7 @@ impl Store {
                     store,
                     identity: record.identity,
                     bootstrap: record.bootstrap,
-                    hard_state: record.hard_state,
+                    stored: record.stored,
                     start,
                     seen_starts,
                     entries,
@@ -146,12 +158,7 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
             refuse_remains(directory)?;
             let node = NodeId { name: directory.expected.name, incarnation: options.incarnation_if_new };
             let identity = Identity { cluster: None, group: directory.expected.group.clone(), node };
-            let record = HardStateRecord {
-                identity,
-                bootstrap: BootstrapState::Uninitialized,
-                hard_state: HardState::default(),
-                start: StartTrail::default(),
-            };
+            let record = HardStateRecord::begin(identity, options.kind);
             // From here on the directory is an uninitialized node's, and before it there is nothing in it.
             let hard_state = HardStateFile::create(disk, root, record)?;
             begin(directory, options, hard_state)
@@ -159,6 +166,18 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
         FoundHardState::Broken(damage) => Err(damage.into()),
         FoundHardState::Newer { file, found } => {
             Err(Trouble::Refuse(OpenError::Newer { file, found, supported: SLOT_VERSION }))
+        }
+        FoundHardState::Sound { file, .. } if file.record().kind != options.kind => {
+            let record = file.record().clone();
+            if record.bootstrap != BootstrapState::Uninitialized {
+                let (directory, found, asked) = (root.clone(), record.kind, options.kind);
+                return Err(Trouble::Refuse(OpenError::OtherKind { directory, found, asked }));
+            }
+            // It has promised no one anything, and knows of no group.
+            let record =
+                HardStateRecord { start: record.start, ..HardStateRecord::begin(record.identity, options.kind) };
+            let hard_state = HardStateFile::create(disk, root, record)?;
+            begin(directory, options, hard_state)
         }
         FoundHardState::Sound { mut file, repair } => {
             if !file.record().bootstrap.is_initialized() {
@@ -203,7 +222,7 @@ fn begin(
     Ok(Parts { hard_state, log, watermark: None, entries: Vec::new(), sync_mode })
 }
 
-/// An initialized node: everything must be there and fit; what does not, read twice, has to heal.
+/// An initialized node: everything must be there and fit; what does not, read twice, has to heal, or is quarantined.
 fn resume(
     directory: &mut ReplicaDirectory,
     options: &StoreOptions,
@@ -217,7 +236,10 @@ fn resume(
                 directory.notes.push(format!("{first}; read again, it is sound"));
                 found
             }
-            Err(Trouble::Quarantine(damage)) if !damage.is_foreign => heal(directory, options, identity, &damage)?,
+            // Where all members have what is committed, whoever has lost something comes back as another one.
+            Err(Trouble::Quarantine(damage)) if !damage.is_foreign && options.kind == GroupKind::Raft => {
+                heal(directory, options, identity, &damage)?
+            }
             Err(trouble) => return Err(trouble),
         },
         found => found?,

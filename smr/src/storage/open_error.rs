@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::identity::{ExpectedIdentity, Identity};
 use super::log_engine::LogEngine;
 use super::{Damage, LoadError, StorageError};
+use crate::epoch::GroupKind;
 
 /// Why a directory was refused. It is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +53,16 @@ pub enum OpenError {
         found: LogEngine,
         /// The one that it was to be opened with.
         asked: LogEngine,
+    },
+    /// It is of a group of another kind.
+    #[error("{}: holds a replica of a group of kind {found}, this process serves one of kind {asked}", .directory.display())]
+    OtherKind {
+        /// The directory.
+        directory: PathBuf,
+        /// The kind of its group.
+        found: GroupKind,
+        /// The kind that it was to be opened for.
+        asked: GroupKind,
     },
     /// What is written there may be lost with the power, and no one allowed that.
     #[error("{}: power loss would lose acknowledged data here: {why}", .directory.display())]

@@ -34,7 +34,8 @@ use super::watermark::{SyncedWatermark, WATERMARK, WatermarkFile};
 use super::{ByteMap, Identity, LoadError, LogEngine, StorageError, StoreOptions, record_log, segments, sled};
 use crate::codec;
 use crate::entry::{Entry, EntryId, Genesis, GenesisHash, HardState, Index, Term};
-use crate::id::{GroupName, ReplicaId, StartTrail};
+use crate::epoch::GroupKind;
+use crate::id::{GroupName, ReplicaId};
 use crate::snapshot::{self, Salvaged, SnapshotError};
 
 /// The file that says which group a recovered one follows.
@@ -104,6 +105,10 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
     for incarnation in &incarnations {
         let reading = |error| StorageError::new(&incarnation.join(HARD_STATE), "reading", error);
         match HardStateFile::read(disk.as_ref(), incarnation).map_err(reading)? {
+            FoundHardState::Sound { file, .. } if file.record().kind != GroupKind::Raft => {
+                let why = format!("of a group of kind {}: only those of kind raft are recovered", file.record().kind);
+                return Err(StorageError::new(&incarnation.join(HARD_STATE), "recovering", why).into());
+            }
             FoundHardState::Sound { file, .. } => {
                 hard_states.insert(incarnation, file.record().clone());
             }
@@ -140,8 +145,9 @@ pub(crate) fn look(disk: &Arc<dyn Disk>, from: &Path, scratch: &Path) -> Result<
                 strangers.insert(record.identity.hash());
                 continue;
             }
-            remains.term = remains.term.max(record.hard_state.term);
-            remains.lease_us = remains.lease_us.max(record.hard_state.lease_us);
+            let hard_state = record.stored.hard_state();
+            remains.term = remains.term.max(hard_state.term);
+            remains.lease_us = remains.lease_us.max(hard_state.lease_us);
         }
         let reading = |error| StorageError::new(&incarnation.join(WATERMARK), "reading", error);
         let reach = WatermarkFile::reach(disk.as_ref(), incarnation).map_err(reading)?;
@@ -320,11 +326,8 @@ pub(crate) fn write(
     Slots::create(disk.as_ref(), &root.join(RECOVERED), MAGIC, &codec::encode(&succession))?;
     let genesis = succession.genesis;
     let bootstrap = BootstrapState::Initialized { genesis: genesis.hash(), founders: Some(genesis) };
-    let hard_state = HardState { term, vote: None, lease_us };
-    HardStateFile::create(
-        disk.as_ref(),
-        &root,
-        HardStateRecord { identity, bootstrap, hard_state, start: StartTrail::default() },
-    )?;
+    let stored = HardState { term, vote: None, lease_us }.into();
+    let record = HardStateRecord { bootstrap, stored, ..HardStateRecord::begin(identity, GroupKind::Raft) };
+    HardStateFile::create(disk.as_ref(), &root, record)?;
     Ok(())
 }

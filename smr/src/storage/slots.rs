@@ -10,6 +10,14 @@
 //! little endian; place and coverage of the checksum stay as they are in all versions. The file appears under its name
 //! with both slots written and synced, so a file that lacks one was damaged.
 //!
+//! What does not fit is written to *wide* slots, of [`WIDE_SLOT_BYTES`]: the first 512 bytes are as above, but for the
+//! version, and what follows is
+//! ```text
+//!  512 the rest of the content, then zeros
+//! 2040 checksum u64 over the 2040 bytes before it
+//! ```
+//! So a torn one is found out, and a build that does not know wide slots sees a newer version, and no damage.
+//!
 //! Files of earlier builds have their second slot right after the first, and are no longer than both. They are read as
 //! they are; the next write to the second slot puts it into its own block and blanks the old place. That slot does not
 //! count at the time, whatever becomes of the write.
@@ -28,22 +36,41 @@ pub const SLOT_BYTES: usize = 512;
 pub const SLOT_STRIDE_BYTES: usize = 4096;
 /// The same in files of earlier builds, which have no more than this twice.
 const OLD_STRIDE_BYTES: usize = SLOT_BYTES;
+/// Size of a wide slot in bytes.
+const WIDE_SLOT_BYTES: usize = 2048;
 /// The longest content, in bytes.
 pub(crate) const CONTENT_MAX_BYTES: usize = CHECKSUM_OFFSET - CONTENT_OFFSET;
+/// The longest content of a wide slot, in bytes.
+pub(crate) const WIDE_CONTENT_MAX_BYTES: usize = CONTENT_MAX_BYTES + WIDE_CHECKSUM_OFFSET - SLOT_BYTES;
 /// The version of what is in the slots. 2: the hard state speaks of leases. 3: it counts starts. Older ones are still
 /// read.
-pub(crate) const SLOT_VERSION: u16 = 3;
+const NARROW_SLOT_VERSION: u16 = 3;
+/// The version of wide slots: a hard state names its kind of group.
+const WIDE_SLOT_VERSION: u16 = 4;
+/// The newest version that is read.
+pub(crate) const SLOT_VERSION: u16 = WIDE_SLOT_VERSION;
 
 const CONTENT_OFFSET: usize = 24;
 const CHECKSUM_OFFSET: usize = 504;
+const WIDE_CHECKSUM_OFFSET: usize = WIDE_SLOT_BYTES - 8;
 /// Longer than the file ever is; a foreign file of any size is not read into memory.
 const FILE_MAX_BYTES: u64 = 1 << 20;
+
+/// How much a slot of a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// [`CONTENT_MAX_BYTES`].
+    Narrow,
+    /// [`WIDE_CONTENT_MAX_BYTES`].
+    Wide,
+}
 
 /// An open file of two slots.
 pub(crate) struct Slots {
     path: PathBuf,
     magic: [u8; 8],
     file: Box<dyn DiskFile>,
+    width: Width,
     /// The number of the slot that counts.
     number: u64,
     /// Where the next content goes: the slot that does not count, or either if both say the same.
@@ -81,7 +108,7 @@ impl fmt::Display for Amiss {
 enum Slot {
     Broken,
     Newer(u16),
-    Sound { number: u64, content: Vec<u8> },
+    Sound { number: u64, width: Width, content: Vec<u8> },
 }
 
 /// Looks at the file without changing it.
@@ -97,34 +124,36 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path, magic: [u8; 8]) -> io::Result<F
     let is_old = bytes.len() <= 2 * OLD_STRIDE_BYTES;
     let stride = if is_old { OLD_STRIDE_BYTES } else { SLOT_STRIDE_BYTES };
     let slots = [0, stride].map(|offset| parse(&bytes, offset, magic));
-    let (number, content, next, amiss) = match slots {
+    let (number, width, content, next, amiss) = match slots {
         [Slot::Newer(found), _] | [_, Slot::Newer(found)] => return Ok(Found::Newer { found }),
         [Slot::Broken, Slot::Broken] => {
             return Ok(Found::Broken(Damage::new(path, format!("both slots are damaged ({} bytes)", bytes.len()))));
         }
-        [Slot::Sound { number, content }, Slot::Broken] => (number, content, 1, Some(Amiss::Broken(1))),
-        [Slot::Broken, Slot::Sound { number, content }] => (number, content, 0, Some(Amiss::Broken(0))),
-        [Slot::Sound { number: a, content: first }, Slot::Sound { number: b, content: second }] => {
+        [Slot::Sound { number, width, content }, Slot::Broken] => (number, width, content, 1, Some(Amiss::Broken(1))),
+        [Slot::Broken, Slot::Sound { number, width, content }] => (number, width, content, 0, Some(Amiss::Broken(0))),
+        [
+            Slot::Sound { number: a, width, content: first },
+            Slot::Sound { number: b, width: width_of_second, content: second },
+        ] => {
             if a == b && first != second {
                 return Ok(Found::Broken(Damage::new(path, format!("two slots with number {a} differ"))));
             }
             match (a, b) {
-                _ if a > b => (a, first, 1, Some(Amiss::Behind(1))),
-                _ if b > a => (b, second, 0, Some(Amiss::Behind(0))),
-                _ => (a, first, 0, None),
+                _ if a > b => (a, width, first, 1, Some(Amiss::Behind(1))),
+                _ if b > a => (b, width_of_second, second, 0, Some(Amiss::Behind(0))),
+                _ => (a, width, first, 0, None),
             }
         }
     };
     let file = disk.open(path, false)?;
-    let slots = Slots { path: path.to_owned(), magic, file, number, next, is_old };
+    let slots = Slots { path: path.to_owned(), magic, file, width, number, next, is_old };
     Ok(Found::Sound { slots, content, amiss })
 }
 
 fn parse(bytes: &[u8], offset: usize, magic: [u8; 8]) -> Slot {
+    let wide = bytes.get(offset..offset + WIDE_SLOT_BYTES);
     let Some(bytes) = bytes.get(offset..offset + SLOT_BYTES) else { return Slot::Broken };
-    let mut stored = [0; 8];
-    stored.copy_from_slice(&bytes[CHECKSUM_OFFSET..]);
-    if bytes[..8] != magic || codec::checksum(&[&bytes[..CHECKSUM_OFFSET]]) != u64::from_le_bytes(stored) {
+    if bytes[..8] != magic || !ends_with_its_checksum(bytes) {
         return Slot::Broken;
     }
     let version = u16::from_le_bytes([bytes[8], bytes[9]]);
@@ -132,23 +161,47 @@ fn parse(bytes: &[u8], offset: usize, magic: [u8; 8]) -> Slot {
         return Slot::Newer(version);
     }
     let length = u16::from_le_bytes([bytes[10], bytes[11]]) as usize;
-    if version == 0 || length > CONTENT_MAX_BYTES {
+    let mut content = bytes[CONTENT_OFFSET..CHECKSUM_OFFSET].to_vec();
+    let width = if version == WIDE_SLOT_VERSION {
+        let Some(wide) = wide.filter(|wide| ends_with_its_checksum(wide)) else { return Slot::Broken };
+        content.extend_from_slice(&wide[SLOT_BYTES..WIDE_CHECKSUM_OFFSET]);
+        Width::Wide
+    } else {
+        Width::Narrow
+    };
+    if version == 0 || length > content.len() {
         return Slot::Broken;
     }
+    content.truncate(length);
     let mut number = [0; 8];
     number.copy_from_slice(&bytes[16..24]);
-    let content = bytes[CONTENT_OFFSET..CONTENT_OFFSET + length].to_vec();
-    Slot::Sound { number: u64::from_le_bytes(number), content }
+    Slot::Sound { number: u64::from_le_bytes(number), width, content }
+}
+
+/// Whether the last eight bytes are the checksum of those before them.
+fn ends_with_its_checksum(bytes: &[u8]) -> bool {
+    bytes.split_last_chunk::<8>().is_some_and(|(rest, stored)| codec::checksum(&[rest]) == u64::from_le_bytes(*stored))
 }
 
 impl Slots {
     /// Makes the file, in a way that it is either absent or complete after a crash. A leftover of an earlier try, or an
     /// earlier file, is replaced.
     pub(crate) fn create(disk: &dyn Disk, path: &Path, magic: [u8; 8], content: &[u8]) -> Result<Slots, StorageError> {
+        Slots::create_of(Width::Narrow, disk, path, magic, content)
+    }
+
+    /// The same, with slots of this width.
+    pub(crate) fn create_of(
+        width: Width,
+        disk: &dyn Disk,
+        path: &Path,
+        magic: [u8; 8],
+        content: &[u8],
+    ) -> Result<Slots, StorageError> {
         let doing = |error: io::Error| StorageError::new(path, "creating", error);
         let new = path.with_extension("new");
         let file = disk.open(&new, true).map_err(doing)?;
-        let mut slots = Slots { path: path.to_owned(), magic, file, number: 1, next: 0, is_old: false };
+        let mut slots = Slots { path: path.to_owned(), magic, file, width, number: 1, next: 0, is_old: false };
         let slot = slots.encode(content);
         slots.file.write_at(&slot, 0).map_err(doing)?;
         slots.file.write_at(&slot, SLOT_STRIDE_BYTES as u64).map_err(doing)?;
@@ -159,6 +212,11 @@ impl Slots {
         // The handle follows the renamed file.
         slots.number = 1;
         Ok(slots)
+    }
+
+    /// How much its slots hold.
+    pub(crate) fn width(&self) -> Width {
+        self.width
     }
 
     /// Writes to both slots, and syncs after each: afterwards damage to either cannot bring back what was before.
@@ -197,16 +255,26 @@ impl Slots {
         Ok(())
     }
 
-    fn encode(&self, content: &[u8]) -> [u8; SLOT_BYTES] {
-        assert!(content.len() <= CONTENT_MAX_BYTES, "{} bytes for a slot of {CONTENT_MAX_BYTES}", content.len());
-        let mut slot = [0; SLOT_BYTES];
+    fn encode(&self, content: &[u8]) -> Vec<u8> {
+        let (bytes, version, most) = match self.width {
+            Width::Narrow => (SLOT_BYTES, NARROW_SLOT_VERSION, CONTENT_MAX_BYTES),
+            Width::Wide => (WIDE_SLOT_BYTES, WIDE_SLOT_VERSION, WIDE_CONTENT_MAX_BYTES),
+        };
+        assert!(content.len() <= most, "{} bytes for a slot of {most}", content.len());
+        let (head, rest) = content.split_at(content.len().min(CONTENT_MAX_BYTES));
+        let mut slot = vec![0; bytes];
         slot[..8].copy_from_slice(&self.magic);
-        slot[8..10].copy_from_slice(&SLOT_VERSION.to_le_bytes());
+        slot[8..10].copy_from_slice(&version.to_le_bytes());
         slot[10..12].copy_from_slice(&(content.len() as u16).to_le_bytes());
         slot[16..24].copy_from_slice(&self.number.to_le_bytes());
-        slot[CONTENT_OFFSET..CONTENT_OFFSET + content.len()].copy_from_slice(content);
+        slot[CONTENT_OFFSET..CONTENT_OFFSET + head.len()].copy_from_slice(head);
         let checksum = codec::checksum(&[&slot[..CHECKSUM_OFFSET]]);
-        slot[CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
+        slot[CHECKSUM_OFFSET..SLOT_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        if self.width == Width::Wide {
+            slot[SLOT_BYTES..SLOT_BYTES + rest.len()].copy_from_slice(rest);
+            let checksum = codec::checksum(&[&slot[..WIDE_CHECKSUM_OFFSET]]);
+            slot[WIDE_CHECKSUM_OFFSET..].copy_from_slice(&checksum.to_le_bytes());
+        }
         slot
     }
 }

@@ -1,8 +1,8 @@
 //! The store: what the replica's storage thread drives.
 //!
-//! One thread owns it and does, in the order of the core's writes: [`Store::save_hard_state`], [`Store::apply`] for
+//! One thread owns it and does, in the order of the core's writes: [`Store::save`], [`Store::apply`] for
 //! each change, and one [`Store::sync`] for all that waits. What rests on a write may leave the node once `sync` has
-//! returned; a hard state is durable when `save_hard_state` returns.
+//! returned; a hard state is durable when `save` returns.
 //!
 //! After the first error every call fails with it: what is on the device is then unknown, and only a new start reads it
 //! (D6).
@@ -17,9 +17,10 @@ use super::readmission;
 use super::room::RoomWatch;
 use super::watermark::{SyncedWatermark, WatermarkFile};
 use super::{Identity, LogStore, StorageError};
-use crate::entry::{EntryId, HardState, Index, SnapshotMeta, Term};
+use crate::entry::{Entry, EntryId, Genesis, Index, Payload, SnapshotMeta, Term};
+use crate::epoch::{EpochConfiguration, GroupKind};
 use crate::id::ClusterId;
-use crate::protocol::LogChange;
+use crate::protocol::{LogChange, StoredState};
 
 /// A replica's durable state. Holds the directory's lock.
 pub struct Store {
@@ -53,9 +54,14 @@ impl Store {
         &self.hard_state.record().bootstrap
     }
 
-    /// Term and vote, as they are on the device.
-    pub fn hard_state(&self) -> HardState {
-        self.hard_state.record().hard_state
+    /// What the node promised, as it is on the device.
+    pub fn stored(&self) -> &StoredState {
+        &self.hard_state.record().stored
+    }
+
+    /// The kind of its group.
+    pub fn kind(&self) -> GroupKind {
+        self.hard_state.record().kind
     }
 
     /// The entry that the log starts after.
@@ -86,7 +92,8 @@ impl Store {
     }
 
     /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term
-    /// becomes 1. When this returns, all of it is durable; after a crash before, the node is uninitialized.
+    /// becomes 1; where a service decides on members, the genesis is the configuration of epoch 1, and entry 1 the no-op
+    /// that begins it. When this returns, all of it is durable; after a crash before, the node is uninitialized.
     ///
     /// # Errors
     /// Fatal ones of the device.
@@ -104,7 +111,7 @@ impl Store {
         let identity = Identity { cluster: Some(cluster), ..record.identity.clone() };
         let known = record.identity.cluster.unwrap_or(cluster);
         assert!(known == cluster, "{} is initialized into cluster {cluster}", record.identity);
-        let mut hard_state = record.hard_state;
+        let mut stored = record.stored;
 
         self.log.adopt(identity.hash());
         let mut watermark = SyncedWatermark::default();
@@ -119,8 +126,14 @@ impl Store {
                     && founders.group == identity.group
                     && founders.members.contains(&identity.node);
                 assert!(fits, "{identity} is founded by {founders:?}, hash {genesis}");
-                let entry = founders.first_entry();
-                hard_state.term = hard_state.term.max(entry.id.term);
+                let entry = first_entry(record.kind, founders);
+                stored = match stored {
+                    StoredState::Raft(mut hard_state) => {
+                        hard_state.term = hard_state.term.max(entry.id.term);
+                        hard_state.into()
+                    }
+                    StoredState::Configured(_) => StoredState::Configured(first_epoch(record.kind, founders)),
+                };
                 self.log.append(&[entry])?;
                 watermark = SyncedWatermark { last: self.log.last(), fingerprint: self.log.fingerprint_at(Index(1))? };
             }
@@ -129,7 +142,7 @@ impl Store {
         let disk = self.directory.disk.as_ref();
         self.watermark = Some(WatermarkFile::create(disk, &self.directory.root, identity.hash(), watermark, None)?);
         // Last: from here on it counts, and everything that it rests on is there.
-        let record = HardStateRecord { identity, bootstrap, hard_state, start: record.start };
+        let record = HardStateRecord { identity, bootstrap, stored, kind: record.kind, start: record.start };
         self.hard_state.write(record)
     }
 
@@ -158,17 +171,18 @@ impl Store {
     /// Fatal ones of the device.
     ///
     /// # Panics
-    /// If the node is uninitialized, if the term falls, or if a vote of the same term changes (I2, I3): bugs all.
-    pub fn save_hard_state(&mut self, hard_state: HardState) -> Result<(), StorageError> {
+    /// If the node is uninitialized or of another kind, if the term falls, if a vote of the same term changes (I2, I3),
+    /// or if an epoch falls, or gets another configuration: bugs all.
+    pub fn save(&mut self, stored: &StoredState) -> Result<(), StorageError> {
         let record = self.hard_state.record();
-        let old = record.hard_state;
-        let kept = hard_state.term > old.term
-            || hard_state.term == old.term && (old.vote.is_none() || old.vote == hard_state.vote);
-        let kept = kept && hard_state.lease_us >= old.lease_us;
-        assert!(record.bootstrap.is_initialized(), "{} saves {hard_state:?} before its bootstrap", record.identity);
-        assert!(kept, "{}: hard state {hard_state:?} after {old:?}", record.identity);
-        let record = HardStateRecord { hard_state, ..record.clone() };
-        self.attempt(|store| if hard_state == old { Ok(()) } else { store.hard_state.write(record) })
+        let old = &record.stored;
+        assert!(record.bootstrap.is_initialized(), "{} saves {stored:?} before its bootstrap", record.identity);
+        assert!(keeps(old, stored), "{}: hard state {stored:?} after {old:?}", record.identity);
+        if stored == old {
+            return self.attempt(|_| Ok(()));
+        }
+        let record = HardStateRecord { stored: stored.clone(), ..record.clone() };
+        self.attempt(|store| store.hard_state.write(record))
     }
 
     /// Makes a change of the log. Durable after the next [`Store::sync`].
@@ -293,6 +307,39 @@ impl Store {
         }
         result
     }
+}
+
+/// Whether nothing that was promised before is taken back.
+fn keeps(old: &StoredState, new: &StoredState) -> bool {
+    match (old, new) {
+        (StoredState::Raft(old), StoredState::Raft(new)) => {
+            let votes = new.term > old.term || new.term == old.term && (old.vote.is_none() || old.vote == new.vote);
+            votes && new.lease_us >= old.lease_us
+        }
+        (StoredState::Configured(None), StoredState::Configured(_)) => true,
+        (StoredState::Configured(Some(old)), StoredState::Configured(Some(new))) => {
+            new.kind == old.kind && (new.epoch > old.epoch || new == old)
+        }
+        _ => false,
+    }
+}
+
+/// What each founder's log begins with.
+pub(crate) fn first_entry(kind: GroupKind, founders: &Genesis) -> Entry {
+    let entry = founders.first_entry();
+    match kind {
+        GroupKind::Raft => entry,
+        // Who the members are is not in the log of these kinds.
+        GroupKind::Epochs(_) => Entry { payload: Payload::Noop, ..entry },
+    }
+}
+
+/// The configuration that a group with epochs is founded with. No one orders anything in it: none of its members enters
+/// it, they all begin there.
+fn first_epoch(kind: GroupKind, founders: &Genesis) -> Option<EpochConfiguration> {
+    let kind = kind.epochs()?;
+    let members = founders.members.iter().copied().collect();
+    Some(EpochConfiguration { epoch: Term(1), kind, members, incomplete: None })
 }
 
 /// Removes entries that contradict the leader's. The watermark goes down first: a crash in between must not look like

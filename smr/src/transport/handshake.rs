@@ -17,6 +17,9 @@
 //! their last field, which others pass over. Builds of version 5 spoke that one alone, and their frames have neither
 //! ranges nor a last field. A dialler cannot know whom it will meet; so it begins with ranges, and begins again with
 //! version 5 where it is refused in the words that those builds have for it ([`is_before_ranges`]).
+//!
+//! Replicas of groups whose members a service decides on speak version 7 alone, which no Raft group speaks; there the
+//! last field of the frames begins with the kind of the group.
 
 use std::time::Duration;
 
@@ -26,6 +29,7 @@ use tokio::time::timeout;
 
 use crate::codec::{self, CodecError};
 use crate::entry::GenesisHash;
+use crate::epoch::GroupKind;
 use crate::id::{ClusterId, Disqualified, GroupName, NodeId, ReplicaId, StartTrail};
 use crate::version::{CommandVersions, VersionRange};
 use crate::wire::{self, FrameReader, WireError};
@@ -35,6 +39,10 @@ const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The versions of what replicas say to each other, messages of the protocol core included. 5: one version, nothing
 /// else. 6: ranges of versions; digests name the version of what they hash.
 pub const PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITHOUT_RANGES, 6);
+/// The same of groups with epochs. 7: the messages of their core; the handshake names the kind of the group.
+const EPOCH_PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITH_KIND, VERSION_WITH_KIND);
+/// The first version whose handshake names the kind of the group.
+const VERSION_WITH_KIND: u16 = 7;
 /// The last version whose handshake has no ranges.
 const VERSION_WITHOUT_RANGES: u16 = 5;
 /// The largest handshake payload, in bytes.
@@ -62,6 +70,28 @@ pub(super) struct Facts {
     pub(super) node: NodeId,
     pub(super) genesis: Option<GenesisHash>,
     pub(super) start: StartTrail,
+    /// In the last field of the frame.
+    #[serde(skip)]
+    pub(super) kind: GroupKind,
+}
+
+/// The versions that replicas of such a group speak.
+fn versions_of(kind: GroupKind) -> VersionRange {
+    match kind {
+        GroupKind::Raft => PEER_VERSIONS,
+        GroupKind::Epochs(_) => EPOCH_PEER_VERSIONS,
+    }
+}
+
+/// The last field of a frame of this version.
+fn later(kind: GroupKind, version: u16) -> Vec<u8> {
+    if version < VERSION_WITH_KIND { Vec::new() } else { codec::encode(&kind) }
+}
+
+/// The kind of group that the last field of a frame names. Frames of lower versions are those of Raft groups, and so
+/// are others that name none.
+fn kind_in(later: &[u8], version: u16) -> GroupKind {
+    if version < VERSION_WITH_KIND { GroupKind::Raft } else { codec::decode(later).unwrap_or_default() }
 }
 
 /// Who was met, in which start, and what both speak.
@@ -212,15 +242,16 @@ pub(super) fn is_before_ranges(reason: &str) -> bool {
 }
 
 fn hello(mine: &Myself, to: ReplicaId, purpose: Purpose) -> Hello {
+    let versions = versions_of(mine.facts.kind);
     Hello {
         magic: MAGIC,
-        newest: PEER_VERSIONS.newest(),
-        oldest: PEER_VERSIONS.oldest(),
+        newest: versions.newest(),
+        oldest: versions.oldest(),
         facts: mine.facts.clone(),
         commands: mine.commands,
         to,
         purpose,
-        later: Vec::new(),
+        later: later(mine.facts.kind, versions.oldest()),
     }
 }
 
@@ -271,10 +302,11 @@ pub(super) async fn welcome<W: AsyncWrite + Unpin>(
 
 fn welcome_frame(mine: &Myself, version: u16) -> Vec<u8> {
     let (magic, facts, commands) = (MAGIC, mine.facts.clone(), mine.commands);
+    let later = later(facts.kind, version);
     if version == VERSION_WITHOUT_RANGES {
         return handshake_frame(kind::WELCOME, &WelcomeWithoutRange { magic, version, facts });
     }
-    handshake_frame(kind::WELCOME, &Welcome { magic, version, facts, commands, later: Vec::new() })
+    handshake_frame(kind::WELCOME, &Welcome { magic, version, facts, commands, later })
 }
 
 /// Tells the other side why the connection is about to be closed. Best effort.
@@ -334,15 +366,18 @@ fn judge_hello(
     let failed = |error: CodecError| HandshakeError::Failed(error.to_string());
     let (facts, to, purpose, met) = if read_version(payload)? <= VERSION_WITHOUT_RANGES {
         let version = read_version(payload)?;
-        agree(VersionRange::new(version, version))?;
+        same_kind(GroupKind::Raft, mine.kind).map_err(HandshakeError::Refused)?;
+        agree(VersionRange::new(version, version), mine.kind)?;
         let hello: HelloWithoutRange = codec::decode(payload).map_err(failed)?;
         let met = Met::new(&hello.facts, version, CommandVersions::FIRST);
         (hello.facts, hello.to, hello.purpose, met)
     } else {
-        let hello: Hello = codec::decode(payload).map_err(failed)?;
+        let mut hello: Hello = codec::decode(payload).map_err(failed)?;
+        hello.facts.kind = kind_in(&hello.later, hello.oldest);
+        same_kind(hello.facts.kind, mine.kind).map_err(HandshakeError::Refused)?;
         let range = VersionRange::checked(hello.oldest, hello.newest)
             .ok_or_else(|| HandshakeError::Failed("a range of versions ends before it begins".to_owned()))?;
-        let met = Met::new(&hello.facts, agree(range)?, hello.commands);
+        let met = Met::new(&hello.facts, agree(range, mine.kind)?, hello.commands);
         (hello.facts, hello.to, hello.purpose, met)
     };
     let judged = judge_facts(&facts, mine).and_then(|()| {
@@ -361,10 +396,19 @@ fn judge_hello(
 }
 
 /// The version for a connection with one who speaks these.
-fn agree(theirs: VersionRange) -> Result<u16, HandshakeError> {
-    theirs.common(PEER_VERSIONS).ok_or_else(|| {
-        HandshakeError::Refused(format!("a replica with peer protocol {theirs} meets one with {PEER_VERSIONS}"))
-    })
+fn agree(theirs: VersionRange, kind: GroupKind) -> Result<u16, HandshakeError> {
+    let mine = versions_of(kind);
+    theirs
+        .common(mine)
+        .ok_or_else(|| HandshakeError::Refused(format!("a replica with peer protocol {theirs} meets one with {mine}")))
+}
+
+fn same_kind(theirs: GroupKind, mine: GroupKind) -> Result<(), String> {
+    if theirs == mine {
+        Ok(())
+    } else {
+        Err(format!("a replica of a group of kind {theirs} meets one of a group of kind {mine}"))
+    }
 }
 
 fn judge_welcome(payload: &[u8], mine: &Facts, to: ReplicaId, greeting: Greeting) -> Result<Met, String> {
@@ -372,8 +416,9 @@ fn judge_welcome(payload: &[u8], mine: &Facts, to: ReplicaId, greeting: Greeting
         HandshakeError::Refused(reason) | HandshakeError::Failed(reason) => reason,
         HandshakeError::Disqualified(why) => why.to_string(),
     })?;
+    let versions = versions_of(mine.kind);
     let offered = match greeting {
-        Greeting::Range => VersionRange::new(VERSION_WITHOUT_RANGES + 1, PEER_VERSIONS.newest()),
+        Greeting::Range => VersionRange::new(versions.oldest().max(VERSION_WITHOUT_RANGES + 1), versions.newest()),
         Greeting::WithoutRange => VersionRange::new(VERSION_WITHOUT_RANGES, VERSION_WITHOUT_RANGES),
     };
     if !offered.contains(version) {
@@ -383,9 +428,11 @@ fn judge_welcome(payload: &[u8], mine: &Facts, to: ReplicaId, greeting: Greeting
         let welcome: WelcomeWithoutRange = codec::decode(payload).map_err(|error| error.to_string())?;
         (welcome.facts, CommandVersions::FIRST)
     } else {
-        let welcome: Welcome = codec::decode(payload).map_err(|error| error.to_string())?;
+        let mut welcome: Welcome = codec::decode(payload).map_err(|error| error.to_string())?;
+        welcome.facts.kind = kind_in(&welcome.later, version);
         (welcome.facts, welcome.commands)
     };
+    same_kind(facts.kind, mine.kind)?;
     judge_facts(&facts, mine)?;
     if facts.node.name == to {
         Ok(Met::new(&facts, version, commands))
@@ -462,6 +509,7 @@ mod tests {
             node: NodeId::new(1, 11),
             genesis: Some(GenesisHash(70)),
             start: start(),
+            kind: GroupKind::Raft,
         }
     }
 
@@ -499,6 +547,50 @@ mod tests {
         let much_newer = Hello { newest: 9, oldest: 7, ..hello() };
         let said = judged(&much_newer).unwrap_err();
         assert_eq!(said, "a replica with peer protocol versions 7 to 9 meets one with versions 5 to 6");
+    }
+
+    fn myself_of(kind: GroupKind) -> Myself {
+        let facts = Facts { kind, node: NodeId::new(2, 22), ..facts() };
+        Myself { facts, commands: COMMANDS }
+    }
+
+    // covers B4
+    #[test]
+    fn replicas_of_groups_of_different_kinds_refuse_each_other_with_both_kinds() {
+        let judged = |theirs: GroupKind, mine: GroupKind| {
+            let hello = super::hello(&myself_of(theirs), ReplicaId(1), Purpose::Messages);
+            judge_hello(&codec::encode(&hello), &Facts { kind: mine, ..facts() }, |_| true)
+        };
+        for theirs in GroupKind::ALL {
+            for mine in GroupKind::ALL {
+                let said = judged(theirs, mine);
+                if theirs == mine {
+                    let (Met { version, .. }, _) = said.unwrap();
+                    assert!(versions_of(mine).contains(version));
+                    let frame = welcome_frame(&myself_of(mine), version);
+                    let own = Facts { kind: mine, ..facts() };
+                    let met = judge_welcome(payload(&frame), &own, ReplicaId(2), Greeting::Range).unwrap();
+                    assert_eq!(met.version, version);
+                } else {
+                    let Err(HandshakeError::Refused(why)) = said else { panic!("{theirs} meets {mine}: {said:?}") };
+                    let expected = format!("a replica of a group of kind {theirs} meets one of a group of kind {mine}");
+                    assert_eq!(why, expected);
+                }
+            }
+        }
+    }
+
+    // covers B4
+    #[test]
+    fn older_builds_are_refused_by_groups_with_epochs_and_refuse_them() {
+        let chain = GroupKind::Epochs(crate::epoch::EpochKind::Chain);
+        let older = hello_without_range(&myself(NodeId::new(2, 22)), ReplicaId(1), Purpose::Messages);
+        let said = judge_hello(&codec::encode(&older), &Facts { kind: chain, ..facts() }, |_| true);
+        assert!(matches!(said, Err(HandshakeError::Refused(why)) if why.contains("kind raft meets")));
+        // A build that knows no kinds looks at the versions alone.
+        let hello = super::hello(&myself_of(chain), ReplicaId(1), Purpose::Messages);
+        assert_eq!((hello.oldest, hello.newest), (7, 7));
+        assert!(VersionRange::new(7, 7).common(PEER_VERSIONS).is_none());
     }
 
     #[test]
@@ -578,6 +670,7 @@ mod tests {
             node,
             genesis,
             start,
+            kind: GroupKind::Raft,
         })
     }
 

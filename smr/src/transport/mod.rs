@@ -61,6 +61,7 @@ use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
 use crate::entry::{EntryId, GenesisHash};
+use crate::epoch::GroupKind;
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartTrail};
 use crate::version::CommandVersions;
 
@@ -82,6 +83,8 @@ pub struct TransportConfig {
     pub genesis: Option<GenesisHash>,
     /// This start of its process, which is durable already.
     pub start: StartTrail,
+    /// The kind of the group. Only replicas of the same kind are met.
+    pub kind: GroupKind,
     /// The commands that this build applies; peers are told.
     pub commands: CommandVersions,
     /// Judges the starts that peers show.
@@ -300,6 +303,7 @@ where
                 node: config.node,
                 genesis: config.genesis,
                 start: config.start,
+                kind: config.kind,
             }),
             commands: config.commands,
             theirs: Mutex::default(),

@@ -91,6 +91,7 @@ pub(crate) fn options(
         allow_unsynced: true,
         found_anew: false,
         joins: false,
+        kind: smr::epoch::GroupKind::Raft,
         reads: ReadMode::Index,
         clock_drift_permille: CLOCK_DRIFT_PERMILLE,
         reports: Arc::new(smr::report::TracingReports),

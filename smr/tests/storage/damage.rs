@@ -31,7 +31,7 @@ fn sample(reopened: usize) -> Sample {
         store.sync().unwrap();
         entries.extend(batch);
     }
-    store.save_hard_state(hard_state).unwrap();
+    store.save(&hard_state.into()).unwrap();
     drop(store);
     for _ in 0..reopened {
         drop(bench.reopen().store());
@@ -56,14 +56,14 @@ fn outcome(sample: &Sample, file: &Path, how: &str, damage: impl FnOnce(&Path)) 
     match bench.open() {
         Ok(OpenOutcome::Store(opened)) if opened.healing.is_none() => {
             assert_eq!(ids(&opened.entries), ids(&sample.entries), "{at}");
-            assert!(opened.entries == sample.entries && opened.hard_state == sample.hard_state, "{at}");
+            assert!(opened.entries == sample.entries && opened.hard_state() == sample.hard_state, "{at}");
             assert_eq!((opened.bootstrap, opened.identity.node), (initialized(), ME), "{at}");
             "whole"
         }
         Ok(opened @ OpenOutcome::Store(_)) => {
             let (opened, reason) = opened.heals();
             names_it(&reason);
-            assert!(sample.entries.starts_with(&opened.entries) && opened.hard_state == sample.hard_state, "{at}");
+            assert!(sample.entries.starts_with(&opened.entries) && opened.hard_state() == sample.hard_state, "{at}");
             assert_eq!((&opened.bootstrap, opened.identity.node), (&initialized(), ME), "{at}");
             drop(opened);
             // It sticks.
@@ -192,14 +192,14 @@ fn hard_state_with_one_bad_slot_keeps_term_and_vote() {
         bytes[slot * 4096 + 30] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let opened = bench.reopen().store();
-        assert_eq!(opened.hard_state, hard_state);
+        assert_eq!(opened.hard_state(), hard_state);
         assert!(opened.notes[0].contains(&format!("promise: slot {slot} was damaged")), "{:?}", opened.notes);
         // Repaired: now the other one may go.
         drop(opened.store);
         let mut bytes = fs::read(&path).unwrap();
         bytes[(1 - slot) * 4096 + 30] ^= 1;
         fs::write(&path, bytes).unwrap();
-        assert_eq!(bench.reopen().store().hard_state, hard_state);
+        assert_eq!(bench.reopen().store().hard_state(), hard_state);
     }
 }
 

@@ -22,14 +22,14 @@ fn store_reopened_returns_all_that_was_synced() {
     let bench = Bench::new();
     let mut store = bench.founded();
     let hard_state = HardState { term: Term(3), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 };
-    store.save_hard_state(hard_state).unwrap();
+    store.save(&hard_state.into()).unwrap();
     store.apply(&LogChange::Append(batch(2, 64, 3, 200))).unwrap();
     store.apply(&LogChange::Append(batch(66, 1, 3, 1 << 20))).unwrap();
     store.sync().unwrap();
     drop(store);
 
     let opened = bench.reopen().store();
-    assert_eq!((opened.hard_state, opened.bootstrap, opened.notes), (hard_state, initialized(), Vec::new()));
+    assert_eq!((opened.hard_state(), opened.bootstrap, opened.notes), (hard_state, initialized(), Vec::new()));
     let expected = [vec![genesis().first_entry()], batch(2, 64, 3, 200), batch(66, 1, 3, 1 << 20)].concat();
     assert_eq!(opened.entries, expected);
     assert_eq!(opened.store.last(), EntryId::new(66, 3));
@@ -39,7 +39,7 @@ fn store_reopened_returns_all_that_was_synced() {
 fn directory_new_is_uninitialized_with_the_given_incarnation_and_keeps_it() {
     let bench = Bench::new();
     let opened = bench.reopen().store();
-    assert_eq!((opened.bootstrap, opened.hard_state), (BootstrapState::Uninitialized, HardState::default()));
+    assert_eq!((opened.hard_state(), opened.bootstrap), (HardState::default(), BootstrapState::Uninitialized));
     assert_eq!(opened.identity.node, ME);
     assert!(opened.entries.is_empty());
     drop(opened.store);
@@ -81,7 +81,7 @@ fn founder_initialized_has_genesis_as_first_entry_in_term_one() {
     drop(bench.founded());
     let opened = bench.reopen().store();
     assert_eq!(opened.entries, [genesis().first_entry()]);
-    assert_eq!(opened.hard_state, HardState { term: Term(1), vote: None, lease_us: 0 });
+    assert_eq!(opened.hard_state(), HardState { term: Term(1), vote: None, lease_us: 0 });
     assert_eq!(opened.identity.cluster, Some(genesis().cluster_id()));
 }
 
@@ -119,7 +119,7 @@ fn latecomer_killed_after_each_step_opens_with_what_was_synced() {
     opens(none(), EntryId::ZERO);
     store.initialize(BootstrapState::Initialized { genesis: genesis().hash(), founders: None }, ClusterId(5)).unwrap();
     opens(none(), EntryId::ZERO);
-    store.save_hard_state(HardState { term: Term(2), vote: None, lease_us: 0 }).unwrap();
+    store.save(&HardState { term: Term(2), vote: None, lease_us: 0 }.into()).unwrap();
     opens(none(), EntryId::ZERO);
     store.apply(&LogChange::Install(snapshot(70, 2))).unwrap();
     store.sync().unwrap();
@@ -142,8 +142,8 @@ fn node_initialized_cannot_be_initialized_again() {
 fn hard_state_of_second_vote_in_a_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_hard_state(HardState { term: Term(2), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 }).unwrap();
-    let _ = store.save_hard_state(HardState { term: Term(2), vote: Some(ME), lease_us: 0 });
+    store.save(&HardState { term: Term(2), vote: Some(NodeId::new(1, 0xb)), lease_us: 0 }.into()).unwrap();
+    let _ = store.save(&HardState { term: Term(2), vote: Some(ME), lease_us: 0 }.into());
 }
 
 // covers I3
@@ -152,8 +152,8 @@ fn hard_state_of_second_vote_in_a_term_panics() {
 fn hard_state_of_lower_term_panics() {
     let bench = Bench::new();
     let mut store = bench.founded();
-    store.save_hard_state(HardState { term: Term(5), vote: None, lease_us: 0 }).unwrap();
-    let _ = store.save_hard_state(HardState { term: Term(4), vote: None, lease_us: 0 });
+    store.save(&HardState { term: Term(5), vote: None, lease_us: 0 }.into()).unwrap();
+    let _ = store.save(&HardState { term: Term(4), vote: None, lease_us: 0 }.into());
 }
 
 #[test]
@@ -409,14 +409,14 @@ fn directory_of_a_newer_format_is_refused_untouched() {
         let path = bench.path.join(file);
         let mut bytes = fs::read(&path).unwrap();
         for slot in bytes.chunks_mut(4096) {
-            slot[8..10].copy_from_slice(&4u16.to_le_bytes());
+            slot[8..10].copy_from_slice(&5u16.to_le_bytes());
             let checksum = smr::codec::checksum(&[&slot[..504]]);
             slot[504..512].copy_from_slice(&checksum.to_le_bytes());
         }
         fs::write(&path, bytes).unwrap();
         let before = contents(&bench.path);
         let error = bench.open().err().unwrap();
-        assert_eq!(error, OpenError::Newer { file: path, found: 4, supported: 3 });
+        assert_eq!(error, OpenError::Newer { file: path, found: 5, supported: 4 });
         assert_eq!(contents(&bench.path), before, "{file}");
     }
 }

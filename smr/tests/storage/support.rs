@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smr::entry::{Entry, EntryId, Genesis, Payload, SnapshotMeta};
+use smr::epoch::GroupKind;
 use smr::id::{Incarnation, NodeId, ReplicaId};
 use smr::internals::disk::{Disk, RealDisk};
 use smr::internals::storage::{
@@ -36,6 +37,7 @@ pub(crate) fn replica() -> ExpectedIdentity {
 pub(crate) fn options(engine: LogEngine) -> StoreOptions {
     StoreOptions {
         snapshot: SnapshotMeta::default(),
+        kind: GroupKind::Raft,
         incarnation_if_new: ME.incarnation,
         engine,
         // So that the tests run on any file system; those about durability ask for it by themselves.

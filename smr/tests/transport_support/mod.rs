@@ -61,6 +61,7 @@ pub fn config(node: NodeId, peers: &[(u16, &str)]) -> TransportConfig {
         cluster: Some(ClusterId(7)),
         genesis: Some(GenesisHash(70)),
         start: START,
+        kind: smr::epoch::GroupKind::Raft,
         commands: CommandVersions::FIRST,
         admission: Arc::new(AdmitAll),
         peers: peers.iter().map(|(name, address)| (ReplicaId(*name), (*address).to_owned())).collect(),

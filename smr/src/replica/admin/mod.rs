@@ -1,7 +1,7 @@
 //! What an operator asks of a group, beside reads and writes: other members, another leader.
 //!
 //! None of it is in the seam ([`crate::protocol`]), because protocols differ in it: a Raft group changes its members by
-//! its own log ([`RaftAdmin`]), others are configured from outside. The engine has one [`Admin`] and knows no more of
+//! its own log ([`RaftAdmin`]), others are configured from outside ([`ServiceDecides`]). The engine has one [`Admin`] and knows no more of
 //! it. Requests of this kind take more than one step: one is begun when it arrives, looked after at
 //! [`Admin::next_tick`], and answered once.
 
@@ -9,6 +9,7 @@ pub mod readmission;
 pub mod scaling;
 
 mod raft;
+mod service_decides;
 
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, Protocol, Routing, Time};
@@ -16,6 +17,7 @@ use crate::replica::{ReplyTo, Tuning};
 use crate::session::Addresses;
 
 pub use self::raft::RaftAdmin;
+pub use self::service_decides::ServiceDecides;
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

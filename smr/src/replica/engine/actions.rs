@@ -4,6 +4,7 @@ use std::io;
 
 use crate::codec;
 use crate::entry::{Index, SnapshotMeta};
+use crate::epoch_service::MemberReport;
 use crate::id::{Incarnation, NodeId};
 use crate::protocol::{Envelope, Protocol, Write};
 use crate::replica::ReplyTo;
@@ -47,6 +48,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
     },
     /// The log lacks nothing any more that this node may have acknowledged: the disk has to know that it has healed.
     Healed,
+    /// Say this to the configuration service, and hand its answer to `Engine::service_says`.
+    Exchange(MemberReport),
     /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to
     /// follow matters.
     Quarantine(String),

@@ -20,6 +20,7 @@ mod backlog;
 mod limits;
 mod members;
 mod requests;
+mod service;
 mod snapshots;
 mod timings;
 pub(in crate::replica) mod versions;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use self::audit::Audit;
 use self::backlog::ConfirmedReads;
 use self::requests::PendingRead;
+use self::service::ServiceTalk;
 use self::timings::Timings;
 use self::waiting::WaitingWrites;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
@@ -107,6 +109,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     /// There was no room for the latest snapshot: when to try again.
     snapshot_waits_for_room: Option<Time>,
     timings: Timings,
+    service_talk: ServiceTalk,
     actions: Vec<Action<P, S>>,
     /// Answers that leave at the end of the turn.
     answers: Vec<(ReplyTo, Outcome)>,
@@ -228,6 +231,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             disk_is_full: false,
             snapshot_waits_for_room: None,
             timings: Timings::default(),
+            service_talk: ServiceTalk::default(),
             actions: Vec::new(),
             answers: Vec::new(),
             answers_bytes: 0,
@@ -237,6 +241,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// What is to be done since the last call, in order. The answers of the turn leave here.
     pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
         self.timings.turn_ends(self.core.commit(), self.applied.index);
+        self.talk_if_due();
         self.answers_bytes = 0;
         let few = self.answers.len() <= ANSWERS_NOW_MAX;
         for (reply, outcome) in self.answers.drain(..) {
@@ -300,6 +305,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.silent {
             return;
         }
+        self.service_talk.note_due();
         self.step(now, Input::Tick);
         if self.snapshot_waits_for_room.is_some_and(|at| at <= now) && !self.snapshot_under_way {
             self.take_snapshot();
@@ -463,6 +469,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return;
         }
         self.timings.is_now(now);
+        self.service_talk.is_now(now);
         let effects = self.core.step(now, input);
         self.absorb(effects);
     }
@@ -484,6 +491,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         for event in effects.events {
             self.note(event);
         }
+        self.service_talk.report(effects.reports);
     }
 
     fn apply(&mut self, entry: Entry) {
@@ -554,7 +562,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.report(format!("has healed: everything up to entry {through} is here"));
                 self.actions.push(Action::Healed);
             }
-            // No replica is built for a kind that has backups, so far.
+            // No replica is built for the kind that has backups, so far.
             Event::CheckpointDue { .. } => {}
             Event::LossProven { what } => self.quarantine(format!("{}{what}", crate::status::LOSS_PROVEN)),
             Event::ProtocolViolation { from, what } => {

@@ -23,7 +23,7 @@ fn sync_that_lies_once_about_the_hard_state_forgets_no_vote() {
     let vote = |disk: &VirtualDisk| {
         let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
         let begin = disk.operations();
-        store.save_hard_state(hard_state).unwrap();
+        store.save(&hard_state.into()).unwrap();
         begin..disk.operations()
     };
     let mut told = 0;
@@ -34,7 +34,7 @@ fn sync_that_lies_once_about_the_hard_state_forgets_no_vote() {
         told += copy.lies_told();
         for loss in losses(&copy) {
             let at = format!("operation {operation}, {loss:?}");
-            assert_eq!(open(copy.after_crash(loss), &SnapshotMeta::default(), &at).hard_state, hard_state, "{at}");
+            assert_eq!(open(copy.after_crash(loss), &SnapshotMeta::default(), &at).hard_state(), hard_state, "{at}");
         }
     }
     assert!(told >= 2, "only {told} lies");
@@ -101,7 +101,7 @@ fn sync_failed_once_is_not_tried_again() {
     assert!(first.to_string().contains(&format!("{LOG}: flushing")), "{first}");
     let before = disk.operations();
     assert_eq!(store.sync().unwrap_err(), first);
-    assert_eq!(store.save_hard_state(HardState { term: Term(9), vote: None, lease_us: 0 }).unwrap_err(), first);
+    assert_eq!(store.save(&HardState { term: Term(9), vote: None, lease_us: 0 }.into()).unwrap_err(), first);
     assert_eq!(store.apply(&LogChange::Append(batch(7, 1, 1, 10))).unwrap_err(), first);
     assert_eq!(disk.operations(), before, "the disk was asked again");
     drop(store);

@@ -31,10 +31,10 @@ fn power_cut_in_first_start_and_bootstrap_leaves_a_state_between() {
                 assert_eq!(opened.bootstrap, initialized(), "{at}");
             }
             if opened.bootstrap == BootstrapState::Uninitialized {
-                assert_eq!((opened.entries.len(), opened.hard_state), (0, HardState::default()), "{at}");
+                assert_eq!((opened.entries.len(), opened.hard_state()), (0, HardState::default()), "{at}");
             } else {
                 assert_eq!(opened.entries, [genesis().first_entry()], "{at}");
-                assert_eq!(opened.hard_state.term, Term(1), "{at}");
+                assert_eq!(opened.hard_state().term, Term(1), "{at}");
             }
             // And it goes on from there.
             let mut store = opened.store;
@@ -76,7 +76,7 @@ fn power_cut_in_hard_state_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
             let mut store = opened.store().store;
             for hard_state in &hard_states {
                 begun = *hard_state;
-                if store.save_hard_state(*hard_state).is_err() {
+                if store.save(&(*hard_state).into()).is_err() {
                     break;
                 }
                 confirmed = *hard_state;
@@ -94,7 +94,7 @@ fn power_cut_in_hard_state_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                     disk.damage(Path::new("/data/node/promise"), |bytes| bytes[slot * 4096 + 60] ^= 4).unwrap();
                 }
                 let opened = open(disk.clone(), &SnapshotMeta::default(), at);
-                let found = opened.hard_state;
+                let found = opened.hard_state();
                 assert!(
                     found == *confirmed || found == *begun,
                     "{at}, slot {bad:?}: {found:?}, confirmed {confirmed:?}"
@@ -105,7 +105,7 @@ fn power_cut_in_hard_state_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
                     let disk = disk.after_crash(Loss::Everything);
                     disk.damage(Path::new("/data/node/promise"), |bytes| bytes[again * 4096 + 60] ^= 4).unwrap();
                     assert_eq!(
-                        open(disk, &SnapshotMeta::default(), at).hard_state,
+                        open(disk, &SnapshotMeta::default(), at).hard_state(),
                         found,
                         "{at}, slot {bad:?}, {again}"
                     );

@@ -20,7 +20,7 @@ const HARD_STATE: HardState = HardState { term: Term(3), vote: None, lease_us: 0
 fn written() -> (VirtualDisk, Vec<Entry>) {
     let disk = founded();
     let mut store = Bench::with(ENGINE, disk.clone()).reopen().store().store;
-    store.save_hard_state(HARD_STATE).unwrap();
+    store.save(&HARD_STATE.into()).unwrap();
     for first in [2, 12, 22] {
         store.apply(&LogChange::Append(batch(first, 10, 1, 100))).unwrap();
         store.sync().unwrap();
@@ -42,7 +42,7 @@ fn heals(disk: &VirtualDisk, at: &str) -> OpenedStore {
     let opened = Bench::with(ENGINE, disk.clone()).reopen();
     let (opened, reason) = opened.heals();
     assert!(reason.contains("/data/node/"), "{at}: {reason}");
-    assert_eq!((opened.identity.node, opened.hard_state), (ME, HARD_STATE), "{at}");
+    assert_eq!((opened.identity.node, opened.hard_state()), (ME, HARD_STATE), "{at}");
     opened
 }
 

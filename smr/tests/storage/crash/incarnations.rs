@@ -57,7 +57,7 @@ fn next_incarnation(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<
     let first = store.last().index.0 + 1;
     store.apply(&LogChange::Append(batch(first, 3, 2, 100)))?;
     store.sync()?;
-    store.save_hard_state(HardState { term: Term(4), vote: Some(NodeId::new(0, 0xe)), lease_us: 0 })?;
+    store.save(&HardState { term: Term(4), vote: Some(NodeId::new(0, 0xe)), lease_us: 0 }.into())?;
     store.complete_readmission()?;
     *operations.borrow_mut() = Some(1);
     store.complete_readmission()?;
@@ -70,7 +70,7 @@ fn next_incarnation(bench: &Bench, operations: &RefCell<Option<u64>>) -> Result<
 fn check_readmitted(disk: &VirtualDisk, at: &str) -> usize {
     let opened = open(disk.clone(), &SnapshotMeta::default(), at);
     assert_eq!(opened.identity.node, NodeId::new(0, 0xe), "{at}");
-    assert_eq!((opened.bootstrap, opened.hard_state.term), (latecomer(), Term(4)), "{at}");
+    assert_eq!((opened.hard_state().term, opened.bootstrap), (Term(4), latecomer()), "{at}");
     let root = Path::new("/data/node");
     assert!(opened.notes.iter().any(|note| note.contains("lies in damaged-a; nothing reads them again")), "{at}");
     let names: Vec<String> = disk.list(root).unwrap();

@@ -1,6 +1,7 @@
 //! The store on the virtual disk: the power is cut at each operation, and what was volatile is lost in many ways. All
 //! of it runs for each engine that the virtual disk can have.
 
+mod epochs;
 mod faults;
 mod hard_state;
 mod healing;

@@ -1,0 +1,532 @@
+//! What the leader of a configuration service knows of one group, and what it proposes because of it.
+//!
+//! - *Removal.* Members say who is in their way. That is collected for [`ArbiterSettings::collect_us`]; then those stay
+//!   who are in no one's way: the largest set of members that hear each other and holds a complete one, counted in
+//!   those whom the service hears; in a tie, the one with the first. Silence towards the service alone removes no one.
+//! - *Leases.* Who is to leave is granted none any more from the moment on when that shows, and the decision waits until
+//!   the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
+//! - *Restart.* A first that has restarted orders nothing before the next epoch, so it gets one.
+//! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended as
+//!   incomplete once that is done. Whoever was removed waits before, twice as long after each time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::{EpochDecision, EpochRecord, PresiderId};
+use super::{LeaseGrant, MemberReport, REPORTS_MAX, ServiceWord};
+use crate::configured::LEASE_MAX_US;
+use crate::entry::Term;
+use crate::epoch::{EPOCH_MEMBERS_MAX, EpochConfiguration};
+use crate::id::{NodeId, ReplicaId};
+use crate::protocol::{Report, Time};
+use crate::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
+
+/// The longest pause before someone who was removed may join again, in microseconds.
+const PAUSE_MAX_US: u64 = 64_000_000;
+/// Removals that are longer ago do not make the pause longer, in microseconds.
+const REMOVALS_COUNT_US: u64 = 600_000_000;
+/// Newcomers that are remembered at most; more of them wait until these have joined or gone.
+const NEWCOMERS_MAX: usize = 64;
+
+/// Intervals of an arbiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArbiterSettings {
+    /// By how much the rates of two clocks may differ, per thousand. A lease is waited out for longer by that.
+    pub clock_drift_permille: u64,
+    /// For so long it collects who is in whose way before it decides, in microseconds. Longer than members take to
+    /// report once.
+    pub collect_us: u64,
+    /// Who reported within this time is there, in microseconds.
+    pub alive_us: u64,
+    /// How long someone who was removed once waits before it may join again, in microseconds.
+    pub pause_us: u64,
+}
+
+impl Default for ArbiterSettings {
+    fn default() -> ArbiterSettings {
+        ArbiterSettings {
+            clock_drift_permille: CLOCK_DRIFT_PERMILLE,
+            collect_us: 200_000,
+            alive_us: 300_000,
+            pause_us: 1_000_000,
+        }
+    }
+}
+
+/// Settings that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad settings: {0}")]
+pub struct BadArbiterSettings(&'static str);
+
+impl ArbiterSettings {
+    /// Checks what they must have to do with each other.
+    ///
+    /// # Errors
+    /// Which relation is broken.
+    pub fn validate(&self) -> Result<(), BadArbiterSettings> {
+        let rules = [
+            (self.clock_drift_permille <= CLOCK_DRIFT_MAX_PERMILLE, "clocks that drift by more than half are none"),
+            (self.collect_us <= self.alive_us, "who reported while it was collected must count as there"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, broken)) => Err(BadArbiterSettings(broken)),
+            None => Ok(()),
+        }
+    }
+
+    /// After this long a lease that was granted is over by every clock.
+    fn lease_over_us(&self) -> u64 {
+        LEASE_MAX_US + LEASE_MAX_US * self.clock_drift_permille / 1000
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Arbiter {
+    settings: ArbiterSettings,
+    id: PresiderId,
+    /// It was seen to preside.
+    has_presided: bool,
+    began_at: Time,
+    /// When each node reported last.
+    heard: BTreeMap<NodeId, Time>,
+    /// Until when a lease may last that this arbiter granted.
+    granted_until: BTreeMap<NodeId, Time>,
+    /// What follows is about this epoch.
+    epoch: Term,
+    members: Vec<NodeId>,
+    /// Who says that whom is in its way, and when it said so last.
+    blocked: BTreeMap<(NodeId, NodeId), Time>,
+    /// Since when there is anything in `blocked`.
+    blocked_since: Option<Time>,
+    leaving: BTreeSet<NodeId>,
+    is_activated: bool,
+    first_restarted: bool,
+    caught_up: Option<NodeId>,
+    /// Who is being brought up to date.
+    joining: Option<NodeId>,
+    /// How often each replica was removed lately, and when last.
+    removed: BTreeMap<ReplicaId, (u32, Time)>,
+}
+
+impl Arbiter {
+    /// An arbiter that begins at `now`, under a name that no other one has had.
+    ///
+    /// # Panics
+    /// If the settings are invalid.
+    pub fn new(settings: ArbiterSettings, id: PresiderId, now: Time) -> Arbiter {
+        settings.validate().unwrap_or_else(|error| panic!("{error}"));
+        Arbiter {
+            settings,
+            id,
+            has_presided: false,
+            began_at: now,
+            heard: BTreeMap::new(),
+            granted_until: BTreeMap::new(),
+            epoch: Term::ZERO,
+            members: Vec::new(),
+            blocked: BTreeMap::new(),
+            blocked_since: None,
+            leaving: BTreeSet::new(),
+            is_activated: false,
+            first_restarted: false,
+            caught_up: None,
+            joining: None,
+            removed: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what a node says, and answers it. `record` was read at a leader that was confirmed after the report had
+    /// arrived. Time never goes backwards.
+    pub fn hear(&mut self, now: Time, record: &EpochRecord, report: &MemberReport) -> ServiceWord {
+        self.follow(now, record);
+        let present = record.present();
+        let node = report.node;
+        if present.is_member(node) || self.heard.contains_key(&node) || self.heard.len() < NEWCOMERS_MAX {
+            self.heard.insert(node, now);
+        }
+        let mut lease = None;
+        for said in report.reports.iter().take(REPORTS_MAX) {
+            match *said {
+                Report::LeaseWanted { epoch, asked_at } => {
+                    lease =
+                        self.grant(now, record, node, epoch).map(|length_us| LeaseGrant { epoch, asked_at, length_us });
+                }
+                // Whatever was said in another epoch is settled.
+                Report::Activated { epoch } => {
+                    self.is_activated |= epoch == present.epoch && present.is_member(node);
+                }
+                Report::Blocked { epoch, by, .. } => {
+                    if epoch == present.epoch && present.is_member(node) && present.is_member(by) {
+                        self.blocked.insert((node, by), now);
+                        self.blocked_since.get_or_insert(now);
+                    }
+                }
+                Report::CaughtUp { epoch, newcomer } => {
+                    if epoch == present.epoch && record.complete().contains(&node) && self.joining == Some(newcomer) {
+                        self.caught_up = Some(newcomer);
+                    }
+                }
+                Report::FirstRestarted { epoch, .. } => {
+                    self.first_restarted |= epoch == present.epoch && present.first() == node;
+                }
+            }
+        }
+        self.look_for_newcomers(now, present);
+        let feeds = self.joining.filter(|_| present.incomplete.is_none() && present.last() == node);
+        ServiceWord { configuration: present.clone(), lease, feeds }
+    }
+
+    /// What is to be decided now, if anything. To be asked again and again; the same may be proposed more than once.
+    pub fn decide(&mut self, now: Time, record: &EpochRecord) -> Option<EpochDecision> {
+        if record.presider() != self.id {
+            // Once another one has presided it knows nothing of the leases that were granted meanwhile.
+            return (!self.has_presided).then_some(EpochDecision::Presides(self.id));
+        }
+        self.has_presided = true;
+        self.follow(now, record);
+        let present = record.present();
+        if self.is_activated && record.complete().len() < present.members.len() {
+            return Some(EpochDecision::Activated(present.epoch));
+        }
+        self.forget_old_words(now);
+        let staying = self.who_stays(now, record);
+        self.leaving = present.members.iter().filter(|member| !staying.contains(member)).copied().collect();
+        if !self.leaving.is_empty() {
+            let is_collected = self.blocked_since.is_some_and(|since| now.since_us(since) >= self.settings.collect_us);
+            let leases_are_over = self.leaving.iter().all(|node| self.holds_no_lease(*node, now));
+            return (is_collected && leases_are_over).then(|| self.next(record, staying));
+        }
+        if self.first_restarted {
+            return Some(self.next(record, staying));
+        }
+        let newcomer = self.caught_up.filter(|newcomer| {
+            Some(*newcomer) == self.joining && present.incomplete.is_none() && staying.len() < EPOCH_MEMBERS_MAX
+        })?;
+        Some(self.next(record, staying.into_iter().chain([newcomer]).collect()))
+    }
+
+    /// Whether another one has taken over since it presided: then its host needs a new one.
+    pub fn is_over(&self, record: &EpochRecord) -> bool {
+        self.has_presided && record.presider() != self.id
+    }
+
+    fn next(&self, record: &EpochRecord, members: Vec<NodeId>) -> EpochDecision {
+        let present = record.present();
+        let incomplete = members.iter().copied().find(|node| !record.complete().contains(node));
+        let configuration = EpochConfiguration { epoch: present.epoch.next(), kind: present.kind, members, incomplete };
+        EpochDecision::Next { presider: self.id, configuration }
+    }
+
+    /// Forgets what was about an epoch that is over.
+    fn follow(&mut self, now: Time, record: &EpochRecord) {
+        let present = record.present();
+        if present.epoch == self.epoch {
+            return;
+        }
+        for gone in self.members.iter().filter(|node| !present.is_member(**node)) {
+            let (times, at) = self.removed.get(&gone.name).copied().unwrap_or((0, now));
+            let times = if now.since_us(at) < REMOVALS_COUNT_US { times } else { 0 };
+            self.removed.insert(gone.name, (times.saturating_add(1), now));
+        }
+        (self.epoch, self.members) = (present.epoch, present.members.clone());
+        self.blocked.clear();
+        self.blocked_since = None;
+        self.leaving.clear();
+        (self.is_activated, self.first_restarted, self.caught_up) = (false, false, None);
+        self.joining = self.joining.filter(|node| !has_its_place(present, *node));
+    }
+
+    fn forget_old_words(&mut self, now: Time) {
+        let alive_us = self.settings.alive_us;
+        self.blocked.retain(|_, said_at| now.since_us(*said_at) < alive_us);
+        if self.blocked.is_empty() {
+            self.blocked_since = None;
+        }
+    }
+
+    fn is_there(&self, node: NodeId, now: Time) -> bool {
+        self.heard.get(&node).is_some_and(|at| now.since_us(*at) < self.settings.alive_us)
+    }
+
+    /// The members that are to go on, in their order. All of them if there is nothing better.
+    fn who_stays(&self, now: Time, record: &EpochRecord) -> Vec<NodeId> {
+        let members = &record.present().members;
+        if self.blocked.is_empty() {
+            return members.clone();
+        }
+        let holds = |set: usize, node: &NodeId| {
+            members.iter().position(|member| member == node).is_some_and(|place| set & (1 << place) != 0)
+        };
+        let in_set = |set: usize| members.iter().enumerate().filter(move |(place, _)| set & (1 << place) != 0);
+        let is_sound = |set: &usize| {
+            let hear_each_other = self.blocked.keys().all(|(who, by)| !(holds(*set, who) && holds(*set, by)));
+            let has_history =
+                in_set(*set).any(|(_, node)| record.complete().contains(node) && self.is_there(*node, now));
+            hear_each_other && has_history
+        };
+        let worth = |set: &usize| {
+            let there = in_set(*set).filter(|(_, node)| self.is_there(**node, now)).count();
+            // Of equal ones the one whose members come first.
+            (there, in_set(*set).count(), set & 1, std::cmp::Reverse(*set))
+        };
+        let all = 1_usize << members.len();
+        match (1..all).filter(is_sound).max_by_key(worth) {
+            Some(best) => in_set(best).map(|(_, node)| *node).collect(),
+            // No complete member is there: the group waits for one.
+            None => members.clone(),
+        }
+    }
+
+    /// A lease for a member that asked for it in this epoch.
+    fn grant(&mut self, now: Time, record: &EpochRecord, node: NodeId, epoch: Term) -> Option<u64> {
+        let belongs = record.is_member_since(node, epoch) && record.complete().contains(&node);
+        if !belongs || self.leaving.contains(&node) || record.presider() != self.id {
+            return None;
+        }
+        self.granted_until.insert(node, now.plus_us(self.settings.lease_over_us()));
+        Some(LEASE_MAX_US)
+    }
+
+    fn holds_no_lease(&self, node: NodeId, now: Time) -> bool {
+        let of_former = self.began_at.plus_us(self.settings.lease_over_us());
+        now >= self.granted_until.get(&node).map_or(of_former, |until| of_former.max(*until))
+    }
+
+    fn look_for_newcomers(&mut self, now: Time, present: &EpochConfiguration) {
+        if self.joining.is_some_and(|node| !self.is_there(node, now)) {
+            (self.joining, self.caught_up) = (None, None);
+        }
+        if self.joining.is_none() {
+            let may_join = |node: &NodeId| {
+                self.is_there(*node, now) && !has_its_place(present, *node) && self.has_paused(*node, now)
+            };
+            self.joining = self.heard.keys().copied().find(may_join);
+        }
+        let (heard, alive_us) = (&mut self.heard, self.settings.alive_us);
+        heard.retain(|node, at| present.is_member(*node) || now.since_us(*at) < alive_us);
+    }
+
+    fn has_paused(&self, node: NodeId, now: Time) -> bool {
+        let Some((times, at)) = self.removed.get(&node.name) else { return true };
+        let doublings = times.saturating_sub(1).min(16);
+        now.since_us(*at) >= (self.settings.pause_us << doublings).min(PAUSE_MAX_US)
+    }
+}
+
+/// Whether a node, or another incarnation of its replica, is a member.
+fn has_its_place(present: &EpochConfiguration, node: NodeId) -> bool {
+    present.members.iter().any(|member| member.name == node.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::EntryId;
+    use crate::epoch::EpochKind;
+
+    const MS: u64 = 1000;
+
+    fn node(name: u16) -> NodeId {
+        NodeId::new(name, 1)
+    }
+
+    /// A record, its arbiter, and the time.
+    struct Table {
+        record: EpochRecord,
+        arbiter: Arbiter,
+        now: Time,
+    }
+
+    impl Table {
+        fn new(members: u16) -> Table {
+            let record = EpochRecord::found(EpochKind::Active, (0..members).map(node).collect());
+            let mut table = Table {
+                record,
+                arbiter: Arbiter::new(ArbiterSettings::default(), PresiderId(1), Time(0)),
+                now: Time(0),
+            };
+            table.decide().expect("it presides");
+            // Whatever a former arbiter granted is over.
+            table.now = Time(1000 * MS);
+            table
+        }
+
+        fn says(&mut self, who: u16, reports: Vec<Report>) -> ServiceWord {
+            let epoch = self.record.present().epoch;
+            let report = MemberReport { node: node(who), epoch, last: EntryId::ZERO, reports };
+            self.arbiter.hear(self.now, &self.record, &report)
+        }
+
+        fn blocked(&mut self, who: u16, by: u16) {
+            let epoch = self.record.present().epoch;
+            self.says(who, vec![Report::Blocked { epoch, by: node(by), last: EntryId::ZERO }]);
+        }
+
+        fn wants_lease(&mut self, who: u16) -> Option<LeaseGrant> {
+            let epoch = self.record.present().epoch;
+            self.says(who, vec![Report::LeaseWanted { epoch, asked_at: Time(7) }]).lease
+        }
+
+        /// The members once a decision was applied, if there was one.
+        fn decide(&mut self) -> Option<Vec<u16>> {
+            let decision = self.arbiter.decide(self.now, &self.record)?;
+            self.record.apply(&decision).unwrap_or_else(|error| panic!("{decision:?}: {error}"));
+            self.arbiter.follow(self.now, &self.record);
+            Some(self.record.present().members.iter().map(|member| member.name.0).collect())
+        }
+
+        fn after(&mut self, ms: u64) -> &mut Table {
+            self.now = self.now.plus_us(ms * MS);
+            self
+        }
+    }
+
+    // covers K16
+    #[test]
+    fn dead_first_of_two_is_removed_and_a_cut_between_two_leaves_the_first() {
+        let mut table = Table::new(2);
+        table.says(0, Vec::new());
+        table.after(600).blocked(1, 0);
+        assert_eq!(table.decide(), None, "it is collected first");
+        table.after(200).blocked(1, 0);
+        assert_eq!(table.decide(), Some(vec![1]));
+
+        let mut table = Table::new(2);
+        table.blocked(0, 1);
+        table.blocked(1, 0);
+        table.after(200);
+        table.blocked(0, 1);
+        table.blocked(1, 0);
+        assert_eq!(table.decide(), Some(vec![0]), "in a tie the set with the first");
+    }
+
+    // covers K5
+    #[test]
+    fn dead_head_is_removed_though_only_the_one_after_it_says_so() {
+        let mut table = Table::new(3);
+        table.after(600).blocked(1, 0);
+        table.says(2, Vec::new());
+        table.after(200).blocked(1, 0);
+        table.says(2, Vec::new());
+        assert_eq!(table.decide(), Some(vec![1, 2]));
+    }
+
+    // covers K11 K16
+    #[test]
+    fn member_that_only_the_service_does_not_hear_stays() {
+        let mut table = Table::new(3);
+        for _ in 0..20 {
+            table.after(100);
+            table.says(0, Vec::new());
+            table.says(1, Vec::new());
+            assert_eq!(table.decide(), None);
+        }
+        // Now the first does not hear the third either, which is there, though.
+        table.blocked(0, 2);
+        table.says(2, Vec::new());
+        table.after(200).blocked(0, 2);
+        table.says(1, Vec::new());
+        table.says(2, Vec::new());
+        assert_eq!(table.decide(), Some(vec![0, 1]));
+    }
+
+    // covers K10
+    #[test]
+    fn last_complete_member_is_waited_for_even_if_only_a_newcomer_is_there() {
+        let mut table = Table::new(1);
+        table.says(0, Vec::new());
+        table.says(5, Vec::new());
+        let word = table.says(0, Vec::new());
+        assert_eq!(word.feeds, Some(node(5)));
+        table.says(0, vec![Report::CaughtUp { epoch: Term(1), newcomer: node(5) }]);
+        assert_eq!(table.decide(), Some(vec![0, 5]));
+        assert_eq!(table.record.present().incomplete, Some(node(5)));
+        table.after(600).blocked(5, 0);
+        table.after(250).blocked(5, 0);
+        assert_eq!(table.decide(), None);
+    }
+
+    // covers K2
+    #[test]
+    fn removal_waits_until_the_last_lease_is_over_and_no_more_are_granted() {
+        let mut table = Table::new(3);
+        assert!(table.wants_lease(2).is_some());
+        table.blocked(0, 2);
+        assert_eq!(table.decide(), None);
+        assert_eq!(table.wants_lease(2), None, "it is to leave");
+        assert!(table.wants_lease(1).is_some());
+        table.after(250).blocked(0, 2);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), None, "collected, and its lease lasts");
+        table.after(60).blocked(0, 2);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), Some(vec![0, 1]));
+    }
+
+    // covers K2 K8
+    #[test]
+    fn fresh_arbiter_takes_it_that_everyone_was_granted_a_lease() {
+        let mut table = Table::new(3);
+        assert!(table.wants_lease(2).is_some());
+        table.arbiter = Arbiter::new(ArbiterSettings::default(), PresiderId(2), table.now);
+        assert_eq!(table.wants_lease(2), None, "it does not preside yet");
+        table.decide();
+        table.blocked(0, 2);
+        table.after(250).blocked(0, 2);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), None);
+        table.after(60).blocked(0, 2);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), Some(vec![0, 1]));
+    }
+
+    // covers K8
+    #[test]
+    fn arbiter_that_was_succeeded_neither_presides_again_nor_grants() {
+        let mut table = Table::new(2);
+        table.decide();
+        assert!(!table.arbiter.is_over(&table.record));
+        table.record.apply(&EpochDecision::Presides(PresiderId(9))).unwrap();
+        assert!(table.arbiter.is_over(&table.record));
+        assert_eq!((table.decide(), table.wants_lease(1)), (None, None));
+    }
+
+    // covers K9 K18
+    #[test]
+    fn first_that_restarted_gets_a_new_epoch_with_the_same_members() {
+        let mut table = Table::new(3);
+        let restarted = |epoch| vec![Report::FirstRestarted { epoch, last: EntryId::ZERO }];
+        table.says(1, restarted(Term(1)));
+        assert_eq!(table.decide(), None, "it is not the first that says so");
+        table.says(0, restarted(Term(1)));
+        assert_eq!(table.decide(), Some(vec![0, 1, 2]));
+        assert_eq!(table.record.present().epoch, Term(2));
+        table.says(0, restarted(Term(1)));
+        assert_eq!(table.decide(), None, "of an epoch that is over");
+    }
+
+    // covers K7
+    #[test]
+    fn removed_member_pauses_before_it_joins_again_and_twice_as_long_the_next_time() {
+        let mut table = Table::new(2);
+        for pause_ms in [1000, 2000] {
+            table.after(700).blocked(0, 1);
+            table.after(200).blocked(0, 1);
+            table.decide().expect("a removal");
+            let epoch = table.record.present().epoch;
+            table.after(pause_ms - 100);
+            table.says(1, Vec::new());
+            assert_eq!(table.says(0, Vec::new()).feeds, None);
+            table.after(200);
+            table.says(1, Vec::new());
+            assert_eq!(table.says(0, Vec::new()).feeds, Some(node(1)));
+            table.says(0, vec![Report::CaughtUp { epoch, newcomer: node(1) }]);
+            assert_eq!(table.decide(), Some(vec![0, 1]));
+            assert_eq!(table.wants_lease(1), None, "it is incomplete");
+            let epoch = table.record.present().epoch;
+            table.says(0, vec![Report::Activated { epoch }]);
+            assert_eq!(table.decide(), Some(vec![0, 1]));
+            assert!(table.wants_lease(1).is_some());
+        }
+    }
+}
