@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use madkv_proto::control::{
-    AgentReport, ControlReply, ControlRequest, SETTING_NAME_MAX_BYTES, SETTING_VALUE_MAX_BYTES,
+    AgentReport, ControlReply, ControlRequest, EXCHANGE_MAX_BYTES, SETTING_NAME_MAX_BYTES, SETTING_VALUE_MAX_BYTES,
 };
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::settings;
+use smr::codec;
+use smr::epoch_service::MemberReport;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{Outcome, ReplicaHandle, ReplyTo, Request, Submit};
 use smr_service::listener::Backend;
 use tokio::runtime::Handle;
 
+use crate::epochs::{EpochService, report_of};
 use crate::heard::Heard;
 use crate::lead::now_unix_ms;
 use crate::state::{Command, Query, Reply, encode};
@@ -26,12 +29,18 @@ pub struct ManagerBackend {
     /// The highest epoch of a map that left here.
     epoch: AtomicU64,
     heard: Arc<Heard>,
+    epochs: Arc<EpochService>,
 }
 
 impl ManagerBackend {
     /// A listener to `replica`.
-    pub fn new(replica: ReplicaHandle, runtime: Handle, heard: Arc<Heard>) -> ManagerBackend {
-        ManagerBackend { replica, runtime, epoch: AtomicU64::new(0), heard }
+    pub fn new(
+        replica: ReplicaHandle,
+        runtime: Handle,
+        heard: Arc<Heard>,
+        epochs: Arc<EpochService>,
+    ) -> ManagerBackend {
+        ManagerBackend { replica, runtime, epoch: AtomicU64::new(0), heard, epochs }
     }
 }
 
@@ -57,6 +66,19 @@ impl Backend for ManagerBackend {
                 let (replica, heard) = (self.replica.clone(), Arc::clone(&self.heard));
                 // As many at a time as requests may be under way on the connections.
                 self.runtime.spawn(async move { reply.send(take_report(&replica, &heard, report).await) });
+            }
+            Ok(Asked::Exchange { partition, report }) => {
+                let (replica, epochs) = (self.replica.clone(), Arc::clone(&self.epochs));
+                self.runtime.spawn(async move {
+                    let outcome = match epochs.exchange(&replica, partition, &report).await {
+                        Ok(word) => {
+                            let word = word.map(|word| codec::encode(&word).into());
+                            Outcome::Answer(codec::encode(&Reply::Control(ControlReply::Word(word))).into())
+                        }
+                        Err(outcome) => outcome,
+                    };
+                    reply.send(outcome);
+                });
             }
             Err(body) => return Some(body),
         }
@@ -108,6 +130,13 @@ pub enum Asked {
     One(Request),
     /// An agent's report.
     Report(AgentReport),
+    /// The report of a member of a group whose members are named here.
+    Exchange {
+        /// Its partition.
+        partition: u16,
+        /// The report.
+        report: MemberReport,
+    },
 }
 
 /// What to ask of the replica, or the answer that needs no replica.
@@ -162,5 +191,13 @@ fn control(request: &[u8]) -> Result<Asked, String> {
         }
         ControlRequest::Change { partition } => Request::Read { query: encode(&Query::Change { partition }) },
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
+        // They never change once there is a map.
+        ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },
+        ControlRequest::Exchange { partition, report } => {
+            if report.len() > EXCHANGE_MAX_BYTES {
+                return Err(format!("a report of {} bytes; {EXCHANGE_MAX_BYTES} are possible", report.len()));
+            }
+            return Ok(Asked::Exchange { partition, report: report_of(&report)? });
+        }
     }))
 }

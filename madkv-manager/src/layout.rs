@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use madkv_proto::control::ControlReply;
+use smr::epoch::GroupKind;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr_service::address::are_same;
 use smr_service::args::BadArgument;
@@ -29,8 +31,20 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
                 let fits = map.partitions.iter().all(|partition| partition.servers.len() == plan.server_rf);
                 let server_rf = map.partitions.first().map_or(0, |partition| partition.servers.len());
                 let servers: Vec<String> = map.partitions.into_iter().flat_map(|part| part.servers).collect();
-                if fits && are_same(&servers, &plan.servers) {
+                let kinds = ask(&replica, Request::LocalRead { query: encode(&Query::Kinds) }).await;
+                let Some(Reply::Control(ControlReply::Kinds(kinds))) = kinds else { continue };
+                let planned = |at: usize| plan.kinds.get(at).or(plan.kinds.first()).copied();
+                let are_kinds = kinds.iter().enumerate().all(|(at, kind)| planned(at) == Some(*kind));
+                if fits && are_kinds && are_same(&servers, &plan.servers) {
                     return Ok(());
+                }
+                if fits && !are_kinds && are_same(&servers, &plan.servers) {
+                    let kinds: Vec<String> = kinds.iter().map(GroupKind::to_string).collect();
+                    return Err(BadArgument(format!(
+                        "--protocol: the cluster was founded with groups of other kinds, which stay; start it with \
+                         --protocol {}",
+                        kinds.join(",")
+                    )));
                 }
                 let servers = servers.join(",");
                 return Err(BadArgument(format!(
@@ -40,7 +54,13 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
                 )));
             }
             let servers = plan.servers.clone();
-            let layout = Command::Layout { cluster, server_rf: plan.server_rf as u64, servers };
+            let server_rf = plan.server_rf as u64;
+            // Where it can be said in the words of older builds it is.
+            let layout = if plan.kinds.iter().all(|kind| *kind == GroupKind::Raft) {
+                Command::Layout { cluster, server_rf, servers }
+            } else {
+                Command::LayoutOfKinds { cluster, server_rf, servers, kinds: plan.kinds.clone() }
+            };
             // Only the leader can. What came of it shows in the map.
             ask(&replica, Request::Idempotent { command: encode(&layout) }).await;
         }

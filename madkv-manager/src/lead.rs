@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use madkv_proto::control::ControlReply;
 use madkv_proto::map::ClusterMap;
 use madkv_proto::settings::{GFD_HEARTBEAT_FREQ, definition};
+use smr::epoch::GroupKind;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Role, ServiceState};
 use smr_service::log_sink;
@@ -70,14 +71,15 @@ pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
 }
 
 /// The term in which this replica leads, if it does.
-async fn term_of_lead(replica: &ReplicaHandle) -> Option<u64> {
+pub(crate) async fn term_of_lead(replica: &ReplicaHandle) -> Option<u64> {
     let asked = tokio::time::timeout(Duration::from_millis(ANSWER_MS), replica.ask(Request::Status)).await;
     let Ok(Some(Outcome::Status(status))) = asked else { return None };
     let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
     leads.then_some(status.term.0)
 }
 
-async fn ask(replica: &ReplicaHandle, request: Request) -> Option<Reply> {
+/// The replica's answer, if it is one of its state.
+pub(crate) async fn ask(replica: &ReplicaHandle, request: Request) -> Option<Reply> {
     match tokio::time::timeout(Duration::from_millis(ANSWER_MS), replica.ask(request)).await {
         Ok(Some(Outcome::Answer(answer))) => Some(Reply::decode(&answer)),
         Ok(Some(outcome)) => {
@@ -88,7 +90,8 @@ async fn ask(replica: &ReplicaHandle, request: Request) -> Option<Reply> {
     }
 }
 
-async fn propose(replica: &ReplicaHandle, command: &Command) {
+/// Proposes a command. What comes of it shows in the state.
+pub(crate) async fn propose(replica: &ReplicaHandle, command: &Command) {
     if let Some(Reply::Control(ControlReply::Refused(why))) =
         ask(replica, Request::Idempotent { command: encode(command) }).await
     {
@@ -162,6 +165,10 @@ impl Lead {
         let seen_places: BTreeSet<Place> = view.replicas.iter().map(|seen| seen.place).collect();
         self.phases.retain(|place, _| seen_places.contains(place));
         for (partition, group) in (0..).zip(&view.groups) {
+            // There the members go and come by epochs, and agents relaunch them by themselves.
+            if group.kind != GroupKind::Raft {
+                continue;
+            }
             let mut replicas = Vec::new();
             for seen in view.replicas.iter().filter(|seen| seen.place.0 == partition) {
                 let phase = Phase::of(&seen.condition);

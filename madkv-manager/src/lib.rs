@@ -4,6 +4,7 @@
 //! - [`state`]: the replicated state: cluster map and registrations, hosts and members, settings, events.
 //! - [`backend`]: what a client or server may ask.
 //! - [`layout`]: the cluster's layout, proposed once.
+//! - [`epochs`]: names the members of groups that are not of kind raft.
 //! - [`lead`], [`heard`]: what the manager that leads does besides: the global fault detector, and what follows.
 //! - [`rm`], [`readmit`]: the replication manager: what is to be done for a replica that has failed, and doing it.
 //! - [`scale`]: sees to changes of groups that operators want.
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod epochs;
 pub mod heard;
 pub mod layout;
 pub mod lead;

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use madkv_proto::limits;
-use madkv_proto::map::check_layout;
+use madkv_proto::map::check_layout_of_kinds;
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 use smr::status::ReadMode;
 use smr_service::args::{self, BadArgument};
 use smr_service::http::HttpFlags;
@@ -34,6 +35,10 @@ pub struct Options {
     /// Replicas of each partition.
     #[arg(long = "server_rf", allow_negative_numbers = true)]
     pub server_rf: usize,
+    /// How the groups are kept in step: raft, chain, active or passive; one for all partitions, or one for each,
+    /// separated by commas. Chosen once. Kinds other than raft allow even numbers of replicas.
+    #[arg(long = "protocol", value_delimiter = ',', default_value = "raft")]
+    pub protocol: Vec<GroupKind>,
     /// Where the servers listen for clients: host:port, separated by commas, by partition first, then by replica.
     #[arg(long = "server_addrs")]
     pub server_addrs: String,
@@ -77,6 +82,8 @@ pub struct Plan {
     pub peers: Vec<(u16, String)>,
     /// Replicas of each partition; fits `servers`.
     pub server_rf: usize,
+    /// The kinds of the groups: one for all, or one for each.
+    pub kinds: Vec<GroupKind>,
     /// The servers, by partition first.
     pub servers: Vec<String>,
     /// The directory.
@@ -110,14 +117,18 @@ impl Options {
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         let servers = args::addresses("--server_addrs", &self.server_addrs)?;
-        check_layout(self.server_rf, &servers)
-            .map_err(|error| BadArgument(format!("--server_rf, --server_addrs: {error}")))?;
+        if let Some(kind) = self.protocol.iter().find(|kind| kind.epochs().is_some_and(|kind| !kind.all_apply())) {
+            return Err(BadArgument(format!("--protocol: groups of kind {kind} cannot be served by this build")));
+        }
+        check_layout_of_kinds(self.server_rf, &servers, &self.protocol)
+            .map_err(|error| BadArgument(format!("--server_rf, --server_addrs, --protocol: {error}")))?;
         Ok(Plan {
             replica: self.replica_id,
             man_listen,
             p2p_listen,
             peers,
             server_rf: self.server_rf,
+            kinds: self.protocol,
             servers,
             directory: self.backer_path,
             log_engine: self.log_engine,

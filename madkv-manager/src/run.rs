@@ -15,6 +15,7 @@ use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
 
 use crate::backend::ManagerBackend;
+use crate::epochs::EpochService;
 use crate::heard::Heard;
 use crate::layout;
 use crate::lead;
@@ -60,7 +61,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let replica = opened.run(None, None, ManagerState::default())?;
     end_with(runtime.handle(), replica.clone());
     let heard = Arc::new(Heard::default());
-    let backend = Arc::new(ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard)));
+    let epochs = Arc::new(EpochService::new(plan.reads.1));
+    let backend = ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard), epochs.clone());
+    let backend = Arc::new(backend);
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), listener, backend, limits, meter)
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
@@ -75,6 +78,10 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     }
     runtime.spawn(lead::run(replica.clone(), heard, plan.trace_messages));
     runtime.spawn(scale::run(replica.clone()));
+    runtime.spawn({
+        let replica = replica.clone();
+        async move { epochs.run(replica).await }
+    });
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(serve_until_signal(signals, listener, replica));

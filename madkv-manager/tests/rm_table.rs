@@ -68,6 +68,7 @@ fn case(size: u16) -> Case {
     };
     Case {
         group: GroupView {
+            kind: smr::epoch::GroupKind::Raft,
             size,
             is_founded: true,
             members: (0..size).collect(),

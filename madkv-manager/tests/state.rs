@@ -7,7 +7,8 @@ use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
 use smr::codec;
-use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index};
+use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index, Term};
+use smr::epoch_service::EpochDecision;
 use smr::id::{ClusterId, Disqualified, Incarnation, NodeId, StartTrail};
 use smr::state_machine::{Answer, Image, StateMachine};
 
@@ -434,22 +435,26 @@ proptest! {
 // covers D16
 #[test]
 fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
-    let error = ManagerState::restore(&mut &[3, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
-    assert_eq!(error, "an image of version 3, this build reads versions 1 to 2");
+    let error = ManagerState::restore(&mut &[4, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
+    assert_eq!(error, "an image of version 4, this build reads versions 1 to 3");
 }
 
 // covers L20
 #[test]
-fn command_kinds_of_this_build_are_of_version_1_and_2_and_others_unknown() {
+fn command_kinds_of_this_build_are_of_versions_1_to_3_and_others_unknown() {
     for kind in 0..4u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
     }
     for kind in 4..12u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(2), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&12u32.to_le_bytes()), None);
-    let last = encode(&Command::ChangeEnded { partition: 0, id: 1, refused: None, at_unix_ms: 1 });
-    assert_eq!(last[..4], 11u32.to_le_bytes(), "the last kind");
+    for kind in 12u32..14 {
+        assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(3), "{kind}");
+    }
+    assert_eq!(ManagerState::command_version(&14u32.to_le_bytes()), None);
+    let decision = EpochDecision::Activated(Term(2));
+    let last = encode(&Command::DecideEpoch { partition: 0, decision, at_unix_ms: 1 });
+    assert_eq!(last[..4], 13u32.to_le_bytes(), "the last kind");
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smr::codec;
+use smr::epoch::GroupKind;
 use smr::id::Incarnation;
 
 use crate::map::{PARTITIONS_MAX, REPLICAS_MAX};
@@ -32,6 +33,9 @@ pub const EVENTS_PER_ANSWER_MAX: usize = 256;
 pub const SETTING_NAME_MAX_BYTES: usize = 64;
 /// The longest value of a setting as it is written, in bytes.
 pub const SETTING_VALUE_MAX_BYTES: usize = 64;
+
+/// The longest report of a member to its configuration service, in bytes.
+pub const EXCHANGE_MAX_BYTES: usize = 4 << 10;
 
 /// A question to a manager, or a wish.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +81,16 @@ pub enum ControlRequest {
         /// The partition.
         partition: u16,
     },
+    /// The kinds of all groups. Any manager replica answers, from what it has applied: they never change.
+    Kinds,
+    /// A replica of a group whose members the manager decides on says how it is, and asks what was decided. Answered
+    /// with [`ControlReply::Word`] by the manager that leads.
+    Exchange {
+        /// The partition.
+        partition: u16,
+        /// A `smr::epoch_service::MemberReport`, as bytes; at most [`EXCHANGE_MAX_BYTES`].
+        report: Bytes,
+    },
 }
 
 /// Where a replica is.
@@ -118,6 +132,10 @@ pub enum ControlReply {
     Refused(String),
     /// How the changes of a group are.
     Change(ChangeReport),
+    /// The kinds of all groups, by partition; empty while there is no map.
+    Kinds(Vec<GroupKind>),
+    /// What was decided: a `smr::epoch_service::ServiceWord`, as bytes. `None` if no one can say now.
+    Word(Option<Bytes>),
 }
 
 /// How a host is, by its agent.

@@ -4,6 +4,7 @@
 //! lower epoch (fault catalogue G2).
 
 use serde::{Deserialize, Serialize};
+use smr::epoch::GroupKind;
 use smr::id::ClusterId;
 use smr_service::address::{are_same, is_same};
 
@@ -59,6 +60,20 @@ pub enum BadLayout {
         /// Replication factor given.
         server_rf: usize,
     },
+    /// A replication factor that is not one of 1 to 9, of groups that are not of kind raft.
+    #[error("replication factor {server_rf}; 1 to 9 are possible")]
+    ReplicationFactorOfEpochs {
+        /// Replication factor given.
+        server_rf: usize,
+    },
+    /// There are not as many kinds as groups.
+    #[error("{kinds} kinds of groups for {partitions} partitions; one for all, or one for each, is possible")]
+    Kinds {
+        /// Kinds given.
+        kinds: usize,
+        /// Partitions that result.
+        partitions: usize,
+    },
     /// An address stands in the list twice.
     #[error("server address {address} is given twice")]
     Doubled {
@@ -73,7 +88,20 @@ impl ClusterMap {
     /// # Errors
     /// If the addresses do not fit the replication factor.
     pub fn deal(cluster: ClusterId, server_rf: usize, servers: &[String]) -> Result<ClusterMap, BadLayout> {
-        check_layout(server_rf, servers)?;
+        ClusterMap::deal_to_kinds(cluster, server_rf, servers, &[GroupKind::Raft])
+    }
+
+    /// The same, to groups of these kinds: one for all, or one for each partition.
+    ///
+    /// # Errors
+    /// If the addresses do not fit the replication factor, or the kinds do not fit either.
+    pub fn deal_to_kinds(
+        cluster: ClusterId,
+        server_rf: usize,
+        servers: &[String],
+        kinds: &[GroupKind],
+    ) -> Result<ClusterMap, BadLayout> {
+        check_layout_of_kinds(server_rf, servers, kinds)?;
         let groups: Vec<&[String]> = servers.chunks(server_rf).collect();
         let count = groups.len();
         let border = |number: usize| (usize::from(SLOTS) * number / count) as u16; // at most SLOTS
@@ -120,8 +148,20 @@ impl Partition {
 /// # Errors
 /// What is wrong with them.
 pub fn check_layout(server_rf: usize, servers: &[String]) -> Result<(), BadLayout> {
-    if server_rf > REPLICAS_MAX || server_rf.is_multiple_of(2) {
+    check_layout_of_kinds(server_rf, servers, &[GroupKind::Raft])
+}
+
+/// The same, for groups of these kinds: one for all, or one for each.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_layout_of_kinds(server_rf: usize, servers: &[String], kinds: &[GroupKind]) -> Result<(), BadLayout> {
+    // A majority of an even number survives no more failures than one of the odd number before it.
+    if kinds.contains(&GroupKind::Raft) && (server_rf > REPLICAS_MAX || server_rf.is_multiple_of(2)) {
         return Err(BadLayout::ReplicationFactor { server_rf });
+    }
+    if server_rf == 0 || server_rf > REPLICAS_MAX {
+        return Err(BadLayout::ReplicationFactorOfEpochs { server_rf });
     }
     if !servers.len().is_multiple_of(server_rf) {
         return Err(BadLayout::Uneven { servers: servers.len(), server_rf });
@@ -129,6 +169,9 @@ pub fn check_layout(server_rf: usize, servers: &[String]) -> Result<(), BadLayou
     let partitions = servers.len() / server_rf;
     if partitions == 0 || partitions > PARTITIONS_MAX {
         return Err(BadLayout::Partitions { partitions });
+    }
+    if kinds.len() != 1 && kinds.len() != partitions {
+        return Err(BadLayout::Kinds { kinds: kinds.len(), partitions });
     }
     for (position, address) in servers.iter().enumerate() {
         if servers[..position].iter().any(|other| is_same(other, address)) {
@@ -140,6 +183,8 @@ pub fn check_layout(server_rf: usize, servers: &[String]) -> Result<(), BadLayou
 
 #[cfg(test)]
 mod tests {
+    use smr::epoch::EpochKind;
+
     use super::*;
 
     fn addresses(count: usize) -> Vec<String> {
@@ -171,5 +216,21 @@ mod tests {
         let spelled = ["[::1]:1".to_owned(), "[0::1]:1".to_owned(), "b:1".to_owned()];
         assert!(matches!(check_layout(3, &spelled), Err(BadLayout::Doubled { .. })));
         assert_eq!(check_layout(3, &addresses(6)), Ok(()));
+    }
+
+    #[test]
+    fn check_layout_even_sizes_are_for_groups_with_epochs_alone() {
+        let chain = GroupKind::Epochs(EpochKind::Chain);
+        for server_rf in 1..=REPLICAS_MAX {
+            assert_eq!(check_layout_of_kinds(server_rf, &addresses(2 * server_rf), &[chain]), Ok(()));
+        }
+        for server_rf in [0, REPLICAS_MAX + 1] {
+            let refused = check_layout_of_kinds(server_rf, &addresses(20), &[chain]);
+            assert_eq!(refused, Err(BadLayout::ReplicationFactorOfEpochs { server_rf }));
+        }
+        let refused = check_layout_of_kinds(2, &addresses(4), &[chain, GroupKind::Raft]);
+        assert_eq!(refused, Err(BadLayout::ReplicationFactor { server_rf: 2 }));
+        let refused = check_layout_of_kinds(2, &addresses(6), &[chain, chain]);
+        assert_eq!(refused, Err(BadLayout::Kinds { kinds: 2, partitions: 3 }));
     }
 }

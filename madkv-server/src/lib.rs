@@ -5,6 +5,7 @@
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
+//! - [`service_link`]: the way to the manager where that names the members of the group.
 //! - `agent_link`: what the agent of this host hears of it.
 //! - [`settings`]: what operators change while everything runs.
 //! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
@@ -23,6 +24,7 @@ pub mod options;
 mod packed;
 pub mod register;
 pub mod run;
+pub mod service_link;
 pub mod settings;
 pub mod trace;
 pub mod why;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use madkv_proto::limits;
 use madkv_proto::map::PARTITIONS_MAX;
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 use smr::status::ReadMode;
 use smr_service::args::{self, BadArgument};
 use smr_service::http::HttpFlags;
@@ -25,6 +26,10 @@ pub struct Options {
     /// Number of this replica in its partition, from 0.
     #[arg(long = "replica_id", allow_negative_numbers = true)]
     pub replica_id: u16,
+    /// How the partition's group is kept in step, as the managers were told: raft, chain, active or passive. A directory
+    /// keeps the one that it was made with.
+    #[arg(long = "protocol", default_value = "raft")]
+    pub protocol: GroupKind,
     /// Where the managers' replicas listen: host:port, separated by commas, in replica order.
     #[arg(long = "manager_addrs")]
     pub manager_addrs: String,
@@ -82,6 +87,8 @@ pub struct Plan {
     pub partition: u16,
     /// Number of the replica.
     pub replica: u16,
+    /// The kind of the partition's group.
+    pub kind: GroupKind,
     /// The managers, by replica number.
     pub managers: Vec<String>,
     /// Where to listen for clients.
@@ -137,6 +144,10 @@ impl Options {
             let last = PARTITIONS_MAX - 1;
             return Err(BadArgument(format!("--partition_id: {}; 0 to {last} are possible", self.partition_id)));
         }
+        if self.protocol.epochs().is_some_and(|kind| !kind.all_apply()) {
+            let kind = self.protocol;
+            return Err(BadArgument(format!("--protocol: groups of kind {kind} cannot be served by this build")));
+        }
         let managers = args::addresses("--manager_addrs", &self.manager_addrs)?;
         if managers.is_empty() {
             return Err(BadArgument("--manager_addrs: at least one manager is needed".into()));
@@ -148,7 +159,8 @@ impl Options {
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = match self.join {
             true => args::peers_of_joiner(self.replica_id, &peers)?,
-            false => args::peers_by_id(self.replica_id, p2p_listen, &peers)?,
+            false if self.protocol == GroupKind::Raft => args::peers_by_id(self.replica_id, p2p_listen, &peers)?,
+            false => args::peers_of_any_number(self.replica_id, p2p_listen, &peers)?,
         };
         let advertise = match self.advertise.as_deref().map(|text| args::addresses("--advertise", text)).transpose()? {
             None => None,
@@ -157,6 +169,9 @@ impl Options {
                 Err(_) => return Err(BadArgument("--advertise: two addresses are needed, ADDR,P2P_ADDR".into())),
             },
         };
+        if self.join && self.protocol != GroupKind::Raft {
+            return Err(BadArgument("--join: only groups of kind raft grow".into()));
+        }
         if self.join && advertise.is_none() {
             return Err(BadArgument("--join: needs --advertise, or no one could find this replica".into()));
         }
@@ -164,6 +179,7 @@ impl Options {
         Ok(Plan {
             partition: self.partition_id,
             replica: self.replica_id,
+            kind: self.protocol,
             managers,
             api_listen,
             p2p_listen,

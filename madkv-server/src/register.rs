@@ -11,12 +11,16 @@ use madkv_proto::control::{Announcement, ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
+use smr::epoch::GroupKind;
+use smr::epoch_service::MemberReport;
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use smr::internals::storage::Succession;
-use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply};
+use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, ServiceReply};
 use smr_service::dial::Dialled;
 use smr_service::process::jittered;
 use tokio::runtime::Handle;
+
+use crate::service_link::ServiceLink;
 
 /// How long one manager is waited for, in milliseconds. A commit takes far less; a manager that hangs must not hold us
 /// up.
@@ -227,6 +231,19 @@ impl Registrar {
         }
     }
 
+    /// The kind of the partition's group, as the managers were told; `None` if none of them says so. Those of older
+    /// builds know of none but one.
+    pub async fn kind(&self) -> Option<GroupKind> {
+        match self.round_of(&ClientRequest::Control(ControlRequest::Kinds.encode())).await.ok()? {
+            ClientResponse::Answer(answer) => match ControlReply::decode(&answer).ok()? {
+                ControlReply::Kinds(kinds) => kinds.get(usize::from(self.partition)).copied(),
+                _ => None,
+            },
+            ClientResponse::Refused(_) => Some(GroupKind::Raft),
+            _ => None,
+        }
+    }
+
     async fn round_of(&self, ask: &ClientRequest) -> Result<ClientResponse, String> {
         let mut reason = String::new();
         let mut hops = 0;
@@ -281,11 +298,13 @@ impl Registrar {
     }
 }
 
-/// The managers, as those who record geneses.
-#[derive(Clone, Debug)]
+/// The managers, as those who record geneses, and name the members of some groups.
+#[derive(Clone)]
 pub struct Recorders {
     /// Whom to ask, and for whom.
     pub registrar: Registrar,
+    /// Where members are named.
+    pub link: ServiceLink,
     /// Where to do so.
     pub runtime: Handle,
 }
@@ -294,5 +313,9 @@ impl ConfigurationSource for Recorders {
     fn record_genesis(&self, request: GenesisRequest, reply: GenesisReply) {
         let registrar = self.registrar.clone();
         self.runtime.spawn(async move { reply(registrar.record(request).await) });
+    }
+
+    fn exchange(&self, report: MemberReport, reply: ServiceReply) {
+        self.link.exchange(&report, reply);
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use madkv_proto::map::ClusterMap;
 use smr::entry::Incumbent;
-use smr::epoch::GroupKind;
 use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
 use smr::internals::disk::RealDisk;
 use smr::internals::storage::{Succession, Witness};
 use smr::replica::{Opened, ReplicaHandle, ReplicaOptions};
+use smr_service::args::BadArgument;
 use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
@@ -29,6 +29,7 @@ use crate::joining::{MapFollower, follow, has_lost_place, retire, retired};
 use crate::map::{self, Map};
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
+use crate::service_link::ServiceLink;
 use crate::settings::Follower;
 use crate::trace;
 
@@ -65,7 +66,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         allow_unsynced: plan.allow_unsynced,
         found_anew: plan.found_anew,
         joins: plan.join,
-        kind: GroupKind::Raft,
+        kind: plan.kind,
         reads: plan.reads.0,
         clock_drift_permille: plan.reads.1,
         reports: Arc::new(StderrReports),
@@ -127,6 +128,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         // Durable before the map is: the next start may not ask again.
         opened.exclude(Witness::Recorder)?;
     }
+    let has_answered = verdict.is_some();
     let map = match (verdict, remembered) {
         (Some(Verdict::Disqualified { why, map }), _) => {
             opened = opened.disqualify(why, MANAGER)?;
@@ -149,9 +151,16 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         (None, None) => return Err(Fatal::Failed("no manager has answered".to_owned())),
     };
     check_replica(&map, &plan)?;
+    if has_answered && let Some(kind) = runtime.block_on(registrar.kind()).filter(|kind| *kind != plan.kind) {
+        let (node, given) = (plan.node(), plan.kind);
+        let what = format!("--protocol: {given}; the managers say that the group of {node} is of kind {kind}");
+        return Err(Fatal::Usage(BadArgument(what)));
+    }
 
     let registrar = Registrar { cluster: Some(map.cluster), ..registrar };
-    let recorders = Recorders { registrar: registrar.clone(), runtime: runtime.handle().clone() };
+    let handle = runtime.handle().clone();
+    let link = ServiceLink::new(plan.managers.clone(), Some(map.cluster), plan.partition, handle.clone());
+    let recorders = Recorders { registrar: registrar.clone(), link, runtime: handle };
     let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
     end_with(runtime.handle(), replica.clone());
     if let Some(agent) = &agent {

@@ -143,6 +143,23 @@ pub fn peers_by_id(replica: u16, own_listen: SocketAddr, peers: &[String]) -> Re
             format!("--peer_addrs: {} others make a group of {size}; 1, 3, 5, 7 and 9 are possible", peers.len());
         return Err(BadArgument(what));
     }
+    peers_of_any_number(replica, own_listen, peers)
+}
+
+/// As [`peers_by_id`], for a group that may have an even size.
+///
+/// # Errors
+/// If the group is too large, the replica is not in it, or the replica is among its own peers.
+pub fn peers_of_any_number(
+    replica: u16,
+    own_listen: SocketAddr,
+    peers: &[String],
+) -> Result<Vec<(u16, String)>, BadArgument> {
+    let size = peers.len() + 1;
+    if size > REPLICAS_MAX {
+        let what = format!("--peer_addrs: {} others make a group of {size}; 1 to 9 are possible", peers.len());
+        return Err(BadArgument(what));
+    }
     if usize::from(replica) >= size {
         let last = size - 1;
         let what = format!("--replica_id: {replica} is not among the {size} replicas of the group, 0 to {last}");
@@ -273,6 +290,9 @@ mod tests {
         assert!(peers_by_id(0, listen, &others(&[1, 3])).is_err(), "itself");
         assert!(peers_by_id(0, listen, &others(&[1, 2, 4, 5, 6, 7, 8, 9, 10, 11])).is_err(), "eleven replicas");
         assert_eq!(peers_by_id(0, listen, &[]), Ok(vec![]));
+        assert_eq!(peers_of_any_number(0, listen, &others(&[1])).unwrap().len(), 1, "two replicas");
+        assert!(peers_of_any_number(0, listen, &others(&[1, 3])).is_err(), "itself");
+        assert!(peers_of_any_number(0, listen, &others(&[1, 2, 4, 5, 6, 7, 8, 9, 10])).is_err(), "ten replicas");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use clap::Args;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
+use smr::epoch::GroupKind;
 use smr::status::{ReplicaStatus, Role, ServiceState};
 
 use crate::agents::{AgentPlan, Agents, end_all_of, running_with};
@@ -48,10 +49,27 @@ impl Shape {
     /// # Errors
     /// A line that says what is possible.
     pub fn check(self) -> Result<(), String> {
-        for (name, factor) in [("server_rf", self.server_rf), ("manager_rf", self.manager_rf)] {
-            if !matches!(factor, 1 | 3 | 5 | 7 | 9) {
-                return Err(format!("--{name} {factor}: 1, 3, 5, 7 and 9 are possible"));
-            }
+        self.check_for(&[GroupKind::Raft])
+    }
+
+    /// The same, with partitions' groups of these kinds.
+    ///
+    /// # Errors
+    /// A line that says what is possible.
+    pub fn check_for(self, kinds: &[GroupKind]) -> Result<(), String> {
+        let is_odd = |factor| matches!(factor, 1 | 3 | 5 | 7 | 9);
+        if !is_odd(self.manager_rf) {
+            return Err(format!("--manager_rf {}: 1, 3, 5, 7 and 9 are possible", self.manager_rf));
+        }
+        if kinds.contains(&GroupKind::Raft) && !is_odd(self.server_rf) {
+            return Err(format!("--server_rf {}: 1, 3, 5, 7 and 9 are possible", self.server_rf));
+        }
+        if !(1..=9).contains(&self.server_rf) {
+            return Err(format!("--server_rf {}: 1 to 9 are possible", self.server_rf));
+        }
+        if kinds.len() != 1 && kinds.len() != usize::from(self.partitions) {
+            let (kinds, partitions) = (kinds.len(), self.partitions);
+            return Err(format!("--protocol: {kinds} kinds for {partitions} partitions"));
         }
         if !(1..=50).contains(&self.partitions) {
             return Err(format!("--partitions {}: 1 to 50 are possible", self.partitions));
@@ -409,6 +427,22 @@ impl Cluster {
     pub fn add_server_flags(&mut self, flags: &[OsString]) {
         let servers = self.nodes.iter_mut().filter(|(node, _)| matches!(node, Node::Server { .. }));
         servers.for_each(|(_, process)| process.add_arguments(flags));
+    }
+
+    /// Lets the partitions' groups be of these kinds: one for all, or one for each. Before the first start.
+    pub fn set_kinds(&mut self, kinds: &[GroupKind]) {
+        let all = kinds.iter().map(GroupKind::to_string).collect::<Vec<_>>().join(",");
+        for (node, process) in &mut self.nodes {
+            let kind = match node {
+                Node::Manager(_) => Some(all.clone()),
+                Node::Server { partition, .. } => {
+                    kinds.get(usize::from(*partition)).or(kinds.first()).map(GroupKind::to_string)
+                }
+            };
+            if let Some(kind) = kind {
+                process.add_arguments(&["--protocol".into(), kind.into()]);
+            }
+        }
     }
 
     /// Lets each node answer HTTP on a free port, from its next start on.

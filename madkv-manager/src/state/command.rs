@@ -7,6 +7,8 @@ use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec;
 use smr::entry::{Genesis, GenesisRequest, Incumbent};
+use smr::epoch::GroupKind;
+use smr::epoch_service::{EpochDecision, EpochRecord};
 use smr::id::{ClusterId, Disqualified, Incarnation};
 
 use super::members::Wanted;
@@ -111,18 +113,41 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// As [`Command::Layout`], to groups that are not all of kind raft. Version 3, as all that follow.
+    LayoutOfKinds {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Replicas of each partition.
+        server_rf: u64,
+        /// The servers' addresses, by partition first.
+        servers: Vec<String>,
+        /// One kind for all groups, or one for each.
+        kinds: Vec<GroupKind>,
+    },
+    /// A decision about a group whose members the manager names.
+    DecideEpoch {
+        /// The partition.
+        partition: u16,
+        /// What.
+        decision: EpochDecision,
+        /// As above.
+        at_unix_ms: u64,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
 const COMMAND_KINDS_OF_VERSION_1: u32 = 4;
+/// How many kinds of commands of versions 1 and 2 there are.
+const COMMAND_KINDS_OF_VERSION_2: u32 = 12;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 12;
+const COMMAND_KINDS: u32 = 14;
 
 /// The version in which the kind of a command came: the number that it begins with.
 pub(super) fn version(command: &[u8]) -> Option<u16> {
     match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
         None | Some(0..COMMAND_KINDS_OF_VERSION_1) => Some(1),
-        Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS) => Some(2),
+        Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS_OF_VERSION_2) => Some(2),
+        Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS) => Some(3),
         Some(_) => None,
     }
 }
@@ -154,6 +179,15 @@ pub enum Query {
         /// Its partition.
         partition: u16,
     },
+    /// The kinds of all groups.
+    Kinds,
+    /// What was decided about the members of one group.
+    Epochs {
+        /// Its partition.
+        partition: u16,
+    },
+    /// The same of all groups whose members the manager names.
+    AllEpochs,
 }
 
 /// An answer to either.
@@ -200,6 +234,10 @@ pub enum Reply {
     View(Box<View>),
     /// All changes of groups that are open, by partition.
     Changes(Vec<(u16, Wanted)>),
+    /// What was decided about the members of one group; `None` if it is not founded, or they are not named here.
+    Epochs(Option<Box<EpochRecord>>),
+    /// The same of all groups, by partition.
+    AllEpochs(Vec<(u16, EpochRecord)>),
 }
 
 impl Reply {
@@ -225,7 +263,9 @@ impl Reply {
             Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
             Reply::Control(reply) => ClientResponse::Answer(reply.encode()),
             // These stay inside of the manager.
-            Reply::ReportDiffers | Reply::View(_) | Reply::Changes(_) => ClientResponse::Unknown,
+            Reply::ReportDiffers | Reply::View(_) | Reply::Changes(_) | Reply::Epochs(_) | Reply::AllEpochs(_) => {
+                ClientResponse::Unknown
+            }
         }
     }
 }

@@ -8,12 +8,13 @@ use madkv_proto::control::{
     ADDRESS_MAX_BYTES, DETAIL_MAX_BYTES, EVENT_SUBJECT_MAX_BYTES, EVENT_TEXT_MAX_BYTES, HOST_NAME_MAX_BYTES,
     HOST_REPLICAS_MAX, HOSTS_MAX,
 };
-use madkv_proto::map::ClusterMap;
+use madkv_proto::map::{ClusterMap, PARTITIONS_MAX};
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
 use smr::id::{Incarnation, StartId};
 use smr::state_machine::Image;
 
+use super::epochs::Epochs;
 use super::events::EVENTS_KEPT_MAX;
 use super::registrations::{Founded, ReplicaRecord};
 use super::{Contents, Control, ManagerState, Place};
@@ -23,9 +24,11 @@ const IMAGE_MAX_BYTES: u32 = 1 << 20;
 /// An image of version 1 begins with its length, which is at most [`IMAGE_MAX_BYTES`]. Those of later versions begin
 /// with these bits and their version in the lower 16, and then with their length.
 const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
-/// The version of images that hold more than version 1 can. What version 1 can hold is written in version 1.
-const IMAGE_VERSION: u32 = 2;
-/// The longest image of version 2, in bytes.
+/// The versions of images that hold more than version 1 can: each is written only where the ones before cannot hold
+/// it. 2: hosts, repairs, settings, events. 3: epochs.
+const IMAGE_VERSION_2: u32 = 2;
+const IMAGE_VERSION: u32 = 3;
+/// The longest image of version 2 or 3, in bytes.
 const IMAGE_2_MAX_BYTES: u32 = 4 << 20;
 
 /// About the most that the parts of an image take, in bytes: texts, and 256 bytes for all else.
@@ -33,11 +36,14 @@ const REPLICA_MAX_BYTES: usize = 2 * DETAIL_MAX_BYTES + 256;
 const HOST_MAX_BYTES: usize = HOST_NAME_MAX_BYTES + ADDRESS_MAX_BYTES + 256;
 const EVENT_MAX_BYTES: usize = EVENT_SUBJECT_MAX_BYTES + EVENT_TEXT_MAX_BYTES + 256;
 const WAITING_MAX_BYTES: usize = EVENT_TEXT_MAX_BYTES + 256;
+const EPOCHS_MAX_BYTES: usize = 1024;
 const _: () = assert!(
     IMAGE_MAX_BYTES as usize
         + HOST_REPLICAS_MAX * (REPLICA_MAX_BYTES + WAITING_MAX_BYTES)
         + HOSTS_MAX * HOST_MAX_BYTES
         + EVENTS_KEPT_MAX * EVENT_MAX_BYTES
+        // The epochs of each group.
+        + PARTITIONS_MAX * EPOCHS_MAX_BYTES
         // What was announced and what is wanted, for clients and for peers.
         + HOST_REPLICAS_MAX * (4 * ADDRESS_MAX_BYTES + 256)
         < IMAGE_2_MAX_BYTES as usize
@@ -61,7 +67,7 @@ struct Version1Contents {
 
 impl From<Version1Contents> for Contents {
     fn from(Version1Contents { map, records, founded }: Version1Contents) -> Contents {
-        Contents { map, records, founded, control: Control::default() }
+        Contents { map, records, founded, ..Contents::default() }
     }
 }
 
@@ -92,6 +98,11 @@ impl Contents {
         let (first, control): (Version1Contents, Control) = codec::decode(bytes)?;
         Ok(Contents { control, ..first.into() })
     }
+
+    fn decode_3(bytes: &[u8]) -> Result<Contents, CodecError> {
+        let (first, control, epochs): (Version1Contents, Control, Epochs) = codec::decode(bytes)?;
+        Ok(Contents { control, epochs, ..first.into() })
+    }
 }
 
 impl ManagerState {
@@ -120,7 +131,11 @@ impl ManagerState {
         }
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
-        let contents = if version == IMAGE_VERSION { Contents::decode_2(&bytes) } else { Contents::decode(&bytes) };
+        let contents = match version {
+            IMAGE_VERSION => Contents::decode_3(&bytes),
+            IMAGE_VERSION_2 => Contents::decode_2(&bytes),
+            _ => Contents::decode(&bytes),
+        };
         let contents = contents.map_err(|error| invalid(error.to_string()))?;
         Ok(ManagerState { contents: Arc::new(contents) })
     }
@@ -128,13 +143,16 @@ impl ManagerState {
 
 impl Image for ManagerState {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        let Contents { map, records, founded, control } = &*self.contents;
+        let Contents { map, records, founded, control, epochs } = &*self.contents;
         let first = Version1 { map, records, founded };
-        let bytes = if *control == Control::default() {
-            codec::encode(&first)
-        } else {
+        let bytes = if *epochs != Epochs::default() {
             output.write_all(&(IMAGE_VERSION_MARK | IMAGE_VERSION).to_le_bytes())?;
+            codec::encode(&(first, control, epochs))
+        } else if *control != Control::default() {
+            output.write_all(&(IMAGE_VERSION_MARK | IMAGE_VERSION_2).to_le_bytes())?;
             codec::encode(&(first, control))
+        } else {
+            codec::encode(&first)
         };
         let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         output.write_all(&len.to_le_bytes())?;

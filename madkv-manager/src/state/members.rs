@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use madkv_proto::control::{ADDRESS_MAX_BYTES, Announcement, ChangeReport, ControlReply};
 use madkv_proto::map::{ClusterMap, REPLICAS_MAX};
 use serde::{Deserialize, Serialize};
+use smr::epoch::GroupKind;
 use smr_service::address::is_same;
 
 use super::{ManagerState, Place};
@@ -94,12 +95,22 @@ impl ManagerState {
         ControlReply::Done
     }
 
+    /// Why operators cannot change a group, if they cannot.
+    fn cannot_change(&self, partition: u16) -> Option<String> {
+        let kind = self.kind(partition);
+        let why = format!("groups of kind {kind} keep the replicas that they were laid out with");
+        (kind != GroupKind::Raft).then_some(why)
+    }
+
     /// An operator wants this many replicas.
     pub(super) fn scale(&mut self, partition: u16, replicas: u16, at_unix_ms: u64) -> ControlReply {
         let present = match self.servers(partition) {
             Ok(servers) => servers,
             Err(why) => return ControlReply::Refused(why),
         };
+        if let Some(why) = self.cannot_change(partition) {
+            return ControlReply::Refused(why);
+        }
         let name = group(partition);
         let count = usize::from(replicas);
         if count == 0 {
@@ -132,6 +143,9 @@ impl ManagerState {
     /// A replica is to be found somewhere else.
     pub(super) fn relocate(&mut self, place: Place, server: String, peer: String, at_unix_ms: u64) -> ControlReply {
         let (partition, replica) = place;
+        if let Some(why) = self.cannot_change(partition) {
+            return ControlReply::Refused(why);
+        }
         let mut servers = match self.servers(partition) {
             Ok(servers) => servers,
             Err(why) => return ControlReply::Refused(why),

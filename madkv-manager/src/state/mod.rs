@@ -9,11 +9,13 @@
 //! - [`watch`]: hosts, and how their replicas are; who is a member of its group.
 //! - [`repairs`]: what is being done for replicas that have failed.
 //! - [`members`]: which replicas each group is to have, and where.
+//! - [`epochs`]: the kinds of groups, and who the members are of those that are not Raft's.
 //! - [`settings`], [`events`]: what operators have changed, and what was decided.
 //! - [`view`]: all of that, for the tasks of the manager that leads.
 //! - [`image`]: the state as bytes.
 
 mod command;
+mod epochs;
 mod events;
 mod image;
 mod members;
@@ -33,6 +35,7 @@ use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec;
 use smr::entry::Index;
+use smr::epoch::GroupKind;
 use smr::id::{ClusterId, StartTrail};
 use smr::state_machine::{Answer, StateMachine};
 
@@ -43,6 +46,7 @@ pub use members::Wanted;
 pub use repairs::{Decision, GroupRepairs, Repair, Stage, Verdict};
 pub use view::{GroupView, HostView, ReplicaView, View};
 
+use epochs::Epochs;
 use events::EventLog;
 use members::Members;
 use registrations::{Founded, ReplicaRecord};
@@ -59,6 +63,7 @@ struct Contents {
     /// By partition.
     founded: BTreeMap<u16, Founded>,
     control: Control,
+    epochs: Epochs,
 }
 
 /// What came with version 2 of the commands. A state without any of it is that of a build before them.
@@ -94,7 +99,9 @@ impl ManagerState {
 
     fn carry_out(&mut self, command: Command) -> Reply {
         match command {
-            Command::Layout { cluster, server_rf, servers } => self.lay_out(cluster, server_rf, &servers),
+            Command::Layout { cluster, server_rf, servers } => {
+                self.lay_out(cluster, server_rf, &servers, &[GroupKind::Raft])
+            }
             Command::RegisterUnproved { partition, replica, incarnation, member } => {
                 let known =
                     self.contents.records.get(&(partition, replica)).map(|record| record.start).unwrap_or_default();
@@ -123,6 +130,12 @@ impl ManagerState {
             Command::ChangeEnded { partition, id, refused, at_unix_ms } => {
                 Reply::Control(self.change_ended(partition, id, refused, at_unix_ms))
             }
+            Command::LayoutOfKinds { cluster, server_rf, servers, kinds } => {
+                self.lay_out(cluster, server_rf, &servers, &kinds)
+            }
+            Command::DecideEpoch { partition, decision, at_unix_ms } => {
+                Reply::Control(self.decide_epoch(partition, &decision, at_unix_ms))
+            }
         }
     }
 
@@ -142,6 +155,9 @@ impl ManagerState {
             Query::View => Reply::View(Box::new(self.view())),
             Query::Changes => Reply::Changes(self.open_changes()),
             Query::Change { partition } => Reply::Control(self.change_of(partition)),
+            Query::Kinds => Reply::Control(ControlReply::Kinds(self.kinds())),
+            Query::Epochs { partition } => Reply::Epochs(self.epochs_of(partition).cloned().map(Box::new)),
+            Query::AllEpochs => Reply::AllEpochs(self.all_epochs()),
         }
     }
 }
@@ -149,11 +165,11 @@ impl ManagerState {
 impl StateMachine for ManagerState {
     type Image = ManagerState;
 
-    /// Not with the commands: a state in which none of version 2 was applied is written as before, and no build that
-    /// does not apply them is asked to keep another one.
+    /// Not with the commands: a state in which none of later versions was applied is written as before, and no build
+    /// that does not apply them is asked to keep another one.
     const IMAGE_VERSION: u16 = 1;
 
-    const COMMANDS_VERSION: u16 = 2;
+    const COMMANDS_VERSION: u16 = 3;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         command::version(command)

@@ -31,8 +31,10 @@ use madkv_proto::frames::Registration;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent};
+use smr::epoch::GroupKind;
 use smr::id::{ClusterId, Incarnation, NodeId, ReplicaId, StartId};
 
+use super::epochs::Epochs;
 use super::{ManagerState, Reply};
 
 /// Which incarnation a replica has.
@@ -54,17 +56,30 @@ pub(super) struct Founded {
 }
 
 impl ManagerState {
-    pub(super) fn lay_out(&mut self, cluster: ClusterId, server_rf: u64, servers: &[String]) -> Reply {
+    pub(super) fn lay_out(
+        &mut self,
+        cluster: ClusterId,
+        server_rf: u64,
+        servers: &[String],
+        kinds: &[GroupKind],
+    ) -> Reply {
         let server_rf = usize::try_from(server_rf).unwrap_or(usize::MAX);
-        let wanted = match ClusterMap::deal(cluster, server_rf, servers) {
+        let wanted = match ClusterMap::deal_to_kinds(cluster, server_rf, servers, kinds) {
             Ok(map) => map,
             Err(error) => return Reply::Refused(error.to_string()),
         };
+        let epochs = Epochs::of(kinds, wanted.partitions.len());
+        let is_same = |map: &ClusterMap| {
+            map.cluster == wanted.cluster
+                && is_same_layout(map, &wanted)
+                && self.contents.epochs.are_of_the_same_kinds(&epochs)
+        };
         match &self.contents.map {
-            Some(map) if map.cluster == wanted.cluster && is_same_layout(map, &wanted) => Reply::Map(map.clone()),
+            Some(map) if is_same(map) => Reply::Map(map.clone()),
             Some(_) => Reply::Refused("the cluster has another layout already".into()),
             None => {
-                Arc::make_mut(&mut self.contents).map = Some(wanted.clone());
+                let contents = Arc::make_mut(&mut self.contents);
+                (contents.map, contents.epochs) = (Some(wanted.clone()), epochs);
                 Reply::Map(wanted)
             }
         }
@@ -186,7 +201,8 @@ impl ManagerState {
             let record = ReplicaRecord { incarnation: member.incarnation, member: true, start };
             contents.records.insert(place, record);
         }
-        contents.founded.insert(partition, Founded { hash, genesis: Some(genesis) });
+        contents.founded.insert(partition, Founded { hash, genesis: Some(genesis.clone()) });
+        self.begin_epochs(partition, &genesis);
         Reply::GenesisRecorded
     }
 }

@@ -3,6 +3,7 @@
 use madkv_proto::control::{Condition, Settings};
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
+use smr::epoch::GroupKind;
 use smr::id::Incarnation;
 
 use super::{GroupRepairs, ManagerState, Place};
@@ -61,6 +62,8 @@ pub struct ReplicaView {
 /// A partition's group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupView {
+    /// How it is kept in step.
+    pub kind: GroupKind,
     /// How many replicas the map gives it.
     pub size: u16,
     /// Whether its genesis is recorded.
@@ -75,7 +78,7 @@ pub struct GroupView {
 
 impl ManagerState {
     pub(super) fn view(&self) -> View {
-        let super::Contents { map, records, founded, control } = &*self.contents;
+        let super::Contents { map, records, founded, control, .. } = &*self.contents;
         let hosts = control.hosts.iter().map(|(&agent, host)| HostView {
             agent,
             name: host.name.clone(),
@@ -101,6 +104,7 @@ impl ManagerState {
                 records.get(&(partition, replica)).filter(|record| record.member).map(|record| record.incarnation)
             };
             GroupView {
+                kind: self.kind(partition),
                 size,
                 is_founded: founded.contains_key(&partition),
                 members: control.members(partition),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use madkv_client::cli::session;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use smr::epoch::GroupKind;
 use smr::internals::storage::{LogEngine, SyncMode, probe_sync};
 use smr_service::{log_sink, process};
 use tempfile::TempDir;
@@ -53,7 +54,7 @@ const EXIT_CODE_SIGNAL: i32 = 128;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "madkv-local", version)]
 pub struct Options {
-    /// Replicas of each partition: 1, 3, 5, 7 or 9 [default: 3]
+    /// Replicas of each partition: 1, 3, 5, 7 or 9, for other kinds than raft any from 1 to 9 [default: 3]
     #[arg(long = "server_rf", alias = "server-rf", value_name = "COUNT")]
     pub server_rf: Option<u16>,
     /// Replicas of the manager: 1, 3, 5, 7 or 9 [default: 3]
@@ -62,6 +63,10 @@ pub struct Options {
     /// Partitions: 1 to 50 [default: 2]
     #[arg(long, value_name = "COUNT")]
     pub partitions: Option<u16>,
+    /// How the partitions' groups are kept in step: raft, chain or active; one for all, or one for each, separated by
+    /// commas. A kept cluster has to be given the same again [default: raft]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub protocol: Vec<GroupKind>,
     /// Keep data and logs in this directory, and go on with what is there; without it they live in a fresh directory
     /// beside the executables that is removed at the end
     #[arg(long, value_name = "DIRECTORY")]
@@ -127,6 +132,9 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let overrides = network.as_ref().map_or_else(AddressOverrides::new, Network::overrides);
     let mut cluster = Cluster::with_overrides(&programs, place.layout, place.path(), &flags, overrides)
         .map_err(trouble("cannot prepare the cluster"))?;
+    if !options.protocol.is_empty() {
+        cluster.set_kinds(&options.protocol);
+    }
     if options.trace_messages {
         cluster.add_server_flags(&[TRACE_MESSAGES.into()]);
     }
@@ -416,7 +424,8 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
         manager_rf: options.manager_rf.unwrap_or(3),
         partitions: options.partitions.unwrap_or(2),
     };
-    shape.check().map_err(NoCluster::Options)?;
+    let kinds = if options.protocol.is_empty() { &[GroupKind::Raft][..] } else { &options.protocol };
+    shape.check_for(kinds).map_err(NoCluster::Options)?;
     let ports = Ports::claim(2 * shape.nodes_count()).map_err(trouble("cannot find free ports"))?;
     let layout = Layout { shape, first_port: ports.first() };
     let text = serde_json::to_vec(&layout).map_err(|error| NoCluster::Options(error.to_string()))?;

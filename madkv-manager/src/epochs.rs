@@ -1,0 +1,120 @@
+//! The manager as the configuration service of groups that are not of kind raft: hears their members, grants leases,
+//! and decides who the members are ([`smr::epoch_service`]).
+//!
+//! What was decided is part of the managers' state. What members say, and what they were granted, is known to the
+//! manager that leads alone, in memory, for as long as it leads. A report is taken in after a linearizable read that
+//! began when it had arrived: so this replica led then.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use smr::codec;
+use smr::epoch_service::{
+    Arbiter, ArbiterSettings, EpochDecision, EpochRecord, MemberReport, PresiderId, ServiceTime, ServiceWord,
+};
+use smr::replica::{Outcome, ReplicaHandle, Request};
+
+use crate::lead::{ask, now_unix_ms, propose};
+use crate::state::{Command, Query, Reply, encode};
+
+/// How often the leader looks what is to be decided, in milliseconds.
+const LOOK_MS: u64 = 25;
+/// How often it looks whether there is such a group, in milliseconds.
+const LOOK_FOR_GROUPS_MS: u64 = 200;
+
+/// The arbiters of all groups, while this replica leads.
+#[derive(Debug)]
+pub struct EpochService {
+    began: Instant,
+    settings: ArbiterSettings,
+    /// By partition. Empty while this replica does not lead.
+    arbiters: Mutex<BTreeMap<u16, Arbiter>>,
+}
+
+impl EpochService {
+    /// A service that lets leases pass with this bound for how much clocks may drift, per thousand.
+    pub fn new(clock_drift_permille: u64) -> EpochService {
+        let settings = ArbiterSettings { clock_drift_permille, ..ArbiterSettings::default() };
+        EpochService { began: Instant::now(), settings, arbiters: Mutex::default() }
+    }
+
+    fn arbiters(&self) -> MutexGuard<'_, BTreeMap<u16, Arbiter>> {
+        self.arbiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> ServiceTime {
+        ServiceTime(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Takes in a member's report, and says what was decided; `None` if this replica cannot say.
+    ///
+    /// # Errors
+    /// What the replica answered instead, for the member: it does not lead.
+    pub async fn exchange(
+        &self,
+        replica: &ReplicaHandle,
+        partition: u16,
+        report: &MemberReport,
+    ) -> Result<Option<ServiceWord>, Outcome> {
+        let query = encode(&Query::Epochs { partition });
+        let stopping = || Outcome::OutOfService("stopping".to_owned());
+        let answer = match replica.ask(Request::Read { query }).await.unwrap_or_else(stopping) {
+            Outcome::Answer(answer) => answer,
+            other => return Err(other),
+        };
+        let Reply::Epochs(Some(record)) = Reply::decode(&answer) else { return Ok(None) };
+        let now = self.now();
+        // An arbiter that does not preside, or not any more, grants nothing.
+        Ok(self.arbiters().get_mut(&partition).map(|arbiter| arbiter.hear(now, &record, report)))
+    }
+
+    /// This replica leads, and these are the groups: what is to be decided now.
+    fn decide(&self, records: &[(u16, EpochRecord)]) -> Vec<(u16, EpochDecision)> {
+        let now = self.now();
+        let mut arbiters = self.arbiters();
+        arbiters.retain(|partition, arbiter| {
+            records.iter().any(|(of, record)| of == partition && !arbiter.is_over(record))
+        });
+        let decide = |(partition, record): &(u16, EpochRecord)| {
+            let fresh = || Arbiter::new(self.settings.clone(), PresiderId(rand::random()), now);
+            let arbiter = arbiters.entry(*partition).or_insert_with(fresh);
+            Some((*partition, arbiter.decide(now, record)?))
+        };
+        records.iter().filter_map(decide).collect()
+    }
+
+    /// Decides, whenever this replica leads. Never returns.
+    pub async fn run(&self, replica: ReplicaHandle) {
+        let mut term = None;
+        let mut look_ms = LOOK_FOR_GROUPS_MS;
+        loop {
+            tokio::time::sleep(Duration::from_millis(look_ms)).await;
+            let local = ask(&replica, Request::LocalRead { query: encode(&Query::AllEpochs) }).await;
+            let Some(Reply::AllEpochs(records)) = local.filter(|reply| *reply != Reply::AllEpochs(Vec::new())) else {
+                continue;
+            };
+            look_ms = LOOK_MS;
+            let leads_in = crate::lead::term_of_lead(&replica).await;
+            if leads_in != term {
+                // What a former one remembers of leases is not all that was granted since.
+                self.arbiters().clear();
+                term = leads_in;
+            }
+            if term.is_none() {
+                continue;
+            }
+            for (partition, decision) in self.decide(&records) {
+                propose(&replica, &Command::DecideEpoch { partition, decision, at_unix_ms: now_unix_ms() }).await;
+            }
+        }
+    }
+}
+
+/// A member's report.
+///
+/// # Errors
+/// If these bytes are none.
+pub fn report_of(bytes: &[u8]) -> Result<MemberReport, String> {
+    codec::decode(bytes).map_err(|error| format!("this build knows no such report: {error}"))
+}
