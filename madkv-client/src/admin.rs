@@ -6,6 +6,7 @@ use std::time::Duration;
 use madkv_proto::control::Membership;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::slots::slot_of;
+use smr::epoch::GroupKind;
 use smr::id::ClusterId;
 use smr::status::{ReplicaStatus, Role, ServiceState};
 use smr_service::client::{CopyEvent, Event, Exchange, Final};
@@ -28,6 +29,8 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeReport>,
     /// Hosts and members as the managers count them; `None` if they did not say within a second.
     pub membership: Option<Membership>,
+    /// The kinds of the partitions' groups, by partition; empty if no manager of this build says so.
+    pub kinds: Vec<GroupKind>,
 }
 
 /// What one replica says of itself.
@@ -106,7 +109,9 @@ impl Client {
                 tasks.spawn(async move { (place, replica, ask_status(&link, deadline).await) });
             }
         }
-        let (membership, mut answers) = tokio::join!(self.membership_until(Some(deadline)), tasks.join_all());
+        let until = Some(deadline);
+        let (membership, kinds, mut answers) =
+            tokio::join!(self.membership_until(until), self.kinds_until(until), tasks.join_all());
         answers.sort_by_key(|(place, replica, _)| (*place, *replica));
         let nodes = answers.into_iter().map(|(place, replica, status)| NodeReport {
             group: groups[place].name.clone(),
@@ -119,6 +124,7 @@ impl Client {
             epoch: routes.as_ref().map_or(0, |routes| routes.map.epoch),
             nodes: nodes.collect(),
             membership: membership.ok(),
+            kinds: kinds.unwrap_or_default(),
         }
     }
 

@@ -30,8 +30,28 @@ pub struct Options {
     pub trace: Option<Arc<dyn Trace>>,
     /// What the client calls itself to servers that trace messages: `C7` is 7. It costs a count for each request.
     pub client_id: Option<u32>,
+    /// Where reads may go.
+    pub read_from: ReadFrom,
     /// What replaces the outside world in a simulation; `None` in service.
     pub world: Option<World>,
+}
+
+/// Where reads may go. They are linearizable in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// To whoever leads.
+    #[default]
+    Leader,
+    /// To all replicas in turn, where the kind of the group allows it; else to the leader.
+    Any,
+}
+
+/// The replica that a read goes to first, if not to the leader.
+fn group_aside(read_from: ReadFrom, group: &Group) -> Option<u16> {
+    match read_from {
+        ReadFrom::Leader => None,
+        ReadFrom::Any => group.next_aside(),
+    }
 }
 
 impl fmt::Debug for Options {
@@ -51,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) context: Arc<Context>,
     pub(crate) router: Arc<Router>,
     timeout: Option<Duration>,
+    read_from: ReadFrom,
 }
 
 impl Client {
@@ -61,12 +82,12 @@ impl Client {
     /// If no manager is named.
     pub fn connect(options: Options) -> Client {
         assert!(!options.managers.is_empty(), "no manager address");
-        let Options { managers, timeout, trace, client_id, world } = options;
+        let Options { managers, timeout, trace, client_id, read_from, world } = options;
         let (seed, network) = world.map(|world| (world.seed, world.network)).unzip();
         let names = RequestNames::new(client_id, trace.is_some());
         let context = Arc::new(Context { cluster: OnceLock::new(), jitter: Jitter::new(seed), trace, names, network });
         let router = Router::new(&context, &managers);
-        Client { shared: Arc::new(Shared { context, router, timeout }) }
+        Client { shared: Arc::new(Shared { context, router, timeout, read_from }) }
     }
 
     /// Sets a value, and says whether the key was there before.
@@ -187,7 +208,8 @@ impl Client {
         deadline: Option<Instant>,
     ) -> Result<Read, Error> {
         let _admission = group.admit(query.len(), deadline).await.map_err(|_| self.timeout(false))?;
-        let mut exchange = Exchange::new(&self.shared.context, group, deadline).numbered(number);
+        let aside = group_aside(self.shared.read_from, group);
+        let mut exchange = Exchange::new(&self.shared.context, group, deadline).numbered(number).aside(aside);
         let end = exchange.run(epoch, &|| ClientRequest::Read { query: query.clone() }).await;
         match end.map_err(|_| self.timeout(false))? {
             Final::Answer(parts) => Ok(Read::Answer(parts)),

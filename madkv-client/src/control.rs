@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_proto::control::{ControlReply, ControlRequest, Events, Membership, Settings};
 use madkv_proto::frames::ClientRequest;
+use smr::epoch::GroupKind;
 use smr_service::client::{Exchange, Final};
 use tokio::time::Instant;
 
@@ -80,6 +81,13 @@ impl Client {
     pub(crate) async fn membership_until(&self, deadline: Option<Instant>) -> Result<Membership, Error> {
         match self.control(&ControlRequest::Membership, deadline).await? {
             ControlReply::Membership(membership) => Ok(membership),
+            other => Err(senseless(&other)),
+        }
+    }
+
+    pub(crate) async fn kinds_until(&self, deadline: Option<Instant>) -> Result<Vec<GroupKind>, Error> {
+        match self.control(&ControlRequest::Kinds, deadline).await? {
+            ControlReply::Kinds(kinds) => Ok(kinds),
             other => Err(senseless(&other)),
         }
     }

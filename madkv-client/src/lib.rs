@@ -38,7 +38,7 @@ mod scan;
 mod why;
 
 pub use admin::{ClusterStatus, KeyPlace, NodeReport};
-pub use client::{Client, Options};
+pub use client::{Client, Options, ReadFrom};
 pub use error::Error;
 pub use smr_service::client::{Dial, Input, Network, Output, Trace, World};
 pub use why::{Holder, Stretch, Waterfall};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use madkv_client::{Client, Error, Options, World};
+use madkv_client::{Client, Error, Options, ReadFrom, World};
 use smr::internals::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::task::JoinHandle;
@@ -270,6 +270,7 @@ impl Callers {
             timeout: timeout_ms.map(Duration::from_millis),
             trace: None,
             client_id: None,
+            read_from: ReadFrom::Leader,
             world: Some(World { network: self.net.of_host(host), seed }),
         });
         (host, client)

@@ -4,6 +4,7 @@
 //! - [`managers`]: the manager group is hurt.
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`emptied`]: all directories of a group are emptied.
+//! - [`epochs`]: groups whose members the manager names, under load, while members and managers are killed.
 //! - [`recovered`]: a group that has lost its majority for good goes on from one directory.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
@@ -31,6 +32,7 @@ mod console;
 mod demo;
 mod directories;
 mod emptied;
+mod epochs;
 mod fuzz;
 mod inputs;
 mod kills;

@@ -49,10 +49,24 @@ impl Scene {
         scene
     }
 
+    /// A cluster that is ready, with more flags for servers and managers.
+    pub(crate) fn with_flags(shape: Shape, more: &[&str]) -> Scene {
+        let mut scene = Scene::stopped_with_flags(shape, more);
+        scene.start_all().unwrap();
+        scene.ready();
+        scene
+    }
+
     /// A cluster of which nothing runs.
     pub(crate) fn stopped(shape: Shape) -> Scene {
+        Scene::stopped_with_flags(shape, &[])
+    }
+
+    /// The same, with more flags for servers and managers.
+    pub(crate) fn stopped_with_flags(shape: Shape, more: &[&str]) -> Scene {
         let directory = fresh_directory();
-        let flags = sync_flags(directory.path());
+        let mut flags = sync_flags(directory.path());
+        flags.extend(more.iter().map(Into::into));
         let cluster = Cluster::on_free_ports(programs(), shape, directory.path(), &flags).unwrap();
         Scene { cluster, directory: Some(directory), _ports: None }
     }

@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use smr_service::args::{self, Parsed};
 
+use crate::ReadFrom;
 use crate::cli::command::CliCommand;
 use crate::cli::stop::Stop;
 
@@ -23,6 +24,8 @@ pub struct Args {
     pub trace_retries: bool,
     /// The client's number in those messages, and in those of servers.
     pub client_id: Option<u32>,
+    /// Where reads may go.
+    pub read_from: ReadFrom,
     /// An operator's command to execute instead of reading stdin.
     pub command: Option<CliCommand>,
 }
@@ -48,6 +51,9 @@ struct Raw {
     /// This client's number in those messages, and in those of servers; 1 if it is not given
     #[arg(long = "client_id", global = true)]
     client_id: Option<u32>,
+    /// Where reads may go: leader, or any for all replicas in turn, where the kind of the group allows it
+    #[arg(long = "read_from", value_name = "WHERE", value_parser = read_from, default_value = "leader", global = true)]
+    read_from: ReadFrom,
     /// Accepted in front of a command that has it.
     #[arg(long = "json", hide = true)]
     json: bool,
@@ -106,8 +112,17 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
         trace_messages: raw.trace_messages,
         trace_retries: raw.trace_retries,
         client_id: raw.client_id,
+        read_from: raw.read_from,
         command,
     })
+}
+
+fn read_from(word: &str) -> Result<ReadFrom, String> {
+    match word {
+        "leader" => Ok(ReadFrom::Leader),
+        "any" => Ok(ReadFrom::Any),
+        _ => Err("any and leader are possible".to_owned()),
+    }
 }
 
 fn completion_script(shell: Shell) -> String {
@@ -132,6 +147,9 @@ mod tests {
         assert_eq!(parse_words("--manager-addrs=a:1,b-c:2 --timeout-ms=5 --trace-messages"), Ok(underscore.clone()));
         assert_eq!(underscore.manager_addrs, ["a:1", "b-c:2"]);
         assert_eq!(underscore.timeout, Some(Duration::from_millis(5)));
+        assert_eq!(underscore.read_from, ReadFrom::Leader);
+        assert_eq!(parse_words("--read_from any").unwrap().read_from, ReadFrom::Any);
+        assert!(parse_words("--read-from follower").is_err());
     }
 
     // covers B9

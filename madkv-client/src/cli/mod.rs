@@ -33,6 +33,7 @@ pub fn connect(args: &Args) -> Client {
         timeout: args.timeout,
         trace,
         client_id,
+        read_from: args.read_from,
         world: None,
     })
 }

@@ -6,6 +6,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use madkv_proto::control::{GroupMembers, Host};
 use serde_json::{Value, json};
+use smr::epoch::GroupKind;
 use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
 use smr_service::status_json::{self, Whose};
 
@@ -30,7 +31,8 @@ const GAP: u16 = 2;
 pub fn table(status: &ClusterStatus, columns: Option<u16>) -> String {
     let commits = highest_commits(status);
     let nodes = status.nodes.iter();
-    let rows: Vec<_> = nodes.map(|node| row(node, commits.get(&node.group).copied().unwrap_or(0))).collect();
+    let commit = |node: &NodeReport| commits.get(&node.group).copied().unwrap_or(0);
+    let rows: Vec<_> = nodes.map(|node| row(node, commit(node), kind_of(status, node))).collect();
     let head = match &status.cluster {
         Some(cluster) => format!("cluster {cluster}, map epoch {}\n", status.epoch),
         None => "no manager gives a map: the servers are not known\n".to_owned(),
@@ -75,7 +77,15 @@ fn fill(rows: &[[String; 11]]) -> Table {
     table
 }
 
-fn row(node: &NodeReport, commit: u64) -> [String; 11] {
+/// The kind of a node's group, if it is known. The managers themselves are a Raft group.
+fn kind_of(status: &ClusterStatus, node: &NodeReport) -> Option<GroupKind> {
+    match node.group.strip_prefix('s') {
+        Some(partition) => status.kinds.get(partition.parse::<usize>().ok()?).copied(),
+        None => Some(GroupKind::Raft),
+    }
+}
+
+fn row(node: &NodeReport, commit: u64, kind: Option<GroupKind>) -> [String; 11] {
     let name = format!("{}.{}", node.group, node.replica);
     let address = node.address.clone();
     let status = match &node.status {
@@ -97,16 +107,18 @@ fn row(node: &NodeReport, commit: u64) -> [String; 11] {
         commit.saturating_sub(status.applied.0).to_string(),
         status.log_bytes.to_string(),
         status.sessions.to_string(),
-        state(status),
+        state(status, kind),
     ]
 }
 
-fn state(status: &ReplicaStatus) -> String {
+fn state(status: &ReplicaStatus, kind: Option<GroupKind>) -> String {
+    // What most groups are need not be said.
+    let kind = kind.filter(|kind| *kind != GroupKind::Raft).map_or(String::new(), |kind| format!("{kind}, "));
     let mut state = match &status.service_state {
         ServiceState::InService if status.reads == ReadMode::Lease => {
-            format!("in service, {}, leases", status.sync_mode)
+            format!("in service, {kind}{}, leases", status.sync_mode)
         }
-        ServiceState::InService => format!("in service, {}", status.sync_mode),
+        ServiceState::InService => format!("in service, {kind}{}", status.sync_mode),
         ServiceState::Uninitialized => "uninitialized: waits for its group to be founded".to_owned(),
         ServiceState::Quarantined { reason } => format!("quarantined: {reason}"),
     };
@@ -142,6 +154,7 @@ pub fn json(status: &ClusterStatus) -> String {
         let watched = watched(status, node);
         object["host"] = json!(watched.map(|(_, host)| host));
         object["member"] = json!(watched.map(|(member, _)| member));
+        object["kind"] = json!(kind_of(status, node).map(|kind| kind.to_string()));
         object
     };
     let nodes: Vec<Value> = status.nodes.iter().map(with_host).collect();
@@ -253,6 +266,7 @@ mod tests {
                     replicas: vec![WatchedReplica { host: "a".into(), report: leads }],
                 }],
             }),
+            kinds: vec![GroupKind::Raft],
         }
     }
 
@@ -295,6 +309,16 @@ left out: sessions, log bytes, applied (--json has all)
     }
 
     #[test]
+    fn kind_of_a_group_is_shown_where_it_is_not_raft() {
+        let chain = GroupKind::Epochs(smr::epoch::EpochKind::Chain);
+        let status = ClusterStatus { kinds: vec![chain], ..sample() };
+        assert!(table(&status, None).contains("in service, chain, synced"));
+        let value: Value = serde_json::from_str(&json(&status)).unwrap();
+        assert_eq!(value["nodes"][2]["kind"], "chain");
+        assert_eq!(kind_of(&ClusterStatus { kinds: Vec::new(), ..sample() }, &sample().nodes[0]), None);
+    }
+
+    #[test]
     fn json_each_node_has_state_and_numbers() {
         let value: Value = serde_json::from_str(&json(&sample())).unwrap();
         assert_eq!(value["nodes"][1]["lag"], 20);
@@ -306,6 +330,7 @@ left out: sessions, log bytes, applied (--json has all)
         assert_eq!(value["nodes"][2]["state"], "unreachable");
         assert_eq!([&value["nodes"][0]["host"], &value["nodes"][0]["member"]], [&json!("a"), &json!(true)]);
         assert_eq!(value["nodes"][1]["member"], Value::Null);
+        assert_eq!(value["nodes"][0]["kind"], "raft");
         assert_eq!(value["groups"][0], json!({ "group": "s0", "members": [0], "member_count": 1 }));
         assert_eq!(value["hosts"][0]["has_failed"], false);
     }

@@ -40,6 +40,8 @@ pub struct Exchange<'c, M: Map> {
     not_before: Option<Instant>,
     /// Whether a copy may follow another to the same replica.
     resends: bool,
+    /// A replica that is to answer in the leader's place; `None` once it did not.
+    aside: Option<u16>,
     /// What consoles call the request; 0 for one that they do not show.
     number: u32,
 }
@@ -98,6 +100,7 @@ impl<'c, M: Map> Exchange<'c, M> {
             hops: 0,
             not_before: None,
             resends: true,
+            aside: None,
             number: 0,
         }
     }
@@ -105,6 +108,12 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// Consoles call the request `number`.
     pub fn numbered(mut self, number: u32) -> Exchange<'c, M> {
         self.number = number;
+        self
+    }
+
+    /// Asks this replica first, whoever leads. For reads: where it answers none, the leader does.
+    pub fn aside(mut self, replica: Option<u16>) -> Exchange<'c, M> {
+        self.aside = replica;
         self
     }
 
@@ -130,12 +139,13 @@ impl<'c, M: Map> Exchange<'c, M> {
         loop {
             let now = Instant::now();
             self.not_before = self.not_before.filter(|at| *at > now);
-            let leader = self.group.leader();
+            let leader = self.aside.or_else(|| self.group.leader());
             let mut silent_at = None;
             if let Some(leader) = leader {
                 silent_at = self.copies.iter().find(|copy| copy.replica == leader).map(|copy| copy.silent_at);
                 if silent_at.is_none() && self.not_before.is_none() {
                     if !self.post(leader, epoch, ask()) {
+                        self.aside = None;
                         self.group.learn(|cache| cache.suspect(leader));
                         self.step_back("unreachable");
                         continue;
@@ -190,6 +200,7 @@ impl<'c, M: Map> Exchange<'c, M> {
             return None;
         }
         let mut copy = self.copies.swap_remove(place);
+        let was_aside = self.aside.take_if(|aside| *aside == replica).is_some();
         let body = match event {
             Event::Reply(body) => body,
             Event::Broken { sent } => {
@@ -205,11 +216,15 @@ impl<'c, M: Map> Exchange<'c, M> {
         });
         match body {
             ClientResponse::Answer(last) => {
-                self.group.learn(|cache| cache.served(replica));
+                // Who answers aside need not lead.
+                self.group.learn(|cache| if was_aside { cache.heard(replica) } else { cache.served(replica) });
                 copy.parts.push(last);
                 return Some(Final::Answer(copy.parts));
             }
             ClientResponse::NotLeader { leader, term } => {
+                if was_aside {
+                    self.group.refused_aside();
+                }
                 let leader = leader.filter(|leader| usize::from(*leader) < self.group.links().len());
                 self.group.learn(|cache| cache.redirected(replica, leader, term));
                 self.step_back("not the leader");
@@ -241,6 +256,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// just be slow), the copy that is out goes on waiting there.
     fn silence(&mut self, leader: u16, now: Instant) {
         self.note_retry("silent");
+        self.aside = None;
         self.group.learn(|cache| cache.suspect(leader));
         let resends = self.resends;
         self.copies.retain_mut(|copy| {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::address::is_same;
 use crate::client::leader_cache::LeaderCache;
-use crate::client::limits::{GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
+use crate::client::limits::{ASIDE_PAUSE, GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
 use crate::client::link::Link;
 use crate::client::session::Session;
 use crate::client::{Context, TimedOut, before, lock};
@@ -43,6 +43,12 @@ struct State {
     waiting: usize,
     /// Whether discovery runs.
     finding: bool,
+    /// The replica that is read at next, where any will do.
+    next_aside: usize,
+    /// A replica has refused a read at this time, because another one leads.
+    refused_aside_at: Option<Instant>,
+    /// When a replica that had been silent was tried again, to see whether it is back.
+    suspect_aside_at: Option<Instant>,
 }
 
 /// Room for one request; gives it back when dropped.
@@ -126,6 +132,32 @@ impl<M: Map> Group<M> {
     /// Who leads, as far as is known.
     pub(crate) fn leader(&self) -> Option<u16> {
         lock(&self.state).leader_cache.leader()
+    }
+
+    /// The next replica to read at, where any will do: in turn; those that were silent only now and then. None for a
+    /// while after one has refused that: in a Raft group all but the leader do.
+    pub fn next_aside(&self) -> Option<u16> {
+        let count = self.links().len();
+        let mut state = lock(&self.state);
+        if state.refused_aside_at.is_some_and(|at| at.elapsed() < ASIDE_PAUSE) {
+            return None;
+        }
+        (0..count).find_map(|_| {
+            let replica = (state.next_aside % count) as u16; // below REPLICAS_MAX
+            state.next_aside = state.next_aside.wrapping_add(1);
+            if state.leader_cache.is_suspect(replica) {
+                if state.suspect_aside_at.is_some_and(|at| at.elapsed() < ASIDE_PAUSE) {
+                    return None;
+                }
+                state.suspect_aside_at = Some(Instant::now());
+            }
+            Some(replica)
+        })
+    }
+
+    /// A replica has refused to answer in the leader's place.
+    pub(crate) fn refused_aside(&self) {
+        lock(&self.state).refused_aside_at = Some(Instant::now());
     }
 
     /// Hears of the next change of the believed leader.

@@ -30,6 +30,8 @@ pub const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Du
 pub const REDIRECT_HOPS_MAX: u32 = 4;
 /// The shortest and longest of those pauses.
 pub const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(50));
+/// After a replica has refused to answer reads in the leader's place, or was silent, it is not asked to for this long.
+pub const ASIDE_PAUSE: Duration = Duration::from_secs(2);
 /// The longest pause that a `Busy` answer may impose.
 pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The shortest and longest time between a discovery's rounds of questions. A killed leader is replaced in tens of

@@ -1,0 +1,119 @@
+//! Groups whose members the manager names: kinds `chain` and `active`, under load, while members and managers are
+//! killed.
+
+use std::time::Duration;
+
+use madkv_testkit::cluster::{Group, Node, Shape};
+use madkv_testkit::wait::wait_for;
+
+use crate::scene::{ONLY, REFUSAL_TIMEOUT, Scene, TIMEOUT};
+
+/// How long it may take until all are back. On a machine whose disk stands still now and then members are removed again
+/// and again, and each time the pause before they are taken back is twice as long.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Waits until all replicas of the partition are members that have everything.
+fn wait_whole(scene: &Scene) {
+    let replicas = scene.nodes_of(ONLY).count();
+    let whole = || {
+        let leader = scene.leader(ONLY)?;
+        let status = scene.status(leader).ok()?;
+        (status.voters.len() == replicas).then_some(())
+    };
+    wait_for(WHOLE_TIMEOUT, "all replicas to be members", whole).unwrap();
+}
+
+/// Kills one member after the other, the first one and another, and a manager with it; each comes back.
+fn survives_kills(kind: &str, shape: Shape) {
+    let mut scene = Scene::with_flags(shape, &["--protocol", kind]);
+    wait_whole(&scene);
+    let mut load = scene.load();
+    load.wait_answers(50, TIMEOUT).unwrap();
+    for round in 0..2 {
+        let first = scene.leader_of(ONLY);
+        let victim = if round == 0 { first } else { scene.nodes_of(ONLY).find(|node| *node != first).unwrap() };
+        scene.process(victim).kill();
+        if shape.manager_rf > 1 && round == 0 {
+            let manager = scene.leader_of(Group::Manager);
+            scene.process(manager).kill();
+            load.wait_answers(50, TIMEOUT).unwrap();
+            scene.process(manager).start().unwrap();
+        }
+        load.wait_answers(50, TIMEOUT).unwrap();
+        scene.process(victim).start().unwrap();
+        wait_whole(&scene);
+        load.wait_answers(50, TIMEOUT).unwrap();
+    }
+    let history = load.finish().unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
+    history.check(&scene).unwrap();
+}
+
+// covers K4 K5 K6 K7 K8
+#[test]
+fn chain_of_three_survives_kills_of_head_member_and_manager_under_load() {
+    survives_kills("chain", Shape { server_rf: 3, manager_rf: 3, partitions: 1 });
+}
+
+// covers K7 K13 K16
+#[test]
+fn two_active_replicas_survive_kills_of_each_under_load() {
+    survives_kills("active", Shape { server_rf: 2, manager_rf: 1, partitions: 1 });
+}
+
+/// Each member answers what was written before, whoever wrote it.
+// covers K2 R1
+#[test]
+fn reads_at_any_member_see_what_was_acknowledged() {
+    let shape = Shape { server_rf: 3, manager_rf: 1, partitions: 1 };
+    let scene = Scene::with_flags(shape, &["--protocol", "chain", "--reads", "lease"]);
+    wait_whole(&scene);
+    let mut writer = scene.warm_client();
+    let mut reader = scene.client_with(&["--read_from", "any"]).unwrap();
+    for count in 0..60 {
+        let value = count.to_string();
+        writer.swap("a", &value, TIMEOUT).unwrap();
+        assert_eq!(reader.get("a", TIMEOUT).unwrap(), Some(value));
+    }
+}
+
+// covers K9 L18
+#[test]
+fn everything_killed_comes_back_with_all_writes_and_one_member_without_its_data_too() {
+    let shape = Shape { server_rf: 2, manager_rf: 1, partitions: 1 };
+    let mut scene = Scene::with_flags(shape, &["--protocol", "chain"]);
+    let mut load = scene.load();
+    load.wait_answers(50, TIMEOUT).unwrap();
+    scene.kill_all();
+    scene.start_all().unwrap();
+    load.wait_answers(50, TIMEOUT).unwrap();
+    let first = scene.leader_of(ONLY);
+    scene.process(first).kill();
+    std::fs::remove_dir_all(scene.backer_path(first)).unwrap();
+    load.wait_answers(50, TIMEOUT).unwrap();
+    scene.process(first).start().unwrap();
+    wait_whole(&scene);
+    load.wait_answers(50, TIMEOUT).unwrap();
+    load.finish().unwrap().check(&scene).unwrap();
+}
+
+// covers B9
+#[test]
+fn server_of_another_kind_than_the_managers_say_ends_with_one_line() {
+    let shape = Shape { server_rf: 1, manager_rf: 1, partitions: 1 };
+    let mut scene = Scene::stopped(shape);
+    let server = Node::Server { partition: 0, replica: 0 };
+    scene.process(Node::Manager(0)).add_arguments(&["--protocol".into(), "chain".into()]);
+    scene.process(Node::Manager(0)).start().unwrap();
+    scene.process(server).start().unwrap();
+    let ended = scene.process(server).wait_end(REFUSAL_TIMEOUT).expect("an end");
+    assert_eq!(ended.code(), Some(2));
+    let said = scene.process(server).log_tail();
+    assert!(said.contains("--protocol: raft; the managers say that the group of s0.0 is of kind chain"), "{said}");
+    // Nothing was lost by that: what it has made belongs to no group yet.
+    scene.process(server).add_arguments(&["--protocol".into(), "chain".into()]);
+    scene.process(server).start().unwrap();
+    scene.ready();
+    let mut client = scene.client().unwrap();
+    assert_eq!(client.swap("a", "1", TIMEOUT).unwrap(), None);
+}
