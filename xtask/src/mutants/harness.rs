@@ -32,6 +32,8 @@ pub enum Harness {
     Configured,
     /// The golden scripts of that core, `smr/tests/configured_scripts`, without seeds.
     ConfiguredScripts,
+    /// What a configuration service decides and grants: the unit tests of `smr`, without seeds.
+    EpochService,
     /// What is asked of the disk when a snapshot is put in place, `smr/tests/engine_install.rs`, without seeds.
     EngineInstall,
     /// The duties of a replica's logic towards any core, `smr/tests/engine_duties`, without seeds.
@@ -61,7 +63,7 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 11] = [
+    const ALL: [Harness; 12] = [
         Harness::Sim,
         Harness::Library,
         Harness::EngineCluster,
@@ -69,6 +71,7 @@ impl Harness {
         Harness::Scripts,
         Harness::Configured,
         Harness::ConfiguredScripts,
+        Harness::EpochService,
         Harness::EngineInstall,
         Harness::EngineDuties,
         Harness::Listener,
@@ -84,6 +87,7 @@ impl Harness {
             Harness::Scripts => "scripts",
             Harness::Configured => "configured",
             Harness::ConfiguredScripts => "configured_scripts",
+            Harness::EpochService => "epoch_service",
             Harness::EngineInstall => "engine_install",
             Harness::EngineDuties => "engine_duties",
             Harness::Listener => "listener",
@@ -104,6 +108,7 @@ impl Harness {
             Harness::Scripts => &["test", "--package", "smr", "--test", "raft_scripts", "--no-run"],
             Harness::Configured => &["test", "--package", "smr", "--test", "configured_random", "--no-run"],
             Harness::ConfiguredScripts => &["test", "--package", "smr", "--test", "configured_scripts", "--no-run"],
+            Harness::EpochService => &["test", "--package", "smr", "--lib", "--no-run"],
             Harness::EngineInstall => &["test", "--package", "smr", "--test", "engine_install", "--no-run"],
             Harness::EngineDuties => &["test", "--package", "smr", "--test", "engine_duties", "--no-run"],
             Harness::Listener => &["test", "--package", "smr-service", "--lib", "--no-run"],
@@ -226,6 +231,7 @@ impl Built {
             Harness::Storage
             | Harness::Scripts
             | Harness::ConfiguredScripts
+            | Harness::EpochService
             | Harness::EngineInstall
             | Harness::EngineDuties
             | Harness::Listener
