@@ -68,11 +68,13 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let listener = Listener::open_counted(runtime.handle(), listener, backend, limits, meter)
         .map_err(|error| Fatal::Failed(format!("--man_listen: {error}")))?;
     if let Some(surface) = surface {
+        let watch = listener.watch();
         surface.serves(Served {
             replica: replica.clone(),
             listener: listener.watch(),
             probe: encode(&Query::Map),
-            advertised: Box::new(|| None),
+            // No map names managers: those who came say where they found it.
+            advertised: Box::new(move || watch.reached_at().map(|address| address.to_string())),
             complete: Box::new(|_| {}),
         });
     }

@@ -698,3 +698,19 @@ async fn cost_of_a_request_at_the_listener() {
         println!("{connections} connections, {depth} requests each: {rate:.0} requests/s");
     }
 }
+
+#[tokio::test]
+async fn listener_on_all_addresses_knows_by_which_one_it_was_reached() {
+    let socket = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let listener = Listener::open(&Handle::current(), socket, Arc::new(Fake::default()), ListenerLimits::default());
+    let listener = listener.unwrap();
+    let watch = listener.watch();
+    assert_eq!(watch.reached_at(), None);
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], listener.address().port()));
+    let _stream = TcpStream::connect(at).await.unwrap();
+    let deadline = Instant::now() + TIMEOUT;
+    while watch.reached_at().is_none() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(watch.reached_at(), Some(at));
+}

@@ -29,8 +29,8 @@ mod sync;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -196,13 +196,31 @@ struct Shared<B> {
     connections: Arc<AtomicUsize>,
     /// Bytes that all connections hold, see [`ListenerLimits::total_max_bytes`].
     held: Arc<pool::Held>,
+    /// The address by which a peer reached it.
+    reached: Arc<Mutex<Option<SocketAddr>>>,
     meter: Option<Arc<RequestMeter>>,
 }
 
 impl<B> Shared<B> {
     fn new(backend: Arc<B>, limits: ListenerLimits, meter: Option<Arc<RequestMeter>>) -> Shared<B> {
         let lobby = Lobby::new(limits.strangers_max);
-        Shared { backend, limits, lobby, connections: Arc::default(), held: Arc::default(), meter }
+        Shared {
+            backend,
+            limits,
+            lobby,
+            connections: Arc::default(),
+            held: Arc::default(),
+            reached: Arc::default(),
+            meter,
+        }
+    }
+
+    /// Someone has connected to this address. That of another host counts more than one that only this host knows.
+    fn reached_at(&self, address: SocketAddr) {
+        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if !address.ip().is_loopback() || reached.is_none() {
+            *reached = Some(address);
+        }
     }
 }
 
@@ -212,9 +230,15 @@ pub struct ListenerWatch {
     lobby: Arc<Lobby>,
     connections: Arc<AtomicUsize>,
     held: Arc<pool::Held>,
+    reached: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 impl ListenerWatch {
+    /// Where others reach it, by the last one who did: what it listens on may be all addresses of its host.
+    pub fn reached_at(&self) -> Option<SocketAddr> {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many connections there are, those of strangers included.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed) + self.lobby.len()
@@ -297,8 +321,13 @@ impl<B: Backend> Listener<B> {
 
     /// Looks at it without holding it.
     pub fn watch(&self) -> ListenerWatch {
-        let Shared { lobby, connections, held, .. } = &*self.shared;
-        ListenerWatch { lobby: Arc::clone(lobby), connections: Arc::clone(connections), held: Arc::clone(held) }
+        let Shared { lobby, connections, held, reached, .. } = &*self.shared;
+        ListenerWatch {
+            lobby: Arc::clone(lobby),
+            connections: Arc::clone(connections),
+            held: Arc::clone(held),
+            reached: Arc::clone(reached),
+        }
     }
 
     /// Takes no new connections; those that exist go on.
@@ -340,6 +369,9 @@ async fn accept<B: Backend>(
             }
         };
         let prepared = prepare(&stream);
+        if let Ok(address) = stream.local_addr() {
+            shared.reached_at(address);
+        }
         let (input, output) = stream.into_split();
         if let Err(error) = prepared {
             tracing::debug!(%error, "a connection broke at once");
