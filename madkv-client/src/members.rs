@@ -13,7 +13,7 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with the reason; nothing has changed then. See [`Error`].
     pub async fn scale(&self, partition: u16, replicas: u16) -> Result<(), Error> {
-        self.change(partition, &ControlRequest::Scale { partition, replicas }).await
+        self.change(partition, |epoch| ControlRequest::Scale { partition, replicas, epoch }).await
     }
 
     /// Makes known where a replica is, for clients and for its peers, and waits until its group and the map know it.
@@ -22,13 +22,19 @@ impl Client {
     /// As [`Client::scale`].
     pub async fn relocate(&self, place: (u16, u16), api_address: &str, p2p_address: &str) -> Result<(), Error> {
         let (api_address, p2p_address) = (api_address.to_owned(), p2p_address.to_owned());
-        let announcement = Announcement { partition: place.0, replica: place.1, api_address, p2p_address };
-        self.change(place.0, &ControlRequest::Relocate(announcement)).await
+        let (partition, replica) = place;
+        let request = |epoch| {
+            let (api_address, p2p_address) = (api_address.clone(), p2p_address.clone());
+            ControlRequest::Relocate(Announcement { partition, replica, api_address, p2p_address, epoch })
+        };
+        self.change(partition, request).await
     }
 
-    async fn change(&self, partition: u16, request: &ControlRequest) -> Result<(), Error> {
+    /// Asks for what `request` makes of the epoch of the present map, and waits for its end.
+    async fn change(&self, partition: u16, request: impl Fn(u64) -> ControlRequest) -> Result<(), Error> {
         let deadline = self.deadline();
-        let mut report = self.reported(request, deadline).await?;
+        let present = self.reported(&ControlRequest::Change { partition }, deadline).await?;
+        let mut report = self.reported(&request(present.epoch), deadline).await?;
         let Some(id) = report.open else { return Ok(()) };
         while report.open == Some(id) {
             tokio::time::sleep(CHANGE_LOOK).await;

@@ -183,8 +183,9 @@ fn control(request: &[u8]) -> Result<Asked, String> {
         ControlRequest::Announce(announcement) => {
             Request::Idempotent { command: encode(&Command::Announce { announcement, at_unix_ms: now_unix_ms() }) }
         }
-        ControlRequest::Scale { partition, replicas } => {
-            Request::Idempotent { command: encode(&Command::Scale { partition, replicas, at_unix_ms: now_unix_ms() }) }
+        ControlRequest::Scale { partition, replicas, epoch } => {
+            let command = Command::Scale { partition, replicas, epoch, at_unix_ms: now_unix_ms() };
+            Request::Idempotent { command: encode(&command) }
         }
         ControlRequest::Relocate(announcement) => {
             Request::Idempotent { command: encode(&Command::Relocate { announcement, at_unix_ms: now_unix_ms() }) }

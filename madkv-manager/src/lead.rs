@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use madkv_proto::control::ControlReply;
 use madkv_proto::map::ClusterMap;
-use madkv_proto::settings::{GFD_HEARTBEAT_FREQ, definition};
+use madkv_proto::settings::{GFD_HEARTBEAT_FREQ, HOST_GRACE, definition};
 use smr::epoch::GroupKind;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr::status::{Role, ServiceState};
@@ -43,11 +43,8 @@ pub fn now_unix_ms() -> u64 {
 /// Does the leader's work whenever this replica leads. Never returns.
 pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
     let mut lead: Option<Lead> = None;
-    let mut looked_at = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
-        let stood_still = looked_at.elapsed() > Duration::from_millis(STOOD_STILL_MS);
-        looked_at = Instant::now();
         let Some(term) = term_of_lead(&replica).await else {
             lead = None;
             continue;
@@ -56,15 +53,13 @@ pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
             lead = Some(Lead::new(term));
         }
         let Some(lead) = &mut lead else { continue };
-        if stood_still {
-            lead.accused_from = Instant::now();
-        }
         let Some(Reply::View(view)) = ask(&replica, Request::LocalRead { query: encode(&Query::View) }).await else {
             continue;
         };
         if trace {
             lead.print_members(&view);
         }
+        lead.looks(Instant::now());
         lead.judge_hosts(&replica, &heard, &view).await;
         lead.repair(&replica, &view).await;
     }
@@ -102,6 +97,8 @@ pub(crate) async fn propose(replica: &ReplicaHandle, command: &Command) {
 /// What one leader keeps in mind.
 struct Lead {
     term: u64,
+    /// When it looked last.
+    looked_at: Instant,
     /// No one is accused of silence before this.
     accused_from: Instant,
     /// What was recorded of the hosts.
@@ -119,12 +116,26 @@ impl Lead {
     fn new(term: u64) -> Lead {
         Lead {
             term,
+            looked_at: Instant::now(),
             accused_from: Instant::now(),
             records: Records::default(),
             phases: BTreeMap::new(),
             stages: BTreeMap::new(),
             readmissions: Readmissions::default(),
             printed: BTreeMap::new(),
+        }
+    }
+
+    /// It has what is recorded before it, and judges next. If it has not come to that for long, this process stood
+    /// still, wherever it was just then: what it has not heard meanwhile, and for how long it has seen something, says
+    /// nothing, and all begins again.
+    fn looks(&mut self, now: Instant) {
+        let is_late = now.saturating_duration_since(self.looked_at) > Duration::from_millis(STOOD_STILL_MS);
+        self.looked_at = now;
+        if is_late {
+            self.accused_from = now;
+            self.phases.clear();
+            self.stages.clear();
         }
     }
 
@@ -147,9 +158,9 @@ impl Lead {
         let agents: BTreeSet<u16> = view.hosts.iter().map(|host| host.agent).collect();
         heard.keep(|agent| agents.contains(&agent));
         self.records.keep(|agent| agents.contains(&agent));
-        let default = definition(GFD_HEARTBEAT_FREQ).map_or(0, |definition| definition.default);
-        let freq_ms = view.settings.get(GFD_HEARTBEAT_FREQ).unwrap_or(default);
-        let now = Instant::now();
+        let freq_ms = setting(view, GFD_HEARTBEAT_FREQ);
+        // Not the present: it may stand still at any moment from here on.
+        let now = self.looked_at;
         for &HostView { agent, last, has_failed, .. } in &view.hosts {
             let recorded = self.records.unchanged_since(agent, last, has_failed, now).max(self.accused_from);
             let silence = silence(heard.last(agent), recorded, freq_ms, now);
@@ -161,7 +172,7 @@ impl Lead {
 
     async fn repair(&mut self, replica: &ReplicaHandle, view: &View) {
         let Some(map) = &view.map else { return };
-        let now = Instant::now();
+        let now = self.looked_at;
         let seen_places: BTreeSet<Place> = view.replicas.iter().map(|seen| seen.place).collect();
         self.phases.retain(|place, _| seen_places.contains(place));
         for (partition, group) in (0..).zip(&view.groups) {
@@ -171,17 +182,18 @@ impl Lead {
             }
             let mut replicas = Vec::new();
             for seen in view.replicas.iter().filter(|seen| seen.place.0 == partition) {
-                let phase = Phase::of(&seen.condition);
+                let host = view.hosts.iter().find(|host| host.agent == seen.agent);
+                let host_has_failed = host.is_none_or(|host| host.has_failed);
+                let phase = if host_has_failed { Phase::Lost } else { Phase::of(&seen.condition) };
                 let since = self.phases.entry(seen.place).or_insert((phase, now));
                 if since.0 != phase {
                     *since = (phase, now);
                 }
                 let for_ms = millis(now.duration_since(since.1));
-                let host = view.hosts.iter().find(|host| host.agent == seen.agent);
                 replicas.push(Seen {
                     replica: seen,
                     relaunches: host.is_some_and(|host| host.relaunches),
-                    host_has_failed: host.is_none_or(|host| host.has_failed),
+                    host_has_failed,
                     for_ms,
                 });
             }
@@ -206,6 +218,8 @@ impl Lead {
                 stage_for_ms: millis(now.duration_since(stage.1)),
                 readmission: &readmission,
                 now_unix_ms: now_unix_ms(),
+                host_grace_ms: setting(view, HOST_GRACE),
+                spare: spare_for(view, partition),
             };
             if let Some((of, verdict, reason)) = rm::choose(&sight) {
                 let after = group.repairs.last;
@@ -214,6 +228,23 @@ impl Lead {
             }
         }
     }
+}
+
+/// The value of a setting that is in force.
+fn setting(view: &View, name: &str) -> u64 {
+    let default = || definition(name).map_or(0, |definition| definition.default);
+    view.settings.get(name).unwrap_or_else(default)
+}
+
+/// The agent of a host that has room for a replica of a partition, and none of its replicas; the one with the fewest
+/// replicas.
+fn spare_for(view: &View, partition: u16) -> Option<u16> {
+    let replicas_of = |agent: u16| view.replicas.iter().filter(move |replica| replica.agent == agent);
+    let can = |host: &&HostView| {
+        let is_free = replicas_of(host.agent).all(|replica| replica.place.0 != partition);
+        host.has_room && host.relaunches && !host.has_failed && is_free
+    };
+    view.hosts.iter().filter(can).map(|host| host.agent).min_by_key(|agent| replicas_of(*agent).count())
 }
 
 /// For how long an agent has been silent, in milliseconds, if that is too long: since it was heard, or since `since` if
@@ -248,9 +279,11 @@ fn members_line(who: &str, map: &ClusterMap, partition: u16, members: &[u16]) ->
 
 #[cfg(test)]
 mod tests {
+    use madkv_proto::control::Condition;
     use smr::id::ClusterId;
 
     use super::*;
+    use crate::state::ReplicaView;
 
     #[test]
     fn shorter_interval_fails_no_agent_that_was_told_a_longer_one() {
@@ -263,6 +296,63 @@ mod tests {
         assert_eq!(silence(heard(100), start, 100, at(SILENT_MIN_MS + 1)), Some(SILENT_MIN_MS + 1));
         assert_eq!(silence(heard(100), at(1_000), 100, at(SILENT_MIN_MS + 1)), None, "accused later");
         assert_eq!(silence(None, start, 100, at(SILENT_MIN_MS)), None);
+    }
+
+    #[test]
+    fn leader_that_stood_still_wherever_it_was_accuses_no_one_and_begins_again() {
+        let mut lead = Lead::new(1);
+        let start = lead.looked_at;
+        let seen = |lead: &mut Lead, now| {
+            lead.phases.insert((0, 1), (Phase::Down, now));
+            lead.stages.insert(0, (7, now));
+        };
+        let at = |ms| start + Duration::from_millis(ms);
+        seen(&mut lead, start);
+        for ms in [100, 100 + STOOD_STILL_MS] {
+            lead.looks(at(ms));
+            assert_eq!((lead.phases.len(), lead.stages.len()), (1, 1), "it came in time");
+            assert!(lead.accused_from <= at(1) && lead.looked_at == at(ms));
+        }
+        // Stopped for a minute after it had asked what is recorded, say.
+        let woken = at(60_000);
+        lead.looks(woken);
+        assert_eq!((lead.phases.len(), lead.stages.len(), lead.accused_from), (0, 0, woken));
+        let last_heard = Some(Sign { at: start, told_ms: 100 });
+        assert_eq!(silence(last_heard, lead.accused_from, 100, lead.looked_at), None);
+    }
+
+    #[test]
+    fn room_is_looked_for_on_the_emptiest_host_that_has_none_of_the_group() {
+        let host = |agent, has_room| HostView {
+            agent,
+            name: format!("h{agent}"),
+            last: (1, 1),
+            relaunches: true,
+            has_failed: false,
+            has_room,
+        };
+        let replica = |place, agent| ReplicaView {
+            place,
+            agent,
+            condition: Condition::Starting,
+            incarnation: None,
+            order: 0,
+            launches_in_vain: 0,
+            loss_proven: false,
+            needs_move: false,
+            directory_suspect: false,
+            detail: String::new(),
+        };
+        let mut view = View {
+            hosts: vec![host(1, true), host(2, false), host(3, true), host(4, true)],
+            replicas: vec![replica((0, 0), 1), replica((1, 0), 3), replica((1, 1), 3), replica((1, 2), 4)],
+            ..View::default()
+        };
+        assert_eq!((spare_for(&view, 0), spare_for(&view, 1), spare_for(&view, 2)), (Some(4), Some(1), Some(1)));
+        view.hosts[3].has_failed = true;
+        assert_eq!(spare_for(&view, 0), Some(3));
+        view.hosts[2].relaunches = false;
+        assert_eq!(spare_for(&view, 0), None);
     }
 
     #[test]

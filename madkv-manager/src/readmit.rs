@@ -76,7 +76,9 @@ async fn ask(map: ClusterMap, partition: u16, replica: u16, state: Arc<Mutex<Rea
         let mut exchange = Exchange::new(&context, &group, Some(deadline)).without_resends();
         let now = match exchange.run(map.epoch, &|| ClientRequest::Readmit { replica }).await {
             Ok(Final::Response(ClientResponse::Done)) => Readmission::Done,
-            Ok(Final::Response(ClientResponse::Refused(why))) if why.contains(MEMBER_ALREADY) => Readmission::Done,
+            Ok(Final::Response(ClientResponse::Refused(why))) if why.contains(MEMBER_ALREADY) => {
+                Readmission::MemberAlready
+            }
             Ok(Final::Response(ClientResponse::Refused(why))) => Readmission::Refused(why),
             Ok(Final::Response(other)) => Readmission::Refused(format!("{other:?}")),
             Ok(Final::Answer(parts)) => {

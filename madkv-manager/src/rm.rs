@@ -3,16 +3,21 @@
 //! Pure, so that each row has a test. Times are how long the present leader has seen something: after an election they
 //! begin again, and nothing is decided in haste.
 //!
-//! | a replica is                                   | and                                         | then             |
-//! |------------------------------------------------|---------------------------------------------|------------------|
-//! | in service, starting, not initialized yet      |                                             | nothing          |
-//! | on a host that has failed                      |                                             | nothing          |
-//! | ended in order                                 |                                             | nothing          |
-//! | dead, or hung                                  | its agent relaunches and has not for a while | relaunch        |
-//! | dead, or hung, or backing off                  | its agent does not relaunch                 | a person         |
-//! | backing off                                    | launched in vain again and again            | fresh directory  |
-//! | quarantined, as the recorded member            |                                             | nothing: it heals |
-//! | quarantined, as a new incarnation              |                                             | readmit          |
+//! | a replica is                           | and                                   | then                |
+//! |----------------------------------------|---------------------------------------|---------------------|
+//! | in service, starting, uninitialized    |                                       | nothing             |
+//! | on a host that has failed              | within the grace period               | nothing             |
+//! | on a host that has failed              | longer, and another host has room     | place it there      |
+//! | on a host that has failed              | longer, and none has                  | a person            |
+//! | ended in order                         |                                       | nothing             |
+//! | dead, or hung                          | its agent relaunches, and has not yet | relaunch            |
+//! | dead, or hung, or backing off          | its agent does not relaunch           | a person            |
+//! | backing off after crashes              | launched in vain again and again      | fresh directory     |
+//! | backing off for any other reason       | launched in vain again and again      | a person            |
+//! | quarantined, as the recorded member    | not for long                          | nothing: it heals   |
+//! | quarantined, as the recorded member    | for long                              | a person            |
+//! | quarantined, as a new incarnation      |                                       | readmit             |
+//! | the same, on another host              | the map has it elsewhere              | move, then readmit  |
 //!
 //! # What is never done
 //! - Nothing but a relaunch for a replica whose quarantine is *proof of a loss*: its data may be the only copy of what
@@ -22,12 +27,15 @@
 //!   as before: a readmission puts the new incarnation into the place of the old one in one change.
 //! - No second repair in a group while one is under way.
 
-use madkv_proto::control::{Condition, Service};
+use madkv_proto::control::{Condition, EVENT_TEXT_MAX_BYTES, Service, bounded};
 
-use crate::state::{GroupView, Repair, ReplicaView, Stage, Verdict};
+use crate::state::{GroupView, Repair, ReplicaView, Stage, Verdict, forbids_exchange};
 
 /// How long a replica is seen quarantined before it is readmitted, in milliseconds: its agent may know more soon.
 pub const QUARANTINED_MS: u64 = 300;
+/// How long a member is quarantined, and should heal by itself, before a person is told that it does not, in
+/// milliseconds: a large log takes a while.
+pub const UNHEALED_MS: u64 = 120_000;
 /// How long a replica is down or hung, although its agent relaunches, before the agent is told to, in milliseconds.
 pub const DOWN_MS: u64 = 5_000;
 /// How long a replica is down before it is given up with its directory, in milliseconds ...
@@ -70,6 +78,8 @@ pub enum Phase {
     Hung,
     /// In quarantine.
     Quarantined,
+    /// Its host counts as failed.
+    Lost,
 }
 
 impl Phase {
@@ -99,6 +109,10 @@ pub struct Sight<'a> {
     pub readmission: &'a Readmission,
     /// The leader's clock, in milliseconds since 1970.
     pub now_unix_ms: u64,
+    /// How long a host has to be gone until its replicas are placed elsewhere, in milliseconds.
+    pub host_grace_ms: u64,
+    /// The agent of a host that has room, and no replica of this group.
+    pub spare: Option<u16>,
 }
 
 /// How far a readmission is, by the word of the group's leader.
@@ -109,6 +123,9 @@ pub enum Readmission {
     Asked,
     /// It has refused, for this reason; it is asked again.
     Refused(String),
+    /// It has refused because the replica that it knows is a member. That may still be the old incarnation, of which it
+    /// has heard a moment ago, so it is asked again.
+    MemberAlready,
     /// The new incarnation is a member in the place of the old one.
     Done,
 }
@@ -130,20 +147,25 @@ pub fn choose(sight: &Sight<'_>) -> Option<Choice> {
     }
     let needs: Vec<(u16, Need)> = sight.replicas.iter().map(|seen| (seen.replica.place.1, need(sight, seen))).collect();
     // What brings members back comes before what needs them.
-    for wanted in [Stage::Relaunch, Stage::Readmit, Stage::FreshDirectory] {
-        for (replica, need) in &needs {
-            if let Need::Repair(stage, reason) = need
-                && *stage == wanted
-                && !is_paused(sight, *replica)
-            {
-                return Some((*replica, Verdict::Repair(*stage), reason.clone()));
-            }
-        }
+    let repairs = needs.iter().filter_map(|(replica, need)| match need {
+        Need::Repair(stage, reason) if !is_paused(sight, *replica) => Some((*replica, *stage, reason)),
+        _ => None,
+    });
+    let first = repairs.min_by_key(|(_, stage, _)| match stage {
+        Stage::Relaunch => 0,
+        Stage::Move | Stage::Readmit => 1,
+        Stage::FreshDirectory => 2,
+        Stage::Place { .. } => 3,
+    });
+    if let Some((replica, stage, reason)) = first {
+        return Some((replica, Verdict::Repair(stage), reason.clone()));
     }
+    let is_known = |replica: u16, reason: &str| {
+        let known = sight.group.repairs.waiting.get(&replica);
+        known.is_some_and(|known| known == bounded(reason, EVENT_TEXT_MAX_BYTES))
+    };
     needs.into_iter().find_map(|(replica, need)| match need {
-        Need::Wait(reason) if sight.group.repairs.waiting.get(&replica) != Some(&reason) => {
-            Some((replica, Verdict::Wait, reason))
-        }
+        Need::Wait(reason) if !is_known(replica, &reason) => Some((replica, Verdict::Wait, reason)),
         _ => None,
     })
 }
@@ -158,7 +180,7 @@ fn is_paused(sight: &Sight<'_>, replica: u16) -> bool {
 
 fn need(sight: &Sight<'_>, seen: &Seen<'_>) -> Need {
     if seen.host_has_failed {
-        return Need::Nothing;
+        return lost(sight, seen);
     }
     match &seen.replica.condition {
         Condition::Starting | Condition::Alive { service: Service::InService | Service::Uninitialized } => {
@@ -177,6 +199,13 @@ fn need(sight: &Sight<'_>, seen: &Seen<'_>) -> Need {
         Condition::BackingOff { reason }
             if seen.for_ms >= IN_VAIN_MS && seen.replica.launches_in_vain >= LAUNCHES_IN_VAIN =>
         {
+            if !seen.replica.directory_suspect {
+                // A full disk, a port that is taken, arguments: another directory would help nothing.
+                return Need::Wait(format!(
+                    "however often it is launched it does not come into service, and nothing says that its directory \
+                     is to blame: {reason}"
+                ));
+            }
             let launches = seen.replica.launches_in_vain;
             let why = format!("it was launched {launches} times and did not come into service: {reason}");
             renew(sight, seen, Stage::FreshDirectory, why)
@@ -191,15 +220,36 @@ fn need(sight: &Sight<'_>, seen: &Seen<'_>) -> Need {
     }
 }
 
+/// A replica whose host counts as failed.
+fn lost(sight: &Sight<'_>, seen: &Seen<'_>) -> Need {
+    if seen.for_ms < sight.host_grace_ms || !sight.group.is_founded || seen.replica.condition == Condition::Stopped {
+        return Need::Nothing;
+    }
+    match sight.spare {
+        Some(agent) => {
+            let why = format!("its host has been gone for more than {} ms", sight.host_grace_ms);
+            renew(sight, seen, Stage::Place { agent }, why)
+        }
+        None => Need::Wait("its host is gone, and no other one has room for it (madkv-agent --spare)".to_owned()),
+    }
+}
+
 fn quarantined(sight: &Sight<'_>, seen: &Seen<'_>, reason: &str) -> Need {
     if seen.replica.loss_proven {
         return renew(sight, seen, Stage::Readmit, String::new());
     }
     let recorded = sight.group.recorded.get(usize::from(seen.replica.place.1)).copied().flatten();
-    if seen.for_ms < QUARANTINED_MS || !sight.group.is_founded || recorded == seen.replica.incarnation {
+    if !sight.group.is_founded || recorded == seen.replica.incarnation {
+        if seen.for_ms < UNHEALED_MS {
+            return Need::Nothing;
+        }
+        return Need::Wait(format!("it is quarantined as the member that it was, and does not heal: {reason}"));
+    }
+    if seen.for_ms < QUARANTINED_MS {
         return Need::Nothing;
     }
-    renew(sight, seen, Stage::Readmit, format!("it is quarantined: {reason}"))
+    let stage = if seen.replica.needs_move { Stage::Move } else { Stage::Readmit };
+    renew(sight, seen, stage, format!("it is quarantined: {reason}"))
 }
 
 /// What replaces a replica's data, unless that must not be.
@@ -212,23 +262,8 @@ fn renew(sight: &Sight<'_>, seen: &Seen<'_>, stage: Stage, why: String) -> Need 
 
 /// Why this replica's data must not be replaced now.
 fn forbids(sight: &Sight<'_>, seen: &Seen<'_>) -> Option<String> {
-    if seen.replica.loss_proven {
-        return Some(
-            "its quarantine is proof that something durable was lost, and its data may be the only copy of that: \
-             compare the group's directories, then readmit the replica or recover the group"
-                .to_owned(),
-        );
-    }
     let GroupView { size, members, .. } = sight.group;
-    let others = members.iter().filter(|member| **member != seen.replica.place.1).count();
-    let majority = usize::from(*size) / 2 + 1;
-    (others < majority).then(|| {
-        if others == 0 {
-            "no other replica of its group is in service, so it may be the last copy of the data".to_owned()
-        } else {
-            format!("without it only {others} of {size} replicas are in service, and {majority} are needed")
-        }
-    })
+    forbids_exchange(seen.replica.place.1, *size, members, seen.replica.loss_proven)
 }
 
 /// What becomes of the repair under way; `None` while there is nothing to do but to wait.
@@ -237,12 +272,17 @@ fn go_on(sight: &Sight<'_>, open: &Repair) -> Option<(Verdict, String)> {
     let Some(seen) = sight.replicas.iter().find(|seen| seen.replica.place.1 == open.replica) else {
         return abandon("no agent names it".to_owned());
     };
-    let is_taken_in = open.stage != Stage::Readmit || *sight.readmission == Readmission::Done;
+    let is_taken_in = match open.stage {
+        // In service, and a member by the word of the group: whichever incarnation it is.
+        Stage::Readmit => matches!(sight.readmission, Readmission::Done | Readmission::MemberAlready),
+        Stage::Relaunch | Stage::FreshDirectory | Stage::Place { .. } | Stage::Move => true,
+    };
     if seen.replica.condition.is_member() && is_taken_in && !seen.host_has_failed {
         let incarnation = seen.replica.incarnation.map_or_else(String::new, |it| format!(" as incarnation {it}"));
         return Some((Verdict::Done, format!("it is in service{incarnation}")));
     }
-    if seen.host_has_failed {
+    let is_elsewhere = matches!(open.stage, Stage::Place { agent } if agent != seen.replica.agent);
+    if seen.host_has_failed && !is_elsewhere {
         return abandon("its host counts as failed".to_owned());
     }
     let was_told = seen.replica.order >= open.order;
@@ -268,6 +308,22 @@ fn go_on(sight: &Sight<'_>, open: &Repair) -> Option<(Verdict, String)> {
             (None, _) if is_late => abandon(format!("it did not come up with an empty directory{detail}")),
             (None, _) => None,
         },
+        Stage::Place { .. } => match (forbids(sight, seen), Phase::of(&seen.replica.condition)) {
+            (Some(because), _) => Some((Verdict::Wait, because)),
+            (None, Phase::Quarantined) if !is_elsewhere && seen.for_ms >= QUARANTINED_MS => {
+                Some((Verdict::Repair(Stage::Move), "it runs on its new host".to_owned()))
+            }
+            (None, _) if is_late && is_elsewhere => abandon("the other host has not launched it".to_owned()),
+            (None, _) if is_late => abandon(format!("it did not come up there{detail}")),
+            (None, _) => None,
+        },
+        // The change that goes with it ends in any case: it has its own limits.
+        Stage::Move => match forbids(sight, seen) {
+            _ if sight.group.is_changing => None,
+            Some(because) => Some((Verdict::Wait, because)),
+            None if seen.replica.needs_move => abandon("its group does not know it there".to_owned()),
+            None => Some((Verdict::Repair(Stage::Readmit), "its group knows where it is".to_owned())),
+        },
         Stage::Readmit => {
             if seen.replica.loss_proven
                 && let Some(because) = forbids(sight, seen)
@@ -279,7 +335,7 @@ fn go_on(sight: &Sight<'_>, open: &Repair) -> Option<(Verdict, String)> {
             }
             let refusal = match sight.readmission {
                 Readmission::Refused(why) => format!(": {why}"),
-                Readmission::Asked | Readmission::Done => String::new(),
+                Readmission::Asked | Readmission::Done | Readmission::MemberAlready => String::new(),
             };
             if matches!(Phase::of(&seen.replica.condition), Phase::Down | Phase::Hung)
                 && seen.for_ms >= NEWCOMER_DOWN_MS

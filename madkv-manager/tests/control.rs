@@ -78,6 +78,8 @@ fn report(number: u64, service: Serves) -> AgentReport {
         condition: Condition::Alive { service },
         launches: 1,
         order: 0,
+        directory_suspect: false,
+        peers: Vec::new(),
         detail: String::new(),
     };
     AgentReport {
@@ -87,6 +89,7 @@ fn report(number: u64, service: Serves) -> AgentReport {
         start: 3,
         number,
         relaunches: true,
+        spares: Vec::new(),
         replicas: vec![replica],
     }
 }

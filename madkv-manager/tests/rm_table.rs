@@ -4,12 +4,18 @@
 
 use madkv_manager::rm::{
     Choice, DOWN_MS, IN_VAIN_MS, LAUNCHES_IN_VAIN, NEWCOMER_DOWN_MS, ORDER_MS, PAUSE_MAX_MS, PAUSE_MIN_MS,
-    QUARANTINED_MS, READMISSION_MS, Readmission, Seen, Sight, choose,
+    QUARANTINED_MS, READMISSION_MS, Readmission, Seen, Sight, UNHEALED_MS, choose,
 };
 use madkv_manager::state::{GroupRepairs, GroupView, Repair, ReplicaView, Stage, Verdict};
-use madkv_proto::control::{Condition, Service};
+use madkv_proto::control::{Condition, EVENT_TEXT_MAX_BYTES, Service, bounded};
 use smr::id::Incarnation;
 
+/// Longer than replicas are down in these cases.
+const GRACE_MS: u64 = 100_000;
+/// A host with room.
+const SPARE: u16 = 9;
+const PLACE: Verdict = Verdict::Repair(Stage::Place { agent: SPARE });
+const MOVE: Verdict = Verdict::Repair(Stage::Move);
 const NOW: u64 = 1_700_000_000_000;
 const RELAUNCH: Verdict = Verdict::Repair(Stage::Relaunch);
 const FRESH: Verdict = Verdict::Repair(Stage::FreshDirectory);
@@ -32,6 +38,7 @@ struct Case {
     stage_for_ms: u64,
     readmission: Readmission,
     now: u64,
+    spare: Option<u16>,
 }
 
 fn in_service() -> Condition {
@@ -60,6 +67,8 @@ fn case(size: u16) -> Case {
             order: 0,
             launches_in_vain: 0,
             loss_proven: false,
+            needs_move: false,
+            directory_suspect: true,
             detail: String::new(),
         },
         relaunches: true,
@@ -73,12 +82,14 @@ fn case(size: u16) -> Case {
             is_founded: true,
             members: (0..size).collect(),
             recorded: (0..size).map(|number| Some(Incarnation(u64::from(number) + 10))).collect(),
+            is_changing: false,
             repairs: GroupRepairs::default(),
         },
         replicas: (0..size).map(replica).collect(),
         stage_for_ms: 0,
         readmission: Readmission::Asked,
         now: NOW,
+        spare: None,
     }
 }
 
@@ -131,6 +142,8 @@ impl Case {
             stage_for_ms: self.stage_for_ms,
             readmission: &self.readmission,
             now_unix_ms: self.now,
+            host_grace_ms: GRACE_MS,
+            spare: self.spare,
         })
     }
 
@@ -194,6 +207,106 @@ fn quarantined_new_incarnation_is_readmitted_and_a_member_heals_by_itself() {
     let healing = |case: &mut Case| case.replicas[1].view.incarnation = case.group.recorded[1];
     case(3).with(1, quarantined(), IN_VAIN_MS).changed(healing).expect(None);
     case(3).with(1, quarantined(), IN_VAIN_MS).changed(|case| case.group.is_founded = false).expect(None);
+    // Unless it does not: then a person is told, once.
+    let waits = case(3).with(1, quarantined(), UNHEALED_MS).changed(healing);
+    let reason = waits.expect(Some((1, Verdict::Wait)));
+    assert!(reason.contains("does not heal: emptied"), "{reason}");
+    waits.changed(|case| case.group.repairs.waiting = [(1, reason)].into()).expect(None);
+}
+
+#[test]
+fn reason_too_long_for_an_event_is_told_once_all_the_same() {
+    let healing = |case: &mut Case| {
+        case.replicas[1].view.incarnation = case.group.recorded[1];
+        let reason = "x".repeat(2 * EVENT_TEXT_MAX_BYTES);
+        case.replicas[1].view.condition =
+            Condition::Alive { service: Service::Quarantined { proof_of_loss: false, reason } };
+    };
+    let waits = case(3).with(1, quarantined(), UNHEALED_MS).changed(healing);
+    let reason = bounded(&waits.expect(Some((1, Verdict::Wait))), EVENT_TEXT_MAX_BYTES).to_owned();
+    waits.changed(|case| case.group.repairs.waiting = [(1, reason)].into()).expect(None);
+}
+
+// A full disk or a port that is taken: what the directory holds is not to blame.
+#[test]
+fn what_ends_for_other_reasons_keeps_its_directory_and_a_person_is_told() {
+    let waits = case(3).with(1, backing_off(), IN_VAIN_MS).changed(|case| {
+        case.replicas[1].view.launches_in_vain = LAUNCHES_IN_VAIN;
+        case.replicas[1].view.directory_suspect = false;
+    });
+    let reason = waits.expect(Some((1, Verdict::Wait)));
+    assert!(reason.contains("nothing says that its directory is to blame: exit 1"), "{reason}");
+    waits
+        .clone()
+        .changed(|case| case.replicas[1].view.launches_in_vain += 7)
+        .changed(|case| case.group.repairs.waiting = [(1, reason)].into())
+        .expect(None);
+    waits.repairing(1, Stage::Relaunch, ORDER_MS).told(1).expect(Some((1, Verdict::Wait)));
+}
+
+#[test]
+fn replica_whose_host_is_gone_for_long_is_placed_where_there_is_room() {
+    let lost = |for_ms| {
+        case(3).with(1, dead(), for_ms).changed(|case| {
+            case.replicas[1].host_has_failed = true;
+            case.spare = Some(SPARE);
+        })
+    };
+    lost(GRACE_MS - 1).expect(None);
+    lost(GRACE_MS).expect(Some((1, PLACE)));
+    // As it was when its host was last heard: also in service.
+    lost(GRACE_MS).changed(|case| case.replicas[1].view.condition = in_service()).expect(Some((1, PLACE)));
+    lost(GRACE_MS).with(1, Condition::Stopped, GRACE_MS).expect(None);
+    lost(GRACE_MS).changed(|case| case.group.is_founded = false).expect(None);
+    let waits = lost(GRACE_MS).changed(|case| case.spare = None);
+    let reason = waits.expect(Some((1, Verdict::Wait)));
+    assert!(reason.contains("no other one has room"), "{reason}");
+    // Whoever waits for that is placed once there is room.
+    let waiting = |case: &mut Case| case.group.repairs.waiting = [(1, reason.clone())].into();
+    lost(GRACE_MS).changed(waiting).expect(Some((1, PLACE)));
+    lost(GRACE_MS).with(2, dead(), 0).expect(Some((1, Verdict::Wait)));
+    lost(GRACE_MS).changed(|case| case.replicas[1].view.loss_proven = true).expect(Some((1, Verdict::Wait)));
+    lost(GRACE_MS).with(2, dead(), DOWN_MS).changed(|case| case.spare = None).expect(Some((2, RELAUNCH)));
+}
+
+#[test]
+fn replica_that_is_placed_is_moved_and_readmitted_once_its_group_knows_where_it_is() {
+    let placing = |stage, stage_for_ms| {
+        case(3).with(1, dead(), GRACE_MS).repairing(1, stage, stage_for_ms).changed(|case| {
+            case.replicas[1].host_has_failed = true;
+        })
+    };
+    let place = |stage_for_ms| placing(Stage::Place { agent: SPARE }, stage_for_ms);
+    let on_the_new = |case: &mut Case| {
+        case.replicas[1].host_has_failed = false;
+        case.replicas[1].view.agent = SPARE;
+        case.replicas[1].view.condition = quarantined();
+        case.replicas[1].view.incarnation = Some(Incarnation(78));
+        case.replicas[1].view.needs_move = true;
+    };
+    place(0).expect(None);
+    place(ORDER_MS).expect(Some((1, Verdict::Abandon)));
+    place(0).changed(on_the_new).expect(Some((1, MOVE)));
+    place(0).changed(on_the_new).changed(|case| case.replicas[1].for_ms = QUARANTINED_MS - 1).expect(None);
+    let down = |case: &mut Case| case.replicas[1].view.condition = dead();
+    place(0).changed(on_the_new).changed(down).expect(None);
+    place(ORDER_MS).changed(on_the_new).changed(down).expect(Some((1, Verdict::Abandon)));
+    let gone_too = |case: &mut Case| case.replicas[1].host_has_failed = true;
+    place(0).changed(on_the_new).changed(gone_too).expect(Some((1, Verdict::Abandon)));
+    place(0).changed(on_the_new).with(2, dead(), 0).expect(Some((1, Verdict::Wait)));
+    // Its own host has come back with it.
+    let back = |case: &mut Case| {
+        case.replicas[1].host_has_failed = false;
+        case.replicas[1].view.condition = in_service();
+    };
+    place(0).changed(back).expect(Some((1, Verdict::Done)));
+
+    let moving = || placing(Stage::Move, ORDER_MS).changed(on_the_new);
+    moving().changed(|case| case.group.is_changing = true).expect(None);
+    moving().changed(|case| case.replicas[1].view.needs_move = false).expect(Some((1, READMIT)));
+    moving().expect(Some((1, Verdict::Abandon)));
+    // And begins with that the next time.
+    moving().changed(|case| case.group.repairs = GroupRepairs::default()).expect(Some((1, MOVE)));
 }
 
 // covers M6: what is never done. Each of these was a repair without its rule.
@@ -273,6 +386,10 @@ fn repair_goes_on_from_stage_to_stage_until_the_replica_is_in_service() {
     readmit(in_service(), 9).expect(None);
     let done = |case: &mut Case| case.readmission = Readmission::Done;
     readmit(quarantined(), 9).changed(done).expect(None);
+    // The group may know its old incarnation: until it says more it is asked again, and only service counts.
+    let already = |case: &mut Case| case.readmission = Readmission::MemberAlready;
+    readmit(quarantined(), 9).changed(already).expect(None);
+    readmit(in_service(), 9).changed(already).expect(Some((1, Verdict::Done)));
     let reason = readmit(in_service(), 9).changed(done).expect(Some((1, Verdict::Done)));
     assert!(reason.contains("as incarnation"), "{reason}");
     readmit(dead(), NEWCOMER_DOWN_MS - 1).expect(None);

@@ -4,8 +4,8 @@
 
 use madkv_manager::state::{Command, Decision, ManagerState, Query, Reply, Stage, Verdict, View, encode};
 use madkv_proto::control::{
-    AgentOrders, AgentReport, Condition, ControlReply, Event, GroupMembers, Membership, OrderKind, ReplicaReport,
-    Service, Settings,
+    AgentOrders, AgentReport, Announcement, Condition, ControlReply, Event, GroupMembers, Launch, Membership,
+    OrderKind, ReplicaReport, Service, Settings, Spare,
 };
 use madkv_proto::settings::{ELECTION_TIMEOUT, LFD_HEARTBEAT_FREQ};
 use proptest::prelude::*;
@@ -48,7 +48,17 @@ fn dead() -> Condition {
 
 fn replica(partition: u16, replica: u16, condition: Condition) -> ReplicaReport {
     let incarnation = Some(Incarnation(7));
-    ReplicaReport { partition, replica, incarnation, condition, launches: 1, order: 0, detail: String::new() }
+    ReplicaReport {
+        partition,
+        replica,
+        incarnation,
+        condition,
+        launches: 1,
+        order: 0,
+        directory_suspect: false,
+        peers: Vec::new(),
+        detail: String::new(),
+    }
 }
 
 fn report(agent: u16, number: u64, replicas: Vec<ReplicaReport>) -> AgentReport {
@@ -59,6 +69,7 @@ fn report(agent: u16, number: u64, replicas: Vec<ReplicaReport>) -> AgentReport 
         start: 50 + u64::from(agent),
         number,
         relaunches: true,
+        spares: Vec::new(),
         replicas,
     }
 }
@@ -286,10 +297,14 @@ fn decision_counts_once_and_only_after_the_one_that_its_leader_knew() {
     let mut told = replica(0, 0, dead());
     told.order = order;
     assert_eq!(take(&mut state, &report(1, 3, vec![told])).unwrap().orders, [], "it has done it");
+    take(&mut state, &report(2, 1, vec![replica(0, 1, in_service()), replica(0, 2, in_service())])).unwrap();
     decide(&mut state, order, 0, Verdict::Repair(Stage::FreshDirectory)).unwrap();
     let fresh = view(&state).groups[0].repairs.last;
     let orders = take(&mut state, &report(1, 4, vec![replica(0, 0, dead())])).unwrap().orders;
     assert_eq!((orders[0].id, &orders[0].what), (fresh, &OrderKind::FreshDirectory));
+    // M6: its directory is taken only while that is safe.
+    take(&mut state, &report(2, 2, vec![replica(0, 1, in_service()), replica(0, 2, dead())])).unwrap();
+    assert_eq!(take(&mut state, &report(1, 5, vec![replica(0, 0, dead())])).unwrap().orders, []);
     decide(&mut state, fresh, 0, Verdict::Done).unwrap();
     assert_eq!(view(&state).groups[0].repairs.open, None);
     assert!(decide(&mut state, fresh, 0, relaunch).is_err(), "that leader is out of date");
@@ -310,6 +325,99 @@ fn proof_of_a_loss_is_remembered_until_the_replica_is_in_service() {
         take(&mut state, &report(1, number, vec![replica(0, 0, condition.clone())])).unwrap();
         assert_eq!(view(&state).replicas[0].loss_proven, expected, "{condition:?}");
     }
+}
+
+/// Three hosts with a replica of partition 0 each, and host 4 with room.
+fn with_spare_host() -> ManagerState {
+    let mut state = laid_out();
+    for agent in 1..4 {
+        let others: Vec<String> = (1..4).filter(|other| *other != agent).map(|other| format!("p{other}:1")).collect();
+        let own = ReplicaReport { peers: others, ..replica(0, agent - 1, in_service()) };
+        take(&mut state, &report(agent, 1, vec![own])).unwrap();
+    }
+    take(&mut state, &spare_report(1, vec![])).unwrap();
+    state
+}
+
+fn spare_report(number: u64, replicas: Vec<ReplicaReport>) -> AgentReport {
+    let spare = |port: u16| Spare { api_address: format!("n:{port}"), p2p_address: format!("n:{}", port + 100) };
+    AgentReport { spares: vec![spare(1), spare(2)], ..report(4, number, replicas) }
+}
+
+fn ended(state: &mut ManagerState, id: u64) {
+    let ended = Command::ChangeEnded { partition: 0, id, refused: None, at_unix_ms: AT };
+    assert!(matches!(apply(state, &ended), Reply::Control(ControlReply::Change(_))));
+}
+
+// covers G1 G2
+#[test]
+fn replica_of_a_host_that_is_gone_is_placed_on_another_and_the_old_one_ends_when_it_comes_back() {
+    let mut state = with_spare_host();
+    let place = Verdict::Repair(Stage::Place { agent: 4 });
+    assert!(decide(&mut state, 0, 1, place).unwrap_err().contains("its host is there"));
+    silent(&mut state, 2, 1);
+    for (agent, why) in [(2, "is not there"), (3, "has a replica of s0"), (9, "is not there")] {
+        let refused = decide(&mut state, 0, 1, Verdict::Repair(Stage::Place { agent })).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+    decide(&mut state, 0, 1, place).unwrap();
+    let order = view(&state).groups[0].repairs.last;
+    let mut state = ManagerState::restore(&mut &image(&state)[..]).unwrap();
+    assert!(texts(&state).contains(&"s0.1: S2 is to be placed on host host4, at n:1: because".to_owned()));
+    let orders = take(&mut state, &spare_report(2, vec![])).unwrap().orders;
+    let launch =
+        Launch { api_address: "n:1".into(), p2p_address: "n:101".into(), peers: vec!["p1:1".into(), "p3:1".into()] };
+    assert_eq!((orders.len(), orders[0].id, &orders[0].what), (1, order, &OrderKind::Place(launch)));
+    let is_changing = |state: &ManagerState| view(state).groups[0].is_changing;
+    let needs_move = |state: &ManagerState| view(state).replicas[1].needs_move;
+    let last = |state: &ManagerState| view(state).groups[0].repairs.last;
+    let placed = |condition| ReplicaReport { order, incarnation: Some(Incarnation(8)), ..replica(0, 1, condition) };
+    let orders = take(&mut state, &spare_report(3, vec![placed(quarantined(false))])).unwrap().orders;
+    assert_eq!(orders, [], "it has done it");
+    assert!(needs_move(&state) && !is_changing(&state));
+    decide(&mut state, order, 1, Verdict::Repair(Stage::Move)).unwrap();
+    let moved = last(&state);
+    assert!(needs_move(&state) && is_changing(&state));
+    assert!(decide(&mut state, moved, 1, Verdict::Repair(Stage::Readmit)).unwrap_err().contains("being changed"));
+    // From now on the old one does not count, even if it has not heard of that.
+    let of_old = |number, condition| report(2, number, vec![replica(0, 1, condition)]);
+    take(&mut state, &of_old(2, in_service())).unwrap();
+    assert_eq!((view(&state).replicas[1].agent, members(&state, 0)), (4, vec![0, 2]));
+    ended(&mut state, moved);
+    assert!(!needs_move(&state) && !is_changing(&state));
+    decide(&mut state, moved, 1, Verdict::Repair(Stage::Readmit)).unwrap();
+    take(&mut state, &spare_report(4, vec![placed(in_service())])).unwrap();
+    let readmit = last(&state);
+    decide(&mut state, readmit, 1, Verdict::Done).unwrap();
+
+    // The old host comes back, with what it had.
+    let orders = take(&mut state, &of_old(3, quarantined(false))).unwrap().orders;
+    assert_eq!((orders.len(), orders[0].id, &orders[0].what), (1, moved, &OrderKind::Retire));
+    assert_eq!((view(&state).replicas[1].agent, members(&state, 0)), (4, vec![0, 1, 2]));
+    assert_eq!(take(&mut state, &of_old(4, Condition::Stopped)).unwrap().orders, []);
+    assert_eq!((view(&state).replicas[1].agent, members(&state, 0)), (4, vec![0, 1, 2]));
+    let elsewhere =
+        Announcement { partition: 0, replica: 1, api_address: "n:7".into(), p2p_address: "n:8".into(), epoch: 2 };
+    let announce = Command::Announce { announcement: elsewhere, at_unix_ms: AT };
+    assert!(matches!(apply(&mut state, &announce), Reply::Control(ControlReply::Refused(_))), "of the old one");
+}
+
+#[test]
+fn host_that_comes_back_in_service_before_the_other_one_has_taken_over_keeps_its_replica() {
+    let mut state = with_spare_host();
+    silent(&mut state, 2, 1);
+    decide(&mut state, 0, 1, Verdict::Repair(Stage::Place { agent: 4 })).unwrap();
+    let order = view(&state).groups[0].repairs.last;
+    let placed = ReplicaReport { order, ..replica(0, 1, quarantined(false)) };
+    take(&mut state, &spare_report(2, vec![placed.clone()])).unwrap();
+    assert_eq!(view(&state).replicas[1].agent, 4);
+    assert_eq!(take(&mut state, &report(2, 2, vec![replica(0, 1, in_service())])).unwrap().orders, []);
+    assert_eq!((view(&state).replicas[1].agent, members(&state, 0)), (2, vec![0, 1, 2]));
+    decide(&mut state, order, 1, Verdict::Done).unwrap();
+    let orders = take(&mut state, &spare_report(3, vec![placed])).unwrap().orders;
+    assert_eq!((orders.len(), &orders[0].what), (1, &OrderKind::Retire));
+    assert!(orders[0].id > order);
+    assert_eq!(view(&state).replicas[1].agent, 2);
 }
 
 fn image(state: &ManagerState) -> Vec<u8> {
@@ -367,6 +475,8 @@ fn commands() -> impl Strategy<Value = Vec<Command>> {
         Just(Verdict::Repair(Stage::Relaunch)),
         Just(Verdict::Repair(Stage::FreshDirectory)),
         Just(Verdict::Repair(Stage::Readmit)),
+        Just(Verdict::Repair(Stage::Place { agent: 2 })),
+        Just(Verdict::Repair(Stage::Move)),
         Just(Verdict::Done),
         Just(Verdict::Abandon),
         Just(Verdict::Wait),

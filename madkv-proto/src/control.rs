@@ -23,6 +23,8 @@ pub const HOST_REPLICAS_MAX: usize = PARTITIONS_MAX * REPLICAS_MAX;
 /// The most hosts with an agent: each replica of the largest cluster on its own, and as many spare ones as a group has
 /// replicas.
 pub const HOSTS_MAX: usize = HOST_REPLICAS_MAX + REPLICAS_MAX;
+/// The most replicas that a host offers to take over.
+pub const SPARES_MAX: usize = REPLICAS_MAX;
 /// The longest text of an event, in bytes.
 pub const EVENT_TEXT_MAX_BYTES: usize = 512;
 /// The longest subject of an event, in bytes.
@@ -73,6 +75,9 @@ pub enum ControlRequest {
         partition: u16,
         /// How many replicas.
         replicas: u16,
+        /// The epoch of the map that the operator has seen: nothing is changed if it is another one by now, so that a
+        /// copy of this that arrives late undoes nothing.
+        epoch: u64,
     },
     /// An operator has moved a replica, or is about to.
     Relocate(Announcement),
@@ -104,6 +109,8 @@ pub struct Announcement {
     pub api_address: String,
     /// `host:port` where its peers reach it.
     pub p2p_address: String,
+    /// The epoch of the map that whoever says so has seen: nothing is changed if it is another one by now.
+    pub epoch: u64,
 }
 
 /// How the changes of a partition's group are. They are numbered by the events that say so.
@@ -113,6 +120,8 @@ pub struct ChangeReport {
     pub open: Option<u64>,
     /// The last one that ended, and why it came to nothing, if it did.
     pub ended: Option<(u64, Option<String>)>,
+    /// The epoch of the map; what is asked for names it.
+    pub epoch: u64,
 }
 
 /// An answer to a [`ControlRequest`].
@@ -155,8 +164,20 @@ pub struct AgentReport {
     /// Whether the agent relaunches by itself what has ended (`--relaunch yes`). If not, a person or an orchestrator
     /// does, and the manager orders nothing of the kind.
     pub relaunches: bool,
+    /// Where this host can take replicas over whose own host is gone; at most [`SPARES_MAX`]. One that is used already
+    /// may be among them.
+    pub spares: Vec<Spare>,
     /// The replicas of the host, in order of partition and replica; at most [`HOST_REPLICAS_MAX`].
     pub replicas: Vec<ReplicaReport>,
+}
+
+/// Room for a replica on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spare {
+    /// `host:port` where it would serve clients.
+    pub api_address: String,
+    /// `host:port` where its peers would reach it.
+    pub p2p_address: String,
 }
 
 /// How a replica is, by the agent of its host.
@@ -174,6 +195,10 @@ pub struct ReplicaReport {
     pub launches: u32,
     /// The last order that the agent has carried out for it, or has tried to; 0 for none.
     pub order: u64,
+    /// Whether its last end was of a kind for which its directory may be to blame: it crashed, and its disk has room.
+    pub directory_suspect: bool,
+    /// `host:port` where it reaches its peers, in replica order; without itself, and as it was launched.
+    pub peers: Vec<String>,
     /// More for a person to read: why the order failed, what the process said last. At most [`DETAIL_MAX_BYTES`].
     pub detail: String,
 }
@@ -417,6 +442,17 @@ impl AgentReport {
         if !self.replicas.is_sorted_by(|one, next| place(one) < place(next)) {
             return Err("the replicas of a report are not in order, or one is there twice".into());
         }
+        if self.spares.len() > SPARES_MAX {
+            return Err(format!("room for {} replicas; {SPARES_MAX} are possible", self.spares.len()));
+        }
+        if self.replicas.iter().any(|report| report.peers.len() >= REPLICAS_MAX) {
+            return Err("more peers than a group has".into());
+        }
+        let spares = self.spares.iter().flat_map(|spare| [&spare.api_address, &spare.p2p_address]);
+        let mut addresses = spares.chain(self.replicas.iter().flat_map(|report| &report.peers));
+        if addresses.any(|address| address.len() > ADDRESS_MAX_BYTES) {
+            return Err(format!("an address of more than {ADDRESS_MAX_BYTES} bytes"));
+        }
         let texts = self.replicas.iter().flat_map(|report| [report.detail.as_str(), report.condition.reason()]);
         let too_long = long("a host's name", &self.host, HOST_NAME_MAX_BYTES)
             .or_else(|| long("an address", &self.address, ADDRESS_MAX_BYTES))
@@ -426,9 +462,9 @@ impl AgentReport {
 
     /// Whether it says the same as `other`, whatever their numbers and details. What does is not recorded.
     pub fn says_the_same(&self, other: &AgentReport) -> bool {
-        let AgentReport { agent, host, address, start, number: _, relaunches, replicas } = self;
-        (agent, host, address, start, relaunches)
-            == (&other.agent, &other.host, &other.address, &other.start, &other.relaunches)
+        let AgentReport { agent, host, address, start, number: _, relaunches, spares, replicas } = self;
+        (agent, host, address, start, relaunches, spares)
+            == (&other.agent, &other.host, &other.address, &other.start, &other.relaunches, &other.spares)
             && replicas.len() == other.replicas.len()
             && replicas.iter().zip(&other.replicas).all(|(one, other)| one.says_the_same(other))
     }
@@ -436,9 +472,7 @@ impl AgentReport {
 
 impl ReplicaReport {
     fn says_the_same(&self, other: &ReplicaReport) -> bool {
-        let ReplicaReport { partition, replica, incarnation, condition, launches, order, detail: _ } = self;
-        (partition, replica, incarnation, condition, launches, order)
-            == (&other.partition, &other.replica, &other.incarnation, &other.condition, &other.launches, &other.order)
+        *self == ReplicaReport { detail: self.detail.clone(), ..other.clone() }
     }
 }
 

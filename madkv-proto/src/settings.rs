@@ -44,6 +44,8 @@ pub struct Definition {
 
 /// How often an agent heartbeats the replicas of its host.
 pub const LFD_HEARTBEAT_FREQ: &str = "lfd_heartbeat_freq";
+/// How long a host has to be gone until its replicas are placed on another one.
+pub const HOST_GRACE: &str = "host_grace";
 /// How often an agent reports to the managers, and half of how fast settings arrive.
 pub const GFD_HEARTBEAT_FREQ: &str = "gfd_heartbeat_freq";
 /// `T` of the partitions' groups.
@@ -54,7 +56,7 @@ pub const SNAPSHOT_FREQ: &str = "snapshot_freq";
 pub const REPLICAS_PREFIX: &str = "replicas.";
 
 /// All settings, by name. The numbers of replicas are not among them: they follow from the map.
-pub const DEFINITIONS: [Definition; 4] = [
+pub const DEFINITIONS: [Definition; 5] = [
     Definition {
         name: ELECTION_TIMEOUT,
         unit: Unit::Milliseconds,
@@ -72,6 +74,15 @@ pub const DEFINITIONS: [Definition; 4] = [
         max: 60_000,
         zero: false,
         what: "how often agents report to the managers",
+    },
+    Definition {
+        name: HOST_GRACE,
+        unit: Unit::Milliseconds,
+        default: 60_000,
+        min: 1_000,
+        max: 86_400_000,
+        zero: false,
+        what: "how long a host has to be gone until its replicas are placed on another one",
     },
     Definition {
         name: LFD_HEARTBEAT_FREQ,

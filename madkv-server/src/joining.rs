@@ -11,6 +11,7 @@ use madkv_proto::control::Announcement;
 use madkv_proto::map::ClusterMap;
 use smr::internals::disk::RealDisk;
 use smr::replica::ReplicaHandle;
+use smr_service::listener::Backend as _;
 use smr_service::process::{jittered, say};
 
 use crate::assignment;
@@ -36,21 +37,22 @@ pub(crate) struct MapFollower {
 
 impl Plan {
     /// What it has to say of where it is, if it has.
-    pub(crate) fn announcement(&self) -> Option<Announcement> {
+    pub(crate) fn announcement(&self, epoch: u64) -> Option<Announcement> {
         let (api_address, p2p_address) = self.advertise.clone()?;
-        Some(Announcement { partition: self.partition, replica: self.replica, api_address, p2p_address })
+        Some(Announcement { partition: self.partition, replica: self.replica, api_address, p2p_address, epoch })
     }
 }
 
 /// Follows as long as the process lives.
 pub(crate) async fn follow(MapFollower { registrar, plan, replica, backend }: MapFollower) {
-    let mut to_announce = plan.announcement();
+    let mut is_announced = false;
     let mut complained = false;
     let mut retired_looks = 0;
     loop {
-        if let Some(announcement) = &to_announce {
-            match registrar.announce(announcement).await {
-                Ok(()) => to_announce = None,
+        // With the map of the last look: what it says of one that has changed since is not taken, and it says it again.
+        if !is_announced && let Some(announcement) = plan.announcement(backend.epoch()) {
+            match registrar.announce(&announcement).await {
+                Ok(()) => is_announced = true,
                 Err(why) if !complained => {
                     complained = true;
                     say(PROGRAM, &format!("--advertise: not yet: {why}"));

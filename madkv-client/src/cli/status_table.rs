@@ -241,6 +241,8 @@ mod tests {
             condition: Condition::Alive { service: Service::InService },
             launches: 1,
             order: 0,
+            directory_suspect: false,
+            peers: Vec::new(),
             detail: String::new(),
         };
         let report = |replica: u16, status| NodeReport {

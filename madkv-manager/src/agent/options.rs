@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use madkv_proto::control::HOST_NAME_MAX_BYTES;
+use madkv_proto::control::{HOST_NAME_MAX_BYTES, SPARES_MAX, Spare};
 use smr_service::args::{self, BadArgument};
 
 /// The program's name.
@@ -52,6 +52,10 @@ pub struct Options {
     /// Whether to launch again what has ended or hangs, or to leave that to others.
     #[arg(long = "relaunch", value_name = "yes|no", default_value = "yes")]
     pub relaunch: YesNo,
+    /// Room for a replica whose own host is gone: where it would serve clients and where its peers would reach it, as
+    /// others are told; may be given several times.
+    #[arg(long = "spare", value_name = "ADDR,P2P_ADDR")]
+    pub spares: Vec<String>,
     /// A further flag for replicas that this host takes over; may be given several times.
     #[arg(long = "server_flag", value_name = "FLAG", allow_hyphen_values = true)]
     pub server_flags: Vec<OsString>,
@@ -89,6 +93,8 @@ pub struct Plan {
     pub heartbeat_freq_ms: u64,
     /// Whether to launch again what has ended or hangs.
     pub relaunch: bool,
+    /// Room for replicas of other hosts.
+    pub spares: Vec<Spare>,
     /// See [`Options::server_flags`].
     pub server_flags: Vec<OsString>,
     /// See [`Options::end_with_stdin`].
@@ -136,9 +142,21 @@ impl Options {
             directory: self.directory,
             heartbeat_freq_ms: self.heartbeat_freq,
             relaunch: self.relaunch == YesNo::Yes,
+            spares: spares(&self.spares)?,
             server_flags: self.server_flags,
             end_with_stdin: self.end_with_stdin,
             trace_messages: self.trace_messages,
         })
     }
+}
+
+fn spares(given: &[String]) -> Result<Vec<Spare>, BadArgument> {
+    if given.len() > SPARES_MAX {
+        return Err(BadArgument(format!("--spare: given {} times; {SPARES_MAX} are possible", given.len())));
+    }
+    let pair = |text: &String| match &args::addresses("--spare", text)?[..] {
+        [api, p2p] if api != p2p => Ok(Spare { api_address: api.clone(), p2p_address: p2p.clone() }),
+        _ => Err(BadArgument(format!("--spare: {text:?} is no ADDR,P2P_ADDR"))),
+    };
+    given.iter().map(pair).collect()
 }

@@ -65,6 +65,20 @@ impl Placement {
     }
 }
 
+/// Where a replica that was launched so reaches its peers, in replica order.
+pub(super) fn peers_of(command: &LaunchCommand) -> Vec<String> {
+    let mut words = command.arguments.iter().map(|word| String::from_utf8_lossy(word));
+    while let Some(word) = words.next() {
+        let (flag, value) = word.split_once('=').map_or((&*word, None), |(flag, value)| (flag, Some(value)));
+        if flag.replace('-', "_") == "__peer_addrs" {
+            let list = value.map(str::to_owned).or_else(|| words.next().map(String::from)).unwrap_or_default();
+            let addresses = list.split(',').map(str::to_owned).filter(|address| !address.is_empty());
+            return if list == "none" { Vec::new() } else { addresses.collect() };
+        }
+    }
+    Vec::new()
+}
+
 /// Where to listen so that others reach `address`: at it if it is an IP address, else at its port on all addresses.
 fn listen_at(address: &str) -> Result<String, String> {
     if let Ok(address) = address.parse::<SocketAddr>() {
@@ -101,6 +115,14 @@ mod tests {
              --peer_addrs c:5,d:6 --agent 127.0.0.1:7 --backer_path /data/agent/backer.s1.2 --allow_unsynced"
         );
         assert_eq!(&command.executable[..], b"/bin/madkv-server");
+        assert_eq!(peers_of(&command), ["c:5", "d:6"]);
+        let launched = |words: &[&'static str]| {
+            let arguments = words.iter().map(|word| Bytes::from_static(word.as_bytes())).collect();
+            peers_of(&LaunchCommand { arguments, ..command.clone() })
+        };
+        assert_eq!(launched(&["--x", "--peer-addrs=e:7"]), ["e:7"]);
+        assert_eq!(launched(&["--peer_addrs", "none"]), [""; 0]);
+        assert_eq!(launched(&["--peer_addrs"]), [""; 0]);
         let bad = Launch { p2p_address: "host".into(), ..launch };
         assert!(placement.command(name, &bad, "127.0.0.1:7").is_err());
     }

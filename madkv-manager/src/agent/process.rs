@@ -36,6 +36,45 @@ const LOCK_TRIES: u32 = 50;
 /// The pause between two tries, in milliseconds.
 const LOCK_PAUSE_MS: u64 = 10;
 
+/// The exit code of a server that a bug or its disk has ended.
+const EXIT_FATAL: i32 = smr_service::fatal::EXIT_FATAL;
+/// With less room a disk counts as full, in bytes; on a small one it is [`ROOM_SHARE`] of it.
+const ROOM_MIN_BYTES: u64 = 64 << 20;
+/// The same as a share of the whole disk: one in this many bytes.
+const ROOM_SHARE: u64 = 8;
+
+/// How a process ended, as far as that can be known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// In words.
+    pub(super) how: String,
+    /// It exited with 0.
+    pub(super) in_order: bool,
+    /// It crashed: by a signal of its own making, or as it does when it cannot go on.
+    pub(super) is_crash: bool,
+}
+
+impl Ended {
+    /// No one knows more than `how`.
+    pub(super) fn somehow(how: &str) -> Ended {
+        Ended { how: how.to_owned(), ..Ended::default() }
+    }
+
+    fn by(status: ExitStatus) -> Ended {
+        let crashes = [Signal::SEGV, Signal::BUS, Signal::ILL, Signal::ABORT, Signal::FPE, Signal::SYS];
+        let by_itself = status.signal().is_some_and(|signal| crashes.iter().any(|crash| crash.as_raw() == signal));
+        let is_crash = by_itself || status.code() == Some(EXIT_FATAL);
+        Ended { how: how(status), in_order: status.success(), is_crash }
+    }
+}
+
+/// Whether a directory's disk has room, so that no lack of it explains how its replica ended.
+pub(super) fn has_room(directory: &Path) -> bool {
+    // It may not be there any more; then the one above says it.
+    let room = RealDisk.room(directory).or_else(|error| directory.parent().map_or(Err(error), |up| RealDisk.room(up)));
+    room.is_ok_and(|room| room.free >= (room.total / ROOM_SHARE).min(ROOM_MIN_BYTES))
+}
+
 /// Whether this very process runs.
 pub(super) fn is_alive(process: ProcessId) -> bool {
     proc_stat::of(process.pid).is_ok_and(|stat| stat.started_ticks == process.started_ticks && !stat.has_ended)
@@ -102,8 +141,8 @@ impl Processes {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a process is gone. Returns how it ended, as far as that can be known, and whether it exited with 0.
-    pub(super) async fn gone(&self, process: ProcessId) -> (String, bool) {
+    /// Waits until a process is gone. Returns how it ended.
+    pub(super) async fn gone(&self, process: ProcessId) -> Ended {
         match self.hold(process) {
             Ok(Some(pidfd)) => {
                 if let Err(error) = Handle::gone(pidfd).await {
@@ -123,10 +162,10 @@ impl Processes {
             inner.children.remove(&process)
         };
         // Of a process that someone else has started, only that one hears how it ended.
-        let Some(mut child) = child else { return ("its process is gone".to_owned(), false) };
+        let Some(mut child) = child else { return Ended::somehow("its process is gone") };
         match child.wait() {
-            Ok(status) => (how(status), status.success()),
-            Err(error) => (format!("its process is gone, and no one knows how it ended: {error}"), false),
+            Ok(status) => Ended::by(status),
+            Err(error) => Ended::somehow(&format!("its process is gone, and no one knows how it ended: {error}")),
         }
     }
 
@@ -315,7 +354,7 @@ mod tests {
         let processes = Processes::new(false);
         assert!(is_alive(process) && !is_alive(earlier));
         processes.signal(earlier, Signal::KILL);
-        assert_eq!(processes.gone(earlier).await.0, "its process is gone", "at once, for it is");
+        assert_eq!(processes.gone(earlier).await.how, "its process is gone", "at once, for it is");
         assert!(child.try_wait().unwrap().is_none(), "the one that has the number now was killed");
         processes.signal(process, Signal::KILL);
         processes.gone(process).await;
@@ -334,14 +373,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let processes = Processes::new(false);
         for (script, ends) in [
-            ("exit 3", ("it exited with 3", false)),
-            ("exit 0", ("it exited with 0", true)),
-            ("kill -9 $$", ("signal 9 ended it", false)),
+            ("exit 3", ("it exited with 3", false, false)),
+            ("exit 0", ("it exited with 0", true, false)),
+            ("exit 70", ("it exited with 70", false, true)),
+            ("kill -9 $$", ("signal 9 ended it", false, false)),
+            ("kill -11 $$", ("signal 11 ended it", false, true)),
         ] {
             let (process, aside) = processes.launch(&command(script, directory.path()), false).unwrap();
             assert_eq!(aside, None);
-            let (how, in_order) = processes.gone(process).await;
-            assert_eq!((how.as_str(), in_order), ends);
+            let Ended { how, in_order, is_crash } = processes.gone(process).await;
+            assert_eq!((how.as_str(), in_order, is_crash), ends);
         }
         let missing = LaunchCommand { executable: "/nowhere/x".into(), ..command("", directory.path()) };
         assert!(processes.launch(&missing, false).unwrap_err().contains("/nowhere/x"));

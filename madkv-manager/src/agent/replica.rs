@@ -3,12 +3,14 @@
 use std::fmt;
 
 use madkv_proto::agent::{LaunchCommand, ProcessId};
-use madkv_proto::control::{Condition, DETAIL_MAX_BYTES, ReplicaReport, Service, bounded};
+use madkv_proto::control::{ADDRESS_MAX_BYTES, Condition, DETAIL_MAX_BYTES, ReplicaReport, Service, bounded};
+use madkv_proto::map::REPLICAS_MAX;
 use serde::{Deserialize, Serialize};
 use smr::id::Incarnation;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::placement::peers_of;
 
 /// Which replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,6 +109,8 @@ pub(super) struct Replica {
     pub(super) killed_at: Option<Instant>,
     pub(super) backoff: Backoff,
     pub(super) launches: u32,
+    /// Whether its directory may be to blame for its last end.
+    pub(super) directory_suspect: bool,
     /// Launches in a row that did not come as far as registering in time.
     pub(super) slow_starts: u32,
     /// The last order that was carried out, or tried.
@@ -139,6 +143,7 @@ impl Replica {
             killed_at: None,
             backoff: Backoff::default(),
             launches: 0,
+            directory_suspect: false,
             slow_starts: 0,
             order: 0,
             order_under_way: None,
@@ -191,7 +196,14 @@ impl Replica {
             condition,
             launches: self.launches,
             order: self.order,
+            directory_suspect: self.directory_suspect,
+            // As many and as long as managers take.
+            peers: self.command.as_ref().map(peers_of).filter(|peers| are_sensible(peers)).unwrap_or_default(),
             detail: self.detail.clone(),
         }
     }
+}
+
+fn are_sensible(peers: &[String]) -> bool {
+    peers.len() < REPLICAS_MAX && peers.iter().all(|peer| peer.len() <= ADDRESS_MAX_BYTES)
 }

@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use madkv_proto::control::{AgentOrders, AgentReport, ControlReply, ControlRequest, ReplicaReport};
+use madkv_proto::control::{AgentOrders, AgentReport, ControlReply, ControlRequest, ReplicaReport, Spare};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use smr_service::dial::Dialled;
 use smr_service::process::{jittered, say};
@@ -23,6 +23,8 @@ const AGAIN_MS: u64 = 100;
 const FREQ_MIN_MS: u64 = 10;
 /// The longest one, in milliseconds.
 const FREQ_MAX_MS: u64 = 60_000;
+/// Agents that heartbeat more often than this do not report as often, in milliseconds.
+const HEARTBEATS_MIN_MS: u64 = 100;
 /// How often the word of a manager about the leader is followed in a row.
 const HOPS_MAX: u32 = 3;
 
@@ -45,6 +47,8 @@ pub(super) struct Reporter {
     pub(super) start: u64,
     /// Whether it launches again what has ended.
     pub(super) relaunches: bool,
+    /// Room for replicas of other hosts.
+    pub(super) spares: Vec<Spare>,
 }
 
 /// Reports whatever `replicas` holds, for as long as the process lives. Each answer goes on with the time of its
@@ -71,14 +75,14 @@ pub(super) async fn report<M: Managers>(
             continue;
         }
         number += 1;
-        let Reporter { agent, host, address, start, relaunches } = reporter.clone();
-        let report = AgentReport { agent, host, address, start, number, relaunches, replicas: present.clone() };
+        let Reporter { agent, host, address, start, relaunches, spares } = reporter.clone();
+        let replicas = present.clone();
+        let report = AgentReport { agent, host, address, start, number, relaunches, spares, replicas };
         match managers.report(report).await {
             Ok(answer) => {
                 complained = false;
                 last = Some(present);
-                let wanted = answer.gfd_heartbeat_freq_ms.clamp(FREQ_MIN_MS, FREQ_MAX_MS);
-                due = Instant::now() + Duration::from_millis(wanted);
+                due = Instant::now() + pause_after(&answer);
                 if orders.send((asked, answer)).await.is_err() {
                     return;
                 }
@@ -92,6 +96,13 @@ pub(super) async fn report<M: Managers>(
             }
         }
     }
+}
+
+/// How long after this answer the next report leaves, if nothing happens: as soon as the managers want to hear of this
+/// host, and soon enough for it to heartbeat as they want within two heartbeats.
+fn pause_after(answer: &AgentOrders) -> Duration {
+    let heartbeat = answer.lfd_heartbeat_freq_ms.max(HEARTBEATS_MIN_MS);
+    Duration::from_millis(answer.gfd_heartbeat_freq_ms.min(heartbeat).clamp(FREQ_MIN_MS, FREQ_MAX_MS))
 }
 
 /// The managers of the cluster, over the network.

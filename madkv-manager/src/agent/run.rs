@@ -19,7 +19,7 @@ use super::known::{self, Known};
 use super::local::{self, FromReplica, ToReplica};
 use super::options::{Options, PROGRAM, Plan};
 use super::placement::Placement;
-use super::process::{Processes, is_alive, is_alive_as};
+use super::process::{Ended, Processes, has_room, is_alive, is_alive_as};
 use super::replica::{ConnectionId, Name};
 use super::reports::{self, Dialler, Reporter};
 use super::supervisor::{Effect, Setup, Supervisor};
@@ -83,8 +83,8 @@ fn placement(plan: &Plan) -> Result<Placement, Fatal> {
 
 /// Something that happened.
 enum Input {
-    /// A process is gone: how, and whether it exited with 0.
-    Gone(ProcessId, String, bool),
+    /// A process is gone.
+    Gone(ProcessId, Ended),
     /// What came of a launch.
     Launched(Name, Result<(ProcessId, Option<PathBuf>), String>),
 }
@@ -130,7 +130,7 @@ impl Agent {
         if !plan.managers.is_empty() {
             let start = rand::random::<u64>().max(1);
             let (agent, host, relaunches) = (plan.id, plan.host.clone(), plan.relaunch);
-            let reporter = Reporter { agent, host, address, start, relaunches };
+            let reporter = Reporter { agent, host, address, start, relaunches, spares: plan.spares.clone() };
             tokio::spawn(reports::report(reporter, Dialler::new(plan.managers.clone()), reported, ordered));
         }
         let (known, remembered) = watch::channel(Arc::new(supervisor.known()));
@@ -197,7 +197,11 @@ impl Agent {
     fn happened(&mut self, input: Input) {
         let now = Instant::now();
         match input {
-            Input::Gone(process, how, in_order) => self.supervisor.gone(process, &how, in_order, now),
+            Input::Gone(process, mut ended) => {
+                // Whoever finds no room to write crashes, too, and would in any directory of that disk.
+                ended.is_crash &= self.supervisor.directory_of(process).is_some_and(has_room);
+                self.supervisor.gone(process, &ended, now);
+            }
             Input::Launched(name, Ok((process, aside))) => {
                 if let Some(aside) = aside {
                     say(PROGRAM, &format!("{name}: its old directory is {} now", aside.display()));
@@ -221,9 +225,9 @@ impl Agent {
                 Effect::Watch(process) => {
                     let (processes, input) = (self.processes.clone(), self.input.clone());
                     tokio::spawn(async move {
-                        let (how, in_order) = processes.gone(process).await;
+                        let ended = processes.gone(process).await;
                         // The agent may be ending.
-                        let _ = input.send(Input::Gone(process, how, in_order)).await;
+                        let _ = input.send(Input::Gone(process, ended)).await;
                     });
                 }
                 Effect::Terminate(process) => {

@@ -17,6 +17,9 @@
 //!   has longer.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use madkv_proto::agent::{HeartbeatAnswer, LaunchCommand, ProcessId, ReplicaRegistration};
@@ -26,6 +29,7 @@ use tokio::time::Instant;
 use super::known::{Known, KnownReplica};
 use super::options::{HEARTBEAT_FREQ_MAX_MS, HEARTBEAT_FREQ_MIN_MS};
 use super::placement::Placement;
+use super::process::Ended;
 use super::replica::{ConnectionId, Name, Phase, Replica, Then};
 
 /// After how many intervals without an answer, and a half, a replica hangs: three heartbeats in a row were not
@@ -172,7 +176,7 @@ impl Supervisor {
                 Some(process) => {
                     replica.process = Some(process);
                     self.replicas.insert(name, replica);
-                    self.gone(process, "it ended while no agent ran here", false, now);
+                    self.gone(process, &Ended::somehow("it ended while no agent ran here"), now);
                 }
                 None if one.is_stopped => {
                     replica.phase = Phase::Stopped;
@@ -285,19 +289,27 @@ impl Supervisor {
         }
     }
 
-    /// A process is gone: `how` says how, `in_order` whether it exited with 0.
-    pub(super) fn gone(&mut self, process: ProcessId, how: &str, in_order: bool, now: Instant) {
+    /// The directory of the replica that is this process.
+    pub(super) fn directory_of(&self, process: ProcessId) -> Option<&Path> {
+        let replica = self.replicas.values().find(|replica| replica.process == Some(process))?;
+        replica.command.as_ref().map(|command| Path::new(OsStr::from_bytes(&command.directory)))
+    }
+
+    /// A process is gone.
+    pub(super) fn gone(&mut self, process: ProcessId, ended: &Ended, now: Instant) {
+        let Ended { how, in_order, is_crash } = ended;
         let Some(replica) = self.replicas.values_mut().find(|replica| replica.process == Some(process)) else { return };
         let name = replica.name;
         replica.process = None;
         replica.killed_at = None;
+        replica.directory_suspect = *is_crash;
         if let Some(connection) = replica.connection.take() {
             self.effects.push(Effect::Disconnect(connection));
         }
         self.delete(name, how);
         let Some(replica) = self.replicas.get_mut(&name) else { return };
         match std::mem::replace(&mut replica.then, Then::Judge) {
-            Then::Judge if in_order || replica.said_farewell => {
+            Then::Judge if *in_order || replica.said_farewell => {
                 replica.phase = Phase::Stopped;
                 replica.detail = "it ended in order".to_owned();
                 self.effects
@@ -343,6 +355,7 @@ impl Supervisor {
                 self.effects.push(Effect::Remember);
             } else {
                 replica.order_is_over(why);
+                replica.directory_suspect = false;
                 self.ended(name, why, now);
             }
         }

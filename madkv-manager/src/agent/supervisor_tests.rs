@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::backoff::{PAUSE_MIN_MS, QUIET_MS};
 use super::placement::Placement;
+use super::process::Ended;
 use super::replica::Name;
 use super::supervisor::{
     ANSWER_AGE_MAX_MS, END_MAX_MS, Effect, HUNG_AFTER_INTERVALS, RETURN_MIN_MS, START_MAX_MS, Setup, Supervisor,
@@ -80,7 +81,7 @@ impl Rig {
     }
 
     fn gone(&mut self, pid: u32) {
-        self.supervisor.gone(process(pid), "it exited with 70", false, self.now);
+        self.supervisor.gone(process(pid), &ended("it exited with 70", false), self.now);
     }
 
     fn order(&mut self, id: u64, what: OrderKind) {
@@ -104,6 +105,10 @@ impl Rig {
 
 fn calm() -> AgentOrders {
     AgentOrders { lfd_heartbeat_freq_ms: 100, gfd_heartbeat_freq_ms: 100, relaunch: true, orders: Vec::new() }
+}
+
+fn ended(how: &str, in_order: bool) -> Ended {
+    Ended { in_order, ..Ended::somehow(how) }
 }
 
 fn process(pid: u32) -> ProcessId {
@@ -254,7 +259,7 @@ fn replica_that_ends_in_order_is_launched_by_no_one_until_it_is_started() {
         if says_farewell {
             rig.supervisor.farewell(1);
         }
-        rig.supervisor.gone(process(10), "its process is gone", !says_farewell, rig.now);
+        rig.supervisor.gone(process(10), &ended("its process is gone", !says_farewell), rig.now);
         assert_eq!(rig.condition(), Condition::Stopped);
         rig.order(1, OrderKind::Relaunch);
         rig.order(2, OrderKind::FreshDirectory);
@@ -316,7 +321,7 @@ fn order_is_carried_out_once_and_after_the_old_process_is_gone() {
     let effects = rig.pass(Duration::from_millis(END_MAX_MS));
     assert_eq!(kills(&effects), [10], "it did not end");
     // Its farewell and its code are its answer to the order, and no one's wish that it stays away.
-    rig.supervisor.gone(process(10), "it exited with 0", true, rig.now);
+    rig.supervisor.gone(process(10), &ended("it exited with 0", true), rig.now);
     assert_eq!(launches(&rig.effects()), [false]);
     rig.supervisor.launched(NAME, process(11), rig.now);
     assert_eq!(rig.report().order, 7);
@@ -337,7 +342,7 @@ fn retired_replica_ends_and_stays_so() {
     rig.answer(1);
     rig.order(1, OrderKind::Retire);
     assert!(rig.effects().contains(&Effect::Terminate(process(10))));
-    rig.supervisor.gone(process(10), "it exited with 0", true, rig.now);
+    rig.supervisor.gone(process(10), &ended("it exited with 0", true), rig.now);
     assert_eq!((rig.condition(), rig.report().order), (Condition::Stopped, 1));
     rig.order(2, OrderKind::Retire);
     assert_eq!((rig.condition(), rig.report().order), (Condition::Stopped, 2), "it has ended already");
@@ -504,7 +509,7 @@ fn order_while_a_replica_is_launched_launches_no_second_one() {
     assert_eq!((rig.report().order, rig.condition()), (0, Condition::Starting), "its process is not known yet");
     rig.supervisor.launched(NAME, process(11), rig.now);
     assert!(rig.effects().contains(&Effect::Terminate(process(11))));
-    rig.supervisor.gone(process(11), "it exited with 0", true, rig.now);
+    rig.supervisor.gone(process(11), &ended("it exited with 0", true), rig.now);
     assert_eq!((rig.report().order, rig.condition()), (1, Condition::Stopped));
 
     let mut rig = launching();

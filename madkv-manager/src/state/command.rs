@@ -92,6 +92,8 @@ pub enum Command {
         partition: u16,
         /// How many.
         replicas: u16,
+        /// The epoch of the map that the operator has seen.
+        epoch: u64,
         /// As above.
         at_unix_ms: u64,
     },
@@ -238,6 +240,8 @@ pub enum Reply {
     Epochs(Option<Box<EpochRecord>>),
     /// The same of all groups, by partition.
     AllEpochs(Vec<(u16, EpochRecord)>),
+    /// The server has said where it is, and no map has it yet.
+    NotInMapYet,
 }
 
 impl Reply {
@@ -260,6 +264,7 @@ impl Reply {
             Reply::NotProved => {
                 ClientResponse::OutOfService("no known member of the partition has registered yet".into())
             }
+            Reply::NotInMapYet => ClientResponse::OutOfService("the map does not have it yet".into()),
             Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
             Reply::Control(reply) => ClientResponse::Answer(reply.encode()),
             // These stay inside of the manager.

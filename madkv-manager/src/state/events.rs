@@ -34,6 +34,11 @@ impl EventLog {
         self.newest
     }
 
+    /// The number of the newest event; 0 if there was none.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// The events after number `after`, oldest first.
     pub(super) fn after(&self, after: u64, limit: u32) -> Events {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(EVENTS_PER_ANSWER_MAX);

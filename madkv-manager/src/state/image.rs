@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use madkv_proto::control::{
     ADDRESS_MAX_BYTES, DETAIL_MAX_BYTES, EVENT_SUBJECT_MAX_BYTES, EVENT_TEXT_MAX_BYTES, HOST_NAME_MAX_BYTES,
-    HOST_REPLICAS_MAX, HOSTS_MAX,
+    HOST_REPLICAS_MAX, HOSTS_MAX, SPARES_MAX,
 };
-use madkv_proto::map::{ClusterMap, PARTITIONS_MAX};
+use madkv_proto::map::{ClusterMap, PARTITIONS_MAX, REPLICAS_MAX};
 use serde::{Deserialize, Serialize};
 use smr::codec::{self, CodecError};
 use smr::id::{Incarnation, StartId};
@@ -29,11 +29,11 @@ const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
 const IMAGE_VERSION_2: u32 = 2;
 const IMAGE_VERSION: u32 = 3;
 /// The longest image of version 2 or 3, in bytes.
-const IMAGE_2_MAX_BYTES: u32 = 4 << 20;
+const IMAGE_2_MAX_BYTES: u32 = 8 << 20;
 
 /// About the most that the parts of an image take, in bytes: texts, and 256 bytes for all else.
-const REPLICA_MAX_BYTES: usize = 2 * DETAIL_MAX_BYTES + 256;
-const HOST_MAX_BYTES: usize = HOST_NAME_MAX_BYTES + ADDRESS_MAX_BYTES + 256;
+const REPLICA_MAX_BYTES: usize = 2 * DETAIL_MAX_BYTES + REPLICAS_MAX * ADDRESS_MAX_BYTES + 256;
+const HOST_MAX_BYTES: usize = HOST_NAME_MAX_BYTES + ADDRESS_MAX_BYTES + SPARES_MAX * (2 * ADDRESS_MAX_BYTES + 16) + 256;
 const EVENT_MAX_BYTES: usize = EVENT_SUBJECT_MAX_BYTES + EVENT_TEXT_MAX_BYTES + 256;
 const WAITING_MAX_BYTES: usize = EVENT_TEXT_MAX_BYTES + 256;
 const EPOCHS_MAX_BYTES: usize = 1024;
@@ -46,6 +46,9 @@ const _: () = assert!(
         + PARTITIONS_MAX * EPOCHS_MAX_BYTES
         // What was announced and what is wanted, for clients and for peers.
         + HOST_REPLICAS_MAX * (4 * ADDRESS_MAX_BYTES + 256)
+        // How replicas are launched that are being placed, and those that were.
+        + PARTITIONS_MAX * (REPLICAS_MAX + 1) * ADDRESS_MAX_BYTES
+        + HOST_REPLICAS_MAX * 32
         < IMAGE_2_MAX_BYTES as usize
 );
 

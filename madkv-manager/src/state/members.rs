@@ -42,9 +42,23 @@ struct Changes {
 }
 
 impl Members {
-    fn report(&self, partition: u16) -> ControlReply {
+    fn report(&self, partition: u16, epoch: u64) -> ControlReply {
         let changes = self.changes.get(&partition).cloned().unwrap_or_default();
-        ControlReply::Change(ChangeReport { open: changes.open.map(|wanted| wanted.id), ended: changes.ended })
+        ControlReply::Change(ChangeReport { open: changes.open.map(|wanted| wanted.id), ended: changes.ended, epoch })
+    }
+
+    /// Where its peers reach a replica, if it was announced.
+    pub(super) fn p2p_address(&self, place: Place) -> Option<&String> {
+        self.announced.get(&place).map(|(_, peer)| peer)
+    }
+
+    /// The repair that is decision number `id` moves a replica: it is from now on where these addresses say.
+    pub(super) fn open_move(&mut self, place: Place, id: u64, servers: Vec<String>, peer: &str) {
+        let (partition, replica) = place;
+        let mut peers = vec![String::new(); servers.len()];
+        peer.clone_into(&mut peers[usize::from(replica)]);
+        self.announced.insert(place, (servers[usize::from(replica)].clone(), peer.to_owned()));
+        self.changes.entry(partition).or_default().open = Some(Wanted { id, servers, peers });
     }
 }
 
@@ -66,12 +80,13 @@ impl ManagerState {
 
     /// How the changes of a partition's group are.
     pub(super) fn change_of(&self, partition: u16) -> ControlReply {
-        self.contents.control.members.report(partition)
+        let epoch = self.contents.map.as_ref().map_or(0, |map| map.epoch);
+        self.contents.control.members.report(partition, epoch)
     }
 
     /// A replica says where it is. One that the map has, somewhere else, wants to be moved.
     pub(super) fn announce(&mut self, announcement: Announcement, at_unix_ms: u64) -> ControlReply {
-        let Announcement { partition, replica, api_address, p2p_address } = announcement;
+        let Announcement { partition, replica, api_address, p2p_address, epoch } = announcement.clone();
         let servers = match self.servers(partition) {
             Ok(servers) => servers,
             Err(why) => return ControlReply::Refused(why),
@@ -81,12 +96,19 @@ impl ManagerState {
         }
         let place = (partition, replica);
         if servers.get(usize::from(replica)).is_some() {
+            if self.contents.control.placed.contains_key(&place) {
+                let what = format!("{}.{replica} was placed on another host; an operator moves it", group(partition));
+                return ControlReply::Refused(what);
+            }
             let known = self.contents.control.members.announced.get(&place);
             let is_known = known == Some(&(api_address.clone(), p2p_address.clone()));
             return match is_known {
                 true => ControlReply::Done,
-                false => self.relocate(place, api_address, p2p_address, at_unix_ms),
+                false => self.relocate(announcement, at_unix_ms),
             };
+        }
+        if let Some(why) = self.is_stale(epoch) {
+            return ControlReply::Refused(why);
         }
         let announced = &self.contents.control.members.announced;
         if announced.get(&place) != Some(&(api_address.clone(), p2p_address.clone())) {
@@ -103,7 +125,7 @@ impl ManagerState {
     }
 
     /// An operator wants this many replicas.
-    pub(super) fn scale(&mut self, partition: u16, replicas: u16, at_unix_ms: u64) -> ControlReply {
+    pub(super) fn scale(&mut self, partition: u16, replicas: u16, epoch: u64, at_unix_ms: u64) -> ControlReply {
         let present = match self.servers(partition) {
             Ok(servers) => servers,
             Err(why) => return ControlReply::Refused(why),
@@ -137,12 +159,14 @@ impl ManagerState {
         if let Some((at, server)) = self.taken(partition, &wanted.servers) {
             return ControlReply::Refused(format!("{server} is the address of {at} already"));
         }
-        self.want(partition, wanted, &format!("{replicas} replicas instead of {}", present.len()), at_unix_ms)
+        let text = format!("{replicas} replicas instead of {}", present.len());
+        self.want(partition, wanted, &text, epoch, at_unix_ms)
     }
 
     /// A replica is to be found somewhere else.
-    pub(super) fn relocate(&mut self, place: Place, server: String, peer: String, at_unix_ms: u64) -> ControlReply {
-        let (partition, replica) = place;
+    pub(super) fn relocate(&mut self, announcement: Announcement, at_unix_ms: u64) -> ControlReply {
+        let Announcement { partition, replica, api_address: server, p2p_address: peer, epoch } = announcement;
+        let place = (partition, replica);
         if let Some(why) = self.cannot_change(partition) {
             return ControlReply::Refused(why);
         }
@@ -156,6 +180,10 @@ impl ManagerState {
         if !is_address(&server) || !is_address(&peer) {
             return ControlReply::Refused("an address is host:port".to_owned());
         }
+        let is_there = *present == server && self.contents.control.members.p2p_address(place) == Some(&peer);
+        if is_there && !self.is_changing(partition) {
+            return self.change_of(partition);
+        }
         let text = format!("replica {replica} moves from {present} to {server}, for peers {peer}");
         present.clone_from(&server);
         if let Some((at, server)) = self.taken(partition, &servers) {
@@ -163,9 +191,12 @@ impl ManagerState {
         }
         let mut peers = vec![String::new(); servers.len()];
         peers[usize::from(replica)].clone_from(&peer);
-        let reply = self.want(partition, Wanted { id: 0, servers, peers }, &text, at_unix_ms);
+        let reply = self.want(partition, Wanted { id: 0, servers, peers }, &text, epoch, at_unix_ms);
         if !matches!(reply, ControlReply::Refused(_)) {
-            self.control_mut().members.announced.insert(place, (server, peer));
+            let control = self.control_mut();
+            control.members.announced.insert(place, (server, peer));
+            // An operator's word is the newer one.
+            control.placed.remove(&place);
         }
         reply
     }
@@ -211,6 +242,7 @@ impl ManagerState {
         contents.records.retain(|place, _| !left(place));
         contents.control.replicas.retain(|place, _| !left(place));
         contents.control.members.announced.retain(|place, _| !left(place));
+        contents.control.placed.retain(|place, _| !left(place));
         if let Some(repairs) = contents.control.repairs.get_mut(&partition) {
             // Or the repair of one that is gone would stay open, and keep all others of the group waiting.
             let gone = |replica: &u16| left(&(partition, *replica));
@@ -222,7 +254,13 @@ impl ManagerState {
         map.epoch += 1;
     }
 
-    fn want(&mut self, partition: u16, mut wanted: Wanted, text: &str, at_unix_ms: u64) -> ControlReply {
+    /// Why what someone asks who has seen the map of this epoch no longer counts, if so.
+    fn is_stale(&self, epoch: u64) -> Option<String> {
+        let present = self.contents.map.as_ref().map_or(0, |map| map.epoch);
+        (epoch != present).then(|| format!("the cluster map has changed meanwhile (epoch {present}, not {epoch})"))
+    }
+
+    fn want(&mut self, partition: u16, mut wanted: Wanted, text: &str, epoch: u64, at_unix_ms: u64) -> ControlReply {
         let members = &self.contents.control.members;
         if let Some(open) = members.changes.get(&partition).and_then(|changes| changes.open.as_ref()) {
             let same = (&open.servers, &open.peers) == (&wanted.servers, &wanted.peers);
@@ -241,6 +279,9 @@ impl ManagerState {
         if is_there && wanted.peers.iter().all(String::is_empty) {
             return self.change_of(partition);
         }
+        if let Some(why) = self.is_stale(epoch) {
+            return ControlReply::Refused(why);
+        }
         let control = self.control_mut();
         wanted.id = control.events.append(at_unix_ms, &group(partition), text);
         control.members.changes.entry(partition).or_default().open = Some(wanted);
@@ -251,7 +292,7 @@ impl ManagerState {
         self.contents.map.as_ref().ok_or_else(|| "there is no cluster map yet".to_owned())
     }
 
-    fn servers(&self, partition: u16) -> Result<Vec<String>, String> {
+    pub(super) fn servers(&self, partition: u16) -> Result<Vec<String>, String> {
         let part = self.map()?.partitions.get(usize::from(partition));
         part.map(|part| part.servers.clone()).ok_or_else(|| format!("the cluster has no {}", group(partition)))
     }

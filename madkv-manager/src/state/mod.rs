@@ -7,7 +7,7 @@
 //! - [`command`]: what is proposed and asked.
 //! - [`registrations`]: the layout, which group a partition has, and who becomes a replica.
 //! - [`watch`]: hosts, and how their replicas are; who is a member of its group.
-//! - [`repairs`]: what is being done for replicas that have failed.
+//! - [`repairs`]: what is being done for replicas that have failed; [`placed`]: those that another host has taken over.
 //! - [`members`]: which replicas each group is to have, and where.
 //! - [`epochs`]: the kinds of groups, and who the members are of those that are not Raft's.
 //! - [`settings`], [`events`]: what operators have changed, and what was decided.
@@ -19,6 +19,7 @@ mod epochs;
 mod events;
 mod image;
 mod members;
+mod placed;
 mod registrations;
 mod repairs;
 mod settings;
@@ -29,7 +30,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use madkv_proto::control::{Announcement, ControlReply};
+use madkv_proto::control::ControlReply;
 use madkv_proto::frames::Registration;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
@@ -43,12 +44,13 @@ pub use command::{Command, Query, Reply, encode};
 
 pub use events::EVENTS_KEPT_MAX;
 pub use members::Wanted;
-pub use repairs::{Decision, GroupRepairs, Repair, Stage, Verdict};
+pub use repairs::{Decision, GroupRepairs, Repair, Stage, Verdict, forbids_exchange};
 pub use view::{GroupView, HostView, ReplicaView, View};
 
 use epochs::Epochs;
 use events::EventLog;
 use members::Members;
+use placed::Placed;
 use registrations::{Founded, ReplicaRecord};
 use settings::SettingsRecord;
 use watch::{HostRecord, ReplicaWatch};
@@ -77,6 +79,8 @@ struct Control {
     settings: SettingsRecord,
     events: EventLog,
     members: Members,
+    /// Replicas that were placed on another host than their own, by replica.
+    placed: BTreeMap<Place, Placed>,
 }
 
 /// How a replica is called on consoles: S1, S2, ..., by partition first, in the order of the map.
@@ -120,13 +124,10 @@ impl ManagerState {
             }
             Command::Decide { decision, at_unix_ms } => Reply::Control(self.decide(&decision, at_unix_ms)),
             Command::Announce { announcement, at_unix_ms } => Reply::Control(self.announce(announcement, at_unix_ms)),
-            Command::Scale { partition, replicas, at_unix_ms } => {
-                Reply::Control(self.scale(partition, replicas, at_unix_ms))
+            Command::Scale { partition, replicas, epoch, at_unix_ms } => {
+                Reply::Control(self.scale(partition, replicas, epoch, at_unix_ms))
             }
-            Command::Relocate { announcement, at_unix_ms } => {
-                let Announcement { partition, replica, api_address, p2p_address } = announcement;
-                Reply::Control(self.relocate((partition, replica), api_address, p2p_address, at_unix_ms))
-            }
+            Command::Relocate { announcement, at_unix_ms } => Reply::Control(self.relocate(announcement, at_unix_ms)),
             Command::ChangeEnded { partition, id, refused, at_unix_ms } => {
                 Reply::Control(self.change_ended(partition, id, refused, at_unix_ms))
             }

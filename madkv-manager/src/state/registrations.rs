@@ -21,6 +21,9 @@
 //! | anyone            | a member of another group | refused                                                    |
 //! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
+//! One whose place is in no map is refused, unless it has said where it is: its group may have taken it in just now, and
+//! the map follows.
+//!
 //! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis.
 //! The group's configuration decides who votes: whether another one has taken the place of a member for good, the
 //! members say. This table only tells a server early that it will not vote.
@@ -124,6 +127,9 @@ impl ManagerState {
         let Some(map) = self.contents.map.clone() else { return Err(Reply::NoMap) };
         let servers = map.partitions.get(usize::from(partition)).map_or(0, |partition| partition.servers.len());
         if usize::from(replica) >= servers {
+            if self.contents.control.members.p2p_address((partition, replica)).is_some() {
+                return Err(Reply::NotInMapYet);
+            }
             let since = if map.epoch > 1 { " any more: if it was there, its group goes on without it" } else { "" };
             return Err(Reply::Refused(format!("the cluster has no s{partition}.{replica}{since}")));
         }

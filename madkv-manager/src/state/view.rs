@@ -36,6 +36,8 @@ pub struct HostView {
     pub relaunches: bool,
     /// Whether it counts as failed.
     pub has_failed: bool,
+    /// Whether it can take a replica over.
+    pub has_room: bool,
 }
 
 /// A replica.
@@ -55,6 +57,10 @@ pub struct ReplicaView {
     pub launches_in_vain: u32,
     /// It is or was quarantined because someone has provably lost something.
     pub loss_proven: bool,
+    /// Whether it runs where it was placed, and the map does not say so yet.
+    pub needs_move: bool,
+    /// Whether its directory may be to blame for its last end.
+    pub directory_suspect: bool,
     /// What the agent says besides.
     pub detail: String,
 }
@@ -72,6 +78,8 @@ pub struct GroupView {
     pub members: Vec<u16>,
     /// By replica: the incarnation that is recorded as a member's.
     pub recorded: Vec<Option<Incarnation>>,
+    /// Whether a change of its members or of their addresses is open.
+    pub is_changing: bool,
     /// What is being done for it.
     pub repairs: GroupRepairs,
 }
@@ -85,6 +93,7 @@ impl ManagerState {
             last: (host.start, host.number),
             relaunches: host.relaunches,
             has_failed: host.has_failed,
+            has_room: self.free_spares(agent).next().is_some(),
         });
         let replicas = control.replicas.iter().map(|(&place, watch)| ReplicaView {
             place,
@@ -94,6 +103,8 @@ impl ManagerState {
             order: watch.report.order,
             launches_in_vain: watch.launches_in_vain(),
             loss_proven: watch.loss_proven,
+            needs_move: self.needs_move(place, watch.agent),
+            directory_suspect: watch.report.directory_suspect,
             detail: watch.report.detail.clone(),
         });
         let sizes = map.iter().flat_map(|map| map.partitions.iter().map(|part| part.servers.len()));
@@ -109,6 +120,7 @@ impl ManagerState {
                 is_founded: founded.contains_key(&partition),
                 members: control.members(partition),
                 recorded: (0..size).map(recorded).collect(),
+                is_changing: self.is_changing(partition),
                 repairs: control.repairs.get(&partition).cloned().unwrap_or_default(),
             }
         });

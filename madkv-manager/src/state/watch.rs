@@ -10,13 +10,14 @@
 //!
 //! # To which host a replica belongs
 //! To the one whose agent said last that it runs there. A host that says that a replica of another host is dead takes
-//! nothing away from it; one that no longer names its own replica says that it is dead.
+//! nothing away from it; one that no longer names its own replica says that it is dead. A replica that was placed on
+//! another host because its own was gone belongs to that one until it is in service somewhere else ([`super::placed`]).
 
 use std::collections::BTreeMap;
 
 use madkv_proto::control::{
-    AgentOrders, AgentReport, Condition, ControlReply, GroupMembers, HOSTS_MAX, Host, Membership, Order, ReplicaReport,
-    Service, WatchedReplica,
+    AgentOrders, AgentReport, Condition, ControlReply, GroupMembers, HOSTS_MAX, Host, Membership, ReplicaReport,
+    Service, Spare, WatchedReplica,
 };
 use madkv_proto::settings::{GFD_HEARTBEAT_FREQ, LFD_HEARTBEAT_FREQ};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub(super) struct HostRecord {
     /// Whether the agent relaunches by itself.
     pub(super) relaunches: bool,
     pub(super) has_failed: bool,
+    /// Where it can take replicas over.
+    pub(super) spares: Vec<Spare>,
 }
 
 /// A replica of which an agent has told.
@@ -138,18 +141,11 @@ impl ManagerState {
             return ControlReply::Refused(why);
         }
         let control = &self.contents.control;
-        let orders = control.repairs.iter().filter_map(|(&partition, repairs)| {
-            let repair = repairs.open.as_ref()?;
-            let what = repair.stage.order()?;
-            let watch = control.replicas.get(&(partition, repair.replica))?;
-            let is_his = watch.agent == report.agent && watch.report.order < repair.order;
-            is_his.then_some(Order { id: repair.order, partition, replica: repair.replica, what })
-        });
         ControlReply::Orders(AgentOrders {
             lfd_heartbeat_freq_ms: control.settings.get(LFD_HEARTBEAT_FREQ),
             gfd_heartbeat_freq_ms: control.settings.get(GFD_HEARTBEAT_FREQ),
             relaunch: true,
-            orders: orders.collect(),
+            orders: self.orders_for(report),
         })
     }
 
@@ -222,6 +218,7 @@ impl ManagerState {
             content,
             relaunches,
             has_failed: false,
+            spares: report.spares.clone(),
         };
         let text = match &known {
             None => Some(format!("has an agent: LFD{agent} at {}", report.address)),
@@ -271,10 +268,14 @@ impl ManagerState {
         for (place, replica) in said {
             let known = control.replicas.get(&place);
             let runs = matches!(replica.condition, Condition::Starting | Condition::Alive { .. } | Condition::Hung);
-            let is_his = known.is_none_or(|known| {
-                let elsewhere = control.hosts.get(&known.agent).is_some_and(|host| !host.has_failed);
-                known.agent == agent || runs || !elsewhere
-            });
+            let is_his = match control.placed.get(&place) {
+                // Whoever had it before may come back with what it was then.
+                Some(placed) if placed.agent != agent => !placed.is_settled && replica.condition.is_member(),
+                _ => known.is_none_or(|known| {
+                    let elsewhere = control.hosts.get(&known.agent).is_some_and(|host| !host.has_failed);
+                    known.agent == agent || runs || !elsewhere
+                }),
+            };
             if !is_his {
                 continue;
             }
@@ -298,6 +299,7 @@ impl ManagerState {
             control.replicas.insert(place, watch);
             if in_service {
                 control.forget_troubles(place);
+                control.serves_at(place, agent, &map);
             }
             let (was, is) = (members_before.get(&place).copied().unwrap_or(false), control.is_member(place));
             if is_news || was != is {
