@@ -30,12 +30,16 @@ pub struct AgentPlan {
     pub relaunch: bool,
     /// Further flags for them.
     pub flags: Vec<OsString>,
+    /// Hosts beside these, with an agent each, that have room for a replica and none yet.
+    pub spare_hosts: u16,
+    /// For how many replicas each of them has room.
+    pub rooms: u16,
 }
 
 impl AgentPlan {
     /// Agents that relaunch, with the heartbeat frequency of an agent that no one tells one.
     pub fn for_hosts(hosts: u16) -> AgentPlan {
-        AgentPlan { hosts, heartbeat_freq_ms: 500, relaunch: true, flags: Vec::new() }
+        AgentPlan { hosts, heartbeat_freq_ms: 500, relaunch: true, flags: Vec::new(), spare_hosts: 0, rooms: 1 }
     }
 }
 
@@ -43,6 +47,7 @@ impl AgentPlan {
 #[derive(Debug)]
 pub struct Agents {
     processes: Vec<Process>,
+    hosts: u16,
     first_port: u16,
     /// With it ends what they launched, if this process is killed and can end no one.
     _stdin: PipeWriter,
@@ -50,16 +55,23 @@ pub struct Agents {
 }
 
 impl Agents {
-    pub(crate) fn new(plan: &AgentPlan, programs: &Programs, directory: &Path, managers: &str) -> io::Result<Agents> {
-        let ports = Ports::claim(plan.hosts)?;
+    pub(crate) fn new(
+        plan: &AgentPlan,
+        programs: &Programs,
+        directory: &Path,
+        managers: impl Fn(u16) -> String,
+    ) -> io::Result<Agents> {
+        let all = plan.hosts + plan.spare_hosts;
+        // After the agents' own: two for each room.
+        let ports = Ports::claim(all + 2 * plan.rooms * plan.spare_hosts)?;
         let (stdin, end) = io::pipe()?;
         let stdin = Arc::new(stdin);
-        let processes = (0..plan.hosts).map(|host| {
+        let processes = (0..all).map(|host| {
             let number = (host + 1).to_string();
             let list = [
                 ("--id", number.clone()),
                 ("--host", format!("h{number}")),
-                ("--manager_addrs", managers.to_owned()),
+                ("--manager_addrs", managers(host)),
                 ("--listen", address(ports.first(), host).to_string()),
                 ("--heartbeat_freq", plan.heartbeat_freq_ms.to_string()),
                 ("--relaunch", if plan.relaunch { "yes" } else { "no" }.to_owned()),
@@ -69,10 +81,17 @@ impl Agents {
             arguments.push("--end_with_stdin".into());
             arguments.extend(["--directory".into(), directory.join(format!("agent.{number}")).into_os_string()]);
             arguments.extend(plan.flags.iter().cloned());
+            if let Some(spare) = host.checked_sub(plan.hosts) {
+                for room in plan.rooms * spare..plan.rooms * (spare + 1) {
+                    let [api, p2p] = [0, 1].map(|port| address(ports.first(), all + 2 * room + port));
+                    arguments.extend(["--spare".into(), format!("{api},{p2p}").into()]);
+                }
+            }
             let log = directory.join(format!("agent.{number}.log"));
             Process::new(programs.path(AGENT), arguments, log).with_shared_stdin(Arc::clone(&stdin))
         });
-        Ok(Agents { processes: processes.collect(), first_port: ports.first(), _stdin: end, _ports: ports })
+        let processes = processes.collect();
+        Ok(Agents { processes, hosts: plan.hosts, first_port: ports.first(), _stdin: end, _ports: ports })
     }
 
     /// The host of the replicas with this number.
@@ -80,9 +99,14 @@ impl Agents {
         replica % self.count()
     }
 
-    /// How many hosts there are.
+    /// How many hosts there are, without the spare ones; those have the next numbers.
     pub fn count(&self) -> u16 {
-        self.processes.len() as u16 // as many as in the plan
+        self.hosts
+    }
+
+    /// Where a replica serves clients that has taken this room on the spare hosts; from 0.
+    pub fn room_address(&self, room: u16) -> SocketAddr {
+        address(self.first_port, self.processes.len() as u16 + 2 * room)
     }
 
     /// Where the agent of a host listens.

@@ -187,6 +187,8 @@ pub enum Origin {
     Node(Node),
     /// All clients.
     Clients,
+    /// The agent of a host.
+    Agent(u16),
 }
 
 /// A port of a node.
@@ -470,12 +472,18 @@ impl Cluster {
         self.nodes.values().filter_map(Process::pid).collect()
     }
 
+    /// Holds these ports, which its nodes use, as long as it lives.
+    pub fn keep_ports(&mut self, ports: Ports) {
+        self._ports = Some(ports);
+    }
+
     /// Gives each host an agent, and each server the agent of its host. Before anything is started.
     ///
     /// # Errors
     /// If there are no free ports.
     pub fn watch_by_agents(&mut self, plan: &AgentPlan) -> io::Result<()> {
-        let agents = Agents::new(plan, &self.programs, &self.directory, &self.manager_addresses())?;
+        let managers = |host| self.manager_addresses_for(Origin::Agent(host));
+        let agents = Agents::new(plan, &self.programs, &self.directory, managers)?;
         for (node, process) in &mut self.nodes {
             if let Node::Server { replica, .. } = node {
                 let host = agents.host_of(*replica);

@@ -77,6 +77,34 @@ impl Network {
         Ok(network)
     }
 
+    /// Links from the agents of this many hosts to the managers.
+    ///
+    /// # Errors
+    /// As [`Network::new`].
+    pub fn with_agents(mut self, layout: Layout, hosts: u16) -> io::Result<Network> {
+        for host in 0..hosts {
+            for node in layout.shape.nodes().filter(|node| matches!(node, Node::Manager(_))) {
+                self.add(layout, Way { from: Origin::Agent(host), to: Port::Api(node) })?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Cuts a host with its agent and these servers off from everyone else, silently.
+    pub fn cut_off(&self, host: u16, servers: &[Node]) {
+        let is_in = |origin: Origin| match origin {
+            Origin::Node(node) => servers.contains(&node),
+            Origin::Agent(agent) => agent == host,
+            Origin::Clients => false,
+        };
+        let leads_in = |port: Port| match port {
+            Port::Api(node) | Port::Peers(node) => servers.contains(&node),
+        };
+        for way in self.ways().filter(|way| is_in(way.from) != leads_in(way.to)) {
+            self.set(way, Rules::silent());
+        }
+    }
+
     fn add(&mut self, layout: Layout, way: Way) -> io::Result<()> {
         let link = self.proxy.link(layout.port_address(way.to))?;
         self.links.insert(way, link);

@@ -214,7 +214,7 @@ pub enum Scenario {
         #[arg(long, default_value_t = 200)]
         faults: u64,
         /// Kinds of faults
-        #[arg(long, value_delimiter = ',', default_value = "kill,stop,empty,agent,manager")]
+        #[arg(long, value_delimiter = ',', default_value = "kill,stop,empty,agent,manager,cut,gone")]
         kinds: Vec<self_repair::Kind>,
         /// Draws the faults
         #[arg(long, default_value_t = 1)]

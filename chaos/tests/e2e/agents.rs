@@ -21,7 +21,8 @@ const FREQ_MS: u64 = 200;
 /// A cluster on three hosts, all its servers watched.
 fn watched(relaunch: bool) -> Scene {
     let mut scene = Scene::stopped(SMALL);
-    let plan = AgentPlan { hosts: 3, heartbeat_freq_ms: FREQ_MS, relaunch, flags: vec!["--trace_messages".into()] };
+    let flags = vec!["--trace_messages".into()];
+    let plan = AgentPlan { heartbeat_freq_ms: FREQ_MS, relaunch, flags, ..AgentPlan::for_hosts(3) };
     scene.watch_by_agents(&plan).unwrap();
     scene.start_all().unwrap();
     scene.ready();

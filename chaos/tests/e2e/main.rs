@@ -10,6 +10,7 @@
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`agents`]: hosts with agents, which launch again what has ended or hangs.
+//! - [`repairs`]: managers that repair groups by themselves, or wait for an operator.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
 //! - [`backup`]: all keys into a file, and back, into another cluster.
 //! - [`demo`]: demonstrations that check themselves.
@@ -42,6 +43,7 @@ mod members;
 mod network;
 mod prompt;
 mod recovered;
+mod repairs;
 mod scene;
 mod watched;
 mod why;

@@ -4,12 +4,17 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 
+use madkv_proto::control::{Announcement, ControlRequest};
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
+use madkv_proto::why::WhyRequest;
+use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Group, Node};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::ports::Ports;
 use madkv_testkit::process::Process;
 use madkv_testkit::programs::{CLIENT, SERVER};
 use madkv_testkit::wait::wait_for;
+use smr::status::ServiceState;
 
 use crate::scene::{ONLY, SMALL, Scene, TIMEOUT};
 
@@ -65,6 +70,48 @@ fn newcomer(scene: &Scene, replica: u16, api: SocketAddr, p2p: SocketAddr, direc
 
 fn voters(scene: &Scene) -> usize {
     scene.leader(ONLY).and_then(|leader| scene.status(leader).ok()).map_or(0, |status| status.voters.len())
+}
+
+// A joiner is killed after its group has taken it in, and before the map has it.
+#[test]
+fn joiner_that_its_group_has_and_the_map_has_not_goes_on_after_a_restart() {
+    let scene = Scene::new(SMALL);
+    let ports = Ports::claim(4).unwrap();
+    let port = |offset: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.first() + offset));
+    let mut fourth = newcomer(&scene, 3, port(0), port(1), "fourth");
+    let _fifth = newcomer(&scene, 4, port(2), port(3), "fifth");
+    let manager = Node::Manager(0);
+    for (replica, api, p2p) in [(3, port(0), port(1)), (4, port(2), port(3))] {
+        let (api_address, p2p_address) = (api.to_string(), p2p.to_string());
+        let place = Announcement { partition: 0, replica, api_address, p2p_address, epoch: 1 };
+        let request = ClientRequest::Control(ControlRequest::Announce(place).encode());
+        // They do so themselves, but who knows when.
+        assert!(ask(scene.client_address(manager), Service::Manager, request, TIMEOUT).is_ok());
+    }
+    // Past the managers, which learn of it later.
+    let mut replicas: Vec<(u16, String)> = (0..3).map(|replica| (replica, String::new())).collect();
+    replicas.extend([(3, port(1).to_string()), (4, port(3).to_string())]);
+    let request = ClientRequest::Control(WhyRequest::Scale { replicas }.encode());
+    let service = Service::Server { partition: 0 };
+    wait_for(TIMEOUT, "the group to take them in", || {
+        let leader = scene.leader(ONLY)?;
+        let answer = ask(scene.client_address(leader), service, request.clone(), TIMEOUT);
+        matches!(answer, Ok(ClientResponse::Done)).then_some(())
+    })
+    .unwrap();
+    fourth.kill();
+    fourth.start().unwrap();
+    wait_for(TIMEOUT, "the fourth to serve", || {
+        assert!(fourth.is_running(), "{}", fourth.log_text());
+        match ask(port(0), service, ClientRequest::Status, TIMEOUT) {
+            Ok(ClientResponse::Status(status)) => (status.service_state == ServiceState::InService).then_some(()),
+            _ => None,
+        }
+    })
+    .unwrap();
+    wait_for(TIMEOUT, "both to be known", || operator(&scene, &["scale", "s0", "5"]).status.success().then_some(()))
+        .unwrap();
+    assert!(fourth.is_running() && voters(&scene) == 5, "{}", fourth.log_text());
 }
 
 // covers M2 M4 M5 G2

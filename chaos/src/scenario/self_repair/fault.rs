@@ -3,24 +3,33 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use madkv_testkit::cluster::{Cluster, Group, Node};
+use madkv_proto::control::{ControlReply, ControlRequest, Membership};
+use madkv_proto::frames::{ClientRequest, ClientResponse};
+use madkv_testkit::ask::ask;
+use madkv_testkit::cluster::{Cluster, Group, Node, service_of};
 use madkv_testkit::measure::Trouble;
 use madkv_testkit::wait::wait_for;
+use madkv_testkit::wiring::Network;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use smr::status::ServiceState;
 
-use super::watch::wait_redundant;
+use super::watch::{wait_redundant, wait_redundant_by};
 use crate::scenario::TIMEOUT;
 
 /// How long an agent or a manager stays away at most, in milliseconds.
 const AWAY_MAX_MS: u64 = 3_000;
+/// How long a host is cut off at least: longer than the managers wait.
+const CUT_MIN: Duration = Duration::from_millis(4_000);
+/// How long one manager may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest pause after all is well, in milliseconds: so that faults hit different moments.
 const PAUSE_MAX_MS: u64 = 1_000;
 
@@ -37,6 +46,11 @@ pub enum Kind {
     Agent,
     /// A manager is killed, and started again later.
     Manager,
+    /// A host with its agent and its servers is cut off from everyone else, for longer than managers wait.
+    Cut,
+    /// A host is gone for good, with its agent and its servers, and a spare one takes its replicas over. Once in a run,
+    /// at its end.
+    Gone,
 }
 
 impl fmt::Display for Kind {
@@ -47,6 +61,8 @@ impl fmt::Display for Kind {
             Kind::Empty => "emptied directory",
             Kind::Agent => "agent killed",
             Kind::Manager => "manager killed",
+            Kind::Cut => "host cut off",
+            Kind::Gone => "host gone",
         })
     }
 }
@@ -91,7 +107,7 @@ impl Fault {
                 partition: rng.random_range(0..shape.partitions),
                 replica: rng.random_range(0..shape.server_rf),
             }),
-            Kind::Agent => Victim::Host(rng.random_range(0..hosts)),
+            Kind::Agent | Kind::Cut | Kind::Gone => Victim::Host(rng.random_range(0..hosts)),
             Kind::Manager => Victim::Node(Node::Manager(rng.random_range(0..shape.manager_rf))),
         };
         Fault { kind, victim }
@@ -102,12 +118,15 @@ impl Fault {
     pub(super) fn inject_and_repair(
         &self,
         cluster: &mut Cluster,
+        network: &Network,
         deletions: &mut [usize],
         rng: &mut ChaCha8Rng,
     ) -> Result<Took, Trouble> {
         thread::sleep(Duration::from_millis(rng.random_range(0..PAUSE_MAX_MS)));
         let away = Duration::from_millis(rng.random_range(0..AWAY_MAX_MS));
         match self.victim {
+            Victim::Host(host) if self.kind == Kind::Gone => host_gone(cluster, host),
+            Victim::Host(host) if self.kind == Kind::Cut => cut_off(cluster, network, host, CUT_MIN + away),
             Victim::Host(host) => agent_away(cluster, host, away),
             Victim::Node(node @ Node::Manager(_)) => manager_away(cluster, node, away),
             Victim::Node(node) => self.hurt(cluster, node, deletions),
@@ -129,7 +148,7 @@ impl Fault {
                 signal(old, Signal::KILL);
                 Instant::now()
             }
-            Kind::Kill | Kind::Agent | Kind::Manager => {
+            Kind::Kill | Kind::Agent | Kind::Manager | Kind::Cut | Kind::Gone => {
                 signal(old, Signal::KILL);
                 Instant::now()
             }
@@ -148,10 +167,7 @@ impl Fault {
 
 /// An agent is killed and started again: its replicas are the same processes before and after.
 fn agent_away(cluster: &mut Cluster, host: u16, away: Duration) -> Result<Took, Trouble> {
-    let shape = cluster.layout().shape;
-    let hosts = cluster.agents().ok_or("no agents")?.count();
-    let its: Vec<Node> =
-        shape.nodes().filter(|node| matches!(node, Node::Server { replica, .. } if replica % hosts == host)).collect();
+    let its = servers_of(cluster, host)?;
     let pids: Vec<_> = its.iter().map(|&node| cluster.pid_of(node)).collect();
     let heard = count(cluster, host, "add replica");
     cluster.agents().ok_or("no agents")?.process(host).kill();
@@ -166,6 +182,111 @@ fn agent_away(cluster: &mut Cluster, host: u16, away: Duration) -> Result<Took, 
         return Err(format!("replicas of LFD{} were launched again because of it", host + 1).into());
     }
     Ok(Took { detected: None, repaired })
+}
+
+/// A host is cut off until the managers count it as failed, and for a while longer; then it is heard again.
+fn cut_off(cluster: &mut Cluster, network: &Network, host: u16, away: Duration) -> Result<Took, Trouble> {
+    let its = servers_of(cluster, host)?;
+    let pids: Vec<_> = its.iter().map(|&node| cluster.pid_of(node)).collect();
+    network.cut_off(host, &its);
+    let start = Instant::now();
+    let has_failed = |cluster: &Cluster| {
+        let membership = membership(cluster)?;
+        membership.hosts.iter().find(|known| known.agent == host + 1).map(|known| known.has_failed)
+    };
+    let what = format!("the managers to miss LFD{}", host + 1);
+    let missed = wait_for(TIMEOUT, &what, || has_failed(cluster).filter(|has_failed| *has_failed));
+    let detected = start.elapsed();
+    if missed.is_ok() {
+        thread::sleep(away.saturating_sub(detected));
+    }
+    network.heal();
+    missed?;
+    let start = Instant::now();
+    let what = format!("the managers to hear LFD{} again", host + 1);
+    wait_for(TIMEOUT, &what, || has_failed(cluster).filter(|has_failed| !has_failed))?;
+    wait_redundant(cluster, TIMEOUT)?;
+    let repaired = start.elapsed();
+    if its.iter().map(|&node| cluster.pid_of(node)).ne(pids) {
+        return Err(format!("replicas of LFD{} were launched again because it was cut off", host + 1).into());
+    }
+    Ok(Took { detected: Some(detected), repaired })
+}
+
+/// A host ends, and nothing of it comes back.
+fn host_gone(cluster: &mut Cluster, host: u16) -> Result<Took, Trouble> {
+    let its = servers_of(cluster, host)?;
+    let pids: Vec<u32> = its.iter().filter_map(|&node| cluster.pid_of(node)).collect();
+    cluster.agents().ok_or("no agents")?.process(host).kill();
+    pids.into_iter().for_each(|pid| signal(pid, Signal::KILL));
+    let start = Instant::now();
+    let elsewhere = format!("a map with the replicas of LFD{} on another host", host + 1);
+    wait_for(TIMEOUT, &elsewhere, || {
+        let map = map(cluster)?;
+        its.iter().all(|&node| map(node) != Some(cluster.client_address(node))).then_some(())
+    })?;
+    let status = |node| match ask(map(cluster)?(node)?, service_of(node), ClientRequest::Status, ANSWER_TIMEOUT) {
+        Ok(ClientResponse::Status(status)) => Some(*status),
+        _ => None,
+    };
+    wait_redundant_by(cluster, status, TIMEOUT)?;
+    Ok(Took { detected: None, repaired: start.elapsed() })
+}
+
+/// Where servers are, by the map of a manager.
+fn map(cluster: &Cluster) -> Option<impl Fn(Node) -> Option<SocketAddr>> {
+    let map = cluster.nodes_of(Group::Manager).find_map(|node| {
+        match ask(cluster.client_address(node), service_of(node), ClientRequest::Map, ANSWER_TIMEOUT) {
+            Ok(ClientResponse::Map(map)) => Some(map),
+            _ => None,
+        }
+    })?;
+    Some(move |node: Node| {
+        let Node::Server { partition, replica } = node else { return None };
+        let servers = &map.partitions.get(usize::from(partition))?.servers;
+        servers.get(usize::from(replica))?.parse().ok()
+    })
+}
+
+/// Sets a setting of the managers.
+pub(super) fn set(cluster: &Cluster, name: &str, value: u64) -> Result<(), Trouble> {
+    let answer = |request: &ControlRequest| {
+        cluster.nodes_of(Group::Manager).find_map(|node| {
+            let question = ClientRequest::Control(request.encode());
+            match ask(cluster.client_address(node), service_of(node), question, ANSWER_TIMEOUT) {
+                Ok(ClientResponse::Answer(answer)) => ControlReply::decode(&answer).ok(),
+                _ => None,
+            }
+        })
+    };
+    wait_for(TIMEOUT, name, || {
+        let ControlReply::Settings(settings) = answer(&ControlRequest::Settings)? else { return None };
+        let (name, value) = (name.to_owned(), value.to_string());
+        let done = answer(&ControlRequest::Set { name, value, version: settings.version })?;
+        (done == ControlReply::Done).then_some(())
+    })?;
+    Ok(())
+}
+
+/// Hosts and members, by the managers' leader.
+fn membership(cluster: &Cluster) -> Option<Membership> {
+    cluster.nodes_of(Group::Manager).find_map(|node| {
+        let question = ClientRequest::Control(ControlRequest::Membership.encode());
+        match ask(cluster.client_address(node), service_of(node), question, ANSWER_TIMEOUT) {
+            Ok(ClientResponse::Answer(answer)) => match ControlReply::decode(&answer) {
+                Ok(ControlReply::Membership(membership)) => Some(membership),
+                _ => None,
+            },
+            _ => None,
+        }
+    })
+}
+
+/// The servers that live on a host.
+fn servers_of(cluster: &mut Cluster, host: u16) -> Result<Vec<Node>, Trouble> {
+    let hosts = cluster.agents().ok_or("no agents")?.count();
+    let is_his = |node: &Node| matches!(node, Node::Server { replica, .. } if replica % hosts == host);
+    Ok(cluster.layout().shape.nodes().filter(is_his).collect())
 }
 
 fn manager_away(cluster: &mut Cluster, node: Node, away: Duration) -> Result<Took, Trouble> {

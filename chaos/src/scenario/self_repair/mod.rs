@@ -14,11 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use madkv_manager::agent::HUNG_AFTER_INTERVALS;
+use madkv_proto::settings::HOST_GRACE;
 use madkv_testkit::agents::AgentPlan;
-use madkv_testkit::cluster::Cluster;
+use madkv_testkit::cluster::{Cluster, Layout};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::place::{Outcome, fresh_directory, library_client};
+use madkv_testkit::ports::Ports;
 use madkv_testkit::programs::Programs;
+use madkv_testkit::wiring::Network;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -36,6 +39,11 @@ const EMPTY_TARGET: Duration = Duration::from_secs(20);
 const RETURN_TARGET: Duration = Duration::from_secs(5);
 /// An end is noticed this soon.
 const DEAD_TARGET: Duration = Duration::from_secs(1);
+/// A host that is cut off counts as failed this soon: six intervals of `gfd_heartbeat_freq` at its default, and as much
+/// as a manager may take.
+const SILENCE_TARGET: Duration = Duration::from_secs(4);
+/// How long a host has to be gone until its replicas are placed elsewhere, in milliseconds: longer than one is cut off.
+const HOST_GRACE_MS: u64 = 5_000;
 /// Faults under one history; then it is judged, and another one begins.
 const FAULTS_PER_HISTORY: u64 = 8;
 /// How long a request may take before its client counts as hung.
@@ -62,7 +70,8 @@ impl Plan {
         match kind {
             Kind::Kill | Kind::Empty => Some(DEAD_TARGET),
             Kind::Stop => Some(Duration::from_millis(self.heartbeat_freq_ms) * (HUNG_AFTER_INTERVALS + 1)),
-            Kind::Agent | Kind::Manager => None,
+            Kind::Cut => Some(SILENCE_TARGET),
+            Kind::Agent | Kind::Manager | Kind::Gone => None,
         }
     }
 
@@ -72,7 +81,8 @@ impl Plan {
             Kind::Kill => KILL_TARGET,
             Kind::Stop => KILL_TARGET + self.detection_target(kind).unwrap_or_default(),
             Kind::Empty => EMPTY_TARGET,
-            Kind::Agent | Kind::Manager => RETURN_TARGET,
+            Kind::Agent | Kind::Manager | Kind::Cut => RETURN_TARGET,
+            Kind::Gone => Duration::from_millis(HOST_GRACE_MS) + SILENCE_TARGET + EMPTY_TARGET,
         }
     }
 }
@@ -85,13 +95,17 @@ struct Times {
 }
 
 pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
-    let mut stage = set(plan, place)?;
+    let (mut stage, network) = set(plan, place)?;
     fill(&stage.cluster, plan.keys)?;
     wait_redundant(&stage.cluster, TIMEOUT)?;
     let monitor = Monitor::start(&stage.cluster)?;
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut times: BTreeMap<Kind, Times> = BTreeMap::new();
     let (start, mut done, mut judged) = (Instant::now(), 0, 0);
+    let passing: Vec<Kind> = plan.kinds.iter().copied().filter(|kind| *kind != Kind::Gone).collect();
+    if passing.is_empty() {
+        return Err("--kinds: a host that is gone comes last; name another kind, too".into());
+    }
     let mut expected = vec![0; usize::from(plan.hosts)];
     while done < plan.faults && start.elapsed() < plan.limit {
         let fuzz = clients(&stage.cluster, plan, rng.random())?;
@@ -99,10 +113,12 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
             if start.elapsed() >= plan.limit {
                 break;
             }
-            let kind = plan.kinds[rng.random_range(0..plan.kinds.len())];
+            // What does not come back comes last.
+            let is_last = done + 1 == plan.faults && plan.kinds.contains(&Kind::Gone);
+            let kind = if is_last { Kind::Gone } else { passing[rng.random_range(0..passing.len())] };
             let fault = Fault::draw(kind, &stage.cluster, plan.hosts, &mut rng);
             done += 1;
-            let outcome = fault.inject_and_repair(&mut stage.cluster, &mut expected, &mut rng)?;
+            let outcome = fault.inject_and_repair(&mut stage.cluster, &network, &mut expected, &mut rng)?;
             let detected =
                 outcome.detected.map_or(String::new(), |time| format!("noticed after {} ms, ", time.as_millis()));
             println!("{done}: {fault}: {detected}well again after {} ms", outcome.repaired.as_millis());
@@ -164,14 +180,23 @@ fn summary(plan: &Plan, times: &BTreeMap<Kind, Times>) -> bool {
 }
 
 /// A cluster on hosts with agents, ready.
-fn set(plan: &Plan, place: &Place) -> Result<Stage, Box<dyn std::error::Error + Send + Sync>> {
+fn set(plan: &Plan, place: &Place) -> Result<(Stage, Network), Box<dyn std::error::Error + Send + Sync>> {
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, place.directory.as_deref())?;
     let flags = sync_flags(directory.path());
-    let mut cluster = Cluster::on_free_ports(&programs, place.shape, directory.path(), &flags)?;
+    let shape = place.shape;
+    let ports = Ports::claim(2 * shape.nodes_count())?;
+    let layout = Layout { shape, first_port: ports.first() };
+    // Clients, and this program, ask nodes directly.
+    let network = Network::between_nodes(layout, plan.seed)?.with_agents(layout, plan.hosts + 1)?;
+    let mut cluster = Cluster::with_overrides(&programs, layout, directory.path(), &flags, network.overrides())?;
+    cluster.keep_ports(ports);
+    let spare_flags = flags.iter().flat_map(|flag| ["--server_flag".into(), flag.clone()]);
     let agents = AgentPlan {
         heartbeat_freq_ms: plan.heartbeat_freq_ms,
-        flags: vec!["--trace_messages".into()],
+        flags: spare_flags.chain(["--trace_messages".into()]).collect(),
+        spare_hosts: u16::from(plan.kinds.contains(&Kind::Gone)),
+        rooms: shape.partitions,
         ..AgentPlan::for_hosts(plan.hosts)
     };
     cluster.watch_by_agents(&agents)?;
@@ -179,8 +204,9 @@ fn set(plan: &Plan, place: &Place) -> Result<Stage, Box<dyn std::error::Error + 
     stage.cluster.start_all()?;
     stage.cluster.wait_ready(TIMEOUT)?;
     describe(&stage.cluster)?;
+    fault::set(&stage.cluster, HOST_GRACE, HOST_GRACE_MS)?;
     println!("{} hosts with agents, a heartbeat each {} ms, seed {}", plan.hosts, plan.heartbeat_freq_ms, plan.seed);
-    Ok(stage)
+    Ok((stage, network))
 }
 
 /// Puts keys into the store, of the size of a word.

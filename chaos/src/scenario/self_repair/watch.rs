@@ -21,25 +21,35 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// # Errors
 /// What is missing, if it does not come in time.
 pub(super) fn wait_redundant(cluster: &Cluster, timeout: Duration) -> Result<(), WaitTimeout> {
+    wait_redundant_by(cluster, |node| cluster.status(node).ok(), timeout)
+}
+
+/// The same, where `status` says how a replica is, wherever it runs by now.
+pub(super) fn wait_redundant_by(
+    cluster: &Cluster,
+    status: impl Fn(Node) -> Option<ReplicaStatus>,
+    timeout: Duration,
+) -> Result<(), WaitTimeout> {
     for partition in 0..cluster.layout().shape.partitions {
         let group = Group::Partition(partition);
         let mut missing = String::new();
-        let found = wait_for(timeout, &format!("full redundancy of {group}"), || match lacks(cluster, group) {
-            None => Some(()),
-            Some(what) => {
-                missing = what;
-                None
-            }
-        });
+        let found =
+            wait_for(timeout, &format!("full redundancy of {group}"), || match lacks(cluster, group, &status) {
+                None => Some(()),
+                Some(what) => {
+                    missing = what;
+                    None
+                }
+            });
         found.map_err(|error| WaitTimeout { what: format!("{}: {missing}", error.what), ..error })?;
     }
     Ok(())
 }
 
 /// What a group lacks of full redundancy, if anything.
-fn lacks(cluster: &Cluster, group: Group) -> Option<String> {
+fn lacks(cluster: &Cluster, group: Group, status: &impl Fn(Node) -> Option<ReplicaStatus>) -> Option<String> {
     let statuses: Vec<(Node, Option<ReplicaStatus>)> =
-        cluster.nodes_of(group).map(|node| (node, cluster.status(node).ok())).collect();
+        cluster.nodes_of(group).map(|node| (node, status(node))).collect();
     let in_service = |status: &&ReplicaStatus| status.service_state == ServiceState::InService;
     let described = statuses.iter().filter_map(|(_, status)| status.as_ref());
     let leads = |status: &&ReplicaStatus| in_service(status) && status.role == Role::Leader;
