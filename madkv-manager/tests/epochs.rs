@@ -123,7 +123,7 @@ fn epochs_begin_with_the_genesis_and_change_by_decisions_of_who_presides() {
 #[test]
 fn operators_change_no_group_whose_members_are_named_here() {
     let mut state = laid_out();
-    let reply = apply(&mut state, &Command::Scale { partition: 1, replicas: 3, at_unix_ms: 1 });
+    let reply = apply(&mut state, &Command::Scale { partition: 1, replicas: 3, epoch: 1, at_unix_ms: 1 });
     assert!(matches!(&reply, Reply::Control(ControlReply::Refused(why)) if why.contains("of kind chain")), "{reply:?}");
     let decision = EpochDecision::Presides(PresiderId(1));
     let reply = apply(&mut state, &Command::DecideEpoch { partition: 0, decision, at_unix_ms: 1 });
@@ -145,6 +145,6 @@ fn image_with_epochs_is_of_version_3_and_without_them_as_it_was() {
     apply(&mut raft, &Command::Layout { cluster: CLUSTER, server_rf: 3, servers: servers(6) });
     let before = version(&raft);
     assert_ne!(before[2..], [0xff, 0xff], "of version 1");
-    apply(&mut raft, &Command::Scale { partition: 0, replicas: 1, at_unix_ms: 1 });
+    apply(&mut raft, &Command::Scale { partition: 0, replicas: 1, epoch: 1, at_unix_ms: 1 });
     assert_eq!(version(&raft), [2, 0, 0xff, 0xff]);
 }

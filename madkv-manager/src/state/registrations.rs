@@ -21,8 +21,8 @@
 //! | anyone            | a member of another group | refused                                                    |
 //! | the same directory | itself, in an older start | disqualified: it was set back, or is a copy                |
 //!
-//! One whose place is in no map is refused, unless it has said where it is: its group may have taken it in just now, and
-//! the map follows.
+//! One whose place is in no map is refused, unless it has said where it is: its group may have taken it in just now,
+//! and the map follows.
 //!
 //! Members are those who found the recorded group, from that moment on, and who prove to belong to it by its genesis.
 //! The group's configuration decides who votes: whether another one has taken the place of a member for good, the
