@@ -79,6 +79,11 @@ impl Raft {
         self.healing.is_some()
     }
 
+    /// What the disk still tells of how far the log had got, while this node heals.
+    pub(super) fn heals_past(&self) -> Option<Index> {
+        self.healing.as_ref().map(|healing| healing.past)
+    }
+
     /// Tells the leader which start of this node asks. In the place of everything that a sound node would answer, until
     /// the leader has answered this. Returns whether the leader has.
     pub(super) fn ask_leader_to_heal(&mut self, leader: NodeId) -> bool {

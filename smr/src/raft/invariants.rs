@@ -100,6 +100,11 @@ pub fn is_healing(raft: &Raft) -> bool {
     raft.is_healing()
 }
 
+/// Up to where a node that heals has to get at least, whatever its leader says.
+pub fn heals_past(raft: &Raft) -> Option<Index> {
+    raft.heals_past()
+}
+
 /// Whether a lease forbids a node to vote, as of its last step.
 pub fn is_bound(raft: &Raft) -> bool {
     raft.is_bound()

@@ -60,9 +60,15 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if !lacks(self.sessions.open_versions()) {
             return Ok(());
         }
-        let members = self.core.status().configuration.members();
-        let mut others = members.into_iter().filter(|member| *member != self.node);
-        let applies = |member: NodeId| match self.applied_by.get(&member.name) {
+        let configuration = self.core.status().configuration;
+        let met = |member: &NodeId| self.applied_by.get(&member.name);
+        // A learner in whose place another directory speaks is gone, and nothing waits for what it applies.
+        let is_gone = |member: &NodeId| {
+            configuration.learners.contains(member) && met(member).is_some_and(|(met, _)| met != member)
+        };
+        let members = configuration.members();
+        let mut others = members.into_iter().filter(|member| *member != self.node && !is_gone(member));
+        let applies = |member: NodeId| match met(&member) {
             Some((met, commands)) if *met == member => *commands,
             _ => CommandVersions::FIRST,
         };
