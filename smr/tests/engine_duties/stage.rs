@@ -43,7 +43,7 @@ pub(crate) struct CoreState {
     pub routing: Option<Routing>,
     /// It does not apply what is committed.
     pub stores_only: bool,
-    /// One more member than at first.
+    /// A learner that was not there at first.
     pub newcomer: Option<NodeId>,
 }
 
@@ -158,7 +158,10 @@ impl Protocol for Core {
             commit: Index(state.committed as u64),
             durable: Index::ZERO,
             log_bytes: state.log.iter().map(Entry::size_bytes).sum(),
-            configuration: Configuration::of([ME, B, C].into_iter().chain(state.newcomer)),
+            configuration: Configuration {
+                learners: state.newcomer.into_iter().collect(),
+                ..Configuration::of([ME, B, C])
+            },
             configuration_index: Index::ZERO,
             reads: smr::status::ReadMode::Index,
             peers: Vec::new(),

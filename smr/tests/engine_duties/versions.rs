@@ -90,6 +90,23 @@ fn versions_of_a_newcomer_that_was_met_before_it_became_a_member_are_known() {
     assert_eq!(replica.outcome(0, 1), None, "it is proposed");
 }
 
+// covers L20 M5
+#[test]
+fn learner_whose_directory_was_replaced_keeps_no_command_back() {
+    let (mut replica, client) = Replica::with_session();
+    let (gone, in_its_place) = (NodeId::new(3, 1), NodeId::new(3, 2));
+    let of_2 = CommandVersions::with_machine(2);
+    for peer in [B, C] {
+        replica.engine.peer_applies(peer, of_2);
+    }
+    replica.core.0.lock().unwrap().newcomer = Some(gone);
+    replica.ask(vec![(0, 1, write(client, 1, "2 is new"))]);
+    assert!(matches!(replica.outcome(0, 1), Some(Outcome::Refused(_))), "it may come at any time");
+    replica.engine.peer_applies(in_its_place, CommandVersions::FIRST);
+    replica.ask(vec![(0, 2, write(client, 2, "2 is new"))]);
+    assert_eq!(replica.outcome(0, 2), None, "no one will ever hear what it applies");
+}
+
 // covers L20
 #[test]
 fn version_of_an_applied_command_stays_open_after_a_restart_while_members_are_down() {
