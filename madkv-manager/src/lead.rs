@@ -24,6 +24,9 @@ use crate::state::{Command, Decision, HostView, Place, Query, Reply, Stage, View
 
 /// How often the leader looks, in milliseconds.
 const LOOK_MS: u64 = 100;
+/// And how often while there is no host to judge, or while another manager leads, in milliseconds: each look costs the
+/// cluster's processors a little. Below [`STOOD_STILL_MS`].
+const IDLE_LOOK_MS: u64 = 500;
 /// A look that comes later than this, in milliseconds, shows that this process stood still: what seemed to be the
 /// silence of others was its own.
 const STOOD_STILL_MS: u64 = 1_000;
@@ -43,8 +46,10 @@ pub fn now_unix_ms() -> u64 {
 /// Does the leader's work whenever this replica leads. Never returns.
 pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
     let mut lead: Option<Lead> = None;
+    let mut look_ms = LOOK_MS;
     loop {
-        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        tokio::time::sleep(Duration::from_millis(look_ms)).await;
+        look_ms = IDLE_LOOK_MS;
         let Some(term) = term_of_lead(&replica).await else {
             lead = None;
             continue;
@@ -56,6 +61,9 @@ pub async fn run(replica: ReplicaHandle, heard: Arc<Heard>, trace: bool) {
         let Some(Reply::View(view)) = ask(&replica, Request::LocalRead { query: encode(&Query::View) }).await else {
             continue;
         };
+        if trace || !view.hosts.is_empty() {
+            look_ms = LOOK_MS;
+        }
         if trace {
             lead.print_members(&view);
         }

@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use crate::lead::now_unix_ms;
 use crate::state::{Command, Query, Reply, Wanted, encode};
 
-/// How often the leader looks, in milliseconds.
+/// How often the leader looks, in milliseconds: while something is open, and while nothing is.
 const LOOK_MS: u64 = 100;
+const IDLE_LOOK_MS: u64 = 250;
 /// How long one question may take, in milliseconds. A group that takes longer goes on, and says so to the next.
 const ANSWER_MS: u64 = 10_000;
 /// The pause before the group is asked again, in milliseconds.
@@ -40,14 +41,17 @@ impl Drop for Asking {
 /// Does this whenever this replica leads. Never returns.
 pub async fn run(replica: ReplicaHandle) {
     let mut asking: BTreeMap<u16, Asking> = BTreeMap::new();
+    let mut look_ms = IDLE_LOOK_MS;
     loop {
-        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        tokio::time::sleep(Duration::from_millis(look_ms)).await;
+        look_ms = IDLE_LOOK_MS;
         // Most of the time there is none, and whoever does not lead need not know.
         let open = local(&replica, &Query::Changes).await;
         let Some(Reply::Changes(open)) = open.filter(|open| *open != Reply::Changes(Vec::new())) else {
             asking.clear();
             continue;
         };
+        look_ms = LOOK_MS;
         let leads = replica.ask(Request::Read { query: encode(&Query::Map) }).await;
         let Some(Outcome::Answer(answer)) = leads else {
             asking.clear();
