@@ -8,6 +8,10 @@ use bytes::Bytes;
 use madkv_proto::command::{Command, Malformed, Query, decode_found, decode_value};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_move::{decode_elsewhere, decode_settled};
+use madkv_proto::why::WhyRequest;
+use smr::id::ClientId;
 use smr_service::client::{
     Context, Exchange, Failure, Final, Jitter, RequestNames, Trace, World, Write, WriteEnd, before,
 };
@@ -152,11 +156,10 @@ impl Client {
             return Ok(Vec::new());
         }
         let deadline = self.deadline();
-        let query = Query::Scan { from, to }.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
         let number = self.next_number();
         loop {
-            match self.scan_all(&routes, &query, number, deadline).await? {
+            match self.scan_all(&routes, (from, to), number, deadline).await? {
                 Ok(lists) => return Ok(scan::merge(lists)),
                 // Some keys have moved: parts of different epochs could miss them, or have them twice.
                 Err(epoch) => routes = self.moved(&routes, epoch, deadline, false).await?,
@@ -168,26 +171,19 @@ impl Client {
     async fn scan_all(
         &self,
         routes: &Arc<Routes>,
-        query: &Bytes,
+        range: (&[u8], &[u8]),
         number: u32,
         deadline: Option<Instant>,
     ) -> Result<Result<Vec<Vec<Record>>, u64>, Error> {
         if let [group] = &routes.groups[..] {
-            return Ok(match self.read(group, routes.map.epoch, query, number, deadline).await? {
-                Read::Answer(parts) => Ok(vec![scan::records(&parts).map_err(bad_answer)?]),
-                Read::Elsewhere { epoch } => Err(epoch),
-            });
+            let queries = scan_queries(&routes.map, 0, range);
+            return Ok(self.scan_one(group, routes.map.epoch, queries, number, deadline).await?.map(|list| vec![list]));
         }
         let mut tasks = JoinSet::new(); // dropped on an early return, which ends its tasks
-        for group in &routes.groups {
-            let (client, group, epoch, query) = (self.clone(), Arc::clone(group), routes.map.epoch, query.clone());
-            tasks.spawn(async move {
-                let read = client.read(&group, epoch, &query, number, deadline).await?;
-                Ok(match read {
-                    Read::Answer(parts) => Ok(scan::records(&parts).map_err(bad_answer)?),
-                    Read::Elsewhere { epoch } => Err(epoch),
-                })
-            });
+        for (partition, group) in routes.groups.iter().enumerate() {
+            let (client, group, epoch) = (self.clone(), Arc::clone(group), routes.map.epoch);
+            let queries = scan_queries(&routes.map, partition, range);
+            tasks.spawn(async move { client.scan_one(&group, epoch, queries, number, deadline).await });
         }
         let mut lists = Vec::with_capacity(routes.groups.len());
         while let Some(task) = tasks.join_next().await {
@@ -197,6 +193,28 @@ impl Client {
             }
         }
         Ok(Ok(lists))
+    }
+
+    /// Asks a partition for its part of a SCAN, by the first of these questions that it knows.
+    async fn scan_one(
+        &self,
+        group: &Arc<Group>,
+        epoch: u64,
+        queries: Vec<Bytes>,
+        number: u32,
+        deadline: Option<Instant>,
+    ) -> Result<Result<Vec<Record>, u64>, Error> {
+        let mut queries = queries.iter().peekable();
+        loop {
+            let Some(query) = queries.next() else { panic!("a SCAN of {} without a question", group.name) };
+            match self.read(group, epoch, query, number, deadline).await {
+                Ok(Read::Answer(parts)) => return Ok(Ok(scan::records(&parts).map_err(bad_answer)?)),
+                Ok(Read::Elsewhere { epoch }) => return Ok(Err(epoch)),
+                // A server of the release before; its group has never taken part in a move of slots.
+                Err(Error::Refused { .. }) if queries.peek().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn read(
@@ -228,7 +246,7 @@ impl Client {
         let number = self.next_number();
         loop {
             let group = Arc::clone(routes.group_of(key));
-            match self.write_in(&group, &mut routes, key, &command, number, deadline).await? {
+            match self.write_in(&group, &mut routes, &command, number, deadline).await? {
                 Some(answer) => return Ok(answer),
                 None => continue,
             }
@@ -241,34 +259,41 @@ impl Client {
         &self,
         group: &Arc<Group>,
         routes: &mut Arc<Routes>,
-        key: &[u8],
         command: &Bytes,
         number: u32,
         deadline: Option<Instant>,
     ) -> Result<Option<Bytes>, Error> {
         let begun = Write::begin(&self.shared.context, group, routes.map.epoch, command.clone(), deadline).await;
         let mut write = begun.map_err(|failure| self.failure(failure, false))?.numbered(number);
+        let mut settles = false;
         loop {
-            let end = match write.run(routes.map.epoch).await {
+            let frame: &WriteFrame = if settles { &settle_frame } else { &write_frame };
+            let end = match write.run_as(routes.map.epoch, frame).await {
                 Ok(end) => end,
                 Err(late) => return Err(self.failure(late.into(), write.may_have_happened())),
             };
             match end {
-                WriteEnd::Answer(answer) => return Ok(Some(answer)),
+                WriteEnd::Answer(answer) => match decode_settled(&answer) {
+                    None => return Ok(Some(answer)),
+                    Some(answer) => match decode_elsewhere(&answer) {
+                        None => return Ok(Some(answer)),
+                        // By the group's own sessions: no copy was applied, and none under this number ever will be.
+                        Some(epoch) => {
+                            *routes = self.moved(routes, epoch, deadline, false).await?;
+                            return Ok(None);
+                        }
+                    },
+                },
                 WriteEnd::NotDone => return Ok(None),
                 WriteEnd::Evicted { what } => return Err(Error::Evicted { what }),
                 WriteEnd::Senseless(what) => return Err(Error::BadAnswer { what }),
+                WriteEnd::Response(ClientResponse::WrongPartition { .. }) if settles || write.may_have_happened() => {
+                    // An earlier copy may have been applied before the key moved. Only this group knows.
+                    settles = true;
+                }
                 WriteEnd::Response(ClientResponse::WrongPartition { epoch }) => {
-                    let unknown = write.may_have_happened();
-                    *routes = self.moved(routes, epoch, deadline, unknown).await?;
-                    if Arc::ptr_eq(routes.group_of(key), group) {
-                        write.pause(); // the server has an older map than we: its turn to catch up
-                    } else if unknown {
-                        // An earlier copy may have been applied before the key moved; here its number means nothing.
-                        return Err(Error::Evicted { what: "the key moved to another partition" });
-                    } else {
-                        return Ok(None);
-                    }
+                    *routes = self.moved(routes, epoch, deadline, false).await?;
+                    return Ok(None);
                 }
                 WriteEnd::Response(other) => return Err(refusal(other, write.may_have_happened())),
             }
@@ -319,6 +344,17 @@ impl Client {
     }
 }
 
+/// Makes a request of session, number, lowest unanswered number and command.
+type WriteFrame = dyn Fn(ClientId, u64, u64, Bytes) -> ClientRequest + Sync;
+
+fn write_frame(client: ClientId, number: u64, lowest_unanswered: u64, command: Bytes) -> ClientRequest {
+    ClientRequest::Write { client, number, lowest_unanswered, command }
+}
+
+fn settle_frame(client: ClientId, number: u64, lowest_unanswered: u64, command: Bytes) -> ClientRequest {
+    ClientRequest::Control(WhyRequest::Settle { client, number, lowest_unanswered, command }.encode())
+}
+
 /// What became of a read.
 enum Read {
     Answer(Vec<Bytes>),
@@ -326,6 +362,17 @@ enum Read {
     Elsewhere {
         epoch: u64,
     },
+}
+
+/// How to ask a partition for its part of a SCAN, the preferred way first. Once the map may have changed it names the
+/// slots that are meant: only then all parts together hold each key once.
+pub(crate) fn scan_queries(map: &ClusterMap, partition: usize, (from, to): (&[u8], &[u8])) -> Vec<Bytes> {
+    let plain = Query::Scan { from, to }.encode();
+    if map.epoch <= 1 {
+        return vec![plain];
+    }
+    let slots = map.partitions.get(partition).map(|part| part.slots.to_bytes()).unwrap_or_default();
+    vec![Query::ScanOf { slots: &slots, from, to }.encode(), plain]
 }
 
 pub(crate) fn check(what: &'static str, size_bytes: usize, limit_bytes: usize) -> Result<(), Error> {

@@ -1,6 +1,8 @@
-//! Calls for operators: how many replicas a partition has, and where they are.
+//! Calls for operators: how many replicas a partition has, and where they are; further partitions, and which slots each
+//! has.
 
 use madkv_proto::control::{Announcement, ChangeReport, ControlReply, ControlRequest};
+use madkv_proto::slot_set::SlotSet;
 use tokio::time::Instant;
 
 use crate::limits::CHANGE_LOOK;
@@ -13,7 +15,8 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with the reason; nothing has changed then. See [`Error`].
     pub async fn scale(&self, partition: u16, replicas: u16) -> Result<(), Error> {
-        self.change(partition, |epoch| ControlRequest::Scale { partition, replicas, epoch }).await
+        let question = ControlRequest::Change { partition };
+        self.change(&question, |epoch| ControlRequest::Scale { partition, replicas, epoch }).await
     }
 
     /// Makes known where a replica is, for clients and for its peers, and waits until its group and the map know it.
@@ -27,18 +30,40 @@ impl Client {
             let (api_address, p2p_address) = (api_address.clone(), p2p_address.clone());
             ControlRequest::Relocate(Announcement { partition, replica, api_address, p2p_address, epoch })
         };
-        self.change(partition, request).await
+        self.change(&ControlRequest::Change { partition }, request).await
     }
 
-    /// Asks for what `request` makes of the epoch of the present map, and waits for its end.
-    async fn change(&self, partition: u16, request: impl Fn(u64) -> ControlRequest) -> Result<(), Error> {
+    /// Adds a partition with these servers, which has no slots at first. They are started afterwards, as those of the
+    /// first partitions are.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason; nothing has changed then. See [`Error`].
+    pub async fn add_partition(&self, servers: &[String]) -> Result<(), Error> {
+        let request = ControlRequest::AddPartition { servers: servers.to_vec() };
+        match self.control(&request, self.deadline()).await? {
+            ControlReply::Done => Ok(()),
+            other => Err(Error::BadAnswer { what: format!("{other:?}") }),
+        }
+    }
+
+    /// Moves slots, all of one partition, to another one, while both serve, and waits until it is done.
+    ///
+    /// # Errors
+    /// As [`Client::scale`].
+    pub async fn move_slots(&self, slots: SlotSet, to: u16) -> Result<(), Error> {
+        let request = |_| ControlRequest::MoveSlots { slots: slots.clone(), to };
+        self.change(&ControlRequest::SlotMoves, request).await
+    }
+
+    /// Asks for what `request` makes of the epoch of the present map, and waits for its end, which `question` asks for.
+    async fn change(&self, question: &ControlRequest, request: impl Fn(u64) -> ControlRequest) -> Result<(), Error> {
         let deadline = self.deadline();
-        let present = self.reported(&ControlRequest::Change { partition }, deadline).await?;
+        let present = self.reported(question, deadline).await?;
         let mut report = self.reported(&request(present.epoch), deadline).await?;
         let Some(id) = report.open else { return Ok(()) };
         while report.open == Some(id) {
             tokio::time::sleep(CHANGE_LOOK).await;
-            report = self.reported(&ControlRequest::Change { partition }, deadline).await?;
+            report = self.reported(question, deadline).await?;
         }
         match report.ended {
             Some((ended, Some(reason))) if ended == id => Err(Error::Refused { reason, may_have_happened: false }),

@@ -76,14 +76,18 @@ fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
         if partition.servers.is_empty() || partition.servers.len() > REPLICAS_MAX {
             return Err(format!("partition {number} has {} replicas", partition.servers.len()));
         }
-        let range = usize::from(partition.slot_first)..usize::from(partition.slot_end);
-        let Some(own) = slots.get_mut(range) else {
+        if !partition.slots.is_sound() {
             return Err(format!("partition {number} has slots that do not exist"));
-        };
-        if own.iter().any(|owner| *owner != u8::MAX) {
-            return Err(format!("partition {number} has slots of another"));
         }
-        own.fill(number as u8); // at most PARTITIONS_MAX
+        for &(first, end) in partition.slots.ranges() {
+            let Some(own) = slots.get_mut(usize::from(first)..usize::from(end)) else {
+                return Err(format!("partition {number} has slots that do not exist"));
+            };
+            if own.iter().any(|owner| *owner != u8::MAX) {
+                return Err(format!("partition {number} has slots of another"));
+            }
+            own.fill(number as u8); // at most PARTITIONS_MAX
+        }
     }
     match slots.iter().position(|owner| *owner == u8::MAX) {
         Some(slot) => Err(format!("slot {slot} belongs to no one")),
@@ -228,6 +232,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use madkv_proto::map::Partition;
+    use madkv_proto::slot_set::SlotSet;
     use smr::id::ClusterId;
     use smr_service::client::{Jitter, RequestNames};
 
@@ -235,8 +240,7 @@ mod tests {
 
     fn map(epoch: u64, borders: &[(u16, u16)]) -> ClusterMap {
         let partitions = borders.iter().map(|&(slot_first, slot_end)| Partition {
-            slot_first,
-            slot_end,
+            slots: SlotSet::from_ranges(vec![(slot_first, slot_end)]),
             servers: vec![format!("127.0.0.1:{}", 1 + slot_first)],
         });
         ClusterMap { cluster: ClusterId(7), epoch, partitions: partitions.collect() }

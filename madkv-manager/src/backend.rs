@@ -191,6 +191,13 @@ fn control(request: &[u8]) -> Result<Asked, String> {
             Request::Idempotent { command: encode(&Command::Relocate { announcement, at_unix_ms: now_unix_ms() }) }
         }
         ControlRequest::Change { partition } => Request::Read { query: encode(&Query::Change { partition }) },
+        ControlRequest::AddPartition { servers } => {
+            Request::Idempotent { command: encode(&Command::AddPartition { servers, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::MoveSlots { slots, to } => {
+            Request::Idempotent { command: encode(&Command::MoveSlots { slots, to, at_unix_ms: now_unix_ms() }) }
+        }
+        ControlRequest::SlotMoves => Request::Read { query: encode(&Query::SlotMoves) },
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
         // They never change once there is a map.
         ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },

@@ -7,7 +7,7 @@
 //! - [`epochs`]: names the members of groups that are not of kind raft.
 //! - [`lead`], [`heard`]: what the manager that leads does besides: the global fault detector, and what follows.
 //! - [`rm`], [`readmit`]: the replication manager: what is to be done for a replica that has failed, and doing it.
-//! - [`scale`]: sees to changes of groups that operators want.
+//! - [`scale`]: sees to changes of groups that operators want; [`slot_driver`]: to moves of slots.
 //! - [`mod@run`]: from start to end.
 //! - [`agent`]: another program, the agent of a host (`madkv-agent`).
 
@@ -25,6 +25,7 @@ pub mod readmit;
 pub mod rm;
 pub mod run;
 pub mod scale;
+pub mod slot_driver;
 pub mod state;
 
 pub use options::Options;

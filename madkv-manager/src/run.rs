@@ -20,8 +20,8 @@ use crate::heard::Heard;
 use crate::layout;
 use crate::lead;
 use crate::options::{Options, PROGRAM, Plan};
-use crate::scale;
 use crate::state::{ManagerState, Query, encode};
+use crate::{scale, slot_driver};
 
 /// The name of the managers' group.
 const GROUP: &str = "m";
@@ -84,6 +84,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
         let replica = replica.clone();
         async move { epochs.run(replica).await }
     });
+    runtime.spawn(slot_driver::run(replica.clone()));
     let misfit = Arc::new(OnceLock::new());
     runtime.spawn(end_if_misfit(layout::propose(replica.clone(), plan), Arc::clone(&misfit)));
     runtime.block_on(serve_until_signal(signals, listener, replica));

@@ -2,7 +2,7 @@
 
 #![cfg(test)]
 
-use madkv_manager::state::{Command, ManagerState, Query, Reply, encode};
+use madkv_manager::state::{Command, ManagerState, MoveStep, Query, Reply, encode};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
 use proptest::prelude::*;
@@ -435,13 +435,13 @@ proptest! {
 // covers D16
 #[test]
 fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
-    let error = ManagerState::restore(&mut &[4, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
-    assert_eq!(error, "an image of version 4, this build reads versions 1 to 3");
+    let error = ManagerState::restore(&mut &[5, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
+    assert_eq!(error, "an image of version 5, this build reads versions 1 to 4");
 }
 
 // covers L20
 #[test]
-fn command_kinds_of_this_build_are_of_versions_1_to_3_and_others_unknown() {
+fn command_kinds_of_this_build_are_of_versions_1_to_4_and_others_unknown() {
     for kind in 0..4u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
     }
@@ -451,10 +451,15 @@ fn command_kinds_of_this_build_are_of_versions_1_to_3_and_others_unknown() {
     for kind in 12u32..14 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(3), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&14u32.to_le_bytes()), None);
     let decision = EpochDecision::Activated(Term(2));
     let last = encode(&Command::DecideEpoch { partition: 0, decision, at_unix_ms: 1 });
-    assert_eq!(last[..4], 13u32.to_le_bytes(), "the last kind");
+    assert_eq!(last[..4], 13u32.to_le_bytes(), "the last kind of version 3");
+    for kind in 14u32..17 {
+        assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(4), "{kind}");
+    }
+    assert_eq!(ManagerState::command_version(&17u32.to_le_bytes()), None);
+    let last = encode(&Command::SlotStep { id: 1, step: MoveStep::Owned, at_unix_ms: 1 });
+    assert_eq!(last[..4], 16u32.to_le_bytes(), "the last kind");
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");

@@ -3,12 +3,16 @@
 //! ```text
 //! command  op u8 (1 PUT, 2 SWAP, 3 DELETE) | key length u32 | key | value
 //! query    op u8 (1 GET, 2 SCAN)           | key length u32 | key (SCAN: from) | SCAN: to
+//!          op u8 (3 SCAN OF SLOTS)         | length u32 | slots | length u32 | from | to
 //! answer   PUT, DELETE: found u8 | SWAP, GET: 0, or 1 and the value | SCAN: records, in parts
 //! record   key length u32 | key | value length u32 | value
 //! ```
-//! Integers are little endian. Decoding borrows; nothing is copied.
+//! Integers are little endian. Decoding borrows; nothing is copied. Commands and questions that begin with 4 are those of
+//! [`crate::slot_move`].
 
 use bytes::{Buf, Bytes};
+
+use crate::slot_move::{self, SlotCommand};
 
 /// A change of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +53,16 @@ pub enum Query<'a> {
         /// The upper end.
         to: &'a [u8],
     },
+    /// The same, of keys in certain slots. A partition answers only if it owns all of them: so whoever asks each
+    /// partition for its slots by *one* map misses no key and has none twice, whatever moves meanwhile.
+    ScanOf {
+        /// The slots, as [`crate::slot_set::SlotSet::to_bytes`] writes them.
+        slots: &'a [u8],
+        /// The lower end.
+        from: &'a [u8],
+        /// The upper end.
+        to: &'a [u8],
+    },
 }
 
 /// Bytes that are no command, query or answer.
@@ -61,6 +75,7 @@ const SWAP: u8 = 2;
 const DELETE: u8 = 3;
 const GET: u8 = 1;
 const SCAN: u8 = 2;
+const SCAN_OF: u8 = 3;
 
 impl<'a> Command<'a> {
     /// As bytes.
@@ -91,6 +106,7 @@ impl<'a> Command<'a> {
     pub fn version(bytes: &[u8]) -> Option<u16> {
         match bytes.first() {
             None | Some(&(PUT | SWAP | DELETE)) => Some(1),
+            Some(&slot_move::COMMAND) => SlotCommand::is_known(&bytes[1..]).then_some(2),
             Some(_) => None,
         }
     }
@@ -117,6 +133,13 @@ impl<'a> Query<'a> {
         match *self {
             Query::Get { key } => join(GET, key, &[]),
             Query::Scan { from, to } => join(SCAN, from, to),
+            Query::ScanOf { slots, from, to } => {
+                let mut rest = Vec::with_capacity(4 + from.len() + to.len());
+                push_len(&mut rest, from);
+                rest.extend_from_slice(from);
+                rest.extend_from_slice(to);
+                join(SCAN_OF, slots, &rest)
+            }
         }
     }
 
@@ -129,6 +152,10 @@ impl<'a> Query<'a> {
         match op {
             GET if second.is_empty() => Ok(Query::Get { key: first }),
             SCAN => Ok(Query::Scan { from: first, to: second }),
+            SCAN_OF => {
+                let (from, to) = take(second).ok_or(Malformed("query"))?;
+                Ok(Query::ScanOf { slots: first, from, to })
+            }
             _ => Err(Malformed("query")),
         }
     }

@@ -11,6 +11,7 @@ use smr::epoch::GroupKind;
 use smr::id::Incarnation;
 
 use crate::map::{PARTITIONS_MAX, REPLICAS_MAX};
+use crate::slot_set::SlotSet;
 
 /// The longest name of a host, in bytes.
 pub const HOST_NAME_MAX_BYTES: usize = 64;
@@ -96,6 +97,21 @@ pub enum ControlRequest {
         /// A `smr::epoch_service::MemberReport`, as bytes; at most [`EXCHANGE_MAX_BYTES`].
         report: Bytes,
     },
+    /// An operator adds a partition, without slots. Answered with [`ControlReply::Done`].
+    AddPartition {
+        /// `host:port` where its replicas serve clients, by number.
+        servers: Vec<String>,
+    },
+    /// An operator moves slots, all of one partition, to another one. Answered with [`ControlReply::Change`], as what
+    /// follows.
+    MoveSlots {
+        /// The slots.
+        slots: SlotSet,
+        /// The partition that is to have them.
+        to: u16,
+    },
+    /// How moves of slots are.
+    SlotMoves,
 }
 
 /// Where a replica is.
@@ -139,7 +155,7 @@ pub enum ControlReply {
     Done,
     /// Not done, for this reason; nothing has changed.
     Refused(String),
-    /// How the changes of a group are.
+    /// How the changes of a group, or the moves of slots, are.
     Change(ChangeReport),
     /// The kinds of all groups, by partition; empty while there is no map.
     Kinds(Vec<GroupKind>),

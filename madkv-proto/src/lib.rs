@@ -1,9 +1,10 @@
 //! The words of the key-value store that MadKV's client, servers and manager share.
 //!
 //! - [`limits`]: which keys and values are too large.
-//! - [`slots`]: from a key to one of 16384 hash slots.
+//! - [`slots`], [`slot_set`]: from a key to one of 16384 hash slots; sets of them.
 //! - [`map`]: from a slot to a partition, and from a partition to the addresses of its replicas.
 //! - [`command`]: the commands, queries and answers of the ordered map, as bytes.
+//! - [`slot_move`]: what a partition is told, and asked, while slots move from it or to it.
 //! - [`control`]: what agents, servers and operators say to a manager beside the map.
 //! - [`settings`]: the settings that change while everything runs.
 //! - [`agent`]: what a replica and the agent of its host say to each other.
@@ -24,5 +25,7 @@ pub mod limits;
 pub mod line;
 pub mod map;
 pub mod settings;
+pub mod slot_move;
+pub mod slot_set;
 pub mod slots;
 pub mod why;

@@ -8,6 +8,7 @@ use smr::epoch::GroupKind;
 use smr::id::ClusterId;
 use smr_service::address::{are_same, is_same};
 
+use crate::slot_set::SlotSet;
 use crate::slots::{SLOTS, slot_of};
 
 pub use smr_service::limits::REPLICAS_MAX;
@@ -16,7 +17,12 @@ pub use smr_service::limits::REPLICAS_MAX;
 pub const PARTITIONS_MAX: usize = 50;
 
 /// One version of the cluster's layout.
+///
+/// Its bytes are those of the time when each partition had one range of slots: further ranges come after the
+/// partitions, as entries without servers, two for each: the range, and the number of its owner in the place of both
+/// its ends. A build of that time takes such a map for senseless and keeps the one that it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PlainMap", into = "PlainMap")]
 pub struct ClusterMap {
     /// The cluster.
     pub cluster: ClusterId,
@@ -27,14 +33,69 @@ pub struct ClusterMap {
 }
 
 /// One partition: its slots and its replicas.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {
-    /// The first slot.
-    pub slot_first: u16,
-    /// The slot after the last.
-    pub slot_end: u16,
+    /// Its slots. A partition that was added has none at first.
+    pub slots: SlotSet,
     /// `host:port` where each replica serves clients, by replica number.
     pub servers: Vec<String>,
+}
+
+/// A map as bytes have it.
+#[derive(Serialize, Deserialize)]
+struct PlainMap {
+    cluster: ClusterId,
+    epoch: u64,
+    partitions: Vec<PlainPartition>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlainPartition {
+    slot_first: u16,
+    slot_end: u16,
+    servers: Vec<String>,
+}
+
+impl From<ClusterMap> for PlainMap {
+    fn from(map: ClusterMap) -> PlainMap {
+        let ClusterMap { cluster, epoch, partitions } = map;
+        let mut plain = Vec::with_capacity(partitions.len());
+        let mut further = Vec::new();
+        let entry = |(slot_first, slot_end), servers| PlainPartition { slot_first, slot_end, servers };
+        for (number, Partition { slots, servers }) in partitions.into_iter().enumerate() {
+            let mut ranges = slots.ranges().iter().copied();
+            plain.push(entry(ranges.next().unwrap_or_default(), servers));
+            let owner = number as u16; // below PARTITIONS_MAX
+            further.extend(ranges.flat_map(|range| [range, (owner, owner)]).map(|ends| entry(ends, Vec::new())));
+        }
+        plain.append(&mut further);
+        PlainMap { cluster, epoch, partitions: plain }
+    }
+}
+
+impl TryFrom<PlainMap> for ClusterMap {
+    type Error = &'static str;
+
+    fn try_from(plain: PlainMap) -> Result<ClusterMap, &'static str> {
+        let PlainMap { cluster, epoch, mut partitions } = plain;
+        let count = partitions.iter().position(|entry| entry.servers.is_empty()).unwrap_or(partitions.len());
+        let further = partitions.split_off(count);
+        let first = |entry: &PlainPartition| match (entry.slot_first, entry.slot_end) {
+            (first, end) if first == end => Vec::new(),
+            range => vec![range],
+        };
+        let mut ranges: Vec<Vec<(u16, u16)>> = partitions.iter().map(first).collect();
+        for pair in further.chunks(2) {
+            let [range, owner] = pair else { return Err("a range of slots without an owner") };
+            let owner = ranges.get_mut(usize::from(owner.slot_first));
+            owner.ok_or("slots of a partition that is not there")?.push((range.slot_first, range.slot_end));
+        }
+        let partitions = partitions
+            .into_iter()
+            .zip(ranges)
+            .map(|(entry, ranges)| Partition { slots: SlotSet::from_ranges(ranges), servers: entry.servers });
+        Ok(ClusterMap { cluster, epoch, partitions: partitions.collect() })
+    }
 }
 
 /// An address list that makes no cluster.
@@ -109,8 +170,7 @@ impl ClusterMap {
             .iter()
             .enumerate()
             .map(|(number, group)| Partition {
-                slot_first: border(number),
-                slot_end: border(number + 1),
+                slots: SlotSet::range(border(number), border(number + 1)),
                 servers: group.to_vec(),
             })
             .collect();
@@ -133,13 +193,12 @@ impl ClusterMap {
 impl Partition {
     /// Whether `other` has the same slots and the same servers, however their addresses are spelled.
     pub fn is_same(&self, other: &Partition) -> bool {
-        (self.slot_first, self.slot_end) == (other.slot_first, other.slot_end)
-            && are_same(&self.servers, &other.servers)
+        self.slots == other.slots && are_same(&self.servers, &other.servers)
     }
 
     /// Whether `slot` lives here.
     pub fn owns(&self, slot: u16) -> bool {
-        (self.slot_first..self.slot_end).contains(&slot)
+        self.slots.contains(slot)
     }
 }
 
@@ -200,6 +259,48 @@ mod tests {
                 let owners = map.partitions.iter().filter(|partition| partition.owns(slot)).count();
                 assert_eq!(owners, 1, "slot {slot} of {count} partitions");
             }
+        }
+    }
+
+    // covers G2
+    #[test]
+    fn moved_slots_travel_in_the_bytes_of_a_plain_map() {
+        let dealt = ClusterMap::deal(ClusterId(1), 1, &addresses(3)).unwrap();
+        let bytes = smr::codec::encode(&dealt);
+        assert_eq!(smr::codec::decode::<ClusterMap>(&bytes), Ok(dealt.clone()));
+        let plain = |partition: &Partition| {
+            let (slot_first, slot_end) = partition.slots.ranges()[0];
+            PlainPartition { slot_first, slot_end, servers: partition.servers.clone() }
+        };
+        let entries = dealt.partitions.iter().map(plain).collect();
+        let before = PlainMap { cluster: dealt.cluster, epoch: 1, partitions: entries };
+        assert_eq!(smr::codec::encode(&before), bytes, "the bytes of a map whose slots never moved have changed");
+
+        let mut moved = ClusterMap { epoch: 2, ..dealt };
+        let (out, back) = (SlotSet::range(100, 200), SlotSet::range(16_000, 16_384));
+        moved.partitions[0].slots = moved.partitions[0].slots.without(&out).with(&back);
+        moved.partitions[2].slots = moved.partitions[2].slots.without(&back).with(&out);
+        moved.partitions.push(Partition { slots: SlotSet::default(), servers: vec!["h:1".to_owned()] });
+        let bytes = smr::codec::encode(&moved);
+        assert_eq!(smr::codec::decode::<ClusterMap>(&bytes), Ok(moved));
+        // Whoever takes entries for partitions finds one without servers.
+        let entries = smr::codec::decode::<PlainMap>(&bytes).unwrap().partitions;
+        assert!(entries.len() > 4 && entries[..4].iter().all(|entry| !entry.servers.is_empty()));
+        assert!(entries[4..].iter().all(|entry| entry.servers.is_empty()));
+    }
+
+    // covers B1
+    #[test]
+    fn decode_of_ranges_without_a_sound_owner_is_refused() {
+        let entry = |slot_first, slot_end, servers: &[String]| PlainPartition {
+            slot_first,
+            slot_end,
+            servers: servers.to_vec(),
+        };
+        for further in [vec![entry(5, 9, &[])], vec![entry(5, 9, &[]), entry(7, 7, &[])]] {
+            let partitions = [entry(0, 5, &addresses(1))].into_iter().chain(further).collect();
+            let bytes = smr::codec::encode(&PlainMap { cluster: ClusterId(1), epoch: 2, partitions });
+            assert!(smr::codec::decode::<ClusterMap>(&bytes).is_err());
         }
     }
 

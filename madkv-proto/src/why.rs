@@ -1,5 +1,6 @@
-//! Where the time of one write goes: what a client asks servers that wants to know, as the body of
-//! [`ClientRequest::Control`](crate::frames::ClientRequest::Control), and the answers.
+//! What is asked of servers beside the requests of clients, as the body of
+//! [`ClientRequest::Control`](crate::frames::ClientRequest::Control), and the answers: where the time of one write goes,
+//! other replicas, slots that move.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,24 @@ pub enum WhyRequest {
     Scale {
         /// By number.
         replicas: Vec<(u16, String)>,
+    },
+    /// A [`SlotCommand`](crate::slot_move::SlotCommand), as bytes, of the managers. Answered with a
+    /// [`SlotReply`](crate::slot_move::SlotReply).
+    MoveSlots(Bytes),
+    /// A [`SlotQuery`](crate::slot_move::SlotQuery), as bytes, of the managers. Answered in the same way.
+    AskSlots(Bytes),
+    /// A write, also to a slot that is known to be another partition's: an earlier copy of it may have been applied
+    /// here before the slot moved, and only this group's sessions tell. Either there is the answer of that copy, or the
+    /// write is refused under this number for good.
+    Settle {
+        /// The session.
+        client: ClientId,
+        /// The request's number in it.
+        number: u64,
+        /// The lowest number whose answer the client still waits for.
+        lowest_unanswered: u64,
+        /// The command.
+        command: Bytes,
     },
 }
 

@@ -1,12 +1,14 @@
 //! What is checked before a request is replicated: that it makes sense, is not too large, and belongs here.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_move::decode_elsewhere;
+use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
@@ -17,29 +19,30 @@ use crate::trace::{self, Tracer};
 use crate::why::{self, Asked};
 
 /// What this partition owns, by the newest map known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// It saves a request that is certainly for someone else its way through the replica. What counts is the replicated
+/// state ([`crate::map`]), which refuses with the same words: whoever goes by a newer map than this one is let through
+/// to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {
     epoch: u64,
     /// The epoch since which the slots are certainly these.
     slots_epoch: u64,
-    slot_first: u16,
-    slot_end: u16,
+    slots: Arc<SlotSet>,
 }
 
 impl Owned {
     /// What `map` gives to `partition`; nothing if it has no such partition.
     pub fn of(map: &ClusterMap, partition: u16) -> Owned {
-        let (slot_first, slot_end) =
-            map.partitions.get(usize::from(partition)).map_or((0, 0), |part| (part.slot_first, part.slot_end));
-        Owned { epoch: map.epoch, slots_epoch: map.epoch, slot_first, slot_end }
+        let slots = map.partitions.get(usize::from(partition)).map(|part| part.slots.clone()).unwrap_or_default();
+        Owned { epoch: map.epoch, slots_epoch: map.epoch, slots: Arc::new(slots) }
     }
 
     /// What counts after `map` was seen, if it is newer. Epochs never go back, whoever sent the map.
     fn after(&self, map: &ClusterMap, partition: u16) -> Option<Owned> {
         (map.epoch > self.epoch).then(|| {
             let newer = Owned::of(map, partition);
-            let same_slots = (newer.slot_first, newer.slot_end) == (self.slot_first, self.slot_end);
-            if same_slots { Owned { slots_epoch: self.slots_epoch, ..newer } } else { newer }
+            if newer.slots == self.slots { Owned { slots_epoch: self.slots_epoch, ..newer } } else { newer }
         })
     }
 
@@ -48,12 +51,18 @@ impl Owned {
         if routed_by < self.slots_epoch { Err(ClientResponse::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
     }
 
-    fn check(&self, key: &[u8]) -> Result<(), ClientResponse> {
-        if (self.slot_first..self.slot_end).contains(&slot_of(key)) {
-            Ok(())
-        } else {
-            Err(ClientResponse::WrongPartition { epoch: self.epoch })
-        }
+    fn check_scan_of(&self, slots: &[u8], routed_by: u64) -> Result<(), ClientResponse> {
+        let slots = SlotSet::from_bytes(slots).ok_or_else(|| ClientResponse::Refused("malformed slots".to_owned()))?;
+        self.check_by(routed_by, || *self.slots == slots)
+    }
+
+    fn check(&self, key: &[u8], routed_by: u64) -> Result<(), ClientResponse> {
+        self.check_by(routed_by, || self.slots.contains(slot_of(key)))
+    }
+
+    fn check_by(&self, routed_by: u64, is_here: impl FnOnce() -> bool) -> Result<(), ClientResponse> {
+        let is_admitted = routed_by > self.epoch || is_here();
+        if is_admitted { Ok(()) } else { Err(ClientResponse::WrongPartition { epoch: self.epoch }) }
     }
 }
 
@@ -80,11 +89,10 @@ impl<R: Submit> ServerBackend<R> {
     pub fn adopt(&self, map: &ClusterMap) -> bool {
         let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
         let newer = owned.after(map, self.partition).filter(|_| map.cluster == self.cluster);
-        if let Some(newer) = newer {
-            *owned = newer;
-            *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers_of(map, self.partition);
-        }
-        newer.is_some()
+        let Some(newer) = newer else { return false };
+        *owned = newer;
+        *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers_of(map, self.partition);
+        true
     }
 
     /// Where the map says that the partition's servers are, by replica.
@@ -109,9 +117,27 @@ impl<R: Submit> ServerBackend<R> {
                 self.replica.queue(Request::Scale { replicas }, reply);
                 return None;
             }
+            Ok(Asked::MoveSlots(command)) => {
+                self.replica.queue(Request::Idempotent { command }, reply);
+                return None;
+            }
+            Ok(Asked::AskSlots(query)) => {
+                self.replica.queue(Request::Read { query }, reply);
+                return None;
+            }
+            Ok(Asked::Settle(ask)) => {
+                return match settled(ask) {
+                    Ok(request) => {
+                        self.replica.queue(request, why::settled(reply));
+                        None
+                    }
+                    Err(body) => Some(body),
+                };
+            }
             Err(body) => return Some(body),
         };
-        match admit(ask, epoch, &self.owned()) {
+        let admitted = admit(ask, epoch, &self.owned());
+        match admitted {
             Ok(request) => {
                 self.replica.queue(request, reply);
                 None
@@ -128,7 +154,8 @@ impl<R: Submit> ServerBackend<R> {
         epoch: u64,
         reply: ReplyTo,
     ) -> Option<ClientResponse> {
-        match admit(ask, epoch, &self.owned()) {
+        let admitted = admit(ask, epoch, &self.owned());
+        match admitted {
             Ok(request) => {
                 let reply = match &request {
                     Request::Write { command: bytes, .. } | Request::Read { query: bytes } => {
@@ -151,8 +178,9 @@ impl<R: Submit> ServerBackend<R> {
         status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
     }
 
-    fn owned(&self) -> Owned {
-        *self.owned.read().unwrap_or_else(PoisonError::into_inner)
+    /// Not to be held while the replica has a turn, which may ask for it again.
+    fn owned(&self) -> RwLockReadGuard<'_, Owned> {
+        self.owned.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,6 +222,13 @@ impl<R: Submit> Backend for ServerBackend<R> {
         self.replica.flush();
     }
 
+    fn answer(&self, answer: Bytes) -> ClientResponse {
+        match decode_elsewhere(&answer) {
+            Some(epoch) => ClientResponse::WrongPartition { epoch },
+            None => ClientResponse::Answer(answer),
+        }
+    }
+
     fn status(&self, mut status: Box<ReplicaStatus>) -> ClientResponse {
         self.complete(&mut status);
         ClientResponse::Status(status)
@@ -213,7 +248,7 @@ pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, C
     match ask {
         ClientRequest::OpenSession => Ok(Request::OpenSession),
         ClientRequest::Write { client, number, lowest_unanswered, command } => {
-            check_command(&command, owned)?;
+            owned.check(checked_key(&command)?, epoch)?;
             Ok(Request::Write { client, number, lowest_unanswered, command })
         }
         ClientRequest::Read { query } => {
@@ -230,24 +265,41 @@ pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, C
     }
 }
 
-fn check_command(command: &Bytes, owned: &Owned) -> Result<(), ClientResponse> {
+/// A write that the replica is to judge, whoever owns its key by now.
+fn settled(ask: ClientRequest) -> Result<Request, ClientResponse> {
+    match ask {
+        ClientRequest::Write { client, number, lowest_unanswered, command } => {
+            checked_key(&command)?;
+            Ok(Request::Write { client, number, lowest_unanswered, command })
+        }
+        other => Err(ClientResponse::Refused(format!("no write: {other:?}"))),
+    }
+}
+
+/// The key of a command, which is not too large.
+fn checked_key(command: &Bytes) -> Result<&[u8], ClientResponse> {
     let command = Command::decode(command).map_err(refused)?;
     check_len(command.key(), KEY_MAX_BYTES)?;
     check_len(command.value(), VALUE_MAX_BYTES)?;
-    owned.check(command.key())
+    Ok(command.key())
 }
 
 fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), ClientResponse> {
     match Query::decode(query).map_err(refused)? {
         Query::Get { key } => {
             check_len(key, KEY_MAX_BYTES)?;
-            owned.check(key)
+            owned.check(key, epoch)
         }
         // Keys between two others may live anywhere: the client asks all partitions.
         Query::Scan { from, to } => {
             check_len(from, KEY_MAX_BYTES)?;
             check_len(to, KEY_MAX_BYTES)?;
             owned.check_scan(epoch)
+        }
+        Query::ScanOf { slots, from, to } => {
+            check_len(from, KEY_MAX_BYTES)?;
+            check_len(to, KEY_MAX_BYTES)?;
+            owned.check_scan_of(slots, epoch)
         }
     }
 }
@@ -379,6 +431,6 @@ mod tests {
     #[test]
     fn owned_partition_missing_in_map_owns_nothing() {
         let owned = Owned::of(&map(2), 7);
-        assert!((0..100u32).all(|number| owned.check(&number.to_le_bytes()).is_err()));
+        assert!((0..100u32).all(|number| owned.check(&number.to_le_bytes(), 1).is_err()));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`options`]: the command line.
 //! - [`map`]: the state machine, from commands to records; `packed`: how the records lie in memory.
+//! - `ownership`, `migration`: which slots are its own, in the replicated state, and how they move.
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
@@ -20,7 +21,9 @@ pub mod assignment;
 pub mod backend;
 mod joining;
 pub mod map;
+mod migration;
 pub mod options;
+mod ownership;
 mod packed;
 pub mod register;
 pub mod run;

@@ -9,33 +9,45 @@
 //! magic | block* | 0u32        block: length u32 | records as in `madkv_proto::command`
 //! ```
 //! Records come in key order, and a block ends by what is in it, so that the same map gives the same bytes on every
-//! replica.
+//! replica. Once slots have moved, or are about to, it is of version 2: a block with the ownership
+//! ([`crate::ownership`]) and then blocks with the keys that have changed, ended by an empty one, come before the
+//! records.
 
 use std::io;
 use std::ops::Bound;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use madkv_proto::command::{self, Command, Query, decode_records, encode_found, encode_value, push_record};
 use madkv_proto::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::slot_move::{SlotCommand, SlotQuery, encode_elsewhere};
+use madkv_proto::slot_set::SlotSet;
+use madkv_proto::slots::slot_of;
+use smr::codec;
 use smr::entry::Index;
 use smr::state_machine::{Answer, Image, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::packed::{Builder, Records};
+use crate::migration;
+use crate::ownership::Ownership;
+use crate::packed::{Builder, Records, within_limits};
 use crate::trace;
 
 /// The first bytes of an image: what it is, and the version of its format, a digit.
 const MAGIC: &[u8; 8] = b"madkvm1\n";
+/// Those of an image with an ownership.
+const MAGIC_2: &[u8; 8] = b"madkvm2\n";
 /// A block of an image ends with the record that reaches this length.
 const BLOCK_AIM_BYTES: usize = 64 << 10;
-/// The longest block: the last record may pass the aim.
+/// The longest block: the last record may pass the aim. An ownership is far shorter.
 const BLOCK_MAX_BYTES: usize = BLOCK_AIM_BYTES + 8 + KEY_MAX_BYTES + VALUE_MAX_BYTES;
 
 /// The map.
 #[derive(Default)]
 pub struct Map {
     records: Records,
+    /// None until the partition takes part in a move of slots.
+    ownership: Option<Arc<Ownership>>,
     /// The digest of the records, for messages that show the state; made when one first does, and kept up from then.
     shown_digest: OnceLock<u64>,
 }
@@ -56,8 +68,22 @@ impl Map {
         self.records.get(key)
     }
 
-    fn carry_out(&mut self, command: &[u8]) -> Vec<u8> {
-        match Command::decode(command) {
+    fn carry_out(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
+        if let Some(command) = SlotCommand::decode(command) {
+            self.shown_digest = OnceLock::new();
+            return migration::apply(&mut self.records, &mut self.ownership, command).encode();
+        }
+        let command = Command::decode(command);
+        if let (Ok(command), Some(ownership)) = (&command, &mut self.ownership) {
+            let slot = slot_of(command.key());
+            if !ownership.takes_writes(slot) {
+                return encode_elsewhere(ownership.epoch());
+            }
+            if ownership.notes_changes(slot) {
+                Arc::make_mut(ownership).note_change(command.key(), index.0);
+            }
+        }
+        match command {
             Ok(command) if !within_limits(command.key(), command.value()) => Vec::new(),
             Ok(Command::Put { key, value }) => encode_found(self.records.insert(key, value)),
             Ok(Command::Swap { key, value }) => {
@@ -73,11 +99,39 @@ impl Map {
     }
 
     fn look_up(&self, query: &[u8]) -> Answer {
+        if let Some(query) = SlotQuery::decode(query) {
+            return migration::answer(&self.records, self.ownership.as_ref(), query);
+        }
         match Query::decode(query) {
-            Ok(Query::Get { key }) => Answer::Now(encode_value(self.get(key))),
-            Ok(Query::Scan { from, to }) => scan(&self.records, from, to),
+            Ok(Query::Get { key }) => match &self.ownership {
+                Some(ownership) if !ownership.owned().contains(slot_of(key)) => self.elsewhere(),
+                _ => Answer::Now(encode_value(self.get(key))),
+            },
+            // Whoever asks so names no slots, and goes by the layout that there was at the founding.
+            Ok(Query::Scan { from, to }) => match &self.ownership {
+                Some(ownership) if ownership.has_changed() => self.elsewhere(),
+                Some(ownership) => self.scan_of(ownership.owned(), from, to),
+                None => scan(&self.records, None, from, to),
+            },
+            Ok(Query::ScanOf { slots, from, to }) => match (SlotSet::from_bytes(slots), &self.ownership) {
+                (None, _) => Answer::Now(Vec::new()),
+                (Some(slots), Some(ownership)) if !ownership.owned().contains_all(&slots) => self.elsewhere(),
+                (Some(slots), Some(_)) => self.scan_of(&slots, from, to),
+                // It has no other records, and the listener has compared the slots with those of the map.
+                (Some(_), None) => scan(&self.records, None, from, to),
+            },
             Err(command::Malformed(_)) => Answer::Now(Vec::new()),
         }
+    }
+
+    /// A scan of slots that are owned. Where no others have records here, none need be looked at for its slot.
+    fn scan_of(&self, slots: &SlotSet, from: &[u8], to: &[u8]) -> Answer {
+        let is_all = self.ownership.as_ref().is_none_or(|owns| !owns.has_foreign_records() && owns.owned() == slots);
+        scan(&self.records, (!is_all).then(|| Arc::new(slots.clone())), from, to)
+    }
+
+    fn elsewhere(&self) -> Answer {
+        Answer::Now(encode_elsewhere(self.ownership.as_ref().map_or(0, |ownership| ownership.epoch())))
     }
 
     /// The state, as messages show it: two replicas that show the same have the same records.
@@ -109,30 +163,34 @@ pub(crate) fn probe() -> Bytes {
     Query::Get { key: b"" }.encode()
 }
 
-fn within_limits(key: &[u8], value: &[u8]) -> bool {
-    key.len() <= KEY_MAX_BYTES && value.len() <= VALUE_MAX_BYTES
-}
-
 impl StateMachine for Map {
     type Image = MapImage;
+
+    /// Not with the commands: a state in which none of version 2 was applied is written as before.
+    const IMAGE_VERSION: u16 = 1;
+
+    const COMMANDS_VERSION: u16 = 2;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         Command::version(command)
     }
 
     fn apply(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
-        let Some(tracer) = trace::tracer() else { return self.carry_out(command) };
+        let Some(tracer) = trace::tracer() else { return self.carry_out(index, command) };
         let request = tracer.before(&self.shown(), command, || format!("entry {}", index.0));
         let key = Command::decode(command).map(|command| command.key().to_vec()).unwrap_or_default();
         let digest = self.shown_digest() ^ self.digest_of(&key);
-        let answer = self.carry_out(command);
-        self.shown_digest = OnceLock::from(digest ^ self.digest_of(&key));
+        let answer = self.carry_out(index, command);
+        if SlotCommand::decode(command).is_none() {
+            self.shown_digest = OnceLock::from(digest ^ self.digest_of(&key));
+        }
         tracer.after(&self.shown(), &request);
         answer
     }
 
     fn frees(command: &[u8]) -> bool {
         matches!(Command::decode(command), Ok(Command::Delete { .. }))
+            || SlotCommand::decode(command).is_some_and(|command| !matches!(command, SlotCommand::Install { .. }))
     }
 
     fn query(&self, query: &[u8]) -> Answer {
@@ -147,20 +205,23 @@ impl StateMachine for Map {
     }
 
     fn image(&self) -> MapImage {
-        MapImage { records: self.records.clone() }
+        MapImage { records: self.records.clone(), ownership: self.ownership.clone() }
     }
 
     fn restore(input: &mut dyn io::Read) -> io::Result<Map> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
-        match magic {
-            _ if magic == *MAGIC => {}
+        let ownership = match magic {
+            _ if magic == *MAGIC => None,
+            _ if magic == *MAGIC_2 => Some(Arc::new(read_ownership(input)?)),
             [b'm', b'a', b'd', b'k', b'v', b'm', version, b'\n'] if version.is_ascii_graphic() => {
                 let found = char::from(version);
-                return Err(invalid(format!("an image of a map of version {found}, this build reads version 1")));
+                return Err(invalid(format!(
+                    "an image of a map of version {found}, this build reads versions 1 and 2"
+                )));
             }
             _ => return Err(invalid("no image of a map")),
-        }
+        };
         let mut records = Builder::default();
         let mut last: Option<Bytes> = None;
         while let Some(block) = read_block(input)? {
@@ -175,18 +236,25 @@ impl StateMachine for Map {
                 last = Some(key);
             }
         }
-        Ok(Map { records: records.build(), shown_digest: OnceLock::new() })
+        Ok(Map { records: records.build(), ownership, shown_digest: OnceLock::new() })
     }
 }
 
 /// A copy of a map as of one moment.
 pub struct MapImage {
     records: Records,
+    ownership: Option<Arc<Ownership>>,
 }
 
 impl Image for MapImage {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        output.write_all(MAGIC)?;
+        match &self.ownership {
+            None => output.write_all(MAGIC)?,
+            Some(ownership) => {
+                output.write_all(MAGIC_2)?;
+                write_ownership(output, ownership)?;
+            }
+        }
         let mut block = Vec::with_capacity(2 * BLOCK_AIM_BYTES);
         for (key, value) in self.records.starting(Bound::Unbounded) {
             push_record(&mut block, key, value);
@@ -200,6 +268,36 @@ impl Image for MapImage {
         }
         write_block(output, &[])
     }
+}
+
+fn write_ownership(output: &mut dyn io::Write, ownership: &Ownership) -> io::Result<()> {
+    write_block(output, &codec::encode(ownership))?;
+    let mut block = Vec::with_capacity(2 * BLOCK_AIM_BYTES);
+    for (key, index) in ownership.changed() {
+        push_record(&mut block, key, &index.to_le_bytes());
+        if block.len() >= BLOCK_AIM_BYTES {
+            write_block(output, &block)?;
+            block.clear();
+        }
+    }
+    if !block.is_empty() {
+        write_block(output, &block)?;
+    }
+    write_block(output, &[])
+}
+
+fn read_ownership(input: &mut dyn io::Read) -> io::Result<Ownership> {
+    let block = read_block(input)?.ok_or_else(|| invalid("an image without the ownership that it names"))?;
+    let mut ownership: Ownership = codec::decode(&block).map_err(|error| invalid(error.to_string()))?;
+    while let Some(block) = read_block(input)? {
+        for (key, index) in decode_records(&block).map_err(invalid)? {
+            let index = index.first_chunk().copied().filter(|_| index.len() == 8).map(u64::from_le_bytes);
+            if !index.is_some_and(|index| ownership.restore_change(&key, index)) {
+                return Err(invalid("a changed key that cannot be one"));
+            }
+        }
+    }
+    Ok(ownership)
 }
 
 fn write_block(output: &mut dyn io::Write, block: &[u8]) -> io::Result<()> {
@@ -225,10 +323,15 @@ fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Err
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// All records from `from` to `to`, both included: at once if they fit into one part.
-fn scan(records: &Records, from: &[u8], to: &[u8]) -> Answer {
+/// All records from `from` to `to`, both included, of these slots or of all: at once if they fit into one part.
+fn scan(records: &Records, slots: Option<Arc<SlotSet>>, from: &[u8], to: &[u8]) -> Answer {
     if from > to {
         return Answer::Now(Vec::new());
+    }
+    if let Some(slots) = slots {
+        // A long way may lie between two of them: none of it is for the replica's thread.
+        let (records, from, to) = (records.clone(), from.into(), to.into());
+        return Answer::Parts(Box::new(SlotScan { records, slots, to, from: Some(Bound::Included(from)) }));
     }
     let (part, more_behind) = scan_part(records, Bound::Included(from), to);
     match more_behind {
@@ -275,6 +378,38 @@ impl Iterator for Scan {
         let last = self.more_behind.take()?;
         let (part, more_behind) = scan_part(&self.records, Bound::Excluded(&last), &self.to);
         self.more_behind = more_behind;
+        Some(part)
+    }
+}
+
+/// A scan of some slots, on a copy of the map.
+struct SlotScan {
+    records: Records,
+    slots: Arc<SlotSet>,
+    to: Box<[u8]>,
+    /// Where the next part begins; `None` after the last.
+    from: Option<Bound<Box<[u8]>>>,
+}
+
+impl Iterator for SlotScan {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let from = self.from.take()?;
+        let from = match &from {
+            Bound::Included(key) => Bound::Included(&**key),
+            Bound::Excluded(key) => Bound::Excluded(&**key),
+            Bound::Unbounded => Bound::Unbounded,
+        };
+        let mut part = Vec::new();
+        let range = self.records.starting(from).take_while(|(key, _)| *key <= &*self.to);
+        for (key, value) in range.filter(|(key, _)| self.slots.contains(slot_of(key))) {
+            push_record(&mut part, key, value);
+            if part.len() >= SCAN_PART_MAX_BYTES {
+                self.from = Some(Bound::Excluded(key.into()));
+                break;
+            }
+        }
         Some(part)
     }
 }

@@ -37,6 +37,11 @@ pub(crate) struct Records {
     scratch: Vec<u8>,
 }
 
+/// Whether a record may be put in.
+pub(crate) fn within_limits(key: &[u8], value: &[u8]) -> bool {
+    key.len() <= KEY_MAX_BYTES && value.len() <= VALUE_MAX_BYTES
+}
+
 /// Records in the order of their keys, one after the other.
 #[derive(Clone)]
 struct Leaf(Arc<[u8]>);

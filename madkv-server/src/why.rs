@@ -1,4 +1,5 @@
-//! What is asked of a server beside requests of clients: where the time of a write goes, and other replicas.
+//! What is asked of a server beside requests of clients: where the time of a write goes, other replicas, slots that
+//! move.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
+use madkv_proto::slot_move::{SlotCommand, SlotQuery, decode_elsewhere, encode_settled};
 use madkv_proto::why::{TimedAnswer, WhyRequest};
 use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
@@ -22,6 +24,12 @@ pub enum Asked {
     Timings(TimedEntry),
     /// Other replicas, with the addresses of some.
     Scale(BTreeMap<ReplicaId, String>),
+    /// A step of a move of slots: a command that may come again.
+    MoveSlots(Bytes),
+    /// A question about slots that move.
+    AskSlots(Bytes),
+    /// A write, whoever owns its key.
+    Settle(ClientRequest),
 }
 
 /// Unpacks a request.
@@ -35,6 +43,17 @@ pub fn unpacked(ask: ClientRequest) -> Result<Asked, ClientResponse> {
             Ok(Asked::Timed(ClientRequest::Write { client, number, lowest_unanswered, command }))
         }
         WhyRequest::Timings(which) => Ok(Asked::Timings(which)),
+        WhyRequest::MoveSlots(command) => match SlotCommand::decode(&command) {
+            Some(_) => Ok(Asked::MoveSlots(command)),
+            None => Err(ClientResponse::Refused("no step of a move that this build knows".to_owned())),
+        },
+        WhyRequest::AskSlots(query) => match SlotQuery::decode(&query) {
+            Some(_) => Ok(Asked::AskSlots(query)),
+            None => Err(ClientResponse::Refused("no question about a move that this build knows".to_owned())),
+        },
+        WhyRequest::Settle { client, number, lowest_unanswered, command } => {
+            Ok(Asked::Settle(ClientRequest::Write { client, number, lowest_unanswered, command }))
+        }
         WhyRequest::Scale { replicas } => {
             Ok(Asked::Scale(replicas.into_iter().map(|(name, address)| (ReplicaId(name), address)).collect()))
         }
@@ -43,23 +62,39 @@ pub fn unpacked(ask: ClientRequest) -> Result<Asked, ClientResponse> {
 
 /// Lets the answer say how long the request has been here, from now on.
 pub fn timed(reply: ReplyTo) -> ReplyTo {
-    ReplyTo { tag: reply.tag, sink: Arc::new(TimedReply { arrived: Instant::now(), inner: reply }) }
+    let arrived = Instant::now();
+    answering(reply, move |answer| {
+        if decode_elsewhere(&answer).is_some() {
+            return answer;
+        }
+        let at_server_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+        TimedAnswer { answer, at_server_us }.encode()
+    })
 }
 
-struct TimedReply {
-    arrived: Instant,
+/// Lets the answer say that it is the one to a write that was to be settled.
+pub fn settled(reply: ReplyTo) -> ReplyTo {
+    answering(reply, |answer| encode_settled(&answer))
+}
+
+fn answering(reply: ReplyTo, tell: impl Fn(Bytes) -> Bytes + Send + Sync + 'static) -> ReplyTo {
+    ReplyTo { tag: reply.tag, sink: Arc::new(ToldReply { tell: Box::new(tell), inner: reply }) }
+}
+
+/// Tells answers in other words.
+struct ToldReply {
+    tell: Box<dyn Fn(Bytes) -> Bytes + Send + Sync>,
     inner: ReplyTo,
 }
 
-impl TimedReply {
+impl ToldReply {
     fn told(&self, outcome: Outcome) -> Outcome {
         let Outcome::Answer(answer) = outcome else { return outcome };
-        let at_server_us = u64::try_from(self.arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Outcome::Answer(TimedAnswer { answer, at_server_us }.encode())
+        Outcome::Answer((self.tell)(answer))
     }
 }
 
-impl ReplySink for TimedReply {
+impl ReplySink for ToldReply {
     fn deliver(&self, tag: u64, outcome: Outcome) {
         self.inner.sink.deliver(tag, self.told(outcome));
     }

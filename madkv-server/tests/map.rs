@@ -342,8 +342,8 @@ fn million_records_of_100_bytes_fit_into_300_megabytes() {
 // covers D16
 #[test]
 fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
-    let error = Map::restore(&mut &b"madkvm2\nwhatever"[..]).err().unwrap().to_string();
-    assert_eq!(error, "an image of a map of version 2, this build reads version 1");
+    let error = Map::restore(&mut &b"madkvm3\nwhatever"[..]).err().unwrap().to_string();
+    assert_eq!(error, "an image of a map of version 3, this build reads versions 1 and 2");
     let error = Map::restore(&mut &b"MADKVM1\n"[..]).err().unwrap().to_string();
     assert_eq!(error, "no image of a map");
 }

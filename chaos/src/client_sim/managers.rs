@@ -9,7 +9,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
-use madkv_proto::map::ClusterMap;
+use madkv_proto::map::{ClusterMap, Partition};
+use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::SLOTS;
 use smr::id::ClusterId;
 use smr::replica::ReplyTo;
@@ -32,11 +33,12 @@ pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
 pub fn older_map(map: &ClusterMap) -> ClusterMap {
     let mut older = ClusterMap { epoch: 1, ..map.clone() };
     let last = older.partitions.len() - 1;
-    for number in 0..last {
-        let border = older.partitions[number].slot_end;
-        let moved = border + (SLOTS - border) / 3;
-        older.partitions[number].slot_end = moved;
-        older.partitions[number + 1].slot_first = moved;
+    let mut first = 0;
+    for number in 0..=last {
+        let border = last_range(&map.partitions[number]).1;
+        let end = border + (SLOTS - border) / 3;
+        older.partitions[number].slots = SlotSet::range(first, end);
+        first = end;
     }
     older
 }
@@ -45,9 +47,15 @@ pub fn older_map(map: &ClusterMap) -> ClusterMap {
 pub fn narrow_map(map: &ClusterMap) -> ClusterMap {
     let mut narrow = ClusterMap { epoch: 1, ..map.clone() };
     for partition in &mut narrow.partitions {
-        partition.slot_end -= (partition.slot_end - partition.slot_first) / 2;
+        let (first, end) = last_range(partition);
+        partition.slots = SlotSet::range(first, end - (end - first) / 2);
     }
     narrow
+}
+
+/// The slots of a partition, which are one range here.
+fn last_range(partition: &Partition) -> (u16, u16) {
+    partition.slots.ranges().last().copied().unwrap_or_default()
 }
 
 /// One manager, behind its listener.

@@ -8,7 +8,9 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind::DisplayHelp;
 use clap::{Parser, Subcommand};
 use madkv_proto::settings::unknown;
-use smr_service::args::explain;
+use madkv_proto::slot_set::SlotSet;
+use madkv_proto::slots::SLOTS;
+use smr_service::args::{self, explain};
 
 use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
 use crate::cli::stop::Stop;
@@ -140,12 +142,48 @@ pub enum CliCommand {
         /// Where its peers reach it, as host:port
         p2p_address: String,
     },
+    /// Add a partition, which has no slots at first
+    ///
+    /// Its servers are started afterwards, as those of the first partitions are; then move-slots gives it slots.
+    AddPartition {
+        /// Where its replicas serve clients, as host:port, separated by commas: 1, 3, 5, 7 or 9
+        #[arg(value_parser = addresses)]
+        servers: Addresses,
+    },
+    /// Move slots, with their keys, from the partition that has them to another one, while both serve
+    ///
+    /// One move at a time; it goes on whoever fails meanwhile. events shows how far it is.
+    MoveSlots {
+        /// The first and the last slot, as 0-99; they must be of one partition
+        #[arg(value_parser = slots)]
+        slots: SlotSet,
+        /// s0, s1, ...
+        #[arg(value_parser = partition)]
+        group: u16,
+    },
 }
 
+/// A list of addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses(pub Vec<String>);
+
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 13] = [
-    "help", "status", "where", "why", "get", "set", "events", "transfer", "readmit", "backup", "restore", "scale",
+pub const COMMAND_WORDS: [&str; 15] = [
+    "help",
+    "status",
+    "where",
+    "why",
+    "get",
+    "set",
+    "events",
+    "transfer",
+    "readmit",
+    "backup",
+    "restore",
+    "scale",
     "move",
+    "add-partition",
+    "move-slots",
 ];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
@@ -173,6 +211,8 @@ backup <file>             write all keys to a file, each partition as of one mom
 restore <file>            write all keys of such a file to this cluster, which must have none
 scale <group> <n>         let partition s0, s1, ... have n replicas
 move <replica> <addr> <p2p>  where s0.0, s0.1, ... is now, for clients and for its peers
+add-partition <addrs>     add a partition without slots, whose replicas serve clients there
+move-slots <a>-<b> <group>  move slots a to b, with their keys, to partition s0, s1, ...
 help [<word>]             this, or more about one word
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
@@ -192,6 +232,18 @@ fn replica_number(text: &str) -> Result<u16, String> {
 fn partition(text: &str) -> Result<u16, String> {
     let number = text.strip_prefix('s').and_then(|number| number.parse().ok());
     number.ok_or_else(|| "a partition is s0, s1, ...".to_owned())
+}
+
+fn addresses(text: &str) -> Result<Addresses, String> {
+    args::addresses("servers", text).map(Addresses).map_err(|bad| bad.0)
+}
+
+fn slots(text: &str) -> Result<SlotSet, String> {
+    let wrong = || format!("slots are a number below {SLOTS}, or two as 0-99");
+    let number = |text: &str| text.parse::<u16>().ok().filter(|slot| *slot < SLOTS).ok_or_else(wrong);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    if first <= last { Ok(SlotSet::range(first, last + 1)) } else { Err(wrong()) }
 }
 
 fn place(text: &str) -> Result<(u16, u16), String> {
@@ -292,6 +344,14 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
         CliCommand::Move { replica: (group, replica), address, p2p_address } => {
             client.relocate((*group, *replica), address, p2p_address).await?;
             Ok(whole(format!("s{group}.{replica}: at {address}, for its peers at {p2p_address}\n")))
+        }
+        CliCommand::AddPartition { servers } => {
+            client.add_partition(&servers.0).await?;
+            Ok(whole(format!("a partition is added: {}\n", servers.0.join(", "))))
+        }
+        CliCommand::MoveSlots { slots, group } => {
+            client.move_slots(slots.clone(), *group).await?;
+            Ok(whole(format!("s{group}: has slots {slots}\n")))
         }
         CliCommand::Readmit { group, replica } => {
             client.readmit(group, *replica).await?;
@@ -417,12 +477,21 @@ mod tests {
         assert_eq!(command("scale s0 5"), Ok(CliCommand::Scale { group: 0, replicas: 5 }));
         let moved = CliCommand::Move { replica: (1, 2), address: "h:1".into(), p2p_address: "h:2".into() };
         assert_eq!(command("move s1.2 h:1 h:2"), Ok(moved));
+        let added = CliCommand::AddPartition { servers: Addresses(words(&["h:1", "h:2", "h:3"])) };
+        assert_eq!(command("add-partition h:1,h:2,h:3"), Ok(added));
+        for (line, end) in [("move-slots 0-99 s1", 100), ("move-slots 0 s1", 1)] {
+            assert_eq!(command(line), Ok(CliCommand::MoveSlots { slots: SlotSet::range(0, end), group: 1 }));
+        }
         assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));
         for (line, part) in [
             ("transfer s0 one", "a replica is a number"),
             ("transfer s0", "<REPLICA>"),
             ("scale m 3", "a partition is s0"),
             ("move s0 h:1 h:2", "a replica is s0.0"),
+            ("move-slots 9-8 s1", "slots are a number below 16384"),
+            ("move-slots 0-16384 s1", "slots are a number below 16384"),
+            ("move-slots 0-1 m", "a partition is s0"),
+            ("add-partition h", "h"),
             ("status --jsn", "did you mean '--json'?"),
             ("help transfr", "did you mean 'transfer'?"),
         ] {

@@ -22,6 +22,8 @@ use madkv_proto::frames::{
     MAGIC, RangedHello, RangedWelcome, Refusal, RequestFrame, ResponseFrame, Service,
 };
 use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_move::{encode_elsewhere, encode_settled};
+use madkv_proto::why::WhyRequest;
 use smr::codec;
 use smr::entry::{EntryId, Index, Term};
 use smr::id::{ClientId, ClusterId, NodeId};
@@ -406,6 +408,7 @@ impl GroupState {
                 ClientResponse::Answer(answer).into()
             }
             ClientRequest::Read { query } => Act::Reply(self.query(query)),
+            ClientRequest::Control(control) => self.settle(control).into(),
             ClientRequest::Transfer { to } => {
                 self.leader = Some(*to);
                 self.term += 1;
@@ -413,6 +416,17 @@ impl GroupState {
             }
             _ => ClientResponse::Refused("not here".into()).into(),
         }
+    }
+
+    /// Whatever the map says: the sessions tell what became of a write, and it is not applied any more.
+    fn settle(&mut self, control: &Bytes) -> ClientResponse {
+        let Ok(WhyRequest::Settle { client, number, .. }) = WhyRequest::decode(control) else {
+            return ClientResponse::Refused("not here".into());
+        };
+        let epoch = self.map.lock().unwrap().as_ref().map_or(0, |map| map.epoch);
+        let Some(answers) = self.sessions.get_mut(&client.index) else { return ClientResponse::SessionExpired };
+        let answer = answers.entry(number).or_insert_with(|| encode_elsewhere(epoch).into());
+        ClientResponse::Answer(encode_settled(answer))
     }
 
     fn execute(&mut self, command: &Bytes) -> Bytes {
@@ -431,7 +445,7 @@ impl GroupState {
             Query::Get { key } => {
                 return vec![ClientResponse::Answer(encode_value(self.data.get(key).map(Vec::as_slice)).into())];
             }
-            Query::Scan { from, to } => (from.to_vec(), to.to_vec()),
+            Query::Scan { from, to } | Query::ScanOf { from, to, .. } => (from.to_vec(), to.to_vec()),
         };
         let part = |(key, value): (&Vec<u8>, &Vec<u8>)| {
             let mut part = Vec::new();
@@ -451,7 +465,7 @@ impl GroupState {
             ClientRequest::Write { command, .. } => map.partition_of(Command::decode(command).unwrap().key()),
             ClientRequest::Read { query } => match Query::decode(query).unwrap() {
                 Query::Get { key } => map.partition_of(key),
-                Query::Scan { .. } => return None,
+                Query::Scan { .. } | Query::ScanOf { .. } => return None,
             },
             _ => return None,
         };

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use madkv_proto::control::{AgentReport, Announcement, ControlReply};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use smr::codec;
 use smr::entry::{Genesis, GenesisRequest, Incumbent};
@@ -13,6 +14,7 @@ use smr::id::{ClusterId, Disqualified, Incarnation};
 
 use super::members::Wanted;
 use super::repairs::Decision;
+use super::slots::{MoveStep, SlotMove};
 use super::view::View;
 
 /// A change of the state.
@@ -135,21 +137,49 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// An operator adds a partition. Version 4, as all that follow.
+    AddPartition {
+        /// Where its replicas serve clients, by number.
+        servers: Vec<String>,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// An operator moves slots.
+    MoveSlots {
+        /// The slots.
+        slots: SlotSet,
+        /// The partition that is to have them.
+        to: u16,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// The leader has taken a step of a move of slots.
+    SlotStep {
+        /// The move.
+        id: u64,
+        /// The step.
+        step: MoveStep,
+        /// As above.
+        at_unix_ms: u64,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
 const COMMAND_KINDS_OF_VERSION_1: u32 = 4;
 /// How many kinds of commands of versions 1 and 2 there are.
 const COMMAND_KINDS_OF_VERSION_2: u32 = 12;
+/// How many kinds of commands of versions 1 to 3 there are.
+const COMMAND_KINDS_OF_VERSION_3: u32 = 14;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 14;
+const COMMAND_KINDS: u32 = 17;
 
 /// The version in which the kind of a command came: the number that it begins with.
 pub(super) fn version(command: &[u8]) -> Option<u16> {
     match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
         None | Some(0..COMMAND_KINDS_OF_VERSION_1) => Some(1),
         Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS_OF_VERSION_2) => Some(2),
-        Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS) => Some(3),
+        Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS_OF_VERSION_3) => Some(3),
+        Some(COMMAND_KINDS_OF_VERSION_3..COMMAND_KINDS) => Some(4),
         Some(_) => None,
     }
 }
@@ -190,6 +220,10 @@ pub enum Query {
     },
     /// The same of all groups whose members the manager names.
     AllEpochs,
+    /// How moves of slots are, for operators.
+    SlotMoves,
+    /// The move of slots that is open, for the leader.
+    SlotMove,
 }
 
 /// An answer to either.
@@ -242,6 +276,8 @@ pub enum Reply {
     AllEpochs(Vec<(u16, EpochRecord)>),
     /// The server has said where it is, and no map has it yet.
     NotInMapYet,
+    /// The move of slots that is open.
+    SlotMove(Option<SlotMove>),
 }
 
 impl Reply {
@@ -268,9 +304,12 @@ impl Reply {
             Reply::Disqualified { why, map } => ClientResponse::Disqualified { why, map: Box::new(map) },
             Reply::Control(reply) => ClientResponse::Answer(reply.encode()),
             // These stay inside of the manager.
-            Reply::ReportDiffers | Reply::View(_) | Reply::Changes(_) | Reply::Epochs(_) | Reply::AllEpochs(_) => {
-                ClientResponse::Unknown
-            }
+            Reply::ReportDiffers
+            | Reply::View(_)
+            | Reply::Changes(_)
+            | Reply::Epochs(_)
+            | Reply::AllEpochs(_)
+            | Reply::SlotMove(_) => ClientResponse::Unknown,
         }
     }
 }

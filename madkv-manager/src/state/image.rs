@@ -17,6 +17,7 @@ use smr::state_machine::Image;
 use super::epochs::Epochs;
 use super::events::EVENTS_KEPT_MAX;
 use super::registrations::{Founded, ReplicaRecord};
+use super::slots::Slots;
 use super::{Contents, Control, ManagerState, Place};
 
 /// The longest image of version 1, in bytes: far more than the most partitions and replicas need.
@@ -25,10 +26,11 @@ const IMAGE_MAX_BYTES: u32 = 1 << 20;
 /// with these bits and their version in the lower 16, and then with their length.
 const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
 /// The versions of images that hold more than version 1 can: each is written only where the ones before cannot hold
-/// it. 2: hosts, repairs, settings, events. 3: epochs.
+/// it. 2: hosts, repairs, settings, events. 3: epochs. 4: moves of slots.
 const IMAGE_VERSION_2: u32 = 2;
-const IMAGE_VERSION: u32 = 3;
-/// The longest image of version 2 or 3, in bytes.
+const IMAGE_VERSION_3: u32 = 3;
+const IMAGE_VERSION: u32 = 4;
+/// The longest image of a version above 1, in bytes.
 const IMAGE_2_MAX_BYTES: u32 = 8 << 20;
 
 /// About the most that the parts of an image take, in bytes: texts, and 256 bytes for all else.
@@ -106,6 +108,11 @@ impl Contents {
         let (first, control, epochs): (Version1Contents, Control, Epochs) = codec::decode(bytes)?;
         Ok(Contents { control, epochs, ..first.into() })
     }
+
+    fn decode_4(bytes: &[u8]) -> Result<Contents, CodecError> {
+        let (first, control, epochs, slots): (Version1Contents, Control, Epochs, Slots) = codec::decode(bytes)?;
+        Ok(Contents { control, epochs, slots, ..first.into() })
+    }
 }
 
 impl ManagerState {
@@ -135,7 +142,8 @@ impl ManagerState {
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
         let contents = match version {
-            IMAGE_VERSION => Contents::decode_3(&bytes),
+            IMAGE_VERSION => Contents::decode_4(&bytes),
+            IMAGE_VERSION_3 => Contents::decode_3(&bytes),
             IMAGE_VERSION_2 => Contents::decode_2(&bytes),
             _ => Contents::decode(&bytes),
         };
@@ -146,17 +154,20 @@ impl ManagerState {
 
 impl Image for ManagerState {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        let Contents { map, records, founded, control, epochs } = &*self.contents;
+        let Contents { map, records, founded, control, epochs, slots } = &*self.contents;
         let first = Version1 { map, records, founded };
-        let bytes = if *epochs != Epochs::default() {
-            output.write_all(&(IMAGE_VERSION_MARK | IMAGE_VERSION).to_le_bytes())?;
-            codec::encode(&(first, control, epochs))
+        let (version, bytes) = if *slots != Slots::default() {
+            (IMAGE_VERSION, codec::encode(&(first, control, epochs, slots)))
+        } else if *epochs != Epochs::default() {
+            (IMAGE_VERSION_3, codec::encode(&(first, control, epochs)))
         } else if *control != Control::default() {
-            output.write_all(&(IMAGE_VERSION_MARK | IMAGE_VERSION_2).to_le_bytes())?;
-            codec::encode(&(first, control))
+            (IMAGE_VERSION_2, codec::encode(&(first, control)))
         } else {
-            codec::encode(&first)
+            (1, codec::encode(&first))
         };
+        if version > 1 {
+            output.write_all(&(IMAGE_VERSION_MARK | version).to_le_bytes())?;
+        }
         let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         output.write_all(&len.to_le_bytes())?;
         output.write_all(&bytes)

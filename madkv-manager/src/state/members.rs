@@ -320,7 +320,7 @@ impl ManagerState {
 }
 
 /// Whether this may be an address; whether someone is there shows later.
-fn is_address(text: &str) -> bool {
+pub(super) fn is_address(text: &str) -> bool {
     let port = text.rsplit_once(':').and_then(|(host, port)| port.parse::<u16>().ok().filter(|_| !host.is_empty()));
     text.len() <= ADDRESS_MAX_BYTES && text.chars().all(|letter| letter.is_ascii_graphic()) && port > Some(0)
 }

@@ -10,6 +10,7 @@
 //! - [`repairs`]: what is being done for replicas that have failed; [`placed`]: those that another host has taken over.
 //! - [`members`]: which replicas each group is to have, and where.
 //! - [`epochs`]: the kinds of groups, and who the members are of those that are not Raft's.
+//! - [`slots`]: partitions that are added, and slots that move between them.
 //! - [`settings`], [`events`]: what operators have changed, and what was decided.
 //! - [`view`]: all of that, for the tasks of the manager that leads.
 //! - [`image`]: the state as bytes.
@@ -23,6 +24,7 @@ mod placed;
 mod registrations;
 mod repairs;
 mod settings;
+mod slots;
 mod view;
 mod watch;
 
@@ -45,6 +47,7 @@ pub use command::{Command, Query, Reply, encode};
 pub use events::EVENTS_KEPT_MAX;
 pub use members::Wanted;
 pub use repairs::{Decision, GroupRepairs, Repair, Stage, Verdict, forbids_exchange};
+pub use slots::{MAP_RANGES_MAX, MovePhase, MoveStep, SlotMove};
 pub use view::{GroupView, HostView, ReplicaView, View};
 
 use epochs::Epochs;
@@ -53,6 +56,7 @@ use members::Members;
 use placed::Placed;
 use registrations::{Founded, ReplicaRecord};
 use settings::SettingsRecord;
+use slots::Slots;
 use watch::{HostRecord, ReplicaWatch};
 
 /// A replica, by partition and number.
@@ -66,6 +70,8 @@ struct Contents {
     founded: BTreeMap<u16, Founded>,
     control: Control,
     epochs: Epochs,
+    /// What came with version 4.
+    slots: Slots,
 }
 
 /// What came with version 2 of the commands. A state without any of it is that of a build before them.
@@ -137,6 +143,9 @@ impl ManagerState {
             Command::DecideEpoch { partition, decision, at_unix_ms } => {
                 Reply::Control(self.decide_epoch(partition, &decision, at_unix_ms))
             }
+            Command::AddPartition { servers, at_unix_ms } => Reply::Control(self.add_partition(servers, at_unix_ms)),
+            Command::MoveSlots { slots, to, at_unix_ms } => Reply::Control(self.move_slots(slots, to, at_unix_ms)),
+            Command::SlotStep { id, step, at_unix_ms } => self.slot_step(id, step, at_unix_ms),
         }
     }
 
@@ -159,6 +168,8 @@ impl ManagerState {
             Query::Kinds => Reply::Control(ControlReply::Kinds(self.kinds())),
             Query::Epochs { partition } => Reply::Epochs(self.epochs_of(partition).cloned().map(Box::new)),
             Query::AllEpochs => Reply::AllEpochs(self.all_epochs()),
+            Query::SlotMoves => Reply::Control(self.slot_moves()),
+            Query::SlotMove => Reply::SlotMove(self.slot_move()),
         }
     }
 }
@@ -170,7 +181,7 @@ impl StateMachine for ManagerState {
     /// that does not apply them is asked to keep another one.
     const IMAGE_VERSION: u16 = 1;
 
-    const COMMANDS_VERSION: u16 = 3;
+    const COMMANDS_VERSION: u16 = 4;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         command::version(command)

@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use madkv_proto::command::{Query, decode_records};
+use madkv_proto::command::decode_records;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::limits::KEY_MAX_BYTES;
 use madkv_proto::map::ClusterMap;
@@ -16,7 +16,7 @@ use smr_service::log_sink;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::BackupError;
-use crate::client::refusal;
+use crate::client::{refusal, scan_queries};
 use crate::{Client, Error};
 
 /// How long a server may take for each part of its answer; less, if a call of the client may take less.
@@ -82,9 +82,14 @@ impl PartitionScan {
         let service = Service::Server { partition: partition as u16 }; // at most PARTITIONS_MAX
         let part_timeout = client.call_timeout().map_or(PART_TIMEOUT, |timeout| timeout.min(PART_TIMEOUT));
         let mut connection = Dialled::to(&leader, service, Some(map.cluster), part_timeout).await?;
-        let query = Query::Scan { from: b"", to: &[0xff; KEY_MAX_BYTES] }.encode();
         // By this map, so that a server that knows of moved slots refuses.
-        let response = connection.ask_by(map.epoch, ClientRequest::Read { query }).await?;
+        let mut response = ClientResponse::Refused("no question".to_owned());
+        for query in scan_queries(map, partition, (&[], &[0xff; KEY_MAX_BYTES])) {
+            response = connection.ask_by(map.epoch, ClientRequest::Read { query }).await?;
+            if !matches!(response, ClientResponse::Refused(_)) {
+                break;
+            }
+        }
         Ok(PartitionScan { connection, response: Some(response), last: None })
     }
 

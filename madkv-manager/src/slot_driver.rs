@@ -1,0 +1,301 @@
+//! Carries out moves of slots, while this manager leads ([`madkv_proto::slot_move`] has the steps).
+//!
+//! All that must not be forgotten is recorded: before a step that cannot be taken back, and after it. Whoever takes over
+//! goes on from the record. While records are copied that means another attempt, from the beginning; the groups refuse
+//! what is late from the one before.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
+use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_move::{Attempt, Exported, SlotCommand, SlotQuery, SlotReply};
+use madkv_proto::why::WhyRequest;
+use smr::replica::{Outcome, ReplicaHandle, Request};
+use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
+use smr_service::process::jittered;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::lead::now_unix_ms;
+use crate::state::{Command, MovePhase, MoveStep, Query, Reply, SlotMove, encode};
+
+/// How often the leader looks, in milliseconds.
+const LOOK_MS: u64 = 100;
+/// How long a group may take for one step, in milliseconds. After that the attempt is given up, so that slots which it
+/// has frozen take writes again.
+const ANSWER_MS: u64 = 3_000;
+/// The pause after an attempt that was given up, in milliseconds.
+const PAUSE_MS: u64 = 300;
+/// What has changed is copied again until this few keys were changed meanwhile …
+const CHANGES_LEFT: usize = 256;
+/// … or this often. The rest is copied while the slots take no writes.
+const ROUNDS_MAX: u32 = 8;
+
+/// Does this whenever this replica leads. Never returns.
+pub async fn run(replica: ReplicaHandle) {
+    let mut driving: Option<(u64, Driving)> = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        // Most of the time there is none, and whoever does not lead need not know.
+        let open = match ask(&replica, Request::LocalRead { query: encode(&Query::SlotMove) }).await {
+            Some(Reply::SlotMove(Some(open))) => open,
+            _ => {
+                driving = None;
+                continue;
+            }
+        };
+        if !leads(&replica).await {
+            driving = None;
+            continue;
+        }
+        if driving.as_ref().is_some_and(|(id, driving)| *id == open.id && !driving.0.is_finished()) {
+            continue;
+        }
+        driving = Some((open.id, Driving(tokio::spawn(drive(replica.clone())))));
+    }
+}
+
+/// The work on a move; it ends with this.
+struct Driving(JoinHandle<()>);
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn ask(replica: &ReplicaHandle, request: Request) -> Option<Reply> {
+    match replica.ask(request).await? {
+        Outcome::Answer(answer) => Some(Reply::decode(&answer)),
+        _ => None,
+    }
+}
+
+async fn leads(replica: &ReplicaHandle) -> bool {
+    ask(replica, Request::Read { query: encode(&Query::SlotMove) }).await.is_some()
+}
+
+async fn drive(replica: ReplicaHandle) {
+    if let Err(why) = to_the_end(replica).await {
+        tracing::debug!(why, "a move of slots is taken up again");
+        tokio::time::sleep(jittered(Duration::from_millis(PAUSE_MS))).await;
+    }
+}
+
+async fn to_the_end(replica: ReplicaHandle) -> Result<(), Stopped> {
+    // As of now, for whoever led before may have gone further than what is applied here.
+    let Some(Reply::SlotMove(mut open)) = ask(&replica, Request::Read { query: encode(&Query::SlotMove) }).await else {
+        return Err("this manager does not lead".to_owned());
+    };
+    let Some(Reply::Map(map)) = ask(&replica, Request::Read { query: encode(&Query::Map) }).await else {
+        return Err("this manager does not lead".to_owned());
+    };
+    let mut driver = Driver { replica, groups: BTreeMap::new(), context: context(&map), map };
+    while let Some(present) = open {
+        open = driver.next(present).await?;
+    }
+    Ok(())
+}
+
+fn context(map: &ClusterMap) -> Arc<Context> {
+    let cluster = OnceLock::from(map.cluster);
+    let names = RequestNames::default();
+    Arc::new(Context { cluster, jitter: Jitter::new(None), trace: None, names, network: None })
+}
+
+/// Why no step follows now; another driver, or this one again, looks where the move is.
+type Stopped = String;
+
+struct Driver {
+    replica: ReplicaHandle,
+    context: Arc<Context>,
+    map: ClusterMap,
+    groups: BTreeMap<u16, Arc<Group<ClusterMap>>>,
+}
+
+impl Driver {
+    /// Takes the move one phase further.
+    async fn next(
+        &mut self,
+        SlotMove { id, from, to, slots, attempt, phase }: SlotMove,
+    ) -> Result<Option<SlotMove>, Stopped> {
+        let by = Attempt { id, number: attempt };
+        match phase {
+            MovePhase::Copying => {
+                let by = Attempt { number: attempt + 1, ..by };
+                self.record(id, MoveStep::Attempt(by.number)).await?;
+                let owned = |partition: u16| self.map.partitions[usize::from(partition)].slots.clone();
+                let epoch = self.map.epoch;
+                let accept = SlotCommand::Accept { by, slots: slots.clone(), owned: owned(to), epoch };
+                let begin = SlotCommand::Begin { by, slots, owned: owned(from), epoch };
+                // The destination first: a source that has begun notes changes for it.
+                for (partition, command) in [(to, accept), (from, begin)] {
+                    match self.told(partition, &command).await {
+                        Ok(()) => {}
+                        // Nothing was copied yet. Later on it may be a leader that has not applied all and knows less:
+                        // then the source may have frozen the slots, and only going on ends that.
+                        Err(Trouble::Unable(why)) if by.number == 1 => {
+                            let failed = MoveStep::Failed { attempt: 1, why: format!("s{partition}: {why}") };
+                            return self.record(id, failed).await;
+                        }
+                        Err(trouble) => return Err(trouble.into()),
+                    }
+                }
+                let pieces = self.copy(by, from, to).await?;
+                self.record(id, MoveStep::Copied { attempt: by.number, pieces }).await
+            }
+            MovePhase::Handover { pieces, epoch } => {
+                // In this order: never two owners.
+                self.told(from, &SlotCommand::Release { by, epoch }).await?;
+                self.told(to, &SlotCommand::Own { by, pieces, epoch }).await?;
+                self.record(id, MoveStep::Owned).await
+            }
+            MovePhase::Dropping => {
+                loop {
+                    match self.tell(from, &SlotCommand::Drop { by }).await? {
+                        SlotReply::Again => {}
+                        reply => break done(reply)?,
+                    }
+                }
+                self.record(id, MoveStep::Dropped).await
+            }
+        }
+    }
+
+    /// Copies everything, and freezes the slots before the last of it. Returns in how many pieces.
+    async fn copy(&mut self, by: Attempt, from: u16, to: u16) -> Result<u64, Stopped> {
+        let mut pieces = 0;
+        self.copy_once(by, from, to, None, &mut pieces).await?;
+        let mut since = 0;
+        for _ in 0..ROUNDS_MAX {
+            let copied = self.copy_once(by, from, to, Some(since), &mut pieces).await?;
+            since = copied.last_change;
+            if copied.records <= CHANGES_LEFT {
+                break;
+            }
+        }
+        self.told(from, &SlotCommand::Freeze { by }).await?;
+        self.copy_once(by, from, to, Some(since), &mut pieces).await?;
+        Ok(pieces)
+    }
+
+    /// Copies what was changed after an entry, or everything. While one piece is installed the next one is read.
+    async fn copy_once(
+        &mut self,
+        by: Attempt,
+        from: u16,
+        to: u16,
+        changed_since: Option<u64>,
+        pieces: &mut u64,
+    ) -> Result<Copied, Stopped> {
+        let (source, destination) = (self.group(from), self.group(to));
+        let query = |after| {
+            let query = SlotQuery::Export { by, changed_since, after };
+            let ask = WhyRequest::AskSlots(query.encode());
+            self.ask_group(&source, ask)
+        };
+        let mut next = Some(exported(query(None).await?)?);
+        let mut copied = Copied { records: 0, last_change: next.as_ref().map_or(0, |first| first.last_change) };
+        while let Some(Exported { piece, more_after, .. }) = next {
+            copied.records += piece.records.len();
+            let install = SlotCommand::Install { by, number: *pieces, piece };
+            let install = self.ask_group(&destination, WhyRequest::MoveSlots(install.encode()));
+            let following = async {
+                match more_after {
+                    Some(after) => exported(query(Some(after)).await?).map(Some),
+                    None => Ok::<_, Trouble>(None),
+                }
+            };
+            let (installed, following) = tokio::join!(install, following);
+            done(installed?)?;
+            *pieces += 1;
+            next = following?;
+        }
+        Ok(copied)
+    }
+
+    /// Tells a group to take a step, which it has taken then.
+    async fn told(&mut self, partition: u16, command: &SlotCommand) -> Result<(), Trouble> {
+        done(self.tell(partition, command).await?)
+    }
+
+    async fn tell(&mut self, partition: u16, command: &SlotCommand) -> Result<SlotReply, Trouble> {
+        let group = self.group(partition);
+        self.ask_group(&group, WhyRequest::MoveSlots(command.encode())).await
+    }
+
+    fn group(&mut self, partition: u16) -> Arc<Group<ClusterMap>> {
+        let group = || {
+            let servers = self.map.partitions.get(usize::from(partition)).map(|part| part.servers.clone());
+            let service = Service::Server { partition };
+            Arc::new(Group::new(&self.context, format!("s{partition}"), service, 1, &servers.unwrap_or_default()))
+        };
+        Arc::clone(self.groups.entry(partition).or_insert_with(group))
+    }
+
+    async fn ask_group(&self, group: &Arc<Group<ClusterMap>>, ask: WhyRequest) -> Result<SlotReply, Trouble> {
+        let ask = ask.encode();
+        let deadline = Instant::now() + Duration::from_millis(ANSWER_MS);
+        let mut exchange = Exchange::new(&self.context, group, Some(deadline));
+        match exchange.run(self.map.epoch, &|| ClientRequest::Control(ask.clone())).await {
+            Ok(Final::Answer(parts)) => {
+                let whole: Bytes = parts.concat().into();
+                SlotReply::decode(&whole).map_err(Trouble::Passing)
+            }
+            // Not every replica of the group knows moves of slots, or is known to.
+            Ok(Final::Response(ClientResponse::Refused(why))) => Err(Trouble::Unable(why)),
+            Ok(Final::Response(other)) => Err(Trouble::Passing(format!("{}: {other:?}", group.name))),
+            Err(_) => Err(Trouble::Passing(format!("{} does not answer in time", group.name))),
+        }
+    }
+
+    /// Records a step. Returns the move as it is then.
+    async fn record(&self, id: u64, step: MoveStep) -> Result<Option<SlotMove>, Stopped> {
+        let command = encode(&Command::SlotStep { id, step, at_unix_ms: now_unix_ms() });
+        match ask(&self.replica, Request::Idempotent { command }).await {
+            Some(Reply::SlotMove(open)) => Ok(open),
+            Some(other) => Err(format!("{other:?}")),
+            None => Err("this manager does not lead".to_owned()),
+        }
+    }
+}
+
+/// What was copied.
+struct Copied {
+    records: usize,
+    /// What changes after this entry is not in it, for sure.
+    last_change: u64,
+}
+
+/// A group does not take a step.
+enum Trouble {
+    /// Not every replica knows of moves.
+    Unable(String),
+    /// It may, if it is asked again, or by another attempt.
+    Passing(String),
+}
+
+impl From<Trouble> for Stopped {
+    fn from((Trouble::Unable(why) | Trouble::Passing(why)): Trouble) -> Stopped {
+        why
+    }
+}
+
+fn done(reply: SlotReply) -> Result<(), Trouble> {
+    match reply {
+        SlotReply::Done => Ok(()),
+        SlotReply::Refused(why) => Err(Trouble::Passing(why)),
+        other => Err(Trouble::Passing(format!("{other:?}"))),
+    }
+}
+
+fn exported(reply: SlotReply) -> Result<Exported, Trouble> {
+    match reply {
+        SlotReply::Piece(exported) => Ok(exported),
+        SlotReply::Refused(why) => Err(Trouble::Passing(why)),
+        other => Err(Trouble::Passing(format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,243 @@
+//! Which slots each partition has: partitions that are added, and slots that move, one move at a time.
+//!
+//! A move is open from the moment it is recorded until its source has dropped what it gave away. The manager that leads
+//! carries it out ([`crate::slot_driver`]); what is recorded here is all that another one needs to go on. The map
+//! changes in one step, when everything is copied: from then on there is no way back, and no other attempt.
+
+use std::sync::Arc;
+
+use madkv_proto::control::{ChangeReport, ControlReply};
+use madkv_proto::map::{PARTITIONS_MAX, Partition, REPLICAS_MAX};
+use madkv_proto::slot_set::SlotSet;
+use serde::{Deserialize, Serialize};
+use smr::epoch::GroupKind;
+use smr_service::address::{are_same, is_same};
+
+use super::members::is_address;
+use super::{ManagerState, Reply};
+
+/// What events about slots are about.
+const SUBJECT: &str = "slots";
+/// The most ranges of slots in a map: whoever moves slots one by one gets no further.
+pub const MAP_RANGES_MAX: usize = 1024;
+
+/// A move of slots that is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotMove {
+    /// Its number: that of the event that says so.
+    pub id: u64,
+    /// The partition that has them.
+    pub from: u16,
+    /// The partition that is to have them.
+    pub to: u16,
+    /// The slots.
+    pub slots: SlotSet,
+    /// The last attempt to copy them; 0 before the first.
+    pub attempt: u64,
+    /// How far it is.
+    pub phase: MovePhase,
+}
+
+/// How far a move is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MovePhase {
+    /// Records are copied; the source has the slots.
+    Copying,
+    /// All is copied, and the map gives the slots to the destination: the source is to release them, and then the
+    /// destination is to own them.
+    Handover {
+        /// In how many pieces they came.
+        pieces: u64,
+        /// The epoch of that map.
+        epoch: u64,
+    },
+    /// The destination owns them; the source is to drop their records.
+    Dropping,
+}
+
+/// The moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Slots {
+    open: Option<SlotMove>,
+    /// The last one that ended, and why it came to nothing, if it did.
+    ended: Option<(u64, Option<String>)>,
+}
+
+/// What the manager that leads has done for a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MoveStep {
+    /// It begins this attempt.
+    Attempt(u64),
+    /// In this attempt everything was copied, and the slots are frozen.
+    Copied {
+        /// The attempt.
+        attempt: u64,
+        /// In how many pieces.
+        pieces: u64,
+    },
+    /// The destination owns the slots.
+    Owned,
+    /// The source has dropped what it gave away.
+    Dropped,
+    /// A group cannot take part, and nothing has happened yet.
+    Failed {
+        /// The attempt, which is the first.
+        attempt: u64,
+        /// The reason.
+        why: String,
+    },
+}
+
+impl ManagerState {
+    /// The move that is open.
+    pub(super) fn slot_move(&self) -> Option<SlotMove> {
+        self.contents.slots.open.clone()
+    }
+
+    /// How moves of slots are.
+    pub(super) fn slot_moves(&self) -> ControlReply {
+        let Slots { open, ended } = &self.contents.slots;
+        let epoch = self.contents.map.as_ref().map_or(0, |map| map.epoch);
+        ControlReply::Change(ChangeReport { open: open.as_ref().map(|open| open.id), ended: ended.clone(), epoch })
+    }
+
+    /// An operator adds a partition, which has no slots at first.
+    pub(super) fn add_partition(&mut self, servers: Vec<String>, at_unix_ms: u64) -> ControlReply {
+        let Some(map) = &self.contents.map else {
+            return ControlReply::Refused("there is no cluster map yet".to_owned());
+        };
+        if map.partitions.last().is_some_and(|last| last.slots.is_empty() && are_same(&last.servers, &servers)) {
+            return ControlReply::Done;
+        }
+        let number = map.partitions.len();
+        let refused = |why: String| ControlReply::Refused(why);
+        if number >= PARTITIONS_MAX {
+            return refused(format!("there are {number} partitions; {PARTITIONS_MAX} are possible"));
+        }
+        if servers.len() > REPLICAS_MAX || servers.len().is_multiple_of(2) {
+            return refused(format!("{} replicas; 1, 3, 5, 7 and 9 are possible", servers.len()));
+        }
+        for (replica, server) in servers.iter().enumerate() {
+            if !is_address(server) {
+                return refused("an address is host:port".to_owned());
+            }
+            if servers[..replica].iter().any(|other| is_same(other, server)) {
+                return refused(format!("server address {server} is given twice"));
+            }
+            for (number, part) in map.partitions.iter().enumerate() {
+                if let Some(other) = part.servers.iter().position(|other| is_same(other, server)) {
+                    return refused(format!("{server} is the address of s{number}.{other} already"));
+                }
+            }
+        }
+        let contents = Arc::make_mut(&mut self.contents);
+        let text = format!("partition s{number} is added, without slots: {}", servers.join(", "));
+        contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        if let Some(map) = &mut contents.map {
+            map.partitions.push(Partition { slots: SlotSet::default(), servers });
+            map.epoch += 1;
+        }
+        ControlReply::Done
+    }
+
+    /// An operator moves slots.
+    pub(super) fn move_slots(&mut self, slots: SlotSet, to: u16, at_unix_ms: u64) -> ControlReply {
+        let refused = |why: String| ControlReply::Refused(why);
+        let Some(map) = &self.contents.map else { return refused("there is no cluster map yet".to_owned()) };
+        let Some(destination) = map.partitions.get(usize::from(to)) else {
+            return refused(format!("the cluster has no s{to}"));
+        };
+        if slots.is_empty() || !slots.is_sound() {
+            return refused("these are no slots".to_owned());
+        }
+        if let Some(open) = &self.contents.slots.open {
+            return match (&open.slots, open.to) == (&slots, to) {
+                true => self.slot_moves(),
+                false => refused(format!("another move of slots is under way: {} to s{}", open.slots, open.to)),
+            };
+        }
+        if destination.slots.contains_all(&slots) {
+            return self.slot_moves();
+        }
+        let source = map.partitions.iter().position(|part| part.slots.contains_all(&slots));
+        let Some(from) = source.and_then(|from| u16::try_from(from).ok()) else {
+            let has_some = |part: &Partition| slots.without(&part.slots) != slots;
+            let owners = map.partitions.iter().enumerate().filter(|(_, part)| has_some(part));
+            let owners: Vec<String> = owners.map(|(number, _)| format!("s{number}")).collect();
+            return refused(format!("slots {slots} are not all of one partition, but of {}", owners.join(", ")));
+        };
+        for partition in [from, to] {
+            // The others have no leader whose log alone decides.
+            if self.kind(partition) != GroupKind::Raft {
+                return refused(format!("s{partition} is no group of kind raft: its slots stay"));
+            }
+            if !self.contents.founded.contains_key(&partition) {
+                return refused(format!("the group of s{partition} has not begun yet: start its servers"));
+            }
+        }
+        let ranges = |part: &Partition| part.slots.ranges().len();
+        let others =
+            map.partitions.iter().enumerate().filter(|(number, _)| ![from, to].map(usize::from).contains(number));
+        let source_slots = map.partitions[usize::from(from)].slots.without(&slots);
+        let moved = source_slots.ranges().len() + destination.slots.with(&slots).ranges().len();
+        if others.map(|(_, part)| ranges(part)).sum::<usize>() + moved > MAP_RANGES_MAX {
+            return refused(format!("the map would have more than {MAP_RANGES_MAX} ranges of slots"));
+        }
+        let contents = Arc::make_mut(&mut self.contents);
+        let text = format!("slots {slots} are to move from s{from} to s{to}");
+        let id = contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        contents.slots.open = Some(SlotMove { id, from, to, slots, attempt: 0, phase: MovePhase::Copying });
+        self.slot_moves()
+    }
+
+    /// The manager that leads has taken a step. Answered with the move as it is now, or refused if the step does not
+    /// follow from where the move is.
+    pub(super) fn slot_step(&mut self, id: u64, step: MoveStep, at_unix_ms: u64) -> Reply {
+        let contents = Arc::make_mut(&mut self.contents);
+        let Some(open) = contents.slots.open.as_mut().filter(|open| open.id == id) else {
+            return Reply::Refused("another move is open, or none".to_owned());
+        };
+        let SlotMove { from, to, .. } = *open;
+        let mut ended = None;
+        let text = match (open.phase, step) {
+            (MovePhase::Copying, MoveStep::Attempt(number)) if number == open.attempt + 1 => {
+                open.attempt = number;
+                // Groups that cannot be reached are tried again and again: that must not push all else out.
+                number.is_power_of_two().then(|| format!("move {id}: attempt {number} begins"))
+            }
+            (MovePhase::Copying, MoveStep::Copied { attempt, pieces }) if attempt == open.attempt => {
+                let Some(map) = &mut contents.map else { return Reply::NoMap };
+                map.epoch += 1;
+                let source = &mut map.partitions[usize::from(from)].slots;
+                *source = source.without(&open.slots);
+                let destination = &mut map.partitions[usize::from(to)].slots;
+                *destination = destination.with(&open.slots);
+                open.phase = MovePhase::Handover { pieces, epoch: map.epoch };
+                let epoch = map.epoch;
+                Some(format!("move {id}: copied in {pieces} pieces; the map of epoch {epoch} gives the slots to s{to}"))
+            }
+            (MovePhase::Handover { .. }, MoveStep::Owned) => {
+                open.phase = MovePhase::Dropping;
+                Some(format!("move {id}: s{from} has released the slots, s{to} owns them"))
+            }
+            (MovePhase::Dropping, MoveStep::Dropped) => {
+                ended = Some(None);
+                Some(format!("move {id} is done: s{from} has dropped the records"))
+            }
+            (MovePhase::Copying, MoveStep::Failed { attempt: 1, why }) if open.attempt == 1 => {
+                let text = format!("move {id} came to nothing: {why}");
+                ended = Some(Some(why));
+                Some(text)
+            }
+            (phase, step) => return Reply::Refused(format!("{step:?} does not follow {phase:?}")),
+        };
+        if let Some(text) = text {
+            contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        }
+        if let Some(outcome) = ended {
+            contents.slots.ended = Some((id, outcome));
+            contents.slots.open = None;
+        }
+        Reply::SlotMove(contents.slots.open.clone())
+    }
+}

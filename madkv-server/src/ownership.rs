@@ -1,0 +1,292 @@
+//! Which slots the partition owns, and moves of slots that it takes part in: a part of the replicated state.
+//!
+//! A partition that never took part in a move has none of this: it owns what the map gave it when it was founded, and
+//! says so at its listener ([`crate::backend`]). From its first move on every write and every read is judged here, in
+//! the order of the log, so that a key has one owner at each moment, whatever clients, servers and managers know.
+//! [`madkv_proto::slot_move`] has the steps.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use madkv_proto::slot_move::{Attempt, CHANGED_MAX};
+use madkv_proto::slot_set::SlotSet;
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ownership {
+    /// The epoch of the map by which it last changed.
+    epoch: u64,
+    owned: SlotSet,
+    /// Whether slots have come or gone since the group was founded.
+    has_changed: bool,
+    outgoing: Option<Outgoing>,
+    incoming: Option<Incoming>,
+    /// The last move that has ended here: what is late of it, or of one before it, has no effect.
+    ended: u64,
+}
+
+/// Slots on their way from here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outgoing {
+    by: Attempt,
+    slots: SlotSet,
+    phase: Phase,
+    /// Keys that were changed in this attempt, with the entries that did so last.
+    #[serde(skip)]
+    changed: OrdMap<Arc<[u8]>, u64>,
+    last_change: u64,
+    /// What is to be dropped comes after this key.
+    drop_after: Option<Vec<u8>>,
+}
+
+/// Slots on their way to here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Incoming {
+    by: Attempt,
+    slots: SlotSet,
+    /// The number of the next piece.
+    pieces: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Phase {
+    Copying,
+    Frozen,
+    Released,
+}
+
+/// What a source has yet to drop.
+pub(crate) struct ToDrop {
+    /// The slots.
+    pub(crate) slots: SlotSet,
+    /// Records of keys up to this one are gone.
+    pub(crate) after: Option<Vec<u8>>,
+}
+
+/// A step is not taken, for this reason.
+pub(crate) type Refused = String;
+
+/// What becomes of a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Installation {
+    /// It is to be installed; it holds records of these slots.
+    Next(SlotSet),
+    /// It was, before.
+    Known,
+}
+
+fn overtaken(what: &str, by: Attempt) -> Refused {
+    format!("{what}: attempt {} of move {} is not under way here", by.number, by.id)
+}
+
+impl Ownership {
+    /// Of a partition that owns these slots by the map of this epoch, before its first move.
+    pub(crate) fn founding(owned: SlotSet, epoch: u64) -> Ownership {
+        Ownership { epoch, owned, has_changed: false, outgoing: None, incoming: None, ended: 0 }
+    }
+
+    /// The epoch of the map by which it last changed.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether slots have come or gone since the group was founded.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// What the partition answers reads of.
+    pub(crate) fn owned(&self) -> &SlotSet {
+        &self.owned
+    }
+
+    /// Whether there may be records of slots that are not owned.
+    pub(crate) fn has_foreign_records(&self) -> bool {
+        self.incoming.is_some() || self.outgoing.as_ref().is_some_and(|outgoing| outgoing.phase == Phase::Released)
+    }
+
+    /// Whether keys of this slot may be written.
+    pub(crate) fn takes_writes(&self, slot: u16) -> bool {
+        let is_frozen = |outgoing: &Outgoing| outgoing.phase == Phase::Frozen && outgoing.slots.contains(slot);
+        self.owned.contains(slot) && !self.outgoing.as_ref().is_some_and(is_frozen)
+    }
+
+    /// Whether it is to be noted which keys of this slot change.
+    pub(crate) fn notes_changes(&self, slot: u16) -> bool {
+        let copies = |outgoing: &Outgoing| outgoing.phase == Phase::Copying && outgoing.slots.contains(slot);
+        self.outgoing.as_ref().is_some_and(copies)
+    }
+
+    /// The entry at `index` changes this key, of a slot of which that is to be noted.
+    pub(crate) fn note_change(&mut self, key: &[u8], index: u64) {
+        let Some(outgoing) = &mut self.outgoing else { return };
+        outgoing.last_change = index;
+        outgoing.changed.insert(key.into(), index);
+        if outgoing.changed.len() >= CHANGED_MAX {
+            outgoing.phase = Phase::Frozen;
+        }
+    }
+
+    /// An attempt begins at the source.
+    pub(crate) fn begin(&mut self, by: Attempt, slots: SlotSet) -> Result<(), Refused> {
+        if by.id <= self.ended {
+            return Err(overtaken("it has ended", by));
+        }
+        if let Some(outgoing) = &self.outgoing {
+            let is_later = (by.id, by.number) > (outgoing.by.id, outgoing.by.number);
+            if outgoing.by == by {
+                return Ok(());
+            }
+            if !is_later || outgoing.phase == Phase::Released {
+                return Err(overtaken("another one is under way", by));
+            }
+        }
+        if !self.owned.contains_all(&slots) {
+            return Err("the partition does not own these slots".to_owned());
+        }
+        let (changed, last_change) = (OrdMap::new(), 0);
+        self.outgoing = Some(Outgoing { by, slots, phase: Phase::Copying, changed, last_change, drop_after: None });
+        Ok(())
+    }
+
+    /// An attempt begins at the destination.
+    pub(crate) fn accept(&mut self, by: Attempt, slots: SlotSet) -> Result<(), Refused> {
+        if by.id <= self.ended {
+            return Err(overtaken("it has ended", by));
+        }
+        if let Some(incoming) = &self.incoming {
+            if incoming.by == by {
+                return Ok(());
+            }
+            if (by.id, by.number) <= (incoming.by.id, incoming.by.number) {
+                return Err(overtaken("another one is under way", by));
+            }
+        }
+        if slots.without(&self.owned) != slots {
+            return Err("the partition owns some of these slots already".to_owned());
+        }
+        self.incoming = Some(Incoming { by, slots, pieces: 0 });
+        Ok(())
+    }
+
+    /// A piece comes to the destination.
+    pub(crate) fn install(&mut self, by: Attempt, number: u64) -> Result<Installation, Refused> {
+        let incoming = self.incoming.as_mut().filter(|incoming| incoming.by == by);
+        let Some(incoming) = incoming else { return Err(overtaken("a piece", by)) };
+        if number < incoming.pieces {
+            return Ok(Installation::Known);
+        }
+        if number > incoming.pieces {
+            return Err(format!("piece {number} before piece {}", incoming.pieces));
+        }
+        incoming.pieces += 1;
+        Ok(Installation::Next(incoming.slots.clone()))
+    }
+
+    /// No more writes to the slots at the source.
+    pub(crate) fn freeze(&mut self, by: Attempt) -> Result<(), Refused> {
+        let outgoing = self.outgoing.as_mut().filter(|outgoing| outgoing.by == by);
+        let Some(outgoing) = outgoing else { return Err(overtaken("freeze", by)) };
+        if outgoing.phase == Phase::Copying {
+            outgoing.phase = Phase::Frozen;
+        }
+        Ok(())
+    }
+
+    /// The source gives the slots away.
+    pub(crate) fn release(&mut self, by: Attempt, epoch: u64) -> Result<(), Refused> {
+        if by.id <= self.ended {
+            return Ok(());
+        }
+        let outgoing = self.outgoing.as_mut().filter(|outgoing| outgoing.by == by);
+        let Some(outgoing) = outgoing else { return Err(overtaken("release", by)) };
+        match outgoing.phase {
+            Phase::Copying => return Err("release before freeze".to_owned()),
+            Phase::Frozen => {}
+            Phase::Released => return Ok(()),
+        }
+        outgoing.phase = Phase::Released;
+        outgoing.changed = OrdMap::new();
+        let slots = outgoing.slots.clone();
+        self.owned = self.owned.without(&slots);
+        (self.epoch, self.has_changed) = (epoch, true);
+        Ok(())
+    }
+
+    /// The destination owns the slots.
+    pub(crate) fn own(&mut self, by: Attempt, pieces: u64, epoch: u64) -> Result<(), Refused> {
+        if by.id <= self.ended {
+            return Ok(());
+        }
+        let Some(incoming) = self.incoming.take_if(|incoming| incoming.by == by && incoming.pieces == pieces) else {
+            return Err(overtaken("own", by));
+        };
+        self.owned = self.owned.with(&incoming.slots);
+        (self.epoch, self.has_changed, self.ended) = (epoch, true, by.id);
+        Ok(())
+    }
+
+    /// What to drop at the source; `None` if all of it is gone.
+    pub(crate) fn to_drop(&self, by: Attempt) -> Result<Option<ToDrop>, Refused> {
+        if by.id <= self.ended {
+            return Ok(None);
+        }
+        match &self.outgoing {
+            Some(outgoing) if outgoing.by == by && outgoing.phase == Phase::Released => {
+                Ok(Some(ToDrop { slots: outgoing.slots.clone(), after: outgoing.drop_after.clone() }))
+            }
+            _ => Err(overtaken("drop", by)),
+        }
+    }
+
+    /// All is dropped up to this key; everything, if there is none.
+    pub(crate) fn dropped(&mut self, up_to: Option<Vec<u8>>) {
+        match (&mut self.outgoing, up_to) {
+            (Some(outgoing), Some(up_to)) => outgoing.drop_after = Some(up_to),
+            (outgoing, _) => {
+                self.ended = outgoing.take().map_or(self.ended, |outgoing| outgoing.by.id);
+            }
+        }
+    }
+
+    /// The move of this attempt, while its records can be read here.
+    pub(crate) fn exported(&self, by: Attempt) -> Result<&Outgoing, Refused> {
+        let outgoing = self.outgoing.as_ref().filter(|outgoing| outgoing.by == by);
+        outgoing.filter(|outgoing| outgoing.phase != Phase::Released).ok_or_else(|| overtaken("export", by))
+    }
+
+    /// Changed keys, with the entries that did so last, for an image.
+    pub(crate) fn changed(&self) -> impl Iterator<Item = (&[u8], u64)> {
+        self.outgoing.iter().flat_map(|outgoing| outgoing.changed.iter().map(|(key, index)| (&**key, *index)))
+    }
+
+    /// A changed key, from an image. Whether there can be one.
+    pub(crate) fn restore_change(&mut self, key: &[u8], index: u64) -> bool {
+        self.outgoing.as_mut().is_some_and(|outgoing| outgoing.changed.insert(key.into(), index).is_none())
+    }
+}
+
+impl Outgoing {
+    /// The slots.
+    pub(crate) fn slots(&self) -> &SlotSet {
+        &self.slots
+    }
+
+    /// The last entry that changed one of their keys in this attempt; 0 if none has.
+    pub(crate) fn last_change(&self) -> u64 {
+        self.last_change
+    }
+
+    /// Keys that were changed after this entry, from the one after `after` on.
+    pub(crate) fn changed_since<'o>(
+        &'o self,
+        since: u64,
+        after: Option<&'o [u8]>,
+    ) -> impl Iterator<Item = &'o [u8]> + 'o {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.changed.range::<_, [u8]>((from, Bound::Unbounded));
+        range.filter(move |(_, index)| **index > since).map(|(key, _)| &**key)
+    }
+}
