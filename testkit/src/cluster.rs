@@ -229,6 +229,10 @@ pub struct Cluster {
     programs: Programs,
     nodes: BTreeMap<Node, Process>,
     overrides: AddressOverrides,
+    /// What each server and manager gets besides.
+    flags: Vec<OsString>,
+    /// How many partitions may be added.
+    room: u16,
     agents: Option<Agents>,
     _ports: Option<Ports>,
     http: Option<Ports>,
@@ -245,10 +249,24 @@ impl Cluster {
         directory: &Path,
         flags: &[OsString],
     ) -> io::Result<Cluster> {
-        let ports = Ports::claim(2 * shape.nodes_count())?;
+        Cluster::with_room(programs, shape, 0, directory, flags)
+    }
+
+    /// The same, with ports for further partitions ([`Cluster::add_partition`]).
+    ///
+    /// # Errors
+    /// As [`Cluster::on_free_ports`].
+    pub fn with_room(
+        programs: &Programs,
+        shape: Shape,
+        room: u16,
+        directory: &Path,
+        flags: &[OsString],
+    ) -> io::Result<Cluster> {
+        let ports = Ports::claim(2 * (shape.nodes_count() + room * shape.server_rf))?;
         let layout = Layout { shape, first_port: ports.first() };
         let mut cluster = Cluster::with_layout(programs, layout, directory, flags)?;
-        cluster._ports = Some(ports);
+        (cluster._ports, cluster.room) = (Some(ports), room);
         Ok(cluster)
     }
 
@@ -283,21 +301,51 @@ impl Cluster {
             programs: programs.clone(),
             nodes: BTreeMap::new(),
             overrides,
+            flags: flags.to_vec(),
+            room: 0,
             agents: None,
             _ports: None,
             http: None,
         };
-        for node in layout.shape.nodes() {
-            let program = program_of(node);
-            let mut arguments: Vec<OsString> = cluster.arguments(node).into_iter().map(OsString::from).collect();
-            // This process may be killed, and then end no one.
-            arguments.push("--end_with_stdin".into());
-            arguments.extend(["--backer_path".into(), cluster.backer_path(node).into_os_string()]);
-            arguments.extend(flags.iter().cloned());
-            let log = directory.join(format!("{node}.log"));
-            cluster.nodes.insert(node, Process::new(programs.path(program), arguments, log).with_stdin());
-        }
+        layout.shape.nodes().for_each(|node| cluster.prepare(node));
         Ok(cluster)
+    }
+
+    fn prepare(&mut self, node: Node) {
+        let mut arguments: Vec<OsString> = self.arguments(node).into_iter().map(OsString::from).collect();
+        // This process may be killed, and then end no one.
+        arguments.push("--end_with_stdin".into());
+        arguments.extend(["--backer_path".into(), self.backer_path(node).into_os_string()]);
+        arguments.extend(self.flags.iter().cloned());
+        let log = self.directory.join(format!("{node}.log"));
+        let process = Process::new(self.programs.path(program_of(node)), arguments, log).with_stdin();
+        self.nodes.insert(node, process);
+    }
+
+    /// This many partitions may be added: the ports after those of the layout are free.
+    pub fn leave_room(&mut self, partitions: u16) {
+        self.room = partitions;
+    }
+
+    /// Where the servers of the next partition will serve clients; `None` if there is no room for one.
+    pub fn next_partition(&self) -> Option<Vec<String>> {
+        let partition = self.layout.shape.partitions;
+        let nodes = (0..self.layout.shape.server_rf).map(|replica| Node::Server { partition, replica });
+        (self.room > 0).then(|| nodes.map(|node| self.client_address(node).to_string()).collect())
+    }
+
+    /// That partition belongs to this cluster from now on. Its servers do not run yet: they can start once the managers
+    /// know of it.
+    ///
+    /// # Panics
+    /// If there is no room.
+    pub fn add_partition(&mut self) -> Group {
+        assert!(self.room > 0, "no ports are free for another partition");
+        self.room -= 1;
+        let group = Group::Partition(self.layout.shape.partitions);
+        self.layout.shape.partitions += 1;
+        self.nodes_of(group).for_each(|node| self.prepare(node));
+        group
     }
 
     /// What a node is started with, up to its data directory.

@@ -34,6 +34,10 @@ use words::Words;
 
 /// The most processes that have a proxy between them: each pair that talks takes a listener.
 const PROXIED_NODES_MAX: u16 = 30;
+/// Partitions that may be added while the cluster runs: their ports are taken from the beginning.
+const ROOM_PARTITIONS: u16 = 2;
+/// The most partitions of a cluster.
+const PARTITIONS_MAX: u16 = madkv_proto::map::PARTITIONS_MAX as u16;
 /// How long the cluster may take until each group has a leader.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often to look for signals, in milliseconds.
@@ -132,7 +136,9 @@ pub fn run(options: &Options) -> Result<u8, NoCluster> {
     let overrides = network.as_ref().map_or_else(AddressOverrides::new, Network::overrides);
     let mut cluster = Cluster::with_overrides(&programs, place.layout, place.path(), &flags, overrides)
         .map_err(trouble("cannot prepare the cluster"))?;
-    if !options.protocol.is_empty() {
+    if options.protocol.is_empty() {
+        cluster.leave_room(ROOM_PARTITIONS);
+    } else {
         cluster.set_kinds(&options.protocol);
     }
     if options.trace_messages {
@@ -426,11 +432,18 @@ fn layout(options: &Options, directory: &Path) -> Result<(Layout, Option<Ports>)
     };
     let kinds = if options.protocol.is_empty() { &[GroupKind::Raft][..] } else { &options.protocol };
     shape.check_for(kinds).map_err(NoCluster::Options)?;
-    let ports = Ports::claim(2 * shape.nodes_count()).map_err(trouble("cannot find free ports"))?;
+    let room = ROOM_PARTITIONS.min(PARTITIONS_MAX.saturating_sub(shape.partitions));
+    let count = 2 * (shape.nodes_count() + room * shape.server_rf);
+    let ports = Ports::claim(count).map_err(trouble("cannot find free ports"))?;
     let layout = Layout { shape, first_port: ports.first() };
-    let text = serde_json::to_vec(&layout).map_err(|error| NoCluster::Options(error.to_string()))?;
-    fs::write(&file, text).map_err(trouble("cannot write the layout"))?;
+    remember(&layout, directory)?;
     Ok((layout, Some(ports)))
+}
+
+/// The next start goes on with this layout.
+fn remember(layout: &Layout, directory: &Path) -> Result<(), NoCluster> {
+    let text = serde_json::to_vec(layout).map_err(|error| NoCluster::Options(error.to_string()))?;
+    fs::write(directory.join(LAYOUT_FILE), text).map_err(trouble("cannot write the layout"))
 }
 
 /// Whether a signal asked the launcher to end.

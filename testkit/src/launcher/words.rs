@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use madkv_client::cli::host::{Host, HostWord};
+use madkv_client::{Client, Options};
 
 use crate::cluster::{Cluster, Node, Origin, Port, Shape};
 use crate::proxy::Rules;
 use crate::wiring::{Network, Way};
 
 /// The words, in the order of `help`.
-const WORDS: [HostWord; 7] = [
+const WORDS: [HostWord; 8] = [
     HostWord {
         word: "kill",
         usage: "kill <node>...            kill -9 a process of this cluster; a node is m.0, s0.1, ...",
@@ -47,11 +50,19 @@ const WORDS: [HostWord; 7] = [
         usage: "wipe <node>...            remove the directory of a process that does not run",
         about: "After restart it is a newcomer, which its group takes back with readmit.",
     },
+    HostWord {
+        word: "grow",
+        usage: "grow                      add a partition to this cluster, and start its servers",
+        about: "It has no slots; move-slots gives it some. Nothing of it can be cut before the next start of the cluster.",
+    },
 ];
+
+/// How long the managers may take to add a partition.
+const GROW_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a launcher's words work on.
 pub(super) struct Words {
-    shape: Shape,
+    shape: Mutex<Shape>,
     cluster: Arc<Mutex<Option<Cluster>>>,
     /// Without one nothing can be cut.
     network: Option<Network>,
@@ -60,13 +71,17 @@ pub(super) struct Words {
 
 impl Words {
     pub(super) fn new(cluster: &Arc<Mutex<Option<Cluster>>>, shape: Shape, network: Option<Network>) -> Words {
-        Words { shape, cluster: Arc::clone(cluster), network, paused: Mutex::default() }
+        Words { shape: Mutex::new(shape), cluster: Arc::clone(cluster), network, paused: Mutex::default() }
+    }
+
+    fn shape(&self) -> Shape {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn node(&self, name: &str) -> Result<Node, String> {
-        let named = self.shape.nodes().find(|node| node.to_string() == name);
+        let named = self.shape().nodes().find(|node| node.to_string() == name);
         named.ok_or_else(|| {
-            let Shape { server_rf, manager_rf, partitions } = self.shape;
+            let Shape { server_rf, manager_rf, partitions } = self.shape();
             let (manager, partition, replica) = (manager_rf - 1, partitions - 1, server_rf - 1);
             format!("no node {name}; there are m.0 to m.{manager}, and s0.0 to s{partition}.{replica}")
         })
@@ -184,6 +199,25 @@ impl Words {
         })
     }
 
+    /// The managers are asked first: before they know of the partition its servers could not start.
+    fn grow(&self, names: &[&str]) -> Result<String, String> {
+        if !names.is_empty() {
+            return Err("grow takes no words".to_owned());
+        }
+        self.with_cluster(|cluster| {
+            let servers = cluster.next_partition().ok_or("there are no ports for another partition")?;
+            add_partition(&cluster.manager_addresses(), servers)?;
+            let group = cluster.add_partition();
+            let layout = cluster.layout();
+            *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = layout.shape;
+            super::remember(&layout, cluster.directory()).map_err(|error| error.to_string())?;
+            for node in cluster.nodes_of(group) {
+                cluster.process(node).start().map_err(|error| format!("{node} cannot be started: {error}"))?;
+            }
+            Ok(format!("s{} starts; it has no slots yet\n", layout.shape.partitions - 1))
+        })
+    }
+
     fn cut(&self, names: &[&str]) -> Result<String, String> {
         let nodes = self.nodes(names)?;
         let count = self.set(&nodes, Rules::silent())?;
@@ -231,7 +265,7 @@ impl Words {
 
     /// Nodes that a word can be said about now.
     fn likely(&self, word: &str) -> Vec<Node> {
-        let nodes = self.shape.nodes();
+        let nodes = self.shape().nodes();
         let running = |node: Node| self.runs(node);
         match word {
             "kill" => nodes.filter(|&node| running(node)).collect(),
@@ -243,6 +277,23 @@ impl Words {
     }
 }
 
+/// Asks the managers, on a thread of its own: this one belongs to the client's runtime.
+fn add_partition(managers: &str, servers: Vec<String>) -> Result<(), String> {
+    let managers = managers.split(',').map(str::to_owned).collect();
+    let asked = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        let timeout = Some(GROW_TIMEOUT);
+        // A client wants to be made where it runs.
+        let added = async {
+            let client = Client::connect(Options { managers, timeout, ..Options::default() });
+            client.add_partition(&servers).await
+        };
+        runtime.block_on(added).map_err(|error| error.to_string())
+    });
+    asked.join().unwrap_or_else(|_| Err("the thread that asks the managers has panicked".to_owned()))
+}
+
 impl Host for Words {
     fn words(&self) -> &[HostWord] {
         &WORDS
@@ -251,6 +302,9 @@ impl Host for Words {
     fn candidates(&self, before: &[&str]) -> Vec<String> {
         let Some((word, said)) = before.split_first() else { return Vec::new() };
         if matches!(*word, "cut" | "heal") && said.len() == 2 {
+            return Vec::new();
+        }
+        if *word == "grow" {
             return Vec::new();
         }
         let names = self.likely(word).into_iter().map(|node| node.to_string());
@@ -267,6 +321,7 @@ impl Host for Words {
             "wipe" => self.each(names, Words::not_to_wipe, Words::wipe),
             "cut" => self.cut(names),
             "heal" => self.heal(names),
+            "grow" => self.grow(names),
             other => Err(format!("{other} is no word of the launcher")),
         }
     }
