@@ -14,6 +14,11 @@ use madkv_manager::state as manager;
 use madkv_proto::command::{Command, Query};
 use madkv_proto::frames::{self, ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_move::{
+    Attempt, Piece, SlotCommand, SlotQuery, SlotReply, decode_elsewhere, decode_settled, encode_elsewhere,
+};
+use madkv_proto::slot_set::SlotSet;
+use madkv_proto::slots::SLOTS;
 use madkv_proto::{command, line};
 use serde::de::DeserializeOwned;
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
@@ -512,6 +517,7 @@ fn map_commands(bytes: &[u8]) {
     let _ = command::decode_found(bytes);
     let _ = command::decode_value(owned.clone());
     let _ = command::decode_records(&owned);
+    let _ = (decode_elsewhere(bytes), decode_settled(&owned), SlotReply::decode(bytes));
     if let Ok(map) = madkv_server::map::Map::restore(&mut &bytes[..]) {
         let mut image = Vec::new();
         map.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
@@ -529,7 +535,21 @@ fn sound_map_commands() -> Vec<Vec<u8>> {
     map.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
     let mut records = Vec::new();
     command::push_record(&mut records, b"key", b"value");
+    let by = Attempt { id: 1, number: 1 };
+    let (slots, owned) = (SlotSet::range(0, SLOTS / 2), SlotSet::range(0, SLOTS));
+    let begin = SlotCommand::Begin { by, slots: slots.clone(), owned, epoch: 1 }.encode();
+    map.apply(Index(3), &begin);
+    map.apply(Index(4), &put.encode());
+    let mut moving = Vec::new();
+    map.image().write(&mut moving).unwrap_or_else(|error| panic!("{error}"));
+    let install = |records| SlotCommand::Install { by, number: 0, piece: Piece { whole: Some((None, None)), records } };
     vec![
+        begin.to_vec(),
+        install(vec![(Bytes::from_static(b"key"), Some(Bytes::from_static(b"value")))]).encode().to_vec(),
+        SlotQuery::Export { by, changed_since: Some(0), after: None }.encode().to_vec(),
+        Query::ScanOf { slots: &slots.to_bytes(), from: b"a", to: b"z" }.encode().to_vec(),
+        encode_elsewhere(1),
+        moving,
         put.encode().to_vec(),
         Query::Get { key: b"key" }.encode().to_vec(),
         Query::Scan { from: b"a", to: b"z" }.encode().to_vec(),
@@ -569,6 +589,8 @@ fn sound_manager_commands() -> Vec<Vec<u8>> {
     vec![
         codec::encode(&layout()),
         codec::encode(&manager::Command::Register(registration)),
+        codec::encode(&manager::Command::AddPartition { servers: vec!["127.0.0.1:1".to_owned()], at_unix_ms: 1 }),
+        codec::encode(&manager::Command::MoveSlots { slots: SlotSet::range(0, 9), to: 0, at_unix_ms: 1 }),
         codec::encode(&manager::Query::Map),
         codec::encode(&manager::Reply::Map(cluster_map())),
         image,

@@ -5,6 +5,7 @@
 //! - [`clock`]: the one clock.
 //! - [`sim_net`]: connections between clients and listeners, and what happens to them. [`recorder`] reads along.
 //! - [`partition`]: a replica group with its listeners. [`managers`]: a source of the map.
+//! - `slot_mover`: the manager that moves slots.
 //! - [`callers`]: client processes, what they ask, and the history.
 //! - [`swarm_config`]: what a seed decides. [`mod@run`]: one run. [`judge`]: the verdict on its history. [`rare`]: what
 //!   was met.
@@ -16,8 +17,7 @@
 //! stores.
 //!
 //! # What is not
-//! Sockets and threads; the managers, which are a fixed source of maps behind real listeners ([`managers`]);
-//! registration.
+//! Sockets and threads; the managers, which are a source of maps behind real listeners ([`managers`]); registration.
 
 pub mod callers;
 pub mod clock;
@@ -30,6 +30,7 @@ pub mod rare;
 pub mod recorder;
 pub mod run;
 pub mod sim_net;
+mod slot_mover;
 pub mod swarm_config;
 
 pub use run::{Report, run, run_config};

@@ -93,6 +93,8 @@ pub struct Partition {
     /// For each replica: the process that was last seen, and whether it was stopped.
     seen: Vec<(u64, bool)>,
     pending: BTreeMap<u64, Pending>,
+    /// What managers have asked, and what they were answered.
+    asked_by_managers: BTreeMap<u64, Option<Outcome>>,
     /// Answers to writes, by session and number.
     answered: BTreeMap<(u64, u64), Bytes>,
     /// Two replicas that name each other as the leader, in which term, until when.
@@ -129,6 +131,7 @@ impl Partition {
             servers: (0..size).map(|_| None).collect(),
             seen: vec![(0, false); size],
             pending: BTreeMap::new(),
+            asked_by_managers: BTreeMap::new(),
             answered: BTreeMap::new(),
             misled: None,
             emptied: None,
@@ -241,6 +244,10 @@ impl Partition {
 
     fn carry_answers(&mut self) {
         for (tag, outcome) in self.world.take_answers() {
+            if let Some(answer) = self.asked_by_managers.get_mut(&tag) {
+                *answer = Some(outcome);
+                continue;
+            }
             // Asked by a process that is no more.
             let Some(Pending { reply, write, .. }) = self.pending.remove(&tag) else { continue };
             if let (Some(write), Outcome::Answer(answer)) = (write, &outcome) {
@@ -262,6 +269,28 @@ impl Partition {
             } else {
                 reply.send(outcome);
             }
+        }
+    }
+
+    /// The managers ask whoever leads, or someone. Returns the tag of the question.
+    pub fn ask_for_managers(&mut self, request: Request) -> u64 {
+        let some_replica = self.rng.below(self.world.nodes.len() as u64) as usize;
+        let replica = self.world.leader().unwrap_or(some_replica);
+        let tag = self.world.submit(replica, request);
+        self.asked_by_managers.insert(tag, None);
+        tag
+    }
+
+    /// What a question of the managers was answered; asked for once.
+    pub fn answer_to_managers(&mut self, tag: u64) -> Option<Outcome> {
+        self.asked_by_managers.get_mut(&tag).and_then(Option::take)
+    }
+
+    /// Another map counts. Processes that run hear of it some time.
+    pub fn map_changes(&mut self, map: &ClusterMap) {
+        self.map = map.clone();
+        for server in self.servers.iter_mut().flatten() {
+            server.learns_at = Some(self.world.now.plus_us(1 + self.rng.below(1_000_000)));
         }
     }
 

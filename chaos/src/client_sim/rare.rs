@@ -80,4 +80,6 @@ smr_sim::situations! {
     WideScan,
     /// a server had an older map than its clients
     ServerBehind,
+    /// the map gave slots to another partition (G10)
+    SlotsMoved,
 }

@@ -26,6 +26,7 @@ use super::managers::{Manager, cluster_map, older_map};
 use super::partition::Partition;
 use super::rare::{Counts, Rare};
 use super::sim_net::{Listening, SimNet, Weather};
+use super::slot_mover::SlotMover;
 use super::swarm_config::{Fault, SwarmConfig};
 use madkv_testkit::history::History;
 
@@ -113,6 +114,7 @@ struct Scene {
     partitions: Vec<Partition>,
     managers: Vec<(Arc<Manager>, Acceptor<Manager>)>,
     callers: Callers,
+    mover: SlotMover,
     rng: SimRng,
     counts: Counts,
     undo: BTreeMap<(Time, u64), Undo>,
@@ -176,6 +178,7 @@ impl Scene {
             partitions,
             managers,
             callers,
+            mover: SlotMover::new(map, SimRng::new(seed, Purpose::Workload)),
             rng,
             counts: Counts::default(),
             undo: BTreeMap::new(),
@@ -207,6 +210,7 @@ impl Scene {
         if self.callers.book.answered() == answered {
             self.violate("no call was answered in the calm".to_owned());
         }
+        self.until_that("slots have moved", |scene| scene.mover.is_idle()).await;
         self.callers.stop();
         self.until_that("every call ends", |scene| scene.callers.have_ended()).await;
         let reads = self.callers.last_reads();
@@ -216,7 +220,8 @@ impl Scene {
 
     fn report(mut self) -> Report {
         let (mut history, counts) = self.callers.book.close();
-        history.partitions = Some(self.config.partitions);
+        // Where slots have moved, one SCAN sees keys of one dealt partition at several moments.
+        history.partitions = (!self.mover.has_moved).then_some(self.config.partitions);
         history.notes.push(format!("madkv-sim --library --seeds {}", self.seed));
         self.counts.add(&counts);
         self.net.recorder(|recorder| self.counts.add(&recorder.counts));
@@ -284,6 +289,9 @@ impl Scene {
                 self.partitions[usize::from(incoming.place.group)].serve(incoming);
             }
         }
+        if self.mover.run(now, &mut self.partitions) {
+            self.map_changes();
+        }
         for partition in &mut self.partitions {
             partition.run(now);
             if let Some(why) = partition.violation.take() {
@@ -296,11 +304,30 @@ impl Scene {
         }
         let faults = self.fault_at.into_iter().chain(self.undo.keys().map(|(at, _)| *at).next());
         let world = self.partitions.iter().filter_map(Partition::next_at).chain(self.net.next_at());
+        let world = world.chain(self.mover.next_at());
         let next = world.chain(faults).min().map_or(at, |next| next.min(at));
         tokio::select! {
             biased;
             () = self.net.posted() => {}
             () = self.clock.sleep_until(next) => {}
+        }
+    }
+
+    /// Slots have moved. One manager knows at once, for it has decided so; others, and servers, hear of it some time.
+    fn map_changes(&mut self) {
+        self.counts.saw(Rare::SlotsMoved);
+        let count = u64::from(self.config.managers.0);
+        let first = self.rng.below(count) as u16;
+        for replica in 0..self.config.managers.0 {
+            if replica == first {
+                self.managers[usize::from(replica)].0.learn(self.mover.map.clone());
+            } else {
+                let after_us = self.rng.below(1_000_000);
+                self.later(after_us, Undo::Learn(replica));
+            }
+        }
+        for partition in &mut self.partitions {
+            partition.map_changes(&self.mover.map);
         }
     }
 
@@ -387,6 +414,7 @@ impl Scene {
                     self.later(us + 300_000, Undo::Readmit(group as u16, some_replica as u16));
                 }
             }
+            Fault::MoveSlots => self.mover.begin(self.clock.now()),
             Fault::Mislead => {
                 let other = (some_replica + 1) % replicas as usize;
                 partition.mislead(leader, if leader == some_replica { other } else { some_replica }, us);
@@ -421,8 +449,7 @@ impl Scene {
             Undo::Cuts(group) => self.partitions[usize::from(group)].world.heal_cuts(),
             Undo::Readmit(group, replica) => self.callers.readmit(group, replica),
             Undo::Learn(replica) => {
-                let map = cluster_map(self.config.partitions, self.config.replicas);
-                self.managers[usize::from(replica)].0.learn(map);
+                self.managers[usize::from(replica)].0.learn(self.mover.map.clone());
             }
         }
     }

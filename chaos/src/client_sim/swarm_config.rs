@@ -50,12 +50,14 @@ pub enum Fault {
     /// One server of a partition loses its directory, comes back as a stranger, and is readmitted later. Once per
     /// partition.
     EmptyDirectory,
+    /// Slots begin to move from one partition to another. Nothing goes wrong by that alone.
+    MoveSlots,
     /// Two servers name each other as the leader for a while. Sound ones do not; a client must bear it all the same.
     Mislead,
 }
 
 impl Fault {
-    const ALL: [Fault; 19] = [
+    const ALL: [Fault; 20] = [
         Fault::KillLeader,
         Fault::KillServer,
         Fault::KillAll,
@@ -75,6 +77,7 @@ impl Fault {
         Fault::FullAccept,
         Fault::EmptyDirectory,
         Fault::Mislead,
+        Fault::MoveSlots,
     ];
 }
 

@@ -13,6 +13,7 @@ mod disk_full;
 mod durable;
 mod failover;
 mod kill_all;
+mod move_slots;
 mod power_cuts;
 mod rolling;
 mod self_repair;
@@ -238,6 +239,28 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
+    /// Move all keys of a partition to another one and back under load; check that no request fails and that each key
+    /// has its last value, and print how much slower requests are
+    MoveSlots {
+        /// Keys that move
+        #[arg(long, default_value_t = 100_000)]
+        keys: usize,
+        /// Size of a value, in bytes
+        #[arg(long, default_value_t = 100)]
+        value_bytes: usize,
+        /// Clients in a loop, each with keys of its own
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+        clients: u16,
+        /// Moves, back and forth
+        #[arg(long, default_value_t = 4)]
+        moves: u32,
+        /// How long the clients are watched before the first move, in seconds
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Where and with what shape; two partitions at least.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// The directory to work in.
@@ -306,6 +329,16 @@ pub fn run(options: &Options) -> Outcome {
                 limit: Duration::from_secs(minutes * 60),
             };
             self_repair::run(&plan, place)
+        }
+        Scenario::MoveSlots { keys, value_bytes, clients, moves, seconds, place } => {
+            let plan = move_slots::Plan {
+                keys: *keys,
+                value_bytes: *value_bytes,
+                clients: usize::from(*clients),
+                moves: *moves,
+                normal: Duration::from_secs(*seconds),
+            };
+            move_slots::run(&plan, place)
         }
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
@@ -394,6 +427,7 @@ mod tests {
             "rolling",
             "transcript",
             "self-repair",
+            "move-slots",
         ] {
             Options::try_parse_from(["madkv-scenario", scenario]).unwrap();
         }

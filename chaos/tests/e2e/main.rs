@@ -11,6 +11,7 @@
 //! - [`ycsb`]: the benchmarker, and a client that lies to it.
 //! - [`agents`]: hosts with agents, which launch again what has ended or hangs.
 //! - [`repairs`]: managers that repair groups by themselves, or wait for an operator.
+//! - [`slots`]: slots move between partitions, and a partition is added.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
 //! - [`backup`]: all keys into a file, and back, into another cluster.
 //! - [`demo`]: demonstrations that check themselves.
@@ -45,5 +46,6 @@ mod prompt;
 mod recovered;
 mod repairs;
 mod scene;
+mod slots;
 mod watched;
 mod why;
