@@ -288,7 +288,11 @@ impl Client {
                 WriteEnd::Evicted { what } => return Err(Error::Evicted { what }),
                 WriteEnd::Senseless(what) => return Err(Error::BadAnswer { what }),
                 WriteEnd::Response(ClientResponse::WrongPartition { .. }) if settles || write.may_have_happened() => {
-                    // An earlier copy may have been applied before the key moved. Only this group knows.
+                    // A map that was published once had this group for the key's owner: it may have applied an earlier
+                    // copy before the key moved, and only it knows.
+                    if routes.map.epoch == 0 {
+                        return Err(Error::Evicted { what: "the key moved to another partition" });
+                    }
                     settles = true;
                 }
                 WriteEnd::Response(ClientResponse::WrongPartition { epoch }) => {

@@ -3,7 +3,7 @@
 //!
 //! They stand behind the production listener, but are no replica group: a manager gives a map from whatever it has
 //! applied, so to a client a group of them is a few sources of which some may be behind. The map does not change in the
-//! run. Its epoch is 2; a manager that is behind has no map yet, or one of epoch 1 with other borders, by which no
+//! run. Its epoch is 2; a manager that is behind has no map yet, or one of epoch 0 with other borders, by which no
 //! server ever served.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,7 @@ pub fn cluster_map(partitions: u16, replicas: u16) -> ClusterMap {
 
 /// A map before that one: the same partitions with other borders.
 pub fn older_map(map: &ClusterMap) -> ClusterMap {
-    let mut older = ClusterMap { epoch: 1, ..map.clone() };
+    let mut older = ClusterMap { epoch: 0, ..map.clone() };
     let last = older.partitions.len() - 1;
     let mut first = 0;
     for number in 0..=last {
