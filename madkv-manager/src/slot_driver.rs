@@ -131,8 +131,7 @@ impl Driver {
                 let epoch = self.map.epoch;
                 let accept = SlotCommand::Accept { by, slots: slots.clone(), owned: owned(to), epoch };
                 let begin = SlotCommand::Begin { by, slots, owned: owned(from), epoch };
-                // The destination first: a source that has begun notes changes for it.
-                for (partition, command) in [(to, accept), (from, begin)] {
+                for (partition, command) in in_order(by, (from, begin), (to, accept)) {
                     match self.told(partition, &command).await {
                         Ok(()) => {}
                         // Nothing was copied yet. Later on it may be a leader that has not applied all and knows less:
@@ -263,6 +262,13 @@ impl Driver {
     }
 }
 
+/// Whom to tell first. At the first attempt the destination: nothing has to be noted for one that cannot take part.
+/// Later on the source, which an earlier attempt may have left frozen: it takes writes again even if the destination
+/// does not answer.
+fn in_order<T>(by: Attempt, source: T, destination: T) -> [T; 2] {
+    if by.number > 1 { [source, destination] } else { [destination, source] }
+}
+
 /// What was copied.
 struct Copied {
     records: usize,
@@ -297,5 +303,17 @@ fn exported(reply: SlotReply) -> Result<Exported, Trouble> {
         SlotReply::Piece(exported) => Ok(exported),
         SlotReply::Refused(why) => Err(Trouble::Passing(why)),
         other => Err(Trouble::Passing(format!("{other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers G10
+    #[test]
+    fn source_that_may_be_frozen_is_told_before_a_destination_that_may_be_silent() {
+        let told_first = |number| in_order(Attempt { id: 1, number }, "source", "destination")[0];
+        assert_eq!([1, 2, 3].map(told_first), ["destination", "source", "source"]);
     }
 }
