@@ -18,7 +18,7 @@ use smr_service::client::{
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::limits::RETRY_PAUSE;
+use crate::limits::MOVED_PAUSE;
 use crate::router::{Router, Routes};
 use crate::scan::{self, Record};
 use crate::{Error, Group};
@@ -130,7 +130,7 @@ impl Client {
         let deadline = self.deadline();
         let query = Query::Get { key }.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
-        let number = self.next_number();
+        let (number, mut waits) = (self.next_number(), 0);
         loop {
             let group = Arc::clone(routes.group_of(key));
             match self.read(&group, routes.map.epoch, &query, number, deadline).await? {
@@ -139,7 +139,7 @@ impl Client {
                         <[Bytes; 1]>::try_from(parts).map_err(|_| bad_answer(Malformed("answer in parts")))?;
                     return decode_value(answer).map_err(bad_answer);
                 }
-                Read::Elsewhere { epoch } => routes = self.moved(&routes, epoch, deadline, false).await?,
+                Read::Elsewhere { epoch } => routes = self.moved(&routes, epoch, deadline, &mut waits).await?,
             }
         }
     }
@@ -157,17 +157,17 @@ impl Client {
         }
         let deadline = self.deadline();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
-        let number = self.next_number();
+        let (number, mut waits) = (self.next_number(), 0);
         loop {
             match self.scan_all(&routes, (from, to), number, deadline).await? {
                 Ok(lists) => return Ok(scan::merge(lists)),
                 // Some keys have moved: parts of different epochs could miss them, or have them twice.
-                Err(epoch) => routes = self.moved(&routes, epoch, deadline, false).await?,
+                Err(epoch) => routes = self.moved(&routes, epoch, deadline, &mut waits).await?,
             }
         }
     }
 
-    /// Asks all partitions at once. The inner error is the epoch of a newer map.
+    /// Asks all partitions that own slots at once. The inner error is the epoch of a newer map.
     async fn scan_all(
         &self,
         routes: &Arc<Routes>,
@@ -175,17 +175,19 @@ impl Client {
         number: u32,
         deadline: Option<Instant>,
     ) -> Result<Result<Vec<Vec<Record>>, u64>, Error> {
-        if let [group] = &routes.groups[..] {
-            let queries = scan_queries(&routes.map, 0, range);
-            return Ok(self.scan_one(group, routes.map.epoch, queries, number, deadline).await?.map(|list| vec![list]));
+        let owners = owners(&routes.map);
+        if let [partition] = owners[..] {
+            let queries = scan_queries(&routes.map, partition, range);
+            let list = self.scan_one(&routes.groups[partition], routes.map.epoch, queries, number, deadline).await?;
+            return Ok(list.map(|list| vec![list]));
         }
         let mut tasks = JoinSet::new(); // dropped on an early return, which ends its tasks
-        for (partition, group) in routes.groups.iter().enumerate() {
-            let (client, group, epoch) = (self.clone(), Arc::clone(group), routes.map.epoch);
+        for &partition in &owners {
+            let (client, group, epoch) = (self.clone(), Arc::clone(&routes.groups[partition]), routes.map.epoch);
             let queries = scan_queries(&routes.map, partition, range);
             tasks.spawn(async move { client.scan_one(&group, epoch, queries, number, deadline).await });
         }
-        let mut lists = Vec::with_capacity(routes.groups.len());
+        let mut lists = Vec::with_capacity(owners.len());
         while let Some(task) = tasks.join_next().await {
             match task.unwrap_or_else(|error| panic!("a part of a SCAN failed: {error}"))? {
                 Ok(list) => lists.push(list),
@@ -243,10 +245,10 @@ impl Client {
         let deadline = self.deadline();
         let command = command.encode();
         let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
-        let number = self.next_number();
+        let (number, mut waits) = (self.next_number(), 0);
         loop {
             let group = Arc::clone(routes.group_of(key));
-            match self.write_in(&group, &mut routes, &command, number, deadline).await? {
+            match self.write_in(&group, &mut routes, &command, number, deadline, &mut waits).await? {
                 Some(answer) => return Ok(answer),
                 None => continue,
             }
@@ -262,6 +264,7 @@ impl Client {
         command: &Bytes,
         number: u32,
         deadline: Option<Instant>,
+        waits: &mut u32,
     ) -> Result<Option<Bytes>, Error> {
         let begun = Write::begin(&self.shared.context, group, routes.map.epoch, command.clone(), deadline).await;
         let mut write = begun.map_err(|failure| self.failure(failure, false))?.numbered(number);
@@ -279,7 +282,7 @@ impl Client {
                         None => return Ok(Some(answer)),
                         // By the group's own sessions: no copy was applied, and none under this number ever will be.
                         Some(epoch) => {
-                            *routes = self.moved(routes, epoch, deadline, false).await?;
+                            *routes = self.moved(routes, epoch, deadline, waits).await?;
                             return Ok(None);
                         }
                     },
@@ -293,10 +296,14 @@ impl Client {
                     if routes.map.epoch == 0 {
                         return Err(Error::Evicted { what: "the key moved to another partition" });
                     }
+                    if settles {
+                        // Its server is behind.
+                        self.wait_for_a_move(waits, deadline, write.may_have_happened()).await?;
+                    }
                     settles = true;
                 }
                 WriteEnd::Response(ClientResponse::WrongPartition { epoch }) => {
-                    *routes = self.moved(routes, epoch, deadline, false).await?;
+                    *routes = self.moved(routes, epoch, deadline, waits).await?;
                     return Ok(None);
                 }
                 WriteEnd::Response(other) => return Err(refusal(other, write.may_have_happened())),
@@ -304,20 +311,29 @@ impl Client {
         }
     }
 
-    /// A server of `epoch` says that a key lives elsewhere.
+    /// A server of `epoch` says that a key lives elsewhere, for the time number `waits` that nothing is newer.
     async fn moved(
         &self,
         routes: &Arc<Routes>,
         epoch: u64,
         deadline: Option<Instant>,
-        unknown: bool,
+        waits: &mut u32,
     ) -> Result<Arc<Routes>, Error> {
-        let newer = self.shared.router.refreshed(epoch, deadline).await.map_err(|_| self.timeout(unknown))?;
+        let newer = self.shared.router.refreshed(epoch, deadline).await.map_err(|_| self.timeout(false))?;
         if newer.map.epoch == routes.map.epoch {
-            let pause = self.shared.context.jitter.between(RETRY_PAUSE.0, RETRY_PAUSE.1);
-            before(deadline, tokio::time::sleep(pause)).await.map_err(|_| self.timeout(unknown))?;
+            self.wait_for_a_move(waits, deadline, false).await?;
+        } else {
+            *waits = 0;
         }
         Ok(newer)
+    }
+
+    /// Waits while slots are between two owners, or a server is behind: longer each time, for each attempt is a command
+    /// in the group's log.
+    async fn wait_for_a_move(&self, waits: &mut u32, deadline: Option<Instant>, unknown: bool) -> Result<(), Error> {
+        let pause = self.shared.context.jitter.growing(*waits, MOVED_PAUSE);
+        *waits = waits.saturating_add(1);
+        before(deadline, tokio::time::sleep(pause)).await.map_err(|_| self.timeout(unknown))
     }
 
     /// What consoles call the next request.
@@ -366,6 +382,17 @@ enum Read {
     Elsewhere {
         epoch: u64,
     },
+}
+
+/// The partitions that own slots by this map. Others may not have begun yet, and have nothing to answer for: the parts
+/// of these name all slots, and are refused once one of them has moved.
+fn owners(map: &ClusterMap) -> Vec<usize> {
+    (0..map.partitions.len()).filter(|&partition| owns_slots(map, partition)).collect()
+}
+
+/// Whether a partition owns any slots by this map.
+pub(crate) fn owns_slots(map: &ClusterMap, partition: usize) -> bool {
+    map.partitions.get(partition).is_some_and(|part| !part.slots.is_empty())
 }
 
 /// How to ask a partition for its part of a SCAN, the preferred way first. Once the map may have changed it names the

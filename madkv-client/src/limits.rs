@@ -13,6 +13,9 @@ pub const MANAGER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Dura
 
 /// The shortest and longest pause before a client that has a map looks for a newer one.
 pub const MAP_LOOK: (Duration, Duration) = (Duration::from_millis(800), Duration::from_millis(1_200));
+/// The shortest and longest pause before a request goes again to a partition that has sent it elsewhere, while no newer
+/// map says where.
+pub const MOVED_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// The pause before an operator's client looks again whether a change of a group has ended.
 pub const CHANGE_LOOK: Duration = Duration::from_millis(100);
 

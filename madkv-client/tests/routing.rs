@@ -341,6 +341,20 @@ async fn write_server_with_older_map_is_asked_again() {
     assert_eq!(cluster.group(0).executed, 1);
 }
 
+/// Slots on their way take no writes: each attempt is a command in the group's log, so there are few.
+#[tokio::test(start_paused = true)]
+async fn write_to_frozen_slots_is_sent_again_less_and_less_often() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.rule(0, 0, |_, ask| {
+        let ClientRequest::Write { .. } = ask else { return None };
+        Some(ClientResponse::WrongPartition { epoch: 0 }.into())
+    });
+    let error = cluster.client(Some(10_000)).put(b"a", b"1").await.unwrap_err();
+    assert!(!error.may_have_happened(), "{error}");
+    let attempts = cluster.writes(0).len();
+    assert!((30..90).contains(&attempts), "{attempts} attempts in 10 s");
+}
+
 // covers G2
 #[tokio::test(start_paused = true)]
 async fn map_older_one_offered_later_is_thrown_away() {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use fake::{Act, Cluster};
 use madkv_client::{Client, Error};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
+use madkv_proto::map::Partition;
+use madkv_proto::slot_set::SlotSet;
 
 async fn fill(client: &Client, count: u32) -> Vec<String> {
     let keys: Vec<String> = (0..count).map(|number| format!("k{number:03}")).collect();
@@ -58,6 +60,23 @@ async fn scan_partition_dead_waits_never_partial() {
     assert!(!scan.is_finished());
     cluster.groups[1].nodes[0].revive().await;
     assert_eq!(scan.await.unwrap().unwrap(), all);
+}
+
+/// A partition that was just added has no slots, and perhaps no servers yet.
+#[tokio::test(start_paused = true)]
+async fn scan_partition_without_slots_is_not_asked() {
+    for partitions in [1, 2] {
+        let cluster = Cluster::start(partitions, 1).await;
+        {
+            let mut map = cluster.map.lock().unwrap();
+            let map = map.as_mut().unwrap();
+            map.partitions.push(Partition { slots: SlotSet::default(), servers: vec!["127.0.0.1:9".to_owned()] });
+            map.epoch = 2;
+        }
+        let client = cluster.client(Some(10_000));
+        let all = fill(&client, 30).await;
+        assert_eq!(keys(&client, "", "z").await.unwrap(), all);
+    }
 }
 
 #[tokio::test(start_paused = true)]

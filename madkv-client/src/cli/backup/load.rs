@@ -10,6 +10,7 @@ use tokio::task::{JoinSet, yield_now};
 use super::BackupError;
 use super::format::{Block, Header, Reader};
 use super::scan::{NotYet, PartitionScan, RetryBudget};
+use crate::client::owns_slots;
 use crate::{Client, Error};
 
 /// Keys that are being written at a time.
@@ -78,9 +79,12 @@ async fn has_keys(client: &Client) -> Result<bool, BackupError> {
     let mut map = retry_budget.map(client, 0).await?;
     let mut partition = 0;
     while partition < map.partitions.len() {
-        let first = match PartitionScan::begin(client, &map, partition).await {
-            Ok(mut scan) => scan.next().await,
-            Err(not_yet) => Err(not_yet),
+        let first = match owns_slots(&map, partition) {
+            true => match PartitionScan::begin(client, &map, partition).await {
+                Ok(mut scan) => scan.next().await,
+                Err(not_yet) => Err(not_yet),
+            },
+            false => Ok(None),
         };
         match first {
             Ok(Some(records)) if !records.is_empty() => return Ok(true),

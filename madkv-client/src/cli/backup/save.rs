@@ -15,6 +15,7 @@ use super::BackupError;
 use super::format::{Header, Writer};
 use super::scan::{NotYet, PartitionScan, RetryBudget};
 use crate::Client;
+use crate::client::owns_slots;
 
 /// Who may read a backup: its owner.
 const FILE_MODE: u32 = 0o600;
@@ -93,6 +94,9 @@ async fn save_partition(
     writer: &mut Writer<BufWriter<&File>>,
     retry_budget: &mut RetryBudget,
 ) -> Result<Option<u64>, BackupError> {
+    if !owns_slots(map, partition) {
+        return Ok(None);
+    }
     let begin = writer.place();
     loop {
         let why = match copy(client, map, partition, writer).await? {
