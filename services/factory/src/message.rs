@@ -11,7 +11,7 @@ use crate::log::Run;
 use crate::words::{Attempts, Entry, Epoch, Incarnation, ServerId, View, ViewId};
 
 /// The versions of all that is said here.
-pub const VERSIONS: VersionRange = VersionRange::new(1, 1);
+pub const VERSIONS: VersionRange = VersionRange::new(2, 2);
 /// The first bytes of a [`Hello`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"factory\n");
 
@@ -203,6 +203,9 @@ pub enum PeerRequest {
         entries: Vec<Entry>,
         /// The live set, if it has changed since you were told; after the entries.
         view: Option<View>,
+        /// The change of this epoch whose view all of its members have recorded, if that is the present one: whoever
+        /// has recorded it, too, counts as live from now on.
+        established: Option<u64>,
     },
 }
 
@@ -257,7 +260,8 @@ pub enum Standing {
 /// What a factory has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Whether it has been in the live set ever since it was started, or since a primary caught it up.
+    /// Whether it has led since it was started, or was told since then that all members of a view with itself in it
+    /// have recorded that view.
     pub live: bool,
     /// Its incarnation.
     pub incarnation: Incarnation,

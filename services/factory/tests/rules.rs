@@ -12,6 +12,7 @@
 //! | `order N C=O …` | customers order at N, all at once |
 //! | `read N C` | a linearizable read at N |
 //! | `deliver N` | the next N messages, dials and broken connections |
+//! | `happen N` | of what can happen next only the Nth, from 0: by age of the connection, then dials |
 //! | `settle`, `pass`, `tick` | all of them; some time passes; both, that first |
 //! | `state`, `log N` | what each is and has; the log of one that runs |
 
@@ -53,6 +54,7 @@ fn run(script: &str) -> String {
                 world.read(numbers[0], numbers[1] as i32);
             }
             Some("deliver") => (0..numbers[0]).for_each(|_| world.happen(0)),
+            Some("happen") => world.happen(numbers[0] as usize),
             Some("settle") => world.settle(),
             Some("tick") => {
                 world.tick_all();

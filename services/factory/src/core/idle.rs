@@ -3,7 +3,7 @@
 use super::takeover::Takeover;
 use super::{Change, Core, Effect, LinkId, Role};
 use crate::message::{ATTEMPTS_MAX, ENTRIES_MAX, PeerAnswer, PeerRequest, Standing};
-use crate::words::{Entry, Epoch, OPCODE_UPDATE, ServerId, View};
+use crate::words::{Entry, Epoch, OPCODE_UPDATE, ServerId, View, ViewId};
 
 impl Core {
     pub(super) fn asked(&mut self, link: LinkId, from: ServerId, request: PeerRequest) {
@@ -40,8 +40,9 @@ impl Core {
                 let entries = self.log.slice(from, ENTRIES_MAX).to_vec();
                 self.effects.push(Effect::Reply(link, PeerAnswer::Entries { epoch, from, entries }));
             }
-            PeerRequest::Replicate { epoch, committed, keep, entries, view } => {
+            PeerRequest::Replicate { epoch, committed, keep, entries, view, established } => {
                 self.follow(link, epoch, (committed, keep), entries, view);
+                self.established(epoch, established);
             }
         }
     }
@@ -63,6 +64,13 @@ impl Core {
         self.primary_link = Some(link);
         let summary = self.summary();
         self.effects.push(Effect::Reply(link, PeerAnswer::Promised { epoch, summary }));
+    }
+
+    /// Rule 5: whoever takes over now, and was in the view, knows that this one is in it.
+    fn established(&mut self, epoch: Epoch, change: Option<u64>) {
+        if change.is_some_and(|change| self.view.id == ViewId { epoch, change }) {
+            self.live = true;
+        }
     }
 
     /// Makes its log as the primary's.

@@ -6,13 +6,13 @@
 //!    promised is on disk before it is said.
 //! 2. **The most complete log first.** Before it orders anything it waits for the answer, or the broken connection, of
 //!    each of them, and adopts the most complete log among its own and those that were named: that of the latest view,
-//!    and of those the longest.
+//!    and of those the longest. Whoever it found dead and stands in the latest view it has heard of is dialled again.
 //! 3. **Views.** The live set is recorded with the epoch, and counted in it. Whoever records it has all that was
 //!    acknowledged before. An order is acknowledged once it is on the disk of each member of the present view, and each
 //!    of them has recorded that view.
 //! 4. **Broken connections count as death.** Then the primary goes on with a view without that one.
-//! 5. **A factory that was started again counts as dead** until a primary has caught it up and it has recorded a view
-//!    with itself in it.
+//! 5. **A factory that was started again counts as dead** until it leads itself, or a primary has caught it up and told
+//!    it that all members of the present view have recorded it.
 //! 6. **If no one is live**, a factory leads only when all of the last recorded live set have answered, with the
 //!    directories that they had; in the beginning, all of the group. A takeover that was promised to, and of which
 //!    nothing more was heard, may have come to a live set that no one here knows: if a live server promised, or all of
@@ -484,7 +484,6 @@ impl Core {
 
     fn record(&mut self, view: View) {
         self.view = view.clone();
-        self.live = true;
         self.attempts.retain(|_, attempt| attempt.epoch > view.id.epoch);
         self.persist(Change::View(view, self.attempts.clone()));
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::takeover::Waiting;
 use super::{Change, Core, Effect, Outcome, Role};
-use crate::message::{ENTRIES_MAX, PeerAnswer, PeerRequest};
+use crate::message::{ENTRIES_MAX, PeerAnswer, PeerRequest, Summary};
 use crate::words::{Entry, Incarnation, ServerId, View, ViewId};
 
 /// Messages to one factory that it has not answered yet.
@@ -16,6 +16,8 @@ const JOINER_LACKS_MAX: u64 = 256;
 #[derive(Clone, Debug)]
 struct Link {
     incarnation: Incarnation,
+    /// Whether it counts as live, and knows it (rule 5).
+    live: bool,
     /// Sent up to here.
     sent: u64,
     /// On its disk up to here.
@@ -39,9 +41,10 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    pub(super) fn add(&mut self, other: ServerId, incarnation: Incarnation, common: u64) {
+    pub(super) fn add(&mut self, other: ServerId, summary: &Summary, common: u64) {
         let link = Link {
-            incarnation,
+            incarnation: summary.incarnation,
+            live: summary.live,
             sent: common,
             acked: common,
             view_sent: None,
@@ -86,7 +89,7 @@ impl Core {
         let Role::Leading(leading) = &mut self.role else { return };
         match answer {
             PeerAnswer::Promised { epoch: of, summary } if of == epoch && !leading.links.contains_key(&other) => {
-                leading.add(other, summary.incarnation, self.log.common(&summary.runs));
+                leading.add(other, &summary, self.log.common(&summary.runs));
             }
             PeerAnswer::Replicated { epoch: of, last_index, view } if of == epoch => {
                 let Some(link) = leading.links.get_mut(&other) else { return };
@@ -153,6 +156,7 @@ impl Core {
         let epoch = self.promised;
         let Role::Leading(leading) = &mut self.role else { return };
         let last = self.log.last_index();
+        let is_established = leading.replicated(&self.view, self.id, last).is_some();
         for (&other, link) in &mut leading.links {
             while link.unanswered < UNANSWERED_MAX {
                 let entries = self.log.slice(link.sent + 1, ENTRIES_MAX);
@@ -163,7 +167,9 @@ impl Core {
                     && link.view_sent != Some(self.view.id.change);
                 // Rule 8.
                 let committed = self.committed.min(end.saturating_sub(1));
-                if entries.is_empty() && !is_told && committed <= link.commit_sent {
+                let is_newcomer = !link.live && self.view.live.get(&other) == Some(&link.incarnation);
+                let established = (is_established && is_newcomer).then_some(self.view.id.change);
+                if entries.is_empty() && !is_told && established.is_none() && committed <= link.commit_sent {
                     break;
                 }
                 let request = PeerRequest::Replicate {
@@ -172,7 +178,9 @@ impl Core {
                     keep: link.sent,
                     entries: entries.to_vec(),
                     view: is_told.then(|| self.view.clone()),
+                    established,
                 };
+                link.live |= established.is_some();
                 if is_told {
                     link.view_sent = Some(self.view.id.change);
                 }

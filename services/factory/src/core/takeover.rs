@@ -60,6 +60,10 @@ pub(super) struct Takeover {
     pub(super) noted: VecDeque<(u64, Waiting)>,
     /// Who is not back, by what was said last.
     missing: Vec<ServerId>,
+    /// The latest view that was heard of, also from those that are gone since.
+    latest: View,
+    /// Who was found dead, stands in that view, and was dialled once more.
+    redialled: BTreeSet<ServerId>,
 }
 
 impl Takeover {
@@ -72,6 +76,20 @@ impl Takeover {
         for other in dead {
             self.heard.insert(*other, Heard::Pending);
         }
+    }
+
+    fn hear_view(&mut self, view: &View) {
+        if view.id > self.latest.id {
+            self.latest.clone_from(view);
+            self.redialled.clear();
+        }
+    }
+
+    /// Who was found dead, and may have become live since: it stands in the latest view. None of them is named twice.
+    fn passed_over(&mut self) -> Vec<ServerId> {
+        let is_gone = |id: &ServerId| matches!(self.heard.get(id), Some(Heard::Gone));
+        let found: Vec<ServerId> = self.latest.live.keys().copied().filter(is_gone).collect();
+        found.into_iter().filter(|&id| self.redialled.insert(id)).collect()
     }
 
     fn is_pending(&self) -> bool {
@@ -133,7 +151,15 @@ impl Core {
         self.primary = None;
         self.primary_link = None;
         let heard = self.others.keys().map(|&other| (other, Heard::Pending)).collect();
-        self.role = Role::Taking(Takeover { heard, fetching: None, waiting, noted, missing: Vec::new() });
+        self.role = Role::Taking(Takeover {
+            heard,
+            fetching: None,
+            waiting,
+            noted,
+            missing: Vec::new(),
+            latest: self.view.clone(),
+            redialled: self.view.live.keys().copied().collect(),
+        });
         let others: Vec<(ServerId, Outgoing)> =
             self.others.iter().map(|(&other, &outgoing)| (other, outgoing)).collect();
         for (other, outgoing) in others {
@@ -158,6 +184,7 @@ impl Core {
         let Role::Taking(takeover) = &mut self.role else { return };
         match answer {
             PeerAnswer::Promised { epoch: of, summary } if of == epoch => {
+                takeover.hear_view(&summary.view);
                 takeover.heard.insert(other, Heard::Summary(Box::new(summary)));
                 self.decide();
             }
@@ -188,6 +215,13 @@ impl Core {
         let epoch = self.promised;
         let Role::Taking(takeover) = &mut self.role else { return };
         if takeover.is_pending() {
+            return;
+        }
+        // Its view may be younger than the dial: whoever told of it has promised, and takes no one in any more.
+        let passed_over = takeover.passed_over();
+        if !passed_over.is_empty() {
+            takeover.ask_again(&passed_over);
+            passed_over.into_iter().for_each(|other| self.dial(other));
             return;
         }
         let own = Standpoint {
@@ -235,12 +269,14 @@ impl Core {
         let with: Vec<ServerId> = live.keys().copied().collect();
         let mut leading = Leading::default();
         for (other, summary) in takeover.summaries() {
-            leading.add(other, summary.incarnation, self.log.common(&summary.runs));
+            leading.add(other, summary, self.log.common(&summary.runs));
         }
         leading.arrived = takeover.waiting;
         leading.noted = takeover.noted;
         live.insert(self.id, self.incarnation);
         self.found_anew = false;
+        // All others were asked while this one was there: no one leads that has passed it over.
+        self.live = true;
         self.record(View { id: ViewId { epoch: self.promised, change: 0 }, live });
         self.primary = Some(self.id);
         self.role = Role::Leading(leading);
