@@ -243,6 +243,8 @@ pub enum PeerAnswer {
         last_index: u64,
         /// The view that it has recorded.
         view: ViewId,
+        /// Whether it counts as live.
+        live: bool,
     },
 }
 

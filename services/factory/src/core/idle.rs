@@ -41,8 +41,7 @@ impl Core {
                 self.effects.push(Effect::Reply(link, PeerAnswer::Entries { epoch, from, entries }));
             }
             PeerRequest::Replicate { epoch, committed, keep, entries, view, established } => {
-                self.follow(link, epoch, (committed, keep), entries, view);
-                self.established(epoch, established);
+                self.follow(link, epoch, (committed, keep), entries, (view, established));
             }
         }
     }
@@ -66,13 +65,6 @@ impl Core {
         self.effects.push(Effect::Reply(link, PeerAnswer::Promised { epoch, summary }));
     }
 
-    /// Rule 5: whoever takes over now, and was in the view, knows that this one is in it.
-    fn established(&mut self, epoch: Epoch, change: Option<u64>) {
-        if change.is_some_and(|change| self.view.id == ViewId { epoch, change }) {
-            self.live = true;
-        }
-    }
-
     /// Makes its log as the primary's.
     fn follow(
         &mut self,
@@ -80,7 +72,7 @@ impl Core {
         epoch: Epoch,
         (committed, keep): (u64, u64),
         entries: Vec<Entry>,
-        view: Option<View>,
+        (view, established): (Option<View>, Option<u64>),
     ) {
         let flaw = if keep > self.log.last_index() {
             Some("entries come after ones that are not here")
@@ -110,7 +102,11 @@ impl Core {
             self.record(view);
         }
         self.apply(committed.min(self.log.last_index()));
-        let (last_index, view) = (self.log.last_index(), self.view.id);
-        self.effects.push(Effect::Reply(link, PeerAnswer::Replicated { epoch, last_index, view }));
+        // Rule 5: whoever takes over now, and is in the view, knows that this one is in it, too.
+        if established.is_some_and(|change| self.view.id == ViewId { epoch, change }) {
+            self.live = true;
+        }
+        let (last_index, view, live) = (self.log.last_index(), self.view.id, self.live);
+        self.effects.push(Effect::Reply(link, PeerAnswer::Replicated { epoch, last_index, view, live }));
     }
 }

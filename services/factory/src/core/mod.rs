@@ -8,8 +8,8 @@
 //!    each of them, and adopts the most complete log among its own and those that were named: that of the latest view,
 //!    and of those the longest. Whoever it found dead and stands in the latest view it has heard of is dialled again.
 //! 3. **Views.** The live set is recorded with the epoch, and counted in it. Whoever records it has all that was
-//!    acknowledged before. An order is acknowledged once it is on the disk of each member of the present view, and each
-//!    of them has recorded that view.
+//!    acknowledged before. An order is acknowledged once it is on the disk of each member of the present view, each of
+//!    them has recorded that view, and each counts as live.
 //! 4. **Broken connections count as death.** Then the primary goes on with a view without that one.
 //! 5. **A factory that was started again counts as dead** until it leads itself, or a primary has caught it up and told
 //!    it that all members of the present view have recorded it.

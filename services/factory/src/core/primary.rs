@@ -16,8 +16,9 @@ const JOINER_LACKS_MAX: u64 = 256;
 #[derive(Clone, Debug)]
 struct Link {
     incarnation: Incarnation,
-    /// Whether it counts as live, and knows it (rule 5).
+    /// Whether it counts as live, as it said last; and the view that it was told all have recorded (rule 5).
     live: bool,
+    established_sent: Option<u64>,
     /// Sent up to here.
     sent: u64,
     /// On its disk up to here.
@@ -45,6 +46,7 @@ impl Leading {
         let link = Link {
             incarnation: summary.incarnation,
             live: summary.live,
+            established_sent: None,
             sent: common,
             acked: common,
             view_sent: None,
@@ -59,17 +61,27 @@ impl Leading {
         self.arrived.len() + self.noted.len()
     }
 
-    /// Up to where all members of the view have the log; `None` if some have not recorded the view yet.
+    /// The other members of the view; `None` for one that is not connected.
+    fn members<'l>(&'l self, view: &'l View, own: ServerId) -> impl Iterator<Item = Option<&'l Link>> {
+        let others = view.live.iter().filter(move |(other, _)| **other != own);
+        others.map(|(other, incarnation)| self.links.get(other).filter(|link| link.incarnation == *incarnation))
+    }
+
+    /// Whether all members have recorded the view.
+    fn is_established(&self, view: &View, own: ServerId) -> bool {
+        self.members(view, own).all(|link| link.is_some_and(|link| link.view_acked == Some(view.id.change)))
+    }
+
+    /// Up to where all members of the view have the log; `None` if some have not recorded the view yet, or do not count
+    /// as live: any of them must be able to go on alone with what is acknowledged.
     fn replicated(&self, view: &View, own: ServerId, last: u64) -> Option<u64> {
-        let mut everywhere = last;
-        for (other, incarnation) in view.live.iter().filter(|(other, _)| **other != own) {
-            let link = self.links.get(other).filter(|link| link.incarnation == *incarnation)?;
-            if link.view_acked != Some(view.id.change) {
-                return None;
-            }
-            everywhere = everywhere.min(link.acked);
+        if !self.is_established(view, own) {
+            return None;
         }
-        Some(everywhere)
+        self.members(view, own).try_fold(last, |everywhere, link| {
+            let link = link.filter(|link| link.live)?;
+            Some(everywhere.min(link.acked))
+        })
     }
 }
 
@@ -91,10 +103,11 @@ impl Core {
             PeerAnswer::Promised { epoch: of, summary } if of == epoch && !leading.links.contains_key(&other) => {
                 leading.add(other, &summary, self.log.common(&summary.runs));
             }
-            PeerAnswer::Replicated { epoch: of, last_index, view } if of == epoch => {
+            PeerAnswer::Replicated { epoch: of, last_index, view, live } if of == epoch => {
                 let Some(link) = leading.links.get_mut(&other) else { return };
                 link.unanswered = link.unanswered.saturating_sub(1);
                 link.acked = link.acked.max(last_index.min(link.sent));
+                link.live = live;
                 if view.epoch == epoch {
                     link.view_acked = Some(view.change);
                 }
@@ -156,7 +169,7 @@ impl Core {
         let epoch = self.promised;
         let Role::Leading(leading) = &mut self.role else { return };
         let last = self.log.last_index();
-        let is_established = leading.replicated(&self.view, self.id, last).is_some();
+        let is_established = leading.is_established(&self.view, self.id);
         for (&other, link) in &mut leading.links {
             while link.unanswered < UNANSWERED_MAX {
                 let entries = self.log.slice(link.sent + 1, ENTRIES_MAX);
@@ -169,6 +182,7 @@ impl Core {
                 let committed = self.committed.min(end.saturating_sub(1));
                 let is_newcomer = !link.live && self.view.live.get(&other) == Some(&link.incarnation);
                 let established = (is_established && is_newcomer).then_some(self.view.id.change);
+                let established = established.filter(|_| link.established_sent != established);
                 if entries.is_empty() && !is_told && established.is_none() && committed <= link.commit_sent {
                     break;
                 }
@@ -180,7 +194,7 @@ impl Core {
                     view: is_told.then(|| self.view.clone()),
                     established,
                 };
-                link.live |= established.is_some();
+                link.established_sent = established.or(link.established_sent);
                 if is_told {
                     link.view_sent = Some(self.view.id.change);
                 }
