@@ -94,6 +94,9 @@ pub struct Arbiter {
     /// What follows is about this epoch.
     epoch: Term,
     members: Vec<NodeId>,
+    /// The configuration that follows this epoch, once it was proposed: it may be in the service's log for as long as
+    /// no other one is known to follow, however long ago that was.
+    proposed: Option<EpochConfiguration>,
     /// Who says that whom is in its way, and when it said so last.
     blocked: BTreeMap<(NodeId, NodeId), Time>,
     /// Since when there is anything in `blocked`.
@@ -124,6 +127,7 @@ impl Arbiter {
             granted_until: BTreeMap::new(),
             epoch: Term::ZERO,
             members: Vec::new(),
+            proposed: None,
             blocked: BTreeMap::new(),
             blocked_since: None,
             leaving: BTreeSet::new(),
@@ -136,10 +140,14 @@ impl Arbiter {
     }
 
     /// Takes in what a node says, and answers it. `record` was read at a leader that was confirmed after the report had
-    /// arrived. Time never goes backwards.
+    /// arrived. Time never goes backwards. Records may: one that was read before another one is worth no lease, for its
+    /// members may have gone meanwhile.
     pub fn hear(&mut self, now: Time, record: &EpochRecord, report: &MemberReport) -> ServiceWord {
-        self.follow(now, record);
         let present = record.present();
+        if self.is_outdated(record) {
+            return ServiceWord { configuration: present.clone(), lease: None, feeds: None };
+        }
+        self.follow(now, record);
         let node = report.node;
         if present.is_member(node) || self.heard.contains_key(&node) || self.heard.len() < NEWCOMERS_MAX {
             self.heard.insert(node, now);
@@ -183,8 +191,20 @@ impl Arbiter {
             return (!self.has_presided).then_some(EpochDecision::Presides(self.id));
         }
         self.has_presided = true;
-        self.follow(now, record);
         let present = record.present();
+        if self.is_outdated(record) {
+            return None;
+        }
+        self.follow(now, record);
+        // What was proposed is proposed again, and nothing else, until it counts or cannot count any more: then those
+        // who are not in it may be granted leases again.
+        if let Some(configuration) = &self.proposed {
+            let again = EpochDecision::Next { presider: self.id, configuration: configuration.clone() };
+            if record.clone().apply(&again).is_ok() {
+                return Some(again);
+            }
+            self.proposed = None;
+        }
         if self.is_activated && record.complete().len() < present.members.len() {
             return Some(EpochDecision::Activated(present.epoch));
         }
@@ -210,14 +230,21 @@ impl Arbiter {
         self.has_presided && record.presider() != self.id
     }
 
-    fn next(&self, record: &EpochRecord, members: Vec<NodeId>) -> EpochDecision {
+    /// Proposes that these are the members. From now on no one else is granted a lease.
+    fn next(&mut self, record: &EpochRecord, members: Vec<NodeId>) -> EpochDecision {
         let present = record.present();
         let incomplete = members.iter().copied().find(|node| !record.complete().contains(node));
         let configuration = EpochConfiguration { epoch: present.epoch.next(), kind: present.kind, members, incomplete };
+        self.proposed = Some(configuration.clone());
         EpochDecision::Next { presider: self.id, configuration }
     }
 
-    /// Forgets what was about an epoch that is over.
+    /// Whether it has seen a later epoch than the record's.
+    fn is_outdated(&self, record: &EpochRecord) -> bool {
+        record.present().epoch < self.epoch
+    }
+
+    /// Forgets what was about an epoch that is over. The record must not be of an earlier one.
     fn follow(&mut self, now: Time, record: &EpochRecord) {
         let present = record.present();
         if present.epoch == self.epoch {
@@ -228,7 +255,7 @@ impl Arbiter {
             let times = if now.since_us(at) < REMOVALS_COUNT_US { times } else { 0 };
             self.removed.insert(gone.name, (times.saturating_add(1), now));
         }
-        (self.epoch, self.members) = (present.epoch, present.members.clone());
+        (self.epoch, self.members, self.proposed) = (present.epoch, present.members.clone(), None);
         self.blocked.clear();
         self.blocked_since = None;
         self.leaving.clear();
@@ -280,7 +307,8 @@ impl Arbiter {
     /// A lease for a member that asked for it in this epoch.
     fn grant(&mut self, now: Time, record: &EpochRecord, node: NodeId, epoch: Term) -> Option<u64> {
         let belongs = record.is_member_since(node, epoch) && record.complete().contains(&node);
-        if !belongs || self.leaving.contains(&node) || record.presider() != self.id {
+        let goes = self.proposed.as_ref().is_some_and(|next| !next.is_member(node));
+        if !belongs || goes || self.leaving.contains(&node) || record.presider() != self.id {
             return None;
         }
         self.granted_until.insert(node, now.plus_us(self.settings.lease_over_us()));
@@ -461,6 +489,58 @@ mod tests {
         table.after(60).blocked(0, 2);
         table.says(1, Vec::new());
         assert_eq!(table.decide(), Some(vec![0, 1]));
+    }
+
+    // covers K2 K17
+    #[test]
+    fn record_that_was_read_before_a_removal_is_worth_no_lease_after_it() {
+        let mut table = Table::new(3);
+        let read_before = table.record.clone();
+        table.blocked(0, 2);
+        table.after(250).blocked(0, 2);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), Some(vec![0, 1]));
+        let reports = vec![Report::LeaseWanted { epoch: Term(1), asked_at: Time(7) }];
+        let report = MemberReport { node: node(2), epoch: Term(1), last: EntryId::ZERO, reports };
+        let word = table.arbiter.hear(table.now, &read_before, &report);
+        assert_eq!((word.lease, word.configuration.epoch), (None, Term(1)));
+        assert_eq!(table.arbiter.decide(table.now, &read_before), None);
+        assert_eq!((table.arbiter.epoch, table.arbiter.removed.len()), (Term(2), 1), "it is where it was");
+    }
+
+    // covers K2
+    #[test]
+    fn no_lease_is_granted_while_a_decision_without_the_member_may_still_be_in_the_log() {
+        let mut table = Table::new(3);
+        table.blocked(0, 2);
+        table.after(250).blocked(0, 2);
+        table.says(1, Vec::new());
+        let proposed = table.arbiter.decide(table.now, &table.record).expect("a removal");
+        // It takes long, and meanwhile no one has said again that the third is in its way.
+        table.after(2_000);
+        for who in 0..3 {
+            table.says(who, Vec::new());
+        }
+        assert_eq!(table.arbiter.decide(table.now, &table.record), Some(proposed), "this one, or none");
+        assert_eq!(table.wants_lease(2), None);
+        assert!(table.wants_lease(1).is_some());
+        assert_eq!(table.decide(), Some(vec![0, 1]));
+    }
+
+    // covers K2
+    #[test]
+    fn decision_that_cannot_count_any_more_is_given_up() {
+        let mut table = Table::new(2);
+        table.says(0, Vec::new());
+        table.says(5, Vec::new());
+        table.says(0, vec![Report::CaughtUp { epoch: Term(1), newcomer: node(5) }]);
+        assert_eq!(table.decide(), Some(vec![0, 1, 5]));
+        table.says(0, vec![Report::FirstRestarted { epoch: Term(2), last: EntryId::ZERO }]);
+        table.arbiter.decide(table.now, &table.record).expect("an epoch in which the newcomer is incomplete");
+        // One that was proposed before comes first: the newcomer is complete.
+        table.record.apply(&EpochDecision::Activated(Term(2))).unwrap();
+        assert_eq!(table.decide(), Some(vec![0, 1, 5]));
+        assert_eq!((table.record.present().epoch, table.record.present().incomplete), (Term(3), None));
     }
 
     // covers K2 K8
