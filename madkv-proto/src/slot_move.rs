@@ -32,6 +32,8 @@ pub const PIECE_RECORDS_MAX: usize = 512;
 pub const DROP_STEP: usize = 1024;
 /// Changed keys of slots that move which a source notes. Beyond that it freezes the slots by itself.
 pub const CHANGED_MAX: usize = 1 << 20;
+/// The same for their bytes.
+pub const CHANGED_MAX_BYTES: usize = 64 << 20;
 
 /// The first byte of a command of this kind.
 pub(crate) const COMMAND: u8 = 4;

@@ -47,8 +47,8 @@ fn step(
             if !is_possible {
                 return Err("a record beyond the limits".to_owned());
             }
-            if let Installation::Next(slots) = known(ownership)?.install(by, number)? {
-                install(records, &slots, piece);
+            if let Installation::Next { slots, is_stale } = known(ownership)?.install(by, number)? {
+                install(records, &slots, is_stale, piece);
             }
         }
         SlotCommand::Freeze { by } => known(ownership)?.freeze(by)?,
@@ -80,8 +80,10 @@ fn known(ownership: &mut Option<Arc<Ownership>>) -> Result<&mut Ownership, Refus
     ownership.as_mut().map(Arc::make_mut).ok_or_else(|| "no move has begun here".to_owned())
 }
 
-fn install(records: &mut Records, slots: &SlotSet, piece: Piece) {
-    if let Some((after, up_to)) = &piece.whole {
+/// Installs a piece. Records of these slots that are not in it can be there only if some are stale: else the
+/// destination's own, of which there may be very many, need not be looked at.
+fn install(records: &mut Records, slots: &SlotSet, is_stale: bool, piece: Piece) {
+    if let Some((after, up_to)) = piece.whole.as_ref().filter(|_| is_stale) {
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let range = records.starting(from).map(|(key, _)| key);
         let range = range.take_while(|key| up_to.as_deref().is_none_or(|up_to| *key <= up_to));

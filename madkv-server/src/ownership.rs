@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use madkv_proto::slot_move::{Attempt, CHANGED_MAX};
+use madkv_proto::slot_move::{Attempt, CHANGED_MAX, CHANGED_MAX_BYTES};
 use madkv_proto::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,9 @@ pub(crate) struct Outgoing {
     /// Keys that were changed in this attempt, with the entries that did so last.
     #[serde(skip)]
     changed: OrdMap<Arc<[u8]>, u64>,
+    /// How long these keys are together.
+    #[serde(skip)]
+    changed_bytes: usize,
     last_change: u64,
     /// What is to be dropped comes after this key.
     drop_after: Option<Vec<u8>>,
@@ -48,6 +51,8 @@ struct Incoming {
     slots: SlotSet,
     /// The number of the next piece.
     pieces: u64,
+    /// Whether there may have been records of these slots before the first piece.
+    is_stale: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,8 +76,13 @@ pub(crate) type Refused = String;
 /// What becomes of a piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Installation {
-    /// It is to be installed; it holds records of these slots.
-    Next(SlotSet),
+    /// It is to be installed.
+    Next {
+        /// It holds records of these slots.
+        slots: SlotSet,
+        /// Whether there may be others of them, from an attempt before.
+        is_stale: bool,
+    },
     /// It was, before.
     Known,
 }
@@ -123,8 +133,8 @@ impl Ownership {
     pub(crate) fn note_change(&mut self, key: &[u8], index: u64) {
         let Some(outgoing) = &mut self.outgoing else { return };
         outgoing.last_change = index;
-        outgoing.changed.insert(key.into(), index);
-        if outgoing.changed.len() >= CHANGED_MAX {
+        outgoing.change(key, index);
+        if outgoing.changed.len() >= CHANGED_MAX || outgoing.changed_bytes >= CHANGED_MAX_BYTES {
             outgoing.phase = Phase::Frozen;
         }
     }
@@ -146,8 +156,9 @@ impl Ownership {
         if !self.owned.contains_all(&slots) {
             return Err("the partition does not own these slots".to_owned());
         }
-        let (changed, last_change) = (OrdMap::new(), 0);
-        self.outgoing = Some(Outgoing { by, slots, phase: Phase::Copying, changed, last_change, drop_after: None });
+        let (changed, phase) = (OrdMap::new(), Phase::Copying);
+        let outgoing = Outgoing { by, slots, phase, changed, changed_bytes: 0, last_change: 0, drop_after: None };
+        self.outgoing = Some(outgoing);
         Ok(())
     }
 
@@ -167,7 +178,8 @@ impl Ownership {
         if slots.without(&self.owned) != slots {
             return Err("the partition owns some of these slots already".to_owned());
         }
-        self.incoming = Some(Incoming { by, slots, pieces: 0 });
+        let is_stale = self.has_foreign_records();
+        self.incoming = Some(Incoming { by, slots, pieces: 0, is_stale });
         Ok(())
     }
 
@@ -182,7 +194,7 @@ impl Ownership {
             return Err(format!("piece {number} before piece {}", incoming.pieces));
         }
         incoming.pieces += 1;
-        Ok(Installation::Next(incoming.slots.clone()))
+        Ok(Installation::Next { slots: incoming.slots.clone(), is_stale: incoming.is_stale })
     }
 
     /// No more writes to the slots at the source.
@@ -208,7 +220,7 @@ impl Ownership {
             Phase::Released => return Ok(()),
         }
         outgoing.phase = Phase::Released;
-        outgoing.changed = OrdMap::new();
+        (outgoing.changed, outgoing.changed_bytes) = (OrdMap::new(), 0);
         let slots = outgoing.slots.clone();
         self.owned = self.owned.without(&slots);
         (self.epoch, self.has_changed) = (epoch, true);
@@ -264,11 +276,18 @@ impl Ownership {
 
     /// A changed key, from an image. Whether there can be one.
     pub(crate) fn restore_change(&mut self, key: &[u8], index: u64) -> bool {
-        self.outgoing.as_mut().is_some_and(|outgoing| outgoing.changed.insert(key.into(), index).is_none())
+        self.outgoing.as_mut().is_some_and(|outgoing| outgoing.change(key, index))
     }
 }
 
 impl Outgoing {
+    /// Whether the key is new here.
+    fn change(&mut self, key: &[u8], index: u64) -> bool {
+        let is_new = self.changed.insert(key.into(), index).is_none();
+        self.changed_bytes += if is_new { key.len() } else { 0 };
+        is_new
+    }
+
     /// The slots.
     pub(crate) fn slots(&self) -> &SlotSet {
         &self.slots
@@ -288,5 +307,59 @@ impl Outgoing {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let range = self.changed.range::<_, [u8]>((from, Bound::Unbounded));
         range.filter(move |(_, index)| **index > since).map(|(key, _)| &**key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smr::codec;
+
+    use super::*;
+
+    fn by(number: u64) -> Attempt {
+        Attempt { id: 1, number }
+    }
+
+    /// As a replica has it that goes on from an image.
+    fn restored(ownership: &Ownership) -> Ownership {
+        let mut restored: Ownership = codec::decode(&codec::encode(ownership)).unwrap();
+        for (key, index) in ownership.changed() {
+            assert!(restored.restore_change(key, index));
+        }
+        restored
+    }
+
+    // covers G10
+    #[test]
+    fn long_keys_that_change_freeze_their_slots_before_they_fill_the_memory() {
+        const KEY_BYTES: usize = 1 << 20;
+        let all = SlotSet::range(0, 10);
+        let mut source = Ownership::founding(all.clone(), 1);
+        source.begin(by(1), all).unwrap();
+        let keys = (CHANGED_MAX_BYTES / KEY_BYTES) as u64;
+        for number in 0..keys {
+            assert!(source.takes_writes(3) && source.notes_changes(3), "after {number} keys");
+            let key = [&number.to_be_bytes()[..], &[0; KEY_BYTES - 8]].concat();
+            source.note_change(&key, 2 * number + 1);
+            source.note_change(&key, 2 * number + 2);
+            if number + 2 == keys {
+                source = restored(&source);
+            }
+        }
+        assert!(!source.takes_writes(3) && !source.notes_changes(3));
+        source.release(by(1), 2).unwrap();
+        assert_eq!(source.changed().count(), 0);
+    }
+
+    #[test]
+    fn records_are_looked_for_that_are_not_in_a_piece_only_where_an_attempt_before_may_have_left_some() {
+        let slots = SlotSet::range(0, 10);
+        let mut destination = Ownership::founding(SlotSet::default(), 1);
+        for (number, is_stale) in [(1, false), (2, true), (3, true)] {
+            destination.accept(by(number), slots.clone()).unwrap();
+            destination = restored(&destination);
+            let next = Installation::Next { slots: slots.clone(), is_stale };
+            assert_eq!(destination.install(by(number), 0), Ok(next), "attempt {number}");
+        }
     }
 }
