@@ -57,22 +57,24 @@ impl EpochService {
         partition: u16,
         report: &MemberReport,
     ) -> Result<Option<ServiceWord>, Outcome> {
-        let query = encode(&Query::Epochs { partition });
+        let query = encode(&Query::EpochsFor { partition, replica: report.node.name.0 });
         let stopping = || Outcome::OutOfService("stopping".to_owned());
         let answer = match replica.ask(Request::Read { query }).await.unwrap_or_else(stopping) {
             Outcome::Answer(answer) => answer,
             other => return Err(other),
         };
         let Reply::Epochs(Some(record)) = Reply::decode(&answer) else { return Ok(None) };
+        let mut arbiters = self.arbiters();
+        // Looked at now, when no other task can be ahead: for an arbiter time never goes backwards.
         let now = self.now();
         // An arbiter that does not preside, or not any more, grants nothing.
-        Ok(self.arbiters().get_mut(&partition).map(|arbiter| arbiter.hear(now, &record, report)))
+        Ok(arbiters.get_mut(&partition).map(|arbiter| arbiter.hear(now, &record, report)))
     }
 
     /// This replica leads, and these are the groups: what is to be decided now.
     fn decide(&self, records: &[(u16, EpochRecord)]) -> Vec<(u16, EpochDecision)> {
-        let now = self.now();
         let mut arbiters = self.arbiters();
+        let now = self.now();
         arbiters.retain(|partition, arbiter| {
             records.iter().any(|(of, record)| of == partition && !arbiter.is_over(record))
         });

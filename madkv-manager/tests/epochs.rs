@@ -97,6 +97,12 @@ fn epochs_begin_with_the_genesis_and_change_by_decisions_of_who_presides() {
     assert_eq!(record(&state), None);
     assert_eq!(found(&mut state, genesis([7, 8]), None), Reply::GenesisRecorded);
     let first = record(&state).unwrap();
+    for (replica, known) in [(1, true), (2, false)] {
+        let Reply::Epochs(record) = ask(&state, &Query::EpochsFor { partition: 1, replica }) else {
+            panic!("no epochs")
+        };
+        assert_eq!(record.is_some(), known, "the group is laid out with two");
+    }
     assert_eq!(first.present().members, [NodeId::new(0, 7), NodeId::new(1, 8)]);
     assert_eq!(decide(&mut state, EpochDecision::Presides(PresiderId(3))), Reply::Control(ControlReply::Done));
     let stale = next(&first, vec![NodeId::new(1, 8)]);

@@ -224,6 +224,13 @@ pub enum Query {
     SlotMoves,
     /// The move of slots that is open, for the leader.
     SlotMove,
+    /// What was decided about the members of one group, for one that the layout has; nothing for any other.
+    EpochsFor {
+        /// Its partition.
+        partition: u16,
+        /// The replica.
+        replica: u16,
+    },
 }
 
 /// An answer to either.

@@ -167,6 +167,10 @@ impl ManagerState {
             Query::Change { partition } => Reply::Control(self.change_of(partition)),
             Query::Kinds => Reply::Control(ControlReply::Kinds(self.kinds())),
             Query::Epochs { partition } => Reply::Epochs(self.epochs_of(partition).cloned().map(Box::new)),
+            Query::EpochsFor { partition, replica } => {
+                let is_laid_out = self.servers(partition).is_ok_and(|servers| usize::from(replica) < servers.len());
+                Reply::Epochs(self.epochs_of(partition).filter(|_| is_laid_out).cloned().map(Box::new))
+            }
             Query::AllEpochs => Reply::AllEpochs(self.all_epochs()),
             Query::SlotMoves => Reply::Control(self.slot_moves()),
             Query::SlotMove => Reply::SlotMove(self.slot_move()),

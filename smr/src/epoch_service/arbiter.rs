@@ -7,7 +7,8 @@
 //!   the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
 //! - *Restart.* A first that has restarted orders nothing before the next epoch, so it gets one.
 //! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended as
-//!   incomplete once that is done. Whoever was removed waits before, twice as long after each time.
+//!   incomplete once that is done. Whoever was removed, or took too long while others waited, waits before, twice as
+//!   long after each time; those that failed least often come first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,11 @@ use crate::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
 
 /// The longest pause before someone who was removed may join again, in microseconds.
 const PAUSE_MAX_US: u64 = 64_000_000;
+/// A newcomer may take this long to be brought up to date while others wait, in microseconds; twice as long after each
+/// time that it was removed or did not make it, for it may just have much to read.
+const JOIN_US: u64 = 30_000_000;
+/// So often that time is doubled at most.
+const JOIN_DOUBLINGS_MAX: u32 = 5;
 /// Removals that are longer ago do not make the pause longer, in microseconds.
 const REMOVALS_COUNT_US: u64 = 600_000_000;
 /// Newcomers that are remembered at most; more of them wait until these have joined or gone.
@@ -107,8 +113,10 @@ pub struct Arbiter {
     caught_up: Option<NodeId>,
     /// Who is being brought up to date.
     joining: Option<NodeId>,
-    /// How often each replica was removed lately, and when last.
-    removed: BTreeMap<ReplicaId, (u32, Time)>,
+    /// Since when.
+    joining_since: Time,
+    /// How often each replica was removed lately, or took too long to join, and when last.
+    failed: BTreeMap<ReplicaId, (u32, Time)>,
 }
 
 impl Arbiter {
@@ -135,7 +143,8 @@ impl Arbiter {
             first_restarted: false,
             caught_up: None,
             joining: None,
-            removed: BTreeMap::new(),
+            joining_since: now,
+            failed: BTreeMap::new(),
         }
     }
 
@@ -250,10 +259,9 @@ impl Arbiter {
         if present.epoch == self.epoch {
             return;
         }
-        for gone in self.members.iter().filter(|node| !present.is_member(**node)) {
-            let (times, at) = self.removed.get(&gone.name).copied().unwrap_or((0, now));
-            let times = if now.since_us(at) < REMOVALS_COUNT_US { times } else { 0 };
-            self.removed.insert(gone.name, (times.saturating_add(1), now));
+        let gone: Vec<NodeId> = self.members.iter().filter(|node| !present.is_member(**node)).copied().collect();
+        for node in gone {
+            self.note_failure(node, now);
         }
         (self.epoch, self.members, self.proposed) = (present.epoch, present.members.clone(), None);
         self.blocked.clear();
@@ -324,18 +332,45 @@ impl Arbiter {
         if self.joining.is_some_and(|node| !self.is_there(node, now)) {
             (self.joining, self.caught_up) = (None, None);
         }
-        if self.joining.is_none() {
-            let may_join = |node: &NodeId| {
-                self.is_there(*node, now) && !has_its_place(present, *node) && self.has_paused(*node, now)
-            };
-            self.joining = self.heard.keys().copied().find(may_join);
+        if present.incomplete.is_some() {
+            // It is not its turn yet.
+            self.joining_since = now;
+        }
+        let waits = |node: &NodeId| {
+            let is_there = self.is_there(*node, now) && !has_its_place(present, *node);
+            is_there && Some(*node) != self.joining && self.has_paused(*node, now)
+        };
+        let next = self.heard.keys().copied().filter(waits).min_by_key(|node| (self.failures(*node, now), *node));
+        match self.joining {
+            Some(late) if next.is_some() && self.caught_up.is_none() && self.is_late(late, now) => {
+                self.note_failure(late, now);
+                (self.joining, self.joining_since) = (next, now);
+            }
+            Some(_) => {}
+            None => (self.joining, self.joining_since) = (next, now),
         }
         let (heard, alive_us) = (&mut self.heard, self.settings.alive_us);
         heard.retain(|node, at| present.is_member(*node) || now.since_us(*at) < alive_us);
     }
 
+    fn is_late(&self, newcomer: NodeId, now: Time) -> bool {
+        let doublings = self.failures(newcomer, now).min(JOIN_DOUBLINGS_MAX);
+        now.since_us(self.joining_since) >= JOIN_US << doublings
+    }
+
+    /// It was removed, or took too long to join.
+    fn note_failure(&mut self, node: NodeId, now: Time) {
+        let times = self.failures(node, now);
+        self.failed.insert(node.name, (times.saturating_add(1), now));
+    }
+
+    fn failures(&self, node: NodeId, now: Time) -> u32 {
+        let lately = self.failed.get(&node.name).filter(|(_, at)| now.since_us(*at) < REMOVALS_COUNT_US);
+        lately.map_or(0, |(times, _)| *times)
+    }
+
     fn has_paused(&self, node: NodeId, now: Time) -> bool {
-        let Some((times, at)) = self.removed.get(&node.name) else { return true };
+        let Some((times, at)) = self.failed.get(&node.name) else { return true };
         let doublings = times.saturating_sub(1).min(16);
         now.since_us(*at) >= (self.settings.pause_us << doublings).min(PAUSE_MAX_US)
     }
@@ -505,7 +540,7 @@ mod tests {
         let word = table.arbiter.hear(table.now, &read_before, &report);
         assert_eq!((word.lease, word.configuration.epoch), (None, Term(1)));
         assert_eq!(table.arbiter.decide(table.now, &read_before), None);
-        assert_eq!((table.arbiter.epoch, table.arbiter.removed.len()), (Term(2), 1), "it is where it was");
+        assert_eq!((table.arbiter.epoch, table.arbiter.failed.len()), (Term(2), 1), "it is where it was");
     }
 
     // covers K2
@@ -583,6 +618,32 @@ mod tests {
         assert_eq!(table.record.present().epoch, Term(2));
         table.says(0, restarted(Term(1)));
         assert_eq!(table.decide(), None, "of an epoch that is over");
+    }
+
+    // covers K7
+    #[test]
+    fn newcomer_that_never_catches_up_is_in_the_way_of_no_other_for_ever() {
+        let mut table = Table::new(1);
+        // Whom it is to bring up to date after so many seconds in which all have reported.
+        let mut feeds = |seconds: u64, newcomers: &[u16]| {
+            let mut feeds = None;
+            for _ in 0..10 * seconds {
+                table.after(100);
+                for newcomer in newcomers {
+                    table.says(*newcomer, Vec::new());
+                }
+                feeds = table.says(0, Vec::new()).feeds;
+            }
+            feeds.map(|node| node.name.0)
+        };
+        assert_eq!(feeds(100, &[5]), Some(5), "as long as it likes while no one else waits");
+        assert_eq!(feeds(1, &[5, 6]), Some(6));
+        assert_eq!(feeds(28, &[5, 6]), Some(6));
+        assert_eq!(feeds(2, &[5, 6, 7]), Some(7), "those that have not failed yet come first");
+        assert_eq!(feeds(28, &[5, 6, 7]), Some(7));
+        assert_eq!(feeds(2, &[5, 6, 7]), Some(5));
+        assert_eq!(feeds(30, &[5, 6, 7]), Some(5), "it has twice as long now");
+        assert_eq!(feeds(30, &[5, 6, 7]), Some(6));
     }
 
     // covers K7
