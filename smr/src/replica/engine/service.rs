@@ -4,12 +4,15 @@
 //! exchange is under way at a time; what is to be said meanwhile waits for the next one, the latest of each subject.
 
 use super::{Action, Engine};
+use crate::configured::LEASE_MAX_US;
 use crate::epoch_service::{LeaseGrant, MemberReport, REPORTS_MAX, ServiceWord};
 use crate::protocol::{Input, Protocol, Report, Time};
 use crate::state_machine::StateMachine;
 
-/// After this long an exchange that was not answered does not count as under way any more, in microseconds.
-const EXCHANGE_TIMEOUT_US: u64 = 1_000_000;
+/// After this long an exchange that was not answered does not count as under way any more, in microseconds. Little more
+/// than [`LEASE_MAX_US`]: a lease that is granted later is over when it comes, and a member whose answer was lost, for
+/// want of room in its inbox, must not be without one, nor be silent, for longer than that.
+const EXCHANGE_TIMEOUT_US: u64 = LEASE_MAX_US + 50_000;
 
 /// What is to be said, and when something was said last.
 #[derive(Debug, Default)]
@@ -103,5 +106,18 @@ mod tests {
         assert_eq!(talk.take_due(), None, "one is under way");
         talk.is_now(Time(EXCHANGE_TIMEOUT_US));
         assert_eq!(talk.take_due(), Some(vec![blocked(1)]), "it has no answer");
+    }
+
+    // covers K11
+    #[test]
+    fn member_whose_answer_was_lost_asks_again_with_the_first_heartbeat_after_its_lease() {
+        let mut talk = ServiceTalk::default();
+        let mut asked_at_ms = Vec::new();
+        for now_ms in (0..=1000).step_by(100) {
+            talk.is_now(Time(now_ms * 1000));
+            talk.note_due();
+            asked_at_ms.extend(talk.take_due().map(|_| now_ms));
+        }
+        assert_eq!(asked_at_ms, [0, 400, 800]);
     }
 }
