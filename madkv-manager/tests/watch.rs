@@ -381,11 +381,13 @@ fn replica_of_a_host_that_is_gone_is_placed_on_another_and_the_old_one_ends_when
     assert!(decide(&mut state, moved, 1, Verdict::Repair(Stage::Readmit)).unwrap_err().contains("being changed"));
     // From now on the old one does not count, even if it has not heard of that.
     let of_old = |number, condition| report(2, number, vec![replica(0, 1, condition)]);
-    take(&mut state, &of_old(2, in_service())).unwrap();
+    let orders = take(&mut state, &of_old(2, in_service())).unwrap().orders;
+    assert_eq!(orders, [], "the group may need it until it has readmitted the other one");
     assert_eq!((view(&state).replicas[1].agent, members(&state, 0)), (4, vec![0, 2]));
     ended(&mut state, moved);
     assert!(!needs_move(&state) && !is_changing(&state));
     decide(&mut state, moved, 1, Verdict::Repair(Stage::Readmit)).unwrap();
+    assert_eq!(take(&mut state, &of_old(2, in_service())).unwrap().orders, []);
     take(&mut state, &spare_report(4, vec![placed(in_service())])).unwrap();
     let readmit = last(&state);
     decide(&mut state, readmit, 1, Verdict::Done).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! Until the new host's replica runs, the old host may come back with the old one in service: then it keeps it. From
 //! the decision on that the group is to know the new address, the place is the new host's; the old one, which no group
-//! knows any more, is to end when its host comes back. It is ended by its agent, and keeps its directory.
+//! knows any more, is to end when its host comes back, but not before the new one is in service: until then it may be
+//! one that its group needs. It is ended by its agent, and keeps its directory.
 
 use madkv_proto::control::{AgentReport, Condition, Launch, Order, OrderKind, Spare};
 use madkv_proto::map::ClusterMap;
@@ -112,10 +113,19 @@ impl Control {
     pub(super) fn retirements(&self, report: &AgentReport) -> impl Iterator<Item = Order> {
         report.replicas.iter().filter_map(|own| {
             let (partition, replica) = (own.partition, own.replica);
-            let placed = self.placed.get(&(partition, replica)).filter(|placed| placed.is_settled)?;
+            let place = (partition, replica);
+            let placed = self.placed.get(&place).filter(|placed| placed.is_settled)?;
             let is_due =
                 placed.agent != report.agent && own.condition != Condition::Stopped && own.order < placed.event;
-            is_due.then_some(Order { id: placed.event, partition, replica, what: OrderKind::Retire })
+            // A newcomer is in service once its group has readmitted it.
+            let has_taken_over =
+                self.replicas.get(&place).is_some_and(|watch| watch.agent == placed.agent) && self.is_member(place);
+            (is_due && has_taken_over).then_some(Order {
+                id: placed.event,
+                partition,
+                replica,
+                what: OrderKind::Retire,
+            })
         })
     }
 }
