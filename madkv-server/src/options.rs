@@ -172,6 +172,10 @@ impl Options {
         if self.join && self.protocol != GroupKind::Raft {
             return Err(BadArgument("--join: only groups of kind raft grow".into()));
         }
+        if advertise.is_some() && self.protocol != GroupKind::Raft {
+            let kind = self.protocol;
+            return Err(BadArgument(format!("--advertise: the replicas of groups of kind {kind} stay where they are")));
+        }
         if self.join && advertise.is_none() {
             return Err(BadArgument("--join: needs --advertise, or no one could find this replica".into()));
         }

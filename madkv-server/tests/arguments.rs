@@ -46,6 +46,18 @@ fn command_line_that_cannot_work_one_line_and_exit_code_2() {
 
 // covers B9
 #[test]
+fn flags_of_groups_that_change_are_refused_where_the_manager_names_the_members() {
+    for kind in ["chain", "active"] {
+        for flags in [&["--join"][..], &["--advertise", "127.0.0.1:5,127.0.0.1:6"]] {
+            let mut line = SERVER.with("--replica_id", "1");
+            line.extend(["--protocol", kind].iter().chain(flags).map(|&word| word.to_owned()));
+            SERVER.expect_line(&line, 2, flags[0]);
+        }
+    }
+}
+
+// covers B9
+#[test]
 fn port_in_use_one_line_and_exit_code_1() {
     SERVER.refuses_port_in_use("--api_listen");
 }
