@@ -163,7 +163,8 @@ fn write(options: &Options, writes: &[Figures], reads: &[Figures]) -> Result<(),
         ("factory-reads.svg", picture("Reads of 128 customers at each server", "reads per second, all", reads, rate)),
     ];
     let mut page = format!(
-        "# Robot factories\n\n`just factory-bench {}`, {} cores.\n\n| what | servers | per second | mean latency, us |\n|---|---|---|---|\n",
+        "# Robot factories\n\n`just factory-bench {}`, {} cores.\n\n\
+         | what | servers | per second | mean latency, us |\n|---|---|---|---|\n",
         options.seconds,
         thread::available_parallelism().map_or(0, usize::from)
     );

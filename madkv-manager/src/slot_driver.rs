@@ -1,8 +1,8 @@
 //! Carries out moves of slots, while this manager leads ([`madkv_proto::slot_move`] has the steps).
 //!
-//! All that must not be forgotten is recorded: before a step that cannot be taken back, and after it. Whoever takes over
-//! goes on from the record. While records are copied that means another attempt, from the beginning; the groups refuse
-//! what is late from the one before.
+//! All that must not be forgotten is recorded: before a step that cannot be taken back, and after it. Whoever takes
+//! over goes on from the record. While records are copied that means another attempt, from the beginning; the groups
+//! refuse what is late from the one before.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

@@ -7,8 +7,8 @@
 //! answer   PUT, DELETE: found u8 | SWAP, GET: 0, or 1 and the value | SCAN: records, in parts
 //! record   key length u32 | key | value length u32 | value
 //! ```
-//! Integers are little endian. Decoding borrows; nothing is copied. Commands and questions that begin with 4 are those of
-//! [`crate::slot_move`].
+//! Integers are little endian. Decoding borrows; nothing is copied. Commands and questions that begin with 4 are those
+//! of [`crate::slot_move`].
 
 use bytes::{Buf, Bytes};
 

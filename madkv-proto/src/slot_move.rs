@@ -64,8 +64,8 @@ pub struct Attempt {
 /// What a group of servers is told. Grows at its end only, and each kind belongs to a version of the commands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SlotCommand {
-    /// The source begins an attempt: slots that an earlier one has frozen take writes again, and from now on it is noted
-    /// which of their keys change.
+    /// The source begins an attempt: slots that an earlier one has frozen take writes again, and from now on it is
+    /// noted which of their keys change.
     Begin {
         /// The attempt.
         by: Attempt,

@@ -1,6 +1,6 @@
 //! What is asked of servers beside the requests of clients, as the body of
-//! [`ClientRequest::Control`](crate::frames::ClientRequest::Control), and the answers: where the time of one write goes,
-//! other replicas, slots that move.
+//! [`ClientRequest::Control`](crate::frames::ClientRequest::Control), and the answers: where the time of one write
+//! goes, other replicas, slots that move.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

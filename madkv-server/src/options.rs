@@ -26,8 +26,8 @@ pub struct Options {
     /// Number of this replica in its partition, from 0.
     #[arg(long = "replica_id", allow_negative_numbers = true)]
     pub replica_id: u16,
-    /// How the partition's group is kept in step, as the managers were told: raft, chain, active or passive. A directory
-    /// keeps the one that it was made with.
+    /// How the partition's group is kept in step, as the managers were told: raft, chain, active or passive. A
+    /// directory keeps the one that it was made with.
     #[arg(long = "protocol", default_value = "raft")]
     pub protocol: GroupKind,
     /// Where the managers' replicas listen: host:port, separated by commas, in replica order.

@@ -1,5 +1,5 @@
-//! Slots that move between two maps, step by step, while keys are written, read and scanned, and what was said before is
-//! said again.
+//! Slots that move between two maps, step by step, while keys are written, read and scanned, and what was said before
+//! is said again.
 
 #![cfg(test)]
 
@@ -314,7 +314,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    // covers C10 G7 G10 G11: one owner at a time, no write lost, doubled or misplaced, no SCAN with a key twice or never.
+    // covers C10 G7 G10 G11: one owner at a time, no write lost, doubled or misplaced, no SCAN with a key twice or
+    // never.
     #[test]
     fn slots_move_while_keys_are_written_and_each_step_is_said_again_at_any_time(events in events()) {
         let mut pair = Pair::new();

@@ -291,7 +291,8 @@ impl<D: Disk> Admin<D> {
 
     fn tell_of_surplus(&self, path: &Path, entries: usize, applied: u64) {
         (self.say)(&format!(
-            "{entries} orders that the primary does not have were cut off, {applied} of them applied here; they are in {}",
+            "{entries} orders that the primary does not have were cut off, \
+             {applied} of them applied here; they are in {}",
             path.display()
         ));
     }

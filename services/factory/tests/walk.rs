@@ -48,7 +48,8 @@ impl Walk {
             if let Some(leader) = leader {
                 assert!(
                     has(leader),
-                    "seed {seed}: server {leader} leads without order {customer}={order}, acknowledged at {index}\n{}{}",
+                    "seed {seed}: server {leader} leads without order {customer}={order}, \
+                     acknowledged at {index}\n{}{}",
                     self.world.trace,
                     self.world.state()
                 );

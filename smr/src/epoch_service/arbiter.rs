@@ -3,11 +3,11 @@
 //! - *Removal.* Members say who is in their way. That is collected for [`ArbiterSettings::collect_us`]; then those stay
 //!   who are in no one's way: the largest set of members that hear each other and holds a complete one, counted in
 //!   those whom the service hears; in a tie, the one with the first. Silence towards the service alone removes no one.
-//! - *Leases.* Who is to leave is granted none any more from the moment on when that shows, and the decision waits until
-//!   the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
+//! - *Leases.* Who is to leave is granted none any more from the moment on when that shows, and the decision waits
+//!   until the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
 //! - *Restart.* A first that has restarted orders nothing before the next epoch, so it gets one.
-//! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended as
-//!   incomplete once that is done. Whoever was removed, or took too long while others waited, waits before, twice as
+//! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended
+//!   as incomplete once that is done. Whoever was removed, or took too long while others waited, waits before, twice as
 //!   long after each time; those that failed least often come first.
 
 use std::collections::{BTreeMap, BTreeSet};

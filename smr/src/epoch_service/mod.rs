@@ -8,9 +8,9 @@
 //! # What a host of it has to see to
 //! - It takes in a report at a leader that was confirmed *after* the report had arrived: by a linearizable read that
 //!   brings the record. Only then a lease that is granted in the answer means something.
-//! - A leader makes a new arbiter for each time that it becomes one, and nothing that an earlier one had proposed may be
-//!   applied after the new one has granted something. So decisions carry the name of the arbiter, which is itself made
-//!   known by a decision ([`EpochDecision::Presides`]) before it grants anything.
+//! - A leader makes a new arbiter for each time that it becomes one, and nothing that an earlier one had proposed may
+//!   be applied after the new one has granted something. So decisions carry the name of the arbiter, which is itself
+//!   made known by a decision ([`EpochDecision::Presides`]) before it grants anything.
 
 mod arbiter;
 mod record;

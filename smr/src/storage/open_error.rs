@@ -55,7 +55,10 @@ pub enum OpenError {
         asked: LogEngine,
     },
     /// It is of a group of another kind.
-    #[error("{}: holds a replica of a group of kind {found}, this process serves one of kind {asked}", .directory.display())]
+    #[error(
+        "{}: holds a replica of a group of kind {found}, this process serves one of kind {asked}",
+        .directory.display()
+    )]
     OtherKind {
         /// The directory.
         directory: PathBuf,

@@ -92,8 +92,8 @@ impl Store {
     }
 
     /// Lets the node begin to count, once and for ever. A founder's log gets the genesis as entry 1, and its term
-    /// becomes 1; where a service decides on members, the genesis is the configuration of epoch 1, and entry 1 the no-op
-    /// that begins it. When this returns, all of it is durable; after a crash before, the node is uninitialized.
+    /// becomes 1; where a service decides on members, the genesis is the configuration of epoch 1, and entry 1 the
+    /// no-op that begins it. When this returns, all of it is durable; after a crash before, the node is uninitialized.
     ///
     /// # Errors
     /// Fatal ones of the device.

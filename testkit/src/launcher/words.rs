@@ -53,7 +53,8 @@ const WORDS: [HostWord; 8] = [
     HostWord {
         word: "grow",
         usage: "grow                      add a partition to this cluster, and start its servers",
-        about: "It has no slots; move-slots gives it some. Nothing of it can be cut before the next start of the cluster.",
+        about: "It has no slots; move-slots gives it some. Nothing of it can be cut \
+            before the next start of the cluster.",
     },
 ];
 

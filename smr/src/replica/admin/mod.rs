@@ -1,9 +1,9 @@
 //! What an operator asks of a group, beside reads and writes: other members, another leader.
 //!
 //! None of it is in the seam ([`crate::protocol`]), because protocols differ in it: a Raft group changes its members by
-//! its own log ([`RaftAdmin`]), others are configured from outside ([`ServiceDecides`]). The engine has one [`Admin`] and knows no more of
-//! it. Requests of this kind take more than one step: one is begun when it arrives, looked after at
-//! [`Admin::next_tick`], and answered once.
+//! its own log ([`RaftAdmin`]), others are configured from outside ([`ServiceDecides`]). The engine has one [`Admin`]
+//! and knows no more of it. Requests of this kind take more than one step: one is begun when it arrives, looked after
+//! at [`Admin::next_tick`], and answered once.
 
 pub mod readmission;
 pub mod scaling;
