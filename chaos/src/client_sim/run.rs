@@ -30,8 +30,9 @@ use super::slot_mover::SlotMover;
 use super::swarm_config::{Fault, SwarmConfig};
 use madkv_testkit::history::History;
 
-/// How long callers go on in the calm before they are told to stop, in microseconds.
-const CALM_US: u64 = 3_000_000;
+/// How long callers go on in the calm before they are told to stop, in microseconds. Longer than a process that was
+/// killed at the end of the faults may stay down (2 s), and a group of one then waits for its election (1.2 s).
+const CALM_US: u64 = 4_000_000;
 /// Within this many microseconds of calm every call must have ended: connections that fell silent are found out within
 /// seconds, and a call may have begun at the end of the calm.
 const ENDS_WITHIN_US: u64 = 60_000_000;
