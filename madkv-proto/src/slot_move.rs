@@ -6,15 +6,23 @@
 //!
 //! | at the source | at the destination | who answers for the slots |
 //! |---|---|---|
-//! | [`Begin`](SlotCommand::Begin): from now on it notes which of their keys change | [`Accept`](SlotCommand::Accept): records may come | the source |
-//! | read in pieces: all, then what has changed, again and again | [`Install`](SlotCommand::Install) | the source |
-//! | [`Freeze`](SlotCommand::Freeze): no writes; the last changes are read | [`Install`](SlotCommand::Install) | the source, reads only |
-//! | [`Release`](SlotCommand::Release) | | no one |
-//! | | [`Own`](SlotCommand::Own) | the destination |
-//! | [`Drop`](SlotCommand::Drop), again until all is gone | | the destination |
+//! | [`Begin`]: it notes which keys change from now on | [`Accept`]: records may come | the source |
+//! | read in pieces: all, then what has changed, again and again | [`Install`] | the source |
+//! | [`Freeze`]: no writes; last changes are read | [`Install`] | the source, reads only |
+//! | [`Release`] | | no one |
+//! | | [`Own`] | the destination |
+//! | [`Drop`], again until all is gone | | the destination |
 //!
 //! The managers record that all has been copied, and publish the map of the next epoch, between *freeze* and *release*;
 //! from there on there is no other attempt.
+//!
+//! [`Begin`]: SlotCommand::Begin
+//! [`Accept`]: SlotCommand::Accept
+//! [`Install`]: SlotCommand::Install
+//! [`Freeze`]: SlotCommand::Freeze
+//! [`Release`]: SlotCommand::Release
+//! [`Own`]: SlotCommand::Own
+//! [`Drop`]: SlotCommand::Drop
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -21,9 +21,9 @@ const ASK_AGAIN_US: u64 = 300_000;
 const LOOK_US: u64 = 2_000;
 /// Rounds in which what has changed is copied before the slots are frozen.
 const ROUNDS: u32 = 2;
-/// Of a thousand steps, so many are the first of another one that takes over.
+/// Of a thousand steps, this many are the first of another one that takes over.
 const TAKES_OVER: u64 = 20;
-/// Of a thousand steps, before so many something said earlier comes again.
+/// Of a thousand steps, before this many something said earlier comes again.
 const SAYS_AGAIN: u64 = 300;
 
 /// What is to be done next.

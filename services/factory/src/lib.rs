@@ -18,13 +18,13 @@
 //! | [`store`] | promise, view and log on disk |
 //! | [`wire`] | greetings, and frames with a deadline |
 //! | [`admin`] | the thread that drives the core; outgoing connections |
-//! | [`door`] | incoming connections: customers and other factories, at one port |
+//! | [`listener`] | incoming connections: customers and other factories, at one port |
 //! | [`server`], [`client`] | the two programs |
 
 pub mod admin;
 pub mod client;
 pub mod core;
-pub mod door;
+pub mod listener;
 pub mod log;
 pub mod message;
 pub mod server;

@@ -197,7 +197,7 @@ pub enum PeerRequest {
         epoch: Epoch,
         /// Up to here it is committed.
         committed: u64,
-        /// So many of your entries stay.
+        /// This many of your entries stay.
         keep: u64,
         /// These come after them.
         entries: Vec<Entry>,

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, EVENTS_MAX, Event, Group};
 use crate::core::Core;
-use crate::door::Door;
+use crate::listener::Listener;
 use crate::message::SERVERS_MAX;
 use crate::store::Store;
 use crate::words::ServerId;
@@ -152,7 +152,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     if !group.others.is_empty() {
         say("a broken connection counts as a dead server here: where links can fail, acknowledged orders can be lost");
     }
-    runtime.spawn(Door::new(group, shared, events.clone()).open(listener));
+    runtime.spawn(Listener::new(group, shared, events.clone()).open(listener));
     runtime.spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -8,8 +8,8 @@
 //! # Kinds
 //! | kind | order | way of a write | commits when | applies | answers | reads |
 //! |---|---|---|---|---|---|---|
-//! | `chain` | head | from member to member | the tail knows that it and all before it have it durable | all | head | any member |
-//! | `active` | first member | from the first to all | all have acknowledged it in this epoch | all | all | any member |
+//! | `chain` | head | from member to member | all have it durable, as the tail knows | all | head | any member |
+//! | `active` | first member | from the first to all | all acknowledged it in this epoch | all | all | any member |
 //! | `passive` | first member (primary) | as above | as above | primary | primary | primary |
 //!
 //! `active` and `passive` are *stars*.
@@ -48,7 +48,7 @@
 //! # Messages
 //! | message | from → to | answer | rests on |
 //! |---|---|---|---|
-//! | `Append` | first → others; in a chain each → next; feeder → newcomer | `Accepted`, `Rejected`, `Contradicted` | the configuration |
+//! | `Append` | to others; chain: to next; feeder: newcomer | `Accepted`, `Rejected`, `Contradicted` | configuration |
 //! | `Accepted` | back | | the entries, and all writes before them |
 //! | `Durable` | in a chain each → next | | the same, of all before it |
 //! | `Heartbeat` | as `Append` | `HeartbeatAck` | the configuration |

@@ -624,7 +624,7 @@ mod tests {
     #[test]
     fn newcomer_that_never_catches_up_is_in_the_way_of_no_other_for_ever() {
         let mut table = Table::new(1);
-        // Whom it is to bring up to date after so many seconds in which all have reported.
+        // Whom it is to bring up to date after this many seconds in which all have reported.
         let mut feeds = |seconds: u64, newcomers: &[u16]| {
             let mut feeds = None;
             for _ in 0..10 * seconds {

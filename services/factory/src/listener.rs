@@ -32,7 +32,7 @@ const STRANGERS_MAX: usize = 256;
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What the connections share.
-pub struct Door {
+pub struct Listener {
     group: Arc<Group>,
     shared: SharedRecords,
     events: mpsc::Sender<Event>,
@@ -43,10 +43,10 @@ pub struct Door {
     next_engineer: AtomicI32,
 }
 
-impl Door {
-    /// A door to this factory.
-    pub fn new(group: Arc<Group>, shared: SharedRecords, events: mpsc::Sender<Event>) -> Arc<Door> {
-        Arc::new(Door {
+impl Listener {
+    /// A listener before this factory.
+    pub fn new(group: Arc<Group>, shared: SharedRecords, events: mpsc::Sender<Event>) -> Arc<Listener> {
+        Arc::new(Listener {
             group,
             shared,
             events,
@@ -59,7 +59,7 @@ impl Door {
     }
 
     /// Takes connections for ever.
-    pub async fn open(self: Arc<Door>, listener: TcpListener) {
+    pub async fn open(self: Arc<Listener>, listener: TcpListener) {
         loop {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -70,9 +70,9 @@ impl Door {
                 }
             };
             let guest = self.lobby.enter(Some(from.ip()));
-            let door = Arc::clone(&self);
+            let own = Arc::clone(&self);
             tokio::spawn(async move {
-                if let Err(error) = door.serve(stream, guest).await {
+                if let Err(error) = own.serve(stream, guest).await {
                     tracing::debug!(%error, "a connection ends");
                 }
             });
