@@ -2,7 +2,7 @@
 //! [`ClientRequest::Control`](crate::frames::ClientRequest::Control) and of the answer to it.
 //!
 //! The enums grow at their end only. Whoever gets a variant that it does not know refuses it
-//! ([`ControlRequest::decode`]). Structs stay as they are.
+//! ([`ControlRequest::decode`]). From the first release on structs stay as they are.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
