@@ -143,6 +143,27 @@ impl LineClient {
     /// # Errors
     /// If it does not end in time.
     pub fn finish(mut self, timeout: Duration) -> Result<ExitStatus, NoAnswer> {
+        self.close(timeout)
+    }
+
+    /// As [`LineClient::finish`]; what it has written to stderr since the last look, to the end. While it runs, an
+    /// answer says nothing about how far its lines on stderr have come.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn finish_with_complaints(mut self, timeout: Duration) -> Result<(ExitStatus, Vec<String>), NoAnswer> {
+        let status = self.close(timeout)?;
+        let mut said = Vec::new();
+        loop {
+            match self.complaints.recv_timeout(timeout) {
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return Ok((status, said)),
+                Err(RecvTimeoutError::Timeout) => return Err(NoAnswer::Late(timeout)),
+            }
+        }
+    }
+
+    fn close(&mut self, timeout: Duration) -> Result<ExitStatus, NoAnswer> {
         self.input = None;
         wait_for(timeout, "the client's end", || self.process.child().try_wait().transpose())
             .map_err(|_| NoAnswer::Late(timeout))?

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::measure::memory_bytes;
-use crate::wait::wait_for;
+use crate::wait::{WaitTimeout, wait_for};
 
 /// How much of the end of a log goes into a message, in bytes.
 const LOG_TAIL_MAX_BYTES: usize = 4 << 10;
@@ -175,6 +175,17 @@ impl Process {
     /// All that it wrote so far, since the first start.
     pub fn log_text(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Waits until it has written this. Its lines come by a thread of their own: what else it does says nothing about
+    /// how far they are.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    pub fn wait_said(&self, text: &str, timeout: Duration) -> Result<(), WaitTimeout> {
+        wait_for(timeout, &format!("{text:?} in {}", self.log.display()), || {
+            self.log_text().contains(text).then_some(())
+        })
     }
 
     /// The end of what it wrote.

@@ -100,11 +100,11 @@ fn hung_server_is_killed_and_launched_again_only_when_it_is_gone() {
     signal(first, Signal::STOP);
     expect(&mut scene, HOST, 1, &format!("does not answer: process {first} is killed"));
     serves_as_another(&scene, &[first]);
+    expect(&mut scene, HOST, 2, "LFD2: add replica S2");
     let log = scene.agents().unwrap().process(HOST).log_text();
     let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("no {text:?} in {log}"));
     assert!(place("is killed") < place("it is launched again"), "{log}");
     assert!(place("LFD2: delete replica S2") < place("it is launched again"), "{log}");
-    expect(&mut scene, HOST, 2, "LFD2: add replica S2");
     load.wait_answers(100, TIMEOUT).unwrap();
     load.finish().unwrap().check(&scene).unwrap();
 }

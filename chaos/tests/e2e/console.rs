@@ -39,7 +39,8 @@ fn both_consoles_name_the_same_messages_of_reads_and_writes() {
         let mut client = scene.client_with(&["--trace_messages", "--client_id", number]).unwrap();
         script(&mut client, &["PUT a 1", "GET a", "SWAP b 2", "SCAN a z", "DELETE a", "GET a"]);
         // Requests are numbered as they were asked, whichever partition they went to.
-        let said = client.complaints();
+        let (status, said) = client.finish_with_complaints(TIMEOUT).unwrap();
+        assert!(status.success(), "{status}: {said:#?}");
         for request in 1..=6 {
             let tuple = format!(", {request}, reply>");
             assert!(said.iter().any(|line| line.ends_with(&tuple)), "request {request}: {said:#?}");
@@ -47,7 +48,13 @@ fn both_consoles_name_the_same_messages_of_reads_and_writes() {
         consoles += &(said.join("\n") + "\n");
     }
     let servers: Vec<Node> = scene.layout().shape.nodes().filter(|node| matches!(node, Node::Server { .. })).collect();
-    let logs: String = servers.iter().map(|&node| scene.process(node).log_text()).collect();
+    // A server's lines are written behind its back: its answer may be there before them.
+    let answered = tuples(consoles.lines(), "Received", "reply");
+    let logs = wait_for(TIMEOUT, "the servers' lines about all answers", || {
+        let logs: String = servers.iter().map(|&node| scene.process(node).log_text()).collect();
+        answered.is_subset(&tuples(logs.lines(), "Sending", "reply")).then_some(logs)
+    })
+    .unwrap();
     for (clients, servers, kind) in [("Sent", "Received", "request"), ("Received", "Sending", "reply")] {
         let at_clients = tuples(consoles.lines(), clients, kind);
         let at_servers = tuples(logs.lines(), servers, kind);

@@ -80,7 +80,7 @@ fn emptied_directory_is_quarantined_until_readmitted_and_then_counts() {
     wait_for(TIMEOUT, "quarantine of an emptied replica", || out_of_service(&scene)).unwrap();
     // It says so where its operator looks, and it does not vote: with one more dead there is no majority, and nothing
     // is answered.
-    assert!(scene.process(LATE).log_text().contains("quarantine"));
+    scene.process(LATE).wait_said("quarantine", TIMEOUT).unwrap();
     let other = scene.nodes_of(ONLY).find(|&node| node != LATE).unwrap();
     scene.process(other).kill();
     let mut hasty = scene.client_with(&["--timeout_ms", "1500"]).unwrap();

@@ -90,7 +90,7 @@ fn emptied_group_stays_out_until_the_word(shape: Shape) {
     scene.kill_all();
     scene.start_all().unwrap();
     assert_eq!(client.swap("a", "3", TIMEOUT).unwrap().as_deref(), Some("2"));
-    assert!(scene.process(servers[0]).log_text().contains("--found_anew: ignored"));
+    scene.process(servers[0]).wait_said("--found_anew: ignored", TIMEOUT).unwrap();
 }
 
 // covers M14 M15

@@ -197,7 +197,7 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     scene.process(only).start().unwrap();
     scene.ready();
     assert_eq!(client.swap("k0", "2", TIMEOUT).unwrap().as_deref(), Some("1"));
-    assert!(scene.process(only).log_text().contains("--found_anew: ignored"));
+    scene.process(only).wait_said("--found_anew: ignored", TIMEOUT).unwrap();
 }
 
 // covers D28
