@@ -168,6 +168,10 @@ rolling rounds="100":
 move-slots keys="100000":
     cargo run --quiet --release --bin madkv-scenario -- move-slots --partitions 2 --keys {{keys}}
 
+# Time a normal client's requests beside 2,000 hostile connections that take half a core, and print how much slower they are and what memory the leader takes.
+hostile connections="2000":
+    cargo run --quiet --release --bin madkv-scenario -- hostile --connections {{connections}}
+
 # Hurt a cluster whose hosts have agents, fault after fault; check that full redundancy returns by itself and soon enough each time (see `madkv-scenario self-repair --help`).
 [positional-arguments]
 self-repair *options:

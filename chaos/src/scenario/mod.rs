@@ -12,6 +12,7 @@ mod disk_errors;
 mod disk_full;
 mod durable;
 mod failover;
+mod hostile;
 mod kill_all;
 mod move_slots;
 mod power_cuts;
@@ -261,6 +262,19 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
+    /// Time a normal client's requests beside thousands of hostile connections to the leader, which take half a core;
+    /// print how much slower they are, and what memory the leader takes
+    Hostile {
+        /// Connections at a time
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u16).range(1..))]
+        connections: u16,
+        /// How long the normal client is timed, before and meanwhile, in seconds
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+        /// Where and with what shape.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// The directory to work in.
@@ -339,6 +353,10 @@ pub fn run(options: &Options) -> Outcome {
                 normal: Duration::from_secs(*seconds),
             };
             move_slots::run(&plan, place)
+        }
+        Scenario::Hostile { connections, seconds, place } => {
+            let plan = hostile::Plan { connections: usize::from(*connections), length: Duration::from_secs(*seconds) };
+            hostile::run(&plan, place)
         }
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
@@ -428,6 +446,7 @@ mod tests {
             "transcript",
             "self-repair",
             "move-slots",
+            "hostile",
         ] {
             Options::try_parse_from(["madkv-scenario", scenario]).unwrap();
         }
