@@ -534,6 +534,11 @@ pub enum Event {
         /// Whom it follows now, if that is known, or itself.
         leader: Option<NodeId>,
     },
+    /// This node orders no more writes, of its own accord.
+    StandsDown {
+        /// Why.
+        cause: StandDown,
+    },
     /// A transfer of leadership came to nothing; this node serves again.
     TransferFailed,
     /// This node's disk does not keep up with the group that it orders writes for; it hands over (E21).
@@ -572,6 +577,23 @@ pub enum Event {
         from: NodeId,
         /// What is wrong with it.
         what: String,
+    },
+}
+
+/// Why a member that orders writes gives that up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandDown {
+    /// No quorum has answered for so long that it may have elected another one (E8, E10).
+    QuorumSilent {
+        /// For how long, in microseconds.
+        for_us: u64,
+    },
+    /// Its disk does not finish a write (E19).
+    DiskStalled {
+        /// For how long it has not, in microseconds.
+        for_us: u64,
+        /// Who is to take over.
+        successor: NodeId,
     },
 }
 

@@ -140,7 +140,8 @@ fn tell_roles(cluster: &mut Cluster, term: u64) {
             let words = line.split_once("in term ").map(|(_, rest)| rest.split([',', ' ']).next().unwrap_or_default());
             words.is_some_and(|number| number.parse::<u64>().is_ok_and(|number| number > term))
         };
-        for line in log.lines().filter(|line| is_later(line) || line.contains("hands over")) {
+        let is_why = |line: &str| line.contains("hands over") || line.contains("stands down");
+        for line in log.lines().filter(|line| is_later(line) || is_why(line)) {
             println!("    {line}");
         }
     }

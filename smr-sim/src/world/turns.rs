@@ -383,7 +383,8 @@ impl<W: Workload> World<W> {
                 }
                 CoreEvent::DiskLags { .. } => self.watch.rare.saw(Rare::DiskLags),
                 CoreEvent::TransferFailed => self.watch.rare.saw(Rare::TransferFailed),
-                CoreEvent::CheckpointDue { .. }
+                CoreEvent::StandsDown { .. }
+                | CoreEvent::CheckpointDue { .. }
                 | CoreEvent::Forgot { .. }
                 | CoreEvent::LossProven { .. }
                 | CoreEvent::Healed { .. } => {}

@@ -12,7 +12,7 @@ use super::read::Reads;
 use super::{Leader, Leadership, Raft, Role, membership, quorum};
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload};
 use crate::id::{NodeId, ReplicaId};
-use crate::protocol::{Event, LogChange, NotHere, Time};
+use crate::protocol::{Event, LogChange, NotHere, StandDown, Time};
 
 /// A transfer of leadership under way. Proposals are refused until it ends, or the target could never catch up.
 #[derive(Clone, Debug)]
@@ -249,10 +249,13 @@ impl Raft {
         }
         // From now, not from when it was due: after a pause there is no storm of overdue ticks (E18).
         leader.heartbeat_at = now.plus_us(self.settings.heartbeat_us);
-        if self.has_lost_quorum() {
+        if let Some(for_us) = self.quorum_silent_for_us() {
+            self.out.effects.events.push(Event::StandsDown { cause: StandDown::QuorumSilent { for_us } });
             self.become_follower();
             self.restart_election_timer();
-        } else if self.is_disk_stalled() {
+        } else if let Some((for_us, successor)) = self.disk_stalled_for_us() {
+            let cause = StandDown::DiskStalled { for_us, successor };
+            self.out.effects.events.push(Event::StandsDown { cause });
             self.hand_over_and_follow();
         } else {
             self.send_heartbeats();
@@ -263,10 +266,10 @@ impl Raft {
         }
     }
 
-    /// Check-quorum: whether a quorum was silent for T. Then others may have elected a leader, and clients should not
-    /// wait for this one (E8, E10).
-    fn has_lost_quorum(&self) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+    /// Check-quorum: for how long a quorum was silent, if that is T at least. Then others may have elected a leader, and
+    /// clients should not wait for this one (E8, E10).
+    fn quorum_silent_for_us(&self) -> Option<u64> {
+        let Role::Leader(leader) = &self.role else { return None };
         let alive_at = quorum::reached(self.configurations.current(), |node| {
             if node == self.node {
                 self.now
@@ -274,14 +277,16 @@ impl Raft {
                 leader.peers.get(&node).map(Progress::alive_at).unwrap_or_default()
             }
         });
-        alive_at.is_none_or(|at| self.now.since_us(at) >= self.settings.election_timeout_us)
+        let for_us = self.now.since_us(alive_at.unwrap_or_default());
+        (for_us >= self.settings.election_timeout_us).then_some(for_us)
     }
 
-    /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19). Alone
-    /// it has no one to give way to.
-    fn is_disk_stalled(&self) -> bool {
-        let stalled = self.out.oldest_write_at().is_some_and(|at| self.now.since_us(at) > self.settings.disk_stall_us);
-        stalled && self.best_successor().is_some()
+    /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19): for how
+    /// long it has hung, and who can take over. Alone it has no one to give way to.
+    fn disk_stalled_for_us(&self) -> Option<(u64, NodeId)> {
+        let for_us = self.now.since_us(self.out.oldest_write_at()?);
+        let successor = self.best_successor().filter(|_| for_us > self.settings.disk_stall_us)?;
+        Some((for_us, successor))
     }
 
     /// A leader whose disk stays behind what the others commit hands over to one of them (E21), as in a transfer that

@@ -2,7 +2,7 @@
 
 use smr::entry::{Configuration, Entry, EntryId, Index, Payload, SnapshotMeta};
 use smr::id::NodeId;
-use smr::internals::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Write};
+use smr::internals::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, StandDown, Write};
 use smr::internals::raft::message::{Body, Lease};
 use smr::internals::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariants};
 
@@ -180,6 +180,10 @@ pub fn outputs(outputs: &Outputs, newly_committed: &[Entry]) -> Vec<String> {
                 format!("is {role} in {term:?}, led by {leader}")
             }
             Event::DiskLags { successor } => format!("hands over to {}: its disk lags", successor.name),
+            Event::StandsDown { cause: StandDown::QuorumSilent { .. } } => "stands down: no quorum answers".to_owned(),
+            Event::StandsDown { cause: StandDown::DiskStalled { successor, .. } } => {
+                format!("stands down for {}: its disk hangs", name(*successor))
+            }
             Event::TransferFailed => "gives up the transfer and serves again".to_owned(),
             Event::Forgot { entry } => format!("has forgotten {entry}, which it acknowledged"),
             Event::Healed { through } => format!("has healed, up to {through}"),

@@ -36,7 +36,7 @@ use self::timings::Timings;
 use self::waiting::WaitingWrites;
 use crate::entry::{Configuration, Entry, EntryId, Index, Payload, Term};
 use crate::id::{GroupName, NodeId, ReplicaId};
-use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, Time, WriteId};
+use crate::protocol::{Effects, Event, Input, Protocol, ReadToken, StandDown, Time, WriteId};
 use crate::replica::Tuning;
 use crate::replica::admin::{Admin, AdminContext};
 use crate::replica::engine::admission::Admission;
@@ -552,6 +552,19 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 "replica {} hands over to {}: its own disk has been behind its group for seconds",
                 self.node.name, successor.name
             )),
+            Event::StandsDown { cause } => self.report(match cause {
+                StandDown::QuorumSilent { for_us } => format!(
+                    "replica {} stands down: no majority has answered for {} ms",
+                    self.node.name,
+                    for_us / 1_000
+                ),
+                StandDown::DiskStalled { for_us, successor } => format!(
+                    "replica {} stands down for {}: its disk has not finished a write for {} ms",
+                    self.node.name,
+                    successor.name,
+                    for_us / 1_000
+                ),
+            }),
             Event::TransferFailed => self.admin.transfer_failed(),
             Event::Forgot { entry } => {
                 let why = format!("entry {entry} was acknowledged, and the log ends at {}", self.core.status().last);
