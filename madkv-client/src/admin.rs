@@ -210,7 +210,7 @@ async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>
     if posted.is_none() {
         return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
     }
-    let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| event));
+    let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| *event));
     match heard {
         Ok(Some(Event::Reply(ClientResponse::Status(status)))) => Ok(status),
         Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),

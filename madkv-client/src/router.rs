@@ -190,7 +190,7 @@ impl Router {
                 let Ok(Some(CopyEvent { copy, event })) = asked.await else { break };
                 let answering = copy as usize;
                 questions[answering] = None;
-                if let Event::Reply(ClientResponse::Map(map)) = event {
+                if let Event::Reply(ClientResponse::Map(map)) = *event {
                     let offered = map.epoch;
                     if self.install(*map) && offered >= epoch {
                         self.preferred.store(answering, Ordering::Relaxed);

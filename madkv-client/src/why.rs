@@ -199,14 +199,13 @@ async fn ask_timings(link: &Link, which: TimedEntry, deadline: Instant) -> Resul
     if posted.is_none() {
         return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
     }
-    match timeout_at(deadline, events.recv()).await {
-        Ok(Some(CopyEvent { event: Event::Reply(ClientResponse::Answer(answer)), .. })) => {
+    let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| *event));
+    match heard {
+        Ok(Some(Event::Reply(ClientResponse::Answer(answer)))) => {
             decode_timings(&answer)?.ok_or_else(|| "does not have the entry".to_owned())
         }
-        Ok(Some(CopyEvent { event: Event::Reply(other), .. })) => Err(format!("{other:?}")),
-        Ok(Some(CopyEvent { event: Event::Broken { .. }, .. }) | None) => {
-            Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()))
-        }
+        Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),
+        Ok(Some(Event::Broken { .. }) | None) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
         Err(_) => Err("silent".to_owned()),
     }
 }

@@ -53,8 +53,8 @@ pub enum Event<M> {
 pub struct CopyEvent<M> {
     /// The copy, by the number that its exchange gave it.
     pub copy: u32,
-    /// The event.
-    pub event: Event<M>,
+    /// The event. Apart, because each exchange has a queue of its own, and queues make room for many at once.
+    pub event: Box<Event<M>>,
 }
 
 /// Where the events of a request's copies go. Each copy sends one, except for the parts of a SCAN, which the receiver
@@ -430,7 +430,7 @@ impl<M: Map> Posted<M> {
 
 impl<M> Pending<M> {
     fn tell(&self, event: Event<M>) {
-        let _ = self.events.send(CopyEvent { copy: self.copy, event }); // whoever asked may have gone
+        let _ = self.events.send(CopyEvent { copy: self.copy, event: Box::new(event) }); // whoever asked may have gone
     }
 }
 
@@ -597,7 +597,7 @@ mod tests {
         connection.close("enough", true);
         assert!(reader.next().await.unwrap().is_none());
         for _ in 0..2 {
-            assert!(matches!(events.recv().await.unwrap().event, Event::Broken { sent: true }));
+            assert!(matches!(*events.recv().await.unwrap().event, Event::Broken { sent: true }));
         }
     }
 
@@ -632,12 +632,12 @@ mod tests {
             let _late = control(4);
             for expected in [1, 4] {
                 let heard = meanwhile(&mut task, events.recv()).await.unwrap();
-                let Event::Reply(ClientResponse::Refused(why)) = heard.event else { panic!("{:?}", heard.event) };
+                let Event::Reply(ClientResponse::Refused(why)) = *heard.event else { panic!("not refused") };
                 assert!(heard.copy == expected && why.contains("older build"), "{why}");
             }
             // It is still there for what it knows.
             meanwhile(&mut task, far.say(KIND_RESPONSE, &ResponseFrame { id: 3, body: ClientResponse::NoMap })).await;
-            assert!(matches!(meanwhile(&mut task, events.recv()).await.unwrap().event, Event::Reply(_)));
+            assert!(matches!(*meanwhile(&mut task, events.recv()).await.unwrap().event, Event::Reply(_)));
         }
     }
 
@@ -679,7 +679,7 @@ mod tests {
         append(&mut answers, KIND_RESPONSE, &ResponseFrame { id: third.id, body: ClientResponse::Done });
         tokio::io::AsyncWriteExt::write_all(&mut write, &answers).await.unwrap();
         for _ in 0..2 {
-            assert!(matches!(events.recv().await.unwrap().event, Event::Reply(ClientResponse::Done)));
+            assert!(matches!(*events.recv().await.unwrap().event, Event::Reply(ClientResponse::Done)));
         }
         assert!(connection.end().is_none());
     }
@@ -702,7 +702,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut stream, &bytes).await.unwrap();
             drop(stream);
-            assert!(matches!(events.recv().await.unwrap().event, Event::Broken { .. }));
+            assert!(matches!(*events.recv().await.unwrap().event, Event::Broken { .. }));
             assert!(connection.end().is_some_and(|end| !end.welcomed));
         }
     }
@@ -780,7 +780,7 @@ mod tests {
             meanwhile(&mut task, tokio::time::sleep(CONNECTION_DEAD - std::time::Duration::from_millis(1))).await;
             meanwhile(&mut task, far.say(KIND_RESPONSE, &ResponseFrame { id, body: ClientResponse::NoMap })).await;
             let heard = meanwhile(&mut task, events.recv()).await.unwrap();
-            assert!(matches!(heard.event, Event::Reply(ClientResponse::NoMap)), "after {pause_s} s");
+            assert!(matches!(*heard.event, Event::Reply(ClientResponse::NoMap)), "after {pause_s} s");
         }
     }
 

@@ -87,7 +87,7 @@ async fn hear<M: Map>(
         if let Some(question) = questions.get_mut(usize::from(replica)) {
             *question = None;
         }
-        match event {
+        match *event {
             Event::Reply(ClientResponse::Status(status)) => {
                 let leads = status.role == Role::Leader && status.service_state == ServiceState::InService;
                 let term = status.term.0;

@@ -192,7 +192,7 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// Takes news of a copy. Returns how the exchange ends, if it does.
     fn take(&mut self, CopyEvent { copy, event }: CopyEvent<M>) -> Option<Final<M>> {
         let place = self.copies.iter().position(|out| out.number == copy)?; // an abandoned copy has no say
-        let replica = self.copies[place].replica;
+        let (replica, event) = (self.copies[place].replica, *event);
         if let Event::Reply(ClientResponse::Part(part)) = event {
             let copy = &mut self.copies[place];
             copy.parts.push(part);
