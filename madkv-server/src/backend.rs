@@ -15,14 +15,16 @@ use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
 use smr_service::listener::{Backend, Label};
 
+use crate::map::JudgesKeys;
 use crate::trace::{self, Tracer};
 use crate::why::{self, Asked};
 
 /// What this partition owns, by the newest map known.
 ///
-/// It saves a request that is certainly for someone else its way through the replica. What counts is the replicated
-/// state ([`crate::map`]), which refuses with the same words: whoever goes by a newer map than this one is let through
-/// to it.
+/// Until the partition takes part in a move, its slots are those of every map that was ever published, and this is what
+/// keeps keys of others out, whatever a request says of the map that it goes by. From then on the replicated state
+/// ([`crate::map`]) has the last word, and refuses with the same words; this only saves a request that is certainly for
+/// someone else its way through the replica, and whoever goes by a newer map is let through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owned {
     epoch: u64,
@@ -47,24 +49,49 @@ impl Owned {
     }
 
     /// A SCAN names no slots: by an older map, partitions might together have some keys twice, or not at all.
-    fn check_scan(&self, routed_by: u64) -> Result<(), ClientResponse> {
-        if routed_by < self.slots_epoch { Err(ClientResponse::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
+    fn check_scan(&self, routed: Routed) -> Result<(), ClientResponse> {
+        if routed.by < self.slots_epoch { Err(ClientResponse::WrongPartition { epoch: self.epoch }) } else { Ok(()) }
     }
 
-    fn check_scan_of(&self, slots: &[u8], routed_by: u64) -> Result<(), ClientResponse> {
+    fn check_scan_of(&self, slots: &[u8], routed: Routed) -> Result<(), ClientResponse> {
         let slots = SlotSet::from_bytes(slots).ok_or_else(|| ClientResponse::Refused("malformed slots".to_owned()))?;
-        self.check_by(routed_by, || *self.slots == slots)
+        self.check_by(routed, || *self.slots == slots)
     }
 
-    fn check(&self, key: &[u8], routed_by: u64) -> Result<(), ClientResponse> {
-        self.check_by(routed_by, || self.slots.contains(slot_of(key)))
+    fn check(&self, key: &[u8], routed: Routed) -> Result<(), ClientResponse> {
+        self.check_by(routed, || self.slots.contains(slot_of(key)))
     }
 
-    fn check_by(&self, routed_by: u64, is_here: impl FnOnce() -> bool) -> Result<(), ClientResponse> {
-        let is_admitted = routed_by > self.epoch || is_here();
-        if is_admitted { Ok(()) } else { Err(ClientResponse::WrongPartition { epoch: self.epoch }) }
+    fn check_by(&self, routed: Routed, is_here: impl FnOnce() -> bool) -> Result<(), ClientResponse> {
+        if is_here() {
+            return Ok(());
+        }
+        if routed.by <= self.epoch {
+            return Err(ClientResponse::WrongPartition { epoch: self.epoch });
+        }
+        routed.trusted()
     }
 }
+
+/// By what a request came here, and whether it is judged once more.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed {
+    /// The epoch of the map by which the client found this partition, as it says itself.
+    pub by: u64,
+    /// Whether the replicated state judges which keys are the partition's.
+    pub is_judged: bool,
+}
+
+impl Routed {
+    /// That a key is here which the map known here does not give to the partition is believed only where it is judged.
+    /// Elsewhere it is not true, or this replica has yet to apply the move by which it became so: then it knows soon.
+    fn trusted(self) -> Result<(), ClientResponse> {
+        if self.is_judged { Ok(()) } else { Err(ClientResponse::OutOfService(BEHIND.to_owned())) }
+    }
+}
+
+/// Why a server does not take a request by a map that it does not know.
+const BEHIND: &str = "knows of no move by which this key came here";
 
 /// A replica of a partition, behind its listener.
 pub struct ServerBackend<R = ReplicaHandle> {
@@ -74,15 +101,17 @@ pub struct ServerBackend<R = ReplicaHandle> {
     owned: RwLock<Owned>,
     /// The servers of the partition, by replica, by the newest map known.
     servers: RwLock<Vec<String>>,
+    judges_keys: JudgesKeys,
     advertised: RwLock<Advertised>,
 }
 
 impl<R: Submit> ServerBackend<R> {
-    /// `replica` of `partition`, which owns what `map` says.
-    pub fn new(replica: R, partition: u16, map: &ClusterMap) -> ServerBackend<R> {
+    /// `replica` of `partition`, which owns what `map` says, unless the replica's state has its own word on that.
+    pub fn new(replica: R, partition: u16, map: &ClusterMap, judges_keys: JudgesKeys) -> ServerBackend<R> {
         let owned = RwLock::new(Owned::of(map, partition));
         let servers = RwLock::new(servers_of(map, partition));
-        ServerBackend { replica, partition, cluster: map.cluster, owned, servers, advertised: RwLock::default() }
+        let advertised = RwLock::default();
+        ServerBackend { replica, partition, cluster: map.cluster, owned, servers, judges_keys, advertised }
     }
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
@@ -126,7 +155,8 @@ impl<R: Submit> ServerBackend<R> {
                 return None;
             }
             Ok(Asked::Settle(ask)) => {
-                return match settled(ask) {
+                let settled = settled(ask, self.routed(u64::MAX), &self.owned());
+                return match settled {
                     Ok(request) => {
                         self.replica.queue(request, why::settled(reply));
                         None
@@ -136,7 +166,7 @@ impl<R: Submit> ServerBackend<R> {
             }
             Err(body) => return Some(body),
         };
-        let admitted = admit(ask, epoch, &self.owned());
+        let admitted = admit(ask, self.routed(epoch), &self.owned());
         match admitted {
             Ok(request) => {
                 self.replica.queue(request, reply);
@@ -154,7 +184,7 @@ impl<R: Submit> ServerBackend<R> {
         epoch: u64,
         reply: ReplyTo,
     ) -> Option<ClientResponse> {
-        let admitted = admit(ask, epoch, &self.owned());
+        let admitted = admit(ask, self.routed(epoch), &self.owned());
         match admitted {
             Ok(request) => {
                 let reply = match &request {
@@ -176,6 +206,10 @@ impl<R: Submit> ServerBackend<R> {
     /// Adds to the replica's description what is known here.
     pub fn complete(&self, status: &mut ReplicaStatus) {
         status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
+    }
+
+    fn routed(&self, by: u64) -> Routed {
+        Routed { by, is_judged: self.judges_keys.get() }
     }
 
     /// Not to be held while the replica has a turn, which may ask for it again.
@@ -239,20 +273,19 @@ fn servers_of(map: &ClusterMap, partition: u16) -> Vec<String> {
     map.partitions.get(usize::from(partition)).map_or_else(Vec::new, |part| part.servers.clone())
 }
 
-/// What to ask of the replica, or the answer that needs no replica. `epoch` is that of the map by which the client
-/// found this partition.
+/// What to ask of the replica, or the answer that needs no replica.
 ///
 /// # Errors
 /// The answer to the client, if nothing is asked of the replica.
-pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, ClientResponse> {
+pub fn admit(ask: ClientRequest, routed: Routed, owned: &Owned) -> Result<Request, ClientResponse> {
     match ask {
         ClientRequest::OpenSession => Ok(Request::OpenSession),
         ClientRequest::Write { client, number, lowest_unanswered, command } => {
-            owned.check(checked_key(&command)?, epoch)?;
+            owned.check(checked_key(&command)?, routed)?;
             Ok(Request::Write { client, number, lowest_unanswered, command })
         }
         ClientRequest::Read { query } => {
-            check_query(&query, epoch, owned)?;
+            check_query(&query, routed, owned)?;
             Ok(Request::Read { query })
         }
         ClientRequest::Status => Ok(Request::Status),
@@ -265,11 +298,12 @@ pub fn admit(ask: ClientRequest, epoch: u64, owned: &Owned) -> Result<Request, C
     }
 }
 
-/// A write that the replica is to judge, whoever owns its key by now.
-fn settled(ask: ClientRequest) -> Result<Request, ClientResponse> {
+/// A write that the replica is to judge, whoever owns its key by now. Where it does not judge, a key of another partition
+/// was never here, whatever the client says.
+fn settled(ask: ClientRequest, routed: Routed, owned: &Owned) -> Result<Request, ClientResponse> {
     match ask {
         ClientRequest::Write { client, number, lowest_unanswered, command } => {
-            checked_key(&command)?;
+            owned.check(checked_key(&command)?, routed)?;
             Ok(Request::Write { client, number, lowest_unanswered, command })
         }
         other => Err(ClientResponse::Refused(format!("no write: {other:?}"))),
@@ -284,22 +318,22 @@ fn checked_key(command: &Bytes) -> Result<&[u8], ClientResponse> {
     Ok(command.key())
 }
 
-fn check_query(query: &Bytes, epoch: u64, owned: &Owned) -> Result<(), ClientResponse> {
+fn check_query(query: &Bytes, routed: Routed, owned: &Owned) -> Result<(), ClientResponse> {
     match Query::decode(query).map_err(refused)? {
         Query::Get { key } => {
             check_len(key, KEY_MAX_BYTES)?;
-            owned.check(key, epoch)
+            owned.check(key, routed)
         }
         // Keys between two others may live anywhere: the client asks all partitions.
         Query::Scan { from, to } => {
             check_len(from, KEY_MAX_BYTES)?;
             check_len(to, KEY_MAX_BYTES)?;
-            owned.check_scan(epoch)
+            owned.check_scan(routed)
         }
         Query::ScanOf { slots, from, to } => {
             check_len(from, KEY_MAX_BYTES)?;
             check_len(to, KEY_MAX_BYTES)?;
-            owned.check_scan_of(slots, epoch)
+            owned.check_scan_of(slots, routed)
         }
     }
 }
@@ -323,6 +357,11 @@ mod tests {
         ClusterMap::deal(ClusterId(1), 1, &servers).unwrap()
     }
 
+    /// At a partition whose state judges keys.
+    fn by(epoch: u64) -> Routed {
+        Routed { by: epoch, is_judged: true }
+    }
+
     fn put(key: &[u8], value: &[u8]) -> ClientRequest {
         let command = Command::Put { key, value }.encode();
         ClientRequest::Write { client: ClientId::at(1), number: 1, lowest_unanswered: 1, command }
@@ -339,7 +378,7 @@ mod tests {
                 let owned = Owned::of(&map, partition);
                 let get = ClientRequest::Read { query: Query::Get { key: key.as_bytes() }.encode() };
                 for ask in [put(key.as_bytes(), b"v"), get] {
-                    let verdict = admit(ask, 1, &owned);
+                    let verdict = admit(ask, by(1), &owned);
                     if usize::from(partition) == home {
                         assert!(verdict.is_ok(), "{key} lives in {home}");
                     } else {
@@ -356,18 +395,21 @@ mod tests {
     fn admit_at_and_above_the_limits_accepted_and_too_large() {
         let owned = Owned::of(&map(1), 0);
         let (key, value) = (vec![0xff; KEY_MAX_BYTES], vec![0; VALUE_MAX_BYTES]);
-        assert!(admit(put(&key, &value), 1, &owned).is_ok());
-        assert!(admit(put(b"", b""), 1, &owned).is_ok(), "an empty key is a key");
+        assert!(admit(put(&key, &value), by(1), &owned).is_ok());
+        assert!(admit(put(b"", b""), by(1), &owned).is_ok(), "an empty key is a key");
         let too_large = |limit: usize| Some(ClientResponse::TooLarge { limit_bytes: limit as u32 });
         let (long_key, long_value) = (vec![0; KEY_MAX_BYTES + 1], vec![0; VALUE_MAX_BYTES + 1]);
-        assert_eq!(admit(put(&long_key, b""), 1, &owned).err(), too_large(KEY_MAX_BYTES));
-        assert_eq!(admit(put(b"", &long_value), 1, &owned).err(), too_large(VALUE_MAX_BYTES));
+        assert_eq!(admit(put(&long_key, b""), by(1), &owned).err(), too_large(KEY_MAX_BYTES));
+        assert_eq!(admit(put(b"", &long_value), by(1), &owned).err(), too_large(VALUE_MAX_BYTES));
         for query in [
             Query::Get { key: &long_key },
             Query::Scan { from: &long_key, to: b"" },
             Query::Scan { from: b"", to: &long_key },
         ] {
-            assert_eq!(admit(ClientRequest::Read { query: query.encode() }, 1, &owned).err(), too_large(KEY_MAX_BYTES));
+            assert_eq!(
+                admit(ClientRequest::Read { query: query.encode() }, by(1), &owned).err(),
+                too_large(KEY_MAX_BYTES)
+            );
         }
     }
 
@@ -375,7 +417,7 @@ mod tests {
     fn admit_scan_over_foreign_keys_goes_on() {
         let owned = Owned::of(&map(3), 1);
         let query = Query::Scan { from: b"a", to: b"z" }.encode();
-        assert!(matches!(admit(ClientRequest::Read { query }, 1, &owned), Ok(Request::Read { .. })));
+        assert!(matches!(admit(ClientRequest::Read { query }, by(1), &owned), Ok(Request::Read { .. })));
     }
 
     // covers G2
@@ -385,13 +427,13 @@ mod tests {
         let (old, mut moved) = (Owned::of(&map(2), 0), map(3));
         moved.epoch = 2;
         let owned = old.after(&moved, 0).unwrap();
-        assert_eq!(admit(scan(), 1, &owned).err(), Some(ClientResponse::WrongPartition { epoch: 2 }));
-        assert!(admit(scan(), 2, &owned).is_ok());
+        assert_eq!(admit(scan(), by(1), &owned).err(), Some(ClientResponse::WrongPartition { epoch: 2 }));
+        assert!(admit(scan(), by(2), &owned).is_ok());
         // A map that changes addresses only makes no one ask for it.
         moved.epoch = 3;
         let owned = owned.after(&moved, 0).unwrap();
         assert_eq!(owned.epoch, 3);
-        assert!(admit(scan(), 2, &owned).is_ok());
+        assert!(admit(scan(), by(2), &owned).is_ok());
     }
 
     #[test]
@@ -410,7 +452,7 @@ mod tests {
             ClientRequest::Read { query: Bytes::new() },
             ClientRequest::Map,
         ] {
-            assert!(matches!(admit(ask, 1, &owned), Err(ClientResponse::Refused(_))));
+            assert!(matches!(admit(ask, by(1), &owned), Err(ClientResponse::Refused(_))));
         }
     }
 
@@ -431,6 +473,6 @@ mod tests {
     #[test]
     fn owned_partition_missing_in_map_owns_nothing() {
         let owned = Owned::of(&map(2), 7);
-        assert!((0..100u32).all(|number| owned.check(&number.to_le_bytes(), 1).is_err()));
+        assert!((0..100u32).all(|number| owned.check(&number.to_le_bytes(), by(1)).is_err()));
     }
 }

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -42,12 +43,32 @@ const BLOCK_AIM_BYTES: usize = 64 << 10;
 /// The longest block: the last record may pass the aim. An ownership is far shorter.
 const BLOCK_MAX_BYTES: usize = BLOCK_AIM_BYTES + 8 + KEY_MAX_BYTES + VALUE_MAX_BYTES;
 
+/// Whether the map judges by itself which keys are its partition's, as others see it while the map is at work: it does
+/// so once the partition has taken part in a move of slots. Clones see the same.
+#[derive(Clone, Debug, Default)]
+pub struct JudgesKeys(Arc<AtomicBool>);
+
+impl JudgesKeys {
+    /// Whether it does. Then every command and question that comes from now on is judged, for it comes after the entry
+    /// by which this began.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Says so.
+    pub fn set(&self, judges: bool) {
+        self.0.store(judges, Ordering::Release);
+    }
+}
+
 /// The map.
 #[derive(Default)]
 pub struct Map {
     records: Records,
     /// None until the partition takes part in a move of slots.
     ownership: Option<Arc<Ownership>>,
+    /// Whether there is one; it is the same in all maps of a replica.
+    judges_keys: JudgesKeys,
     /// The digest of the records, for messages that show the state; made when one first does, and kept up from then.
     shown_digest: OnceLock<u64>,
 }
@@ -68,10 +89,17 @@ impl Map {
         self.records.get(key)
     }
 
+    /// Whether it judges which keys are its partition's, now and from now on.
+    pub fn judges_keys(&self) -> JudgesKeys {
+        self.judges_keys.clone()
+    }
+
     fn carry_out(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
         if let Some(command) = SlotCommand::decode(command) {
             self.shown_digest = OnceLock::new();
-            return migration::apply(&mut self.records, &mut self.ownership, command).encode();
+            let reply = migration::apply(&mut self.records, &mut self.ownership, command);
+            self.judges_keys.set(self.ownership.is_some());
+            return reply.encode();
         }
         let command = Command::decode(command);
         if let (Ok(command), Some(ownership)) = (&command, &mut self.ownership) {
@@ -236,7 +264,14 @@ impl StateMachine for Map {
                 last = Some(key);
             }
         }
-        Ok(Map { records: records.build(), ownership, shown_digest: OnceLock::new() })
+        let judges_keys = JudgesKeys::default();
+        judges_keys.set(ownership.is_some());
+        Ok(Map { records: records.build(), ownership, judges_keys, shown_digest: OnceLock::new() })
+    }
+
+    fn inherit(&mut self, from: &Map) {
+        self.judges_keys = from.judges_keys();
+        self.judges_keys.set(self.ownership.is_some());
     }
 }
 

@@ -161,12 +161,14 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let handle = runtime.handle().clone();
     let link = ServiceLink::new(plan.managers.clone(), Some(map.cluster), plan.partition, handle.clone());
     let recorders = Recorders { registrar: registrar.clone(), link, runtime: handle };
-    let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), Map::default())?;
+    let state = Map::default();
+    let judges_keys = state.judges_keys();
+    let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), state)?;
     end_with(runtime.handle(), replica.clone());
     if let Some(agent) = &agent {
         agent.answers_for(replica.clone());
     }
-    let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map));
+    let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map, judges_keys));
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;

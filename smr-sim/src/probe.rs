@@ -297,6 +297,10 @@ impl<S: StateMachine> StateMachine for Chained<S> {
         let (last, digest) = (Index(number(last)), number(digest));
         Ok(Chained { inner: S::restore(input)?, last, digest, notes: RefCell::default() })
     }
+
+    fn inherit(&mut self, from: &Chained<S>) {
+        self.inner.inherit(&from.inner);
+    }
 }
 
 fn deep_digest<S: StateMachine>(state: &S) -> u64 {

@@ -51,6 +51,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// # Errors
     /// If the bytes are not a state of this kind.
     fn restore(input: &mut dyn io::Read) -> io::Result<Self>;
+
+    /// Takes over what is not replicated from the state whose place this one takes, fresh from
+    /// [`StateMachine::restore`]: handles by which the replica's host looks into the state, for instance. Called on each
+    /// state that is restored, before anything is applied to it, so all of them go back to the one with which the
+    /// replica was made. Most states have nothing of that kind.
+    fn inherit(&mut self, _from: &Self) {}
 }
 
 /// A point-in-time copy of a state machine.

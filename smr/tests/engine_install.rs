@@ -4,8 +4,8 @@
 
 mod snapshot_support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -28,6 +28,8 @@ use snapshot_support::*;
 #[derive(Clone, Default)]
 struct Nothing {
     gone: Arc<AtomicUsize>,
+    /// Whom it has inherited from.
+    inherited: Arc<Mutex<Option<Arc<AtomicUsize>>>>,
 }
 
 impl Drop for Nothing {
@@ -59,6 +61,10 @@ impl StateMachine for Nothing {
 
     fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Nothing> {
         Ok(Nothing::default())
+    }
+
+    fn inherit(&mut self, from: &Nothing) {
+        *self.inherited.lock().unwrap() = Some(from.gone.clone());
     }
 }
 
@@ -119,6 +125,18 @@ fn install_puts_the_snapshot_in_its_place_before_the_log_is_changed_for_it() {
     });
     assert!(adopts.is_some() && changes.is_some(), "the snapshot is adopted {adopts:?}, the log changed {changes:?}");
     assert!(adopts < changes, "the snapshot is adopted {adopts:?}, after the log was changed {changes:?}");
+}
+
+#[test]
+fn installed_state_inherits_from_the_one_whose_place_it_takes() {
+    let meta = meta(50, 3);
+    let (old, new) = (Nothing::default(), Nothing::default());
+    let (before, inherited) = (old.gone.clone(), new.inherited.clone());
+    let mut engine = engine(old);
+    let (_temp, file) = received(&meta);
+    let len_bytes = file.info().len_bytes;
+    assert!(engine.install(Time(1), install(&meta, file, new), len_bytes));
+    assert!(inherited.lock().unwrap().as_ref().is_some_and(|from| Arc::ptr_eq(from, &before)));
 }
 
 // Heartbeats and votes wait for the turn, and a million records take their time to go.

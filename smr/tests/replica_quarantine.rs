@@ -9,6 +9,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use smr::entry::{EntryId, Genesis, GenesisHash, SnapshotMeta};
@@ -103,7 +104,14 @@ impl Site {
     }
 
     fn start(&self, name: u16) -> ReplicaHandle {
-        self.open(name).run(None, None, Counter::default()).unwrap()
+        self.start_shown(name).0
+    }
+
+    /// The second value shows what the replica has counted.
+    fn start_shown(&self, name: u16) -> (ReplicaHandle, Arc<AtomicU64>) {
+        let state = Counter::default();
+        let shown = Arc::clone(&state.shown);
+        (self.open(name).run(None, None, state).unwrap(), shown)
     }
 }
 
@@ -128,7 +136,7 @@ fn await_leader<'a>(replicas: &[&'a ReplicaHandle]) -> &'a ReplicaHandle {
 #[test]
 fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitted_without_a_restart() {
     let site = Site::of(3);
-    let (first, second) = (site.start(0), site.start(1));
+    let ((first, counted), second) = (site.start_shown(0), site.start(1));
     let set_back = site.start(2);
     await_leader(&[&first, &second, &set_back]);
     set_back.shutdown();
@@ -148,7 +156,7 @@ fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitte
 
     fs::remove_dir_all(site.path(2)).unwrap();
     copy(&backup, &site.path(2));
-    let set_back = site.start(2);
+    let (set_back, shown) = site.start_shown(2);
     let reason = await_quarantine(&set_back);
     assert!(reason.contains("set back or copied") && reason.contains("replica"), "{reason}");
     wait_until("the quarantine to be written down", || site.path(2).join("quarantine").exists().then_some(()));
@@ -164,6 +172,11 @@ fn replica_on_a_copy_of_its_directory_is_quarantined_while_it_runs_and_readmitte
     });
     wait_until("the readmitted replica to serve", || {
         (status(&set_back).service_state == ServiceState::InService).then_some(())
+    });
+    // Its state is another one by now; the host looks into it as before.
+    wait_until("what it has counted", || {
+        let counts = [&counted, &shown].map(|count| count.load(Ordering::SeqCst));
+        (counts[0] >= 2 && counts[0] == counts[1]).then_some(())
     });
     [&first, &second, &set_back].into_iter().for_each(ReplicaHandle::shutdown);
     site.runtime.shutdown_background();

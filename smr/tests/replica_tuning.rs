@@ -4,6 +4,8 @@
 
 mod replica_support;
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use smr::id::ClusterId;
 use smr::replica::{Opened, Outcome, Request, Tuning};
@@ -17,7 +19,9 @@ fn snapshots_follow_the_bound_that_is_set_while_it_runs() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let opened = Opened::open(options(0, [], listener(), directory.path(), &runtime)).unwrap();
-    let replica = opened.run(Some(ClusterId(1)), None, Counter::default()).unwrap();
+    let state = Counter::default();
+    let shown = state.shown.clone();
+    let replica = opened.run(Some(ClusterId(1)), None, state).unwrap();
     wait_until("a leader", || status(&replica).leader);
     let write = || {
         let command = Bytes::from(vec![7; 8 << 10]);
@@ -48,4 +52,14 @@ fn snapshots_follow_the_bound_that_is_set_while_it_runs() {
     let tunings = [BOUND + 1, BOUND].into_iter().cycle();
     let mut tunings = tunings.map(|bound| Tuning { snapshot_log_max_bytes: bound, ..tuning });
     wait_until("that no one hears it any more", || (!replica.tune(tunings.next()?)).then_some(()));
+
+    // What the host looks into is, after a restart, what the snapshot holds, and what came after it.
+    let before = shown.load(Ordering::SeqCst);
+    let options = || options(0, [], listener(), directory.path(), &runtime);
+    let opened = wait_until("the directory's lock", || Opened::open(options()).ok());
+    let state = Counter::default();
+    let shown = state.shown.clone();
+    let replica = opened.run(Some(ClusterId(1)), None, state).unwrap();
+    wait_until("what was counted", || (shown.load(Ordering::SeqCst) == before).then_some(()));
+    replica.shutdown();
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use madkv_proto::map::ClusterMap;
 use madkv_server::backend::ServerBackend;
-use madkv_server::map::Map;
+use madkv_server::map::{JudgesKeys, Map};
 use smr::entry::Term;
 use smr::id::ReplicaId;
 use smr::internals::protocol::{Protocol, Time};
@@ -61,6 +61,7 @@ struct Server {
     request_queue: RequestQueue,
     acceptor: Acceptor<ServerBackend<RequestQueue>>,
     backend: Arc<ServerBackend<RequestQueue>>,
+    judges_keys: JudgesKeys,
     /// When it hears of the map that counts, if it is behind.
     learns_at: Option<Time>,
 }
@@ -209,6 +210,7 @@ impl Partition {
             self.world.step();
             self.carry_answers();
             self.watch_processes();
+            self.watch_maps();
         }
         self.world.now = self.world.now.max(now);
         for server in self.servers.iter_mut().flatten() {
@@ -322,6 +324,18 @@ impl Partition {
         }
     }
 
+    /// In service it is the map itself that says so; here one is made for each start of a process, by the simulator.
+    fn watch_maps(&self) {
+        for (server, machine) in self.servers.iter().zip(&self.world.nodes) {
+            if let Some(server) = server {
+                let judges = |map: &Map| map.judges_keys().get();
+                server
+                    .judges_keys
+                    .set(machine.serving().is_some_and(|serving| judges(&serving.engine().state().inner)));
+            }
+        }
+    }
+
     fn open(&mut self, replica: usize) -> Server {
         let behind = self.rng.chance(self.behind);
         let map = if behind { narrow_map(&self.map) } else { self.map.clone() };
@@ -330,9 +344,11 @@ impl Partition {
         }
         let learns_at = behind.then(|| self.world.now.plus_us(1_000 + self.rng.below(1_500_000)));
         let request_queue = RequestQueue { requests: Arc::default(), net: Arc::clone(&self.net) };
-        let backend = Arc::new(ServerBackend::new(request_queue.clone(), self.number, &map));
+        let judges_keys = JudgesKeys::default();
+        let backend = ServerBackend::new(request_queue.clone(), self.number, &map, judges_keys.clone());
+        let backend = Arc::new(backend);
         let acceptor = Acceptor::new(Arc::clone(&backend), self.limits.clone());
         let _ = replica;
-        Server { request_queue, acceptor, backend, learns_at }
+        Server { request_queue, acceptor, backend, judges_keys, learns_at }
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Site<P: Kind, S: StateMachine> {
     pub(super) exclusions: Receiver<Witness>,
     /// The image of the empty state, which each incarnation begins with.
     pub(super) empty: Arc<[u8]>,
+    /// An empty state, of which each incarnation inherits what is not replicated.
+    pub(super) origin: S,
     pub(super) inbox: Arc<Inbox<P, S>>,
     pub(super) inputs: InputSender<P, S>,
     pub(super) reporter: Reporter,
@@ -106,6 +108,14 @@ pub(super) struct IncarnationRun<P: Kind, S: StateMachine> {
     transport: Arc<Peers<P>>,
     /// Empty until it is initialized; whoever takes snapshots in looks at it.
     genesis: Arc<OnceLock<GenesisHash>>,
+}
+
+/// What an incarnation begins with, from the image of the empty state.
+pub(super) fn empty_state<S: StateMachine>(image: &[u8], origin: &S) -> Result<S, StartError> {
+    let state = S::restore(&mut &image[..]);
+    let mut state = state.map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+    state.inherit(origin);
+    Ok(state)
 }
 
 /// Where the replicas of the group are reached, by all that is here: they have to be reached before it can be known
@@ -198,8 +208,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let reason = quarantined.reason.clone();
         let directory = quarantined.into_next_incarnation()?;
         let (store, snapshots, _) = open_incarnations(directory, &site.options, &site.reporter, &site.lifeline)?;
-        let state = S::restore(&mut &site.empty[..]);
-        let state = state.map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+        let state = empty_state(&site.empty, &site.origin)?;
         IncarnationRun::begin(site, number + 1, store, snapshots, Some(reason), state)
     }
 
@@ -312,14 +321,15 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let (sessions, state, meta, snapshot_len_bytes) = match latest {
             None => (SessionTable::new(), state, SnapshotMeta::default(), 0),
             Some(info) => {
-                let (sessions, state) = snapshots.restore(lifeline, &info).map_err(|error| {
+                let (sessions, mut restored) = snapshots.restore::<S>(lifeline, &info).map_err(|error| {
                     let why = format!("snapshot {:?} cannot be read: {error}", info.meta.last);
                     if error.is_of_another_format() {
                         lifeline.outdated(reporter.who(), &why);
                     }
                     why
                 })?;
-                (sessions, state, info.meta, info.len_bytes)
+                restored.inherit(&state);
+                (sessions, restored, info.meta, info.len_bytes)
             }
         };
         transport.set_addresses(&addresses_in(&sessions, &opened.entries));

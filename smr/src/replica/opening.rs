@@ -16,7 +16,7 @@ use crate::raft::Raft;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::handle::{Facts, Present, ReplicaHandle, RequestQueue};
 use crate::replica::inbox::{ANY_INCARNATION, Inbox, InputSender, NodeInput, WaitingBytes};
-use crate::replica::incarnation::{IncarnationRun, Site};
+use crate::replica::incarnation::{IncarnationRun, Site, empty_state};
 use crate::replica::incarnations::{now_unix_s, open_incarnations};
 use crate::replica::kind::Kind;
 use crate::replica::metrics::Meters;
@@ -245,12 +245,14 @@ impl Opened {
         let inputs = InputSender { events, incarnation: ANY_INCARNATION, waiting_bytes, executor: executor.clone() };
         let mut empty = Vec::new();
         state.image().write(&mut empty).map_err(|error| StartError::new(format!("the empty state: {error}")))?;
+        let origin = empty_state(&empty, &state)?;
         let site = Site {
             replicas: options.peers.keys().copied().chain([options.name]).collect(),
             cluster,
             source,
             exclusions,
             empty: empty.into(),
+            origin,
             inbox,
             inputs: inputs.clone(),
             reporter: reporter.clone(),

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::panic;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Once};
 use std::thread;
@@ -23,13 +24,16 @@ use smr::status::{ReadMode, ReplicaStatus};
 /// How long anything may take that must happen, on a busy machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Counts commands.
+/// Counts commands, and shows the count to whoever has a copy of the value that the replica was made with.
 #[derive(Clone, Default)]
-pub(crate) struct Counter(u64);
+pub(crate) struct Counter {
+    count: u64,
+    pub(crate) shown: Arc<AtomicU64>,
+}
 
 impl Image for Counter {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        output.write_all(&self.0.to_le_bytes())
+        output.write_all(&self.count.to_le_bytes())
     }
 }
 
@@ -37,12 +41,13 @@ impl StateMachine for Counter {
     type Image = Counter;
 
     fn apply(&mut self, _index: Index, _command: &[u8]) -> Vec<u8> {
-        self.0 += 1;
-        self.0.to_le_bytes().to_vec()
+        self.count += 1;
+        self.shown.store(self.count, Ordering::SeqCst);
+        self.count.to_le_bytes().to_vec()
     }
 
     fn query(&self, _query: &[u8]) -> Answer {
-        Answer::Now(self.0.to_le_bytes().to_vec())
+        Answer::Now(self.count.to_le_bytes().to_vec())
     }
 
     fn image(&self) -> Counter {
@@ -52,7 +57,12 @@ impl StateMachine for Counter {
     fn restore(input: &mut dyn io::Read) -> io::Result<Counter> {
         let mut bytes = [0; 8];
         input.read_exact(&mut bytes)?;
-        Ok(Counter(u64::from_le_bytes(bytes)))
+        Ok(Counter { count: u64::from_le_bytes(bytes), shown: Arc::default() })
+    }
+
+    fn inherit(&mut self, from: &Counter) {
+        self.shown = Arc::clone(&from.shown);
+        self.shown.store(self.count, Ordering::SeqCst);
     }
 }
 

@@ -100,7 +100,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 meta.last,
                 self.applied
             );
-            let state = std::mem::replace(&mut self.state, install.state);
+            let mut installed = install.state;
+            installed.inherit(&self.state);
+            let state = std::mem::replace(&mut self.state, installed);
             let sessions = std::mem::replace(&mut self.sessions, install.sessions);
             self.actions.push(Action::DropInBackground(Box::new((state, sessions))));
             self.actions.push(Action::SetAddresses(self.sessions.addresses().clone()));
