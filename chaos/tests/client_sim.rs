@@ -157,3 +157,16 @@ fn library_servers_and_managers_behind_the_map_keys_served_by_their_owner_only()
     });
     assert_seen(&counts, &[Rare::WrongPartition, Rare::NoMap, Rare::ServerBehind, Rare::WideScan]);
 }
+
+// covers C10 G10
+#[test]
+fn library_moves_of_slots_given_up_on_the_way_leave_every_key_with_its_owner() {
+    let (counts, ..) = run_all(6000..6010, |seed| {
+        let faults = [Fault::MoveSlots, Fault::MoveSlots, Fault::AbandonMove, Fault::KillLeader, Fault::StopLeader];
+        let mut config = only(seed, &faults);
+        config.partitions = 2 + (seed % 2) as u16;
+        config.fault_gap_us = 200_000;
+        run_config(seed, config)
+    });
+    assert_seen(&counts, &[Rare::SlotsMoved, Rare::MoveGivenUp]);
+}

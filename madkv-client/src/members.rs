@@ -55,6 +55,27 @@ impl Client {
         self.change(&ControlRequest::SlotMoves, request).await
     }
 
+    /// Gives the move of slots up that is under way, as long as its source owns the slots, and waits until nothing is left
+    /// of it. Whoever waits for the move hears that it came to nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if no move is under way, or it is too late; the move goes on then. See [`Error`].
+    pub async fn abandon_move(&self) -> Result<(), Error> {
+        let refused = |reason: &str| Error::Refused { reason: reason.to_owned(), may_have_happened: false };
+        let (question, deadline) = (ControlRequest::SlotMoves, self.deadline());
+        let present = self.reported(&question, deadline).await?;
+        let Some(id) = present.open else { return Err(refused("no move of slots is under way")) };
+        let mut report = self.reported(&ControlRequest::GiveUpMove { id }, deadline).await?;
+        while report.open == Some(id) {
+            tokio::time::sleep(CHANGE_LOOK).await;
+            report = self.reported(&question, deadline).await?;
+        }
+        match report.ended {
+            Some((ended, None)) if ended == id => Err(refused("the move was done before it could be given up")),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks for what `request` makes of the epoch of the present map, and waits for its end, which `question` asks for.
     async fn change(&self, question: &ControlRequest, request: impl Fn(u64) -> ControlRequest) -> Result<(), Error> {
         let deadline = self.deadline();

@@ -22,6 +22,9 @@ use crate::heard::Heard;
 use crate::lead::now_unix_ms;
 use crate::state::{Command, Query, Reply, encode};
 
+/// Why a move of slots is given up, if an operator says so.
+const BY_OPERATOR: &str = "an operator gives it up";
+
 /// A manager replica, behind its listener.
 pub struct ManagerBackend {
     replica: ReplicaHandle,
@@ -198,6 +201,10 @@ fn control(request: &[u8]) -> Result<Asked, String> {
             Request::Idempotent { command: encode(&Command::MoveSlots { slots, to, at_unix_ms: now_unix_ms() }) }
         }
         ControlRequest::SlotMoves => Request::Read { query: encode(&Query::SlotMoves) },
+        ControlRequest::GiveUpMove { id } => {
+            let (why, at_unix_ms) = (BY_OPERATOR.to_owned(), now_unix_ms());
+            Request::Idempotent { command: encode(&Command::GiveUpMove { id, why, unable: None, at_unix_ms }) }
+        }
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
         // They never change once there is a map.
         ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },

@@ -9,9 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use madkv_proto::control::ControlReply;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slot_move::{Attempt, Exported, SlotCommand, SlotQuery, SlotReply};
+use madkv_proto::slot_set::SlotSet;
 use madkv_proto::why::WhyRequest;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
@@ -36,7 +38,7 @@ const ROUNDS_MAX: u32 = 8;
 
 /// Does this whenever this replica leads. Never returns.
 pub async fn run(replica: ReplicaHandle) {
-    let mut driving: Option<(u64, Driving)> = None;
+    let mut driving: Option<((u64, bool), Driving)> = None;
     loop {
         tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
         // Most of the time there is none, and whoever does not lead need not know.
@@ -51,10 +53,12 @@ pub async fn run(replica: ReplicaHandle) {
             driving = None;
             continue;
         }
-        if driving.as_ref().is_some_and(|(id, driving)| *id == open.id && !driving.0.is_finished()) {
+        // Copying takes its time: a move that is given up does not wait for it.
+        let present = (open.id, matches!(open.phase, MovePhase::GivenUp { .. }));
+        if driving.as_ref().is_some_and(|(of, driving)| *of == present && !driving.0.is_finished()) {
             continue;
         }
-        driving = Some((open.id, Driving(tokio::spawn(drive(replica.clone())))));
+        driving = Some((present, Driving(tokio::spawn(drive(replica.clone())))));
     }
 }
 
@@ -86,18 +90,28 @@ async fn drive(replica: ReplicaHandle) {
 }
 
 async fn to_the_end(replica: ReplicaHandle) -> Result<(), Stopped> {
-    // As of now, for whoever led before may have gone further than what is applied here.
-    let Some(Reply::SlotMove(mut open)) = ask(&replica, Request::Read { query: encode(&Query::SlotMove) }).await else {
-        return Err("this manager does not lead".to_owned());
-    };
-    let Some(Reply::Map(map)) = ask(&replica, Request::Read { query: encode(&Query::Map) }).await else {
-        return Err("this manager does not lead".to_owned());
-    };
+    let mut open = present(&replica).await?;
+    let map = map(&replica).await?;
     let mut driver = Driver { replica, groups: BTreeMap::new(), context: context(&map), map };
     while let Some(present) = open {
         open = driver.next(present).await?;
     }
     Ok(())
+}
+
+/// The move that is open, as of now: whoever led before may have gone further than what is applied here.
+async fn present(replica: &ReplicaHandle) -> Result<Option<SlotMove>, Stopped> {
+    match ask(replica, Request::Read { query: encode(&Query::SlotMove) }).await {
+        Some(Reply::SlotMove(open)) => Ok(open),
+        _ => Err("this manager does not lead".to_owned()),
+    }
+}
+
+async fn map(replica: &ReplicaHandle) -> Result<ClusterMap, Stopped> {
+    match ask(replica, Request::Read { query: encode(&Query::Map) }).await {
+        Some(Reply::Map(map)) => Ok(map),
+        _ => Err("this manager does not lead".to_owned()),
+    }
 }
 
 fn context(map: &ClusterMap) -> Arc<Context> {
@@ -136,10 +150,7 @@ impl Driver {
                         Ok(()) => {}
                         // Nothing was copied yet. Later on it may be a leader that has not applied all and knows less:
                         // then the source may have frozen the slots, and only going on ends that.
-                        Err(Trouble::Unable(why)) if by.number == 1 => {
-                            let failed = MoveStep::Failed { attempt: 1, why: format!("s{partition}: {why}") };
-                            return self.record(id, failed).await;
-                        }
+                        Err(Trouble::Unable(why)) if by.number == 1 => return self.fail(id, partition, &why).await,
                         Err(trouble) => return Err(trouble.into()),
                     }
                 }
@@ -148,18 +159,73 @@ impl Driver {
             }
             MovePhase::Handover { pieces, epoch } => {
                 // In this order: never two owners.
-                self.told(from, &SlotCommand::Release { by, epoch }).await?;
-                self.told(to, &SlotCommand::Own { by, pieces, epoch }).await?;
+                self.told_for_good(from, by, &slots, &SlotCommand::Release { by, epoch }).await?;
+                self.told_for_good(to, by, &slots, &SlotCommand::Own { by, pieces, epoch }).await?;
                 self.record(id, MoveStep::Owned).await
             }
             MovePhase::Dropping => {
-                loop {
-                    match self.tell(from, &SlotCommand::Drop { by }).await? {
-                        SlotReply::Again => {}
-                        reply => break done(reply)?,
+                self.told_for_good(from, by, &slots, &SlotCommand::Drop { by }).await?;
+                self.record(id, MoveStep::Dropped).await
+            }
+            MovePhase::GivenUp { unable, .. } => {
+                // The source first: if it has frozen the slots they take writes again, even if the destination does not
+                // answer.
+                for partition in [from, to] {
+                    match self.end(partition, by, &slots).await {
+                        Err(Trouble::Unable(_)) if unable == Some(partition) => {}
+                        ended => ended?,
                     }
                 }
-                self.record(id, MoveStep::Dropped).await
+                self.apply(&Command::MoveGivenUp { id, at_unix_ms: now_unix_ms() }).await
+            }
+        }
+    }
+
+    /// Nothing has happened yet, and nothing will: the move is given up.
+    async fn fail(&self, id: u64, partition: u16, why: &str) -> Result<Option<SlotMove>, Stopped> {
+        let (why, at_unix_ms) = (format!("s{partition}: {why}"), now_unix_ms());
+        let command = Command::GiveUpMove { id, why: why.clone(), unable: Some(partition), at_unix_ms };
+        match ask(&self.replica, Request::Idempotent { command: encode(&command) }).await {
+            Some(Reply::Control(ControlReply::Change(_))) => present(&self.replica).await,
+            // Not every manager is of this release.
+            _ => self.record(id, MoveStep::Failed { attempt: 1, why }).await,
+        }
+    }
+
+    /// Tells a group a step after which there is no way back, until all of it is done. It has taken all steps before, so
+    /// one that refuses is another group than then: it was founded anew, or recovered from an earlier state.
+    async fn told_for_good(
+        &mut self,
+        partition: u16,
+        by: Attempt,
+        slots: &SlotSet,
+        command: &SlotCommand,
+    ) -> Result<(), Stopped> {
+        loop {
+            match self.tell(partition, command).await? {
+                SlotReply::Again => {}
+                SlotReply::Refused(_) => {
+                    let (id, at_unix_ms) = (by.id, now_unix_ms());
+                    self.apply(&Command::SlotsForgotten { id, partition, at_unix_ms }).await?;
+                    return Ok(self.end(partition, by, slots).await?);
+                }
+                reply => return Ok(done(reply)?),
+            }
+        }
+    }
+
+    /// Tells a group that the move is over, and what it owns by the map, until nothing is left of the move there.
+    async fn end(&mut self, partition: u16, by: Attempt, slots: &SlotSet) -> Result<(), Trouble> {
+        // It may have changed since this began, by this very move.
+        let map = map(&self.replica).await.map_err(Trouble::Passing)?;
+        let Some(owned) = map.partitions.get(usize::from(partition)).map(|part| part.slots.clone()) else {
+            return Err(Trouble::Passing(format!("the map has no s{partition}")));
+        };
+        let end = SlotCommand::End { by, slots: slots.clone(), owned, epoch: map.epoch };
+        loop {
+            match self.tell(partition, &end).await? {
+                SlotReply::Again => {}
+                reply => return done(reply),
             }
         }
     }
@@ -253,8 +319,11 @@ impl Driver {
 
     /// Records a step. Returns the move as it is then.
     async fn record(&self, id: u64, step: MoveStep) -> Result<Option<SlotMove>, Stopped> {
-        let command = encode(&Command::SlotStep { id, step, at_unix_ms: now_unix_ms() });
-        match ask(&self.replica, Request::Idempotent { command }).await {
+        self.apply(&Command::SlotStep { id, step, at_unix_ms: now_unix_ms() }).await
+    }
+
+    async fn apply(&self, command: &Command) -> Result<Option<SlotMove>, Stopped> {
+        match ask(&self.replica, Request::Idempotent { command: encode(command) }).await {
             Some(Reply::SlotMove(open)) => Ok(open),
             Some(other) => Err(format!("{other:?}")),
             None => Err("this manager does not lead".to_owned()),

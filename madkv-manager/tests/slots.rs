@@ -186,3 +186,108 @@ fn partition_is_added_once_without_slots_and_gets_them_by_a_move() {
     let moved = map(&state);
     assert!(moved.partitions[0].slots.is_empty() && moved.partitions[2].slots == SlotSet::range(0, HALF));
 }
+
+fn give_up(state: &mut ManagerState, id: u64, unable: Option<u16>) -> Result<ChangeReport, String> {
+    report(apply(state, &Command::GiveUpMove { id, why: "enough".to_owned(), unable, at_unix_ms: AT }))
+}
+
+fn given_up(state: &mut ManagerState, id: u64) -> Result<Option<SlotMove>, String> {
+    match apply(state, &Command::MoveGivenUp { id, at_unix_ms: AT }) {
+        Reply::SlotMove(open) => Ok(open),
+        Reply::Refused(why) => Err(why),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn event_texts(state: &ManagerState) -> Vec<String> {
+    match asked(state, &Query::Events { after: 0, limit: 99 }) {
+        Reply::Control(ControlReply::Events(events)) => events.events.into_iter().map(|event| event.text).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+// covers G10
+#[test]
+fn move_is_given_up_while_the_source_owns_the_slots_and_is_open_until_nothing_is_left() {
+    let mut state = laid_out();
+    let before = map(&state);
+    let id = move_slots(&mut state, 100, 200, 1).unwrap().open.unwrap();
+    assert!(give_up(&mut state, id + 1, None).unwrap_err().contains("not under way"));
+    assert!(given_up(&mut state, id).is_err(), "no one has given it up");
+    for attempt in 1..=2 {
+        step(&mut state, id, MoveStep::Attempt(attempt)).unwrap();
+    }
+    assert_eq!(give_up(&mut state, id, None).unwrap().open, Some(id), "the groups have not heard of it");
+    let events = event_texts(&state).len();
+    assert_eq!(give_up(&mut state, id, Some(1)).unwrap().open, Some(id), "once more");
+    assert_eq!(event_texts(&state).len(), events);
+    let late = [
+        MoveStep::Attempt(3),
+        MoveStep::Copied { attempt: 2, pieces: 3 },
+        MoveStep::Failed { attempt: 1, why: "late".into() },
+        MoveStep::Owned,
+        MoveStep::Dropped,
+    ];
+    for late in late {
+        assert!(step(&mut state, id, late.clone()).is_err(), "{late:?} after it was given up");
+    }
+    let Reply::SlotMove(Some(open)) = asked(&state, &Query::SlotMove) else { panic!("it is not open") };
+    assert_eq!(open.phase, MovePhase::GivenUp { why: "enough".to_owned(), unable: None });
+    assert!(move_slots(&mut state, 0, 10, 1).unwrap_err().contains("another move of slots is under way"));
+    assert_eq!(map(&state), before, "no map says anything of it");
+    assert_eq!(given_up(&mut state, id), Ok(None));
+    assert!(given_up(&mut state, id).is_err());
+    let Reply::Control(ControlReply::Change(ended)) = asked(&state, &Query::SlotMoves) else { panic!("no report") };
+    assert_eq!((ended.open, ended.ended), (None, Some((id, Some("enough".to_owned())))));
+    let texts = event_texts(&state);
+    assert!(texts.iter().any(|text| text.contains("is given up, s0 keeps slots 100-199: enough")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("nothing is left of it")), "{texts:?}");
+    // One of which no group has heard is over at once, and the next one may begin.
+    let id = move_slots(&mut state, 100, 200, 1).unwrap().open.unwrap();
+    assert_eq!(give_up(&mut state, id, None).unwrap().open, None);
+    assert!(move_slots(&mut state, 0, 10, 1).unwrap().open.is_some());
+}
+
+// covers G10
+#[test]
+fn move_is_not_given_up_once_the_map_gives_the_slots_away() {
+    let mut state = laid_out();
+    let id = move_slots(&mut state, 100, 200, 1).unwrap().open.unwrap();
+    step(&mut state, id, MoveStep::Attempt(1)).unwrap();
+    step(&mut state, id, MoveStep::Copied { attempt: 1, pieces: 1 }).unwrap();
+    let too_late = |state: &mut ManagerState| {
+        let before = state.clone();
+        assert!(give_up(state, id, None).unwrap_err().contains("no way back"));
+        assert!(given_up(state, id).is_err());
+        assert_eq!(*state, before);
+    };
+    too_late(&mut state);
+    step(&mut state, id, MoveStep::Owned).unwrap();
+    too_late(&mut state);
+    step(&mut state, id, MoveStep::Dropped).unwrap();
+    assert!(give_up(&mut state, id, None).unwrap_err().contains("not under way"));
+    let Reply::Control(ControlReply::Change(ended)) = asked(&state, &Query::SlotMoves) else { panic!("no report") };
+    assert_eq!(ended.ended, Some((id, None)));
+}
+
+// covers G10
+#[test]
+fn group_that_forgot_its_part_in_a_handover_is_said_once_and_the_move_goes_on() {
+    let mut state = laid_out();
+    let id = move_slots(&mut state, 100, 200, 1).unwrap().open.unwrap();
+    step(&mut state, id, MoveStep::Attempt(1)).unwrap();
+    step(&mut state, id, MoveStep::Copied { attempt: 1, pieces: 1 }).unwrap();
+    for (partition, part) in [(0, "it does not have the slots any more"), (1, "the others are in backups")] {
+        let before = event_texts(&state).len();
+        for _ in 0..3 {
+            let said = apply(&mut state, &Command::SlotsForgotten { id, partition, at_unix_ms: AT });
+            assert!(matches!(said, Reply::SlotMove(Some(_))), "{said:?}");
+        }
+        let texts = event_texts(&state);
+        assert_eq!(texts.len(), before + 1);
+        assert!(texts[before].contains(&format!("s{partition} has forgotten its part")), "{texts:?}");
+        assert!(texts[before].contains(part), "{texts:?}");
+    }
+    step(&mut state, id, MoveStep::Owned).unwrap();
+    assert_eq!(step(&mut state, id, MoveStep::Dropped), Ok(None));
+}

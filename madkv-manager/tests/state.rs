@@ -435,13 +435,13 @@ proptest! {
 // covers D16
 #[test]
 fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
-    let error = ManagerState::restore(&mut &[5, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
-    assert_eq!(error, "an image of version 5, this build reads versions 1 to 4");
+    let error = ManagerState::restore(&mut &[6, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
+    assert_eq!(error, "an image of version 6, this build reads versions 1 to 5");
 }
 
 // covers L20
 #[test]
-fn command_kinds_of_this_build_are_of_versions_1_to_4_and_others_unknown() {
+fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
     for kind in 0..4u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
     }
@@ -457,9 +457,14 @@ fn command_kinds_of_this_build_are_of_versions_1_to_4_and_others_unknown() {
     for kind in 14u32..17 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(4), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&17u32.to_le_bytes()), None);
     let last = encode(&Command::SlotStep { id: 1, step: MoveStep::Owned, at_unix_ms: 1 });
-    assert_eq!(last[..4], 16u32.to_le_bytes(), "the last kind");
+    assert_eq!(last[..4], 16u32.to_le_bytes(), "the last kind of version 4");
+    for kind in 17u32..20 {
+        assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(5), "{kind}");
+    }
+    assert_eq!(ManagerState::command_version(&20u32.to_le_bytes()), None);
+    let last = encode(&Command::SlotsForgotten { id: 1, partition: 0, at_unix_ms: 1 });
+    assert_eq!(last[..4], 19u32.to_le_bytes(), "the last kind");
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");

@@ -106,7 +106,7 @@ impl<'a> Command<'a> {
     pub fn version(bytes: &[u8]) -> Option<u16> {
         match bytes.first() {
             None | Some(&(PUT | SWAP | DELETE)) => Some(1),
-            Some(&slot_move::COMMAND) => SlotCommand::is_known(&bytes[1..]).then_some(2),
+            Some(&slot_move::COMMAND) => SlotCommand::version(&bytes[1..]),
             Some(_) => None,
         }
     }

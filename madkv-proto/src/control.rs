@@ -112,6 +112,11 @@ pub enum ControlRequest {
     },
     /// How moves of slots are.
     SlotMoves,
+    /// An operator gives the move of slots up that is under way.
+    GiveUpMove {
+        /// Its number: a copy of this that arrives late gives up no other one.
+        id: u64,
+    },
 }
 
 /// Where a replica is.

@@ -14,7 +14,9 @@
 //! | [`Drop`], again until all is gone | | the destination |
 //!
 //! The managers record that all has been copied, and publish the map of the next epoch, between *freeze* and *release*;
-//! from there on there is no other attempt.
+//! from there on there is no other attempt. Before, a move may be given up: [`End`] tells the source, and then the
+//! destination, that all is as it was. It also tells a group that has forgotten its part in a move, because it was founded
+//! anew, what is its own by the map.
 //!
 //! [`Begin`]: SlotCommand::Begin
 //! [`Accept`]: SlotCommand::Accept
@@ -23,6 +25,7 @@
 //! [`Release`]: SlotCommand::Release
 //! [`Own`]: SlotCommand::Own
 //! [`Drop`]: SlotCommand::Drop
+//! [`End`]: SlotCommand::End
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -45,8 +48,10 @@ pub const CHANGED_MAX_BYTES: usize = 64 << 20;
 
 /// The first byte of a command of this kind.
 pub(crate) const COMMAND: u8 = 4;
+/// How many kinds of [`SlotCommand`] of version 2 there are.
+const COMMAND_KINDS_OF_VERSION_2: u32 = 7;
 /// How many kinds of [`SlotCommand`] there are.
-const COMMAND_KINDS: u32 = 7;
+const COMMAND_KINDS: u32 = 8;
 /// The first byte of a question of this kind.
 const QUERY: u8 = 4;
 /// How an answer begins that says that the key lives elsewhere: no other answer does, for no key is so long.
@@ -131,6 +136,19 @@ pub enum SlotCommand {
         /// The attempt.
         by: Attempt,
     },
+    /// The move is over here, whatever became of it, and what is late of it has no effect. Records of its slots that the
+    /// partition does not own are removed, some at a time: answered with [`SlotReply::Again`] until all are gone.
+    /// Version 3.
+    End {
+        /// The last attempt.
+        by: Attempt,
+        /// The slots.
+        slots: SlotSet,
+        /// All slots that the partition owns from now on.
+        owned: SlotSet,
+        /// By the map of this epoch.
+        epoch: u64,
+    },
 }
 
 /// Some of a partition's records.
@@ -192,9 +210,13 @@ impl SlotCommand {
         codec::decode(bytes.strip_prefix(&[COMMAND])?).ok()
     }
 
-    /// Whether bytes after the first one begin as a kind that this build knows.
-    pub(crate) fn is_known(bytes: &[u8]) -> bool {
-        bytes.first_chunk::<4>().is_some_and(|kind| u32::from_le_bytes(*kind) < COMMAND_KINDS)
+    /// The version in which the kind came that bytes after the first one begin as; `None` if this build knows none.
+    pub(crate) fn version(bytes: &[u8]) -> Option<u16> {
+        match bytes.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind))? {
+            0..COMMAND_KINDS_OF_VERSION_2 => Some(2),
+            COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS => Some(3),
+            _ => None,
+        }
     }
 }
 
@@ -262,21 +284,23 @@ mod tests {
         let records = vec![(Bytes::from_static(b"k"), None)];
         [
             SlotCommand::Begin { by, slots: slots.clone(), owned: owned.clone(), epoch },
-            SlotCommand::Accept { by, slots, owned, epoch },
+            SlotCommand::Accept { by, slots: slots.clone(), owned: owned.clone(), epoch },
             SlotCommand::Install { by, number: 7, piece: Piece { whole: Some((None, None)), records } },
             SlotCommand::Freeze { by },
             SlotCommand::Release { by, epoch },
             SlotCommand::Own { by, pieces: 8, epoch },
             SlotCommand::Drop { by },
+            SlotCommand::End { by, slots, owned, epoch },
         ]
     }
 
     #[test]
-    fn every_kind_is_of_version_2_and_no_write_of_a_client() {
+    fn every_kind_is_of_a_version_and_no_write_of_a_client() {
         for (number, command) in commands().into_iter().enumerate() {
             let bytes = command.encode();
             assert_eq!(SlotCommand::decode(&bytes), Some(command));
-            assert_eq!((Command::version(&bytes), bytes[1]), (Some(2), number as u8));
+            let version = if number < 7 { 2 } else { 3 };
+            assert_eq!((Command::version(&bytes), bytes[1]), (Some(version), number as u8));
             assert!(Command::decode(&bytes).is_err(), "a client may not send {bytes:?}");
         }
         let unknown = [&[COMMAND][..], &COMMAND_KINDS.to_le_bytes()].concat();

@@ -194,10 +194,10 @@ pub(crate) fn probe() -> Bytes {
 impl StateMachine for Map {
     type Image = MapImage;
 
-    /// Not with the commands: a state in which none of version 2 was applied is written as before.
+    /// Not with the commands: a state in which none of later versions was applied is written as before.
     const IMAGE_VERSION: u16 = 1;
 
-    const COMMANDS_VERSION: u16 = 2;
+    const COMMANDS_VERSION: u16 = 3;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         Command::version(command)

@@ -56,15 +56,25 @@ fn step(
         SlotCommand::Own { by, pieces, epoch } => known(ownership)?.own(by, pieces, epoch)?,
         SlotCommand::Drop { by } => {
             let ownership = known(ownership)?;
-            if let Some(ToDrop { slots, after }) = ownership.to_drop(by)? {
-                let up_to = drop_some(records, &slots, after);
-                let reply = if up_to.is_some() { SlotReply::Again } else { SlotReply::Done };
-                ownership.dropped(up_to);
-                return Ok(reply);
-            }
+            let to_drop = ownership.to_drop(by)?;
+            return Ok(drop_next(records, ownership, to_drop));
+        }
+        SlotCommand::End { by, slots, owned, epoch } => {
+            check_slots(&slots, &owned)?;
+            let ownership = Arc::make_mut(ownership.get_or_insert_with(|| founding(owned.clone(), epoch)));
+            let to_drop = ownership.end(by, &slots, owned, epoch);
+            return Ok(drop_next(records, ownership, to_drop));
         }
     }
     Ok(SlotReply::Done)
+}
+
+fn drop_next(records: &mut Records, ownership: &mut Ownership, to_drop: Option<ToDrop>) -> SlotReply {
+    let Some(ToDrop { slots, after }) = to_drop else { return SlotReply::Done };
+    let up_to = drop_some(records, &slots, after);
+    let reply = if up_to.is_some() { SlotReply::Again } else { SlotReply::Done };
+    ownership.dropped(up_to);
+    reply
 }
 
 fn founding(owned: SlotSet, epoch: u64) -> Arc<Ownership> {

@@ -27,7 +27,7 @@ pub(crate) struct Ownership {
     ended: u64,
 }
 
-/// Slots on their way from here.
+/// Slots on their way from here; or, released, those of which there are records here that are to be dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     by: Attempt,
@@ -156,9 +156,7 @@ impl Ownership {
         if !self.owned.contains_all(&slots) {
             return Err("the partition does not own these slots".to_owned());
         }
-        let (changed, phase) = (OrdMap::new(), Phase::Copying);
-        let outgoing = Outgoing { by, slots, phase, changed, changed_bytes: 0, last_change: 0, drop_after: None };
-        self.outgoing = Some(outgoing);
+        self.outgoing = Some(Outgoing::new(by, slots));
         Ok(())
     }
 
@@ -240,15 +238,33 @@ impl Ownership {
         Ok(())
     }
 
+    /// A move is over, whatever became of it: the partition owns these slots by the map of this epoch. Returns what is to
+    /// be dropped of the slots that were on their way; `None` if all of it is gone.
+    pub(crate) fn end(&mut self, by: Attempt, slots: &SlotSet, owned: SlotSet, epoch: u64) -> Option<ToDrop> {
+        if by.id > self.ended {
+            if self.owned != owned {
+                (self.owned, self.epoch, self.has_changed) = (owned, self.epoch.max(epoch), true);
+            }
+            self.ended = by.id;
+            // Also what is left of a move before: a group that was set back may know of one.
+            let left = self.outgoing.take().map(|outgoing| outgoing.slots);
+            let left = left.into_iter().chain(self.incoming.take().map(|incoming| incoming.slots));
+            let foreign = left.fold(slots.clone(), |all, more| all.with(&more)).without(&self.owned);
+            if !foreign.is_empty() {
+                self.outgoing = Some(Outgoing { phase: Phase::Released, ..Outgoing::new(by, foreign) });
+            }
+        }
+        let dropping = |outgoing: &&Outgoing| outgoing.by.id == by.id && outgoing.phase == Phase::Released;
+        self.outgoing.as_ref().filter(dropping).map(Outgoing::to_drop)
+    }
+
     /// What to drop at the source; `None` if all of it is gone.
     pub(crate) fn to_drop(&self, by: Attempt) -> Result<Option<ToDrop>, Refused> {
         if by.id <= self.ended {
             return Ok(None);
         }
         match &self.outgoing {
-            Some(outgoing) if outgoing.by == by && outgoing.phase == Phase::Released => {
-                Ok(Some(ToDrop { slots: outgoing.slots.clone(), after: outgoing.drop_after.clone() }))
-            }
+            Some(outgoing) if outgoing.by == by && outgoing.phase == Phase::Released => Ok(Some(outgoing.to_drop())),
             _ => Err(overtaken("drop", by)),
         }
     }
@@ -281,6 +297,15 @@ impl Ownership {
 }
 
 impl Outgoing {
+    fn new(by: Attempt, slots: SlotSet) -> Outgoing {
+        let (changed, phase) = (OrdMap::new(), Phase::Copying);
+        Outgoing { by, slots, phase, changed, changed_bytes: 0, last_change: 0, drop_after: None }
+    }
+
+    fn to_drop(&self) -> ToDrop {
+        ToDrop { slots: self.slots.clone(), after: self.drop_after.clone() }
+    }
+
     /// Whether the key is new here.
     fn change(&mut self, key: &[u8], index: u64) -> bool {
         let is_new = self.changed.insert(key.into(), index).is_none();

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use madkv_proto::command::{Command, Query, decode_records, decode_value};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::slot_move::{
-    Attempt, Exported, PIECE_MAX_BYTES, PIECE_RECORDS_MAX, Piece, SlotCommand, SlotQuery, SlotReply, decode_elsewhere,
+    Attempt, DROP_STEP, Exported, PIECE_MAX_BYTES, PIECE_RECORDS_MAX, Piece, SlotCommand, SlotQuery, SlotReply,
+    decode_elsewhere,
 };
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::{SLOTS, slot_of};
@@ -114,10 +115,19 @@ fn moving() -> SlotSet {
 #[derive(Clone, Debug)]
 enum Todo {
     Begin,
-    Copy { since: Option<u64>, last_change: Option<u64>, after: Option<Bytes>, rounds: u8, frozen: bool },
+    Copy {
+        since: Option<u64>,
+        last_change: Option<u64>,
+        after: Option<Bytes>,
+        rounds: u8,
+        frozen: bool,
+    },
     Release,
     Own,
     Drop,
+    /// It is given up: the source is to end it, then the destination.
+    GiveUp,
+    GiveUpThere,
     Nothing,
 }
 
@@ -129,6 +139,7 @@ struct Pair {
     by: Attempt,
     pieces: u64,
     todo: Todo,
+    is_given_up: bool,
     /// Everything that either was told, to be said again.
     said: Vec<(bool, SlotCommand)>,
 }
@@ -142,6 +153,7 @@ impl Pair {
             by: Attempt { id: 9, number: 1 },
             pieces: 0,
             todo: Todo::Begin,
+            is_given_up: false,
             said: Vec::new(),
         }
     }
@@ -210,7 +222,27 @@ impl Pair {
                 SlotReply::Done => Todo::Nothing,
                 other => panic!("{other:?}"),
             },
+            Todo::GiveUp => {
+                assert_eq!(self.say(true, self.end(SlotSet::range(0, HALF))), SlotReply::Done);
+                Todo::GiveUpThere
+            }
+            Todo::GiveUpThere => match self.say(false, self.end(SlotSet::range(HALF, SLOTS))) {
+                SlotReply::Again => Todo::GiveUpThere,
+                SlotReply::Done => Todo::Nothing,
+                other => panic!("{other:?}"),
+            },
             Todo::Nothing => Todo::Nothing,
+        }
+    }
+
+    fn end(&self, owned: SlotSet) -> SlotCommand {
+        SlotCommand::End { by: self.by, slots: moving(), owned, epoch: FOUNDING_EPOCH }
+    }
+
+    /// An operator gives it up, if no map says anything of it yet.
+    fn give_up(&mut self) {
+        if matches!(self.todo, Todo::Begin | Todo::Copy { .. }) {
+            (self.todo, self.is_given_up) = (Todo::GiveUp, true);
         }
     }
 
@@ -249,8 +281,8 @@ impl Pair {
         let is_moving = moving().contains(slot_of(&key));
         // One that has taken over has not told the source yet, which may be frozen still.
         let begins_again = matches!(self.todo, Todo::Begin) && self.by.number > 1;
-        let may_refuse =
-            begins_again || matches!(self.todo, Todo::Copy { frozen: true, .. } | Todo::Release | Todo::Own);
+        let may_refuse = begins_again
+            || matches!(self.todo, Todo::Copy { frozen: true, .. } | Todo::Release | Todo::Own | Todo::GiveUp);
         assert!(is_taken != [false, false] || (is_moving && may_refuse), "no one takes key{number}: {:?}", self.todo);
     }
 
@@ -295,6 +327,7 @@ enum Event {
     Read(u16),
     Drive,
     TakeOver,
+    GiveUp,
     SayAgain(prop::sample::Index),
     BeginAgain(bool),
 }
@@ -305,6 +338,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (0..KEYS).prop_map(Event::Read),
         8 => Just(Event::Drive),
         1 => Just(Event::TakeOver),
+        1 => (0..8u8).prop_map(|draw| if draw == 0 { Event::GiveUp } else { Event::Drive }),
         4 => any::<prop::sample::Index>().prop_map(Event::SayAgain),
         1 => any::<bool>().prop_map(Event::BeginAgain),
     ];
@@ -333,6 +367,7 @@ proptest! {
                 Event::Read(number) => pair.read(number),
                 Event::Drive => pair.drive(),
                 Event::TakeOver => pair.take_over(),
+                Event::GiveUp => pair.give_up(),
                 Event::SayAgain(which) => {
                     let (to_source, command) = which.get(&pair.said).clone();
                     // Whatever it is answered.
@@ -348,6 +383,8 @@ proptest! {
         (0..KEYS).for_each(|number| pair.read(number));
         let (all, left) = (pair.destination.map.len() + pair.source.map.len(), pair.model.len());
         prop_assert_eq!(all, left, "records that no one owns are left");
+        let owner = if pair.is_given_up { &pair.source } else { &pair.destination };
+        prop_assert!((0..KEYS).map(key).filter(|key| moving().contains(slot_of(key))).all(|key| owner.get(&key).is_some()));
     }
 }
 
@@ -422,6 +459,95 @@ fn destination_that_lacks_a_piece_owns_nothing() {
     assert!(matches!(map.step(&SlotCommand::Own { by, pieces: 2, epoch }), SlotReply::Refused(_)));
     assert_eq!(map.step(&install(1)), SlotReply::Done);
     assert_eq!(map.step(&SlotCommand::Own { by, pieces: 2, epoch }), SlotReply::Done);
+}
+
+// covers G10
+#[test]
+fn move_that_is_given_up_leaves_nothing_at_the_destination_and_what_is_late_of_it_does_nothing() {
+    let by = Attempt { id: 5, number: 2 };
+    let (slots, owned, epoch) = (SlotSet::range(0, HALF), SlotSet::range(HALF, SLOTS), 1);
+    let mut destination = Partition::new();
+    let records = (0..2 * DROP_STEP as u32).map(|number| format!("key{number}").into_bytes());
+    let (moving, own): (Vec<_>, Vec<_>) = records.partition(|key| slots.contains(slot_of(key)));
+    for key in &own {
+        destination.swap(key, b"own");
+    }
+    let accept = SlotCommand::Accept { by, slots: slots.clone(), owned: owned.clone(), epoch };
+    assert_eq!(destination.step(&accept), SlotReply::Done);
+    let records = moving.iter().map(|key| (Bytes::from(key.clone()), Some(Bytes::from_static(b"v")))).collect();
+    let install = SlotCommand::Install { by, number: 0, piece: Piece { whole: None, records } };
+    assert_eq!(destination.step(&install), SlotReply::Done);
+    let end = SlotCommand::End { by, slots: slots.clone(), owned: owned.clone(), epoch };
+    let mut replies = vec![destination.step(&end)];
+    while replies.last() == Some(&SlotReply::Again) {
+        // What is late comes in between.
+        for late in [&accept, &install] {
+            assert!(matches!(destination.step(late), SlotReply::Refused(_)), "{late:?}");
+        }
+        destination.begin_again();
+        replies.push(destination.step(&end));
+    }
+    assert_eq!((replies.len(), destination.map.len()), (2, own.len()), "{replies:?}");
+    assert_eq!(replies.last(), Some(&SlotReply::Done));
+    let image = destination.image();
+    assert_eq!(destination.step(&end), SlotReply::Done, "again, and late");
+    for late in [accept, install, SlotCommand::Own { by, pieces: 1, epoch: 2 }] {
+        destination.step(&late);
+    }
+    assert_eq!(destination.image(), image);
+    assert_eq!((destination.get(&moving[0]), destination.get(&own[0])), (None, Some(Some(Bytes::from_static(b"own")))));
+    // The next move finds it as if this one had never been.
+    let by = Attempt { id: 6, number: 1 };
+    assert_eq!(destination.step(&SlotCommand::Accept { by, slots, owned, epoch }), SlotReply::Done);
+}
+
+// covers G10
+#[test]
+fn source_that_was_frozen_takes_writes_again_once_the_move_is_given_up() {
+    let (mut source, by) = begun([(b"k".to_vec(), b"v".to_vec())]);
+    assert_eq!(source.step(&SlotCommand::Freeze { by }), SlotReply::Done);
+    assert_eq!(source.swap(b"k", b"w"), None);
+    let all = SlotSet::range(0, SLOTS);
+    assert_eq!(
+        source.step(&SlotCommand::End { by, slots: all.clone(), owned: all.clone(), epoch: 1 }),
+        SlotReply::Done
+    );
+    assert_eq!(source.swap(b"k", b"w"), Some(Some(Bytes::from_static(b"v"))));
+    let again = SlotCommand::Begin { by: Attempt { number: 9, ..by }, slots: all.clone(), owned: all, epoch: 1 };
+    assert!(matches!(source.step(&again), SlotReply::Refused(_)), "an attempt that is late");
+    assert_eq!(source.swap(b"k", b"x"), Some(Some(Bytes::from_static(b"w"))));
+}
+
+// covers G10
+#[test]
+fn group_that_has_forgotten_its_part_is_told_what_it_owns() {
+    let by = Attempt { id: 5, number: 1 };
+    let (low, high) = (SlotSet::range(0, HALF), SlotSet::range(HALF, SLOTS));
+    let key_in = |slots: &SlotSet| (0..KEYS).map(key).find(|key| slots.contains(slot_of(key))).unwrap();
+    let (low_key, high_key) = (key_in(&low), key_in(&high));
+    // The source, founded anew: it does not have the slots any more.
+    let mut source = Partition::new();
+    assert!(matches!(source.step(&SlotCommand::Release { by, epoch: 2 }), SlotReply::Refused(_)));
+    let end = SlotCommand::End { by, slots: high.clone(), owned: low.clone(), epoch: 2 };
+    assert_eq!(source.step(&end), SlotReply::Done);
+    assert_eq!((source.swap(&high_key, b"v"), source.swap(&low_key, b"v")), (None, Some(None)));
+    for late in [SlotCommand::Release { by, epoch: 2 }, SlotCommand::Drop { by }] {
+        assert_eq!(source.step(&late), SlotReply::Done);
+    }
+    // The destination: it has them, and none of their records.
+    let mut destination = Partition::new();
+    let own = SlotCommand::Own { by, pieces: 3, epoch: 2 };
+    assert!(matches!(destination.step(&own), SlotReply::Refused(_)));
+    let end = SlotCommand::End { by, slots: high.clone(), owned: high, epoch: 2 };
+    assert_eq!(destination.step(&end), SlotReply::Done);
+    assert_eq!((destination.swap(&high_key, b"v"), destination.swap(&low_key, b"v")), (Some(None), None));
+    assert_eq!(destination.step(&own), SlotReply::Done);
+    // One that was recovered as it was before the slots were frozen: it still has records of them.
+    let (mut source, by) = begun([(low_key.clone(), b"v".to_vec()), (high_key.clone(), b"v".to_vec())]);
+    assert!(matches!(source.step(&SlotCommand::Release { by, epoch: 2 }), SlotReply::Refused(_)));
+    let end = SlotCommand::End { by, slots: low, owned: SlotSet::range(HALF, SLOTS), epoch: 2 };
+    assert_eq!(source.step(&end), SlotReply::Done);
+    assert_eq!((source.get(&low_key), source.map.len()), (None, 1));
 }
 
 // covers D16

@@ -82,4 +82,6 @@ smr_sim::situations! {
     ServerBehind,
     /// the map gave slots to another partition (G10)
     SlotsMoved,
+    /// a move of slots was given up after a group had heard of it (G10)
+    MoveGivenUp,
 }

@@ -416,6 +416,11 @@ impl Scene {
                 }
             }
             Fault::MoveSlots => self.mover.begin(self.clock.now()),
+            Fault::AbandonMove => {
+                if self.mover.give_up() {
+                    self.counts.saw(Rare::MoveGivenUp);
+                }
+            }
             Fault::Mislead => {
                 let other = (some_replica + 1) % replicas as usize;
                 partition.mislead(leader, if leader == some_replica { other } else { some_replica }, us);

@@ -33,10 +33,16 @@ enum Todo {
     Begin,
     Export(Copy),
     Install(Copy, Exported),
-    Freeze { since: u64 },
+    Freeze {
+        since: u64,
+    },
     Release,
     Own,
     Drop,
+    /// It is given up: the source hears of it first, and then the destination.
+    End {
+        at_source: bool,
+    },
 }
 
 /// How far copying is.
@@ -60,6 +66,8 @@ struct Move {
     /// The question that is out: to whom, under which tag, since when.
     asked: Option<(u16, u64, Time)>,
     said: Vec<(u16, SlotCommand)>,
+    /// A group that cannot take part, and need not hear of the end.
+    unable: Option<u16>,
 }
 
 /// See the module.
@@ -110,8 +118,22 @@ impl SlotMover {
         let by = Attempt { id: self.ids, number: 1 };
         let (from, to) = (from as u16, to as u16);
         let todo = Todo::Accept;
-        self.open = Some(Move { from, to, slots, by, pieces: 0, epoch: 0, todo, asked: None, said: Vec::new() });
+        self.open =
+            Some(Move { from, to, slots, by, pieces: 0, epoch: 0, todo, asked: None, said: Vec::new(), unable: None });
         self.look_at = Some(now);
+    }
+
+    /// Gives the move up that is open, unless the map gives the slots to the destination. Returns whether a group may
+    /// have heard of it.
+    pub(super) fn give_up(&mut self) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        let is_too_late = matches!(open.todo, Todo::Release | Todo::Own | Todo::Drop | Todo::End { .. });
+        if !is_too_late {
+            // Whatever is still answered to the step before.
+            open.asked = None;
+            open.todo = Todo::End { at_source: true };
+        }
+        !is_too_late && !open.said.is_empty()
     }
 
     /// Takes the next step, if the last one was answered. Returns whether the map that counts has changed.
@@ -141,8 +163,20 @@ impl SlotMover {
                         return true;
                     }
                 }
+                Some(Outcome::Refused(_)) if open.unable == Some(partition) => {
+                    open.asked = None;
+                    match open.todo {
+                        Todo::End { at_source: true } => open.todo = Todo::End { at_source: false },
+                        _ => return true,
+                    }
+                }
                 // A member that is gone for good is not known to apply these commands: the move comes to nothing.
-                Some(Outcome::Refused(_)) if open.by.number == 1 && open.pieces == 0 => return true,
+                Some(Outcome::Refused(_))
+                    if matches!(open.todo, Todo::Accept | Todo::Begin) && open.by.number == 1 && open.pieces == 0 =>
+                {
+                    (open.asked, open.unable) = (None, Some(partition));
+                    open.todo = Todo::End { at_source: true };
+                }
                 None if now < since.plus_us(ASK_AGAIN_US) => return false,
                 // Not done, unknown, or no one answers: it is said again.
                 other => {
@@ -151,7 +185,8 @@ impl SlotMover {
                 }
             }
         }
-        if self.rng.chance(TAKES_OVER) && !matches!(open.todo, Todo::Release | Todo::Own | Todo::Drop) {
+        let is_settled = matches!(open.todo, Todo::Release | Todo::Own | Todo::Drop | Todo::End { .. });
+        if !is_settled && self.rng.chance(TAKES_OVER) {
             open.by.number += 1;
             open.todo = Todo::Accept;
         }
@@ -183,6 +218,10 @@ impl SlotMover {
             Todo::Release => (from, SlotCommand::Release { by, epoch }),
             Todo::Own => (to, SlotCommand::Own { by, pieces, epoch }),
             Todo::Drop => (from, SlotCommand::Drop { by }),
+            Todo::End { at_source } => {
+                let partition = if *at_source { from } else { to };
+                (partition, SlotCommand::End { by, slots, owned: owned(partition), epoch: self.map.epoch })
+            }
         };
         open.said.push((partition, command.clone()));
         (partition, Request::Idempotent { command: command.encode() })
@@ -226,7 +265,9 @@ impl SlotMover {
             (Todo::Release, SlotReply::Done) => Todo::Own,
             (Todo::Own, SlotReply::Done) => Todo::Drop,
             (Todo::Drop, SlotReply::Done) => return true,
-            (todo @ Todo::Drop, SlotReply::Again) => todo,
+            (Todo::End { at_source: true }, SlotReply::Done) => Todo::End { at_source: false },
+            (Todo::End { at_source: false }, SlotReply::Done) => return true,
+            (todo @ (Todo::Drop | Todo::End { .. }), SlotReply::Again) => todo,
             (todo, reply) => panic!("{todo:?} was answered {reply:?}"),
         };
         false

@@ -52,6 +52,8 @@ pub enum Fault {
     EmptyDirectory,
     /// Slots begin to move from one partition to another. Nothing goes wrong by that alone.
     MoveSlots,
+    /// A move of slots that is under way is given up. Drawn only beside [`Fault::MoveSlots`].
+    AbandonMove,
     /// Two servers name each other as the leader for a while. Sound ones do not; a client must bear it all the same.
     Mislead,
 }
@@ -148,7 +150,7 @@ impl SwarmConfig {
         if rng.chance(200) {
             sessions.answers_max_bytes = rng.between(0, 600) as usize;
         }
-        SwarmConfig {
+        let mut config = SwarmConfig {
             partitions,
             replicas,
             managers: (managers, behind),
@@ -164,7 +166,11 @@ impl SwarmConfig {
             start_us: rng.pick(&[0, 20_000, 300_000]),
             chaos_us: rng.between(3_000_000, 7_000_000),
             with_properties: rng.chance(250),
+        };
+        if config.faults.contains(&Fault::MoveSlots) && rng.chance(600) {
+            config.faults.push(Fault::AbandonMove);
         }
+        config
     }
 }
 

@@ -183,6 +183,20 @@ fn whoever_leads_is_killed_in_each_phase_of_a_move_and_it_goes_on() {
     history.check(&scene).unwrap();
 }
 
+/// A move that does not come to its end in time.
+fn try_move(cluster: &Cluster) {
+    let mut client = Command::new(programs().path(CLIENT));
+    client.args(["--manager_addrs", &cluster.manager_addresses(), "--timeout_ms", "3000"]);
+    client.args(["move-slots", "0-8191", "s1"]).stdin(Stdio::null());
+    let gave_up = client.output().unwrap();
+    assert!(!gave_up.status.success(), "{gave_up:?}");
+}
+
+/// Some keys of the first partition, which has slots 0 to 8191.
+fn low_keys() -> impl Iterator<Item = String> {
+    (0..200).map(|number| format!("w{number}")).filter(|key| madkv_proto::slots::slot_of(key.as_bytes()) < 8192)
+}
+
 // covers G10
 #[test]
 fn destination_without_a_majority_keeps_no_write_from_the_source() {
@@ -192,26 +206,46 @@ fn destination_without_a_majority_keeps_no_write_from_the_source() {
     client.swap("warm", "1", TIMEOUT).unwrap();
     let down = [1, 2].map(|replica| Node::Server { partition: 1, replica });
     down.iter().for_each(|&node| scene.process(node).kill());
-    let gave_up = {
-        let mut words = Command::new(programs().path(CLIENT));
-        words.args([
-            "--manager_addrs",
-            &scene.manager_addresses(),
-            "--timeout_ms",
-            "3000",
-            "move-slots",
-            "0-8191",
-            "s1",
-        ]);
-        words.stdin(Stdio::null()).output().unwrap()
-    };
-    assert!(!gave_up.status.success(), "{gave_up:?}");
-    // All of these are of s0.
-    let in_low = |key: &str| madkv_proto::slots::slot_of(key.as_bytes()) < 8192;
-    for key in (0..200).map(|number| format!("w{number}")).filter(|key| in_low(key)) {
+    try_move(&scene);
+    for key in low_keys() {
         client.swap(&key, "2", Duration::from_secs(30)).unwrap();
     }
     down.iter().for_each(|&node| scene.process(node).start().unwrap());
+    done(&scene, &["move-slots", "0-8191", "s1"]);
+    check_records(&scene);
+}
+
+// covers G10
+#[test]
+fn move_that_is_given_up_leaves_the_slots_where_they_were_and_nothing_elsewhere() {
+    let mut scene = Scene::new(Shape { manager_rf: 1, ..SHAPE });
+    fill(&scene);
+    refused(&scene, &["abandon-move"], "no move of slots is under way");
+    let down = [1, 2].map(|replica| Node::Server { partition: 1, replica });
+    down.iter().for_each(|&node| scene.process(node).kill());
+    try_move(&scene);
+    let told = "is given up, s0 keeps slots 0-8191: an operator";
+    let waiting = {
+        let (client, managers) = (scene.programs().path(CLIENT), scene.manager_addresses());
+        thread::spawn(move || {
+            let mut client = Command::new(client);
+            client.args(["--manager_addrs", &managers, "--timeout_ms", "120000", "abandon-move"]);
+            client.stdin(Stdio::null()).output().unwrap()
+        })
+    };
+    wait_event(&scene, told, 0);
+    let mut client = scene.client().unwrap();
+    for key in low_keys() {
+        client.swap(&key, "2", Duration::from_secs(30)).unwrap();
+    }
+    assert!(!waiting.is_finished(), "the destination has not heard of it");
+    down.iter().for_each(|&node| scene.process(node).start().unwrap());
+    let output = waiting.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let events = done(&scene, &["events"]);
+    assert!(events.contains("nothing is left of it") && events.matches(told).count() == 1, "{events}");
+    refused(&scene, &["abandon-move"], "no move of slots is under way");
+    check_records(&scene);
     done(&scene, &["move-slots", "0-8191", "s1"]);
     check_records(&scene);
 }

@@ -161,6 +161,11 @@ pub enum CliCommand {
         #[arg(value_parser = partition)]
         group: u16,
     },
+    /// Give up the move of slots that is under way
+    ///
+    /// As long as all is not copied: then the partition that had the slots keeps them, and nothing is left at the other
+    /// one. Once the map gives them to the other one it is refused, and the move goes on.
+    AbandonMove,
 }
 
 /// A list of addresses.
@@ -168,7 +173,7 @@ pub enum CliCommand {
 pub struct Addresses(pub Vec<String>);
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 15] = [
+pub const COMMAND_WORDS: [&str; 16] = [
     "help",
     "status",
     "where",
@@ -184,6 +189,7 @@ pub const COMMAND_WORDS: [&str; 15] = [
     "move",
     "add-partition",
     "move-slots",
+    "abandon-move",
 ];
 /// The first words of the line protocol.
 pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
@@ -213,6 +219,7 @@ scale <group> <n>         let partition s0, s1, ... have n replicas
 move <replica> <addr> <p2p>  where s0.0, s0.1, ... is now, for clients and for its peers
 add-partition <addrs>     add a partition without slots, whose replicas serve clients there
 move-slots <a>-<b> <group>  move slots a to b, with their keys, to partition s0, s1, ...
+abandon-move              give up the move of slots that is under way
 help [<word>]             this, or more about one word
 Keys and values are words without spaces; keys up to 4 KiB, values up to 1 MiB.
 ";
@@ -353,6 +360,10 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             client.move_slots(slots.clone(), *group).await?;
             Ok(whole(format!("s{group}: has slots {slots}\n")))
         }
+        CliCommand::AbandonMove => {
+            client.abandon_move().await?;
+            Ok(whole("the move is given up: its slots stay where they were\n".to_owned()))
+        }
         CliCommand::Readmit { group, replica } => {
             client.readmit(group, *replica).await?;
             Ok(whole(format!("{group}: replica {replica} readmitted\n")))
@@ -482,6 +493,7 @@ mod tests {
         for (line, end) in [("move-slots 0-99 s1", 100), ("move-slots 0 s1", 1)] {
             assert_eq!(command(line), Ok(CliCommand::MoveSlots { slots: SlotSet::range(0, end), group: 1 }));
         }
+        assert_eq!(command("abandon-move"), Ok(CliCommand::AbandonMove));
         assert_eq!(command("help"), Ok(CliCommand::Help { word: None }));
         for (line, part) in [
             ("transfer s0 one", "a replica is a number"),

@@ -162,6 +162,34 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// An operator gives a move of slots up, or the leader does because a group cannot take part. Version 5, as all that
+    /// follow.
+    GiveUpMove {
+        /// The move.
+        id: u64,
+        /// Why.
+        why: String,
+        /// The group that cannot take part.
+        unable: Option<u16>,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// Both groups have ended a move that was given up.
+    MoveGivenUp {
+        /// The move.
+        id: u64,
+        /// As above.
+        at_unix_ms: u64,
+    },
+    /// A group has forgotten its part in a move whose slots are handed over.
+    SlotsForgotten {
+        /// The move.
+        id: u64,
+        /// Its partition.
+        partition: u16,
+        /// As above.
+        at_unix_ms: u64,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
@@ -170,8 +198,10 @@ const COMMAND_KINDS_OF_VERSION_1: u32 = 4;
 const COMMAND_KINDS_OF_VERSION_2: u32 = 12;
 /// How many kinds of commands of versions 1 to 3 there are.
 const COMMAND_KINDS_OF_VERSION_3: u32 = 14;
+/// How many kinds of commands of versions 1 to 4 there are.
+const COMMAND_KINDS_OF_VERSION_4: u32 = 17;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 17;
+const COMMAND_KINDS: u32 = 20;
 
 /// The version in which the kind of a command came: the number that it begins with.
 pub(super) fn version(command: &[u8]) -> Option<u16> {
@@ -179,7 +209,8 @@ pub(super) fn version(command: &[u8]) -> Option<u16> {
         None | Some(0..COMMAND_KINDS_OF_VERSION_1) => Some(1),
         Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS_OF_VERSION_2) => Some(2),
         Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS_OF_VERSION_3) => Some(3),
-        Some(COMMAND_KINDS_OF_VERSION_3..COMMAND_KINDS) => Some(4),
+        Some(COMMAND_KINDS_OF_VERSION_3..COMMAND_KINDS_OF_VERSION_4) => Some(4),
+        Some(COMMAND_KINDS_OF_VERSION_4..COMMAND_KINDS) => Some(5),
         Some(_) => None,
     }
 }

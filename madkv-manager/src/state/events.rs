@@ -34,6 +34,12 @@ impl EventLog {
         self.newest
     }
 
+    /// Whether an event that is kept says this.
+    pub(super) fn has(&self, subject: &str, text: &str) -> bool {
+        let text = bounded(text, EVENT_TEXT_MAX_BYTES);
+        self.kept.iter().any(|event| event.subject == subject && event.text == text)
+    }
+
     /// The number of the newest event; 0 if there was none.
     pub(super) fn newest(&self) -> u64 {
         self.newest

@@ -26,10 +26,11 @@ const IMAGE_MAX_BYTES: u32 = 1 << 20;
 /// with these bits and their version in the lower 16, and then with their length.
 const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
 /// The versions of images that hold more than version 1 can: each is written only where the ones before cannot hold
-/// it. 2: hosts, repairs, settings, events. 3: epochs. 4: moves of slots.
+/// it. 2: hosts, repairs, settings, events. 3: epochs. 4: moves of slots. 5: one that is given up.
 const IMAGE_VERSION_2: u32 = 2;
 const IMAGE_VERSION_3: u32 = 3;
-const IMAGE_VERSION: u32 = 4;
+const IMAGE_VERSION_4: u32 = 4;
+const IMAGE_VERSION: u32 = 5;
 /// The longest image of a version above 1, in bytes.
 const IMAGE_2_MAX_BYTES: u32 = 8 << 20;
 
@@ -142,7 +143,7 @@ impl ManagerState {
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
         let contents = match version {
-            IMAGE_VERSION => Contents::decode_4(&bytes),
+            IMAGE_VERSION | IMAGE_VERSION_4 => Contents::decode_4(&bytes),
             IMAGE_VERSION_3 => Contents::decode_3(&bytes),
             IMAGE_VERSION_2 => Contents::decode_2(&bytes),
             _ => Contents::decode(&bytes),
@@ -157,7 +158,8 @@ impl Image for ManagerState {
         let Contents { map, records, founded, control, epochs, slots } = &*self.contents;
         let first = Version1 { map, records, founded };
         let (version, bytes) = if *slots != Slots::default() {
-            (IMAGE_VERSION, codec::encode(&(first, control, epochs, slots)))
+            let version = if slots.is_of_version_5() { IMAGE_VERSION } else { IMAGE_VERSION_4 };
+            (version, codec::encode(&(first, control, epochs, slots)))
         } else if *epochs != Epochs::default() {
             (IMAGE_VERSION_3, codec::encode(&(first, control, epochs)))
         } else if *control != Control::default() {

@@ -146,6 +146,11 @@ impl ManagerState {
             Command::AddPartition { servers, at_unix_ms } => Reply::Control(self.add_partition(servers, at_unix_ms)),
             Command::MoveSlots { slots, to, at_unix_ms } => Reply::Control(self.move_slots(slots, to, at_unix_ms)),
             Command::SlotStep { id, step, at_unix_ms } => self.slot_step(id, step, at_unix_ms),
+            Command::GiveUpMove { id, why, unable, at_unix_ms } => {
+                Reply::Control(self.give_up(id, &why, unable, at_unix_ms))
+            }
+            Command::MoveGivenUp { id, at_unix_ms } => self.given_up(id, at_unix_ms),
+            Command::SlotsForgotten { id, partition, at_unix_ms } => self.slots_forgotten(id, partition, at_unix_ms),
         }
     }
 
@@ -185,7 +190,7 @@ impl StateMachine for ManagerState {
     /// that does not apply them is asked to keep another one.
     const IMAGE_VERSION: u16 = 1;
 
-    const COMMANDS_VERSION: u16 = 4;
+    const COMMANDS_VERSION: u16 = 5;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         command::version(command)

@@ -2,11 +2,12 @@
 //!
 //! A move is open from the moment it is recorded until its source has dropped what it gave away. The manager that leads
 //! carries it out ([`crate::slot_driver`]); what is recorded here is all that another one needs to go on. The map
-//! changes in one step, when everything is copied: from then on there is no way back, and no other attempt.
+//! changes in one step, when everything is copied: from then on there is no way back, and no other attempt. Before, an
+//! operator may give the move up, or the leader if a group cannot take part: it is open until both groups have heard so.
 
 use std::sync::Arc;
 
-use madkv_proto::control::{ChangeReport, ControlReply};
+use madkv_proto::control::{ChangeReport, ControlReply, EVENT_TEXT_MAX_BYTES, bounded};
 use madkv_proto::map::{PARTITIONS_MAX, Partition, REPLICAS_MAX};
 use madkv_proto::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
@@ -39,7 +40,7 @@ pub struct SlotMove {
 }
 
 /// How far a move is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MovePhase {
     /// Records are copied; the source has the slots.
     Copying,
@@ -53,6 +54,13 @@ pub enum MovePhase {
     },
     /// The destination owns them; the source is to drop their records.
     Dropping,
+    /// It is given up, and the source keeps the slots: both groups are to end it. Came with version 5.
+    GivenUp {
+        /// Why.
+        why: String,
+        /// The group that could not take part when nothing had happened yet, and need not hear of the end.
+        unable: Option<u16>,
+    },
 }
 
 /// The moves.
@@ -79,7 +87,8 @@ pub enum MoveStep {
     Owned,
     /// The source has dropped what it gave away.
     Dropped,
-    /// A group cannot take part, and nothing has happened yet.
+    /// A group cannot take part, and nothing has happened yet. Where all managers know of [`MovePhase::GivenUp`] that
+    /// takes its place, so that the other group hears of it.
     Failed {
         /// The attempt, which is the first.
         attempt: u64,
@@ -199,7 +208,7 @@ impl ManagerState {
         };
         let SlotMove { from, to, .. } = *open;
         let mut ended = None;
-        let text = match (open.phase, step) {
+        let text = match (open.phase.clone(), step) {
             (MovePhase::Copying, MoveStep::Attempt(number)) if number == open.attempt + 1 => {
                 open.attempt = number;
                 // Groups that cannot be reached are tried again and again: that must not push all else out.
@@ -235,9 +244,87 @@ impl ManagerState {
             contents.control.events.append(at_unix_ms, SUBJECT, &text);
         }
         if let Some(outcome) = ended {
-            contents.slots.ended = Some((id, outcome));
-            contents.slots.open = None;
+            contents.slots.end(outcome);
         }
         Reply::SlotMove(contents.slots.open.clone())
+    }
+
+    /// A move is given up, while its source has the slots. Answered with how it is then.
+    pub(super) fn give_up(&mut self, id: u64, why: &str, unable: Option<u16>, at_unix_ms: u64) -> ControlReply {
+        let contents = Arc::make_mut(&mut self.contents);
+        let Some(open) = contents.slots.open.as_mut().filter(|open| open.id == id) else {
+            return ControlReply::Refused(format!("move {id} is not under way"));
+        };
+        match open.phase {
+            MovePhase::GivenUp { .. } => {}
+            MovePhase::Copying => {
+                let text = format!("move {id} is given up, s{} keeps slots {}: {why}", open.from, open.slots);
+                contents.control.events.append(at_unix_ms, SUBJECT, &text);
+                open.phase = MovePhase::GivenUp { why: bounded(why, EVENT_TEXT_MAX_BYTES).to_owned(), unable };
+                if open.attempt == 0 {
+                    // No one has been told of it.
+                    contents.slots.end(Some(why.to_owned()));
+                }
+            }
+            MovePhase::Handover { epoch, .. } => {
+                let to = open.to;
+                return ControlReply::Refused(format!(
+                    "the map of epoch {epoch} gives the slots to s{to}: no way back"
+                ));
+            }
+            MovePhase::Dropping => {
+                return ControlReply::Refused(format!("s{} owns the slots: no way back", open.to));
+            }
+        }
+        self.slot_moves()
+    }
+
+    /// Both groups have ended a move that was given up.
+    pub(super) fn given_up(&mut self, id: u64, at_unix_ms: u64) -> Reply {
+        let contents = Arc::make_mut(&mut self.contents);
+        let Some(open) = contents.slots.open.as_ref().filter(|open| open.id == id) else {
+            return Reply::Refused("another move is open, or none".to_owned());
+        };
+        let MovePhase::GivenUp { why, .. } = open.phase.clone() else {
+            return Reply::Refused(format!("it is not given up, but {:?}", open.phase));
+        };
+        let text = format!("move {id} came to nothing, and nothing is left of it: {why}");
+        contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        contents.slots.end(Some(why));
+        Reply::SlotMove(None)
+    }
+
+    /// A group has forgotten its part in a move whose slots are handed over: it goes on by the map. Said once.
+    pub(super) fn slots_forgotten(&mut self, id: u64, partition: u16, at_unix_ms: u64) -> Reply {
+        let contents = Arc::make_mut(&mut self.contents);
+        let Some(open) = contents.slots.open.as_ref().filter(|open| open.id == id) else {
+            return Reply::Refused("another move is open, or none".to_owned());
+        };
+        let what = match partition == open.to {
+            true => "it has the slots, and of their records those that it has: the others are in backups, if anywhere",
+            false => "it does not have the slots any more",
+        };
+        let text = format!(
+            "move {id}: s{partition} has forgotten its part, for its group was founded anew or recovered while slots {} \
+             were handed over: {what}",
+            open.slots
+        );
+        if !contents.control.events.has(SUBJECT, &text) {
+            contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        }
+        Reply::SlotMove(contents.slots.open.clone())
+    }
+}
+
+impl Slots {
+    /// Whether there is something of version 5 of the commands.
+    pub(super) fn is_of_version_5(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| matches!(open.phase, MovePhase::GivenUp { .. }))
+    }
+
+    fn end(&mut self, refused: Option<String>) {
+        if let Some(open) = self.open.take() {
+            self.ended = Some((open.id, refused));
+        }
     }
 }
