@@ -4,13 +4,15 @@
 //! A server with `--join` is in no map at first. It says where it is, waits, and is taken in when an operator wants it
 //! (`madkv-client scale`); then the map has it.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use madkv_proto::control::Announcement;
 use madkv_proto::map::ClusterMap;
 use smr::internals::disk::RealDisk;
 use smr::replica::ReplicaHandle;
+use smr_service::fatal::{AFTER_A_FAILURE, EXIT_FATAL};
 use smr_service::listener::Backend as _;
 use smr_service::process::{jittered, say};
 
@@ -98,10 +100,20 @@ pub(crate) fn retired(plan: &Plan) -> String {
     )
 }
 
-fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
+/// Goes by this map from now on, if it is newer, and remembers it. Ends the process if its disk fails; one that is full
+/// bears it, for the next start asks for the map again.
+pub(crate) fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
+    /// Whoever hears of a map: the file has one writer at a time, and the newest map is written last.
+    static TAKING: Mutex<()> = Mutex::new(());
+    let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
     if backend.adopt(map)
         && let Err(error) = assignment::save(&RealDisk, &plan.directory, map)
     {
-        say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
+        let what = format!("cannot remember the cluster map in {}: {error}", plan.directory.display());
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return say(PROGRAM, &what);
+        }
+        say(PROGRAM, &format!("{what}; this process ends; {AFTER_A_FAILURE}"));
+        smr_service::log_sink::exit(EXIT_FATAL);
     }
 }

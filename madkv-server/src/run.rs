@@ -25,7 +25,7 @@ use crate::advertised::Watch;
 use crate::agent_link::AgentLink;
 use crate::assignment;
 use crate::backend::ServerBackend;
-use crate::joining::{MapFollower, follow, has_lost_place, retire, retired};
+use crate::joining::{MapFollower, follow, has_lost_place, retire, retired, take};
 use crate::map::{self, Map};
 use crate::options::{Options, PROGRAM, Plan};
 use crate::register::{Membership, Recorders, Registrar, Verdict};
@@ -382,10 +382,6 @@ async fn keep_registered(
 /// If it has no place in the cluster, or a directory of another group.
 fn note(verdict: Verdict, registrar: &Registrar, plan: &Plan, backend: &ServerBackend) -> Result<(), Fatal> {
     let map = map_of(verdict, plan, registrar.incarnation)?;
-    if backend.adopt(&map)
-        && let Err(error) = assignment::save(&RealDisk, &plan.directory, &map)
-    {
-        say(PROGRAM, &format!("cannot remember the cluster map in {}: {error}", plan.directory.display()));
-    }
+    take(&map, plan, backend);
     Ok(())
 }

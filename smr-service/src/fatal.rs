@@ -18,7 +18,7 @@ pub const EXIT_FATAL: i32 = 70;
 
 /// What to do about a failure of the world around.
 #[cfg(feature = "serve")]
-const AFTER_A_FAILURE: &str = "see that its disk works and has room, then start it again with the same arguments";
+pub const AFTER_A_FAILURE: &str = "see that its disk works and has room, then start it again with the same arguments";
 /// What to do about what a newer build has left.
 #[cfg(feature = "serve")]
 const AFTER_A_NEWER_BUILD: &str = "start the newer build with the same arguments; nothing is lost";

@@ -10,6 +10,7 @@ use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::load::{Load, Plan};
 use madkv_testkit::programs::CLIENT;
 use madkv_testkit::wait::wait_for;
+use smr_service::fatal::EXIT_FATAL;
 
 use crate::scene::{Scene, TIMEOUT, fresh_directory, programs};
 
@@ -248,4 +249,22 @@ fn move_that_is_given_up_leaves_the_slots_where_they_were_and_nothing_elsewhere(
     check_records(&scene);
     done(&scene, &["move-slots", "0-8191", "s1"]);
     check_records(&scene);
+}
+
+// covers D7
+#[test]
+fn server_that_cannot_write_a_newer_map_down_ends_with_the_reason() {
+    let mut scene = Scene::new(Shape { manager_rf: 1, partitions: 1, ..SHAPE });
+    let server = Node::Server { partition: 0, replica: 1 };
+    // Where the map is written first, to be renamed.
+    let in_the_way = scene.backer_path(server).join("assignment.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    done(&scene, &["add-partition", "127.0.0.1:1"]);
+    let ended = scene.process(server).wait_end(TIMEOUT).expect("it goes on");
+    assert_eq!(ended.code(), Some(EXIT_FATAL));
+    let log = scene.process(server).log_text();
+    assert!(log.contains("cannot remember the cluster map in") && log.contains("see that its disk works"), "{log}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    scene.process(server).start().unwrap();
+    scene.wait_caught_up(server.group(), TIMEOUT).unwrap();
 }
