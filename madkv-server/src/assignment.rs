@@ -8,39 +8,17 @@ use std::io;
 use std::path::Path;
 
 use madkv_proto::map::ClusterMap;
-use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
-use smr::internals::disk::{Disk, read_file};
+use smr::internals::disk::{Disk, FrameFile};
 
-/// The file's name.
-const FILE: &str = "assignment";
-/// The name under which it is written.
-const FILE_NEW: &str = "assignment.new";
-/// Kind of its frame.
-const KIND_ASSIGNMENT: u16 = 0x4d10;
-/// The longest file, in bytes: the largest map, twenty times over.
-const FILE_MAX_BYTES: u64 = 1 << 20;
+/// The file: at most the largest map, twenty times over.
+const FILE: FrameFile = FrameFile { name: "assignment", kind: 0x4d10, max_bytes: 1 << 20 };
 
 /// Reads the map that was remembered in `directory`; `None` if there is none.
 ///
 /// # Errors
 /// If the file cannot be read, or is damaged; the text names it.
 pub fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<ClusterMap>, String> {
-    let path = directory.join(FILE);
-    let damaged = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let bytes = match read_file(disk, &path, FILE_MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(damaged(&error)),
-    };
-    let Some((header, payload)) = bytes.split_first_chunk::<HEADER_LEN_BYTES>() else {
-        return Err(damaged(&"too short"));
-    };
-    let header = FrameHeader::parse(header, FILE_MAX_BYTES as usize).map_err(|error| damaged(&error))?;
-    if header.kind != KIND_ASSIGNMENT || header.payload_len_bytes != payload.len() {
-        return Err(damaged(&"of another kind or length"));
-    }
-    header.verify(payload).map_err(|error| damaged(&error))?;
-    codec::decode(payload).map(Some).map_err(|error| damaged(&error))
+    FILE.load(disk, directory)
 }
 
 /// Remembers `map` in `directory`, durably.
@@ -48,16 +26,7 @@ pub fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<ClusterMap>, Str
 /// # Errors
 /// Those of the file system.
 pub fn save(disk: &dyn Disk, directory: &Path, map: &ClusterMap) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    codec::frame(&mut bytes, KIND_ASSIGNMENT, map).map_err(io::Error::other)?;
-    let new = directory.join(FILE_NEW);
-    let file = disk.open(&new, true)?;
-    file.set_len(0)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
-    drop(file);
-    disk.rename(&new, &directory.join(FILE))?;
-    disk.sync_dir(directory)
+    FILE.save(disk, directory, map)
 }
 
 #[cfg(test)]
@@ -87,11 +56,11 @@ mod tests {
     fn load_any_cut_or_flipped_bit_is_reported_with_the_files_name() {
         let directory = tempfile::tempdir().unwrap();
         save(&RealDisk, directory.path(), &map(1)).unwrap();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(FILE.name);
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            assert!(load(&RealDisk, directory.path()).unwrap_err().contains(FILE), "cut at {cut}");
+            assert!(load(&RealDisk, directory.path()).unwrap_err().contains(FILE.name), "cut at {cut}");
         }
         for bit in 0..whole.len() * 8 {
             let mut bent = whole.clone();

@@ -9,22 +9,16 @@ use std::path::Path;
 
 use madkv_proto::agent::{LaunchCommand, ProcessId};
 use serde::{Deserialize, Serialize};
-use smr::codec::{self, FrameHeader, HEADER_LEN_BYTES};
+use smr::codec;
 use smr::id::Incarnation;
-use smr::internals::disk::{Disk, read_file};
+use smr::internals::disk::{Disk, FrameFile};
 
 use super::replica::Name;
 
-/// The file's name.
-const FILE: &str = "replicas";
-/// The name under which it is written.
-const FILE_NEW: &str = "replicas.new";
-/// Kind of its frame.
-const KIND_KNOWN: u16 = 0x4d28;
+/// The file: at most that many replicas with ordinary command lines, several times over.
+const FILE: FrameFile = FrameFile { name: "replicas", kind: 0x4d28, max_bytes: codec::FRAME_PAYLOAD_MAX_BYTES as u64 };
 /// The version of its bytes.
 const VERSION: u16 = 1;
-/// The longest file, in bytes: that many replicas with ordinary command lines, several times over.
-const FILE_MAX_BYTES: u64 = codec::FRAME_PAYLOAD_MAX_BYTES as u64;
 
 /// What is known of the replicas of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,25 +61,10 @@ fn boot() -> String {
 /// # Errors
 /// If the file cannot be read, or is damaged; the text names it.
 pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Known>, String> {
-    let path = directory.join(FILE);
-    let damaged = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
-    let bytes = match read_file(disk, &path, FILE_MAX_BYTES) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(damaged(&error)),
-    };
-    let Some((header, payload)) = bytes.split_first_chunk::<HEADER_LEN_BYTES>() else {
-        return Err(damaged(&"too short"));
-    };
-    let header = FrameHeader::parse(header, FILE_MAX_BYTES as usize).map_err(|error| damaged(&error))?;
-    if header.kind != KIND_KNOWN || header.payload_len_bytes != payload.len() {
-        return Err(damaged(&"of another kind or length"));
-    }
-    header.verify(payload).map_err(|error| damaged(&error))?;
-    let file: File = codec::decode(payload).map_err(|error| damaged(&error))?;
+    let Some(file) = FILE.load::<File>(disk, directory)? else { return Ok(None) };
     if file.version != VERSION {
-        let what = format!("of version {}, and this build reads version {VERSION}", file.version);
-        return Err(damaged(&what));
+        let path = directory.join(FILE.name);
+        return Err(format!("{}: of version {}, and this build reads version {VERSION}", path.display(), file.version));
     }
     let mut known = file.known;
     if file.boot.is_empty() || file.boot != boot() {
@@ -99,17 +78,7 @@ pub(super) fn load(disk: &dyn Disk, directory: &Path) -> Result<Option<Known>, S
 /// # Errors
 /// Those of the file system.
 pub(super) fn save(disk: &dyn Disk, directory: &Path, known: &Known) -> io::Result<()> {
-    let file = File { version: VERSION, boot: boot(), known: known.clone() };
-    let mut bytes = Vec::new();
-    codec::frame(&mut bytes, KIND_KNOWN, &file).map_err(io::Error::other)?;
-    let new = directory.join(FILE_NEW);
-    let file = disk.open(&new, true)?;
-    file.set_len(0)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
-    drop(file);
-    disk.rename(&new, &directory.join(FILE))?;
-    disk.sync_dir(directory)
+    FILE.save(disk, directory, &File { version: VERSION, boot: boot(), known: known.clone() })
 }
 
 #[cfg(test)]
@@ -139,8 +108,8 @@ mod tests {
         assert_eq!(load(&RealDisk, directory.path()), Ok(Some(known())));
         let file = File { version: VERSION, boot: "another".to_owned(), known: known() };
         let mut bytes = Vec::new();
-        codec::frame(&mut bytes, KIND_KNOWN, &file).unwrap();
-        std::fs::write(directory.path().join(FILE), bytes).unwrap();
+        codec::frame(&mut bytes, FILE.kind, &file).unwrap();
+        std::fs::write(directory.path().join(FILE.name), bytes).unwrap();
         let found = load(&RealDisk, directory.path()).unwrap().unwrap();
         assert!(found.replicas.len() == 2 && found.replicas.iter().all(|replica| replica.process.is_none()));
     }
@@ -149,7 +118,7 @@ mod tests {
     fn load_damaged_or_newer_file_is_an_error_that_names_it() {
         let directory = tempfile::tempdir().unwrap();
         save(&RealDisk, directory.path(), &known()).unwrap();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(FILE.name);
         let whole = std::fs::read(&path).unwrap();
         for place in [0, 8, 20, whole.len() - 1] {
             let mut bytes = whole.clone();
@@ -160,7 +129,7 @@ mod tests {
         }
         let file = File { version: 2, boot: String::new(), known: known() };
         let mut bytes = Vec::new();
-        codec::frame(&mut bytes, KIND_KNOWN, &file).unwrap();
+        codec::frame(&mut bytes, FILE.kind, &file).unwrap();
         std::fs::write(&path, bytes).unwrap();
         assert!(load(&RealDisk, directory.path()).unwrap_err().contains("version 2"));
     }

@@ -1,6 +1,7 @@
 //! The file system as storage and snapshots see it: a few operations, so that tests and the simulator can put a
 //! virtual disk in the place of the real one, and crash, tear, lie and fail there.
 
+mod frame_file;
 #[cfg(feature = "node")]
 mod real;
 pub(crate) mod room;
@@ -11,6 +12,7 @@ use std::any::Any;
 use std::io;
 use std::path::Path;
 
+pub use self::frame_file::FrameFile;
 #[cfg(feature = "node")]
 pub use self::real::RealDisk;
 pub use self::room::Room;
