@@ -164,7 +164,7 @@ bounded overwrites="1000000" value_bytes="1000":
 rolling rounds="100":
     cargo run --quiet --release --bin madkv-scenario -- rolling --rounds {{rounds}}
 
-# Move 100,000 keys to another partition and back under load, check that no request fails, and print how much slower requests are.
+# Move 100,000 keys to another partition and back under load, then 3 -> 5 -> 3 replicas; check that no request fails, and print how much slower requests are.
 move-slots keys="100000":
     cargo run --quiet --release --bin madkv-scenario -- move-slots --partitions 2 --keys {{keys}}
 

@@ -240,8 +240,9 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
-    /// Move all keys of a partition to another one and back under load; check that no request fails and that each key
-    /// has its last value, and print how much slower requests are
+    /// Move all keys of a partition to another one and back under load, and let that partition have two replicas more
+    /// and then less; check that no request fails and that each key has its last value, and print how much slower
+    /// requests are
     MoveSlots {
         /// Keys that move
         #[arg(long, default_value_t = 100_000)]
@@ -255,6 +256,9 @@ pub enum Scenario {
         /// Moves, back and forth
         #[arg(long, default_value_t = 4)]
         moves: u32,
+        /// How often two more replicas come and go after that
+        #[arg(long, default_value_t = 1)]
+        scales: u32,
         /// How long the clients are watched before the first move, in seconds
         #[arg(long, default_value_t = 10)]
         seconds: u64,
@@ -344,12 +348,13 @@ pub fn run(options: &Options) -> Outcome {
             };
             self_repair::run(&plan, place)
         }
-        Scenario::MoveSlots { keys, value_bytes, clients, moves, seconds, place } => {
+        Scenario::MoveSlots { keys, value_bytes, clients, moves, scales, seconds, place } => {
             let plan = move_slots::Plan {
                 keys: *keys,
                 value_bytes: *value_bytes,
                 clients: usize::from(*clients),
                 moves: *moves,
+                scales: *scales,
                 normal: Duration::from_secs(*seconds),
             };
             move_slots::run(&plan, place)

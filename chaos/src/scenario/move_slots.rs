@@ -1,6 +1,7 @@
-//! Moves all keys of a partition to another one and back, while clients read and write those very keys: does a request
-//! fail, and how much slower are they?
+//! Moves all keys of a partition to another one and back, and lets the partition have more replicas for a while, while
+//! clients read and write those very keys: does a request fail, and how much slower are they?
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,18 +10,24 @@ use bytes::Bytes;
 use madkv_client::Client;
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::{SLOTS, slot_of};
+use madkv_testkit::cluster::Cluster;
 use madkv_testkit::measure::Latencies;
+use madkv_testkit::newcomer;
 use madkv_testkit::place::{Outcome, library_client};
+use madkv_testkit::ports::Ports;
 use tokio::task::JoinSet;
 
-use crate::scenario::{Place, Stage, verdict};
+use crate::scenario::{Place, Stage, TIMEOUT, verdict};
 
-/// During a move the slowest of 100 requests is at most this much slower than normally.
+/// During a change the slowest of 100 requests is at most this much slower than normally.
 const P99_TARGET: f64 = 3.0;
 /// Keys that are written at a time before anything is measured.
 const FILL_WRITES: usize = 128;
-/// Pause before each move and after it, so that it is told apart from what is normal.
+/// Pause before each change and after it, so that it is told apart from what is normal.
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// How many replicas more the partition has for a while.
+const NEWCOMERS: u16 = 2;
 
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
@@ -35,6 +42,8 @@ pub(super) struct Plan {
     pub(super) clients: usize,
     /// Moves, back and forth.
     pub(super) moves: u32,
+    /// How often the partition has two replicas more afterwards, and then as many as before.
+    pub(super) scales: u32,
     /// How long the clients are watched before the first move.
     pub(super) normal: Duration,
 }
@@ -58,8 +67,43 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
     let clients: Vec<Client> = (0..plan.clients).map(|_| library_client(&stage.cluster)).collect();
     let operator = library_client(&stage.cluster);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(work(plan, Arc::new(keys), &clients, &operator, SlotSet::range(0, end)))?;
+    runtime.block_on(work(plan, Arc::new(keys), &clients, &operator, SlotSet::range(0, end), &stage.cluster))?;
     stage.done()
+}
+
+/// Lets the first partition have two replicas more, and then as many as before. Returns when it began to, and when each
+/// of both was done.
+async fn scale(operator: &Client, cluster: &Cluster, round: u32) -> Result<Vec<(Instant, Instant)>, Trouble> {
+    let size = cluster.layout().shape.server_rf;
+    let ports = Ports::claim(2 * NEWCOMERS)?;
+    let port = |offset: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.first() + offset));
+    let mut newcomers = Vec::new();
+    for number in 0..NEWCOMERS {
+        let (replica, at) = (size + number, (port(2 * number), port(2 * number + 1)));
+        newcomers.push(newcomer::start(cluster, (0, replica), at, &format!("newcomer.{round}.{replica}"))?);
+    }
+    tokio::time::sleep(SETTLE).await;
+    let mut times = Vec::new();
+    for replicas in [size + NEWCOMERS, size] {
+        let mut began = Instant::now();
+        let given_up_at = began + TIMEOUT;
+        // Until both have said where they are.
+        while let Err(error) = operator.scale(0, replicas).await {
+            if Instant::now() > given_up_at {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            began = Instant::now();
+        }
+        times.push((began, Instant::now()));
+        println!("change {}: to {replicas} replicas in {} ms", round + 1, began.elapsed().as_millis());
+        tokio::time::sleep(SETTLE).await;
+    }
+    for mut newcomer in newcomers {
+        // Retired, as soon as it has heard of that.
+        newcomer.wait_end(TIMEOUT).ok_or("a replica that left goes on")?;
+    }
+    Ok(times)
 }
 
 async fn work(
@@ -68,6 +112,7 @@ async fn work(
     clients: &[Client],
     operator: &Client,
     slots: SlotSet,
+    cluster: &Cluster,
 ) -> Result<(), Trouble> {
     fill(operator, &keys, plan.value_bytes).await?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -88,6 +133,11 @@ async fn work(
         moves.push((began, Instant::now()));
         println!("move {}: {} keys in {} ms", number + 1, keys.len(), began.elapsed().as_millis());
     }
+    let mut changes = Vec::new();
+    for round in 0..plan.scales {
+        tokio::time::sleep(SETTLE).await;
+        changes.extend(scale(operator, cluster, round).await?);
+    }
     tokio::time::sleep(SETTLE).await;
     stop.store(true, Ordering::Relaxed);
     let mut taken = Taken::new();
@@ -99,20 +149,27 @@ async fn work(
         return Err(format!("a SCAN shows {found} keys, not {}", keys.len()).into());
     }
     let normal = latencies(&taken, &[(normal_from, normal_until)]);
-    let moving = latencies(&taken, &moves);
-    for (what, latencies) in [("normally", &normal), ("during moves", &moving)] {
-        let figures = latencies.figures();
-        println!(
-            "{what}: {} requests, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, longest {:.2} ms",
-            figures.count, figures.p50_ms, figures.p99_ms, figures.p999_ms, figures.max_ms
-        );
+    let normal = tell("normally", &normal);
+    for (what, times) in [("during moves", moves), ("while members change", changes)] {
+        if times.is_empty() {
+            continue;
+        }
+        let ratio = tell(what, &latencies(&taken, &times)) / normal;
+        let verdict = verdict(ratio <= P99_TARGET);
+        println!("{what} p99 is {ratio:.2} x its normal (target {P99_TARGET}: {verdict})");
     }
-    let ratio = moving.figures().p99_ms / normal.figures().p99_ms;
-    println!(
-        "no request failed, each key has its last value; p99 is {ratio:.2} x its normal (target {P99_TARGET}: {})",
-        verdict(ratio <= P99_TARGET)
-    );
+    println!("no request failed, each key has its last value");
     Ok(())
+}
+
+/// Returns the latency of the slowest of 100 requests, in milliseconds.
+fn tell(what: &str, latencies: &Latencies) -> f64 {
+    let figures = latencies.figures();
+    println!(
+        "{what}: {} requests, p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, longest {:.2} ms",
+        figures.count, figures.p50_ms, figures.p99_ms, figures.p999_ms, figures.max_ms
+    );
+    figures.p99_ms
 }
 
 async fn fill(client: &Client, keys: &[Bytes], value_bytes: usize) -> Result<(), Trouble> {

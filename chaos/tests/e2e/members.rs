@@ -1,6 +1,5 @@
 //! A partition grows, moves and shrinks under load: no request fails, and each swap takes effect exactly once.
 
-use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 
@@ -9,10 +8,10 @@ use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::why::WhyRequest;
 use madkv_testkit::ask::ask;
 use madkv_testkit::cluster::{Group, Node};
-use madkv_testkit::launcher::sync_flags;
+use madkv_testkit::newcomer;
 use madkv_testkit::ports::Ports;
 use madkv_testkit::process::Process;
-use madkv_testkit::programs::{CLIENT, SERVER};
+use madkv_testkit::programs::CLIENT;
 use madkv_testkit::wait::wait_for;
 use smr::status::ServiceState;
 
@@ -37,35 +36,7 @@ fn refused(scene: &Scene, words: &[&str], why: &str) {
 
 /// A replica that no map has yet, or one on other ports than at first.
 fn newcomer(scene: &Scene, replica: u16, api: SocketAddr, p2p: SocketAddr, directory: &str) -> Process {
-    let peers = (0..3)
-        .filter(|other| *other != replica)
-        .map(|replica| scene.peer_address(Node::Server { partition: 0, replica }).to_string());
-    let mut arguments: Vec<OsString> = [
-        "--partition_id",
-        "0",
-        "--replica_id",
-        &replica.to_string(),
-        "--manager_addrs",
-        &scene.manager_addresses(),
-        "--api_listen",
-        &api.to_string(),
-        "--p2p_listen",
-        &p2p.to_string(),
-        "--peer_addrs",
-        &peers.collect::<Vec<_>>().join(","),
-        "--join",
-        "--advertise",
-        &format!("{api},{p2p}"),
-        "--backer_path",
-    ]
-    .map(Into::into)
-    .into();
-    arguments.push(scene.directory().join(directory).into());
-    arguments.extend(sync_flags(scene.directory()));
-    let log = scene.directory().join(format!("{directory}.log"));
-    let mut process = Process::new(scene.programs().path(SERVER), arguments, log);
-    process.start().unwrap();
-    process
+    newcomer::start(scene, (0, replica), (api, p2p), directory).unwrap()
 }
 
 fn voters(scene: &Scene) -> usize {
