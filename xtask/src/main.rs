@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{coverage, mutants};
+use xtask::{coverage, diagrams, mutants};
 
 #[derive(Parser)]
 #[command(name = "xtask", version, about = "Tasks of this repository")]
@@ -20,12 +20,15 @@ enum Chore {
     Mutants(mutants::Options),
     /// Print which cases of the fault catalogue have a test
     Coverage,
+    /// Make the diagrams of the documents again from the traces of golden scripts
+    Diagrams,
 }
 
 fn main() -> ExitCode {
     let done = match Options::parse().chore {
         Chore::Mutants(options) => mutants::run(&options),
         Chore::Coverage => print_coverage(),
+        Chore::Diagrams => refresh_diagrams(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -41,4 +44,11 @@ fn print_coverage() -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let coverage = coverage::coverage(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
     io::stdout().write_all(coverage.table.as_bytes())?;
     Ok(coverage.unknown.is_empty() && coverage.holes.is_empty())
+}
+
+fn refresh_diagrams() -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    for document in diagrams::refresh(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))? {
+        println!("{document} has changed");
+    }
+    Ok(true)
 }
