@@ -6,6 +6,7 @@
 use std::io;
 
 use crate::entry::Index;
+use crate::id::ReplicaId;
 
 /// The replicated state.
 pub trait StateMachine: Sized + Send + 'static {
@@ -53,10 +54,42 @@ pub trait StateMachine: Sized + Send + 'static {
     fn restore(input: &mut dyn io::Read) -> io::Result<Self>;
 
     /// Takes over what is not replicated from the state whose place this one takes, fresh from
-    /// [`StateMachine::restore`]: handles by which the replica's host looks into the state, for instance. Called on each
-    /// state that is restored, before anything is applied to it, so all of them go back to the one with which the
-    /// replica was made. Most states have nothing of that kind.
+    /// [`StateMachine::restore`] or [`StateMachine::advance`]: handles by which the replica's host looks into the state,
+    /// for instance. Called on each state that is built, before anything is applied to it, so all of them go back to the
+    /// one with which the replica was made. Most states have nothing of that kind.
     fn inherit(&mut self, _from: &Self) {}
+
+    /// Builds the state that an image becomes by what [`Image::write_difference`] wrote from its like. Runs in the
+    /// background. The bytes come from a replica that writes images of the same [`StateMachine::IMAGE_VERSION`].
+    ///
+    /// # Errors
+    /// If the bytes are no difference from this image, or the state machine knows of none.
+    fn advance(_image: Self::Image, _difference: &mut dyn io::Read) -> io::Result<Self> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    /// A checkpoint leaves this replica, or has become its state, as it is now. For messages; called between two
+    /// commands.
+    fn checkpointed(&self, _checkpoint: &Checkpointed<'_>) {}
+}
+
+/// What has happened to a checkpoint of a `passive` group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpointed<'a> {
+    /// The primary is about to send it.
+    Sent {
+        /// To these replicas.
+        to: &'a [ReplicaId],
+        /// The primary's `checkpoint_count`.
+        count: u64,
+    },
+    /// A backup has made it its state.
+    TakenOver {
+        /// The primary.
+        from: ReplicaId,
+        /// The primary's `checkpoint_count`, and now the backup's.
+        count: u64,
+    },
 }
 
 /// A point-in-time copy of a state machine.
@@ -67,6 +100,20 @@ pub trait Image: Send + 'static {
     /// # Errors
     /// Those of `output`, handed through.
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()>;
+
+    /// Writes how to get from `base`, an earlier image, to this one, in a form that [`StateMachine::advance`] reads.
+    /// Takes time by what has changed, not by how much there is. False if that is not known: then nothing was written,
+    /// and whoever is to get there applies the commands in between. A change of the form changes
+    /// [`StateMachine::IMAGE_VERSION`].
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    fn write_difference(&self, _base: &Self, _output: &mut dyn io::Write) -> io::Result<bool>
+    where
+        Self: Sized,
+    {
+        Ok(false)
+    }
 }
 
 /// The answer to a query.

@@ -264,24 +264,24 @@ impl Restored {
     }
 }
 
-fn check(holds: bool, what: impl FnOnce() -> String) -> io::Result<()> {
+pub(super) fn check(holds: bool, what: impl FnOnce() -> String) -> io::Result<()> {
     if holds {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, format!("no session table: {}", what())))
 }
 
-fn write_u64(output: &mut dyn Write, value: u64) -> io::Result<()> {
+pub(super) fn write_u64(output: &mut dyn Write, value: u64) -> io::Result<()> {
     output.write_all(&value.to_le_bytes())
 }
 
 /// Writes a count or length that the table's limits keep far below 2^32.
-fn write_u32(output: &mut dyn Write, value: usize) -> io::Result<()> {
+pub(super) fn write_u32(output: &mut dyn Write, value: usize) -> io::Result<()> {
     let value = u32::try_from(value).unwrap_or_else(|_| panic!("{value} in a session image"));
     output.write_all(&value.to_le_bytes())
 }
 
-fn read_u64(input: &mut dyn Read) -> io::Result<u64> {
+pub(super) fn read_u64(input: &mut dyn Read) -> io::Result<u64> {
     let mut word = [0; 8];
     input.read_exact(&mut word)?;
     Ok(u64::from_le_bytes(word))
@@ -293,7 +293,7 @@ fn read_u16(input: &mut dyn Read) -> io::Result<u16> {
     Ok(u16::from_le_bytes(word))
 }
 
-fn read_u32(input: &mut dyn Read) -> io::Result<u32> {
+pub(super) fn read_u32(input: &mut dyn Read) -> io::Result<u32> {
     let mut word = [0; 4];
     input.read_exact(&mut word)?;
     Ok(u32::from_le_bytes(word))

@@ -42,6 +42,7 @@
 //! [`ClientId`]: crate::id::ClientId
 
 mod command;
+mod difference;
 mod image;
 mod table;
 

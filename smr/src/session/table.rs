@@ -73,7 +73,7 @@ pub struct SessionTable {
 ///
 /// Invariants: each number in `stored` is in `executed`; `stored` is in order of numbers; all numbers of both are in
 /// the window.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {
     /// The last entry of this session: the one that opened it, at first.
     pub(super) last_used: Index,
@@ -84,7 +84,7 @@ pub(super) struct Session {
 }
 
 /// The answer to an executed request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) number: u64,
     /// The entry that was executed: the answer's age.
