@@ -256,7 +256,8 @@ fn settings_change_once_for_each_wish_and_not_from_an_old_view() {
         (ELECTION_TIMEOUT, 700, 0, "changed meanwhile"),
         (ELECTION_TIMEOUT, 1, 1, "300 to 30000 ms"),
         ("elections", 700, 1, "election_timeout"),
-        ("checkpoint_freq", 700, 1, "no setting"),
+        ("checkpoint_freq", 5, 1, "20 to 60000 ms"),
+        ("checkpoint_requests", 0, 1, "1 to 1000000 requests"),
         ("replicas.s7", 3, 1, "no partition s7"),
         ("replicas.s0", 2, 1, "3 replicas"),
     ] {

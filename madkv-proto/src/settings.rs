@@ -11,6 +11,8 @@ pub enum Unit {
     Milliseconds,
     /// Bytes.
     Bytes,
+    /// Requests.
+    Requests,
 }
 
 impl Unit {
@@ -19,6 +21,7 @@ impl Unit {
         match self {
             Unit::Milliseconds => "ms",
             Unit::Bytes => "bytes",
+            Unit::Requests => "requests",
         }
     }
 }
@@ -52,11 +55,33 @@ pub const GFD_HEARTBEAT_FREQ: &str = "gfd_heartbeat_freq";
 pub const ELECTION_TIMEOUT: &str = "election_timeout";
 /// After how many bytes of log a partition's replica takes a snapshot at the latest.
 pub const SNAPSHOT_FREQ: &str = "snapshot_freq";
+/// How often the primary of a `passive` group brings its backups up to date.
+pub const CHECKPOINT_FREQ: &str = "checkpoint_freq";
+/// After how many requests it does so before that time has passed.
+pub const CHECKPOINT_REQUESTS: &str = "checkpoint_requests";
 /// Before the name of a partition: its number of replicas.
 pub const REPLICAS_PREFIX: &str = "replicas.";
 
 /// All settings, by name. The numbers of replicas are not among them: they follow from the map.
-pub const DEFINITIONS: [Definition; 5] = [
+pub const DEFINITIONS: [Definition; 7] = [
+    Definition {
+        name: CHECKPOINT_FREQ,
+        unit: Unit::Milliseconds,
+        default: 1_000,
+        min: 20,
+        max: 60_000,
+        zero: false,
+        what: "how often the primary of a passive group brings its backups up to date",
+    },
+    Definition {
+        name: CHECKPOINT_REQUESTS,
+        unit: Unit::Requests,
+        default: 20_000,
+        min: 1,
+        max: 1_000_000,
+        zero: false,
+        what: "after this many requests it does so before that time has passed",
+    },
     Definition {
         name: ELECTION_TIMEOUT,
         unit: Unit::Milliseconds,

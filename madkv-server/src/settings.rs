@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use madkv_proto::control::{ControlReply, ControlRequest, Settings};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
-use madkv_proto::settings::{ELECTION_TIMEOUT, GFD_HEARTBEAT_FREQ, SNAPSHOT_FREQ};
+use madkv_proto::settings::{
+    CHECKPOINT_FREQ, CHECKPOINT_REQUESTS, ELECTION_TIMEOUT, GFD_HEARTBEAT_FREQ, SNAPSHOT_FREQ,
+};
 use smr::id::ClusterId;
 use smr::replica::{ReplicaHandle, Tuning};
 use smr_service::dial::Dialled;
@@ -75,6 +77,9 @@ fn tuning_of(settings: &Settings) -> Option<Tuning> {
     Some(Tuning {
         election_timeout_ms: settings.get(ELECTION_TIMEOUT)?,
         snapshot_log_max_bytes: settings.get(SNAPSHOT_FREQ)?,
+        // Managers of the release before do not know these.
+        checkpoint_ms: settings.get(CHECKPOINT_FREQ).unwrap_or(Tuning::default().checkpoint_ms),
+        checkpoint_requests: settings.get(CHECKPOINT_REQUESTS).unwrap_or(Tuning::default().checkpoint_requests),
     })
 }
 
@@ -98,8 +103,15 @@ mod tests {
     #[test]
     fn tuning_follows_the_settings_and_the_look_the_heartbeat() {
         let all = settings(&[(ELECTION_TIMEOUT, 900), (SNAPSHOT_FREQ, 65_536), (GFD_HEARTBEAT_FREQ, 500)]);
-        let tuning = Tuning { election_timeout_ms: 900, snapshot_log_max_bytes: 65_536 };
+        let tuning = Tuning { election_timeout_ms: 900, snapshot_log_max_bytes: 65_536, ..Tuning::default() };
         assert_eq!((tuning_of(&all), look_after(&all)), (Some(tuning), Duration::from_millis(400)));
+        let more = settings(&[
+            (ELECTION_TIMEOUT, 900),
+            (SNAPSHOT_FREQ, 65_536),
+            (CHECKPOINT_FREQ, 50),
+            (CHECKPOINT_REQUESTS, 7),
+        ]);
+        assert_eq!(tuning_of(&more), Some(Tuning { checkpoint_ms: 50, checkpoint_requests: 7, ..tuning }));
         assert_eq!(tuning_of(&settings(&[(ELECTION_TIMEOUT, 900)])), None, "a manager of another build");
         for (heartbeat, expected) in [(1, LOOK_MIN_MS), (60_000, LOOK_MAX_MS), (u64::MAX / 8, LOOK_MAX_MS)] {
             let look = look_after(&settings(&[(GFD_HEARTBEAT_FREQ, heartbeat)]));

@@ -235,6 +235,16 @@ pub trait Protocol: Send + 'static {
         None
     }
 
+    /// Whether a member that applies brings those up to date that do not, by checkpoints ([`Event::CheckpointDue`]).
+    fn makes_checkpoints(&self) -> bool {
+        false
+    }
+
+    /// What this node, whose state is at `applied`, does with a checkpoint that came from `from`.
+    fn judge_checkpoint(&self, _from: NodeId, _name: &CheckpointName, _applied: EntryId) -> CheckpointFit {
+        CheckpointFit::Drop
+    }
+
     /// About how many bytes a message takes on the wire; queues are bounded by it.
     fn message_size_bytes(message: &Self::Message) -> usize;
 
@@ -480,6 +490,30 @@ pub struct Routing {
     /// Who answers a write that was taken here, once it is applied. A node that is not the one says that the outcome is
     /// unknown, which is never wrong: the same request at the right node is answered from its session.
     pub answers: Route,
+}
+
+/// Names a checkpoint: whose it is, and what it goes from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointName {
+    /// The epoch of the primary that took it.
+    pub epoch: Term,
+    /// The entry at which the state has to be that it is taken over at.
+    pub base: EntryId,
+    /// The last entry that the primary had applied.
+    pub end: EntryId,
+}
+
+/// What a backup does with a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointFit {
+    /// Takes it over: its state is at the base.
+    Apply,
+    /// Applies its own log up to the base first.
+    ReplayTo(EntryId),
+    /// Cannot use it, and asks for a whole image.
+    WholeWanted,
+    /// Drops it: it is of another epoch, or not newer than the state, or its end is not in this log yet.
+    Drop,
 }
 
 /// A snapshot that was received is not newer than what the node has.

@@ -7,6 +7,7 @@ mod replica_support;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use smr::epoch_service::{Arbiter, ArbiterSettings, EpochRecord, MemberReport, Pr
 use smr::internals::protocol::Time;
 use smr::replica::{
     ConfigurationSource, GenesisAnswer, GenesisReply, Opened, Outcome, ReplicaHandle, ReplicaOptions, Request,
-    ServiceReply,
+    ServiceReply, Tuning,
 };
 use smr::{ClusterId, ReadMode, ReportSink};
 use tokio::runtime::Runtime;
@@ -141,9 +142,13 @@ impl Site {
     }
 
     fn start(&self, name: u16, service: &Arc<Service>) -> ReplicaHandle {
+        self.start_with(name, service, Counter::default())
+    }
+
+    fn start_with(&self, name: u16, service: &Arc<Service>, state: Counter) -> ReplicaHandle {
         // What was handed to the disk before the end is done before the directory's lock is let go.
         let opened = wait_until("the directory's lock", || self.open(name, self.kind).ok());
-        opened.run(Some(CLUSTER), Some(service.clone()), Counter::default()).unwrap()
+        opened.run(Some(CLUSTER), Some(service.clone()), state).unwrap()
     }
 }
 
@@ -178,7 +183,32 @@ fn serves(replicas: &[&ReplicaHandle]) -> u64 {
     counted
 }
 
+/// What a replica has applied of it, whatever it is worth.
+fn peek(replica: &ReplicaHandle) -> u64 {
+    match ask(replica, Request::LocalRead { query: Bytes::new() }) {
+        Outcome::Answer(answer) => number(&answer),
+        other => panic!("a local read: {other:?}"),
+    }
+}
+
+/// Writes through a group whose first alone applies, and reads there; then its backups get as far.
+fn serves_passively(replicas: &[&ReplicaHandle]) -> u64 {
+    let counted = count(replicas);
+    let answer = wait_until("a read", || {
+        replicas.iter().find_map(|replica| match ask(replica, Request::Read { query: Bytes::new() }) {
+            Outcome::Answer(answer) => Some(number(&answer)),
+            _ => None,
+        })
+    });
+    assert_eq!(answer, counted);
+    for replica in replicas {
+        wait_until("its checkpoint", || (peek(replica) == counted).then_some(()));
+    }
+    counted
+}
+
 fn survives_each_member_and_takes_it_back(kind: EpochKind, reads: ReadMode) {
+    let serves = if kind.all_apply() { serves } else { serves_passively };
     let site = Site::new(GroupKind::Epochs(kind), 3, reads);
     let service = Service::new(kind);
     let mut replicas: Vec<ReplicaHandle> = (0..3).map(|name| site.start(name, &service)).collect();
@@ -216,6 +246,54 @@ fn chain_goes_on_without_its_tail_head_and_middle_and_takes_each_back() {
 #[test]
 fn active_goes_on_without_any_member_and_takes_each_back() {
     survives_each_member_and_takes_it_back(EpochKind::Active, ReadMode::Lease);
+}
+
+// covers K7 K14 K15
+#[test]
+fn passive_goes_on_without_its_primary_or_a_backup_and_takes_each_back() {
+    survives_each_member_and_takes_it_back(EpochKind::Passive, ReadMode::Lease);
+}
+
+/// No checkpoint comes between the writes and the end of the primary: what the backups have stored is all there is.
+// covers K14
+#[test]
+fn backup_that_is_promoted_between_two_checkpoints_has_every_acknowledged_write() {
+    let kind = EpochKind::Passive;
+    let site = Site::new(GroupKind::Epochs(kind), 3, ReadMode::Index);
+    let service = Service::new(kind);
+    let shown: [Counter; 3] = Default::default();
+    let start = |(state, name): (&Counter, u16)| site.start_with(name, &service, state.clone());
+    let replicas: Vec<ReplicaHandle> = shown.iter().zip(0..).map(start).collect();
+    let all: Vec<&ReplicaHandle> = replicas.iter().collect();
+    service.settles_on(&[0, 1, 2]);
+    let often = Tuning { checkpoint_ms: 20, ..Tuning::default() };
+    replicas.iter().for_each(|replica| assert!(replica.tune(often)));
+    let before = (0..20).map(|_| serves_passively(&all)).max().unwrap();
+    // The primary says the number of its next one.
+    wait_until("the same numbers at all", || {
+        let counts = [0, 1, 2].map(|name: usize| replicas[name].metrics().checkpoint_count.unwrap());
+        (counts[0] > 10 && counts[1..] == [counts[0] - 1; 2]).then_some(())
+    });
+
+    let never = Tuning { checkpoint_ms: 3_600_000, checkpoint_requests: u64::MAX, ..Tuning::default() };
+    replicas.iter().for_each(|replica| assert!(replica.tune(never)));
+    // The interval that was running ends once more.
+    let before = before.max(serves_passively(&all));
+    let counted = (0..50).map(|_| count(&all)).max().unwrap();
+    assert!(counted >= before + 50);
+    assert_eq!((peek(all[1]), peek(all[2])), (before, before), "the backups store, and do not apply");
+    let shown = [1, 2].map(|name: usize| shown[name].shown.load(Ordering::SeqCst));
+    assert_eq!(shown, [before; 2], "their hosts see what a checkpoint brought");
+    replicas[0].shutdown();
+    let answer = wait_until("a read", || {
+        all[1..].iter().find_map(|replica| match ask(replica, Request::Read { query: Bytes::new() }) {
+            Outcome::Answer(answer) => Some(number(&answer)),
+            _ => None,
+        })
+    });
+    assert_eq!(answer, counted);
+    replicas[1..].iter().for_each(ReplicaHandle::shutdown);
+    site.runtime.shutdown_background();
 }
 
 /// Two replicas survive the failure of one, and one that lost its directory comes back as a newcomer.
@@ -268,11 +346,6 @@ fn directories_peers_and_hosts_of_another_kind_are_refused_with_one_line() {
 
     let site = Site::new(chain, 2, ReadMode::Index);
     let service = Service::new(EpochKind::Chain);
-
-    let passive = GroupKind::Epochs(EpochKind::Passive);
-    let opened = site.open(1, passive).unwrap();
-    let refused = opened.run(None, Some(service.clone()), Counter::default()).err().unwrap();
-    assert_eq!(refused.to_string(), "groups of kind passive cannot be served by this build");
 
     let first = site.start(0, &service);
     // It is of no group yet: it may begin again as one of another kind.

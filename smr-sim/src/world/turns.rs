@@ -85,6 +85,7 @@ impl<W: Workload> World<W> {
                     let ProcessState::Serving(serving) = &mut machine.process else { return };
                     serving.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
+                PeerMessage::Checkpoint(piece) => panic!("{from}, of a Raft group, sent {piece:?}"),
                 PeerMessage::Protocol(message) => {
                     let ProcessState::Serving(serving) = &mut machine.process else { return };
                     if machine.is_healing && matches!(message.body, Body::Vote { .. }) {
@@ -297,6 +298,9 @@ impl<W: Workload> World<W> {
                         let at = self.now.plus_us(2_000 + self.disks.below(60_000));
                         let run = self.nodes[replica].run;
                         self.schedule(at, Event::Transferred(Box::new(SnapshotTransfer { from, run, to, file })));
+                    }
+                    Action::MakeCheckpoint(_) | Action::BuildCheckpoint(_) => {
+                        panic!("{from}, of a Raft group, has no backups")
                     }
                     Action::Exchange(report) => panic!("{from}, of a Raft group, says {report:?} to no service"),
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),

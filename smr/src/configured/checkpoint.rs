@@ -13,25 +13,14 @@ use crate::entry::{EntryId, Index, Term};
 use crate::epoch::EpochKind;
 use crate::protocol::{Event, Time};
 
+pub use crate::protocol::CheckpointFit;
+
 /// When the next checkpoint is due.
 #[derive(Clone, Debug)]
 pub(super) struct Checkpoints {
     due_at: Time,
     /// Where the last one ended, in this epoch.
     ended_with: Index,
-}
-
-/// What a backup does with a checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointFit {
-    /// Takes it over: its state is at the base.
-    Apply,
-    /// Applies its own log up to the base first.
-    ReplayTo(EntryId),
-    /// Cannot use it, and asks for a whole image.
-    WholeWanted,
-    /// Drops it: it is of another epoch, or not newer than the state, or its end is not in this log yet.
-    Drop,
 }
 
 impl Checkpoints {
@@ -60,6 +49,13 @@ impl Configured {
             self.checkpoints = Checkpoints { due_at, ended_with: end.index };
             self.out.effects.events.push(Event::CheckpointDue { epoch: self.epoch(), end });
         }
+    }
+
+    /// Goes by another interval and another number of entries from now on; neither is less than one.
+    pub fn set_checkpoints(&mut self, every_us: u64, entries_max: u64) {
+        (self.settings.checkpoint_us, self.settings.checkpoint_entries_max) = (every_us.max(1), entries_max.max(1));
+        // A long interval that was running does not have to run out first.
+        self.checkpoints.due_at = self.checkpoints.due_at.min(self.now.plus_us(self.settings.checkpoint_us));
     }
 
     /// What this node, whose state is at `applied`, does with a checkpoint of a primary of `epoch`.

@@ -100,8 +100,8 @@ use crate::entry::{Configuration, Entry, EntryId, Index, SnapshotMeta, Term};
 use crate::epoch::{EpochConfiguration, EpochKind};
 use crate::id::NodeId;
 use crate::protocol::{
-    CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, PeerStatus, Protocol, ReadToken, Recovered,
-    Report, Route, Routing, StoredState, Superseded, Time,
+    CheckpointFit, CheckpointName, CoreStatus, DigestPeers, Effects, Event, Input, LogLoad, NotHere, PeerStatus,
+    Protocol, ReadToken, Recovered, Report, Route, Routing, StoredState, Superseded, Time,
 };
 use crate::status::Role;
 
@@ -481,6 +481,18 @@ impl Protocol for Configured {
     fn applies(&self) -> bool {
         // A backup keeps what it stores until it is first.
         self.settings.kind.all_apply() || self.is_first()
+    }
+
+    fn makes_checkpoints(&self) -> bool {
+        !self.settings.kind.all_apply()
+    }
+
+    fn judge_checkpoint(&self, from: NodeId, name: &CheckpointName, applied: EntryId) -> CheckpointFit {
+        if self.configuration.as_ref().is_none_or(|known| known.first() != from) {
+            // A former primary, which does not know it yet.
+            return CheckpointFit::Drop;
+        }
+        self.checkpoint_fit(name.epoch, name.base, name.end, applied)
     }
 
     fn deadline(&self) -> Time {

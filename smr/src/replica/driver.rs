@@ -106,6 +106,8 @@ pub(super) struct Driver<P: Protocol, S: StateMachine> {
     pub(super) scans: Scans,
     pub(super) snapshot_worker: Worker,
     pub(super) digest_worker: Worker,
+    /// Only in a group that has checkpoints.
+    pub(super) checkpoint_worker: Option<Worker>,
     pub(super) lifeline: Lifeline,
     pub(super) meters: Arc<Meters>,
     /// What the meters have of the engine's counts: another incarnation's begin anew, those of the process go on.
@@ -230,6 +232,11 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     from,
                     message: PeerMessage::VersionedDigest { input, digest },
                 }) => self.digest_heard(from, input, digest),
+                NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Checkpoint(piece) }) => {
+                    self.turns.engine_mut().checkpoint_heard(from, piece);
+                }
+                NodeInput::CheckpointMade => self.turns.engine_mut().checkpoint_made(),
+                NodeInput::CheckpointBuilt(built) => self.turns.engine_mut().checkpoint_built(built),
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
                     self.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
@@ -297,6 +304,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             (&meters.requests_waiting, self.turns.waiting() as u64),
             (&meters.requests_held, self.turns.held() as u64),
             (&meters.applied, applied.0),
+            (&meters.checkpoint_count, engine.checkpoint_count().unwrap_or(0)),
         ] {
             meter.store(value, Ordering::Relaxed);
         }
@@ -393,6 +401,8 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::SetAddresses(addresses) => self.transport.set_addresses(&addresses),
                     Action::SendSnapshot(to) => self.send_snapshot(to),
                     Action::AnswerParts { reply, parts } => self.scans.begin(reply, parts),
+                    Action::MakeCheckpoint(make) => self.make_checkpoint(*make),
+                    Action::BuildCheckpoint(build) => self.build_checkpoint(*build),
                     Action::Exchange(report) => self.exchange(report),
                     Action::Report(line) => self.reporter.line(&line),
                 }

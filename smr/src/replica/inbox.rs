@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, Select, Sender};
 use crate::entry::EntryId;
 use crate::epoch_service::ServiceWord;
 use crate::protocol::{Protocol, WriteId};
-use crate::replica::engine::Install;
-use crate::replica::message::PeerMessage;
+use crate::replica::engine::{BuiltCheckpoint, Install};
+use crate::replica::message::{CHECKPOINT_PIECE_OVERHEAD_BYTES, PeerMessage};
 use crate::replica::turn::EVENTS_MAX_BYTES;
 use crate::replica::turn_executor::ExecuteTurns;
 use crate::replica::{ReplyTo, Request, Tuning};
@@ -47,6 +47,10 @@ pub(super) enum NodeInput<P: Protocol, S> {
     SnapshotLost(String),
     /// A snapshot arrived and its state is built.
     SnapshotBuilt(Box<Install<S>>, u64),
+    /// The checkpoint that was to be made is on its way.
+    CheckpointMade,
+    /// What a checkpoint makes of the state is built, or cannot be.
+    CheckpointBuilt(BuiltCheckpoint<S>),
     /// Someone outside of the group says why this replica must not take part any longer.
     Disqualified(String),
     /// The configuration service has answered, or no one could speak for it.
@@ -105,6 +109,9 @@ fn size_bytes<P: Protocol, S>(input: &NodeInput<P, S>) -> usize {
     match input {
         NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Protocol(message), .. }) => {
             P::message_size_bytes(message)
+        }
+        NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Checkpoint(piece), .. }) => {
+            CHECKPOINT_PIECE_OVERHEAD_BYTES + piece.bytes.len()
         }
         _ => 0,
     }

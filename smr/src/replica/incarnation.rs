@@ -340,6 +340,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let heals_past = healing.as_ref().map(|healing| healing.past);
         let recovered = Recovered { stored: opened.stored, snapshot: meta, entries: opened.entries, heals_past };
         let (core, admin) = P::build(options, node, recovered, clock.now());
+        let has_checkpoints = core.makes_checkpoints();
         let service_state = match quarantine.clone() {
             Some(reason) => ServiceState::Quarantined { reason },
             None => ServiceState::InService,
@@ -377,6 +378,8 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         let scans = Scans::start(lifeline, reporter.who(), options.runtime.clone()).map_err(no_thread)?;
         let snapshot_worker = Worker::start(lifeline, format!("{} snapshot", reporter.who())).map_err(no_thread)?;
         let digest_worker = Worker::start(lifeline, format!("{} digest", reporter.who())).map_err(no_thread)?;
+        let start_worker = || Worker::start(lifeline, format!("{} checkpoint", reporter.who()));
+        let checkpoint_worker = has_checkpoints.then(start_worker).transpose().map_err(no_thread)?;
         let (quarantined, is_quarantined) = bounded(1);
         let driver = Driver {
             sending: BTreeMap::new(),
@@ -394,6 +397,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
             scans,
             snapshot_worker,
             digest_worker,
+            checkpoint_worker,
             lifeline: lifeline.clone(),
             meters: site.meters.clone(),
             counted: Counts::default(),

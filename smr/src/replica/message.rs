@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Index;
 use crate::id::Incarnation;
 use crate::replica::bootstrap::BootstrapMessage;
+use crate::replica::engine::CheckpointPiece;
 use crate::status::StateDigest;
 use crate::version::ImageVersions;
 
@@ -32,6 +33,9 @@ pub enum PeerMessage<M> {
         /// The hash.
         digest: StateDigest,
     },
+    /// What has changed in a primary's state, in part. Only in groups of kind `passive`, of which each build that
+    /// serves them knows it.
+    Checkpoint(CheckpointPiece),
 }
 
 /// The first peer protocol whose digests name what they hash.
@@ -52,6 +56,8 @@ impl<M> PeerMessage<M> {
 pub const DIGEST_MESSAGE_BYTES: usize = 64;
 /// About how many bytes the news of a replacement takes.
 pub const REPLACED_MESSAGE_BYTES: usize = 64;
+/// About how many bytes a part of a checkpoint takes beside its own.
+pub const CHECKPOINT_PIECE_OVERHEAD_BYTES: usize = 128;
 /// About how many bytes a bootstrap message takes.
 pub const BOOTSTRAP_MESSAGE_BYTES: usize = 1024;
 

@@ -57,6 +57,9 @@ pub struct ReplicaMetrics {
     pub messages_refused: u64,
     /// Messages that no sound peer sends.
     pub violations: u64,
+    /// `checkpoint_count` in a group that has checkpoints: at the primary the number of its next one, at a backup that
+    /// of the last one that has become its state.
+    pub checkpoint_count: Option<u64>,
 }
 
 type Read<T> = dyn Fn() -> Option<T> + Send + Sync;
@@ -118,6 +121,8 @@ pub(super) struct Meters {
     pub(super) elections_won: AtomicU64,
     pub(super) messages_refused: AtomicU64,
     pub(super) violations: AtomicU64,
+    /// 0 in a group that has none.
+    pub(super) checkpoint_count: AtomicU64,
     /// How many inputs wait, and their bytes.
     pub(super) inputs: OnceLock<Box<Read<(usize, usize)>>>,
     /// Of the present incarnation.
@@ -152,6 +157,7 @@ impl Meters {
             elections_won: of(&self.elections_won),
             messages_refused: of(&self.messages_refused),
             violations: of(&self.violations),
+            checkpoint_count: Some(of(&self.checkpoint_count)).filter(|count| *count > 0),
         }
     }
 

@@ -15,7 +15,7 @@
 //! | `disk` | everything durable, in order |
 //! | [`tuning`](Tuning) | what can be changed while a replica runs |
 //! | `inbox`, `driver`, `turn_executor` | the queues; a turn with them; which thread runs it |
-//! | `snapshots`, `scans`, `worker` | threads for what takes long |
+//! | `snapshots`, `scans`, `checkpoints`, `worker` | threads for what takes long |
 //! | [`metrics`](ReplicaMetrics) | what these parts count, for whoever watches |
 //!
 //! The replica does not know Raft: it drives any [`crate::protocol::Protocol`]. Only `kind` and `opening` name those
@@ -26,6 +26,8 @@ pub(crate) mod admin;
 pub(crate) mod bootstrap;
 #[cfg(feature = "node")]
 mod bootstrap_wait;
+#[cfg(feature = "node")]
+mod checkpoints;
 #[cfg(feature = "node")]
 mod client;
 #[cfg(feature = "node")]

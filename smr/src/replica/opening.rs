@@ -186,10 +186,6 @@ impl Opened {
         state: S,
     ) -> Result<ReplicaHandle, StartError> {
         let GroupKind::Epochs(kind) = self.options.kind else { return self.run_as::<Raft, S>(cluster, source, state) };
-        if !kind.all_apply() {
-            // Backups that do not apply need checkpoints, or their logs grow for ever.
-            return Err(StartError::new(format!("groups of kind {kind} cannot be served by this build")));
-        }
         if source.is_none() {
             return Err(StartError::new(format!("a group of kind {kind} needs a configuration service")));
         }

@@ -8,10 +8,19 @@ pub struct Tuning {
     pub election_timeout_ms: u64,
     /// A snapshot is taken at the latest after this many bytes of log; 0: only by the size of the state.
     pub snapshot_log_max_bytes: u64,
+    /// How often the primary of a `passive` group brings its backups up to date, in milliseconds; at least 1.
+    pub checkpoint_ms: u64,
+    /// After this many entries it does so before that time has passed; at least 1.
+    pub checkpoint_requests: u64,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { election_timeout_ms: 600, snapshot_log_max_bytes: 0 }
+        Tuning {
+            election_timeout_ms: 600,
+            snapshot_log_max_bytes: 0,
+            checkpoint_ms: 1_000,
+            checkpoint_requests: 20_000,
+        }
     }
 }

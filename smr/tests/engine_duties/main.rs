@@ -6,6 +6,7 @@
 
 mod answers;
 mod backlog;
+mod checkpoints;
 mod digests;
 mod full_disk;
 mod requests;

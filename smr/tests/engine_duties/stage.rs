@@ -10,8 +10,8 @@ use smr::id::{ClientId, NodeId};
 use smr::internals::admin::{Admin, AdminContext, AdminRequest};
 use smr::internals::engine::{Engine, EngineStart, LOG_LIMITS, LogLimits, Portion, UNCOMMITTED_ENTRIES_MAX};
 use smr::internals::protocol::{
-    CoreStatus, DigestPeers, Effects, Event, Input, NotHere, Protocol, ReadToken, Route, Routing, Superseded, Time,
-    WriteId,
+    CheckpointFit, CheckpointName, CoreStatus, DigestPeers, Effects, Event, Input, NotHere, Protocol, ReadToken, Route,
+    Routing, Superseded, Time, WriteId,
 };
 use smr::internals::session::{SessionCommand, SessionTable};
 use smr::replica::{Outcome, ReplySink, ReplyTo, Request};
@@ -142,6 +142,25 @@ impl Protocol for Core {
         !self.0.lock().unwrap().stores_only
     }
 
+    fn makes_checkpoints(&self) -> bool {
+        true
+    }
+
+    /// As the core of such groups does; the primary is [`B`].
+    fn judge_checkpoint(&self, from: NodeId, name: &CheckpointName, applied: EntryId) -> CheckpointFit {
+        let is_known = self.0.lock().unwrap().log.iter().any(|entry| entry.id == name.end);
+        let is_primarys = from == B && name.epoch == self.routing().term && !self.applies();
+        if !is_primarys || !is_known || name.end.index <= applied.index {
+            CheckpointFit::Drop
+        } else if name.base == applied {
+            CheckpointFit::Apply
+        } else if name.base.index > applied.index {
+            CheckpointFit::ReplayTo(name.base)
+        } else {
+            CheckpointFit::WholeWanted
+        }
+    }
+
     fn deadline(&self) -> Time {
         self.0.lock().unwrap().deadline.unwrap_or(Time(u64::MAX))
     }
@@ -211,6 +230,13 @@ impl Image for Journal {
     fn write(&self, output: &mut dyn std::io::Write) -> std::io::Result<()> {
         output.write_all(self.0.join(" ").as_bytes())
     }
+
+    /// The commands since then: from another base they lead to another journal.
+    fn write_difference(&self, base: &Journal, output: &mut dyn std::io::Write) -> std::io::Result<bool> {
+        assert!(self.0.starts_with(&base.0), "{self:?} does not come of {base:?}");
+        self.0[base.0.len()..].iter().try_for_each(|command| output.write_all(format!("{command}\n").as_bytes()))?;
+        Ok(true)
+    }
 }
 
 impl StateMachine for Journal {
@@ -245,6 +271,13 @@ impl StateMachine for Journal {
 
     fn restore(_: &mut dyn std::io::Read) -> std::io::Result<Journal> {
         Ok(Journal::default())
+    }
+
+    fn advance(image: Journal, difference: &mut dyn std::io::Read) -> std::io::Result<Journal> {
+        let (mut journal, mut text) = (image, String::new());
+        difference.read_to_string(&mut text)?;
+        journal.0.extend(text.lines().map(str::to_owned));
+        Ok(journal)
     }
 }
 
@@ -289,6 +322,11 @@ impl Replica {
     }
 
     pub(crate) fn with(uncommitted_entries_max: u64, portion: Portion) -> Replica {
+        Replica::hashed(uncommitted_entries_max, portion, DIGEST_EVERY)
+    }
+
+    /// One whose state is hashed at multiples of this index.
+    pub(crate) fn hashed(uncommitted_entries_max: u64, portion: Portion, digest_every_entries: u64) -> Replica {
         let core = Core::default();
         let engine = Engine::new(EngineStart {
             group: "g".parse().unwrap(),
@@ -302,7 +340,7 @@ impl Replica {
             snapshot: EntryId::ZERO,
             snapshot_len_bytes: 0,
             log_limits: LogLimits { snapshot_bytes: SNAPSHOT_BYTES..=SNAPSHOT_BYTES, ..LOG_LIMITS },
-            digest_every_entries: DIGEST_EVERY,
+            digest_every_entries,
             nonce_seed: 1,
             uncommitted_entries_max,
             portion,

@@ -35,6 +35,12 @@ impl Image for Counter {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
         output.write_all(&self.count.to_le_bytes())
     }
+
+    /// By how much it has grown: from another base it leads to another number.
+    fn write_difference(&self, base: &Counter, output: &mut dyn io::Write) -> io::Result<bool> {
+        output.write_all(&(self.count - base.count).to_le_bytes())?;
+        Ok(true)
+    }
 }
 
 impl StateMachine for Counter {
@@ -63,6 +69,10 @@ impl StateMachine for Counter {
     fn inherit(&mut self, from: &Counter) {
         self.shown = Arc::clone(&from.shown);
         self.shown.store(self.count, Ordering::SeqCst);
+    }
+
+    fn advance(image: Counter, difference: &mut dyn io::Read) -> io::Result<Counter> {
+        Ok(Counter { count: image.count + Counter::restore(difference)?.count, shown: Arc::default() })
     }
 }
 

@@ -2,10 +2,11 @@
 //! do, and each request is told so.
 
 use super::{Admin, AdminContext, AdminRequest};
+use crate::configured::Configured;
 use crate::epoch::EpochKind;
 use crate::id::NodeId;
-use crate::protocol::{Protocol, Routing, Time};
-use crate::replica::{Outcome, ReplyTo};
+use crate::protocol::{Routing, Time};
+use crate::replica::{Outcome, ReplyTo, Tuning};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +15,8 @@ pub struct ServiceDecides {
     pub kind: EpochKind,
 }
 
-impl<P: Protocol> Admin<P> for ServiceDecides {
-    fn begin(&mut self, _: AdminContext<'_, P>, request: AdminRequest, reply: ReplyTo) {
+impl Admin<Configured> for ServiceDecides {
+    fn begin(&mut self, _: AdminContext<'_, Configured>, request: AdminRequest, reply: ReplyTo) {
         let what = match request {
             AdminRequest::Transfer { .. } => "who is first",
             AdminRequest::Readmit { .. } | AdminRequest::Scale { .. } => "who the members are",
@@ -24,10 +25,14 @@ impl<P: Protocol> Admin<P> for ServiceDecides {
         reply.send(Outcome::Refused(format!("in a group of kind {kind} the configuration service decides {what}")));
     }
 
-    fn tick(&mut self, _: AdminContext<'_, P>) {}
+    fn tick(&mut self, _: AdminContext<'_, Configured>) {}
 
     fn next_tick(&self) -> Option<Time> {
         None
+    }
+
+    fn tune(&mut self, context: AdminContext<'_, Configured>, tuning: &Tuning) {
+        context.core.set_checkpoints(tuning.checkpoint_ms.saturating_mul(1_000), tuning.checkpoint_requests);
     }
 
     fn waiting(&self) -> usize {
@@ -40,7 +45,7 @@ impl<P: Protocol> Admin<P> for ServiceDecides {
 
     fn transfer_failed(&mut self) {}
 
-    fn hand_over(&mut self, _: AdminContext<'_, P>) -> bool {
+    fn hand_over(&mut self, _: AdminContext<'_, Configured>) -> bool {
         false
     }
 

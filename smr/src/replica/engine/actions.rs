@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::checkpoints::{BuildCheckpoint, MakeCheckpoint};
 use crate::codec;
 use crate::entry::{Index, SnapshotMeta};
 use crate::epoch_service::MemberReport;
@@ -48,6 +49,10 @@ pub enum Action<P: Protocol, S: StateMachine> {
     },
     /// The log lacks nothing any more that this node may have acknowledged: the disk has to know that it has healed.
     Healed,
+    /// Make a checkpoint and send it, in the background, then call `Engine::checkpoint_made`.
+    MakeCheckpoint(Box<MakeCheckpoint<S>>),
+    /// Build what a checkpoint makes of the state, in the background, then call `Engine::checkpoint_built`.
+    BuildCheckpoint(Box<BuildCheckpoint<S>>),
     /// Say this to the configuration service, and hand its answer to `Engine::service_says`.
     Exchange(MemberReport),
     /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to
@@ -99,6 +104,24 @@ impl<S: StateMachine> SnapshotImage<S> {
     pub fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
         self.sessions.write(output)?;
         self.state.write(output)
+    }
+
+    /// Writes what has changed since `base`, an image of the same replica; false if the state machine cannot tell it.
+    ///
+    /// # Errors
+    /// Those of `output`, handed through.
+    pub fn write_difference(&self, base: &SnapshotImage<S>, output: &mut dyn io::Write) -> io::Result<bool> {
+        self.sessions.write_difference(&base.sessions, output)?;
+        self.state.write_difference(&base.state, output)
+    }
+
+    /// Sessions and state machine after what [`SnapshotImage::write_difference`] wrote.
+    ///
+    /// # Errors
+    /// Those of `input`; `InvalidData` if the bytes are no difference from this image.
+    pub fn advance(self, input: &mut dyn io::Read) -> io::Result<(SessionTable, S)> {
+        let sessions = self.sessions.advance(input)?;
+        Ok((sessions, S::advance(self.state, input)?))
     }
 
     /// Writes all that must be equal on all replicas, and so is hashed: also who is a member.

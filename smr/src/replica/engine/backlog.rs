@@ -98,14 +98,15 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// How many entries are to be applied here: those that are committed and not applied.
     pub(super) fn backlog(&self) -> u64 {
-        if !self.core.applies() {
-            return 0;
-        }
-        self.core.commit().0.saturating_sub(self.applied.index.0)
+        let commit = self.core.commit();
+        // A backup stores what is committed, and applies no more of it than a checkpoint wants.
+        let end = if self.core.applies() { commit } else { commit.min(self.checkpoints.replay_to()) };
+        end.0.saturating_sub(self.applied.index.0)
     }
 
     fn apply_portion(&mut self) {
         let Portion { entries_max, max_bytes } = self.portion;
+        let entries_max = entries_max.min(usize::try_from(self.backlog()).unwrap_or(usize::MAX));
         let entries = self.core.committed_from(self.applied.index.next(), entries_max, max_bytes);
         if entries.is_empty() {
             return;
@@ -121,6 +122,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
         }
         self.take_snapshot_if_due();
+        self.take_checkpoint_if_due();
+        self.look_at_checkpoint();
     }
 
     fn answer_confirmed_reads(&mut self) {

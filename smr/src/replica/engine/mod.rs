@@ -17,6 +17,7 @@ mod actions;
 mod admission;
 mod audit;
 mod backlog;
+mod checkpoints;
 mod limits;
 mod members;
 mod requests;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 
 use self::audit::Audit;
 use self::backlog::ConfirmedReads;
+use self::checkpoints::Checkpoints;
 use self::requests::PendingRead;
 use self::service::ServiceTalk;
 use self::timings::Timings;
@@ -53,6 +55,9 @@ pub use self::admission::{
 pub use self::audit::DIGEST_EVERY_ENTRIES;
 pub use self::backlog::{
     ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
+};
+pub use self::checkpoints::{
+    BuildCheckpoint, BuiltCheckpoint, CHECKPOINT_MAX_BYTES, CHECKPOINT_PIECE_MAX_BYTES, CheckpointPiece, MakeCheckpoint,
 };
 pub use self::limits::{
     BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX, UNCOMMITTED_ENTRIES_MAX,
@@ -90,6 +95,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     portion: Portion,
     snapshot_under_way: bool,
     audit: Audit,
+    checkpoints: Checkpoints<S>,
     waiting: WaitingWrites,
     next_read_token: u64,
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
@@ -217,6 +223,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             portion: start.portion,
             snapshot_under_way: false,
             audit: Audit::new(start.digest_every_entries),
+            checkpoints: Checkpoints::default(),
             waiting: WaitingWrites::default(),
             next_read_token: 1,
             reads: BTreeMap::new(),
@@ -472,6 +479,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.service_talk.is_now(now);
         let effects = self.core.step(now, input);
         self.absorb(effects);
+        self.look_at_checkpoint();
     }
 
     fn absorb(&mut self, mut effects: Effects<P::Message>) {
@@ -534,12 +542,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.audit.begins_at(index) {
             let image = self.image();
             self.actions.push(Action::TakeDigest(Box::new(image)));
+            self.take_checkpoint_for_digest();
         }
     }
 
     fn note(&mut self, event: Event) {
         match event {
             Event::RoleChanged { role, term, leader } => {
+                self.checkpoints.begin_epoch();
                 self.routing_changed();
                 self.counts.role_changed(role, term);
                 let whom = match leader {
@@ -575,8 +585,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 self.report(format!("has healed: everything up to entry {through} is here"));
                 self.actions.push(Action::Healed);
             }
-            // No replica is built for the kind that has backups, so far.
-            Event::CheckpointDue { .. } => {}
+            Event::CheckpointDue { epoch, end } => self.checkpoint_due(epoch, end),
             Event::LossProven { what } => self.quarantine(format!("{}{what}", crate::status::LOSS_PROVEN)),
             Event::ProtocolViolation { from, what } => {
                 self.counts.violations += 1;
@@ -597,8 +606,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.timings.forget_others();
         }
         if took_writes && !self.takes_writes {
-            // Others may commit what this node proposed, or not. What is committed has its answer when it is applied.
-            self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
+            // Others may commit what this node proposed, or not. What is committed has its answer when it is applied,
+            // if it is applied here.
+            if self.core.applies() {
+                self.waiting.fail_after(self.core.commit(), &Outcome::Unknown);
+            } else {
+                self.fail_waiting_writes();
+            }
         }
         if took_reads && !self.takes_reads {
             self.fail_reads();
