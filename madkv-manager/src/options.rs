@@ -117,9 +117,6 @@ impl Options {
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         let servers = args::addresses("--server_addrs", &self.server_addrs)?;
-        if let Some(kind) = self.protocol.iter().find(|kind| kind.epochs().is_some_and(|kind| !kind.all_apply())) {
-            return Err(BadArgument(format!("--protocol: groups of kind {kind} cannot be served by this build")));
-        }
         check_layout_of_kinds(self.server_rf, &servers, &self.protocol)
             .map_err(|error| BadArgument(format!("--server_rf, --server_addrs, --protocol: {error}")))?;
         Ok(Plan {

@@ -2,6 +2,7 @@
 //!
 //! - [`options`]: the command line.
 //! - [`map`]: the state machine, from commands to records; `packed`: how the records lie in memory.
+//! - `blocks`, `difference`: its bytes; what has changed between two moments of it.
 //! - `ownership`, `migration`: which slots are its own, in the replicated state, and how they move.
 //! - [`backend`]: what is checked before a request is replicated.
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
@@ -19,6 +20,8 @@ mod advertised;
 mod agent_link;
 pub mod assignment;
 pub mod backend;
+mod blocks;
+mod difference;
 mod joining;
 pub mod map;
 mod migration;

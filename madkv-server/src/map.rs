@@ -20,15 +20,16 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use madkv_proto::command::{self, Command, Query, decode_records, encode_found, encode_value, push_record};
-use madkv_proto::limits::{KEY_MAX_BYTES, SCAN_PART_MAX_BYTES, VALUE_MAX_BYTES};
+use madkv_proto::limits::SCAN_PART_MAX_BYTES;
 use madkv_proto::slot_move::{SlotCommand, SlotQuery, encode_elsewhere};
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
-use smr::codec;
 use smr::entry::Index;
-use smr::state_machine::{Answer, Image, StateMachine};
+use smr::state_machine::{Answer, Checkpointed, Image, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::blocks::{BLOCK_AIM_BYTES, invalid, read_block, read_ownership, write_block, write_ownership};
+use crate::difference;
 use crate::migration;
 use crate::ownership::Ownership;
 use crate::packed::{Builder, Records, within_limits};
@@ -38,10 +39,6 @@ use crate::trace;
 const MAGIC: &[u8; 8] = b"madkvm1\n";
 /// Those of an image with an ownership.
 const MAGIC_2: &[u8; 8] = b"madkvm2\n";
-/// A block of an image ends with the record that reaches this length.
-const BLOCK_AIM_BYTES: usize = 64 << 10;
-/// The longest block: the last record may pass the aim. An ownership is far shorter.
-const BLOCK_MAX_BYTES: usize = BLOCK_AIM_BYTES + 8 + KEY_MAX_BYTES + VALUE_MAX_BYTES;
 
 /// Whether the map judges by itself which keys are its partition's, as others see it while the map is at work: it does
 /// so once the partition has taken part in a move of slots. Clones see the same.
@@ -273,6 +270,18 @@ impl StateMachine for Map {
         self.judges_keys = from.judges_keys();
         self.judges_keys.set(self.ownership.is_some());
     }
+
+    fn advance(image: MapImage, input: &mut dyn io::Read) -> io::Result<Map> {
+        let MapImage { mut records, ownership } = image;
+        let ownership = difference::read(&mut records, ownership, input)?;
+        Ok(Map { records, ownership, judges_keys: JudgesKeys::default(), shown_digest: OnceLock::new() })
+    }
+
+    fn checkpointed(&self, checkpoint: &Checkpointed<'_>) {
+        if let Some(tracer) = trace::tracer() {
+            tracer.checkpointed(&self.shown(), checkpoint);
+        }
+    }
 }
 
 /// A copy of a map as of one moment.
@@ -303,59 +312,12 @@ impl Image for MapImage {
         }
         write_block(output, &[])
     }
-}
 
-fn write_ownership(output: &mut dyn io::Write, ownership: &Ownership) -> io::Result<()> {
-    write_block(output, &codec::encode(ownership))?;
-    let mut block = Vec::with_capacity(2 * BLOCK_AIM_BYTES);
-    for (key, index) in ownership.changed() {
-        push_record(&mut block, key, &index.to_le_bytes());
-        if block.len() >= BLOCK_AIM_BYTES {
-            write_block(output, &block)?;
-            block.clear();
-        }
+    fn write_difference(&self, base: &MapImage, output: &mut dyn io::Write) -> io::Result<bool> {
+        let ownership = (self.ownership.as_ref(), base.ownership.as_ref());
+        difference::write((&self.records, &base.records), ownership, output)?;
+        Ok(true)
     }
-    if !block.is_empty() {
-        write_block(output, &block)?;
-    }
-    write_block(output, &[])
-}
-
-fn read_ownership(input: &mut dyn io::Read) -> io::Result<Ownership> {
-    let block = read_block(input)?.ok_or_else(|| invalid("an image without the ownership that it names"))?;
-    let mut ownership: Ownership = codec::decode(&block).map_err(|error| invalid(error.to_string()))?;
-    while let Some(block) = read_block(input)? {
-        for (key, index) in decode_records(&block).map_err(invalid)? {
-            let index = index.first_chunk().copied().filter(|_| index.len() == 8).map(u64::from_le_bytes);
-            if !index.is_some_and(|index| ownership.restore_change(&key, index)) {
-                return Err(invalid("a changed key that cannot be one"));
-            }
-        }
-    }
-    Ok(ownership)
-}
-
-fn write_block(output: &mut dyn io::Write, block: &[u8]) -> io::Result<()> {
-    let len = u32::try_from(block.len()).map_err(invalid)?;
-    output.write_all(&len.to_le_bytes())?;
-    output.write_all(block)
-}
-
-/// The next block; `None` at the end.
-fn read_block(input: &mut dyn io::Read) -> io::Result<Option<Bytes>> {
-    let mut len = [0; 4];
-    input.read_exact(&mut len)?;
-    let len = u32::from_le_bytes(len) as usize;
-    if len > BLOCK_MAX_BYTES {
-        return Err(invalid("a block beyond the limit"));
-    }
-    let mut block = vec![0; len];
-    input.read_exact(&mut block)?;
-    Ok((len > 0).then(|| block.into()))
-}
-
-fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// All records from `from` to `to`, both included, of these slots or of all: at once if they fit into one part.

@@ -144,10 +144,6 @@ impl Options {
             let last = PARTITIONS_MAX - 1;
             return Err(BadArgument(format!("--partition_id: {}; 0 to {last} are possible", self.partition_id)));
         }
-        if self.protocol.epochs().is_some_and(|kind| !kind.all_apply()) {
-            let kind = self.protocol;
-            return Err(BadArgument(format!("--protocol: groups of kind {kind} cannot be served by this build")));
-        }
         let managers = args::addresses("--manager_addrs", &self.manager_addrs)?;
         if managers.is_empty() {
             return Err(BadArgument("--manager_addrs: at least one manager is needed".into()));

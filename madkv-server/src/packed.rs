@@ -15,6 +15,7 @@ use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 
 /// A leaf that grows beyond this many bytes is split, unless it is a single record. An insertion copies a leaf, so not
@@ -42,8 +43,11 @@ pub(crate) fn within_limits(key: &[u8], value: &[u8]) -> bool {
     key.len() <= KEY_MAX_BYTES && value.len() <= VALUE_MAX_BYTES
 }
 
+/// A record that is new or has another value, or the key of one that is gone.
+pub(crate) type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+
 /// Records in the order of their keys, one after the other.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 struct Leaf(Arc<[u8]>);
 
 impl Leaf {
@@ -135,6 +139,36 @@ impl Records {
             Bound::Excluded(from) => *key <= from,
             Bound::Unbounded => false,
         })
+    }
+
+    /// What is to be done to `base`, an earlier copy, to get this map; in the order of keys. Looks at the leaves alone
+    /// that the two do not share.
+    pub(crate) fn changes_since<'a>(&'a self, base: &'a Records) -> Vec<Change<'a>> {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for item in base.leaves.diff(&self.leaves) {
+            match item {
+                DiffItem::Add(_, leaf) => after.push(leaf),
+                DiffItem::Remove(_, leaf) => before.push(leaf),
+                DiffItem::Update { old: (_, old), new: (_, new) } => {
+                    before.push(old);
+                    after.push(new);
+                }
+            }
+        }
+        // A record in a leaf that both have is in no other one of either: so these are all that may differ.
+        let mut before = before.into_iter().flat_map(Leaf::iter).peekable();
+        let mut changes = Vec::new();
+        for (key, value) in after.into_iter().flat_map(Leaf::iter) {
+            while let Some((gone, _)) = before.next_if(|(old, _)| *old < key) {
+                changes.push((gone, None));
+            }
+            let old = before.next_if(|(old, _)| *old == key);
+            if old.is_none_or(|(_, old)| old != value) {
+                changes.push((key, Some(value)));
+            }
+        }
+        changes.extend(before.map(|(gone, _)| (gone, None)));
+        changes
     }
 
     /// Puts a record in; whether there was one of that key.
@@ -397,6 +431,16 @@ mod tests {
         proptest::collection::vec(step, 0..400)
     }
 
+    /// What there is to do to get from the one to the other, by comparing everything.
+    fn expected_changes<'a>(base: &'a Model, model: &'a Model) -> Vec<Change<'a>> {
+        let put = model.iter().filter(|(key, value)| base.get(*key) != Some(value));
+        let put = put.map(|(key, value)| (&key[..], Some(&value[..])));
+        let gone = base.keys().filter(|key| !model.contains_key(*key)).map(|key| (&key[..], None));
+        let mut changes: Vec<Change<'a>> = put.chain(gone).collect();
+        changes.sort();
+        changes
+    }
+
     /// Where the value of this key lies.
     fn address(records: &Records, key: &[u8]) -> *const u8 {
         records.get(key).expect("a record").as_ptr()
@@ -407,6 +451,21 @@ mod tests {
         let mut builder = Builder::default();
         ["b", "d", "f"].iter().for_each(|key| builder.push(key.as_bytes(), &vec![7; VALUE_MAX_BYTES]));
         builder.build()
+    }
+
+    #[test]
+    fn changes_are_found_among_the_leaves_that_have_changed() {
+        let mut records = Records::default();
+        for number in 0..10_000u32 {
+            records.insert(&number.to_be_bytes(), &[1; 100]);
+        }
+        let base = records.clone();
+        assert!(records.changes_since(&base).is_empty());
+        records.insert(&7u32.to_be_bytes(), &[2; 100]);
+        records.insert(&8u32.to_be_bytes(), &[1; 100]);
+        records.remove(&9_999u32.to_be_bytes());
+        let expected: Vec<(&[u8], Option<&[u8]>)> = vec![(&[0, 0, 0, 7], Some(&[2; 100])), (&[0, 0, 39, 15], None)];
+        assert_eq!(records.changes_since(&base), expected);
     }
 
     #[test]
@@ -484,6 +543,18 @@ mod tests {
                 }
             }
             copies.push((records, model));
+            for ((base, base_model), (records, model)) in copies.iter().zip(copies.iter().skip(1)) {
+                let changes = records.changes_since(base);
+                prop_assert_eq!(&changes, &expected_changes(base_model, model));
+                let mut advanced = base.clone();
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => prop_assert_eq!(advanced.insert(key, value), base_model.contains_key(key)),
+                        None => prop_assert!(advanced.remove(key)),
+                    }
+                }
+                check(&advanced, model);
+            }
             for (records, model) in &copies {
                 check(records, model);
                 let mut builder = Builder::default();

@@ -51,7 +51,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let api = process::bind("--api_listen", plan.api_listen)?;
     let p2p = process::bind("--p2p_listen", plan.p2p_listen)?;
     if plan.trace_messages {
-        trace::enable(format!("S{}", plan.console_number()));
+        let number = plan.console_number();
+        trace::enable(format!("S{number}"), number - u32::from(plan.replica));
     }
     let surface = plan.http_listen.map(|address| ReplicaSurface::open(PROGRAM, address, whom(&plan))).transpose()?;
     process::check_directory(&plan.directory)?;

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
+use smr::state_machine::Checkpointed;
 use smr_service::log_sink;
 
 /// Notes kept about requests that were let in and neither processed nor answered yet.
@@ -24,9 +26,10 @@ pub fn tracer() -> Option<&'static Tracer> {
 }
 
 /// Traces from now on, under the name of this server, for example `S1`.
-pub fn enable(name: String) {
+/// `group_start` is the number of its group's replica 0.
+pub fn enable(name: String, group_start: u32) {
     // A second call changes nothing: there is one server in a process.
-    let _ = TRACER.set(Tracer { name, notes: Mutex::default(), last_note: AtomicU64::new(0) });
+    let _ = TRACER.set(Tracer { name, group_start, notes: Mutex::default(), last_note: AtomicU64::new(0) });
 }
 
 /// A heartbeat came from the agent of this host, and is about to be answered.
@@ -39,6 +42,7 @@ pub(crate) fn heartbeat(count: u64, console: u32, agent: u16) {
 /// Prints messages.
 pub struct Tracer {
     name: String,
+    group_start: u32,
     notes: Mutex<VecDeque<Note>>,
     last_note: AtomicU64,
 }
@@ -98,6 +102,21 @@ impl Tracer {
     /// It was processed.
     pub fn after(&self, state: &str, request: &str) {
         log_sink::message(format_args!("my_state_{} = {state} after processing <{request}, request>", self.name));
+    }
+
+    /// A checkpoint leaves this replica, or has become its state, which is this.
+    pub fn checkpointed(&self, state: &str, checkpoint: &Checkpointed<'_>) {
+        let called = |replica: ReplicaId| format!("S{}", self.group_start + u32::from(replica.0));
+        let name = &self.name;
+        let print = |what: &str, from: &str, to: &str, count: u64| {
+            log_sink::message(format_args!(
+                "{what} <{from}, {to}, checkpoint>: my_state_{name} = {state}, checkpoint_count = {count}"
+            ));
+        };
+        match checkpoint {
+            Checkpointed::Sent { to, count } => to.iter().for_each(|to| print("Sending", name, &called(*to), *count)),
+            Checkpointed::TakenOver { from, count } => print("Received", &called(*from), name, *count),
+        }
     }
 
     fn notes(&self) -> MutexGuard<'_, VecDeque<Note>> {

@@ -149,7 +149,14 @@ impl Surface for ReplicaSurface {
             let address = &shared.address();
             let whose = Whose { group, replica: *replica, address };
             match shared.status().await {
-                Ok(status) => Ok(Value::Object(status_json::described(whose, &status, status.commit.0))),
+                Ok(status) => {
+                    let mut described = status_json::described(whose, &status, status.commit.0);
+                    let count = shared.served.get().and_then(|served| served.replica.metrics().checkpoint_count);
+                    if let Some(count) = count {
+                        described.insert("checkpoint_count".to_owned(), count.into());
+                    }
+                    Ok(Value::Object(described))
+                }
                 Err(why) => Err(Value::Object(status_json::unreachable(whose, &why))),
             }
         })
@@ -389,6 +396,10 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
     families.gauge("smr_inputs_queued_bytes", what, metrics.inputs_queued_bytes);
     families.counter("smr_elections", "In how many terms it was a candidate", metrics.elections);
     families.counter("smr_elections_won", "In how many terms it became the leader", metrics.elections_won);
+    if let Some(count) = metrics.checkpoint_count {
+        let what = "In a passive group: the number of the primary's next checkpoint, or of a backup's last one";
+        families.gauge("smr_checkpoint_count", what, count);
+    }
     families.counter("smr_violations", "Messages that no sound replica sends", metrics.violations);
     let Some(transport) = &metrics.transport else { return };
     let reason = |name: &str, count| (vec![("reason", name.to_owned())], count);
