@@ -44,7 +44,7 @@ fn watched_with(manager_rf: u16, spare_hosts: u16) -> Scene {
 }
 
 /// What the managers' leader answers.
-fn control(scene: &Scene, request: &ControlRequest) -> ControlReply {
+pub(crate) fn control(scene: &Scene, request: &ControlRequest) -> ControlReply {
     wait_for(TIMEOUT, "an answer of the managers' leader", || {
         scene.nodes_of(Group::Manager).find_map(|node| {
             let question = ClientRequest::Control(request.encode());
