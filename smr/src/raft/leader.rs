@@ -282,10 +282,18 @@ impl Raft {
     }
 
     /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19): for how
-    /// long it has hung, and who can take over. Alone it has no one to give way to.
+    /// long it has hung, and who can take over. Alone it has no one to give way to. Nor has it where the others' disks
+    /// hang with its own, as they do on one machine or one storage: they could not stand, and the group would wait for
+    /// an election on top. So for as long again it gives way only to a member that goes on acknowledging.
     fn disk_stalled_for_us(&self) -> Option<(u64, NodeId)> {
         let for_us = self.now.since_us(self.out.oldest_write_at()?);
-        let successor = self.best_successor().filter(|_| for_us > self.settings.disk_stall_us)?;
+        if for_us <= self.settings.disk_stall_us {
+            return None;
+        }
+        let waits_for_level = for_us <= 2 * self.settings.disk_stall_us;
+        let last = self.log.last().index;
+        let successor =
+            self.best_successor_that(|progress| !waits_for_level || progress.is_level(last, self.now, &self.settings))?;
         Some((for_us, successor))
     }
 
@@ -308,9 +316,15 @@ impl Raft {
 
     /// The voter that is alive and has most of the log.
     fn best_successor(&self) -> Option<NodeId> {
+        self.best_successor_that(|_| true)
+    }
+
+    /// The same, of those of which this is true.
+    fn best_successor_that(&self, is_fit: impl Fn(&Progress) -> bool) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else { return None };
         let alive = |progress: &Progress| {
-            progress.healing.is_none()
+            is_fit(progress)
+                && progress.healing.is_none()
                 && progress.heard_at.is_some_and(|at| self.now.since_us(at) < self.settings.election_timeout_us)
         };
         let voters = &self.configurations.current().voters;
