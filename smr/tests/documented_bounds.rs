@@ -52,6 +52,13 @@ const ROWS: &[(&str, &[&str])] = &[
         "applied at a time",
         &["replica/engine/backlog.rs:APPLY_ENTRIES_MAX", "replica/engine/backlog.rs:APPLY_MAX_BYTES"],
     ),
+    (
+        "checkpoint of a `passive` group",
+        &[
+            "replica/engine/checkpoints.rs:CHECKPOINT_MAX_BYTES",
+            "replica/engine/checkpoints.rs:CHECKPOINT_PIECE_MAX_BYTES",
+        ],
+    ),
     ("room on the disk", &["disk/room.rs:LOW_BYTES"]),
     ("applying and answering in one turn", &["replica/engine/backlog.rs:WORK_PER_TURN_MAX_US"]),
     ("answers of one turn", &["replica/engine/backlog.rs:ANSWERS_PER_TURN_MAX_BYTES"]),
