@@ -67,8 +67,8 @@ pub struct Options {
     /// Partitions: 1 to 50 [default: 2]
     #[arg(long, value_name = "COUNT")]
     pub partitions: Option<u16>,
-    /// How the partitions' groups are kept in step: raft, chain or active; one for all, or one for each, separated by
-    /// commas. A kept cluster has to be given the same again [default: raft]
+    /// How the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one for each,
+    /// separated by commas. A kept cluster has to be given the same again [default: raft]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub protocol: Vec<GroupKind>,
     /// Keep data and logs in this directory, and go on with what is there; without it they live in a fresh directory
