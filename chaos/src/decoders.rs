@@ -27,8 +27,9 @@ use smr::epoch::GroupKind;
 use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::internals::bootstrap::{BootstrapMessage, Claim};
 use smr::internals::disk::{Disk, read_file};
+use smr::internals::engine::CheckpointPiece;
 use smr::internals::message::PeerMessage;
-use smr::internals::protocol::LogChange;
+use smr::internals::protocol::{CheckpointName, LogChange};
 use smr::internals::raft::Message;
 use smr::internals::raft::message::Body as Said;
 use smr::internals::session::{SessionCommand, SessionTable};
@@ -39,6 +40,7 @@ use smr::internals::storage::{
     StorageError, Store, StoreOptions,
 };
 use smr::state_machine::{Answer, Image, StateMachine};
+use smr::version::ImageVersions;
 use smr::wire::FrameReader;
 use smr_service::args;
 use smr_sim::journal;
@@ -150,6 +152,14 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
             cluster: genesis().cluster,
             configuration: Configuration { voters: genesis().members, ..Configuration::default() },
         }),
+        codec::encode(&PeerMessage::<Message>::Checkpoint(CheckpointPiece {
+            name: CheckpointName { epoch: Term(3), base: EntryId::new(4, 2), end: EntryId::new(9, 3) },
+            count: 7,
+            input: ImageVersions::FIRST,
+            len_bytes: 900,
+            offset: 256,
+            bytes: Bytes::from_static(b"a part of it"),
+        })),
         codec::encode(&SnapshotOffer { meta: meta(), genesis: genesis().hash(), len_bytes: 900, fingerprint: 7 }),
     ]
 }
@@ -426,13 +436,25 @@ fn sessions(bytes: &[u8]) {
         table.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
         assert!(bytes.starts_with(&image), "a table that is written differently than it was read");
     }
+    if let Ok(table) = two_sessions().image().advance(&mut &bytes[..]) {
+        let mut image = Vec::new();
+        table.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
+        SessionTable::restore(&mut &image[..]).unwrap_or_else(|error| panic!("a table that is none: {error}"));
+    }
 }
 
-fn sound_sessions() -> Vec<Vec<u8>> {
+fn two_sessions() -> SessionTable {
     let open = SessionCommand::Open { nonce: 0 };
     let mut table = SessionTable::new();
     table.apply(Index(2), &open, |_| Vec::new());
     table.apply(Index(3), &open, |_| Vec::new());
+    table
+}
+
+fn sound_sessions() -> Vec<Vec<u8>> {
+    let open = SessionCommand::Open { nonce: 0 };
+    let mut table = two_sessions();
+    let base = table.image();
     let write = SessionCommand::Write {
         client: ClientId::at(2),
         number: 1,
@@ -440,9 +462,10 @@ fn sound_sessions() -> Vec<Vec<u8>> {
         command: Bytes::from_static(b"a command"),
     };
     table.apply(Index(4), &write, |_| b"its answer".to_vec());
-    let mut image = Vec::new();
+    let (mut image, mut difference) = (Vec::new(), Vec::new());
     table.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
-    vec![image, open.encode().to_vec(), write.encode().to_vec()]
+    table.image().write_difference(&base, &mut difference).unwrap_or_else(|error| panic!("{error}"));
+    vec![image, difference, open.encode().to_vec(), write.encode().to_vec()]
 }
 
 // ---- clients, servers and managers
@@ -524,12 +547,23 @@ fn map_commands(bytes: &[u8]) {
         let again = madkv_server::map::Map::restore(&mut &image[..]).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(again.len(), map.len());
     }
+    if let Ok(map) = madkv_server::map::Map::advance(map_of_one().image(), &mut &bytes[..]) {
+        let mut image = Vec::new();
+        map.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
+        madkv_server::map::Map::restore(&mut &image[..]).unwrap_or_else(|error| panic!("a map that is none: {error}"));
+    }
+}
+
+fn map_of_one() -> madkv_server::map::Map {
+    let mut map = madkv_server::map::Map::default();
+    map.apply(Index(1), &Command::Put { key: b"key", value: b"value" }.encode());
+    map
 }
 
 fn sound_map_commands() -> Vec<Vec<u8>> {
     let put = Command::Put { key: b"key", value: b"value" };
-    let mut map = madkv_server::map::Map::default();
-    map.apply(Index(1), &put.encode());
+    let mut map = map_of_one();
+    let base = map.image();
     map.apply(Index(2), &Command::Put { key: b"other", value: b"" }.encode());
     let mut image = Vec::new();
     map.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
@@ -540,6 +574,9 @@ fn sound_map_commands() -> Vec<Vec<u8>> {
     let begin = SlotCommand::Begin { by, slots: slots.clone(), owned, epoch: 1 }.encode();
     map.apply(Index(3), &begin);
     map.apply(Index(4), &put.encode());
+    map.apply(Index(5), &Command::Delete { key: b"other" }.encode());
+    let mut difference = Vec::new();
+    map.image().write_difference(&base, &mut difference).unwrap_or_else(|error| panic!("{error}"));
     let mut moving = Vec::new();
     map.image().write(&mut moving).unwrap_or_else(|error| panic!("{error}"));
     let install = |records| SlotCommand::Install { by, number: 0, piece: Piece { whole: Some((None, None)), records } };
@@ -550,6 +587,7 @@ fn sound_map_commands() -> Vec<Vec<u8>> {
         Query::ScanOf { slots: &slots.to_bytes(), from: b"a", to: b"z" }.encode().to_vec(),
         encode_elsewhere(1),
         moving,
+        difference,
         put.encode().to_vec(),
         Query::Get { key: b"key" }.encode().to_vec(),
         Query::Scan { from: b"a", to: b"z" }.encode().to_vec(),

@@ -69,6 +69,7 @@ impl SessionImage {
         }
         let SessionTable { applied, open_versions, addresses, .. } = changed;
         let table = SessionTable::from_parts(self.limits, applied, open_versions, addresses, sessions);
+        check(table.fits_together(), || "two sessions with one entry in common".to_owned())?;
         let bounds = table.limits();
         check(table.len() <= bounds.sessions_max && table.answers_bytes() <= bounds.answers_max_bytes, || {
             format!("{} sessions with {} bytes of answers", table.len(), table.answers_bytes())
@@ -143,8 +144,17 @@ mod tests {
         assert!(opened.advance(&mut &gone[..]).is_err(), "it leads back");
         let mut more = Vec::new();
         let opened = table.image();
+        let opened_again = table.image();
         table.apply(Index(2), &write(client, 1, 1), |_| vec![1; 10]);
         table.image().write_difference(&opened, &mut more).unwrap();
         assert!(base.advance(&mut &more[..]).is_ok());
+        // Another session with the same entry: which of the two is to go when the table is full?
+        let (mut other, mut foreign) = (SessionTable::new(), Vec::new());
+        let empty = other.image();
+        other.apply(Index(1), &SessionCommand::Open { nonce: 2 }, |_| Vec::new());
+        other.apply(Index(5), &SessionCommand::Idempotent { command: Bytes::new() }, |_| Vec::new());
+        other.image().write_difference(&empty, &mut foreign).unwrap();
+        let refused = opened_again.advance(&mut &foreign[..]).unwrap_err();
+        assert!(refused.to_string().contains("one entry in common"), "{refused}");
     }
 }

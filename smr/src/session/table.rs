@@ -226,6 +226,13 @@ impl SessionTable {
         table
     }
 
+    /// Whether sessions that came from two places are those of one table: no two have an entry in common.
+    pub(super) fn fits_together(&self) -> bool {
+        let answers: usize = self.sessions.values().map(|session| session.stored.len()).sum();
+        let indexes_rise = self.sessions.keys().is_sorted_by(|one, next| one.index < next.index);
+        indexes_rise && self.by_use.len() == self.sessions.len() && self.by_age.len() == answers
+    }
+
     /// Its bounds.
     pub fn limits(&self) -> SessionLimits {
         self.limits
