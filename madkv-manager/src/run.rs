@@ -58,7 +58,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     notify::status("starts");
     // The managers' genesis makes the cluster id, and no one else records it; the operator's word is enough.
     opened.settle()?;
-    let replica = opened.run(None, None, ManagerState::default())?;
+    let replica = opened.run(ManagerState::default())?;
     end_with(runtime.handle(), replica.clone());
     let heard = Arc::new(Heard::default());
     let epochs = Arc::new(EpochService::new(plan.reads.1));

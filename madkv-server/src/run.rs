@@ -164,7 +164,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let recorders = Recorders { registrar: registrar.clone(), link, runtime: handle };
     let state = Map::default();
     let judges_keys = state.judges_keys();
-    let replica = opened.run(Some(map.cluster), Some(Arc::new(recorders)), state)?;
+    let replica = opened.run_in(map.cluster, Arc::new(recorders), state)?;
     end_with(runtime.handle(), replica.clone());
     if let Some(agent) = &agent {
         agent.answers_for(replica.clone());

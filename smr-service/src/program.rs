@@ -108,7 +108,7 @@ pub fn run<S: StateMachine>(name: &str, flags: ReplicaFlags, state: S) -> Result
     let signals = runtime.block_on(async { Signals::listen(flags.end_with_stdin) })?;
     // The group's genesis makes the cluster id, and no one else records it; the operator's word is enough.
     opened.settle()?;
-    let replica = opened.run(None, None, state)?;
+    let replica = opened.run(state)?;
     end_with(runtime.handle(), replica.clone());
     let backend = Arc::new(OneGroup { replica: replica.clone() });
     let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())

@@ -76,7 +76,7 @@ pub async fn count() -> Result<(), Box<dyn Error>> {
         options.peers = addresses.iter().filter(|(peer, _)| **peer != name).map(|(n, a)| (*n, a.clone())).collect();
         // The temporary directory may lie where nothing survives a power cut.
         options.allow_unsynced = true;
-        replicas.insert(name, Arc::new(Opened::open(options)?.run(None, None, Counter::default())?));
+        replicas.insert(name, Arc::new(Opened::open(options)?.run(Counter::default())?));
     }
 
     let reached = replicas.iter().map(|(name, replica)| (*name, Arc::clone(replica) as Arc<dyn Submit>));

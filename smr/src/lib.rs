@@ -43,7 +43,7 @@
 //! let listener = TcpListener::bind("127.0.0.1:7000")?;
 //! let mut options = ReplicaOptions::new("counter".parse()?, ReplicaId(0), listener, "/var/lib/counter");
 //! options.peers = [(ReplicaId(1), "10.0.0.2:7000".to_owned()), (ReplicaId(2), "10.0.0.3:7000".to_owned())].into();
-//! let replica = Arc::new(Opened::open(options)?.run(None, None, Counter::default())?);
+//! let replica = Arc::new(Opened::open(options)?.run(Counter::default())?);
 //!
 //! // It asks this replica only; give it one for each that your program can reach, and it finds the leader.
 //! let client = Client::new([(ReplicaId(0), replica as Arc<dyn Submit>)]);

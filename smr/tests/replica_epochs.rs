@@ -148,7 +148,7 @@ impl Site {
     fn start_with(&self, name: u16, service: &Arc<Service>, state: Counter) -> ReplicaHandle {
         // What was handed to the disk before the end is done before the directory's lock is let go.
         let opened = wait_until("the directory's lock", || self.open(name, self.kind).ok());
-        opened.run(Some(CLUSTER), Some(service.clone()), state).unwrap()
+        opened.run_in(CLUSTER, service.clone(), state).unwrap()
     }
 }
 
@@ -328,7 +328,7 @@ fn directories_peers_and_hosts_of_another_kind_are_refused_with_one_line() {
     let alone = Site::new(chain, 1, ReadMode::Index);
     let service = Service::new(EpochKind::Chain);
     let opened = alone.open(0, chain).unwrap();
-    let without_service = opened.run(None, None, Counter::default()).err().unwrap();
+    let without_service = opened.run(Counter::default()).err().unwrap();
     assert_eq!(without_service.to_string(), "a group of kind chain needs a configuration service");
     let replica = alone.start(0, &service);
     assert_eq!(serves(&[&replica]), 1);
@@ -350,7 +350,7 @@ fn directories_peers_and_hosts_of_another_kind_are_refused_with_one_line() {
     let first = site.start(0, &service);
     // It is of no group yet: it may begin again as one of another kind.
     let opened = wait_until("the lock", || site.open(1, GroupKind::Raft).ok());
-    let second = opened.run(Some(CLUSTER), Some(service.clone()), Counter::default()).unwrap();
+    let second = opened.run_in(CLUSTER, service.clone(), Counter::default()).unwrap();
     let said = "a replica of a group of kind";
     wait_until("a line that says so", || site.lines.0.lock().unwrap().iter().find(|line| line.contains(said)).cloned());
     assert_eq!(service.present(), (0, Vec::new()), "they found no group");

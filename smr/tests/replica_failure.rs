@@ -98,7 +98,7 @@ fn alone<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: 
 }
 
 fn started<S: StateMachine + Default>(directory: &Path, runtime: &Runtime, lines: &Arc<Lines>) -> ReplicaHandle {
-    opened(|| options(0, [], listener(), directory, runtime), lines).run(None, None, S::default()).unwrap()
+    opened(|| options(0, [], listener(), directory, runtime), lines).run(S::default()).unwrap()
 }
 
 fn opened(options: impl Fn() -> ReplicaOptions, lines: &Arc<Lines>) -> Opened {
@@ -270,8 +270,8 @@ fn command_of_a_new_kind_waits_until_the_other_replica_says_that_it_runs_the_new
         opened(|| options(name, [(other as u16, address(other))], again(), &directory, &runtime), &Arc::default())
     };
     let run = |at: usize, is_newer: bool| match is_newer {
-        true => open(at).run(None, None, Build::<2>::default()).unwrap(),
-        false => open(at).run(None, None, Build::<1>::default()).unwrap(),
+        true => open(at).run(Build::<2>::default()).unwrap(),
+        false => open(at).run(Build::<1>::default()).unwrap(),
     };
     let new = |replica: &ReplicaHandle| ask(replica, Request::Idempotent { command: Bytes::from_static(b"new") });
 

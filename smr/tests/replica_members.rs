@@ -36,7 +36,7 @@ impl Site {
             let options = options(name, peers.to_vec(), listener, Path::new(&directory), &self.runtime);
             Opened::open(smr::replica::ReplicaOptions { joins, ..options }).ok()
         });
-        opened.run(None, None, Counter::default()).unwrap()
+        opened.run(Counter::default()).unwrap()
     }
 }
 

@@ -111,7 +111,7 @@ impl Site {
     fn start_shown(&self, name: u16) -> (ReplicaHandle, Arc<AtomicU64>) {
         let state = Counter::default();
         let shown = Arc::clone(&state.shown);
-        (self.open(name).run(None, None, state).unwrap(), shown)
+        (self.open(name).run(state).unwrap(), shown)
     }
 }
 
@@ -205,7 +205,7 @@ fn replica_that_the_manager_disqualifies_goes_into_quarantine_with_the_reason_an
     assert!(opened.is_initialized());
     let opened = opened.disqualify(why, "the manager").unwrap();
     assert!(!opened.is_initialized());
-    let replica = opened.run(None, None, Counter::default()).unwrap();
+    let replica = opened.run(Counter::default()).unwrap();
     assert_eq!(await_quarantine(&replica), reason);
     replica.shutdown();
     site.runtime.shutdown_background();

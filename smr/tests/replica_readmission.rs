@@ -65,7 +65,7 @@ fn readmitted_replica_is_out_of_quarantine_at_its_next_start() {
             fs::write(path(name).join("promise"), [0xff; 1024]).unwrap();
         }
         let opened = Opened::open(options(name, peers_of(name), listener, &path(name), &runtime)).unwrap();
-        replicas.push(opened.run(None, None, Counter::default()).unwrap());
+        replicas.push(opened.run(Counter::default()).unwrap());
     }
     let damaged = usize::from(DAMAGED);
     assert!(path(DAMAGED).join("quarantine").exists());

@@ -66,7 +66,7 @@ fn shutdown_under_load_each_request_gets_one_outcome() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let opened = Opened::open(options(0, [], listener(), &directory.path().join("g.0"), &runtime)).unwrap();
-    let replica = opened.run(None, None, Counter::default()).unwrap();
+    let replica = opened.run(Counter::default()).unwrap();
     let outcomes = Arc::new(Outcomes::default());
     let enough = Arc::new(AtomicBool::new(false));
     let asking = {

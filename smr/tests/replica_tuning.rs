@@ -7,7 +7,6 @@ mod replica_support;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use smr::id::ClusterId;
 use smr::replica::{Opened, Outcome, Request, Tuning};
 
 use replica_support::{Counter, ask, listener, options, status, wait_until};
@@ -21,7 +20,7 @@ fn snapshots_follow_the_bound_that_is_set_while_it_runs() {
     let opened = Opened::open(options(0, [], listener(), directory.path(), &runtime)).unwrap();
     let state = Counter::default();
     let shown = state.shown.clone();
-    let replica = opened.run(Some(ClusterId(1)), None, state).unwrap();
+    let replica = opened.run(state).unwrap();
     wait_until("a leader", || status(&replica).leader);
     let write = || {
         let command = Bytes::from(vec![7; 8 << 10]);
@@ -59,7 +58,7 @@ fn snapshots_follow_the_bound_that_is_set_while_it_runs() {
     let opened = wait_until("the directory's lock", || Opened::open(options()).ok());
     let state = Counter::default();
     let shown = state.shown.clone();
-    let replica = opened.run(Some(ClusterId(1)), None, state).unwrap();
+    let replica = opened.run(state).unwrap();
     wait_until("what was counted", || (shown.load(Ordering::SeqCst) == before).then_some(()));
     replica.shutdown();
 }

@@ -172,24 +172,35 @@ impl Opened {
         Ok(())
     }
 
-    /// Runs the replica. `cluster` is `None` only for the group whose genesis makes the cluster id, and so is `source`:
-    /// who records the geneses of the others. `state` is the empty state; the snapshot and the log are applied on top
-    /// of it. A replica that cannot go on says so by [`ReplicaHandle::ended`].
+    /// Runs a replica of a Raft group that stands alone: its genesis makes the cluster id. `state` is the empty state;
+    /// the snapshot and the log are applied on top of it. A replica that cannot go on says so by
+    /// [`ReplicaHandle::ended`].
     ///
     /// # Errors
-    /// If `cluster` is not the recorded one, the group is of a kind that needs a configuration service and there is no
-    /// `source`, or threads or sockets cannot be made.
-    pub fn run<S: StateMachine>(
-        self,
-        cluster: Option<ClusterId>,
-        source: Option<Arc<dyn ConfigurationSource>>,
-        state: S,
-    ) -> Result<ReplicaHandle, StartError> {
-        let GroupKind::Epochs(kind) = self.options.kind else { return self.run_as::<Raft, S>(cluster, source, state) };
-        if source.is_none() {
+    /// If the group is of a kind that needs a configuration service, or threads or sockets cannot be made.
+    pub fn run<S: StateMachine>(self, state: S) -> Result<ReplicaHandle, StartError> {
+        // Hosts of such groups alone are built with the other core.
+        if let GroupKind::Epochs(kind) = self.options.kind {
             return Err(StartError::new(format!("a group of kind {kind} needs a configuration service")));
         }
-        self.run_as::<Configured, S>(cluster, source, state)
+        self.run_as::<Raft, S>(None, None, state)
+    }
+
+    /// The same for a group of any kind in a `cluster` that is there: `source` records its genesis, and says who the
+    /// members of groups are whose configuration is decided elsewhere.
+    ///
+    /// # Errors
+    /// If `cluster` is not the recorded one, or threads or sockets cannot be made.
+    pub fn run_in<S: StateMachine>(
+        self,
+        cluster: ClusterId,
+        source: Arc<dyn ConfigurationSource>,
+        state: S,
+    ) -> Result<ReplicaHandle, StartError> {
+        match self.options.kind {
+            GroupKind::Raft => self.run_as::<Raft, S>(Some(cluster), Some(source), state),
+            GroupKind::Epochs(_) => self.run_as::<Configured, S>(Some(cluster), Some(source), state),
+        }
     }
 
     fn run_as<P: Kind, S: StateMachine>(
