@@ -18,7 +18,8 @@ use rustix::process::{Resource, Rlimit, Signal as Number, getpid, getrlimit, kil
 use smr::panics::guarded;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::args::{self, BadArgument, Parsed};
 use crate::fatal::exit_on_panic;
@@ -82,7 +83,7 @@ fn start_on<O: clap::Parser>(
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
-        Ok(Parsed::Options(options)) => prepare().and_then(|()| run(options)),
+        Ok(Parsed::Options(options)) => prepare(program).and_then(|()| run(options)),
         Err(error) => Err(Fatal::Usage(error)),
     };
     let code = match outcome {
@@ -97,10 +98,10 @@ fn start_on<O: clap::Parser>(
 }
 
 /// What a process does before anything else, so that whatever happens to it then is told.
-fn prepare() -> Result<(), Fatal> {
+fn prepare(program: &str) -> Result<(), Fatal> {
     outlive_signals(&[Number::XFSZ, Number::HUP, Number::USR1, Number::USR2])?;
     log_sink::start().map_err(no_threads)?;
-    log_to_stderr();
+    log_to_stderr(program);
     Ok(())
 }
 
@@ -135,11 +136,20 @@ pub fn say(program: &str, line: &str) {
     log_sink::line(format!("{program}: {line}"));
 }
 
-/// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise.
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+/// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise: `debug`, or a level for some modules,
+/// as `warn,smr::replica=debug`.
+fn log_to_stderr(program: &str) {
+    let warnings = Targets::new().with_default(LevelFilter::WARN);
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) => text.parse().unwrap_or_else(|error| {
+            say(program, &format!("RUST_LOG={text}: {error}; warnings are logged"));
+            warnings
+        }),
+        Err(_) => warnings,
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(LineWriter::default).with_filter(filter);
     // A test may have set one already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LineWriter::default).try_init();
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
 /// Binds a listener.
