@@ -36,6 +36,10 @@ const CHANGES_LEFT: usize = 256;
 /// … or this often. The rest is copied while the slots take no writes.
 const ROUNDS_MAX: u32 = 8;
 
+/// After each piece nothing is copied for as long as the piece took, so that requests find both groups free half of the
+/// time, but for this long at most, in milliseconds.
+const PACE_MAX_MS: u64 = 100;
+
 /// Does this whenever this replica leads. Never returns.
 pub async fn run(replica: ReplicaHandle) {
     let mut driving: Option<((u64, bool), Driving)> = None;
@@ -233,17 +237,18 @@ impl Driver {
     /// Copies everything, and freezes the slots before the last of it. Returns in how many pieces.
     async fn copy(&mut self, by: Attempt, from: u16, to: u16) -> Result<u64, Stopped> {
         let mut pieces = 0;
-        self.copy_once(by, from, to, None, &mut pieces).await?;
+        self.copy_once(by, from, to, None, Pace::Gentle, &mut pieces).await?;
         let mut since = 0;
         for _ in 0..ROUNDS_MAX {
-            let copied = self.copy_once(by, from, to, Some(since), &mut pieces).await?;
+            let copied = self.copy_once(by, from, to, Some(since), Pace::Gentle, &mut pieces).await?;
             since = copied.last_change;
             if copied.records <= CHANGES_LEFT {
                 break;
             }
         }
         self.told(from, &SlotCommand::Freeze { by }).await?;
-        self.copy_once(by, from, to, Some(since), &mut pieces).await?;
+        // Writes wait for this.
+        self.copy_once(by, from, to, Some(since), Pace::Full, &mut pieces).await?;
         Ok(pieces)
     }
 
@@ -254,6 +259,7 @@ impl Driver {
         from: u16,
         to: u16,
         changed_since: Option<u64>,
+        pace: Pace,
         pieces: &mut u64,
     ) -> Result<Copied, Stopped> {
         let (source, destination) = (self.group(from), self.group(to));
@@ -265,6 +271,7 @@ impl Driver {
         let mut next = Some(exported(query(None).await?)?);
         let mut copied = Copied { records: 0, last_change: next.as_ref().map_or(0, |first| first.last_change) };
         while let Some(Exported { piece, more_after, .. }) = next {
+            let began = Instant::now();
             copied.records += piece.records.len();
             let install = SlotCommand::Install { by, number: *pieces, piece };
             let install = self.ask_group(&destination, WhyRequest::MoveSlots(install.encode()));
@@ -278,6 +285,9 @@ impl Driver {
             done(installed?)?;
             *pieces += 1;
             next = following?;
+            if pace == Pace::Gentle && next.is_some() {
+                tokio::time::sleep(began.elapsed().min(Duration::from_millis(PACE_MAX_MS))).await;
+            }
         }
         Ok(copied)
     }
@@ -336,6 +346,15 @@ impl Driver {
 /// does not answer.
 fn in_order<T>(by: Attempt, source: T, destination: T) -> [T; 2] {
     if by.number > 1 { [source, destination] } else { [destination, source] }
+}
+
+/// How fast records are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// With pauses.
+    Gentle,
+    /// Without.
+    Full,
 }
 
 /// What was copied.
