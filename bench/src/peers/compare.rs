@@ -18,8 +18,7 @@ use tokio::runtime::Runtime;
 use crate::peers::comparison::{Comparison, Side};
 use crate::peers::madkv::{MadKv, Wanted, cores};
 use crate::peers::measure::{Measure, Plan, load, measure};
-use crate::peers::redis::Redis;
-use crate::peers::{INSTALL, Store, table};
+use crate::peers::{Store, table};
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::launcher::Interrupted;
 use madkv_testkit::measure::{Trouble, positive, total};
@@ -217,10 +216,7 @@ fn start(options: &Options, programs: &Programs, directory: &Path, runtime: &Run
                 }
             }
             Kind::Etcd => stores.extend(etcd(options, &directory.join("etcd"), runtime)?),
-            Kind::Redis => match Redis::start(&directory.join("redis"))? {
-                Some(store) => stores.push(Store::Redis(store)),
-                None => eprintln!("redis is not installed and is left out; {INSTALL}"),
-            },
+            Kind::Redis => stores.extend(redis(&directory.join("redis"))?),
         }
     }
     Ok(stores)
@@ -231,15 +227,34 @@ fn etcd(options: &Options, directory: &Path, runtime: &Runtime) -> Result<Option
     let wanted = super::etcd::Wanted { nodes: options.server_rf, connections_max: options.etcd_connections.max(1) };
     let store = runtime.block_on(super::etcd::Etcd::start(wanted, directory))?;
     if store.is_none() {
-        eprintln!("etcd is not installed and is left out; {INSTALL}");
+        eprintln!("etcd is not installed and is left out; {}", super::INSTALL);
     }
     Ok(store.map(Store::Etcd))
 }
 
+#[cfg(feature = "peers")]
+fn redis(directory: &Path) -> Result<Option<Store>, Trouble> {
+    let store = super::redis::Redis::start(directory)?;
+    if store.is_none() {
+        eprintln!("redis is not installed and is left out; {}", super::INSTALL);
+    }
+    Ok(store.map(Store::Redis))
+}
+
 #[cfg(not(feature = "peers"))]
 fn etcd(_: &Options, _: &Path, _: &Runtime) -> Result<Option<Store>, Trouble> {
-    eprintln!("etcd is left out: this was built without it; cargo run --release --features madkv-bench/peers ...");
-    Ok(None)
+    Ok(not_built("etcd"))
+}
+
+#[cfg(not(feature = "peers"))]
+fn redis(_: &Path) -> Result<Option<Store>, Trouble> {
+    Ok(not_built("redis"))
+}
+
+#[cfg(not(feature = "peers"))]
+fn not_built(name: &str) -> Option<Store> {
+    eprintln!("{name} is left out: this was built without it; cargo run --release --features madkv-bench/peers ...");
+    None
 }
 
 /// The clusters of ours: one for each log engine, way of reading and directory of executables.

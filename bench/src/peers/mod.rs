@@ -4,8 +4,8 @@
 //! superfluous layers. What is compared must guarantee the same: a write is on the device (of a majority, where there
 //! are several nodes) before it is acknowledged, and a read is linearizable.
 //!
-//! - [`madkv`]: a cluster of ours. [`redis`]: a single Redis that syncs each write.
-//! - `etcd`: a cluster of etcd, over `grpc`; both only with the feature `peers`.
+//! - [`madkv`]: a cluster of ours.
+//! - `redis`: a single Redis that syncs each write. `etcd`: a cluster of etcd, over `grpc`. Only with the feature `peers`.
 //! - [`compare`]: the same load on all of them, in turns. [`failover`]: their leaders are killed.
 
 pub mod compare;
@@ -19,10 +19,13 @@ pub mod failover;
 mod grpc;
 pub mod madkv;
 mod measure;
+#[cfg(feature = "peers")]
 pub mod redis;
 mod table;
 
+#[cfg(feature = "peers")]
 use std::env;
+#[cfg(feature = "peers")]
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -31,6 +34,7 @@ use tokio::runtime::Runtime;
 use madkv_testkit::measure::Trouble;
 
 /// What installs the peers on Debian and its relatives.
+#[cfg(feature = "peers")]
 pub const INSTALL: &str = "apt-get install etcd-server redis-server";
 
 /// A running store.
@@ -42,6 +46,7 @@ pub enum Store {
     #[cfg(feature = "peers")]
     Etcd(etcd::Etcd),
     /// A single Redis.
+    #[cfg(feature = "peers")]
     Redis(redis::Redis),
 }
 
@@ -53,6 +58,7 @@ pub enum Connection {
     #[cfg(feature = "peers")]
     Etcd(etcd::Connection),
     /// A connection of its own.
+    #[cfg(feature = "peers")]
     Redis(Box<redis::Connection>),
 }
 
@@ -63,6 +69,7 @@ impl Store {
             Store::MadKv(store) => store.name(),
             #[cfg(feature = "peers")]
             Store::Etcd(_) => etcd::NAME,
+            #[cfg(feature = "peers")]
             Store::Redis(_) => redis::NAME,
         }
     }
@@ -78,6 +85,7 @@ impl Store {
             Store::MadKv(store) => store.description(),
             #[cfg(feature = "peers")]
             Store::Etcd(store) => store.description(),
+            #[cfg(feature = "peers")]
             Store::Redis(store) => store.description(),
         }
     }
@@ -88,6 +96,7 @@ impl Store {
             Store::MadKv(store) => store.pids(),
             #[cfg(feature = "peers")]
             Store::Etcd(store) => store.pids(),
+            #[cfg(feature = "peers")]
             Store::Redis(store) => store.pids(),
         }
     }
@@ -96,11 +105,13 @@ impl Store {
     ///
     /// # Errors
     /// If the store cannot be reached.
+    #[cfg_attr(not(feature = "peers"), allow(unused_variables, reason = "only peers need it"))]
     pub fn connect(&self, runtime: &Runtime, clients: usize) -> Result<Vec<Connection>, Trouble> {
         match self {
             Store::MadKv(store) => Ok(store.connect(clients)),
             #[cfg(feature = "peers")]
             Store::Etcd(store) => runtime.block_on(store.connect(clients)),
+            #[cfg(feature = "peers")]
             Store::Redis(store) => runtime.block_on(store.connect(clients)),
         }
     }
@@ -116,6 +127,7 @@ impl Connection {
             Connection::MadKv(client) => Ok(client.put(key, value).await.map(drop)?),
             #[cfg(feature = "peers")]
             Connection::Etcd(connection) => connection.put(key, value).await,
+            #[cfg(feature = "peers")]
             Connection::Redis(connection) => connection.put(key, value).await,
         }
     }
@@ -129,17 +141,19 @@ impl Connection {
             Connection::MadKv(client) => Ok(client.get(key).await?),
             #[cfg(feature = "peers")]
             Connection::Etcd(connection) => connection.get(key).await,
+            #[cfg(feature = "peers")]
             Connection::Redis(connection) => connection.get(key).await,
         }
     }
 }
 
 /// Where a program of the system is.
+#[cfg(feature = "peers")]
 fn installed(program: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "peers"))]
 mod tests {
     use super::*;
 

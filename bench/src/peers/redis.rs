@@ -1,13 +1,17 @@
-//! A single Redis that syncs each write, and its protocol (RESP 2), as much of it as SET and GET need.
+//! A single Redis that syncs each write.
+//!
+//! Commands and answers are those of the crate `redis`, the socket is ours: the crate's own connections hand each
+//! request to a task and its answer back, for many to share one. Here each client has a connection of its own, and
+//! Redis is shown at its best without these two hand-overs.
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use redis::{Value, parse_redis_value_async};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::peers::{self, installed};
@@ -22,9 +26,7 @@ pub const NAME: &str = "redis";
 const PROGRAM: &str = "redis-server";
 /// How long it may take to listen.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest answer that we take, in bytes.
-const ANSWER_MAX_BYTES: usize = 16 << 20;
-/// Room for an answer in a fresh buffer, in bytes.
+/// Room for a command in a fresh buffer, in bytes.
 const BUFFER_BYTES: usize = 4 << 10;
 
 /// A running Redis.
@@ -75,8 +77,8 @@ impl Redis {
         for _ in 0..clients {
             let stream = TcpStream::connect(self.address).await?;
             stream.set_nodelay(true)?;
-            let (input, output) = (BytesMut::with_capacity(BUFFER_BYTES), Vec::with_capacity(BUFFER_BYTES));
-            connections.push(peers::Connection::Redis(Box::new(Connection { stream, input, output })));
+            let output = Vec::with_capacity(BUFFER_BYTES);
+            connections.push(peers::Connection::Redis(Box::new(Connection { stream, output })));
         }
         Ok(connections)
     }
@@ -86,127 +88,76 @@ impl Redis {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    input: BytesMut,
     output: Vec<u8>,
-}
-
-/// An answer.
-#[derive(Debug, PartialEq, Eq)]
-enum Reply {
-    Simple(Bytes),
-    Error(Bytes),
-    Bulk(Option<Bytes>),
 }
 
 impl Connection {
     /// Sets a value.
     pub(super) async fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Trouble> {
-        match self.call(&[b"SET", key, value]).await? {
-            Reply::Simple(text) if &text[..] == b"OK" => Ok(()),
+        match self.call(redis::cmd("SET").arg(key).arg(value)).await? {
+            Value::Okay => Ok(()),
             other => Err(format!("redis answered SET with {other:?}").into()),
         }
     }
 
     /// The value of a key.
     pub(super) async fn get(&mut self, key: &[u8]) -> Result<Option<Bytes>, Trouble> {
-        match self.call(&[b"GET", key]).await? {
-            Reply::Bulk(value) => Ok(value),
+        match self.call(redis::cmd("GET").arg(key)).await? {
+            Value::BulkString(value) => Ok(Some(value.into())),
+            Value::Nil => Ok(None),
             other => Err(format!("redis answered GET with {other:?}").into()),
         }
     }
 
-    async fn call(&mut self, words: &[&[u8]]) -> io::Result<Reply> {
-        encode(words, &mut self.output);
+    async fn call(&mut self, command: &redis::Cmd) -> Result<Value, Trouble> {
+        self.output.clear();
+        command.write_packed_command(&mut self.output);
         self.stream.write_all(&self.output).await?;
-        loop {
-            if let Some(reply) = parse(&mut self.input)? {
-                return Ok(reply);
-            }
-            if self.stream.read_buf(&mut self.input).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-}
-
-/// An array of bulk strings.
-fn encode(words: &[&[u8]], output: &mut Vec<u8>) {
-    output.clear();
-    output.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-    for word in words {
-        output.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        output.extend_from_slice(word);
-        output.extend_from_slice(b"\r\n");
-    }
-}
-
-/// Takes one answer off the input, if it is there as a whole.
-fn parse(input: &mut BytesMut) -> io::Result<Option<Reply>> {
-    let malformed = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("from redis: {what}"));
-    let Some(end) = input.windows(2).position(|two| two == b"\r\n") else { return Ok(None) };
-    let (kind, line) = input[..end].split_first().ok_or_else(|| malformed("an empty line"))?;
-    match kind {
-        b'+' | b'-' => {
-            let is_error = *kind == b'-';
-            let text = input.split_to(end).freeze().slice(1..);
-            input.advance(2);
-            Ok(Some(if is_error { Reply::Error(text) } else { Reply::Simple(text) }))
-        }
-        b'$' => {
-            let length: i64 = std::str::from_utf8(line)
-                .ok()
-                .and_then(|text| text.parse().ok())
-                .ok_or_else(|| malformed("a length"))?;
-            let Ok(length) = usize::try_from(length) else {
-                input.advance(end + 2);
-                return Ok(Some(Reply::Bulk(None)));
-            };
-            if length > ANSWER_MAX_BYTES {
-                return Err(malformed("an answer beyond all bounds"));
-            }
-            if input.len() < end + 2 + length + 2 {
-                return Ok(None);
-            }
-            input.advance(end + 2);
-            let value = input.split_to(length).freeze();
-            input.advance(2);
-            Ok(Some(Reply::Bulk(Some(value))))
-        }
-        _ => Err(malformed("an answer of another kind")),
+        // A fresh one each time: with one request under way, nothing is read beyond its answer.
+        Ok(parse_redis_value_async(&mut Default::default(), &mut self.stream).await?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn encode_words_are_bulk_strings() {
-        let mut output = Vec::new();
-        encode(&[b"SET", b"k", b""], &mut output);
-        assert_eq!(output, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n");
-    }
-
-    #[test]
-    fn parse_answers_arriving_byte_by_byte_are_taken_once_whole() {
-        let stream = b"+OK\r\n$3\r\na\r\n\r\n$-1\r\n-ERR no\r\n";
-        let (mut input, mut replies) = (BytesMut::new(), Vec::new());
-        for byte in stream {
-            input.extend_from_slice(&[*byte]);
-            replies.extend(parse(&mut input).unwrap());
-        }
-        let bulk = |text: &'static str| Reply::Bulk(Some(Bytes::from_static(text.as_bytes())));
-        assert_eq!(
-            replies,
-            [Reply::Simple("OK".into()), bulk("a\r\n"), Reply::Bulk(None), Reply::Error("ERR no".into())]
-        );
-        assert!(input.is_empty());
-    }
-
-    #[test]
-    fn parse_malformed_is_an_error() {
-        for wrong in ["?\r\n", "$x\r\n", "\r\n", "$99999999999\r\n"] {
-            assert!(parse(&mut BytesMut::from(wrong)).is_err(), "{wrong:?}");
-        }
+    #[tokio::test]
+    async fn connection_takes_answers_that_arrive_byte_by_byte_and_no_others() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connection = Connection { stream, output: Vec::new() };
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let set = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n";
+            let get = "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n";
+            for (command, answer) in [
+                (set, "+OK\r\n"),
+                (get, "$3\r\na\r\n\r\n"),
+                (get, "$-1\r\n"),
+                (set, "-ERR no\r\n"),
+                (get, "+OK\r\n"),
+                (get, "?\r\n"),
+            ] {
+                let mut received = vec![0; command.len()];
+                stream.read_exact(&mut received).await.unwrap();
+                assert_eq!(received, command.as_bytes());
+                for byte in answer.as_bytes() {
+                    stream.write_all(&[*byte]).await.unwrap();
+                }
+            }
+        });
+        connection.put(b"k", b"").await.unwrap();
+        assert_eq!(connection.get(b"k").await.unwrap().as_deref(), Some(&b"a\r\n"[..]));
+        assert_eq!(connection.get(b"k").await.unwrap(), None);
+        let refused = connection.put(b"k", b"").await.unwrap_err().to_string();
+        assert!(refused.contains("SET"), "{refused}");
+        assert!(connection.get(b"k").await.is_err());
+        assert!(connection.get(b"k").await.is_err());
+        server.await.unwrap();
     }
 }
