@@ -16,7 +16,7 @@ use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
 use tempfile::TempDir;
 
-use crate::report::plot::{Bars, number};
+use crate::report::plot::{Bars, CAN_DRAW, number};
 
 const SERVER: &str = "factory-server";
 const CLIENT: &str = "factory-client";
@@ -153,14 +153,14 @@ fn write(options: &Options, writes: &[Figures], reads: &[Figures]) -> Result<(),
     let servers = |figures: &[Figures]| (1..=figures.len()).map(|count| format!("{count} servers")).collect::<Vec<_>>();
     let picture = |title: &str, scale: &str, figures: &[Figures], value: fn(&Figures) -> f64| {
         let series = vec![(scale.to_owned(), figures.iter().map(|figures| Some(value(figures))).collect())];
-        Bars { title: title.to_owned(), scale: scale.to_owned(), groups: servers(figures), series }.svg()
+        Bars { title: title.to_owned(), scale: scale.to_owned(), groups: servers(figures), series }
     };
     let rate = |figures: &Figures| figures.rate;
     fs::create_dir_all(&options.out)?;
     let pictures = [
-        ("factory-writes.svg", picture("Orders of 8 customers", "orders per second", writes, rate)),
-        ("factory-writes-latency.svg", picture("Orders of 8 customers", "mean latency, us", writes, |f| f.mean_us)),
-        ("factory-reads.svg", picture("Reads of 128 customers at each server", "reads per second, all", reads, rate)),
+        ("factory-writes", picture("Orders of 8 customers", "orders per second", writes, rate)),
+        ("factory-writes-latency", picture("Orders of 8 customers", "mean latency, us", writes, |f| f.mean_us)),
+        ("factory-reads", picture("Reads of 128 customers at each server", "reads per second, all", reads, rate)),
     ];
     let mut page = format!(
         "# Robot factories\n\n`just factory-bench {}`, {} cores.\n\n\
@@ -175,8 +175,12 @@ fn write(options: &Options, writes: &[Figures], reads: &[Figures]) -> Result<(),
         }
     }
     for (name, picture) in pictures {
-        fs::write(options.out.join(name), picture)?;
-        page.push_str(&format!("\n![]({name})\n"));
+        for (form, file) in picture.files()? {
+            fs::write(options.out.join(format!("{name}.{form}")), file)?;
+        }
+        if CAN_DRAW {
+            page.push_str(&format!("\n![]({name}.svg)\n"));
+        }
     }
     let path = options.out.join("factory.md");
     fs::write(&path, page)?;

@@ -1,7 +1,7 @@
 //! The report: Markdown with plots, from the logs that `p3::bench` and `p3::fuzz` keep.
 //!
 //! - [`runs`]: which runs the report wants, where their logs are, and what makes a missing one.
-//! - [`plot`]: bars as SVG. [`page`]: the page. [`comments`]: a person's words in it. [`matrix`]: all runs that are
+//! - [`plot`]: bars as pictures, SVG and PNG. [`page`]: the page. [`comments`]: a person's words in it. [`matrix`]: all runs that are
 //!   missing, unattended.
 
 mod comments;
@@ -46,8 +46,10 @@ pub fn run(options: &Options) -> Result<(), Trouble> {
     };
     let page = page::page(&logs, &Comments::read(&earlier));
     fs::create_dir_all(&options.out)?;
-    for (name, picture) in &page.pictures {
-        fs::write(options.out.join(name), picture)?;
+    for (name, bars) in &page.pictures {
+        for (form, picture) in bars.files()? {
+            fs::write(options.out.join(format!("{name}.{form}")), picture)?;
+        }
     }
     fs::write(&path, page.text)?;
     println!("{}: {} runs, {} missing", path.display(), logs.bench.len() + logs.fuzz.len(), logs.missing().len());
