@@ -2,9 +2,11 @@
 //! clients heard. From the executable to the verdict:
 //!
 //! - [`programs`]: where the executables are, and how to build them. [`ports`]: loopback ports that no one else takes.
-//! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`mount`]: a file system in a file.
+//! - [`process`]: one child process: start, kill -9, freeze, thaw, restart. [`proc`]: what the kernel says of it.
+//!   [`mount`]: a file system in a file.
 //! - [`cluster`]: all processes of a cluster, and who leads where. [`newcomer`]: replicas that join later. [`agents`]:
-//!   those of its hosts. [`place`]: where it lives. [`ask`]: one question to one replica. [`launcher`]: what `madkv-local` does.
+//!   those of its hosts. [`place`]: where it lives. [`ask`]: one question to one replica. [`launcher`]: what
+//!   `madkv-local` does.
 //! - [`proxy`]: links that hold, delay, cut, flap and replay. [`wiring`]: a cluster whose connections go over such
 //!   links.
 //! - [`line_client`]: the command-line client, driven through its pipes. [`caller`]: that one, or the library.
@@ -31,6 +33,7 @@ pub mod mount;
 pub mod newcomer;
 pub mod place;
 pub mod ports;
+pub mod proc;
 pub mod process;
 pub mod programs;
 pub mod progress;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::measure::memory_bytes;
+use crate::proc;
 use crate::wait::{WaitTimeout, wait_for};
 
 /// How much of the end of a log goes into a message, in bytes.
@@ -163,7 +163,7 @@ impl Process {
     /// If it does not, which no process can refuse.
     pub fn wait_frozen(&mut self) {
         let Some(pid) = self.pid() else { return };
-        wait_for(FREEZE_TIMEOUT, "a stopped process", || stands_still(pid).then_some(()))
+        wait_for(FREEZE_TIMEOUT, "a stopped process", || proc::stands_still(pid).then_some(()))
             .unwrap_or_else(|error| panic!("process {pid}: {error}"));
     }
 
@@ -202,13 +202,12 @@ impl Process {
 
     /// Its resident memory in bytes, while it runs.
     pub fn resident_bytes(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        memory_bytes(&status, "VmRSS:")
+        proc::resident_bytes(self.pid()?)
     }
 
     /// How many descriptors it holds, while it runs.
     pub fn descriptors(&self) -> Option<usize> {
-        Some(fs::read_dir(format!("/proc/{}/fd", self.pid()?)).ok()?.count())
+        proc::descriptors(self.pid()?)
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -230,16 +229,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn stands_still(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
-    threads.flatten().all(|thread| {
-        // "<tid> (<name>) <state> ...", and the name may hold anything.
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        matches!(state, None | Some('T' | 't' | 'Z' | 'X'))
-    })
 }
 
 /// Truncates the log, so that what follows belongs to the next start.
@@ -276,7 +265,7 @@ mod tests {
         wait_for(Duration::from_secs(60), "output", || (!process.log_text().is_empty()).then_some(())).unwrap();
         process.freeze();
         let frozen = fs::metadata(process.log_path()).unwrap().len();
-        assert!(stands_still(process.pid().unwrap()));
+        assert!(proc::stands_still(process.pid().unwrap()));
         process.thaw();
         let grows = || fs::metadata(process.log_path()).unwrap().len() > frozen;
         wait_for(Duration::from_secs(60), "more output", || grows().then_some(())).unwrap();

@@ -377,8 +377,7 @@ impl Check<'_> {
 
 fn header(options: &Options, plan: &Plan, service: &Service, status: &ClusterStatus) -> Vec<(String, String)> {
     let build = if cfg!(debug_assertions) { "DEBUG" } else { "release" };
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or("?").to_owned();
+    let load = madkv_testkit::proc::load_average().map_or("?".to_owned(), |load| format!("{load:.2}"));
     let nodes = &status.nodes;
     // "synced, log in sled"
     let mut modes: Vec<(&str, &str)> = nodes

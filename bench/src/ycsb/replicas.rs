@@ -5,7 +5,6 @@
 //! read again.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use smr::status::Role;
 use tokio::runtime::Runtime;
 
 use madkv_testkit::measure::{Trouble, Usage};
+use madkv_testkit::proc;
 use madkv_testkit::programs::{MANAGER, SERVER};
 use madkv_testkit::wait::wait_for;
 
@@ -109,15 +109,8 @@ impl Operator {
 
 /// Our processes on this machine, by the port that they serve clients at.
 pub(super) fn local_processes() -> BTreeMap<String, (u32, Vec<String>)> {
-    let Ok(all) = fs::read_dir("/proc") else { return BTreeMap::new() };
-    let processes = all.flatten().filter_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let words: Vec<String> =
-            line.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        Some((port_of(&words)?, (pid, words)))
-    });
-    processes.collect()
+    let lines = proc::command_lines().into_iter();
+    lines.filter_map(|(pid, words)| Some((port_of(&words)?, (pid, words)))).collect()
 }
 
 /// The port for clients of a server or manager with this command line.

@@ -14,6 +14,7 @@ use super::{BEHIND_ENTRIES, Cut};
 use madkv_testkit::cluster::{Cluster, Group, Node, Shape};
 use madkv_testkit::launcher::{choose_log_engine, sync_flags};
 use madkv_testkit::load::{Load, Plan};
+use madkv_testkit::proc::has_ended;
 use madkv_testkit::process::clear_log;
 use madkv_testkit::programs::Programs;
 use madkv_testkit::wait::wait_for;
@@ -146,7 +147,7 @@ impl BadDiskGroup {
         self.cluster.process(NODE).send_terminate();
         let asked = Instant::now();
         let pid = self.cluster.process(NODE).pid().ok_or("the replica has ended by itself")?;
-        let ended = wait_for(END_TIMEOUT, "its end", || injector::has_ended(pid).then_some(()));
+        let ended = wait_for(END_TIMEOUT, "its end", || has_ended(pid).then_some(()));
         drop(injector);
         if ended.is_err() {
             let what = format!("each write hangs for {delay_ms} ms: asked to end, it runs after {:?}", asked.elapsed());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Skipped;
+use madkv_testkit::proc::is_traced;
 use madkv_testkit::wait::wait_for;
 
 /// How long strace may take until it holds each thread.
@@ -133,21 +134,4 @@ fn all_below(directory: &Path) -> Vec<PathBuf> {
 pub fn tampered(trace: &Path) -> usize {
     let text = fs::read(trace).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     text.lines().filter(|line| line.contains("(INJECTED)") || line.contains("(DELAYED)")).count()
-}
-
-/// Whether a process has ended as far as it can: a thread whose call hangs keeps what is left of it, with a disk as
-/// with a tracer.
-pub fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, None | Some('Z' | 'X'))
-}
-
-/// Whether each thread of a process has a tracer.
-pub fn is_traced(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    threads.flatten().all(|thread| {
-        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
-    })
 }

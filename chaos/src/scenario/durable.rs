@@ -28,6 +28,7 @@ use madkv_testkit::cluster::{Cluster, Node};
 use madkv_testkit::launcher::choose_log_engine;
 use madkv_testkit::line_client::LineClient;
 use madkv_testkit::place::Outcome;
+use madkv_testkit::proc::is_traced;
 use madkv_testkit::wait::wait_for;
 
 /// What is written: how large each value is, in bytes, by how many clients at once, how often by each. Alone in a
@@ -278,15 +279,6 @@ impl Drop for Tracer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether each thread of a process has a tracer.
-fn is_traced(pid: u32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    threads.flatten().all(|thread| {
-        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|tracer| tracer.trim() != "0"))
-    })
 }
 
 /// Lines look like `<thread> <time> <call>(<fd><<file>>, "<data>", ...) = <result> <<duration>>`. A call during which

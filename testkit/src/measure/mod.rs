@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 pub use latencies::{Figures, Latencies};
-pub use usage::{Usage, memory_bytes, total};
+pub use usage::{Usage, total};
 
 /// Why something could not be measured.
 pub type Trouble = Box<dyn Error + Send + Sync>;

@@ -1,12 +1,10 @@
 //! What a process has cost so far, as the kernel counts it.
 
-use std::fs;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Ticks of the kernel's clock in a second, as /proc shows them: 100 on every Linux that we run on (`USER_HZ`).
-const TICKS_PER_SECOND: u64 = 100;
+use crate::proc;
 
 /// What a process has cost, or several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -20,9 +18,11 @@ pub struct Usage {
 impl Usage {
     /// Of a running process; `None` if there is none with this number.
     pub fn of(pid: u32) -> Option<Usage> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        Some(Usage { cpu: cpu(&stat)?, peak_bytes: memory_bytes(&status, "VmHWM:")? })
+        let process = proc::process(pid)?;
+        let stat = process.stat().ok()?;
+        let milliseconds = (stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second();
+        let cpu = Duration::from_millis(milliseconds);
+        Some(Usage { cpu, peak_bytes: process.status().ok()?.vmhwm? << 10 })
     }
 }
 
@@ -34,30 +34,9 @@ pub fn total(pids: &[u32]) -> Usage {
     })
 }
 
-/// `<pid> (<name>) <state> ...`, and the name may hold anything; fields 14 and 15 are the ticks.
-fn cpu(stat: &str) -> Option<Duration> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut ticks = rest.split(' ').skip(11).take(2).map(str::parse::<u64>);
-    let sum = ticks.next()?.ok()? + ticks.next()?.ok()?;
-    Some(Duration::from_millis(sum * 1_000 / TICKS_PER_SECOND))
-}
-
-/// A field of `/proc/<pid>/status` that is a size.
-pub fn memory_bytes(status: &str, field: &str) -> Option<u64> {
-    let kib = status.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix(" kB")?;
-    Some(kib.trim().parse::<u64>().ok()? << 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cpu_of_a_name_with_spaces_and_brackets_is_read() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 900 0 3 0 150 25 0 0 20 0 9 0 100 1000 50";
-        assert_eq!(cpu(stat), Some(Duration::from_millis(1_750)));
-        assert_eq!(cpu("7 (a"), None);
-    }
 
     #[test]
     fn usage_of_this_process_grows_with_work() {
