@@ -2,8 +2,9 @@
 //! speak again before one of them is accused.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// A sign of life of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Heard {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Sign>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

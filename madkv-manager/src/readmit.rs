@@ -1,12 +1,13 @@
 //! Asks the leader of a partition's group to readmit a replica, until it has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
+use parking_lot::Mutex;
 use smr::replica::MEMBER_ALREADY;
 use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
 use smr_service::process::jittered;
@@ -46,7 +47,7 @@ impl Readmissions {
             let task = tokio::spawn(ask(map.clone(), partition, replica, Arc::clone(&state)));
             self.0.insert(partition, Asking { decision, state, task });
         }
-        let of = |asking: &Asking| asking.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of = |asking: &Asking| asking.state.lock().clone();
         self.0.get(&partition).map_or_else(Readmission::default, of)
     }
 
@@ -88,7 +89,7 @@ async fn ask(map: ClusterMap, partition: u16, replica: u16, state: Arc<Mutex<Rea
             Err(_) => Readmission::Refused("no answer in time".to_owned()),
         };
         let is_done = now == Readmission::Done;
-        *state.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        *state.lock() = now;
         if is_done {
             return;
         }

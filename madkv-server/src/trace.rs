@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
 use smr::state_machine::Checkpointed;
@@ -120,7 +121,7 @@ impl Tracer {
     }
 
     fn notes(&self) -> MutexGuard<'_, VecDeque<Note>> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock()
     }
 }
 

@@ -11,11 +11,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Lines that wait to be written.
 pub const LINES_MAX: usize = 16 << 10;
@@ -201,7 +202,7 @@ impl LogSink {
                 state.vain = Some(state.done);
                 return false;
             }
-            state = self.0.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.0.progress.wait_for(&mut state, left);
         }
         true
     }
@@ -210,11 +211,11 @@ impl LogSink {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Each critical section leaves the state sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn output(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+        self.output.lock()
     }
 
     /// The thread.
@@ -242,14 +243,9 @@ impl Shared {
                 return batch;
             }
             if trouble.lost == 0 {
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                let (waited, result) =
-                    self.work.wait_timeout(state, TELL_PAUSE).unwrap_or_else(PoisonError::into_inner);
-                state = waited;
-                if result.timed_out() {
-                    return batch;
-                }
+                self.work.wait(&mut state);
+            } else if self.work.wait_for(&mut state, TELL_PAUSE).timed_out() {
+                return batch;
             }
         }
     }
@@ -371,7 +367,7 @@ mod tests {
     impl Write for Reader {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let allowed = self.allowed.recv().unwrap_or(Ok(usize::MAX))?.min(bytes.len());
-            self.text.lock().unwrap().push_str(std::str::from_utf8(&bytes[..allowed]).unwrap());
+            self.text.lock().push_str(std::str::from_utf8(&bytes[..allowed]).unwrap());
             Ok(allowed)
         }
 
@@ -390,7 +386,7 @@ mod tests {
 
     /// What was written, with notes about lost lines without their time.
     fn written(text: &Mutex<String>) -> Vec<String> {
-        let text = text.lock().unwrap();
+        let text = text.lock();
         text.lines().map(|line| line.split_once("] ").map_or(line, |(_, rest)| rest).to_owned()).collect()
     }
 

@@ -1,6 +1,8 @@
 //! What operators ask of a node, as in service, and beside it changes of members that are asked of the core itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use smr::id::NodeId;
 use smr::internals::admin::{Admin, AdminContext, AdminRequest, RaftAdmin};
@@ -24,7 +26,7 @@ struct ChangeQueue {
 
 impl RequestedChanges {
     fn lock(&self) -> MutexGuard<'_, ChangeQueue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn ask(&self, changes: Vec<Change>) {

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use smr::codec;
@@ -161,13 +162,13 @@ pub(super) struct Mailbox(Mutex<Vec<(u64, Outcome)>>);
 
 impl Mailbox {
     pub(super) fn take(&self) -> Vec<(u64, Outcome)> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
 impl ReplySink for Mailbox {
     fn deliver(&self, tag: u64, outcome: Outcome) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((tag, outcome));
+        self.0.lock().push((tag, outcome));
     }
 
     fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {

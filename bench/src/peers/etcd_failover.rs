@@ -3,9 +3,11 @@
 //! The client knows all nodes. It stays with one as long as that answers, and goes to the next one when it does not, as
 //! etcd's own clients do; any node hands a write on to the leader.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::peers::etcd::{Connection, Etcd};
 use madkv_testkit::failover::Way;
@@ -59,7 +61,7 @@ pub(super) async fn inject(
     more(&answers).await?;
     stop.store(true, Ordering::Relaxed);
     client.await?;
-    let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+    let answers = answers.lock();
     let ends = moments.iter().skip(1).copied().map(Some).chain([None]);
     let pauses = moments.iter().zip(ends).map(|(&from, until)| {
         let inside = answers.iter().filter(|(_, end)| *end >= from && until.is_none_or(|until| *end < until));
@@ -69,7 +71,7 @@ pub(super) async fn inject(
 }
 
 fn count(answers: &Answers) -> usize {
-    answers.lock().unwrap_or_else(PoisonError::into_inner).len()
+    answers.lock().len()
 }
 
 async fn more(answers: &Answers) -> Result<(), Trouble> {
@@ -106,6 +108,6 @@ async fn write(addresses: Vec<std::net::SocketAddr>, answers: Answers, stop: Arc
                 }
             }
         }
-        answers.lock().unwrap_or_else(PoisonError::into_inner).push((start, Instant::now()));
+        answers.lock().push((start, Instant::now()));
     }
 }

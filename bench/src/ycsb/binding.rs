@@ -9,11 +9,12 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::ycsb::workload::{Operation, Workload};
@@ -73,16 +74,16 @@ impl Binding {
             Binding { child: Mutex::new(child), first: Mutex::default(), operations: Mutex::new(operations), errors };
         let first = binding.next(is_over)?;
         let first = first.ok_or_else(|| format!("YCSB's {phase} phase names no operation{}", binding.complaint()))?;
-        *binding.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(first);
+        *binding.first.lock() = Some(first);
         Ok(binding)
     }
 
     /// The next operation, whichever client asks; `None` at the end, or if no one wants it any more.
     pub(super) fn next(&self, is_over: &dyn Fn() -> bool) -> Result<Option<Operation>, Trouble> {
-        if let Some(first) = self.first.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(first) = self.first.lock().take() {
             return Ok(Some(first));
         }
-        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let operations = self.operations.lock();
         let start = Instant::now();
         loop {
             match operations.recv_timeout(LOOK_AGAIN) {
@@ -99,20 +100,20 @@ impl Binding {
 
     /// Whether it ended well.
     fn ended(&self) -> Result<(), Trouble> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.child.lock();
         let status = wait_for(END_TIMEOUT, "YCSB's end", || child.try_wait().transpose())??;
         if status.success() { Ok(()) } else { Err(format!("YCSB failed ({status}){}", self.complaint()).into()) }
     }
 
     fn complaint(&self) -> String {
-        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let errors = self.errors.lock();
         errors.iter().map(|error| format!("; {error}")).collect()
     }
 }
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let child = self.child.get_mut();
         // Not waited for, so the number is still this child's. It may have ended by itself meanwhile.
         if let Ok(None) = child.try_wait() {
             let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
@@ -142,7 +143,7 @@ fn forward(mut lines: impl BufRead, joins: bool, to: &SyncSender<Operation>, err
                 return;
             }
         } else if text.starts_with(ERROR) {
-            let mut errors = errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut errors = errors.lock();
             if errors.len() < ERRORS_MAX {
                 errors.push(text.trim_end().to_owned());
             }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::ycsb::distribution::fnv_hash;
 
@@ -48,9 +49,9 @@ impl Keys {
 
     /// A record is there now; `number` if it is one of ours.
     pub(super) fn acknowledge(&self, number: Option<u64>, key: &str) {
-        self.sorted.write().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+        self.sorted.write().insert(key.to_owned());
         let Some(number) = number else { return };
-        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut early = self.early.lock();
         early.insert(number);
         let mut limit = self.acknowledged();
         while early.remove(&limit) {
@@ -61,18 +62,18 @@ impl Keys {
 
     /// How many acknowledged keys there are.
     pub(super) fn count(&self) -> u64 {
-        self.sorted.read().unwrap_or_else(PoisonError::into_inner).len() as u64
+        self.sorted.read().len() as u64
     }
 
     /// The keys from `start` on, at most `count`.
     pub(super) fn from(&self, start: &str, count: usize) -> Vec<String> {
-        let sorted = self.sorted.read().unwrap_or_else(PoisonError::into_inner);
+        let sorted = self.sorted.read();
         sorted.range(start.to_owned()..).take(count).cloned().collect()
     }
 
     /// All acknowledged keys, sorted.
     pub(super) fn sorted(&self) -> Vec<String> {
-        self.sorted.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.sorted.read().iter().cloned().collect()
     }
 }
 

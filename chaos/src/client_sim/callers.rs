@@ -2,11 +2,12 @@
 //! that do one thing after another, and the book in which everything stands that they asked and heard.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use madkv_client::{Client, Error, Options, ReadFrom, World};
+use parking_lot::{Mutex, MutexGuard};
 use smr::internals::protocol::Time;
 use smr_sim::sim_rng::{Purpose, SimRng};
 use tokio::task::JoinHandle;
@@ -70,7 +71,7 @@ impl Book {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The next moment: nanoseconds of virtual time, and no two are equal.

@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::rare::{Counts, Rare};
 use super::run::{Report, run};
@@ -62,16 +63,16 @@ pub fn run_seeds(plan: &Plan) -> ExitCode {
                         None => seed < plan.seeds.end,
                         Some(time) => began.elapsed() < time || seed < plan.seeds.end,
                     };
-                    if !more || lock(&total).failures >= FAILURES_MAX {
+                    if !more || total.lock().failures >= FAILURES_MAX {
                         return;
                     }
                     let report = run(seed);
-                    lock(&total).take(plan, &report, began);
+                    total.lock().take(plan, &report, began);
                 }
             });
         }
     });
-    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let total = total.into_inner();
     for what in Rare::ALL {
         println!("{:>9}  {what}", total.counts.of(*what));
     }
@@ -143,8 +144,4 @@ impl Total {
         }
         wanting
     }
-}
-
-fn lock(total: &Mutex<Total>) -> std::sync::MutexGuard<'_, Total> {
-    total.lock().unwrap_or_else(PoisonError::into_inner)
 }

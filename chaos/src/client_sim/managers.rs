@@ -6,7 +6,9 @@
 //! run. Its epoch is 2; a manager that is behind has no map yet, or one of epoch 0 with other borders, by which no
 //! server ever served.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::{ClusterMap, Partition};
@@ -71,11 +73,11 @@ impl Manager {
 
     /// It has applied this.
     pub fn learn(&self, map: ClusterMap) {
-        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(map);
+        *self.map.lock() = Some(map);
     }
 
     fn map(&self) -> Option<ClusterMap> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.map.lock().clone()
     }
 }
 

@@ -2,12 +2,13 @@
 //! servers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use madkv_proto::map::ClusterMap;
 use madkv_server::backend::ServerBackend;
 use madkv_server::map::{JudgesKeys, Map};
+use parking_lot::Mutex;
 use smr::entry::Term;
 use smr::id::ReplicaId;
 use smr::internals::protocol::{Protocol, Time};
@@ -51,7 +52,7 @@ pub struct RequestQueue {
 
 impl Submit for RequestQueue {
     fn queue(&self, request: Request, reply: ReplyTo) {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).push((request, reply));
+        self.requests.lock().push((request, reply));
         self.net.wake();
     }
 }
@@ -227,8 +228,7 @@ impl Partition {
     fn carry_requests(&mut self) {
         for replica in 0..self.servers.len() {
             let Some(server) = &self.servers[replica] else { continue };
-            let requests =
-                std::mem::take(&mut *server.request_queue.requests.lock().unwrap_or_else(PoisonError::into_inner));
+            let requests = std::mem::take(&mut *server.request_queue.requests.lock());
             for (request, reply) in requests {
                 if let Some(outcome) = self.misled(replica, &request) {
                     reply.send(outcome);

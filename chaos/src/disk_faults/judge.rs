@@ -2,8 +2,10 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, ThreadId};
+
+use parking_lot::Mutex;
 
 use smr::entry::{Entry, EntryId, HardState};
 use smr::epoch::GroupKind;
@@ -154,14 +156,14 @@ impl Panics {
         let seen = Arc::clone(&panics.seen);
         std::panic::set_hook(Box::new(move |info| {
             let line = info.to_string().replace('\n', " ");
-            seen.lock().unwrap_or_else(PoisonError::into_inner).push((thread::current().id(), line));
+            seen.lock().push((thread::current().id(), line));
         }));
         panics
     }
 
     /// The first panic on another thread than this one since the last call.
     pub fn take_of_other_threads(&self) -> Option<String> {
-        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let seen = std::mem::take(&mut *self.seen.lock());
         seen.into_iter().find(|(thread, _)| *thread != thread::current().id()).map(|(_, line)| line)
     }
 }

@@ -26,12 +26,13 @@ pub mod workload;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use madkv_client::Client;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Runtime;
 
 use crate::fuzz::report::Report;
@@ -163,7 +164,7 @@ struct Book {
 
 impl Shared {
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 
     /// The history's time.
@@ -315,8 +316,7 @@ impl Fuzz {
         drop(self.maker);
         let shared = Arc::into_inner(self.shared).unwrap_or_else(|| panic!("all threads of the run were joined"));
         let Shared { options, book, .. } = shared;
-        let Book { file, file_error, history, mut statistics, failures, .. } =
-            book.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Book { file, file_error, history, mut statistics, failures, .. } = book.into_inner();
         let named = || trouble(options.history.display().to_string());
         file_error.map_or(Ok(()), Err).map_err(named())?;
         file.finish().map_err(named())?;

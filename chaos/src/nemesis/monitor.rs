@@ -8,10 +8,12 @@
 //! - I10: snapshot ≤ applied ≤ commit ≤ last.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use smr::id::NodeId;
@@ -65,11 +67,11 @@ impl Monitor {
             .nodes()
             .map(|node| {
                 let address = cluster.client_address(node);
-                locked(&shared).nodes.insert(node, Seen::default());
+                shared.lock().nodes.insert(node, Seen::default());
                 let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
                 thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        let run = locked(&shared).nodes.get(&node).map_or(0, |seen| seen.run);
+                        let run = shared.lock().nodes.get(&node).map_or(0, |seen| seen.run);
                         let answer = ask(
                             address,
                             service_of(node),
@@ -77,7 +79,7 @@ impl Monitor {
                             Duration::from_millis(ASK_TIMEOUT_MS),
                         );
                         if let Ok(ClientResponse::Status(status)) = answer {
-                            locked(&shared).note(node, run, *status);
+                            shared.lock().note(node, run, *status);
                         }
                         thread::sleep(Duration::from_millis(ASK_EVERY_MS));
                     }
@@ -89,7 +91,7 @@ impl Monitor {
 
     /// A node's process is about to end, or has been started: what was under way from before says nothing about it.
     pub fn new_run(&self, node: Node) {
-        if let Some(seen) = locked(&self.shared).nodes.get_mut(&node) {
+        if let Some(seen) = self.shared.lock().nodes.get_mut(&node) {
             seen.run += 1;
             seen.in_run = None;
             seen.last = None;
@@ -98,7 +100,7 @@ impl Monitor {
 
     /// Who leads, as far as it was heard lately: of those who say so, the one with the highest term.
     pub fn leader(&self, group: Group) -> Option<Node> {
-        let shared = locked(&self.shared);
+        let shared = self.shared.lock();
         let fresh = shared.nodes.iter().filter_map(|(&node, seen)| {
             let (at, status) = seen.last.as_ref()?;
             let leads = status.service_state == ServiceState::InService && status.role == Role::Leader;
@@ -110,19 +112,19 @@ impl Monitor {
 
     /// What a node said last, if that was lately.
     pub fn status(&self, node: Node) -> Option<ReplicaStatus> {
-        let shared = locked(&self.shared);
+        let shared = self.shared.lock();
         let (at, status) = shared.nodes.get(&node)?.last.as_ref()?;
         (at.elapsed() < Duration::from_millis(FRESH_MS)).then(|| status.clone())
     }
 
     /// How many leaders were seen so far, beyond the first of each group.
     pub fn leader_changes(&self) -> u64 {
-        locked(&self.shared).leader_changes
+        self.shared.lock().leader_changes
     }
 
     /// What cannot be, and was seen all the same.
     pub fn violations(&self) -> Vec<String> {
-        locked(&self.shared).violations.clone()
+        self.shared.lock().violations.clone()
     }
 }
 
@@ -177,10 +179,6 @@ impl Shared {
         let room = VIOLATIONS_MAX.saturating_sub(self.violations.len());
         self.violations.extend(wrong.into_iter().take(room));
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

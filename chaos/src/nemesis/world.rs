@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::nemesis::monitor::Monitor;
@@ -131,7 +132,7 @@ impl World {
         self.monitor.new_run(node);
         self.running.insert(node);
         if let Some(pid) = self.cluster.process(node).pid() {
-            self.pids.lock().unwrap_or_else(PoisonError::into_inner).insert(node, pid);
+            self.pids.lock().insert(node, pid);
         }
         Ok(())
     }
@@ -151,7 +152,7 @@ impl World {
     pub fn expect_end(&mut self, node: Node) {
         self.monitor.new_run(node);
         self.running.remove(&node);
-        self.pids.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        self.pids.lock().remove(&node);
     }
 
     /// A node that should run and does not.
@@ -184,7 +185,7 @@ impl World {
                 thread::sleep(Duration::from_millis(100));
             }
             eprintln!("FAILED: the run hangs, it should have ended by now ({timeout:?} since its start)");
-            for pid in pids.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for pid in pids.lock().values() {
                 // Not waited for as long as it stands here, so the number is still the child's.
                 if let Some(pid) = Pid::from_raw(*pid as i32) {
                     let _ = kill_process(pid, Signal::KILL);

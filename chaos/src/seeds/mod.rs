@@ -10,11 +10,11 @@ mod summary;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use parking_lot::Mutex;
 use smr_sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
 use smr_sim::trace::Text;
 
@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> ExitCode {
             scope.spawn(|| work(options, &progress));
         }
     });
-    let found = progress.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let found = progress.found.into_inner();
     println!("{}", found.summary.table(progress.began.elapsed()));
     for failure in &found.failures {
         tell(failure);
@@ -148,7 +148,7 @@ fn work(options: &Options, progress: &Progress) {
         if options.hashes {
             println!("{seed} {:016x}", report.hash);
         }
-        let mut found = progress.found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut found = progress.found.lock();
         take(&mut found, report, progress, options.failures_max);
     }
 }

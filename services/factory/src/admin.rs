@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use smr::internals::disk::Disk;
 use smr::internals::reach;
 use tokio::runtime::Handle;
@@ -161,7 +162,7 @@ impl<D: Disk> Admin<D> {
     }
 
     fn publish_indexes(&self) {
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).indexes = self.core.indexes();
+        self.shared.write().indexes = self.core.indexes();
     }
 
     fn input(&mut self, event: Event) -> Option<Input> {
@@ -244,11 +245,11 @@ impl<D: Disk> Admin<D> {
                 self.links.remove(&link);
             }
             Effect::Apply { customer, order } => {
-                let mut public = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+                let mut public = self.shared.write();
                 public.records.insert(customer, order);
             }
             Effect::Reset(records) => {
-                self.shared.write().unwrap_or_else(PoisonError::into_inner).records = records;
+                self.shared.write().records = records;
             }
             Effect::Finish(ticket, outcome) => {
                 // Whoever is answered may ask next how far this one is.

@@ -5,8 +5,8 @@
 //! and its answers back.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use smr::internals::lobby::{Guest, Lobby};
@@ -224,7 +224,7 @@ impl Listener {
     }
 
     fn read<T>(&self, look: impl FnOnce(&crate::admin::Public) -> T) -> T {
-        look(&self.shared.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.shared.read())
     }
 
     async fn tell(&self, event: Event) -> io::Result<()> {

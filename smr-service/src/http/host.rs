@@ -2,9 +2,10 @@
 //! ever: it is asked on a thread of its own, one question at a time, and who watches sees what it said last.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::statvfs;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -73,7 +74,7 @@ impl Host {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -94,7 +95,7 @@ mod tests {
             let count = asks.fetch_add(1, Ordering::SeqCst);
             if count == 1 {
                 // Hangs; for ever would outlive the test.
-                let _ = may_go_on.lock().unwrap().recv();
+                let _ = may_go_on.lock().recv();
             }
             let mut families = Families::default();
             families.gauge("number", "Of the question", count as u64);

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::Value;
 use smr::replica::{Outcome, ReplicaHandle, ReplicaMetrics, Request};
 use smr::status::{Advertised, ReplicaStatus, Role, ServiceState};
@@ -200,7 +201,7 @@ impl Shared {
             Err(_) => Err(format!("no answer within {} s", STATUS_TIMEOUT.as_secs())),
         };
         {
-            let mut silent_since = locked(&self.silent_since);
+            let mut silent_since = self.silent_since.lock();
             *silent_since = if is_at_work { None } else { silent_since.or(Some(asked_at)) };
         }
         let present = Seen { at: Instant::now(), what, is_at_work };
@@ -213,7 +214,7 @@ impl Shared {
         if self.see(served).await.is_at_work {
             return Ok(());
         }
-        let silent = locked(&self.silent_since).map_or(Duration::ZERO, |since| since.elapsed());
+        let silent = self.silent_since.lock().map_or(Duration::ZERO, |since| since.elapsed());
         if silent < LIVE_WITHIN {
             return Ok(());
         }
@@ -440,10 +441,6 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
             reason("silence", transport.closed_for_silence),
         ],
     );
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

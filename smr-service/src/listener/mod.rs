@@ -29,11 +29,12 @@ mod sync;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use smr::id::ClusterId;
 use smr::internals::lobby::Lobby;
 use smr::replica::{Outcome, ReplyTo};
@@ -217,7 +218,7 @@ impl<B> Shared<B> {
 
     /// Someone has connected to this address. That of another host counts more than one that only this host knows.
     fn reached_at(&self, address: SocketAddr) {
-        let mut reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reached = self.reached.lock();
         if !address.ip().is_loopback() || reached.is_none() {
             *reached = Some(address);
         }
@@ -236,7 +237,7 @@ pub struct ListenerWatch {
 impl ListenerWatch {
     /// Where others reach it, by the last one who did: what it listens on may be all addresses of its host.
     pub fn reached_at(&self) -> Option<SocketAddr> {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reached.lock()
     }
 
     /// How many connections there are, those of strangers included.

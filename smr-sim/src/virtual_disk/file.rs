@@ -1,7 +1,8 @@
 //! A file: what programs see, what is durable, and what is on its way there.
 
 use std::io;
-use std::sync::MutexGuard;
+
+use parking_lot::MutexGuard;
 
 use smr::internals::disk::DiskFile;
 

@@ -24,7 +24,7 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use smr::internals::disk::Disk as _;
 
@@ -33,6 +33,7 @@ use file::File;
 pub use map_state::MapDamage;
 use map_state::MapState;
 use names::NameChange;
+use parking_lot::{Mutex, MutexGuard};
 
 /// What goes wrong in an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +164,7 @@ impl VirtualDisk {
     }
 
     fn lock_state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Counts an operation, and fails it if that was ordered.

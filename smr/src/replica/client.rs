@@ -6,10 +6,11 @@
 //! an end to the waiting, and an error that says whether the command may have taken effect.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -96,7 +97,7 @@ struct State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds this, so a poisoned lock is whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -402,7 +403,7 @@ impl Waiting {
 
 /// The answer that ends with `last`.
 fn whole(parts: &Mutex<Parts>, last: Bytes) -> Result<Bytes, ClientError> {
-    let mut parts = std::mem::take(&mut *parts.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut parts = std::mem::take(&mut *parts.lock());
     if parts.is_too_large || parts.bytes.len() + last.len() > PARTS_MAX_BYTES {
         return Err(ClientError::TooLarge { limit_bytes: PARTS_MAX_BYTES as u64 });
     }
@@ -415,14 +416,14 @@ fn whole(parts: &Mutex<Parts>, last: Bytes) -> Result<Bytes, ClientError> {
 
 impl ReplySink for Waiting {
     fn deliver(&self, _tag: u64, outcome: Outcome) {
-        if let Some(sender) = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(sender) = self.outcome.lock().take() {
             // Whoever waited may have gone.
             let _ = sender.send(outcome);
         }
     }
 
     fn deliver_part(&self, _tag: u64, part: Bytes) -> bool {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock();
         parts.is_too_large |= parts.bytes.len() + part.len() > PARTS_MAX_BYTES;
         if !parts.is_too_large {
             parts.bytes.extend_from_slice(&part);

@@ -1,10 +1,11 @@
 //! How a process talks to a replica that runs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::entry::{GenesisHash, Index};
@@ -36,11 +37,11 @@ pub(super) struct Present {
 
 impl Facts {
     pub(super) fn present(&self) -> MutexGuard<'_, Present> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        self.present.lock()
     }
 
     pub(super) fn tuning(&self) -> MutexGuard<'_, Tuning> {
-        self.tuning.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tuning.lock()
     }
 }
 
@@ -188,7 +189,7 @@ struct Asker(Mutex<Option<oneshot::Sender<Outcome>>>);
 
 impl ReplySink for Asker {
     fn deliver(&self, _tag: u64, outcome: Outcome) {
-        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(sender) = self.0.lock().take() {
             // Whoever waited may have gone.
             let _ = sender.send(outcome);
         }

@@ -4,8 +4,10 @@
 //! the clock for each sync. It can be read also while a turn hangs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::durations::{DurationCounts, Durations};
 use crate::entry::Index;
@@ -134,7 +136,7 @@ impl Meters {
     pub(super) fn read(&self) -> ReplicaMetrics {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (inputs, inputs_bytes) = self.inputs.get().and_then(|read| read()).unwrap_or_default();
-        let transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let transport = self.transport.lock().clone();
         ReplicaMetrics {
             transport: transport.and_then(|read| read()),
             syncs: self.syncs.read(),
@@ -163,7 +165,7 @@ impl Meters {
 
     /// From now on the transport's counts come from there.
     pub(super) fn watch_transport(&self, read: impl Fn() -> Option<TransportStats> + Send + Sync + 'static) {
-        *self.transport.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(read));
+        *self.transport.lock() = Some(Arc::new(read));
     }
 }
 

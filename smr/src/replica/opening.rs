@@ -1,10 +1,11 @@
 //! How a process opens a replica's directory, and starts the replica.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
+use parking_lot::Mutex;
 
 use crate::configured::Configured;
 use crate::disk::{Disk, RealDisk};

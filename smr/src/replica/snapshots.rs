@@ -6,8 +6,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::codec;
 use crate::entry::GenesisHash;
@@ -304,7 +306,7 @@ impl SnapshotSource for FileSource {
     }
 
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let mut guard = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self.file.lock();
         let (file, on_error) = &mut *guard;
         file.read_at(offset, len).map(Vec::from).map_err(|error| {
             on_error(&error);
@@ -363,7 +365,7 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
                 offer.genesis
             )));
         }
-        let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self.incoming.lock();
         // What was under way is given up first; an equal offer resumes from its file.
         *current = None;
         let incoming = self.files.dir.receive(offer);
@@ -375,14 +377,14 @@ impl<P: Protocol, S: StateMachine> SnapshotSink for Intake<P, S> {
     }
 
     fn append(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self.incoming.lock();
         let incoming = current.as_mut().ok_or_else(|| io::Error::other("no snapshot is under way"))?;
         self.meters.intake.was(Duration::ZERO);
         incoming.append(offset, bytes).map_err(|error| io::Error::other(self.refusal(error)))
     }
 
     fn finish(&self) -> io::Result<()> {
-        let current = self.incoming.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let current = self.incoming.lock().take();
         let incoming = current.ok_or_else(|| io::Error::other("no snapshot is under way"))?;
         let built = aside(&self.watched.lifeline, move || {
             let file = incoming.finish()?;

@@ -10,7 +10,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::StorageError;
 use super::disk::Disk;
@@ -72,7 +74,7 @@ impl SeenStarts {
     /// # Errors
     /// Fatal ones of the device.
     pub fn admit(&self, node: NodeId, start: StartTrail) -> Result<Result<(), Disqualified>, StorageError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if let Some(error) = &state.failed {
             return Err(error.clone());
         }
@@ -101,7 +103,7 @@ impl SeenStarts {
 
     /// The newest start of a node that was seen.
     pub fn newest(&self, node: NodeId) -> Option<StartId> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock();
         state.seen.iter().find(|(other, _)| *other == node).map(|(_, newest)| *newest)
     }
 }

@@ -9,9 +9,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::tcp::WriteHalf;
@@ -22,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::handshake::{self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind};
 use super::outbound::push_empty_frame;
-use super::{EVENT_RETRY_MS, PINGS_MISSED_MAX, Shared, TransportEvent, locked, snapshot};
+use super::{EVENT_RETRY_MS, PINGS_MISSED_MAX, Shared, TransportEvent, snapshot};
 use crate::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
 use crate::id::{NodeId, ReplicaId};
 use crate::lobby::{Guest, Lobby};
@@ -51,7 +52,7 @@ struct PeerPermit<'r> {
 
 impl Drop for PeerPermit<'_> {
     fn drop(&mut self) {
-        if let Some(count) = locked(&self.registry.counts).get_mut(&self.name) {
+        if let Some(count) = self.registry.counts.lock().get_mut(&self.name) {
             *count -= 1;
         }
     }
@@ -69,7 +70,7 @@ struct Gate {
 impl Registry {
     /// A place for a connection of `name`; `None` if it has too many.
     fn permit(&self, name: ReplicaId) -> Option<PeerPermit<'_>> {
-        let mut counts = locked(&self.counts);
+        let mut counts = self.counts.lock();
         let count = counts.entry(name).or_default();
         if *count >= CONNECTIONS_OF_PEER_MAX {
             return None;
@@ -82,9 +83,9 @@ impl Registry {
     /// Makes a new connection the one that speaks for `node`.
     fn register(&self, node: NodeId) -> Arc<Gate> {
         let gate = Arc::new(Gate { open: Mutex::new(true), closed: Notify::new() });
-        let older = locked(&self.current).insert(node, gate.clone());
+        let older = self.current.lock().insert(node, gate.clone());
         if let Some(older) = older {
-            *locked(&older.open) = false;
+            *older.open.lock() = false;
             older.closed.notify_one();
         }
         gate
@@ -92,7 +93,7 @@ impl Registry {
 
     /// Takes a connection that has ended out. Returns whether it spoke for `node` until then.
     fn unregister(&self, node: NodeId, gate: &Arc<Gate>) -> bool {
-        let mut current = locked(&self.current);
+        let mut current = self.current.lock();
         let mine = current.get(&node).is_some_and(|present| Arc::ptr_eq(present, gate));
         if mine {
             current.remove(&node);
@@ -171,7 +172,7 @@ where
         Ok(heard) => heard,
         Err(HandshakeError::Refused(reason)) => {
             shared.counters.turned_away.add(1);
-            let unsaid = locked(&shared.refusals).note(&reason, std::time::Instant::now());
+            let unsaid = shared.refusals.lock().note(&reason, std::time::Instant::now());
             if let Some(unsaid) = unsaid {
                 tracing::warn!(group = %shared.group, me = %shared.me, %address, %reason, unsaid, "turned away");
             }
@@ -187,7 +188,7 @@ where
     if let Err(why) = shared.admit(met).await {
         shared.counters.turned_away.add(1);
         let reason = format!("replica {}: {why}", met.node);
-        let unsaid = locked(&shared.refusals).note(&reason, std::time::Instant::now());
+        let unsaid = shared.refusals.lock().note(&reason, std::time::Instant::now());
         if let Some(unsaid) = unsaid {
             tracing::warn!(group = %shared.group, me = %shared.me, %address, %reason, unsaid, "disqualified");
         }
@@ -259,7 +260,7 @@ async fn conclude<M>(shared: &Shared<M>, node: NodeId, gate: &Arc<Gate>, ended: 
         {
             // Under the registry's lock, so that a newer connection comes either before (then this is no news any more)
             // or after the event.
-            let current = locked(&shared.registry.current);
+            let current = shared.registry.current.lock();
             if current.contains_key(&node) || shared.offer(TransportEvent::Disconnected { peer: node }) {
                 break;
             }
@@ -353,7 +354,7 @@ where
                 tracing::warn!(group = %shared.group, me = %shared.me, peer = %node, %error, "not a message");
                 End::ByUs(error.to_string())
             })?;
-            let open = locked(&gate.open);
+            let open = gate.open.lock();
             if !*open {
                 return Err(End::Superseded);
             }

@@ -33,10 +33,11 @@ mod stats;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -337,9 +338,9 @@ where
                 continue;
             }
             let peer = Arc::new(Peer::new(name, address.clone()));
-            self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&peer));
+            self.shared.peers.write().insert(name, Arc::clone(&peer));
             if !self.shared.stopped.load(Ordering::SeqCst) {
-                locked(&self.tasks).spawn_on(outbound::dial_forever(self.shared.clone(), peer), &self.runtime);
+                self.tasks.lock().spawn_on(outbound::dial_forever(self.shared.clone(), peer), &self.runtime);
             }
         }
     }
@@ -390,7 +391,7 @@ where
         if self.shared.stopped.load(Ordering::SeqCst) {
             return;
         }
-        let mut tasks = locked(&self.tasks);
+        let mut tasks = self.tasks.lock();
         // Those that have ended; the others of this set never do.
         while tasks.try_join_next().is_some() {}
         tasks.spawn_on(snapshot::send(self.shared.clone(), to, source), &self.runtime);
@@ -401,7 +402,7 @@ impl<M> Transport<M> {
     /// The group is initialized: handshakes carry this from now on. Connections that were made before it was known end,
     /// soon: who is at their other ends was not compared.
     pub fn set_bootstrap(&self, cluster: Option<ClusterId>, genesis: GenesisHash) {
-        let mut facts = locked(&self.shared.facts);
+        let mut facts = self.shared.facts.lock();
         let changed = facts.cluster != cluster || facts.genesis != Some(genesis);
         facts.cluster = cluster;
         facts.genesis = Some(genesis);
@@ -426,7 +427,7 @@ impl<M> Transport<M> {
     /// The commands that the build of this node applies, by its last handshake; `None` if there was none since this
     /// transport began.
     pub fn commands_of(&self, node: NodeId) -> Option<CommandVersions> {
-        let theirs = locked(&self.shared.theirs);
+        let theirs = self.shared.theirs.lock();
         theirs.get(&node.name).filter(|(met, _)| *met == node).map(|(_, commands)| *commands)
     }
 
@@ -439,7 +440,7 @@ impl<M> Transport<M> {
     /// except by calls of the sink that are under way.
     pub fn shutdown(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        locked(&self.tasks).abort_all();
+        self.tasks.lock().abort_all();
     }
 }
 
@@ -451,7 +452,7 @@ impl<M> Drop for Transport<M> {
 
 impl<M> Shared<M> {
     fn all_peers(&self) -> RwLockReadGuard<'_, BTreeMap<ReplicaId, Arc<Peer<M>>>> {
-        self.peers.read().unwrap_or_else(PoisonError::into_inner)
+        self.peers.read()
     }
 
     fn peer(&self, name: ReplicaId) -> Option<Arc<Peer<M>>> {
@@ -459,12 +460,12 @@ impl<M> Shared<M> {
     }
 
     fn myself(&self) -> Myself {
-        Myself { facts: locked(&self.facts).clone(), commands: self.commands }
+        Myself { facts: self.facts.lock().clone(), commands: self.commands }
     }
 
     /// Remembers what a node that was admitted applies.
     fn note_commands(&self, met: &Met) {
-        locked(&self.theirs).insert(met.node.name, (met.node, met.commands));
+        self.theirs.lock().insert(met.node.name, (met.node, met.commands));
     }
 
     /// Whether a node that has shaken hands may take part, in the start that it shows.
@@ -513,9 +514,4 @@ impl<M> Shared<M> {
             }
         }
     }
-}
-
-/// Locks a mutex. A panic elsewhere leaves the data behind these locks whole, so poison is no reason to stop.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,9 +8,10 @@
 //! core sends again what still matters (N5, N10).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -21,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
 use super::handshake::{self, Greeting, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Met, Purpose, kind};
-use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent, locked};
+use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent};
 use crate::codec;
 use crate::id::{Incarnation, NodeId, ReplicaId};
 use crate::reach;
@@ -131,13 +132,13 @@ impl<M> Peer<M> {
 
     /// Where it is dialled.
     pub(super) fn address(&self) -> String {
-        locked(&self.address).clone()
+        self.address.lock().clone()
     }
 
     /// It is dialled there from now on. A connection that there is stays as long as it carries: who is at its other end
     /// was compared.
     pub(super) fn move_to(&self, address: &str) {
-        let mut known = locked(&self.address);
+        let mut known = self.address.lock();
         if *known != address {
             address.clone_into(&mut known);
             self.seen.notify_one();
@@ -145,12 +146,12 @@ impl<M> Peer<M> {
     }
 
     pub(super) fn incarnation(&self) -> Option<Incarnation> {
-        locked(&self.outbox).connected.map(|(incarnation, _)| incarnation)
+        self.outbox.lock().connected.map(|(incarnation, _)| incarnation)
     }
 
     /// The version of the connection, if there is one.
     pub(super) fn version(&self) -> Option<u16> {
-        locked(&self.outbox).connected.map(|(_, version)| version)
+        self.outbox.lock().connected.map(|(_, version)| version)
     }
 
     /// The peer has just dialled us, so it is worth dialling it now.
@@ -163,7 +164,7 @@ impl<M> Peer<M> {
     /// Queues a message for that very incarnation, to leave with the next [`Peer::flush`]. One that finds no room is
     /// dropped by the caller, after the lock.
     pub(super) fn push(&self, to: Incarnation, message: M, lane: Lane, size_bytes: usize) -> Pushed {
-        let mut outbox = locked(&self.outbox);
+        let mut outbox = self.outbox.lock();
         if outbox.connected.is_none_or(|(incarnation, _)| incarnation != to) {
             return Pushed::Unconnected;
         }
@@ -184,7 +185,7 @@ impl<M> Peer<M> {
     where
         M: Serialize,
     {
-        let mut guard = locked(&self.outbox);
+        let mut guard = self.outbox.lock();
         let outbox = &mut *guard;
         let queued_bytes = outbox.urgent.bytes + outbox.bulk.bytes;
         if !outbox.idle || (outbox.urgent.messages.is_empty() && outbox.bulk.messages.is_empty()) {
@@ -214,7 +215,7 @@ impl<M> Peer<M> {
 
     /// From now on, until the next batch is taken, only the connection's task writes.
     fn claim(&self, buffer: &mut Vec<u8>) {
-        let mut outbox = locked(&self.outbox);
+        let mut outbox = self.outbox.lock();
         buffer.append(&mut outbox.begun);
         outbox.idle = false;
     }
@@ -222,7 +223,7 @@ impl<M> Peer<M> {
     /// Moves the next batch to `batch`: all that is urgent, then a bounded amount of bulk. What senders have begun to
     /// write goes to `buffer`.
     fn take(&self, batch: &mut Vec<M>, buffer: &mut Vec<u8>) {
-        let mut outbox = locked(&self.outbox);
+        let mut outbox = self.outbox.lock();
         buffer.append(&mut outbox.begun);
         while let Some((message, _)) = outbox.urgent.pop() {
             batch.push(message);
@@ -238,7 +239,7 @@ impl<M> Peer<M> {
     }
 
     fn connect(&self, incarnation: Incarnation, version: u16, direct: Weak<OwnedWriteHalf>) {
-        let mut outbox = locked(&self.outbox);
+        let mut outbox = self.outbox.lock();
         outbox.connected = Some((incarnation, version));
         outbox.direct = direct;
         outbox.idle = false;
@@ -246,7 +247,7 @@ impl<M> Peer<M> {
 
     /// Returns how many messages were waiting, and are lost.
     fn disconnect(&self) -> usize {
-        let mut outbox = locked(&self.outbox);
+        let mut outbox = self.outbox.lock();
         outbox.connected = None;
         outbox.direct = Weak::new();
         outbox.begun.clear();

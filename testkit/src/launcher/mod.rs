@@ -12,12 +12,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use madkv_client::cli::session;
+use parking_lot::Mutex;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use smr::epoch::GroupKind;
 use smr::internals::storage::{LogEngine, SyncMode, probe_sync};
@@ -223,9 +224,9 @@ impl Running {
     /// Ends all processes, and removes the directory unless it is kept. Does nothing the second time.
     fn end(&self) {
         // Held to the end: whoever calls it again, and ends this process then, waits.
-        let mut running = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.cluster.lock();
         let Some(mut cluster) = running.take() else { return };
-        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let place = self.place.lock().take();
         if let Some(place) = place.as_ref().filter(|place| place.is_kept()) {
             // One that is paused would not hear that it is to end.
             cluster.processes().for_each(|(_, process)| process.thaw());

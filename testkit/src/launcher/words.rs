@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use madkv_client::cli::host::{Host, HostWord};
 use madkv_client::{Client, Options};
@@ -76,7 +78,7 @@ impl Words {
     }
 
     fn shape(&self) -> Shape {
-        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.shape.lock()
     }
 
     fn node(&self, name: &str) -> Result<Node, String> {
@@ -97,12 +99,12 @@ impl Words {
     }
 
     fn with_cluster<T>(&self, act: impl FnOnce(&mut Cluster) -> Result<T, String>) -> Result<T, String> {
-        let mut cluster = self.cluster.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cluster = self.cluster.lock();
         act(cluster.as_mut().ok_or("the cluster has ended")?)
     }
 
     fn paused(&self) -> MutexGuard<'_, BTreeSet<Node>> {
-        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.paused.lock()
     }
 
     /// Does something to each of some nodes, if `refusal` has no objection to any of them: all or none. What fails
@@ -210,7 +212,7 @@ impl Words {
             add_partition(&cluster.manager_addresses(), servers)?;
             let group = cluster.add_partition();
             let layout = cluster.layout();
-            *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = layout.shape;
+            *self.shape.lock() = layout.shape;
             super::remember(&layout, cluster.directory()).map_err(|error| error.to_string())?;
             for node in cluster.nodes_of(group) {
                 cluster.process(node).start().map_err(|error| format!("{node} cannot be started: {error}"))?;

@@ -10,10 +10,10 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::CHUNK_MAX_BYTES;
 use super::end::Cut;
 use super::record::{RECORDED_MAX_BYTES, Record};
 use super::rules::{Flow, Rules, Setting};
-use super::{CHUNK_MAX_BYTES, locked};
 
 /// Chunks on their way in one direction of a connection; beyond them the proxy does not read.
 pub const CHUNKS_UNDER_WAY_MAX: usize = 32;
@@ -64,7 +64,7 @@ impl Direction<'_> {
         loop {
             if !bytes.is_empty() {
                 if let Some(record) = &self.record {
-                    let mut record = locked(record);
+                    let mut record = record.lock();
                     let room = RECORDED_MAX_BYTES.saturating_sub(record.len());
                     record.extend_from_slice(&bytes[..room.min(bytes.len())]);
                 }

@@ -1,9 +1,9 @@
 //! What a connection said at its beginning.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::locked;
+use parking_lot::Mutex;
 
 /// How much of the beginning of each connection is recorded for `Proxy::replay`, in bytes.
 pub const RECORDED_MAX_BYTES: usize = 256 << 10;
@@ -21,7 +21,7 @@ impl Records {
     /// The record of a new connection; the oldest one goes.
     pub(super) fn begin(&self) -> Record {
         let record = Record::default();
-        let mut records = locked(&self.0);
+        let mut records = self.0.lock();
         if records.len() >= RECORDS_MAX {
             records.pop_front();
         }
@@ -31,6 +31,6 @@ impl Records {
 
     /// What the oldest connection said that said anything.
     pub(super) fn oldest(&self) -> Option<Vec<u8>> {
-        locked(&self.0).iter().map(|record| locked(record).clone()).find(|bytes| !bytes.is_empty())
+        self.0.lock().iter().map(|record| record.lock().clone()).find(|bytes| !bytes.is_empty())
     }
 }

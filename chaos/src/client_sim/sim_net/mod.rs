@@ -11,10 +11,11 @@
 mod ends;
 mod timeline;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 
 use madkv_client::Network;
+use parking_lot::{Mutex, MutexGuard};
 use smr::internals::protocol::Time;
 use smr::wire::SharedOutput;
 use tokio::sync::Notify;
@@ -98,7 +99,7 @@ impl SimNet {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The network as a client process sees it.

@@ -1,9 +1,11 @@
 //! When redundancy is full, and that no group ever plans for fewer voters.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_testkit::ask::ask;
@@ -97,7 +99,7 @@ impl Monitor {
                     let is_leader = status.service_state == ServiceState::InService && status.role == Role::Leader;
                     if is_leader && status.voters.len() < usize::from(shape.server_rf) {
                         let what = format!("{node} leads a group of {:?}", status.voters);
-                        found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+                        found.lock().get_or_insert(what);
                     }
                 }
                 thread::sleep(LOOK);
@@ -108,7 +110,7 @@ impl Monitor {
 
     /// What it has seen that must not be.
     pub(super) fn violation(&self) -> Option<String> {
-        self.violation.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.violation.lock().clone()
     }
 }
 

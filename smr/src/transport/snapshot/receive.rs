@@ -1,8 +1,9 @@
 //! The receiving side of a transfer.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::AsyncRead;
 use tokio::net::tcp::WriteHalf;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
@@ -14,9 +15,9 @@ use super::{BUSY_SIGNS, CALL_MAX_MS, CHUNK_MAX_BYTES, NotBegun, Offer, PAYLOAD_M
 use crate::codec;
 use crate::entry::EntryId;
 use crate::id::NodeId;
+use crate::transport::Shared;
 use crate::transport::handshake::{self, refuse};
 use crate::transport::outbound::push_empty_frame;
-use crate::transport::{Shared, locked};
 use crate::wire::{self, Frame, FrameReader, WireError};
 
 /// The transfer that this replica receives, if any.
@@ -37,7 +38,7 @@ struct Current {
 impl Receiving {
     /// Makes a transfer the current one, or says why not.
     fn claim(&self, from: NodeId, offer: &Offer) -> Result<Arc<Notify>, String> {
-        let mut current = locked(&self.current);
+        let mut current = self.current.lock();
         if let Some(present) = &*current {
             // A sender has one transfer to us at a time, so a second one means that its first is broken.
             if present.from != from && offer.last <= present.last {
@@ -52,7 +53,7 @@ impl Receiving {
 
     /// The transfer has ended.
     fn release(&self, cancelled: &Arc<Notify>) {
-        let mut current = locked(&self.current);
+        let mut current = self.current.lock();
         if current.as_ref().is_some_and(|present| Arc::ptr_eq(&present.cancelled, cancelled)) {
             *current = None;
         }

@@ -1,10 +1,11 @@
 //! The sending side of a transfer.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
@@ -22,7 +23,7 @@ use crate::transport::handshake::{
     self, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Purpose, kind as handshake_kind, read_refusal,
 };
 use crate::transport::outbound::{Backoff, dial};
-use crate::transport::{Shared, TransportEvent, locked};
+use crate::transport::{Shared, TransportEvent};
 use crate::wire::{self, FrameReader, WireError};
 
 /// Attempts in a row that end without any progress before a transfer is given up.
@@ -62,11 +63,11 @@ impl From<WireError> for Failure {
 
 /// Sends a snapshot to that very incarnation, and tells how it ended.
 pub(in crate::transport) async fn send<M>(shared: Arc<Shared<M>>, to: NodeId, source: Box<dyn SnapshotSource>) {
-    let began = locked(&shared.sends.receivers).insert(to);
+    let began = shared.sends.receivers.lock().insert(to);
     let last = if began {
         let last = take_turn(&shared, to, source).await;
         // Before the event: whoever hears it may send again.
-        locked(&shared.sends.receivers).remove(&to);
+        shared.sends.receivers.lock().remove(&to);
         last
     } else {
         tracing::warn!(group = %shared.group, me = %shared.me, peer = %to, "a snapshot is already being sent there");
