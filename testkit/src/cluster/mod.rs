@@ -1,225 +1,31 @@
-//! All processes of a cluster on this machine, and who leads where.
+//! All processes of a cluster on this machine.
+//!
+//! - `layout`: what is in it, and where it listens. `leaders`: who leads where, and waiting for that.
+
+mod layout;
+mod leaders;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
-use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use clap::Args;
-use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use rustix::process::Signal;
-use serde::{Deserialize, Serialize};
 use smr::epoch::GroupKind;
-use smr::status::{ReplicaStatus, Role, ServiceState};
 
 use crate::agents::{AgentPlan, Agents, end_all_of, running_with};
-use crate::ask::ask;
+use crate::cluster::layout::program_of;
+pub use crate::cluster::layout::{AddressOverrides, Group, Layout, Node, Origin, Port, Shape, service_of};
+pub use crate::cluster::leaders::NotReady;
 use crate::line_client::LineClient;
 use crate::ports::Ports;
 use crate::process::Process;
-use crate::programs::{CLIENT, MANAGER, Programs, SERVER};
-use crate::wait::{WaitTimeout, wait_for};
+use crate::programs::{CLIENT, Programs};
 
-/// How long one replica may take to describe itself before it counts as silent.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long nodes that were asked to end may take before they are killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How many of what; also as flags of a program that launches a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Args)]
-pub struct Shape {
-    /// Replicas of each partition
-    #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
-    pub server_rf: u16,
-    /// Replicas of the manager
-    #[arg(long = "manager_rf", alias = "manager-rf", default_value_t = 3)]
-    pub manager_rf: u16,
-    /// Partitions
-    #[arg(long, default_value_t = 1)]
-    pub partitions: u16,
-}
-
-impl Shape {
-    /// Whether there can be such a cluster.
-    ///
-    /// # Errors
-    /// A line that says what is possible.
-    pub fn check(self) -> Result<(), String> {
-        self.check_for(&[GroupKind::Raft])
-    }
-
-    /// The same, with partitions' groups of these kinds.
-    ///
-    /// # Errors
-    /// A line that says what is possible.
-    pub fn check_for(self, kinds: &[GroupKind]) -> Result<(), String> {
-        let is_odd = |factor| matches!(factor, 1 | 3 | 5 | 7 | 9);
-        if !is_odd(self.manager_rf) {
-            return Err(format!("--manager_rf {}: 1, 3, 5, 7 and 9 are possible", self.manager_rf));
-        }
-        if kinds.contains(&GroupKind::Raft) && !is_odd(self.server_rf) {
-            return Err(format!("--server_rf {}: 1, 3, 5, 7 and 9 are possible", self.server_rf));
-        }
-        if !(1..=9).contains(&self.server_rf) {
-            return Err(format!("--server_rf {}: 1 to 9 are possible", self.server_rf));
-        }
-        if kinds.len() != 1 && kinds.len() != usize::from(self.partitions) {
-            let (kinds, partitions) = (kinds.len(), self.partitions);
-            return Err(format!("--protocol: {kinds} kinds for {partitions} partitions"));
-        }
-        if !(1..=50).contains(&self.partitions) {
-            return Err(format!("--partitions {}: 1 to 50 are possible", self.partitions));
-        }
-        Ok(())
-    }
-
-    /// All its nodes, managers first.
-    pub fn nodes(self) -> impl Iterator<Item = Node> {
-        let managers = (0..self.manager_rf).map(Node::Manager);
-        let servers = (0..self.partitions)
-            .flat_map(move |partition| (0..self.server_rf).map(move |replica| Node::Server { partition, replica }));
-        managers.chain(servers)
-    }
-
-    /// How many nodes there are.
-    pub fn nodes_count(self) -> u16 {
-        self.manager_rf + self.partitions * self.server_rf
-    }
-}
-
-/// A shape with its ports: two for each node, one for clients and one for peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layout {
-    /// How many of what.
-    pub shape: Shape,
-    /// The first of the ports.
-    pub first_port: u16,
-}
-
-impl Layout {
-    /// Where a port of a node is.
-    pub fn port_address(self, port: Port) -> SocketAddr {
-        match port {
-            Port::Api(node) => self.address(node, 0),
-            Port::Peers(node) => self.address(node, 1),
-        }
-    }
-
-    fn address(self, node: Node, offset: u16) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.first_port + 2 * self.number(node) + offset).into()
-    }
-
-    /// The place of a node among all of them.
-    fn number(self, node: Node) -> u16 {
-        match node {
-            Node::Manager(replica) => replica,
-            Node::Server { partition, replica } => self.shape.manager_rf + partition * self.shape.server_rf + replica,
-        }
-    }
-}
-
-/// A process of the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Node {
-    /// Manager replica `m.X`.
-    Manager(u16),
-    /// Replica Y of partition X, `sX.Y`.
-    Server {
-        /// X.
-        partition: u16,
-        /// Y.
-        replica: u16,
-    },
-}
-
-/// A group of replicas with a leader of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Group {
-    /// The manager.
-    Manager,
-    /// A partition.
-    Partition(u16),
-}
-
-impl Node {
-    /// Its group.
-    pub fn group(self) -> Group {
-        match self {
-            Node::Manager(_) => Group::Manager,
-            Node::Server { partition, .. } => Group::Partition(partition),
-        }
-    }
-
-    /// Its number in its group.
-    pub fn replica(self) -> u16 {
-        match self {
-            Node::Manager(replica) | Node::Server { replica, .. } => replica,
-        }
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Node::Manager(replica) => write!(f, "m.{replica}"),
-            Node::Server { partition, replica } => write!(f, "s{partition}.{replica}"),
-        }
-    }
-}
-
-impl fmt::Display for Group {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Group::Manager => write!(f, "manager"),
-            Group::Partition(partition) => write!(f, "partition {partition}"),
-        }
-    }
-}
-
-/// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Origin {
-    /// A node.
-    Node(Node),
-    /// All clients.
-    Clients,
-    /// The agent of a host.
-    Agent(u16),
-}
-
-/// A port of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Port {
-    /// The one for clients, and for servers if the node is a manager.
-    Api(Node),
-    /// The one for its peers.
-    Peers(Node),
-}
-
-/// Where to dial instead of a node's own port: a proxy's listener. What is not in it is dialled itself.
-pub type AddressOverrides = BTreeMap<(Origin, Port), SocketAddr>;
-
-/// The cluster does not come up.
-#[derive(Debug, thiserror::Error)]
-pub enum NotReady {
-    /// A process ended by itself.
-    #[error("{node} ended ({status}):\n{log}")]
-    Ended {
-        /// The node.
-        node: Node,
-        /// Its exit status.
-        status: String,
-        /// The end of its log.
-        log: String,
-    },
-    /// A group has no leader.
-    #[error("{0}")]
-    WaitTimeout(#[from] WaitTimeout),
-}
 
 /// A cluster, each node a process of its own; data and logs in one directory.
 #[derive(Debug)]
@@ -590,75 +396,6 @@ impl Cluster {
         }
     }
 
-    /// What a node says of itself.
-    ///
-    /// # Errors
-    /// If it says nothing within half a second, or nothing of use.
-    pub fn status(&self, node: Node) -> io::Result<ReplicaStatus> {
-        match ask(self.client_address(node), service_of(node), ClientRequest::Status, STATUS_TIMEOUT)? {
-            ClientResponse::Status(status) => Ok(*status),
-            other => Err(io::Error::other(format!("{other:?}"))),
-        }
-    }
-
-    /// Who leads a group: of those who say so, the one with the highest term. A frozen or killed leader says nothing.
-    pub fn leader(&self, group: Group) -> Option<Node> {
-        self.nodes_of(group)
-            .filter_map(|node| Some((self.status(node).ok()?, node)))
-            .filter(|(status, _)| status.service_state == ServiceState::InService && status.role == Role::Leader)
-            .max_by_key(|(status, _)| status.term)
-            .map(|(_, node)| node)
-    }
-
-    /// Waits until a group has a leader, and says which.
-    ///
-    /// # Errors
-    /// If it has none in time.
-    pub fn wait_leader(&self, group: Group, timeout: Duration) -> Result<Node, WaitTimeout> {
-        wait_for(timeout, &format!("a leader of {group}"), || self.leader(group))
-    }
-
-    /// Waits until each group has a leader.
-    ///
-    /// # Errors
-    /// If one has none in time, or a process that was started ends.
-    pub fn wait_ready(&mut self, timeout: Duration) -> Result<BTreeMap<Group, Node>, NotReady> {
-        let start = Instant::now();
-        let mut leaders = BTreeMap::new();
-        for group in self.groups() {
-            let what = format!("a leader of {group}");
-            let found = wait_for(timeout.saturating_sub(start.elapsed()), &what, || {
-                self.dead_node().map(Err).or_else(|| self.leader(group).map(Ok))
-            });
-            leaders.insert(group, found??);
-        }
-        Ok(leaders)
-    }
-
-    fn dead_node(&mut self) -> Option<NotReady> {
-        self.nodes.iter_mut().find_map(|(&node, process)| {
-            let status = process.ended()?;
-            Some(NotReady::Ended { node, status: status.to_string(), log: process.log_tail() })
-        })
-    }
-
-    /// Waits until each running node of a group has applied what its leader had committed at the time of the call.
-    ///
-    /// # Errors
-    /// If one does not get there in time.
-    pub fn wait_caught_up(&self, group: Group, timeout: Duration) -> Result<(), WaitTimeout> {
-        let start = Instant::now();
-        let leader = self.wait_leader(group, timeout)?;
-        let target = wait_for(timeout, "the leader's status", || self.status(leader).ok())?.commit;
-        for node in self.nodes_of(group) {
-            let what = format!("{node} to apply entry {target:?}");
-            wait_for(timeout.saturating_sub(start.elapsed()), &what, || {
-                self.status(node).ok().filter(|status| status.applied >= target)
-            })?;
-        }
-        Ok(())
-    }
-
     /// A command-line client of this cluster, driven through pipes.
     ///
     /// # Errors
@@ -681,19 +418,6 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.kill_all();
-    }
-}
-
-/// The executable that a node runs.
-fn program_of(node: Node) -> &'static str {
-    if matches!(node, Node::Manager(_)) { MANAGER } else { SERVER }
-}
-
-/// What the node serves.
-pub fn service_of(node: Node) -> Service {
-    match node {
-        Node::Manager(_) => Service::Manager,
-        Node::Server { partition, .. } => Service::Server { partition },
     }
 }
 
