@@ -6,6 +6,7 @@
 //! The walk is judged, too: with any of the service's rules left out it has to find something.
 
 mod configured_cluster;
+mod core_cluster;
 mod seed_range;
 
 use std::collections::BTreeMap;

@@ -29,76 +29,20 @@
 
 mod configured_cluster;
 mod configured_script;
+mod core_cluster;
+mod golden;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use golden::files::{assert_same_traces, assert_stories_name, scripts};
 
-use configured_script::Script;
-
-/// Fewer scripts than this mean that the folder was not found.
-const SCRIPTS_MIN: usize = 60;
-
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configured_scripts")
-}
-
-fn replay(text: &str) -> String {
-    let mut script = Script::new();
-    let mut result = String::new();
-    for line in text.lines() {
-        if let Some(command) = line.strip_prefix("> ") {
-            result += &format!("> {command}\n");
-            for line in script.run(command) {
-                result += &format!("{line}\n");
-            }
-            result.push('\n');
-        } else if line.starts_with('#') {
-            result += &format!("{line}\n");
-        }
-    }
-    result
-}
-
-/// The first lines that differ, with a little of what stands before them.
-fn difference(expected: &str, actual: &str) -> String {
-    let (expected, actual): (Vec<_>, Vec<_>) = (expected.lines().collect(), actual.lines().collect());
-    let same = expected.iter().zip(&actual).take_while(|(one, other)| one == other).count();
-    let context = expected[same.saturating_sub(6)..same].iter().map(|line| format!("  {line}"));
-    let minus = expected[same..].iter().take(8).map(|line| format!("- {line}"));
-    let plus = actual[same..].iter().take(8).map(|line| format!("+ {line}"));
-    format!("line {}:\n{}", same + 1, context.chain(minus).chain(plus).collect::<Vec<_>>().join("\n"))
-}
+/// Where they are, and how many there are at least.
+const FOLDER: (&str, usize) = ("configured_scripts", 60);
 
 #[test]
 fn scripts_replayed_give_the_same_traces() {
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let only = std::env::var("SCRIPT").unwrap_or_default();
-    let mut paths: Vec<_> = fs::read_dir(folder()).unwrap().map(|file| file.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    paths.sort();
-    assert!(paths.len() >= SCRIPTS_MIN, "only {} scripts", paths.len());
-    let mut failures = Vec::new();
-    for path in paths.iter().filter(|path| path.to_string_lossy().contains(&only)) {
-        let expected = fs::read_to_string(path).unwrap();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let replayed = std::panic::catch_unwind(|| replay(&expected));
-        match replayed {
-            Err(_) => failures.push(format!("{name}: stopped; the reason is above")),
-            Ok(actual) if actual == expected => {}
-            Ok(actual) if update => fs::write(path, actual).unwrap(),
-            Ok(actual) => failures.push(format!("{name}, {}", difference(&expected, &actual))),
-        }
-    }
-    assert!(failures.is_empty(), "{} scripts differ:\n\n{}", failures.len(), failures.join("\n\n"));
+    assert_same_traces(&scripts(FOLDER.0, FOLDER.1), configured_script::script);
 }
 
-/// A story without its number is found by no one who looks for a case.
 #[test]
 fn scripts_name_their_case() {
-    for file in fs::read_dir(folder()).unwrap() {
-        let path = file.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
-        let story: String = text.lines().take_while(|line| line.starts_with('#')).collect();
-        assert!(story.contains("covers "), "{}: {story}", path.display());
-    }
+    assert_stories_name(&scripts(FOLDER.0, FOLDER.1), &["covers "]);
 }

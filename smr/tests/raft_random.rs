@@ -2,6 +2,7 @@
 //! First chaos, in which only safety is judged, then calm, in which the group has to agree again. One seed decides
 //! everything; a failure names it.
 
+mod core_cluster;
 mod raft_cluster;
 
 use std::collections::BTreeMap;

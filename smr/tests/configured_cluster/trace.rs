@@ -8,12 +8,7 @@ use smr::internals::configured::{Configured, Message, invariants};
 use smr::internals::protocol::{Event, Input, LogChange, NotHere, Protocol, ReadOutcome, Report, StoredState, Write};
 
 use super::{Answer, Call, Disk, Outputs};
-
-/// `A` for replica 0 in its first incarnation, `A/2` in its second.
-pub fn name(id: NodeId) -> String {
-    let replica = char::from(b'A' + id.name.0 as u8);
-    if id.incarnation.0 == 1 { replica.to_string() } else { format!("{replica}/{}", id.incarnation.0) }
-}
+use crate::core_cluster::name;
 
 pub fn configuration(known: &EpochConfiguration) -> String {
     let member = |id: &NodeId| {

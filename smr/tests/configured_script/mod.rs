@@ -1,60 +1,36 @@
-//! Runs the commands of golden scripts against a [`Cluster`].
+//! Golden scripts on a group of configured cores, and its service: the commands that only these know.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use smr::entry::{Entry, EntryId, Index, Payload, SnapshotMeta, Term};
+use smr::entry::{Entry, EntryId, Index, Payload, SnapshotMeta};
 use smr::epoch::{EpochConfiguration, EpochKind};
 use smr::id::NodeId;
 use smr::internals::configured::checkpoint::CheckpointFit;
 use smr::internals::configured::message::Body;
 use smr::internals::configured::{Message, Settings};
-use smr::internals::protocol::{Input, Protocol, Route};
+use smr::internals::protocol::{Input, Protocol, Route, Time};
 use smr::status::ReadMode;
 use smr_sim::clock::Clock;
 
 use crate::configured_cluster::{Call, Cluster, Disk, Flying, Outputs, trace};
+use crate::core_cluster::name;
+use crate::golden::words::{entry_id, list, needed, node, number, term, value};
+use crate::golden::{Play, Script};
 
-/// More steps than this in one command mean that it never ends.
-const STEPS_MAX: usize = 20_000;
-
-/// A script that runs.
-pub(crate) struct Script {
+/// A [`Cluster`] that scripts are played on.
+pub(crate) struct Stage {
     cluster: Cluster,
-    cut: BTreeSet<(NodeId, NodeId)>,
-    slow: BTreeSet<NodeId>,
-    delayed: Vec<Flying>,
     /// Snapshots that someone was asked for, from whom and for whom.
     wanted: BTreeSet<(NodeId, NodeId)>,
     /// Leases that the service granted, and that were not handed on.
     grants: Vec<(NodeId, Input<Message>)>,
-    shown: BTreeMap<NodeId, String>,
 }
 
-fn number<T: std::str::FromStr>(text: &str) -> T {
-    text.parse().unwrap_or_else(|_| panic!("no number: {text:?}"))
-}
-
-fn node(text: &str) -> NodeId {
-    let (replica, incarnation) = text.split_once('/').unwrap_or((text, "1"));
-    match replica.as_bytes() {
-        [letter @ b'A'..=b'H'] => NodeId::new(u16::from(letter - b'A'), number(incarnation)),
-        _ => panic!("no node: {text:?}"),
-    }
-}
-
-fn epoch(text: &str) -> Term {
-    Term(number(text.strip_prefix('e').unwrap_or(text)))
-}
-
-fn entry_id(text: &str) -> EntryId {
-    let (index, of) = text.split_once('.').unwrap_or_else(|| panic!("no entry: {text:?}"));
-    EntryId { index: Index(number(index)), term: epoch(of) }
-}
-
-fn millis(text: &str) -> u64 {
-    number(text.strip_suffix("ms").unwrap_or_else(|| panic!("no time: {text:?}")))
+/// Before its first command.
+pub(crate) fn script() -> Script<Stage> {
+    let cluster = Cluster::new(7, Settings::default(), &[NodeId::new(0, 1)]);
+    Script::new(Stage { cluster, wanted: BTreeSet::new(), grants: Vec::new() })
 }
 
 fn kind(text: &str) -> EpochKind {
@@ -66,86 +42,110 @@ fn kind(text: &str) -> EpochKind {
     }
 }
 
-/// The value of `key=value` among the words.
-fn value<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
-    words.iter().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-}
+impl Play for Stage {
+    type Message = Message;
+    type Outputs = Outputs;
 
-fn needed<'a>(words: &[&'a str], key: &str) -> &'a str {
-    value(words, key).unwrap_or_else(|| panic!("{key}= is missing in {words:?}"))
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
-}
-
-impl Script {
-    pub(crate) fn new() -> Script {
-        Script {
-            cluster: Cluster::new(7, Settings::default(), &[NodeId::new(0, 1)]),
-            cut: BTreeSet::new(),
-            slow: BTreeSet::new(),
-            delayed: Vec::new(),
-            wanted: BTreeSet::new(),
-            grants: Vec::new(),
-            shown: BTreeMap::new(),
-        }
-    }
-
-    /// Runs a command; returns its trace.
-    pub(crate) fn run(&mut self, command: &str) -> Vec<String> {
-        let mut words: Vec<_> = command.split_whitespace().collect();
-        let (quiet, panics) = (words[0] == "quiet", words[0] == "panics");
-        if quiet || panics {
-            words.remove(0);
-        }
-        self.cluster.trace = Some(Vec::new());
-        if panics {
-            let silence = std::panic::take_hook();
-            std::panic::set_hook(Box::new(|_| {}));
-            let result = catch_unwind(AssertUnwindSafe(|| self.execute(&words)));
-            std::panic::set_hook(silence);
-            let panic = result.expect_err("the node should have stopped");
-            self.cluster.say(format!("    stops: {}", panic_text(panic.as_ref())));
-            self.shown.clear();
-            return self.cluster.trace.take().unwrap_or_default();
-        }
-        self.execute(&words);
-        let mut lines = self.cluster.trace.take().unwrap_or_default();
-        if quiet {
-            lines.clear();
-        }
-        lines.extend(self.changed_states());
-        lines
-    }
-
-    fn changed_states(&mut self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (id, node) in &self.cluster.nodes {
-            let state = trace::state(*id, node.core.as_ref(), &node.disk);
-            if self.shown.get(id) != Some(&state) {
-                lines.push(state.clone());
-                self.shown.insert(*id, state);
+    fn execute(script: &mut Script<Stage>, words: &[&str]) {
+        match words {
+            ["begin"] => {
+                script.play.tell_all();
+                script.settle();
             }
+            _ => script.play.perform(words),
         }
-        lines
     }
 
-    fn execute(&mut self, words: &[&str]) {
+    fn note(&mut self, id: NodeId, outputs: Outputs) {
+        self.wanted.extend(outputs.effects.snapshots_wanted.into_iter().map(|to| (id, to)));
+    }
+
+    fn trace(&mut self) -> &mut Option<Vec<String>> {
+        &mut self.cluster.trace
+    }
+
+    fn wire(&mut self) -> &mut Vec<Flying> {
+        &mut self.cluster.wire
+    }
+
+    fn now(&mut self) -> &mut Time {
+        &mut self.cluster.now
+    }
+
+    fn nodes(&self) -> Vec<NodeId> {
+        self.cluster.nodes.keys().copied().collect()
+    }
+
+    fn is_up(&self, id: NodeId) -> bool {
+        self.cluster.is_up(id)
+    }
+
+    fn due_at(&self, id: NodeId) -> Time {
+        self.cluster.due_at(id)
+    }
+
+    fn writes(&self, id: NodeId) -> usize {
+        self.cluster.node(id).writes.len()
+    }
+
+    fn sync(&mut self, id: NodeId, count: usize) -> Option<Outputs> {
+        self.cluster.sync(id, count)
+    }
+
+    fn deliver(&mut self, position: usize) -> Option<Outputs> {
+        self.cluster.deliver(position).map(|(_, outputs)| outputs)
+    }
+
+    fn happens(&mut self, id: NodeId, input: Input<Message>) -> Outputs {
+        self.cluster.step(id, input)
+    }
+
+    fn propose(&mut self, id: NodeId, commands: &[&str]) -> Outputs {
+        self.cluster.propose(id, commands)
+    }
+
+    fn read(&mut self, id: NodeId) -> Outputs {
+        self.cluster.read(id)
+    }
+
+    fn take_snapshot(&mut self, id: NodeId) -> Option<Outputs> {
+        self.cluster.take_snapshot(id)
+    }
+
+    fn crash(&mut self, id: NodeId, survive: usize) {
+        self.cluster.crash(id, survive);
+    }
+
+    fn start(&mut self, id: NodeId) {
+        self.cluster.start(id);
+    }
+
+    fn state(&self, id: NodeId) -> String {
+        let node = self.cluster.node(id);
+        trace::state(id, node.core.as_ref(), &node.disk)
+    }
+
+    fn kind(message: &Message) -> String {
+        trace::kind(message)
+    }
+
+    fn told(message: &Message) -> String {
+        trace::message(message)
+    }
+}
+
+impl Stage {
+    /// Does what only this core knows, with the cluster alone.
+    fn perform(&mut self, words: &[&str]) {
         let (command, rest) = words.split_first().expect("a command");
         match (*command, rest) {
             ("group", [of, words @ ..]) => self.found(kind(of), words),
             ("node", [id, options @ ..]) => self.add(node(id), options),
-            ("begin", []) => {
-                self.tell_all();
-                self.settle();
-            }
             ("epoch", members) => self.decide(members),
             ("tell", ["all"]) => self.tell_all(),
             ("tell", [id, options @ ..]) => {
                 let present = self.cluster.service.present().epoch;
-                let outputs = self.cluster.tell(node(id), options.first().map_or(present, |text| epoch(text)));
+                let outputs = self.cluster.tell(node(id), options.first().map_or(present, |text| term(text)));
                 self.note(node(id), outputs);
             }
             ("grant", [id]) => {
@@ -166,23 +166,11 @@ impl Script {
                 let newcomer = (*newcomer != "none").then(|| node(newcomer));
                 self.step(node(id), Input::Join { epoch: of, newcomer });
             }
-            ("tick", ids) => ids.iter().for_each(|id| self.tick(node(id))),
-            ("wait", [time]) => self.cluster.now = self.cluster.now.plus_us(millis(time) * 1000),
-            ("run", [time]) => self.run_for(millis(time) * 1000),
-            ("settle", []) => self.settle(),
-            ("propose", [id, commands @ ..]) => {
-                let outputs = self.cluster.propose(node(id), commands);
-                self.note(node(id), outputs);
-            }
-            ("read", [id]) => {
-                let outputs = self.cluster.read(node(id));
-                self.note(node(id), outputs);
-            }
             ("route", [id]) => self.say_routing(node(id)),
             ("fit", [id, options @ ..]) => {
                 let of = |key| entry_id(needed(options, key));
                 let core = self.cluster.core(node(id));
-                let fit = core.checkpoint_fit(epoch(needed(options, "epoch")), of("base"), of("end"), of("applied"));
+                let fit = core.checkpoint_fit(term(needed(options, "epoch")), of("base"), of("end"), of("applied"));
                 let text = match fit {
                     CheckpointFit::Apply => "applies it".to_owned(),
                     CheckpointFit::ReplayTo(base) => format!("replays its own log up to {}.e{}", base.index, base.term),
@@ -191,40 +179,7 @@ impl Script {
                 };
                 self.cluster.say(format!("{id} {text}"));
             }
-            ("snapshot", [id]) => {
-                let outputs = self.cluster.take_snapshot(node(id)).expect("something new was committed");
-                self.note(node(id), outputs);
-            }
             ("carry", [from, to, options @ ..]) => self.carry(node(from), node(to), options),
-            ("disconnect", [id, from]) => self.step(node(id), Input::Disconnected(node(from))),
-            ("deliver" | "drop" | "copy" | "delay", [from, to, kind @ ..]) => {
-                self.pick(command, from, to, kind.first().copied());
-            }
-            ("arrive", []) => {
-                let delayed = std::mem::take(&mut self.delayed);
-                self.cluster.wire.extend(delayed);
-            }
-            ("cut", [from, "->", to]) => drop(self.cut.insert((node(from), node(to)))),
-            ("cut", [one, other]) => self.cut.extend([(node(one), node(other)), (node(other), node(one))]),
-            ("isolate", [id]) => {
-                let id = node(id);
-                let others: Vec<_> = self.cluster.nodes.keys().copied().filter(|other| *other != id).collect();
-                self.cut.extend(others.iter().flat_map(|other| [(id, *other), (*other, id)]));
-            }
-            ("heal", []) => self.cut.clear(),
-            ("sync", [id, count @ ..]) => {
-                let all = self.cluster.node(node(id)).writes.len();
-                let count = count.first().map_or(all, |text| number(text));
-                let outputs = self.cluster.sync(node(id), count).expect("something to write");
-                self.note(node(id), outputs);
-            }
-            ("slow", [id]) => drop(self.slow.insert(node(id))),
-            ("fast", [id]) => drop(self.slow.remove(&node(id))),
-            ("crash", [id, options @ ..]) => {
-                let survive = value(options, "survive").map_or(0, number);
-                self.cluster.crash(node(id), survive);
-            }
-            ("restart", [id]) => self.cluster.start(node(id)),
             ("failover", []) => {
                 let now = self.cluster.now;
                 self.cluster.service.fail_over(now);
@@ -242,7 +197,6 @@ impl Script {
                 let message = parse_message(rest);
                 self.step(node(to), Input::Receive { from: node(from), message });
             }
-            ("state", []) => self.shown.clear(),
             _ => panic!("no command: {words:?}"),
         }
     }
@@ -250,10 +204,6 @@ impl Script {
     fn step(&mut self, id: NodeId, call: impl Into<Call>) {
         let outputs = self.cluster.step(id, call);
         self.note(id, outputs);
-    }
-
-    fn note(&mut self, id: NodeId, outputs: Outputs) {
-        self.wanted.extend(outputs.effects.snapshots_wanted.into_iter().map(|to| (id, to)));
     }
 
     fn found(&mut self, of: EpochKind, words: &[&str]) {
@@ -286,14 +236,14 @@ impl Script {
 
     fn add(&mut self, id: NodeId, options: &[&str]) {
         let mut disk = Disk::default();
-        for text in value(options, "log").unwrap_or_default().split(',').filter(|text| !text.is_empty()) {
+        for text in list(value(options, "log").unwrap_or_default()) {
             let index = disk.entries.len() as u64 + 1;
-            let is_first = disk.entries.last().is_none_or(|last| last.id.term != epoch(text));
-            let id = EntryId { index: Index(index), term: epoch(text) };
+            let is_first = disk.entries.last().is_none_or(|last| last.id.term != term(text));
+            let id = EntryId { index: Index(index), term: term(text) };
             let command = Payload::Command(Bytes::from(format!("c{index}")));
             disk.entries.push(Entry { id, payload: if is_first { Payload::Noop } else { command } });
         }
-        if let Some(of) = value(options, "epoch").map(epoch) {
+        if let Some(of) = value(options, "epoch").map(term) {
             disk.configuration = self.cluster.service.of(of).cloned();
         }
         self.cluster.add(id, disk, Clock::TRUE);
@@ -318,104 +268,17 @@ impl Script {
         let (routing, applies) = (core.routing(), core.applies());
         let told = |route: Route| match route {
             Route::Here => "here".to_owned(),
-            Route::There(Some(at)) => format!("at {}", trace::name(NodeId::new(at.0, 1))),
+            Route::There(Some(at)) => format!("at {}", name(NodeId::new(at.0, 1))),
             Route::There(None) => "nowhere".to_owned(),
         };
         self.cluster.say(format!(
             "{}: writes {}, reads {}, answers {}{}",
-            trace::name(id),
+            name(id),
             told(routing.writes),
             told(routing.reads),
             told(routing.answers),
             if applies { "" } else { "; does not apply" }
         ));
-    }
-
-    fn tick(&mut self, id: NodeId) {
-        self.cluster.now = self.cluster.now.max(self.cluster.due_at(id));
-        self.step(id, Input::Tick);
-    }
-
-    fn settle(&mut self) {
-        for _ in 0..STEPS_MAX {
-            let writer = self
-                .cluster
-                .nodes
-                .iter()
-                .find(|(id, node)| node.core.is_some() && !node.writes.is_empty() && !self.slow.contains(*id));
-            let writer = writer.map(|(id, node)| (*id, node.writes.len()));
-            if !self.cluster.wire.is_empty() {
-                self.deliver(0);
-            } else if let Some((id, count)) = writer {
-                let outputs = self.cluster.sync(id, count).expect("something to write");
-                self.note(id, outputs);
-            } else {
-                return;
-            }
-        }
-        panic!("messages without end");
-    }
-
-    fn run_for(&mut self, us: u64) {
-        let end = self.cluster.now.plus_us(us);
-        for _ in 0..STEPS_MAX {
-            self.settle();
-            let up = self.cluster.up();
-            let due = up.iter().map(|id| (self.cluster.due_at(*id), *id)).min();
-            let Some((at, id)) = due.filter(|(at, _)| *at <= end) else {
-                self.cluster.now = end;
-                return;
-            };
-            self.cluster.now = self.cluster.now.max(at);
-            self.step(id, Input::Tick);
-        }
-        panic!("timers without end");
-    }
-
-    fn deliver(&mut self, position: usize) {
-        let flying = &self.cluster.wire[position];
-        let (from, to) = (flying.from, flying.to);
-        if self.cut.contains(&(from, to)) || !self.cluster.is_up(to) {
-            self.lose(position);
-        } else if let Some((_, outputs)) = self.cluster.deliver(position) {
-            self.note(to, outputs);
-        }
-    }
-
-    fn lose(&mut self, position: usize) {
-        let flying = self.cluster.wire.remove(position);
-        let (from, to) = (trace::name(flying.from), trace::name(flying.to));
-        self.cluster.say(format!("lost from {from} to {to}: {}", trace::message(&flying.message)));
-    }
-
-    fn pick(&mut self, command: &str, from: &str, to: &str, kind: Option<&str>) {
-        let fits = |flying: &Flying| {
-            (from == "*" || flying.from == node(from))
-                && (to == "*" || flying.to == node(to))
-                && kind.is_none_or(|kind| trace::kind(&flying.message) == kind)
-        };
-        let mut picked = 0;
-        // Only what is there now, not what the deliveries cause.
-        let mut remaining = self.cluster.wire.len();
-        let mut position = 0;
-        while remaining > 0 {
-            remaining -= 1;
-            if !fits(&self.cluster.wire[position]) {
-                position += 1;
-                continue;
-            }
-            picked += 1;
-            match command {
-                "deliver" => self.deliver(position),
-                "drop" => self.lose(position),
-                "delay" => self.delayed.push(self.cluster.wire.remove(position)),
-                _ => {
-                    self.delayed.push(self.cluster.wire[position].clone());
-                    position += 1;
-                }
-            }
-        }
-        assert!(picked > 0, "no such message on the wire: {from} {to} {kind:?}");
     }
 
     fn carry(&mut self, from: NodeId, to: NodeId, options: &[&str]) {
@@ -438,7 +301,7 @@ fn parse_message(words: &[&str]) -> Message {
     let entry_of = |key| entry_id(needed(args, key));
     let body = match *kind_word {
         "Append" => {
-            let ids = value(args, "entries").unwrap_or_default().split(',').filter(|text| !text.is_empty());
+            let ids = list(value(args, "entries").unwrap_or_default());
             let entries = ids.map(entry_id).map(|id| Entry { id, payload: Payload::Noop }).collect();
             Body::Append { previous: entry_of("previous"), entries, commit: Index(number_of("commit")) }
         }
@@ -454,8 +317,8 @@ fn parse_message(words: &[&str]) -> Message {
     };
     let configuration = value(args, "with").map(|text| {
         let (of, members) = text.split_once(':').expect("kind:members");
-        let members = members.split(',').filter(|text| !text.is_empty()).map(node).collect();
-        EpochConfiguration { epoch: epoch(in_epoch), kind: kind(of), members, incomplete: None }
+        let members = list(members).map(node).collect();
+        EpochConfiguration { epoch: term(in_epoch), kind: kind(of), members, incomplete: None }
     });
-    Message { epoch: epoch(in_epoch), configuration, body }
+    Message { epoch: term(in_epoch), configuration, body }
 }

@@ -22,6 +22,8 @@ use smr::internals::raft::{Change, ChangeRefused, Control, Message, Raft, Settin
 use smr::status::Role;
 use smr_sim::clock::Clock;
 
+use crate::core_cluster::{self, change_log, entries_after, name};
+
 /// What one node has on its disk.
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
@@ -47,33 +49,13 @@ impl Disk {
 
     /// Whether the disk holds this entry, itself or under its snapshot.
     pub fn holds(&self, id: EntryId) -> bool {
-        id.index <= self.snapshot.last.index || id == EntryId::ZERO || self.entries.iter().any(|entry| entry.id == id)
+        core_cluster::holds(&self.snapshot, &self.entries, id)
     }
 
     fn recovered(&self) -> Recovered {
-        let entries = self.entries.iter().filter(|entry| entry.id.index > self.snapshot.last.index).cloned().collect();
+        let entries = entries_after(&self.snapshot, &self.entries);
         let (snapshot, heals_past) = (self.snapshot.clone(), self.heals_past);
         Recovered { stored: self.hard_state.into(), snapshot, entries, heals_past }
-    }
-}
-
-fn change_log(entries: &mut Vec<Entry>, change: &LogChange) {
-    match change {
-        LogChange::RemoveFrom(index) => entries.retain(|entry| entry.id.index < *index),
-        LogChange::Append(new) => {
-            if let (Some(last), Some(first)) = (entries.last(), new.first()) {
-                // After a crash, a snapshot of one's own may reach further than the log did.
-                if first.id.index != last.id.index.next() {
-                    entries.clear();
-                }
-            }
-            entries.extend(new.iter().cloned());
-        }
-        LogChange::RemoveThrough(index) => entries.retain(|entry| entry.id.index > *index),
-        LogChange::Install(meta) => {
-            let same = entries.iter().any(|entry| entry.id == meta.last);
-            entries.retain(|entry| same && entry.id.index > meta.last.index);
-        }
     }
 }
 
@@ -92,12 +74,7 @@ pub struct Node {
 }
 
 /// A message under way.
-#[derive(Clone, Debug)]
-pub struct Flying {
-    pub from: NodeId,
-    pub to: NodeId,
-    pub message: Message,
-}
+pub type Flying = core_cluster::Flying<Message>;
 
 /// What happens to a core, or is asked of it.
 #[derive(Clone, Debug)]
@@ -525,9 +502,9 @@ impl Cluster {
         let write = node.writes.pop_front()?;
         node.disk.apply(write.hard_state(), write.log());
         let (write_id, messages) = write.durable();
-        self.say(format!("{}'s disk has written #{}", trace::name(id), write_id.0));
+        self.say(format!("{}'s disk has written #{}", name(id), write_id.0));
         for message in messages {
-            self.say(format!("    to {}: {}", trace::name(message.to), trace::message(&message.message)));
+            self.say(format!("    to {}: {}", name(message.to), trace::message(&message.message)));
             self.send(id, message);
         }
         Some(write_id)

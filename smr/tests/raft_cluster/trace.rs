@@ -7,12 +7,7 @@ use smr::internals::raft::message::{Body, Lease};
 use smr::internals::raft::{Change, ChangeRefused, Message, Raft, TransferRefused, invariants};
 
 use super::{Answer, Call, Disk, Outputs};
-
-/// `A` for replica 0 in its first incarnation, `A/2` in its second.
-pub fn name(id: NodeId) -> String {
-    let replica = char::from(b'A' + id.name.0 as u8);
-    if id.incarnation.0 == 1 { replica.to_string() } else { format!("{replica}/{}", id.incarnation.0) }
-}
+use crate::core_cluster::name;
 
 fn names<'a>(ids: impl IntoIterator<Item = &'a NodeId>) -> String {
     ids.into_iter().map(|id| name(*id)).collect::<Vec<_>>().join(" ")
