@@ -163,7 +163,7 @@ impl Client {
         match exchange.run(epoch, ask).await {
             Ok(Final::Response(ClientResponse::Done)) => Ok(()),
             Ok(Final::Response(other)) => Err(refusal(other, exchange.may_have_happened())),
-            Ok(Final::Answer(_)) => Err(Error::BadAnswer { what: "an answer to an operator's wish".into() }),
+            Ok(Final::Answer(_)) => Err(Error::BadAnswer { what: "an answer to an operator's order".into() }),
             Err(late) => Err(self.failure(late.into(), exchange.may_have_happened())),
         }
     }

@@ -42,8 +42,8 @@ impl Client {
                 ControlReply::Settings(settings) => settings.version,
                 other => return Err(senseless(&other)),
             };
-            let wish = ControlRequest::Set { name: name.to_owned(), value: value.to_owned(), version: seen };
-            match self.control(&wish, deadline).await {
+            let order = ControlRequest::Set { name: name.to_owned(), value: value.to_owned(), version: seen };
+            match self.control(&order, deadline).await {
                 Ok(ControlReply::Done) => return Ok(()),
                 Ok(other) => return Err(senseless(&other)),
                 Err(error) => {

@@ -145,7 +145,7 @@ fn senseless_moves_are_refused_with_the_reason_and_change_nothing() {
     refused(HALF - 5, HALF + 5, 1, "are not all of one partition, but of s0, s1");
     refused(0, 10, 2, "the group of s2 has not begun yet");
     let id = move_slots(&mut state, 0, 10, 1).unwrap().open;
-    assert_eq!(move_slots(&mut state, 0, 10, 1).unwrap().open, id, "the same wish again");
+    assert_eq!(move_slots(&mut state, 0, 10, 1).unwrap().open, id, "the same order again");
     let before = state.clone();
     for (first, end, to) in [(0, 10, 0), (0, 11, 1), (HALF, HALF + 1, 0)] {
         assert!(move_slots(&mut state, first, end, to).unwrap_err().contains("another move of slots is under way"));

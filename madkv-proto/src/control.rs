@@ -40,7 +40,7 @@ pub const SETTING_VALUE_MAX_BYTES: usize = 64;
 /// The longest report of a member to its configuration service, in bytes.
 pub const EXCHANGE_MAX_BYTES: usize = 4 << 10;
 
-/// A question to a manager, or a wish.
+/// A question to a manager, or an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ControlRequest {
     /// An agent says how its host is. Answered with [`ControlReply::Orders`] by the manager that leads; each report is

@@ -25,7 +25,7 @@ pub enum WhyRequest {
     },
     /// When an entry got how far here. Answered with an `Option<EntryTimings>`.
     Timings(TimedEntry),
-    /// A wish of the managers to the leader of a group: that these replicas be the group, and be reached by their peers
+    /// An order of the managers to the leader of a group: that these replicas be the group, and be reached by their peers
     /// at these addresses; an empty one says nothing. Answered with `Done`.
     Scale {
         /// By number.

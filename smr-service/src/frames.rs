@@ -266,7 +266,7 @@ pub enum ClientRequest {
     Register(Registration),
     /// Manager: a server that could found its partition's group asks that the genesis be recorded.
     RecordGenesis(GenesisRequest),
-    /// A question or a wish of the service's own; opaque here. Answered with [`ClientResponse::Answer`].
+    /// A question or an order of the service's own; opaque here. Answered with [`ClientResponse::Answer`].
     Control(Bytes),
 }
 
@@ -361,7 +361,7 @@ pub enum ClientResponse<M> {
     SessionOpened(ClientId),
     /// The replica.
     Status(Box<ReplicaStatus>),
-    /// The operator's wish was fulfilled.
+    /// What the operator asked for was done.
     Done,
     /// The map.
     Map(Box<M>),

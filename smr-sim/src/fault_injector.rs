@@ -314,7 +314,7 @@ impl FaultInjector {
         self.founded && spoiled < minority
     }
 
-    /// Whether the group can do without what this node has acknowledged and promised, even if it forgets and no one
+    /// Whether the group can do without what this node has acknowledged and voted, even if it forgets and no one
     /// notices: all others follow the same leader and have at least as much, on their devices.
     fn is_dispensable<W: Workload>(&self, world: &World<W>, victim: usize) -> bool {
         let Some(leader) = world.leader() else { return false };

@@ -1,5 +1,5 @@
 //! What an all-knowing observer writes down: which entries each node's log holds, which of them are on its device, what
-//! it has promised durably, and what the group has committed.
+//! it has saved of term and vote, and what the group has committed.
 //!
 //! Properties judge by these books, not by what nodes believe. The books follow from the writes that cores ask for and
 //! that devices complete; [`Ledger::compare`] holds them against what a start really finds on a disk.
@@ -365,7 +365,7 @@ impl Ledger {
         let Some(page) = self.pages.get(&node) else { return Ok(()) };
         let (saved, mut found) = (page.hard_state, recovered.hard_state());
         if found.term == Term::ZERO {
-            // A node that was just taken in has promised nothing yet, and begins in term 1.
+            // A node that was just taken in has no hard state yet, and begins in term 1.
             found.term = Term(1);
         }
         if found.term < saved.term

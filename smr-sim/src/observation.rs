@@ -19,7 +19,7 @@ pub enum Observation<'a> {
         /// What it found.
         recovered: &'a Recovered,
         /// Term and vote, snapshot and log may be older than what it saved: an experiment set its directory back or
-        /// damaged it, and nothing that it promised before counts any more.
+        /// damaged it, and nothing that it saved before counts any more.
         forgot: bool,
     },
     /// A process waits for its group to be founded, or to be taken in.

@@ -67,7 +67,7 @@ impl fmt::Debug for Time {
 /// What a node brought back from its disk, for a core to start from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// What it promised.
+    /// What it is bound by.
     pub stored: StoredState,
     /// Its snapshot; the default one for none.
     pub snapshot: SnapshotMeta,
@@ -79,7 +79,7 @@ pub struct Recovered {
 }
 
 impl Recovered {
-    /// What it promised, of a Raft node.
+    /// What it is bound by, of a Raft node.
     ///
     /// # Panics
     /// If the node is of another kind.
@@ -88,7 +88,7 @@ impl Recovered {
     }
 }
 
-/// What a node promised, durable before anything that rests on it leaves: one record, in the form of its kind.
+/// What binds a node in later starts, durable before anything that rests on it leaves: one record, in the form of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredState {
     /// Of Raft: term, vote and leases.

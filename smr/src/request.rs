@@ -73,7 +73,7 @@ pub enum Outcome {
     SessionOpened(ClientId),
     /// The replica.
     Status(Box<ReplicaStatus>),
-    /// The operator's wish was fulfilled (transfer, readmission).
+    /// What the operator asked for was done (transfer, readmission).
     Done,
     /// Not done, and it never will be: ask the leader.
     NotLeader(NotLeader),
@@ -95,7 +95,7 @@ pub enum Outcome {
     SessionExpired,
     /// It was applied once, but the answer is no longer stored.
     AnswerGone,
-    /// Refused without effect: the request makes no sense, or the operator's wish cannot be fulfilled.
+    /// Refused without effect: the request makes no sense, or what the operator asks for cannot be done.
     Refused(String),
     /// The replica lost its leadership after it proposed the command: it may or may not take effect.
     Unknown,

@@ -26,7 +26,7 @@ fn next_incarnation_damaged_too_is_put_aside_and_another_one_begins() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("g.0");
-    // A log without a hard state: whatever was promised there is forgotten.
+    // A log without a hard state: term and vote are forgotten.
     fs::create_dir_all(directory.join("log")).unwrap();
     let first = open(&directory, &runtime);
     assert!(directory.join("quarantine").exists());

@@ -11,11 +11,11 @@ use xtask::{coverage, diagrams, mutants};
 #[command(name = "xtask", version, about = "Tasks of this repository")]
 struct Options {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
+enum Task {
     /// Put each bug of the bank into a copy of the tree, and count the seeds until the harness finds it
     Mutants(mutants::Options),
     /// Print which cases of the fault catalogue have a test
@@ -25,10 +25,10 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    let done = match Options::parse().chore {
-        Chore::Mutants(options) => mutants::run(&options),
-        Chore::Coverage => print_coverage(),
-        Chore::Diagrams => refresh_diagrams(),
+    let done = match Options::parse().task {
+        Task::Mutants(options) => mutants::run(&options),
+        Task::Coverage => print_coverage(),
+        Task::Diagrams => refresh_diagrams(),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

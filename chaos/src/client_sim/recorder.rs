@@ -64,7 +64,7 @@ enum Asked {
         number: u64,
     },
     /// An operator's: it may be refused.
-    Wish,
+    Order,
     Other,
 }
 
@@ -191,8 +191,8 @@ impl Recorder {
         let Some(stream) = self.streams.get_mut(&connection) else { return };
         let (host, Endpoint { group, replica }) = (stream.host, stream.place);
         let ClientRequest::Write { client, number, lowest_unanswered, command } = request.ask else {
-            let wish = matches!(request.ask, ClientRequest::Transfer { .. } | ClientRequest::Readmit { .. });
-            stream.asked.insert(request.id, if wish { Asked::Wish } else { Asked::Other });
+            let is_order = matches!(request.ask, ClientRequest::Transfer { .. } | ClientRequest::Readmit { .. });
+            stream.asked.insert(request.id, if is_order { Asked::Order } else { Asked::Other });
             return;
         };
         let session = client.index;
@@ -271,7 +271,7 @@ impl Recorder {
                 let known = self.known.entry(key).or_default();
                 known.term = status.term.0.max(known.term);
             }
-            ClientResponse::Refused(why) if !matches!(asked, Some(Asked::Wish)) => {
+            ClientResponse::Refused(why) if !matches!(asked, Some(Asked::Order)) => {
                 self.violate(format!("client {host} is refused: {why}"));
             }
             _ => {}

@@ -73,7 +73,7 @@ impl SmallDiskGroup {
         let mut cluster = Cluster::on_free_ports(programs, shape, directory, &flags)?;
         let disk = SmallDisk::mount(directory, &format!("backer.{node}"), DISK_BYTES)?;
         assert_eq!(disk.path(), cluster.backer_path(node));
-        // The first start, on a full disk: nothing can be promised, so the process does not run.
+        // The first start, on a full disk: no hard state can be saved, so the process does not run.
         disk.fill(0)?;
         cluster.start_all()?;
         let group = SmallDiskGroup { cluster, node, disk };

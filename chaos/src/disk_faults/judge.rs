@@ -207,7 +207,7 @@ fn forgotten(before: &Held, after: &Held) -> Option<String> {
         return Some(format!("it is {:?} ({:?}) now", after.identity, after.bootstrap));
     }
     if before.hard_state != after.hard_state {
-        return Some(format!("it promised {:?}, and remembers {:?}", before.hard_state, after.hard_state));
+        return Some(format!("it saved {:?}, and remembers {:?}", before.hard_state, after.hard_state));
     }
     let known = |entry: &&Entry| before.entries.iter().any(|known| known == *entry);
     let unknown =

@@ -101,7 +101,7 @@ pub(super) struct Setup {
 /// The replicas of a host, and what is to be done about them.
 pub(super) struct Supervisor {
     setup: Setup,
-    /// Whether the managers wish that agents relaunch by themselves.
+    /// Whether the managers want agents to relaunch by themselves.
     managers_relaunch: bool,
     /// Heartbeats sent so far.
     count: u64,
@@ -274,7 +274,7 @@ impl Supervisor {
         if let Some(replica) = self.replica_at(connection) {
             if replica.phase == Phase::Ending && matches!(replica.then, Then::Launch { .. }) {
                 // It was this agent that asked, in order to launch it again; the agent that comes after this one must
-                // not take that for the wish of a person.
+                // not take that for the order of a person.
                 return;
             }
             replica.said_farewell = true;
@@ -524,7 +524,7 @@ impl Supervisor {
         }
     }
 
-    /// A replica has ended, or could not be launched, without anyone's wish.
+    /// A replica has ended, or could not be launched, without anyone's order.
     fn ended(&mut self, name: Name, how: &str, now: Instant) {
         let relaunches = self.relaunches();
         let Some(replica) = self.replicas.get_mut(&name) else { return };

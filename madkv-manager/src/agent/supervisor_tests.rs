@@ -320,7 +320,7 @@ fn order_is_carried_out_once_and_after_the_old_process_is_gone() {
     assert_eq!(rig.report().order, 0, "not carried out yet");
     let effects = rig.pass(Duration::from_millis(END_MAX_MS));
     assert_eq!(kills(&effects), [10], "it did not end");
-    // Its farewell and its code are its answer to the order, and no one's wish that it stays away.
+    // Its farewell and its code are its answer to the order, and no order of anyone that it stays away.
     rig.supervisor.gone(process(10), &ended("it exited with 0", true), rig.now);
     assert_eq!(launches(&rig.effects()), [false]);
     rig.supervisor.launched(NAME, process(11), rig.now);

@@ -1,7 +1,7 @@
 //! Which replicas a partition's group is to have, and where they are: what operators want, and what became of it.
 //!
 //! A change of a group is open from the moment it is recorded until the manager that leads says how it ended: the
-//! group itself carries it out ([`crate::scale`]). Only then is there a new map. The same wish again, from someone who
+//! group itself carries it out ([`crate::scale`]). Only then is there a new map. The same order again, from someone who
 //! did not hear the answer, joins the change that is open, or finds it done (G1).
 
 use std::collections::BTreeMap;

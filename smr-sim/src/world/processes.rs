@@ -316,6 +316,6 @@ mod tests {
         assert_eq!(lost_in_silence(entry(7), entry(7), true), None);
         assert_eq!(lost_in_silence(entry(7), entry(6), false), None, "it was quarantined, and says so");
         assert_eq!(lost_in_silence(entry(7), None, true), None, "it does not serve");
-        assert_eq!(lost_in_silence(None, entry(6), true), None, "nothing was promised");
+        assert_eq!(lost_in_silence(None, entry(6), true), None, "nothing was acknowledged");
     }
 }

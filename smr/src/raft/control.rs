@@ -8,7 +8,7 @@ use crate::entry::EntryId;
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Effects, NotHere, Protocol, Time};
 
-/// A wish for other members. The core turns it into joint configurations (Raft §6).
+/// A request for other members. The core turns it into joint configurations (Raft §6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Add a learner.
@@ -58,8 +58,8 @@ pub enum TransferRefused {
 /// Raft, as an operator sees it. A trait, so that what notes all that goes through a core can stand in front of it.
 pub trait Control: Protocol {
     /// Uses another election timeout from now on, in microseconds, and what follows from it
-    /// ([`Settings::with_election_timeout_us`](super::Settings::with_election_timeout_us)). What was promised stays: a
-    /// lease that was granted binds its voter as long as it was granted for.
+    /// ([`Settings::with_election_timeout_us`](super::Settings::with_election_timeout_us)). What was granted stays: a
+    /// lease binds its voter as long as it was granted for.
     ///
     /// # Errors
     /// If no core can work with it. Nothing has changed.

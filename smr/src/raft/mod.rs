@@ -232,7 +232,7 @@ impl Raft {
             }
             log.append(entry);
         }
-        // A founding member has entry 1 of term 1 before it ever promised anything. The entry's term is as good.
+        // A founding member has entry 1 of term 1 before it ever saved a hard state. The entry's term is as good.
         if log.last().term > hard_state.term {
             hard_state = HardState { term: log.last().term, vote: None, ..hard_state };
         }

@@ -11,7 +11,7 @@ pub use crate::core_kit::outbox::IDLE_WRITES_MAX;
 impl Outbox<Message> {
     /// Sends a message that rests on nothing but the term it speaks in.
     pub(super) fn send(&mut self, to: NodeId, term: Term, body: Body) {
-        // A pre-vote's term is one that no one has entered: nothing was promised in it.
+        // A pre-vote's term is one that no one has entered: nothing of it is on any disk.
         let needs_no_hard_state = matches!(body, Body::PreVote { .. } | Body::PreVoteGranted { .. });
         let envelope = envelope(to, term, body);
         if needs_no_hard_state {

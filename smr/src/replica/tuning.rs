@@ -1,7 +1,7 @@
 //! What can be changed while a replica runs.
 
 /// What a host can change while its replica runs. The members of a group may differ in it for a while: nothing that
-/// they promised each other rests on it.
+/// they granted each other rests on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// After this much silence of their leader, up to twice as much, the others elect another one; in milliseconds.

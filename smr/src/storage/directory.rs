@@ -184,7 +184,7 @@ fn is_not_lockable(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// Removes what an uninitialized node has beside its hard state: it has promised nothing, so nothing of it counts.
+/// Removes what an uninitialized node has beside its hard state: it is bound by nothing, so nothing of it counts.
 fn throw_away(disk: &dyn Disk, root: &Path, notes: &mut Vec<String>) -> io::Result<()> {
     let mut any = false;
     for name in [LOG, SNAPSHOTS] {

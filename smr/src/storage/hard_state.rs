@@ -79,7 +79,7 @@ pub struct HardStateRecord {
     pub bootstrap: BootstrapState,
     /// The kind of its group.
     pub kind: GroupKind,
-    /// What it promised, in the form of that kind.
+    /// What it is bound by, in the form of that kind.
     pub stored: StoredState,
     /// The latest start of a process on this directory.
     pub start: StartTrail,
@@ -115,7 +115,7 @@ struct TaggedRecord {
     state: TaggedState,
 }
 
-/// What a node promised, by the kind of its group. Other kinds to come are appended.
+/// What a node is bound by, by the kind of its group. Other kinds to come are appended.
 #[derive(Serialize, Deserialize)]
 enum TaggedState {
     Epochs { kind: EpochKind, configuration: Option<EpochConfiguration> },

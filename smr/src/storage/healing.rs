@@ -1,7 +1,7 @@
 //! Healing: a log or a snapshot that was damaged is set aside, and a log begun that counts for nothing until it is
 //! complete.
 //!
-//! Where the hard state is sound the node is still itself: it knows what it has promised, and only its log may lack
+//! Where the hard state is sound the node is still itself: it knows its term and vote, and only its log may lack
 //! entries that it has acknowledged. So it starts, and the core keeps it silent until its leader has made that good
 //! (the argument is in `crate::raft`, `healing`). Here is what makes that durable:
 //! 1. The watermark is replaced by one that says so ([`Healing`]), in one step. Each start from then on is silent,

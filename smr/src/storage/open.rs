@@ -65,7 +65,7 @@ pub struct OpenedStore {
     pub identity: Identity,
     /// Whether the node counts.
     pub bootstrap: BootstrapState,
-    /// What the node promised.
+    /// What the node is bound by.
     pub stored: StoredState,
     /// This start, counted durably.
     pub start: StartTrail,
@@ -173,7 +173,7 @@ fn read(directory: &mut ReplicaDirectory, options: &StoreOptions) -> Result<Part
                 let (directory, found, asked) = (root.clone(), record.kind, options.kind);
                 return Err(Trouble::Refuse(OpenError::OtherKind { directory, found, asked }));
             }
-            // It has promised no one anything, and knows of no group.
+            // It has voted for no one, and knows of no group.
             let record =
                 HardStateRecord { start: record.start, ..HardStateRecord::begin(record.identity, options.kind) };
             let hard_state = HardStateFile::create(disk, root, record)?;

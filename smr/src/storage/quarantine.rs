@@ -1,7 +1,7 @@
 //! Quarantine: a damaged replica stays out of everything until another incarnation took its place.
 //!
 //! The file `quarantine` is written before anything damaged is touched again, and while it exists every start ends
-//! here. The damaged incarnation never comes back, because what it promised is unknown. The replica lives on in
+//! here. The damaged incarnation never comes back, because its term and vote are unknown. The replica lives on in
 //! `next/`: a directory of the same layout, with a new incarnation, that joins its group as anyone new does. Once the
 //! group has taken it in, the next start swaps the incarnations ([`super::readmission`]).
 

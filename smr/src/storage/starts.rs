@@ -1,7 +1,7 @@
 //! The file `starts`: the newest start of each other node that this one has met.
 //!
 //! Whoever comes back with an older start, or with another one of the same number, comes from a directory that was set
-//! back or copied: it has forgotten what it promised since, and is told so instead of being listened to. What is
+//! back or copied: it has forgotten what it voted and acknowledged since, and is told so instead of being listened to. What is
 //! written here is durable before a connection counts; only news are written, so a connection like the one before it
 //! costs nothing.
 //!
@@ -63,7 +63,7 @@ impl SeenStarts {
                 Err(error) => Some(format!("{}: {error}", path.display())),
             },
         };
-        // It holds nothing that this node has promised, and others remember, too.
+        // It holds nothing that this node is bound by, and others remember, too.
         notes.extend(broken.map(|what| format!("{what}; the starts of others are learnt again")));
         Ok(SeenStarts { disk: Arc::clone(disk), path, state: Mutex::new(State { slots, seen, failed: None }) })
     }

@@ -54,7 +54,7 @@ impl Store {
         &self.hard_state.record().bootstrap
     }
 
-    /// What the node promised, as it is on the device.
+    /// What the node is bound by, as it is on the device.
     pub fn stored(&self) -> &StoredState {
         &self.hard_state.record().stored
     }
@@ -309,7 +309,7 @@ impl Store {
     }
 }
 
-/// Whether nothing that was promised before is taken back.
+/// Whether the new state takes nothing of the old one back.
 fn keeps(old: &StoredState, new: &StoredState) -> bool {
     match (old, new) {
         (StoredState::Raft(old), StoredState::Raft(new)) => {

@@ -47,7 +47,7 @@ pub fn message(message: &Message) -> String {
         Body::PreVoteGranted { .. } => format!("PreVoteGranted for {:?}", message.term),
         Body::PreVoteRefused { .. } => "PreVoteRefused".to_owned(),
         Body::Vote { last, transfer } => {
-            format!("Vote, log ends {last}{}", if *transfer { ", leader's wish" } else { "" })
+            format!("Vote, log ends {last}{}", if *transfer { ", for a transfer" } else { "" })
         }
         Body::VoteGranted => "VoteGranted".to_owned(),
         Body::VoteRefused => "VoteRefused".to_owned(),
@@ -99,7 +99,7 @@ pub fn call(id: NodeId, call: &Call) -> Option<String> {
         Call::Happens(happens) => return input(&id, happens),
         Call::Propose(commands) => format!("{id} is given {} commands", commands.len()),
         Call::Read(token) => format!("{id} is asked to read (#{})", token.0),
-        Call::Change(wish) => format!("{id} is asked to {}", change(wish)),
+        Call::Change(wanted) => format!("{id} is asked to {}", change(wanted)),
         Call::Transfer(to) => format!("{id} is asked to hand over to {}", name(NodeId::new(to.0, 1))),
         Call::Install(meta) => format!("{id} has received {}", snapshot(meta)),
     })
@@ -119,8 +119,8 @@ fn input(id: &str, input: &Input<Message>) -> Option<String> {
     })
 }
 
-fn change(wish: &Change) -> String {
-    match wish {
+fn change(wanted: &Change) -> String {
+    match wanted {
         Change::AddLearner(node) => format!("add learner {}", name(*node)),
         Change::RemoveLearner(node) => format!("remove learner {}", name(*node)),
         Change::Replace { incoming, outgoing } => {

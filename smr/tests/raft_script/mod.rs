@@ -160,14 +160,14 @@ impl Stage {
                 self.take_wanted(node(from), node(to));
                 self.step(node(from), Input::SnapshotSent { to: node(to), last: None });
             }
-            ("change", [id, wish @ ..]) => {
-                let change = match wish {
+            ("change", [id, what @ ..]) => {
+                let change = match what {
                     ["add", who] => Change::AddLearner(node(who)),
                     ["remove", who] => Change::RemoveLearner(node(who)),
                     ["replace", old, "by", new] => Change::Replace { incoming: node(new), outgoing: node(old) },
                     ["voters", list] => Change::Voters(nodes(list)),
                     ["voters"] => Change::Voters(BTreeSet::new()),
-                    _ => panic!("no change: {wish:?}"),
+                    _ => panic!("no change: {what:?}"),
                 };
                 self.step(node(id), change);
             }

@@ -255,7 +255,7 @@ fn blob_in_the_log_is_damage() {
     assert!(reason.contains("log/blobs: not empty"), "{reason}");
 }
 
-/// What an uninitialized node has was never promised to anyone.
+/// What an uninitialized node has never counted for anyone.
 #[test]
 fn log_and_watermark_of_an_uninitialized_node_are_made_again() {
     let bench = Bench::new();

@@ -9,7 +9,7 @@
 //! What the search finds bad is cut down to the smallest part that shows it ([`shrink`]), and drawn ([`picture()`]).
 //!
 //! That keys can be looked at one by one is a theorem (Herlihy & Wing, "Linearizability", 1990, locality); SCANs are
-//! promised to be no more than that plus the single moment per partition.
+//! no more than that plus the single moment per partition.
 //!
 //! A history on which the search has used up its budget is *undecided*, and that is not a pass.
 

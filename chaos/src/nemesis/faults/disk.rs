@@ -36,7 +36,7 @@ fn fill(path: &Path) -> u64 {
             total += count as u64;
         }
     }
-    // Blocks that were only promised are taken now.
+    // Blocks that were only reserved are taken now.
     let _ = file.sync_all();
     total
 }

@@ -24,7 +24,7 @@ const PART_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before a partition is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// After this long without a map that is a reason to name.
-const MAP_PATIENCE: Duration = Duration::from_secs(2);
+const MAP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reasons for waiting that are said; what comes after them is one of the same, most likely.
 const REASONS_MAX: usize = 16;
 
@@ -176,7 +176,7 @@ impl RetryBudget {
     /// If it is used up.
     pub(super) async fn map(&mut self, client: &Client, epoch: u64) -> Result<ClusterMap, BackupError> {
         loop {
-            match timeout(MAP_PATIENCE, client.map_of(epoch)).await {
+            match timeout(MAP_TIMEOUT, client.map_of(epoch)).await {
                 Ok(map) => return Ok(map?),
                 Err(_) => self.pause("no manager has the cluster's map to give").await?,
             }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_is_renewed_by_further_partitions_and_by_nothing_else() {
+    async fn timeout_is_renewed_by_further_partitions_and_by_nothing_else() {
         let mut retry_budget = retry_budget(1_000);
         // The first partition is complete each time; the second breaks.
         let mut attempts = 0;

@@ -89,7 +89,7 @@ fn power_cut_in_epochs_keeps_what_was_confirmed_even_if_a_slot_goes_bad() {
 fn directory_of_another_kind_is_refused_as_it_is_and_one_of_no_group_begins_again() {
     let disk = VirtualDisk::new();
     drop(Bench::with(ENGINE, disk.clone()).reopen().store());
-    // It has promised no one anything.
+    // It has saved no hard state.
     drop(bench(disk.clone()).founded());
     let before = disk.after_crash(Loss::Nothing);
     let error = Bench::with(ENGINE, disk.clone()).open().err().unwrap();
