@@ -56,7 +56,7 @@ impl ClusterStatus {
 /// Where a key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPlace {
-    /// Its slot.
+    /// The slot that the key falls into.
     pub slot: u16,
     /// The number of the partition that owns the slot.
     pub partition: usize,

@@ -29,7 +29,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// The way of one write. All times in microseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waterfall {
-    /// The group.
+    /// The group that the write went to: `s0`.
     pub group: String,
     /// The entry, and the leader's moments.
     pub leader: EntryTimings,
@@ -53,7 +53,7 @@ pub struct Stretch {
 /// One replica's part in making an entry durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The replica.
+    /// Its number in the group.
     pub replica: u16,
     /// From the leader's sending to its knowing that the entry is on this device; for the leader, its own sync.
     pub held_after_us: Option<u64>,

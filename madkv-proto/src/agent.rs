@@ -44,9 +44,9 @@ pub struct AgentHello {
     pub magic: u64,
     /// The newest version that the replica speaks.
     pub newest: u16,
-    /// The oldest one.
+    /// The oldest version that it speaks.
     pub oldest: u16,
-    /// Who it is.
+    /// Which replica it is, as which process, and how it was launched.
     pub registration: ReplicaRegistration,
     /// What versions to come add to this frame; others pass over it.
     pub later: Bytes,
@@ -80,7 +80,7 @@ impl AgentHello {
 /// A replica, to the agent of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaRegistration {
-    /// Its partition.
+    /// The partition that it serves.
     pub partition: u16,
     /// Its number in the partition.
     pub replica: u16,
@@ -88,7 +88,7 @@ pub struct ReplicaRegistration {
     pub console: u32,
     /// The incarnation of its directory.
     pub incarnation: Incarnation,
-    /// Its process.
+    /// The process that says so.
     pub process: ProcessId,
     /// How it was launched.
     pub command: LaunchCommand,
@@ -97,7 +97,7 @@ pub struct ReplicaRegistration {
 /// A process of this boot of the host. The number alone may be another process's by now: it is given again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number.
+    /// The number that the kernel gave it.
     pub pid: u32,
     /// When it started, in clock ticks since the host did: field 22 of `/proc/<pid>/stat`.
     pub started_ticks: u64,

@@ -78,7 +78,7 @@ const SCAN: u8 = 2;
 const SCAN_OF: u8 = 3;
 
 impl<'a> Command<'a> {
-    /// As bytes.
+    /// The bytes that a client sends and a log keeps; their layout is part of the protocol.
     pub fn encode(&self) -> Bytes {
         match *self {
             Command::Put { key, value } => join(PUT, key, value),
@@ -128,7 +128,7 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// As bytes.
+    /// The bytes that a client sends and a log keeps; their layout is part of the protocol.
     pub fn encode(&self) -> Bytes {
         match *self {
             Query::Get { key } => join(GET, key, &[]),

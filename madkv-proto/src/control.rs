@@ -122,7 +122,7 @@ pub enum ControlRequest {
 /// Where a replica is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// Its partition.
+    /// The partition that it serves.
     pub partition: u16,
     /// Its number in the partition.
     pub replica: u16,
@@ -150,13 +150,13 @@ pub struct ChangeReport {
 pub enum ControlReply {
     /// The report was taken; this is what the host is to do.
     Orders(AgentOrders),
-    /// The settings.
+    /// The value of every setting, and the version of all of them.
     Settings(Settings),
     /// Some of the events.
     Events(Events),
     /// Hosts and members.
     Membership(Membership),
-    /// Done.
+    /// It is so now, and recorded by a majority of the managers.
     Done,
     /// Not done, for this reason; nothing has changed.
     Refused(String),
@@ -204,13 +204,13 @@ pub struct Spare {
 /// How a replica is, by the agent of its host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaReport {
-    /// Its partition.
+    /// The partition that it serves.
     pub partition: u16,
     /// Its number in the partition.
     pub replica: u16,
     /// The incarnation that it runs as, or ran as last; `None` if it never said.
     pub incarnation: Option<Incarnation>,
-    /// How it is.
+    /// What is known of its process.
     pub condition: Condition,
     /// How often the agent has launched it, in this start of the agent.
     pub launches: u32,
@@ -254,11 +254,11 @@ pub enum Condition {
 /// What a live replica says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
-    /// In service.
+    /// It is a member of its group, and takes part.
     InService,
     /// It waits for its group to be founded, or to be readmitted.
     Uninitialized,
-    /// It is quarantined.
+    /// Its data cannot be trusted, so it takes no part.
     Quarantined {
         /// Whether the reason is proof that someone has lost something durable. Then its data may be the only copy of
         /// what was lost, and only an operator decides about it.
@@ -288,11 +288,11 @@ pub struct AgentOrders {
 pub struct Order {
     /// The number of the event that says why. Higher for later orders.
     pub id: u64,
-    /// The partition.
+    /// The partition of the replica that it is for.
     pub partition: u16,
-    /// The replica.
+    /// Its number in the partition.
     pub replica: u16,
-    /// What to do.
+    /// What the agent is to do.
     pub what: OrderKind,
 }
 
@@ -337,10 +337,10 @@ impl Settings {
     }
 }
 
-/// One setting.
+/// The value of a setting, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
-    /// Its name.
+    /// As operators name it: `detection`, `replicas.s0`.
     pub name: String,
     /// Its value, in its unit.
     pub value: u64,
@@ -375,7 +375,7 @@ pub struct Event {
 /// Hosts and members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
-    /// By agent.
+    /// All that have an agent, in the order of their numbers.
     pub hosts: Vec<Host>,
     /// By partition.
     pub groups: Vec<GroupMembers>,
@@ -384,7 +384,7 @@ pub struct Membership {
 /// A host with an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// Its name.
+    /// What `--name` of its agent says.
     pub name: String,
     /// The number of its agent.
     pub agent: u16,
@@ -397,7 +397,7 @@ pub struct Host {
 /// The members of a group, as the global fault detector counts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupMembers {
-    /// Its partition.
+    /// The partition whose group this is.
     pub partition: u16,
     /// The numbers of the replicas that are members now: alive, by the agent of a host that has not failed.
     pub members: Vec<u16>,

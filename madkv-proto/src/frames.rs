@@ -10,5 +10,5 @@ pub use smr_service::frames::{
 
 /// What became of a request.
 pub type ClientResponse = smr_service::frames::ClientResponse<ClusterMap>;
-/// An answer.
+/// The answer to one request, with the map of this store.
 pub type ResponseFrame = smr_service::frames::ResponseFrame<ClusterMap>;

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 
-/// A request.
+/// A line that is a request; keys and values are words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     /// `PUT <key> <value>`.
@@ -54,9 +54,9 @@ pub enum Answer {
     Found(bool),
     /// SWAP, GET.
     Value(Option<Bytes>),
-    /// SCAN.
+    /// SCAN: the keys in the range with their values, in the order of their bytes.
     Records(Vec<(Bytes, Bytes)>),
-    /// STOP.
+    /// STOP: it was the last line.
     Stopped,
 }
 

@@ -24,7 +24,7 @@ pub const PARTITIONS_MAX: usize = 50;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PlainMap", into = "PlainMap")]
 pub struct ClusterMap {
-    /// The cluster.
+    /// The cluster that it is the map of; one of another cluster is refused.
     pub cluster: ClusterId,
     /// The version, from 1.
     pub epoch: u64,

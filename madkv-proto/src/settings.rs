@@ -7,9 +7,9 @@ use crate::map::PARTITIONS_MAX;
 /// What a setting is counted in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Milliseconds.
+    /// A time, in thousandths of a second.
     Milliseconds,
-    /// Bytes.
+    /// A size, in bytes.
     Bytes,
     /// Requests.
     Requests,
@@ -29,9 +29,9 @@ impl Unit {
 /// A setting that one can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Definition {
-    /// Its name.
+    /// As operators write it.
     pub name: &'static str,
-    /// Its unit.
+    /// What its value is counted in.
     pub unit: Unit,
     /// Its value until an operator sets another one.
     pub default: u64,

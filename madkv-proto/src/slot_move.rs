@@ -184,14 +184,14 @@ pub enum SlotReply {
     Again,
     /// Not done: this attempt was overtaken, or another step is missing.
     Refused(String),
-    /// A piece.
+    /// Some of the keys that move.
     Piece(Exported),
 }
 
 /// A piece, and what there is beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exported {
-    /// The piece.
+    /// The keys themselves, with their values.
     pub piece: Piece,
     /// The key to go on after; `None` if nothing is left.
     pub more_after: Option<Bytes>,

@@ -55,7 +55,7 @@ pub struct RangedHello {
     pub magic: u64,
     /// The newest version that the dialling side speaks.
     pub newest: u16,
-    /// The oldest one.
+    /// The oldest version that it speaks.
     pub oldest: u16,
     /// The cluster that it means, once it knows.
     pub cluster: Option<ClusterId>,
@@ -216,14 +216,14 @@ impl Service {
     pub const ONLY_GROUP: Service = Service::Server { partition: 0 };
 }
 
-/// A question.
+/// The payload of [`KIND_REQUEST`]: one request, numbered by its connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestFrame {
     /// The connection's own number for it.
     pub id: u64,
     /// Epoch of the map that the sender routed by; 0 if it has none.
     pub epoch: u64,
-    /// What is asked.
+    /// The request itself.
     pub ask: ClientRequest,
 }
 
@@ -326,7 +326,7 @@ impl ClientRequest {
 /// A server, to the manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
-    /// Its partition.
+    /// The partition that it serves.
     pub partition: u16,
     /// Its replica number.
     pub replica: u16,
@@ -341,7 +341,7 @@ pub struct Registration {
     pub start: StartTrail,
 }
 
-/// An answer.
+/// The payload of [`KIND_RESPONSE`]: the answer to one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ResponseFrame<M> {
     /// The request's number.
@@ -357,13 +357,13 @@ pub enum ClientResponse<M> {
     Answer(Bytes),
     /// More of a SCAN's answer follows.
     Part(Bytes),
-    /// The session is open.
+    /// A session was opened; writes in it are numbered under this id.
     SessionOpened(ClientId),
-    /// The replica.
+    /// What the replica says of itself.
     Status(Box<ReplicaStatus>),
     /// What the operator asked for was done.
     Done,
-    /// The map.
+    /// The newest map that this process knows.
     Map(Box<M>),
     /// This manager replica has not applied a map yet; try another, or again.
     NoMap,
@@ -408,7 +408,7 @@ pub enum ClientResponse<M> {
     Refused(String),
     /// The replica is uninitialized or quarantined.
     OutOfService(String),
-    /// The genesis is recorded.
+    /// The genesis that was shown is recorded now, or was before.
     GenesisRecorded,
     /// The partition has another group already.
     GenesisRefused {

@@ -21,7 +21,7 @@ use crate::process::{self, Fatal, Signals};
 use crate::read_flags::ReadFlags;
 use crate::serve::serve_until_signal;
 
-/// The flags of a replica.
+/// Which replica it is, where it listens, and where its peers and its data are.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ReplicaFlags {
     /// Number of this replica, from 0.

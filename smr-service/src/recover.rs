@@ -10,7 +10,7 @@ use smr::state_machine::StateMachine;
 
 use crate::process::Fatal;
 
-/// The word.
+/// The first argument of a program that is to recover a directory instead of serving.
 pub const WORD: &str = "recover";
 
 /// What a program's help says after its flags: its limits, and this word.

@@ -37,7 +37,7 @@ pub struct Pace {
     pub window: usize,
     /// The time from the beginning of one operation to that of the next, in microseconds: between ...
     pub pause_min_us: u64,
-    /// ... and.
+    /// ... and this many.
     pub pause_max_us: u64,
     /// This many operations per mille get up to two copies at once, to different replicas.
     pub doubled: u64,

@@ -32,7 +32,7 @@ const GARBAGE_MIN_BYTES: u64 = 1 << 20;
 /// It is all held in memory, so there is a limit, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 30;
 
-/// The engine.
+/// A log engine for the simulator: the record log over a journal file on any disk.
 pub const JOURNAL: LogEngine = LogEngine::Map(&Journal);
 
 struct Journal;

@@ -39,15 +39,15 @@ pub fn chain(before: Chain, entry: &Entry) -> Chain {
 /// An entry of a log, as the books know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// The entry.
+    /// Its index and its term.
     pub id: EntryId,
-    /// Its chain.
+    /// The hash of all entries up to it: equal for equal logs.
     pub chain: Chain,
     /// The one before it in that log.
     pub previous: EntryId,
 }
 
-/// A log, in the books.
+/// A log as the observer knows it: ids, hashes and configurations, without commands.
 #[derive(Clone, Debug, Default)]
 pub struct BookLog {
     start: EntryId,
@@ -194,7 +194,7 @@ impl Page {
     }
 }
 
-/// The books.
+/// A page for each node, and what the group has committed.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pages: BTreeMap<NodeId, Page>,

@@ -74,17 +74,17 @@ impl Weather {
 /// A message between replicas, as bytes.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// The sender.
+    /// The node that has sent it.
     pub from: NodeId,
     /// The start of the sender's process.
     pub start: StartId,
-    /// The receiver.
+    /// The node that it is for; another incarnation does not get it.
     pub to: NodeId,
     /// What the codec made of the message.
     pub bytes: Bytes,
 }
 
-/// The network.
+/// All links between nodes, what is under way on them, and what goes wrong there.
 #[derive(Debug)]
 pub struct Network {
     /// How it is on the whole.

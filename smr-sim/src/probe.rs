@@ -52,7 +52,7 @@ impl Core {
         &self.raft
     }
 
-    /// Its part.
+    /// The part that the core plays at present.
     pub fn role(&self) -> Role {
         self.raft.role()
     }
@@ -225,7 +225,7 @@ impl Protocol for Core {
 /// its snapshots, so a replica restored from one compares with those that applied everything.
 #[derive(Debug)]
 pub struct Chained<S> {
-    /// The user's.
+    /// The user's state machine, which sees what it would see in service.
     pub inner: S,
     /// The last entry with a command that took effect.
     pub last: Index,

@@ -46,7 +46,7 @@ pub struct Options {
 /// What became of a seed.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// The seed.
+    /// The seed that this is the report of.
     pub seed: u64,
     /// What was wrong, if anything.
     pub failure: Option<Failure>,
@@ -71,13 +71,13 @@ pub struct Report {
 /// Something was wrong.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The seed.
+    /// The seed that shows it again.
     pub seed: u64,
     /// What did not hold, where and when.
     pub violation: Violation,
     /// The last lines of the trace.
     pub tail: Vec<String>,
-    /// What replays it.
+    /// The command that runs this seed again.
     pub replay: String,
 }
 

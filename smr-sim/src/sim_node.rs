@@ -101,7 +101,7 @@ pub enum ProcessState<S: StateMachine> {
     Down,
     /// Uninitialized, or of an incarnation that no one knows.
     Waiting(Box<Waiting>),
-    /// In service.
+    /// A member of its group, with engine, disk thread and snapshots.
     Serving(Box<Serving<S>>),
 }
 
@@ -120,13 +120,13 @@ pub struct SimNode<S: StateMachine> {
     pub id: NodeId,
     /// The latest incarnation that anything here ever had: a directory that was set back begins another one.
     latest_incarnation: u64,
-    /// Its disk.
+    /// What outlives its processes.
     pub disk: VirtualDisk,
     /// Its clock, which is all that the process knows of the time.
     pub clock: Clock,
     /// What keeps the log on it.
     engine: LogEngine,
-    /// The process.
+    /// What of the production code runs there at the moment.
     pub process: ProcessState<S>,
     /// The start of the process.
     pub(super) start: StartTrail,

@@ -149,7 +149,7 @@ const KINDS: [(Kind, u64); 19] = [
 /// What one run is made of.
 #[derive(Clone, Debug)]
 pub struct SwarmConfig {
-    /// The group.
+    /// How many replicas, and their limits.
     pub shape: Shape,
     /// The network.
     pub weather: Weather,

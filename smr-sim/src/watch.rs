@@ -21,7 +21,7 @@ pub struct Violation {
     pub property: String,
     /// What was wrong.
     pub why: String,
-    /// In which step.
+    /// The step of the world after which it was seen.
     pub step: u64,
     /// When that was seen.
     pub at: Time,

@@ -40,16 +40,16 @@ pub trait Workload: Send + 'static {
 pub enum Operation {
     /// A command, applied exactly once.
     Write(Vec<u8>),
-    /// A query.
+    /// A query, answered from a state that is not older than its beginning.
     Read(Vec<u8>),
 }
 
 /// An operation as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The client.
+    /// Which client, by its number.
     pub client: usize,
-    /// The operation.
+    /// What it asked for.
     pub operation: Operation,
     /// When it was begun.
     pub began_at: Time,

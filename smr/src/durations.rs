@@ -27,7 +27,7 @@ pub struct DurationCounts {
 }
 
 impl Durations {
-    /// Counts one.
+    /// Counts one duration in its bucket. Takes no lock.
     pub fn record(&self, duration: Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let bucket = BOUNDS_US.partition_point(|bound| *bound < us);

@@ -55,7 +55,7 @@ impl Term {
 /// What identifies an entry for ever: two entries with equal index and term are equal (Raft §5.3).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct EntryId {
-    /// Its place.
+    /// Its place in the log, counted from 1.
     pub index: Index,
     /// The term whose leader made it.
     pub term: Term,
@@ -156,7 +156,7 @@ impl Configuration {
 pub struct Genesis {
     /// The cluster; `None` only for the group whose genesis *makes* the cluster id (the manager).
     pub cluster: Option<ClusterId>,
-    /// The group.
+    /// The group that is founded.
     pub group: GroupName,
     /// The founding members.
     pub members: BTreeSet<NodeId>,
@@ -199,7 +199,7 @@ impl Genesis {
 /// What a founder asks for: that this genesis be recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenesisRequest {
-    /// The genesis.
+    /// What is to be recorded.
     pub genesis: Genesis,
     /// The operator's word that it replaces this one. `None`: there is to be no other.
     pub instead_of: Option<Incumbent>,

@@ -21,9 +21,9 @@ pub struct Incarnation(pub u64);
 /// A member of a group: a replica and its incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId {
-    /// The replica.
+    /// Its number in the group, which later incarnations have, too.
     pub name: ReplicaId,
-    /// Its incarnation.
+    /// Which of the directories that the replica has had one after the other.
     pub incarnation: Incarnation,
 }
 
@@ -120,7 +120,7 @@ pub const EARLIER_STARTS: usize = 15;
 /// or copied, does not know a start that others have seen, however often it is started again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartTrail {
-    /// This start.
+    /// The number and the nonce of this start.
     pub id: StartId,
     /// The nonces of the starts before it, the latest first; 0 where there was none.
     pub earlier: [u64; EARLIER_STARTS],

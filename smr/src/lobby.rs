@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The places.
+/// The places for connections of strangers, and who has them.
 #[derive(Debug)]
 pub struct Lobby {
     places_max: usize,

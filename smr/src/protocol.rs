@@ -323,7 +323,7 @@ pub struct WriteId(pub u64);
 pub struct Envelope<M> {
     /// The receiver; the driver drops the message if that very incarnation is not connected.
     pub to: NodeId,
-    /// The message.
+    /// What is said, in the words of its core.
     pub message: M,
 }
 
@@ -465,7 +465,7 @@ pub struct NotHere {
 /// Who takes the requests of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// This node.
+    /// This node takes them.
     Here,
     /// Another one, if it is known.
     There(Option<ReplicaId>),
@@ -689,11 +689,11 @@ impl Report {
 /// What a core knows of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreStatus {
-    /// The node.
+    /// The replica and its incarnation.
     pub node: NodeId,
-    /// Its part.
+    /// The part that it plays in its group at present.
     pub role: Role,
-    /// Its term.
+    /// The latest term or epoch that it has entered.
     pub term: Term,
     /// Whom it follows, or itself.
     pub leader: Option<NodeId>,
@@ -740,7 +740,7 @@ pub struct Returning {
 /// What a leader knows of another member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
-    /// The member.
+    /// The member that it is about.
     pub node: NodeId,
     /// The last entry known to be durable there (Raft §5.3, `matchIndex`).
     pub match_index: Index,

@@ -69,9 +69,9 @@ pub enum Request {
 pub enum Outcome {
     /// It was applied, or read; this is the state machine's answer.
     Answer(Bytes),
-    /// The session is open.
+    /// A session was opened; requests in it are numbered under this id.
     SessionOpened(ClientId),
-    /// The replica.
+    /// What the replica says of itself.
     Status(Box<ReplicaStatus>),
     /// What the operator asked for was done (transfer, readmission).
     Done,

@@ -118,7 +118,7 @@ pub trait Image: Send + 'static {
 
 /// The answer to a query.
 pub enum Answer {
-    /// Here it is.
+    /// Known at once, and small: it is computed on the thread of the replica.
     Now(Vec<u8>),
     /// Long work on a point-in-time copy (a scan): the parts of the answer, in order. Drawn by a worker thread, as fast
     /// as the client takes them, while the replica goes on.

@@ -14,17 +14,17 @@ use crate::id::{ClientId, GroupName, NodeId};
 /// A replica, described.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
-    /// Its group.
+    /// The group that it is a replica of.
     pub group: GroupName,
-    /// The replica itself.
+    /// Its number and its incarnation.
     pub node: NodeId,
     /// What it is up to.
     pub service_state: ServiceState,
-    /// Its part; only meaningful in service.
+    /// The part that it plays in its group; only meaningful in service.
     pub role: Role,
-    /// Its term.
+    /// The latest term (or epoch, in groups that have them) that it has entered.
     pub term: Term,
-    /// Whom it follows.
+    /// Whom it takes for the leader, if it knows one; a leader names itself.
     pub leader: Option<NodeId>,
     /// The last entry under its snapshot.
     pub snapshot: EntryId,
@@ -42,7 +42,7 @@ pub struct ReplicaStatus {
     pub sessions: u64,
     /// The voters of the configuration in force.
     pub voters: Vec<NodeId>,
-    /// Its learners.
+    /// The learners of the configuration in force: they receive the log and have no vote.
     pub learners: Vec<NodeId>,
     /// How writes reach the device: `synced`, or what is missing.
     pub sync_mode: String,
@@ -72,9 +72,9 @@ pub enum TimedEntry {
 /// times of one replica mean something. `None`: not yet, or too long ago to be known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryTimings {
-    /// The replica.
+    /// The replica whose clock the times are of.
     pub node: NodeId,
-    /// The entry.
+    /// Which entry the times are of.
     pub entry: EntryId,
     /// When it was appended to the log in memory, and went to the disk, and from a leader to the other members.
     pub appended_us: Option<u64>,
@@ -133,7 +133,7 @@ pub enum Role {
     Leader,
     /// Asks for votes, or asks whether to ask.
     Candidate,
-    /// Follows.
+    /// Takes in what a leader sends, and votes.
     Follower,
     /// Receives the log and has no vote.
     Learner,
@@ -174,7 +174,7 @@ impl fmt::Display for ReadMode {
 pub struct StateDigest {
     /// The last entry applied.
     pub index: Index,
-    /// The hash.
+    /// The hash of configuration, sessions and state right after that entry.
     pub hash: u64,
 }
 

@@ -66,7 +66,7 @@ impl WireError {
 pub struct Frame<'a> {
     /// What the payload is; each protocol numbers its own kinds.
     pub kind: u16,
-    /// The payload.
+    /// Its bytes, of which the checksum has been verified.
     pub payload: &'a [u8],
 }
 

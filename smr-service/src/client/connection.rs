@@ -53,7 +53,8 @@ pub enum Event<M> {
 pub struct CopyEvent<M> {
     /// The copy, by the number that its exchange gave it.
     pub copy: u32,
-    /// The event. Apart, because each exchange has a queue of its own, and queues make room for many at once.
+    /// What became of that copy. Apart, because each exchange has a queue of its own, and queues make room for many at
+    /// once.
     pub event: Box<Event<M>>,
 }
 

@@ -83,7 +83,7 @@ impl Window {
 }
 
 impl Ticket {
-    /// The number.
+    /// The number under which the request goes, in all its copies.
     pub fn number(&self) -> u64 {
         self.number
     }

@@ -48,7 +48,7 @@ pub struct Whom {
     pub replica: u16,
     /// Where it listens for clients. Shown until it knows by which address they reach it.
     pub address: String,
-    /// Its directory.
+    /// Where its data is; the room there is shown.
     pub directory: PathBuf,
     /// The version of the program.
     pub version: &'static str,
@@ -56,9 +56,9 @@ pub struct Whom {
 
 /// What a surface shows once the replica serves.
 pub struct Served {
-    /// The replica.
+    /// The replica that is asked how it is.
     pub replica: ReplicaHandle,
-    /// Its listener.
+    /// What counts connections and requests of clients.
     pub listener: ListenerWatch,
     /// A query that costs little, for probes.
     pub probe: Bytes,

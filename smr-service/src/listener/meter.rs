@@ -47,7 +47,7 @@ struct OfKind {
 /// What was counted of one kind of request.
 #[derive(Clone, Debug)]
 pub struct RequestCounts {
-    /// The kind.
+    /// Which kind, as its label in metrics.
     pub kind: &'static str,
     /// How many ended how; all outcomes are there.
     pub outcomes: Vec<(&'static str, u64)>,

@@ -69,7 +69,7 @@ pub(super) struct Ended {
 /// What a connection was told of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// The answer.
+    /// What the replica had to say.
     Answer,
     /// `Busy`: there was no room for the answer.
     Busy,

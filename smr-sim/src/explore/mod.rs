@@ -103,7 +103,7 @@ pub struct Bounds {
     pub terms: u8,
     /// Commands that clients propose, in all. Besides these each leader appends an entry of its own.
     pub entries: u8,
-    /// Crashes, in all.
+    /// Crashes of nodes in all; each may happen between any two steps.
     pub crashes: u8,
     /// Messages on the wire at once. `None`: no limit, and every message may arrive as often as it likes.
     pub messages: Option<u8>,

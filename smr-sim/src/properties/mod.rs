@@ -49,11 +49,11 @@ use crate::observation::Observation;
 /// A node in service.
 #[derive(Clone, Copy)]
 pub struct NodeView<'a> {
-    /// Who it is.
+    /// The replica and its incarnation.
     pub node: NodeId,
-    /// Its core.
+    /// The production core, as it is after the step.
     pub raft: &'a Raft,
-    /// Its clock.
+    /// What turns its own time into that of the world.
     pub clock: Clock,
     /// The last entry that it applied, or the last one under its snapshot.
     pub applied: EntryId,
@@ -91,13 +91,13 @@ pub trait SimNodes {
 
 /// What a property may look at after a step.
 pub struct View<'a> {
-    /// The time.
+    /// The time by the clock of the world.
     pub now: Time,
     /// The number of the step.
     pub step: u64,
     /// The replicas that the step touched, once each.
     pub touched: &'a [usize],
-    /// All nodes.
+    /// Every replica, also those without a process.
     pub nodes: &'a dyn SimNodes,
 }
 

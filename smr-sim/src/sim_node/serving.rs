@@ -35,7 +35,7 @@ pub struct Serving<S: StateMachine> {
     pub(crate) turns: Turns<Core, Chained<S>>,
     /// Events that may wait for a turn.
     pub(crate) events_max: usize,
-    /// Its snapshots.
+    /// The production directory of snapshots, on the virtual disk.
     pub snapshots: SnapshotDir,
     disk_batch: DiskBatch<Message>,
     pub(crate) jobs: VecDeque<DiskJob<Message>>,

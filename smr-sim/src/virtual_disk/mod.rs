@@ -49,7 +49,7 @@ pub enum Fault {
 /// What goes wrong in a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFault {
-    /// It fails.
+    /// It fails with this error, and gives nothing.
     Error(io::ErrorKind),
     /// One bit comes back flipped: this one, modulo what is read.
     FlippedBit(usize),

@@ -42,7 +42,7 @@ const BOOTSTRAP_INTERVAL_US: u64 = 50_000;
 pub struct Setting {
     /// Decides everything.
     pub seed: u64,
-    /// The group.
+    /// How many replicas, and their limits.
     pub shape: Shape,
     /// The network.
     pub weather: Weather,
@@ -184,13 +184,13 @@ impl Ord for Scheduled {
 pub struct World<W: Workload> {
     /// The seed that decided everything.
     pub seed: u64,
-    /// The time.
+    /// The time by the clock of the world; each node has one of its own.
     pub now: Time,
     /// One for each replica.
     pub nodes: Vec<SimNode<W::Machine>>,
-    /// The network.
+    /// What is under way between nodes.
     pub network: Network,
-    /// The clients.
+    /// Who asks, and what came of it.
     pub clients: Clients<W>,
     /// Who looks on.
     pub watch: Watch,

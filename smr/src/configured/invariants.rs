@@ -59,7 +59,7 @@ pub fn holds_lease(core: &Configured) -> bool {
 pub struct Load {
     /// The most appends in flight to any one member.
     pub inflight_appends_most: usize,
-    /// Reads that wait.
+    /// Reads that were taken and are not answered yet.
     pub reads_waiting: usize,
     /// Writes on their way to the disk that have nothing to write, at most [`IDLE_WRITES_MAX`].
     pub idle_writes_pending: usize,

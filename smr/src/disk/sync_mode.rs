@@ -45,7 +45,7 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 pub(crate) enum FileSystem {
     /// Known to honour the attribute.
     Proven,
-    /// In memory.
+    /// Lies in memory: nothing on it outlives the machine.
     Tmpfs,
     /// Anything else.
     Unknown,

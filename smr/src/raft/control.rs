@@ -11,9 +11,9 @@ use crate::protocol::{Effects, NotHere, Protocol, Time};
 /// A request for other members. The core turns it into joint configurations (Raft §6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Add a learner.
+    /// Send the log to one more node, which gets no vote by that.
     AddLearner(NodeId),
-    /// Remove a learner.
+    /// Send the log to this learner no longer.
     RemoveLearner(NodeId),
     /// Put `incoming`, a learner that has caught up, into the place of the voter `outgoing`, in one joint change. The
     /// core appends the joint entry, and by itself, once that is committed, the entry that leaves it.

@@ -96,7 +96,7 @@ pub struct Newcomer {
     pub node: NodeId,
     /// The cluster, if it is known.
     pub cluster: Option<ClusterId>,
-    /// The group.
+    /// The group that is to be founded, or joined.
     pub group: GroupName,
     /// All replicas, its own among them.
     pub replicas: BTreeSet<ReplicaId>,

@@ -126,10 +126,10 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
 /// Why the disk thread gives up.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The log or the hard state.
+    /// The log or the hard state could not be written.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// A snapshot.
+    /// A snapshot could not be written or published.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }

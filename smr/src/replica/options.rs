@@ -14,9 +14,9 @@ use crate::storage::{self, OpenError};
 
 /// What a replica needs to know to start.
 pub struct ReplicaOptions {
-    /// Its group.
+    /// The name of its group, which all replicas of it give alike.
     pub group: GroupName,
-    /// Its replica.
+    /// Its number in the group.
     pub name: ReplicaId,
     /// `host:port` of every other replica of the group.
     pub peers: BTreeMap<ReplicaId, String>,
@@ -78,7 +78,7 @@ impl ReplicaOptions {
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct StartError {
-    /// The line.
+    /// What is wrong, in one line for a person.
     pub what: String,
     /// Whether another command line would do.
     pub is_usage: bool,

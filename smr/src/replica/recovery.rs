@@ -47,9 +47,9 @@ pub struct RecoverOptions {
 /// What was recovered.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// Of which group.
+    /// The group whose directory it was.
     pub group: GroupName,
-    /// As which replica.
+    /// The replica, and the incarnation that it has from now on.
     pub node: NodeId,
     /// For a person: what there is, what is missing, what could not be read. A line each.
     pub report: Vec<String>,

@@ -68,7 +68,7 @@ pub struct BootstrapRecord {
     pub genesis: GenesisHash,
     /// The genesis itself, if the replica is a founder.
     pub founders: Option<Genesis>,
-    /// The cluster.
+    /// The cluster that the group belongs to, once it is known.
     pub cluster: Option<ClusterId>,
 }
 
@@ -137,7 +137,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
         &mut self.engine
     }
 
-    /// The bootstrap record.
+    /// What this replica shows to those who ask how its group was founded.
     pub fn bootstrap_record(&self) -> &BootstrapRecord {
         &self.bootstrap_record
     }

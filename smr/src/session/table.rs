@@ -233,7 +233,7 @@ impl SessionTable {
         indexes_rise && self.by_use.len() == self.sessions.len() && self.by_age.len() == answers
     }
 
-    /// Its bounds.
+    /// How many sessions and answers it keeps at most.
     pub fn limits(&self) -> SessionLimits {
         self.limits
     }

@@ -191,7 +191,7 @@ pub struct ReceivedSnapshot {
 }
 
 impl ReceivedSnapshot {
-    /// What it is.
+    /// Where the snapshot ends, and how long its file is.
     pub fn info(&self) -> &SnapshotInfo {
         &self.info
     }

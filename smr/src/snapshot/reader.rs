@@ -115,7 +115,7 @@ impl SendingFile {
         SendingFile { pieces, info, piece, piece_start: 0 }
     }
 
-    /// What it is.
+    /// Where the snapshot ends, and how long its file is.
     pub fn info(&self) -> &SnapshotInfo {
         &self.info
     }

@@ -13,16 +13,16 @@ use crate::id::{ClusterId, GroupName, NodeId, ReplicaId};
 pub struct Identity {
     /// The cluster; unknown before bootstrap.
     pub cluster: Option<ClusterId>,
-    /// The group.
+    /// The group that the replica belongs to.
     pub group: GroupName,
-    /// The node.
+    /// The replica, and which of its incarnations.
     pub node: NodeId,
 }
 
 /// Which place in which group a process was started for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedIdentity {
-    /// The group.
+    /// The group that it was started for.
     pub group: GroupName,
     /// The replica in it.
     pub name: ReplicaId,

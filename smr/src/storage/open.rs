@@ -51,7 +51,7 @@ pub struct StoreOptions {
 
 /// What became of it.
 pub enum OpenOutcome {
-    /// Open.
+    /// It is sound, or heals: it can be used.
     Store(Box<OpenedStore>),
     /// In quarantine, now or since long.
     Quarantined(Box<Quarantined>),
@@ -59,7 +59,7 @@ pub enum OpenOutcome {
 
 /// An open store, and what it holds.
 pub struct OpenedStore {
-    /// The store.
+    /// Where hard state and log are written from now on.
     pub store: Store,
     /// Who it belongs to.
     pub identity: Identity,

@@ -56,7 +56,7 @@ struct Held {
 
 /// A log that was read back.
 pub struct Recovered<L = RecordLog> {
-    /// The log.
+    /// The log, ready to be appended to.
     pub log: L,
     /// Its entries behind the snapshot.
     pub entries: Vec<Entry>,

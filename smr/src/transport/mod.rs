@@ -74,7 +74,7 @@ pub const PINGS_MISSED_MAX: u32 = 5;
 /// What a transport needs to know.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
-    /// The group.
+    /// The group whose replicas are met; those of other groups are refused.
     pub group: GroupName,
     /// This replica.
     pub node: NodeId,

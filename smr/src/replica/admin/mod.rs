@@ -41,9 +41,9 @@ pub enum AdminRequest {
 
 /// What an [`Admin`] works with, in one call.
 pub struct AdminContext<'a, P: Protocol> {
-    /// The time.
+    /// The time of the turn, by the clock of the replica.
     pub now: Time,
-    /// The core.
+    /// The core of the group, which is asked for changes of members.
     pub core: &'a mut P,
     /// What the core asks for.
     pub effects: &'a mut Effects<P::Message>,

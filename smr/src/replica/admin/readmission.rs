@@ -61,7 +61,7 @@ pub struct Readmission {
 pub enum Step {
     /// Nothing yet.
     Wait,
-    /// This change.
+    /// Asks the core for this change of members.
     Change(Change),
     /// Tell the operator.
     End(Outcome),

@@ -43,7 +43,7 @@ pub enum Step {
     Wait,
     /// Proposes these addresses.
     Propose(BTreeMap<ReplicaId, String>),
-    /// This change.
+    /// Asks the core for this change of members.
     Change(Change),
     /// Tell the operator.
     End(Outcome),

@@ -287,7 +287,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.snapshot
     }
 
-    /// What it has counted.
+    /// How often it stood for election and led since it began, and what it dropped.
     pub fn counts(&self) -> Counts {
         self.counts
     }

@@ -50,7 +50,7 @@ pub(super) enum FoundHeader {
     Begun(Header, u64),
     /// One of a newer format.
     Newer(u16),
-    /// Neither.
+    /// Anything else, and what is wrong with it.
     Damaged(String),
 }
 
