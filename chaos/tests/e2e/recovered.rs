@@ -137,6 +137,22 @@ fn group_that_lost_two_of_three_directories_goes_on_from_the_third_with_all_that
     assert_refused(&mut scene, second, &["the manager refuses s0.1", "has genesis"]);
 }
 
+/// Starts a replica that no one is left to take back, and then again on what is recovered of its directory.
+fn quarantined_and_recovered(scene: &mut Scene, only: Node) {
+    scene.process(only).start().unwrap();
+    wait_for(TIMEOUT, "a quarantine", || {
+        matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
+    })
+    .unwrap();
+    scene.process(only).kill();
+    let old = put_aside(scene, only);
+    let output = recover(scene, SERVER, &old, &scene.backer_path(only));
+    assert!(output.status.success(), "{}", said(&output));
+    give_word(scene, only);
+    scene.process(only).start().unwrap();
+    scene.ready();
+}
+
 // covers D26 D27
 #[test]
 fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
@@ -149,18 +165,7 @@ fn group_of_one_whose_term_and_vote_are_lost_goes_on_with_its_data() {
     let len = fs::metadata(&hard_state).unwrap().len();
     fs::write(&hard_state, vec![0; usize::try_from(len).unwrap()]).unwrap();
     // It runs once, and is quarantined: no one is left who could readmit it.
-    scene.process(only).start().unwrap();
-    wait_for(TIMEOUT, "a quarantine", || {
-        matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
-    })
-    .unwrap();
-    scene.process(only).kill();
-    let old = put_aside(&scene, only);
-    let output = recover(&scene, SERVER, &old, &scene.backer_path(only));
-    assert!(output.status.success(), "{}", said(&output));
-    give_word(&mut scene, only);
-    scene.process(only).start().unwrap();
-    scene.ready();
+    quarantined_and_recovered(&mut scene, only);
     assert_eq!(scene.client().unwrap().get("a", TIMEOUT).unwrap().as_deref(), Some("1"));
 }
 
@@ -176,18 +181,7 @@ fn group_of_one_whose_log_is_damaged_goes_on_with_what_verifies() {
     scene.process(only).kill();
     // It heals by no one, for there is no one else.
     fs::remove_file(scene.backer_path(only).join("mark")).unwrap();
-    scene.process(only).start().unwrap();
-    wait_for(TIMEOUT, "a replica that heals", || {
-        matches!(scene.status(only).ok()?.service_state, ServiceState::Quarantined { .. }).then_some(())
-    })
-    .unwrap();
-    scene.process(only).kill();
-    let old = put_aside(&scene, only);
-    let output = recover(&scene, SERVER, &old, &scene.backer_path(only));
-    assert!(output.status.success(), "{}", said(&output));
-    give_word(&mut scene, only);
-    scene.process(only).start().unwrap();
-    scene.ready();
+    quarantined_and_recovered(&mut scene, only);
     let mut client = scene.client().unwrap();
     for number in 0..20 {
         assert_eq!(client.get(&format!("k{number}"), TIMEOUT).unwrap().as_deref(), Some("1"), "k{number}");
