@@ -234,7 +234,6 @@ mod tests {
     use madkv_proto::map::Partition;
     use madkv_proto::slot_set::SlotSet;
     use smr::id::ClusterId;
-    use smr_service::client::{Jitter, RequestNames};
 
     use super::*;
 
@@ -247,14 +246,7 @@ mod tests {
     }
 
     fn router() -> Arc<Router> {
-        let context = Context {
-            cluster: Default::default(),
-            jitter: Jitter::new(None),
-            trace: None,
-            names: RequestNames::default(),
-            network: None,
-        };
-        Router::new(&Arc::new(context), &["127.0.0.1:1".to_owned()])
+        Router::new(&Arc::new(Context::plain(None)), &["127.0.0.1:1".to_owned()])
     }
 
     // covers G2

@@ -1,7 +1,7 @@
 //! Asks the leader of a partition's group to readmit a replica, until it has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use parking_lot::Mutex;
 use smr::replica::MEMBER_ALREADY;
-use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
+use smr_service::client::{Context, Exchange, Final, Group};
 use smr_service::process::jittered;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -58,14 +58,7 @@ impl Readmissions {
 }
 
 async fn ask(map: ClusterMap, partition: u16, replica: u16, state: Arc<Mutex<Readmission>>) {
-    let cluster = OnceLock::from(map.cluster);
-    let context = Arc::new(Context {
-        cluster,
-        jitter: Jitter::new(None),
-        trace: None,
-        names: RequestNames::default(),
-        network: None,
-    });
+    let context = Arc::new(Context::plain(Some(map.cluster)));
     let Some(servers) = map.partitions.get(usize::from(partition)).map(|partition| partition.servers.clone()) else {
         return;
     };

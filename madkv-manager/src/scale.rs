@@ -3,14 +3,14 @@
 //! already says that it is done.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_proto::why::WhyRequest;
 use smr::replica::{CHANGE_UNDER_WAY, Outcome, ReplicaHandle, Request};
-use smr_service::client::{Context, Exchange, Final, Group, Jitter, RequestNames};
+use smr_service::client::{Context, Exchange, Final, Group};
 use smr_service::process::jittered;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -86,14 +86,7 @@ async fn local(replica: &ReplicaHandle, query: &Query) -> Option<Reply> {
 
 /// Asks the group until it has gone over, or will not.
 async fn ask(map: ClusterMap, partition: u16, wanted: Wanted) -> Result<(), String> {
-    let cluster = OnceLock::from(map.cluster);
-    let context = Arc::new(Context {
-        cluster,
-        jitter: Jitter::new(None),
-        trace: None,
-        names: RequestNames::default(),
-        network: None,
-    });
+    let context = Arc::new(Context::plain(Some(map.cluster)));
     let present = map.partitions.get(usize::from(partition)).map(|part| part.servers.clone()).unwrap_or_default();
     // One of the newcomers may lead before the map knows it, and one that moves may be here or there.
     let longer = |first: &[String], second: &[String]| -> Vec<String> {

@@ -61,6 +61,14 @@ pub struct Context {
     pub network: Option<Arc<dyn Network>>,
 }
 
+impl Context {
+    /// Of a client over TCP whose messages no one hears of, and that no console names.
+    pub fn plain(cluster: Option<ClusterId>) -> Context {
+        let cluster = cluster.map(OnceLock::from).unwrap_or_default();
+        Context { cluster, jitter: Jitter::new(None), trace: None, names: RequestNames::default(), network: None }
+    }
+}
+
 /// The deadline of a call has passed.
 #[derive(Clone, Copy, Debug)]
 pub struct TimedOut;

@@ -1,12 +1,8 @@
 //! A connection against a server that is made by hand.
 
-use std::sync::OnceLock;
-
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::client::RequestNames;
-use crate::client::backoff::Jitter;
 use crate::frames::VERSION_OF_CONTROL;
 
 type Connection = super::Connection<()>;
@@ -14,13 +10,7 @@ type Posted = super::Posted<()>;
 type ResponseFrame = crate::frames::ResponseFrame<()>;
 
 fn context() -> Arc<Context> {
-    Arc::new(Context {
-        cluster: OnceLock::new(),
-        jitter: Jitter::new(None),
-        trace: None,
-        names: RequestNames::default(),
-        network: None,
-    })
+    Arc::new(Context::plain(None))
 }
 
 // covers C9
