@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 /// A sign of life of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sign {
-    /// When.
+    /// When it came, by the clock of this manager.
     pub at: Instant,
     /// How often it was told then to report, in milliseconds: until it has heard of another interval, it keeps to this.
     pub told_ms: u64,

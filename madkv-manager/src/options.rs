@@ -86,7 +86,7 @@ pub struct Plan {
     pub kinds: Vec<GroupKind>,
     /// The servers, by partition first.
     pub servers: Vec<String>,
-    /// The directory.
+    /// Where its data is.
     pub directory: PathBuf,
     /// See [`Options::log_engine`].
     pub log_engine: LogEngine,

@@ -76,7 +76,7 @@ pub enum Phase {
     Down,
     /// Its process does not answer.
     Hung,
-    /// In quarantine.
+    /// Its data cannot be trusted, so it takes no part in its group.
     Quarantined,
     /// Its host counts as failed.
     Lost,

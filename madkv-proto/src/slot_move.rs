@@ -200,7 +200,7 @@ pub struct Exported {
 }
 
 impl SlotCommand {
-    /// As bytes.
+    /// Its bytes, as logs keep them and frames carry them.
     pub fn encode(&self) -> Bytes {
         tagged(COMMAND, codec::encode(self))
     }
@@ -221,7 +221,7 @@ impl SlotCommand {
 }
 
 impl SlotQuery {
-    /// As bytes.
+    /// Its bytes, as logs keep them and frames carry them.
     pub fn encode(&self) -> Bytes {
         tagged(QUERY, codec::encode(self))
     }
@@ -233,7 +233,7 @@ impl SlotQuery {
 }
 
 impl SlotReply {
-    /// As bytes.
+    /// Its bytes, as logs keep them and frames carry them.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(self)
     }

@@ -58,7 +58,7 @@ impl JudgesKeys {
     }
 }
 
-/// The map.
+/// The keys of a partition with their values, and which slots are its own.
 #[derive(Default)]
 pub struct Map {
     records: Records,

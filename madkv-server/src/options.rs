@@ -97,7 +97,7 @@ pub struct Plan {
     pub p2p_listen: SocketAddr,
     /// The other replicas, by number.
     pub peers: Vec<(u16, String)>,
-    /// The directory.
+    /// Where its data is.
     pub directory: PathBuf,
     /// See [`Options::log_engine`].
     pub log_engine: LogEngine,

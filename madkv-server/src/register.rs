@@ -64,13 +64,13 @@ pub struct Registrar {
     pub managers: Vec<String>,
     /// The cluster, once it is known. A manager of another one is refused.
     pub cluster: Option<ClusterId>,
-    /// The partition.
+    /// The partition that it is to serve.
     pub partition: u16,
     /// The replica number.
     pub replica: u16,
     /// The directory's incarnation.
     pub incarnation: Incarnation,
-    /// This start of it.
+    /// This start of its process, which is durable already.
     pub start: StartTrail,
 }
 

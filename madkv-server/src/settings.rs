@@ -30,7 +30,7 @@ const PAUSE_MS: u64 = 250;
 pub struct Follower {
     /// The managers, by replica number.
     pub managers: Vec<String>,
-    /// The cluster.
+    /// The cluster whose settings it follows.
     pub cluster: ClusterId,
     /// Where to begin among the managers, so that not all servers ask the same one.
     pub first: usize,

@@ -45,9 +45,9 @@ pub struct Maker {
 
 /// A client. Blocking.
 pub enum Caller {
-    /// The program.
+    /// The command-line client, driven through its pipes.
     Program(Box<Program>),
-    /// The library.
+    /// The client library, in this process.
     Library(Library),
 }
 

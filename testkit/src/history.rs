@@ -40,7 +40,7 @@ const HEAD: &str = "madkv-history 1";
 /// The longest line that is read, in bytes: a SCAN of many long records.
 const LINE_MAX_BYTES: usize = 64 << 20;
 
-/// A request.
+/// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Set a value; was the key there before?
@@ -109,7 +109,7 @@ pub enum Outcome {
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
-    /// The client.
+    /// Which client, by its number in the run.
     pub client: u32,
     /// What it asked for.
     pub action: Action,
@@ -122,7 +122,7 @@ pub struct Operation {
 /// All operations of a run, in no particular order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// The operations.
+    /// What each client asked for and heard.
     pub operations: Vec<Operation>,
     /// The keys that were there before the run, with their values.
     pub initially: Vec<(Bytes, Bytes)>,

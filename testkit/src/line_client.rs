@@ -55,7 +55,7 @@ pub enum NoAnswer {
     /// Not in time.
     #[error("no answer within {0:?}")]
     Late(Duration),
-    /// It ended.
+    /// The process of the client has ended.
     #[error("the client ended")]
     Ended,
     /// Its pipe is broken.
@@ -172,7 +172,7 @@ impl LineClient {
             .map_err(NoAnswer::Pipe)
     }
 
-    /// Its process.
+    /// The process whose pipes these are.
     pub fn process(&self) -> &ClientProcess {
         &self.process
     }

@@ -8,14 +8,14 @@ use std::time::Duration;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An answer.
+/// What a process answered over HTTP.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status code.
     pub code: u16,
     /// The headers, names in small letters.
     pub headers: BTreeMap<String, String>,
-    /// The text.
+    /// What follows the headers, as text.
     pub body: String,
 }
 
@@ -50,9 +50,9 @@ fn answer(text: &str) -> Option<Answer> {
 pub struct Sample {
     /// Its name, with its suffix (`_total`, `_bucket`, ...).
     pub name: String,
-    /// Its labels.
+    /// Its labels, by name.
     pub labels: BTreeMap<String, String>,
-    /// Its value.
+    /// The number at its end.
     pub value: f64,
 }
 
@@ -87,7 +87,7 @@ impl Scrape {
         found.next().filter(|_| found.next().is_none()).map(|sample| sample.value)
     }
 
-    /// All names.
+    /// The names of all samples, once each.
     pub fn names(&self) -> BTreeSet<String> {
         self.samples.iter().map(|sample| sample.name.clone()).collect()
     }

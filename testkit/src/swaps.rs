@@ -14,7 +14,7 @@ use crate::linearize::{self, Options};
 /// One swap, as its client saw it.
 #[derive(Clone, Debug)]
 pub struct Swap {
-    /// The key.
+    /// The key whose value was swapped.
     pub key: String,
     /// The value swapped in; unique in the run.
     pub new: String,
@@ -28,7 +28,7 @@ pub struct Swap {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {key}: {what}")]
 pub struct Broken {
-    /// The key.
+    /// The key on which it shows.
     pub key: String,
     /// What gives it away.
     pub what: String,

@@ -15,7 +15,7 @@ use crate::proxy::{Flow, LinkId, Proxy, Replayed, Rules};
 /// Which way a connection is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Way {
-    /// Who dials.
+    /// Who opens the connection.
     pub from: Origin,
     /// What is dialled.
     pub to: Port,
@@ -125,7 +125,7 @@ impl Network {
         (&self.proxy, *link)
     }
 
-    /// All ways.
+    /// Each way on which there is a proxy.
     pub fn ways(&self) -> impl Iterator<Item = Way> {
         self.links.keys().copied()
     }

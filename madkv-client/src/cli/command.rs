@@ -283,10 +283,10 @@ pub struct Report {
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// A call of the client.
+    /// A call of the client library failed.
     #[error(transparent)]
     Client(#[from] Error),
-    /// A backup.
+    /// A backup was not made, or not restored.
     #[error(transparent)]
     Backup(#[from] BackupError),
 }

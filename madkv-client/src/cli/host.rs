@@ -15,7 +15,7 @@ pub trait Host: Sync {
     fn execute(&self, words: &[&str]) -> Result<String, String>;
 }
 
-/// A word of a host.
+/// A command that the program around the prompt adds.
 #[derive(Clone, Copy, Debug)]
 pub struct HostWord {
     /// The word.

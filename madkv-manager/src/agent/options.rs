@@ -87,7 +87,7 @@ pub struct Plan {
     pub managers: Vec<String>,
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The directory.
+    /// Where the agent remembers its replicas.
     pub directory: PathBuf,
     /// Milliseconds from one heartbeat to the next.
     pub heartbeat_freq_ms: u64,

@@ -72,7 +72,7 @@ pub(super) enum Then {
         /// Whether its directory is set aside before.
         fresh: bool,
     },
-    /// Nothing.
+    /// It is launched no more: its place was given to another host.
     Retire,
 }
 

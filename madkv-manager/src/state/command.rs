@@ -215,14 +215,14 @@ pub(super) fn version(command: &[u8]) -> Option<u16> {
     }
 }
 
-/// A question.
+/// What is read from the state; each is answered with one [`Reply`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
     /// The cluster map.
     Map,
     /// What an agent is to do, if its report differs in nothing from what is recorded.
     Report(AgentReport),
-    /// The settings.
+    /// The values of all settings, and their version.
     Settings,
     /// Some of the events.
     Events {
@@ -269,7 +269,7 @@ pub enum Query {
 pub enum Reply {
     /// There is no map yet.
     NoMap,
-    /// The map.
+    /// The map of the newest epoch.
     Map(ClusterMap),
     /// The server is that replica.
     Registered(ClusterMap),
@@ -282,7 +282,7 @@ pub enum Reply {
     },
     /// It makes no sense.
     Refused(String),
-    /// The genesis is recorded.
+    /// The genesis that was shown is recorded now, or was before.
     GenesisRecorded,
     /// The partition has another group already.
     GenesisRefused {

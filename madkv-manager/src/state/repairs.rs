@@ -77,15 +77,15 @@ pub enum Verdict {
 /// A decision of the leader's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// The partition.
+    /// The partition whose group is repaired.
     pub partition: u16,
     /// The number of the group's last decision that the leader knows; 0 for none.
     pub after: u64,
-    /// The replica that it is about.
+    /// The replica that is repaired.
     pub replica: u16,
     /// What is decided.
     pub verdict: Verdict,
-    /// Why.
+    /// Why, for the event that tells of it.
     pub reason: String,
 }
 

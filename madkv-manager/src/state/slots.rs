@@ -31,7 +31,7 @@ pub struct SlotMove {
     pub from: u16,
     /// The partition that is to have them.
     pub to: u16,
-    /// The slots.
+    /// Which slots move.
     pub slots: SlotSet,
     /// The last attempt to copy them; 0 before the first.
     pub attempt: u64,

@@ -11,24 +11,24 @@ use super::{GroupRepairs, ManagerState, Place};
 /// A copy of the state, for a task of the manager that leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// The map.
+    /// The map of the newest epoch; `None` before there is a layout.
     pub map: Option<ClusterMap>,
-    /// All hosts.
+    /// The hosts of all agents that have ever reported.
     pub hosts: Vec<HostView>,
     /// All replicas of which an agent has told.
     pub replicas: Vec<ReplicaView>,
     /// By partition: whether its group is founded, its members now, and what is being done for it.
     pub groups: Vec<GroupView>,
-    /// The settings.
+    /// The values of all settings, those that were never changed included.
     pub settings: Settings,
 }
 
-/// A host.
+/// What is recorded of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostView {
-    /// Its agent.
+    /// The number of its agent.
     pub agent: u16,
-    /// Its name.
+    /// What its agent calls it.
     pub name: String,
     /// Start and number of the last report that is recorded.
     pub last: (u64, u64),
@@ -40,14 +40,14 @@ pub struct HostView {
     pub has_room: bool,
 }
 
-/// A replica.
+/// What is recorded of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaView {
     /// The replica.
     pub place: Place,
     /// The agent of its host.
     pub agent: u16,
-    /// How it is.
+    /// What its agent said last of its process.
     pub condition: Condition,
     /// The incarnation that it runs as.
     pub incarnation: Option<Incarnation>,

@@ -42,9 +42,9 @@ pub enum Event {
     Read(i32, oneshot::Sender<Outcome>),
     /// Another factory has connected; answers go there.
     Opened(LinkId, mpsc::Sender<PeerAnswer>),
-    /// It asks.
+    /// That factory asks for something.
     Asked(LinkId, ServerId, PeerRequest),
-    /// It is gone.
+    /// Its connection is closed.
     Closed(LinkId),
     /// A connection of this factory is there.
     Connected(ServerId, u64, mpsc::Sender<PeerRequest>),
@@ -71,7 +71,7 @@ pub type SharedRecords = Arc<RwLock<Public>>;
 /// Who this factory is, and where the others are.
 #[derive(Clone, Debug)]
 pub struct Group {
-    /// This one.
+    /// The number of this factory.
     pub id: ServerId,
     /// The others, with their addresses.
     pub others: BTreeMap<ServerId, String>,

@@ -9,7 +9,7 @@ use crate::words::{Entry, Epoch};
 /// The entries of one epoch: they follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// The epoch.
+    /// The takeover by whose primary they were ordered.
     pub epoch: Epoch,
     /// The index of its last entry.
     pub last: u64,

@@ -47,10 +47,10 @@ pub const KIND_PEER_REQUEST: u16 = 0x4606;
 /// See [`PeerAnswer`].
 pub const KIND_PEER_ANSWER: u16 = 0x4607;
 
-/// Who dials.
+/// Who is at the other end of a connection that was dialled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialler {
-    /// A customer.
+    /// A client, which orders and reads.
     Customer,
     /// The admin of a factory, and the group as it knows it, itself included.
     Factory {
@@ -70,9 +70,9 @@ pub struct Hello {
     pub magic: u64,
     /// The oldest version that the dialling side speaks.
     pub oldest: u16,
-    /// The newest.
+    /// The newest version that it speaks.
     pub newest: u16,
-    /// Who it is.
+    /// Who is dialling.
     pub dialler: Dialler,
 }
 
@@ -255,7 +255,7 @@ pub enum Standing {
     Unknown,
     /// It lives, and is about to lead.
     TakesOver,
-    /// It leads.
+    /// It is the primary of its view.
     Leads,
 }
 
@@ -265,7 +265,7 @@ pub struct Summary {
     /// Whether it has led since it was started, or was told since then that all members of a view with itself in it
     /// have recorded that view.
     pub live: bool,
-    /// Its incarnation.
+    /// Which use of its directory it is.
     pub incarnation: Incarnation,
     /// The last view that it recorded.
     pub view: View,

@@ -60,7 +60,7 @@ impl fmt::Display for ViewId {
 /// A live set: whoever has recorded it has every order that was acknowledged before it was formed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Which.
+    /// The takeover that it came from, and its number since then.
     pub id: ViewId,
     /// Those whose disks an order must reach before it is acknowledged, the primary included.
     pub live: BTreeMap<ServerId, Incarnation>,

@@ -40,7 +40,7 @@ const KIND_END: u8 = 4;
 /// Where a backup comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The cluster.
+    /// The id of the cluster, as `status` shows it.
     pub cluster: String,
     /// The epoch of the map by which its keys were found.
     pub epoch: u64,

@@ -21,7 +21,7 @@ use crate::Error;
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// The cluster.
+    /// A call of the client library failed.
     #[error(transparent)]
     Cluster(#[from] Error),
     /// Nothing went on for as long as a call of the client may take.

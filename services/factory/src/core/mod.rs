@@ -182,7 +182,7 @@ pub struct Stored {
     pub attempts: Attempts,
     /// See [`Change::View`].
     pub view: View,
-    /// The log.
+    /// Its orders, committed or not.
     pub log: Log,
     /// Up to where it is known to be committed.
     pub committed: u64,
@@ -301,7 +301,7 @@ impl Core {
         &self.records
     }
 
-    /// The log.
+    /// Its orders, committed or not.
     pub fn log(&self) -> &Log {
         &self.log
     }
