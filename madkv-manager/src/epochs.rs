@@ -6,8 +6,9 @@
 //! began when it had arrived: so this replica led then.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use smr::codec;
 use smr::epoch_service::{
@@ -40,7 +41,7 @@ impl EpochService {
     }
 
     fn arbiters(&self) -> MutexGuard<'_, BTreeMap<u16, Arbiter>> {
-        self.arbiters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.arbiters.lock()
     }
 
     fn now(&self) -> ServiceTime {

@@ -1,6 +1,6 @@
 //! What is checked before a request is replicated: that it makes sense, is not too large, and belongs here.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query};
@@ -10,6 +10,7 @@ use madkv_proto::map::ClusterMap;
 use madkv_proto::slot_move::decode_elsewhere;
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
+use parking_lot::{RwLock, RwLockReadGuard};
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
@@ -116,22 +117,22 @@ impl<R: Submit> ServerBackend<R> {
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
     pub fn adopt(&self, map: &ClusterMap) -> bool {
-        let mut owned = self.owned.write().unwrap_or_else(PoisonError::into_inner);
+        let mut owned = self.owned.write();
         let newer = owned.after(map, self.partition).filter(|_| map.cluster == self.cluster);
         let Some(newer) = newer else { return false };
         *owned = newer;
-        *self.servers.write().unwrap_or_else(PoisonError::into_inner) = servers_of(map, self.partition);
+        *self.servers.write() = servers_of(map, self.partition);
         true
     }
 
     /// Where the map says that the partition's servers are, by replica.
     pub fn servers(&self) -> Vec<String> {
-        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.servers.read().clone()
     }
 
     /// What is known by now of the own address in the map; the status says it.
     pub fn set_advertised(&self, advertised: Advertised) {
-        *self.advertised.write().unwrap_or_else(PoisonError::into_inner) = advertised;
+        *self.advertised.write() = advertised;
     }
 
     fn ask_quietly(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
@@ -205,7 +206,7 @@ impl<R: Submit> ServerBackend<R> {
 
     /// Adds to the replica's description what is known here.
     pub fn complete(&self, status: &mut ReplicaStatus) {
-        status.advertised = self.advertised.read().unwrap_or_else(PoisonError::into_inner).clone();
+        status.advertised = self.advertised.read().clone();
     }
 
     fn routed(&self, by: u64) -> Routed {
@@ -214,7 +215,7 @@ impl<R: Submit> ServerBackend<R> {
 
     /// Not to be held while the replica has a turn, which may ask for it again.
     fn owned(&self) -> RwLockReadGuard<'_, Owned> {
-        self.owned.read().unwrap_or_else(PoisonError::into_inner)
+        self.owned.read()
     }
 }
 

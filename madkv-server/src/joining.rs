@@ -5,8 +5,10 @@
 //! (`madkv-client scale`); then the map has it.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use madkv_proto::control::Announcement;
 use madkv_proto::map::ClusterMap;
@@ -105,7 +107,7 @@ pub(crate) fn retired(plan: &Plan) -> String {
 pub(crate) fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
     /// Whoever hears of a map: the file has one writer at a time, and the newest map is written last.
     static TAKING: Mutex<()> = Mutex::new(());
-    let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _taking = TAKING.lock();
     if backend.adopt(map)
         && let Err(error) = assignment::save(&RealDisk, &plan.directory, map)
     {
