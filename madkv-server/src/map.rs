@@ -23,7 +23,7 @@ use madkv_proto::command::{self, Command, Query, decode_records, encode_found, e
 use madkv_proto::limits::SCAN_PART_MAX_BYTES;
 use madkv_proto::slot_move::{SlotCommand, SlotQuery, encode_elsewhere};
 use madkv_proto::slot_set::SlotSet;
-use madkv_proto::slots::slot_of;
+use madkv_proto::slots::{SLOTS, slot_of};
 use smr::entry::Index;
 use smr::state_machine::{Answer, Checkpointed, Image, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
@@ -142,8 +142,12 @@ impl Map {
                 (None, _) => Answer::Now(Vec::new()),
                 (Some(slots), Some(ownership)) if !ownership.owned().contains_all(&slots) => self.elsewhere(),
                 (Some(slots), Some(_)) => self.scan_of(&slots, from, to),
-                // It has no other records, and the listener has compared the slots with those of the map.
-                (Some(_), None) => scan(&self.records, None, from, to),
+                // The listener has compared the slots with those of the map. The state may be one of before slots
+                // moved, set back by a recovery: then it has records of others, too.
+                (Some(slots), None) => {
+                    let some = (slots.len() < usize::from(SLOTS)).then(|| Arc::new(slots));
+                    scan(&self.records, some, from, to)
+                }
             },
             Err(command::Malformed(_)) => Answer::Now(Vec::new()),
         }

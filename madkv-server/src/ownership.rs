@@ -240,8 +240,11 @@ impl Ownership {
 
     /// A move is over, whatever became of it: the partition owns these slots by the map of this epoch. Returns what is to
     /// be dropped of the slots that were on their way; `None` if all of it is gone.
+    ///
+    /// One that is late does nothing: what it says of the map was overtaken by a later move, even where none that has
+    /// ended here tells so.
     pub(crate) fn end(&mut self, by: Attempt, slots: &SlotSet, owned: SlotSet, epoch: u64) -> Option<ToDrop> {
-        if by.id > self.ended {
+        if by.id > self.ended && epoch >= self.epoch && !self.takes_part_after(by) {
             if self.owned != owned {
                 (self.owned, self.epoch, self.has_changed) = (owned, self.epoch.max(epoch), true);
             }
@@ -256,6 +259,13 @@ impl Ownership {
         }
         let dropping = |outgoing: &&Outgoing| outgoing.by.id == by.id && outgoing.phase == Phase::Released;
         self.outgoing.as_ref().filter(dropping).map(Outgoing::to_drop)
+    }
+
+    /// Whether there is something here of a move after this one.
+    fn takes_part_after(&self, by: Attempt) -> bool {
+        let outgoing = self.outgoing.as_ref().map(|outgoing| outgoing.by.id);
+        let incoming = self.incoming.as_ref().map(|incoming| incoming.by.id);
+        outgoing.max(incoming).is_some_and(|id| id > by.id)
     }
 
     /// What to drop at the source; `None` if all of it is gone.

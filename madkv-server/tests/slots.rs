@@ -520,6 +520,73 @@ fn source_that_was_frozen_takes_writes_again_once_the_move_is_given_up() {
 
 // covers G10
 #[test]
+fn end_of_a_move_that_comes_late_in_the_next_one_changes_nothing() {
+    let (first, by) = (Attempt { id: 1, number: 1 }, Attempt { id: 2, number: 1 });
+    let (low, high, all) = (SlotSet::range(0, HALF), SlotSet::range(HALF, SLOTS), SlotSet::range(0, SLOTS));
+    // No end of the first one, which the map knows nothing of, was applied here.
+    let late = SlotCommand::End { by: first, slots: low.clone(), owned: all.clone(), epoch: 1 };
+    let mut source = Partition::new();
+    assert_eq!(source.step(&SlotCommand::Begin { by, slots: low.clone(), owned: all, epoch: 1 }), SlotReply::Done);
+    assert_eq!(source.step(&SlotCommand::Freeze { by }), SlotReply::Done);
+    let say_late = |partition: &mut Partition, late: &SlotCommand, when: &str| {
+        let before = partition.image();
+        assert_eq!(partition.step(late), SlotReply::Done, "{when}");
+        assert_eq!(partition.image(), before, "{when}");
+    };
+    say_late(&mut source, &late, "frozen");
+    assert_eq!(source.step(&SlotCommand::Release { by, epoch: 2 }), SlotReply::Done);
+    say_late(&mut source, &late, "released");
+
+    let late = SlotCommand::End { by: first, slots: low.clone(), owned: high.clone(), epoch: 1 };
+    let mut destination = Partition::new();
+    assert_eq!(destination.step(&SlotCommand::Accept { by, slots: low, owned: high, epoch: 1 }), SlotReply::Done);
+    say_late(&mut destination, &late, "accepted");
+    assert_eq!(destination.step(&SlotCommand::Own { by, pieces: 0, epoch: 2 }), SlotReply::Done);
+    say_late(&mut destination, &late, "owned");
+}
+
+// covers G10
+#[test]
+fn source_that_cannot_be_told_the_end_yet_takes_writes_again_by_another_attempt() {
+    let (mut source, by) = begun([(b"k".to_vec(), b"v".to_vec())]);
+    let all = SlotSet::range(0, SLOTS);
+    let begin = |number| {
+        let by = Attempt { number, ..by };
+        SlotCommand::Begin { by, slots: all.clone(), owned: all.clone(), epoch: 1 }
+    };
+    for number in [by.number + 1, by.number + 2, by.number + 7] {
+        let by = Attempt { number: number - 1, ..by };
+        source.step(&begin(by.number));
+        assert_eq!(source.step(&SlotCommand::Freeze { by }), SlotReply::Done);
+        assert_eq!(source.swap(b"k", b"w"), None);
+        assert_eq!(source.step(&begin(number)), SlotReply::Done);
+        assert!(source.swap(b"k", b"w").is_some(), "attempt {number}");
+    }
+    // By whatever attempt the source is at.
+    let end = SlotCommand::End { by, slots: all.clone(), owned: all.clone(), epoch: 1 };
+    assert_eq!(source.step(&end), SlotReply::Done);
+    let late = begin(by.number + 9);
+    assert!(matches!(source.step(&late), SlotReply::Refused(_)), "{late:?}");
+    assert!(source.swap(b"k", b"x").is_some());
+}
+
+// covers G10
+#[test]
+fn scan_of_slots_in_a_state_of_before_they_moved_has_no_others() {
+    // As after a recovery from a copy that is older than the move; the listener knows the map of today.
+    let mut source = Partition::new();
+    let mut keys: Vec<Vec<u8>> = (0..KEYS).map(key).collect();
+    keys.sort();
+    keys.iter().for_each(|key| drop(source.swap(key, b"v")));
+    let low = SlotSet::range(0, HALF);
+    let own: Vec<&Vec<u8>> = keys.iter().filter(|key| low.contains(slot_of(key))).collect();
+    assert!(!own.is_empty() && own.len() < keys.len());
+    assert!(source.scan_of(&low).unwrap().keys().eq(own));
+    assert_eq!(source.scan_of(&SlotSet::range(0, SLOTS)).unwrap().len(), keys.len());
+}
+
+// covers G10
+#[test]
 fn group_that_has_forgotten_its_part_is_told_what_it_owns() {
     let by = Attempt { id: 5, number: 1 };
     let (low, high) = (SlotSet::range(0, HALF), SlotSet::range(HALF, SLOTS));
