@@ -31,6 +31,11 @@ const LOOK_MS: u64 = 100;
 const ANSWER_MS: u64 = 3_000;
 /// The pause after an attempt that was given up, in milliseconds.
 const PAUSE_MS: u64 = 300;
+/// How often a source is told again that a move is over which cannot be told so yet, in milliseconds: before it notes so
+/// many changed keys that it freezes their slots.
+const TELL_AGAIN_MS: u64 = 1_000;
+/// How many attempts are tried until one is later than all that a source knows, each twice as far on as the one before.
+const LATER_ATTEMPTS_MAX: u32 = 40;
 /// What has changed is copied again until this few keys were changed meanwhile …
 const CHANGES_LEFT: usize = 256;
 /// … or this often. The rest is copied while the slots take no writes.
@@ -154,7 +159,12 @@ impl Driver {
                         Ok(()) => {}
                         // Nothing was copied yet. Later on it may be a leader that has not applied all and knows less:
                         // then the source may have frozen the slots, and only going on ends that.
-                        Err(Trouble::Unable(why)) if by.number == 1 => return self.fail(id, partition, &why).await,
+                        Err(Trouble::Unable(why)) if by.number == 1 => {
+                            if partition == from && self.has_begun(from, by).await? {
+                                return Err(format!("another leader of s{from} has taken it: {why}"));
+                            }
+                            return self.fail(id, partition, &why).await;
+                        }
                         Err(trouble) => return Err(trouble.into()),
                     }
                 }
@@ -174,14 +184,84 @@ impl Driver {
             MovePhase::GivenUp { unable, .. } => {
                 // The source first: if it has frozen the slots they take writes again, even if the destination does not
                 // answer.
-                for partition in [from, to] {
-                    match self.end(partition, by, &slots).await {
-                        Err(Trouble::Unable(_)) if unable == Some(partition) => {}
-                        ended => ended?,
+                self.end_at_source(from, by, &slots, unable.is_some()).await?;
+                match self.end(to, by, &slots).await {
+                    Err(Trouble::Unable(_)) if unable == Some(to) => {}
+                    Err(Trouble::Unable(why)) => {
+                        self.say_waits(id, to, &why).await;
+                        return Err(why);
                     }
+                    ended => ended?,
                 }
                 self.apply(&Command::MoveGivenUp { id, at_unix_ms: now_unix_ms() }).await
             }
+        }
+    }
+
+    /// Whether the source has begun this attempt: asked of one leader it may be taken, and be refused by the next, which
+    /// knows less. Then whatever is taken at all was taken before this is answered.
+    async fn has_begun(&mut self, from: u16, by: Attempt) -> Result<bool, Trouble> {
+        let source = self.group(from);
+        let query = SlotQuery::Export { by, changed_since: Some(u64::MAX), after: None };
+        match self.ask_group(&source, WhyRequest::AskSlots(query.encode())).await {
+            Ok(SlotReply::Piece(_)) => Ok(true),
+            Ok(SlotReply::Refused(_)) | Err(Trouble::Unable(_)) => Ok(false),
+            Ok(other) => Err(Trouble::Passing(format!("{other:?}"))),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Tells the source that a move is over which was given up. Its end is a newer command than its beginning, and may
+    /// have to wait for a member that is gone: until then the source is told again and again that another attempt begins,
+    /// so that slots which it has frozen take writes. No other attempt follows, so nothing else is told by its number.
+    async fn end_at_source(
+        &mut self,
+        from: u16,
+        by: Attempt,
+        slots: &SlotSet,
+        knows_nothing: bool,
+    ) -> Result<(), Stopped> {
+        let mut beyond = 1;
+        loop {
+            let why = match self.end(from, by, slots).await {
+                Err(Trouble::Unable(_)) if knows_nothing => return Ok(()),
+                Err(Trouble::Unable(why)) => why,
+                ended => return Ok(ended?),
+            };
+            match self.begin_later(from, by, slots, beyond).await {
+                Ok(taken) => beyond = taken + 1,
+                // Not even that: then it has never begun, or its leader has yet to apply that it has.
+                Err(Trouble::Unable(_)) => {}
+                Err(trouble) => return Err(trouble.into()),
+            }
+            self.say_waits(by.id, from, &why).await;
+            tokio::time::sleep(jittered(Duration::from_millis(TELL_AGAIN_MS))).await;
+            // Another member may have taken the place of the one that is gone.
+            self.map = map(&self.replica).await?;
+            self.groups.clear();
+        }
+    }
+
+    /// Begins an attempt at the source that is later than all that it knows, whoever was here before. Returns how far it
+    /// is beyond `by`; at least `beyond`.
+    async fn begin_later(&mut self, from: u16, by: Attempt, slots: &SlotSet, mut beyond: u64) -> Result<u64, Trouble> {
+        for _ in 0..LATER_ATTEMPTS_MAX {
+            let later = Attempt { number: by.number + beyond, ..by };
+            let owned = self.map.partitions[usize::from(from)].slots.clone();
+            let begin = SlotCommand::Begin { by: later, slots: slots.clone(), owned, epoch: self.map.epoch };
+            match self.tell(from, &begin).await? {
+                SlotReply::Refused(_) => beyond = beyond.saturating_mul(2),
+                reply => return done(reply).map(|()| beyond),
+            }
+        }
+        Err(Trouble::Passing(format!("s{from} takes no later attempt")))
+    }
+
+    /// Says once why a move that was given up is still open.
+    async fn say_waits(&self, id: u64, partition: u16, why: &str) {
+        let command = Command::MoveWaits { id, partition, why: why.to_owned(), at_unix_ms: now_unix_ms() };
+        if let Err(why) = self.apply(&command).await {
+            tracing::debug!(why, "not said in the events");
         }
     }
 

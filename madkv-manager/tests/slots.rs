@@ -235,10 +235,21 @@ fn move_is_given_up_while_the_source_owns_the_slots_and_is_open_until_nothing_is
     assert_eq!(open.phase, MovePhase::GivenUp { why: "enough".to_owned(), unable: None });
     assert!(move_slots(&mut state, 0, 10, 1).unwrap_err().contains("another move of slots is under way"));
     assert_eq!(map(&state), before, "no map says anything of it");
+    let waits = Command::MoveWaits { id, partition: 0, why: "s0.2 is gone".to_owned(), at_unix_ms: AT };
+    for _ in 0..3 {
+        assert!(matches!(apply(&mut state, &waits), Reply::SlotMove(Some(_))));
+    }
+    let text = "s0 cannot be told yet that it is over: s0.2 is gone";
+    assert_eq!(event_texts(&state).iter().filter(|event| event.contains(text)).count(), 1, "said once");
     assert_eq!(given_up(&mut state, id), Ok(None));
+    assert!(matches!(apply(&mut state, &waits), Reply::Refused(_)), "it is over");
     assert!(given_up(&mut state, id).is_err());
     let Reply::Control(ControlReply::Change(ended)) = asked(&state, &Query::SlotMoves) else { panic!("no report") };
     assert_eq!((ended.open, ended.ended), (None, Some((id, Some("enough".to_owned())))));
+    let over = state.clone();
+    let again = give_up(&mut state, id, None).expect("whoever did not hear the answer hears it now");
+    assert_eq!((again.open, again.ended), (None, Some((id, Some("enough".to_owned())))));
+    assert_eq!(state, over);
     let texts = event_texts(&state);
     assert!(texts.iter().any(|text| text.contains("is given up, s0 keeps slots 100-199: enough")), "{texts:?}");
     assert!(texts.iter().any(|text| text.contains("nothing is left of it")), "{texts:?}");

@@ -459,12 +459,12 @@ fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
     }
     let last = encode(&Command::SlotStep { id: 1, step: MoveStep::Owned, at_unix_ms: 1 });
     assert_eq!(last[..4], 16u32.to_le_bytes(), "the last kind of version 4");
-    for kind in 17u32..20 {
+    for kind in 17u32..21 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(5), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&20u32.to_le_bytes()), None);
-    let last = encode(&Command::SlotsForgotten { id: 1, partition: 0, at_unix_ms: 1 });
-    assert_eq!(last[..4], 19u32.to_le_bytes(), "the last kind");
+    assert_eq!(ManagerState::command_version(&21u32.to_le_bytes()), None);
+    let last = encode(&Command::MoveWaits { id: 1, partition: 0, why: String::new(), at_unix_ms: 1 });
+    assert_eq!(last[..4], 20u32.to_le_bytes(), "the last kind");
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");

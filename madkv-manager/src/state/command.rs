@@ -190,6 +190,17 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// A group cannot be told yet that a move is over which was given up.
+    MoveWaits {
+        /// The move.
+        id: u64,
+        /// Its partition.
+        partition: u16,
+        /// Why.
+        why: String,
+        /// As above.
+        at_unix_ms: u64,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
@@ -201,7 +212,7 @@ const COMMAND_KINDS_OF_VERSION_3: u32 = 14;
 /// How many kinds of commands of versions 1 to 4 there are.
 const COMMAND_KINDS_OF_VERSION_4: u32 = 17;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 20;
+const COMMAND_KINDS: u32 = 21;
 
 /// The version in which the kind of a command came: the number that it begins with.
 pub(super) fn version(command: &[u8]) -> Option<u16> {

@@ -151,6 +151,7 @@ impl ManagerState {
             }
             Command::MoveGivenUp { id, at_unix_ms } => self.given_up(id, at_unix_ms),
             Command::SlotsForgotten { id, partition, at_unix_ms } => self.slots_forgotten(id, partition, at_unix_ms),
+            Command::MoveWaits { id, partition, why, at_unix_ms } => self.move_waits(id, partition, &why, at_unix_ms),
         }
     }
 

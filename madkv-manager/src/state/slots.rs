@@ -251,6 +251,10 @@ impl ManagerState {
 
     /// A move is given up, while its source has the slots. Answered with how it is then.
     pub(super) fn give_up(&mut self, id: u64, why: &str, unable: Option<u16>, at_unix_ms: u64) -> ControlReply {
+        if self.contents.slots.ended.as_ref().is_some_and(|(ended, refused)| *ended == id && refused.is_some()) {
+            // From someone who did not hear the answer.
+            return self.slot_moves();
+        }
         let contents = Arc::make_mut(&mut self.contents);
         let Some(open) = contents.slots.open.as_mut().filter(|open| open.id == id) else {
             return ControlReply::Refused(format!("move {id} is not under way"));
@@ -309,6 +313,22 @@ impl ManagerState {
              were handed over: {what}",
             open.slots
         );
+        if !contents.control.events.has(SUBJECT, &text) {
+            contents.control.events.append(at_unix_ms, SUBJECT, &text);
+        }
+        Reply::SlotMove(contents.slots.open.clone())
+    }
+
+    /// A group cannot be told yet that a move is over which was given up. Said once.
+    pub(super) fn move_waits(&mut self, id: u64, partition: u16, why: &str, at_unix_ms: u64) -> Reply {
+        let contents = Arc::make_mut(&mut self.contents);
+        let Some(open) = contents.slots.open.as_ref().filter(|open| open.id == id) else {
+            return Reply::Refused("another move is open, or none".to_owned());
+        };
+        if !matches!(open.phase, MovePhase::GivenUp { .. }) {
+            return Reply::Refused(format!("it is not given up, but {:?}", open.phase));
+        }
+        let text = format!("move {id}: s{partition} cannot be told yet that it is over: {why}");
         if !contents.control.events.has(SUBJECT, &text) {
             contents.control.events.append(at_unix_ms, SUBJECT, &text);
         }
