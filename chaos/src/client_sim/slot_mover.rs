@@ -43,6 +43,10 @@ enum Todo {
     End {
         at_source: bool,
     },
+    /// The source cannot be told that yet: it begins another attempt, so that what is frozen takes writes again.
+    BeginLater,
+    /// The source has refused the first attempt: has another leader of it begun that all the same?
+    HasBegun,
 }
 
 /// How far copying is.
@@ -68,6 +72,18 @@ struct Move {
     said: Vec<(u16, SlotCommand)>,
     /// A group that cannot take part, and need not hear of the end.
     unable: Option<u16>,
+}
+
+impl Move {
+    /// Whether there is no other attempt any more.
+    fn is_settled(&self) -> bool {
+        matches!(self.todo, Todo::Release | Todo::Own | Todo::Drop | Todo::End { .. } | Todo::BeginLater)
+    }
+
+    /// Whether this group needs no end: it could not take part when nothing had happened, or was not asked then.
+    fn knows_nothing(&self, partition: u16) -> bool {
+        self.unable.is_some_and(|unable| unable == partition || partition == self.from)
+    }
 }
 
 /// See the module.
@@ -127,7 +143,7 @@ impl SlotMover {
     /// have heard of it.
     pub(super) fn give_up(&mut self) -> bool {
         let Some(open) = &mut self.open else { return false };
-        let is_too_late = matches!(open.todo, Todo::Release | Todo::Own | Todo::Drop | Todo::End { .. });
+        let is_too_late = open.is_settled();
         if !is_too_late {
             // Whatever is still answered to the step before.
             open.asked = None;
@@ -157,25 +173,42 @@ impl SlotMover {
         if let Some((partition, tag, since)) = open.asked {
             match partitions[usize::from(partition)].answer_to_managers(tag) {
                 Some(Outcome::Answer(answer)) => {
-                    (open.asked, self.is_refused) = (None, false);
+                    // By a later attempt nothing is done yet of what was refused.
+                    self.is_refused &= matches!(open.todo, Todo::BeginLater);
+                    open.asked = None;
                     let reply = SlotReply::decode(&answer).unwrap_or_else(|why| panic!("{why}: {answer:?}"));
                     if self.answered(open, reply) {
                         return true;
                     }
                 }
-                Some(Outcome::Refused(_)) if open.unable == Some(partition) => {
+                // It has heard nothing of the move, or takes no record of it.
+                Some(Outcome::Refused(_)) if matches!(open.todo, Todo::End { .. }) && open.knows_nothing(partition) => {
                     open.asked = None;
                     match open.todo {
                         Todo::End { at_source: true } => open.todo = Todo::End { at_source: false },
                         _ => return true,
                     }
                 }
+                Some(Outcome::Refused(_)) if matches!(open.todo, Todo::End { at_source: true } | Todo::BeginLater) => {
+                    (open.asked, self.is_refused) = (None, true);
+                    open.todo = match open.todo {
+                        Todo::BeginLater => Todo::End { at_source: true },
+                        _ => Todo::BeginLater,
+                    };
+                    open.by.number += u64::from(matches!(open.todo, Todo::BeginLater));
+                }
                 // A member that is gone for good is not known to apply these commands: the move comes to nothing.
                 Some(Outcome::Refused(_))
                     if matches!(open.todo, Todo::Accept | Todo::Begin) && open.by.number == 1 && open.pieces == 0 =>
                 {
-                    (open.asked, open.unable) = (None, Some(partition));
-                    open.todo = Todo::End { at_source: true };
+                    open.asked = None;
+                    open.todo = match open.todo {
+                        Todo::Begin => Todo::HasBegun,
+                        _ => {
+                            open.unable = Some(partition);
+                            Todo::End { at_source: true }
+                        }
+                    };
                 }
                 None if now < since.plus_us(ASK_AGAIN_US) => return false,
                 // Not done, unknown, or no one answers: it is said again.
@@ -185,8 +218,7 @@ impl SlotMover {
                 }
             }
         }
-        let is_settled = matches!(open.todo, Todo::Release | Todo::Own | Todo::Drop | Todo::End { .. });
-        if !is_settled && self.rng.chance(TAKES_OVER) {
+        if !open.is_settled() && self.rng.chance(TAKES_OVER) {
             open.by.number += 1;
             open.todo = Todo::Accept;
         }
@@ -206,9 +238,15 @@ impl SlotMover {
         let owned = |partition: u16| self.map.partitions[usize::from(partition)].slots.clone();
         let (partition, command) = match &open.todo {
             Todo::Accept => (to, SlotCommand::Accept { by, slots, owned: owned(to), epoch: self.map.epoch }),
-            Todo::Begin => (from, SlotCommand::Begin { by, slots, owned: owned(from), epoch: self.map.epoch }),
+            Todo::Begin | Todo::BeginLater => {
+                (from, SlotCommand::Begin { by, slots, owned: owned(from), epoch: self.map.epoch })
+            }
             Todo::Export(copy) => {
                 let query = SlotQuery::Export { by, changed_since: copy.since, after: copy.after.clone() };
+                return (from, Request::Read { query: query.encode() });
+            }
+            Todo::HasBegun => {
+                let query = SlotQuery::Export { by, changed_since: Some(u64::MAX), after: None };
                 return (from, Request::Read { query: query.encode() });
             }
             Todo::Install(_, exported) => {
@@ -265,6 +303,15 @@ impl SlotMover {
             (Todo::Release, SlotReply::Done) => Todo::Own,
             (Todo::Own, SlotReply::Done) => Todo::Drop,
             (Todo::Drop, SlotReply::Done) => return true,
+            (Todo::HasBegun, SlotReply::Piece(_)) => {
+                open.by.number += 1;
+                Todo::Accept
+            }
+            (Todo::HasBegun, SlotReply::Refused(_)) => {
+                open.unable = Some(open.from);
+                Todo::End { at_source: true }
+            }
+            (Todo::BeginLater, SlotReply::Done) => Todo::End { at_source: true },
             (Todo::End { at_source: true }, SlotReply::Done) => Todo::End { at_source: false },
             (Todo::End { at_source: false }, SlotReply::Done) => return true,
             (todo @ (Todo::Drop | Todo::End { .. }), SlotReply::Again) => todo,
