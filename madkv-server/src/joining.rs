@@ -8,10 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use madkv_proto::control::Announcement;
 use madkv_proto::map::ClusterMap;
+use parking_lot::Mutex;
 use smr::internals::disk::RealDisk;
 use smr::replica::ReplicaHandle;
 use smr_service::fatal::{AFTER_A_FAILURE, EXIT_FATAL};
@@ -102,20 +101,59 @@ pub(crate) fn retired(plan: &Plan) -> String {
     )
 }
 
-/// Goes by this map from now on, if it is newer, and remembers it. Ends the process if its disk fails; one that is full
-/// bears it, for the next start asks for the map again.
+/// Goes by this map from now on, if it is newer, and remembers it. Ends the process if its disk fails; where it is full,
+/// or the system lacks something else for a while, that is tried again at the next look.
 pub(crate) fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
-    /// Whoever hears of a map: the file has one writer at a time, and the newest map is written last.
-    static TAKING: Mutex<()> = Mutex::new(());
-    let _taking = TAKING.lock();
-    if backend.adopt(map)
-        && let Err(error) = assignment::save(&RealDisk, &plan.directory, map)
-    {
-        let what = format!("cannot remember the cluster map in {}: {error}", plan.directory.display());
-        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return say(PROGRAM, &what);
-        }
+    /// The newest map, until it is remembered. Whoever hears of a map: the file has one writer at a time, and the newest
+    /// map is written last.
+    static UNSAVED: Mutex<Option<ClusterMap>> = Mutex::new(None);
+    let mut unsaved = UNSAVED.lock();
+    let is_newer = backend.adopt(map);
+    if is_newer {
+        *unsaved = Some(map.clone());
+    }
+    let Some(newest) = &*unsaved else { return };
+    let Err(error) = assignment::save(&RealDisk, &plan.directory, newest) else {
+        *unsaved = None;
+        return;
+    };
+    let what = format!("cannot remember the cluster map in {}: {error}", plan.directory.display());
+    if !may_pass(&error) {
         say(PROGRAM, &format!("{what}; this process ends; {AFTER_A_FAILURE}"));
         smr_service::log_sink::exit(EXIT_FATAL);
+    }
+    if is_newer {
+        say(PROGRAM, &format!("{what}; it is tried again"));
+    }
+}
+
+/// Whether this is no failure of the disk, but something that an operator may free or allow while the server goes on.
+/// Nothing is lost meanwhile: the next start asks for the map again.
+fn may_pass(error: &io::Error) -> bool {
+    /// Too many open files: of the machine, and of this process.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    let kinds = [
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::OutOfMemory,
+        io::ErrorKind::PermissionDenied,
+    ];
+    kinds.contains(&error.kind()) || [ENFILE, EMFILE].map(Some).contains(&error.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // covers D7
+    #[test]
+    fn server_ends_by_a_failed_disk_and_not_by_what_the_system_lacks_for_a_while() {
+        let of =
+            |numbers: &[i32]| numbers.iter().map(|&number| may_pass(&io::Error::from_raw_os_error(number))).collect();
+        let lacks: Vec<bool> = of(&[12, 13, 23, 24, 28, 122]);
+        assert_eq!(lacks, [true; 6], "memory, rights, files of the machine and of the process, space, quota");
+        let fails: Vec<bool> = of(&[5, 21, 30]);
+        assert_eq!(fails, [false; 3], "input or output, a directory in the way, a disk that is read-only by now");
     }
 }
