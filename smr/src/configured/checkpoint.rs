@@ -37,7 +37,9 @@ impl Configured {
     /// The primary looks whether its backups have too much to replay.
     pub(super) fn take_checkpoint_if_due(&mut self) {
         let behind = self.commit.0.saturating_sub(self.checkpoints.ended_with.0);
-        if self.settings.kind != EpochKind::Passive || !self.orders() || self.peers.is_empty() || behind == 0 {
+        // Before its first entry is committed, backups may not be in this epoch: they would drop a checkpoint.
+        let has_backups = self.knows_commits() && !self.peers.is_empty();
+        if self.settings.kind != EpochKind::Passive || !has_backups || behind == 0 {
             return;
         }
         let is_much = behind >= self.settings.checkpoint_entries_max

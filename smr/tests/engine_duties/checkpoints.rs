@@ -65,6 +65,7 @@ impl Pair {
         }
         let mut pair = Pair { primary, backup, client: ClientId::at(1), written: 0 };
         pair.append(&SessionCommand::Open { nonce: 0 });
+        pair.primary.commit_all();
         pair.backup.core.commit_up_to(usize::MAX);
         assert_eq!(actions(&mut pair.backup).len(), 0);
         assert_eq!(pair.backup.engine.applied(), EntryId::ZERO, "a backup stores");
@@ -78,14 +79,19 @@ impl Pair {
 
     fn append(&mut self, command: &SessionCommand) {
         [&self.primary, &self.backup].iter().for_each(|replica| replica.core.append(TERM, command));
-        self.primary.commit_all();
     }
 
-    /// A write that both have in their logs, and the primary has applied.
-    fn write(&mut self, command: impl Into<Bytes>) {
+    /// A write that both have in their logs.
+    fn append_write(&mut self, command: impl Into<Bytes>) {
         self.written += 1;
         let (client, number, command) = (self.client, self.written, command.into());
         self.append(&SessionCommand::Write { client, number, lowest_unanswered: number, command });
+    }
+
+    /// The same, and the primary has applied it.
+    fn write(&mut self, command: impl Into<Bytes>) {
+        self.append_write(command);
+        self.primary.commit_all();
     }
 
     /// The backup knows what is committed.
@@ -96,8 +102,12 @@ impl Pair {
 
     /// The primary takes a checkpoint.
     fn checkpoint(&mut self) -> MakeCheckpoint<Journal> {
+        self.checkpoint_in(Term(TERM))
+    }
+
+    fn checkpoint_in(&mut self, epoch: Term) -> MakeCheckpoint<Journal> {
         let end = self.primary.core.0.lock().unwrap().log.last().unwrap().id;
-        let due = Event::CheckpointDue { epoch: Term(TERM), end };
+        let due = Event::CheckpointDue { epoch, end };
         self.primary.core.0.lock().unwrap().next.push_back(Effects { events: vec![due], ..Effects::default() });
         self.primary.engine.durable(Time(1), WriteId(1));
         let made = made(actions(&mut self.primary)).expect("a checkpoint");
@@ -225,6 +235,34 @@ fn checkpoint_that_is_built_when_its_epoch_is_over_is_dropped_and_a_promoted_bac
     actions(&mut pair.backup);
     assert_eq!(pair.backup.applied(), ["x", "y"]);
     pair.assert_equal();
+}
+
+/// What of an epoch is said first, that it began or that a checkpoint is due in it, makes no difference.
+// covers K14 K15
+#[test]
+fn first_checkpoint_of_an_epoch_is_the_base_of_the_second_whatever_the_core_says_first() {
+    for is_role_first in [true, false] {
+        let mut pair = Pair::new();
+        pair.append_write("x");
+        let end = pair.primary.core.0.lock().unwrap().log.last().unwrap().id;
+        let (epoch, role) = (Term(TERM + 1), Role::Leader);
+        let mut events =
+            vec![Event::RoleChanged { role, term: epoch, leader: Some(ME) }, Event::CheckpointDue { epoch, end }];
+        if !is_role_first {
+            events.reverse();
+        }
+        // What is due waits until it is applied.
+        pair.primary.happens(Effects { events, ..Effects::default() });
+        pair.primary.core.commit_up_to(usize::MAX);
+        let mark = made(actions(&mut pair.primary)).expect("one is due");
+        assert!(mark.images.is_none(), "nothing is known of the backups in this epoch");
+        assert_eq!((mark.name.epoch, mark.name.end), (epoch, end));
+        pair.primary.engine.checkpoint_made();
+        pair.write("y");
+        let next = pair.checkpoint_in(epoch);
+        assert!(next.images.is_some(), "what has changed since then");
+        assert_eq!((next.name.epoch, next.name.base), (epoch, end));
+    }
 }
 
 // covers K14

@@ -197,9 +197,12 @@ impl<S: StateMachine> Checkpoints<S> {
         self.replay_to
     }
 
-    /// Another epoch has begun: what the primary knew of its backups does not hold any more.
-    pub(super) fn begin_epoch(&mut self) {
-        (self.due, self.base, self.arriving) = (None, None, None);
+    /// What the primary knew of its backups in another epoch does not hold any more. What is of this one stays, in
+    /// whatever order the core says things.
+    pub(super) fn begin_epoch(&mut self, epoch: Term) {
+        self.due = self.due.filter(|(of, _)| *of == epoch);
+        self.base = self.base.take().filter(|(of, _)| *of == epoch);
+        self.arriving = self.arriving.take().filter(|arriving| arriving.name.epoch == epoch);
     }
 }
 

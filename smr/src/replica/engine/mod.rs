@@ -549,7 +549,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     fn note(&mut self, event: Event) {
         match event {
             Event::RoleChanged { role, term, leader } => {
-                self.checkpoints.begin_epoch();
+                self.checkpoints.begin_epoch(term);
                 self.routing_changed();
                 self.counts.role_changed(role, term);
                 let whom = match leader {
