@@ -19,7 +19,7 @@ pub use crate::protocol::CheckpointFit;
 #[derive(Clone, Debug)]
 pub(super) struct Checkpoints {
     due_at: Time,
-    /// Where the last one ended, in this epoch.
+    /// Where the last one ended, in this epoch; before it, if a member may not have had that one.
     ended_with: Index,
 }
 
@@ -51,6 +51,12 @@ impl Configured {
             self.checkpoints = Checkpoints { due_at, ended_with: end.index };
             self.out.effects.events.push(Event::CheckpointDue { epoch: self.epoch(), end });
         }
+    }
+
+    /// A member speaks that may have restarted, or lost a checkpoint with its connection: its state may be far behind,
+    /// whether or not anyone writes. The next checkpoint is due with its time, also if it brings nothing new.
+    pub(super) fn backup_is_back(&mut self) {
+        self.checkpoints.ended_with = self.checkpoints.ended_with.min(self.commit.previous());
     }
 
     /// Goes by another interval and another number of entries from now on; neither is less than one.

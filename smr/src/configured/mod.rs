@@ -278,9 +278,12 @@ impl Configured {
         {
             return self.contradicted(from, format!("{from} has {other}, which is another one than here"));
         }
-        self.told.insert(from);
+        let is_new = self.told.insert(from);
         if self.configuration.as_ref().is_some_and(|configuration| configuration.is_member(from)) {
             self.heard.insert(from, self.now);
+            if is_new {
+                self.backup_is_back();
+            }
         }
         match body {
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Durable { .. } if !self.takes_entries_from(from) => {
