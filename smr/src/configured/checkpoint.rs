@@ -68,7 +68,7 @@ impl Configured {
 
     /// What this node, whose state is at `applied`, does with a checkpoint of a primary of `epoch`.
     pub fn checkpoint_fit(&self, epoch: Term, base: EntryId, end: EntryId, applied: EntryId) -> CheckpointFit {
-        let is_backup = self.membership().is_some() && !self.is_first();
+        let is_backup = self.settings.kind == EpochKind::Passive && self.membership().is_some() && !self.is_first();
         if epoch != self.epoch() || !is_backup || end.index <= applied.index || !self.log.has(end) {
             return CheckpointFit::Drop;
         }
