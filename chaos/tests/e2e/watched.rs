@@ -139,6 +139,29 @@ fn ready_only_with_a_quorum_and_live_all_the_time() {
     expect_code(&scene, back, "/readyz", 200);
 }
 
+/// Whoever has everything is ready, also where it takes no requests.
+#[test]
+fn members_of_groups_of_every_kind_are_ready_while_they_hear_their_group() {
+    for kind in ["chain", "passive"] {
+        let mut scene = Scene::stopped_with_flags(SMALL, &["--protocol", kind]);
+        scene.listen_for_http().unwrap();
+        scene.start_all().unwrap();
+        scene.ready();
+        let nodes: Vec<Node> = scene.nodes_of(ONLY).collect();
+        for &node in &nodes {
+            expect_code(&scene, node, "/readyz", 200);
+        }
+        // Without managers no one is removed, so the first is not sure of being one any more when others hang.
+        let first = scene.leader_of(ONLY);
+        let managers: Vec<Node> = scene.nodes_of(Group::Manager).collect();
+        managers.iter().for_each(|&node| scene.process(node).kill());
+        for &node in nodes.iter().filter(|node| **node != first) {
+            scene.process(node).freeze();
+        }
+        expect_code(&scene, first, "/readyz", 503);
+    }
+}
+
 #[test]
 fn uninitialized_replica_is_live_and_not_ready() {
     let mut scene = Scene::stopped(SMALL);

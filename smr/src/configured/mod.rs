@@ -545,6 +545,15 @@ impl Protocol for Configured {
         self.commit
     }
 
+    fn leader_heard(&self) -> Option<(Time, Index)> {
+        let membership = self.membership().filter(|_| self.is_complete())?;
+        // In a chain the entries and their fate come by the neighbour.
+        let source = if self.is_chain() { membership.before(self.node)? } else { membership.first() };
+        // A backup of a passive group is where some checkpoint was, and has the rest in its log.
+        let goal = if self.applies() { self.commit } else { self.commit.min(Index(1)) };
+        Some((*self.heard.get(&source)?, goal))
+    }
+
     fn log_load(&self) -> LogLoad {
         LogLoad {
             new_bytes: self.log.bytes_after(self.log.snapshot().index),
