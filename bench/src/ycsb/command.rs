@@ -364,6 +364,10 @@ impl Check<'_> {
             said.push("replicas were not looked at one by one".to_owned());
             return Ok(());
         };
+        if !operator.all_hand_over() {
+            said.push("replicas were not looked at one by one: not all groups hand over to one another".to_owned());
+            return Ok(());
+        }
         let replicas = operator.replicas();
         for replica in 0..replicas {
             operator.let_lead(replica, over)?;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use madkv_client::{Client, ClusterStatus, Options};
+use smr::epoch::GroupKind;
 use smr::status::Role;
 use tokio::runtime::Runtime;
 
@@ -72,6 +73,12 @@ impl Operator {
         let status = self.status();
         let servers = status.nodes.iter().filter(|node| node.group != "m");
         servers.map(|node| node.replica + 1).max().unwrap_or_default()
+    }
+
+    /// Whether all partitions hand leadership over when they are asked to: Raft groups do, and in the others the managers
+    /// decide.
+    pub(super) fn all_hand_over(&self) -> bool {
+        self.status().kinds.iter().all(|kind| *kind == GroupKind::Raft)
     }
 
     /// Makes replica number `replica` the leader of each partition.

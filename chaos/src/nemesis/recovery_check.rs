@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use madkv_client::{Client, Options};
+use smr::epoch::GroupKind;
 use smr::status::ServiceState;
 
 use crate::nemesis::traffic::Traffic;
@@ -15,6 +16,9 @@ use madkv_testkit::wait::wait_for;
 /// How long it may take until every replica serves, has applied what its leader had committed, and clients are
 /// answered. The catalogue says 10 T (6 to 12 s); the rest is for a busy machine. What it did take is reported.
 pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
+/// As much longer where managers decide about members: one that was removed again and again comes back after a pause
+/// that doubles each time, up to 64 s, and is brought up to date then.
+const REJOIN_TIMEOUT: Duration = Duration::from_secs(90);
 /// Acknowledgements that must come after the faults.
 const ACKNOWLEDGED_MIN: u64 = 10;
 /// What a process may use at most; above this something has no bound. Memory in bytes.
@@ -56,6 +60,10 @@ pub fn wait(world: &mut World, traffic: &mut dyn Traffic, feel: &mut dyn FnMut(u
     let start = Instant::now();
     let acknowledged = traffic.acknowledged();
     let groups: Vec<Group> = world.cluster.groups().collect();
+    let timeout = match all_decide_themselves(&world.cluster)? {
+        true => RECOVERY_TIMEOUT,
+        false => RECOVERY_TIMEOUT + REJOIN_TIMEOUT,
+    };
     loop {
         feel(traffic.acknowledged());
         if let Some(failure) = world.dead() {
@@ -75,14 +83,24 @@ pub fn wait(world: &mut World, traffic: &mut dyn Traffic, feel: &mut dyn FnMut(u
         if missing.is_empty() {
             return Ok(start.elapsed());
         }
-        if start.elapsed() > RECOVERY_TIMEOUT {
-            return Err(Failure(format!(
-                "not well after {RECOVERY_TIMEOUT:?} after the faults: {}",
-                missing.join("; ")
-            )));
+        if start.elapsed() > timeout {
+            return Err(Failure(format!("not well after {timeout:?} after the faults: {}", missing.join("; "))));
         }
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Whether all partitions are Raft groups, which decide about their members and leaders themselves.
+fn all_decide_themselves(cluster: &Cluster) -> Result<bool, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let status = runtime.block_on(async { client(cluster).status().await });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(status.kinds.iter().all(|kind| *kind == GroupKind::Raft))
+}
+
+fn client(cluster: &Cluster) -> Client {
+    let managers: Vec<String> = cluster.manager_addresses().split(',').map(str::to_owned).collect();
+    Client::connect(Options { managers, timeout: Some(REQUEST_TIMEOUT), ..Options::default() })
 }
 
 /// What is wrong with a group, if anything is.
@@ -141,15 +159,20 @@ pub fn compare(world: &World) -> Result<u64, Failure> {
         .map_err(|error| Failure(error.to_string()))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let managers: Vec<String> = cluster.manager_addresses().split(',').map(str::to_owned).collect();
-    let client = Client::connect(Options { managers, timeout: Some(REQUEST_TIMEOUT), ..Options::default() });
-    let compared = runtime.block_on(compare_records(cluster, &client));
+    let compared = runtime.block_on(async { compare_records(cluster, &client(cluster)).await });
     runtime.shutdown_timeout(Duration::from_secs(1));
     compared
 }
 
 async fn compare_records(cluster: &Cluster, client: &Client) -> Result<u64, Failure> {
     let shape = cluster.layout().shape;
+    if client.status().await.kinds.iter().any(|kind| *kind != GroupKind::Raft) {
+        // No one is made the leader there; who answers has what all have applied.
+        let records = client.scan(b"", &LAST_KEY).await;
+        return records
+            .map(|records| records.len() as u64)
+            .map_err(|error| Failure(format!("the last SCAN failed: {error}")));
+    }
     let mut reference: Option<Vec<(Bytes, Bytes)>> = None;
     // One replica of each partition leads at a time; after as many turns as there are replicas each has answered for
     // its part.
