@@ -482,8 +482,9 @@ impl Protocol for Configured {
     }
 
     fn applies(&self) -> bool {
-        // A backup keeps what it stores until it is first.
-        self.settings.kind.all_apply() || self.is_first()
+        // A backup keeps what it stores until it is first. Who is no member gets no checkpoints: it applies what it
+        // knows to be committed, or no snapshot of its own would ever let it cut its log.
+        self.settings.kind.all_apply() || self.is_first() || self.membership().is_none()
     }
 
     fn makes_checkpoints(&self) -> bool {
