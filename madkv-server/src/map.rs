@@ -168,6 +168,15 @@ impl Map {
         format!("{} keys (digest {:016x})", self.len(), self.shown_digest())
     }
 
+    /// If it will be shown, the digest is made now: maps are built in the background, and shown in a replica's turn,
+    /// which is no place to go through all records.
+    fn ready_to_be_shown(self, is_shown: bool) -> Map {
+        if is_shown {
+            self.shown_digest();
+        }
+        self
+    }
+
     fn shown_digest(&self) -> u64 {
         let all = || self.records.starting(Bound::Unbounded).fold(0, |sum, (key, value)| sum ^ digest(key, value));
         *self.shown_digest.get_or_init(all)
@@ -267,7 +276,8 @@ impl StateMachine for Map {
         }
         let judges_keys = JudgesKeys::default();
         judges_keys.set(ownership.is_some());
-        Ok(Map { records: records.build(), ownership, judges_keys, shown_digest: OnceLock::new() })
+        let map = Map { records: records.build(), ownership, judges_keys, shown_digest: OnceLock::new() };
+        Ok(map.ready_to_be_shown(trace::tracer().is_some()))
     }
 
     fn inherit(&mut self, from: &Map) {
@@ -278,7 +288,8 @@ impl StateMachine for Map {
     fn advance(image: MapImage, input: &mut dyn io::Read) -> io::Result<Map> {
         let MapImage { mut records, ownership } = image;
         let ownership = difference::read(&mut records, ownership, input)?;
-        Ok(Map { records, ownership, judges_keys: JudgesKeys::default(), shown_digest: OnceLock::new() })
+        let map = Map { records, ownership, judges_keys: JudgesKeys::default(), shown_digest: OnceLock::new() };
+        Ok(map.ready_to_be_shown(trace::tracer().is_some()))
     }
 
     fn checkpointed(&self, checkpoint: &Checkpointed<'_>) {
@@ -412,5 +423,22 @@ impl Iterator for SlotScan {
             }
         }
         Some(part)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn map_that_will_be_shown_has_its_digest_before_anyone_asks() {
+        let mut map = Map::default();
+        let command = Command::Put { key: b"k", value: b"v" };
+        map.apply(Index(1), &command.encode());
+        let mut written = Vec::new();
+        map.image().write(&mut written).unwrap();
+        let built = |is_shown| Map::restore(&mut &written[..]).unwrap().ready_to_be_shown(is_shown);
+        assert_eq!(built(true).shown_digest.get().copied(), Some(map.shown_digest()));
+        assert_eq!(built(false).shown_digest.get(), None, "no one asks");
     }
 }
