@@ -417,6 +417,11 @@ impl<M> Transport<M> {
         self.shared.peer(name)?.incarnation()
     }
 
+    /// How many bytes, as estimated by the sender, wait in the bulk lane for `name`; none without a connection.
+    pub fn bulk_bytes_waiting(&self, name: ReplicaId) -> usize {
+        self.shared.peer(name).map_or(0, |peer| peer.bulk_bytes())
+    }
+
     /// Those who are connected at this moment: messages reach them.
     pub fn connected(&self) -> Vec<NodeId> {
         let reached =

@@ -149,6 +149,11 @@ impl<M> Peer<M> {
         self.outbox.lock().connected.map(|(incarnation, _)| incarnation)
     }
 
+    /// How many bytes wait in the bulk lane.
+    pub(super) fn bulk_bytes(&self) -> usize {
+        self.outbox.lock().bulk.bytes
+    }
+
     /// The version of the connection, if there is one.
     pub(super) fn version(&self) -> Option<u16> {
         self.outbox.lock().connected.map(|(_, version)| version)
@@ -507,7 +512,9 @@ mod tests {
     #[test]
     fn full_lane_drops_by_bytes_and_by_count_and_leaves_the_other_alone() {
         let peer = peer();
+        assert_eq!(peer.bulk_bytes(), 0);
         assert_eq!(peer.push(LIFE, 0, Lane::Bulk, BULK_LANE_MAX_BYTES + 1), Pushed::Queued);
+        assert_eq!(peer.bulk_bytes(), BULK_LANE_MAX_BYTES + 1);
         assert_eq!(peer.push(LIFE, 0, Lane::Bulk, 1), Pushed::Full);
         for _ in 0..LANE_MESSAGES_MAX {
             assert_eq!(peer.push(LIFE, 0, Lane::Urgent, 0), Pushed::Queued);

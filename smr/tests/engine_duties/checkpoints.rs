@@ -265,6 +265,21 @@ fn first_checkpoint_of_an_epoch_is_the_base_of_the_second_whatever_the_core_says
     }
 }
 
+/// The rest of a checkpoint that is given up on a slow link.
+// covers K14
+#[test]
+fn mark_in_place_of_the_rest_brings_a_backup_to_the_same_end() {
+    let mut pair = Pair::new();
+    pair.write(large("x"));
+    pair.write(large("y"));
+    pair.backup_hears();
+    let parts = pieces(&pair.checkpoint());
+    assert!(!parts[0].is_mark() && parts[1].mark().is_mark());
+    assert!(pair.hear([parts[0].clone(), parts[1].mark()]).is_none(), "there is nothing to build");
+    pair.assert_equal();
+    assert_eq!(pair.counts()[1], Some(parts[0].count));
+}
+
 // covers K14
 #[test]
 fn checkpoint_that_cannot_be_read_or_would_be_too_long_is_made_up_for_by_the_log() {

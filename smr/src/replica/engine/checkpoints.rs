@@ -55,6 +55,19 @@ pub struct CheckpointPiece {
     pub bytes: Bytes,
 }
 
+impl CheckpointPiece {
+    /// Whether there is nothing to take over but the name.
+    pub fn is_mark(&self) -> bool {
+        self.len_bytes == 0
+    }
+
+    /// In place of the rest of its checkpoint: the backup applies its own log up to the same end.
+    pub fn mark(&self) -> CheckpointPiece {
+        let name = CheckpointName { base: self.name.end, ..self.name };
+        CheckpointPiece { name, len_bytes: 0, offset: 0, bytes: Bytes::new(), ..self.clone() }
+    }
+}
+
 /// A checkpoint to be made in the background, and sent.
 pub struct MakeCheckpoint<S: StateMachine> {
     /// Its name.
