@@ -280,6 +280,22 @@ fn mark_in_place_of_the_rest_brings_a_backup_to_the_same_end() {
     assert_eq!(pair.counts()[1], Some(parts[0].count));
 }
 
+// covers K14 L17
+#[test]
+fn checkpoint_for_a_digest_does_not_stand_for_one_that_is_due_and_ends_later() {
+    let mut pair = Pair::hashed(DIGEST_EVERY);
+    ["x", "y", "z", "w"].into_iter().for_each(|command| pair.append_write(command));
+    let end = pair.primary.core.0.lock().unwrap().log.last().unwrap().id;
+    let due = Event::CheckpointDue { epoch: Term(TERM), end };
+    pair.primary.happens(Effects { events: vec![due], ..Effects::default() });
+    pair.primary.core.commit_up_to(usize::MAX);
+    let for_digest = made(actions(&mut pair.primary)).expect("entry 4 is hashed");
+    assert_eq!(for_digest.name.end, EntryId::new(DIGEST_EVERY, TERM));
+    pair.primary.engine.checkpoint_made();
+    let next = made(actions(&mut pair.primary)).expect("the one that was due");
+    assert_eq!((next.name.base, next.name.end), (for_digest.name.end, end));
+}
+
 // covers K14
 #[test]
 fn checkpoint_that_cannot_be_read_or_would_be_too_long_is_made_up_for_by_the_log() {

@@ -257,7 +257,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.checkpoints.is_making || self.silent || epoch != routing.term || !routing.writes.is_here() {
             return;
         }
-        self.checkpoints.due = None;
+        // One that is taken for a digest may end before the one that is due.
+        self.checkpoints.due = self.checkpoints.due.filter(|(_, end)| end.index > self.applied.index);
         let to: Vec<NodeId> = self.core.digest_peers().members.into_iter().filter(|node| *node != self.node).collect();
         if to.is_empty() {
             self.checkpoints.base = None;
