@@ -55,8 +55,8 @@ impl Client {
         self.change(&ControlRequest::SlotMoves, request).await
     }
 
-    /// Gives the move of slots up that is under way, as long as its source owns the slots, and waits until nothing is left
-    /// of it. Whoever waits for the move hears that it came to nothing.
+    /// Gives the move of slots up that is under way, as long as its source owns the slots, and waits until nothing is
+    /// left of it. Whoever waits for the move hears that it came to nothing.
     ///
     /// # Errors
     /// [`Error::Refused`] if no move is under way, or it is too late; the move goes on then. See [`Error`].

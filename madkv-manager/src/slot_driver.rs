@@ -31,8 +31,8 @@ const LOOK_MS: u64 = 100;
 const ANSWER_MS: u64 = 3_000;
 /// The pause after an attempt that was given up, in milliseconds.
 const PAUSE_MS: u64 = 300;
-/// How often a source is told again that a move is over which cannot be told so yet, in milliseconds: before it notes so
-/// many changed keys that it freezes their slots.
+/// How often a source is told again that a move is over which cannot be told so yet, in milliseconds: before it notes
+/// so many changed keys that it freezes their slots.
 const TELL_AGAIN_MS: u64 = 1_000;
 /// How many attempts are tried until one is later than all that a source knows, each twice as far on as the one before.
 const LATER_ATTEMPTS_MAX: u32 = 40;
@@ -198,8 +198,8 @@ impl Driver {
         }
     }
 
-    /// Whether the source has begun this attempt: asked of one leader it may be taken, and be refused by the next, which
-    /// knows less. Then whatever is taken at all was taken before this is answered.
+    /// Whether the source has begun this attempt: asked of one leader it may be taken, and be refused by the next,
+    /// which knows less. Then whatever is taken at all was taken before this is answered.
     async fn has_begun(&mut self, from: u16, by: Attempt) -> Result<bool, Trouble> {
         let source = self.group(from);
         let query = SlotQuery::Export { by, changed_since: Some(u64::MAX), after: None };
@@ -212,8 +212,9 @@ impl Driver {
     }
 
     /// Tells the source that a move is over which was given up. Its end is a newer command than its beginning, and may
-    /// have to wait for a member that is gone: until then the source is told again and again that another attempt begins,
-    /// so that slots which it has frozen take writes. No other attempt follows, so nothing else is told by its number.
+    /// have to wait for a member that is gone: until then the source is told again and again that another attempt
+    /// begins, so that slots which it has frozen take writes. No other attempt follows, so nothing else is told by its
+    /// number.
     async fn end_at_source(
         &mut self,
         from: u16,
@@ -242,8 +243,8 @@ impl Driver {
         }
     }
 
-    /// Begins an attempt at the source that is later than all that it knows, whoever was here before. Returns how far it
-    /// is beyond `by`; at least `beyond`.
+    /// Begins an attempt at the source that is later than all that it knows, whoever was here before. Returns how far
+    /// it is beyond `by`; at least `beyond`.
     async fn begin_later(&mut self, from: u16, by: Attempt, slots: &SlotSet, mut beyond: u64) -> Result<u64, Trouble> {
         for _ in 0..LATER_ATTEMPTS_MAX {
             let later = Attempt { number: by.number + beyond, ..by };
@@ -276,8 +277,8 @@ impl Driver {
         }
     }
 
-    /// Tells a group a step after which there is no way back, until all of it is done. It has taken all steps before, so
-    /// one that refuses is another group than then: it was founded anew, or recovered from an earlier state.
+    /// Tells a group a step after which there is no way back, until all of it is done. It has taken all steps before,
+    /// so one that refuses is another group than then: it was founded anew, or recovered from an earlier state.
     async fn told_for_good(
         &mut self,
         partition: u16,

@@ -15,8 +15,8 @@
 //!
 //! The managers record that all has been copied, and publish the map of the next epoch, between *freeze* and *release*;
 //! from there on there is no other attempt. Before, a move may be given up: [`End`] tells the source, and then the
-//! destination, that all is as it was. It also tells a group that has forgotten its part in a move, because it was founded
-//! anew, what is its own by the map.
+//! destination, that all is as it was. It also tells a group that has forgotten its part in a move, because it was
+//! founded anew, what is its own by the map.
 //!
 //! [`Begin`]: SlotCommand::Begin
 //! [`Accept`]: SlotCommand::Accept
@@ -136,8 +136,8 @@ pub enum SlotCommand {
         /// The attempt.
         by: Attempt,
     },
-    /// The move is over here, whatever became of it, and what is late of it has no effect. Records of its slots that the
-    /// partition does not own are removed, some at a time: answered with [`SlotReply::Again`] until all are gone.
+    /// The move is over here, whatever became of it, and what is late of it has no effect. Records of its slots that
+    /// the partition does not own are removed, some at a time: answered with [`SlotReply::Again`] until all are gone.
     /// Version 3.
     End {
         /// The last attempt.

@@ -25,8 +25,8 @@ pub enum WhyRequest {
     },
     /// When an entry got how far here. Answered with an `Option<EntryTimings>`.
     Timings(TimedEntry),
-    /// An order of the managers to the leader of a group: that these replicas be the group, and be reached by their peers
-    /// at these addresses; an empty one says nothing. Answered with `Done`.
+    /// An order of the managers to the leader of a group: that these replicas be the group, and be reached by their
+    /// peers at these addresses; an empty one says nothing. Answered with `Done`.
     Scale {
         /// By number.
         replicas: Vec<(u16, String)>,

@@ -299,8 +299,8 @@ pub fn admit(ask: ClientRequest, routed: Routed, owned: &Owned) -> Result<Reques
     }
 }
 
-/// A write that the replica is to judge, whoever owns its key by now. Where it does not judge, a key of another partition
-/// was never here, whatever the client says.
+/// A write that the replica is to judge, whoever owns its key by now. Where it does not judge, a key of another
+/// partition was never here, whatever the client says.
 fn settled(ask: ClientRequest, routed: Routed, owned: &Owned) -> Result<Request, ClientResponse> {
     match ask {
         ClientRequest::Write { client, number, lowest_unanswered, command } => {

@@ -101,11 +101,11 @@ pub(crate) fn retired(plan: &Plan) -> String {
     )
 }
 
-/// Goes by this map from now on, if it is newer, and remembers it. Ends the process if its disk fails; where it is full,
-/// or the system lacks something else for a while, that is tried again at the next look.
+/// Goes by this map from now on, if it is newer, and remembers it. Ends the process if its disk fails; where it is
+/// full, or the system lacks something else for a while, that is tried again at the next look.
 pub(crate) fn take(map: &ClusterMap, plan: &Plan, backend: &ServerBackend) {
-    /// The newest map, until it is remembered. Whoever hears of a map: the file has one writer at a time, and the newest
-    /// map is written last.
+    /// The newest map, until it is remembered. Whoever hears of a map: the file has one writer at a time, and the
+    /// newest map is written last.
     static UNSAVED: Mutex<Option<ClusterMap>> = Mutex::new(None);
     let mut unsaved = UNSAVED.lock();
     let is_newer = backend.adopt(map);

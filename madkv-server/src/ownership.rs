@@ -238,8 +238,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// A move is over, whatever became of it: the partition owns these slots by the map of this epoch. Returns what is to
-    /// be dropped of the slots that were on their way; `None` if all of it is gone.
+    /// A move is over, whatever became of it: the partition owns these slots by the map of this epoch. Returns what is
+    /// to be dropped of the slots that were on their way; `None` if all of it is gone.
     ///
     /// One that is late does nothing: what it says of the map was overtaken by a later move, even where none that has
     /// ended here tells so.

@@ -384,7 +384,8 @@ proptest! {
         let (all, left) = (pair.destination.map.len() + pair.source.map.len(), pair.model.len());
         prop_assert_eq!(all, left, "records that no one owns are left");
         let owner = if pair.is_given_up { &pair.source } else { &pair.destination };
-        prop_assert!((0..KEYS).map(key).filter(|key| moving().contains(slot_of(key))).all(|key| owner.get(&key).is_some()));
+        let mut moved = (0..KEYS).map(key).filter(|key| moving().contains(slot_of(key)));
+        prop_assert!(moved.all(|key| owner.get(&key).is_some()));
     }
 }
 

@@ -136,8 +136,8 @@ pub fn say(program: &str, line: &str) {
     log_sink::line(format!("{program}: {line}"));
 }
 
-/// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise: `debug`, or a level for some modules,
-/// as `warn,smr::replica=debug`.
+/// Structured logs to stderr, warnings and worse unless `RUST_LOG` says otherwise: `debug`, or a level for some
+/// modules, as `warn,smr::replica=debug`.
 fn log_to_stderr(program: &str) {
     let warnings = Targets::new().with_default(LevelFilter::WARN);
     let filter = match std::env::var("RUST_LOG") {

@@ -88,7 +88,8 @@ impl Recovered {
     }
 }
 
-/// What binds a node in later starts, durable before anything that rests on it leaves: one record, in the form of its kind.
+/// What binds a node in later starts, durable before anything that rests on it leaves: one record, in the form of its
+/// kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredState {
     /// Of Raft: term, vote and leases.

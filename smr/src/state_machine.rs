@@ -54,9 +54,9 @@ pub trait StateMachine: Sized + Send + 'static {
     fn restore(input: &mut dyn io::Read) -> io::Result<Self>;
 
     /// Takes over what is not replicated from the state whose place this one takes, fresh from
-    /// [`StateMachine::restore`] or [`StateMachine::advance`]: handles by which the replica's host looks into the state,
-    /// for instance. Called on each state that is built, before anything is applied to it, so all of them go back to the
-    /// one with which the replica was made. Most states have nothing of that kind.
+    /// [`StateMachine::restore`] or [`StateMachine::advance`]: handles by which the replica's host looks into the
+    /// state, for instance. Called on each state that is built, before anything is applied to it, so all of them go
+    /// back to the one with which the replica was made. Most states have nothing of that kind.
     fn inherit(&mut self, _from: &Self) {}
 
     /// Builds the state that an image becomes by what [`Image::write_difference`] wrote from its like. Runs in the

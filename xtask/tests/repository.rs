@@ -9,6 +9,9 @@ use std::path::Path;
 use xtask::coverage::coverage;
 use xtask::mutants::{self, mutant::Mutant};
 
+/// As wide as a line of a source may be.
+const LINE_MAX_CHARS: usize = 120;
+
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
@@ -20,6 +23,29 @@ fn packages_name_no_repository() {
     for manifest in manifests.filter_map(|path| fs::read_to_string(path).ok()).chain([read("Cargo.toml")]) {
         assert!(!manifest.lines().any(|line| line.starts_with("repository")), "{manifest}");
     }
+}
+
+/// rustfmt leaves comments and texts alone.
+#[test]
+fn lines_of_sources_fit_in_120_columns() {
+    let mut directories = vec![root().to_path_buf()];
+    let (mut files, mut wide) = (0, Vec::new());
+    while let Some(directory) = directories.pop() {
+        for item in fs::read_dir(directory).unwrap() {
+            let path = item.unwrap().path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                directories.push(path);
+            } else if name.ends_with(".rs") {
+                files += 1;
+                let text = fs::read_to_string(&path).unwrap();
+                let beyond = text.lines().enumerate().filter(|(_, line)| line.chars().count() > LINE_MAX_CHARS);
+                wide.extend(beyond.map(|(at, _)| format!("{}:{}", path.display(), at + 1)));
+            }
+        }
+    }
+    assert!(files > 300, "{files}");
+    assert!(wide.is_empty(), "{wide:#?}");
 }
 
 fn read(name: &str) -> String {

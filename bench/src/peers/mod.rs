@@ -5,7 +5,8 @@
 //! are several nodes) before it is acknowledged, and a read is linearizable.
 //!
 //! - [`madkv`]: a cluster of ours.
-//! - `redis`: a single Redis that syncs each write. `etcd`: a cluster of etcd, over `grpc`. Only with the feature `peers`.
+//! - `redis`: a single Redis that syncs each write. `etcd`: a cluster of etcd, over `grpc`. Only with the feature
+//!   `peers`.
 //! - [`compare`]: the same load on all of them, in turns. [`failover`]: their leaders are killed.
 
 pub mod compare;

@@ -1,8 +1,8 @@
 //! The report: Markdown with plots, from the logs that `p3::bench` and `p3::fuzz` keep.
 //!
 //! - [`runs`]: which runs the report wants, where their logs are, and what makes a missing one.
-//! - [`plot`]: bars as pictures, SVG and PNG. [`page`]: the page. [`comments`]: a person's words in it. [`matrix`]: all runs that are
-//!   missing, unattended.
+//! - [`plot`]: bars as pictures, SVG and PNG. [`page`]: the page. [`comments`]: a person's words in it. [`matrix`]: all
+//!   runs that are missing, unattended.
 
 mod comments;
 pub mod matrix;

@@ -75,8 +75,8 @@ impl Operator {
         servers.map(|node| node.replica + 1).max().unwrap_or_default()
     }
 
-    /// Whether all partitions hand leadership over when they are asked to: Raft groups do, and in the others the managers
-    /// decide.
+    /// Whether all partitions hand leadership over when they are asked to: Raft groups do, and in the others the
+    /// managers decide.
     pub(super) fn all_hand_over(&self) -> bool {
         self.status().kinds.iter().all(|kind| *kind == GroupKind::Raft)
     }

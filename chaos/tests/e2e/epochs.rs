@@ -1,5 +1,5 @@
-//! Groups whose members the manager names: kinds `chain`, `active` and `passive`, under load, while members and managers
-//! are killed.
+//! Groups whose members the manager names: kinds `chain`, `active` and `passive`, under load, while members and
+//! managers are killed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -162,8 +162,8 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
-    /// An operator gives a move of slots up, or the leader does because a group cannot take part. Version 5, as all that
-    /// follow.
+    /// An operator gives a move of slots up, or the leader does because a group cannot take part. Version 5, as all
+    /// that follow.
     GiveUpMove {
         /// The move.
         id: u64,

@@ -3,7 +3,8 @@
 //! A move is open from the moment it is recorded until its source has dropped what it gave away. The manager that leads
 //! carries it out ([`crate::slot_driver`]); what is recorded here is all that another one needs to go on. The map
 //! changes in one step, when everything is copied: from then on there is no way back, and no other attempt. Before, an
-//! operator may give the move up, or the leader if a group cannot take part: it is open until both groups have heard so.
+//! operator may give the move up, or the leader if a group cannot take part: it is open until both groups have heard
+//! so.
 
 use std::sync::Arc;
 
@@ -309,8 +310,8 @@ impl ManagerState {
             false => "it does not have the slots any more",
         };
         let text = format!(
-            "move {id}: s{partition} has forgotten its part, for its group was founded anew or recovered while slots {} \
-             were handed over: {what}",
+            "move {id}: s{partition} has forgotten its part, for its group was founded anew or recovered while \
+             slots {} were handed over: {what}",
             open.slots
         );
         if !contents.control.events.has(SUBJECT, &text) {

@@ -1,5 +1,5 @@
-//! Files that are one frame: small things that are remembered for the next start, and of which a crash leaves the old or
-//! the new.
+//! Files that are one frame: small things that are remembered for the next start, and of which a crash leaves the old
+//! or the new.
 
 use std::io;
 use std::path::Path;

@@ -266,8 +266,8 @@ impl Raft {
         }
     }
 
-    /// Check-quorum: for how long a quorum was silent, if that is T at least. Then others may have elected a leader, and
-    /// clients should not wait for this one (E8, E10).
+    /// Check-quorum: for how long a quorum was silent, if that is T at least. Then others may have elected a leader,
+    /// and clients should not wait for this one (E8, E10).
     fn quorum_silent_for_us(&self) -> Option<u64> {
         let Role::Leader(leader) = &self.role else { return None };
         let alive_at = quorum::reached(self.configurations.current(), |node| {
@@ -281,10 +281,10 @@ impl Raft {
         (for_us >= self.settings.election_timeout_us).then_some(for_us)
     }
 
-    /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19): for how
-    /// long it has hung, and who can take over. Alone it has no one to give way to. Nor has it where the others' disks
-    /// hang with its own, as they do on one machine or one storage: they could not stand, and the group would wait for
-    /// an election on top. So for as long again it gives way only to a member that goes on acknowledging.
+    /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19): for
+    /// how long it has hung, and who can take over. Alone it has no one to give way to. Nor has it where the others'
+    /// disks hang with its own, as they do on one machine or one storage: they could not stand, and the group would
+    /// wait for an election on top. So for as long again it gives way only to a member that goes on acknowledging.
     fn disk_stalled_for_us(&self) -> Option<(u64, NodeId)> {
         let for_us = self.now.since_us(self.out.oldest_write_at()?);
         if for_us <= self.settings.disk_stall_us {

@@ -45,8 +45,8 @@ impl SessionImage {
         })
     }
 
-    /// The table that comes of this image and what [`SessionImage::write_difference`] wrote from its like. Reads exactly
-    /// what was written and nothing after it.
+    /// The table that comes of this image and what [`SessionImage::write_difference`] wrote from its like. Reads
+    /// exactly what was written and nothing after it.
     ///
     /// # Errors
     /// Those of `input`; `InvalidData` if the bytes are no difference from this image.

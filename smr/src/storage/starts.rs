@@ -1,9 +1,9 @@
 //! The file `starts`: the newest start of each other node that this one has met.
 //!
 //! Whoever comes back with an older start, or with another one of the same number, comes from a directory that was set
-//! back or copied: it has forgotten what it voted and acknowledged since, and is told so instead of being listened to. What is
-//! written here is durable before a connection counts; only news are written, so a connection like the one before it
-//! costs nothing.
+//! back or copied: it has forgotten what it voted and acknowledged since, and is told so instead of being listened to.
+//! What is written here is durable before a connection counts; only news are written, so a connection like the one
+//! before it costs nothing.
 //!
 //! The file has room for [`STARTS_MAX`] nodes. When it is full, the node goes that was news the longest ago, of those
 //! whose replica has a newer one: a replica is never forgotten.

@@ -12,8 +12,8 @@
 //! a time. It is one
 //! - at the beginning of an epoch, when the primary does not know what state its backups are in;
 //! - if the change is larger than the bound, or the state machine cannot tell it;
-//! - for a backup that is not at the base (a checkpoint was lost, or it came back) or whose build writes other bytes: it
-//!   applies its own log up to the base, and then takes the checkpoint over, or up to the end.
+//! - for a backup that is not at the base (a checkpoint was lost, or it came back) or whose build writes other bytes:
+//!   it applies its own log up to the base, and then takes the checkpoint over, or up to the end.
 //!
 //! Whether one fits is for the core to say ([`Protocol::judge_checkpoint`]); it is asked when the checkpoint arrives,
 //! and again before it becomes the state. One that is half there, or of another epoch, never does (K14).
