@@ -129,8 +129,8 @@ async fn manager_counts_members_by_their_agents_and_remembers_across_a_restart()
     for (name, value, part) in [
         ("election_timeout", "soon", "no whole number"),
         ("election_timeout", "1", "300 to 30000"),
-        ("no_such", "1", "there are election_timeout"),
-        ("detection", "100", "there are election_timeout"),
+        ("no_such", "1", "there are checkpoint_freq"),
+        ("detection", "100", "there are checkpoint_freq"),
         ("replicas.s0", "5", "3 replicas"),
         (&"x".repeat(99), "1", "too long"),
     ] {
