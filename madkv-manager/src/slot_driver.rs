@@ -32,7 +32,7 @@ const ANSWER_MS: u64 = 3_000;
 /// The pause after an attempt that was given up, in milliseconds.
 const PAUSE_MS: u64 = 300;
 /// How often a source is told again that a move is over which cannot be told so yet, in milliseconds: before it notes
-/// so many changed keys that it freezes their slots.
+/// as many changed keys as let it freeze their slots.
 const TELL_AGAIN_MS: u64 = 1_000;
 /// How many attempts are tried until one is later than all that a source knows, each twice as far on as the one before.
 const LATER_ATTEMPTS_MAX: u32 = 40;

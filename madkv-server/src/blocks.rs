@@ -20,9 +20,17 @@ const BLOCK_MAX_BYTES: usize = BLOCK_AIM_BYTES + 8 + KEY_MAX_BYTES + VALUE_MAX_B
 
 pub(crate) fn write_ownership(output: &mut dyn io::Write, ownership: &Ownership) -> io::Result<()> {
     write_block(output, &codec::encode(ownership))?;
+    write_records(output, ownership.changed().map(|(key, index)| (key, index.to_le_bytes())))
+}
+
+/// Writes records in blocks, and an empty one behind the last.
+pub(crate) fn write_records<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+    output: &mut dyn io::Write,
+    records: impl Iterator<Item = (K, V)>,
+) -> io::Result<()> {
     let mut block = Vec::with_capacity(2 * BLOCK_AIM_BYTES);
-    for (key, index) in ownership.changed() {
-        push_record(&mut block, key, &index.to_le_bytes());
+    for (key, value) in records {
+        push_record(&mut block, key.as_ref(), value.as_ref());
         if block.len() >= BLOCK_AIM_BYTES {
             write_block(output, &block)?;
             block.clear();

@@ -10,9 +10,9 @@
 use std::io;
 use std::sync::Arc;
 
-use madkv_proto::command::{decode_records, push_record};
+use madkv_proto::command::decode_records;
 
-use crate::blocks::{BLOCK_AIM_BYTES, invalid, read_block, read_ownership, write_block, write_ownership};
+use crate::blocks::{invalid, read_block, read_ownership, write_ownership, write_records};
 use crate::ownership::Ownership;
 use crate::packed::{Records, within_limits};
 
@@ -39,23 +39,8 @@ pub(crate) fn write(
         (None, Some(_)) => output.write_all(&[OWNERSHIP_GONE])?,
     }
     let changes = records.changes_since(base);
-    write_blocks(output, changes.iter().filter_map(|(key, value)| value.map(|value| (*key, value))))?;
-    write_blocks(output, changes.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| (*key, &[][..])))
-}
-
-fn write_blocks<'a>(output: &mut dyn io::Write, records: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> io::Result<()> {
-    let mut block = Vec::new();
-    for (key, value) in records {
-        push_record(&mut block, key, value);
-        if block.len() >= BLOCK_AIM_BYTES {
-            write_block(output, &block)?;
-            block.clear();
-        }
-    }
-    if !block.is_empty() {
-        write_block(output, &block)?;
-    }
-    write_block(output, &[])
+    write_records(output, changes.iter().filter_map(|(key, value)| value.map(|value| (*key, value))))?;
+    write_records(output, changes.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| (*key, &[][..])))
 }
 
 /// Does to the records what was written, and returns the ownership.

@@ -28,7 +28,7 @@ use smr::entry::Index;
 use smr::state_machine::{Answer, Checkpointed, Image, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::blocks::{BLOCK_AIM_BYTES, invalid, read_block, read_ownership, write_block, write_ownership};
+use crate::blocks::{invalid, read_block, read_ownership, write_ownership, write_records};
 use crate::difference;
 use crate::migration;
 use crate::ownership::Ownership;
@@ -314,18 +314,7 @@ impl Image for MapImage {
                 write_ownership(output, ownership)?;
             }
         }
-        let mut block = Vec::with_capacity(2 * BLOCK_AIM_BYTES);
-        for (key, value) in self.records.starting(Bound::Unbounded) {
-            push_record(&mut block, key, value);
-            if block.len() >= BLOCK_AIM_BYTES {
-                write_block(output, &block)?;
-                block.clear();
-            }
-        }
-        if !block.is_empty() {
-            write_block(output, &block)?;
-        }
-        write_block(output, &[])
+        write_records(output, self.records.starting(Bound::Unbounded))
     }
 
     fn write_difference(&self, base: &MapImage, output: &mut dyn io::Write) -> io::Result<bool> {

@@ -171,7 +171,7 @@ fn consoles_of_primary_and_backups_show_the_same_checkpoints() {
 // covers K14
 #[test]
 fn backup_that_is_promoted_between_two_checkpoints_has_every_acknowledged_write() {
-    /// So many writes are in no checkpoint.
+    /// This many writes are in no checkpoint.
     const LAG: u64 = 200;
     let mut scene = Scene::with_flags(SMALL, &["--protocol", "passive"]);
     wait_whole(&scene);

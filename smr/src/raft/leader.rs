@@ -121,7 +121,7 @@ impl Raft {
             self.append_configuration(membership::left(configuration));
         } else if !configuration.is_voter(self.node) {
             // We led a group that we are no member of, until this was committed (§6, M4).
-            self.hand_over_and_follow();
+            self.hand_over_and_follow(self.best_successor());
         }
     }
 
@@ -256,7 +256,7 @@ impl Raft {
         } else if let Some((for_us, successor)) = self.disk_stalled_for_us() {
             let cause = StandDown::DiskStalled { for_us, successor };
             self.out.effects.events.push(Event::StandsDown { cause });
-            self.hand_over_and_follow();
+            self.hand_over_and_follow(Some(successor));
         } else {
             self.send_heartbeats();
             // What was kept for a member that is level by now, or does not get further.
@@ -332,10 +332,10 @@ impl Raft {
         candidates.max_by_key(|(_, progress)| progress.match_index).map(|(node, _)| *node)
     }
 
-    /// Steps down, and names a successor so that the group need not wait for a timeout.
-    fn hand_over_and_follow(&mut self) {
+    /// Steps down, and tells the successor, if there is one, so that the group need not wait for a timeout.
+    fn hand_over_and_follow(&mut self, successor: Option<NodeId>) {
         let term = self.hard_state.term;
-        if let Some(successor) = self.best_successor() {
+        if let Some(successor) = successor {
             self.announce_commit();
             self.out.send(successor, term, Body::TimeoutNow);
         }
