@@ -15,8 +15,8 @@ use crate::version::ImageVersions;
 /// The pause after each part that was sent. Parts share their way with the log, on which each write waits for every
 /// backup: so a part goes at a time, and others get in between.
 const PIECE_PAUSE: Duration = Duration::from_millis(1);
-/// This many such pauses a part waits at most for what lies in front of it on its way to a backup: about a second. Where
-/// the log alone fills a slow link, the rest is given up.
+/// This many such pauses a part waits at most for what lies in front of it on its way to a backup: about a second.
+/// Where the log alone fills a slow link, the rest is given up.
 const PAUSES_MAX: usize = 1_000;
 
 /// Whether less than one part lies in front of the next one, or soon does. Else checkpoints would fill the lane of a
