@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_proto::control::{ControlReply, ControlRequest, Events, Membership, Settings};
 use madkv_proto::frames::ClientRequest;
+use madkv_proto::settings::partition_of_replicas;
 use smr::epoch::GroupKind;
 use smr_service::client::{Exchange, Final};
 use tokio::time::Instant;
@@ -29,12 +30,17 @@ impl Client {
         }
     }
 
-    /// Changes a setting. `value` is as an operator writes it: a whole number in the setting's unit.
+    /// Changes a setting. `value` is as an operator writes it: a whole number in the setting's unit. How many replicas
+    /// a partition has (`replicas.s0`) is changed as [`Client::scale`] does it, and waited for.
     ///
     /// # Errors
     /// [`Error::Refused`] with the reason if there is no such setting or it cannot have that value, and if others
     /// change settings all the time; see [`Error`].
     pub async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
+        // What is no number at all the manager refuses in its own words, below.
+        if let (Some(partition), Ok(replicas)) = (partition_of_replicas(name), value.parse()) {
+            return self.scale(partition, replicas).await;
+        }
         let deadline = self.deadline();
         let mut tries = 0;
         loop {

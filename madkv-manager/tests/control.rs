@@ -130,7 +130,7 @@ async fn manager_counts_members_by_their_agents_and_remembers_across_a_restart()
         ("election_timeout", "soon", "no whole number"),
         ("election_timeout", "1", "300 to 30000"),
         ("no_such", "1", "there are checkpoint_freq"),
-        ("detection", "100", "there are checkpoint_freq"),
+        ("detection", "100", "300 to 30000"),
         ("replicas.s0", "5", "3 replicas"),
         (&"x".repeat(99), "1", "too long"),
     ] {

@@ -465,6 +465,11 @@ fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
     assert_eq!(ManagerState::command_version(&21u32.to_le_bytes()), None);
     let last = encode(&Command::MoveWaits { id: 1, partition: 0, why: String::new(), at_unix_ms: 1 });
     assert_eq!(last[..4], 20u32.to_le_bytes(), "the last kind");
+    for (name, version) in [("election_timeout", 2), ("checkpoint_freq", 5), ("checkpoint_requests", 5), ("no_such", 2)]
+    {
+        let set = encode(&Command::Set { name: name.to_owned(), value: 1, version: 0, at_unix_ms: 1 });
+        assert_eq!(ManagerState::command_version(&set), Some(version), "{name}");
+    }
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");

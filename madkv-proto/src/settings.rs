@@ -41,6 +41,8 @@ pub struct Definition {
     pub max: u64,
     /// Whether 0 is possible too, below the lowest value.
     pub zero: bool,
+    /// The version of the managers' commands in which it came: before all of them know it, none takes it.
+    pub since: u16,
     /// What it does, in one line.
     pub what: &'static str,
 }
@@ -59,11 +61,13 @@ pub const SNAPSHOT_FREQ: &str = "snapshot_freq";
 pub const CHECKPOINT_FREQ: &str = "checkpoint_freq";
 /// After how many requests it does so before that time has passed.
 pub const CHECKPOINT_REQUESTS: &str = "checkpoint_requests";
+/// How long a member of a group whose members the managers decide on may be silent.
+pub const DETECTION: &str = "detection";
 /// Before the name of a partition: its number of replicas.
 pub const REPLICAS_PREFIX: &str = "replicas.";
 
 /// All settings, by name. The numbers of replicas are not among them: they follow from the map.
-pub const DEFINITIONS: [Definition; 7] = [
+pub const DEFINITIONS: [Definition; 8] = [
     Definition {
         name: CHECKPOINT_FREQ,
         unit: Unit::Milliseconds,
@@ -71,6 +75,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 20,
         max: 60_000,
         zero: false,
+        since: 5,
         what: "how often the primary of a passive group brings its backups up to date",
     },
     Definition {
@@ -80,7 +85,18 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 1,
         max: 1_000_000,
         zero: false,
+        since: 5,
         what: "after this many requests it does so before that time has passed",
+    },
+    Definition {
+        name: DETECTION,
+        unit: Unit::Milliseconds,
+        default: 600,
+        min: 300,
+        max: 30_000,
+        zero: false,
+        since: 5,
+        what: "after this much silence a member of a chain, active or passive group is in the way of the others",
     },
     Definition {
         name: ELECTION_TIMEOUT,
@@ -89,6 +105,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 300,
         max: 30_000,
         zero: false,
+        since: 2,
         what: "after this much silence of a partition's leader its replicas elect another one",
     },
     Definition {
@@ -98,6 +115,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 50,
         max: 60_000,
         zero: false,
+        since: 2,
         what: "how often agents report to the managers",
     },
     Definition {
@@ -107,6 +125,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 1_000,
         max: 86_400_000,
         zero: false,
+        since: 2,
         what: "how long a host has to be gone until its replicas are placed on another one",
     },
     Definition {
@@ -116,6 +135,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 20,
         max: 60_000,
         zero: false,
+        since: 2,
         what: "how often agents heartbeat the replicas of their hosts",
     },
     Definition {
@@ -125,6 +145,7 @@ pub const DEFINITIONS: [Definition; 7] = [
         min: 64 << 10,
         max: 256 << 20,
         zero: true,
+        since: 2,
         what: "a snapshot is taken after this much log at the latest; 0: by the size of the state",
     },
 ];

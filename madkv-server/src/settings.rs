@@ -9,7 +9,7 @@ use std::time::Duration;
 use madkv_proto::control::{ControlReply, ControlRequest, Settings};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::settings::{
-    CHECKPOINT_FREQ, CHECKPOINT_REQUESTS, ELECTION_TIMEOUT, GFD_HEARTBEAT_FREQ, SNAPSHOT_FREQ,
+    CHECKPOINT_FREQ, CHECKPOINT_REQUESTS, DETECTION, ELECTION_TIMEOUT, GFD_HEARTBEAT_FREQ, SNAPSHOT_FREQ,
 };
 use smr::id::ClusterId;
 use smr::replica::{ReplicaHandle, Tuning};
@@ -80,6 +80,7 @@ fn tuning_of(settings: &Settings) -> Option<Tuning> {
         // Managers of the release before do not know these.
         checkpoint_ms: settings.get(CHECKPOINT_FREQ).unwrap_or(Tuning::default().checkpoint_ms),
         checkpoint_requests: settings.get(CHECKPOINT_REQUESTS).unwrap_or(Tuning::default().checkpoint_requests),
+        detection_ms: settings.get(DETECTION).unwrap_or(Tuning::default().detection_ms),
     })
 }
 
@@ -110,8 +111,10 @@ mod tests {
             (SNAPSHOT_FREQ, 65_536),
             (CHECKPOINT_FREQ, 50),
             (CHECKPOINT_REQUESTS, 7),
+            (DETECTION, 450),
         ]);
-        assert_eq!(tuning_of(&more), Some(Tuning { checkpoint_ms: 50, checkpoint_requests: 7, ..tuning }));
+        let expected = Tuning { checkpoint_ms: 50, checkpoint_requests: 7, detection_ms: 450, ..tuning };
+        assert_eq!(tuning_of(&more), Some(expected));
         assert_eq!(tuning_of(&settings(&[(ELECTION_TIMEOUT, 900)])), None, "a manager of another build");
         for (heartbeat, expected) in [(1, LOOK_MIN_MS), (60_000, LOOK_MAX_MS), (u64::MAX / 8, LOOK_MAX_MS)] {
             let look = look_after(&settings(&[(GFD_HEARTBEAT_FREQ, heartbeat)]));

@@ -19,6 +19,7 @@
 //! failover                          another one leads the service
 //! join A D | join A none            the service wants A to bring D up to date
 //! propose A x y | read A | route A  route: who takes what, as A sees it
+//! detection A 300                   A goes by another detection from now on, in milliseconds
 //! fit A epoch=2 base=1.e1 end=3.e1 applied=1.e1     what A does with such a checkpoint
 //! tick, wait, run, settle, snapshot, disconnect, deliver, drop, copy, delay, arrive, cut, isolate, heal, sync, slow,
 //! fast, crash, restart, state, quiet, panics        as in `raft_scripts.rs`

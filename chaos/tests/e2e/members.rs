@@ -23,12 +23,12 @@ fn operator(scene: &Scene, words: &[&str]) -> Output {
     client.output().unwrap()
 }
 
-fn done(scene: &Scene, words: &[&str]) {
+pub(crate) fn done(scene: &Scene, words: &[&str]) {
     let output = operator(scene, words);
     assert!(output.status.success(), "{words:?}: {output:?}");
 }
 
-fn refused(scene: &Scene, words: &[&str], why: &str) {
+pub(crate) fn refused(scene: &Scene, words: &[&str], why: &str) {
     let output = operator(scene, words);
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.code() == Some(1) && said.contains(why), "{words:?}: {output:?}");
@@ -110,7 +110,8 @@ fn partition_goes_from_three_to_five_and_back_under_load_and_no_request_fails() 
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains(&port(0).to_string()) && table.contains(&port(2).to_string()), "{table}");
 
-    done(&scene, &["scale", "s0", "3"]);
+    refused(&scene, &["set", "replicas.s0", "4"], "1, 3, 5, 7 and 9");
+    done(&scene, &["set", "replicas.s0", "3"]);
     load.wait_answers(200, TIMEOUT).unwrap();
     wait_for(TIMEOUT, "three voters", || (voters(&scene) == 3).then_some(())).unwrap();
     for leaver in [&mut fourth, &mut fifth] {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use madkv_proto::control::{AgentReport, Announcement, ControlReply};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::settings::definition;
 use madkv_proto::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use smr::codec;
@@ -214,10 +215,18 @@ const COMMAND_KINDS_OF_VERSION_4: u32 = 17;
 /// How many kinds of commands there are.
 const COMMAND_KINDS: u32 = 21;
 
-/// The version in which the kind of a command came: the number that it begins with.
+/// The number with which [`Command::Set`] begins.
+const SET: u32 = 6;
+
+/// The version in which the kind of a command came: the number that it begins with. A setting may have come later than
+/// the settings as such: whoever knows it not would refuse what others carry out.
 pub(super) fn version(command: &[u8]) -> Option<u16> {
     match command.first_chunk::<4>().map(|kind| u32::from_le_bytes(*kind)) {
         None | Some(0..COMMAND_KINDS_OF_VERSION_1) => Some(1),
+        Some(SET) => match codec::decode(command) {
+            Ok(Command::Set { name, .. }) => Some(definition(&name).map_or(2, |definition| definition.since)),
+            _ => Some(2),
+        },
         Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS_OF_VERSION_2) => Some(2),
         Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS_OF_VERSION_3) => Some(3),
         Some(COMMAND_KINDS_OF_VERSION_3..COMMAND_KINDS_OF_VERSION_4) => Some(4),

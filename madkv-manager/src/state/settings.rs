@@ -82,7 +82,7 @@ impl ManagerState {
             return ControlReply::Done;
         }
         ControlReply::Refused(format!(
-            "{REPLICAS_PREFIX}s{partition}: s{partition} has {count} replicas, and this manager cannot change that"
+            "s{partition} has {count} replicas: how many is changed with `scale s{partition} {value}`"
         ))
     }
 }

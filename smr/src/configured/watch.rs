@@ -8,6 +8,11 @@ use crate::id::NodeId;
 use crate::protocol::{Report, Time};
 
 impl Configured {
+    /// Goes by another detection from now on; two heartbeats fit into it at least.
+    pub fn set_detection(&mut self, detection_us: u64) {
+        self.settings.detection_us = detection_us.max(2 * self.settings.heartbeat_us);
+    }
+
     /// Those whose messages this member waits for: in a star the first waits for all, and all for the first; in a chain
     /// neighbours wait for each other.
     fn watched(&self) -> Vec<NodeId> {

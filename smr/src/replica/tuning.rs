@@ -12,6 +12,9 @@ pub struct Tuning {
     pub checkpoint_ms: u64,
     /// After this many entries it does so before that time has passed; at least 1.
     pub checkpoint_requests: u64,
+    /// A member of a group under a configuration service that is silent, or whose disk is, for this long is in the way of
+    /// the others; in milliseconds, at least two heartbeats.
+    pub detection_ms: u64,
 }
 
 impl Default for Tuning {
@@ -21,6 +24,7 @@ impl Default for Tuning {
             snapshot_log_max_bytes: 0,
             checkpoint_ms: 1_000,
             checkpoint_requests: 20_000,
+            detection_ms: 600,
         }
     }
 }

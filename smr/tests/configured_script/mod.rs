@@ -167,6 +167,10 @@ impl Stage {
                 self.step(node(id), Input::Join { epoch: of, newcomer });
             }
             ("route", [id]) => self.say_routing(node(id)),
+            ("detection", [id, ms]) => {
+                let core = self.cluster.nodes.get_mut(&node(id)).and_then(|node| node.core.as_mut());
+                core.expect("a node that is up").set_detection(number::<u64>(ms) * 1000);
+            }
             ("fit", [id, options @ ..]) => {
                 let of = |key| entry_id(needed(options, key));
                 let core = self.cluster.core(node(id));

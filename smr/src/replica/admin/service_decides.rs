@@ -32,6 +32,7 @@ impl Admin<Configured> for ServiceDecides {
     }
 
     fn tune(&mut self, context: AdminContext<'_, Configured>, tuning: &Tuning) {
+        context.core.set_detection(tuning.detection_ms.saturating_mul(1_000));
         context.core.set_checkpoints(tuning.checkpoint_ms.saturating_mul(1_000), tuning.checkpoint_requests);
     }
 
